@@ -1,0 +1,243 @@
+"""Statistics of the dense model on calibration tokens: what flows into each matrix, how much each sublayer turns.
+
+One forward pass serves both tables; recipes read them instead of running the model again.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from pipelines.errors import ComputationError, InputError
+from pipelines.metrics.geometry import exact_parts, one_minus_cos
+from pipelines.models.decoder import Decoder, Sublayer, first_tensor, hooks, state_argument, weight_matrix
+from pipelines.progress import SILENT, Progress
+from pipelines.studies import CalibrationSpec
+
+# Sequences of one forward pass: enough to fill the matrix products, little memory.
+BATCH = 4
+# A channel whose RMS is over this many times the median channel's counts as an outlier.
+OUTLIER = 6.0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Rows of `activation_stats` and `block_influence`, and the SHA-256 of the tokens that they were measured on."""
+
+    activation_stats: pl.DataFrame
+    block_influence: pl.DataFrame
+    hash: str
+
+
+def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "sequences length"]:  # noqa: ANN401
+    """Windows of a text, drawn at random positions with the spec's seed.
+
+    Raises:
+        InputError: the text cannot be read or has fewer tokens than one window.
+    """
+    ids = tokenizer(_text(spec.source), add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+    tokens = torch.tensor(ids, dtype=torch.int64)
+    if len(tokens) < spec.length:
+        raise InputError(
+            f"calibration source {spec.source}: {len(tokens)} tokens, fewer than one window of {spec.length}"
+        )
+    generator = torch.Generator().manual_seed(spec.seed)
+    starts = torch.randint(0, len(tokens) - spec.length + 1, (spec.sequences,), generator=generator)
+    return torch.stack([tokens[start : start + spec.length] for start in starts.tolist()])
+
+
+def _text(source: str) -> str:
+    if source == "embedded":
+        from pydoc_data.topics import topics  # 465,000 characters of English that every Python has
+
+        return "\n\n".join(topics[name] for name in sorted(topics))
+    path = Path(source).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".txt":
+            return text
+        records = (
+            [json.loads(line) for line in text.splitlines() if line.strip()]
+            if path.suffix == ".jsonl"
+            else json.loads(text)
+        )
+        return "\n\n".join(record["text"] if isinstance(record, dict) else str(record) for record in records)
+    except OSError as error:
+        raise InputError(f"calibration source {path}: {error.strerror}; give `embedded` or a readable file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"calibration source {path}: not text, nor JSON records with a `text` key") from error
+
+
+class _Moments:
+    """Running second and fourth moments of one module's input, per channel, in float64."""
+
+    def __init__(self, channels: int) -> None:
+        self.second = torch.zeros(channels, dtype=torch.float64)
+        self.fourth = 0.0
+        self.largest = 0.0
+        self.tokens = 0
+
+    def add(self, given: Tensor) -> None:
+        squares = given.reshape(-1, given.shape[-1]).float().square()
+        self.second += squares.sum(dim=0, dtype=torch.float64).cpu()
+        self.fourth += float(squares.square().sum(dtype=torch.float64))
+        self.largest = max(self.largest, float(squares.max().sqrt()))
+        self.tokens += squares.shape[0]
+
+
+def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> Calibrated:
+    """Runs the dense model over the calibration tokens.
+
+    Args:
+        decoder: the dense model.
+        spec: which tokens.
+        model: the model's name in the tables.
+        progress: one step a batch.
+
+    Raises:
+        InputError: the windows are longer than the model's context.
+        ComputationError: an activation is NaN or infinite.
+    """
+    if spec.length > decoder.context_length:
+        raise InputError(
+            f"calibration length {spec.length} is over the model's context of {decoder.context_length} tokens"
+        )
+    tokens = calibration_tokens(decoder.tokenizer, spec)
+    digest = hashlib.sha256(tokens.numpy().astype("<i4").tobytes()).hexdigest()
+    linears = {name: (sublayer, linear) for sublayer in decoder.sublayers for name, linear in sublayer.linears.items()}
+    moments = {name: _Moments(weight_matrix(linear).shape[1]) for name, (_, linear) in linears.items()}
+    influence = _Influence(decoder)
+
+    # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
+    shared: dict[int, list[str]] = {}
+    seen: dict[int, Tensor] = {}
+
+    def collect(name: str) -> Any:  # noqa: ANN401 (a torch hook)
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001
+            given = args[0]
+            shared.setdefault(id(given), []).append(name)
+            seen[id(given)] = given
+
+        return hook
+
+    registered = [linear.register_forward_pre_hook(collect(name)) for name, (_, linear) in linears.items()]
+    progress.start("calibrate", len(tokens))
+    owner: dict[str, str] = {}
+    with hooks(*registered), influence:
+        for batch in tokens.split(BATCH):
+            decoder.hidden(batch.to(decoder.device))
+            for key, names in shared.items():
+                moments[names[0]].add(seen[key])
+                owner.update(dict.fromkeys(names, names[0]))
+            shared.clear()
+            seen.clear()
+            progress.advance(len(batch))
+    progress.done()
+    stats = [_row(model, name, *linears[name], moments[owner[name]], digest) for name in linears]
+    return Calibrated(
+        pl.DataFrame(stats, schema_overrides={"second_moment": pl.List(pl.Float32)}),
+        influence.rows(model, digest),
+        digest,
+    )
+
+
+class _Influence:
+    """1 − cos between the stream before and after each attention, MLP and block, averaged over tokens in float64."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._sums: dict[tuple[int, str], tuple[float, float]] = {}
+        self._tokens = 0
+        self._adds: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        for index, layer in enumerate(self._decoder.layers):
+            for sublayer in (layer.attn, layer.mlp):
+                self._handles.append(sublayer.contribution.register_forward_hook(self._keep(sublayer.kind)))
+            self._handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep(self, kind: str) -> Any:  # noqa: ANN401 (a torch hook)
+        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
+            self._adds[kind] = first_tensor(output)
+
+        return hook
+
+    def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001
+            before = state_argument(args, kwargs)
+            if before is None:
+                raise ComputationError(f"layer {index} was called without a state")
+            attn, mlp = self._adds["attn"], self._adds["mlp"]
+            middle = before if self._decoder.layers[index].is_parallel else before + attn
+            for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
+                flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
+                _, _, along, across = exact_parts(flat, shift)
+                sums = self._sums.get((index, unit), (0.0, 0.0))
+                defect, orthogonal = float(one_minus_cos(along, across).sum()), float(across.sum())
+                self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
+            if index == 0:
+                self._tokens += before.shape[0] * before.shape[1]
+
+        return hook
+
+    def rows(self, model: str, digest: str) -> pl.DataFrame:
+        """Rows of `block_influence`, each kind of unit ranked by its influence; the lower layer wins a tie."""
+        frame = pl.DataFrame(
+            [
+                {
+                    "model": model,
+                    "layer": layer,
+                    "unit": unit,
+                    "influence": defect / self._tokens,
+                    "orth_rel_mean": orthogonal / self._tokens,
+                    "tokens": self._tokens,
+                    "calibration_hash": digest,
+                }
+                for (layer, unit), (defect, orthogonal) in self._sums.items()
+            ]
+        )
+        if not frame["influence"].is_finite().all():
+            raise ComputationError("an activation is NaN or infinite on the calibration tokens")
+        ranked = frame.sort("unit", "influence", "layer").with_columns(
+            drop_order=pl.int_range(1, pl.len() + 1).over("unit").cast(pl.Int32)
+        )
+        return ranked.sort("layer", "unit")
+
+
+def _row(
+    model: str, name: str, sublayer: Sublayer, linear: nn.Linear | Conv1D, moments: _Moments, digest: str
+) -> dict[str, object]:
+    second = moments.second / moments.tokens
+    outputs, inputs = weight_matrix(linear).shape
+    mean = float(second.mean())
+    if not mean < float("inf"):
+        raise ComputationError(f"{name}: an input is NaN or infinite on the calibration tokens")
+    kurtosis = moments.fourth / (moments.tokens * inputs) / mean**2 if mean else 0.0
+    rms = second.sqrt()
+    return {
+        "model": model,
+        "module": name,
+        "layer": sublayer.layer,
+        "sublayer": sublayer.kind,
+        "in_features": inputs,
+        "out_features": outputs,
+        "tokens": moments.tokens,
+        "second_moment": second.float().tolist(),
+        "rms": mean**0.5,
+        "kurtosis": kurtosis,
+        "max_abs": moments.largest,
+        "outlier_channels": int((rms > OUTLIER * rms.median()).sum()),
+        "calibration_hash": digest,
+    }

@@ -1,0 +1,82 @@
+"""A GGUF checkpoint turned into a plain Hugging Face folder, once.
+
+transformers reads the file; what it is known to get wrong is set from the file's own metadata and checked.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from pipelines.errors import InputError
+from pipelines.progress import SILENT, Progress
+
+
+def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
+    """Writes safetensors (float32), config, generation config and tokenizer of a GGUF file into a folder.
+
+    Raises:
+        InputError: the file is cut short, not GGUF, or of an architecture that transformers cannot read.
+    """
+    transformers_logging.disable_progress_bar()
+    progress.start("convert GGUF to safetensors", 3)
+    metadata = _metadata(file)
+    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        progress.advance()
+        loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+        raise InputError(f"{file}: transformers cannot read this GGUF file ({str(error).splitlines()[0]})") from error
+    progress.advance()
+
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    _check_config(file, metadata, config)
+    # A model loaded from GGUF refuses save_pretrained: its weights go into one built from the clean config.
+    clean = type(loaded)(config)
+    clean.load_state_dict(loaded.state_dict())
+    ids = {key: metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "padding")}
+    clean.generation_config = GenerationConfig(
+        bos_token_id=ids["bos"], eos_token_id=ids["eos"], pad_token_id=ids["padding"], do_sample=False
+    )
+    clean.save_pretrained(folder)
+
+    for key, attribute in (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token")):
+        if ids[key] is not None:
+            setattr(tokenizer, attribute, tokenizer.convert_ids_to_tokens(int(ids[key])))
+    if metadata.get("tokenizer.chat_template"):
+        tokenizer.chat_template = metadata["tokenizer.chat_template"]
+    if not metadata.get("tokenizer.ggml.add_bos_token", True):
+        probe = tokenizer("a").input_ids
+        if ids["bos"] is not None and probe[:1] == [ids["bos"]]:
+            raise InputError(f"{file}: transformers puts a start token before every text, against the file's metadata")
+    tokenizer.save_pretrained(folder)
+    progress.advance()
+    progress.done()
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    try:
+        reader = GGUFReader(file)
+        return {key: field.contents() for key, field in reader.fields.items()}
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise InputError(f"{file}: not a GGUF file, or cut short; fetch it again") from error
+
+
+def _check_config(file: Path, metadata: dict[str, Any], config: Any) -> None:  # noqa: ANN401 (any architecture's)
+    """Position base and norm epsilon decide every number and are easy to lose on the way."""
+    architecture = metadata.get("general.architecture", "")
+    rope = getattr(config, "rope_parameters", None) or {}
+    pairs = (
+        ("rope.freq_base", rope.get("rope_theta")),
+        ("attention.layer_norm_rms_epsilon", getattr(config, "rms_norm_eps", None)),
+    )
+    for key, got in pairs:
+        expected = metadata.get(f"{architecture}.{key}")
+        if expected is not None and got is not None and abs(got - expected) > 1e-6 * abs(expected):
+            raise InputError(f"{file}: transformers reads {key} as {got}, the file says {expected}")

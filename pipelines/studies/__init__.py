@@ -1,0 +1,277 @@
+"""Studies: which models, recipes, prompts and measures, as YAML checked by pydantic. No torch here.
+
+`load_study` takes the name of a study beside this file, or the path of any YAML file.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipelines.errors import InputError
+from pipelines.pruning.recipes import NAME, Recipe, parse_recipe
+
+FOLDER = Path(__file__).parent
+# A study is a page of text; anything larger is a mistake or an attack on the parser.
+MAX_BYTES = 1_000_000
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all fields."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class ModelSpec(_Part):
+    """A dense model: `source` is `embedded`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
+
+    name: NAME
+    source: str = Field(min_length=1)
+
+
+class Prompt(_Part):
+    """One probe prompt.
+
+    Attributes:
+        id: name in every table.
+        kind: maths, open or choice.
+        text: what the user says; it goes through the model's chat template where there is one.
+        options: labels of a multiple choice.
+        gold: right answer, compared with what `answer_pattern` finds.
+        answer_pattern: regular expression with one group that finds the answer in the generated text.
+    """
+
+    id: NAME
+    kind: Literal["maths", "open", "choice"]
+    text: str
+    options: tuple[str, ...] = ()
+    gold: str | None = None
+    answer_pattern: str | None = None
+
+    @field_validator("text")
+    @classmethod
+    def _not_empty(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("the prompt is empty; write what the model is asked")
+        return text
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError("the pattern needs exactly one group: the answer")
+        return pattern
+
+    @model_validator(mode="after")
+    def _options_belong_to_a_choice(self) -> Self:
+        if (self.kind == "choice") != bool(self.options):
+            raise ValueError("a `choice` prompt lists its `options`, other kinds have none")
+        if len(set(self.options)) != len(self.options):
+            raise ValueError("an option repeats")
+        if self.options and self.gold is not None and self.gold not in self.options:
+            raise ValueError(f"`gold` {self.gold!r} is not among the options")
+        return self
+
+
+class CalibrationSpec(_Part):
+    """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
+
+    `source` is `embedded` (Python's own help topics) or the path of a text, JSON or JSONL file.
+    """
+
+    source: str = "embedded"
+    sequences: int = Field(default=16, ge=1)
+    length: int = Field(default=256, ge=2)
+    seed: int = 0
+
+
+class GenerationSpec(_Part):
+    """Greedy decoding of a fixed number of tokens, so that steps pair up between variants."""
+
+    new_tokens: int = Field(default=24, ge=1)
+
+
+class MeasureSpec(_Part):
+    """What is measured, and where.
+
+    `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
+    With `cache` the tokens pass one by one through key-value caches, else all at once: the tables agree.
+    """
+
+    positions: Literal["generated", "every"] = "generated"
+    temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (1.0,)
+    lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
+    scopes: tuple[Literal["local", "propagated"], ...] = ("local", "propagated")
+    trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
+    top_k: int = Field(default=10, ge=1, le=100)
+    cache: bool = False
+
+    @field_validator("temperatures")
+    @classmethod
+    def _has_a_softmax(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if any(t <= 0 for t in temperatures):
+            raise ValueError("a temperature must be above 0: at 0 decoding is greedy and there is no softmax")
+        return temperatures
+
+    @model_validator(mode="after")
+    def _nothing_empty_or_twice(self) -> Self:
+        for key in ("temperatures", "lenses", "scopes", "trajectories"):
+            values = getattr(self, key)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"`{key}` needs at least one value and none twice")
+        return self
+
+
+class Study(_Part):
+    """A study as its YAML file gives it."""
+
+    name: NAME
+    title: str = ""
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    recipes: tuple[Recipe, ...] = Field(min_length=1)
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+    calibration: CalibrationSpec = CalibrationSpec()
+    generation: GenerationSpec = GenerationSpec()
+    measure: MeasureSpec = MeasureSpec()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+    @field_validator("recipes", mode="before")
+    @classmethod
+    def _names_are_recipes(cls, recipes: object) -> object:
+        if not isinstance(recipes, (list, tuple)):
+            return recipes
+        return [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for key, names in (
+            ("models", [model.name for model in self.models]),
+            ("recipes", [recipe.name for recipe in self.recipes]),
+            ("prompts", [prompt.id for prompt in self.prompts]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"`{key}`: {twice[0]!r} stands there twice")
+        for recipe in self.recipes:
+            if (recipe.name == "dense") != (recipe.method == "dense"):
+                raise ValueError("the name `dense` belongs to the method dense")
+        return self
+
+    @property
+    def prompts_hash(self) -> str:
+        """SHA-256 over all prompts."""
+        return hashlib.sha256(json.dumps([p.model_dump() for p in self.prompts]).encode()).hexdigest()
+
+    @property
+    def settings_hash(self) -> str:
+        """SHA-256 over what is generated and measured, and in which type."""
+        parts = [self.generation.model_dump(), self.measure.model_dump(), self.dtype]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of that name; InputError where the study has none."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        known = ", ".join(model.name for model in self.models)
+        raise InputError(f"study {self.name} has no model {name!r}; it has {known}")
+
+    def recipe(self, name: str) -> Recipe:
+        """The study's recipe of that name, else the recipe that the name spells."""
+        for recipe in self.recipes:
+            if recipe.name == name:
+                return recipe
+        return parse_recipe(name)
+
+    def replaced(self, models: list[str], recipes: list[str]) -> "Study":
+        """The study with other models (`SOURCE` or `NAME=SOURCE`) or recipes; an empty list keeps the study's.
+
+        `dense` always stays: every other variant is measured against it.
+        """
+        fields = self.model_dump()
+        if models:
+            fields["models"] = [_model_from_argument(argument, self) for argument in models]
+        if recipes:
+            chosen = [self.recipe(name) for name in recipes]
+            if all(recipe.method != "dense" for recipe in chosen):
+                chosen.insert(0, parse_recipe("dense"))
+            fields["recipes"] = [recipe.model_dump() for recipe in chosen]
+        return _validated(fields, f"study {self.name}")
+
+
+def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
+    """`NAME=SOURCE`, a name of the study, or a source whose last part becomes the name."""
+    for model in study.models:
+        if model.name == argument:
+            return model.model_dump()
+    name, separator, source = argument.partition("=")
+    # A path may hold `=`; a name may not, nor a slash.
+    if separator and "/" not in name:
+        return {"name": name, "source": source}
+    stem = Path(argument.rstrip("/").split("@")[0]).name.removesuffix(".gguf")
+    slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
+    if not slug:
+        raise InputError(f"--model {argument!r}: no name can be made from it; write NAME={argument}")
+    return {"name": slug[:100], "source": argument}
+
+
+def study_names() -> list[str]:
+    """Names of the studies that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_study(name_or_path: str) -> Study:
+    """Reads and checks a study.
+
+    Args:
+        name_or_path: a shipped study's name, or the path of a YAML file (it ends in .yaml or .yml).
+
+    Raises:
+        InputError: there is no such study, or the file is not a valid one; the message names file and key.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        if name_or_path not in study_names():
+            known = ", ".join(study_names())
+            raise InputError(f"no study {name_or_path!r}; shipped are {known}, or give the path of a .yaml file")
+        path = FOLDER / f"{name_or_path}.yaml"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, which no study is")
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give the path of a readable YAML file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise InputError(f"{path}:{where} not valid YAML: {problem}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: a study is a mapping of keys (name, models, recipes, prompts, ...)")
+    fields.setdefault("name", path.stem)
+    return _validated(fields, str(path))
+
+
+def _validated(fields: dict[str, object], where: str) -> Study:
+    try:
+        return Study.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "study"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: `{key}`: {message}") from error

@@ -1,0 +1,188 @@
+"""Greedy decoding with the final stream of every step kept, and the tables that follow from two of them.
+
+What happens inside the layers is `layers.py`'s.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipelines.metrics.divergence import divergence
+from pipelines.metrics.options import option_row
+from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
+from pipelines.models.decoder import CountedCache, Decoder, head_logits, hooks, state_argument
+from pipelines.prompts import TokenizedPrompt, find_answer
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Tokens that a model generated and the residual stream from which each was read."""
+
+    tokens: tuple[int, ...]
+    streams: Float[Tensor, "steps width"]
+
+
+def decode_greedily(decoder: Decoder, prompt: tuple[int, ...], steps: int) -> Decoded:
+    """Greedy decoding through a key-value cache, always `steps` tokens; the end of text is marked later, not cut.
+
+    Equal logits go to the lower token id.
+    """
+    cache = CountedCache()
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:  # noqa: ARG001
+        state = state_argument(args, kwargs)
+        if state is not None:
+            kept.append(state[0, -1].float())
+
+    tokens: list[int] = []
+    given = torch.tensor([prompt], device=decoder.device)
+    with torch.inference_mode(), hooks(decoder.final_norm.register_forward_pre_hook(keep, with_kwargs=True)):
+        for _ in range(steps):
+            decoder.hidden(given, cache)
+            stream = kept[-1][None]
+            state, _ = decoder.head.lens(stream, torch.zeros_like(stream), "normed")
+            tokens.append(int(head_logits(decoder.head, state)[0].argmax()))
+            given = torch.tensor([[tokens[-1]]], device=decoder.device)
+    return Decoded(tuple(tokens), torch.stack(kept))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides of one prompt in one trajectory: the dense stream, its shift, and the tokens that each side emits."""
+
+    prompt: TokenizedPrompt
+    trajectory: str
+    streams: Float[Tensor, "steps width"]
+    shifts: Float[Tensor, "steps width"]
+    dense_tokens: tuple[int, ...]
+    pruned_tokens: tuple[int, ...]
+
+
+@torch.inference_mode()
+def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """True logits of both sides, (steps, vocabulary) each; the pruned one is dense + W·Δ."""
+    states, moves = decoder.head.lens(streams, shifts, "normed")
+    dense = head_logits(decoder.head, states)
+    return dense, dense + moves @ decoder.head.weight.T
+
+
+def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...], names: dict[str, str]) -> pl.DataFrame:
+    """Rows of `decoding_steps` for one prompt and trajectory."""
+    steps = len(pair.dense_tokens)
+    states, moves = decoder.head.lens(pair.streams, pair.shifts, "normed")
+    measured = divergence(states, moves, decoder.head, temperatures)
+    frames = []
+    for index, temperature in enumerate(temperatures):
+        frames.append(
+            pl.DataFrame(
+                {
+                    "prompt_id": [pair.prompt.prompt.id] * steps,
+                    "trajectory": [pair.trajectory] * steps,
+                    "step": np.arange(steps, dtype=np.int32),
+                    "position": np.arange(steps, dtype=np.int32) + len(pair.prompt.ids) - 1,
+                    "temperature": [temperature] * steps,
+                    "token_id_dense": np.array(pair.dense_tokens, dtype=np.int32),
+                    "token_id_pruned": np.array(pair.pruned_tokens, dtype=np.int32),
+                    "token_text_dense": [decoder.tokenizer.decode([token]) for token in pair.dense_tokens],
+                    "token_text_pruned": [decoder.tokenizer.decode([token]) for token in pair.pruned_tokens],
+                    "repeat_rate_dense": repeat_rates(pair.dense_tokens),
+                    "repeat_rate_pruned": repeat_rates(pair.pruned_tokens),
+                    **{name: values[index] for name, values in measured.items()},
+                }
+            )
+        )
+    return pl.concat(frames).with_columns(**{key: pl.lit(value) for key, value in names.items()})
+
+
+def top_rows(decoder: Decoder, pair: Pair, dense: Tensor, pruned: Tensor, count: int) -> pl.DataFrame:
+    """Rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' numbers."""
+    logits = {"dense": dense, "pruned": pruned}
+    log_p = {side: torch.log_softmax(values.double(), dim=-1) for side, values in logits.items()}
+    rows: list[dict[str, object]] = []
+    for side, values in logits.items():
+        # A stable sort gives equal logits to the lower id, as argmax does.
+        best = values.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+        for step, ids in enumerate(best.tolist()):
+            for rank, token in enumerate(ids, start=1):
+                rows.append(
+                    {
+                        "step": step,
+                        "side": side,
+                        "rank": rank,
+                        "token_id": token,
+                        "token_text": decoder.tokenizer.decode([token]),
+                        **{f"logit_{other}": float(logits[other][step, token]) for other in logits},
+                        **{f"probability_{other}": float(log_p[other][step, token].exp()) for other in logits},
+                    }
+                )
+    return pl.DataFrame(rows).with_columns(prompt_id=pl.lit(pair.prompt.prompt.id), trajectory=pl.lit(pair.trajectory))
+
+
+def option_rows(
+    prompt: TokenizedPrompt,
+    dense: Float[Tensor, " vocabulary"],
+    pruned: Float[Tensor, " vocabulary"],
+    temperatures: tuple[float, ...],
+) -> list[dict[str, object]]:
+    """Rows of `option_subspace` of one question, from the logits behind its last prompt token."""
+    about: dict[str, object] = {
+        "prompt_id": prompt.prompt.id,
+        "options": list(prompt.prompt.options),
+        "option_token_ids": list(prompt.option_ids),
+        "gold": prompt.prompt.gold,
+    }
+    return [
+        {
+            **about,
+            "temperature": temperature,
+            **option_row(dense, pruned, prompt.option_ids, prompt.prompt.options, temperature),
+        }
+        for temperature in temperatures
+    ]
+
+
+def generation_row(
+    decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
+) -> dict[str, object]:
+    """The row of `generations` of one prompt."""
+    end = next((step for step, token in enumerate(tokens) if token in decoder.end_ids), None)
+    written = tokens[:end]
+    text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
+    answer = find_answer(prompt.prompt, text)
+    gold = prompt.prompt.gold
+    return {
+        "prompt_id": prompt.prompt.id,
+        "kind": prompt.prompt.kind,
+        "prompt_text": prompt.prompt.text,
+        "prompt_tokens": len(prompt.ids),
+        "text": text,
+        "token_ids": list(tokens),
+        "first_flip_step": first_flip(dense, tokens),
+        "collapse_step": collapse_step(tokens),
+        "end_step": end,
+        "answer_end_step": _answer_end(decoder, prompt, written, answer, end),
+        "repeat_rate": float(repeat_rates(tokens)[-1]),
+        "distinct_1": distinct_n(tokens, 1),
+        "distinct_2": distinct_n(tokens, 2),
+        "answer": answer,
+        "gold": gold,
+        "is_correct": None if gold is None else answer == gold,
+    }
+
+
+def _answer_end(
+    decoder: Decoder, prompt: TokenizedPrompt, written: tuple[int, ...], answer: str | None, end: int | None
+) -> int | None:
+    """First step after which the text already holds the final answer; without a pattern, the end of the text."""
+    if answer is None:
+        return end
+    for step in range(len(written)):
+        text = decoder.tokenizer.decode(list(written[: step + 1]), skip_special_tokens=True)
+        if find_answer(prompt.prompt, text) == answer:
+            return step
+    return end

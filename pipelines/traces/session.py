@@ -1,0 +1,276 @@
+"""The dense side of a study, computed once and shared by every variant; each variant is then laid beside it.
+
+The five trace tables leave here as polars frames; who stores them is not this module's business.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipelines.errors import ComputationError
+from pipelines.metrics.divergence import dense_only, divergence
+from pipelines.models.decoder import Decoder, Sublayer
+from pipelines.progress import SILENT, Progress
+from pipelines.prompts import TokenizedPrompt, tokenize_prompts
+from pipelines.pruning.variant import Variant, applied
+from pipelines.studies import Study
+from pipelines.traces.capture import Capture, replay, run_known
+from pipelines.traces.decoding import (
+    Decoded,
+    Pair,
+    decode_greedily,
+    generation_row,
+    logits_of,
+    option_rows,
+    step_rows,
+    top_rows,
+)
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _DensePrompt:
+    """One prompt on the dense side: its greedy continuation, and a pass over both that kept every sublayer's call."""
+
+    prompt: TokenizedPrompt
+    decoded: Decoded
+    tokens: Tensor
+    first: int
+    capture: Capture
+
+    @property
+    def positions(self) -> range:
+        """Measured positions."""
+        return range(self.first, self.tokens.shape[1])
+
+
+class Session:
+    """Everything dense that the variants of one model and study share.
+
+    Args:
+        decoder: the dense model.
+        model: its name in the tables.
+        study: prompts and settings.
+        progress: one step a prompt.
+
+    Raises:
+        InputError: a prompt does not fit the model.
+        ComputationError: the dense model's states are NaN or infinite.
+    """
+
+    def __init__(self, decoder: Decoder, model: str, study: Study, progress: Progress = SILENT) -> None:
+        self.decoder, self.model, self.study = decoder, model, study
+        prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
+        progress.start("dense model on every prompt", len(prompts))
+        self._prompts = [self._dense(prompt, progress) for prompt in prompts]
+        progress.done()
+        self._dense_rows: dict[tuple[str, str], Columns] = {}
+
+    def _dense(self, prompt: TokenizedPrompt, progress: Progress) -> _DensePrompt:
+        decoded = decode_greedily(self.decoder, prompt.ids, self.study.generation.new_tokens)
+        tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
+        first = 0 if self.study.measure.positions == "every" else len(prompt.ids) - 1
+        capture = self._run(tokens, len(prompt.ids), first, keep_calls=True)
+        if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
+            raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
+        progress.advance()
+        return _DensePrompt(prompt, decoded, tokens, first, capture)
+
+    def _run(self, tokens: Tensor, prompt_length: int, first: int, *, keep_calls: bool) -> Capture:
+        by_token_from = prompt_length if self.study.measure.cache else None
+        return run_known(self.decoder, tokens, first, by_token_from=by_token_from, keep_calls=keep_calls)
+
+    def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
+        """Measures one variant.
+
+        Returns:
+            Rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace` and `generations`.
+
+        Raises:
+            ComputationError: the variant's states or logits are NaN or infinite.
+        """
+        sublayers = list(self.decoder.sublayers)
+        progress.start(f"trace {recipe}", len(sublayers) + len(self._prompts))
+        with applied(self.decoder, variant):
+            pruned = []
+            for dense in self._prompts:
+                captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
+                if "free_running" in self.study.measure.trajectories:
+                    decoded = decode_greedily(self.decoder, dense.prompt.ids, self.study.generation.new_tokens)
+                else:
+                    decoded = dense.decoded
+                pruned.append((captured, decoded))
+                progress.advance()
+        shifts = [
+            _propagated(self.decoder, dense.capture, capture)
+            for dense, (capture, _) in zip(self._prompts, pruned, strict=True)
+        ]
+        if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
+            raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
+        layers = []
+        for sublayer in sublayers:
+            layers.extend(self._transitions(sublayer, variant, shifts))
+            progress.advance()
+        names = {"model": self.model, "recipe": recipe}
+        tables = {"layer_transitions": pl.concat(layers)} | self._decoding(
+            names, shifts, [decoded for _, decoded in pruned]
+        )
+        progress.done()
+        return {
+            name: frame.with_columns(**{key: pl.lit(value) for key, value in names.items()})
+            for name, frame in tables.items()
+        }
+
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    def _transitions(self, sublayer: Sublayer, variant: Variant, shifts: list[dict[str, Tensor]]) -> list[pl.DataFrame]:
+        """Rows of one sublayer: all scopes, lenses and temperatures, at every measured position of every prompt."""
+        measure = self.study.measure
+        is_changed = variant.changes(sublayer)
+        stream = torch.cat([_after(self.decoder, dense.capture, sublayer) for dense in self._prompts])
+        moves: dict[str, Tensor | None] = {}
+        if "local" in measure.scopes:
+            moves["local"] = self._local(sublayer, variant) if is_changed else None
+        if "propagated" in measure.scopes:
+            moves["propagated"] = torch.cat([shift[sublayer.label] for shift in shifts])
+        frames = []
+        for lens in measure.lenses:
+            for scope, columns in self._measured(sublayer, lens, stream, moves).items():
+                frames.extend(self._frames(sublayer, lens, scope, is_changed, columns))
+        return frames
+
+    def _local(self, sublayer: Sublayer, variant: Variant) -> Tensor:
+        if sublayer.label in variant.dropped:
+            return torch.cat([-dense.capture.added[sublayer.label] for dense in self._prompts])
+        weights = variant.weights(sublayer)
+        return torch.cat(
+            [
+                replay(sublayer, dense.capture.calls[sublayer.label], weights, dense.first)
+                - dense.capture.added[sublayer.label]
+                for dense in self._prompts
+            ]
+        )
+
+    def _measured(
+        self, sublayer: Sublayer, lens: str, stream: Tensor, moves: dict[str, Tensor | None]
+    ) -> dict[str, Columns]:
+        """Columns of every scope; a shift that is zero everywhere costs nothing but the shared dense side."""
+        head, temperatures = self.decoder.head, self.study.measure.temperatures
+        moved = {scope: move for scope, move in moves.items() if move is not None and bool(move.any())}
+        measured: dict[str, Columns] = {}
+        if moved:
+            lensed = {scope: head.lens(stream, move, lens) for scope, move in moved.items()}
+            states = next(iter(lensed.values()))[0]
+            columns = divergence(states, [move for _, move in lensed.values()], head, temperatures)
+            measured = dict(zip(moved, columns, strict=True))
+        if len(moved) < len(moves):
+            key = (sublayer.label, lens)
+            if key not in self._dense_rows:
+                states = head.lens(stream, torch.zeros_like(stream), lens)[0]
+                self._dense_rows[key] = dense_only(states, head, temperatures)
+            measured |= {scope: self._dense_rows[key] for scope in moves if scope not in moved}
+        return {scope: measured[scope] for scope in moves}
+
+    def _frames(
+        self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns
+    ) -> list[pl.DataFrame]:
+        keys = [
+            (dense.prompt.prompt.id, position, _step(dense, position, self.study.generation.new_tokens))
+            for dense in self._prompts
+            for position in dense.positions
+        ]
+        about = {"prompt_id": [k[0] for k in keys], "position": [k[1] for k in keys], "step": [k[2] for k in keys]}
+        schema = {"position": pl.Int32, "step": pl.Int32}
+        return [
+            pl.DataFrame(
+                about | {name: values[index] for name, values in columns.items()}, schema_overrides=schema
+            ).with_columns(
+                layer=pl.lit(sublayer.layer, pl.Int16),
+                sublayer=pl.lit(sublayer.kind),
+                scope=pl.lit(scope),
+                lens=pl.lit(lens),
+                temperature=pl.lit(temperature),
+                is_changed=pl.lit(is_changed),
+            )
+            for index, temperature in enumerate(self.study.measure.temperatures)
+        ]
+
+    # -- decoding -------------------------------------------------------------------------------------------------
+
+    def _decoding(
+        self, names: dict[str, str], shifts: list[dict[str, Tensor]], decoded: list[Decoded]
+    ) -> dict[str, pl.DataFrame]:
+        measure, decoder = self.study.measure, self.decoder
+        steps, tops, generations = [], [], []
+        options: list[dict[str, object]] = []
+        for dense, shift, free in zip(self._prompts, shifts, decoded, strict=True):
+            forced = self._forced_pair(dense, shift)
+            dense_logits, pruned_logits = logits_of(decoder, forced.streams, forced.shifts)
+            if dense.prompt.prompt.options:
+                options += option_rows(dense.prompt, dense_logits[0], pruned_logits[0], measure.temperatures)
+            pairs = [forced] if "teacher_forced" in measure.trajectories else []
+            if "free_running" in measure.trajectories:
+                move = free.streams - dense.decoded.streams
+                pairs.append(
+                    Pair(dense.prompt, "free_running", dense.decoded.streams, move, dense.decoded.tokens, free.tokens)
+                )
+                generations.append(generation_row(decoder, dense.prompt, free.tokens, dense.decoded.tokens))
+            for pair in pairs:
+                if pair is not forced:
+                    dense_logits, pruned_logits = logits_of(decoder, pair.streams, pair.shifts)
+                steps.append(step_rows(decoder, pair, measure.temperatures, names))
+                tops.append(top_rows(decoder, pair, dense_logits, pruned_logits, measure.top_k))
+        return {
+            "decoding_steps": pl.concat(steps),
+            "top_tokens": pl.concat(tops),
+            "option_subspace": pl.DataFrame(options, infer_schema_length=None),
+            "generations": pl.DataFrame(generations, infer_schema_length=None),
+        }
+
+    def _forced_pair(self, dense: _DensePrompt, shift: dict[str, Tensor]) -> Pair:
+        """The model's output on the dense tokens, at the positions that predict a generated token."""
+        count = self.study.generation.new_tokens
+        start = len(dense.prompt.ids) - 1 - dense.first
+        last = self.decoder.layers[-1].mlp
+        streams = _after(self.decoder, dense.capture, last)[start : start + count]
+        move = shift[last.label][start : start + count]
+        _, logits = logits_of(self.decoder, streams, move)
+        return Pair(
+            dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tuple(logits.argmax(dim=-1).tolist())
+        )
+
+
+def _after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:
+    """The dense residual stream behind a sublayer; a parallel layer has one point behind both."""
+    layer = decoder.layers[sublayer.layer]
+    stream = capture.streams[sublayer.layer] + capture.added[layer.attn.label]
+    if sublayer.kind == "mlp" or layer.is_parallel:
+        stream = stream + capture.added[layer.mlp.label]
+    return stream
+
+
+def _propagated(decoder: Decoder, dense: Capture, pruned: Capture) -> dict[str, Tensor]:
+    """Shift of the stream behind every sublayer when the pruned model runs whole on the same tokens.
+
+    The embeddings are the same, so the shift is the sum of the differences of all contributions so far, kept in
+    float64: subtracting two residual streams would cancel, they are much longer than their difference.
+    """
+    shift = torch.zeros_like(next(iter(dense.added.values())), dtype=torch.float64)
+    shifts = {}
+    for layer in decoder.layers:
+        pair = [layer.attn, layer.mlp]
+        moves = [pruned.added[s.label].double() - dense.added[s.label].double() for s in pair]
+        shifts[layer.attn.label] = (shift + (moves[0] + moves[1] if layer.is_parallel else moves[0])).float()
+        shift = shift + moves[0] + moves[1]
+        shifts[layer.mlp.label] = shift.float()
+    return shifts
+
+
+def _step(dense: _DensePrompt, position: int, new_tokens: int) -> int | None:
+    """The generated token that a position predicts; None inside the prompt and behind the last generated token."""
+    step = position - (len(dense.prompt.ids) - 1)
+    return step if 0 <= step < new_tokens else None

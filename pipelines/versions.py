@@ -1,0 +1,9 @@
+"""Versions of the computations: raise one when its numbers change, and what was stored becomes stale.
+
+Raising one recomputes that step and everything behind it, nothing else.
+"""
+
+MODELS = "1"
+STATISTICS = "1"
+PRUNING = "1"
+TRACES = "1"

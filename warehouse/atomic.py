@@ -1,0 +1,104 @@
+"""Files that appear whole or not at all: temporary name in the same folder, fsync, rename, fsync the folder.
+
+Knows nothing about tables; turns the system's refusals into messages with a fix.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from warehouse.errors import WarehouseError
+
+_PREFIX = ".prunescope-tmp-"
+STALE_SECONDS = 3600.0
+
+_FIXES = {
+    errno.ENOSPC: "the disk is full: free some space or choose another place with --warehouse",
+    errno.EDQUOT: "your disk quota is used up: free some space or choose another place with --warehouse",
+    errno.EROFS: "the file system is read-only: choose another place with --warehouse",
+    errno.EACCES: "no permission: make it writable or choose another place with --warehouse",
+    errno.EPERM: "no permission: make it writable or choose another place with --warehouse",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place with --warehouse",
+    errno.EEXIST: "a file stands where a folder should: choose another place with --warehouse",
+    errno.EISDIR: "a folder stands where the file should: remove it",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter place with --warehouse",
+    errno.EIO: "the disk failed: check it, then run again",
+}
+
+
+def write_atomically(path: Path, writer: Callable[[Path], None]) -> None:
+    """Has `writer` fill a temporary file and puts it in the place of `path` in one step.
+
+    Args:
+        path: the final place; missing folders are made.
+        writer: writes the file that it is given, which does not exist yet and ends in the suffix of `path`.
+
+    Raises:
+        WarehouseError: the system refused; whatever stood at `path` still stands there.
+    """
+    # The name says who writes, so that a later run can tell a leftover from work in progress.
+    temporary = path.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    with refusals_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            writer(temporary)
+            _sync(temporary)
+            os.replace(temporary, path)  # noqa: PTH105 - beside os.fsync, the three system calls that matter
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def temporaries(root: Path) -> Iterator[Path]:
+    """Leftover temporaries below `root`: their writer is dead, or they are older than an hour."""
+    for path in root.rglob(f"{_PREFIX}*"):
+        try:
+            age = time.time() - path.stat().st_mtime
+        except FileNotFoundError:  # its writer has just finished
+            continue
+        if age > STALE_SECONDS or _writer_is_dead(path.name):
+            yield path
+
+
+@contextmanager
+def refusals_explained(path: Path) -> Iterator[None]:
+    """Turns an OSError about `path` into a WarehouseError with the fix."""
+    try:
+        yield
+    except OSError as error:
+        fix = _FIXES.get(error.errno or 0, f"{error.strerror or error}: check the disk and the path")
+        raise WarehouseError(f"{path} cannot be written; {fix}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _host() -> str:
+    """A short word for this machine: process ids mean nothing on another one that shares the disk."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _writer_is_dead(name: str) -> bool:
+    host, _, rest = name.removeprefix(_PREFIX).partition("-")
+    pid = rest.partition("-")[0]
+    if host != _host() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False

@@ -1,0 +1,24 @@
+"""What goes wrong in the warehouse, in words that a user can act on.
+
+Exception classes only; each message names the file or rule and the fix where it arises.
+"""
+
+
+class WarehouseError(Exception):
+    """The warehouse refused or failed; the message names the path and the fix."""
+
+
+class DamagedFileError(WarehouseError):
+    """A file of the warehouse is truncated, unreadable or not ours."""
+
+
+class CatalogueError(WarehouseError):
+    """A view file in `sql/` cannot become a view; the message names the file."""
+
+
+class SqlError(WarehouseError):
+    """The user's SQL is wrong: syntax, an unknown name, a failing or an overlong computation."""
+
+
+class UnsafeSqlError(SqlError):
+    """The user's SQL does more than read the warehouse; the message names the rule."""

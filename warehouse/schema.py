@@ -1,0 +1,113 @@
+"""What a table is: its columns with unit, formula and source, its key and its grain.
+
+Everything else derives from these objects: Arrow schema, DuckDB comments, checks, dictionary.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pyarrow as pa
+
+Partitioning = Literal["model", "variant"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: quantity and unit or form, the same in every table.
+        type: Arrow type.
+        doc: what it is, one sentence.
+        unit: physical or logical unit; empty for names and counts that say it themselves.
+        formula: how it is computed.
+        source: theorem, section or definition that it comes from.
+        nullable: whether NULL has a meaning (then `doc` says which).
+        minimum: smallest legal value, checked.
+        maximum: largest legal value, checked.
+        values: the legal values of a categorical column, checked.
+        is_timing: differs between two equal runs (seconds, memory), so not compared.
+    """
+
+    name: str
+    type: pa.DataType
+    doc: str
+    unit: str = ""
+    formula: str = ""
+    source: str = ""
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    values: tuple[str, ...] = ()
+    is_timing: bool = False
+
+    def but(self, **changes: object) -> "Column":
+        """The same quantity with some attributes changed for one table."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def comment(self) -> str:
+        """The one-line comment that DuckDB and the Dagster UI show."""
+        parts = [self.doc]
+        if self.unit:
+            parts.append(f"[{self.unit}]")
+        if self.formula:
+            parts.append(f"= {self.formula}")
+        if self.source:
+            parts.append(f"({self.source})")
+        return " ".join(parts)
+
+    def field(self) -> pa.Field:
+        """The Arrow field, with unit, formula and source as metadata."""
+        described = {"doc": self.doc, "unit": self.unit, "formula": self.formula, "source": self.source}
+        metadata = {key: value for key, value in described.items() if value}
+        return pa.field(self.name, self.type, nullable=self.nullable, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """A statement that holds in every row: a name and a SQL condition over the table's columns."""
+
+    name: str
+    condition: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: grain in a sentence, key, columns.
+
+    Attributes:
+        name: file-system and SQL name.
+        grain: "one row per ..." in one sentence.
+        key: columns that identify a row.
+        columns: in the order in which they are stored.
+        partitioning: one file per model, or one per variant (model and recipe).
+        invariants: identities between columns, checked on every row.
+        may_be_empty: whether a partition without rows is legal.
+    """
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    partitioning: Partitioning
+    invariants: tuple[Invariant, ...] = field(default=())
+    may_be_empty: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a table whose key is not among its columns or whose names repeat."""
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise ValueError(f"table {self.name}: a column name repeats")
+        if not set(self.key) <= set(names):
+            raise ValueError(f"table {self.name}: key {self.key} is not among its columns")
+
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema, with the grain as metadata."""
+        return pa.schema([column.field() for column in self.columns], metadata={"grain": self.grain})
+
+    def column(self, name: str) -> Column:
+        """The column of that name; KeyError where there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"table {self.name} has no column {name}")

@@ -1,0 +1,267 @@
+"""The Parquet store: one file per partition, written whole or not at all, with its provenance in the footer.
+
+No SQL here and no knowledge of what is computed; a partition's place follows from its names alone.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import checks
+from warehouse.atomic import refusals_explained, temporaries, write_atomically
+from warehouse.errors import DamagedFileError, WarehouseError
+from warehouse.names import original, path_safe
+from warehouse.provenance import FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
+from warehouse.schema import Table
+
+PART = "part.parquet"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# DuckDB reads one row group per thread; this is its own default size.
+_ROW_GROUP = 122_880
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One file of a table.
+
+    Attributes:
+        table: name of the table.
+        model: name of the model.
+        recipe: name of the recipe; None in tables with one file per model.
+        path: the file.
+    """
+
+    table: str
+    model: str
+    recipe: str | None
+    path: Path
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did.
+
+    Attributes:
+        path: the file.
+        rows: rows in it.
+        bytes: its size.
+        violations: checks of the table that its rows break; such a partition never counts as current.
+    """
+
+    path: Path
+    rows: int
+    bytes: int
+    violations: tuple[checks.Violation, ...]
+
+
+class Store:
+    """A warehouse in a local folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        """Takes the folder, which need not exist yet.
+
+        Raises:
+            WarehouseError: it is a URL.
+        """
+        if _URL.match(str(root)):
+            raise WarehouseError(f"the warehouse {root} is a URL; name a local folder with --warehouse")
+        self.root = Path(root).absolute()
+
+    def path(self, table: Table, model: str, recipe: str | None) -> Path:
+        """Where the partition lies, whether or not it exists.
+
+        Raises:
+            WarehouseError: a name is empty, or there is a recipe too many or too few for this table.
+        """
+        if (recipe is not None) != (table.partitioning == "variant"):
+            rule = "is kept per variant: give a recipe" if recipe is None else "is kept per model: give no recipe"
+            raise WarehouseError(f"table {table.name} {rule}")
+        folder = self.root / table.name / f"model={path_safe(model)}"
+        return (folder if recipe is None else folder / f"recipe={path_safe(recipe)}") / PART
+
+    def write(
+        self, table: Table, rows: pl.DataFrame, provenance: Provenance, model: str, recipe: str | None
+    ) -> Written:
+        """Checks the rows and puts them in the place of the partition.
+
+        Args:
+            table: the table.
+            rows: exactly its columns, in any order of columns; the order of rows is kept.
+            provenance: goes into the footer.
+            model: the partition's model.
+            recipe: the partition's recipe; None for tables with one file per model.
+
+        Raises:
+            WarehouseError: the rows do not fit the table or the partition, or the system refused to write. The
+                partition is as it was.
+        """
+        path = self.path(table, model, recipe)
+        if (provenance.model, provenance.recipe) != (model, recipe):
+            raise WarehouseError(
+                f"table {table.name}: provenance names {provenance.model}@{provenance.recipe}, "
+                f"the partition is {model}@{recipe}"
+            )
+        arrow = to_arrow(table, rows)
+        for name, wanted in (("model", model), ("recipe", recipe)):
+            if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {wanted}):
+                raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {wanted!r}")
+        violations = tuple(checks.violations(table, arrow))
+        footer = {FOOTER_KEY: footer_json(provenance, tuple(str(violation) for violation in violations))}
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **footer})
+        write_atomically(path, lambda temporary: _write_parquet(arrow, temporary))
+        return Written(path, arrow.num_rows, path.stat().st_size, violations)
+
+    def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
+        """All rows of one partition, every page checked against its checksum.
+
+        Raises:
+            DamagedFileError: the file is truncated or altered.
+            WarehouseError: there is no such partition, or the system refuses to read it.
+        """
+        path = self.path(table, model, recipe)
+        try:
+            with path.open("rb") as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                return parquet.read()
+        except FileNotFoundError as error:
+            variant = model if recipe is None else f"{model}@{recipe}"
+            raise WarehouseError(f"table {table.name} has nothing for {variant}; run its study first") from error
+        except pa.ArrowException as error:
+            raise damaged(path, error) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+    def provenance(self, table: Table, model: str, recipe: str | None) -> Provenance | None:
+        """What made the partition; None where there is none.
+
+        Raises:
+            DamagedFileError: the file's footer cannot be read.
+        """
+        try:
+            return read_footer(self.path(table, model, recipe)).provenance
+        except FileNotFoundError:
+            return None
+
+    def is_current(self, table: Table, model: str, recipe: str | None, fingerprint: str) -> bool:
+        """Whether the partition is whole, keeps all checks and was made from inputs with this fingerprint."""
+        try:
+            footer = read_footer(self.path(table, model, recipe))
+        except (FileNotFoundError, DamagedFileError):
+            return False
+        return footer.provenance.fingerprint == fingerprint and not footer.violations
+
+    def partitions(self, table: Table) -> list[Partition]:
+        """The partitions that exist, in the order of their paths; their files are opened only for shortened names."""
+        depth = "*/" if table.partitioning == "model" else "*/*/"
+        return [_partition(table, path) for path in sorted((self.root / table.name).glob(f"{depth}{PART}"))]
+
+    def write_bytes(self, relative: str, writer: Callable[[Path], None]) -> Path:
+        """Writes a file that is no table (a variant, a report), as atomically as a partition.
+
+        Args:
+            relative: place below the root; its first folder starts with `_`, as no table does.
+            writer: fills the temporary file that it is given.
+
+        Returns:
+            The file.
+
+        Raises:
+            WarehouseError: the place leaves the root or lies among the tables, or the system refused to write.
+        """
+        place = PurePosixPath(relative)
+        if place.is_absolute() or ".." in place.parts or len(place.parts) < 2 or not place.parts[0].startswith("_"):
+            raise WarehouseError(f"{relative!r} is no place for a file beside the tables; use _folder/name")
+        path = self.root.joinpath(*place.parts)
+        write_atomically(path, writer)
+        return path
+
+    def clean_temporaries(self) -> list[Path]:
+        """Removes what killed writers left behind and says which files it was."""
+        removed = []
+        for path in temporaries(self.root):
+            with refusals_explained(path):
+                path.unlink(missing_ok=True)
+            removed.append(path)
+        return removed
+
+
+def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
+    """The rows in the table's Arrow schema.
+
+    Raises:
+        WarehouseError: columns are missing or unexpected, a value does not fit its type, or a NULL has no meaning.
+    """
+    schema = table.arrow()
+    missing = [name for name in schema.names if name not in rows.columns]
+    unexpected = [name for name in rows.columns if name not in schema.names]
+    if missing or unexpected:
+        problems = [
+            f"{word} {', '.join(names)}"
+            for word, names in (("lacks", missing), ("has unexpected", unexpected))
+            if names
+        ]
+        raise WarehouseError(f"table {table.name}: the frame {' and '.join(problems)}")
+    # One chunk a column, so that the pages do not depend on how the frame was put together.
+    source = rows.rechunk().to_arrow()
+    columns = []
+    for field in schema:
+        try:
+            column = _cast(source[field.name].combine_chunks(), field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise WarehouseError(
+                f"table {table.name}: column {field.name} does not fit {field.type}: {reason}"
+            ) from error
+        if column.null_count and not field.nullable:
+            raise WarehouseError(
+                f"table {table.name}: column {field.name} has {column.null_count} NULLs and may have none"
+            )
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):  # a column without rows has no chunk
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    if not pa.types.is_dictionary(to):
+        return column.cast(to)
+    # Codes in order of appearance, not in the order of whichever cache the frame came with.
+    return column.cast(to.value_type).dictionary_encode().cast(to)
+
+
+def _write_parquet(rows: pa.Table, path: Path) -> None:
+    # Float noise never repeats, so its bytes are split by significance; all else repeats and gets a dictionary.
+    floats = [leaf for field in rows.schema for leaf in _float_leaves(field)]
+    others = [field.name for field in rows.schema if not _float_leaves(field)]
+    with path.open("xb") as file:
+        pq.write_table(
+            rows,
+            file,
+            row_group_size=_ROW_GROUP,
+            compression="zstd",
+            use_dictionary=others,
+            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+            write_page_checksum=True,
+        )
+
+
+def _float_leaves(field: pa.Field) -> list[str]:
+    if pa.types.is_float32(field.type):
+        return [field.name]
+    if pa.types.is_list(field.type) and pa.types.is_float32(field.type.value_type):
+        return [f"{field.name}.list.element"]
+    return []
+
+
+def _partition(table: Table, path: Path) -> Partition:
+    folders = path.relative_to(path.parents[1 if table.partitioning == "model" else 2]).parts[:-1]
+    names = [original(folder.partition("=")[2]) for folder in folders]
+    if None in names:
+        provenance = read_footer(path).provenance
+        names = [provenance.model, provenance.recipe][: len(folders)]
+    model, *recipe = [name or "" for name in names]
+    return Partition(table.name, model, recipe[0] if recipe else None, path)

@@ -1,0 +1,54 @@
+"""How far the model's output moves at every generated token, in both trajectories.
+
+h is the head's input (after the final norm), z the true logits.
+"""
+
+import pyarrow as pa
+
+from warehouse.schema import Column, Table
+from warehouse.tables import columns as c
+
+TABLE = Table(
+    name="decoding_steps",
+    grain="One row per variant × prompt × trajectory × step × temperature.",
+    key=("model", "recipe", "prompt_id", "trajectory", "step", "temperature"),
+    columns=(
+        c.MODEL,
+        c.RECIPE,
+        c.PROMPT_ID,
+        c.TRAJECTORY,
+        c.STEP,
+        c.POSITION,
+        c.TEMPERATURE,
+        Column("token_id_dense", pa.int32(), "Token that the dense model emits at this step (greedy).", minimum=0),
+        Column(
+            "token_id_pruned",
+            pa.int32(),
+            "Token that the pruned model emits at this step (greedy, on the tokens of this trajectory).",
+            minimum=0,
+        ),
+        Column("token_text_dense", pa.string(), "The dense token as text."),
+        Column("token_text_pruned", pa.string(), "The pruned token as text."),
+        Column(
+            "repeat_rate_dense",
+            c.METRIC,
+            "Share of repeated 3-grams in the dense tokens up to this step; 0 before the third token.",
+            "share",
+            "1 − distinct/all 3-grams",
+            minimum=0,
+            maximum=1,
+        ),
+        Column(
+            "repeat_rate_pruned",
+            c.METRIC,
+            "Share of repeated 3-grams in the pruned tokens up to this step; 0 before the third token.",
+            "share",
+            "1 − distinct/all 3-grams",
+            minimum=0,
+            maximum=1,
+        ),
+        *c.DIVERGENCE,
+    ),
+    partitioning="variant",
+    invariants=c.DIVERGENCE_INVARIANTS,
+)

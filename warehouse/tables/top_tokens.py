@@ -1,0 +1,35 @@
+"""The most likely tokens of both sides at every generated token, at T = 1.
+
+What a person reads to see where an answer breaks.
+"""
+
+import pyarrow as pa
+
+from warehouse.schema import Column, Table
+from warehouse.tables import columns as c
+
+TABLE = Table(
+    name="top_tokens",
+    grain="One row per variant × prompt × trajectory × step × side × rank.",
+    key=("model", "recipe", "prompt_id", "trajectory", "step", "side", "rank"),
+    columns=(
+        c.MODEL,
+        c.RECIPE,
+        c.PROMPT_ID,
+        c.TRAJECTORY,
+        c.STEP,
+        Column("side", c.LABEL, "Whose top list it is.", values=("dense", "pruned")),
+        Column("rank", pa.int16(), "Place in that side's list; 1 is first.", "rank", minimum=1),
+        Column("token_id", pa.int32(), "The token.", minimum=0),
+        Column("token_text", pa.string(), "The token as text."),
+        Column("logit_dense", c.METRIC, "Dense logit of the token.", "logit"),
+        Column("logit_pruned", c.METRIC, "Pruned logit of the token.", "logit"),
+        Column(
+            "probability_dense", c.METRIC, "Dense probability at T = 1.", "probability", minimum=0, maximum=1.000001
+        ),
+        Column(
+            "probability_pruned", c.METRIC, "Pruned probability at T = 1.", "probability", minimum=0, maximum=1.000001
+        ),
+    ),
+    partitioning="variant",
+)

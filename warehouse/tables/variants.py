@@ -1,0 +1,58 @@
+"""What each recipe did to its model: how much was removed, from where, at what cost.
+
+The masks themselves lie beside the tables, one small file a variant.
+"""
+
+import pyarrow as pa
+
+from warehouse.schema import Column, Invariant, Table
+from warehouse.tables import columns as c
+
+TABLE = Table(
+    name="variants",
+    grain="One row per variant (model × recipe).",
+    key=("model", "recipe"),
+    columns=(
+        c.MODEL,
+        c.RECIPE,
+        Column("method", c.LABEL, "Family of the recipe: dense, magnitude, wanda, attn-drop, mlp-drop, block-drop."),
+        Column("parameters_json", pa.string(), "All parameters of the recipe, as JSON with sorted keys."),
+        Column("recipe_hash", pa.string(), "SHA-256 of the parameters."),
+        Column("weights_prunable", pa.int64(), "Weights of all linear modules inside the layers.", minimum=0),
+        Column("weights_masked", pa.int64(), "Weights that the mask sets to zero.", minimum=0),
+        Column(
+            "sparsity",
+            c.METRIC,
+            "Share of the prunable weights that are masked.",
+            "share",
+            "weights_masked/weights_prunable",
+            minimum=0,
+            maximum=1,
+        ),
+        Column("parameters_removed", pa.int64(), "Masked weights and all parameters of dropped sublayers.", minimum=0),
+        Column(
+            "parameters_removed_share",
+            c.METRIC,
+            "Removed parameters over all parameters of the model.",
+            "share",
+            minimum=0,
+            maximum=1,
+        ),
+        Column("sublayers_dropped", pa.list_(pa.string()), "Dropped sublayers, as `attn.3`."),
+        Column("sublayers_changed", pa.int32(), "Sublayers whose weights changed or that were dropped.", minimum=0),
+        Column("mask_hash", pa.string(), "SHA-256 over the packed masks and dropped sublayers."),
+        Column(
+            "calibration_hash",
+            pa.string(),
+            "SHA-256 of the calibration tokens; NULL where the recipe needs none.",
+            nullable=True,
+        ),
+        Column("file_bytes", pa.int64(), "Size of the variant file.", "bytes", minimum=0),
+        Column("seconds", c.METRIC, "Time to prune.", "s", minimum=0, is_timing=True),
+        Column(
+            "peak_memory_bytes", pa.int64(), "Peak resident memory of the process.", "bytes", minimum=0, is_timing=True
+        ),
+    ),
+    partitioning="variant",
+    invariants=(Invariant("removes_no_more_than_there_is", "weights_masked <= weights_prunable"),),
+)
