@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.metrics.geometry import exact_parts, one_minus_cos
+from pipelines.metrics.spaces import space_metrics
 from pipelines.models.decoder import Decoder, Sublayer, first_tensor, hooks, state_argument, weight_matrix
 from pipelines.progress import SILENT, Progress
 from pipelines.studies import CalibrationSpec
@@ -183,9 +183,9 @@ class _Influence:
             middle = before if self._decoder.layers[index].is_parallel else before + attn
             for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
                 flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
-                _, _, along, across = exact_parts(flat, shift)
+                metrics = space_metrics(flat, shift)
                 sums = self._sums.get((index, unit), (0.0, 0.0))
-                defect, orthogonal = float(one_minus_cos(along, across).sum()), float(across.sum())
+                defect, orthogonal = float(metrics["one_minus_cos"].sum()), float(metrics["orth_rel"].sum())
                 self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
             if index == 0:
                 self._tokens += before.shape[0] * before.shape[1]

@@ -18,8 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from pipelines.errors import InputError
-from pipelines.metrics.heads import Head
-from pipelines.models.norms import find_norm
+from pipelines.metrics.heads import Head, find_final_norm
 from pipelines.prompts import context_length
 
 Kind = Literal["attn", "mlp"]
@@ -142,12 +141,6 @@ def first_tensor(value: object) -> Tensor:
     return cast(Tensor, value[0] if isinstance(value, tuple) else value)
 
 
-def head_logits(head: Head, states: Float[Tensor, "n width"]) -> Float[Tensor, "n vocabulary"]:
-    """Logits of states that already went through the lens, in float32."""
-    logits = states @ head.weight.T
-    return logits if head.bias is None else logits + head.bias
-
-
 @contextmanager
 def hooks(*registered: "torch.utils.hooks.RemovableHandle") -> Iterator[None]:
     """Removes hooks at the end, whatever happens."""
@@ -203,9 +196,8 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
 
     layers = tuple(_prove_layer(index, module, run, names) for index, module in enumerate(stack))
     final = _module_before(head_module, run, names)
-    norm = find_norm(final, names[final])
     bias = None if head_module.bias is None else head_module.bias.float()
-    head = Head(weight=head_module.weight.float(), bias=bias, norm=norm)
+    head = Head(weight=head_module.weight.float(), bias=bias, norm=find_final_norm(final))
     stream = run.outputs[stack[-1]]
     _require(
         run.inputs[final],
@@ -213,7 +205,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
         f"{names[final]}: the final norm does not read the last layer's output",
         parameter.dtype,
     )
-    rebuilt = head_logits(head, norm.shift(stream[0].float(), torch.zeros_like(stream[0], dtype=torch.float32))[0])
+    rebuilt = head.logits(stream[0].float())
     _require(
         rebuilt,
         logits[0],

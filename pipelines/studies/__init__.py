@@ -153,7 +153,10 @@ class Study(_Part):
     def _names_are_recipes(cls, recipes: object) -> object:
         if not isinstance(recipes, (list, tuple)):
             return recipes
-        return [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+        try:
+            return [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+        except InputError as error:  # pydantic adds the key to a ValueError
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipelines.metrics.divergence import divergence
 from pipelines.metrics.options import option_row
 from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
-from pipelines.models.decoder import CountedCache, Decoder, head_logits, hooks, state_argument
+from pipelines.models.decoder import CountedCache, Decoder, hooks, state_argument
 from pipelines.prompts import TokenizedPrompt, find_answer
 
 
@@ -44,9 +44,7 @@ def decode_greedily(decoder: Decoder, prompt: tuple[int, ...], steps: int) -> De
     with torch.inference_mode(), hooks(decoder.final_norm.register_forward_pre_hook(keep, with_kwargs=True)):
         for _ in range(steps):
             decoder.hidden(given, cache)
-            stream = kept[-1][None]
-            state, _ = decoder.head.lens(stream, torch.zeros_like(stream), "normed")
-            tokens.append(int(head_logits(decoder.head, state)[0].argmax()))
+            tokens.append(int(decoder.head.logits(kept[-1][None])[0].argmax()))
             given = torch.tensor([[tokens[-1]]], device=decoder.device)
     return Decoded(tuple(tokens), torch.stack(kept))
 
@@ -67,8 +65,8 @@ class Pair:
 def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """True logits of both sides, (steps, vocabulary) each; the pruned one is dense + W·Δ."""
     states, moves = decoder.head.lens(streams, shifts, "normed")
-    dense = head_logits(decoder.head, states)
-    return dense, dense + moves @ decoder.head.weight.T
+    dense = decoder.head.logits_of_state(states)
+    return dense, dense + decoder.head.shift(moves)
 
 
 def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...], names: dict[str, str]) -> pl.DataFrame:

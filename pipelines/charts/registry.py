@@ -1,0 +1,91 @@
+"""All figures by name: title, caption, the SQL that feeds each, and the function that draws it.
+
+Running the SQL and saving the pictures belongs to the caller.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import polars as pl
+
+from pipelines.charts import amplification, estimates, generation, hierarchy, options, tokens
+from pipelines.charts.text import label
+from pipelines.charts.theme import AnyChart
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One chart of a figure.
+
+    Attributes:
+        name: for a file name: figure and the part shown, only letters, digits, `.`, `_` and `-`.
+        title: for a heading.
+        chart: the chart.
+    """
+
+    name: str
+    title: str
+    chart: AnyChart
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        name: short name.
+        title: what it shows, in a few words.
+        caption: how to read it, in a few sentences.
+        query: SELECT over the marts; its sample or aggregation is deterministic.
+        draw: frame of the query's rows to one chart.
+        per: columns of the frame; each combination of their values gets a chart of its own in `draw_all`.
+    """
+
+    name: str
+    title: str
+    caption: str
+    query: str
+    draw: Callable[[pl.DataFrame], AnyChart]
+    per: tuple[str, ...]
+
+    def draw_all(self, frame: pl.DataFrame) -> Iterator[Drawing]:
+        """Draws one chart per combination of `per`, in the order of the rows; one that says so for no rows."""
+        if frame.is_empty():
+            yield Drawing(self.name, self.title, self.draw(frame))
+            return
+        parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
+        # Only what tells the charts apart goes into their names.
+        told = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
+        for number, (key, part) in enumerate(parts.items(), start=1):
+            words = [str(key[index]) for index in told]
+            told_by = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in told]
+            # The number keeps names apart that differ only in characters that a file name cannot have.
+            slug = "-".join([self.name, *([f"{number:02d}"] if told else []), *map(_slug, words)])
+            yield Drawing(slug, ": ".join([self.title, *([", ".join(told_by)] if told else [])]), self.draw(part))
+
+
+# How a heading names the part of a figure that it shows.
+_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}"}
+
+
+def _slug(word: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", word)[:60]
+
+
+def _figure(name: str, module: ModuleType, *per: str) -> Figure:
+    return Figure(name, module.TITLE, module.CAPTION, module.QUERY, module.draw, per)
+
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure
+    for figure in (
+        _figure("hierarchy", hierarchy, "model", "lens"),
+        _figure("amplification", amplification, "model", "lens"),
+        _figure("estimates", estimates, "model"),
+        _figure("generation", generation, "model"),
+        _figure("tokens", tokens, "model", "prompt_id"),
+        _figure("options", options, "model", "prompt_id"),
+    )
+}

@@ -1,0 +1,164 @@
+"""How every chart looks: colours, sizes, axis titles, the empty chart.
+
+What a chart shows does not belong here.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import altair as alt
+import polars as pl
+
+from pipelines.charts.text import label
+
+# Okabe and Ito's palette, told apart with every common colour blindness.
+BLUE, GREEN, VERMILLION, ORANGE, GREY, INK = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#767676", "#222222"
+
+SPACES = ("h", "z", "p")
+SPACE_TITLES = {"h": "h, hidden state", "z": "z, logits", "p": "p, probabilities"}
+SPACE_COLORS = [BLUE, GREEN, VERMILLION]
+SPACE_SHAPES = ["circle", "square", "triangle-up"]
+SUBLAYER_TITLES = {"attn": "attention", "mlp": "MLP"}
+
+_FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
+AnyChart: TypeAlias = (
+    alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
+)
+
+MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
+
+
+def rows(frame: pl.DataFrame) -> alt.InlineData:
+    """The frame as data inside the chart, every value as it is; null, and NaN, which JSON lacks, are left out."""
+    return alt.InlineData(
+        values=[
+            {name: value for name, value in row.items() if value is not None}
+            for row in frame.fill_nan(None).iter_rows(named=True)
+        ]
+    )
+
+
+def names(frame: pl.DataFrame, column: str) -> list[str]:
+    """The column's labels in the order in which the query gave them."""
+    return frame[column].unique(maintain_order=True).to_list()
+
+
+def distinct_labels(texts: Iterable[str], limit: int = 40) -> dict[str, str]:
+    """Text → its label; texts that look the same once they are cut get a number, so that they stay apart."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        if text not in labels:
+            shown = label(text, limit)
+            numbered = (f"{shown} #{number}" for number in itertools.count(2))
+            labels[text] = next(name for name in itertools.chain([shown], numbered) if name not in labels.values())
+    return labels
+
+
+def with_variant(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with `variant`: the recipe's name, with the model's before it where the frame has several models."""
+    named = frame.with_columns(pl.col("model", "recipe").cast(pl.String))
+    variant = pl.col("recipe").replace_strict(distinct_labels(named["recipe"]), return_dtype=pl.String)
+    if named["model"].n_unique() > 1:
+        variant = pl.col("model").replace_strict(distinct_labels(named["model"])) + "@" + variant
+    return named.with_columns(variant.alias("variant"))
+
+
+def models(frame: pl.DataFrame) -> str:
+    """The model names for a subtitle."""
+    return ", ".join(label(name) for name in names(frame, "model"))
+
+
+def temperatures(frame: pl.DataFrame) -> str:
+    """The temperatures for a subtitle."""
+    return "T = " + ", ".join(f"{temperature:g}" for temperature in sorted(frame["temperature"].unique()))
+
+
+def title(text: str, *subtitles: str) -> alt.TitleParams:
+    """A chart's title; the subtitles say which model, scope, lens and temperature."""
+    return alt.TitleParams(text=text, subtitle=[line for line in subtitles if line])
+
+
+def without_zeros(zeros: int) -> str:
+    """What a subtitle says about values that a logarithmic axis cannot show; nothing where it shows all."""
+    return f"without {zeros:,} values of exactly 0, which have no place on a logarithmic axis" if zeros else ""
+
+
+def has_logarithm(column: str) -> pl.Expr:
+    """Whether a value has a place on a logarithmic axis; zero, null and NaN have none."""
+    return (pl.col(column) > 0) & pl.col(column).is_finite()
+
+
+def extent(*columns: pl.Series) -> tuple[float, float]:
+    """Smallest and largest value of columns that hold at least one."""
+    both = pl.concat([column.cast(pl.Float64).alias("value") for column in columns])
+    return float(both.min()), float(both.max())  # type: ignore[arg-type]
+
+
+def decades(low: float, high: float, ticks: int = 5) -> tuple[alt.Scale, alt.Axis]:
+    """A logarithmic scale and axis over whole powers of ten around positive values, ticked at powers of ten only."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    last = max(last, first + 1)
+    every = math.ceil((last - first) / ticks)
+    values = [float(f"1e{power}") for power in range(first, last + 1, every)]
+    return (
+        alt.Scale(type="log", domain=[float(f"1e{first}"), float(f"1e{last}")], nice=False),
+        alt.Axis(values=values, labelExpr="format(datum.value, datum.value < 0.001 ? '~e' : '~r')"),
+    )
+
+
+def whole_axis(column: str, text: str, values: pl.Series) -> alt.X:
+    """An x axis of whole numbers, at most eight of them ticked, also where there are only two."""
+    first, last = int(values.min()), int(values.max())  # type: ignore[arg-type]
+    every = next(
+        size
+        for power in itertools.count()
+        for size in (10**power, 2 * 10**power, 5 * 10**power)
+        if (last - first) / size <= 7
+    )
+    ticks = range(math.ceil(first / every) * every, last + 1, every)
+    return alt.X(
+        f"{column}:Q",
+        title=text,
+        scale=alt.Scale(domain=[first, last], nice=False, padding=8),
+        axis=alt.Axis(values=list(ticks), format="d", grid=False),
+    )
+
+
+def no_data(text: str, needs: str) -> AnyChart:
+    """The chart of an empty frame, which says what would fill it."""
+    return themed(
+        alt.Chart(alt.InlineData(values=[{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
+        .mark_text(fontSize=13, color=GREY)
+        .encode(text="message:N")
+    )
+
+
+def themed(chart: AnyChart) -> AnyChart:
+    """The chart with the common look, which stands in its JSON so that it looks the same everywhere."""
+    styled: AnyChart = chart.configure(
+        background="white",
+        font=_FONT,
+        padding=8,
+        view=alt.ViewConfig(stroke="#dddddd"),
+        axis=alt.AxisConfig(
+            labelFontSize=11,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            labelColor=INK,
+            titleColor=INK,
+            gridColor="#ececec",
+            domainColor="#999999",
+            tickColor="#999999",
+            labelLimit=220,
+        ),
+        header=alt.HeaderConfig(labelFontSize=12, labelFontWeight="bold", labelColor=INK, labelLimit=330),
+        legend=alt.LegendConfig(
+            orient="top", labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelLimit=400, titleLimit=600
+        ),
+        title=alt.TitleConfig(
+            anchor="start", fontSize=15, subtitleFontSize=12, subtitleColor="#555555", color=INK, offset=10
+        ),
+    )
+    return styled

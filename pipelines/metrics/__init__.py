@@ -1,0 +1,1 @@
+"""What is measured: representation shifts, options and text."""

@@ -1,0 +1,90 @@
+"""A multiple-choice question seen on its option tokens alone, beside the whole vocabulary.
+
+Which tokens stand for the options is the prompt's business.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipelines.metrics.probabilities import exact_shift_columns
+from pipelines.metrics.ranking import ranks
+from pipelines.metrics.spaces import space_metrics
+
+
+def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Agreement of two rankings, tau-b: (concordant − discordant)/√(untied in left × untied in right).
+
+    Returns:
+        A value in [−1, 1]; None where one side ties throughout and ranks nothing.
+    """
+    agreement = untied_left = untied_right = 0
+    for one, other in combinations(range(len(left)), 2):
+        sign_left = (left[one] > left[other]) - (left[one] < left[other])
+        sign_right = (right[one] > right[other]) - (right[one] < right[other])
+        agreement += sign_left * sign_right
+        untied_left += abs(sign_left)
+        untied_right += abs(sign_right)
+    if not untied_left or not untied_right:
+        return None
+    return float(agreement / (untied_left * untied_right) ** 0.5)
+
+
+@torch.inference_mode()
+def option_row(
+    dense: Float[Tensor, " v"],
+    pruned: Float[Tensor, " v"],
+    option_ids: Sequence[int],
+    options: Sequence[str],
+    temperature: float,
+) -> dict[str, object]:
+    """Columns of one question that derive from the logits behind its last token, all in float64.
+
+    Args:
+        dense: Dense logits over the vocabulary.
+        pruned: Pruned logits.
+        option_ids: Token of each option.
+        options: Label of each option, in the same order; on equal logits the earlier label is chosen.
+        temperature: T > 0.
+
+    Returns:
+        Columns by name, list columns in the order of the options.
+
+    Raises:
+        ValueError: The temperature is not above 0, or ids and labels differ in number.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature}: a softmax needs T > 0; T = 0 is greedy decoding")
+    if len(option_ids) != len(options):
+        raise ValueError(f"{len(option_ids)} option tokens for {len(options)} options")
+    ids = torch.tensor(list(option_ids), device=dense.device)
+    row: dict[str, object] = {}
+    chosen: dict[str, str] = {}
+    for side, logits in (("dense", dense.double()), ("pruned", pruned.double())):
+        mine = logits[ids]
+        p_full = torch.log_softmax(logits / temperature, -1)[ids].exp()
+        chosen[side] = options[int(mine.argmax())]
+        row |= {
+            f"argmax_{side}": chosen[side],
+            f"logits_{side}": mine.tolist(),
+            f"p_full_{side}": p_full.tolist(),
+            f"p_options_{side}": torch.softmax(mine / temperature, -1).tolist(),
+            f"rank_{side}": ranks(logits.expand(len(ids), -1), ids).tolist(),
+            f"mass_{side}": float(p_full.sum()),
+        }
+    z, dz = dense.double()[None], (pruned.double() - dense.double())[None]
+    z_options, dz_options = z[:, ids], dz[:, ids]
+    whole = exact_shift_columns(z, dz, z.argmax(-1), temperature)
+    part = exact_shift_columns(z_options, dz_options, z_options.argmax(-1), temperature)
+    return row | {
+        "is_argmax_same": chosen["dense"] == chosen["pruned"],
+        "kendall_tau": kendall_tau_b(z_options[0].tolist(), (z_options + dz_options)[0].tolist()),
+        "one_minus_cos_z_options": float(space_metrics(z_options, dz_options)["one_minus_cos"]),
+        "one_minus_cos_p_options": float(part["one_minus_cos_p"]),
+        "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"]),
+        "one_minus_cos_p": float(whole["one_minus_cos_p"]),
+        "kl_dense_pruned_nats": float(whole["kl_dense_pruned_nats"]),
+    }

@@ -1,0 +1,222 @@
+"""How far a softmax moves when its logits shift: weighted variances and divergences without cancellation.
+
+Works on a few rows of dense logits z and shifts Δz at a time; where those come from belongs in `divergence`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipelines.metrics.spaces import Rows, in_space, space_columns
+
+_CHUNK = 4096
+
+# Beyond these the float32 sums lose more than 1e-4 of a divergence (or overflow) and the row is done in float64:
+_LARGEST_CENTRED = 30.0  # e^c, its square and p·e^c stay inside float32, and a p that underflows has no weight in q
+_SMALLEST_KL = 1e-5  # KL ≈ σ²/2 is formed from terms of size σ, so float32 carries 2.4e-7/σ of it
+_SMALLEST_SHARE = 1e-3  # KL(q‖p) and JS are differences of positive numbers; this bounds what cancels
+
+
+def _chunked(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of every row: (n, chunks, 4,096), and (n, rest)."""
+    rows, size = values.shape
+    whole = size // _CHUNK
+    chunks = values.as_strided((rows, whole, _CHUNK), (values.stride(0), _CHUNK, 1), values.storage_offset())
+    return chunks, values[:, whole * _CHUNK :]
+
+
+def total(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """Sum of every row: float32 in chunks of 4,096, the chunks in float64."""
+    chunks, tail = _chunked(values)
+    return chunks.sum(-1).sum(-1, dtype=torch.float64) + tail.sum(-1).double()
+
+
+def squares(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """Squared length of every row, accumulated as in `total`."""
+    chunks, tail = (torch.linalg.vector_norm(part, dim=-1).double() for part in _chunked(values))
+    return chunks.square().sum(-1) + tail.square()
+
+
+def dot(left: Float[Tensor, "n v"], right: Float[Tensor, "n v"], buffer: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """Inner product of every row, accumulated as in `total`; the products go to `buffer`."""
+    return total(torch.mul(left, right, out=buffer))
+
+
+@dataclass(frozen=True)
+class DenseSoftmax:
+    """What every shift of the same dense rows shares at one temperature; sums are float64 of shape (n,).
+
+    Args:
+        temperature: T > 0.
+        p: softmax(z / T), float32 (n, V).
+        log_normalizer: log Σ exp((z − max z)/T).
+        p_squares: ‖p‖².
+        p_gap: Σ p (z − max z).
+        p_top: p of the dense top token.
+    """
+
+    temperature: float
+    p: Float[Tensor, "n v"]
+    log_normalizer: Float[Tensor, " n"]
+    p_squares: Float[Tensor, " n"]
+    p_gap: Float[Tensor, " n"]
+    p_top: Float[Tensor, " n"]
+
+    @classmethod
+    def of(
+        cls,
+        gap: Float[Tensor, "n v"],
+        top: Int[Tensor, " n"],
+        temperature: float,
+        out: Float[Tensor, "n v"],
+        buffer: Float[Tensor, "n v"],
+    ) -> "DenseSoftmax":
+        """Softmax of gap = z − max z, written to `out`."""
+        p = torch.softmax(gap if temperature == 1 else torch.div(gap, temperature, out=buffer), -1, out=out)
+        p_top = p.gather(1, top[:, None])[:, 0].double()  # exp(0)/normalizer
+        return cls(temperature, p, -p_top.log(), squares(p), dot(p, gap, buffer), p_top)
+
+    def columns(self) -> dict[str, Rows]:
+        """The columns of the dense side alone."""
+        entropy = self.log_normalizer - self.p_gap / self.temperature
+        return {
+            "norm_p": self.p_squares.sqrt(),
+            "p_dense_top1_dense": self.p_top,
+            "entropy_dense_nats": entropy.clamp(min=0),
+        }
+
+
+def shift_columns(
+    dense: DenseSoftmax,
+    gap: Float[Tensor, "n v"],
+    dz: Float[Tensor, "n v"],
+    dz_max: Rows,
+    top: Int[Tensor, " n"],
+    buffers: Float[Tensor, "3 n v"],
+) -> dict[str, Rows]:
+    """Every column of p-space that a shift has, float64, one value a row.
+
+    With δ = Δz/T, c = δ − E_p δ, e = expm1(c), E = E_p e and t = p (e − E):
+    q − p = t/(1 + E), log q/p = c − log1p(E), KL(p‖q) = log1p(E) − E_p c,
+    KL(q‖p) = E_p[c e]/(1 + E) − KL(p‖q), TV = ½Σ|t|/(1 + E), and with m = (p + q)/2 and
+    v = m/p − 1 = (e − E)/(2(1 + E)): JS = ½KL(q‖p) − KL(m‖p), KL(m‖p) = E_p[(1 + v) log1p(v) − v].
+    E_p c is zero but for rounding and is carried along, so that an error in the mean does no harm.
+    Accumulation: float32 in chunks, float64 totals. Rows that float32 cannot carry are redone by
+    `exact_shift_columns`.
+
+    Args:
+        dense: The dense side.
+        gap: z − max z.
+        dz: Δz.
+        dz_max: Largest Δz of every row.
+        top: Dense top token of every row.
+        buffers: Scratch.
+    """
+    p, temperature = dense.p, dense.temperature
+    scratch, first, second = buffers
+    mean = dot(p, dz, scratch)
+    c = torch.sub(dz, mean.float()[:, None], out=first)
+    if temperature != 1:
+        c.div_(temperature)
+    weighted = torch.mul(p, c, out=second)
+    p_c, p_cc, pp_c = total(weighted), dot(weighted, c, scratch), dot(weighted, p, scratch)
+    r_spread = squares(weighted.addcmul_(p, (pp_c / dense.p_squares).float()[:, None], value=-1))
+    e = torch.expm1(c, out=second)
+    p_ce = dot(c.mul_(e), p, scratch)
+
+    t = torch.mul(p, e, out=first)
+    p_e = total(t)
+    mean_e = p_e.float()[:, None]
+    t.addcmul_(p, mean_e, value=-1)
+    t_sum, t_size = total(t), total(torch.abs(t, out=scratch))
+    p_t, gap_t = dot(p, t, scratch), dot(gap, t, scratch)
+    half = 0.5 / (1 + mean_e)
+    log_mixture = torch.addcmul(-half * mean_e, e, half, out=second).log1p_()
+    mixture_log = dot(torch.addcmul(p, t, half, out=scratch), log_mixture, second)
+    along = p_t / dense.p_squares
+    t_across = squares(t.addcmul_(p, along.float()[:, None], value=-1))
+
+    scale = 1 + p_e
+    kl_pq = torch.log1p(p_e) - p_c
+    kl_qp = (p_ce - p_c * p_e) / scale - kl_pq
+    js = kl_qp / 2 - (mixture_log - half[:, 0].double() * t_sum)
+    cross_entropy = dense.log_normalizer - (dense.p_gap + gap_t / scale) / temperature
+    top_c = (dz.gather(1, top[:, None])[:, 0] - mean) / temperature
+    columns = {
+        **_p_space(dense.p_squares.sqrt(), along / scale, (t_across / dense.p_squares).sqrt() / scale),
+        **_variances(r_spread / dense.p_squares, p_cc - p_c.square(), temperature),
+        "kl_dense_pruned_nats": kl_pq,
+        "kl_pruned_dense_nats": kl_qp,
+        "js_nats": js,
+        "total_variation": t_size / scale / 2,
+        "p_dense_top1_pruned": dense.p_top * top_c.exp() / scale,
+        "entropy_pruned_nats": (cross_entropy - kl_qp).clamp(min=0),
+    }
+    is_carried = (p_cc == 0) | (
+        ((dz_max - mean) / temperature <= _LARGEST_CENTRED)
+        & (kl_pq >= _SMALLEST_KL)
+        & (kl_qp >= _SMALLEST_SHARE * kl_pq)
+        & (js >= _SMALLEST_SHARE * kl_qp)
+    )
+    redo = (~is_carried).nonzero()[:, 0]
+    if len(redo):
+        for name, values in exact_shift_columns(gap[redo], dz[redo], top[redo], temperature).items():
+            columns[name][redo] = values
+    return columns
+
+
+def _p_space(length: Rows, along: Rows, across: Rows) -> dict[str, Rows]:
+    columns = space_columns(length, length * torch.hypot(along, across), along, across)
+    return {name: rows for name, rows in in_space(columns, "p").items() if name != "t1_p"}
+
+
+def _variances(r_variance: Rows, p_variance: Rows, temperature: float) -> dict[str, Rows]:
+    """Variance columns and the estimates T2 and T3, from the variances of δ = Δz/T."""
+    r_variance, p_variance = r_variance.clamp(min=0), p_variance.clamp(min=0)
+    return {
+        "var_r_dz": r_variance * temperature**2,
+        "t2_p": r_variance / 2,
+        "var_p_dz": p_variance * temperature**2,
+        "t3_kl_nats": p_variance / 2,
+    }
+
+
+def exact_shift_columns(
+    z: Float[Tensor, "n v"], dz: Float[Tensor, "n v"], top: Int[Tensor, " n"], temperature: float
+) -> dict[str, Rows]:
+    """The columns of `shift_columns` in float64 and in logarithms, for shifts of any size.
+
+    ℓ = log q/p = δ − log E_p e^δ. Where |ℓ| < 1, q − p = p expm1(ℓ) and the JS term is
+    m (tℓ/2 + ½log1p(−t²)), t = tanh(ℓ/2); elsewhere q − p is direct and the JS term is
+    m (log 2 − log1p(w) − |ℓ| w/(1 + w)), w = exp(−|ℓ|).
+    """
+    log_p = torch.log_softmax(z.double() / temperature, -1)
+    p = log_p.exp()
+    delta = dz.double() / temperature
+    c = delta - (p * delta).sum(-1, keepdim=True)
+    ratio = c - torch.logsumexp(log_p + c, -1, keepdim=True)
+    log_q = log_p + ratio
+    q = log_q.exp()
+    is_near = ratio.abs() < 1
+    dp = torch.where(is_near, p * torch.expm1(ratio), q - p)
+    tanh, weight = torch.tanh(ratio / 2), torch.exp(-ratio.abs())
+    near = tanh * ratio / 2 + torch.log1p(-tanh.square()) / 2
+    far = math.log(2) - torch.log1p(weight) - ratio.abs() * weight / (1 + weight)
+    length = torch.linalg.vector_norm(p, dim=-1)
+    r = (p / length[:, None]).square()
+    along = (p * dp).sum(-1) / length.square()
+    across = torch.linalg.vector_norm(dp - along[:, None] * p, dim=-1) / length
+    r_variance = (r * (c - (r * c).sum(-1, keepdim=True)).square()).sum(-1)
+    return {
+        **_p_space(length, along, across),
+        **_variances(r_variance, (p * c.square()).sum(-1), temperature),
+        "kl_dense_pruned_nats": (dp - p * ratio).sum(-1).clamp(min=0),
+        "kl_pruned_dense_nats": (q * ratio - dp).sum(-1).clamp(min=0),
+        "js_nats": ((p + q) / 2 * torch.where(is_near, near, far)).sum(-1).clamp(min=0),
+        "total_variation": dp.abs().sum(-1) / 2,
+        "p_dense_top1_pruned": q.gather(1, top[:, None])[:, 0],
+        "entropy_pruned_nats": -(q * log_q).sum(-1).clamp(max=0),
+    }

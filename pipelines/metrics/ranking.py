@@ -1,0 +1,46 @@
+"""Top tokens and ranks with ties broken by the lowest token id, as argmax does.
+
+`torch.topk` leaves the order of ties open, so it is not used.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_CHUNK = 128
+
+
+def _first_largest(values: Tensor, count: int) -> Tensor:
+    """Indices of the `count` largest of every row, in order, ties by lowest index; `values` is consumed."""
+    found = []
+    for _ in range(count):
+        index = values.argmax(-1, keepdim=True)  # argmax returns the first of equal values
+        found.append(index)
+        values.scatter_(-1, index, -torch.inf)
+    return torch.cat(found, -1)
+
+
+def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
+    """Ids of the `count` most likely tokens of every row, first one first, ties by lowest id.
+
+    One pass takes the maximum of every chunk of tokens. A token of the top k lies in one of the k chunks
+    that come first by (maximum, lowest chunk): every chunk before its own holds a token that beats it.
+    """
+    rows, size = logits.shape
+    whole = size - size % _CHUNK
+    maxima = [logits[:, :whole].reshape(rows, size // _CHUNK, _CHUNK).amax(-1)]
+    if whole < size:
+        maxima.append(logits[:, whole:].amax(-1, keepdim=True))
+    peaks = torch.cat(maxima, -1)
+    chunks = _first_largest(peaks, min(count, peaks.shape[1])).sort(-1).values
+    ids = (chunks[:, :, None] * _CHUNK + torch.arange(_CHUNK, device=logits.device)).reshape(rows, -1)
+    candidates = logits.gather(1, ids.clamp(max=size - 1)).masked_fill_(ids >= size, -torch.inf)
+    return ids.gather(1, _first_largest(candidates, min(count, size)))
+
+
+def ranks(logits: Float[Tensor, "n v"], ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Place of token ids[i] in row i: 1 + tokens above it + equal tokens with a lower id."""
+    own = logits.gather(1, ids[:, None])
+    above = torch.count_nonzero(logits > own, dim=-1)
+    level = (logits == own) & (torch.arange(logits.shape[1], device=logits.device) < ids[:, None])
+    return 1 + above + torch.count_nonzero(level, dim=-1)

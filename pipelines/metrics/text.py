@@ -1,0 +1,52 @@
+"""How a generation repeats itself and where it leaves another one, from token ids alone.
+
+Nothing here reads text or models.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LONGEST_LOOP = 8
+_LOOP_TIMES = 3
+_LOOP_TOKENS = 6
+
+
+def repeat_rates(tokens: Sequence[int], n: int = 3) -> NDArray[np.float32]:
+    """Share of repeated n-grams in the tokens up to each step, 1 − distinct/all; 0 before the first n-gram.
+
+    The last value is the rate of the whole sequence.
+    """
+    rates = np.zeros(len(tokens), dtype=np.float32)
+    seen: set[tuple[int, ...]] = set()
+    for step in range(n - 1, len(tokens)):
+        seen.add(tuple(tokens[step - n + 1 : step + 1]))
+        rates[step] = 1 - len(seen) / (step - n + 2)
+    return rates
+
+
+def distinct_n(tokens: Sequence[int], n: int) -> float:
+    """Share of distinct n-grams among all n-grams; 1 where there is none."""
+    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def collapse_step(tokens: Sequence[int]) -> int | None:
+    """First step that completes a loop, None where none does.
+
+    A loop is one n-gram, n ≤ 8, at least three times in a row, over at least 6 tokens.
+    """
+    # matched[n]: how many tokens in a row equal the token n before them; the loop is n tokens longer.
+    matched = [0] * (_LONGEST_LOOP + 1)
+    for step, token in enumerate(tokens):
+        for n in range(1, _LONGEST_LOOP + 1):
+            matched[n] = matched[n] + 1 if step >= n and tokens[step - n] == token else 0
+            if matched[n] + n >= max(_LOOP_TIMES * n, _LOOP_TOKENS):
+                return step
+    return None
+
+
+def first_flip(dense: Sequence[int], pruned: Sequence[int]) -> int | None:
+    """First step whose tokens differ, None where none does; both are read as far as the shorter one goes."""
+    return next((step for step, (a, b) in enumerate(zip(dense, pruned, strict=False)) if a != b), None)

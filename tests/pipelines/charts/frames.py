@@ -1,0 +1,297 @@
+"""Synthetic frames in the shape of the SQL marts, with the sizes and habits of a real study.
+
+Numbers follow the paper's picture: h and z close, p far, feedback after the first flip.
+"""
+
+import math
+import random
+
+import duckdb
+import polars as pl
+
+RECIPES = ("attn-drop-4", "block-drop-4", "magnitude-50", "mlp-drop-4", "wanda-2of4", "wanda-50")
+PROMPTS = ("choice-planets", "maths-apples", "open-rain")
+MODEL = "SmolLM2-135M-Instruct"
+HOSTILE = (
+    "</script><script>document.title='PWNED'</script>",
+    "<img src=x onerror=\"document.title='PWNED'\">",
+    "\u202egnitirw desrever\u202c",
+    "x" * 10_000,
+    "a\x00b\x1b[31mred",
+    "{{ 7 * 7 }}{% raw %}",
+    "'; drop table variants; --",
+    "\u2028\u2029</style><!--",
+    "日本語のトークンはとても長いです",
+    "e\u0301\u0301\u0301\u0301\u0301\u0301\u0301",
+)
+
+
+def _rng(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - the same frame every time
+
+
+def _changed(recipe: str, layers: int) -> list[tuple[int, str]]:
+    kinds = {"attn-drop": ("attn",), "mlp-drop": ("mlp",)}.get(recipe.rsplit("-", 1)[0], ("attn", "mlp"))
+    chosen = [11, 12, 14, 20] if "drop" in recipe else range(layers)
+    return [(layer, kind) for kind in kinds for layer in chosen if layer < layers]
+
+
+def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
+    rng = _rng(1)
+    rows = []
+    for model in models:
+        for recipe in recipes:
+            for layer, sublayer in _changed(recipe, layers):
+                for lens in ("raw", "normed"):
+                    size = (3.0 if "drop" in recipe else 1.0) * (8 if layer in (0, layers - 1) else 1)
+                    defects = {"h": 0.002 * size, "z": 0.0008 * size, "p": min(0.9, 0.05 * size)}
+                    row = {
+                        "model": model,
+                        "recipe": recipe,
+                        "layer": layer,
+                        "sublayer": sublayer,
+                        "scope": "local",
+                        "lens": lens,
+                        "temperature": 1.0,
+                        "is_changed": True,
+                        "positions": 75,
+                        "kl_mean_nats": 0.1 * size,
+                        "kl_median_nats": 0.06 * size,
+                        "var_p_dz_mean": 0.2 * size,
+                        "orth_rel_h_mean": math.sqrt(2 * defects["h"]),
+                    }
+                    for space, defect in defects.items():
+                        value = min(1.2, defect * math.exp(rng.gauss(0, 0.5)))
+                        row[f"one_minus_cos_{space}_mean"] = value
+                        row[f"cos_{space}_mean"] = 1 - value
+                        row[f"cos_{space}_p10"] = 1 - 1.8 * value
+                        row[f"cos_{space}_p90"] = 1 - 0.3 * value
+                    rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def estimate_points(models=(MODEL,), per_theorem=750) -> pl.DataFrame:
+    rng = _rng(2)
+    rows = []
+    for model in models:
+        for theorem, bias in (("T1 h", 1.0), ("T1 z", 1.0), ("T2 p", 1.6), ("T3 KL", 1.05)):
+            for index in range(per_theorem):
+                truth = math.exp(rng.uniform(-16, 1 if theorem == "T3 KL" else -0.1))
+                rows.append(
+                    {
+                        "model": model,
+                        "recipe": RECIPES[index % len(RECIPES)],
+                        "prompt_id": PROMPTS[index % 3],
+                        "position": 30 + index % 24,
+                        "layer": index % 30,
+                        "sublayer": ("attn", "mlp")[index % 2],
+                        "scope": ("local", "propagated")[index // 7 % 2],
+                        "lens": ("raw", "normed")[index // 5 % 2],
+                        "temperature": 1.0,
+                        "theorem": theorem,
+                        "estimate": truth
+                        * (1 + (bias - 1) * min(1, truth * 20))
+                        * math.exp(rng.gauss(0, 0.1 + truth / 4)),
+                        "truth": truth,
+                    }
+                )
+    return pl.DataFrame(rows)
+
+
+def decoding_curve(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24) -> pl.DataFrame:
+    rng = _rng(3)
+    rows = []
+    for model in models:
+        for number, recipe in enumerate(recipes):
+            for prompt in prompts:
+                flip = rng.choice([1, 2, 5, 9, None])
+                end = rng.choice([14, 20, None])
+                for trajectory in ("teacher_forced", "free_running"):
+                    for step in range(steps):
+                        after = flip is not None and step > flip and trajectory == "free_running"
+                        kl = 0.0 if rng.random() < 0.05 else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * after
+                        rows.append(
+                            {
+                                "model": model,
+                                "recipe": recipe,
+                                "prompt_id": prompt,
+                                "trajectory": trajectory,
+                                "step": step,
+                                "temperature": 1.0,
+                                "kl_dense_pruned_nats": kl,
+                                "one_minus_cos_h": 0.1,
+                                "one_minus_cos_z": 0.05,
+                                "one_minus_cos_p": 0.4,
+                                "entropy_dense_nats": 1.0,
+                                "margin_dense": 2.0,
+                                "first_flip_step": flip,
+                                "answer_end_step": end,
+                                "is_after_flip": flip is not None and step > flip,
+                                "is_after_answer": end is not None and step > end,
+                            }
+                        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def token_trace(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24, words=None) -> pl.DataFrame:
+    rng = _rng(4)
+    words = words or (
+        " The",
+        " answer",
+        " is",
+        " apples",
+        ",",
+        " and",
+        "\n\n",
+        " 12",
+        " multiplication",
+        ".",
+        "  ",
+        "s",
+    )
+    rows = []
+    for model in models:
+        for prompt in prompts:
+            dense = [rng.choice(words) for _ in range(steps)]
+            for recipe in recipes:
+                flip = rng.choice([1, 2, 5, 9, None])
+                for step in range(steps):
+                    same = flip is None or step < flip or (step > flip and rng.random() < 0.2)
+                    pruned = dense[step] if same else rng.choice([word for word in words if word != dense[step]])
+                    rows.append(
+                        {
+                            "model": model,
+                            "recipe": recipe,
+                            "prompt_id": prompt,
+                            "step": step,
+                            "token_text_dense": dense[step],
+                            "token_text_pruned": pruned,
+                            "is_same_token": same,
+                            "kl_teacher_forced_nats": math.exp(rng.gauss(-2, 1)),
+                            "kl_free_running_nats": math.exp(rng.gauss(-3 if same else 1.8, 1)),
+                            "entropy_dense_nats": 1.0,
+                            "margin_dense": 2.0,
+                            "first_flip_step": flip,
+                        }
+                    )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def option_shift(models=(MODEL,), recipes=RECIPES, questions=("choice-planets",), options="ABCD") -> pl.DataFrame:
+    rng = _rng(5)
+    rows = []
+    for model in models:
+        for question in questions:
+            dense = [5.0, 2.0, 1.0, -1.0, *[0.0] * 20][: len(options)]
+            for recipe in recipes:
+                pruned = [value + rng.gauss(0, 0.9) for value in dense]
+                sums = [sum(map(math.exp, side)) for side in (dense, pruned)]
+                for index, option in enumerate(options):
+                    p_dense, p_pruned = math.exp(dense[index]) / sums[0], math.exp(pruned[index]) / sums[1]
+                    rows.append(
+                        {
+                            "model": model,
+                            "recipe": recipe,
+                            "prompt_id": question,
+                            "temperature": 1.0,
+                            "option_index": index,
+                            "option": option,
+                            "p_options_dense": p_dense,
+                            "p_options_pruned": p_pruned,
+                            "p_full_dense": 0.3 * p_dense,
+                            "p_full_pruned": 10 ** -(1 + len(recipe) / 4) * p_pruned,
+                            "rank_dense": 3 + index,
+                            "rank_pruned": 30 + index,
+                            "logit_dense": dense[index],
+                            "logit_pruned": pruned[index],
+                            "is_gold": index == 0,
+                        }
+                    )
+    return pl.DataFrame(rows)
+
+
+def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    rng = _rng(6)
+    rows = []
+    for model in models:
+        for recipe in ("dense", *recipes):
+            drop, dense = "drop" in recipe, recipe == "dense"
+            kl = 0.0 if dense else math.exp(rng.gauss(0, 1))
+            rows.append(
+                {
+                    "model": model,
+                    "recipe": recipe,
+                    "variant": f"{model}@{recipe}",
+                    "method": recipe.rsplit("-", 1)[0],
+                    "sparsity": 0.0 if dense or drop else 0.5,
+                    "parameters_removed_share": 0.0 if dense else (0.05 if drop else 0.39),
+                    "sublayers_dropped_count": 0 if not drop else (8 if "block" in recipe else 4),
+                    "kl_step0_nats": kl,
+                    "kl_teacher_forced_median_nats": kl / 2,
+                    "kl_teacher_forced_mean_nats": kl,
+                    "kl_teacher_forced_max_nats": kl * 9,
+                    "kl_free_running_median_nats": kl * 6,
+                    "top1_agreement": 1.0 if dense else 0.6,
+                    "first_flip_step_median": None if dense else 4.0,
+                    "prompts": 3,
+                    "prompts_flipped": 0 if dense else 3,
+                    "prompts_collapsed": 0 if dense else 1,
+                    "prompts_graded": 2,
+                    "prompts_correct": 2 if dense else 1,
+                    "questions": 1,
+                    "options_argmax_kept": 1,
+                }
+            )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def texts(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.DataFrame:
+    rows = []
+    for model in models:
+        for prompt in prompts:
+            dense = "The answer is 12 apples, because 3 times 4 is 12.\n\nSo Anna has 12."
+            for recipe in ("dense", *recipes):
+                is_dense = recipe == "dense"
+                rows.append(
+                    {
+                        "model": model,
+                        "recipe": recipe,
+                        "prompt_id": prompt,
+                        "prompt_text": "Anna has 3 bags of 4 apples. How many apples has she?",
+                        "text": dense if is_dense else dense[:14] + "the the the the the apples apples",
+                        "text_dense": dense,
+                        "first_flip_step": None if is_dense else 4,
+                        "collapse_step": None if is_dense else 9,
+                    }
+                )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def reference_temperature(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "temperature": 1.0} for model in models for recipe in ("dense", *recipes)]
+    )
+
+
+MARTS = (
+    layer_summary,
+    estimate_points,
+    decoding_curve,
+    token_trace,
+    option_shift,
+    variant_summary,
+    reference_temperature,
+)
+
+
+def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
+    """A database whose marts are the synthetic frames, but for those that are given."""
+    connection = duckdb.connect()
+    for mart in MARTS:
+        connection.register(mart.__name__, frames[mart.__name__] if mart.__name__ in frames else mart())
+    return connection
+
+
+def ask(query: str, **frames: pl.DataFrame) -> pl.DataFrame:
+    with catalogue(**frames) as connection:
+        return connection.sql(query).pl()

@@ -1,0 +1,121 @@
+"""The sentences: their numbers are the frames', and they say where a claim of the paper fails.
+
+The frames come from the stated SQL, run on synthetic marts.
+"""
+
+import polars as pl
+import pytest
+
+from pipelines.charts.findings import QUERIES, findings, number
+from tests.pipelines.charts import frames
+
+
+def told(**marts: pl.DataFrame) -> list[str]:
+    return [finding.sentence for finding in findings({name: frames.ask(sql, **marts) for name, sql in QUERIES.items()})]
+
+
+def the_one(sentences: list[str], word: str) -> str:
+    (sentence,) = [sentence for sentence in sentences if word in sentence]
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.2345, "1.23"),
+        (12345.6, "12,346"),
+        (0.00123, "0.00123"),
+        (0.000412, "4.1e-4"),
+        (123456.0, "1.2e5"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_a_number_has_three_significant_digits(value, text):
+    assert number(value) == text
+
+
+def test_flips_and_loops_are_counted_over_all_pruned_generations():
+    sentence = the_one(told(), "leave the dense text")
+    assert sentence == (
+        "All 18 pruned generations leave the dense text, in the median of a variant at token 5; 6 fall into a loop."
+    )
+
+
+def test_feedback_that_does_not_show_is_named():
+    summary = frames.variant_summary()
+    flat = (
+        pl.when(pl.col("recipe") == "wanda-50")
+        .then("kl_teacher_forced_median_nats")
+        .otherwise("kl_free_running_median_nats")
+    )
+    sentence = the_one(
+        told(variant_summary=summary.with_columns(flat.alias("kl_free_running_median_nats"))), "free running"
+    )
+    assert "in 5 of 6 variants" in sentence
+    assert sentence.endswith("does not hold here for wanda-50.")
+
+
+def test_amplification_that_does_not_hold_is_counted():
+    layers = frames.layer_summary()
+    less = pl.when(pl.col("layer") == 0).then(pl.col("one_minus_cos_z_mean") / 2).otherwise("one_minus_cos_p_mean")
+    sentence = the_one(told(layer_summary=layers.with_columns(less.alias("one_minus_cos_p_mean"))), "lens raw")
+    # Layer 0 has attention and MLP in three recipes that change every layer: 6 of 196.
+    assert "larger in p than in z for 190 of 196" in sentence
+    assert sentence.endswith("does not hold for the other 6.")
+    median = layers.filter(pl.col("lens") == "raw")["one_minus_cos_h_mean"].median()
+    assert f"the median 1 − cos is {number(median)} in h" in sentence
+
+
+def test_the_fit_of_each_theorem_is_told_with_its_spread():
+    points = frames.estimate_points().with_columns((2 * pl.col("truth")).alias("estimate"))
+    sentences = told(estimate_points=points)
+    assert the_one(sentences, "T1 h").startswith(
+        "T1 h: estimate over truth has median 2.00, 80 % lie between 2.00 and 2.00 (750 points)."
+    )
+    assert the_one(sentences, "T3 KL").endswith("r = 1.000, as close as in the paper (r = 0.996).")
+
+
+def test_an_overshoot_that_does_not_show_is_said():
+    points = frames.estimate_points().with_columns(pl.col("truth").alias("estimate"))
+    assert "the overshoot of the paper (1.6) does not show here" in the_one(told(estimate_points=points), "T2 p")
+
+
+def test_attention_that_is_not_the_milder_cut_is_said():
+    for attention, verdict in ((0.5, "as in the paper"), (2.0, "unlike in the paper")):
+        kl = pl.when(pl.col("method") == "attn-drop").then(attention).otherwise(1.0)
+        sentence = the_one(
+            told(variant_summary=frames.variant_summary().with_columns(kl.alias("kl_step0_nats"))), "Dropping"
+        )
+        assert verdict in sentence
+        assert "4 attention sublayers (5.0 % of the parameters)" in sentence
+
+
+def test_options_that_change_are_counted():
+    shift = frames.option_shift(recipes=("wanda-50", "wanda-2of4"))
+    swapped = pl.when(pl.col("recipe") == "wanda-50").then(-pl.col("p_options_dense")).otherwise("p_options_dense")
+    sentence = the_one(told(option_shift=shift.with_columns(swapped.alias("p_options_pruned"))), "Among the options")
+    assert "1 of 2 choices stay" in sentence
+    assert "the whole ranking stays in 1" in sentence
+    assert "does not hold here for 1." in sentence
+
+
+def test_nothing_measured_gives_no_sentence():
+    empty = {mart.__name__: mart().clear() for mart in frames.MARTS}
+    assert told(**empty) == []
+    assert told(**{**empty, "variant_summary": frames.variant_summary(recipes=())}) == []
+
+
+def test_several_models_are_told_one_after_the_other_each_by_name():
+    models = ("first", "second")
+    marts = {mart.__name__: mart(models) for mart in frames.MARTS}
+    sentences = told(**marts)
+    assert len(sentences) == 2 * len(told())
+    half = len(sentences) // 2
+    assert all(sentence.startswith("first: ") for sentence in sentences[:half])
+    assert all(sentence.startswith("second: ") for sentence in sentences[half:])
+
+
+def test_each_finding_carries_the_sql_of_its_numbers():
+    found = findings({name: frames.ask(sql) for name, sql in QUERIES.items()})
+    assert {finding.evidence for finding in found} == set(QUERIES.values())

@@ -1,0 +1,63 @@
+"""Masks keep exactly as many weights as asked, ties included."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipelines.errors import ComputationError, InputError
+from pipelines.pruning.masks import keep_n_of_m, keep_share
+
+
+@st.composite
+def scores_with_ties(draw: st.DrawFn, multiple: int = 1) -> Tensor:
+    rows = draw(st.integers(1, 6))
+    columns = draw(st.integers(1, 12)) * multiple
+    # Few distinct values, as in quantized weights: most comparisons are ties.
+    values = draw(st.lists(st.sampled_from([0.0, 0.5, 0.5, 1.0, 3e38]), min_size=rows * columns, max_size=rows * columns))
+    return torch.tensor(values).reshape(rows, columns)
+
+
+@given(scores_with_ties(), st.floats(0.01, 0.99), st.sampled_from(["matrix", "output"]))
+def test_a_share_drops_exactly_its_count_and_never_a_higher_score_before_a_lower_one(
+    scores: Tensor, sparsity: float, group: str
+) -> None:
+    keep = keep_share(scores, sparsity, group)
+    groups = zip(scores.reshape(1, -1), keep.reshape(1, -1)) if group == "matrix" else zip(scores, keep)
+    for values, kept in groups:
+        assert int((~kept).sum()) == round(sparsity * len(values))
+        if kept.any() and not kept.all():
+            assert values[~kept].max() <= values[kept].min()
+
+
+@given(scores_with_ties(multiple=4), st.integers(1, 3))
+def test_n_of_m_keeps_exactly_n_of_every_group_and_the_highest(scores: Tensor, keep: int) -> None:
+    mask = keep_n_of_m(scores, keep, 4)
+    for values, kept in zip(scores.reshape(-1, 4), mask.reshape(-1, 4)):
+        assert int(kept.sum()) == keep
+        assert values[~kept].max() <= values[kept].min()
+
+
+def test_all_equal_scores_are_dropped_in_index_order() -> None:
+    assert keep_share(torch.ones(1, 4), 0.5, "output").tolist() == [[False, False, True, True]]
+    assert keep_n_of_m(torch.ones(1, 4), 2, 4).tolist() == [[True, True, False, False]]
+
+
+def test_whole_matrix_may_empty_a_row_and_rows_may_not() -> None:
+    scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert keep_share(scores, 0.5, "matrix").tolist() == [[False, False], [True, True]]
+    assert keep_share(scores, 0.5, "output").tolist() == [[False, True], [False, True]]
+
+
+def test_nan_scores_are_a_failure_and_not_a_mask() -> None:
+    scores = torch.tensor([[1.0, float("nan"), 2.0, 3.0]])
+    with pytest.raises(ComputationError, match="NaN"):
+        keep_share(scores, 0.5, "output")
+    with pytest.raises(ComputationError, match="NaN"):
+        keep_n_of_m(scores, 2, 4)
+
+
+def test_inputs_that_groups_do_not_divide_are_refused() -> None:
+    with pytest.raises(InputError, match="multiple of 4"):
+        keep_n_of_m(torch.ones(1, 6), 2, 4)

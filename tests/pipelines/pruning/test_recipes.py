@@ -1,0 +1,45 @@
+"""Names spell recipes, parameters are checked, and a hash follows the parameters and not the name."""
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.errors import InputError
+from pipelines.pruning.recipes import FORMS, Drop, Magnitude, Wanda, parse_recipe
+
+
+@pytest.mark.parametrize("form", [form for form, _ in FORMS])
+def test_every_listed_form_is_a_recipe_of_that_name(form: str) -> None:
+    assert parse_recipe(form).name == form
+
+
+def test_names_carry_their_parameters() -> None:
+    wanda = parse_recipe("wanda-2of4")
+    assert isinstance(wanda, Wanda)
+    assert (wanda.keep, wanda.block, wanda.sparsity) == (2, 4, None)
+    drop = parse_recipe("block-drop-12")
+    assert isinstance(drop, Drop)
+    assert (drop.unit, drop.count) == ("block", 12)
+    magnitude = parse_recipe("magnitude-62.5")
+    assert isinstance(magnitude, Magnitude)
+    assert magnitude.sparsity == 0.625
+
+
+@pytest.mark.parametrize(
+    "name", ["wanda", "wanda-0", "wanda-100", "wanda-4of4", "wanda-2of1000", "attn-drop-0", "", "dense-1", "../x", "Wanda-50"]
+)
+def test_other_names_are_refused_with_a_reason(name: str) -> None:
+    with pytest.raises(InputError, match="recipe"):
+        parse_recipe(name)
+
+
+def test_the_hash_follows_the_parameters_and_not_the_name() -> None:
+    same = Wanda(name="mine", sparsity=0.5)
+    assert same.hash == parse_recipe("wanda-50").hash
+    assert same.hash != Wanda(name="mine", sparsity=0.51).hash
+    assert Magnitude(name="m", sparsity=0.5).hash != Magnitude(name="m", sparsity=0.5, group="output").hash
+
+
+def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
+    for fields in ({}, {"sparsity": 0.5, "keep": 2, "block": 4}, {"keep": 2}, {"block": 4}, {"keep": 4, "block": 4}):
+        with pytest.raises(ValidationError):
+            Wanda(name="w", **fields)

@@ -1,0 +1,106 @@
+"""A study is read whole or refused with the file, the key and the reason."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import InputError
+from pipelines.studies import load_study, study_names
+
+GOOD = """
+name: mine
+models: [{name: tiny, source: /models/tiny}]
+recipes: [dense, wanda-50, {name: soft, method: magnitude, sparsity: 0.2, group: output}]
+prompts: [{id: a, kind: open, text: 'Why?'}]
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    file = folder / "study.yaml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_the_shipped_studies_are_valid() -> None:
+    assert "demo" in study_names()
+    for name in study_names():
+        assert load_study(name).name == name
+
+
+def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, GOOD))
+    assert [recipe.name for recipe in study.recipes] == ["dense", "wanda-50", "soft"]
+    assert study.recipe("soft").parameters_json == (
+        '{"block": null, "group": "output", "keep": null, "method": "magnitude", "sparsity": 0.2}'
+    )
+    assert study.recipe("mlp-drop-3").name == "mlp-drop-3"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("wanda-50", "wonder-50"), "unknown recipe 'wonder-50'"),
+        (("'Why?'", "'  '"), "prompt is empty"),
+        (("models: [{name: tiny, source: /models/tiny}]", "models: []"), "models"),
+        (("name: tiny", "name: ../x"), "models.0.name"),
+        (("dense, ", "wanda-50, "), "twice"),
+        (("kind: open", "kind: choice"), "options"),
+        (("'Why?'", "'Why?', answer_pattern: '('"), "regular expression"),
+        (("'Why?'", "'Why?', answer_pattern: 'a'"), "one group"),
+        (("prompts:", "measure: {temperatures: [0]}\nprompts:"), "above 0"),
+        (("prompts:", "measure: {temperatures: [.nan]}\nprompts:"), "temperatures"),
+        (("prompts:", "measure: {lenses: []}\nprompts:"), "lenses"),
+        (("prompts:", "unknown: 1\nprompts:"), "unknown"),
+        (("name: soft, method: magnitude", "name: dense, method: magnitude"), "twice"),
+        (("[dense,", "[dense, {name: x, method: dense},"), "dense"),
+        (("prompts: [", "prompts: [[["), "not valid YAML"),
+        (("name: mine", "- mine"), "not valid YAML"),
+        ((GOOD, "just text"), "mapping"),
+        ((GOOD, "!!python/object/apply:os.system ['true']"), "not valid YAML"),
+    ],
+)
+def test_a_wrong_study_is_refused_with_file_key_and_reason(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    assert change[0] in GOOD
+    file = written(tmp_path, GOOD.replace(*change))
+    with pytest.raises(InputError, match="study.yaml") as refusal:
+        load_study(file)
+    assert message in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) <= 2
+
+
+def test_missing_unknown_huge_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_study(str(tmp_path / "none.yaml"))
+    with pytest.raises(InputError, match="shipped are"):
+        load_study("none")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_study(str(tmp_path / "binary.yaml"))
+    with pytest.raises(InputError, match="larger"):
+        load_study(written(tmp_path, "#" * 1_000_001))
+
+
+def test_overrides_replace_models_and_recipes_and_keep_dense(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, GOOD))
+    other = study.replaced(["/data/My Model", "second=/x=y/z", "tiny"], ["soft", "attn-drop-1"])
+    assert [(m.name, m.source) for m in other.models] == [
+        ("my-model", "/data/My Model"),
+        ("second", "/x=y/z"),
+        ("tiny", "/models/tiny"),
+    ]
+    assert [recipe.name for recipe in other.recipes] == ["dense", "soft", "attn-drop-1"]
+    assert study.replaced([], []) == study
+    with pytest.raises(InputError, match="NAME="):
+        study.replaced(["///"], [])
+    with pytest.raises(InputError, match="unknown recipe"):
+        study.replaced([], ["nonsense"])
+
+
+def test_hashes_follow_what_they_stand_for(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, GOOD))
+    prompt = load_study(written(tmp_path, GOOD.replace("Why?", "How?")))
+    longer = load_study(written(tmp_path, GOOD + "generation: {new_tokens: 3}\n"))
+    assert study.prompts_hash != prompt.prompts_hash
+    assert study.settings_hash == prompt.settings_hash
+    assert study.settings_hash != longer.settings_hash
+    assert study.calibration.hash == longer.calibration.hash

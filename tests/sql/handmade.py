@@ -1,0 +1,380 @@
+"""A warehouse written by hand: a test says the numbers that matter, the rest is filled in so that all checks pass.
+
+Rows go through the real store; nothing here knows a view.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+import polars as pl
+
+from warehouse import catalogue
+from warehouse.provenance import Provenance
+from warehouse.schema import Table
+from warehouse.store import Store
+from warehouse.tables import TABLES
+from warehouse.tables.columns import DIVERGENCE_NAMES
+
+Row = dict[str, Any]
+
+MODEL = "tiny"
+LAYERS = 2
+VOCABULARY = 100
+PROMPT_TOKENS = 5
+
+
+class Handmade:
+    """Collects rows table by table and writes them as partitions."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Row]] = {name: [] for name in TABLES}
+
+    def model(self, model: str = MODEL) -> Self:
+        """A dense model of two layers with a vocabulary of 100."""
+        counts = dict.fromkeys(("parameters", "parameters_attn", "parameters_mlp", "parameters_embedding"), 1000)
+        names = {name: name for name in ("revision", "architecture", "weight_hash", "tokenizer_hash")}
+        return self._add(
+            "models",
+            model=model,
+            source="embedded",
+            layers=LAYERS,
+            hidden_size=8,
+            vocabulary=VOCABULARY,
+            context_length=64,
+            is_head_tied=True,
+            final_norm="rms",
+            dtype="float32",
+            weight_bytes=4000,
+            **counts,
+            **names,
+        )
+
+    def variant(
+        self,
+        recipe: str,
+        *,
+        method: str = "wanda",
+        sparsity: float = 0.0,
+        removed: float = 0.0,
+        dropped: Sequence[str] = (),
+        model: str = MODEL,
+        **parameters: object,
+    ) -> Self:
+        """A row of `variants`; further arguments are the recipe's parameters."""
+        return self._add(
+            "variants",
+            model=model,
+            recipe=recipe,
+            method="dense" if recipe == "dense" else method,
+            parameters_json=json.dumps(parameters, sort_keys=True),
+            recipe_hash=recipe,
+            weights_prunable=1000,
+            weights_masked=round(1000 * sparsity),
+            sparsity=sparsity,
+            parameters_removed=round(1000 * removed),
+            parameters_removed_share=removed,
+            sublayers_dropped=list(dropped),
+            sublayers_changed=len(dropped),
+            mask_hash=recipe,
+            calibration_hash=None,
+            file_bytes=1,
+            seconds=1.0,
+            peak_memory_bytes=1,
+        )
+
+    def transition(
+        self,
+        recipe: str,
+        prompt: str,
+        step: int,
+        kl: float = 0.0,
+        *,
+        layer: int = 0,
+        sublayer: str = "attn",
+        scope: str = "local",
+        lens: str = "normed",
+        temperature: float = 1.0,
+        is_changed: bool = True,
+        model: str = MODEL,
+        **given: object,
+    ) -> Self:
+        """A row of `layer_transitions`; divergences that are not given follow from `kl`."""
+        return self._add(
+            "layer_transitions",
+            model=model,
+            recipe=recipe,
+            prompt_id=prompt,
+            position=PROMPT_TOKENS - 1 + step,
+            step=step,
+            layer=layer,
+            sublayer=sublayer,
+            scope=scope,
+            lens=lens,
+            temperature=temperature,
+            is_changed=is_changed,
+            **divergence(kl, temperature, **given),
+        )
+
+    def step(
+        self,
+        recipe: str,
+        prompt: str,
+        step: int,
+        kl: float = 0.0,
+        *,
+        trajectory: str = "teacher_forced",
+        temperature: float = 1.0,
+        flips: bool = False,
+        model: str = MODEL,
+        **given: object,
+    ) -> Self:
+        """A row of `decoding_steps`; where it flips, the pruned model emits token 9 instead of token 7."""
+        repeats = {name: given.pop(name, 0.0) for name in ("repeat_rate_dense", "repeat_rate_pruned")}
+        return self._add(
+            "decoding_steps",
+            model=model,
+            recipe=recipe,
+            prompt_id=prompt,
+            trajectory=trajectory,
+            step=step,
+            position=PROMPT_TOKENS - 1 + step,
+            temperature=temperature,
+            token_id_dense=7,
+            token_id_pruned=9 if flips else 7,
+            token_text_dense=f"d{step}",
+            token_text_pruned=f"x{step}" if flips else f"d{step}",
+            **repeats,
+            **divergence(kl, temperature, flips=flips, **given),
+        )
+
+    def generation(
+        self,
+        recipe: str,
+        prompt: str,
+        *,
+        flip: int | None = None,
+        collapse: int | None = None,
+        answer_end: int | None = None,
+        is_correct: bool | None = None,
+        kind: str = "open",
+        model: str = MODEL,
+        **given: object,
+    ) -> Self:
+        """A row of `generations`."""
+        row: Row = {
+            "model": model,
+            "recipe": recipe,
+            "prompt_id": prompt,
+            "kind": kind,
+            "prompt_text": "why?",
+            "prompt_tokens": PROMPT_TOKENS,
+            "text": "because",
+            "token_ids": [7],
+            "first_flip_step": flip,
+            "collapse_step": collapse,
+            "end_step": None,
+            "answer_end_step": answer_end,
+            "repeat_rate": 0.0,
+            "distinct_1": 1.0,
+            "distinct_2": 1.0,
+            "answer": None,
+            "gold": None if is_correct is None else "12",
+            "is_correct": is_correct,
+        }
+        return self._add("generations", **(row | given))
+
+    def options(
+        self,
+        recipe: str,
+        prompt: str,
+        dense: Sequence[float],
+        pruned: Sequence[float],
+        *,
+        ranks_dense: Sequence[int] | None = None,
+        ranks_pruned: Sequence[int] | None = None,
+        temperature: float = 1.0,
+        gold: str | None = None,
+        model: str = MODEL,
+        **given: object,
+    ) -> Self:
+        """A row of `option_subspace` from the options' probabilities in the whole vocabulary."""
+        labels = [chr(ord("A") + index) for index in range(len(dense))]
+        best = [labels[max(range(len(side)), key=side.__getitem__)] for side in (dense, pruned)]
+        row: Row = {
+            "model": model,
+            "recipe": recipe,
+            "prompt_id": prompt,
+            "temperature": temperature,
+            "options": labels,
+            "option_token_ids": list(range(len(labels))),
+            "gold": gold,
+            "argmax_dense": best[0],
+            "argmax_pruned": best[1],
+            "is_argmax_same": best[0] == best[1],
+            "kendall_tau": kendall_tau(dense, pruned),
+            "rank_dense": list(ranks_dense or _places(dense)),
+            "rank_pruned": list(ranks_pruned or _places(pruned)),
+            "one_minus_cos_z_options": 0.0,
+            "one_minus_cos_p_options": 0.0,
+            "kl_options_dense_pruned_nats": 0.0,
+            "one_minus_cos_p": 0.0,
+            "kl_dense_pruned_nats": 0.0,
+        }
+        for side, masses in (("dense", dense), ("pruned", pruned)):
+            row[f"logits_{side}"] = [math.log(mass) for mass in masses]
+            row[f"p_full_{side}"] = list(masses)
+            row[f"p_options_{side}"] = [mass / sum(masses) for mass in masses]
+            row[f"mass_{side}"] = sum(masses)
+        return self._add("option_subspace", **(row | given))
+
+    def top_tokens(
+        self,
+        recipe: str,
+        prompt: str,
+        step: int,
+        *,
+        trajectory: str = "teacher_forced",
+        flips: bool = False,
+        model: str = MODEL,
+    ) -> Self:
+        """Both sides' lists of two at one step: tokens 7 and 9, which change places on the pruned side if it flips."""
+        logits = {7: (2.0, 1.0 if flips else 2.0), 9: (1.0, 2.0 if flips else 1.0)}
+        for side, order in (("dense", (7, 9)), ("pruned", (9, 7) if flips else (7, 9))):
+            for rank, token in enumerate(order, start=1):
+                self._add(
+                    "top_tokens",
+                    model=model,
+                    recipe=recipe,
+                    prompt_id=prompt,
+                    trajectory=trajectory,
+                    step=step,
+                    side=side,
+                    rank=rank,
+                    token_id=token,
+                    token_text=f"t{token}",
+                    logit_dense=logits[token][0],
+                    logit_pruned=logits[token][1],
+                    probability_dense=0.4,
+                    probability_pruned=0.4,
+                )
+        return self
+
+    def where(self, table: str, **wanted: object) -> list[Row]:
+        """The rows of a table with these values, to be changed in place."""
+        found = [row for row in self.rows[table] if all(row[name] == value for name, value in wanted.items())]
+        assert found, f"no row of {table} has {wanted}"
+        return found
+
+    def connect(self, root: Path) -> duckdb.DuckDBPyConnection:
+        """Writes all partitions below the folder and opens the catalogue on them."""
+        for name in TABLES:
+            assert self.write(root, name) == []
+        return catalogue.connect(root)
+
+    def write(self, root: Path, name: str) -> list[str]:
+        """Writes one table and says which of its checks the rows break."""
+        table = TABLES[name]
+        broken = []
+        for (model, recipe), rows in self._partitions(table).items():
+            columns = {column.name: [row[column.name] for row in rows] for column in table.columns}
+            frame = pl.DataFrame(columns, strict=False)
+            written = Store(root).write(table, frame, _provenance(model, recipe), model, recipe)
+            broken += [str(violation) for violation in written.violations]
+        return broken
+
+    def _partitions(self, table: Table) -> dict[tuple[str, str | None], list[Row]]:
+        partitions: dict[tuple[str, str | None], list[Row]] = {}
+        for row in self.rows[table.name]:
+            recipe = row["recipe"] if table.partitioning == "variant" else None
+            partitions.setdefault((row["model"], recipe), []).append(row)
+        return partitions
+
+    def _add(self, table: str, **row: object) -> Self:
+        columns = [column.name for column in TABLES[table].columns]
+        assert sorted(row) == sorted(columns), f"{table}: {set(row) ^ set(columns)}"
+        self.rows[table].append(dict(row))
+        return self
+
+
+def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **given: object) -> Row:
+    """All divergence columns: those given, the others such that the table's identities hold; all 0 for a KL of 0."""
+    row: Row = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
+    row |= {
+        "norm_h": 1.0,
+        "norm_z": 1.0,
+        "norm_p": 1.0,
+        "one_minus_cos_h": kl / 1000,
+        "one_minus_cos_z": kl / 100,
+        "one_minus_cos_p": min(kl / 10, 1.0),
+        "var_p_dz": 2 * temperature**2 * kl,
+        "var_uniform_dz": kl,
+        "kl_dense_pruned_nats": kl,
+        "kl_pruned_dense_nats": kl,
+        "js_nats": min(kl / 8, 0.69),
+        "total_variation": min(math.sqrt(kl / 2), 1.0) / 2,
+        "is_top1_same": not flips,
+        "topk5_overlap": 1.0,
+        "rank_of_dense_top1": 2 if flips else 1,
+        "rank_of_pruned_top1": 2 if flips else 1,
+        "p_dense_top1_dense": 0.5,
+        "p_dense_top1_pruned": 0.5,
+        "entropy_dense_nats": 1.0,
+        "entropy_pruned_nats": 1.0,
+        "margin_dense": 1.0,
+        "margin_pruned": 1.0,
+    } | given
+    row["t1_h"] = given.get("t1_h", row["one_minus_cos_h"])
+    row["t1_z"] = given.get("t1_z", row["one_minus_cos_z"])
+    for space in "hz":
+        row[f"orth_rel_{space}"] = given.get(f"orth_rel_{space}", math.sqrt(2 * row[f"t1_{space}"]))
+    row["orth_rel_p"] = given.get("orth_rel_p", math.sqrt(2 * row["one_minus_cos_p"]))
+    for space in "hzp":
+        row[f"norm_d{space}"] = given.get(
+            f"norm_d{space}", math.hypot(row[f"orth_rel_{space}"], row[f"par_rel_{space}"])
+        )
+    # An estimate or its variance may be given; the other follows from it.
+    half = 2 * temperature**2
+    row["t2_p"] = given.get("t2_p", row["var_r_dz"] / half if "var_r_dz" in given else row["one_minus_cos_p"])
+    row["var_r_dz"] = half * row["t2_p"]
+    row["t3_kl_nats"] = given.get("t3_kl_nats", row["var_p_dz"] / half)
+    row["var_p_dz"] = half * row["t3_kl_nats"]
+    return row
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
+    """The rows of a query as dictionaries; a bare name stands for the whole view."""
+    result = connection.execute(f"select * from {sql}" if " " not in sql else sql)
+    names = [column[0] for column in result.description]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's tau without ties: concordant minus discordant pairs over all pairs."""
+    pairs = [(i, j) for i in range(len(first)) for j in range(i)]
+    signs = [math.copysign(1, (first[i] - first[j]) * (second[i] - second[j])) for i, j in pairs]
+    return sum(signs) / len(pairs)
+
+
+def _places(values: Sequence[float]) -> list[int]:
+    return [1 + sum(other > value for other in values) for value in values]
+
+
+def _provenance(model: str, recipe: str | None) -> Provenance:
+    return Provenance(
+        fingerprint="f",
+        study="by hand",
+        model=model,
+        recipe=recipe,
+        inputs={},
+        code_version="0",
+        libraries={},
+        seed=0,
+        device="cpu",
+        dtype="float32",
+        seconds=0.0,
+        created_at="2026-01-02T03:04:05+00:00",
+    )

@@ -1,0 +1,67 @@
+"""A warehouse in which every view has rows and all is well, so that a test can break one thing in it."""
+
+import numpy as np
+
+from tests.sql.handmade import LAYERS, Handmade
+
+PROMPTS = [f"p{index}" for index in range(3)]
+STEPS = 4
+
+
+def whole_warehouse() -> Handmade:
+    """A model with its dense variant and four recipes, measured in every way, in which all is well."""
+    warehouse = Handmade().model().variant("dense")
+    warehouse.variant("wanda-50", sparsity=0.5, removed=0.4, sparsity_asked=0.5)
+    warehouse.variant("wanda-2of4", sparsity=0.5, removed=0.4, keep=2, block=4)
+    warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"])
+    warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"])
+    for seed, row in enumerate(list(warehouse.rows["variants"])):
+        _measure(warehouse, row["recipe"], row["sublayers_dropped"], np.random.default_rng(seed))
+    return warehouse
+
+
+def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.random.Generator) -> None:
+    is_dense = recipe == "dense"
+    for prompt in PROMPTS:
+        flip = None if is_dense or chance.random() < 0.2 else int(chance.integers(STEPS))
+        warehouse.generation(recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense)
+        for temperature in (0.5, 1.0):
+            pruned = [0.2, 0.1, 0.05, 0.02] if is_dense else [0.2, 0.02, 0.05, 0.1]
+            warehouse.options(recipe, prompt, [0.2, 0.1, 0.05, 0.02], pruned, temperature=temperature, gold="A")
+        for step in range(STEPS):
+            # After the flip the dense tokens may agree again; at the flip itself they do not.
+            flips = flip is not None and (step == flip or (step > flip and chance.random() < 0.3))
+            kl = 0.0 if is_dense else chance.uniform(0.01, 1.0)
+            running = kl if flip is None or step <= flip else kl + 1.0
+            for temperature in (0.5, 1.0):
+                warehouse.step(recipe, prompt, step, kl, flips=flips, temperature=temperature)
+                warehouse.step(
+                    recipe, prompt, step, running, flips=flips, temperature=temperature, trajectory="free_running"
+                )
+                _measure_layers(warehouse, recipe, prompt, step, kl, temperature, dropped, chance)
+            for trajectory in ("teacher_forced", "free_running"):
+                warehouse.top_tokens(recipe, prompt, step, trajectory=trajectory, flips=flips)
+
+
+def _measure_layers(
+    warehouse: Handmade,
+    recipe: str,
+    prompt: str,
+    step: int,
+    kl: float,
+    temperature: float,
+    dropped: list[str],
+    chance: np.random.Generator,
+) -> None:
+    for layer in range(LAYERS):
+        for sublayer in ("attn", "mlp"):
+            is_changed = recipe.startswith("wanda") or f"{sublayer}.{layer}" in dropped
+            for lens in ("raw", "normed"):
+                where = {"layer": layer, "sublayer": sublayer, "lens": lens, "temperature": temperature}
+                local = chance.uniform(0.001, 0.1) if is_changed else 0.0
+                warehouse.transition(recipe, prompt, step, local, is_changed=is_changed, **where)
+                # The last MLP row is the model's output.
+                propagated = kl if (layer, sublayer) == (LAYERS - 1, "mlp") else kl / 2
+                warehouse.transition(
+                    recipe, prompt, step, propagated, scope="propagated", is_changed=is_changed, **where
+                )

@@ -1,0 +1,109 @@
+"""Each assert_ file finds nothing in a good warehouse and something in one where that very thing is broken."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.sql.handmade import Handmade, rows_of
+from tests.sql.handmade_whole import whole_warehouse
+from warehouse import catalogue
+
+FILES = sorted((catalogue.SQL / "tests").glob("assert_*.sql"))
+
+
+@dataclass(frozen=True)
+class Break:
+    """The rows of a table with the values `where` are changed to `values`, the first of them; without values all go."""
+
+    table: str
+    where: dict[str, object]
+    values: dict[str, object] = field(default_factory=dict)
+
+    def apply(self, warehouse: Handmade) -> None:
+        found = warehouse.where(self.table, **self.where)
+        if self.values:
+            found[0].update(self.values)
+        else:
+            warehouse.rows[self.table] = [row for row in warehouse.rows[self.table] if row not in found]
+
+
+def change(table: str, where: dict[str, object], **values: object) -> Break:
+    return Break(table, where, values)
+
+
+def without(table: str, **where: object) -> Break:
+    return Break(table, where)
+
+
+STEP_0 = {"recipe": "wanda-50", "prompt_id": "p0", "step": 0, "temperature": 1.0}
+FORCED, RUNNING = STEP_0 | {"trajectory": "teacher_forced"}, STEP_0 | {"trajectory": "free_running"}
+LAST = STEP_0 | {"layer": 1, "sublayer": "mlp", "scope": "propagated", "lens": "normed"}
+UNTOUCHED = {"recipe": "attn-drop-1", "layer": 0, "scope": "local"}
+DENSE, QUESTION = {"recipe": "dense"}, {"recipe": "wanda-50", "prompt_id": "p0"}
+
+BROKEN = [
+    ("every_variant_has_its_dense_model", without("variants", recipe="dense")),
+    ("every_variant_has_its_model", without("models", model="tiny")),
+    ("measurements_have_their_variant", without("variants", recipe="wanda-2of4")),
+    ("trajectories_start_equal", change("decoding_steps", RUNNING, kl_dense_pruned_nats=9.0)),
+    ("trajectories_start_equal", change("decoding_steps", RUNNING, token_id_pruned=8)),
+    ("last_layer_is_the_output", change("layer_transitions", LAST, kl_dense_pruned_nats=9.0)),
+    ("last_layer_is_the_output", change("layer_transitions", LAST, var_p_dz=9.0)),
+    ("dense_against_itself_is_zero", change("layer_transitions", DENSE, norm_dz=1e-30)),
+    ("dense_against_itself_is_zero", change("layer_transitions", UNTOUCHED, one_minus_cos_p=1e-30)),
+    ("dense_against_itself_is_zero", change("decoding_steps", DENSE, js_nats=1e-30)),
+    ("dense_against_itself_is_zero", change("option_subspace", DENSE, kl_options_dense_pruned_nats=1e-30)),
+    ("dense_against_itself_is_zero", change("generations", DENSE, first_flip_step=3)),
+    ("first_flip_is_the_first_difference", change("generations", {"recipe": "wanda-50"}, first_flip_step=99)),
+    ("first_flip_is_the_first_difference", change("decoding_steps", RUNNING | DENSE, token_id_pruned=9)),
+    ("top_tokens_are_ranked", change("top_tokens", {"rank": 1}, token_id=8)),
+    ("top_tokens_are_ranked", change("top_tokens", {"rank": 2}, rank=3)),
+    ("top_tokens_are_ranked", change("top_tokens", {"rank": 2, "side": "dense"}, logit_dense=3.0)),
+    ("ranks_agree_with_tokens", change("decoding_steps", FORCED | DENSE, token_id_pruned=9)),
+    ("ranks_agree_with_tokens", change("decoding_steps", FORCED | DENSE, rank_of_pruned_top1=2)),
+    ("options_agree_with_themselves", change("option_subspace", QUESTION, options=["A", "B", "C"])),
+    ("options_agree_with_themselves", change("option_subspace", QUESTION, p_options_pruned=[0.1, 0.1, 0.1, 0.1])),
+    ("options_agree_with_themselves", change("option_subspace", QUESTION, mass_dense=0.9)),
+    ("options_agree_with_themselves", change("option_subspace", QUESTION, argmax_pruned="D")),
+    ("options_agree_with_themselves", change("option_subspace", QUESTION, is_argmax_same=False)),
+    ("options_agree_with_themselves", change("option_subspace", QUESTION, gold="Z")),
+    ("options_agree_with_themselves", change("option_subspace", QUESTION, rank_dense=[9, 2, 3, 4])),
+]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("good")
+    whole_warehouse().connect(root).close()
+    return root
+
+
+def test_no_assertion_fails_where_all_is_well(good: Path) -> None:
+    with catalogue.connect(good) as connection:
+        failures = {path.stem: rows_of(connection, path.read_text()) for path in FILES}
+
+    assert {name: rows for name, rows in failures.items() if rows} == {}
+
+
+def test_no_assertion_fails_on_an_empty_warehouse(tmp_path: Path) -> None:
+    with catalogue.connect(tmp_path) as connection:
+        assert all(rows_of(connection, path.read_text()) == [] for path in FILES)
+
+
+@pytest.mark.parametrize(("name", "broken"), BROKEN)
+def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Path, tmp_path: Path) -> None:
+    warehouse = whole_warehouse()
+    broken.apply(warehouse)
+    root = tmp_path / "broken"
+    shutil.copytree(good, root)
+    shutil.rmtree(root / broken.table)
+    warehouse.write(root, broken.table)
+
+    with catalogue.connect(root) as connection:
+        assert rows_of(connection, (catalogue.SQL / "tests" / f"assert_{name}.sql").read_text())
+
+
+def test_every_assertion_is_broken_at_least_once() -> None:
+    assert {path.stem for path in FILES} == {f"assert_{name}" for name, _ in BROKEN}

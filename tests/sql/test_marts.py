@@ -1,0 +1,217 @@
+"""Each mart's figures against numbers that can be worked out by hand."""
+
+import pytest
+
+from tests.sql.conftest import Ask
+from tests.sql.handmade import Handmade
+
+
+def about(value: float) -> object:
+    """The value as float32 columns keep it."""
+    return pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "expected"), [((0.3, 1.0, 1.3), 1.0), ((0.3, 0.7), 0.7), ((0.75, 1.25), 0.75), ((2.0,), 2.0)]
+)
+def test_the_reference_temperature_is_1_or_the_nearest_to_it(
+    temperatures: tuple[float, ...], expected: float, ask: Ask
+) -> None:
+    warehouse = Handmade()
+    for temperature in temperatures:
+        warehouse.step("wanda-50", "p", 0, temperature=temperature)
+
+    assert ask(warehouse, "reference_temperature") == [{"model": "tiny", "recipe": "wanda-50", "temperature": expected}]
+    assert ask(warehouse, "select temperature, step from reference_steps") == [{"temperature": expected, "step": 0}]
+
+
+def test_each_variant_has_its_own_reference_temperature(ask: Ask) -> None:
+    warehouse = Handmade().step("a", "p", 0, temperature=0.5).step("a", "p", 0).step("b", "p", 0, temperature=0.5)
+    rows = ask(warehouse, "select recipe, temperature from reference_temperature order by recipe")
+
+    assert rows == [{"recipe": "a", "temperature": 1.0}, {"recipe": "b", "temperature": 0.5}]
+
+
+def test_a_variant_summary_takes_both_trajectories_at_the_reference_temperature(ask: Ask) -> None:
+    warehouse = Handmade().variant("drop", method="attn-drop", removed=0.125, dropped=["attn.0", "attn.1"])
+    for prompt, kls in (("p", (1.0, 2.0, 9.0)), ("q", (3.0, 4.0, 5.0))):
+        for step, kl in enumerate(kls):
+            warehouse.step("drop", prompt, step, kl, flips=kl == 9.0)
+            warehouse.step("drop", prompt, step, 10 * kl, trajectory="free_running")
+            warehouse.step("drop", prompt, step, 100 * kl, temperature=0.5)
+    warehouse.generation("drop", "p", flip=2, collapse=2, is_correct=True, kind="maths")
+    warehouse.generation("drop", "q", flip=4, is_correct=False, kind="choice")
+    warehouse.generation("drop", "r")
+    warehouse.options("drop", "q", [0.5, 0.1], [0.5, 0.1]).options("drop", "r", [0.5, 0.1], [0.1, 0.5])
+    warehouse.options("drop", "q", [0.5, 0.1], [0.1, 0.5], temperature=0.5)
+
+    assert ask(warehouse, "variant_summary") == [
+        {
+            "model": "tiny",
+            "recipe": "drop",
+            "variant": "tiny@drop",
+            "method": "attn-drop",
+            "sparsity": 0.0,
+            "parameters_removed_share": 0.125,
+            "sublayers_dropped_count": 2,
+            "temperature": 1.0,
+            "kl_step0_nats": 2.0,
+            "kl_teacher_forced_median_nats": 3.5,
+            "kl_teacher_forced_mean_nats": 4.0,
+            "kl_teacher_forced_max_nats": 9.0,
+            "kl_free_running_median_nats": 35.0,
+            "top1_agreement": about(5 / 6),
+            "first_flip_step_median": 4.0,
+            "prompts": 3,
+            "prompts_flipped": 2,
+            "prompts_collapsed": 1,
+            "prompts_graded": 2,
+            "prompts_correct": 1,
+            "questions": 2,
+            "options_argmax_kept": 1,
+        }
+    ]
+
+
+def test_a_variant_that_was_only_pruned_has_nulls_for_measures_and_zeros_for_counts(ask: Ask) -> None:
+    (row,) = ask(Handmade().variant("wanda-50", sparsity=0.5), "variant_summary")
+
+    assert row["kl_step0_nats"] is row["top1_agreement"] is row["first_flip_step_median"] is None
+    assert row["prompts"] == row["prompts_correct"] == row["questions"] == row["options_argmax_kept"] == 0
+
+
+def test_the_median_first_flip_is_null_where_most_prompts_never_flip(ask: Ask) -> None:
+    warehouse = Handmade().variant("wanda-50")
+    for prompt, flip in (("p", 1), ("q", None), ("r", None)):
+        warehouse.generation("wanda-50", prompt, flip=flip)
+    (row,) = ask(warehouse, "variant_summary")
+
+    assert row["first_flip_step_median"] is None
+    assert row["prompts_flipped"] == 1
+
+
+def test_a_layer_summary_averages_positions_and_keeps_the_digits_of_small_shifts(ask: Ask) -> None:
+    warehouse = Handmade()
+    for step in range(11):
+        shift = {"one_minus_cos_h": step * 1e-9, "one_minus_cos_z": 0.25, "one_minus_cos_p": step / 10}
+        warehouse.transition("wanda-50", "p", step, float(step), var_p_dz=3.0 * step, orth_rel_h=0.5, **shift)
+    warehouse.transition("wanda-50", "p", 0, layer=1, is_changed=False)
+    first, second = ask(warehouse, "select * from layer_summary order by layer")
+
+    assert (first["positions"], first["is_changed"], second["is_changed"]) == (11, True, False)
+    assert first["one_minus_cos_h_mean"] == about(5e-9)
+    assert (first["cos_z_mean"], first["cos_z_p10"], first["cos_z_p90"]) == (0.75, 0.75, 0.75)
+    assert first["cos_p_mean"] == about(0.5)
+    assert (first["cos_p_p10"], first["cos_p_p90"]) == (about(0.1), about(0.9))
+    assert (first["kl_mean_nats"], first["kl_median_nats"], first["var_p_dz_mean"]) == (5.0, 5.0, 15.0)
+    assert first["orth_rel_h_mean"] == 0.5
+    assert (second["positions"], second["cos_h_mean"], second["kl_mean_nats"]) == (1, 1.0, 0.0)
+
+
+def test_estimate_points_pair_each_estimate_with_its_truth_and_leave_out_what_did_not_move(ask: Ask) -> None:
+    warehouse = Handmade().transition("wanda-50", "p", 0, layer=1, is_changed=False)
+    truths = {"one_minus_cos_h": 0.125, "one_minus_cos_z": 0.25, "one_minus_cos_p": 0.5}
+    warehouse.transition("wanda-50", "p", 0, 0.75, **truths, t1_h=1.0, t1_z=2.0, t2_p=3.0, t3_kl_nats=4.0)
+    rows = ask(warehouse, "select theorem, estimate, truth from estimate_points order by theorem")
+
+    assert [tuple(row.values()) for row in rows] == [
+        ("T1 h", 1.0, 0.125),
+        ("T1 z", 2.0, 0.25),
+        ("T2 p", 3.0, 0.5),
+        ("T3 KL", 4.0, 0.75),
+    ]
+
+
+def test_the_decoding_curve_marks_what_comes_after_the_flip_and_after_the_answer(ask: Ask) -> None:
+    warehouse = Handmade().generation("dense", "p", answer_end=2).generation("wanda-50", "p", flip=0, answer_end=1)
+    for step in range(4):
+        for trajectory in ("teacher_forced", "free_running"):
+            warehouse.step("wanda-50", "p", step, float(step), trajectory=trajectory)
+    columns = "kl_dense_pruned_nats, first_flip_step, answer_end_step, is_after_flip, is_after_answer"
+
+    def of(trajectory: str) -> list[tuple[object, ...]]:
+        rows = ask(warehouse, f"select {columns} from decoding_curve where trajectory = '{trajectory}' order by step")
+        return [tuple(row.values()) for row in rows]
+
+    # Teacher forced, both read the dense answer; free running, the pruned one is complete first.
+    assert of("teacher_forced") == [
+        (0.0, 0, 2, False, False),
+        (1.0, 0, 2, True, False),
+        (2.0, 0, 2, True, False),
+        (3.0, 0, 2, True, True),
+    ]
+    assert of("free_running") == [
+        (0.0, 0, 1, False, False),
+        (1.0, 0, 1, True, False),
+        (2.0, 0, 1, True, True),
+        (3.0, 0, 1, True, True),
+    ]
+
+
+def test_nothing_comes_after_a_flip_or_an_answer_that_never_was(ask: Ask) -> None:
+    warehouse = Handmade().step("wanda-50", "p", 5).step("wanda-50", "q", 5).generation("wanda-50", "q")
+    rows = ask(warehouse, "select is_after_flip, is_after_answer, answer_end_step from decoding_curve")
+
+    assert rows == 2 * [{"is_after_flip": False, "is_after_answer": False, "answer_end_step": None}]
+
+
+def test_a_token_trace_puts_both_texts_and_both_divergences_into_one_row_a_step(ask: Ask) -> None:
+    warehouse = Handmade().generation("wanda-50", "p", flip=1)
+    for step, flips in enumerate((False, True)):
+        warehouse.step("wanda-50", "p", step, 0.5, entropy_dense_nats=0.25, margin_dense=4.0)
+        warehouse.step("wanda-50", "p", step, 0.5, temperature=0.5)
+        warehouse.step(
+            "wanda-50",
+            "p",
+            step,
+            2.0,
+            flips=flips,
+            trajectory="free_running",
+            entropy_dense_nats=0.25,
+            margin_dense=4.0,
+        )
+    shared = {"model": "tiny", "recipe": "wanda-50", "prompt_id": "p"}
+    numbers = {
+        "kl_teacher_forced_nats": 0.5,
+        "kl_free_running_nats": 2.0,
+        "entropy_dense_nats": 0.25,
+        "margin_dense": 4.0,
+        "first_flip_step": 1,
+    }
+
+    assert ask(warehouse, "select * from token_trace order by step") == [
+        shared | {"step": 0, "token_text_dense": "d0", "token_text_pruned": "d0", "is_same_token": True} | numbers,
+        shared | {"step": 1, "token_text_dense": "d1", "token_text_pruned": "x1", "is_same_token": False} | numbers,
+    ]
+
+
+def test_an_option_shift_keeps_the_order_of_the_options_and_marks_the_gold_one(ask: Ask) -> None:
+    warehouse = Handmade().options("wanda-50", "p", [0.25, 0.125], [0.125, 0.375], ranks_dense=[3, 8], gold="B")
+    first, second = ask(warehouse, "select * from option_shift order by option_index")
+
+    assert (first["option_index"], first["option"], first["is_gold"]) == (0, "A", False)
+    assert (second["option_index"], second["option"], second["is_gold"]) == (1, "B", True)
+    assert (first["p_full_dense"], first["p_full_pruned"], first["rank_dense"], first["rank_pruned"]) == (
+        0.25,
+        0.125,
+        3,
+        2,
+    )
+    assert (second["p_options_dense"], second["p_options_pruned"]) == (about(1 / 3), about(0.75))
+    assert (second["logit_dense"], second["logit_pruned"]) == (about(-2.0794415), about(-0.9808293))
+
+
+def test_no_option_is_gold_where_the_question_names_none(ask: Ask) -> None:
+    rows = ask(Handmade().options("wanda-50", "p", [0.2, 0.1], [0.2, 0.1]), "select is_gold from option_shift")
+
+    assert rows == [{"is_gold": None}, {"is_gold": None}]
+
+
+def test_shifts_leave_out_what_cannot_move_and_keep_what_earlier_layers_moved(ask: Ask) -> None:
+    warehouse = Handmade().step("wanda-50", "p", 0).step("dense", "p", 0).transition("dense", "p", 0)
+    warehouse.transition("wanda-50", "p", 0, 1.0).transition("wanda-50", "p", 0, 2.0, temperature=0.5)
+    warehouse.transition("wanda-50", "p", 0, layer=1, is_changed=False)
+    warehouse.transition("wanda-50", "p", 0, 3.0, layer=1, is_changed=False, scope="propagated")
+    rows = ask(warehouse, "select layer, scope, kl_dense_pruned_nats from shifts order by layer")
+
+    assert [tuple(row.values()) for row in rows] == [(0, "local", 1.0), (1, "propagated", 3.0)]

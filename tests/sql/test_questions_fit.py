@@ -1,0 +1,265 @@
+"""The questions about theorems and geometry (q01 to q10), against hand-made points and independent statistics."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.sql.conftest import Ask
+from tests.sql.handmade import Handmade, Row
+
+RECIPE = "wanda-50"
+
+
+def about(value: float) -> object:
+    """The value as float32 columns keep it."""
+    return pytest.approx(value, rel=1e-5)
+
+
+def spiky(prompts: int, steps: int = 12, seed: int = 0) -> tuple[Handmade, dict[str, np.ndarray]]:
+    """Output KL and a local variance that partly follows it, with ties in the variance, as arrays prompt × step."""
+    chance = np.random.default_rng(seed)
+    kl = chance.gamma(0.5, 1.0, (prompts, steps)).astype(np.float32)
+    variance = np.round(kl + chance.gamma(1.0, 0.5, kl.shape), 1).astype(np.float32) + np.float32(0.125)
+    warehouse = Handmade()
+    for prompt, step in np.ndindex(kl.shape):
+        warehouse.step(RECIPE, f"p{prompt}", step, float(kl[prompt, step]))
+        warehouse.step(RECIPE, f"p{prompt}", step, 9.0, trajectory="free_running")
+        for scope, value in (("local", variance[prompt, step]), ("propagated", 1.0)):
+            warehouse.transition(RECIPE, f"p{prompt}", step, 1.0, scope=scope, var_p_dz=float(value))
+        warehouse.transition(RECIPE, f"p{prompt}", step, layer=1, is_changed=False)
+        warehouse.transition("dense", f"p{prompt}", step).step("dense", f"p{prompt}", step)
+    return warehouse, {"kl": kl, "variance": variance}
+
+
+def auc_of_pairs(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> float:
+    """The AUC by its definition over all pairs, each prompt (row) counted with its weight."""
+    weight = np.broadcast_to(weights[:, None], scores.shape)
+    positive, negative = scores[is_positive][:, None], scores[~is_positive][None, :]
+    pair = weight[is_positive][:, None] * weight[~is_positive][None, :]
+    return float((pair * ((positive > negative) + 0.5 * (positive == negative))).sum() / pair.sum())
+
+
+def half_width(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    """95 % over prompts, from the numerical derivative of the AUC by each prompt's weight."""
+    prompts, delta = len(scores), 1e-5
+    influence = []
+    for prompt in range(prompts):
+        nudge = delta * np.eye(prompts)[prompt]
+        more, less = (auc_of_pairs(scores, is_positive, np.ones(prompts) + sign * nudge) for sign in (1, -1))
+        influence.append((more - less) / (2 * delta))
+    return float(stats.t.ppf(0.975, prompts - 1) * np.sqrt(prompts / (prompts - 1) * np.square(influence).sum()))
+
+
+def test_q01_agrees_with_independent_statistics(ask: Ask) -> None:
+    warehouse, data = spiky(prompts=6)
+    kl, variance = data["kl"], data["variance"]
+    is_spike = kl > np.quantile(kl.astype(float), 0.9)
+    auc, half = auc_of_pairs(variance, is_spike, np.ones(6)), half_width(variance, is_spike)
+    top = stats.rankdata(variance.ravel()) > 0.9 * kl.size
+
+    assert ask(warehouse, "q01_spike_predictors") == [
+        {
+            "model": "tiny",
+            "recipe": RECIPE,
+            "layer": 0,
+            "sublayer": "attn",
+            "lens": "normed",
+            "n": 72,
+            "n_prompts": 6,
+            "n_spikes": 8,
+            "spearman": about(stats.spearmanr(variance.ravel(), kl.ravel()).statistic),
+            "pearson_log10": about(stats.pearsonr(np.log10(variance.ravel()), np.log10(kl.ravel())).statistic),
+            "auc": about(auc),
+            "auc_low": pytest.approx(auc - half, rel=1e-3),
+            "auc_high": pytest.approx(min(auc + half, 1), rel=1e-3),
+            "top_decile_lift": about(is_spike.ravel()[top].mean() / is_spike.mean()),
+        }
+    ]
+
+
+def test_q01_gives_no_interval_for_few_prompts(ask: Ask) -> None:
+    warehouse, _ = spiky(prompts=3)
+    (row,) = ask(warehouse, "q01_spike_predictors")
+
+    assert row["n_prompts"] == 3
+    assert row["auc"] is not None
+    assert row["auc_low"] is row["auc_high"] is None
+
+
+def test_q01_says_nothing_where_nothing_varies_or_little_was_seen(ask: Ask) -> None:
+    flat = Handmade()
+    for step in range(20):
+        flat.step(RECIPE, "p", step, 0.1).transition(RECIPE, "p", step, 1.0, var_p_dz=0.1)
+        flat.step("few", "p", step, float(step))
+    for step in range(4):
+        flat.transition("few", "p", step, 1.0, var_p_dz=step + 1.0)
+    few, constant = sorted(ask(flat, "q01_spike_predictors"), key=lambda row: row["recipe"])
+    measures = ("spearman", "pearson_log10", "auc", "auc_low", "auc_high", "top_decile_lift")
+
+    assert (few["n"], constant["n"], constant["n_spikes"]) == (4, 20, 0)
+    assert [few[name] for name in measures] == [None] * 6
+    assert [constant[name] for name in measures] == [None] * 6
+
+
+def fit_points(truths: list[float], ratios: list[float], **where: object) -> Handmade:
+    """Points in which all four estimates are the truth times the ratio."""
+    warehouse = Handmade()
+    for step, (truth, ratio) in enumerate(zip(truths, ratios, strict=True)):
+        spaces = {f"one_minus_cos_{space}": truth for space in "hzp"}
+        estimates = dict.fromkeys(("t1_h", "t1_z", "t2_p", "t3_kl_nats"), truth * ratio)
+        warehouse.step(RECIPE, "p", step).transition(
+            RECIPE, "p", step, truth, kl_pruned_dense_nats=2 * truth, **spaces, **estimates, **where
+        )
+    return warehouse
+
+
+TRUTHS = [10.0**-power for power in range(11)]
+RATIOS = [1.0, 1.05, 0.95, 1.09, 0.92, 1.0, 1.2, 0.7, 2.0, 1.0, 1.5]
+
+
+def expected_fit(truths: list[float], ratios: list[float], shown_ratios: list[float]) -> Row:
+    """The common columns by numpy and scipy."""
+    truth, estimate = np.array(truths), np.array(truths) * np.array(ratios)
+    return {
+        "n": len(truths),
+        "pearson_log10": about(stats.pearsonr(np.log10(estimate), np.log10(truth)).statistic),
+        "pearson": about(stats.pearsonr(estimate, truth).statistic),
+        "ratio_median": about(np.median(shown_ratios)),
+        "ratio_p10": about(np.quantile(shown_ratios, 0.1)),
+        "ratio_p90": about(np.quantile(shown_ratios, 0.9)),
+        "share_within_10_percent": about(np.mean(np.abs(np.array(shown_ratios) - 1) <= 0.1)),
+    }
+
+
+def fit_of(row: Row) -> Row:
+    return {name: row[name] for name in expected_fit(TRUTHS, RATIOS, RATIOS)}
+
+
+def test_q02_q03_and_q04_agree_with_independent_statistics(ask: Ask) -> None:
+    warehouse = fit_points(TRUTHS, RATIOS)
+    hidden, logits = ask(warehouse, "q02_fit_of_theorem_1")
+    (probabilities,) = ask(warehouse, "q03_fit_of_theorem_2")
+    forward, backward = ask(warehouse, "q04_fit_of_theorem_3")
+
+    assert (hidden["theorem"], logits["theorem"]) == ("T1 h", "T1 z")
+    assert (forward["direction"], backward["direction"]) == ("dense_pruned", "pruned_dense")
+    for row in (hidden, logits, probabilities, forward):
+        assert fit_of(row) == expected_fit(TRUTHS, RATIOS, RATIOS)
+    assert fit_of(backward) == expected_fit(TRUTHS, RATIOS, [ratio / 2 for ratio in RATIOS])
+
+
+def test_q02_counts_a_point_once_whatever_the_number_of_temperatures(ask: Ask) -> None:
+    warehouse = fit_points(TRUTHS, RATIOS)
+    for step, truth in enumerate(TRUTHS):
+        warehouse.step(RECIPE, "p", step, temperature=0.5)
+        warehouse.transition(RECIPE, "p", step, truth, temperature=0.5)
+
+    assert [row["n"] for row in ask(warehouse, "q02_fit_of_theorem_1")] == [11, 11]
+    assert [row["temperature"] for row in ask(warehouse, "q03_fit_of_theorem_2")] == [0.5, 1.0]
+
+
+def test_a_fit_names_the_layer_that_is_furthest_off_and_counts_only_what_moved(ask: Ask) -> None:
+    warehouse = Handmade().transition("dense", "p", 0).transition(RECIPE, "p", 0, layer=9, is_changed=False)
+    for layer, ratio in enumerate((1.5, 1.0, 0.5)):
+        warehouse.step(RECIPE, "p", layer)
+        warehouse.transition(RECIPE, "p", layer, 1.0, layer=layer, t3_kl_nats=ratio)
+    row = ask(warehouse, "q04_fit_of_theorem_3")[0]
+
+    assert (row["n"], row["worst_layer"], row["worst_layer_ratio_median"]) == (3, 2, 0.5)
+    assert row["pearson"] is row["pearson_log10"] is None
+
+
+def test_an_estimate_of_zero_is_the_worst_and_does_not_break_the_fit(ask: Ask) -> None:
+    warehouse = Handmade().step(RECIPE, "p", 0).transition(RECIPE, "p", 0, 1.0, t3_kl_nats=0.0)
+    warehouse.transition(RECIPE, "p", 0, 1.0, layer=1, t3_kl_nats=100.0)
+    row = ask(warehouse, "q04_fit_of_theorem_3")[0]
+
+    assert (row["n"], row["worst_layer"], row["worst_layer_ratio_median"]) == (2, 0, 0.0)
+
+
+def test_q05_shows_from_which_deviation_on_the_estimate_fails(ask: Ask) -> None:
+    truths = [index / 100 for index in range(1, 21)]
+    rows = ask(fit_points(truths, [1.0 if truth <= 0.1 else 1.5 for truth in truths]), "q05_bias_by_deviation")
+    rows = [row for row in rows if row["theorem"] == "T2 p"]
+
+    assert [row["decile"] for row in rows] == list(range(1, 11))
+    assert [row["n"] for row in rows] == [2] * 10
+    assert [row["is_good"] for row in rows] == [True] * 5 + [False] * 5
+    assert (rows[9]["truth_min"], rows[9]["truth_max"], rows[9]["ratio_median"]) == (
+        about(0.19),
+        about(0.2),
+        about(1.5),
+    )
+    assert (rows[0]["share_within_10_percent"], rows[9]["share_within_10_percent"]) == (1.0, 0.0)
+
+
+def test_q05_keeps_equal_truths_in_one_decile(ask: Ask) -> None:
+    rows = ask(fit_points([0.5] * 20, [1.0] * 20), "q05_bias_by_deviation")
+
+    assert {(row["theorem"], row["decile"], row["n"]) for row in rows} == {
+        (theorem, 1, 20) for theorem in ("T1 h", "T1 z", "T2 p", "T3 KL")
+    }
+
+
+def geometry(**columns: list[float]) -> Handmade:
+    """One sublayer at several positions with these columns, beside rows that must not count."""
+    warehouse = Handmade().step("dense", "p", 0).transition("dense", "p", 0)
+    for step, values in enumerate(zip(*columns.values(), strict=True)):
+        warehouse.step(RECIPE, "p", step)
+        warehouse.transition(RECIPE, "p", step, 1.0, **dict(zip(columns, values, strict=True)))
+        warehouse.transition(RECIPE, "p", step, layer=1, is_changed=False)
+    return warehouse
+
+
+def test_q06_calls_a_layer_non_local_beyond_the_point_where_theorem_1_is_a_tenth_off(ask: Ask) -> None:
+    (row,) = ask(geometry(orth_rel_h=[0.1, 0.4, 0.5]), "q06_non_local_layers")
+    angle = 0.37
+
+    assert (row["n"], row["is_non_local"]) == (3, True)
+    assert (row["orth_rel_h_median"], row["orth_rel_h_max"]) == (about(0.4), 0.5)
+    assert row["share_non_local"] == about(2 / 3)
+    assert angle**2 / 2 / (1 - 1 / np.sqrt(1 + angle**2)) == pytest.approx(1.1, abs=0.005)
+
+
+def test_q07_relates_each_space_to_the_one_before(ask: Ask) -> None:
+    warehouse = geometry(
+        one_minus_cos_h=[0.25, 0.25, 0.25, 0.0], one_minus_cos_z=[0.125, 0.5, 0.25, 0.25], one_minus_cos_p=[0.5] * 4
+    )
+    (row,) = ask(warehouse, "q07_amplification")
+
+    assert (row["layer"], row["n"]) == (0, 3)
+    assert (row["h_to_z_median"], row["h_to_z_p10"], row["h_to_z_p90"]) == (1.0, about(0.6), about(1.8))
+    assert (row["z_to_p_median"], row["z_to_p_p10"], row["z_to_p_p90"]) == (2.0, about(1.2), about(3.6))
+    assert row["share_amplified"] == about(2 / 3)
+
+
+def test_q08_says_whether_the_head_compresses(ask: Ask) -> None:
+    (row,) = ask(geometry(orth_rel_h=[0.5, 0.5, 0.25, 0.0], orth_rel_z=[0.25, 0.125, 0.5, 1.0]), "q08_head_compression")
+
+    assert (row["n"], row["z_over_h_median"], row["orth_rel_h_median"], row["orth_rel_z_median"]) == (3, 0.5, 0.5, 0.25)
+    assert row["share_compressed"] == about(2 / 3)
+
+
+def test_q09_splits_the_shift_into_along_and_across(ask: Ask) -> None:
+    rows = ask(geometry(par_rel_z=[-0.5, 0.5, -0.5], orth_rel_z=[0.5, 0.0, 0.5]), "q09_parallel_against_orthogonal")
+    row = next(row for row in rows if row["space"] == "z")
+
+    assert {row["space"] for row in rows} == {"h", "z", "p"}
+    assert (row["n"], row["par_rel_median"], row["par_rel_abs_median"], row["orth_rel_median"]) == (3, -0.5, 0.5, 0.5)
+    assert row["orthogonal_share_median"] == 0.5
+
+
+def test_q10_says_which_weighting_follows_the_divergence(ask: Ask) -> None:
+    chance = np.random.default_rng(1)
+    kl, noise = chance.uniform(0.1, 1, 12), chance.uniform(0.1, 1, 12)
+    warehouse = geometry(
+        kl_dense_pruned_nats=list(kl), var_p_dz=list(2 * kl), var_uniform_dz=list(noise), one_minus_cos_p=list(kl)
+    )
+    (row,) = ask(warehouse, "q10_weighting_of_the_variance")
+    log = np.log10(kl), np.log10(noise)
+
+    assert (row["n"], row["p_over_uniform_median"]) == (12, about(np.median(2 * kl / noise)))
+    assert row["r_over_uniform_median"] == about(np.median(2 * kl / noise))
+    assert (row["pearson_log10_var_p_kl"], row["pearson_log10_var_r_cos_p"]) == (about(1.0), about(1.0))
+    assert row["pearson_log10_var_uniform_kl"] == about(stats.pearsonr(*log).statistic)
+    assert row["pearson_log10_var_uniform_cos_p"] == about(stats.pearsonr(*log).statistic)

@@ -1,0 +1,106 @@
+"""What holds for every view: empty warehouse, declared key, header, style of the file."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.sql.handmade import rows_of
+from tests.sql.handmade_whole import whole_warehouse
+from warehouse import catalogue
+
+VIEWS = catalogue.view_sql()
+KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
+STAGED = [name for name, view in VIEWS.items() if view.layer == "staging"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    with catalogue.connect(tmp_path_factory.mktemp("empty")) as connection:
+        yield connection
+
+
+def key_of(name: str) -> list[str]:
+    lines = re.findall(r"^key: (.+)$", VIEWS[name].header, re.MULTILINE)
+    assert len(lines) == 1, f"{name} declares {len(lines)} keys"
+    return lines[0].split(", ")
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_over_an_empty_warehouse_has_its_columns_and_no_rows(
+    name: str, empty: duckdb.DuckDBPyConnection, whole: duckdb.DuckDBPyConnection
+) -> None:
+    result = empty.execute(f"select * from {name}")
+    expected = whole.execute(f"select * from {name} limit 0").description
+
+    assert [column[:2] for column in result.description] == [column[:2] for column in expected]
+    assert result.fetchall() == []
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_view_has_rows_and_its_declared_key_identifies_them(name: str, whole: duckdb.DuckDBPyConnection) -> None:
+    key = key_of(name)
+    nulls = " or ".join(f"{column} is null" for column in key)
+    rows, keys, without = whole.execute(
+        f"select count(*), count(distinct row({', '.join(key)})), count_if({nulls}) from {name}"
+    ).fetchone()
+
+    assert rows > 0
+    assert (keys, without) == (rows, 0)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_a_staging_view_keeps_every_column_of_its_table(name: str, empty: duckdb.DuckDBPyConnection) -> None:
+    table = name.removeprefix("stg_")
+    stored = [row["column_name"] for row in rows_of(empty, f"describe {table}")]
+    staged = [row["column_name"] for row in rows_of(empty, f"describe {name}")]
+
+    assert set(stored) <= set(staged)
+    assert VIEWS[name].depends_on == (table,)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_header_says_grain_key_inputs_and_reason(name: str) -> None:
+    header = VIEWS[name].header
+    inputs = re.search(r"^inputs: (.+)$", header, re.MULTILINE)
+
+    assert re.search(r"^grain: one row per .+\.$", header, re.MULTILINE)
+    assert re.search(r"^reason: .+", header, re.MULTILINE)
+    assert key_of(name)
+    assert inputs is not None
+    assert sorted(inputs[1].split(", ")) == sorted(VIEWS[name].depends_on)
+
+
+@pytest.mark.parametrize("name", [name for name in VIEWS if VIEWS[name].layer == "questions"])
+def test_a_question_is_named_by_its_number_and_opens_with_a_question(name: str) -> None:
+    assert re.fullmatch(r"q\d\d_[a-z0-9_]+", name)
+    assert VIEWS[name].header.splitlines()[0].endswith("?")
+    assert "how to read: " in VIEWS[name].header
+
+
+def test_no_view_reads_more_than_the_layer_below_allows() -> None:
+    allowed = {"staging": set(), "marts": {"staging", "marts"}, "questions": {"staging", "marts"}}
+    for name, view in VIEWS.items():
+        layers = {VIEWS[read].layer for read in view.depends_on if read in VIEWS}
+        assert layers <= allowed[view.layer], name
+
+
+def test_every_sql_file_is_either_a_view_a_macro_or_an_assertion() -> None:
+    files = {path.relative_to(catalogue.SQL) for path in catalogue.SQL.rglob("*.sql")}
+    views = {view.path.relative_to(catalogue.SQL) for view in VIEWS.values()}
+
+    assert all(
+        path.parts[0] == "macros" or (path.parts[0] == "tests" and path.name.startswith("assert_"))
+        for path in files - views
+    )
+    assert {Path(path.parts[0]) for path in files} == {
+        Path(n) for n in ("macros", "staging", "marts", "questions", "tests")
+    }

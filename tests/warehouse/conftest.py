@@ -1,0 +1,94 @@
+"""Rows that fit each table of the warehouse and break no check."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from warehouse.provenance import Provenance
+from warehouse.schema import Column, Table
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+PROVENANCE = Provenance(
+    fingerprint="f" * 64,
+    study="demo",
+    model="tiny",
+    recipe="wanda-50",
+    inputs={"weight_hash": "a", "recipe_hash": "b"},
+    code_version="0.1.0",
+    libraries={"torch": "2.9.0"},
+    seed=0,
+    device="cpu",
+    dtype="float32",
+    seconds=1.5,
+    created_at="2026-01-02T03:04:05+00:00",
+)
+
+
+def provenance_of(model: str, recipe: str | None, **changes: object) -> Provenance:
+    """The provenance of a partition in tests."""
+    return Provenance(**{**vars(PROVENANCE), "model": model, "recipe": recipe, **changes})
+
+
+def _value(column: Column, row: int) -> object:
+    of, minimum = column.type, column.minimum or 0
+    if column.values:
+        return column.values[row % len(column.values)]
+    if pa.types.is_list(of):
+        item = of.value_type
+        return [f"o{row}"] if pa.types.is_string(item) else [0.25] if pa.types.is_floating(item) else [row + 1]
+    if pa.types.is_boolean(of):
+        return True
+    if pa.types.is_floating(of):
+        return 1.0 if column.name == "temperature" else max(minimum, 0.0)
+    return max(int(minimum), row) if pa.types.is_integer(of) else f"{column.name} {row}"
+
+
+def rows_of(table: Table, model: str = "tiny", recipe: str | None = "wanda-50", rows: int = 3) -> pl.DataFrame:
+    """Rows that keep every check: quantities at zero, ranks at one, keys counted up."""
+    names = {"model": model, "recipe": recipe}
+    columns = {}
+    for column in table.columns:
+        values = [names.get(column.name) or _value(column, row) for row in range(rows)]
+        if column.name in {"rank_of_dense_top1", "rank_of_pruned_top1"}:
+            values = [1] * rows
+        if column.name.startswith("weights_"):
+            values = [0] * rows
+        columns[column.name] = values
+    if table.key == ("model",) or table.key == ("model", "recipe"):
+        columns = {name: values[:1] for name, values in columns.items()}
+    return pl.DataFrame(columns)
+
+
+def noisy_rows(table: Table, rows: int, seed: int) -> pl.DataFrame:
+    """Rows whose float columns hold noise, as measured ones do; they may break invariants."""
+    random = np.random.default_rng(seed)
+    frame = rows_of(table, rows=rows)
+    noise = [
+        pl.Series(column.name, random.random(rows, dtype=np.float32))
+        for column in table.columns
+        if pa.types.is_float32(column.type)
+    ]
+    return frame.with_columns(noise)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store in a folder that does not exist yet."""
+    return Store(tmp_path / "warehouse")
+
+
+@pytest.fixture
+def fill() -> Callable[[Store, str, str], None]:
+    """Writes one partition of every table."""
+
+    def write(store: Store, model: str, recipe: str) -> None:
+        for table in TABLES.values():
+            of = recipe if table.partitioning == "variant" else None
+            store.write(table, rows_of(table, model, of), provenance_of(model, of), model, of)
+
+    return write

@@ -1,0 +1,177 @@
+"""Nobody ever reads half a file, whatever stops the writer."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.warehouse.conftest import provenance_of, rows_of
+from warehouse.atomic import is_temporary, write_atomically
+from warehouse.errors import WarehouseError
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+VARIANTS = TABLES["variants"]
+ROOT = Path(__file__).parents[2]
+
+
+def write(store, recipe="wanda-50", **changes):
+    return store.write(
+        VARIANTS, rows_of(VARIANTS, "tiny", recipe), provenance_of("tiny", recipe, **changes), "tiny", recipe
+    )
+
+
+def leftovers(root):
+    return [path for path in root.rglob("*") if is_temporary(path)]
+
+
+STAGES = {
+    "before anything": "store.write_atomically = die",
+    "with the file half filled": "pq.write_table = lambda rows, file, **_: (file.write(b'PAR1'), file.flush(), die())",
+    "before fsync of the file": "os.fsync = die",
+    "before the rename": "os.replace = die",
+    "after the rename": "real = os.replace; os.replace = lambda *paths: (real(*paths), die())",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("is_there_an_old_one", [False, True])
+def test_a_writer_that_is_killed_leaves_the_old_file_or_the_new_one(store, stage, is_there_an_old_one):
+    if is_there_an_old_one:
+        write(store, fingerprint="old")
+    script = f"""
+        import os, signal
+        import pyarrow.parquet as pq
+        from warehouse import store
+        from tests.warehouse.test_atomic import Store, write
+        def die(*_, **__):
+            os.kill(os.getpid(), signal.SIGKILL)
+        {STAGES[stage]}
+        write(Store({str(store.root)!r}), fingerprint="new")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    found = store.provenance(VARIANTS, "tiny", "wanda-50")
+    if stage == "after the rename":
+        assert found.fingerprint == "new"
+    else:
+        assert found.fingerprint == "old" if is_there_an_old_one else found is None
+    if found:
+        assert store.read(VARIANTS, "tiny", "wanda-50").num_rows == 1
+    # The next run finds the leftover by its dead writer and works as if nothing had been.
+    assert store.clean_temporaries() == [] or stage.startswith(("with", "before fsync", "before the"))
+    assert leftovers(store.root) == []
+    write(store, fingerprint="new")
+    assert store.is_current(VARIANTS, "tiny", "wanda-50", "new")
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EIO, "the disk failed"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "no permission"),
+        (errno.EDQUOT, "quota"),
+        (errno.ESTALE, "Stale"),
+    ],
+)
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_refusal_of_the_system_names_the_file_and_the_fix(store, monkeypatch, number, fix, call):
+    write(store, fingerprint="old")
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if call == "open" else os, call, refuse)
+        with pytest.raises(WarehouseError, match=rf"part\.parquet cannot be written; .*{fix}"):
+            write(store, fingerprint="new")
+    assert leftovers(store.root) == []
+    assert store.provenance(VARIANTS, "tiny", "wanda-50").fingerprint == "old"
+
+
+def test_a_warehouse_below_a_regular_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for root in (tmp_path / "file", tmp_path / "file" / "warehouse"):
+        with pytest.raises(WarehouseError, match="choose another place with --warehouse"):
+            write(Store(root))
+        with pytest.raises(WarehouseError, match="cannot be read"):
+            Store(root).provenance(VARIANTS, "tiny", "wanda-50")
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(store):
+    store.path(VARIANTS, "tiny", "wanda-50").mkdir(parents=True)
+    with pytest.raises(WarehouseError, match="a folder stands where the file should"):
+        write(store)
+    assert leftovers(store.root) == []
+
+
+def test_an_error_of_the_writer_itself_passes_through_and_leaves_nothing(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "file.html", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_at_once_leave_one_whole_file(store):
+    def write_often(fingerprint):
+        for _ in range(5):
+            write(store, fingerprint=fingerprint)
+
+    threads = [threading.Thread(target=write_often, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    seen = set()
+    while any(thread.is_alive() for thread in threads):
+        found = store.provenance(VARIANTS, "tiny", "wanda-50")
+        seen.add(found and found.fingerprint)
+    for thread in threads:
+        thread.join()
+    assert seen <= {None, "one", "two"}
+    assert store.read(VARIANTS, "tiny", "wanda-50").num_rows == 1
+    assert leftovers(store.root) == []
+
+
+def temporary_name(store):
+    """The name that a temporary has while it is written; nothing removes it then."""
+    names, removed = [], []
+
+    def fill(path):
+        path.touch()
+        names.append(path.name)
+        removed.extend(store.clean_temporaries())
+
+    store.write_bytes("_reports/report.html", fill)
+    assert removed == []
+    return names[0]
+
+
+def test_only_abandoned_temporaries_are_removed(store):
+    host = temporary_name(store).split("-")[2]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = {
+        "dead": f".prunescope-tmp-{host}-{gone.pid}-00000000.parquet",
+        "elsewhere": f".prunescope-tmp-ffffffff-{gone.pid}-00000000.parquet",
+        "old": f".prunescope-tmp-ffffffff-{os.getpid()}-00000000.parquet",
+        "odd": ".prunescope-tmp-odd",
+        "foreign": ".tmp-of-someone-else",
+    }
+    for name in names.values():
+        (store.root / name).touch()
+    two_hours_ago = time.time() - 2 * 3600
+    for name in ("old", "foreign"):
+        os.utime(store.root / names[name], (two_hours_ago, two_hours_ago))
+    removed = {path.name for path in store.clean_temporaries()}
+    assert removed == {names["dead"], names["old"]}
