@@ -37,7 +37,7 @@ SCOPES = {"local": "local, one sublayer swapped", "propagated": "propagated, the
 def _panel(points: pl.DataFrame, panel: str) -> theme.AnyChart:
     low, high = theme.extent(points["truth"], points["estimate"])
     scale, axis = theme.decades(low, high)
-    ends = alt.InlineData(values=[{"truth": low, "estimate": low}, {"truth": high, "estimate": high}])
+    ends = theme.inline([{"truth": low, "estimate": low}, {"truth": high, "estimate": high}])
     x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
     y = alt.Y("estimate:Q", title="estimate", scale=scale, axis=axis)
     diagonal = alt.Chart(ends).mark_line(color=theme.GREY, strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)

@@ -94,15 +94,15 @@ def render_report(
         style=Markup(style),  # noqa: S704 - ours
         models=[label(str(model)) for model in summary["model"].unique(maintain_order=True)],
         recipes=[label(str(recipe)) for recipe in summary["recipe"].unique(maintain_order=True)],
-        findings=findings,
+        findings=[(prose(finding.sentence), prose(finding.evidence)) for finding in findings],
         headings=_headings(summary),
         rows=_rows(summary),
         figures=[
-            {"title": title, "caption": caption, "spec": _embedded(_spec(chart)), "sql": sql}
+            {"title": prose(title), "caption": prose(caption), "spec": _embedded(_spec(chart)), "sql": prose(sql)}
             for title, caption, chart, sql in figures
         ],
         prompts=_prompts(texts),
-        provenance=[(name, _fact(value)) for name, value in provenance.items()],
+        provenance=[(label(name), _fact(value)) for name, value in provenance.items()],
     )
 
 

@@ -6,7 +6,7 @@ What a chart shows does not belong here.
 import itertools
 import math
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import altair as alt
 import polars as pl
@@ -30,10 +30,18 @@ AnyChart: TypeAlias = (
 MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
+def inline(values: list[dict[str, Any]]) -> alt.InlineData:
+    """Rows as data inside the chart."""
+    data = alt.InlineData(values=[])
+    # Filled afterwards: the constructor checks value by value, which takes longer than drawing.
+    data["values"] = values
+    return data
+
+
 def rows(frame: pl.DataFrame) -> alt.InlineData:
     """The frame as data inside the chart, every value as it is; null, and NaN, which JSON lacks, are left out."""
-    return alt.InlineData(
-        values=[
+    return inline(
+        [
             {name: value for name, value in row.items() if value is not None}
             for row in frame.fill_nan(None).iter_rows(named=True)
         ]
@@ -129,7 +137,7 @@ def whole_axis(column: str, text: str, values: pl.Series) -> alt.X:
 def no_data(text: str, needs: str) -> AnyChart:
     """The chart of an empty frame, which says what would fill it."""
     return themed(
-        alt.Chart(alt.InlineData(values=[{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
+        alt.Chart(inline([{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
         .mark_text(fontSize=13, color=GREY)
         .encode(text="message:N")
     )

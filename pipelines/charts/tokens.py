@@ -54,12 +54,14 @@ def _cells(frame: pl.DataFrame) -> pl.DataFrame:
             pl.lit(value=False).alias("is_first_flip"),
         )
     )
+    kl = pl.col("kl_free_running_nats")
     return pl.concat([dense, pruned], how="diagonal").with_columns(
         pl.col("text").map_elements(lambda text: visible(text, 8), return_dtype=pl.String).alias("token"),
         pl.col("text").map_elements(lambda text: visible(text, 60), return_dtype=pl.String).alias("text"),
         pl.when(pl.col("variant") == "dense")
         .then(pl.lit(CLASSES[0]))
-        .otherwise(pl.col("kl_free_running_nats").cut(BOUNDS, labels=CLASSES[1:], left_closed=True).cast(pl.String))
+        .when(kl.is_not_null())
+        .then(pl.sum_horizontal(kl >= bound for bound in BOUNDS).replace_strict(dict(enumerate(CLASSES[1:]))))
         .alias("class"),
         (pl.col("step") % CELLS).alias("cell"),
         (pl.col("step") // CELLS * CELLS).alias("line"),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.metrics.probabilities import exact_shift_columns
-from pipelines.metrics.ranking import ranks
+from pipelines.metrics.ranking import rank_of
 from pipelines.metrics.spaces import space_metrics
 
 
@@ -72,7 +72,7 @@ def option_row(
             f"logits_{side}": mine.tolist(),
             f"p_full_{side}": p_full.tolist(),
             f"p_options_{side}": torch.softmax(mine / temperature, -1).tolist(),
-            f"rank_{side}": ranks(logits.expand(len(ids), -1), ids).tolist(),
+            f"rank_{side}": [rank_of(logits, token) for token in option_ids],
             f"mass_{side}": float(p_full.sum()),
         }
     z, dz = dense.double()[None], (pruned.double() - dense.double())[None]
@@ -81,7 +81,7 @@ def option_row(
     part = exact_shift_columns(z_options, dz_options, z_options.argmax(-1), temperature)
     return row | {
         "is_argmax_same": chosen["dense"] == chosen["pruned"],
-        "kendall_tau": kendall_tau_b(z_options[0].tolist(), (z_options + dz_options)[0].tolist()),
+        "kendall_tau": kendall_tau_b(dense[ids].tolist(), pruned[ids].tolist()),
         "one_minus_cos_z_options": float(space_metrics(z_options, dz_options)["one_minus_cos"]),
         "one_minus_cos_p_options": float(part["one_minus_cos_p"]),
         "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"]),

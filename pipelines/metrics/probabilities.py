@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from pipelines.metrics.spaces import Rows, in_space, space_columns
 
@@ -16,7 +17,7 @@ _CHUNK = 4096
 
 # Beyond these the float32 sums lose more than 1e-4 of a divergence (or overflow) and the row is done in float64:
 _LARGEST_CENTRED = 30.0  # e^c, its square and p·e^c stay inside float32, and a p that underflows has no weight in q
-_SMALLEST_KL = 1e-5  # KL ≈ σ²/2 is formed from terms of size σ, so float32 carries 2.4e-7/σ of it
+_SMALLEST_KL = 2e-3  # in units of E_p|c|, the size of the terms that KL is formed from and that float32 rounds
 _SMALLEST_SHARE = 1e-3  # KL(q‖p) and JS are differences of positive numbers; this bounds what cancels
 
 
@@ -36,8 +37,10 @@ def total(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
 
 def squares(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
     """Squared length of every row, accumulated as in `total`."""
-    chunks, tail = (torch.linalg.vector_norm(part, dim=-1).double() for part in _chunked(values))
-    return chunks.square().sum(-1) + tail.square()
+    chunks, tail = _chunked(values)
+    tail_length: Tensor = torch.linalg.vector_norm(tail, dim=-1).double()
+    length: Tensor = torch.linalg.vector_norm(chunks, dim=-1).double()
+    return length.square().sum(-1) + tail_length.square()
 
 
 def dot(left: Float[Tensor, "n v"], right: Float[Tensor, "n v"], buffer: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
@@ -94,6 +97,7 @@ def shift_columns(
     gap: Float[Tensor, "n v"],
     dz: Float[Tensor, "n v"],
     dz_max: Rows,
+    is_still: Bool[Tensor, " n"],
     top: Int[Tensor, " n"],
     buffers: Float[Tensor, "3 n v"],
 ) -> dict[str, Rows]:
@@ -112,6 +116,7 @@ def shift_columns(
         gap: z − max z.
         dz: Δz.
         dz_max: Largest Δz of every row.
+        is_still: Whether Δz is 0 throughout; float32 carries that exactly.
         top: Dense top token of every row.
         buffers: Scratch.
     """
@@ -155,16 +160,15 @@ def shift_columns(
         "p_dense_top1_pruned": dense.p_top * top_c.exp() / scale,
         "entropy_pruned_nats": (cross_entropy - kl_qp).clamp(min=0),
     }
-    is_carried = (p_cc == 0) | (
+    is_carried = is_still | (
         ((dz_max - mean) / temperature <= _LARGEST_CENTRED)
-        & (kl_pq >= _SMALLEST_KL)
+        & (kl_pq >= _SMALLEST_KL * (t_size / scale + p_c.abs()))
         & (kl_qp >= _SMALLEST_SHARE * kl_pq)
         & (js >= _SMALLEST_SHARE * kl_qp)
     )
-    redo = (~is_carried).nonzero()[:, 0]
-    if len(redo):
-        for name, values in exact_shift_columns(gap[redo], dz[redo], top[redo], temperature).items():
-            columns[name][redo] = values
+    for row in (~is_carried).nonzero():  # one at a time: float64 rows are large
+        for name, values in exact_shift_columns(gap[row], dz[row], top[row], temperature).items():
+            columns[name][row] = values
     return columns
 
 
@@ -189,9 +193,8 @@ def exact_shift_columns(
 ) -> dict[str, Rows]:
     """The columns of `shift_columns` in float64 and in logarithms, for shifts of any size.
 
-    ℓ = log q/p = δ − log E_p e^δ. Where |ℓ| < 1, q − p = p expm1(ℓ) and the JS term is
-    m (tℓ/2 + ½log1p(−t²)), t = tanh(ℓ/2); elsewhere q − p is direct and the JS term is
-    m (log 2 − log1p(w) − |ℓ| w/(1 + w)), w = exp(−|ℓ|).
+    ℓ = log q/p = δ − log E_p e^δ, and L = log m/p = log((1 + e^ℓ)/2) with m = (p + q)/2. Where ℓ < 1,
+    q − p = p expm1(ℓ) and L = log1p(expm1(ℓ)/2); elsewhere nothing cancels. JS = ½(Σ q ℓ − Σ (p + q) L).
     """
     log_p = torch.log_softmax(z.double() / temperature, -1)
     p = log_p.exp()
@@ -200,11 +203,11 @@ def exact_shift_columns(
     ratio = c - torch.logsumexp(log_p + c, -1, keepdim=True)
     log_q = log_p + ratio
     q = log_q.exp()
-    is_near = ratio.abs() < 1
-    dp = torch.where(is_near, p * torch.expm1(ratio), q - p)
-    tanh, weight = torch.tanh(ratio / 2), torch.exp(-ratio.abs())
-    near = tanh * ratio / 2 + torch.log1p(-tanh.square()) / 2
-    far = math.log(2) - torch.log1p(weight) - ratio.abs() * weight / (1 + weight)
+    is_near = ratio < 1
+    growth = torch.expm1(ratio.clamp(max=1))
+    dp = torch.where(is_near, p * growth, q - p)
+    mixture = torch.where(is_near, torch.log1p(growth / 2), softplus(ratio) - math.log(2))
+    q_ratio = q * ratio
     length = torch.linalg.vector_norm(p, dim=-1)
     r = (p / length[:, None]).square()
     along = (p * dp).sum(-1) / length.square()
@@ -214,8 +217,8 @@ def exact_shift_columns(
         **_p_space(length, along, across),
         **_variances(r_variance, (p * c.square()).sum(-1), temperature),
         "kl_dense_pruned_nats": (dp - p * ratio).sum(-1).clamp(min=0),
-        "kl_pruned_dense_nats": (q * ratio - dp).sum(-1).clamp(min=0),
-        "js_nats": ((p + q) / 2 * torch.where(is_near, near, far)).sum(-1).clamp(min=0),
+        "kl_pruned_dense_nats": (q_ratio - dp).sum(-1).clamp(min=0),
+        "js_nats": ((q_ratio - (p + q) * mixture).sum(-1) / 2).clamp(min=0),
         "total_variation": dp.abs().sum(-1) / 2,
         "p_dense_top1_pruned": q.gather(1, top[:, None])[:, 0],
         "entropy_pruned_nats": -(q * log_q).sum(-1).clamp(max=0),

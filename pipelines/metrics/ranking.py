@@ -38,9 +38,8 @@ def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
     return ids.gather(1, _first_largest(candidates, min(count, size)))
 
 
-def ranks(logits: Float[Tensor, "n v"], ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Place of token ids[i] in row i: 1 + tokens above it + equal tokens with a lower id."""
-    own = logits.gather(1, ids[:, None])
-    above = torch.count_nonzero(logits > own, dim=-1)
-    level = (logits == own) & (torch.arange(logits.shape[1], device=logits.device) < ids[:, None])
-    return 1 + above + torch.count_nonzero(level, dim=-1)
+def rank_of(logits: Float[Tensor, " v"], token: int) -> int:
+    """Place of a token: 1 + tokens above it + equal tokens with a lower id."""
+    own = logits[token]
+    before = torch.count_nonzero(logits[:token] >= own)
+    return 1 + int(before) + int(torch.count_nonzero(logits[token + 1 :] > own))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipelines.metrics.probabilities import DenseSoftmax, dot, shift_columns, squares, total
-from pipelines.metrics.ranking import ranks, top_ids
+from pipelines.metrics.ranking import rank_of, top_ids
 from pipelines.metrics.spaces import Rows, in_space, space_columns, space_metrics
 
 _TOP = 5
@@ -85,15 +85,17 @@ class DenseRows:
         """Columns of one shift: (n,), or (temperatures, n) in p-space."""
         buffers = workspace.scratch[:, : len(dz)]
         top = self.ids[:, 0]
-        dz_max = dz.amax(-1)
+        in_z = self._logit_columns(dz, buffers[0])
+        dz_max, is_still = dz.amax(-1), in_z["norm_dz"] == 0
         by_temperature = [
-            {**dense.columns(), **shift_columns(dense, self.gap, dz, dz_max, top, buffers)} for dense in self.softmaxes
+            {**dense.columns(), **shift_columns(dense, self.gap, dz, dz_max, is_still, top, buffers)}
+            for dense in self.softmaxes
         ]
         pruned = torch.add(self.z, dz, out=buffers[0])
         ids, margin = _top(pruned)
         return {
             **_stacked(by_temperature),
-            **self._logit_columns(dz, buffers[1]),
+            **in_z,
             "is_top1_same": ids[:, 0] == top,
             "topk5_overlap": (self.ids[:, :, None] == ids[:, None, :]).any(-1).double().mean(-1),
             "rank_of_dense_top1": _rank(top, ids, pruned),
@@ -170,8 +172,8 @@ def _rank(token: Tensor, ids: Tensor, logits: Tensor) -> Tensor:
     """Rank of a token of every row: its place among the top ids, counted over the vocabulary where it is not there."""
     is_there = ids == token[:, None]
     rank = torch.where(is_there.any(-1), is_there.int().argmax(-1) + 1, 0)
-    missing = (rank == 0).nonzero()[:, 0]
-    rank[missing] = ranks(logits[missing], token[missing])
+    for row in (rank == 0).nonzero()[:, 0].tolist():
+        rank[row] = rank_of(logits[row], int(token[row]))
     return rank
 
 

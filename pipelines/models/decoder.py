@@ -164,11 +164,20 @@ def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> 
     torch_dtype: torch.dtype = getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch_dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch_dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
+    # transformers fills what a checkpoint lacks with random numbers and only warns.
+    lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    if lacking:
+        raise InputError(f"{folder}: the weights of {lacking[0]} are missing or of another shape; fetch the model again")
     model.to(device).eval().requires_grad_(False)
     return discover(model, tokenizer, folder)
 

@@ -300,15 +300,16 @@ class Handmade:
         return self
 
 
-def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **given: object) -> Row:
+def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **given: Any) -> Row:
     """All divergence columns: those given, the others such that the table's identities hold; all 0 for a KL of 0."""
     row: Row = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
+    kl = given.get("kl_dense_pruned_nats", kl)
     row |= {
         "norm_h": 1.0,
         "norm_z": 1.0,
         "norm_p": 1.0,
-        "one_minus_cos_h": kl / 1000,
-        "one_minus_cos_z": kl / 100,
+        "one_minus_cos_h": min(kl / 1000, 1.0),
+        "one_minus_cos_z": min(kl / 100, 1.0),
         "one_minus_cos_p": min(kl / 10, 1.0),
         "var_p_dz": 2 * temperature**2 * kl,
         "var_uniform_dz": kl,

@@ -11,7 +11,7 @@ STEPS = 4
 def whole_warehouse() -> Handmade:
     """A model with its dense variant and four recipes, measured in every way, in which all is well."""
     warehouse = Handmade().model().variant("dense")
-    warehouse.variant("wanda-50", sparsity=0.5, removed=0.4, sparsity_asked=0.5)
+    warehouse.variant("wanda-50", sparsity=0.5, removed=0.4)
     warehouse.variant("wanda-2of4", sparsity=0.5, removed=0.4, keep=2, block=4)
     warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"])
     warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"])

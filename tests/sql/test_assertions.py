@@ -105,5 +105,15 @@ def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Path
         assert rows_of(connection, (catalogue.SQL / "tests" / f"assert_{name}.sql").read_text())
 
 
+def test_rounding_may_turn_a_tie_without_an_alarm(tmp_path: Path) -> None:
+    warehouse = Handmade().model().variant("dense").variant("wanda-50").generation("wanda-50", "p", flip=0)
+    for trajectory, flips in (("teacher_forced", False), ("free_running", True)):
+        warehouse.step("wanda-50", "p", 0, 1.0, trajectory=trajectory, flips=flips, margin_pruned=1e-4)
+        warehouse.top_tokens("wanda-50", "p", 0, trajectory=trajectory, flips=flips)
+
+    with warehouse.connect(tmp_path) as connection:
+        assert {path.stem: rows_of(connection, path.read_text()) for path in FILES} == {path.stem: [] for path in FILES}
+
+
 def test_every_assertion_is_broken_at_least_once() -> None:
     assert {path.stem for path in FILES} == {f"assert_{name}" for name, _ in BROKEN}

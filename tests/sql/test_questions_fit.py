@@ -101,6 +101,16 @@ def test_q01_says_nothing_where_nothing_varies_or_little_was_seen(ask: Ask) -> N
     assert [constant[name] for name in measures] == [None] * 6
 
 
+def test_q01_says_how_its_layers_correlate_but_not_how_they_rank_two_spikes(ask: Ask) -> None:
+    warehouse = Handmade()
+    for step in range(12):
+        warehouse.step(RECIPE, "p", step, step + 1.0).transition(RECIPE, "p", step, 1.0, var_p_dz=step + 1.0)
+    (row,) = ask(warehouse, "q01_spike_predictors")
+
+    assert (row["n"], row["n_spikes"], row["spearman"]) == (12, 2, about(1.0))
+    assert row["auc"] is row["top_decile_lift"] is None
+
+
 def fit_points(truths: list[float], ratios: list[float], **where: object) -> Handmade:
     """Points in which all four estimates are the truth times the ratio."""
     warehouse = Handmade()

@@ -68,7 +68,7 @@ def test_tables_and_views_can_be_listed(root):
 
 @pytest.mark.parametrize(
     ("sql", "parameters"),
-    [("SELECT ?::INT + ? AS x", [1, 2]), ("SELECT $2 AS x", [0, 3]), ("SELECT $a AS x", {"a": 3})],
+    [("SELECT ?::INT + ? AS x", [1, 2]), ("SELECT $a AS x", {"a": 3})],
 )
 def test_parameters_are_values(root, sql, parameters):
     assert run_safe(root, sql, parameters).to_pylist() == [{"x": 3}]
@@ -256,7 +256,7 @@ def test_case_comments_and_space_do_not_hide_anything(locked, sql, data):
 )
 def test_the_engine_refuses_too_where_the_parser_is_passed_by(root, locked, sql):
     (root.parent / "secret.txt").write_text("secret")
-    with pytest.raises(duckdb.Error, match=r"Permission Error|disabled|locked|not allowed|Cannot|cannot"):
+    with pytest.raises(duckdb.Error, match=r"Permission Error|disabled|locked|not allowed|does not exist|[Cc]annot"):
         locked.execute(sql.format(root=root)).fetchall()
     assert {path.name for path in root.parent.iterdir()} == {"warehouse", "secret.txt"}
 
@@ -280,8 +280,9 @@ def test_nothing_was_written_by_any_attack(root):
         ("SELECT error('boom')", "^SQL: boom$"),
         ("SELECT ? + 1", "Values were not provided for the following parameters"),
         ("SELECT '\ud800'", "cannot be parsed"),
-        ("SELECT \0", "syntax error"),
-        ("SELECT " + "(" * 20_000, "SQL"),
+        ("SELECT \0", "SQL: "),
+        ("SELECT " + "(" * 20_000, "nested deeper than 500"),
+        ("SELECT " + "(" * 490, "syntax error"),
         ("SELECT " + "NOT " * 20_000 + "true", "SQL"),
         ("SELECT " + "+".join(["1"] * 20_000), "depth"),
         ("SELECT * FROM " + "(SELECT * FROM " * 500 + "models" + ")" * 500, "SQL"),

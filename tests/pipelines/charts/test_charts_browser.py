@@ -12,7 +12,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.pipelines.charts import frames
-from tests.pipelines.charts.pages import hostile_page, page
 
 pytestmark = pytest.mark.chromium
 INSTALL = "apt-get update && apt-get install -y chromium chromium-driver"
@@ -54,22 +53,22 @@ def drawn(browser):
     ]
 
 
-@pytest.mark.parametrize("make", [page, hostile_page])
-def test_every_chart_is_drawn_under_the_policy_without_a_complaint(browser, tmp_path, make):
-    read(browser, make(), tmp_path)
+@pytest.mark.parametrize("which", ["usual_page", "hostile_page"])
+def test_every_chart_is_drawn_under_the_policy_without_a_complaint(browser, tmp_path, which, request):
+    read(browser, request.getfixturevalue(which), tmp_path)
     assert browser.get_log("browser") == []
     assert all(drawn(browser))
 
 
-def test_hostile_text_is_shown_and_does_not_run(browser, tmp_path):
-    read(browser, hostile_page(), tmp_path)
-    assert "PWNED" not in browser.title.replace(frames.HOSTILE[0][:40], "")
+def test_hostile_text_is_shown_and_does_not_run(browser, tmp_path, hostile_page):
+    read(browser, hostile_page, tmp_path)
+    assert browser.title.startswith("Prunescope: </script><script>")
     assert browser.execute_script("return document.querySelectorAll('img').length") == 0
     assert frames.HOSTILE[1] in browser.find_element(By.TAG_NAME, "blockquote").text
 
 
-def test_a_tooltip_over_a_hostile_token_stays_text(browser, tmp_path):
-    read(browser, hostile_page(), tmp_path)
+def test_a_tooltip_over_a_hostile_token_stays_text(browser, tmp_path, hostile_page):
+    read(browser, hostile_page, tmp_path)
     browser.execute_script(
         """const cell = document.querySelector("[aria-roledescription='rect mark']");
         cell.scrollIntoView({block: "center"});
@@ -86,15 +85,15 @@ def test_a_tooltip_over_a_hostile_token_stays_text(browser, tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_itself_never_scrolls_sideways(browser, tmp_path, width):
-    read(browser, hostile_page(), tmp_path, width)
+def test_the_page_itself_never_scrolls_sideways(browser, tmp_path, hostile_page, width):
+    read(browser, hostile_page, tmp_path, width)
     for details in browser.find_elements(By.TAG_NAME, "details"):
         browser.execute_script("arguments[0].open = true", details)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-def test_the_table_sorts_by_numbers_with_empty_cells_last_in_both_directions(browser, tmp_path):
-    read(browser, page(), tmp_path)
+def test_the_table_sorts_by_numbers_with_empty_cells_last_in_both_directions(browser, tmp_path, small_page):
+    read(browser, small_page, tmp_path)
     given = frames.variant_summary().drop_nulls("first_flip_step_median")
     table = browser.find_element(By.CSS_SELECTOR, "table[data-sortable]")
 
@@ -114,8 +113,8 @@ def test_the_table_sorts_by_numbers_with_empty_cells_last_in_both_directions(bro
     assert [float(value) for value in column("KL at token 1")] == sorted(kl, reverse=True)
 
 
-def test_the_policy_forbids_eval_and_the_network(browser, tmp_path):
-    read(browser, page(), tmp_path)
+def test_the_policy_forbids_eval_and_the_network(browser, tmp_path, small_page):
+    read(browser, small_page, tmp_path)
     refused = browser.execute_script(
         """const script = document.createElement("script");
         script.textContent = "window.ran = true";

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.charts.report import render_report
 from tests.pipelines.charts import frames
-from tests.pipelines.charts.pages import hostile_page, page
+from tests.pipelines.charts.pages import page
 
 
 class Elements(HTMLParser):
@@ -48,21 +48,11 @@ class Elements(HTMLParser):
         return sum(name == tag for name, _ in self.elements)
 
 
-@pytest.fixture(scope="module")
-def usual() -> str:
-    return page()
+def test_the_page_is_one_file_below_three_megabytes(usual_page):
+    assert len(usual_page.encode()) < 3_000_000
 
 
-@pytest.fixture(scope="module")
-def hostile() -> str:
-    return hostile_page()
-
-
-def test_the_page_is_one_file_below_three_megabytes(usual):
-    assert len(usual.encode()) < 3_000_000
-
-
-@pytest.mark.parametrize("which", ["usual", "hostile"])
+@pytest.mark.parametrize("which", ["usual_page", "hostile_page"])
 def test_nothing_on_the_page_is_loaded_or_linked_from_outside(which, request):
     elements = Elements(request.getfixturevalue(which))
     for tag, attributes in elements.elements:
@@ -74,8 +64,8 @@ def test_nothing_on_the_page_is_loaded_or_linked_from_outside(which, request):
     assert "@import" not in elements.raw["style"][0]
 
 
-def test_the_policy_allows_these_very_scripts_and_this_style_and_nothing_else(usual):
-    elements = Elements(usual)
+def test_the_policy_allows_these_very_scripts_and_this_style_and_nothing_else(usual_page):
+    elements = Elements(usual_page)
     policy = next(a["content"] for tag, a in elements.elements if a.get("http-equiv") == "Content-Security-Policy")
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     scripts = [
@@ -95,18 +85,18 @@ def test_the_policy_allows_these_very_scripts_and_this_style_and_nothing_else(us
     assert "unsafe" not in policy
 
 
-def test_hostile_text_opens_no_element_and_closes_no_script(usual, hostile):
-    plain, attacked = Elements(usual), Elements(hostile)
+def test_hostile_text_opens_no_element_and_closes_no_script(usual_page, hostile_page):
+    plain, attacked = Elements(usual_page), Elements(hostile_page)
     charts = sum(attributes.get("type") == "application/json" for _, attributes in attacked.elements)
     assert attacked.count("script") == charts + 2
     assert attacked.count("style") == plain.count("style") == 1
     assert attacked.count("img") == 0
     assert frames.HOSTILE[1] in attacked.text
     assert frames.HOSTILE[5] in attacked.text
-    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", hostile.replace("\n", ""))
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", hostile_page.replace("\n", ""))
 
 
-@pytest.mark.parametrize("which", ["usual", "hostile"])
+@pytest.mark.parametrize("which", ["usual_page", "hostile_page"])
 def test_every_chart_survives_its_embedding(which, request):
     elements = Elements(request.getfixturevalue(which))
     specs = [
@@ -122,9 +112,9 @@ def test_every_chart_survives_its_embedding(which, request):
         assert "<" not in spec
 
 
-def test_the_table_holds_every_variant_with_exact_values_to_sort_by(usual):
+def test_the_table_holds_every_variant_with_exact_values_to_sort_by(usual_page):
     summary = frames.variant_summary()
-    rows = re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", usual)
+    rows = re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", usual_page)
     assert len(rows) == summary.height
     for row, given in zip(rows, summary.iter_rows(named=True), strict=True):
         assert f">{given['recipe']}</th>" in row
@@ -139,9 +129,9 @@ def test_several_models_have_a_column():
     assert '<td data-value="second">second</td><th scope="row" data-value="wanda-50">' in html
 
 
-def test_a_text_is_marked_from_where_it_leaves_the_dense_one(usual):
-    assert '<p dir="auto">The answer is <mark>the the the the the apples apples</mark></p>' in usual
-    assert "first flip at step 4, loop from step 9" in usual
+def test_a_text_is_marked_from_where_it_leaves_the_dense_one(usual_page):
+    assert '<p dir="auto">The answer is <mark>the the the the the apples apples</mark></p>' in usual_page
+    assert "first flip at step 4, loop from step 9" in usual_page
 
 
 def test_an_equal_text_is_called_so_and_not_marked():
@@ -165,5 +155,5 @@ def test_an_empty_study_still_gives_a_page():
     assert "No variant was measured" in html
 
 
-def test_the_same_input_gives_the_same_page(usual):
-    assert page() == usual
+def test_the_same_input_gives_the_same_page(usual_page):
+    assert page() == usual_page

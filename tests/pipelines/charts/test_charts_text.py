@@ -18,7 +18,7 @@ from tests.pipelines.charts.frames import HOSTILE
         ("\n\n", "↵↵"),
         ("\t", "⇥"),
         ("a\x00b", "a␀b"),
-        ("\u202eab", "⟨202E⟩…"),
+        ("\u202eabc", "⟨202E⟩a…"),
         ("\u200b", "⟨200B⟩"),
         ("", ""),
         ("12345678", "12345678"),

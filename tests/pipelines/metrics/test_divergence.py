@@ -1,0 +1,334 @@
+"""Every divergence column against closed forms, scipy and the float64 reference, on awkward input."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr, softmax
+from torch import Tensor
+
+from pipelines.metrics import probabilities
+from pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, dense_only, divergence
+from pipelines.metrics.heads import Head
+from pipelines.metrics.reference import divergence_reference
+from warehouse.tables.columns import DIVERGENCE
+
+RANKING = {
+    "is_top1_same",
+    "topk5_overlap",
+    "rank_of_dense_top1",
+    "rank_of_pruned_top1",
+    "p_dense_top1_dense",
+    "p_dense_top1_pruned",
+    "margin_dense",
+    "margin_pruned",
+}
+WITHOUT_SHIFT_ZERO = {
+    *(c for c in COLUMN_NAMES if c.startswith(("norm_d", "one_minus", "par_", "orth_", "t1_", "var_", "t2_", "t3_"))),
+    "kl_dense_pruned_nats",
+    "kl_pruned_dense_nats",
+    "js_nats",
+    "total_variation",
+}
+
+Dense = Literal["normal", "ties", "one_hot", "uniform", "huge"]
+Shift = Literal["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"]
+DENSE = st.sampled_from(["normal", "ties", "one_hot", "uniform", "huge"])
+SHIFT = st.sampled_from(["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"])
+SIZES = st.sampled_from([2, 3, 6, 129, 1000, 5000])
+SEEDS = st.integers(0, 2**31)
+TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
+
+
+def identity_head(size: int) -> Head:
+    """A head that hands its input on, so that a test chooses logits exactly."""
+    return Head(torch.eye(size))
+
+
+def on_grid(values: Tensor) -> Tensor:
+    """Multiples of 1/64, whose float32 sums are exact."""
+    return (values * 64).round() / 64
+
+
+def logits_and_shift(dense: Dense, shift: Shift, rows: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(rows, size, generator=generator)
+    other = torch.randn(rows, size, generator=generator)
+    z = {
+        "normal": 3 * noise,
+        "ties": noise.round(),
+        "one_hot": noise + 80 * torch.eye(size)[torch.arange(rows) % size],
+        "uniform": torch.full((rows, size), 2.0),
+        "huge": 300 * noise,
+    }[dense]
+    z = on_grid(z)
+    z[:, 0] += 0.015625  # no row of zeros, which has no direction
+    dz = {
+        "normal": on_grid(other),
+        "tiny": 2e-4 * other,
+        "parallel": z / 4,
+        "opposite": -2 * z,
+        "constant": torch.full((rows, size), 0.5),
+        "zero": torch.zeros(rows, size),
+        "huge": on_grid(200 * other),
+        "one_token": 2.0 * torch.eye(size)[(torch.arange(rows) + 1) % size],
+    }[shift]
+    return z, dz
+
+
+def assert_matches(
+    measured: dict[str, np.ndarray], truth: dict[str, Tensor], temperature: float, *, skip: frozenset[str] = frozenset()
+) -> None:
+    for name in COLUMN_NAMES:
+        if name in skip:
+            continue
+        ours, theirs = measured[name][0].astype(np.float64), truth[name].double().numpy()
+        assert np.isfinite(ours).all(), name
+        if name.startswith("entropy"):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5 / temperature, err_msg=name)
+            continue
+        if name.startswith(("par_", "p_dense")):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6, err_msg=name)
+            continue
+        assert (ours >= 0).all(), name
+        # The contract: relative error 1e-3 down to 1e-8. Below it the reference itself is only good to 1e-15.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-11, err_msg=name)
+
+
+@settings(max_examples=250, deadline=None)
+@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+def test_every_column_matches_the_float64_reference(dense, shift, size, seed, temperature):
+    z, dz = logits_and_shift(dense, shift, 5, size, seed)
+    head = identity_head(size)
+    measured = divergence(z, dz, head, [temperature])
+    # A tiny shift is rounded away or ties tokens when it is added to a float32 logit.
+    skip = frozenset(RANKING) if shift in ("tiny", "parallel") else frozenset()
+    if dense in ("uniform", "huge") and shift == "opposite" or shift == "zero":
+        skip = skip | {"par_rel_p"}
+    assert_matches(measured, divergence_reference(z, dz, head, temperature), temperature, skip=skip)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIZES, SEEDS, st.sampled_from([1, 3, 40]))
+def test_ties_go_to_the_lowest_token_on_both_sides(size, seed, levels):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randint(1, levels + 1, (6, size), generator=generator).float()
+    dz = torch.randint(-1, 2, (6, size), generator=generator).float()
+    dz[:, 0] += 1
+    head = identity_head(size)
+    measured, truth = divergence(z, dz, head, [1.0]), divergence_reference(z, dz, head, 1.0)
+    for name in RANKING - {"p_dense_top1_dense", "p_dense_top1_pruned"}:
+        np.testing.assert_array_equal(measured[name][0], truth[name].numpy().astype(measured[name].dtype), err_msg=name)
+
+
+@pytest.mark.parametrize("shift", [1e-9, 1e-6, 1e-4, 1e-2, 1.0, 20.0, 80.0, 800.0, 1e5])
+def test_two_tokens_follow_the_closed_forms_from_tiny_to_enormous_shifts(shift):
+    measured = divergence(torch.tensor([[1.0, 1.0]]), torch.tensor([[shift, -shift]]), identity_head(2), [1.0])
+    # p = (½, ½) and δ = ±s: KL(p‖q) = log cosh s, TV = ½ tanh s, KL(q‖p) = s tanh s − log cosh s.
+    s = float(np.float32(shift))
+    log_cosh = math.log1p(2 * math.sinh(s / 2) ** 2) if s < 1 else s + math.log1p(math.exp(-2 * s)) - math.log(2)
+    kl_reverse = s * math.tanh(s) - log_cosh if s > 1e-3 else s**2 / 2
+    assert measured["kl_dense_pruned_nats"][0, 0] == pytest.approx(log_cosh, rel=1e-4)
+    assert measured["kl_pruned_dense_nats"][0, 0] == pytest.approx(kl_reverse, rel=1e-4)
+    assert measured["total_variation"][0, 0] == pytest.approx(math.tanh(s) / 2, rel=1e-5)
+    assert measured["var_p_dz"][0, 0] == pytest.approx(s**2, rel=1e-5)
+    q = 1 / (1 + math.exp(-2 * s))
+    js = sum(rel_entr(a, (a + b) / 2) + rel_entr(b, (a + b) / 2) for a, b in ((0.5, q), (0.5, 1 - q))) / 2
+    assert measured["js_nats"][0, 0] == pytest.approx(js if s > 1e-3 else s**2 / 8, rel=1e-4)
+    cosine = 1 / math.sqrt(1 + math.tanh(s) ** 2)
+    assert measured["one_minus_cos_p"][0, 0] == pytest.approx(1 - cosine if s > 1e-3 else s**2 / 2, rel=1e-4)
+
+
+def test_divergences_agree_with_scipy():
+    generator = torch.Generator().manual_seed(1)
+    z, dz = torch.randn(8, 50, generator=generator), torch.randn(8, 50, generator=generator)
+    measured = divergence(z, dz, identity_head(50), [0.7])
+    p, q = softmax(z.double().numpy() / 0.7, axis=-1), softmax((z + dz).double().numpy() / 0.7, axis=-1)
+    np.testing.assert_allclose(measured["kl_dense_pruned_nats"][0], rel_entr(p, q).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(measured["kl_pruned_dense_nats"][0], rel_entr(q, p).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(measured["js_nats"][0], jensenshannon(p, q, axis=-1) ** 2, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size, seed, temperature):
+    z, dz = logits_and_shift(dense, shift, 4, size, seed)
+    dz = on_grid(dz)
+    moved = divergence(z, dz, identity_head(size), [temperature])
+    lifted = divergence(z, dz + 3, identity_head(size), [temperature])
+    for name in COLUMN_NAMES:
+        if not name.endswith(("_h", "_z")) and name not in ("norm_dh", "norm_dz"):
+            np.testing.assert_allclose(lifted[name], moved[name], rtol=1e-3, atol=2e-6, err_msg=name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+def test_swapping_the_sides_swaps_the_divergences(dense, shift, size, seed, temperature):
+    z, dz = logits_and_shift(dense, shift, 4, size, seed)
+    dz = on_grid(dz)
+    z[:, -1] += 1 / 128  # neither side is a vector of zeros
+    there = divergence(z, dz, identity_head(size), [temperature])
+    back = divergence(z + dz, -dz, identity_head(size), [temperature])
+    for name, other in {
+        "kl_dense_pruned_nats": "kl_pruned_dense_nats",
+        "kl_pruned_dense_nats": "kl_dense_pruned_nats",
+        "js_nats": "js_nats",
+        "total_variation": "total_variation",
+        "one_minus_cos_p": "one_minus_cos_p",
+        "one_minus_cos_z": "one_minus_cos_z",
+        "entropy_dense_nats": "entropy_pruned_nats",
+        "rank_of_dense_top1": "rank_of_pruned_top1",
+        "margin_dense": "margin_pruned",
+        "topk5_overlap": "topk5_overlap",
+    }.items():
+        atol = 2e-5 / temperature if name.startswith("entropy") else 1e-9
+        np.testing.assert_allclose(there[name], back[other], rtol=1e-3, atol=atol, err_msg=name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, shift, size, seed, temperature):
+    measured = divergence(*logits_and_shift(dense, shift, 4, size, seed), identity_head(size), [temperature])
+    for name in ("kl_dense_pruned_nats", "kl_pruned_dense_nats"):
+        assert (measured["total_variation"] <= np.sqrt(measured[name] / 2) * 1.001 + 1e-6).all()
+    assert (measured["js_nats"] <= 0.693148).all()
+    assert (measured["total_variation"] <= 1.000001).all()
+    assert (measured["is_top1_same"] == (measured["rank_of_dense_top1"] == 1)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(DENSE, SIZES, SEEDS, TEMPERATURES)
+def test_a_shift_of_zero_is_exactly_zero_and_costs_only_the_dense_side(dense, size, seed, temperature):
+    z, _ = logits_and_shift(dense, "zero", 4, size, seed)
+    head = identity_head(size)
+    measured = divergence(z, torch.zeros_like(z), head, [temperature, 1.0])
+    for name in WITHOUT_SHIFT_ZERO:
+        assert not measured[name].any(), name
+    assert measured["is_top1_same"].all()
+    assert (measured["rank_of_dense_top1"] == 1).all()
+    assert (measured["topk5_overlap"] == 1).all()
+    untouched = dense_only(z, head, [temperature, 1.0])
+    for name in COLUMN_NAMES:
+        np.testing.assert_array_equal(untouched[name], measured[name], err_msg=name)
+        assert untouched[name].dtype == measured[name].dtype
+
+
+def model_like(rows: int) -> tuple[Head, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    head = Head(torch.randn(1013, 24, generator=generator), torch.randn(1013, generator=generator))
+    x, near, far = (torch.randn(rows, 24, generator=generator) for _ in range(3))
+    return head, x, 0.05 * near, 2 * far
+
+
+def test_a_real_head_with_a_bias_matches_the_float64_reference():
+    head, x, near, far = model_like(40)
+    for shift in (near, far, 1e-4 * near, -x / 2):
+        measured = divergence(x, shift, head, [1.0])
+        assert_matches(measured, divergence_reference(x, shift, head, 1.0), 1.0, skip=frozenset(RANKING))
+
+
+def test_several_shifts_at_once_equal_one_at_a_time():
+    head, x, near, far = model_like(40)
+    together = divergence(x, [near, far], head, [0.5, 1.0])
+    for shift, measured in zip((near, far), together, strict=True):
+        alone = divergence(x, shift, head, [0.5, 1.0])
+        for name in COLUMN_NAMES:
+            np.testing.assert_allclose(measured[name], alone[name], rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 7, 64, 1000])
+def test_the_block_size_changes_nothing_but_rounding(block_rows):
+    head, x, near, _ = model_like(40)
+    usual, blocked = divergence(x, near, head, [1.0]), divergence(x, near, head, [1.0], block_rows=block_rows)
+    for name in COLUMN_NAMES:
+        np.testing.assert_allclose(blocked[name], usual[name], rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_same_call_twice_gives_the_same_bits():
+    head, x, near, far = model_like(40)
+    first, second = divergence(x, [near, far], head, [1.0]), divergence(x, [near, far], head, [1.0])
+    for one, other in zip(first, second, strict=True):
+        for name in COLUMN_NAMES:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_input_is_left_as_it_was():
+    head, x, near, _ = model_like(10)
+    copies = [tensor.clone() for tensor in (x, near, head.weight)]
+    divergence(x, near, head, [1.0])
+    for tensor, copy in zip((x, near, head.weight), copies, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+def test_temperatures_stand_in_the_first_axis_and_one_row_is_enough():
+    head, x, near, _ = model_like(1)
+    measured = divergence(x, near, head, [0.5, 1.0, 2.0])
+    assert {values.shape for values in measured.values()} == {(3, 1)}
+    for index, temperature in enumerate((0.5, 1.0, 2.0)):
+        alone = divergence(x, near, head, [temperature])
+        for name in COLUMN_NAMES:
+            np.testing.assert_array_equal(measured[name][index], alone[name][0], err_msg=name)
+
+
+def test_no_rows_give_no_rows():
+    head, x, near, _ = model_like(3)
+    assert divergence(x[:0], near[:0], head, [1.0])["js_nats"].shape == (1, 0)
+
+
+def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):
+    head, x, near, far = model_like(40)
+    usual = divergence(x, [near, far], head, [0.5, 1.0])
+    monkeypatch.setattr(probabilities, "_LARGEST_CENTRED", -1.0)  # every row goes to float64
+    for measured, exact in zip(usual, divergence(x, [near, far], head, [0.5, 1.0]), strict=True):
+        for name in COLUMN_NAMES:
+            np.testing.assert_allclose(measured[name], exact[name], rtol=5e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_are_refused_with_the_row(bad):
+    head, x, near, _ = model_like(5)
+    near[3, 7] = bad
+    with pytest.raises(NumericalError, match="row 3: the shift"):
+        divergence(x, near, head, [1.0])
+    with pytest.raises(NumericalError, match="row 3: the state"):
+        dense_only(near, head, [1.0])
+
+
+def test_a_vector_of_zeros_has_no_angle_and_is_refused_with_the_row():
+    head, x, near, _ = model_like(5)
+    x[2] = 0
+    with pytest.raises(NumericalError, match="row 2: one_minus_cos_h"):
+        divergence(x, near, head, [1.0])
+    x[2] = -near[2]
+    with pytest.raises(NumericalError, match="row 2: one_minus_cos_h"):
+        divergence(x, near, head, [1.0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_that_is_no_softmax_is_refused(temperature):
+    head, x, near, _ = model_like(2)
+    with pytest.raises(ValueError, match="greedy"):
+        divergence(x, near, head, [1.0, temperature])
+
+
+def test_a_shift_of_another_shape_is_refused():
+    head, x, near, _ = model_like(2)
+    with pytest.raises(ValueError, match="shape"):
+        divergence(x, near[:1], head, [1.0])
+
+
+def test_columns_are_those_of_the_warehouse_in_name_order_type_and_range():
+    assert tuple(column.name for column in DIVERGENCE) == COLUMN_NAMES
+    head, x, near, far = model_like(20)
+    for measured in divergence(x, [near, far], head, [1.0]):
+        assert tuple(measured) == COLUMN_NAMES
+        for column in DIVERGENCE:
+            values = measured[column.name]
+            assert values.dtype == column.type.to_pandas_dtype(), column.name
+            assert column.minimum is None or (values >= column.minimum).all(), column.name
+            assert column.maximum is None or (values <= column.maximum).all(), column.name

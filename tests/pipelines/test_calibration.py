@@ -1,0 +1,103 @@
+"""Calibration statistics against a slow pass over the same tokens."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from pipelines.calibration import calibrate, calibration_tokens
+from pipelines.errors import ComputationError, InputError
+from pipelines.models.decoder import Decoder, load_decoder
+from pipelines.studies import CalibrationSpec
+
+SPEC = CalibrationSpec(sequences=5, length=24, seed=3)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+def test_moments_equal_a_slow_pass_in_float64(decoder: Decoder) -> None:
+    found = calibrate(decoder, SPEC, "tiny").activation_stats
+    inputs: dict[str, list[torch.Tensor]] = {}
+    handles = [
+        linear.register_forward_pre_hook(lambda _, args, name=name: inputs.setdefault(name, []).append(args[0][0]))
+        for sublayer in decoder.sublayers
+        for name, linear in sublayer.linears.items()
+    ]
+    for sequence in calibration_tokens(decoder.tokenizer, SPEC):
+        decoder.hidden(sequence[None])
+    for handle in handles:
+        handle.remove()
+    assert set(found["module"]) == set(inputs)
+    for row in found.iter_rows(named=True):
+        x = torch.cat(inputs[row["module"]]).double()
+        assert row["tokens"] == len(x) == 5 * 24
+        torch.testing.assert_close(torch.tensor(row["second_moment"]).double(), x.pow(2).mean(0), rtol=1e-5, atol=1e-9)
+        assert row["rms"] == pytest.approx(float(x.pow(2).mean().sqrt()), rel=1e-5)
+        assert row["kurtosis"] == pytest.approx(float(x.pow(4).mean() / x.pow(2).mean() ** 2), rel=1e-4)
+        assert row["max_abs"] == pytest.approx(float(x.abs().max()), rel=1e-5)
+
+
+def test_influence_is_the_mean_cosine_defect_and_orders_the_drops(decoder: Decoder) -> None:
+    found = calibrate(decoder, SPEC, "tiny").block_influence
+    streams: list[list[torch.Tensor]] = [[] for _ in decoder.layers]
+    handles = [
+        layer.module.register_forward_hook(
+            lambda _, args, kwargs, out, index=index: streams[index].append((args[0][0], out[0])), with_kwargs=True
+        )
+        for index, layer in enumerate(decoder.layers)
+    ]
+    for sequence in calibration_tokens(decoder.tokenizer, SPEC):
+        decoder.hidden(sequence[None])
+    for handle in handles:
+        handle.remove()
+    blocks = found.filter(pl.col("unit") == "block").sort("layer")
+    for row, pairs in zip(blocks.iter_rows(named=True), streams, strict=True):
+        before, after = (torch.cat(each).double() for each in zip(*pairs, strict=True))
+        defect = 1 - torch.nn.functional.cosine_similarity(before, after, dim=-1)
+        assert row["influence"] == pytest.approx(float(defect.mean()), rel=1e-4)
+    for unit in ("attn", "mlp", "block"):
+        ordered = found.filter(pl.col("unit") == unit).sort("drop_order")
+        assert ordered["drop_order"].to_list() == [1, 2, 3]
+        assert ordered["influence"].is_sorted()
+
+
+def test_tokens_are_windows_of_the_source_and_follow_the_seed(decoder: Decoder, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("Ünïcode and words. " * 50, encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": "some words " * 9}) for _ in range(9)))
+    (tmp_path / "t.json").write_text(json.dumps(["plain strings " * 9] * 9))
+    for name in ("t.txt", "t.jsonl", "t.json"):
+        spec = CalibrationSpec(source=str(tmp_path / name), sequences=4, length=16)
+        tokens = calibration_tokens(decoder.tokenizer, spec)
+        assert tokens.shape == (4, 16)
+        assert torch.equal(tokens, calibration_tokens(decoder.tokenizer, spec))
+    other = calibration_tokens(decoder.tokenizer, SPEC.model_copy(update={"seed": 4}))
+    assert not torch.equal(other, calibration_tokens(decoder.tokenizer, SPEC))
+
+
+def test_sources_that_give_no_text_are_refused(decoder: Decoder, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("few")
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "keys.jsonl").write_text('{"body": "x"}')
+    for name, message in (
+        ("none.txt", "No such file"),
+        ("short.txt", "fewer than one window"),
+        ("bad.json", "not text"),
+        ("keys.jsonl", "not text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            calibration_tokens(decoder.tokenizer, CalibrationSpec(source=str(tmp_path / name)))
+    with pytest.raises(InputError, match="context of 128"):
+        calibrate(decoder, CalibrationSpec(length=129), "tiny")
+
+
+def test_nan_activations_fail_with_the_place(tiny_folder: Path) -> None:
+    broken = load_decoder(tiny_folder)
+    with torch.no_grad():
+        broken.layers[1].mlp.mixer.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ComputationError, match="NaN or infinite"):
+        calibrate(broken, SPEC, "tiny")

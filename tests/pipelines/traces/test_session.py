@@ -1,0 +1,270 @@
+"""The trace tables against an independent float64 model, and their promises: zero against itself, cache or not."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pipelines.calibration import calibrate
+from pipelines.errors import ComputationError, InputError
+from pipelines.models.decoder import Decoder, load_decoder
+from pipelines.pruning.apply import prune
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import Variant
+from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
+from pipelines.traces.session import Session
+from tests.pipelines.traces.llama64 import Llama64, measures64
+from tests.tiny_models import ARCHITECTURES, save_tiny
+
+STEPS = 6
+PROMPTS = (
+    Prompt(id="maths", kind="maths", text="2+2?", gold="4", answer_pattern=r"(\d)"),
+    Prompt(id="open", kind="open", text="Why ⏎ 😀?"),
+    Prompt(id="choice", kind="choice", text="A or b?", options=("A", "b"), gold="b"),
+)
+
+
+def study(**measure: object) -> Study:
+    return Study(
+        name="s",
+        models=(ModelSpec(name="tiny", source="x"),),
+        recipes=(parse_recipe("dense"),),
+        prompts=PROMPTS,
+        generation=GenerationSpec(new_tokens=STEPS),
+        measure=MeasureSpec(**measure),
+    )
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+def variant_of(decoder: Decoder, name: str) -> Variant:
+    calibrated = calibrate(decoder, CalibrationSpec(sequences=2, length=32), "tiny")
+    return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence)
+
+
+def expected_shapes(temperatures: int, positions: int) -> dict[str, int]:
+    return {
+        "layer_transitions": positions * 6 * 2 * 2 * temperatures,
+        "decoding_steps": 3 * 2 * STEPS * temperatures,
+        "top_tokens": 3 * 2 * STEPS * 2 * 10,
+        "option_subspace": temperatures,
+        "generations": 3,
+    }
+
+
+def test_one_row_per_grain(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study(temperatures=(0.5, 1.0)))
+    tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
+    assert {name: len(frame) for name, frame in tables.items()} == expected_shapes(2, 3 * (STEPS + 1))
+    transitions = tables["layer_transitions"]
+    keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens", "temperature"]
+    assert transitions.select(keys).is_duplicated().sum() == 0
+    ends = transitions.filter(pl.col("position") == pl.col("position").max().over("prompt_id"))
+    assert ends["step"].null_count() == len(ends), "behind the last generated token nothing is predicted"
+
+
+@pytest.mark.parametrize("name", ["wanda-50", "attn-drop-1", "block-drop-1"])
+@pytest.mark.parametrize("lens", ["raw", "normed"])
+def test_layer_and_output_rows_equal_an_independent_float64_model(
+    decoder: Decoder, tiny_folder: Path, name: str, lens: str
+) -> None:
+    temperatures = (0.7, 1.0)
+    session = Session(decoder, "tiny", study(temperatures=temperatures, lenses=(lens,)))
+    variant = variant_of(decoder, name)
+    tables = session.trace(name, variant)
+    model = Llama64.load(tiny_folder)
+    changed = {
+        module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()
+    }
+    compared = compare(tables, model, changed, set(variant.dropped), session, lens, temperatures)
+    assert compared == len(tables["layer_transitions"])
+
+
+def compare(
+    tables: dict[str, pl.DataFrame],
+    model: Llama64,
+    changed: dict[str, torch.Tensor],
+    dropped: set[str],
+    session: Session,
+    lens: str,
+    temperatures: tuple[float, ...],
+) -> int:
+    """Every row of `layer_transitions` of a lens against float64: relative error 1e-3 where the truth is over 1e-8."""
+    compared = 0
+
+    def through(states: torch.Tensor) -> torch.Tensor:
+        return model.norm(states, "model.norm.weight") if lens == "normed" else states
+
+    transitions = tables["layer_transitions"].filter(pl.col("lens") == lens)
+    for dense in session._prompts:
+        tokens = dense.tokens[0].tolist()
+        dense_streams = model.streams(tokens)
+        pruned_streams = model.streams(tokens, changed, dropped)
+        for label, (before, after) in dense_streams.items():
+            kind, layer = label.split(".")
+            local = before + model.sublayer(before, label, changed, dropped)
+            for scope, moved in (("local", local), ("propagated", pruned_streams[label][1])):
+                for temperature in temperatures:
+                    rows = transitions.filter(
+                        pl.col("prompt_id") == dense.prompt.prompt.id,
+                        pl.col("layer") == int(layer),
+                        pl.col("sublayer") == kind,
+                        pl.col("scope") == scope,
+                        pl.col("temperature") == temperature,
+                    ).sort("position")
+                    at = rows["position"].to_list()
+                    truth = measures64(through(after[at]), through(moved[at]), model.head, temperature)
+                    assert_close(rows, truth, f"{label} {scope} {lens} T={temperature}")
+                    compared += len(rows)
+    return compared
+
+
+def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str) -> None:
+    for column, values in truth.items():
+        found = rows[column].to_numpy()
+        if column not in {"par_rel_h", "par_rel_z", "par_rel_p"}:
+            assert (found >= 0).all(), f"{column} negative at {where}"
+        counted = np.abs(values) >= 1e-8
+        scale = np.abs(values[counted])
+        if column.startswith(("margin", "entropy", "par_rel")):
+            # Differences of logits, and signed shares that may cross zero: measured against their own scale.
+            scale = np.maximum(scale, 1e-2 * np.abs(values).max())
+        error = np.abs(found[counted] - values[counted]) / scale
+        assert (error <= 1e-3).all(), f"{column} off by {error.max():.1e} of {values[counted][error.argmax()]:.3e} at {where}"
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_dense_model_against_itself_is_exactly_zero(decoder: Decoder, cache: bool) -> None:
+    tables = Session(decoder, "tiny", study(cache=cache)).trace("dense", Variant())
+    for name in ("layer_transitions", "decoding_steps"):
+        frame = tables[name]
+        for column in (
+            *(f"norm_d{s}" for s in "hzp"), *(f"one_minus_cos_{s}" for s in "hzp"), *(f"orth_rel_{s}" for s in "hzp"),
+            *(f"par_rel_{s}" for s in "hzp"), "t1_h", "t1_z", "t2_p", "t3_kl_nats", "var_p_dz", "var_r_dz",
+            "var_uniform_dz", "kl_dense_pruned_nats", "kl_pruned_dense_nats", "js_nats", "total_variation",
+        ):  # fmt: skip
+            assert (frame[column] == 0).all(), f"{name}.{column}"
+        assert frame["is_top1_same"].all()
+        assert (frame["entropy_dense_nats"] == frame["entropy_pruned_nats"]).all()
+    assert tables["generations"]["first_flip_step"].null_count() == 3
+    assert not tables["layer_transitions"]["is_changed"].any()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["wanda-50", "attn-drop-1"])
+def test_a_cached_run_gives_the_same_table_as_an_uncached_one(architecture: str, name: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    variant = variant_of(decoder, name)
+    keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens"]
+    whole, cached = (
+        Session(decoder, "tiny", study(cache=cache)).trace(name, variant)["layer_transitions"].sort(keys)
+        for cache in (False, True)
+    )
+    assert whole.select(keys).equals(cached.select(keys))
+    for column in ("norm_dh", "one_minus_cos_h", "one_minus_cos_p", "kl_dense_pruned_nats", "total_variation"):
+        np.testing.assert_allclose(cached[column], whole[column], rtol=2e-3, atol=1e-6, err_msg=column)
+
+
+def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
+    variant = variant_of(decoder, "wanda-50")
+    layer = decoder.layers[1]
+    only = Variant(masks={name: mask for name, mask in variant.masks.items() if name in layer.mlp.linears})
+    calls: list[str] = []
+    handles = [
+        s.mixer.register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers
+    ]
+    table = session.trace("one", only)["layer_transitions"]
+    for handle in handles:
+        handle.remove()
+    # One whole pass of the variant a prompt, and beyond it only the changed sublayer, once a prompt.
+    assert {label: calls.count(label) for label in set(calls)} == {
+        s.label: 6 if s is layer.mlp else 3 for s in decoder.sublayers
+    }
+    touched = table.filter(pl.col("is_changed"))
+    assert touched.select("layer", "sublayer").unique().rows() == [(1, "mlp")]
+    assert (touched["norm_dh"] > 0).all()
+    assert (table.filter(~pl.col("is_changed"))["norm_dh"] == 0).all()
+
+
+def test_every_position_includes_the_prompt_and_agrees_on_the_rest(decoder: Decoder) -> None:
+    variant = variant_of(decoder, "wanda-50")
+    every = Session(decoder, "tiny", study(positions="every")).trace("wanda-50", variant)
+    some = Session(decoder, "tiny", study()).trace("wanda-50", variant)
+    keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens"]
+    joined = some["layer_transitions"].join(every["layer_transitions"], on=keys, suffix="_every")
+    assert len(joined) == len(some["layer_transitions"]) < len(every["layer_transitions"])
+    np.testing.assert_allclose(joined["kl_dense_pruned_nats"], joined["kl_dense_pruned_nats_every"], rtol=1e-4, atol=1e-9)
+    assert every["layer_transitions"]["position"].min() == 0
+    first, second = (tables["decoding_steps"].sort("prompt_id", "trajectory", "step") for tables in (some, every))
+    np.testing.assert_allclose(first["kl_dense_pruned_nats"], second["kl_dense_pruned_nats"], rtol=1e-4, atol=1e-9)
+
+
+def test_trajectories_agree_until_the_first_flip_and_the_tokens_are_the_models_own(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study())
+    variant = variant_of(decoder, "magnitude-50")
+    tables = session.trace("magnitude-50", variant)
+    steps = tables["decoding_steps"]
+    for row in tables["generations"].iter_rows(named=True):
+        mine = steps.filter(pl.col("prompt_id") == row["prompt_id"]).sort("step")
+        free, forced = (mine.filter(pl.col("trajectory") == t) for t in ("free_running", "teacher_forced"))
+        assert free["token_id_pruned"].to_list() == row["token_ids"]
+        flips = [i for i, (a, b) in enumerate(zip(free["token_id_dense"], free["token_id_pruned"], strict=True)) if a != b]
+        assert row["first_flip_step"] == (flips[0] if flips else None)
+        agree = (flips[0] if flips else STEPS - 1) + 1
+        np.testing.assert_allclose(
+            free["kl_dense_pruned_nats"][:agree], forced["kl_dense_pruned_nats"][:agree], rtol=1e-3, atol=1e-7
+        )
+
+
+def test_output_rows_equal_the_last_layers_normed_rows(decoder: Decoder) -> None:
+    tables = Session(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
+    last = tables["layer_transitions"].filter(
+        pl.col("layer") == 2, pl.col("sublayer") == "mlp", pl.col("scope") == "propagated", pl.col("lens") == "normed"
+    )
+    forced = tables["decoding_steps"].filter(pl.col("trajectory") == "teacher_forced")
+    joined = forced.join(last, on=["prompt_id", "position"], suffix="_layer")
+    assert len(joined) == 3 * STEPS
+    for column in ("kl_dense_pruned_nats", "one_minus_cos_h", "var_p_dz", "entropy_pruned_nats"):
+        np.testing.assert_allclose(joined[column], joined[f"{column}_layer"], rtol=1e-4, atol=1e-9)
+
+
+def test_options_are_read_at_the_last_prompt_token(decoder: Decoder) -> None:
+    tables = Session(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
+    (row,) = tables["option_subspace"].iter_rows(named=True)
+    first = tables["decoding_steps"].row(
+        by_predicate=(pl.col("prompt_id") == "choice")
+        & (pl.col("trajectory") == "teacher_forced")
+        & (pl.col("step") == 0),
+        named=True,
+    )
+    assert row["kl_dense_pruned_nats"] == pytest.approx(first["kl_dense_pruned_nats"], rel=1e-3)
+    assert row["one_minus_cos_p"] == pytest.approx(first["one_minus_cos_p"], rel=1e-3)
+    assert sum(row["p_options_dense"]) == pytest.approx(1, rel=1e-6)
+    assert row["options"] == ["A", "b"]
+
+
+def test_two_sessions_give_bit_identical_tables(decoder: Decoder, tiny_folder: Path) -> None:
+    variant = variant_of(decoder, "wanda-50")
+    first = Session(decoder, "tiny", study()).trace("wanda-50", variant)
+    second = Session(load_decoder(tiny_folder), "tiny", study()).trace("wanda-50", variant)
+    assert all(first[name].equals(second[name], null_equal=True) for name in first)
+
+
+def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: Decoder) -> None:
+    long = study().model_copy(update={"prompts": (Prompt(id="long", kind="open", text="word " * 200),)})
+    with pytest.raises(InputError, match="'long' has .* over the model's context of 128"):
+        Session(decoder, "tiny", long)
+    same = study().model_copy(update={"prompts": (Prompt(id="q", kind="choice", text="?", options=("A", "A!")),)})
+    with pytest.raises(InputError, match="different tokens"):
+        Session(decoder, "tiny", same)
+    broken = load_decoder(tiny_folder)
+    with torch.no_grad():
+        broken.layers[1].mlp.mixer.down_proj.weight.fill_(float("inf"))
+    with pytest.raises(ComputationError, match="NaN or infinite"):
+        Session(broken, "tiny", study())

@@ -1,0 +1,236 @@
+"""The questions about generations, options and recipes (q11 on), against numbers that can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from tests.sql.conftest import Ask
+from tests.sql.handmade import Handmade
+from tests.sql.test_questions_fit import auc_of_pairs, half_width
+
+RECIPE = "wanda-50"
+
+
+def about(value: float) -> object:
+    """The value as float32 columns keep it."""
+    return pytest.approx(value, rel=1e-5)
+
+
+def test_q11_describes_the_choice_at_the_first_flip(ask: Ask) -> None:
+    warehouse = Handmade().generation("dense", "p").generation(RECIPE, "p", flip=1).generation(RECIPE, "q")
+    for step in range(3):
+        for trajectory in ("teacher_forced", "free_running"):
+            warehouse.step(
+                RECIPE,
+                "p",
+                step,
+                1.0 + step,
+                trajectory=trajectory,
+                flips=step >= 1,
+                margin_dense=0.25 * step,
+                rank_of_pruned_top1=1 + 3 * step,
+            )
+    flipped, kept = ask(warehouse, "q11_first_flip")
+
+    assert (flipped["prompt_id"], flipped["first_flip_step"], flipped["kind"]) == ("p", 1, "open")
+    assert (flipped["token_text_dense"], flipped["token_text_pruned"]) == ("d1", "x1")
+    assert (flipped["margin_dense"], flipped["rank_of_pruned_top1"], flipped["kl_dense_pruned_nats"]) == (0.25, 4, 2.0)
+    assert (kept["prompt_id"], kept["first_flip_step"], kept["token_text_dense"]) == ("q", None, None)
+
+
+def test_q12_counts_steps_from_the_flip_to_the_loop_and_leaves_out_loops_of_the_dense_text(ask: Ask) -> None:
+    warehouse = Handmade().generation("dense", "p").generation("dense", "q", collapse=2, repeat_rate=0.75)
+    warehouse.generation(RECIPE, "p", flip=3, collapse=10, distinct_1=0.5, distinct_2=0.25, repeat_rate=0.5)
+    warehouse.generation(RECIPE, "q", flip=5, collapse=2).generation(RECIPE, "r", flip=5).generation(RECIPE, "s")
+    rows = {row["prompt_id"]: row for row in ask(warehouse, "q12_flip_to_collapse")}
+
+    assert {prompt: row["steps_to_collapse"] for prompt, row in rows.items()} == {
+        "p": 7,
+        "q": None,
+        "r": None,
+        "s": None,
+    }
+    assert (rows["p"]["distinct_1"], rows["p"]["distinct_2"], rows["p"]["repeat_rate"]) == (0.5, 0.25, 0.5)
+    assert (rows["p"]["collapse_step_dense"], rows["q"]["collapse_step_dense"]) == (None, 2)
+    assert (rows["q"]["repeat_rate_dense"], rows["r"]["repeat_rate_dense"]) == (0.75, None)
+
+
+def test_q13_splits_the_steps_at_the_flip(ask: Ask) -> None:
+    warehouse = Handmade().generation(RECIPE, "p", flip=1).generation(RECIPE, "q")
+    for prompt, step, forced, running in (
+        ("p", 0, 0.5, 0.5),
+        ("p", 1, 1.5, 1.5),
+        ("p", 2, 1.0, 4.0),
+        ("p", 3, 3.0, 12.0),
+        ("q", 0, 1.0, 1.0),
+    ):
+        warehouse.step(RECIPE, prompt, step, forced)
+        warehouse.step(RECIPE, prompt, step, running, trajectory="free_running")
+    warehouse.step("dense", "p", 0).step("dense", "p", 0, trajectory="free_running")
+    shared, own = ask(warehouse, "q13_free_running_against_teacher_forced")
+
+    assert (shared["context"], shared["n"], shared["n_prompts"], shared["feedback_share"]) == ("shared", 3, 2, 0.0)
+    assert (shared["kl_teacher_forced_median_nats"], shared["kl_free_running_median_nats"]) == (1.0, 1.0)
+    assert (own["context"], own["n"], own["n_prompts"], own["feedback_share"]) == ("own", 2, 1, 0.75)
+    assert (own["kl_teacher_forced_mean_nats"], own["kl_free_running_mean_nats"]) == (2.0, 8.0)
+
+
+def test_q14_tells_the_answer_from_what_comes_after_it(ask: Ask) -> None:
+    warehouse = Handmade().generation("dense", "p", answer_end=1).generation("dense", "q")
+    for prompt, step, kl in (("p", 0, 1.0), ("p", 1, 2.0), ("p", 2, 5.0), ("q", 0, 8.0)):
+        warehouse.step(RECIPE, prompt, step, kl).step(RECIPE, prompt, step, 9.0, temperature=0.5)
+        warehouse.step("dense", prompt, step)
+    rows = {row["phase"]: row for row in ask(warehouse, "q14_before_and_after_the_answer")}
+
+    assert {phase: (row["n"], row["n_prompts"], row["kl_mean_nats"]) for phase, row in rows.items()} == {
+        "before": (2, 1, 1.5),
+        "after": (1, 1, 5.0),
+        "no end": (1, 1, 8.0),
+    }
+    assert {phase: row["kl_share"] for phase, row in rows.items()} == {"before": 3 / 16, "after": 5 / 16, "no end": 0.5}
+
+
+def test_q15_agrees_with_the_area_over_all_pairs_and_an_independent_interval(ask: Ask) -> None:
+    chance = np.random.default_rng(2)
+    margin = np.round(chance.uniform(0, 4, (6, 10)), 1).astype(np.float32)
+    entropy = chance.uniform(0, 3, margin.shape).astype(np.float32)
+    is_flip = margin + chance.normal(0, 1, margin.shape) < 1
+    warehouse = Handmade()
+    for prompt, step in np.ndindex(margin.shape):
+        values = {"margin_dense": margin[prompt, step], "entropy_dense_nats": entropy[prompt, step]}
+        warehouse.step(RECIPE, f"p{prompt}", step, 1.0, flips=bool(is_flip[prompt, step]), **values)
+        warehouse.step("dense", f"p{prompt}", step)
+    by_entropy, by_margin = ask(warehouse, "q15_flip_predictors")
+
+    for row, score in ((by_entropy, entropy), (by_margin, -margin)):
+        auc, half = auc_of_pairs(score, is_flip, np.ones(6)), half_width(score, is_flip)
+        assert (row["n"], row["n_prompts"], row["n_flips"]) == (60, 6, is_flip.sum())
+        assert row["auc"] == about(auc)
+        assert row["auc_low"] == pytest.approx(max(auc - half, 0), rel=1e-3)
+        assert row["auc_high"] == pytest.approx(min(auc + half, 1), rel=1e-3)
+
+
+def test_q15_says_nothing_with_two_flips_and_gives_no_interval_where_all_are_told_apart(ask: Ask) -> None:
+    warehouse = Handmade()
+    for prompt in range(6):
+        for step in range(4):
+            warehouse.step("perfect", f"p{prompt}", step, 1.0, flips=step == 0, margin_dense=float(step))
+            warehouse.step("rare", f"p{prompt}", step, 1.0, flips=step == 0 and prompt < 2, margin_dense=float(step))
+    rows = {row["recipe"]: row for row in ask(warehouse, "q15_flip_predictors") if row["predictor"] == "margin"}
+
+    assert (rows["perfect"]["auc"], rows["perfect"]["auc_low"], rows["perfect"]["auc_high"]) == (1.0, None, None)
+    assert (rows["rare"]["n_flips"], rows["rare"]["auc"]) == (2, None)
+
+
+def test_q16_sets_the_options_against_the_vocabulary(ask: Ask) -> None:
+    warehouse = Handmade().options("dense", "p", [0.5, 0.25], [0.5, 0.25])
+    moved = {"kl_options_dense_pruned_nats": 0.25, "kl_dense_pruned_nats": 2.0, "one_minus_cos_p": 0.5}
+    warehouse.options(RECIPE, "p", [0.5, 0.25], [0.5, 0.125], **moved)
+    warehouse.options(RECIPE, "q", [0.25, 0.125], [0.125, 0.25], **(moved | {"kl_dense_pruned_nats": 4.0}))
+
+    assert ask(warehouse, "q16_options_against_vocabulary") == [
+        {
+            "model": "tiny",
+            "recipe": RECIPE,
+            "temperature": 1.0,
+            "n_questions": 2,
+            "argmax_kept": 1,
+            "kl_options_mean_nats": 0.25,
+            "kl_vocabulary_mean_nats": 3.0,
+            "kl_share": 0.25 / 3.0,
+            "one_minus_cos_z_options_mean": 0.0,
+            "one_minus_cos_p_options_mean": 0.0,
+            "one_minus_cos_p_vocabulary_mean": 0.5,
+            "mass_dense_mean": 0.5625,
+            "mass_pruned_mean": 0.5,
+        }
+    ]
+
+
+def test_q17_counts_questions_whose_first_option_stays_while_the_others_change_places(ask: Ask) -> None:
+    warehouse = Handmade()
+    for prompt, pruned in (("p", [0.4, 0.2, 0.1]), ("q", [0.4, 0.1, 0.2]), ("r", [0.1, 0.2, 0.4])):
+        warehouse.step(RECIPE, prompt, 0).options(RECIPE, prompt, [0.4, 0.2, 0.1], pruned)
+    (row,) = ask(warehouse, "q17_ranking_lost")
+
+    assert (row["n_questions"], row["argmax_kept"], row["kept_but_reordered"], row["ranking_kept"]) == (3, 2, 1, 1)
+    assert (row["kendall_tau_mean"], row["kendall_tau_min"]) == (about(1 / 9), -1.0)
+
+
+def test_q18_places_the_options_in_the_vocabulary(ask: Ask) -> None:
+    warehouse = Handmade().model().step(RECIPE, "p", 0)
+    warehouse.options(RECIPE, "p", [0.25, 0.125], [0.25, 0.25], ranks_dense=[20, 40], ranks_pruned=[1, 3])
+
+    assert ask(warehouse, "q18_options_in_the_tail") == [
+        {
+            "model": "tiny",
+            "recipe": RECIPE,
+            "prompt_id": "p",
+            "n_options": 2,
+            "rank_dense_best": 20,
+            "rank_dense_median": 30.0,
+            "rank_dense_worst": 40,
+            "rank_dense_share": 0.3,
+            "mass_dense": 0.375,
+            "rank_pruned_best": 1,
+            "rank_pruned_median": 2.0,
+            "rank_pruned_worst": 3,
+            "rank_pruned_share": 0.02,
+            "mass_pruned": 0.5,
+        }
+    ]
+
+
+def test_q24_compares_kinds_of_drop_at_the_same_share_and_does_not_extrapolate(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe, method, removed, kl in (
+        ("attn-drop-4", "attn-drop", 0.125, 0.5),
+        ("mlp-drop-1", "mlp-drop", 0.0625, 1.0),
+        ("mlp-drop-4", "mlp-drop", 0.25, 4.0),
+        ("block-drop-4", "block-drop", 0.5, 9.0),
+    ):
+        warehouse.variant(recipe, method=method, removed=removed).step(recipe, "p", 0, kl)
+    warehouse.variant(RECIPE, sparsity=0.5).step(RECIPE, "p", 0, 1.0)
+    rows = ask(warehouse, "q24_attention_mlp_block")
+    others = {(row["recipe"], row["other_method"]): row["kl_other_nats"] for row in rows}
+    attn_against_mlp = next(row for row in rows if row["recipe"] == "attn-drop-4" and row["other_method"] == "mlp-drop")
+
+    assert others == {
+        ("attn-drop-4", "mlp-drop"): 2.0,  # a third of the way from (0.0625, 1) to (0.25, 4)
+        ("attn-drop-4", "block-drop"): 2.25,  # a quarter of the way from the dense model
+        ("mlp-drop-1", "attn-drop"): 0.25,
+        ("mlp-drop-1", "block-drop"): 1.125,
+        ("mlp-drop-4", "attn-drop"): None,
+        ("mlp-drop-4", "block-drop"): 4.5,
+        ("block-drop-4", "attn-drop"): None,
+        ("block-drop-4", "mlp-drop"): None,
+    }
+    assert attn_against_mlp["kl_ratio"] == 0.25
+
+
+def test_q24_takes_the_other_kinds_own_figure_where_the_shares_are_equal(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe, method, kl in (("attn-drop-1", "attn-drop", 1.0), ("mlp-drop-1", "mlp-drop", 4.0)):
+        warehouse.variant(recipe, method=method, removed=0.25).step(recipe, "p", 0, kl)
+    rows = ask(warehouse, "select recipe, kl_other_nats, kl_ratio from q24_attention_mlp_block order by recipe")
+
+    assert [tuple(row.values()) for row in rows] == [("attn-drop-1", 4.0, 0.25), ("mlp-drop-1", 1.0, 4.0)]
+
+
+def test_q25_prices_a_pattern_against_unstructured_pruning_of_the_same_method_and_sparsity(ask: Ask) -> None:
+    warehouse = Handmade().variant("dense")
+    for recipe, kl, sparsity, parameters in (
+        ("wanda-50", 0.5, 0.5, {"keep": None, "block": None}),
+        ("wanda-50-again", 0.75, 0.5, {}),
+        ("wanda-2of4", 2.0, 0.501, {"keep": 2, "block": 4}),
+        ("wanda-1of4", 8.0, 0.75, {"keep": 1, "block": 4}),
+    ):
+        warehouse.variant(recipe, sparsity=sparsity, **parameters).step(recipe, "p", 0, kl)
+    rows = {row["recipe"]: row for row in ask(warehouse, "q25_pattern_cost")}
+
+    assert {recipe: (row["pattern"], row["baseline_recipe"], row["kl_ratio"]) for recipe, row in rows.items()} == {
+        "wanda-50": ("unstructured", "wanda-50", 1.0),
+        "wanda-50-again": ("unstructured", "wanda-50", 1.5),
+        "wanda-2of4": ("2:4", "wanda-50", 4.0),
+        "wanda-1of4": ("1:4", None, None),
+    }
+    assert rows["wanda-2of4"]["top1_agreement"] == rows["wanda-2of4"]["baseline_top1_agreement"] == 1.0
