@@ -23,6 +23,6 @@ def open(root: Path | str) -> "duckdb.DuckDBPyConnection":  # noqa: A001 - read 
         DamagedFileError: a file is damaged; the message names it.
     """
     # Imported here, because every module of the package runs this file and most need no SQL.
-    from warehouse.catalogue import connect  # noqa: PLC0415
+    from warehouse.catalogue import connect
 
     return connect(root)

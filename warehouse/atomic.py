@@ -58,13 +58,18 @@ def write_atomically(path: Path, writer: Callable[[Path], None]) -> None:
 
 def temporaries(root: Path) -> Iterator[Path]:
     """Leftover temporaries below `root`: their writer is dead, or they are older than an hour."""
-    for path in root.rglob(f"{_PREFIX}*"):
+    for path in sorted(root.rglob(f"{_PREFIX}*")):
         try:
             age = time.time() - path.stat().st_mtime
         except FileNotFoundError:  # its writer has just finished
             continue
         if age > STALE_SECONDS or _writer_is_dead(path.name):
             yield path
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a writer of this package is filling the file, or died doing so."""
+    return path.name.startswith(_PREFIX)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.provenance import FOOTER_KEY, Footer, read_footer
 from warehouse.schema import Table
-from warehouse.store import Store
+from warehouse.store import Store, fits
 from warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[1] / "sql"
@@ -148,11 +148,6 @@ def sql_type(of: pa.DataType) -> str:
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
 
 
-def fits(table: Table, schema: pa.Schema) -> bool:
-    """Whether a file has the table's columns with the table's types."""
-    return {field.name: field.type for field in table.arrow()} == {field.name: field.type for field in schema}
-
-
 def _build(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     # A view must not read a variable of the Python program that happens to have a table's name.
     connection.execute("SET python_enable_replacements = false")
@@ -239,6 +234,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "temp_directory = ''",
+        "memory_limit = '2GB'",
         f"allowed_directories = {folders}",
         "enable_external_access = false",
         "lock_configuration = true",

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +62,7 @@ class Provenance:
         Raises:
             ValueError: the text is not such a JSON object.
         """
-        values = json.loads(text)
+        values = _object(text)
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in values]:
             raise ValueError(f"provenance lacks {', '.join(missing)}")
@@ -94,6 +95,13 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
     """
     canonical = json.dumps(dict(inputs), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("provenance is not a JSON object")  # noqa: TRY004 - the text is wrong, not its type
+    return values
 
 
 def footer_json(provenance: Provenance, violations: tuple[str, ...]) -> bytes:
@@ -135,7 +143,7 @@ def read_footer(path: Path) -> Footer:
     if stored is None:
         raise damaged(path, "its footer has no provenance")
     try:
-        violations = json.loads(stored).get("violations", [])
+        violations = _object(stored).get("violations", [])
         return Footer(Provenance.from_json(stored.decode()), tuple(violations), schema, rows)
     except ValueError as error:
         raise damaged(path, error) from error

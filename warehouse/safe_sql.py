@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from warehouse.errors import SqlError, UnsafeSqlError
 
 SECONDS = 60.0
 RESULT_BYTES = 1 << 30
+# DuckDB's parser tries every reading of parentheses that never close, and cannot be interrupted.
+DEPTH = 500
 
 # Everything in DuckDB's syntax tree that is not an expression must be one of these. Since version 2 a CTE may hold
 # COPY, INSERT, UPDATE or DELETE inside what still counts as a SELECT, so what is unknown is refused.
@@ -75,6 +78,8 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         UnsafeSqlError: it is not; the message names the rule.
         SqlError: it cannot be parsed.
     """
+    if max(accumulate((char == "(") - (char == ")") for char in sql), default=0) > DEPTH:
+        raise SqlError(f"SQL: parentheses are nested deeper than {DEPTH}")
     try:
         [(serialized,)] = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
         parsed = json.loads(serialized)
@@ -171,7 +176,7 @@ def _run(
 def _short(error: Exception) -> str:
     """DuckDB's message without the excerpt of the statement and the class of the error."""
     message = str(error).partition("\n\nLINE ")[0].strip()
-    return " ".join(re.sub(r"^[A-Z]\w+(?: \w+)? Error: ", "", message).split())
+    return " ".join(re.sub(r"^[A-Z]\w+(?: \w+)* Error: ", "", message).split())
 
 
 def _place(sql: str, parsed: dict[str, Any]) -> str:

@@ -147,12 +147,13 @@ class Store:
             return None
 
     def is_current(self, table: Table, model: str, recipe: str | None, fingerprint: str) -> bool:
-        """Whether the partition is whole, keeps all checks and was made from inputs with this fingerprint."""
+        """Whether the partition has the table's columns, keeps its checks and was made from these inputs."""
         try:
             footer = read_footer(self.path(table, model, recipe))
         except (FileNotFoundError, DamagedFileError):
             return False
-        return footer.provenance.fingerprint == fingerprint and not footer.violations
+        is_same = footer.provenance.fingerprint == fingerprint
+        return is_same and not footer.violations and fits(table, footer.schema)
 
     def partitions(self, table: Table) -> list[Partition]:
         """The partitions that exist, in the order of their paths; their files are opened only for shortened names."""
@@ -187,6 +188,11 @@ class Store:
                 path.unlink(missing_ok=True)
             removed.append(path)
         return removed
+
+
+def fits(table: Table, schema: pa.Schema) -> bool:
+    """Whether a file has the table's columns with the table's types."""
+    return {field.name: field.type for field in table.arrow()} == {field.name: field.type for field in schema}
 
 
 def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:

@@ -42,7 +42,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     facet, columns = layers.panels(shown)
     return theme.themed(
-        alt.layer(base.mark_line(strokeWidth=1.6), point, data=theme.rows(shown))
+        alt.layer(base.mark_line(strokeWidth=1.8).encode(strokeDash=layers.space_dash()), point, data=theme.rows(shown))
         .properties(width=255, height=130)
         .facet(facet=facet, columns=columns, title=theme.title(TITLE, hierarchy.subtitle(frame), left_out))
         .resolve_axis(x="independent")

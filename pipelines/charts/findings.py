@@ -125,7 +125,8 @@ def _flips(frame: pl.DataFrame) -> list[str]:
         # Steps count from 0; a reader counts tokens from 1.
         where = f"{low + 1:g}" if low == high else f"{low + 1:g} to {high + 1:g}"
         sentence += f", in the median of a variant at token {where}"
-    return [f"{sentence}; {collapsed} fall into a loop."]
+    loops = {0: "none falls", 1: "1 falls"}.get(collapsed, f"{collapsed} fall")
+    return [f"{sentence}; {loops} into a loop."]
 
 
 def _answers(frame: pl.DataFrame) -> list[str]:
@@ -133,6 +134,8 @@ def _answers(frame: pl.DataFrame) -> list[str]:
     if dense.is_empty() or pruned.is_empty() or not dense["prompts_graded"][0]:
         return []
     before, graded = dense["prompts_correct"][0], dense["prompts_graded"][0]
+    if not before:
+        return [f"The dense model answers none of its {graded} prompts that have a right answer correctly."]
     keeps = pruned.filter(pl.col("prompts_correct") >= before)
     rest = f"as many or more: {_recipes(keeps)}" if keeps.height else "no variant reaches that"
     return [f"The dense model answers {_of(before, graded)} prompts that have a right answer correctly; {rest}."]
@@ -228,7 +231,10 @@ def _fit(frame: pl.DataFrame) -> list[str]:
         if large is not None:
             sentence += f" Where the truth is above 0.05 the median is {number(large)}"
             if theorem.startswith("T2"):
-                sentence += " (paper: 1.6)" if large > 1 else ", so the overshoot of the paper (1.6) does not show here"
+                # Half of the paper's excess is the least that counts as its overshoot.
+                sentence += (
+                    " (paper: 1.6)" if large > 1.3 else ", so the overshoot of the paper (1.6) does not show here"
+                )
             sentence += "."
         correlation = row["log_correlation"]
         if theorem.startswith("T3") and correlation is not None and math.isfinite(correlation):

@@ -50,7 +50,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     data = pl.concat([curves, _events(curves)], how="diagonal").drop("model", "recipe", "temperature", *EVENTS)
     x = theme.whole_axis("step", "generated token (step)", curves["step"])
     scale = alt.Scale(type="symlog", constant=0.01, domainMin=0, nice=False)
-    axis = alt.Axis(values=[0, 0.01, 0.1, 1, 10, 100], format="~r")
+    axis = alt.Axis(values=[0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100], format="~r")
     y = alt.Y("kl_median_nats:Q", title="KL(dense ‖ pruned), nats", scale=scale, axis=axis)
     color = alt.Color(
         "trajectory:N",

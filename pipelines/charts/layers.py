@@ -66,6 +66,13 @@ def space_shape() -> alt.Shape:
     return alt.Shape("space:N", title=None, scale=alt.Scale(domain=titles, range=SPACE_SHAPES), legend=_LEGEND)
 
 
+def space_dash() -> alt.StrokeDash:
+    """Dashes for z, which often coincides with h: h then shows through the gaps."""
+    titles = [SPACE_TITLES[space] for space in SPACES]
+    dashes = [[1, 0], [5, 4], [1, 0]]
+    return alt.StrokeDash("space:N", title=None, scale=alt.Scale(domain=titles, range=dashes), legend=_LEGEND)
+
+
 def panels(frame: pl.DataFrame) -> tuple[alt.Facet, int]:
     """The facet over panels in the order of the rows, attention panels first, and how many stand side by side."""
     order = frame["panel"].unique(maintain_order=True).to_list()

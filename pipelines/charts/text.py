@@ -5,7 +5,7 @@ Escaping for HTML and JSON does not belong here; the report does it where it wri
 
 import unicodedata
 
-_SYMBOLS = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "\x00": "␀"}
+_SYMBOLS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 # Control, format (direction marks, joiners), line and paragraph separators, private use, unassigned.
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Co", "Cn", "Cs"}
 # Running text keeps its line breaks, and the joiners that Indic scripts, Persian and emoji need.

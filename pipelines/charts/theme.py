@@ -90,7 +90,10 @@ def title(text: str, *subtitles: str) -> alt.TitleParams:
 
 def without_zeros(zeros: int) -> str:
     """What a subtitle says about values that a logarithmic axis cannot show; nothing where it shows all."""
-    return f"without {zeros:,} values of exactly 0, which have no place on a logarithmic axis" if zeros else ""
+    if not zeros:
+        return ""
+    values = "1 value" if zeros == 1 else f"{zeros:,} values"
+    return f"without {values} of exactly 0, which a logarithmic axis cannot show"
 
 
 def has_logarithm(column: str) -> pl.Expr:

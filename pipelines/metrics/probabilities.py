@@ -122,8 +122,8 @@ def shift_columns(
     """
     p, temperature = dense.p, dense.temperature
     scratch, first, second = buffers
-    mean = dot(p, dz, scratch)
-    c = torch.sub(dz, mean.float()[:, None], out=first)
+    mean = dot(p, dz, scratch).float()[:, None]
+    c = torch.sub(dz, mean, out=first)
     if temperature != 1:
         c.div_(temperature)
     weighted = torch.mul(p, c, out=second)
@@ -149,7 +149,7 @@ def shift_columns(
     kl_qp = (p_ce - p_c * p_e) / scale - kl_pq
     js = kl_qp / 2 - (mixture_log - half[:, 0].double() * t_sum)
     cross_entropy = dense.log_normalizer - (dense.p_gap + gap_t / scale) / temperature
-    top_c = (dz.gather(1, top[:, None])[:, 0] - mean) / temperature
+    top_c = (dz.gather(1, top[:, None]) - mean)[:, 0].double() / temperature
     columns = {
         **_p_space(dense.p_squares.sqrt(), along / scale, (t_across / dense.p_squares).sqrt() / scale),
         **_variances(r_spread / dense.p_squares, p_cc - p_c.square(), temperature),
@@ -161,7 +161,7 @@ def shift_columns(
         "entropy_pruned_nats": (cross_entropy - kl_qp).clamp(min=0),
     }
     is_carried = is_still | (
-        ((dz_max - mean) / temperature <= _LARGEST_CENTRED)
+        ((dz_max - mean[:, 0]) / temperature <= _LARGEST_CENTRED)
         & (kl_pq >= _SMALLEST_KL * (t_size / scale + p_c.abs()))
         & (kl_qp >= _SMALLEST_SHARE * kl_pq)
         & (js >= _SMALLEST_SHARE * kl_qp)
@@ -200,7 +200,8 @@ def exact_shift_columns(
     p = log_p.exp()
     delta = dz.double() / temperature
     c = delta - (p * delta).sum(-1, keepdim=True)
-    ratio = c - torch.logsumexp(log_p + c, -1, keepdim=True)
+    # log Σp is 0 but for rounding; taking it off too makes a shift of zero exactly zero.
+    ratio = c - (torch.logsumexp(log_p + c, -1, keepdim=True) - torch.logsumexp(log_p, -1, keepdim=True))
     log_q = log_p + ratio
     q = log_q.exp()
     is_near = ratio < 1

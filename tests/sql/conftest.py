@@ -1,13 +1,10 @@
 """A way to ask a view of a warehouse written by hand for its rows."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.sql.handmade import Handmade, Row, rows_of
-
-Ask = Callable[[Handmade, str], list[Row]]
+from tests.sql.handmade import Ask, Handmade, Row, rows_of
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Rows go through the real store; nothing here knows a view.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from warehouse.tables import TABLES
 from warehouse.tables.columns import DIVERGENCE_NAMES
 
 Row = dict[str, Any]
+Ask = Callable[["Handmade", str], list[Row]]
 
 MODEL = "tiny"
 LAYERS = 2

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.sql.conftest import Ask
-from tests.sql.handmade import Handmade
+from tests.sql.handmade import Ask, Handmade
 
 
 def about(value: float) -> object:

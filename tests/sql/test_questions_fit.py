@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.sql.conftest import Ask
-from tests.sql.handmade import Handmade, Row
+from tests.sql.handmade import Ask, Handmade, Row
+from tests.sql.pairs import auc_of_pairs, half_width
 
 RECIPE = "wanda-50"
 
@@ -29,25 +29,6 @@ def spiky(prompts: int, steps: int = 12, seed: int = 0) -> tuple[Handmade, dict[
         warehouse.transition(RECIPE, f"p{prompt}", step, layer=1, is_changed=False)
         warehouse.transition("dense", f"p{prompt}", step).step("dense", f"p{prompt}", step)
     return warehouse, {"kl": kl, "variance": variance}
-
-
-def auc_of_pairs(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> float:
-    """The AUC by its definition over all pairs, each prompt (row) counted with its weight."""
-    weight = np.broadcast_to(weights[:, None], scores.shape)
-    positive, negative = scores[is_positive][:, None], scores[~is_positive][None, :]
-    pair = weight[is_positive][:, None] * weight[~is_positive][None, :]
-    return float((pair * ((positive > negative) + 0.5 * (positive == negative))).sum() / pair.sum())
-
-
-def half_width(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """95 % over prompts, from the numerical derivative of the AUC by each prompt's weight."""
-    prompts, delta = len(scores), 1e-5
-    influence = []
-    for prompt in range(prompts):
-        nudge = delta * np.eye(prompts)[prompt]
-        more, less = (auc_of_pairs(scores, is_positive, np.ones(prompts) + sign * nudge) for sign in (1, -1))
-        influence.append((more - less) / (2 * delta))
-    return float(stats.t.ppf(0.975, prompts - 1) * np.sqrt(prompts / (prompts - 1) * np.square(influence).sum()))
 
 
 def test_q01_agrees_with_independent_statistics(ask: Ask) -> None:

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.sql.conftest import Ask
-from tests.sql.handmade import Handmade
-from tests.sql.test_questions_fit import auc_of_pairs, half_width
+from tests.sql.handmade import Ask, Handmade
+from tests.sql.pairs import auc_of_pairs, half_width
 
 RECIPE = "wanda-50"
 

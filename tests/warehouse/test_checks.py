@@ -91,15 +91,16 @@ def test_names_list_what_is_checked_in_the_order_of_the_findings():
 def test_each_bound_of_each_table_is_checked(table):
     good = rows_of(table)
     assert violations(table, to_arrow(table, good)) == []
-    for column in table.columns:
-        for bound, step in ((column.minimum, -1), (column.maximum, 1)):
-            if bound is not None:
-                broken = good.with_columns(pl.lit(bound + step).alias(column.name))
-                failing = [item for item in violations(table, to_arrow(table, broken)) if item.check == "in_range"]
-                assert [item.rows_failing for item in failing] == [good.height], column.name
-        if column.values:
-            broken = good.with_columns(pl.lit("nonsense").alias(column.name))
-            assert "legal_values" in {item.check for item in violations(table, to_arrow(table, broken))}
+    for bound, step in (("minimum", -1), ("maximum", 1)):
+        bounded = {c.name: getattr(c, bound) + step for c in table.columns if getattr(c, bound) is not None}
+        broken = good.with_columns(pl.lit(value).alias(name) for name, value in bounded.items())
+        failing = [item for item in violations(table, to_arrow(table, broken)) if item.check == "in_range"]
+        assert [item.example.partition(" = ")[0] for item in failing] == list(bounded)
+        assert {item.rows_failing for item in failing} <= {good.height}
+    labelled = [column.name for column in table.columns if column.values]
+    broken = good.with_columns(pl.lit("nonsense").alias(name) for name in labelled)
+    failing = [item for item in violations(table, to_arrow(table, broken)) if item.check == "legal_values"]
+    assert [item.example.partition(" = ")[0] for item in failing] == labelled
 
 
 def test_bounds_hold_exactly_at_the_bound():

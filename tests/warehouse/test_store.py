@@ -113,6 +113,15 @@ def test_a_partition_is_current_for_its_fingerprint_only(store):
     assert store.provenance(TRANSITIONS, *VARIANT) == provenance_of(*VARIANT)
 
 
+def test_a_partition_with_the_columns_of_another_version_is_not_current(store):
+    path = write(store).path
+    footer = pq.read_metadata(path).metadata
+    rows = store.read(TRANSITIONS, *VARIANT).drop_columns(["js_nats"])
+    pq.write_table(rows.replace_schema_metadata({b"prunescope": footer[b"prunescope"]}), path)
+    assert store.provenance(TRANSITIONS, *VARIANT) == provenance_of(*VARIANT)
+    assert not store.is_current(TRANSITIONS, *VARIANT, "f" * 64)
+
+
 def test_a_partition_needs_a_recipe_exactly_where_its_table_has_one(store):
     with pytest.raises(WarehouseError, match="kept per model: give no recipe"):
         write(store, table=MODELS)

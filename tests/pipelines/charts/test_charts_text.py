@@ -17,7 +17,7 @@ from tests.pipelines.charts.frames import HOSTILE
         (" the", "␣the"),
         ("\n\n", "↵↵"),
         ("\t", "⇥"),
-        ("a\x00b", "a␀b"),
+        ("a\x00b", "a⟨0⟩b"),
         ("\u202eabc", "⟨202E⟩a…"),
         ("\u200b", "⟨200B⟩"),
         ("", ""),

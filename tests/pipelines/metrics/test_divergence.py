@@ -40,7 +40,7 @@ Dense = Literal["normal", "ties", "one_hot", "uniform", "huge"]
 Shift = Literal["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"]
 DENSE = st.sampled_from(["normal", "ties", "one_hot", "uniform", "huge"])
 SHIFT = st.sampled_from(["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"])
-SIZES = st.sampled_from([2, 3, 6, 129, 1000, 5000])
+SIZES = st.sampled_from([2, 3, 6, 129, 4500])
 SEEDS = st.integers(0, 2**31)
 TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
 
@@ -100,7 +100,7 @@ def assert_matches(
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-11, err_msg=name)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_every_column_matches_the_float64_reference(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 5, size, seed)
@@ -108,12 +108,10 @@ def test_every_column_matches_the_float64_reference(dense, shift, size, seed, te
     measured = divergence(z, dz, head, [temperature])
     # A tiny shift is rounded away or ties tokens when it is added to a float32 logit.
     skip = frozenset(RANKING) if shift in ("tiny", "parallel") else frozenset()
-    if dense in ("uniform", "huge") and shift == "opposite" or shift == "zero":
-        skip = skip | {"par_rel_p"}
     assert_matches(measured, divergence_reference(z, dz, head, temperature), temperature, skip=skip)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SIZES, SEEDS, st.sampled_from([1, 3, 40]))
 def test_ties_go_to_the_lowest_token_on_both_sides(size, seed, levels):
     generator = torch.Generator().manual_seed(seed)
@@ -154,7 +152,7 @@ def test_divergences_agree_with_scipy():
     np.testing.assert_allclose(measured["js_nats"][0], jensenshannon(p, q, axis=-1) ** 2, rtol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
@@ -166,7 +164,7 @@ def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size
             np.testing.assert_allclose(lifted[name], moved[name], rtol=1e-3, atol=2e-6, err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_swapping_the_sides_swaps_the_divergences(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
@@ -190,7 +188,7 @@ def test_swapping_the_sides_swaps_the_divergences(dense, shift, size, seed, temp
         np.testing.assert_allclose(there[name], back[other], rtol=1e-3, atol=atol, err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, shift, size, seed, temperature):
     measured = divergence(*logits_and_shift(dense, shift, 4, size, seed), identity_head(size), [temperature])
@@ -275,6 +273,15 @@ def test_temperatures_stand_in_the_first_axis_and_one_row_is_enough():
             np.testing.assert_array_equal(measured[name][index], alone[name][0], err_msg=name)
 
 
+def test_a_large_constant_on_every_shift_leaves_probabilities_at_one_or_below():
+    z = 12 * torch.eye(300)[:4] + 0.5
+    measured = divergence(z, torch.full_like(z, 9000.0) + 0.25 * z, identity_head(300), [1.0])
+    assert (measured["p_dense_top1_pruned"] <= 1.000001).all()
+    truth = divergence_reference(z, torch.full_like(z, 9000.0) + 0.25 * z, identity_head(300), 1.0)
+    for name in ("p_dense_top1_pruned", "kl_dense_pruned_nats", "js_nats", "total_variation", "one_minus_cos_p"):
+        np.testing.assert_allclose(measured[name][0], truth[name].numpy(), rtol=1e-3, err_msg=name)
+
+
 def test_no_rows_give_no_rows():
     head, x, near, _ = model_like(3)
     assert divergence(x[:0], near[:0], head, [1.0])["js_nats"].shape == (1, 0)
@@ -318,7 +325,8 @@ def test_a_temperature_that_is_no_softmax_is_refused(temperature):
 
 def test_a_shift_of_another_shape_is_refused():
     head, x, near, _ = model_like(2)
-    with pytest.raises(ValueError, match="shape"):
+    # A TypeError where the annotations are enforced.
+    with pytest.raises((ValueError, TypeError), match=r"shape|parameter"):
         divergence(x, near[:1], head, [1.0])
 
 

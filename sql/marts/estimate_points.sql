@@ -1,0 +1,77 @@
+-- The second-order estimates of Theorems 1 to 3 beside the quantities that they estimate.
+-- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens × temperature × theorem.
+-- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem
+-- inputs: stg_layer_transitions
+-- how to read: `T1 h` and `T1 z` estimate 1 − cos of h and z and do not depend on T, `T2 p` 1 − cos of p, `T3 KL`
+--   KL(dense‖pruned) in nats. Rows whose truth is 0 (dense, untouched sublayers in local scope) are left out: there is
+--   nothing to estimate and no ratio.
+-- reason: one long shape serves every question about the fit; a filter on `theorem` reads that branch only.
+select
+    model,
+    recipe,
+    prompt_id,
+    position,
+    layer,
+    sublayer,
+    scope,
+    lens,
+    temperature,
+    'T1 h' as theorem,
+    t1_h as estimate,
+    one_minus_cos_h as truth
+from stg_layer_transitions
+where one_minus_cos_h > 0
+
+union all
+
+select
+    model,
+    recipe,
+    prompt_id,
+    position,
+    layer,
+    sublayer,
+    scope,
+    lens,
+    temperature,
+    'T1 z' as theorem,
+    t1_z as estimate,
+    one_minus_cos_z as truth
+from stg_layer_transitions
+where one_minus_cos_z > 0
+
+union all
+
+select
+    model,
+    recipe,
+    prompt_id,
+    position,
+    layer,
+    sublayer,
+    scope,
+    lens,
+    temperature,
+    'T2 p' as theorem,
+    t2_p as estimate,
+    one_minus_cos_p as truth
+from stg_layer_transitions
+where one_minus_cos_p > 0
+
+union all
+
+select
+    model,
+    recipe,
+    prompt_id,
+    position,
+    layer,
+    sublayer,
+    scope,
+    lens,
+    temperature,
+    'T3 KL' as theorem,
+    t3_kl_nats as estimate,
+    kl_dense_pruned_nats as truth
+from stg_layer_transitions
+where kl_dense_pruned_nats > 0

@@ -1,0 +1,35 @@
+-- The shifts that pruning caused in h, z and p: the geometry of layer_transitions without the rows that cannot move.
+-- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens (reference temperature).
+-- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
+-- inputs: stg_layer_transitions, reference_temperature
+-- how to read: h and z do not depend on T; p and the variances are those at T = 1 where it was measured. Left out are
+--   the dense recipe and, in local scope, sublayers that the recipe did not touch: both are 0 by construction.
+-- reason: zeros that say nothing would pull every median of the questions about geometry towards 0.
+select
+    transitions.model,
+    transitions.recipe,
+    transitions.prompt_id,
+    transitions.position,
+    transitions.layer,
+    transitions.sublayer,
+    transitions.scope,
+    transitions.lens,
+    transitions.temperature,
+    cast(transitions.par_rel_h as double) as par_rel_h,
+    cast(transitions.orth_rel_h as double) as orth_rel_h,
+    cast(transitions.par_rel_z as double) as par_rel_z,
+    cast(transitions.orth_rel_z as double) as orth_rel_z,
+    cast(transitions.par_rel_p as double) as par_rel_p,
+    cast(transitions.orth_rel_p as double) as orth_rel_p,
+    cast(transitions.var_uniform_dz as double) as var_uniform_dz,
+    cast(transitions.var_p_dz as double) as var_p_dz,
+    cast(transitions.var_r_dz as double) as var_r_dz,
+    cast(transitions.one_minus_cos_p as double) as one_minus_cos_p,
+    cast(transitions.kl_dense_pruned_nats as double) as kl_dense_pruned_nats
+from stg_layer_transitions as transitions
+inner join reference_temperature
+    on
+        transitions.model = reference_temperature.model
+        and transitions.recipe = reference_temperature.recipe
+        and transitions.temperature = reference_temperature.temperature
+where transitions.recipe <> 'dense' and (transitions.is_changed or transitions.scope <> 'local')

@@ -1,0 +1,89 @@
+-- What each variant removed and how far its output moved: the row to compare variants by.
+-- grain: one row per model × recipe.
+-- key: model, recipe
+-- inputs: stg_variants, stg_generations, stg_option_subspace, reference_steps, reference_temperature
+-- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
+--   the nearest to 1 otherwise. first_flip_step_median is over all prompts, one that never flips counting as later
+--   than any step; it is NULL where that is the median. prompts_correct is to be held against prompts_graded, the
+--   prompts with a known answer. A measure that was not taken is NULL, a count of what was not measured is 0.
+-- reason: the charts and the comparisons need one agreed set of figures per variant; the dense row is the baseline.
+with
+
+prompts_at_output as (
+    select
+        model,
+        recipe,
+        avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced' and step = 0) as kl_step0_nats,
+        median(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_median_nats,
+        avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_mean_nats,
+        max(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_max_nats,
+        median(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_running_median_nats,
+        avg(cast(is_top1_same as integer)) filter (where trajectory = 'teacher_forced') as top1_agreement
+    from reference_steps
+    group by model, recipe
+),
+
+texts as (
+    select
+        model,
+        recipe,
+        -- Infinity stands for "never" inside the median and is turned into NULL below.
+        median(coalesce(cast(first_flip_step as double), cast('inf' as double))) as first_flip_step_median,
+        count(*) as prompts,
+        count(first_flip_step) as prompts_flipped,
+        count(collapse_step) as prompts_collapsed,
+        count(is_correct) as prompts_graded,
+        count_if(is_correct) as prompts_correct
+    from stg_generations
+    group by model, recipe
+),
+
+choices as (
+    select
+        options.model,
+        options.recipe,
+        count(*) as questions,
+        count_if(options.is_argmax_same) as options_argmax_kept
+    from stg_option_subspace as options
+    inner join reference_temperature
+        on
+            options.model = reference_temperature.model
+            and options.recipe = reference_temperature.recipe
+            and options.temperature = reference_temperature.temperature
+    group by options.model, options.recipe
+)
+
+select
+    variants.model,
+    variants.recipe,
+    variants.variant,
+    variants.method,
+    variants.sparsity,
+    variants.parameters_removed_share,
+    variants.sublayers_dropped_count,
+    reference_temperature.temperature,
+    prompts_at_output.kl_step0_nats,
+    prompts_at_output.kl_teacher_forced_median_nats,
+    prompts_at_output.kl_teacher_forced_mean_nats,
+    prompts_at_output.kl_teacher_forced_max_nats,
+    prompts_at_output.kl_free_running_median_nats,
+    prompts_at_output.top1_agreement,
+    case
+        when isfinite(texts.first_flip_step_median) then texts.first_flip_step_median
+    end as first_flip_step_median,
+    coalesce(texts.prompts, 0) as prompts,
+    coalesce(texts.prompts_flipped, 0) as prompts_flipped,
+    coalesce(texts.prompts_collapsed, 0) as prompts_collapsed,
+    coalesce(texts.prompts_graded, 0) as prompts_graded,
+    coalesce(texts.prompts_correct, 0) as prompts_correct,
+    coalesce(choices.questions, 0) as questions,
+    coalesce(choices.options_argmax_kept, 0) as options_argmax_kept
+from stg_variants as variants
+left join reference_temperature
+    on variants.model = reference_temperature.model and variants.recipe = reference_temperature.recipe
+left join prompts_at_output
+    on variants.model = prompts_at_output.model and variants.recipe = prompts_at_output.recipe
+left join texts
+    on variants.model = texts.model and variants.recipe = texts.recipe
+left join choices
+    on variants.model = choices.model and variants.recipe = choices.recipe

@@ -1,0 +1,60 @@
+-- By how much does each step from h to z and from z to p amplify the shift, layer by layer?
+-- grain: one row per model × recipe × layer × sublayer × scope × lens × temperature.
+-- key: model, recipe, layer, sublayer, scope, lens, temperature
+-- inputs: stg_layer_transitions
+-- how to read: z_to_p is (1 − cos p) / (1 − cos z), h_to_z is (1 − cos z) / (1 − cos h): above 1 the step amplifies,
+--   below 1 it compresses. n counts the positions whose h and z both moved; dense rows and untouched sublayers in local
+--   scope have no shift and are left out. share_amplified is the share of positions with z_to_p above 1.
+-- reason: the paper's claim is that the softmax amplifies; attention layer 0 shows that it need not.
+with
+
+ratios as (
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        cast(one_minus_cos_z as double) / one_minus_cos_h as h_to_z,
+        cast(one_minus_cos_p as double) / one_minus_cos_z as z_to_p
+    from stg_layer_transitions
+    where one_minus_cos_h > 0 and one_minus_cos_z > 0
+),
+
+spread as (
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        count(*) as n,
+        quantile_cont(h_to_z, [0.1, 0.5, 0.9]) as h_to_z,
+        quantile_cont(z_to_p, [0.1, 0.5, 0.9]) as z_to_p,
+        avg(cast(z_to_p > 1 as integer)) as share_amplified
+    from ratios
+    group by model, recipe, layer, sublayer, scope, lens, temperature
+)
+
+select
+    model,
+    recipe,
+    layer,
+    sublayer,
+    scope,
+    lens,
+    temperature,
+    n,
+    h_to_z[2] as h_to_z_median,
+    h_to_z[1] as h_to_z_p10,
+    h_to_z[3] as h_to_z_p90,
+    z_to_p[2] as z_to_p_median,
+    z_to_p[1] as z_to_p_p10,
+    z_to_p[3] as z_to_p_p90,
+    share_amplified
+from spread
+order by model, recipe, scope, lens, temperature, layer, sublayer

@@ -1,0 +1,40 @@
+-- Does the LM head compress the shift across the vector, from h to z?
+-- grain: one row per model × recipe × layer × sublayer × scope × lens.
+-- key: model, recipe, layer, sublayer, scope, lens
+-- inputs: shifts
+-- how to read: z_over_h is (‖Δz⊥‖/‖z‖) / (‖Δh⊥‖/‖h‖) at a position; below 1 the head compresses. share_compressed is
+--   the share of such positions. Dense rows, untouched sublayers in local scope and positions without a shift across h
+--   are left out.
+-- reason: the head maps to many more dimensions; whether it damps or spreads a shift is a property of the model.
+with
+
+positions as (
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        orth_rel_h,
+        orth_rel_z,
+        orth_rel_z / orth_rel_h as z_over_h
+    from shifts
+    where orth_rel_h > 0
+)
+
+select
+    model,
+    recipe,
+    layer,
+    sublayer,
+    scope,
+    lens,
+    count(*) as n,
+    median(orth_rel_h) as orth_rel_h_median,
+    median(orth_rel_z) as orth_rel_z_median,
+    median(z_over_h) as z_over_h_median,
+    avg(cast(z_over_h < 1 as integer)) as share_compressed
+from positions
+group by model, recipe, layer, sublayer, scope, lens
+order by model, recipe, scope, lens, layer, sublayer

@@ -1,0 +1,46 @@
+-- Does it matter that the variance of Δz is weighted by the dense probabilities?
+-- grain: one row per model × recipe × sublayer × scope × lens.
+-- key: model, recipe, sublayer, scope, lens
+-- inputs: shifts
+-- how to read: p_over_uniform is Var_p(Δz) / Var_u(Δz) and r_over_uniform Var_r(Δz) / Var_u(Δz); below 1 what
+--   matters moves less than the vocabulary as a whole. The correlations (log10, NULL below 10 points) say how well each
+--   variance follows the KL, and Var_r and Var_u the cosine defect of p. Dense rows, untouched sublayers in local scope
+--   and positions without a shift are left out. All at the reference temperature.
+-- reason: an unweighted variance is cheaper to reason about; this tells what is lost by it.
+with
+
+positions as (
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        var_p_dz,
+        var_r_dz,
+        var_uniform_dz,
+        log10_positive(var_p_dz) as log_var_p,
+        log10_positive(var_r_dz) as log_var_r,
+        log10_positive(var_uniform_dz) as log_var_uniform,
+        log10_positive(kl_dense_pruned_nats) as log_kl,
+        log10_positive(one_minus_cos_p) as log_one_minus_cos_p
+    from shifts
+    where var_uniform_dz > 0
+)
+
+select
+    model,
+    recipe,
+    sublayer,
+    scope,
+    lens,
+    count(*) as n,
+    median(var_p_dz / var_uniform_dz) as p_over_uniform_median,
+    median(var_r_dz / var_uniform_dz) as r_over_uniform_median,
+    correlation(log_var_p, log_kl) as pearson_log10_var_p_kl,
+    correlation(log_var_uniform, log_kl) as pearson_log10_var_uniform_kl,
+    correlation(log_var_r, log_one_minus_cos_p) as pearson_log10_var_r_cos_p,
+    correlation(log_var_uniform, log_one_minus_cos_p) as pearson_log10_var_uniform_cos_p
+from positions
+group by model, recipe, sublayer, scope, lens
+order by model, recipe, scope, lens, sublayer

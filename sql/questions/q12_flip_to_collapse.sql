@@ -1,0 +1,33 @@
+-- How many steps lie between the first flip and the collapse into a loop?
+-- grain: one row per model × recipe × prompt.
+-- key: model, recipe, prompt_id
+-- inputs: stg_generations
+-- how to read: steps_to_collapse is NULL where the text never flips or never loops, and where the loop was complete
+--   before the flip: then the dense text loops too and pruning is not to blame. *_dense are the dense model's figures
+--   for the same prompt, the level that repetition has without pruning. The dense recipe is left out.
+-- reason: tells a model that takes another good path from one that breaks down.
+select
+    pruned.model,
+    pruned.recipe,
+    pruned.prompt_id,
+    pruned.kind,
+    pruned.first_flip_step,
+    pruned.collapse_step,
+    case
+        when pruned.collapse_step >= pruned.first_flip_step then pruned.collapse_step - pruned.first_flip_step
+    end as steps_to_collapse,
+    pruned.distinct_1,
+    pruned.distinct_2,
+    pruned.repeat_rate,
+    dense.collapse_step as collapse_step_dense,
+    dense.distinct_1 as distinct_1_dense,
+    dense.distinct_2 as distinct_2_dense,
+    dense.repeat_rate as repeat_rate_dense
+from stg_generations as pruned
+left join stg_generations as dense
+    on
+        pruned.model = dense.model
+        and pruned.prompt_id = dense.prompt_id
+        and dense.recipe = 'dense'
+where pruned.recipe <> 'dense'
+order by pruned.model, pruned.recipe, steps_to_collapse nulls last, pruned.prompt_id

@@ -1,0 +1,58 @@
+-- How much of the divergence falls inside the answer, and how much after it is complete?
+-- grain: one row per model × recipe × trajectory × phase.
+-- key: model, recipe, trajectory, phase
+-- inputs: decoding_curve, reference_temperature
+-- how to read: phase `before` runs up to the step that completes the answer, `after` begins behind it; `no end`
+--   holds the prompts whose answer never is complete. Whose answer counts is said in decoding_curve. kl_share is the
+--   phase's part of the trajectory's whole KL. At the reference temperature; the dense recipe is left out.
+-- reason: what a model says after its answer costs nothing, yet it fills the published curves.
+with
+
+steps as (
+    select
+        curve.model,
+        curve.recipe,
+        curve.prompt_id,
+        curve.trajectory,
+        curve.kl_dense_pruned_nats,
+        case
+            when curve.answer_end_step is null then 'no end'
+            when curve.is_after_answer then 'after'
+            else 'before'
+        end as phase
+    from decoding_curve as curve
+    inner join reference_temperature
+        on
+            curve.model = reference_temperature.model
+            and curve.recipe = reference_temperature.recipe
+            and curve.temperature = reference_temperature.temperature
+    where curve.recipe <> 'dense'
+),
+
+phases as (
+    select
+        model,
+        recipe,
+        trajectory,
+        phase,
+        count(*) as n,
+        count(distinct prompt_id) as n_prompts,
+        median(kl_dense_pruned_nats) as kl_median_nats,
+        avg(kl_dense_pruned_nats) as kl_mean_nats,
+        sum(kl_dense_pruned_nats) as kl_sum_nats
+    from steps
+    group by model, recipe, trajectory, phase
+)
+
+select
+    model,
+    recipe,
+    trajectory,
+    phase,
+    n,
+    n_prompts,
+    kl_median_nats,
+    kl_mean_nats,
+    kl_sum_nats / nullif(sum(kl_sum_nats) over (partition by model, recipe, trajectory), 0) as kl_share
+from phases
+order by model asc, recipe asc, trajectory asc, phase desc

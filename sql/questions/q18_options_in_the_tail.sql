@@ -1,0 +1,34 @@
+-- Are the answer options in the tail of the distribution, by rank and by probability?
+-- grain: one row per model × recipe × question.
+-- key: model, recipe, prompt_id
+-- inputs: option_shift, stg_models, reference_temperature
+-- how to read: ranks are in the whole vocabulary, 1 is first; rank_*_share is the median rank over the vocabulary size.
+--   mass_* is the probability of all options together. *_dense is the same for every recipe. At the reference
+--   temperature; the dense recipe is left out.
+-- reason: the paper's explanation needs options with little mass; where they lead the distribution it does not apply.
+select
+    shift.model,
+    shift.recipe,
+    shift.prompt_id,
+    count(*) as n_options,
+    min(shift.rank_dense) as rank_dense_best,
+    median(shift.rank_dense) as rank_dense_median,
+    max(shift.rank_dense) as rank_dense_worst,
+    median(shift.rank_dense) / any_value(models.vocabulary) as rank_dense_share,
+    sum(shift.p_full_dense) as mass_dense,
+    min(shift.rank_pruned) as rank_pruned_best,
+    median(shift.rank_pruned) as rank_pruned_median,
+    max(shift.rank_pruned) as rank_pruned_worst,
+    median(shift.rank_pruned) / any_value(models.vocabulary) as rank_pruned_share,
+    sum(shift.p_full_pruned) as mass_pruned
+from option_shift as shift
+inner join reference_temperature
+    on
+        shift.model = reference_temperature.model
+        and shift.recipe = reference_temperature.recipe
+        and shift.temperature = reference_temperature.temperature
+left join stg_models as models
+    on shift.model = models.model
+where shift.recipe <> 'dense'
+group by shift.model, shift.recipe, shift.prompt_id
+order by shift.model, shift.recipe, shift.prompt_id

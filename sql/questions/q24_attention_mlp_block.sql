@@ -1,0 +1,114 @@
+-- At equal parameters removed, does dropping attention, MLP or whole blocks hurt the output least?
+-- grain: one row per drop variant × other kind of drop.
+-- key: model, recipe, other_method
+-- inputs: variant_summary
+-- how to read: kl is the mean teacher-forced KL(dense‖pruned). kl_other_nats is what the other kind costs at the
+--   same share of parameters, on a straight line between its two nearest variants, where the dense model (nothing
+--   removed, KL 0) is the first point of every line; NULL beyond its largest variant, for nothing is extrapolated.
+--   kl_ratio is kl over kl_other: below 1 this kind of drop is the cheaper one.
+-- reason: an attention sublayer holds far fewer parameters than an MLP, so equal counts are no fair comparison.
+with
+
+drops as (
+    select
+        model,
+        recipe,
+        method,
+        parameters_removed_share,
+        kl_teacher_forced_mean_nats as kl_nats
+    from variant_summary
+    where method in ('attn-drop', 'mlp-drop', 'block-drop') and kl_teacher_forced_mean_nats is not null
+),
+
+methods as (
+    select distinct
+        model,
+        method
+    from drops
+),
+
+lines as (
+    select
+        model,
+        method,
+        parameters_removed_share,
+        avg(kl_nats) as kl_nats
+    from drops
+    group by model, method, parameters_removed_share
+
+    union all
+
+    select
+        model,
+        method,
+        0 as parameters_removed_share,
+        0 as kl_nats
+    from methods
+),
+
+pairs as (
+    select
+        drops.model,
+        drops.recipe,
+        drops.method,
+        drops.parameters_removed_share,
+        drops.kl_nats,
+        methods.method as other_method
+    from drops
+    inner join methods
+        on drops.model = methods.model and drops.method <> methods.method
+),
+
+bracketed as (
+    select
+        pairs.model,
+        pairs.recipe,
+        pairs.method,
+        pairs.other_method,
+        pairs.parameters_removed_share,
+        pairs.kl_nats,
+        lower_point.parameters_removed_share as share_below,
+        lower_point.kl_nats as kl_below,
+        upper_point.parameters_removed_share as share_above,
+        upper_point.kl_nats as kl_above
+    from pairs
+    asof left join lines as lower_point
+        on
+            pairs.model = lower_point.model
+            and pairs.other_method = lower_point.method
+            and pairs.parameters_removed_share >= lower_point.parameters_removed_share
+    asof left join lines as upper_point
+        on
+            pairs.model = upper_point.model
+            and pairs.other_method = upper_point.method
+            and pairs.parameters_removed_share <= upper_point.parameters_removed_share
+),
+
+interpolated as (
+    select
+        model,
+        recipe,
+        method,
+        other_method,
+        parameters_removed_share,
+        kl_nats,
+        case
+            when share_above = share_below then kl_below
+            else
+                kl_below
+                + (kl_above - kl_below) * (parameters_removed_share - share_below) / (share_above - share_below)
+        end as kl_other_nats
+    from bracketed
+)
+
+select
+    model,
+    recipe,
+    method,
+    other_method,
+    parameters_removed_share,
+    kl_nats,
+    kl_other_nats,
+    kl_nats / nullif(kl_other_nats, 0) as kl_ratio
+from interpolated
+order by model, parameters_removed_share, recipe, other_method

@@ -1,0 +1,63 @@
+-- What does an N:M pattern cost against unstructured pruning at the same sparsity?
+-- grain: one row per masked variant.
+-- key: model, recipe
+-- inputs: stg_variants, variant_summary
+-- how to read: pattern is kept:block, such as 2:4, or `unstructured`. The baseline is the unstructured variant of the
+--   same model, method and sparsity in whole per cent (the one with the lowest KL, should there be several); NULL where
+--   none was run. kl is the mean teacher-forced KL(dense‖pruned), kl_ratio the variant's over the baseline's.
+-- reason: a pattern buys speed on hardware; this is its price in fidelity, method by method.
+with
+
+masked as (
+    select
+        totals.model,
+        totals.recipe,
+        totals.method,
+        totals.sparsity,
+        cast(round(100 * totals.sparsity) as integer) as sparsity_percent,
+        totals.kl_teacher_forced_mean_nats as kl_nats,
+        totals.top1_agreement,
+        coalesce(
+            json_extract_string(variants.parameters_json, '$.keep')
+            || ':'
+            || json_extract_string(variants.parameters_json, '$.block'),
+            'unstructured'
+        ) as pattern
+    from variant_summary as totals
+    inner join stg_variants as variants
+        on totals.model = variants.model and totals.recipe = variants.recipe
+    where totals.sparsity > 0
+),
+
+baselines as (
+    select
+        model,
+        method,
+        sparsity_percent,
+        arg_min(recipe, row(kl_nats, recipe)) as baseline_recipe,
+        arg_min(top1_agreement, row(kl_nats, recipe)) as baseline_top1_agreement,
+        min(kl_nats) as baseline_kl_nats
+    from masked
+    where pattern = 'unstructured'
+    group by model, method, sparsity_percent
+)
+
+select
+    masked.model,
+    masked.recipe,
+    masked.method,
+    masked.pattern,
+    masked.sparsity,
+    masked.kl_nats,
+    masked.top1_agreement,
+    baselines.baseline_recipe,
+    baselines.baseline_kl_nats,
+    baselines.baseline_top1_agreement,
+    masked.kl_nats / nullif(baselines.baseline_kl_nats, 0) as kl_ratio
+from masked
+left join baselines
+    on
+        masked.model = baselines.model
+        and masked.method = baselines.method
+        and masked.sparsity_percent = baselines.sparsity_percent
+order by masked.model, masked.method, masked.sparsity, masked.pattern, masked.recipe

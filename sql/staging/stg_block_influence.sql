@@ -1,0 +1,15 @@
+-- The table block_influence as the marts read it: every column by name.
+-- grain: one row per model × layer × unit (attn, mlp or the whole block).
+-- key: model, layer, unit
+-- inputs: block_influence
+-- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+select
+    model,
+    layer,
+    unit,
+    influence,
+    drop_order,
+    orth_rel_mean,
+    tokens,
+    calibration_hash
+from block_influence

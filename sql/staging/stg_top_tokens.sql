@@ -1,0 +1,21 @@
+-- The table top_tokens as the marts read it: every column by name, and what follows from it at once.
+-- grain: one row per variant × prompt × trajectory × step × side × rank.
+-- key: model, recipe, prompt_id, trajectory, step, side, rank
+-- inputs: top_tokens
+-- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+select
+    model,
+    recipe,
+    model || '@' || recipe as variant,
+    prompt_id,
+    trajectory,
+    step,
+    side,
+    rank,
+    token_id,
+    token_text,
+    logit_dense,
+    logit_pruned,
+    probability_dense,
+    probability_pruned
+from top_tokens

@@ -1,0 +1,26 @@
+-- The table variants as the marts read it: every column by name, and what follows from it at once.
+-- grain: one row per variant (model × recipe).
+-- key: model, recipe
+-- inputs: variants
+-- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+select
+    model,
+    recipe,
+    model || '@' || recipe as variant,
+    method,
+    parameters_json,
+    recipe_hash,
+    weights_prunable,
+    weights_masked,
+    sparsity,
+    parameters_removed,
+    parameters_removed_share,
+    sublayers_dropped,
+    sublayers_changed,
+    mask_hash,
+    calibration_hash,
+    file_bytes,
+    seconds,
+    peak_memory_bytes,
+    cast(len(sublayers_dropped) as integer) as sublayers_dropped_count
+from variants

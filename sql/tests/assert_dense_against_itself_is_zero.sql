@@ -1,0 +1,102 @@
+-- The dense model against itself differs by exactly nothing, and so does an untouched sublayer in local scope.
+-- grain: one row per measured row that differs.
+-- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations
+-- reason: exact zero is the one value that every measure has to give whatever the model.
+with
+
+layers as (
+    select
+        'layer_transitions' as table_name,
+        model,
+        recipe,
+        prompt_id,
+        position as place
+    from stg_layer_transitions
+    where
+        (recipe = 'dense' or (scope = 'local' and not is_changed))
+        and not (
+            norm_dh = 0
+            and norm_dz = 0
+            and norm_dp = 0
+            and one_minus_cos_h = 0
+            and one_minus_cos_z = 0
+            and one_minus_cos_p = 0
+            and var_uniform_dz = 0
+            and var_p_dz = 0
+            and var_r_dz = 0
+            and kl_dense_pruned_nats = 0
+            and kl_pruned_dense_nats = 0
+            and js_nats = 0
+            and total_variation = 0
+            and is_top1_same
+        )
+),
+
+outputs as (
+    select
+        'decoding_steps' as table_name,
+        model,
+        recipe,
+        prompt_id,
+        step as place
+    from stg_decoding_steps
+    where
+        recipe = 'dense'
+        and not (
+            norm_dh = 0
+            and norm_dz = 0
+            and norm_dp = 0
+            and one_minus_cos_h = 0
+            and one_minus_cos_z = 0
+            and one_minus_cos_p = 0
+            and var_uniform_dz = 0
+            and var_p_dz = 0
+            and var_r_dz = 0
+            and kl_dense_pruned_nats = 0
+            and kl_pruned_dense_nats = 0
+            and js_nats = 0
+            and total_variation = 0
+            and is_top1_same
+            and is_same_token
+        )
+),
+
+choices as (
+    select
+        'option_subspace' as table_name,
+        model,
+        recipe,
+        prompt_id,
+        0 as place
+    from stg_option_subspace
+    where
+        recipe = 'dense'
+        and not (
+            kl_options_dense_pruned_nats = 0
+            and one_minus_cos_z_options = 0
+            and one_minus_cos_p_options = 0
+            and kl_dense_pruned_nats = 0
+            and one_minus_cos_p = 0
+            and is_argmax_same
+            and logits_dense = logits_pruned
+        )
+),
+
+texts as (
+    select
+        'generations' as table_name,
+        model,
+        recipe,
+        prompt_id,
+        first_flip_step as place
+    from stg_generations
+    where recipe = 'dense' and first_flip_step is not null
+)
+
+select * from layers
+union all
+select * from outputs
+union all
+select * from choices
+union all
+select * from texts

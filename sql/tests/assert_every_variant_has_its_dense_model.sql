@@ -1,0 +1,11 @@
+-- Every variant's model has a dense variant, the baseline that q12 and the end of an answer are read against.
+-- grain: one row per variant without one.
+-- inputs: stg_variants
+-- reason: without the dense rows a join gives NULL where a person expects a comparison.
+select
+    variants.model,
+    variants.recipe
+from stg_variants as variants
+left join stg_variants as dense
+    on variants.model = dense.model and dense.recipe = 'dense'
+where dense.model is null

@@ -1,0 +1,38 @@
+-- first_flip_step is the first step whose two tokens differ, in both trajectories.
+-- grain: one row per model × recipe × prompt × trajectory that disagrees.
+-- inputs: stg_decoding_steps, stg_generations
+-- reason: up to the flip both trajectories read the same tokens, so three ways lead to the same step.
+with
+
+differences as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        trajectory,
+        min(step) filter (where not is_same_token) as first_difference_step,
+        min(step) filter (where least(margin_dense, margin_pruned) <= 1e-3) as first_tie_step
+    from stg_decoding_steps
+    group by model, recipe, prompt_id, trajectory
+)
+
+select
+    generations.model,
+    generations.recipe,
+    generations.prompt_id,
+    differences.trajectory,
+    generations.first_flip_step,
+    differences.first_difference_step
+from stg_generations as generations
+inner join differences
+    on
+        generations.model = differences.model
+        and generations.recipe = differences.recipe
+        and generations.prompt_id = differences.prompt_id
+where
+    generations.first_flip_step is distinct from differences.first_difference_step
+    -- Passes of other shapes round differently in float32: behind a tie the two may go their own ways.
+    and (
+        differences.first_tie_step is null
+        or differences.first_tie_step > least(generations.first_flip_step, differences.first_difference_step)
+    )

@@ -1,0 +1,55 @@
+"""A tiny study and a warehouse in which it has been computed once."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.assets.tiny_study import StudyFile, prunescope
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """No test sees the user's warehouse, cache or Dagster instance, nor writes into the working folder."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.delenv("PRUNESCOPE_WAREHOUSE", raising=False)
+    monkeypatch.setenv("PRUNESCOPE_CACHE", str(cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where hashes of the tiny models are remembered."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_folder: Path) -> StudyFile:
+    """The tiny study as a file that a test may change."""
+    return StudyFile(tmp_path / "tiny.yaml", tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Path:
+    """A warehouse in which the tiny study has been computed from nothing by the command line."""
+    folder = tmp_path_factory.mktemp("once")
+    study = StudyFile(folder / "tiny.yaml", tiny_folder)
+    environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    done = prunescope("run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "warehouse"
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path, computed_once: Path) -> Path:
+    """A copy of that warehouse for one test to change."""
+    return shutil.copytree(computed_once, tmp_path / "warehouse")
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second tiny model with other weights."""
+    from tests.tiny_models import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "other-llama", seed=1)

@@ -1,0 +1,217 @@
+"""Wrong input: exit code 2, one message that names the fix, nothing half-written."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from tests.assets.tiny_study import StudyFile, partitions
+from warehouse.doctor import diagnose
+
+Case = Callable[[StudyFile, Path], list[object]]
+
+
+def unknown_recipe(study: StudyFile, _: Path) -> list[object]:
+    return ["run", study.path, "--recipe", "lottery-50"]
+
+
+def impossible_recipe(study: StudyFile, _: Path) -> list[object]:
+    return ["run", study.path, "--recipe", "magnitude-0"]
+
+
+def malformed_yaml(study: StudyFile, _: Path) -> list[object]:
+    study.path.write_text("name: [unclosed")
+    return ["run", study.path]
+
+
+def unknown_key(study: StudyFile, _: Path) -> list[object]:
+    study.write(promts=[])
+    return ["run", study.path]
+
+
+def unknown_study(*_: object) -> list[object]:
+    return ["run", "dmeo"]
+
+
+def missing_study_file(*_: object) -> list[object]:
+    return ["run", "nowhere.yaml"]
+
+
+def missing_model(study: StudyFile, tmp_path: Path) -> list[object]:
+    return ["run", study.path, "--model", tmp_path / "nowhere"]
+
+
+def truncated_model(study: StudyFile, tmp_path: Path) -> list[object]:
+    folder = Path(shutil.copytree(study.model, tmp_path / "cut"))
+    os.truncate(folder / "model.safetensors", 5000)
+    return ["run", study.path, "--model", folder]
+
+
+def pickle_model(study: StudyFile, tmp_path: Path) -> list[object]:
+    folder = Path(shutil.copytree(study.model, tmp_path / "pickled"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    return ["run", study.path, "--model", folder]
+
+
+def code_in_model(study: StudyFile, tmp_path: Path) -> list[object]:
+    folder = Path(shutil.copytree(study.model, tmp_path / "code"))
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1))
+    return ["run", study.path, "--model", folder]
+
+
+def empty_prompt(study: StudyFile, _: Path) -> list[object]:
+    study.write(prompts=[{"id": "open", "kind": "open", "text": "  "}])
+    return ["run", study.path]
+
+
+def model_name_with_a_slash(study: StudyFile, _: Path) -> list[object]:
+    return ["run", study.path, "--model", f"a|b={study.model}"]
+
+
+def warehouse_below_a_file(study: StudyFile, tmp_path: Path) -> list[object]:
+    (tmp_path / "file").write_text("")
+    return ["run", study.path, "--warehouse", tmp_path / "file" / "warehouse"]
+
+
+def warehouse_is_a_file(study: StudyFile, tmp_path: Path) -> list[object]:
+    (tmp_path / "file").write_text("")
+    return ["run", study.path, "--warehouse", tmp_path / "file"]
+
+
+def warehouse_is_a_url(study: StudyFile, _: Path) -> list[object]:
+    return ["run", study.path, "--warehouse", "s3://bucket/warehouse"]
+
+
+def bad_sql(*_: object) -> list[object]:
+    return ["sql", "SELEC 1"]
+
+
+def unknown_column(*_: object) -> list[object]:
+    return ["sql", "SELECT nothing FROM variants"]
+
+
+def write_in_sql(*_: object) -> list[object]:
+    return ["sql", "COPY variants TO 'out.csv'"]
+
+
+def file_in_sql(*_: object) -> list[object]:
+    return ["sql", "SELECT * FROM read_csv('/etc/passwd')"]
+
+
+def unknown_format(*_: object) -> list[object]:
+    return ["sql", "SELECT 1", "--format", "xlsx"]
+
+
+def unknown_question(*_: object) -> list[object]:
+    return ["question", "q99"]
+
+
+def unknown_table(*_: object) -> list[object]:
+    return ["describe", "variant"]
+
+
+def no_report(*_: object) -> list[object]:
+    return ["report", "demo"]
+
+
+def unwritable_output(_: StudyFile, tmp_path: Path) -> list[object]:
+    (tmp_path / "file").write_text("")
+    return ["sql", "SELECT 1 AS one", "-o", tmp_path / "file" / "out.csv"]
+
+
+def export_over_a_strangers_folder(_: StudyFile, tmp_path: Path) -> list[object]:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    return ["export", tmp_path / "mine"]
+
+
+def unknown_command(*_: object) -> list[object]:
+    return ["prune"]
+
+
+def missing_argument(*_: object) -> list[object]:
+    return ["run"]
+
+
+CASES: list[tuple[Case, str]] = [
+    (unknown_recipe, "unknown recipe 'lottery-50'; known forms: dense, magnitude-50"),
+    (impossible_recipe, "magnitude-0"),
+    (malformed_yaml, "tiny.yaml: line 1: not valid YAML"),
+    (unknown_key, "tiny.yaml: `promts`"),
+    (unknown_study, "no study 'dmeo'; shipped are demo"),
+    (missing_study_file, "nowhere.yaml: No such file"),
+    (missing_model, "nowhere': no such folder or file"),
+    (truncated_model, "model.safetensors: cut short"),
+    (pickle_model, "pytorch_model.bin: a pickle can run code"),
+    (code_in_model, "`auto_map` wants to run code"),
+    (empty_prompt, "the prompt is empty"),
+    (model_name_with_a_slash, "models"),
+    (warehouse_below_a_file, "another place with --warehouse"),
+    (warehouse_is_a_file, "another place with --warehouse"),
+    (warehouse_is_a_url, "is a URL; name a local folder"),
+    (bad_sql, "SELEC"),
+    (unknown_column, "nothing"),
+    (write_in_sql, "only SELECT is allowed"),
+    (file_in_sql, "table function read_csv is not allowed"),
+    (unknown_format, "choose one of table, csv"),
+    (unknown_question, "there are q01"),
+    (unknown_table, "see `prunescope tables`"),
+    (no_report, "run a study first"),
+    (unwritable_output, "choose another place with --output"),
+    (export_over_a_strangers_folder, "thesis.tex"),
+    (unknown_command, "No such command"),
+    (missing_argument, "Missing argument"),
+]
+
+
+@pytest.mark.parametrize(("case", "message"), CASES, ids=[case.__name__ for case, _ in CASES])
+def test_wrong_input_ends_with_code_2_and_the_fix(
+    case: Case, message: str, study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(argument) for argument in case(study, tmp_path)]
+    before = {path for path in tmp_path.rglob("*") if "warehouse" not in path.parts}
+    code = run(arguments, Globals(warehouse=str(tmp_path / "warehouse")))
+    shown = capsys.readouterr()
+    assert code == 2, shown.err
+    assert message in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert not partitions(tmp_path / "warehouse")
+    assert {path for path in tmp_path.rglob("*") if "warehouse" not in path.parts} == before
+
+
+def test_a_prompt_longer_than_the_context_ends_with_code_2_and_leaves_whole_files(
+    study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.write(prompts=[{"id": "long", "kind": "open", "text": "why " * 300}], recipes=["dense"])
+    code = run(["run", str(study.path), "--warehouse", str(tmp_path / "warehouse")], Globals())
+    shown = capsys.readouterr().err
+    assert code == 2, shown
+    assert "long" in shown
+    assert "Traceback" not in shown
+    assert {name.partition("/")[0] for name in partitions(tmp_path / "warehouse")} == {
+        "models",
+        "activation_stats",
+        "block_influence",
+        "variants",
+    }
+    assert not diagnose(tmp_path / "warehouse")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run the tests as an ordinary user")
+def test_a_read_only_warehouse_is_refused(study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert run(["run", str(study.path), "--warehouse", str(tmp_path / "locked")], Globals()) == 2
+    assert "make it writable" in capsys.readouterr().err
+
+
+def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--debug", "sql", "SELEC", "--warehouse", str(tmp_path)], Globals()) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.rstrip().splitlines()[-1].startswith("error: ")

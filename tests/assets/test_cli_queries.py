@@ -1,0 +1,167 @@
+"""Commands that read the warehouse: clean data on standard output, all else on standard error."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.lineage import questions
+from tests.assets.tiny_study import RECIPES, partitions
+from warehouse.tables import TABLES
+
+
+class Shell:
+    """Runs a command line in this process on a computed warehouse."""
+
+    def __init__(self, warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.warehouse, self._capsys = warehouse, capsys
+
+    def __call__(self, *arguments: object, code: int = 0) -> str:
+        found = run([*map(str, arguments)], Globals(warehouse=str(self.warehouse)))
+        shown = self._capsys.readouterr()
+        assert found == code, shown.err
+        self.messages = shown.err
+        return shown.out
+
+    def records(self, *arguments: object) -> list[dict[str, object]]:
+        return json.loads(self(*arguments, "--format", "json"))
+
+
+@pytest.fixture
+def shell(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(computed_once, capsys)
+
+
+def test_sql_gives_rows_in_every_format(shell: Shell, tmp_path: Path) -> None:
+    query = "SELECT recipe FROM variants ORDER BY recipe <> 'dense', recipe"
+    wanted = ["dense", *sorted(set(RECIPES) - {"dense"})]
+    assert [row["recipe"] for row in shell.records("sql", query)] == wanted
+    assert [row["recipe"] for row in csv.DictReader(io.StringIO(shell("sql", query, "-f", "csv")))] == wanted
+    for text in ("table", "markdown", "latex"):
+        assert "wanda-2of4" in shell("sql", query, "--format", text)
+    assert shell("sql", query, "-o", tmp_path / "rows.parquet") == ""
+    assert pq.read_table(tmp_path / "rows.parquet")["recipe"].to_pylist() == wanted
+
+
+def test_the_files_name_says_the_format_unless_it_is_given(shell: Shell, tmp_path: Path) -> None:
+    shell("sql", "SELECT 1 AS one", "-o", tmp_path / "rows.json")
+    assert json.loads((tmp_path / "rows.json").read_text()) == [{"one": 1}]
+    shell("sql", "SELECT 1 AS one", "-o", tmp_path / "rows.txt", "--format", "csv")
+    assert (tmp_path / "rows.txt").read_text().splitlines() == ["one", "1"]
+
+
+def test_sql_can_come_from_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 7 AS seven"))
+    assert shell.records("sql", "-") == [{"seven": 7}]
+
+
+def test_parquet_is_not_sent_to_a_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert shell("sql", "SELECT 1", "--format", "parquet", code=2) == ""
+    assert "add -o FILE" in shell.messages
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_warehouse_may_be_named_before_or_behind_the_command(
+    before: bool, computed_once: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, command = ["--warehouse", str(computed_once)], ["sql", "SELECT count(*) AS n FROM variants", "-f", "csv"]
+    assert run([*option, *command] if before else [*command, *option], Globals()) == 0
+    assert capsys.readouterr().out.split() == ["n", str(len(RECIPES))]
+
+
+def test_the_environment_names_the_warehouse_too(
+    computed_once: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(computed_once))
+    assert run(["sql", "SELECT count(*) AS n FROM variants", "-f", "csv"], Globals()) == 0
+    assert capsys.readouterr().out.split() == ["n", str(len(RECIPES))]
+
+
+def test_every_listed_question_can_be_asked_by_number_and_by_name(shell: Shell) -> None:
+    listed = [str(row["question"]) for row in shell.records("questions")]
+    assert listed == list(questions())
+    for name in listed:
+        by_number = shell("question", name.partition("_")[0], "--format", "csv")
+        assert by_number == shell("question", name, "--format", "csv")
+        assert "grain:" in shell.messages
+
+
+def test_tables_counts_rows_and_partitions(shell: Shell) -> None:
+    found = {row["name"]: row for row in shell.records("tables")}
+    assert set(TABLES) < set(found)
+    assert (found["variants"]["partitions"], found["variants"]["rows"]) == (len(RECIPES), len(RECIPES))
+    assert found["q11_first_flip"]["kind"] == "questions"
+
+
+def test_describe_explains_every_column_of_a_table(shell: Shell) -> None:
+    found = shell.records("describe", "layer_transitions")
+    assert [row["column"] for row in found] == [column.name for column in TABLES["layer_transitions"].columns]
+    assert all(row["about"] for row in found)
+    assert "One row per variant" in shell.messages
+
+
+def test_describe_explains_a_views_columns_by_the_tables_that_they_come_from(shell: Shell) -> None:
+    found = {row["column"]: row for row in shell.records("describe", "q11_first_flip")}
+    assert found["margin_dense"]["unit"] == "logit"
+
+
+def test_variants_names_the_study(shell: Shell) -> None:
+    found = shell.records("variants")
+    assert [row["recipe"] for row in found][0] == "dense"
+    assert {row["study"] for row in found} == {"tiny"}
+
+
+def test_report_says_where_it_lies_and_copies_it(shell: Shell, tmp_path: Path) -> None:
+    place = Path(shell("report").strip())
+    assert place == shell.warehouse / "_reports" / "tiny.html"
+    assert shell("report", "tiny", "-o", tmp_path / "copy.html") == ""
+    assert (tmp_path / "copy.html").read_bytes() == place.read_bytes()
+
+
+def test_export_writes_a_manifest(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "paper"
+    assert Path(shell("export", folder, "--only", "q11_first_flip").strip()) == folder
+    assert (folder / "manifest.json").exists()
+
+
+def test_doctor_finds_a_computed_warehouse_well(shell: Shell) -> None:
+    assert shell("doctor") == ""
+    assert "well" in shell.messages
+
+
+def test_doctor_proves_a_model(shell: Shell, tiny_folder: Path) -> None:
+    assert shell("doctor", "--model", tiny_folder) == ""
+    assert "every sublayer is proved" in shell.messages
+
+
+def test_doctor_names_a_damaged_file_and_fails(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = warehouse / "models/model=tiny-a/part.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    assert run(["doctor", "--warehouse", str(warehouse), "-f", "csv"], Globals()) == 1
+    assert str(damaged) in capsys.readouterr().out
+
+
+def test_reading_changes_nothing(shell: Shell) -> None:
+    before = partitions(shell.warehouse)
+    for command in (["tables"], ["variants"], ["questions"], ["sql", "FROM variants"]):
+        shell(*command)
+    assert partitions(shell.warehouse) == before
+
+
+def test_an_empty_warehouse_answers_with_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["variants"], ["question", "q01"], ["sql", "FROM layer_summary"]):
+        assert run([*command, "--warehouse", str(tmp_path / "none"), "--format", "json"], Globals()) == 0
+        assert json.loads(capsys.readouterr().out) == []
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "sql", "question", "describe", "report", "export", "ui", "doctor"])
+def test_help_shows_what_a_command_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"], Globals()) == 0
+    assert "--warehouse" in capsys.readouterr().out

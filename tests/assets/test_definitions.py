@@ -1,0 +1,123 @@
+"""What Dagster loads: which assets, in which groups, from which others, on which partitions."""
+
+import subprocess
+import sys
+
+import pytest
+from dagster import AssetKey, DagsterInstance
+
+from assets.definitions import defs
+from assets.fingerprints import TRACE_TABLES
+from assets.lineage import questions, reading
+from assets.partitions import MODELS, RECIPES, VARIANTS, register
+from pipelines.charts.registry import FIGURES
+from pipelines.errors import InputError
+from tests.assets.tiny_study import ROOT
+from warehouse.tables import TABLES
+
+GRAPH = defs.resolve_asset_graph()
+
+
+def test_definitions_load_without_torch() -> None:
+    code = (
+        "import sys; from assets.definitions import defs; defs.get_repository_def().load_all_definitions();"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_tables_form_this_graph() -> None:
+    found = {
+        key.to_user_string(): (
+            node.group_name,
+            sorted(k.to_user_string() for k in node.parent_keys),
+            node.partitions_def,
+        )
+        for key in [AssetKey("recipe"), *map(AssetKey, TABLES)]
+        if (node := GRAPH.get(key))
+    }
+    statistics = ["activation_stats", "block_influence"]
+    assert found == {
+        "recipe": ("inputs", [], RECIPES),
+        "models": ("models", [], MODELS),
+        "activation_stats": ("statistics", ["models"], MODELS),
+        "block_influence": ("statistics", ["models"], MODELS),
+        "variants": ("variants", [*statistics, "models", "recipe"], VARIANTS),
+        **{table: ("traces", ["variants"], VARIANTS) for table in TRACE_TABLES},
+    }
+
+
+def test_every_question_is_an_asset_on_the_tables_that_its_sql_reads() -> None:
+    for name, view in questions().items():
+        node = GRAPH.get(AssetKey(name))
+        assert node.group_name == "questions"
+        assert {key.to_user_string() for key in node.parent_keys} == set(reading(view.sql).tables)
+        assert node.parent_keys
+
+
+def test_every_figure_is_an_asset_on_the_tables_that_its_query_reads() -> None:
+    for name, figure in FIGURES.items():
+        node = GRAPH.get(AssetKey(["figures", name]))
+        assert node.group_name == "figures"
+        assert {key.to_user_string() for key in node.parent_keys} == set(reading(figure.query).tables)
+
+
+def test_the_report_stands_on_all_questions_and_figures() -> None:
+    wanted = {*questions(), *(f"figures/{name}" for name in FIGURES)}
+    assert {key.to_user_string() for key in GRAPH.get(AssetKey("report")).parent_keys} == wanted
+
+
+def test_every_asset_says_what_it_is_and_nobody_owns_it() -> None:
+    for node in GRAPH.asset_nodes:
+        assert node.description
+        assert node.kinds
+        assert not node.owners
+        assert node.code_version or node.key == AssetKey("recipe")
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_a_tables_asset_shows_all_columns_and_is_checked(table) -> None:
+    node = GRAPH.get(AssetKey(table.name))
+    shown = node.metadata["dagster/column_schema"].columns
+    assert [column.name for column in shown] == [column.name for column in table.columns]
+    assert [column.constraints.nullable for column in shown] == [column.nullable for column in table.columns]
+    assert all(column.description for column in shown)
+    checks = [key for key in GRAPH.asset_check_keys if key.asset_key == node.key]
+    assert [GRAPH.get(key).blocking for key in checks] == [True]
+
+
+def test_whatever_loads_a_model_waits_for_the_gpu_pool() -> None:
+    pools = {key.to_user_string(): GRAPH.get(key).pools for key in map(AssetKey, TABLES)}
+    assert pools == {key: {"gpu"} for key in TABLES}
+
+
+def test_the_inferred_mapping_takes_a_variant_to_its_model_and_its_recipe_only() -> None:
+    with DagsterInstance.ephemeral() as instance:
+        register(instance, MODELS, ["a", "b"])
+        register(instance, RECIPES, ["x", "y"])
+        for parent, wanted in (("models", "a"), ("recipe", "x")):
+            mapping = GRAPH.get_partition_mapping(AssetKey("variants"), AssetKey(parent))
+            definition = GRAPH.get(AssetKey(parent)).partitions_def
+            subset = VARIANTS.empty_subset().with_partition_keys(["a|x"])
+            with_store = {"dynamic_partitions_store": instance}
+            found = mapping.get_upstream_mapped_partitions_result_for_partitions(
+                downstream_partitions_subset=subset,
+                downstream_partitions_def=VARIANTS,
+                upstream_partitions_def=definition,
+                **with_store,
+            )
+            assert set(found.partitions_subset.get_partition_keys()) == {wanted}
+
+
+@pytest.mark.parametrize("key", ["", "a|b", "a\nb", "../a", "a" * 101, " a"])
+def test_a_partition_key_is_a_name(key: str) -> None:
+    with DagsterInstance.ephemeral() as instance:
+        with pytest.raises(InputError, match="a name has letters"):
+            register(instance, RECIPES, ["good", key])
+        assert not instance.get_dynamic_partitions("recipe")
+
+
+@pytest.mark.parametrize("name", ["demo", "study", "model_tables", "variant_tables", "answers", "recipes"])
+def test_jobs_can_be_resolved(name: str) -> None:
+    assert defs.resolve_job_def(name).name == name

@@ -1,0 +1,126 @@
+"""What makes which table stale, and what does not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from assets import fingerprints, state
+from assets.fingerprints import MODEL_TABLES, TRACE_TABLES, VARIANT_TABLES, expected
+from assets.plan import Request
+from pipelines.models.sources import ModelIdentity
+from pipelines.studies import Study
+from tests.assets.tiny_study import StudyFile
+from warehouse.store import Store
+
+IDENTITY = ModelIdentity(weight_hash="w", tokenizer_hash="t", weight_bytes=1)
+
+
+def load(study: StudyFile) -> Study:
+    return Request(str(study.path)).load()
+
+
+def versions(study: Study, identity: ModelIdentity = IDENTITY) -> dict[str, str]:
+    found = {table: expected(table, study, identity, None) for table in MODEL_TABLES}
+    for recipe in study.recipes:
+        found |= {f"{table} {recipe.name}": expected(table, study, identity, recipe) for table in VARIANT_TABLES}
+    return found
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name, version in after.items() if before.get(name) != version}
+
+
+def of(tables: tuple[str, ...], *recipes: str) -> set[str]:
+    return {f"{table} {recipe}" for table in tables for recipe in recipes}
+
+
+ALL_RECIPES = ("dense", "magnitude-50", "wanda-2of4", "attn-drop-1")
+
+
+def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
+    assert versions(load(study)) == versions(load(study))
+
+
+def test_tables_of_one_partition_differ_and_so_do_partitions(study: StudyFile) -> None:
+    found = versions(load(study))
+    shared = len(TRACE_TABLES) - 1
+    # One computation gives all five trace tables of a variant, and both statistics of a model.
+    assert len(set(found.values())) == len(found) - shared * len(ALL_RECIPES) - 1
+
+
+def test_a_changed_recipe_parameter_reaches_that_variant_only(study: StudyFile) -> None:
+    named = [{"name": "mine", "method": "magnitude", "sparsity": 0.5}, "dense", "wanda-2of4"]
+    study.write(recipes=named)
+    before = versions(load(study))
+    study.write(recipes=[named[0] | {"sparsity": 0.4}, *named[1:]])
+    assert changed(before, versions(load(study))) == of(VARIANT_TABLES, "mine")
+
+
+def test_a_changed_prompt_reaches_the_traces_only(study: StudyFile) -> None:
+    before = versions(load(study))
+    study.write(prompts=[{"id": "open", "kind": "open", "text": "Why is the sky red?"}])
+    assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
+
+
+@pytest.mark.parametrize("change", [{"generation": {"new_tokens": 5}}, {"measure": {"lenses": ["raw"]}}])
+def test_a_changed_measurement_reaches_the_traces_only(study: StudyFile, change: dict[str, object]) -> None:
+    before = versions(load(study))
+    study.write(**change)
+    assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
+
+
+def test_a_changed_calibration_reaches_the_statistics_and_the_recipes_that_read_them(study: StudyFile) -> None:
+    before = versions(load(study))
+    study.write(calibration={"sequences": 3, "length": 32})
+    wanted = {"activation_stats", "block_influence"} | of(VARIANT_TABLES, "wanda-2of4", "attn-drop-1")
+    assert changed(before, versions(load(study))) == wanted
+
+
+def test_a_changed_calibration_file_counts_as_a_changed_calibration(study: StudyFile, tmp_path: Path) -> None:
+    text = tmp_path / "calibration.txt"
+    text.write_text("one text")
+    study.write(calibration={"source": str(text), "sequences": 2, "length": 32})
+    before = versions(load(study))
+    text.write_text("another text")
+    assert "activation_stats" in changed(before, versions(load(study)))
+
+
+def test_other_weights_reach_everything(study: StudyFile) -> None:
+    before = versions(load(study))
+    after = versions(load(study), ModelIdentity("other", "t", 1))
+    assert changed(before, after) == set(after)
+
+
+def test_another_tokenizer_leaves_masks_that_need_no_calibration(study: StudyFile) -> None:
+    before = versions(load(study))
+    after = versions(load(study), ModelIdentity("w", "other", 1))
+    assert set(after) - changed(before, after) == {"variants dense", "variants magnitude-50"}
+
+
+@pytest.mark.parametrize("change", [{"name": "renamed"}, {"title": "another"}])
+def test_names_of_studies_reach_no_table(study: StudyFile, change: dict[str, object]) -> None:
+    before = versions(load(study))
+    study.write(**change)
+    assert not changed(before, versions(load(study)))
+
+
+def test_a_raised_code_version_reaches_its_own_step_and_those_behind(
+    study: StudyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = versions(load(study))
+    monkeypatch.setitem(fingerprints.CODE_VERSIONS, "variants", "next")
+    assert changed(before, versions(load(study))) == of(VARIANT_TABLES, *ALL_RECIPES)
+
+
+def test_a_changed_view_reaches_the_report_and_no_table(
+    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, loaded = Store(tmp_path / "warehouse"), load(study)
+    tables, report = versions(loaded), state.report_version(store, loaded)
+    changed_sql = Path(shutil.copytree(state.SQL, tmp_path / "sql"))
+    view = next((changed_sql / "questions").glob("*.sql"))
+    view.write_text(view.read_text() + "\n-- another word\n")
+    monkeypatch.setattr(state, "SQL", changed_sql)
+    assert versions(loaded) == tables
+    assert state.report_version(store, loaded) != report

@@ -1,0 +1,85 @@
+"""What a run decides to compute, from the footers in the warehouse."""
+
+from pathlib import Path
+
+import pytest
+
+from assets.fingerprints import MODEL_TABLES, TRACE_TABLES, VARIANT_TABLES
+from assets.plan import Plan, Request, make_plan
+from pipelines.errors import InputError
+from pipelines.progress import SILENT
+from tests.assets.tiny_study import RECIPES, StudyFile
+from warehouse.store import Store
+
+
+def plan(study: StudyFile, warehouse: Path, cache: Path, *, replace: bool = False) -> Plan:
+    return make_plan(Request(str(study.path)).load(), Store(warehouse), cache, SILENT, replace=replace)
+
+
+def todo(found: Plan) -> dict[str, tuple[str, ...]]:
+    return {work.name: work.tables for work in (*found.models, *found.variants)}
+
+
+def test_an_empty_warehouse_needs_everything(study: StudyFile, tmp_path: Path, cache: Path) -> None:
+    found = plan(study, tmp_path / "nothing", cache)
+    assert todo(found) == {"tiny-a": MODEL_TABLES} | {f"tiny-a@{recipe}": VARIANT_TABLES for recipe in RECIPES}
+    assert found.is_report_stale
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_computed_study_needs_nothing(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    assert plan(study, warehouse, cache).is_empty
+
+
+def test_a_study_without_dense_gets_it(study: StudyFile, tmp_path: Path, cache: Path) -> None:
+    study.write(recipes=["magnitude-50"])
+    assert "tiny-a@dense" in todo(plan(study, tmp_path, cache))
+
+
+def test_a_missing_table_is_computed_again(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    (warehouse / "top_tokens/model=tiny-a/recipe=dense/part.parquet").unlink()
+    assert todo(plan(study, warehouse, cache)) == {"tiny-a@dense": ("top_tokens",)}
+
+
+def test_a_damaged_partition_is_computed_again(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    damaged = warehouse / "generations/model=tiny-a/recipe=dense/part.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert todo(plan(study, warehouse, cache)) == {"tiny-a@dense": ("generations",)}
+
+
+def test_a_missing_mask_file_makes_its_variant_stale(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    next((warehouse / "_variants/tiny-a/wanda-2of4").iterdir()).unlink()
+    assert todo(plan(study, warehouse, cache)) == {"tiny-a@wanda-2of4": ("variants",)}
+
+
+def test_a_missing_report_is_the_only_thing_to_do(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    (warehouse / "_reports/tiny.html").unlink()
+    found = plan(study, warehouse, cache)
+    assert not todo(found)
+    assert found.is_report_stale
+
+
+def test_the_same_inputs_under_another_study_are_not_computed_twice(
+    study: StudyFile, warehouse: Path, cache: Path
+) -> None:
+    study.write(name="second")
+    found = plan(study, warehouse, cache)
+    assert not todo(found)
+    assert found.is_report_stale
+
+
+def test_what_another_study_computed_is_not_replaced_unasked(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    study.write(name="second", generation={"new_tokens": 5})
+    with pytest.raises(InputError, match=r"layer_transitions of tiny-a@dense .* study 'tiny' .* --replace"):
+        plan(study, warehouse, cache)
+
+
+def test_it_is_replaced_on_request(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    study.write(name="second", generation={"new_tokens": 5})
+    found = todo(plan(study, warehouse, cache, replace=True))
+    assert found == {f"tiny-a@{recipe}": TRACE_TABLES for recipe in RECIPES}
+
+
+def test_the_studys_own_partitions_are_replaced_quietly(study: StudyFile, warehouse: Path, cache: Path) -> None:
+    study.write(generation={"new_tokens": 5})
+    assert set(todo(plan(study, warehouse, cache))) == {f"tiny-a@{recipe}" for recipe in RECIPES}

@@ -1,0 +1,92 @@
+"""Option columns against scipy and plain float64 softmax."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import rel_entr, softmax
+from scipy.stats import kendalltau
+
+from pipelines.metrics.options import kendall_tau_b, option_row
+from warehouse.tables.option_subspace import TABLE
+
+IDS, LABELS = (7, 3, 90, 41), ("A", "B", "C", "D")
+
+
+def logits(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    dense = 3 * torch.randn(100, generator=generator)
+    return dense, dense + torch.randn(100, generator=generator)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=9))
+def test_tau_b_is_scipys_and_none_where_a_side_ties_throughout(pairs):
+    left, right = (tuple(map(float, side)) for side in zip(*pairs, strict=True))
+    ours = kendall_tau_b(left, right)
+    if len(set(left)) == 1 or len(set(right)) == 1:
+        assert ours is None
+    else:
+        assert ours == pytest.approx(kendalltau(left, right).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_the_row_is_what_float64_softmax_says(temperature):
+    dense, pruned = logits(1)
+    row = option_row(dense, pruned, IDS, LABELS, temperature)
+    z, w, ids = dense.double().numpy(), pruned.double().numpy(), list(IDS)
+    p, q = softmax(z / temperature), softmax(w / temperature)
+    for side, values, probabilities in (("dense", z, p), ("pruned", w, q)):
+        assert row[f"argmax_{side}"] == LABELS[int(values[ids].argmax())]
+        np.testing.assert_allclose(row[f"logits_{side}"], values[ids])
+        np.testing.assert_allclose(row[f"p_full_{side}"], probabilities[ids], rtol=1e-12)
+        np.testing.assert_allclose(row[f"p_options_{side}"], softmax(values[ids] / temperature), rtol=1e-12)
+        assert row[f"mass_{side}"] == pytest.approx(probabilities[ids].sum())
+        assert row[f"rank_{side}"] == [1 + int((values > values[token]).sum()) for token in ids]
+    own, other = softmax(z[ids] / temperature), softmax(w[ids] / temperature)
+    assert row["kl_options_dense_pruned_nats"] == pytest.approx(rel_entr(own, other).sum())
+    assert row["kl_dense_pruned_nats"] == pytest.approx(rel_entr(p, q).sum())
+
+    def defect(a: np.ndarray, b: np.ndarray) -> float:
+        return float(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    assert row["one_minus_cos_p_options"] == pytest.approx(defect(own, other))
+    assert row["one_minus_cos_z_options"] == pytest.approx(defect(z[ids], w[ids]))
+    assert row["one_minus_cos_p"] == pytest.approx(defect(p, q))
+    assert row["kendall_tau"] == pytest.approx(kendalltau(z[ids], w[ids]).statistic)
+    assert row["is_argmax_same"] == (row["argmax_dense"] == row["argmax_pruned"])
+
+
+def test_equal_sides_differ_by_exactly_nothing():
+    dense, _ = logits(2)
+    row = option_row(dense, dense, IDS, LABELS, 1.0)
+    for name in ("one_minus_cos_z_options", "one_minus_cos_p_options", "one_minus_cos_p"):
+        assert row[name] == 0, name
+    for name in ("kl_options_dense_pruned_nats", "kl_dense_pruned_nats"):
+        assert row[name] == 0, name
+    assert row["is_argmax_same"] is True
+    assert row["kendall_tau"] == 1
+
+
+def test_equal_logits_rank_by_token_and_choose_the_first_label():
+    flat = torch.ones(100)
+    row = option_row(flat, flat, IDS, LABELS, 1.0)
+    assert row["rank_dense"] == [token + 1 for token in IDS]
+    assert row["argmax_dense"] == "A"
+    assert row["kendall_tau"] is None
+    assert row["mass_dense"] == pytest.approx(0.04)
+
+
+def test_the_row_fills_every_column_of_the_table_that_derives_from_logits():
+    from_elsewhere = {"model", "recipe", "prompt_id", "temperature", "options", "option_token_ids", "gold"}
+    row = option_row(*logits(3), IDS, LABELS, 1.0)
+    assert set(row) == {column.name for column in TABLE.columns} - from_elsewhere
+
+
+def test_temperature_zero_and_unpaired_labels_are_refused():
+    dense, pruned = logits(4)
+    with pytest.raises(ValueError, match="greedy"):
+        option_row(dense, pruned, IDS, LABELS, 0.0)
+    with pytest.raises(ValueError, match="4 option tokens for 3 options"):
+        option_row(dense, pruned, IDS, LABELS[:3], 1.0)

@@ -1,0 +1,114 @@
+"""Looks a warehouse over and says what is wrong with it and what to do.
+
+It changes nothing; the fixes are the user's.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from warehouse.atomic import is_temporary, temporaries
+from warehouse.catalogue import connect
+from warehouse.errors import WarehouseError
+from warehouse.provenance import read_footer
+from warehouse.schema import Table
+from warehouse.store import PART, Store, fits
+from warehouse.tables import TABLES
+
+LOW_SPACE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the doctor saw.
+
+    Attributes:
+        level: error where results are wrong or cannot be kept, warning for all else.
+        subject: the file or folder.
+        message: what is wrong with it.
+        fix: what to do.
+    """
+
+    level: Literal["error", "warning"]
+    subject: str
+    message: str
+    fix: str
+
+
+def diagnose(root: Path | str) -> list[Finding]:
+    """All findings about the warehouse, empty where it is well. Reads every file whole.
+
+    Raises:
+        WarehouseError: the root is a URL.
+    """
+    store = Store(root)
+    findings = list(_place(store.root))
+    if store.root.is_dir():
+        for table in TABLES.values():
+            findings += _table(store, table)
+        findings += _strangers(store.root)
+        findings += [
+            Finding("warning", str(path), "left behind by a run that was killed", "delete it")
+            for path in temporaries(store.root)
+        ]
+    if not any(finding.level == "error" for finding in findings):
+        findings += _views(store.root)
+    return findings
+
+
+def _place(root: Path) -> Iterator[Finding]:
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not existing.is_dir():
+        yield Finding("error", str(existing), "is a file, not a folder", "choose another place with --warehouse")
+        return
+    if not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("error", str(existing), "cannot be written", "make it writable, or use --warehouse")
+    free = shutil.disk_usage(existing).free
+    if free < LOW_SPACE:
+        yield Finding("warning", str(existing), f"has {free >> 20} MiB left", "free some space, or use --warehouse")
+
+
+def _table(store: Store, table: Table) -> Iterator[Finding]:
+    for path in sorted((store.root / table.name).rglob("*")):
+        if path.name == PART:
+            yield from _partition(store, table, path)
+        elif path.is_file() and not is_temporary(path):
+            yield Finding("warning", str(path), "is no partition and is not read", "move it out of the warehouse")
+
+
+def _partition(store: Store, table: Table, path: Path) -> Iterator[Finding]:
+    again = "delete it and run its study again"
+    try:
+        footer = read_footer(path)
+        model, recipe = footer.provenance.model, footer.provenance.recipe
+        if store.path(table, model, recipe) != path:
+            names = model if recipe is None else f"{model}@{recipe}"
+            yield Finding("error", str(path), f"holds {names}, whose place is another", again)
+            return
+        store.read(table, model, recipe)
+    except WarehouseError as error:
+        yield Finding("error", str(path), str(error), again)
+        return
+    for violation in footer.violations:
+        yield Finding("error", str(path), f"breaks a check: {violation}", "run its study again, then report it")
+    if not fits(table, footer.schema):
+        wanted, found = set(table.arrow().names), set(footer.schema.names)
+        differing = ", ".join(sorted(wanted ^ found)) or "their types"
+        message = f"comes from another version: its columns differ in {differing}"
+        yield Finding("warning", str(path), message, "run its study again")
+
+
+def _strangers(root: Path) -> Iterator[Finding]:
+    for path in sorted(root.iterdir()):
+        if path.name not in TABLES and not path.name.startswith(("_", ".")):
+            yield Finding("warning", str(path), "is none of the tables", "move it out of the warehouse")
+
+
+def _views(root: Path) -> Iterator[Finding]:
+    try:
+        connect(root).close()
+    except WarehouseError as error:
+        yield Finding("error", "sql", str(error), "install the package again, or mend the view")
