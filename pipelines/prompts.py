@@ -43,8 +43,8 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
     needed = len(ids) + study.generation.new_tokens
     if needed > context_length:
         raise InputError(
-            f"study {study.name}: prompt {prompt.id!r} has {len(ids)} tokens; with {study.generation.new_tokens} new ones "
-            f"it is over the model's context of {context_length}; shorten it"
+            f"study {study.name}: prompt {prompt.id!r} has {len(ids)} tokens; with {study.generation.new_tokens} new "
+            f"ones it is over the model's context of {context_length}; shorten it"
         )
     # After a template's header a label stands alone; after running text a space comes first.
     lead = "" if has_template else " "

@@ -130,7 +130,8 @@ def _flips(frame: pl.DataFrame) -> list[str]:
 
 
 def _answers(frame: pl.DataFrame) -> list[str]:
-    dense, pruned = frame.filter(pl.col("recipe") == "dense"), _pruned(frame)
+    # A variant that is pruned but not measured yet has answered no prompt.
+    dense, pruned = frame.filter(pl.col("recipe") == "dense"), _pruned(frame).filter(pl.col("prompts") > 0)
     if dense.is_empty() or pruned.is_empty() or not dense["prompts_graded"][0]:
         return []
     before, graded = dense["prompts_correct"][0], dense["prompts_graded"][0]

@@ -164,7 +164,7 @@ def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> 
     torch_dtype: torch.dtype = getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch_dtype,
             local_files_only=True,
@@ -174,10 +174,13 @@ def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> 
         )
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
+    model, loading = loaded
     # transformers fills what a checkpoint lacks with random numbers and only warns.
     lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if lacking:
-        raise InputError(f"{folder}: the weights of {lacking[0]} are missing or of another shape; fetch the model again")
+        raise InputError(
+            f"{folder}: the weights of {lacking[0]} are missing or of another shape; fetch the model again"
+        )
     model.to(device).eval().requires_grad_(False)
     return discover(model, tokenizer, folder)
 

@@ -37,7 +37,7 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
             "parameters_mlp": [_parameters(decoder, "mlp")],
             "parameters_embedding": [embedding.numel() + (0 if is_tied else head.numel())],
             "is_head_tied": [is_tied],
-            "final_norm": [decoder.head.norm.kind],
+            "final_norm": [decoder.head.norm.kind if decoder.head.norm else "none"],
             "dtype": [str(decoder.dtype).removeprefix("torch.")],
             "weight_hash": [identity.weight_hash],
             "tokenizer_hash": [identity.tokenizer_hash],

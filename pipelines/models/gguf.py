@@ -3,6 +3,8 @@
 transformers reads the file; what it is known to get wrong is set from the file's own metadata and checked.
 """
 
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         progress.advance()
-        loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        # The reader draws a bar of its own that no switch turns off.
+        with redirect_stderr(StringIO()):
+            loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     except (ValueError, KeyError, OSError, NotImplementedError) as error:
         raise InputError(f"{file}: transformers cannot read this GGUF file ({str(error).splitlines()[0]})") from error
     progress.advance()
@@ -47,8 +51,9 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     clean.save_pretrained(folder)
 
     for key, attribute in (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token")):
-        if ids[key] is not None:
-            setattr(tokenizer, attribute, tokenizer.convert_ids_to_tokens(int(ids[key])))
+        number = ids[key]
+        if number is not None:
+            setattr(tokenizer, attribute, tokenizer.convert_ids_to_tokens(int(number)))
     if metadata.get("tokenizer.chat_template"):
         tokenizer.chat_template = metadata["tokenizer.chat_template"]
     if not metadata.get("tokenizer.ggml.add_bos_token", True):

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder, Sublayer, state_argument, weight_matrix
@@ -101,8 +102,8 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
 
 @contextmanager
 def swapped(sublayers: list[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Puts other weights, by module name, into the sublayers for a while; the dense ones are untouched and come back."""
-    before: list[tuple[nn.Module, Tensor]] = []
+    """Puts other weights, by module name, into the sublayers for a while; the dense ones come back untouched."""
+    before: list[tuple[nn.Linear | Conv1D, Tensor]] = []
     try:
         for sublayer in sublayers:
             for name, linear in sublayer.linears.items():
@@ -111,8 +112,8 @@ def swapped(sublayers: list[Sublayer], weights: Mapping[str, Tensor]) -> Iterato
                     linear.weight.data = weights[name]
         yield
     finally:
-        for linear, weight in before:
-            linear.weight.data = weight
+        for module, weight in before:
+            module.weight.data = weight
 
 
 @contextmanager
@@ -123,9 +124,9 @@ def applied(decoder: Decoder, variant: Variant) -> Iterator[None]:
     dropped = [sublayer for sublayer in sublayers if sublayer.label in variant.dropped]
     with swapped(sublayers, weights):
         for sublayer in dropped:
-            sublayer.mixer.forward = _zeros(sublayer.returns)  # type: ignore[method-assign]
+            sublayer.mixer.forward = _zeros(sublayer.returns)
             if sublayer.contribution is not sublayer.mixer:  # a norm with a bias would still add something
-                sublayer.contribution.forward = _zeros(0)  # type: ignore[method-assign]
+                sublayer.contribution.forward = _zeros(0)
         try:
             yield
         finally:

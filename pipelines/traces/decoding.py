@@ -3,27 +3,34 @@
 What happens inside the layers is `layers.py`'s.
 """
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from pipelines.metrics.divergence import divergence
 from pipelines.metrics.options import option_row
 from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
-from pipelines.models.decoder import CountedCache, Decoder, hooks, state_argument
+from pipelines.models.decoder import CountedCache, Decoder, first_tensor, hooks, state_argument
 from pipelines.prompts import TokenizedPrompt, find_answer
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Tokens that a model generated and the residual stream from which each was read."""
+    """Tokens that a model generated and the residual stream from which each was read.
+
+    The stream is rebuilt in float64 from the embedding and all contributions, because two float32 streams would
+    cancel when they are subtracted: they are much longer than their difference.
+    """
 
     tokens: tuple[int, ...]
-    streams: Float[Tensor, "steps width"]
+    streams: Float64[Tensor, "steps width"]
 
 
 def decode_greedily(decoder: Decoder, prompt: tuple[int, ...], steps: int) -> Decoded:
@@ -32,21 +39,36 @@ def decode_greedily(decoder: Decoder, prompt: tuple[int, ...], steps: int) -> De
     Equal logits go to the lower token id.
     """
     cache = CountedCache()
-    kept: list[Tensor] = []
+    last: dict[str, Tensor] = {}  # what the last position met in the current step
+    streams: list[Tensor] = []
 
-    def keep(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:  # noqa: ARG001
-        state = state_argument(args, kwargs)
-        if state is not None:
-            kept.append(state[0, -1].float())
+    def keep_state(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+            state = state_argument(args, kwargs)
+            if state is not None:
+                last[name] = state[0, -1]
+
+        return hook
+
+    def keep_added(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
+            last[name] = first_tensor(output)[0, -1]
+
+        return hook
 
     tokens: list[int] = []
     given = torch.tensor([prompt], device=decoder.device)
-    with torch.inference_mode(), hooks(decoder.final_norm.register_forward_pre_hook(keep, with_kwargs=True)):
+    with torch.inference_mode(), ExitStack() as stack:
+        embedded = decoder.layers[0].module.register_forward_pre_hook(keep_state("embedded"), with_kwargs=True)
+        stream = decoder.final_norm.register_forward_pre_hook(keep_state("stream"), with_kwargs=True)
+        added = [s.contribution.register_forward_hook(keep_added(s.label)) for s in decoder.sublayers]
+        stack.enter_context(hooks(embedded, stream, *added))
         for _ in range(steps):
             decoder.hidden(given, cache)
-            tokens.append(int(decoder.head.logits(kept[-1][None])[0].argmax()))
+            tokens.append(int(decoder.head.logits(last.pop("stream")[None].float())[0].argmax()))
+            streams.append(torch.stack([state.double() for state in last.values()]).sum(dim=0))
             given = torch.tensor([[tokens[-1]]], device=decoder.device)
-    return Decoded(tuple(tokens), torch.stack(kept))
+    return Decoded(tuple(tokens), torch.stack(streams))
 
 
 @dataclass(frozen=True)

@@ -214,10 +214,9 @@ class Session:
                 options += option_rows(dense.prompt, dense_logits[0], pruned_logits[0], measure.temperatures)
             pairs = [forced] if "teacher_forced" in measure.trajectories else []
             if "free_running" in measure.trajectories:
-                move = free.streams - dense.decoded.streams
-                pairs.append(
-                    Pair(dense.prompt, "free_running", dense.decoded.streams, move, dense.decoded.tokens, free.tokens)
-                )
+                move = (free.streams - dense.decoded.streams).float()
+                own = dense.decoded.streams.float()
+                pairs.append(Pair(dense.prompt, "free_running", own, move, dense.decoded.tokens, free.tokens))
                 generations.append(generation_row(decoder, dense.prompt, free.tokens, dense.decoded.tokens))
             for pair in pairs:
                 if pair is not forced:

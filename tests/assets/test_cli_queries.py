@@ -113,7 +113,7 @@ def test_describe_explains_a_views_columns_by_the_tables_that_they_come_from(she
 
 def test_variants_names_the_study(shell: Shell) -> None:
     found = shell.records("variants")
-    assert [row["recipe"] for row in found][0] == "dense"
+    assert next(row["recipe"] for row in found) == "dense"
     assert {row["study"] for row in found} == {"tiny"}
 
 

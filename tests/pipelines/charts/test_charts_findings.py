@@ -42,6 +42,16 @@ def test_flips_and_loops_are_counted_over_all_pruned_generations():
     )
 
 
+def test_a_variant_keeps_the_answers_only_where_it_was_measured():
+    unmeasured = pl.when(pl.col("recipe") == "dense").then("prompts").otherwise(0).alias("prompts")
+    kept = pl.when(pl.col("recipe") == "wanda-50").then(2).otherwise("prompts_correct").alias("prompts_correct")
+    summary = frames.variant_summary()
+    assert the_one(told(variant_summary=summary.with_columns(kept)), "right answer") == (
+        "The dense model answers all 2 prompts that have a right answer correctly; as many or more: wanda-50."
+    )
+    assert not any("right answer" in sentence for sentence in told(variant_summary=summary.with_columns(unmeasured)))
+
+
 def test_feedback_that_does_not_show_is_named():
     summary = frames.variant_summary()
     flat = (

@@ -69,9 +69,14 @@ def test_dense_weights_and_forwards_are_back_after_a_variant_even_after_a_failur
     name, linear = next(iter(decoder.layers[0].mlp.linears.items()))
     shape = linear.weight.T.shape if type(linear).__name__ == "Conv1D" else linear.weight.shape
     variant = Variant(masks={name: torch.zeros(shape, dtype=torch.bool)}, dropped=("attn.1",))
-    with pytest.raises(KeyboardInterrupt), applied(decoder, variant):
-        assert not torch.allclose(logits(decoder), before)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with applied(decoder, variant):
+            assert not torch.allclose(logits(decoder), before)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert torch.equal(logits(decoder), before)
 
 

@@ -15,7 +15,8 @@ def scores_with_ties(draw: st.DrawFn, multiple: int = 1) -> Tensor:
     rows = draw(st.integers(1, 6))
     columns = draw(st.integers(1, 12)) * multiple
     # Few distinct values, as in quantized weights: most comparisons are ties.
-    values = draw(st.lists(st.sampled_from([0.0, 0.5, 0.5, 1.0, 3e38]), min_size=rows * columns, max_size=rows * columns))
+    score = st.sampled_from([0.0, 0.5, 0.5, 1.0, 3e38])
+    values = draw(st.lists(score, min_size=rows * columns, max_size=rows * columns))
     return torch.tensor(values).reshape(rows, columns)
 
 
@@ -24,7 +25,11 @@ def test_a_share_drops_exactly_its_count_and_never_a_higher_score_before_a_lower
     scores: Tensor, sparsity: float, group: str
 ) -> None:
     keep = keep_share(scores, sparsity, group)
-    groups = zip(scores.reshape(1, -1), keep.reshape(1, -1)) if group == "matrix" else zip(scores, keep)
+    groups = (
+        zip(scores.reshape(1, -1), keep.reshape(1, -1), strict=True)
+        if group == "matrix"
+        else zip(scores, keep, strict=True)
+    )
     for values, kept in groups:
         assert int((~kept).sum()) == round(sparsity * len(values))
         if kept.any() and not kept.all():
@@ -34,7 +39,7 @@ def test_a_share_drops_exactly_its_count_and_never_a_higher_score_before_a_lower
 @given(scores_with_ties(multiple=4), st.integers(1, 3))
 def test_n_of_m_keeps_exactly_n_of_every_group_and_the_highest(scores: Tensor, keep: int) -> None:
     mask = keep_n_of_m(scores, keep, 4)
-    for values, kept in zip(scores.reshape(-1, 4), mask.reshape(-1, 4)):
+    for values, kept in zip(scores.reshape(-1, 4), mask.reshape(-1, 4), strict=True):
         assert int(kept.sum()) == keep
         assert values[~kept].max() <= values[kept].min()
 

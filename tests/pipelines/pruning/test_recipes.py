@@ -25,7 +25,8 @@ def test_names_carry_their_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["wanda", "wanda-0", "wanda-100", "wanda-4of4", "wanda-2of1000", "attn-drop-0", "", "dense-1", "../x", "Wanda-50"]
+    "name",
+    ["wanda", "wanda-0", "wanda-100", "wanda-4of4", "wanda-2of1000", "attn-drop-0", "", "dense-1", "../x", "Wanda-50"],
 )
 def test_other_names_are_refused_with_a_reason(name: str) -> None:
     with pytest.raises(InputError, match="recipe"):

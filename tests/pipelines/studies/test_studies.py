@@ -59,7 +59,9 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         ((GOOD, "!!python/object/apply:os.system ['true']"), "not valid YAML"),
     ],
 )
-def test_a_wrong_study_is_refused_with_file_key_and_reason(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+def test_a_wrong_study_is_refused_with_file_key_and_reason(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
     assert change[0] in GOOD
     file = written(tmp_path, GOOD.replace(*change))
     with pytest.raises(InputError, match="study.yaml") as refusal:

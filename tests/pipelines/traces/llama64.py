@@ -62,7 +62,9 @@ class Llama64:
         inner = gate * torch.sigmoid(gate) * self._linear(x, f"{base}.up_proj", changed)
         return self._linear(inner, f"{base}.down_proj", changed)
 
-    def sublayer(self, x: torch.Tensor, label: str, changed: dict[str, torch.Tensor], dropped: set[str]) -> torch.Tensor:
+    def sublayer(
+        self, x: torch.Tensor, label: str, changed: dict[str, torch.Tensor], dropped: set[str]
+    ) -> torch.Tensor:
         kind, layer = label.split(".")
         if label in dropped:
             return torch.zeros_like(x)

@@ -1,0 +1,107 @@
+"""The commands together, and how errors become messages and exit codes.
+
+What each command does stands in the modules beside this one.
+"""
+
+import os
+import sys
+from importlib.metadata import version
+from types import TracebackType
+from typing import Annotated
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from assets.cli import query, service, study
+from assets.cli.options import Debug, Globals, Warehouse
+from assets.cli.output import say
+from pipelines.errors import ComputationError, InputError
+from warehouse.errors import CatalogueError, DamagedFileError, WarehouseError
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="prunescope",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"prunescope {version('prunescope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def prunescope(
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+    version_: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """When does pruning a language model work, and why does it break generation?
+
+    Prunes a model in many ways, measures how far each variant moves from the dense model, layer by layer and token by
+    token, and keeps all of it in Parquet for your own SQL.
+
+    Start with `prunescope run demo`, then `prunescope questions` and `prunescope ui`.
+    Data goes to standard output, everything else to standard error.
+    Exit code: 0 done, 1 the work failed, 2 the input was wrong, 130 interrupted.
+    """
+
+
+study.register(app)
+query.register(app)
+service.register(app)
+
+
+def main() -> None:
+    """Entry point of the `prunescope` script."""
+    chosen = Globals()
+    # A bug gets one line too; its traceback is for those who ask.
+    sys.excepthook = lambda kind, error, traceback: _unexpected(chosen, kind, error, traceback)
+    sys.exit(run(sys.argv[1:], chosen))
+
+
+def run(arguments: list[str], chosen: Globals) -> int:
+    """Runs a command line and gives its exit code; unexpected errors pass through."""
+    code: object = DONE
+    try:
+        code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=chosen)
+    except TyperException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, Abort):
+        say("interrupted; whole partitions were kept, run it again to go on")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; Python must not complain again while closing the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (DamagedFileError, CatalogueError, ComputationError) as error:
+        code = _told(str(error), FAILED, error, chosen)
+    except (InputError, WarehouseError) as error:
+        code = _told(str(error), WRONG_INPUT, error, chosen)
+    except OSError as error:
+        code = _told(f"{error.filename or 'a file'}: {error.strerror or error}", WRONG_INPUT, error, chosen)
+    return code if isinstance(code, int) else DONE
+
+
+def _told(message: str, code: int, error: Exception, chosen: Globals) -> int:
+    if chosen.debug:
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    say(f"error: {message}", "red")
+    return code
+
+
+def _unexpected(
+    chosen: Globals, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if chosen.debug:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        say(f"error: {kind.__name__}: {error}\nThis is a bug; --debug shows where it happened.", "red")

@@ -1,0 +1,72 @@
+"""Options that several commands share, and where their values are kept.
+
+`--warehouse` and `--debug` may stand before the command or behind it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assets import settings
+from pipelines.errors import InputError
+from warehouse.store import Store
+
+
+@dataclass
+class Globals:
+    """What stood before the command, or behind it."""
+
+    warehouse: str | None = None
+    debug: bool = False
+
+
+def _keep_warehouse(context: typer.Context, value: str | None) -> str | None:
+    if value is not None:
+        context.ensure_object(Globals).warehouse = value
+    return value
+
+
+def _keep_debug(context: typer.Context, value: bool) -> bool:
+    if value:
+        context.ensure_object(Globals).debug = True
+    return value
+
+
+def root(context: typer.Context) -> Path:
+    """The warehouse that the command works on.
+
+    Raises:
+        InputError: there is a file where it should be.
+        WarehouseError: it is a URL.
+    """
+    place = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse)).root
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing} is a file, not a folder; choose another place with --warehouse")
+    return place
+
+
+Warehouse = Annotated[
+    str | None,
+    typer.Option(
+        "--warehouse",
+        metavar="FOLDER",
+        callback=_keep_warehouse,
+        help="Where results are kept; else PRUNESCOPE_WAREHOUSE, else warehouse/data.",
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", callback=_keep_debug, help="Show the traceback of an error.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help="table, csv, json, markdown, latex or parquet; else what the name of -o says, else table.",
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of standard output.")
+]

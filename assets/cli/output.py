@@ -1,0 +1,74 @@
+"""Where rows and messages go: data to standard output or a file, all else to standard error.
+
+How rows become text is `warehouse.formats`.
+"""
+
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+
+from pipelines.errors import InputError
+from warehouse.atomic import write_atomically
+from warehouse.errors import WarehouseError
+from warehouse.formats import FORMATS, render
+
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_SUFFIXES = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex", ".parquet": "parquet"}
+# A pipe or a file has no width of its own.
+_WIDTH = 160
+
+
+def say(message: str, style: str | None = None) -> None:
+    """A message for the person at the terminal."""
+    STDERR.print(message, style=style, markup=False)
+
+
+def chosen_format(format_: str | None, output: Path | None) -> str:
+    """The format asked for, else the one that the file's name says, else table.
+
+    Raises:
+        InputError: there is no such format, or Parquet would go to a terminal.
+    """
+    chosen = format_ or (_SUFFIXES.get(output.suffix.lower(), "table") if output else "table")
+    if chosen not in FORMATS:
+        raise InputError(f"--format {chosen!r}: choose one of {', '.join(FORMATS)}")
+    if chosen == "parquet" and output is None and sys.stdout.isatty():
+        raise InputError("--format parquet: a terminal cannot show it; add -o FILE or a pipe")
+    return chosen
+
+
+def emit(rows: pa.Table, format_: str | None = None, output: Path | None = None) -> None:
+    """Writes rows.
+
+    Raises:
+        InputError: the format or the place is wrong; nothing was written.
+    """
+    chosen = chosen_format(format_, output)
+    width = Console().width if sys.stdout.isatty() and output is None else _WIDTH
+    rendered = render(rows, chosen, width=width)
+    content = rendered if isinstance(rendered, bytes) else rendered.encode()
+    if output is not None:
+        write_file(output, content)
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file of the user's whole or not at all.
+
+    Raises:
+        InputError: the system refused.
+    """
+    try:
+        write_atomically(path.expanduser().absolute(), lambda temporary: _write(temporary, content))
+    except WarehouseError as error:
+        raise InputError(str(error).replace("--warehouse", "--output")) from error
+    say(f"wrote {path}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,217 @@
+"""Commands that read the warehouse: SQL, questions, tables, variants, report, export. None writes to it.
+
+Rows come from `warehouse`; nothing is computed here.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+
+from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.output import chosen_format, emit, say, write_file
+from assets.lineage import questions as question_views
+from pipelines.errors import InputError
+from warehouse.catalogue import connect, quoted, view_sql
+from warehouse.export import export as export_views
+from warehouse.provenance import read_footer
+from warehouse.safe_sql import run_safe
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (sql, questions, question, tables, describe, variants, report, export):
+        app.command()(command)
+
+
+def sql(
+    context: typer.Context,
+    query: Annotated[str, typer.Argument(help="One SELECT; `-` reads it from standard input.")],
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Ask the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
+
+    For example:
+
+    - `prunescope sql "SELECT recipe, kl_step0_nats FROM variant_summary ORDER BY 2"`
+    - `prunescope sql "FROM layer_summary" -o layers.parquet`
+    - `prunescope sql - --format csv < mine.sql`
+    """
+    chosen_format(format_, output)
+    text = sys.stdin.read() if query == "-" else query
+    emit(run_safe(root(context), text), format_, output)
+
+
+def questions(
+    context: typer.Context,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """List the questions that the warehouse answers; `prunescope question q01` asks one."""
+    rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
+    emit(pa.Table.from_pylist(rows, pa.schema({"question": pa.string(), "asks": pa.string()})), format_, output)
+
+
+def question(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Number or name, such as `q01`.")],
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Answer one question, with how to read it on standard error.
+
+    For example:
+
+    - `prunescope question q07`
+    - `prunescope question q11 --format latex -o flips.tex`
+    """
+    views = question_views()
+    found = [view for view in views.values() if view.name == name or view.name.partition("_")[0] == name.lower()]
+    if not found:
+        raise InputError(
+            f"there is no question {name!r}; there are {', '.join(view.partition('_')[0] for view in views)}"
+        )
+    chosen_format(format_, output)
+    rows = run_safe(root(context), f"SELECT * FROM {quoted(found[0].name)}")  # noqa: S608 - a file's name
+    say(found[0].header, "dim")
+    emit(rows, format_, output)
+
+
+def tables(
+    context: typer.Context,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """List tables and views: what a row is, how many there are; `prunescope describe NAME` has the columns."""
+    store, rows = Store(root(context)), []
+    for table in TABLES.values():
+        footers = [read_footer(partition.path) for partition in store.partitions(table)]
+        count = sum(footer.rows for footer in footers)
+        rows.append(
+            {"name": table.name, "kind": "table", "partitions": len(footers), "rows": count, "about": table.grain}
+        )
+    rows += [
+        {"name": view.name, "kind": view.layer, "about": view.header.partition("\n")[0]}
+        for view in view_sql().values()
+        if view.layer != "staging"
+    ]
+    schema = pa.schema(
+        {"name": pa.string(), "kind": pa.string(), "partitions": pa.int64(), "rows": pa.int64(), "about": pa.string()}
+    )
+    emit(pa.Table.from_pylist(rows, schema), format_, output)
+
+
+def describe(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A table or view, see `prunescope tables`.")],
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Explain the columns of a table or view: type, unit, formula, source.
+
+    For example: `prunescope describe layer_transitions`
+    """
+    known = {column.name: column for table in reversed(TABLES.values()) for column in table.columns}
+    if name in TABLES:
+        known |= {column.name: column for column in TABLES[name].columns}
+    elif name not in view_sql() and name != "provenance":
+        raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
+    with connect(root(context)) as connection:
+        relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
+        columns = list(zip(relation.columns, relation.types, strict=True))
+    # The same quantity has the same name everywhere, so a view's column is explained by the table that it comes from.
+    rows = [
+        {
+            "column": column,
+            "type": str(type_),
+            "unit": known[column].unit if column in known else "",
+            "formula": known[column].formula if column in known else "",
+            "about": known[column].doc if column in known else "",
+            "source": known[column].source if column in known else "",
+        }
+        for column, type_ in columns
+    ]
+    say(TABLES[name].grain if name in TABLES else view_sql()[name].header if name in view_sql() else "", "dim")
+    emit(pa.Table.from_pylist(rows), format_, output)
+
+
+def variants(
+    context: typer.Context,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """List the variants: what each recipe removed from its model, and which study computed it when."""
+    query = """
+        SELECT variants.model, variants.recipe, method, parameters_removed_share, sparsity,
+               len(sublayers_dropped) AS sublayers_dropped, file_bytes, variants.seconds, study, created_at
+        FROM variants
+        JOIN provenance ON table_name = 'variants' AND provenance.model = variants.model
+                       AND provenance.recipe = variants.recipe
+        ORDER BY variants.model, variants.recipe <> 'dense', variants.recipe
+    """
+    emit(run_safe(root(context), query), format_, output)
+
+
+def report(
+    context: typer.Context,
+    study: Annotated[
+        str | None, typer.Argument(help="Name of the study; not needed where there is one report.")
+    ] = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Say where a study's report lies, or copy it with -o.
+
+    For example: `prunescope report demo -o report.html`
+    """
+    reports = {path.stem: path for path in sorted((root(context) / "_reports").glob("*.html"))}
+    names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
+    if study is None and len(reports) != 1:
+        raise InputError(f"which report? name the study; there are {names}")
+    chosen = study if study is not None else next(iter(reports))
+    if chosen not in reports:
+        raise InputError(f"there is no report of study {chosen!r}; there are {names}")
+    if output is None:
+        typer.echo(str(reports[chosen]))
+    else:
+        write_file(output, reports[chosen].read_bytes())
+
+
+def export(
+    context: typer.Context,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
+    ],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this question or mart. Repeatable.")
+    ] = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Write questions and marts as Parquet, CSV, Markdown and LaTeX with a manifest of their provenance.
+
+    For example: `prunescope export paper/tables --only q11_first_flip`
+    """
+    done = export_views(root(context), directory.expanduser(), only or None)
+    say(f"{len(done.views)} views in {len(done.files)} files")
+    typer.echo(str(done.directory))

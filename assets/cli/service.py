@@ -1,0 +1,107 @@
+"""`prunescope ui` and `prunescope doctor`: the web interface, and what is wrong with this installation.
+
+No results are computed here.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+
+from assets import settings
+from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.output import emit, say
+from assets.cli.progress import Bars
+from pipelines.errors import InputError
+from pipelines.models.sources import identify, locate
+from warehouse.doctor import diagnose
+
+HOST = "127.0.0.1"
+FAILED = 1
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(ui)
+    app.command()(doctor)
+
+
+def ui(
+    context: typer.Context,
+    port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Port on 127.0.0.1.")] = 3000,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Open Dagster's web interface on 127.0.0.1: assets, lineage, charts, runs. Ctrl-C stops it."""
+    from assets.instance import prepare_home
+
+    place = root(context)
+    home = prepare_home(place)
+    say(f"http://{HOST}:{port} shows {place}; Ctrl-C stops it")
+    command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "--module-name", "assets.definitions"]
+    command += ["--working-directory", str(Path(__file__).parents[2])]
+    command += ["--host", HOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
+    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(place), "DAGSTER_HOME": str(home)}
+    # Started inside its home, Dagster does not take the checkout's dagster.yaml for a second configuration.
+    process = subprocess.Popen(command, env=environment, cwd=home)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # The terminal sent Dagster the same interrupt; it stops its own processes in order.
+        code = process.wait()
+        raise
+    if code:
+        raise InputError(f"dagster stopped with exit code {code}; is port {port} taken? try --port")
+
+
+def doctor(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Load this model too and prove its structure.")
+    ] = None,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Look the warehouse over, and a model with --model; exit code 1 where something is wrong.
+
+    For example:
+
+    - `prunescope doctor`
+    - `prunescope doctor --model ./my-model`
+    """
+    place = root(context)
+    say(f"warehouse: {place}\ncache: {settings.cache_folder()}")
+    if model is not None:
+        _examine(model)
+    found = diagnose(place)
+    if found:
+        emit(pa.Table.from_pylist([asdict(finding) for finding in found]), format_, output)
+    else:
+        say("the warehouse is well")
+    if any(finding.level == "error" for finding in found):
+        raise typer.Exit(FAILED)
+
+
+def _examine(model: str) -> None:
+    """Finds, hashes and loads a model; InputError names what is wrong with it."""
+    cache = settings.cache_folder()
+    with Bars() as bars:
+        folder = locate(model, cache, bars)
+        identity = identify(folder, cache)
+        bars.start("load the model and prove its structure", 1)
+        from pipelines.models.decoder import load_decoder
+
+        decoder = load_decoder(folder)
+    say(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, SHA-256 {identity.weight_hash}")
+    say(
+        f"{len(decoder.layers)} layers, context {decoder.context_length}, on {decoder.device}: every sublayer is proved"
+    )

@@ -1,0 +1,125 @@
+"""`prunescope run`: bring the warehouse up to date with a study, then say what came out.
+
+The work itself is `assets.run`.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assets import settings
+from assets.cli.options import Debug, Globals, Warehouse, root
+from assets.cli.output import emit, say
+from assets.cli.progress import Bars
+from assets.plan import Request, report_file
+from assets.run import Outcome, run_study
+from pipelines.pruning.recipes import FORMS
+from pipelines.studies import load_study
+from warehouse.catalogue import connect, literal
+
+FAILED, WRONG_INPUT = 1, 2
+_FORMS = ", ".join(form for form, _ in FORMS)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(name="run")(run)
+
+
+def run(
+    context: typer.Context,
+    study: Annotated[str, typer.Argument(help="Name of a shipped study (`demo`), or the path of a YAML file.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="In place of the study's models: a folder with safetensors, a .gguf file or a hub id; "
+            "`NAME=MODEL` names it. Repeatable.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="RECIPE",
+            help=f"In place of the study's recipes. Repeatable. Forms: {_FORMS}.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Compute again what another study computed from other inputs."),
+    ] = False,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Compute what a study still needs, and print its findings.
+
+    What is current is not computed again. A killed or interrupted run is taken up where it stopped.
+
+    For example:
+
+    - `prunescope run demo`
+    - `prunescope run demo --model ./my-model --recipe wanda-50 --recipe wanda-2of4`
+    - `prunescope run my-study.yaml --warehouse /data/prunescope`
+    """
+    request = _request(study, model or [], recipe or [])
+    place = root(context)
+    with Bars() as bars:
+        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace)
+    if not outcome.computed and not outcome.failures:
+        say("everything is current; nothing was computed")
+    _show(outcome, place)
+    if outcome.failures:
+        say(f"{len(outcome.failures)} failed:", "red")
+        for failure in outcome.failures:
+            say(f"  {failure.name}: {failure.message}", "red")
+            if context.ensure_object(Globals).debug:
+                say(failure.traceback)
+        only_input = all(failure.is_input for failure in outcome.failures)
+        raise typer.Exit(WRONG_INPUT if only_input else FAILED)
+
+
+def _request(study: str, models: list[str], recipes: list[str]) -> Request:
+    """The request with absolute paths: the UI may execute it again from another folder."""
+    known = {model.name for model in load_study(study).models}
+    path = Path(study)
+    place = str(path.absolute()) if path.suffix in {".yaml", ".yml"} else study
+    return Request(place, tuple(m if m in known else _absolute(m) for m in models), tuple(recipes))
+
+
+def _absolute(model: str) -> str:
+    name, separator, source = model.partition("=")
+    if separator and "/" not in name:
+        return f"{name}={_absolute(source)}"
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.exists() else model
+
+
+def _show(outcome: Outcome, place: Path) -> None:
+    """Findings to standard output, the report's place to standard error."""
+    models = ", ".join(literal(model.name) for model in outcome.study.models)
+    recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)
+    query = f"""
+        SELECT model, recipe, parameters_removed_share AS removed_share, kl_step0_nats,
+               kl_teacher_forced_median_nats AS kl_forced_nats, kl_free_running_median_nats AS kl_free_nats,
+               top1_agreement, first_flip_step_median AS first_flip_step,
+               options_argmax_kept || ' of ' || questions AS options_kept
+        FROM variant_summary
+        WHERE model IN ({models}) AND recipe IN ({recipes})
+        ORDER BY list_position([{models}], model), list_position([{recipes}], recipe)
+    """  # noqa: S608 - literals are quoted
+    with connect(place) as connection:
+        rows = connection.sql(query).to_arrow_table()
+    if rows.num_rows:
+        if len(outcome.study.models) == 1:
+            rows = rows.drop_columns(["model"])
+        emit(rows)
+    report = place / report_file(outcome.study)
+    if report.exists():
+        say(f"report: {report}")

@@ -1,0 +1,24 @@
+"""Everything that Dagster loads: assets, jobs, resources, one process a run.
+
+`dagster dev -m assets.definitions`; `prunescope ui` does that with the right instance.
+"""
+
+from dagster import Definitions, in_process_executor
+
+from assets.dense import calibration, models
+from assets.figures import figure_assets
+from assets.inputs import recipe
+from assets.jobs import JOBS
+from assets.loaded import LOADED
+from assets.questions import question_assets
+from assets.report import report
+from assets.resources import StudyResource, WarehouseResource
+from assets.variants import traces, variants
+
+defs = Definitions(
+    assets=[recipe, models, calibration, variants, traces, *question_assets(), *figure_assets(), report],
+    jobs=JOBS,
+    resources={"study": StudyResource(), "warehouse": WarehouseResource(), "loaded": LOADED},
+    # One process per run: steps share the loaded model.
+    executor=in_process_executor,
+)

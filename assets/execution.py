@@ -1,0 +1,143 @@
+"""Executes what a study still needs through Dagster, in this process: one run per model, per variant, one for answers.
+
+What is stale is decided in `plan.py`; how progress looks is the listener's business.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
+from assets.inputs import RECIPE
+from assets.instance import WAREHOUSE_TAG, opened, recover
+from assets.interrupts import watched
+from assets.loaded import LOADED
+from assets.partitions import MODELS, RECIPES, register, variant_key
+from assets.plan import Plan, Request, Work
+from assets.run import Failure, Listener, Outcome
+from warehouse.store import Store
+
+# The user's mistakes, by the names under which Dagster reports them.
+_INPUT_ERRORS = {"InputError", "WarehouseError"}
+# Tables that come out of one computation are computed together or not at all.
+_TOGETHER = (frozenset(TRACE_TABLES), frozenset(MODEL_TABLES) - {"models"})
+
+
+def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> Outcome:
+    """Computes everything in the plan; one partition's failure does not stop the others.
+
+    Call it as the warehouse's only writer.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came.
+    """
+    with opened(store.root) as instance, watched() as interrupted:
+        recover(instance, store.root)
+        store.clean_temporaries()
+        runs = _Runs(plan, request, store, listener, instance, interrupted)
+        with LOADED.telling(listener):
+            runs.everything()
+        return Outcome(plan.study, runs.computed, runs.failures)
+
+
+@dataclass
+class _Runs:
+    """The Dagster runs of one plan, one after the other."""
+
+    plan: Plan
+    request: Request
+    store: Store
+    listener: Listener
+    instance: DagsterInstance
+    interrupted: Callable[[], bool]
+    computed: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def everything(self) -> None:
+        """Recipes, then each model with its variants, so that a model is loaded once, then the answers."""
+        study = self.plan.study
+        self.listener.planned(len(self.plan.models) + len(self.plan.variants) + 1)
+        register(self.instance, MODELS, [model.name for model in study.models])
+        register(self.instance, RECIPES, [recipe.name for recipe in study.recipes])
+        for recipe in study.recipes:
+            if self._published(recipe.name) != recipe.hash:
+                self._run("recipes", f"recipe {recipe.name}", recipe.name, [RECIPE])
+        for model in study.models:
+            own = [work for work in self.plan.models if work.model == model.name]
+            if all(self._run("model_tables", work.name, work.model, _keys(work)) for work in own):
+                for work in self.plan.variants:
+                    if work.model == model.name and work.recipe is not None:
+                        key = variant_key(work.model, work.recipe.name)
+                        self._run("variant_tables", work.name, key, _keys(work))
+        LOADED.release()
+        self._run("answers", "questions, figures and report", None, None)
+
+    def _run(self, job_name: str, name: str, partition: str | None, keys: list[AssetKey] | None) -> bool:
+        """One Dagster run; whether it succeeded."""
+        from assets.definitions import defs
+
+        started = time.perf_counter()
+        result = defs.resolve_job_def(job_name).execute_in_process(
+            instance=self.instance,
+            partition_key=partition,
+            asset_selection=keys,
+            run_config=self._config(),
+            tags={WAREHOUSE_TAG: str(self.store.root), "prunescope/study": self.plan.study.name},
+            raise_on_error=False,
+        )
+        if self.interrupted():
+            raise KeyboardInterrupt
+        if not result.success:
+            failure = _failure(name, result.all_events)
+            self.failures.append(failure)
+            self.listener.failed(failure)
+        elif job_name != "recipes":
+            self.computed.append(name)
+            self.listener.computed(name, time.perf_counter() - started)
+        return result.success
+
+    def _published(self, recipe: str) -> str | None:
+        """The version of a recipe that Dagster knows."""
+        wanted = AssetRecordsFilter(asset_key=RECIPE, asset_partitions=[recipe])
+        for record in self.instance.fetch_materializations(wanted, limit=1).records:
+            if record.asset_materialization and record.asset_materialization.tags:
+                return record.asset_materialization.tags.get(DATA_VERSION_TAG)
+        return None
+
+    def _config(self) -> dict[str, object]:
+        """Stands in the run, so that the UI shows it and can execute the run again."""
+        request = self.request
+        study = {"study": request.study, "models": list(request.models), "recipes": list(request.recipes)}
+        return {
+            "resources": {
+                "study": {"config": study},
+                "warehouse": {"config": {"root": str(self.store.root)}},
+            },
+            # Failures are reported by the listener; Dagster keeps its own log in the instance.
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        }
+
+
+def _keys(work: Work) -> list[AssetKey]:
+    wanted = set(work.tables)
+    for together in _TOGETHER:
+        if wanted & together:
+            wanted |= together
+    return [AssetKey(name) for name in sorted(wanted)]
+
+
+def _failure(name: str, events: Iterable[DagsterEvent]) -> Failure:
+    """The first step that failed, in the words of the error that it raised."""
+    for event in events:
+        if event.is_step_failure and (error := event.step_failure_data.error):
+            cause = error.cause or error
+            kind = (cause.cls_name or "Error").rpartition(".")[2]
+            message = cause.message.strip()
+            if message.partition(":")[0].endswith(kind):
+                message = message.partition(":")[2].strip()
+            is_input = kind in _INPUT_ERRORS
+            return Failure(name, message if is_input else f"{kind}: {message}", is_input, error.to_string())
+    return Failure(name, "the run failed before its first step; see the Dagster UI", is_input=False)

@@ -1,0 +1,71 @@
+"""One asset a figure: its picture in the metadata, where the UI shows it.
+
+How a figure looks and which SQL feeds it is the business of `pipelines.charts`.
+"""
+
+import base64
+import io
+from itertools import islice
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
+
+from assets.lineage import reading
+from assets.resources import WarehouseResource
+from assets.state import charts_version, data_version
+from pipelines.charts.registry import FIGURES, Drawing, Figure
+from warehouse.provenance import fingerprint
+
+# The metadata are kept in Dagster's database and sent to the browser as a whole.
+PREVIEWS = 2
+
+
+def figure_assets() -> list[AssetsDefinition]:
+    """An unpartitioned asset for every figure."""
+    return [_figure(figure) for figure in FIGURES.values()]
+
+
+def figure_key(name: str) -> AssetKey:
+    """Figures have a prefix: their short names are words that a table may want."""
+    return AssetKey(["figures", name])
+
+
+def _figure(figure: Figure) -> AssetsDefinition:
+    found = reading(figure.query)
+    code = fingerprint({"sql": found.sql_hash, "charts": charts_version()})
+
+    @asset(
+        key=figure_key(figure.name),
+        group_name="figures",
+        kinds={"altair", "duckdb"},
+        description=f"{figure.title}. {figure.caption}",
+        deps=[AssetKey(table) for table in found.tables],
+        code_version=code,
+    )
+    def drawn(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+        frame = warehouse.ask(figure.query)
+        drawings = islice(figure.draw_all(frame), PREVIEWS)
+        return MaterializeResult(
+            data_version=DataVersion(fingerprint({"data": data_version(warehouse.store(), found), "code": code})),
+            metadata={
+                "dagster/row_count": frame.height,
+                "preview": MetadataValue.md("\n\n".join(_embedded(drawing) for drawing in drawings)),
+                "SQL": MetadataValue.md(f"```sql\n{figure.query}\n```"),
+            },
+        )
+
+    return drawn
+
+
+def _embedded(drawing: Drawing) -> str:
+    """The chart as a picture inside Markdown."""
+    picture = io.BytesIO()
+    drawing.chart.save(picture, format="png", scale_factor=1)
+    return f"![{drawing.title}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"

@@ -1,0 +1,108 @@
+"""What each partition depends on, as one hash per table: equal hash, equal rows, nothing to compute. No torch here.
+
+A changed recipe parameter reaches that variant only, a changed prompt the traces only, a changed view nothing.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import versions
+from pipelines.models.sources import ModelIdentity, identify, locate
+from pipelines.progress import Progress
+from pipelines.pruning.recipes import Recipe
+from pipelines.studies import CalibrationSpec, ModelSpec, Study
+from warehouse.names import path_safe
+from warehouse.provenance import fingerprint
+
+MODEL_TABLES = ("models", "activation_stats", "block_influence")
+TRACE_TABLES = ("layer_transitions", "decoding_steps", "top_tokens", "option_subspace", "generations")
+VARIANT_TABLES = ("variants", *TRACE_TABLES)
+
+CODE_VERSIONS = {
+    "models": versions.MODELS,
+    "activation_stats": versions.STATISTICS,
+    "block_influence": versions.STATISTICS,
+    "variants": versions.PRUNING,
+    **dict.fromkeys(TRACE_TABLES, versions.TRACES),
+}
+
+
+@dataclass(frozen=True)
+class DenseModel:
+    """A study's model, found on disk.
+
+    Attributes:
+        spec: as the study names it.
+        folder: safetensors, config and tokenizer.
+        identity: hashes of their contents.
+    """
+
+    spec: ModelSpec
+    folder: Path
+    identity: ModelIdentity
+
+
+def find_model(study: Study, name: str, cache: Path, progress: Progress) -> DenseModel:
+    """Locates and hashes a model of the study; fetches or converts it where that was never done.
+
+    Raises:
+        InputError: the study has no such model, or its files are missing, cut short or unsafe.
+    """
+    spec = study.model(name)
+    folder = locate(spec.source, cache, progress)
+    return DenseModel(spec, folder, identify(folder, cache))
+
+
+def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> dict[str, str]:
+    """Everything that the rows of a partition follow from, by name.
+
+    Args:
+        table: one of MODEL_TABLES (without recipe) or VARIANT_TABLES (with one).
+        study: prompts, calibration and measurement settings.
+        identity: the dense model.
+        recipe: the recipe of a variant.
+    """
+    found = {"weight_hash": identity.weight_hash, "dtype": study.dtype, "code": CODE_VERSIONS[table]}
+    if table == "models":
+        return found | {"tokenizer_hash": identity.tokenizer_hash}
+    if table in MODEL_TABLES:
+        return found | {
+            "tokenizer_hash": identity.tokenizer_hash,
+            "calibration_hash": calibration_hash(study.calibration),
+        }
+    if recipe is None:
+        raise ValueError(f"table {table} is kept per variant: a recipe is needed")
+    if table == "variants":
+        needed = {name: fingerprint(inputs(name, study, identity, None)) for name in recipe.needs}
+        return found | {"recipe_hash": recipe.hash} | needed
+    return found | {
+        "variant": fingerprint(inputs("variants", study, identity, recipe)),
+        "tokenizer_hash": identity.tokenizer_hash,
+        "prompts_hash": study.prompts_hash,
+        "settings_hash": study.settings_hash,
+    }
+
+
+def expected(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> str:
+    """The fingerprint that a current partition carries in its footer."""
+    return fingerprint(inputs(table, study, identity, recipe))
+
+
+def variant_file(study: Study, dense: DenseModel, recipe: Recipe) -> str:
+    """Place of a variant's masks in the warehouse.
+
+    The fingerprint in its name keeps masks of other parameters, left by a killed run, from ever being taken for it.
+    """
+    found = expected("variants", study, dense.identity, recipe)
+    return f"_variants/{path_safe(dense.spec.name)}/{path_safe(recipe.name)}/{found[:16]}.safetensors"
+
+
+def calibration_hash(spec: CalibrationSpec) -> str:
+    """Hash of the settings and, where the text is the user's own file, of its contents."""
+    path = Path(spec.source).expanduser()
+    contents = ""
+    if spec.source != "embedded" and path.is_file():
+        with path.open("rb") as stream:
+            contents = hashlib.file_digest(stream, "sha256").hexdigest()
+    return fingerprint({"settings": spec.hash, "contents": contents})

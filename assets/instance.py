@@ -1,0 +1,103 @@
+"""The Dagster instance of a warehouse: where it lives, how it is opened, and how it recovers from killed runs.
+
+Nothing here knows what is computed.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.instance.ref import InstanceRef
+
+from warehouse.atomic import refusals_explained
+
+CONFIG = "dagster.yaml"
+# Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
+WAREHOUSE_TAG = "prunescope/warehouse"
+_UNFINISHED = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+# A process of the command line draws bars on its own standard error, which Dagster must not redirect.
+_NO_CAPTURE = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
+
+
+def prepare_home(root: Path) -> Path:
+    """DAGSTER_HOME: the user's, else `_dagster` inside the warehouse with a copy of our dagster.yaml.
+
+    Raises:
+        WarehouseError: the folder cannot be written.
+    """
+    if chosen := os.environ.get("DAGSTER_HOME"):
+        home = Path(chosen).expanduser().absolute()
+        with refusals_explained(home):
+            home.mkdir(parents=True, exist_ok=True)
+    else:
+        home = root / "_dagster"
+        config = _packaged_config().read_text(encoding="utf-8")
+        with refusals_explained(home):
+            home.mkdir(parents=True, exist_ok=True)
+            copy = home / CONFIG
+            if not copy.exists() or copy.read_text(encoding="utf-8") != config:
+                copy.write_text(config, encoding="utf-8")
+    return home
+
+
+def _packaged_config() -> Path:
+    """In a wheel the file lies in this package, in a checkout at the root."""
+    inside = Path(__file__).with_name(CONFIG)
+    return inside if inside.exists() else Path(__file__).parents[1] / CONFIG
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[DagsterInstance]:
+    """The instance of a warehouse, for runs inside this process."""
+    ref = InstanceRef.from_dir(str(prepare_home(root)), overrides=_NO_CAPTURE)
+    with DagsterInstance.from_ref(ref) as instance:
+        yield instance
+
+
+@contextmanager
+def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the warehouse for one study at a time; a killed process lets go of it by dying.
+
+    Args:
+        root: the warehouse.
+        waiting: called once if another process holds it.
+
+    Raises:
+        WarehouseError: the folder cannot be written.
+    """
+    lock = root / "_lock"
+    with refusals_explained(lock):
+        root.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def recover(instance: DagsterInstance, root: Path) -> list[str]:
+    """Ends runs on this warehouse whose process was killed and frees the places that they hold in pools.
+
+    Call it as the warehouse's only writer: whatever is still unfinished then is dead.
+
+    Returns:
+        Their ids.
+    """
+    dead = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: str(root)}))
+    for run in dead:
+        instance.report_run_failed(run, "The process of this run was killed.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in dead]

@@ -1,0 +1,79 @@
+"""The one dense model that a process holds in memory, with its traces session: loaded once, it serves every variant.
+
+Freed when another model comes. Torch is imported at the first load, not before.
+"""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from assets.fingerprints import DenseModel
+from pipelines.progress import SILENT, Progress
+from pipelines.studies import Study
+
+if TYPE_CHECKING:
+    from pipelines.models.decoder import Decoder
+    from pipelines.traces.session import Session
+
+
+@dataclass
+class LoadedModels:
+    """Keeps the last decoder and the last session.
+
+    Attributes:
+        progress: told about long work in the asset bodies that use the model.
+    """
+
+    progress: Progress = SILENT
+    _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
+    _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
+
+    def decoder(self, dense: DenseModel, study: Study) -> "Decoder":
+        """The loaded model.
+
+        Raises:
+            InputError: it cannot be loaded, or a part of it could not be proved.
+        """
+        key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device)
+        if self._decoder is None or self._decoder[0] != key:
+            self.release()
+            from pipelines.models.decoder import load_decoder
+
+            self._decoder = (key, load_decoder(dense.folder, study.dtype, study.device))
+        return self._decoder[1]
+
+    def session(self, dense: DenseModel, study: Study) -> "Session":
+        """The dense side of the study's prompts on the loaded model.
+
+        Raises:
+            InputError: the model cannot be loaded, or a prompt does not fit into its context.
+        """
+        decoder = self.decoder(dense, study)
+        key = (dense.spec.name, study.prompts_hash, study.settings_hash)
+        if self._session is None or self._session[0] != key:
+            from pipelines.traces.session import Session
+
+            self._session = None
+            self._session = (key, Session(decoder, dense.spec.name, study, self.progress))
+        return self._session[1]
+
+    @contextmanager
+    def telling(self, progress: Progress) -> Iterator[None]:
+        """Tells somebody about long work for a while, and frees the model at the end."""
+        self.progress, before = progress, self.progress
+        try:
+            yield
+        finally:
+            self.progress = before
+            self.release()
+
+    def release(self) -> None:
+        """Frees both."""
+        self._session = self._decoder = None
+        gc.collect()
+
+
+# Dagster wants the very same object in every job of a process, and one model in memory is the point.
+LOADED = LoadedModels()

@@ -1,0 +1,155 @@
+"""What a study still has to compute, found from footers alone. No torch and no Dagster: with nothing to do it is fast.
+
+Also the place where one study refuses to overwrite what another one computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from assets import state
+from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES, DenseModel, expected, find_model, variant_file
+from pipelines.errors import InputError
+from pipelines.progress import Progress
+from pipelines.pruning.recipes import Recipe
+from pipelines.studies import Study, load_study
+from warehouse.errors import DamagedFileError
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+# The last line of a report is this mark and the version of what it shows.
+REPORT_MARK = "<!-- prunescope version "
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        study: name of a shipped study or path of a YAML file.
+        models: in place of the study's; none keeps them.
+        recipes: in place of the study's; none keeps them.
+    """
+
+    study: str
+    models: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+
+    def load(self) -> Study:
+        """Reads and checks the study; InputError where it is not valid."""
+        study = load_study(self.study)
+        # Naming the recipes always keeps `dense`, which every other variant is measured against.
+        return study.replaced(list(self.models), list(self.recipes) or [recipe.name for recipe in study.recipes])
+
+
+@dataclass(frozen=True)
+class Work:
+    """One partition with tables to compute.
+
+    Attributes:
+        model: name of the model.
+        recipe: the recipe; None for a model's own tables.
+        tables: those that are missing or stale, in the order of the data flow.
+    """
+
+    model: str
+    recipe: Recipe | None
+    tables: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`model` or `model@recipe`."""
+        return f"{self.model}@{self.recipe.name}" if self.recipe else self.model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        study: the study.
+        models: model partitions with stale tables.
+        variants: variant partitions with stale tables, grouped by model.
+        is_report_stale: whether the report is older than what it stands on; true where anything is computed.
+    """
+
+    study: Study
+    models: Sequence[Work] = field(default=())
+    variants: Sequence[Work] = field(default=())
+    is_report_stale: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.models or self.variants or self.is_report_stale)
+
+
+def make_plan(study: Study, store: Store, cache: Path, progress: Progress, *, replace: bool = False) -> Plan:
+    """Compares footers with what the study would give now.
+
+    Args:
+        study: the study.
+        store: the warehouse.
+        cache: folder for fetched and converted models.
+        progress: told about fetching and converting.
+        replace: recompute partitions that another study computed from other inputs, instead of refusing.
+
+    Raises:
+        InputError: a model cannot be found, or another study's partition is in the way.
+        WarehouseError: the warehouse cannot be read.
+    """
+    models, variants = [], []
+    for spec in study.models:
+        dense = find_model(study, spec.name, cache, progress)
+        models.append(_work(study, store, dense, None, replace=replace))
+        variants += [_work(study, store, dense, recipe, replace=replace) for recipe in study.recipes]
+    models, variants = ([work for work in found if work.tables] for found in (models, variants))
+    computes = bool(models or variants)
+    return Plan(
+        study, models, variants, computes or report_fingerprint(store, study) != state.report_version(store, study)
+    )
+
+
+def report_file(study: Study) -> str:
+    """Place of a study's report in the warehouse."""
+    return f"_reports/{study.name}.html"
+
+
+def report_fingerprint(store: Store, study: Study) -> str | None:
+    """The version that the report carries in its last line; None where there is no report."""
+    path = store.root / report_file(study)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 200))
+        last = file.read().decode(errors="replace")
+    return last.rpartition(REPORT_MARK)[2].removesuffix(" -->\n") or None
+
+
+def _work(study: Study, store: Store, dense: DenseModel, recipe: Recipe | None, *, replace: bool) -> Work:
+    name = recipe.name if recipe else None
+    stale = []
+    for table in MODEL_TABLES if recipe is None else VARIANT_TABLES:
+        wanted = expected(table, study, dense.identity, recipe)
+        current = store.is_current(TABLES[table], dense.spec.name, name, wanted)
+        if table == "variants" and recipe is not None:
+            current = current and (store.root / variant_file(study, dense, recipe)).is_file()
+        if not current:
+            if not replace:
+                _refuse_to_overwrite(study, store, table, dense.spec.name, name, wanted)
+            stale.append(table)
+    return Work(dense.spec.name, recipe, tuple(stale))
+
+
+def _refuse_to_overwrite(study: Study, store: Store, table: str, model: str, recipe: str | None, wanted: str) -> None:
+    """What another study computed from other inputs is not ours to replace unasked."""
+    try:
+        found = store.provenance(TABLES[table], model, recipe)
+    except DamagedFileError:
+        return
+    if found is not None and found.study != study.name and found.fingerprint != wanted:
+        partition = model if recipe is None else f"{model}@{recipe}"
+        raise InputError(
+            f"{table} of {partition} was computed by study {found.study!r} from other inputs; "
+            "use --replace to compute it again for this study, or another --warehouse"
+        )

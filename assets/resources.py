@@ -1,0 +1,175 @@
+"""What an asset needs beside its partition: the study as run configuration, the warehouse, and both for one partition.
+
+Run configuration is what the UI shows and executes again, so all that a run depends on stands there.
+"""
+
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Self
+
+import duckdb
+import polars as pl
+from dagster import (
+    AssetExecutionContext,
+    ConfigurableResource,
+    InitResourceContext,
+    MaterializeResult,
+    MultiPartitionKey,
+)
+from pydantic import Field, PrivateAttr
+
+from assets import fingerprints, settings
+from assets.fingerprints import DenseModel
+from assets.metadata import materialized
+from assets.plan import Request
+from pipelines.progress import SILENT
+from pipelines.pruning.recipes import Recipe
+from pipelines.studies import Study
+from warehouse.catalogue import connect, literal
+from warehouse.provenance import Provenance, fingerprint
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+Ask = Callable[[str], pl.DataFrame]
+LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "polars")
+
+
+class StudyResource(ConfigurableResource):
+    """Which study, with the command line's replacements."""
+
+    study: str = Field(default="demo", description="Name of a shipped study, or the path of a YAML file.")
+    models: list[str] = Field(
+        default=[], description="Models in place of the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
+    )
+    recipes: list[str] = Field(default=[], description="Recipes in place of the study's; `dense` always stays.")
+
+    def load(self) -> Study:
+        """Reads and checks the study; InputError where it is not valid."""
+        return Request(self.study, tuple(self.models), tuple(self.recipes)).load()
+
+
+class WarehouseResource(ConfigurableResource):
+    """Where results are kept."""
+
+    root: str = Field(default="", description="Folder; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
+
+    _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+
+    def store(self) -> Store:
+        """The Parquet store."""
+        return Store(settings.warehouse_root(self.root))
+
+    def ask(self, query: str) -> pl.DataFrame:
+        """The rows of one of our own queries, all in one run of the same state of the warehouse.
+
+        Raises:
+            WarehouseError: the views cannot be built, or a file is damaged.
+        """
+        if self._connection is None:
+            self._connection = connect(self.store().root)
+        return _frame(self._connection, query)
+
+    def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
+        """Closes the catalogue at the end of a run."""
+        if self._connection is not None:
+            self._connection.close()
+
+    @contextmanager
+    def only(self, study: Study) -> Iterator[Ask]:
+        """Asks as if the warehouse held this study's models and recipes and nothing else."""
+        models = ", ".join(literal(model.name) for model in study.models)
+        recipes = ", ".join(literal(recipe.name) for recipe in study.recipes)
+        with connect(self.store().root) as connection:
+            for name in (*TABLES, "provenance"):
+                per_model = name in TABLES and TABLES[name].partitioning == "model"
+                rows = f"model IN ({models})" + ("" if per_model else f" AND coalesce(recipe, 'dense') IN ({recipes})")
+                connection.execute(f"ALTER VIEW {name} RENAME TO all_{name}")
+                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM all_{name} WHERE {rows}")  # noqa: S608
+            yield lambda query: _frame(connection, query)
+
+
+def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+    return pl.DataFrame(connection.sql(query).to_arrow_table())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one partition is about.
+
+    Attributes:
+        study: the study.
+        dense: its model, found on disk.
+        recipe: its recipe; None in model partitions.
+        store: the warehouse.
+    """
+
+    study: Study
+    dense: DenseModel
+    recipe: Recipe | None
+    store: Store
+
+    @classmethod
+    def of(cls, context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> Self:
+        """The subject of the run's partition, `model` or `model|recipe`."""
+        loaded = study.load()
+        key = context.partition_key
+        names = key.keys_by_dimension if isinstance(key, MultiPartitionKey) else {"model": key}
+        dense = fingerprints.find_model(loaded, names["model"], settings.cache_folder(), SILENT)
+        recipe = loaded.recipe(names["recipe"]) if "recipe" in names else None
+        return cls(loaded, dense, recipe, warehouse.store())
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.dense.spec.name
+
+    @property
+    def variant_recipe(self) -> Recipe:
+        """The recipe of a variant partition."""
+        if self.recipe is None:
+            raise ValueError("a model partition has no recipe")
+        return self.recipe
+
+    @property
+    def variant_file(self) -> str:
+        """Where the variant's masks lie in the warehouse."""
+        return fingerprints.variant_file(self.study, self.dense, self.variant_recipe)
+
+    def read(self, table: str) -> pl.DataFrame:
+        """The model's rows of a table that is kept per model."""
+        return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
+
+    def write(
+        self,
+        table: str,
+        rows: pl.DataFrame,
+        seconds: float,
+        device: str,
+        extra: dict[str, Any] | None = None,
+    ) -> MaterializeResult:
+        """Stores the partition with its provenance and reports it to Dagster.
+
+        Raises:
+            WarehouseError: the rows do not fit the table, or the disk refused.
+        """
+        recipe = self.recipe.name if self.recipe else None
+        inputs = fingerprints.inputs(table, self.study, self.dense.identity, self.recipe)
+        provenance = Provenance(
+            fingerprint=fingerprint(inputs),
+            study=self.study.name,
+            model=self.model,
+            recipe=recipe,
+            inputs=inputs,
+            code_version=fingerprints.CODE_VERSIONS[table],
+            libraries={name: version(name) for name in LIBRARIES},
+            seed=self.study.calibration.seed,
+            device=device,
+            dtype=self.study.dtype,
+            seconds=seconds,
+            created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        written = self.store.write(TABLES[table], rows, provenance, self.model, recipe)
+        return materialized(TABLES[table], written, provenance.fingerprint, {"seconds": seconds, **(extra or {})})

@@ -1,0 +1,89 @@
+"""Runs a study: finds what is stale and hands it to Dagster. With nothing to do, neither Dagster nor torch is imported.
+
+Used by the command line and by the jobs that the UI starts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from assets.plan import Request, make_plan
+from pipelines.progress import Progress
+from pipelines.studies import Study
+from warehouse.store import Store
+
+
+class Listener(Progress, Protocol):
+    """Who is told how far a study is."""
+
+    def waiting(self) -> None:
+        """Another process is computing in this warehouse; this one waits for it."""
+
+    def planned(self, partitions: int) -> None:
+        """That many partitions will be computed."""
+
+    def computed(self, name: str, seconds: float) -> None:
+        """A partition is done."""
+
+    def failed(self, failure: "Failure") -> None:
+        """A partition failed; the run goes on with the others."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A partition that could not be computed.
+
+    Attributes:
+        name: `model`, `model@recipe` or the report.
+        message: what went wrong and how to mend it.
+        is_input: whether the user's input is at fault, rather than the computation.
+        traceback: for debugging.
+    """
+
+    name: str
+    message: str
+    is_input: bool
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        study: the study.
+        computed: names of the partitions that were computed.
+        failures: what failed.
+    """
+
+    study: Study
+    computed: Sequence[str] = ()
+    failures: Sequence[Failure] = ()
+
+
+def run_study(request: Request, root: Path | str, cache: Path, listener: Listener, *, replace: bool = False) -> Outcome:
+    """Brings the warehouse up to date with a study.
+
+    Args:
+        request: which study.
+        root: the warehouse.
+        cache: folder for fetched and converted models.
+        listener: told how far it is.
+        replace: recompute what another study computed from other inputs, instead of refusing.
+
+    Raises:
+        InputError: the study or a model is wrong, or another study's partition is in the way.
+        WarehouseError: the warehouse cannot be read or written.
+        KeyboardInterrupt: SIGINT or SIGTERM came; whole partitions stay, no partial one does.
+    """
+    study, store = request.load(), Store(root)
+    if make_plan(study, store, cache, listener, replace=replace).is_empty:
+        return Outcome(study)
+    from assets.execution import execute
+    from assets.instance import only_writer
+
+    with only_writer(store.root, listener.waiting):
+        # Whoever held the warehouse before may have done it meanwhile.
+        plan = make_plan(study, store, cache, listener, replace=replace)
+        return Outcome(study) if plan.is_empty else execute(plan, request, store, listener)

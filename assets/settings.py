@@ -1,0 +1,22 @@
+"""Where things lie: the warehouse and the cache of converted models, from the environment.
+
+The only module that reads environment variables for the product; no I/O.
+"""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+DEFAULT_WAREHOUSE = "warehouse/data"
+
+
+def warehouse_root(chosen: str | None = None) -> str:
+    """The warehouse: what was chosen, else PRUNESCOPE_WAREHOUSE, else `warehouse/data` below the working folder."""
+    return os.path.expanduser(chosen or os.environ.get("PRUNESCOPE_WAREHOUSE") or DEFAULT_WAREHOUSE)  # noqa: PTH111
+
+
+def cache_folder() -> Path:
+    """Where fetched and converted models are kept: PRUNESCOPE_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("PRUNESCOPE_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("prunescope"))

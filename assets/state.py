@@ -1,0 +1,68 @@
+"""Whether what stands on the tables still holds: one hash over SQL and the fingerprints of all partitions it reads.
+
+No torch and no Dagster, so that a run with nothing to do ends fast.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pipelines.charts
+from assets.lineage import Reading
+from pipelines.studies import Study
+from warehouse.catalogue import SQL
+from warehouse.provenance import fingerprint, read_footer
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+
+def data_version(store: Store, found: Reading) -> str:
+    """Version of an answer: its SQL and the partitions under it."""
+    return fingerprint({"sql": found.sql_hash, "partitions": partitions(store, found.tables)})
+
+
+def partitions(store: Store, tables: Iterable[str]) -> dict[str, str]:
+    """The fingerprint of every partition of some tables, by its place in the warehouse.
+
+    Raises:
+        DamagedFileError: a partition is damaged.
+    """
+    return {
+        str(partition.path.relative_to(store.root)): read_footer(partition.path).provenance.fingerprint
+        for table in tables
+        for partition in store.partitions(TABLES[table])
+    }
+
+
+def charts_version() -> str:
+    """SHA-256 over the source of the charts and the report."""
+    return _folder_hash(Path(pipelines.charts.__file__).parent, ("*.py", "*.j2", "*.html", "*.css"))
+
+
+def report_version(store: Store, study: Study) -> str:
+    """Version of a study's report."""
+    return fingerprint(
+        {
+            "study": study.hash,
+            "partitions": _partitions_of(store, study),
+            "sql": _folder_hash(SQL, ("*.sql",)),
+            "charts": charts_version(),
+        }
+    )
+
+
+def _partitions_of(store: Store, study: Study) -> dict[str, str]:
+    models, recipes = {model.name for model in study.models}, {recipe.name for recipe in study.recipes}
+    return {
+        str(partition.path.relative_to(store.root)): read_footer(partition.path).provenance.fingerprint
+        for table in TABLES.values()
+        for partition in store.partitions(table)
+        if partition.model in models and partition.recipe in {None, *recipes}
+    }
+
+
+def _folder_hash(folder: Path, patterns: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in folder.rglob(pattern)):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""Assets of the variants: prune, then trace the pruned model beside the dense one.
+
+One partition a variant, `model|recipe`.
+"""
+
+import time
+from collections.abc import Iterator
+
+from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, ResourceParam, multi_asset
+
+from assets.dense import GPU, STATISTICS, table_spec
+from assets.fingerprints import TRACE_TABLES
+from assets.inputs import RECIPE
+from assets.loaded import LoadedModels
+from assets.metadata import check_specs
+from assets.partitions import VARIANTS
+from assets.resources import StudyResource, Subject, WarehouseResource
+from warehouse.tables import TABLES
+
+
+@multi_asset(
+    name="variants",
+    specs=[table_spec("variants", "variants", [RECIPE, *(AssetKey(name) for name in ("models", *STATISTICS))])],
+    check_specs=check_specs([TABLES["variants"]]),
+    partitions_def=VARIANTS,
+    pool=GPU,
+)
+def variants(
+    context: AssetExecutionContext,
+    study: StudyResource,
+    warehouse: WarehouseResource,
+    loaded: ResourceParam[LoadedModels],
+) -> Iterator[MaterializeResult]:
+    """Prunes: the masks go into a small file that rebuilds the variant, their counts into a row."""
+    from pipelines.pruning.apply import prune, variant_row
+
+    subject = Subject.of(context, study, warehouse)
+    recipe, identity = subject.variant_recipe, subject.dense.identity
+    decoder = loaded.decoder(subject.dense, subject.study)
+    statistics = {name: subject.read(name) for name in recipe.needs}
+    calibrated_on = next((rows["calibration_hash"][0] for rows in statistics.values()), None)
+    started = time.perf_counter()
+    variant = prune(decoder, recipe, **statistics, progress=loaded.progress)
+    seconds = time.perf_counter() - started
+    path = subject.store.write_bytes(
+        subject.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)
+    )
+    rows = variant_row(decoder, subject.model, recipe, variant, calibrated_on, path.stat().st_size, seconds)
+    yield subject.write("variants", rows, seconds, str(decoder.device), {"masks": MetadataValue.path(path)})
+    for older in set(path.parent.glob("*.safetensors")) - {path}:
+        older.unlink()
+
+
+@multi_asset(
+    name="traces",
+    specs=[table_spec(table, "traces", [AssetKey("variants")]) for table in TRACE_TABLES],
+    check_specs=check_specs([TABLES[table] for table in TRACE_TABLES]),
+    partitions_def=VARIANTS,
+    pool=GPU,
+)
+def traces(
+    context: AssetExecutionContext,
+    study: StudyResource,
+    warehouse: WarehouseResource,
+    loaded: ResourceParam[LoadedModels],
+) -> Iterator[MaterializeResult]:
+    """Measures the variant against the dense model, layer by layer and token by token."""
+    from pipelines.pruning.variant import load_variant
+
+    subject = Subject.of(context, study, warehouse)
+    started = time.perf_counter()
+    decoder = loaded.decoder(subject.dense, subject.study)
+    session = loaded.session(subject.dense, subject.study)
+    variant = load_variant(subject.store.root / subject.variant_file, subject.dense.identity.weight_hash)
+    tables = session.trace(subject.variant_recipe.name, variant, loaded.progress)
+    seconds = time.perf_counter() - started
+    for table in TRACE_TABLES:
+        yield subject.write(table, tables[table], seconds, str(decoder.device))

@@ -1,0 +1,115 @@
+"""Killed and interrupted runs: whole partitions stay, no partial one appears, the next run ends as if undisturbed."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from dagster import DagsterRunStatus
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.instance import only_writer, opened, recover
+from tests.assets.tiny_study import COMMAND, StudyFile, environment, pages, partitions, rows
+from warehouse.atomic import temporaries
+from warehouse.doctor import diagnose
+
+PATIENCE = 240.0
+
+
+def start(study: StudyFile, warehouse: Path) -> subprocess.Popen[bytes]:
+    command = [*COMMAND, "run", str(study.path), "--warehouse", str(warehouse)]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def stop_once_there_is(pattern: str, signal_: signal.Signals, study: StudyFile, warehouse: Path) -> int:
+    """Starts a run, waits for a file and sends the signal; the exit code."""
+    process = start(study, warehouse)
+    deadline = time.monotonic() + PATIENCE
+    while not list(warehouse.glob(pattern)):
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal_)
+    process.communicate(timeout=PATIENCE)
+    return process.returncode
+
+
+def nothing_is_left_running(warehouse: Path) -> bool:
+    with opened(warehouse) as instance:
+        info = instance.event_log_storage.get_concurrency_info("gpu")
+        unfinished = [record for record in instance.get_runs() if not record.is_finished]
+        return not unfinished and not info.claimed_slots and not info.pending_steps
+
+
+@pytest.mark.timeout(900)
+def test_killed_again_and_again_a_study_ends_in_the_same_pages(
+    study: StudyFile, tmp_path: Path, computed_once: Path
+) -> None:
+    warehouse = tmp_path / "killed"
+    moments = (
+        "activation_stats/*/part.parquet",
+        "_variants/*/magnitude-50/*.safetensors",
+        "layer_transitions/*/recipe=magnitude-50/part.parquet",
+        "_reports/.tmp-*",
+    )
+    for moment in moments[:3]:
+        assert stop_once_there_is(moment, signal.SIGKILL, study, warehouse) == -signal.SIGKILL
+        assert not [finding for finding in diagnose(warehouse) if finding.level == "error"]
+    assert run(["run", str(study.path), "--warehouse", str(warehouse)], Globals()) == 0
+    undisturbed, found = rows(computed_once), rows(warehouse)
+    assert found.keys() == undisturbed.keys()
+    for name, table in undisturbed.items():
+        assert found[name].equals(table), name
+        if not name.startswith("variants/"):  # the one table with timings
+            assert pages(warehouse / name) == pages(computed_once / name), name
+    assert not diagnose(warehouse)
+    assert not list(temporaries(warehouse))
+    assert nothing_is_left_running(warehouse)
+
+
+@pytest.mark.timeout(600)
+def test_an_interrupt_ends_with_code_130_and_keeps_whole_partitions(study: StudyFile, tmp_path: Path) -> None:
+    warehouse = tmp_path / "interrupted"
+    assert stop_once_there_is("_variants/*/dense/*.safetensors", signal.SIGINT, study, warehouse) == 130
+    assert not diagnose(warehouse)
+    assert partitions(warehouse)
+    assert not list(warehouse.rglob(".tmp-*"))
+    assert nothing_is_left_running(warehouse)
+
+
+def test_runs_of_another_warehouse_are_not_declared_dead(study: StudyFile, tmp_path: Path, warehouse: Path) -> None:
+    with opened(warehouse) as instance:
+        alive = instance.create_run_for_job(
+            _job(), status=DagsterRunStatus.STARTED, tags={"prunescope/warehouse": "/elsewhere"}
+        )
+        dead = instance.create_run_for_job(
+            _job(), status=DagsterRunStatus.STARTED, tags={"prunescope/warehouse": str(warehouse)}
+        )
+        assert recover(instance, warehouse) == [dead.run_id]
+        assert instance.get_run_by_id(dead.run_id).status is DagsterRunStatus.FAILURE
+        assert instance.get_run_by_id(alive.run_id).status is DagsterRunStatus.STARTED
+
+
+def _job() -> object:
+    from assets.definitions import defs
+
+    return defs.resolve_job_def("answers")
+
+
+def test_one_study_at_a_time_writes_a_warehouse(tmp_path: Path) -> None:
+    waits: list[str] = []
+    other = subprocess.Popen(
+        [
+            *COMMAND[:2],
+            "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f,2); print(flush=True); time.sleep(1)",
+            str(tmp_path / "_lock"),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    other.stdout.readline()
+    with only_writer(tmp_path, lambda: waits.append("waits")):
+        assert other.wait() == 0
+    other.stdout.close()
+    assert waits == ["waits"]

@@ -1,0 +1,171 @@
+"""A whole study on a tiny model, through Dagster: what is computed when, and what is kept."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.definitions import defs
+from assets.instance import opened
+from assets.partitions import variant_key
+from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, partitions, written_since
+from warehouse.doctor import diagnose
+from warehouse.provenance import read_footer
+from warehouse.tables import TABLES
+
+
+def prunescope_run(study: StudyFile, warehouse: Path, *more: object) -> int:
+    return run(["run", str(study.path), "--warehouse", str(warehouse), *map(str, more)], Globals())
+
+
+def of(recipe: str, names: set[str]) -> set[str]:
+    return {name for name in names if f"recipe={recipe}/" in name}
+
+
+def test_a_run_from_nothing_fills_every_table_and_writes_the_report(computed_once: Path) -> None:
+    found = partitions(computed_once)
+    per_model = [table.name for table in TABLES.values() if table.partitioning == "model"]
+    assert len(found) == len(per_model) + len(RECIPES) * (len(TABLES) - len(per_model))
+    assert not diagnose(computed_once)
+    report = (computed_once / "_reports" / "tiny.html").read_text()
+    assert "wanda-2of4" in report
+
+
+def test_nothing_appears_beside_the_warehouse(computed_once: Path) -> None:
+    assert {path.name for path in computed_once.parent.iterdir()} == {"tiny.yaml", "warehouse"}
+
+
+def test_a_second_run_computes_nothing_and_imports_neither_torch_nor_dagster(study: StudyFile, warehouse: Path) -> None:
+    before = partitions(warehouse)
+    code = (
+        "import sys; from assets.cli.main import run; from assets.cli.options import Globals;"
+        f"code = run(['run', {str(study.path)!r}, '--warehouse', {str(warehouse)!r}], Globals());"
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'dagster')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "nothing was computed" in done.stderr
+    assert "magnitude-50" in done.stdout
+    assert partitions(warehouse) == before
+
+
+def test_another_model_brings_its_own_partitions_only(study: StudyFile, warehouse: Path, other_folder: Path) -> None:
+    before = partitions(warehouse)
+    assert prunescope_run(study, warehouse, "--model", f"tiny-b={other_folder}", "--recipe", "magnitude-50") == 0
+    written = written_since(before, warehouse)
+    assert {name.split("/")[1] for name in written} == {"model=tiny-b"}
+    assert len(written) == 3 + 2 * 6
+
+
+def test_a_changed_recipe_parameter_recomputes_that_variant_only(study: StudyFile, warehouse: Path) -> None:
+    mine = {"name": "mine", "method": "magnitude", "sparsity": 0.5}
+    study.write(recipes=[*RECIPES, mine])
+    assert prunescope_run(study, warehouse) == 0
+    before = partitions(warehouse)
+    study.write(recipes=[*RECIPES, mine | {"sparsity": 0.4}])
+    assert prunescope_run(study, warehouse) == 0
+    written = written_since(before, warehouse)
+    assert written == of("mine", written)
+    assert {name.split("/")[0] for name in written} == set(TABLES) - {"models", "activation_stats", "block_influence"}
+    assert len(list((warehouse / "_variants/tiny-a/mine").iterdir())) == 1
+
+
+def test_a_failing_variant_does_not_stop_the_others(
+    study: StudyFile, warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = partitions(warehouse)
+    # Three layers: nine cannot be dropped. So small a share prunes nothing, which is a failure of the computation.
+    study.write(recipes=["dense", "attn-drop-9", "magnitude-0.0001", "mlp-drop-1"])
+    assert prunescope_run(study, warehouse) == 1
+    shown = capsys.readouterr()
+    assert "tiny-a@attn-drop-9: recipe attn-drop-9: the model has 3 layers" in shown.err
+    assert "tiny-a@magnitude-0.0001: ComputationError: " in shown.err
+    assert "Traceback" not in shown.err
+    assert "mlp-drop-1" in shown.out
+    assert len(written_since(before, warehouse)) == len(of("mlp-drop-1", written_since(before, warehouse))) == 6
+
+
+def test_wrong_input_alone_ends_with_code_2(study: StudyFile, warehouse: Path) -> None:
+    study.write(recipes=["dense", "attn-drop-9"])
+    assert prunescope_run(study, warehouse) == 2
+
+
+def test_dagster_knows_every_partition_by_the_fingerprint_in_its_footer(warehouse: Path) -> None:
+    with opened(warehouse) as instance:
+        for table in TABLES.values():
+            for path in (warehouse / table.name).rglob("*.parquet"):
+                provenance = read_footer(path).provenance
+                recipe = provenance.recipe
+                key = variant_key(provenance.model, recipe) if recipe else provenance.model
+                wanted = AssetRecordsFilter(asset_key=AssetKey(table.name), asset_partitions=[key])
+                (record,) = instance.fetch_materializations(wanted, limit=9).records
+                seen = record.asset_materialization
+                assert seen.tags["dagster/data_version"] == provenance.fingerprint
+                assert seen.metadata["dagster/row_count"].value == read_footer(path).rows
+
+
+def test_dagster_shows_questions_figures_and_the_report(warehouse: Path) -> None:
+    with opened(warehouse) as instance:
+        for node in defs.resolve_asset_graph().asset_nodes:
+            if node.partitions_def is None:
+                event = instance.get_latest_materialization_event(node.key)
+                assert event is not None, node.key
+                metadata = event.asset_materialization.metadata
+                if node.group_name == "figures":
+                    assert metadata["preview"].value.startswith("![")
+                    assert "data:image/png;base64," in metadata["preview"].value
+                elif node.group_name == "questions":
+                    assert "```sql" in metadata["SQL"].value
+
+
+def stale_variants(instance: DagsterInstance) -> set[str]:
+    graph = defs.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    keys = [variant_key("tiny-a", recipe) for recipe in RECIPES]
+    return {str(key) for key in keys if resolver.get_status(AssetKey("variants"), str(key)) is not StaleStatus.FRESH}
+
+
+def test_a_changed_parameter_makes_exactly_its_variants_stale_in_the_ui(study: StudyFile, warehouse: Path) -> None:
+    job = defs.resolve_job_def("recipes")
+    with opened(warehouse) as instance:
+        assert stale_variants(instance) == set()
+        changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
+        study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
+        for recipe in RECIPES:
+            config = {"resources": {"study": {"config": {"study": str(study.path)}}}}
+            assert job.execute_in_process(instance=instance, partition_key=recipe, run_config=config).success
+        assert stale_variants(instance) == {"tiny-a|magnitude-50"}
+
+
+def test_the_job_study_computes_what_is_missing_from_inside_a_run(study: StudyFile, warehouse: Path) -> None:
+    before = partitions(warehouse)
+    config = {
+        "resources": {
+            "study": {"config": {"study": str(study.path), "recipes": ["mlp-drop-1"]}},
+            "warehouse": {"config": {"root": str(warehouse)}},
+        }
+    }
+    with opened(warehouse) as instance:
+        assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=config).success
+        written = written_since(before, warehouse)
+        assert len(written) == len(of("mlp-drop-1", written)) == 6
+        assert {record.status for record in instance.get_runs(limit=4)} == {DagsterRunStatus.SUCCESS}
+
+
+def test_the_users_own_dagster_home_is_used_and_left_alone(
+    study: StudyFile, warehouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    (warehouse / "_reports/tiny.html").unlink()
+    assert prunescope_run(study, warehouse) == 0
+    assert (home / "dagster.yaml").read_text() == "telemetry:\n  enabled: false\n"
+    assert (home / "history").is_dir()
