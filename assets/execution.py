@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from assets import state
 from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
 from assets.inputs import RECIPE
 from assets.instance import WAREHOUSE_TAG, opened, recover
@@ -73,7 +74,8 @@ class _Runs:
                         key = variant_key(work.model, work.recipe.name)
                         self._run("variant_tables", work.name, key, _keys(work))
         LOADED.release()
-        self._run("answers", "questions, figures and report", None, None)
+        if state.partitions_of(self.store, study):
+            self._run("answers", "questions, figures and report", None, None)
 
     def _run(self, job_name: str, name: str, partition: str | None, keys: list[AssetKey] | None) -> bool:
         """One Dagster run; whether it succeeded."""

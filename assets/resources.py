@@ -7,6 +7,7 @@ import datetime
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -91,6 +92,11 @@ class WarehouseResource(ConfigurableResource):
             yield lambda query: _frame(connection, query)
 
 
+@cache
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
+
+
 def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
     return pl.DataFrame(connection.sql(query).to_arrow_table())
 
@@ -164,7 +170,7 @@ class Subject:
             recipe=recipe,
             inputs=inputs,
             code_version=fingerprints.CODE_VERSIONS[table],
-            libraries={name: version(name) for name in LIBRARIES},
+            libraries=_libraries(),
             seed=self.study.calibration.seed,
             device=device,
             dtype=self.study.dtype,

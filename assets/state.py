@@ -44,14 +44,15 @@ def report_version(store: Store, study: Study) -> str:
     return fingerprint(
         {
             "study": study.hash,
-            "partitions": _partitions_of(store, study),
+            "partitions": partitions_of(store, study),
             "sql": _folder_hash(SQL, ("*.sql",)),
             "charts": charts_version(),
         }
     )
 
 
-def _partitions_of(store: Store, study: Study) -> dict[str, str]:
+def partitions_of(store: Store, study: Study) -> dict[str, str]:
+    """The fingerprint of every partition of a study's models and recipes, by its place in the warehouse."""
     models, recipes = {model.name for model in study.models}, {recipe.name for recipe in study.recipes}
     return {
         str(partition.path.relative_to(store.root)): read_footer(partition.path).provenance.fingerprint

@@ -6,7 +6,7 @@ No results are computed here.
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
 import os
-import subprocess
+import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +43,7 @@ def ui(
     from assets.instance import prepare_home
 
     place = root(context)
+    _require_free(port)
     home = prepare_home(place)
     say(f"http://{HOST}:{port} shows {place}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "--module-name", "assets.definitions"]
@@ -50,15 +51,18 @@ def ui(
     command += ["--host", HOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
     environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(place), "DAGSTER_HOME": str(home)}
     # Started inside its home, Dagster does not take the checkout's dagster.yaml for a second configuration.
-    process = subprocess.Popen(command, env=environment, cwd=home)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        # The terminal sent Dagster the same interrupt; it stops its own processes in order.
-        code = process.wait()
-        raise
-    if code:
-        raise InputError(f"dagster stopped with exit code {code}; is port {port} taken? try --port")
+    os.chdir(home)
+    # In place of this process, so that signals reach Dagster, which then stops its servers in order.
+    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
 
 
 def doctor(

@@ -19,6 +19,9 @@ _CHUNK = 4096
 _LARGEST_CENTRED = 30.0  # e^c, its square and p·e^c stay inside float32, and a p that underflows has no weight in q
 _SMALLEST_KL = 2e-3  # in units of E_p|c|, the size of the terms that KL is formed from and that float32 rounds
 _SMALLEST_SHARE = 1e-3  # KL(q‖p) and JS are differences of positive numbers; this bounds what cancels
+# Above these a row beyond `_LARGEST_CENTRED` keeps its digits in plain float32 differences:
+_SMALLEST_FAR = 0.05
+_SMALLEST_FAR_DEFECT = 1e-5
 
 
 def _chunked(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,10 +169,67 @@ def shift_columns(
         & (kl_qp >= _SMALLEST_SHARE * kl_pq)
         & (js >= _SMALLEST_SHARE * kl_qp)
     )
-    for row in (~is_carried).nonzero():  # one at a time: float64 rows are large
-        for name, values in exact_shift_columns(gap[row], dz[row], top[row], temperature).items():
-            columns[name][row] = values
+    redo = (~is_carried).nonzero()[:, 0]
+    if len(redo):
+        far = far_shift_columns(gap[redo], dz[redo], top[redo], dense, redo)
+        # In these the plain differences of p and q, and of their logarithms, keep three digits or more.
+        is_far = (
+            (far["kl_dense_pruned_nats"] >= _SMALLEST_FAR)
+            & (far["kl_pruned_dense_nats"] >= _SMALLEST_FAR)
+            & (far["js_nats"] >= _SMALLEST_FAR)
+            & (far["one_minus_cos_p"] >= _SMALLEST_FAR_DEFECT)
+        )
+        for name, values in far.items():
+            columns[name][redo] = values
+        for row in redo[~is_far][:, None]:  # one at a time: float64 rows are large
+            for name, values in exact_shift_columns(gap[row], dz[row], top[row], temperature).items():
+                columns[name][row] = values
     return columns
+
+
+def far_shift_columns(
+    gap: Float[Tensor, "n v"],
+    dz: Float[Tensor, "n v"],
+    top: Int[Tensor, " n"],
+    dense: DenseSoftmax,
+    rows: Int[Tensor, " n"],
+) -> dict[str, Rows]:
+    """Columns of p-space but the variances, for shifts so large that q/p leaves float32 while nothing cancels.
+
+    q is a softmax of its own, ℓ = log q/p = δ + log Z_p − log Z_q, KL(p‖q) = −E_p ℓ, KL(q‖p) = E_q ℓ and
+    JS = log 2 − ½(E_p softplus(ℓ) + E_q softplus(−ℓ)). Accumulation: float32 in chunks, float64 totals. ℓ carries
+    about 1e-7 |ℓ|, which a divergence over 0.05 does not notice.
+
+    Args:
+        gap: z − max z of the chosen rows.
+        dz: Δz of the chosen rows.
+        top: Dense top token of the chosen rows.
+        dense: The dense side of all rows.
+        rows: Which rows were chosen.
+    """
+    temperature, p = dense.temperature, dense.p[rows]
+    after = (gap + dz).div_(temperature)
+    peak = after.amax(-1, keepdim=True)
+    q = torch.exp(after.sub_(peak))
+    normalizer = total(q)
+    top_q = (after.gather(1, top[:, None])[:, 0].double() - normalizer.log()).exp()
+    q.div_(normalizer.float()[:, None])
+    constant = dense.log_normalizer[rows] - normalizer.log() - peak[:, 0].double()
+    ratio = (dz / temperature).add_(constant.float()[:, None])
+    kl_pq, kl_qp = -total(p * ratio), total(q * ratio)
+    mixed = total(p * softplus(ratio)) + total(q * softplus(-ratio))
+    t = q - p
+    along = total(p * t) / dense.p_squares[rows]
+    across = squares(t - along.float()[:, None] * p) / dense.p_squares[rows]
+    return {
+        **_p_space(dense.p_squares[rows].sqrt(), along, across.sqrt()),
+        "kl_dense_pruned_nats": kl_pq.clamp(min=0),
+        "kl_pruned_dense_nats": kl_qp.clamp(min=0),
+        "js_nats": (math.log(2) - mixed / 2).clamp(min=0),
+        "total_variation": total(t.abs()) / 2,
+        "p_dense_top1_pruned": top_q,
+        "entropy_pruned_nats": (normalizer.log() - total(q * after)).clamp(min=0),
+    }
 
 
 def _p_space(length: Rows, along: Rows, across: Rows) -> dict[str, Rows]:

@@ -47,9 +47,9 @@ class StudyFile:
         return self.path
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """For a process of the command line started anywhere."""
-    return os.environ | {"PYTHONPATH": str(ROOT)} | more
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

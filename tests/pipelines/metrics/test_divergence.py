@@ -136,15 +136,27 @@ def test_two_tokens_follow_the_closed_forms_from_tiny_to_enormous_shifts(shift):
     s = float(np.float32(shift))
     log_cosh = math.log1p(2 * math.sinh(s / 2) ** 2) if s < 1 else s + math.log1p(math.exp(-2 * s)) - math.log(2)
     kl_reverse = s * math.tanh(s) - log_cosh if s > 1e-3 else s**2 / 2
-    assert measured["kl_dense_pruned_nats"][0, 0] == pytest.approx(log_cosh, rel=1e-4)
-    assert measured["kl_pruned_dense_nats"][0, 0] == pytest.approx(kl_reverse, rel=1e-4)
-    assert measured["total_variation"][0, 0] == pytest.approx(math.tanh(s) / 2, rel=1e-5)
-    assert measured["var_p_dz"][0, 0] == pytest.approx(s**2, rel=1e-5)
+    assert measured["kl_dense_pruned_nats"][0, 0] == pytest.approx(log_cosh, rel=1e-4, abs=0)
+    assert measured["kl_pruned_dense_nats"][0, 0] == pytest.approx(kl_reverse, rel=1e-4, abs=0)
+    assert measured["total_variation"][0, 0] == pytest.approx(math.tanh(s) / 2, rel=1e-5, abs=0)
+    assert measured["var_p_dz"][0, 0] == pytest.approx(s**2, rel=1e-5, abs=0)
     q = 1 / (1 + math.exp(-2 * s))
     js = sum(rel_entr(a, (a + b) / 2) + rel_entr(b, (a + b) / 2) for a, b in ((0.5, q), (0.5, 1 - q))) / 2
-    assert measured["js_nats"][0, 0] == pytest.approx(js if s > 1e-3 else s**2 / 8, rel=1e-4)
+    assert measured["js_nats"][0, 0] == pytest.approx(js if s > 1e-3 else s**2 / 8, rel=1e-4, abs=0)
     cosine = 1 / math.sqrt(1 + math.tanh(s) ** 2)
-    assert measured["one_minus_cos_p"][0, 0] == pytest.approx(1 - cosine if s > 1e-3 else s**2 / 2, rel=1e-4)
+    assert measured["one_minus_cos_p"][0, 0] == pytest.approx(1 - cosine if s > 1e-3 else s**2 / 2, rel=1e-4, abs=0)
+
+
+@pytest.mark.parametrize("shift", [7e3, 2.3e4, 1e5])
+def test_a_direction_of_the_divergence_that_is_far_smaller_than_the_other_keeps_its_digits(shift):
+    # A token of p = 1e-3 becomes impossible: KL(p‖q) is about p times the shift, KL(q‖p) = −log(1 − p) about p.
+    z = torch.tensor([[math.log(999.0), 0.0]])
+    measured = divergence(z, torch.tensor([[0.0, -shift]]), identity_head(2), [1.0])
+    p = 1 / (1 + math.exp(float(z[0, 0])))
+    assert measured["kl_dense_pruned_nats"][0, 0] == pytest.approx(math.log1p(-p) + p * shift, rel=1e-5)
+    assert measured["kl_pruned_dense_nats"][0, 0] == pytest.approx(-math.log1p(-p), rel=1e-5)
+    mixed = -(1 - p) * math.log1p(p / (2 * (1 - p))) + p * math.log(2) - math.log1p(-p / 2)
+    assert measured["js_nats"][0, 0] == pytest.approx(mixed / 2, rel=1e-5)
 
 
 def test_divergences_agree_with_scipy():

@@ -136,4 +136,5 @@ def measures64(h: torch.Tensor, h2: torch.Tensor, head: torch.Tensor, temperatur
     result["p_dense_top1_pruned"] = q.gather(-1, p.argmax(-1, keepdim=True))[:, 0]
     best, best2 = z.topk(2).values, z2.topk(2).values
     result["margin_dense"], result["margin_pruned"] = best[:, 0] - best[:, 1], best2[:, 0] - best2[:, 1]
+    result["largest_logit"] = z.abs().amax(-1)
     return {name: values.numpy() for name, values in result.items()}

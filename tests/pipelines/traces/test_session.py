@@ -124,17 +124,28 @@ def compare(
 
 def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str) -> None:
     for column, values in truth.items():
+        if column == "largest_logit":
+            continue
         found = rows[column].to_numpy()
         if column not in {"par_rel_h", "par_rel_z", "par_rel_p"}:
             assert (found >= 0).all(), f"{column} negative at {where}"
         counted = np.abs(values) >= 1e-8
         scale = np.abs(values[counted])
-        if column.startswith(("margin", "entropy", "par_rel")):
-            # Differences of logits, and signed shares that may cross zero: measured against their own scale.
+        if column.startswith("par_rel"):
+            # A signed share may be next to zero by cancellation: it is measured against the length of the shift.
+            space = column[-1]
+            scale = np.hypot(values, truth[f"orth_rel_{space}"])[counted]
+        if column.startswith("margin"):
+            # A difference of two float32 logits, each with an error of its own size.
+            scale = scale + 1e-3 * truth["largest_logit"][counted]
+        if column.startswith("entropy"):
             scale = np.maximum(scale, 1e-2 * np.abs(values).max())
         error = np.abs(found[counted] - values[counted]) / scale
+        # Raw logits reach several hundreds; the float32 forward pass behind them moves p-weighted variances more than
+        # it moves the divergences and cosines that the contract bounds.
+        allowed = 5e-3 if column.startswith(("var_", "t2_", "t3_", "margin")) else 1e-3
         worst = f"off by {error.max():.1e} of {values[counted][error.argmax()]:.3e}" if len(error) else ""
-        assert (error <= 1e-3).all(), f"{column} {worst} at {where}"
+        assert (error <= allowed).all(), f"{column} {worst} at {where}"
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -1,0 +1,107 @@
+"""The web interface as a user starts it: it loads the asset graph, knows what is stale, and stops when told to."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.definitions import defs
+from assets.instance import opened
+from tests.assets.tiny_study import COMMAND, RECIPES, StudyFile, environment
+from warehouse.tables import TABLES
+
+PATIENCE = 240.0
+
+
+class Interface:
+    """Asks a running interface in GraphQL."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def ask(self, query: str) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        body, headers = json.dumps({"query": query}), {"Content-Type": "application/json"}
+        try:
+            connection.request("POST", "/graphql", body, headers)
+            return json.load(connection.getresponse())["data"]
+        finally:
+            connection.close()
+
+    def wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            assert process.poll() is None
+            try:
+                if self.ask("{ assetNodes { id } }")["assetNodes"]:
+                    return
+            except ConnectionError:
+                time.sleep(0.5)
+        raise AssertionError("the interface did not load its assets")
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def interface(study: StudyFile, warehouse: Path, port: int) -> Iterator[Interface]:
+    change_magnitude(study, warehouse)
+    command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        asked = Interface(port)
+        asked.wait(process)
+        yield asked
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=PATIENCE)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def change_magnitude(study: StudyFile, warehouse: Path) -> None:
+    changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
+    study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
+    config = {"resources": {"study": {"config": {"study": str(study.path)}}}}
+    with opened(warehouse) as instance:
+        job = defs.resolve_job_def("recipes")
+        assert job.execute_in_process(instance=instance, partition_key="magnitude-50", run_config=config).success
+
+
+@pytest.mark.timeout(900)
+def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(interface: Interface) -> None:
+    nodes = interface.ask("{ assetNodes { assetKey { path } groupName jobNames partitionKeys } }")["assetNodes"]
+    shown = {node["assetKey"]["path"][-1]: node for node in nodes}
+    assert set(TABLES) | {"recipe", "report", "hierarchy", "q01_spike_predictors"} < set(shown)
+    assert sorted(shown["variants"]["partitionKeys"]) == sorted(f"tiny-a|{recipe}" for recipe in RECIPES)
+    assert "variant_tables" in shown["generations"]["jobNames"]
+    # The interface follows the dependencies by its own copy of the graph, where a mapping of ours would be lost.
+    status = {
+        recipe: interface.ask(
+            '{ assetNodeOrError(assetKey: {path: ["variants"]}) { ... on AssetNode { '
+            f'staleStatus(partition: "tiny-a|{recipe}") }} }} }}'
+        )["assetNodeOrError"]["staleStatus"]
+        for recipe in RECIPES
+    }
+    assert status == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
+
+
+def test_a_taken_port_is_refused(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert run(["ui", "--port", str(port), "--warehouse", str(tmp_path)], Globals()) == 2
+    assert "choose another with --port" in capsys.readouterr().err
