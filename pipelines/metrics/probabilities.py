@@ -196,9 +196,9 @@ def far_shift_columns(
 ) -> dict[str, Rows]:
     """Columns of p-space but the variances, for shifts so large that q/p leaves float32 while nothing cancels.
 
-    q is a softmax of its own, ℓ = log q/p = δ + log Z_p − log Z_q, KL(p‖q) = −E_p ℓ, KL(q‖p) = E_q ℓ and
-    JS = log 2 − ½(E_p softplus(ℓ) + E_q softplus(−ℓ)). Accumulation: float32 in chunks, float64 totals. ℓ carries
-    about 1e-7 |ℓ|, which a divergence over 0.05 does not notice.
+    q is a softmax of its own, ℓ = log q − log p, KL(p‖q) = −E_p ℓ, KL(q‖p) = E_q ℓ and
+    JS = log 2 − ½(E_p softplus(ℓ) + E_q softplus(−ℓ)). Accumulation: float32 in chunks, float64 totals. Where
+    p or q has weight, ℓ carries about 1e-7 |ℓ|, which a divergence over 0.05 does not notice.
 
     Args:
         gap: z − max z of the chosen rows.
@@ -214,8 +214,8 @@ def far_shift_columns(
     normalizer = total(q)
     top_q = (after.gather(1, top[:, None])[:, 0].double() - normalizer.log()).exp()
     q.div_(normalizer.float()[:, None])
-    constant = dense.log_normalizer[rows] - normalizer.log() - peak[:, 0].double()
-    ratio = (dz / temperature).add_(constant.float()[:, None])
+    log_p = gap / temperature - dense.log_normalizer[rows].float()[:, None]
+    ratio = (after - normalizer.log().float()[:, None]).sub_(log_p)
     kl_pq, kl_qp = -total(p * ratio), total(q * ratio)
     mixed = total(p * softplus(ratio)) + total(q * softplus(-ratio))
     t = q - p
