@@ -13,7 +13,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from assets import state
 from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
 from assets.inputs import RECIPE
-from assets.instance import WAREHOUSE_TAG, opened, recover
+from assets.instance import WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
 from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
@@ -33,8 +33,10 @@ def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> O
     Call it as the warehouse's only writer.
 
     Raises:
+        WarehouseError: the disk is full.
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
+    require_space(store.root)
     with opened(store.root) as instance, watched() as interrupted:
         recover(instance, store.root)
         store.clean_temporaries()

@@ -5,16 +5,21 @@ Nothing here knows what is computed.
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.instance.ref import InstanceRef
+from sqlalchemy.exc import OperationalError
 
 from warehouse.atomic import refusals_explained
+from warehouse.errors import WarehouseError
 
 CONFIG = "dagster.yaml"
+# Room for Dagster's databases and the tables of one small study.
+LEAST_SPACE = 32 << 20
 # Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 _UNFINISHED = [
@@ -58,10 +63,32 @@ def _packaged_config() -> Path:
 
 @contextmanager
 def opened(root: Path) -> Iterator[DagsterInstance]:
-    """The instance of a warehouse, for runs inside this process."""
-    ref = InstanceRef.from_dir(str(prepare_home(root)), overrides=_NO_CAPTURE)
-    with DagsterInstance.from_ref(ref) as instance:
-        yield instance
+    """The instance of a warehouse, for runs inside this process.
+
+    Raises:
+        WarehouseError: its databases cannot be written, above all because the disk is full.
+    """
+    home = prepare_home(root)
+    try:
+        ref = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
+        with DagsterInstance.from_ref(ref) as instance:
+            yield instance
+    except OperationalError as error:
+        raise WarehouseError(
+            f"{home}: {error.orig}; free some space or choose another place with --warehouse"
+        ) from error
+
+
+def require_space(root: Path) -> None:
+    """Refuses before anything is computed; a disk that fills up later is refused where it happens.
+
+    Raises:
+        WarehouseError: the disk is all but full.
+    """
+    if shutil.disk_usage(root).free < LEAST_SPACE:
+        raise WarehouseError(
+            f"{root}: less than {LEAST_SPACE >> 20} MiB are free; free some space or choose another --warehouse"
+        )
 
 
 @contextmanager
