@@ -10,7 +10,3 @@ class InputError(Exception):
 
 class ComputationError(Exception):
     """The input was fine and the computation still failed: NaN logits, a drop without effect."""
-
-
-class NumericalError(ComputationError):
-    """NaN or infinite numbers where a measure needs finite ones."""

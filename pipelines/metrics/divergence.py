@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.errors import ComputationError
 from pipelines.metrics.heads import Head
-from pipelines.metrics.rows import DenseRows, Workspace
+from pipelines.metrics.rows import BLOCK_ROWS, DenseRows, Workspace
 from pipelines.metrics.spaces import in_space, space_metrics
 
 Columns = dict[str, NDArray[np.generic]]
@@ -47,8 +47,6 @@ COLUMN_NAMES: tuple[str, ...] = (
 )
 _TYPES = {"is_top1_same": torch.bool, "rank_of_dense_top1": torch.int32, "rank_of_pruned_top1": torch.int32}
 
-_BLOCK_ROWS = 256  # enough rows to run a matrix product near full speed
-
 
 class NumericalError(ComputationError):
     """A row has NaN or infinite numbers, or no direction to measure an angle from."""
@@ -61,7 +59,7 @@ def divergence(
     head: Head,
     temperatures: Sequence[float],
     *,
-    block_rows: int = _BLOCK_ROWS,
+    workspace: Workspace | None = None,
 ) -> Columns: ...
 
 
@@ -72,7 +70,7 @@ def divergence(
     head: Head,
     temperatures: Sequence[float],
     *,
-    block_rows: int = _BLOCK_ROWS,
+    workspace: Workspace | None = None,
 ) -> list[Columns]: ...
 
 
@@ -83,12 +81,12 @@ def divergence(
     head: Head,
     temperatures: Sequence[float],
     *,
-    block_rows: int = _BLOCK_ROWS,
+    workspace: Workspace | None = None,
 ) -> Columns | list[Columns]:
     """How far each shift moves h, z and p.
 
     Δz is dx Wᵀ, never a difference of logits. Several shifts of the same x share the dense logits, softmax and
-    ranking. Logits are float32 and held for `block_rows` rows at most; sums over the vocabulary are float32 in
+    ranking. Logits are float32 and held for one block of rows at most; sums over the vocabulary are float32 in
     chunks with float64 totals; h is measured in float64. Against float64 on the same logits, divergences and cosine
     defects have a relative error below 1e-3 wherever they are at least 1e-8, and are never negative. The logits
     themselves carry the rounding of a float32 product of length d, which moves p by about 5e-7 |z|/T of itself.
@@ -98,7 +96,7 @@ def divergence(
         dx: Its shift, or several shifts of it.
         head: The LM head.
         temperatures: Softmax temperatures, all above 0.
-        block_rows: Rows of one matrix product, x and shifts together.
+        workspace: Buffers to use again, of this head and number of temperatures; made for the call where None.
 
     Returns:
         Columns by the names of the table contract, each of shape (temperatures, n); what does not depend on the
@@ -109,20 +107,24 @@ def divergence(
         ValueError: A temperature is not above 0, or the shapes differ.
     """
     if isinstance(dx, Tensor):
-        return _measure(x, [dx], head, temperatures, block_rows)[0]
-    return _measure(x, dx, head, temperatures, block_rows)
+        return _measure(x, [dx], head, temperatures, workspace)[0]
+    return _measure(x, dx, head, temperatures, workspace)
 
 
 @torch.inference_mode()
 def dense_only(
-    x: Float[Tensor, "n d"], head: Head, temperatures: Sequence[float], *, block_rows: int = _BLOCK_ROWS
+    x: Float[Tensor, "n d"], head: Head, temperatures: Sequence[float], *, workspace: Workspace | None = None
 ) -> Columns:
     """The columns of a shift that is exactly zero, for the cost of the dense side; arguments as `divergence`."""
-    return _measure(x, [None], head, temperatures, block_rows)[0]
+    return _measure(x, [None], head, temperatures, workspace)[0]
 
 
 def _measure(
-    x: Tensor, shifts: Sequence[Tensor | None], head: Head, temperatures: Sequence[float], block_rows: int
+    x: Tensor,
+    shifts: Sequence[Tensor | None],
+    head: Head,
+    temperatures: Sequence[float],
+    workspace: Workspace | None,
 ) -> list[Columns]:
     """One set of columns a shift; None is a shift of zero."""
     moves = {index: shift for index, shift in enumerate(shifts) if shift is not None}
@@ -132,13 +134,15 @@ def _measure(
         {name: torch.empty(names, dtype=_TYPES.get(name, torch.float32)) for name in COLUMN_NAMES} for _ in shifts
     ]
     weight = head.weight.detach().float()
-    block = max(1, block_rows // (1 + len(moves)))
-    logits = weight.new_empty((min(block, x.shape[0]) * (1 + len(moves)), weight.shape[0]))
-    workspace = Workspace.of(weight, len(temperatures))
+    sides = 1 + len(moves)
+    if workspace is None or len(workspace.logits) < sides:
+        workspace = Workspace.of(weight, len(temperatures), max(sides, min(BLOCK_ROWS, sides * x.shape[0])))
+    block = len(workspace.logits) // sides
     for start in range(0, x.shape[0], block):
         states = [part[start : start + block].float() for part in (x, *moves.values())]
         rows = states[0].shape[0]
-        z, *dzs = torch.mm(torch.cat(states), weight.T, out=logits[: rows * len(states)]).reshape(len(states), rows, -1)
+        out = workspace.logits[: rows * sides]
+        z, *dzs = torch.mm(torch.cat(states), weight.T, out=out).reshape(sides, rows, -1)
         if head.bias is not None:
             z += head.bias.detach().float()
         for index, result in enumerate(results):

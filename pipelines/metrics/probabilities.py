@@ -85,6 +85,13 @@ class DenseSoftmax:
         p_top = p.gather(1, top[:, None])[:, 0].double()  # exp(0)/normalizer
         return cls(temperature, p, -p_top.log(), squares(p), dot(p, gap, buffer), p_top)
 
+    def rows(self, index: Int[Tensor, " m"]) -> "DenseSoftmax":
+        """The dense side of some rows."""
+        p, top = self.p[index], self.p_top[index]
+        return DenseSoftmax(
+            self.temperature, p, self.log_normalizer[index], self.p_squares[index], self.p_gap[index], top
+        )
+
     def columns(self) -> dict[str, Rows]:
         """The columns of the dense side alone."""
         entropy = self.log_normalizer - self.p_gap / self.temperature
@@ -106,13 +113,8 @@ def shift_columns(
 ) -> dict[str, Rows]:
     """Every column of p-space that a shift has, float64, one value a row.
 
-    With δ = Δz/T, c = δ − E_p δ, e = expm1(c), E = E_p e and t = p (e − E):
-    q − p = t/(1 + E), log q/p = c − log1p(E), KL(p‖q) = log1p(E) − E_p c,
-    KL(q‖p) = E_p[c e]/(1 + E) − KL(p‖q), TV = ½Σ|t|/(1 + E), and with m = (p + q)/2 and
-    v = m/p − 1 = (e − E)/(2(1 + E)): JS = ½KL(q‖p) − KL(m‖p), KL(m‖p) = E_p[(1 + v) log1p(v) − v].
-    E_p c is zero but for rounding and is carried along, so that an error in the mean does no harm.
-    Accumulation: float32 in chunks, float64 totals. Rows that float32 cannot carry are redone by
-    `exact_shift_columns`.
+    Each row goes to the cheapest form that carries it: `_near_columns` in float32 without cancellation,
+    `_far_columns` in float32 where q/p leaves its range and nothing cancels, `exact_shift_columns` in float64.
 
     Args:
         dense: The dense side.
@@ -123,15 +125,43 @@ def shift_columns(
         top: Dense top token of every row.
         buffers: Scratch.
     """
+    mean = dot(dense.p, dz, buffers[0])
+    is_near = (dz_max - mean) / dense.temperature <= _LARGEST_CENTRED
+    if bool(is_near.all()):
+        columns, is_carried = _near_columns(dense, gap, dz, mean, top, buffers)
+    else:
+        columns, is_carried = {}, torch.empty_like(is_near)
+        for chosen, form in ((is_near, _near_columns), (~is_near, _far_columns)):
+            index = chosen.nonzero()[:, 0]
+            if not len(index):
+                continue
+            part, is_carried[index] = form(
+                dense.rows(index), gap[index], dz[index], mean[index], top[index], buffers[:, : len(index)]
+            )
+            for name, values in part.items():
+                columns.setdefault(name, torch.empty_like(mean))[index] = values
+    for row in (~(is_carried | is_still)).nonzero():  # one at a time: float64 rows are large
+        for name, values in exact_shift_columns(gap[row], dz[row], top[row], dense.temperature).items():
+            columns[name][row] = values
+    return columns
+
+
+def _near_columns(
+    dense: DenseSoftmax, gap: Tensor, dz: Tensor, mean: Rows, top: Tensor, buffers: Tensor
+) -> tuple[dict[str, Rows], Bool[Tensor, " n"]]:
+    """The columns of rows whose q/p stays in float32, and whether each kept its digits.
+
+    With δ = Δz/T, c = δ − E_p δ, e = expm1(c), E = E_p e and t = p (e − E):
+    q − p = t/(1 + E), log q/p = c − log1p(E), KL(p‖q) = log1p(E) − E_p c,
+    KL(q‖p) = E_p[c e]/(1 + E) − KL(p‖q), TV = ½Σ|t|/(1 + E), and with m = (p + q)/2 and
+    v = m/p − 1 = (e − E)/(2(1 + E)): JS = ½KL(q‖p) − KL(m‖p), KL(m‖p) = E_p[(1 + v) log1p(v) − v].
+    E_p c is zero but for rounding and is carried along, so that an error in the mean does no harm.
+    Accumulation: float32 in chunks, float64 totals.
+    """
     p, temperature = dense.p, dense.temperature
     scratch, first, second = buffers
-    mean = dot(p, dz, scratch).float()[:, None]
-    c = torch.sub(dz, mean, out=first)
-    if temperature != 1:
-        c.div_(temperature)
-    weighted = torch.mul(p, c, out=second)
-    p_c, p_cc, pp_c = total(weighted), dot(weighted, c, scratch), dot(weighted, p, scratch)
-    r_spread = squares(weighted.addcmul_(p, (pp_c / dense.p_squares).float()[:, None], value=-1))
+    p_c, p_variance, r_variance = _centre(dense, dz, mean, buffers)
+    c = first
     e = torch.expm1(c, out=second)
     p_ce = dot(c.mul_(e), p, scratch)
 
@@ -152,84 +182,78 @@ def shift_columns(
     kl_qp = (p_ce - p_c * p_e) / scale - kl_pq
     js = kl_qp / 2 - (mixture_log - half[:, 0].double() * t_sum)
     cross_entropy = dense.log_normalizer - (dense.p_gap + gap_t / scale) / temperature
-    top_c = (dz.gather(1, top[:, None]) - mean)[:, 0].double() / temperature
+    top_c = (dz.gather(1, top[:, None])[:, 0] - mean.float()).double() / temperature
     columns = {
         **_p_space(dense.p_squares.sqrt(), along / scale, (t_across / dense.p_squares).sqrt() / scale),
-        **_variances(r_spread / dense.p_squares, p_cc - p_c.square(), temperature),
+        **_variances(r_variance, p_variance, temperature),
         "kl_dense_pruned_nats": kl_pq,
         "kl_pruned_dense_nats": kl_qp,
         "js_nats": js,
-        "total_variation": t_size / scale / 2,
+        "total_variation": (t_size / scale / 2).clamp(max=1),
         "p_dense_top1_pruned": dense.p_top * top_c.exp() / scale,
         "entropy_pruned_nats": (cross_entropy - kl_qp).clamp(min=0),
     }
-    is_carried = is_still | (
-        ((dz_max - mean[:, 0]) / temperature <= _LARGEST_CENTRED)
-        & (kl_pq >= _SMALLEST_KL * (t_size / scale + p_c.abs()))
+    is_carried = (
+        (kl_pq >= _SMALLEST_KL * (t_size / scale + p_c.abs()))
         & (kl_qp >= _SMALLEST_SHARE * kl_pq)
         & (js >= _SMALLEST_SHARE * kl_qp)
     )
-    redo = (~is_carried).nonzero()[:, 0]
-    if len(redo):
-        far = far_shift_columns(gap[redo], dz[redo], top[redo], dense, redo)
-        # In these the plain differences of p and q, and of their logarithms, keep three digits or more.
-        is_far = (
-            (far["kl_dense_pruned_nats"] >= _SMALLEST_FAR)
-            & (far["kl_pruned_dense_nats"] >= _SMALLEST_FAR)
-            & (far["js_nats"] >= _SMALLEST_FAR)
-            & (far["one_minus_cos_p"] >= _SMALLEST_FAR_DEFECT)
-        )
-        for name, values in far.items():
-            columns[name][redo] = values
-        for row in redo[~is_far][:, None]:  # one at a time: float64 rows are large
-            for name, values in exact_shift_columns(gap[row], dz[row], top[row], temperature).items():
-                columns[name][row] = values
-    return columns
+    return columns, is_carried
 
 
-def far_shift_columns(
-    gap: Float[Tensor, "n v"],
-    dz: Float[Tensor, "n v"],
-    top: Int[Tensor, " n"],
-    dense: DenseSoftmax,
-    rows: Int[Tensor, " n"],
-) -> dict[str, Rows]:
-    """Columns of p-space but the variances, for shifts so large that q/p leaves float32 while nothing cancels.
+def _far_columns(
+    dense: DenseSoftmax, gap: Tensor, dz: Tensor, mean: Rows, top: Tensor, buffers: Tensor
+) -> tuple[dict[str, Rows], Bool[Tensor, " n"]]:
+    """The columns of rows whose q/p leaves float32, and whether nothing in them cancelled.
 
-    q is a softmax of its own, ℓ = log q − log p, KL(p‖q) = −E_p ℓ, KL(q‖p) = E_q ℓ and
-    JS = log 2 − ½(E_p softplus(ℓ) + E_q softplus(−ℓ)). Accumulation: float32 in chunks, float64 totals. Where
-    p or q has weight, ℓ carries about 1e-7 |ℓ|, which a divergence over 0.05 does not notice.
-
-    Args:
-        gap: z − max z of the chosen rows.
-        dz: Δz of the chosen rows.
-        top: Dense top token of the chosen rows.
-        dense: The dense side of all rows.
-        rows: Which rows were chosen.
+    q is a softmax of its own, ℓ = log q − log p, KL(p‖q) = −E_p ℓ, KL(q‖p) = E_q ℓ and, with s = softplus(−|ℓ|),
+    JS = log 2 − ½(E_p[max(ℓ, 0) + s] + E_q[max(−ℓ, 0) + s]). Where p or q has weight, ℓ carries about 1e-7 |ℓ|,
+    which a divergence over 0.05 does not notice. Accumulation: float32 in chunks, float64 totals.
     """
-    temperature, p = dense.temperature, dense.p[rows]
-    after = (gap + dz).div_(temperature)
-    peak = after.amax(-1, keepdim=True)
-    q = torch.exp(after.sub_(peak))
+    temperature, p = dense.temperature, dense.p
+    scratch, first, second = buffers
+    _, p_variance, r_variance = _centre(dense, dz, mean, buffers)
+    after = torch.add(gap, dz, out=first).div_(temperature)
+    after.sub_(after.amax(-1, keepdim=True))
+    q = torch.exp(after, out=second)
     normalizer = total(q)
-    top_q = (after.gather(1, top[:, None])[:, 0].double() - normalizer.log()).exp()
+    log_normalizer = normalizer.log()
+    top_q = (after.gather(1, top[:, None])[:, 0].double() - log_normalizer).exp()
     q.div_(normalizer.float()[:, None])
-    log_p = gap / temperature - dense.log_normalizer[rows].float()[:, None]
-    ratio = (after - normalizer.log().float()[:, None]).sub_(log_p)
-    kl_pq, kl_qp = -total(p * ratio), total(q * ratio)
-    mixed = total(p * softplus(ratio)) + total(q * softplus(-ratio))
-    t = q - p
-    along = total(p * t) / dense.p_squares[rows]
-    across = squares(t - along.float()[:, None] * p) / dense.p_squares[rows]
-    return {
-        **_p_space(dense.p_squares[rows].sqrt(), along, across.sqrt()),
-        "kl_dense_pruned_nats": kl_pq.clamp(min=0),
-        "kl_pruned_dense_nats": kl_qp.clamp(min=0),
-        "js_nats": (math.log(2) - mixed / 2).clamp(min=0),
-        "total_variation": total(t.abs()) / 2,
+    entropy = log_normalizer - dot(q, after, scratch)
+    shared = (log_normalizer - dense.log_normalizer).float()[:, None]
+    ratio = after.sub_(shared).sub_(gap if temperature == 1 else gap / temperature)
+    kl_pq, kl_qp = -dot(p, ratio, scratch), dot(q, ratio, scratch)
+    mixed = dot(p, ratio.clamp(min=0), scratch) - dot(q, ratio.clamp(max=0), scratch)
+    mixed += dot(p + q, softplus(ratio.abs_().neg_()), scratch)
+    js = (math.log(2) - mixed / 2).clamp(min=0)
+    t = torch.sub(q, p, out=first)
+    along, variation = dot(p, t, scratch) / dense.p_squares, total(torch.abs(t, out=scratch)) / 2
+    across = squares(t.addcmul_(p, along.float()[:, None], value=-1)) / dense.p_squares
+    columns = {
+        **_p_space(dense.p_squares.sqrt(), along, across.sqrt()),
+        **_variances(r_variance, p_variance, temperature),
+        "kl_dense_pruned_nats": kl_pq,
+        "kl_pruned_dense_nats": kl_qp,
+        "js_nats": js,
+        "total_variation": variation.clamp(max=1),
         "p_dense_top1_pruned": top_q,
-        "entropy_pruned_nats": (normalizer.log() - total(q * after)).clamp(min=0),
+        "entropy_pruned_nats": entropy.clamp(min=0),
     }
+    least = torch.stack([kl_pq, kl_qp, js]).amin(0)
+    return columns, (least >= _SMALLEST_FAR) & (columns["one_minus_cos_p"] >= _SMALLEST_FAR_DEFECT)
+
+
+def _centre(dense: DenseSoftmax, dz: Tensor, mean: Rows, buffers: Tensor) -> tuple[Rows, Rows, Rows]:
+    """Leaves c = (Δz − mean)/T in the second buffer; E_p c, Var_p(c) and Var_r(c)."""
+    scratch, c, weighted = buffers
+    torch.sub(dz, mean.float()[:, None], out=c)
+    if dense.temperature != 1:
+        c.div_(dense.temperature)
+    torch.mul(dense.p, c, out=weighted)
+    p_c, p_cc, pp_c = total(weighted), dot(weighted, c, scratch), dot(weighted, dense.p, scratch)
+    r_spread = squares(weighted.addcmul_(dense.p, (pp_c / dense.p_squares).float()[:, None], value=-1))
+    return p_c, p_cc - p_c.square(), r_spread / dense.p_squares
 
 
 def _p_space(length: Rows, along: Rows, across: Rows) -> dict[str, Rows]:
@@ -280,7 +304,7 @@ def exact_shift_columns(
         "kl_dense_pruned_nats": (dp - p * ratio).sum(-1).clamp(min=0),
         "kl_pruned_dense_nats": (q_ratio - dp).sum(-1).clamp(min=0),
         "js_nats": ((q_ratio - (p + q) * mixture).sum(-1) / 2).clamp(min=0),
-        "total_variation": dp.abs().sum(-1) / 2,
+        "total_variation": (dp.abs().sum(-1) / 2).clamp(max=1),
         "p_dense_top1_pruned": q.gather(1, top[:, None])[:, 0],
         "entropy_pruned_nats": -(q * log_q).sum(-1).clamp(max=0),
     }

@@ -14,6 +14,8 @@ from pipelines.metrics.probabilities import DenseSoftmax, dot, shift_columns, sq
 from pipelines.metrics.ranking import rank_of, top_ids
 from pipelines.metrics.spaces import Rows, in_space, space_columns, space_metrics
 
+# Rows of one matrix product, x and shifts together: large enough for its full speed, small beside a model.
+BLOCK_ROWS = 256
 _TOP = 5
 _BUFFER_NUMBERS = 2**19  # numbers in one buffer: 2 MiB, so that all of them fit the last cache
 # Below this share, ‖Δz‖² − ⟨Δz, z⟩²/‖z‖² and E[Δz²] − E[Δz]² have cancelled too far for sums of float32.
@@ -24,23 +26,28 @@ _SMALLEST_LEFT = 1e-2
 class Workspace:
     """Buffers that every group of rows uses again.
 
+    One that outlives a call saves the system from handing out the same pages again and again.
+
     Args:
+        logits: One block of matrix products, (block, V).
         gap: z − max z, (rows, V).
         p: Dense probabilities, (temperatures, rows, V).
         scratch: Three more, (3, rows, V).
     """
 
+    logits: Float[Tensor, "block v"]
     gap: Float[Tensor, "rows v"]
     p: Float[Tensor, "t rows v"]
     scratch: Float[Tensor, "3 rows v"]
 
     @classmethod
-    def of(cls, weight: Float[Tensor, "v d"], temperatures: int) -> "Workspace":
-        """Buffers for logits of this head."""
+    def of(cls, weight: Float[Tensor, "v d"], temperatures: int, block_rows: int = BLOCK_ROWS) -> "Workspace":
+        """Buffers for logits of a head with this weight, so many temperatures and rows of one matrix product."""
         size = weight.shape[0]
         rows = max(1, _BUFFER_NUMBERS // size)
-        buffers = weight.new_empty((4 + temperatures, rows, size))
-        return cls(buffers[0], buffers[4:], buffers[1:4])
+        buffers = weight.new_empty((4 + temperatures, rows, size), dtype=torch.float32)
+        logits = buffers.new_empty((block_rows, size))
+        return cls(logits, buffers[0], buffers[4:], buffers[1:4])
 
     @property
     def rows(self) -> int:

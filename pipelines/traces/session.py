@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines.errors import ComputationError
 from pipelines.metrics.divergence import dense_only, divergence
+from pipelines.metrics.rows import Workspace
 from pipelines.models.decoder import Decoder, Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
@@ -69,6 +70,7 @@ class Session:
         self._prompts = [self._dense(prompt, progress) for prompt in prompts]
         progress.done()
         self._dense_rows: dict[tuple[str, str], Columns] = {}
+        self._workspace = Workspace.of(decoder.head.weight, len(study.measure.temperatures))
 
     def _dense(self, prompt: TokenizedPrompt, progress: Progress) -> _DensePrompt:
         decoded = decode_greedily(self.decoder, prompt.ids, self.study.generation.new_tokens)
@@ -165,13 +167,15 @@ class Session:
         if moved:
             lensed = {scope: head.lens(stream, move, lens) for scope, move in moved.items()}
             states = next(iter(lensed.values()))[0]
-            columns = divergence(states, [move for _, move in lensed.values()], head, temperatures)
+            columns = divergence(
+                states, [move for _, move in lensed.values()], head, temperatures, workspace=self._workspace
+            )
             measured = dict(zip(moved, columns, strict=True))
         if len(moved) < len(moves):
             key = (sublayer.label, lens)
             if key not in self._dense_rows:
                 states = head.lens(stream, torch.zeros_like(stream), lens)[0]
-                self._dense_rows[key] = dense_only(states, head, temperatures)
+                self._dense_rows[key] = dense_only(states, head, temperatures, workspace=self._workspace)
             measured |= {scope: self._dense_rows[key] for scope in moves if scope not in moved}
         return {scope: measured[scope] for scope in moves}
 

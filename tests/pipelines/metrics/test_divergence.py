@@ -16,6 +16,7 @@ from pipelines.metrics import probabilities
 from pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, dense_only, divergence
 from pipelines.metrics.heads import Head
 from pipelines.metrics.reference import divergence_reference
+from pipelines.metrics.rows import Workspace
 from warehouse.tables.columns import DIVERGENCE
 
 RANKING = {
@@ -258,7 +259,10 @@ def test_several_shifts_at_once_equal_one_at_a_time():
 @pytest.mark.parametrize("block_rows", [1, 2, 7, 64, 1000])
 def test_the_block_size_changes_nothing_but_rounding(block_rows):
     head, x, near, _ = model_like(40)
-    usual, blocked = divergence(x, near, head, [1.0]), divergence(x, near, head, [1.0], block_rows=block_rows)
+    usual, blocked = (
+        divergence(x, near, head, [1.0]),
+        divergence(x, near, head, [1.0], workspace=Workspace.of(head.weight, 1, block_rows)),
+    )
     for name in COLUMN_NAMES:
         np.testing.assert_allclose(blocked[name], usual[name], rtol=2e-4, atol=1e-6, err_msg=name)
 
