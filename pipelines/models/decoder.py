@@ -3,6 +3,7 @@
 Loading and finding only; what is measured on it lives in `pipelines.traces`, what changes it in `pipelines.pruning`.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -99,16 +100,31 @@ class Decoder:
             yield layer.attn
             yield layer.mlp
 
-    def hidden(self, tokens: Int[Tensor, "batch tokens"], cache: "CountedCache | None" = None) -> Tensor:
-        """Runs the trunk; the normed last states, (batch, tokens, width). What hooks saw is the caller's."""
-        with torch.inference_mode():
-            keywords: dict[str, Any] = (
-                {"use_cache": False} if cache is None else {"use_cache": True, cache_key(): cache}
-            )
-            states = self.trunk(input_ids=tokens, **keywords).last_hidden_state
-            if cache is not None:
-                cache.seen += tokens.shape[1]
-            return cast(Tensor, states)
+    @torch.inference_mode()
+    def hidden(
+        self,
+        tokens: Int[Tensor, "batch tokens"],
+        cache: "CountedCache | None" = None,
+        real: Int[Tensor, "batch seen"] | None = None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Runs the trunk; the normed last states. What hooks saw is the caller's.
+
+        Args:
+            tokens: the new tokens.
+            cache: keys and values of the tokens before; the new ones are added to it.
+            real: 1 where a token counts, 0 where it pads on the left, over all tokens seen so far and the new ones.
+        """
+        keywords: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, cache_key(): cache}
+        if real is not None and not bool(real.all()):
+            keywords["attention_mask"] = real
+            # A padded prompt starts at position 0 all the same; models without position ids read the mask.
+            if "position_ids" in inspect.signature(self.trunk.forward).parameters:
+                positions = (real.cumsum(dim=1) - 1).clamp(min=0)
+                keywords["position_ids"] = positions[:, -tokens.shape[1] :]
+        states = self.trunk(input_ids=tokens, **keywords).last_hidden_state
+        if cache is not None:
+            cache.seen += tokens.shape[1]
+        return cast(Tensor, states)
 
 
 class CountedCache(DynamicCache):
@@ -129,10 +145,6 @@ class CountedCache(DynamicCache):
 
 def cache_key() -> str:
     """Name of the argument through which a trunk takes its cache; transformers 5.2x renamed it."""
-    import inspect
-
-    from transformers import LlamaModel
-
     return "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
 

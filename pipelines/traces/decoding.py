@@ -3,8 +3,7 @@
 What happens inside the layers is `layers.py`'s.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +12,44 @@ import polars as pl
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pipelines.metrics.divergence import divergence
 from pipelines.metrics.options import option_row
 from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
 from pipelines.models.decoder import CountedCache, Decoder, first_tensor, hooks, state_argument
 from pipelines.prompts import TokenizedPrompt, find_answer
+
+# Types of the tables that may have no row, or no value in a column, to take them from.
+_OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
+_Types = dict[str, pl.DataType | type[pl.DataType]]
+_OPTION_TYPES: _Types = {
+    "prompt_id": pl.String,
+    "temperature": pl.Float64,
+    "options": pl.List(pl.String),
+    "option_token_ids": pl.List(pl.Int32),
+    "gold": pl.String,
+    **dict.fromkeys(("argmax_dense", "argmax_pruned"), pl.String),
+    "is_argmax_same": pl.Boolean,
+    "kendall_tau": pl.Float64,
+    **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
+    **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
+    **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
+    **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
+    "kl_options_dense_pruned_nats": pl.Float64,
+    **dict.fromkeys(("one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
+}
+_GENERATION_TYPES: _Types = {
+    **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
+    "prompt_tokens": pl.Int32,
+    "text": pl.String,
+    "token_ids": pl.List(pl.Int32),
+    **dict.fromkeys(("first_flip_step", "collapse_step", "end_step", "answer_end_step"), pl.Int32),
+    **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
+    **dict.fromkeys(("answer", "gold"), pl.String),
+    "is_correct": pl.Boolean,
+}
+OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
 
 
 @dataclass(frozen=True)
@@ -33,42 +64,56 @@ class Decoded:
     streams: Float64[Tensor, "steps width"]
 
 
-def decode_greedily(decoder: Decoder, prompt: tuple[int, ...], steps: int) -> Decoded:
-    """Greedy decoding through a key-value cache, always `steps` tokens; the end of text is marked later, not cut.
+@torch.inference_mode()
+def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int) -> list[Decoded]:
+    """Greedy decoding of all prompts together through one key-value cache, always `steps` tokens each.
 
+    Shorter prompts are padded on the left. The end of a text is marked later, not cut, so that steps pair up.
     Equal logits go to the lower token id.
     """
     cache = CountedCache()
     last: dict[str, Tensor] = {}  # what the last position met in the current step
     streams: list[Tensor] = []
+    tokens: list[list[int]] = []
+    longest = max(len(prompt) for prompt in prompts)
+    given = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=decoder.device)
+    real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(given)
+    with hooks(*_watch(decoder, last)):
+        for _ in range(steps):
+            decoder.hidden(given, cache, real)
+            best = decoder.head.logits(last.pop("stream").float()).argmax(dim=-1)
+            streams.append(torch.stack([state.double() for state in last.values()]).sum(dim=0))
+            tokens.append(best.tolist())
+            given = best[:, None]
+            real = torch.cat([real, torch.ones_like(given)], dim=1)
+    return [
+        Decoded(tuple(own), stream)
+        for own, stream in zip(zip(*tokens, strict=True), torch.stack(streams, 1), strict=True)
+    ]
+
+
+def _watch(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
+    """Keeps the embedding, every contribution and the final stream of the last position, (batch, width) each."""
 
     def keep_state(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
             state = state_argument(args, kwargs)
             if state is not None:
-                last[name] = state[0, -1]
+                last[name] = state[:, -1]
 
         return hook
 
     def keep_added(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
-            last[name] = first_tensor(output)[0, -1]
+            last[name] = first_tensor(output)[:, -1]
 
         return hook
 
-    tokens: list[int] = []
-    given = torch.tensor([prompt], device=decoder.device)
-    with torch.inference_mode(), ExitStack() as stack:
-        embedded = decoder.layers[0].module.register_forward_pre_hook(keep_state("embedded"), with_kwargs=True)
-        stream = decoder.final_norm.register_forward_pre_hook(keep_state("stream"), with_kwargs=True)
-        added = [s.contribution.register_forward_hook(keep_added(s.label)) for s in decoder.sublayers]
-        stack.enter_context(hooks(embedded, stream, *added))
-        for _ in range(steps):
-            decoder.hidden(given, cache)
-            tokens.append(int(decoder.head.logits(last.pop("stream")[None].float())[0].argmax()))
-            streams.append(torch.stack([state.double() for state in last.values()]).sum(dim=0))
-            given = torch.tensor([[tokens[-1]]], device=decoder.device)
-    return Decoded(tuple(tokens), torch.stack(streams))
+    return [
+        decoder.layers[0].module.register_forward_pre_hook(keep_state("embedded"), with_kwargs=True),
+        *(s.contribution.register_forward_hook(keep_added(s.label)) for s in decoder.sublayers),
+        decoder.final_norm.register_forward_pre_hook(keep_state("stream"), with_kwargs=True),
+    ]
 
 
 @dataclass(frozen=True)
@@ -91,7 +136,7 @@ def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor
     return dense, dense + decoder.head.shift(moves)
 
 
-def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...], names: dict[str, str]) -> pl.DataFrame:
+def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> pl.DataFrame:
     """Rows of `decoding_steps` for one prompt and trajectory."""
     steps = len(pair.dense_tokens)
     states, moves = decoder.head.lens(pair.streams, pair.shifts, "normed")
@@ -116,7 +161,7 @@ def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...], nam
                 }
             )
         )
-    return pl.concat(frames).with_columns(**{key: pl.lit(value) for key, value in names.items()})
+    return pl.concat(frames)
 
 
 def top_rows(decoder: Decoder, pair: Pair, dense: Tensor, pruned: Tensor, count: int) -> pl.DataFrame:
@@ -149,7 +194,9 @@ def option_rows(
     pruned: Float[Tensor, " vocabulary"],
     temperatures: tuple[float, ...],
 ) -> list[dict[str, object]]:
-    """Rows of `option_subspace` of one question, from the logits behind its last prompt token."""
+    """Rows of `option_subspace` of one prompt, from the logits behind its last token; none where it has no options."""
+    if not prompt.option_ids:
+        return []
     about: dict[str, object] = {
         "prompt_id": prompt.prompt.id,
         "options": list(prompt.prompt.options),

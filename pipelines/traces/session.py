@@ -20,6 +20,8 @@ from pipelines.pruning.variant import Variant, applied
 from pipelines.studies import Study
 from pipelines.traces.capture import Capture, replay, run_known
 from pipelines.traces.decoding import (
+    GENERATION_SCHEMA,
+    OPTION_SCHEMA,
     Decoded,
     Pair,
     decode_greedily,
@@ -66,14 +68,18 @@ class Session:
     def __init__(self, decoder: Decoder, model: str, study: Study, progress: Progress = SILENT) -> None:
         self.decoder, self.model, self.study = decoder, model, study
         prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
-        progress.start("dense model on every prompt", len(prompts))
-        self._prompts = [self._dense(prompt, progress) for prompt in prompts]
+        progress.start("dense model on every prompt", len(prompts) + 1)
+        decoded = self._decode(prompts)
+        progress.advance()
+        self._prompts = [self._dense(*each, progress) for each in zip(prompts, decoded, strict=True)]
         progress.done()
         self._dense_rows: dict[tuple[str, str], Columns] = {}
         self._workspace = Workspace.of(decoder.head.weight, len(study.measure.temperatures))
 
-    def _dense(self, prompt: TokenizedPrompt, progress: Progress) -> _DensePrompt:
-        decoded = decode_greedily(self.decoder, prompt.ids, self.study.generation.new_tokens)
+    def _decode(self, prompts: list[TokenizedPrompt]) -> list[Decoded]:
+        return decode_greedily(self.decoder, [prompt.ids for prompt in prompts], self.study.generation.new_tokens)
+
+    def _dense(self, prompt: TokenizedPrompt, decoded: Decoded, progress: Progress) -> _DensePrompt:
         tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
         first = 0 if self.study.measure.positions == "every" else len(prompt.ids) - 1
         capture = self._run(tokens, len(prompt.ids), first, keep_calls=True)
@@ -96,21 +102,17 @@ class Session:
             ComputationError: the variant's states or logits are NaN or infinite.
         """
         sublayers = list(self.decoder.sublayers)
-        progress.start(f"trace {recipe}", len(sublayers) + len(self._prompts))
+        progress.start(f"trace {recipe}", len(sublayers) + len(self._prompts) + 1)
+        shifts: list[dict[str, Tensor]] = []
         with applied(self.decoder, variant):
-            pruned = []
             for dense in self._prompts:
                 captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
-                if "free_running" in self.study.measure.trajectories:
-                    decoded = decode_greedily(self.decoder, dense.prompt.ids, self.study.generation.new_tokens)
-                else:
-                    decoded = dense.decoded
-                pruned.append((captured, decoded))
+                shifts.append(_propagated(self.decoder, dense.capture, captured))
                 progress.advance()
-        shifts = [
-            _propagated(self.decoder, dense.capture, capture)
-            for dense, (capture, _) in zip(self._prompts, pruned, strict=True)
-        ]
+            free = None
+            if "free_running" in self.study.measure.trajectories:
+                free = self._decode([dense.prompt for dense in self._prompts])
+            progress.advance()
         if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
         layers = []
@@ -118,9 +120,7 @@ class Session:
             layers.extend(self._transitions(sublayer, variant, shifts))
             progress.advance()
         names = {"model": self.model, "recipe": recipe}
-        tables = {"layer_transitions": pl.concat(layers)} | self._decoding(
-            names, shifts, [decoded for _, decoded in pruned]
-        )
+        tables = {"layer_transitions": pl.concat(layers)} | self._decoding(shifts, free)
         progress.done()
         return {
             name: frame.with_columns(**{key: pl.lit(value) for key, value in names.items()})
@@ -205,34 +205,34 @@ class Session:
 
     # -- decoding -------------------------------------------------------------------------------------------------
 
-    def _decoding(
-        self, names: dict[str, str], shifts: list[dict[str, Tensor]], decoded: list[Decoded]
-    ) -> dict[str, pl.DataFrame]:
+    def _decoding(self, shifts: list[dict[str, Tensor]], free: list[Decoded] | None) -> dict[str, pl.DataFrame]:
+        """The four tables of the output; `free` is what the variant wrote on its own, where that is measured."""
         measure, decoder = self.study.measure, self.decoder
-        steps, tops, generations = [], [], []
-        options: list[dict[str, object]] = []
-        for dense, shift, free in zip(self._prompts, shifts, decoded, strict=True):
+        steps, tops, generations, options = [], [], [], []
+        for index, (dense, shift) in enumerate(zip(self._prompts, shifts, strict=True)):
             forced = self._forced_pair(dense, shift)
-            dense_logits, pruned_logits = logits_of(decoder, forced.streams, forced.shifts)
-            if dense.prompt.prompt.options:
-                options += option_rows(dense.prompt, dense_logits[0], pruned_logits[0], measure.temperatures)
-            pairs = [forced] if "teacher_forced" in measure.trajectories else []
-            if "free_running" in measure.trajectories:
-                move = (free.streams - dense.decoded.streams).float()
-                own = dense.decoded.streams.float()
-                pairs.append(Pair(dense.prompt, "free_running", own, move, dense.decoded.tokens, free.tokens))
-                generations.append(generation_row(decoder, dense.prompt, free.tokens, dense.decoded.tokens))
-            for pair in pairs:
-                if pair is not forced:
-                    dense_logits, pruned_logits = logits_of(decoder, pair.streams, pair.shifts)
-                steps.append(step_rows(decoder, pair, measure.temperatures, names))
-                tops.append(top_rows(decoder, pair, dense_logits, pruned_logits, measure.top_k))
+            logits = logits_of(decoder, forced.streams, forced.shifts)
+            options += option_rows(dense.prompt, logits[0][0], logits[1][0], measure.temperatures)
+            if "teacher_forced" in measure.trajectories:
+                steps.append(step_rows(decoder, forced, measure.temperatures))
+                tops.append(top_rows(decoder, forced, *logits, measure.top_k))
+            if free is not None:
+                pair = self._free_pair(dense, free[index])
+                steps.append(step_rows(decoder, pair, measure.temperatures))
+                tops.append(top_rows(decoder, pair, *logits_of(decoder, pair.streams, pair.shifts), measure.top_k))
+                generations.append(generation_row(decoder, dense.prompt, pair.pruned_tokens, pair.dense_tokens))
         return {
             "decoding_steps": pl.concat(steps),
             "top_tokens": pl.concat(tops),
-            "option_subspace": pl.DataFrame(options, infer_schema_length=None),
-            "generations": pl.DataFrame(generations, infer_schema_length=None),
+            "option_subspace": pl.DataFrame(options, schema=OPTION_SCHEMA),
+            "generations": pl.DataFrame(generations, schema=GENERATION_SCHEMA),
         }
+
+    def _free_pair(self, dense: _DensePrompt, free: Decoded) -> Pair:
+        """Step t of what the dense model wrote beside step t of what the variant wrote."""
+        own = dense.decoded
+        move = (free.streams - own.streams).float()
+        return Pair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, free.tokens)
 
     def _forced_pair(self, dense: _DensePrompt, shift: dict[str, Tensor]) -> Pair:
         """The model's output on the dense tokens, at the positions that predict a generated token."""

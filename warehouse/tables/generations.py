@@ -57,4 +57,6 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    # A study may leave the free-running trajectory out.
+    may_be_empty=True,
 )

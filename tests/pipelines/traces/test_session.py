@@ -14,9 +14,11 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant
 from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
+from pipelines.traces.decoding import decode_greedily
 from pipelines.traces.session import Session
 from tests.pipelines.traces.llama64 import Llama64, measures64
 from tests.tiny_models import ARCHITECTURES, save_tiny
+from warehouse.tables import TABLES
 
 STEPS = 6
 PROMPTS = (
@@ -278,3 +280,26 @@ def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: 
         broken.layers[1].mlp.mixer.down_proj.weight.fill_(float("inf"))
     with pytest.raises(ComputationError, match="NaN or infinite"):
         Session(broken, "tiny", study())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoding_together_gives_what_decoding_alone_gives(architecture: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    prompts = [(5, 77, 9), (120,), (33, 250, 8, 8, 61, 44, 17)]
+    together = decode_greedily(decoder, prompts, 8)
+    for prompt, found in zip(prompts, together, strict=True):
+        (alone,) = decode_greedily(decoder, [prompt], 8)
+        assert found.tokens == alone.tokens
+        np.testing.assert_allclose(found.streams, alone.streams, rtol=1e-3, atol=1e-4)
+        whole = decoder.hidden(torch.tensor([[*prompt, *alone.tokens]]))[0]
+        states = decoder.head.norm(alone.streams.float())
+        np.testing.assert_allclose(states, whole[len(prompt) - 1 : -1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_study_without_options_or_free_running_has_empty_tables_of_the_right_columns(decoder: Decoder) -> None:
+    full = study(trajectories=("teacher_forced",))
+    session = Session(decoder, "tiny", full.model_copy(update={"prompts": PROMPTS[:1]}))
+    tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
+    assert len(tables["option_subspace"]) == len(tables["generations"]) == 0
+    for name in ("option_subspace", "generations"):
+        assert set(tables[name].columns) == set(TABLES[name].arrow().names)
