@@ -3,7 +3,11 @@
 The five trace tables leave here as polars frames; who stores them is not this module's business.
 """
 
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -74,7 +78,7 @@ class Session:
         self._prompts = [self._dense(*each, progress) for each in zip(prompts, decoded, strict=True)]
         progress.done()
         self._dense_rows: dict[tuple[str, str], Columns] = {}
-        self._workspace = Workspace.of(decoder.head.weight, len(study.measure.temperatures))
+        self._of_thread = threading.local()
 
     def _decode(self, prompts: list[TokenizedPrompt]) -> list[Decoded]:
         return decode_greedily(self.decoder, [prompt.ids for prompt in prompts], self.study.generation.new_tokens)
@@ -116,8 +120,8 @@ class Session:
         if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
         layers = []
-        for sublayer in sublayers:
-            layers.extend(self._transitions(sublayer, variant, shifts))
+        for frames in self._in_parallel(lambda sublayer: self._transitions(sublayer, variant, shifts), sublayers):
+            layers.extend(frames)
             progress.advance()
         names = {"model": self.model, "recipe": recipe}
         tables = {"layer_transitions": pl.concat(layers)} | self._decoding(shifts, free)
@@ -126,6 +130,21 @@ class Session:
             name: frame.with_columns(**{key: pl.lit(value) for key, value in names.items()})
             for name, frame in tables.items()
         }
+
+    def _in_parallel(
+        self, work: Callable[[Sublayer], list[pl.DataFrame]], sublayers: list[Sublayer]
+    ) -> Iterator[list[pl.DataFrame]]:
+        """One sublayer a core, in order: many short operations are faster side by side than each split over cores.
+
+        Every sublayer is computed by one thread whatever their number, so the number does not change the result.
+        """
+        threads = torch.get_num_threads()
+        workers = threads if self.decoder.device.type == "cpu" else 1
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield from pool.map(work, sublayers)
+        finally:
+            torch.set_num_threads(threads)
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
@@ -157,6 +176,13 @@ class Session:
             ]
         )
 
+    def _workspace(self) -> Workspace:
+        """Buffers of the calling thread."""
+        if not hasattr(self._of_thread, "workspace"):
+            temperatures = len(self.study.measure.temperatures)
+            self._of_thread.workspace = Workspace.of(self.decoder.head.weight, temperatures)
+        return cast(Workspace, self._of_thread.workspace)
+
     def _measured(
         self, sublayer: Sublayer, lens: str, stream: Tensor, moves: dict[str, Tensor | None]
     ) -> dict[str, Columns]:
@@ -168,14 +194,14 @@ class Session:
             lensed = {scope: head.lens(stream, move, lens) for scope, move in moved.items()}
             states = next(iter(lensed.values()))[0]
             columns = divergence(
-                states, [move for _, move in lensed.values()], head, temperatures, workspace=self._workspace
+                states, [move for _, move in lensed.values()], head, temperatures, workspace=self._workspace()
             )
             measured = dict(zip(moved, columns, strict=True))
         if len(moved) < len(moves):
             key = (sublayer.label, lens)
             if key not in self._dense_rows:
                 states = head.lens(stream, torch.zeros_like(stream), lens)[0]
-                self._dense_rows[key] = dense_only(states, head, temperatures, workspace=self._workspace)
+                self._dense_rows[key] = dense_only(states, head, temperatures, workspace=self._workspace())
             measured |= {scope: self._dense_rows[key] for scope in moves if scope not in moved}
         return {scope: measured[scope] for scope in moves}
 
