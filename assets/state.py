@@ -36,7 +36,7 @@ def partitions(store: Store, tables: Iterable[str]) -> dict[str, str]:
 
 def charts_version() -> str:
     """SHA-256 over the source of the charts and the report."""
-    return _folder_hash(Path(pipelines.charts.__file__).parent, ("*.py", "*.j2", "*.html", "*.css"))
+    return _folder_hash(Path(pipelines.charts.__file__).parent, ("*.py", "*.j2", "*.html", "*.css", "*.js"))
 
 
 def report_version(store: Store, study: Study) -> str:

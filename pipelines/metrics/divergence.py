@@ -161,7 +161,7 @@ def _measure(
 
 
 def _product(states: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-    """states Wᵀ, in `out` or beside it.
+    """Multiplies states by Wᵀ, in `out` or beside it.
 
     On a CPU through oneDNN where torch has it: measured on two Zen cores, 174 GFLOP/s against MKL's 151 at 225 rows.
     """
