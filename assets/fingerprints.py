@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import versions
+from pipelines.errors import InputError
 from pipelines.models.sources import ModelIdentity, identify, locate
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import Recipe
@@ -102,7 +103,12 @@ def calibration_hash(spec: CalibrationSpec) -> str:
     """Hash of the settings and, where the text is the user's own file, of its contents."""
     path = Path(spec.source).expanduser()
     contents = ""
-    if spec.source != "embedded" and path.is_file():
-        with path.open("rb") as stream:
-            contents = hashlib.file_digest(stream, "sha256").hexdigest()
+    if spec.source != "embedded":
+        try:
+            with path.open("rb") as stream:
+                contents = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(
+                f"calibration source {path}: {error.strerror}; give `embedded` or a readable file"
+            ) from error
     return fingerprint({"settings": spec.hash, "contents": contents})

@@ -39,7 +39,7 @@ class LoadedModels:
         key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device)
         if self._decoder is None or self._decoder[0] != key:
             self.release()
-            from pipelines.models.decoder import load_decoder
+            from pipelines.models.load import load_decoder
 
             self._decoder = (key, load_decoder(dense.folder, study.dtype, study.device))
         return self._decoder[1]

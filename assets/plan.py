@@ -112,7 +112,7 @@ def make_plan(study: Study, store: Store, cache: Path, progress: Progress, *, re
 
 def report_file(study: Study) -> str:
     """Place of a study's report in the warehouse."""
-    return f"_reports/{study.name}.html"
+    return f"_reports/{study.name}{'-' if study.subset else ''}{study.subset}.html"
 
 
 def report_fingerprint(store: Store, study: Study) -> str | None:

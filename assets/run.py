@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from assets.fingerprints import find_model
 from assets.plan import Request, make_plan
 from pipelines.progress import Progress
 from pipelines.studies import Study
@@ -86,4 +87,9 @@ def run_study(request: Request, root: Path | str, cache: Path, listener: Listene
     with only_writer(store.root, listener.waiting):
         # Whoever held the warehouse before may have done it meanwhile.
         plan = make_plan(study, store, cache, listener, replace=replace)
+        if plan.models or plan.variants:
+            from pipelines.preflight import check_study
+
+            for spec in study.models:
+                check_study(study, find_model(study, spec.name, cache, listener).folder)
         return Outcome(study) if plan.is_empty else execute(plan, request, store, listener)

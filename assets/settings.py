@@ -8,11 +8,15 @@ from pathlib import Path
 
 import platformdirs
 
+from pipelines.errors import InputError
+
 DEFAULT_WAREHOUSE = "warehouse/data"
 
 
 def warehouse_root(chosen: str | None = None) -> str:
     """The warehouse: what was chosen, else PRUNESCOPE_WAREHOUSE, else `warehouse/data` below the working folder."""
+    if chosen is not None and not chosen.strip():
+        raise InputError("--warehouse '': names no folder; leave the option out for the default")
     return os.path.expanduser(chosen or os.environ.get("PRUNESCOPE_WAREHOUSE") or DEFAULT_WAREHOUSE)  # noqa: PTH111
 
 

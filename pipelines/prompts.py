@@ -5,8 +5,9 @@ Tokenizer only; no weights are needed, so that a study can be refused before any
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateError
 
 from pipelines.errors import InputError
 from pipelines.studies import Prompt, Study
@@ -35,7 +36,10 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
     text = prompt.text
     if has_template:
         message = [{"role": "user", "content": prompt.text}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InputError(f"the model's chat template does not work ({error}); mend or remove it") from error
     # A template writes its own special tokens; a bare text gets the tokenizer's.
     ids = tuple(tokenizer(text, add_special_tokens=not has_template, verbose=False).input_ids)
     if not ids:
@@ -53,18 +57,6 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
     if len(set(option_ids)) != len(prompt.options):
         raise InputError(f"study {study.name}: prompt {prompt.id!r}: options must begin with different tokens")
     return TokenizedPrompt(prompt, ids, option_ids)
-
-
-def check_prompts(study: Study, folder: Path) -> None:
-    """Refuses a study whose prompts do not fit a model, from the model's tokenizer and config alone."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
-    tokenize_prompts(study, tokenizer, context_length(config, tokenizer))
 
 
 def context_length(config: Any, tokenizer: Any) -> int:  # noqa: ANN401 (any architecture's config)

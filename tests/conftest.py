@@ -1,5 +1,6 @@
-"""Fixtures that more than one room's tests use."""
+"""Fixtures that more than one room's tests use, and the rule that continuous integration skips nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,3 +12,11 @@ from tests.tiny_models import save_tiny
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of three layers."""
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """On a continuous integration machine a skipped test is a missing installation, and fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -43,6 +43,10 @@ def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str
     Raises:
         WarehouseError: there is no such format.
     """
+    rows = _without_intervals(rows)
+    twice = next((name for name in rows.column_names if rows.column_names.count(name) > 1), None)
+    if twice is not None and to in {"json", "parquet"}:
+        raise WarehouseError(f"two columns are named {twice!r}, which {to} cannot keep apart; give one an alias (as)")
     if to == "parquet":
         return _parquet(rows)
     writers: dict[str, Callable[[], str]] = {
@@ -55,6 +59,21 @@ def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str
     if to not in writers:
         raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
     return writers[to]()
+
+
+def _without_intervals(rows: pa.Table) -> pa.Table:
+    """The rows with intervals as text, which neither CSV nor Parquet can hold."""
+    for index, field in enumerate(rows.schema):
+        if field.type == pa.month_day_nano_interval():
+            texts = [None if value is None else _interval(value) for value in rows.column(index).to_pylist()]
+            rows = rows.set_column(index, field.name, pa.array(texts, pa.string()))
+    return rows
+
+
+def _interval(value: pa.MonthDayNano) -> str:
+    """Such as `1 months 2 days 3.5 seconds`; zero parts are left out."""
+    parts = [(value.months, "months"), (value.days, "days"), (value.nanoseconds / 1e9, "seconds")]
+    return " ".join(f"{amount:g} {unit}" for amount, unit in parts if amount) or "0 seconds"
 
 
 def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:

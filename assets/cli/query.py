@@ -129,7 +129,9 @@ def describe(
     For example: `prunescope describe layer_transitions`
     """
     known = {column.name: column for table in reversed(TABLES.values()) for column in table.columns}
-    if name in TABLES:
+    if name == "provenance":  # its columns tell of a file, not of a model or a variant
+        known = {}
+    elif name in TABLES:
         known |= {column.name: column for column in TABLES[name].columns}
     elif name not in view_sql() and name != "provenance":
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")

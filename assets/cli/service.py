@@ -102,7 +102,7 @@ def _examine(model: str) -> None:
         folder = locate(model, cache, bars)
         identity = identify(folder, cache)
         bars.start("load the model and prove its structure", 1)
-        from pipelines.models.decoder import load_decoder
+        from pipelines.models.load import load_decoder
 
         decoder = load_decoder(folder)
     say(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, SHA-256 {identity.weight_hash}")

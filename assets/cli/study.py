@@ -16,6 +16,7 @@ from assets.cli.output import emit, say
 from assets.cli.progress import Bars
 from assets.plan import Request, report_file
 from assets.run import Outcome, run_study
+from pipelines.errors import InputError
 from pipelines.pruning.recipes import FORMS
 from pipelines.studies import load_study
 from warehouse.catalogue import connect, literal
@@ -97,6 +98,8 @@ def _absolute(model: str) -> str:
     name, separator, source = model.partition("=")
     if separator and "/" not in name:
         return f"{name}={_absolute(source)}"
+    if not model.strip():
+        raise InputError("--model '': names no model; give a folder, a .gguf file or a hub id")
     path = Path(model).expanduser()
     return str(path.absolute()) if path.exists() else model
 

@@ -12,7 +12,8 @@ TITLE = "Second-order estimates against the truth"
 CAPTION = (
     "Each point is one layer at one position: on the diagonal the estimate is exact, above it the estimate is too "
     "large. A fixed sample of at most 750 points a theorem (the smallest MD5 values of the row's key); rows in which "
-    "estimate or truth is exactly 0 have no place on logarithmic axes and are left out."
+    "estimate or truth is exactly 0 have no place on logarithmic axes and are left out; points below 1e-9 lie on the "
+    "edge."
 )
 QUERY = """\
 select model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem, estimate, truth
@@ -25,6 +26,9 @@ qualify row_number() over (
 ) <= 750
 order by model, theorem, truth, estimate"""
 
+# A softmax of two logits hundreds apart gives shifts of 1e-40, which nobody can see in a text.
+FLOOR = 1e-9
+
 PANELS = {
     "T1 h": "T1, hidden state: 1 − cos(h)",
     "T1 z": "T1, logits: 1 − cos(z)",
@@ -36,7 +40,9 @@ SCOPES = {"local": "local, one sublayer swapped", "propagated": "propagated, the
 
 def _panel(points: pl.DataFrame, panel: str) -> theme.AnyChart:
     low, high = theme.extent(points["truth"], points["estimate"])
+    low, high = max(low, FLOOR), max(high, 10 * FLOOR)
     scale, axis = theme.decades(low, high)
+    scale.clamp = True  # what lies below the floor is drawn on the edge
     ends = theme.inline([{"truth": low, "estimate": low}, {"truth": high, "estimate": high}])
     x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
     y = alt.Y("estimate:Q", title="estimate", scale=scale, axis=axis)

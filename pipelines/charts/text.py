@@ -20,6 +20,11 @@ def _show(character: str) -> str:
     return f"⟨{ord(character):X}⟩" if unicodedata.category(character) in _INVISIBLE else character
 
 
+def _show_space(character: str) -> str:
+    """As `_show`, and a space other than the plain one as its number: alone in a cell it would look like nothing."""
+    return f"⟨{ord(character):X}⟩" if unicodedata.category(character) == "Zs" else _show(character)
+
+
 def visible(token: str, limit: int) -> str:
     """One token or name on one line: white space as symbols, other invisible characters as their number.
 
@@ -30,7 +35,7 @@ def visible(token: str, limit: int) -> str:
     shown, used = "", 0
     # A token of 10,000 characters is cut before it is walked.
     for character in token[: limit + 1]:
-        piece = _SYMBOLS.get(character) or _show(character)
+        piece = _SYMBOLS.get(character) or _show_space(character)
         width = sum(map(_columns, piece))
         if used + width > limit:
             break
@@ -46,7 +51,7 @@ def visible(token: str, limit: int) -> str:
 
 def label(name: str, limit: int = 40) -> str:
     """A model, recipe or prompt name for an axis: as `visible`, but a space stays a space."""
-    return visible(name.replace(" ", "\u00a0"), limit).replace("\u00a0", " ")
+    return visible(name, limit).replace(_SYMBOLS[" "], " ")
 
 
 def prose(text: str, limit: int = 4000) -> str:

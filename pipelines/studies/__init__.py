@@ -147,6 +147,8 @@ class Study(_Part):
     measure: MeasureSpec = MeasureSpec()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    # Which other models or recipes it was given; what is drawn of them is not drawn over the whole study's.
+    subset: Annotated[str, Field(exclude=True)] = ""
 
     @field_validator("recipes", mode="before")
     @classmethod
@@ -212,7 +214,14 @@ class Study(_Part):
             if all(recipe.method != "dense" for recipe in chosen):
                 chosen.insert(0, parse_recipe("dense"))
             fields["recipes"] = [recipe.model_dump() for recipe in chosen]
-        return _validated(fields, f"study {self.name}")
+        other = _validated(fields, f"study {self.name}")
+        wanted = [recipe for recipe in other.recipes if recipe.method != "dense"]
+        own = [recipe for recipe in self.recipes if recipe.method != "dense"]
+        if (other.models, wanted) == (self.models, own):
+            return other
+        names = [*(model.name for model in other.models), *(recipe.name for recipe in other.recipes)]
+        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        return other.model_copy(update={"subset": digest[:8]})
 
 
 def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
@@ -220,6 +229,8 @@ def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
     for model in study.models:
         if model.name == argument:
             return model.model_dump()
+    if not argument.strip() or argument.endswith("="):
+        raise InputError(f"--model {argument!r}: names no model; give a folder, a .gguf file or a hub id")
     name, separator, source = argument.partition("=")
     # A path may hold `=`; a name may not, nor a slash.
     if separator and "/" not in name:

@@ -1,6 +1,6 @@
 """Greedy decoding with the final stream of every step kept, and the tables that follow from two of them.
 
-What happens inside the layers is `layers.py`'s.
+What happens inside the layers is `session.py`'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -230,12 +230,12 @@ def generation_row(
         "text": text,
         "token_ids": list(tokens),
         "first_flip_step": first_flip(dense, tokens),
-        "collapse_step": collapse_step(tokens),
+        "collapse_step": collapse_step(written),
         "end_step": end,
         "answer_end_step": _answer_end(decoder, prompt, written, answer, end),
-        "repeat_rate": float(repeat_rates(tokens)[-1]),
-        "distinct_1": distinct_n(tokens, 1),
-        "distinct_2": distinct_n(tokens, 2),
+        "repeat_rate": float(repeat_rates(written)[-1]) if written else 0.0,
+        "distinct_1": distinct_n(written, 1),
+        "distinct_2": distinct_n(written, 2),
         "answer": answer,
         "gold": gold,
         "is_correct": None if gold is None else answer == gold,

@@ -10,7 +10,6 @@ import pytest
 from assets.cli.main import run
 from assets.cli.options import Globals
 from tests.assets.tiny_study import StudyFile, partitions
-from warehouse.doctor import diagnose
 
 Case = Callable[[StudyFile, Path], list[object]]
 
@@ -191,22 +190,36 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
     assert {path for path in tmp_path.rglob("*") if "warehouse" not in path.parts} == before
 
 
-def test_a_prompt_longer_than_the_context_ends_with_code_2_and_leaves_whole_files(
-    study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": [{"id": "long", "kind": "open", "text": "why " * 300}]}, "'long' has"),
+        ({"recipes": ["dense", "attn-drop-99"]}, "attn-drop-99: the model has"),
+        ({"recipes": ["dense", "wanda-3of7"]}, "not a multiple of 7"),
+        ({"calibration": {"sequences": 1, "length": 4096}}, "calibration length 4096"),
+        ({"calibration": {"source": "/no/such/file.txt"}}, "calibration source /no/such/file.txt"),
+        ({"device": "cuda:99"}, "device cuda:99: torch sees"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_computed(
+    study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
 ) -> None:
-    study.write(prompts=[{"id": "long", "kind": "open", "text": "why " * 300}], recipes=["dense"])
+    study.write(**changes)
     code = run(["run", str(study.path), "--warehouse", str(tmp_path / "warehouse")], Globals())
     shown = capsys.readouterr().err
     assert code == 2, shown
-    assert "long" in shown
+    assert message in shown
     assert "Traceback" not in shown
-    assert {name.partition("/")[0] for name in partitions(tmp_path / "warehouse")} == {
-        "models",
-        "activation_stats",
-        "block_influence",
-        "variants",
-    }
-    assert not diagnose(tmp_path / "warehouse")
+    assert not partitions(tmp_path / "warehouse")
+
+
+@pytest.mark.parametrize("arguments", [["--model", ""], ["--model", "a="], ["--warehouse", ""]])
+def test_an_empty_name_is_not_the_current_folder(
+    study: StudyFile, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.write()
+    assert run(["run", str(study.path), *arguments], Globals()) == 2
+    assert "names no" in capsys.readouterr().err
 
 
 def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

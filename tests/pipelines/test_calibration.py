@@ -9,7 +9,8 @@ import torch
 
 from pipelines.calibration import calibrate, calibration_tokens
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder, load_decoder
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
 from pipelines.studies import CalibrationSpec
 
 SPEC = CalibrationSpec(sequences=5, length=24, seed=3)

@@ -7,6 +7,7 @@ import math
 from datetime import datetime
 from decimal import Decimal
 
+import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -186,3 +187,14 @@ def test_any_text_gives_one_row_in_every_format(to, text):
 def test_polars_reads_our_csv():
     back = pl.read_csv(render(ROWS, "csv").encode())
     assert back["token"].to_list() == [" the", "", None]
+
+
+def test_intervals_are_written_as_text_and_equal_names_are_refused_where_one_would_be_lost() -> None:
+    rows = duckdb.sql("select interval '14 months 3 days 1500 milliseconds' as i, interval 0 day as z").to_arrow_table()
+    assert render(rows, "csv") == 'i,z\n"14 months 3 days 1.5 seconds","0 seconds"\n'
+    assert pq.read_table(io.BytesIO(render(rows, "parquet")))["z"].to_pylist() == ["0 seconds"]
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    for to in ("json", "parquet"):
+        with pytest.raises(WarehouseError, match="two columns are named 'a'"):
+            render(twice, to)
+    assert render(twice, "csv") == "a,a\n1,2\n"

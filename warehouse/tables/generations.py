@@ -33,7 +33,7 @@ TABLE = Table(
         _step("first_flip_step", "First step whose token differs from the dense model's; NULL where none does."),
         _step(
             "collapse_step",
-            "First step that completes a loop: one n-gram (n ≤ 8) at least three times over, 6 tokens or more; "
+            "First step of the text that completes a loop: one n-gram (n ≤ 8) three times or more over 6 tokens; "
             "NULL where none does.",
         ),
         _step("end_step", "Step of the first end-of-text token; NULL where there is none."),
@@ -42,9 +42,9 @@ TABLE = Table(
             "Step at which the answer is complete (the study's answer pattern, else the end of text); "
             "NULL where it never is.",
         ),
-        _share("repeat_rate", "Share of repeated 3-grams over all generated tokens.", "1 − distinct/all 3-grams"),
-        _share("distinct_1", "Share of distinct tokens.", "distinct/all 1-grams"),
-        _share("distinct_2", "Share of distinct 2-grams.", "distinct/all 2-grams"),
+        _share("repeat_rate", "Share of repeated 3-grams in the text, up to its end.", "1 − distinct/all 3-grams"),
+        _share("distinct_1", "Share of distinct tokens in the text, up to its end.", "distinct/all 1-grams"),
+        _share("distinct_2", "Share of distinct 2-grams in the text, up to its end.", "distinct/all 2-grams"),
         Column(
             "answer",
             pa.string(),

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipelines.errors import InputError
-from pipelines.models.decoder import CountedCache, Decoder, discover, load_decoder
+from pipelines.errors import ComputationError, InputError
+from pipelines.models.decoder import CountedCache, Decoder
+from pipelines.models.load import load_decoder
+from pipelines.models.structure import discover
 from pipelines.pruning.variant import Variant, applied
 from tests.tiny_models import ARCHITECTURES, save_tiny
 
@@ -115,3 +117,14 @@ def test_weights_of_another_architecture_are_refused(tiny_folder: Path, tmp_path
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"mlp\.up_proj\.weight"):
         load_decoder(folder)
+
+
+def test_damaged_weights_and_missing_devices_are_told_apart_from_an_unknown_structure(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][3, 3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ComputationError, match=r"model\.layers\.1\.mlp\.down_proj: NaN or infinite"):
+        load_decoder(folder)
+    with pytest.raises(InputError, match="cuda:99"):
+        load_decoder(folder, device="cuda:99")

@@ -8,7 +8,8 @@ import torch
 
 from pipelines.calibration import Calibrated, calibrate
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder, load_decoder
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune, variant_row
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant, applied, load_variant

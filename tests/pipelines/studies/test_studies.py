@@ -92,6 +92,8 @@ def test_overrides_replace_models_and_recipes_and_keep_dense(tmp_path: Path) -> 
     ]
     assert [recipe.name for recipe in other.recipes] == ["dense", "soft", "attn-drop-1"]
     assert study.replaced([], []) == study
+    assert study.subset == study.replaced(["tiny"], ["wanda-50", "soft"]).subset == ""
+    assert other.subset not in {"", study.replaced([], ["soft"]).subset}
     with pytest.raises(InputError, match="NAME="):
         study.replaced(["///"], [])
     with pytest.raises(InputError, match="unknown recipe"):

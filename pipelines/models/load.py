@@ -1,0 +1,57 @@
+"""From a folder of safetensors to a proved decoder on a device."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from pipelines.errors import InputError
+from pipelines.models.decoder import Decoder
+from pipelines.models.structure import discover
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch does not see here; InputError names the key and the fix."""
+    if not device.startswith("cuda"):
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        raise InputError(f"device {device}: torch sees {count} CUDA devices here; set `device: auto` or `cpu`")
+
+
+def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> Decoder:
+    """Loads a folder of safetensors and proves its structure.
+
+    Raises:
+        InputError: the architecture is unknown or not a decoder, or a part of it could not be proved; names the module.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch_dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
+    model, loading = loaded
+    # transformers fills what a checkpoint lacks with random numbers and only warns.
+    lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    if lacking:
+        raise InputError(
+            f"{folder}: the weights of {lacking[0]} are missing or of another shape; fetch the model again"
+        )
+    model.to(device).eval().requires_grad_(False)
+    return discover(model, tokenizer, folder)
