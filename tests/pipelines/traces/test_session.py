@@ -125,7 +125,10 @@ def compare(
     return compared
 
 
-def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str) -> None:
+def assert_close(
+    rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str, outliers: list[int] | None = None
+) -> None:
+    """Fails on the first value that is off; with `outliers` only on one that is far off, and counts the others."""
     for column, values in truth.items():
         if column == "largest_logit":
             continue
@@ -143,12 +146,15 @@ def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str) -
             scale = scale + 1e-2 * truth["largest_logit"][counted]
         elif column.startswith("entropy"):
             scale = scale + 1e-2
-        elif not column.startswith(("one_minus_cos", "kl_", "js", "total", "t1")):
+        if not column.startswith(("one_minus_cos", "kl_", "js", "total", "t1", "norm_h", "norm_z", "entropy")):
             # Beside what the contract bounds: p-weighted variances and lengths of p, which a rounded logit of
             # several hundreds moves more.
             allowed = 1e-2
         error = np.abs(found[counted] - values[counted]) / scale
         worst = f"off by {error.max():.1e} of {values[counted][error.argmax()]:.3e}" if len(error) else ""
+        if outliers is not None:
+            outliers.append(int((error > allowed).sum()))
+            allowed = 5e-2
         assert (error <= allowed).all(), f"{column} {worst} at {where}"
 
 
