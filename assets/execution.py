@@ -19,10 +19,13 @@ from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
 from assets.plan import Plan, Request, Work
 from assets.run import Failure, Listener, Outcome
+from warehouse.catalogue import build_file
 from warehouse.store import Store
 
 # The user's mistakes, by the names under which Dagster reports them.
 _INPUT_ERRORS = {"InputError", "WarehouseError"}
+# The views as a file, for people who open the warehouse with DuckDB itself; made again by every run.
+CATALOGUE = "_catalogue/prunescope.duckdb"
 # Tables that come out of one computation are computed together or not at all.
 _TOGETHER = (frozenset(TRACE_TABLES), frozenset(MODEL_TABLES) - {"models"})
 
@@ -78,6 +81,7 @@ class _Runs:
         LOADED.release()
         if state.partitions_of(self.store, study):
             self._run("answers", "questions, figures and report", None, None)
+            build_file(self.store.root, self.store.root / CATALOGUE)
 
     def _run(self, job_name: str, name: str, partition: str | None, keys: list[AssetKey] | None) -> bool:
         """One Dagster run; whether it succeeded."""
