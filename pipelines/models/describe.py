@@ -47,4 +47,4 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
 
 
 def _parameters(decoder: Decoder, kind: str) -> int:
-    return sum(p.numel() for s in decoder.sublayers if s.kind == kind for p in s.mixer.parameters())
+    return sum(sublayer.size for sublayer in decoder.sublayers if sublayer.kind == kind)

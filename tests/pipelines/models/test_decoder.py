@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import CountedCache, Decoder
+from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.models.structure import discover
 from pipelines.pruning.variant import Variant, applied
