@@ -159,7 +159,7 @@ class _Inputs:
 
     def see(self, rows: Tensor, operand: Tensor) -> None:
         """Notes a product rows·operand, where the operand is one of the matrices, or a stack of them."""
-        if operand.dim() == 3 and operand.data_ptr() in self._by_address:  # noqa: PLR2004 (a batch of products)
+        if operand.dim() == 3 and operand.data_ptr() in self._by_address:
             for each, matrix in zip(rows, operand, strict=True):
                 self.see(each, matrix)
             return

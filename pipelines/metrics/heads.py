@@ -91,7 +91,7 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     Raises:
         InputError: none of the known formulas gives what the module gives.
     """
-    parameters = dict(module.named_parameters())
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
     weight, bias = parameters.pop("weight", None), parameters.pop("bias", None)
     refusal = f"final norm {type(module).__name__} is neither RMSNorm nor LayerNorm (gain w, 1 + w or none); refused"
     if parameters or any(each is not None and each.shape != (width,) for each in (weight, bias)):
@@ -190,7 +190,7 @@ class Head:
         return self.capped(self.raw(x))
 
     def linear(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """scale·W x in float32: of a state the logits but for bias and cap, of a shift their exact shift but for cap."""
+        """scale·W x in float32: of a state its logits before bias and cap, of a shift theirs before the cap."""
         weight, rows = self.weight.detach().float(), x.float()
         # A tall matrix times a few columns runs at memory speed; MKL packs all of W for a few rows times Wᵀ.
         z = (weight @ rows.T).T if len(rows) < _FEW_ROWS else rows @ weight.T

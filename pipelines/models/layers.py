@@ -70,8 +70,8 @@ def find_layer(
         raise InputError(f"{names[module]}: has no module with weights that is called once a pass; refused")
     sources = [list(_sources(mixer, module, run)) for mixer in mixers]
     parts = _prove_sum(module, seen, mixers, sources, run, names, known)
-    mixing = {part: _mixes_positions(part, run) for part in parts}
-    if len(set(mixing.values())) < 2:  # noqa: PLR2004 (both kinds)
+    mixing = {part: _mixes_positions(part, run, names) for part in parts}
+    if len(set(mixing.values())) < 2:
         found = ", ".join(names[mixer] for part in parts for mixer in part.mixers)
         lacking = "MLP beside" if any(mixing.values()) else "attention or recurrence beside"
         raise InputError(f"{names[module]}: has no {lacking} {found}; layers of one sublayer are refused")
@@ -197,12 +197,10 @@ def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: R
                 f"{here}: {names[child]} norms the stream itself (post-norm), "
                 "so there is no stream in which contributions add up; refused"
             )
-    return (
-        f"{here}: the stream plus constant multiples of what {found} return does not rebuild its output; refused"
-    )
+    return f"{here}: the stream plus constant multiples of what {found} return does not rebuild its output; refused"
 
 
-def _mixes_positions(part: Part, run: Recorder) -> bool:
+def _mixes_positions(part: Part, run: Recorder, names: Names) -> bool:
     """Whether the output at the last position depends on other tokens: attention's does, an MLP's does not."""
     seen = cast(Seen, run.once(part.chain[0]))
     args, kwargs = seen.call
@@ -214,8 +212,18 @@ def _mixes_positions(part: Part, run: Recorder) -> bool:
         value = call_with_state(part.chain[0], args, kwargs, state)
         for module in part.chain[1:]:
             value = first_tensor(module(value))
-        outputs.append(value.reshape(-1, value.shape[-1])[-1])
-    return not is_close(outputs[1], outputs[0])
+        outputs.append(value.reshape(-1, value.shape[-1]))
+    same, other = outputs
+    _require_again(same, cast(Tensor, cast(Seen, run.once(part.chain[-1])).result), names[part.chain[0]])
+    return not is_close(other[-1], same[-1])
+
+
+def _require_again(again: Tensor, truth: Tensor, name: str) -> None:
+    if not is_close(again, truth):
+        raise InputError(
+            f"{name}: called again on the same stream it adds something else "
+            f"({distance(again, truth):.1e} of its length); refused"
+        )
 
 
 def _prove_runs(module: nn.Module, seen: Seen, attn: Sublayer, mlp: Sublayer, names: Names) -> bool:
@@ -225,6 +233,7 @@ def _prove_runs(module: nn.Module, seen: Seen, attn: Sublayer, mlp: Sublayer, na
         InputError: a sublayer adds something else when called again, attention depends on the MLP, or something is
             added with both sublayers dropped.
     """
+
     def run(*dropped: Sublayer, moved: Tensor | None = None) -> _Run:
         found = _Run()
         with ExitStack() as stack:
@@ -240,12 +249,7 @@ def _prove_runs(module: nn.Module, seen: Seen, attn: Sublayer, mlp: Sublayer, na
 
     whole = run()
     for each in (attn, mlp):
-        again = each.replay(whole.calls[each.label][0])
-        if not is_close(again, whole.added[each.label]):
-            raise InputError(
-                f"{each.name}: called again on the same stream it adds something else "
-                f"({distance(again, whole.added[each.label]):.1e} of its length); refused"
-            )
+        _require_again(each.replay(whole.calls[each.label][0]), whole.added[each.label], each.name)
     if not is_sum(cast(Tensor, seen.result), [seen.state, *whole.added.values()]):
         raise InputError(f"{names[module]}: called again on the same stream it returns something else; refused")
     if not is_close(run(mlp).added[attn.label], whole.added[attn.label]):

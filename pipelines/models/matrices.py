@@ -40,7 +40,7 @@ class Matrix:
     """
 
     name: str
-    parameter: nn.Parameter
+    parameter: Tensor
     expert: int | None = None
     is_transposed: bool = False
 
@@ -76,8 +76,13 @@ class Products(TorchFunctionMode):
         self._see = see
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None  # noqa: ANN401, ARG002
-    ) -> Any:  # noqa: ANN401 (torch's protocol)
+        self,
+        func: Any,  # noqa: ANN401 (torch's protocol)
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Passes a function on, after a look at its arguments."""
         kwargs = kwargs or {}
         if func is _LINEAR:
             rows, weight = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["weight"]

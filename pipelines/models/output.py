@@ -77,7 +77,9 @@ def find_output(
     head = _prove_head(plain, run_head, states, names[module], known)
     error = distance(head.logits(stream[0].float()), logits[0].float())
     if not error <= TOLERANCE[logits.dtype]:
-        raise InputError(f"{names[final]}, {names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused")
+        raise InputError(
+            f"{names[final]}, {names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
+        )
     return Output(trunk, final, head)
 
 
@@ -106,9 +108,7 @@ def _final_norm(
             continue
         if torch.equal(seen.result, states) and torch.equal(seen.state, stream):
             return module, find_final_norm(module, states.shape[-1])
-    raise InputError(
-        f"{names[head]}: between {names[last]} and the head stands more than one norm; refused"
-    )
+    raise InputError(f"{names[head]}: between {names[last]} and the head stands more than one norm; refused")
 
 
 def _prove_head(

@@ -45,11 +45,13 @@ class Recorder:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
+        """Starts to record."""
         for module in self._model.modules():
             self._handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
+        """Takes the hooks away."""
         for handle in self._handles:
             handle.remove()
 
@@ -78,7 +80,9 @@ class Recorder:
 
 def same_memory(one: Tensor | None, other: Tensor | None) -> bool:
     """Whether two tensors are the same numbers in the same place, maybe in another shape."""
-    return one is not None and other is not None and one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
+    if one is None or other is None:
+        return False
+    return bool(one.data_ptr() == other.data_ptr() and one.numel() == other.numel())
 
 
 def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
@@ -96,7 +100,7 @@ def is_close(found: Tensor, truth: Tensor) -> bool:
     """Whether two results of the same products differ by rounding alone: 6e-6 of the length in float32."""
     if found.numel() != truth.numel():
         return False
-    return distance(found, truth) <= torch.finfo(truth.dtype).eps ** 0.75
+    return bool(distance(found, truth) <= torch.finfo(truth.dtype).eps ** 0.75)
 
 
 def distance(found: Tensor, truth: Tensor) -> float:

@@ -3,6 +3,7 @@
 What cannot be proved is refused by name; what the parts are is told in `decoder.py` and `sublayer.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -73,12 +74,14 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     )
     added, states = _contributions(decoder, probe)
     _require_same(decoder, run, states)
-    return replace(decoder, cache_refusal=_cache_refusal(decoder, probe, added), can_pad=_can_pad(decoder, probe, states))
+    return replace(
+        decoder, cache_refusal=_cache_refusal(decoder, probe, added), can_pad=_can_pad(decoder, probe, states)
+    )
 
 
 def _note(products: dict[int, Tensor], operand: Tensor) -> None:
     """Remembers the operand of a product by its address; of a batch of matrices, each."""
-    for matrix in operand if operand.dim() == 3 else [operand]:  # noqa: PLR2004
+    for matrix in operand if operand.dim() == 3 else [operand]:
         products.setdefault(matrix.data_ptr(), matrix)
 
 
@@ -131,16 +134,15 @@ def _require_own_weights(layers: tuple[Layer, ...]) -> None:
 
 def _contributions(decoder: Decoder, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """What every sublayer adds in one pass, and the trunk's last states."""
-    added: dict[str, Tensor] = {}
-    handles = [handle for each in decoder.sublayers for handle in each.watch(_into(added, each))]
-    with hooks(*handles):
+    parts: dict[str, list[Tensor]] = {}
+    with hooks(*(handle for each in decoder.sublayers for handle in each.watch(_into(parts, each)))):
         states = decoder.hidden(tokens)
-    return added, states
+    return {label: part for label, (part,) in parts.items()}, states
 
 
-def _into(added: dict[str, Tensor], sublayer: Sublayer) -> Any:  # noqa: ANN401 (a callback)
+def _into(parts: dict[str, list[Tensor]], sublayer: Sublayer) -> Callable[[Tensor], None]:
     def see(value: Tensor) -> None:
-        added[sublayer.label] = value
+        parts.setdefault(sublayer.label, []).append(value)
 
     return see
 
@@ -162,7 +164,7 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) ->
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in decoder.sublayers}
     handles = []
     for each in decoder.sublayers:
-        handles += each.watch(lambda value, into=parts.setdefault(each.label, []): into.append(value))  # type: ignore[misc]
+        handles += each.watch(_into(parts, each))
         handles += each.keep_calls(calls[each.label])
     try:
         with hooks(*handles):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder
@@ -102,7 +102,7 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
 @contextmanager
 def swapped(sublayers: list[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Puts other weights, by matrix name, into the sublayers for a while; the dense ones come back untouched."""
-    before: dict[nn.Parameter, Tensor] = {}
+    before: dict[Tensor, Tensor] = {}
     try:
         for sublayer in sublayers:
             for name, matrix in sublayer.matrices.items():

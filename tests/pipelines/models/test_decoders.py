@@ -1,7 +1,5 @@
 """Every form of decoder: what was found rebuilds the model, and a variant of it equals a really pruned copy."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -127,7 +125,8 @@ def test_with_and_without_a_cache_the_same_comes_out_or_it_is_refused(
         swaps = [replay(each, run.calls[each.label], weights, 0) for run in (by_token, whole)]
         close(*swaps)
     with applied(decoder, Variant(masks=variant.masks, dropped=("attn.0", "mlp.2"))):
-        close(run_known(decoder, TOKENS, 0, by_token_from=7, keep_calls=False).added["mlp.1"], added_by(decoder)["mlp.1"])
+        by_token = run_known(decoder, TOKENS, 0, by_token_from=7, keep_calls=False)
+        close(by_token.added["mlp.1"], added_by(decoder)["mlp.1"])
 
 
 def test_greedy_decoding_is_the_models_own_whatever_its_cache_and_padding(decoder: Decoder) -> None:
