@@ -1,9 +1,12 @@
 """Every form of decoder: what was found rebuilds the model, and a variant of it equals a really pruned copy."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from pipelines.calibration import calibrate
 from pipelines.errors import InputError
 from pipelines.models.calls import first_tensor, hooks
 from pipelines.models.decoder import Decoder
@@ -11,8 +14,10 @@ from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune, variant_row
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant, applied
+from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from pipelines.traces.capture import replay, run_known
 from pipelines.traces.decoding import decode_greedily
+from pipelines.traces.session import Session
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
 from tests.tiny_models import DECODERS, save_tiny
 
@@ -48,14 +53,14 @@ def logits(decoder: Decoder) -> Tensor:
         return decoder.model(input_ids=TOKENS, use_cache=False).logits[0]
 
 
-def layer_outputs(decoder: Decoder) -> list[Tensor]:
+def layer_outputs(decoder: Decoder, tokens: Tensor = TOKENS) -> list[Tensor]:
     outputs: list[Tensor] = []
     handles = [
         layer.module.register_forward_hook(lambda _, args, output: outputs.append(first_tensor(output)[0]))
         for layer in decoder.layers
     ]
     with hooks(*handles):
-        decoder.hidden(TOKENS)
+        decoder.hidden(tokens)
     return outputs
 
 
@@ -149,3 +154,30 @@ def test_magnitude_masks_exactly_half_of_every_matrix_experts_included(decoder: 
     assert row["weights_prunable"] == sum(mask.numel() for mask in variant.masks.values())
     if "experts" in str(list(matrices)):
         assert any(key.endswith("experts.down_proj[3]") or key.endswith("experts.down_proj[1]") for key in matrices)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "bloom", "falcon_h1", "opt"])
+@pytest.mark.parametrize("recipe", ["magnitude-50", "block-drop-1"])
+def test_traces_end_where_the_pruned_copy_ends(architecture: str, recipe: str, tmp_path: Path) -> None:
+    dense = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    stats = calibrate(dense, CalibrationSpec(sequences=2, length=16), "tiny")
+    pruned = prune(dense, parse_recipe(recipe), stats.activation_stats, stats.block_influence)
+    prompt = Prompt(id="a", kind="open", text="Why?")
+    study = Study(
+        name="s",
+        models=(ModelSpec(name="tiny", source="x"),),
+        recipes=(parse_recipe("dense"),),
+        prompts=(prompt,),
+        generation=GenerationSpec(new_tokens=3),
+        measure=MeasureSpec(lenses=("normed",)),
+    )
+    session = Session(dense, "tiny", study)
+    rows = session.trace(recipe, pruned)["layer_transitions"]
+    (traced,) = session._prompts
+    twin = twin_of(dense)
+    write_masks(twin, pruned, set(pruned.masks))
+    write_zeros(twin, set(pruned.dropped))
+    ends = [layer_outputs(each, traced.tokens)[-1].double() for each in (dense, twin)]
+    norms = (dense.head.norm(ends[1].float()) - dense.head.norm(ends[0].float())).norm(dim=-1)
+    found = rows.filter(scope="propagated", layer=2, sublayer="mlp").sort("position")
+    torch.testing.assert_close(found["norm_dh"].to_torch(), norms[found["position"].to_list()], rtol=1e-3, atol=1e-5)
