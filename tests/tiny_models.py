@@ -39,6 +39,7 @@ DECODERS: dict[str, dict[str, object]] = {
     "falcon-sequential": COMMON
     | {"new_decoder_architecture": False, "multi_query": False, "parallel_attn": False, "alibi": True},
     "bloom": {"vocab_size": 300, "hidden_size": 64, "n_layer": 3, "n_head": 4},
+    "mpt": {"vocab_size": 300, "d_model": 64, "n_heads": 4, "n_layers": 3, "max_seq_len": 128},
     "stablelm": LLAMA_LIKE | {"use_parallel_residual": False},
     "stablelm-parallel": LLAMA_LIKE | {"use_parallel_residual": True},
     "cohere": LLAMA_LIKE | {"logit_scale": 0.0625},
@@ -51,6 +52,9 @@ DECODERS: dict[str, dict[str, object]] = {
     "qwen3_moe": LLAMA_LIKE | MOE | {"head_dim": 16},
     "olmoe": LLAMA_LIKE | {"num_experts": 4, "num_experts_per_tok": 2},
     "gpt_oss": LLAMA_LIKE | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 4},
+    "llama4_text": LLAMA_LIKE
+    | {"num_local_experts": 4, "intermediate_size_mlp": 96, "head_dim": 16, "moe_layers": [0, 1]},
+    "nanochat": LLAMA_LIKE,
     "granite": LLAMA_LIKE
     | {"embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.3, "logits_scaling": 4.0},
     "smollm3": LLAMA_LIKE | {"no_rope_layers": [1, 0, 1], "pad_token_id": 0},

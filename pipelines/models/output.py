@@ -17,8 +17,8 @@ from pipelines.models.probe import Recorder, Seen, distance, nearest
 
 # How far rebuilt logits may be from the model's own, relative to their length: the head's products round too.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
-# Largest logit of a probe where every cap cuts, and of one where none does.
-_HUGE, _TINY = 1e6, 1e-3
+# Largest logit of a probe where every cap cuts, and of one where none does; half types hold less, and need less.
+_HUGE, _TINY, _TINY_HALF = 1e6, 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,12 @@ def _prove_head(
         given = (states * factor).to(states.dtype)
         return given[0].float(), run_head(given)[0]
 
-    x, found = at(_HUGE / size)
+    room = torch.finfo(states.dtype).max / 16
+    x, found = at(min(_HUGE / size, room / size, room / float(states.abs().max())))
     huge = found.double()
     z = plain.linear(x).double()
     slope = float((huge * z).sum() / z.square().sum())
-    x, found = at(_TINY / size)
+    x, found = at((_TINY if torch.finfo(states.dtype).bits >= 32 else _TINY_HALF) / size)
     z = plain.logits_of_state(x).double()
     scale = float((found.double() * z).sum() / z.square().sum())
     # A cap flattens the huge logits to a fraction of their line.
@@ -134,7 +135,7 @@ def _prove_head(
     if plain.bias is not None and cap is None:
         scale = slope
     errors = []
-    for number in (nearest(scale, known), scale):
+    for number in (nearest(scale, known, states.dtype), scale):
         for bias in {None} if plain.bias is None else (plain.bias, plain.bias * number):
             head = replace(plain, scale=number, cap=cap, bias=bias)
             middle = size if cap is None else 2 * cap / abs(number)

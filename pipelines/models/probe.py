@@ -120,13 +120,14 @@ def multipliers(total: Tensor, stream: Tensor, outputs: list[Tensor], known: set
     columns = torch.stack([output.reshape(-1).double() for output in outputs], dim=1)
     target = (total.double() - stream.double()).reshape(-1, 1)
     found = torch.linalg.lstsq(columns, target).solution.reshape(-1).tolist()
-    return [nearest(number, known) for number in found]
+    return [nearest(number, known, total.dtype) for number in found]
 
 
-def nearest(number: float, known: set[float]) -> float:
-    """The known number within 1e-3 of an estimate, else the estimate."""
+def nearest(number: float, known: set[float], dtype: torch.dtype) -> float:
+    """The known number within 1e-3 of an estimate (8e-3 in bfloat16), else the estimate."""
+    allowed = max(1e-3, torch.finfo(dtype).eps) * abs(number)
     best = min(known | {1.0}, key=lambda other: abs(other - number))
-    return best if abs(best - number) <= 1e-3 * abs(number) else number
+    return best if abs(best - number) <= allowed else number
 
 
 def numbers_of(*holders: object) -> set[float]:

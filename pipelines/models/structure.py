@@ -33,7 +33,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
 
     Proof, to the rounding of the model's type: the stream plus the contributions of its sublayers rebuilds every
     layer's output; a sublayer called again adds the same; without its sublayers a layer returns what it was given;
-    norm, head, scale and cap rebuild the logits.
+    norm, head, scale and cap rebuild the logits. It costs about 20 passes over 12 tokens.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.

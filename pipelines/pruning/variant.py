@@ -116,6 +116,7 @@ def swapped(sublayers: list[Sublayer], weights: Mapping[str, Tensor]) -> Iterato
                 if is_first:  # a stack is copied once; its experts are written into the copy
                     parameter.data = parameter.data.clone()
                 parameter.data[matrix.expert] = weights[name]
+        del weights  # experts are in the copy now
         yield
     finally:
         for parameter, weight in before.items():
@@ -126,9 +127,9 @@ def swapped(sublayers: list[Sublayer], weights: Mapping[str, Tensor]) -> Iterato
 def applied(decoder: Decoder, variant: Variant) -> Iterator[None]:
     """The decoder computes as the variant for a while: masked weights swapped in, dropped sublayers add nothing."""
     sublayers = list(decoder.sublayers)
-    weights = {name: tensor for sublayer in sublayers for name, tensor in variant.weights(sublayer).items()}
-    with swapped(sublayers, weights), ExitStack() as stack:
+    with ExitStack() as stack:
         for sublayer in sublayers:
+            stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
         yield

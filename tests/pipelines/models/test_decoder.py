@@ -213,13 +213,18 @@ def test_damaged_weights_and_missing_devices_are_told_apart_from_an_unknown_stru
         load_decoder(folder, device="cuda:99")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "granite", "bloom", "falcon", "mixtral", "olmo2"])
-def test_structure_is_proved_in_bfloat16_too(tmp_path: Path, architecture: str) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture), "bfloat16")
-    assert decoder.cache_refusal is None
-    assert {part.multiplier for each in decoder.sublayers for part in each.parts} == (
-        {0.22} if architecture == "granite" else {1.0}
-    )
-    assert (decoder.head.scale, decoder.head.cap) == {"granite": (0.25, None), "gemma2": (1.0, 5.0)}.get(
-        architecture, (1.0, None)
-    )
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("architecture", ["gemma2", "granite", "bloom", "falcon", "falcon_h1", "mixtral", "olmo2"])
+def test_the_same_is_found_in_half_precision(tmp_path: Path, architecture: str, dtype: str) -> None:
+    folder = save_tiny(tmp_path / architecture, architecture)
+    half, full = load_decoder(folder, dtype), load_decoder(folder)
+    for one, other in zip(half.layers, full.layers, strict=True):
+        assert one.is_parallel == other.is_parallel
+        for mine, theirs in zip(one.sublayers, other.sublayers, strict=True):
+            assert (mine.name, list(mine.matrices)) == (theirs.name, list(theirs.matrices))
+            for part, truth in zip(mine.parts, theirs.parts, strict=True):
+                assert (part.multiplier, part.residual) == (truth.multiplier, truth.residual)
+                assert len(part.chain) == len(truth.chain)
+    assert (half.head.scale, half.head.cap) == (full.head.scale, full.head.cap)
+    assert (half.head.norm.kind, half.head.norm.eps) == (full.head.norm.kind, full.head.norm.eps)
+    assert half.cache_refusal is full.cache_refusal is None

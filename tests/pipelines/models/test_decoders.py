@@ -114,6 +114,19 @@ def test_a_dropped_sublayer_equals_one_without_weights_and_leaves_the_stream_unc
     assert not torch.allclose(outputs[1], layer_outputs(decoder)[1])
 
 
+def test_a_contribution_moved_by_a_watcher_moves_the_stream_by_as_much(decoder: Decoder) -> None:
+    dense = layer_outputs(decoder)[-1]
+    generator = torch.Generator().manual_seed(1)
+    move = torch.randn(dense.shape, generator=generator) * float(dense.std())
+    with hooks(*decoder.layers[-1].mlp.watch(lambda added: added + move)):
+        close(layer_outputs(decoder)[-1], dense + move)
+    # The last layer's attention, its MLP silent: two mixers side by side move by one shift.
+    with applied(decoder, Variant(dropped=(decoder.layers[-1].mlp.label,))):
+        dense = layer_outputs(decoder)[-1]
+        with hooks(*decoder.layers[-1].attn.watch(lambda added: added + move)):
+            close(layer_outputs(decoder)[-1], dense + move)
+
+
 def test_with_and_without_a_cache_the_same_comes_out_or_it_is_refused(
     decoder: Decoder, name: str, variant: Variant
 ) -> None:

@@ -37,8 +37,8 @@ def write_masks(twin: Decoder, variant: Variant, names: set[str]) -> None:
         mask = variant.masks[name]
         stem, _, expert = name.partition("[")
         weight: Tensor = weights[stem].data[int(expert[:-1])] if expert else modules[name].weight.data
-        # Stored (in, out): Conv1D, and the stacks of these two as their code multiplies them.
-        is_stack = bool(expert) and type(twin.model).__name__.startswith(("GptOss", "RecurrentGemma"))
+        # Stored (in, out): Conv1D, and the stacks of these as their code multiplies them.
+        is_stack = bool(expert) and type(twin.model).__name__.startswith(("GptOss", "Llama4", "RecurrentGemma"))
         is_transposed = is_stack or type(modules.get(name)).__name__ == "Conv1D"
         with torch.no_grad():
             weight.mul_(mask.T if is_transposed else mask)
