@@ -126,11 +126,9 @@ def matrices_of(
                 continue
             for key, parameter in module.named_parameters(recurse=False):
                 name = f"{names[module]}.{key}"
-                if parameter.dim() != 3:
-                    if parameter.dim() > 3:
-                        unread.append(name)
+                if sum(size > 1 for size in parameter.shape) < 3:
                     continue
-                is_transposed = _layout(parameter, products)
+                is_transposed = _layout(parameter, products) if parameter.dim() == 3 else None
                 if is_transposed is None:
                     unread.append(name)
                     continue
