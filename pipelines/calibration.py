@@ -4,10 +4,8 @@ One forward pass serves both tables; recipes read them instead of running the mo
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -22,6 +20,7 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.matrices import Matrix, Products
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
+from pipelines.reading import read_text
 from pipelines.studies import CalibrationSpec
 
 # Sequences of one forward pass: enough to fill the matrix products, little memory.
@@ -45,7 +44,8 @@ def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "se
     Raises:
         InputError: the text cannot be read or has fewer tokens than one window.
     """
-    ids = tokenizer(_text(spec.source), add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+    text = read_text(spec.source, "calibration source")
+    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
     tokens = torch.tensor(ids, dtype=torch.int64)
     if len(tokens) < spec.length:
         raise InputError(
@@ -54,28 +54,6 @@ def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "se
     generator = torch.Generator().manual_seed(spec.seed)
     starts = torch.randint(0, len(tokens) - spec.length + 1, (spec.sequences,), generator=generator)
     return torch.stack([tokens[start : start + spec.length] for start in starts.tolist()])
-
-
-def _text(source: str) -> str:
-    if source == "embedded":
-        from pydoc_data.topics import topics  # 465,000 characters of English that every Python has
-
-        return "\n\n".join(topics[name] for name in sorted(topics))
-    path = Path(source).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".txt":
-            return text
-        records = (
-            [json.loads(line) for line in text.splitlines() if line.strip()]
-            if path.suffix == ".jsonl"
-            else json.loads(text)
-        )
-        return "\n\n".join(record["text"] if isinstance(record, dict) else str(record) for record in records)
-    except OSError as error:
-        raise InputError(f"calibration source {path}: {error.strerror}; give `embedded` or a readable file") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"calibration source {path}: not text, nor JSON records with a `text` key") from error
 
 
 class _Moments:
@@ -212,9 +190,9 @@ class _Influence:
             middle = before if self._decoder.layers[index].is_parallel else before + attn
             for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
                 flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
-                metrics = space_metrics(flat, shift)
+                metrics = space_metrics("h", flat, shift)
                 sums = self._sums.get((index, unit), (0.0, 0.0))
-                defect, orthogonal = float(metrics["one_minus_cos"].sum()), float(metrics["orth_rel"].sum())
+                defect, orthogonal = float(metrics["one_minus_cos_h"].sum()), float(metrics["orth_rel_h"].sum())
                 self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
             if index == 0:
                 self._tokens += before.shape[0] * before.shape[1]

@@ -1,4 +1,4 @@
-"""Refuses what cannot work before anything is computed: prompts, calibration, recipes and device against a model.
+"""Refuses what cannot work before anything is computed: prompts, texts, calibration, recipes, device.
 
 Tokenizer, config and empty modules are enough; no weights are read.
 """
@@ -17,6 +17,7 @@ from pipelines.models.load import check_device
 from pipelines.prompts import context_length, tokenize_prompts
 from pipelines.pruning.recipes import Drop, Magnitude, Wanda
 from pipelines.studies import Study
+from pipelines.texts import tokenize_texts
 
 
 def check_study(study: Study, folder: Path) -> None:
@@ -27,7 +28,7 @@ def check_study(study: Study, folder: Path) -> None:
         folder: a model's folder of safetensors.
 
     Raises:
-        InputError: names the prompt, key or recipe, and the fix.
+        InputError: names the prompt, text, key or recipe, and the fix.
     """
     check_device(study.device)
     try:
@@ -39,6 +40,7 @@ def check_study(study: Study, folder: Path) -> None:
         raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     context = context_length(config, tokenizer)
     tokenize_prompts(study, tokenizer, context)
+    tokenize_texts(study, tokenizer, context)
     if study.calibration.length > context:
         raise InputError(
             f"calibration length {study.calibration.length} is over the model's context of {context} tokens"
