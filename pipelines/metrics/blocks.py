@@ -16,7 +16,6 @@ from torch import Tensor
 from pipelines.metrics import eager, fused
 from pipelines.metrics.columns import (
     Dense,
-    Ids,
     Numbers,
     Shift,
     Sums,
@@ -91,9 +90,11 @@ class Block:
 
     def __post_init__(self) -> None:
         """Logits and sums of the dense side."""
-        z = product(self.x, self.head.weight)
+        self._read = self._scaled(self.x)
+        raw = product(self._read, self.head.weight)
         if self.head.bias is not None:
-            z = z + self.head.bias.float()
+            raw = raw + self.head.bias.float()
+        self._raw, z = raw, self.head.capped(raw)
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
         # The kernels' own 1/T, so that what is computed from their sums fits them to the last digit.
@@ -109,9 +110,12 @@ class Block:
         """Columns of z- and p-space of one shift of x; None moves nothing."""
         if dx is None:
             return self._named(self._dense, Shift.zero(self._dense), slice(None))
-        dz = product(dx, self.head.weight)
+        move = self._scaled(dx)
+        dz = product(move, self.head.weight)
+        if self.head.cap is not None:
+            dz = self.head.capped_shift(self._raw, dz, out=dz)
         if self.x.device.type == "cpu":
-            shift = self._fused_shift(dx, dz.numpy())
+            shift = self._fused_shift(move, dz.numpy())
         else:
             shift = eager_shift(*eager.shift_rows(self._eager, dz, self.temperatures), dz)
         found = self._named(self._dense, shift, slice(None))
@@ -119,6 +123,10 @@ class Block:
             for name, values in self._in_float64(int(row), dx).items():
                 found[name][..., row] = values[..., 0]
         return found
+
+    def _scaled(self, states: Tensor) -> Tensor:
+        """What W is multiplied with: a head's scale is as exact there as on the logits."""
+        return states.contiguous() if self.head.scale == 1 else states * self.head.scale
 
     def _named(self, dense: Dense, shift: Shift, rows: slice) -> dict[str, Numbers]:
         found = dense_columns(dense) | shift_columns(dense, shift)
@@ -136,8 +144,9 @@ class Block:
         self._weights = self.workspace.buffer("weights", count, rows, size)
         self._rows, self._softmaxes = np.empty(rows, fused.DENSE), np.empty((count, rows), fused.SOFTMAX)
         self._ids = np.empty((rows, min(fused.TOP, size)), np.int64)
-        enough = _LARGEST_ERROR * min(self.temperatures) / self._noise
-        fused.gaps(z, self.x.numpy(), *self._weight, enough, self._reach, self._gap, self._rows)
+        # A cap keeps all logits short.
+        enough = _LARGEST_ERROR * min(self.temperatures) / self._noise if self.head.cap is None else np.inf
+        fused.gaps(z, self._read.numpy(), *self._weight, enough, self._reach, self._gap, self._rows)
         fused.dense_rows(self._gap, self._inverse32, self._weights, self._softmaxes, self._ids)
         gap = self._gap
         self._dense = Dense(
@@ -162,7 +171,7 @@ class Block:
             self._ids,
             dz,
             self._inverse32,
-            (self.x.numpy(), dx.numpy()),
+            (self._read.numpy(), dx.numpy()),
             self._weight,
             self._reach,
             self.workspace.buffer("scratch", 2, size),
@@ -175,9 +184,11 @@ class Block:
     def _in_float64(self, row: int, dx: Tensor) -> dict[str, Numbers]:
         """One row anew, its logits too."""
         own = slice(row, row + 1)
-        z, dz = precise_product(torch.cat([self.x[own], dx[own]]), self.head.weight).split(1)
+        both = torch.cat([self.x[own], dx[own]]).double() * self.head.scale
+        raw, dz = precise_product(both, self.head.weight).split(1)
         if self.head.bias is not None:
-            z = z + self.head.bias.double()
+            raw = raw + self.head.bias.double()
+        z, dz = self.head.capped(raw), self.head.capped_shift(raw, dz)
         dense = eager.dense_rows(z, self.temperatures, fused.TOP)
         shift = eager_shift(*eager.shift_rows(dense, dz, self.temperatures), dz)
         return self._named(eager_dense(dense, self._inverse), shift, own)

@@ -213,12 +213,12 @@ def needs_float64(dense: Dense, shift: Shift, product_noise: float) -> NDArray[n
 
 
 def _entropy(dense: Dense, side: Sums) -> Numbers:
-    """log Σ exp(gap/T) − E[gap]/T."""
+    """Log Σ exp(gap/T) − E[gap]/T."""
     return np.maximum(np.log1p(side["tail"]) - side["gap"] * dense.inverse, 0)
 
 
 def _log_p(dense: Dense, ids: Ids) -> Numbers:
-    """log p of one token a row, ids (n, 1); (T, n)."""
+    """Log p of one token a row, ids (n, 1); (T, n)."""
     return dense.gap(ids)[:, 0] * dense.inverse - np.log1p(dense.softmaxes["tail"])
 
 

@@ -4,7 +4,7 @@ What x is (lens, layer, position) belongs to the caller; the formulas of p-space
 """
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -135,7 +135,9 @@ def _measure(
     _check_input(x, [shift for shift in shifts if shift is not None], temperatures)
     names = COLUMN_NAMES if targets is None else COLUMN_NAMES + TARGET_NAMES
     shape = (len(temperatures), x.shape[0])
-    results = [{name: np.empty(shape, _TYPES.get(name, np.float32)) for name in names} for _ in shifts]
+    results: list[dict[str, NDArray[Any]]] = [
+        {name: np.empty(shape, _TYPES.get(name, np.float32)) for name in names} for _ in shifts
+    ]
     start = 0
     for rows in block_sizes(x.shape[0]) if x.shape[0] else []:
         part = slice(start, start + rows)
@@ -162,9 +164,9 @@ def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) 
             raise NumericalError(f"row {int(is_bad.nonzero()[0])}: the {what} is NaN or infinite")
 
 
-def _checked(result: dict[str, NDArray[np.generic]]) -> Columns:
+def _checked(result: dict[str, NDArray[Any]]) -> Columns:
     for name, values in result.items():
-        is_bad = ~np.isfinite(values).all(0)  # type: ignore[arg-type]
+        is_bad = ~np.isfinite(values).all(0)
         if is_bad.any():
             row = int(is_bad.nonzero()[0][0])
             raise NumericalError(f"row {row}: {name} is not a finite number (a zero vector, or logits beyond float32)")

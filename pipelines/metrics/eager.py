@@ -1,5 +1,4 @@
-"""The same sums as `fused` in torch, on any device and in any precision: for accelerators, and for rows that need
-float64.
+"""The same sums as `fused` in torch, for accelerators and for rows that need float64.
 
 Formulas are derived in `fused`; a test holds the two against each other.
 """

@@ -53,10 +53,10 @@ _sums = njit(fastmath={"contract", "reassoc", "nsz", "nnan"}, error_model="numpy
 
 
 @intrinsic
-def _as_float(typing_context, bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001 (numba's form)
+def _as_float(typing_context, bits):  # noqa: ARG001 (numba's form)
     """The float32 that has these bits."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+    def generate(context, builder, signature, arguments):  # noqa: ARG001
         from llvmlite import ir
 
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -116,10 +116,11 @@ def _log1p(x: _F) -> _F:
 def _apart(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
     """What one token adds, from s = log q/p = `move`: q − p, and its parts of KL(p‖q), KL(q‖p), JS and Σ q|s|.
 
-    With t = |s|, D = 1 − exp(−t), a = t − D, b = D − t exp(−t) = t D − a and the larger of p and q in front, the parts are
-    q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and those of JS
-    ½(D t/2 − (1 + exp(−t)) log cosh(t/2)) = ½((1 + exp(−t)) (log 2 − log(1 + exp(−t))) − t exp(−t)). All are sums of positive terms, or differences that lose a factor of
-    three at most, for any t: nothing overflows, and each keeps float32's relative accuracy.
+    With t = |s|, D = 1 − exp(−t), a = t − D, b = D − t exp(−t) = t D − a and the larger of p and q in front, the
+    parts are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and that of JS is
+    ½(D t/2 − (1 + exp(−t)) log cosh(t/2)) = ½((1 + exp(−t)) (log 2 − log(1 + exp(−t))) − t exp(−t)). All are sums of
+    positive terms, or differences that lose a factor of three at most, for any t: nothing overflows, and each keeps
+    float32's relative accuracy.
     """
     # Both sides of every choice are computed before it is made: a choice between numbers stays in vector lanes.
     t = abs(move)
@@ -213,8 +214,8 @@ def _exact(weight: _F, state: _F) -> float:
 
 
 @_sums
-def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """z − max z of a block of rows, with the likely tokens' logits done again in float64 where they are long.
+def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
+    """Z − max z of a block of rows, with the likely tokens' logits done again in float64 where they are long.
 
     A float32 product leaves an error of about `noise` times the root mean square of its row in every logit, and a
     softmax turns that into a relative error of p. Only tokens within `reach` of the largest have a weight that it
@@ -282,7 +283,7 @@ def _within(values: _F, lowest: _F, chosen: int) -> int:
 
 
 @_sums
-def dense_rows(gap, inverse, weights, softmaxes, ids) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def dense_rows(gap, inverse, weights, softmaxes, ids) -> None:
     """The dense softmax of a block of rows.
 
     Args:
@@ -323,22 +324,22 @@ def dense_rows(gap, inverse, weights, softmaxes, ids) -> None:  # type: ignore[n
 
 
 @_sums
-def shift_rows(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    z,  # noqa: ANN001
-    gap,  # noqa: ANN001
-    weights,  # noqa: ANN001
-    rows,  # noqa: ANN001
-    softmaxes,  # noqa: ANN001
-    ids,  # noqa: ANN001
-    dz,  # noqa: ANN001
-    inverse,  # noqa: ANN001
-    states,  # noqa: ANN001
-    head,  # noqa: ANN001
-    reach,  # noqa: ANN001
-    scratch,  # noqa: ANN001
-    shifts,  # noqa: ANN001
-    moves,  # noqa: ANN001
-    moved_ids,  # noqa: ANN001
+def shift_rows(
+    z,
+    gap,
+    weights,
+    rows,
+    softmaxes,
+    ids,
+    dz,
+    inverse,
+    states,
+    head,
+    reach,
+    scratch,
+    shifts,
+    moves,
+    moved_ids,
 ):
     """One shift of a block of rows, whose dense side `gaps` and `dense_rows` have filled.
 
@@ -383,7 +384,7 @@ def shift_rows(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @_element
-def _refine(gap, dz, dense, x, dx, head, reach, chosen, after) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _refine(gap, dz, dense, x, dx, head, reach, chosen, after) -> None:
     """Exact Δz of the tokens that are likely on the dense side, and exact z + Δz of those likely on the pruned side."""
     weight, bias = head
     for k in range(min(_within(gap, _F(-reach), chosen), MOST_EXACT)):
@@ -399,7 +400,7 @@ def _refine(gap, dz, dense, x, dx, head, reach, chosen, after) -> None:  # type:
 
 
 @_sums
-def _stay(dense, out) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _stay(dense, out) -> None:
     """A row that does not move: the pruned side is the dense one, bit for bit."""
     out.mean = out.log_growth = out.log_growth_direct = 0
     out.c = out.c2 = out.c3 = out.c4 = out.c_size = out.r = out.r2 = out.r_size = 0
@@ -408,7 +409,7 @@ def _stay(dense, out) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @_sums
-def _linear(z, dz, dense, out) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _linear(z, dz, dense, out) -> None:
     """Geometry of z and the plain variance of Δz; the orthogonal part and the variance element by element."""
     size = len(z)
     total = squares = product = 0.0
@@ -444,7 +445,7 @@ def _linear(z, dz, dense, out) -> None:  # type: ignore[no-untyped-def]  # noqa:
 
 
 @_sums
-def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:
     """One row's shift in p-space at one temperature; `after` is z + Δz − max(z + Δz), `highest` the shift of that max.
 
     `q` leaves with q − p.
@@ -554,8 +555,8 @@ def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:  # type: i
 
 
 @_sums
-def precise_product(weight, states, out) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """out = states · weightᵀ in float64: weight float32 (V, d), states float64 (n, d), out float64 (n, V)."""
+def precise_product(weight, states, out) -> None:
+    """Out = states · weightᵀ in float64: weight float32 (V, d), states float64 (n, d), out float64 (n, V)."""
     for token in range(len(weight)):
         for row in range(len(states)):
             own, state = weight[token], states[row]

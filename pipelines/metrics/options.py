@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.metrics import eager
-from pipelines.metrics.columns import Numbers, shift_columns
 from pipelines.metrics.blocks import eager_dense, eager_shift
+from pipelines.metrics.columns import Numbers, shift_columns
 from pipelines.metrics.ranking import rank_of
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pipelines.errors import ComputationError
 from pipelines.metrics.divergence import TARGET_NAMES, divergence
-from pipelines.models.decoder import Decoder, first_tensor, hooks, state_argument
+from pipelines.models.calls import hooks, state_argument
+from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.variant import Variant, applied
 from pipelines.studies import Study
@@ -208,11 +209,11 @@ def _final_streams(
         if state is not None:
             total[:] = [state[:, reads].double()]
 
-    def add(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
-        total[0] += first_tensor(output)[:, reads]
+    def add(added: Tensor) -> None:
+        total[0] += added[:, reads]
 
     is_rounded = next(decoder.trunk.parameters()).dtype != torch.float32
-    summed = [] if is_rounded else [sublayer.contribution.register_forward_hook(add) for sublayer in decoder.sublayers]
+    summed = [] if is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
     first = decoder.final_norm if is_rounded else decoder.layers[0].module
     with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed):
         decoder.hidden(windows)

@@ -1,6 +1,7 @@
 """Every divergence column against closed forms, scipy and the float64 reference, on awkward input."""
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -257,6 +258,18 @@ def test_a_real_head_with_a_bias_matches_the_float64_reference():
     for shift in (near, far, 1e-4 * near, -x / 2):
         measured = divergence(x, shift, head, [1.0])
         assert_matches(measured, divergence_reference(x, shift, head, 1.0), 1.0, skip=frozenset(RANKING))
+
+
+@pytest.mark.parametrize(("scale", "cap"), [(0.0625, None), (3.0, None), (1.0, 30.0), (0.5, 2.0)])
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_scaled_and_capped_heads_match_the_float64_reference(scale, cap, temperature):
+    head, x, near, far = model_like(40)
+    head = replace(head, scale=scale, cap=cap)
+    for shift in (near, far, 1e-4 * near, -x / 2):
+        measured = divergence(x, shift, head, [temperature])
+        assert_matches(
+            measured, divergence_reference(x, shift, head, temperature), temperature, skip=frozenset(RANKING)
+        )
 
 
 def test_several_shifts_at_once_equal_one_at_a_time():

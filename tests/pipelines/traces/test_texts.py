@@ -39,8 +39,8 @@ def session(decoder: Decoder) -> TextSession:
 
 def last_layer_variant(decoder: Decoder, share: float) -> Variant:
     """A few weights of the last MLP masked, so that nothing moves but the very end."""
-    (name, linear), *_ = list(decoder.layers[-1].mlp.linears.items())[-1:]
-    mask = torch.rand(linear.weight.shape, generator=torch.Generator().manual_seed(0)) >= share
+    name, matrix = list(decoder.layers[-1].mlp.matrices.items())[-1]
+    mask = torch.rand(matrix.weight.shape, generator=torch.Generator().manual_seed(0)) >= share
     return Variant(masks={name: mask})
 
 
@@ -95,7 +95,8 @@ def compare(
 def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder: Path) -> None:
     """One weight of the last MLP, made so small a part that two float32 streams would lose it."""
     broken = load_decoder(tiny_folder)
-    name, linear = list(broken.layers[-1].mlp.linears.items())[-1]
+    name = list(broken.layers[-1].mlp.matrices)[-1]
+    linear = broken.model.get_submodule(name)
     with torch.no_grad():
         linear.weight[0, 0] = 1e-5
     mask = torch.ones(linear.weight.shape, dtype=torch.bool)
@@ -218,6 +219,6 @@ def test_the_table_and_the_measure_name_the_same_columns(session: TextSession) -
 def test_broken_states_fail_with_the_variant_and_the_text(tiny_folder: Path) -> None:
     broken = load_decoder(tiny_folder)
     with torch.no_grad():
-        broken.layers[1].mlp.mixer.down_proj.weight[0, 0] = float("nan")
+        broken.layers[1].mlp.mixers[0].down_proj.weight[0, 0] = float("nan")
     with pytest.raises(ComputationError, match="tiny: NaN or infinite states on text 'half'"):
         TextSession(broken, "tiny", STUDY)
