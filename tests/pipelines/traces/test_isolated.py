@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.errors import ComputationError
 from pipelines.models.decoder import Decoder, Sublayer, weight_matrix
 from pipelines.models.load import load_decoder
 from pipelines.pruning.variant import Variant, applied
@@ -57,9 +58,7 @@ def in_float64(decoder: Decoder) -> Decoder:
 
     def of(sublayer: Sublayer) -> Sublayer:
         linears = {name: twin[linear] for name, linear in sublayer.linears.items()}
-        return replace(
-            sublayer, mixer=twin[sublayer.mixer], contribution=twin[sublayer.contribution], linears=linears
-        )
+        return replace(sublayer, mixer=twin[sublayer.mixer], contribution=twin[sublayer.contribution], linears=linears)
 
     layers = tuple(
         replace(layer, module=twin[layer.module], attn=of(layer.attn), mlp=of(layer.mlp)) for layer in decoder.layers
@@ -106,3 +105,120 @@ def test_isolated_equals_a_model_in_which_only_that_sublayer_is_pruned(decoder: 
     dense = dense_pass(decoder, tokens)
     found = Isolation(decoder).shifts(dense, local_shifts(decoder, dense, variant))
     assert_equal(found, truths(decoder, tokens, variant))
+
+
+@pytest.mark.parametrize("dropped", [("attn.0", "mlp.0", "mlp.1"), ("attn.1", "attn.2", "mlp.2")])
+def test_isolated_drops_equal_models_without_that_sublayer(decoder: Decoder, dropped: tuple[str, ...]) -> None:
+    """Some sublayers are dropped, the others of the same layers are masked."""
+    variant = replace(masks_of(decoder), dropped=dropped)
+    dense = dense_pass(decoder, TOKENS)
+    found = Isolation(decoder).shifts(dense, local_shifts(decoder, dense, variant))
+    assert_equal(found, truths(decoder, TOKENS, variant))
+
+
+def test_the_last_sublayers_isolated_shift_is_its_local_one(decoder: Decoder) -> None:
+    dense = dense_pass(decoder, TOKENS)
+    moved = local_shifts(decoder, dense, masks_of(decoder))
+    found = Isolation(decoder).shifts(dense, moved)
+    top = decoder.layers[-1]
+    assert torch.equal(found[top.mlp.label], moved[top.mlp.label])
+    assert torch.equal(found[top.attn.label], moved[top.attn.label]) == top.is_parallel
+
+
+def test_the_only_changed_sublayers_isolated_shift_is_the_propagated_one(decoder: Decoder) -> None:
+    dense, whole = dense_pass(decoder, TOKENS), masks_of(decoder)
+    for sublayer in (decoder.layers[0].attn, decoder.layers[1].mlp):
+        only = Variant(masks={name: mask for name, mask in whole.masks.items() if name in sublayer.linears})
+        with applied(decoder, only):
+            pruned = dense_pass(decoder, TOKENS)
+        propagated = sum(pruned.whole[s.label].double() - dense.whole[s.label].double() for s in decoder.sublayers)
+        found = Isolation(decoder).shifts(dense, local_shifts(decoder, dense, only))
+        assert_equal(found, {sublayer.label: propagated}, 5e-5)
+
+
+def test_chunks_of_any_size_give_the_same_shifts_and_hooks_are_gone_afterwards(decoder: Decoder) -> None:
+    dense = dense_pass(decoder, TOKENS)
+    moved = local_shifts(decoder, dense, masks_of(decoder))
+    whole = Isolation(decoder).shifts(dense, moved)
+    for rows in (1, 60):
+        found = Isolation(decoder, rows).shifts(dense, moved)
+        for label, shift in whole.items():
+            torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
+    assert not any(module._forward_hooks for module in decoder.model.modules())
+
+
+@pytest.fixture
+def llama(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+def test_a_sublayer_that_moves_nothing_has_exactly_zero_beside_others_that_do(llama: Decoder) -> None:
+    dense = dense_pass(llama, TOKENS)
+    moved = local_shifts(llama, dense, masks_of(llama))
+    still = moved | {"attn.1": torch.zeros_like(moved["attn.1"])}
+    found = Isolation(llama).shifts(dense, still)
+    assert not found["attn.1"].any()
+    assert all(found[label].any() for label in moved if label != "attn.1")
+
+
+def test_a_shift_below_the_models_rounding_arrives_as_it_is(llama: Decoder) -> None:
+    """Above it every contribution of the moved stream is the dense one's, bit for bit."""
+    for tokens in (TOKENS, TOKENS[:, :1]):
+        dense = dense_pass(llama, tokens)
+        moved = {s.label: torch.full_like(dense.whole[s.label], 1e-20) for s in llama.sublayers}
+        for label, shift in Isolation(llama).shifts(dense, moved).items():
+            assert torch.equal(shift, moved[label]), label
+
+
+class OneByOne(torch.nn.Module):
+    """A layer that takes a batch wrongly: it refuses, or lets the entries see each other."""
+
+    def __init__(self, inner: torch.nn.Module, *, refuses: bool) -> None:
+        super().__init__()
+        self.inner, self.refuses = inner, refuses
+
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        if len(hidden_states) > 1 and self.refuses:
+            raise RuntimeError("The size of tensor a must match the size of tensor b")
+        return self.inner(hidden_states + hidden_states[:1] - hidden_states[-1:], *args, **kwargs)
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_layer_that_takes_no_batch_runs_entry_by_entry(llama: Decoder, refuses: bool) -> None:
+    variant = masks_of(llama)
+    dense = dense_pass(llama, TOKENS)
+    expected = Isolation(llama).shifts(dense, local_shifts(llama, dense, variant))
+    stack = llama.trunk.layers
+    stack[1] = OneByOne(stack[1], refuses=refuses)
+    stack[1].attention_type = "full_attention"
+    layers = (llama.layers[0], replace(llama.layers[1], module=stack[1]), llama.layers[2])
+    odd = replace(llama, layers=layers)
+    dense = dense_pass(odd, TOKENS)
+    found = Isolation(odd).shifts(dense, local_shifts(odd, dense, variant))
+    for label, shift in expected.items():
+        torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_does_not_repeat_itself_is_refused_by_name(llama: Decoder) -> None:
+    dense = dense_pass(llama, TOKENS)
+    moved = local_shifts(llama, dense, masks_of(llama))
+    dense.whole["mlp.1"] = dense.whole["mlp.1"] * 1.01
+    with pytest.raises(ComputationError, match=r"model\.layers\.1\.mlp: called again"):
+        Isolation(llama).shifts(dense, moved)
+
+
+def test_passes_through_a_cache_and_unknown_sublayers_are_refused(llama: Decoder) -> None:
+    cached = run_known(llama, TOKENS, 0, by_token_from=5, keep_calls=True)
+    moved = {"mlp.1": torch.ones_like(cached.whole["mlp.1"])}
+    with pytest.raises(ValueError, match="all tokens at once"):
+        Isolation(llama).shifts(cached, moved)
+    with pytest.raises(ValueError, match=r"no sublayer mlp\.9"):
+        Isolation(llama).shifts(dense_pass(llama, TOKENS), {"mlp.9": moved["mlp.1"]})
+
+
+def test_measured_positions_are_the_end_of_the_whole_contributions(llama: Decoder) -> None:
+    for by_token_from in (None, 4):
+        capture = run_known(llama, TOKENS, 7, by_token_from=by_token_from, keep_calls=True)
+        for label, states in capture.added.items():
+            assert torch.equal(states, capture.whole[label][7:])
+            assert len(capture.whole[label]) == TOKENS.shape[1]
