@@ -6,6 +6,7 @@ from warehouse.tables import (
     block_influence,
     decoding_steps,
     generations,
+    hidden_states,
     layer_transitions,
     models,
     option_subspace,
@@ -25,5 +26,6 @@ TABLES: dict[str, Table] = {
         top_tokens,
         option_subspace,
         generations,
+        hidden_states,
     )
 }
