@@ -17,7 +17,14 @@ from warehouse.names import path_safe
 from warehouse.provenance import fingerprint
 
 MODEL_TABLES = ("models", "activation_stats", "block_influence")
-TRACE_TABLES = ("layer_transitions", "decoding_steps", "top_tokens", "option_subspace", "generations")
+TRACE_TABLES = (
+    "layer_transitions",
+    "decoding_steps",
+    "top_tokens",
+    "option_subspace",
+    "generations",
+    "hidden_states",
+)
 VARIANT_TABLES = ("variants", *TRACE_TABLES)
 
 CODE_VERSIONS = {
