@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
+from pipelines.metrics.products import product
 
 _PROBE_ROWS = 4
-_FEW_ROWS = 16
 # A norm in bfloat16 rounds its output to 8 bits; a wrong kind is off by far more.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -146,5 +146,4 @@ class Head:
     def shift(self, dx: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Shift of the logits, Δz = dx Wᵀ in float32; never a difference of logits."""
         weight, rows = self.weight.detach().float(), dx.float()
-        # A tall matrix times a few columns runs at memory speed; MKL packs all of W for a few rows times Wᵀ.
-        return (weight @ rows.T).T if len(rows) < _FEW_ROWS else rows @ weight.T
+        return product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T

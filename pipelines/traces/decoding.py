@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pipelines.metrics.divergence import divergence
 from pipelines.metrics.options import option_row
+from pipelines.metrics.products import quick_linears
 from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
 from pipelines.models.decoder import CountedCache, Decoder, first_tensor, hooks, state_argument
 from pipelines.prompts import TokenizedPrompt, find_answer
@@ -78,11 +79,11 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
     longest = max(len(prompt) for prompt in prompts)
     given = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=decoder.device)
     real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(given)
-    with hooks(*_watch(decoder, last)):
+    with hooks(*_watch(decoder, last)), quick_linears(decoder.model):
         for _ in range(steps):
             decoder.hidden(given, cache, real)
             best = decoder.head.logits(last.pop("stream").float()).argmax(dim=-1)
-            streams.append(torch.stack([state.double() for state in last.values()]).sum(dim=0))
+            streams.append(torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64))
             tokens.append(best.tolist())
             given = best[:, None]
             real = torch.cat([real, torch.ones_like(given)], dim=1)
