@@ -31,6 +31,7 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.divergence
+	$(BIN)/python -m tests.benchmarks.generation
 
 ui: $(READY)
 	$(BIN)/prunescope ui
