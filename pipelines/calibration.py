@@ -5,6 +5,7 @@ One forward pass serves both tables; recipes read them instead of running the mo
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import polars as pl
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.metrics.spaces import space_metrics
-from pipelines.models.decoder import Decoder, Sublayer, first_tensor, hooks, state_argument, weight_matrix
+from pipelines.models.calls import stream_of
+from pipelines.models.decoder import Decoder
+from pipelines.models.matrices import Matrix, Products
+from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.studies import CalibrationSpec
 
@@ -84,12 +87,22 @@ class _Moments:
         self.largest = 0.0
         self.tokens = 0
 
-    def add(self, given: Tensor) -> None:
+    def add(self, other: "_Moments") -> None:
+        self.second += other.second
+        self.fourth += other.fourth
+        self.largest = max(self.largest, other.largest)
+        self.tokens += other.tokens
+
+    @staticmethod
+    def of(given: Tensor) -> "_Moments":
+        """Of one input."""
         squares = given.reshape(-1, given.shape[-1]).float().square()
-        self.second += squares.sum(dim=0, dtype=torch.float64).cpu()
-        self.fourth += float(squares.square().sum(dtype=torch.float64))
-        self.largest = max(self.largest, float(squares.max().sqrt()))
-        self.tokens += squares.shape[0]
+        moments = _Moments(squares.shape[1])
+        moments.second = squares.sum(dim=0, dtype=torch.float64).cpu()
+        moments.fourth = float(squares.square().sum(dtype=torch.float64))
+        moments.largest = float(squares.max().sqrt())
+        moments.tokens = squares.shape[0]
+        return moments
 
 
 def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> Calibrated:
@@ -111,41 +124,59 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
         )
     tokens = calibration_tokens(decoder.tokenizer, spec)
     digest = hashlib.sha256(tokens.numpy().astype("<i4").tobytes()).hexdigest()
-    linears = {name: (sublayer, linear) for sublayer in decoder.sublayers for name, linear in sublayer.linears.items()}
-    moments = {name: _Moments(weight_matrix(linear).shape[1]) for name, (_, linear) in linears.items()}
+    owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}
+    inputs = _Inputs(decoder.matrices)
     influence = _Influence(decoder)
-
-    # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
-    shared: dict[int, list[str]] = {}
-    seen: dict[int, Tensor] = {}
-
-    def collect(name: str) -> Any:  # noqa: ANN401 (a torch hook)
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001
-            given = args[0]
-            shared.setdefault(id(given), []).append(name)
-            seen[id(given)] = given
-
-        return hook
-
-    registered = [linear.register_forward_pre_hook(collect(name)) for name, (_, linear) in linears.items()]
     progress.start("calibrate", len(tokens))
-    owner: dict[str, str] = {}
-    with hooks(*registered), influence:
+    with Products(inputs.see), influence:
         for batch in tokens.split(BATCH):
             decoder.hidden(batch.to(decoder.device))
-            for key, names in shared.items():
-                moments[names[0]].add(seen[key])
-                owner.update(dict.fromkeys(names, names[0]))
-            shared.clear()
-            seen.clear()
+            inputs.count()
             progress.advance(len(batch))
     progress.done()
-    stats = [_row(model, name, *linears[name], moments[owner[name]], digest) for name in linears]
+    # An expert that no token reached has no row: nothing plausible stands in for what was not seen.
+    stats = [
+        _row(model, owners[name], matrix, moments, digest)
+        for name, matrix in decoder.matrices.items()
+        if (moments := inputs.moments.get(name)) is not None
+    ]
     return Calibrated(
         pl.DataFrame(stats, schema_overrides={"second_moment": pl.List(pl.Float32)}),
         influence.rows(model, digest),
         digest,
     )
+
+
+class _Inputs:
+    """Moments of what flows into each matrix, modules and experts alike, known by the products that read it."""
+
+    def __init__(self, matrices: dict[str, Matrix]) -> None:
+        self._by_address = {matrix.address: matrix for matrix in matrices.values()}
+        self.moments: dict[str, _Moments] = {}
+        # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
+        self._readers: dict[int, list[str]] = {}
+        self._rows: dict[int, Tensor] = {}
+
+    def see(self, rows: Tensor, operand: Tensor) -> None:
+        """Notes a product rows·operand, where the operand is one of the matrices, or a stack of them."""
+        if operand.dim() == 3 and operand.data_ptr() in self._by_address:
+            for each, matrix in zip(rows, operand, strict=True):
+                self.see(each, matrix)
+            return
+        found = self._by_address.get(operand.data_ptr())
+        if found is not None and operand.shape == found.weight.T.shape and rows.shape[-1] == operand.shape[0]:
+            self._readers.setdefault(id(rows), []).append(found.name)
+            self._rows[id(rows)] = rows
+
+    def count(self) -> None:
+        """Adds up what was seen since the last time."""
+        for key, names in self._readers.items():
+            if self._rows[key].numel():
+                found = _Moments.of(self._rows[key])
+                for name in names:
+                    self.moments.setdefault(name, _Moments(len(found.second))).add(found)
+        self._readers.clear()
+        self._rows.clear()
 
 
 class _Influence:
@@ -160,25 +191,23 @@ class _Influence:
 
     def __enter__(self) -> None:
         for index, layer in enumerate(self._decoder.layers):
-            for sublayer in (layer.attn, layer.mlp):
-                self._handles.append(sublayer.contribution.register_forward_hook(self._keep(sublayer.kind)))
+            for sublayer in layer.sublayers:
+                self._handles += sublayer.watch(self._keep(sublayer.kind))
             self._handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _keep(self, kind: str) -> Any:  # noqa: ANN401 (a torch hook)
-        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
-            self._adds[kind] = first_tensor(output)
+    def _keep(self, kind: str) -> Callable[[Tensor], None]:
+        def see(added: Tensor) -> None:
+            self._adds[kind] = added
 
-        return hook
+        return see
 
     def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001
-            before = state_argument(args, kwargs)
-            if before is None:
-                raise ComputationError(f"layer {index} was called without a state")
+            before = stream_of(args, kwargs)
             attn, mlp = self._adds["attn"], self._adds["mlp"]
             middle = before if self._decoder.layers[index].is_parallel else before + attn
             for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
@@ -216,19 +245,17 @@ class _Influence:
         return ranked.sort("layer", "unit")
 
 
-def _row(
-    model: str, name: str, sublayer: Sublayer, linear: nn.Linear | Conv1D, moments: _Moments, digest: str
-) -> dict[str, object]:
+def _row(model: str, sublayer: Sublayer, matrix: Matrix, moments: _Moments, digest: str) -> dict[str, object]:
     second = moments.second / moments.tokens
-    outputs, inputs = weight_matrix(linear).shape
+    outputs, inputs = matrix.weight.shape
     mean = float(second.mean())
     if not mean < float("inf"):
-        raise ComputationError(f"{name}: an input is NaN or infinite on the calibration tokens")
+        raise ComputationError(f"{matrix.name}: an input is NaN or infinite on the calibration tokens")
     kurtosis = moments.fourth / (moments.tokens * inputs) / mean**2 if mean else 0.0
     rms = second.sqrt()
     return {
         "model": model,
-        "module": name,
+        "module": matrix.name,
         "layer": sublayer.layer,
         "sublayer": sublayer.kind,
         "in_features": inputs,

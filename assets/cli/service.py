@@ -17,7 +17,7 @@ import typer
 
 from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, root
-from assets.cli.output import emit, say
+from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
 from pipelines.models.sources import identify, locate
@@ -68,24 +68,30 @@ def _require_free(port: int) -> None:
 def doctor(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Load this model too and prove its structure.")
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Load this model and show its structure.")
     ] = None,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Look the warehouse over, and a model with --model; exit code 1 where something is wrong.
+    """Look the warehouse over; exit code 1 where something is wrong. With --model, take a model apart instead.
+
+    Of a model it prints what was found and proved: every sublayer and how it adds to the stream, final norm, LM head,
+    parameter shares. A model that cannot be proved is refused with the module and the reason, exit code 2.
 
     For example:
 
     - `prunescope doctor`
     - `prunescope doctor --model ./my-model`
+    - `prunescope doctor --model ./my-model --format json`
     """
     place = root(context)
     say(f"warehouse: {place}\ncache: {settings.cache_folder()}")
     if model is not None:
-        _examine(model)
+        chosen_format(format_, output)
+        emit(_examine(model), format_, output)
+        return
     found = diagnose(place)
     if found:
         emit(pa.Table.from_pylist([asdict(finding) for finding in found]), format_, output)
@@ -95,17 +101,16 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def _examine(model: str) -> None:
-    """Finds, hashes and loads a model; InputError names what is wrong with it."""
+def _examine(model: str) -> pa.Table:
+    """Finds, hashes and loads a model, and tells what is in it; InputError names what is wrong with it."""
     cache = settings.cache_folder()
     with Bars() as bars:
         folder = locate(model, cache, bars)
         identity = identify(folder, cache)
         bars.start("load the model and prove its structure", 1)
+        from pipelines.models.describe import structure_rows
         from pipelines.models.load import load_decoder
 
         decoder = load_decoder(folder)
     say(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, SHA-256 {identity.weight_hash}")
-    say(
-        f"{len(decoder.layers)} layers, context {decoder.context_length}, on {decoder.device}: every sublayer is proved"
-    )
+    return structure_rows(decoder).to_arrow()

@@ -3,7 +3,7 @@
 Which modules of a model these are is found in `pipelines.models`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,9 +13,16 @@ from torch import Tensor, nn
 from pipelines.errors import InputError
 from pipelines.metrics.products import product
 
-_PROBE_ROWS = 4
+_PROBE_ROWS = 5
+# Sizes of states at which the usual eps, 1e-5 to 1e-12, shows; and one far below any.
+_EPS_ROOTS = (1e-2, 1e-4)
+_NOTHING = 1e-10
+_LARGEST_EPS = 0.1
 # A norm in bfloat16 rounds its output to 8 bits; a wrong kind is off by far more.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+NormKind = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
 
 
 @dataclass(frozen=True)
@@ -23,20 +30,21 @@ class FinalNorm:
     """A final norm whose response to a shift can be written down.
 
     Args:
-        kind: `rms` n = w·h/√v, `rms_plus_one` the same with w + 1 (Gemma), `layer` LayerNorm.
+        kind: `rms` n = w·h/√v + b, `layer` the same on h − mean(h) (LayerNorm); `_plus_one` with w + 1 for w (Gemma,
+            Nemotron).
         eps: Added to the mean square (or the variance) before the root.
-        weight: Gain w of shape (d,); None is 1.
-        bias: Offset of shape (d,), `layer` only; it cancels in a shift.
+        weight: Gain w of shape (d,), or one number for all; None is 1. L2 norm is `rms` with w = 1/√d.
+        bias: Offset b of shape (d,); it cancels in a shift.
     """
 
-    kind: Literal["rms", "rms_plus_one", "layer"]
+    kind: NormKind
     eps: float
-    weight: Float[Tensor, " d"] | None = None
+    weight: Float[Tensor, " d"] | Float[Tensor, ""] | None = None
     bias: Float[Tensor, " d"] | None = None
 
     def __call__(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The norm itself: float64 inside, float32 out."""
-        state = self._centred(h)
+        state = self.centred(h)
         normed = state / self._root(state) * self._gain(state)
         return (normed if self.bias is None else normed + self.bias.detach().double()).float()
 
@@ -52,68 +60,107 @@ class FinalNorm:
         error of at most about d·u, so the error of their sum is below 4·d·u·‖w‖∞‖Δ‖ρ' however small ‖Δ‖/‖h‖ is:
         no digit of norm(h) enters. Rounding to float32 adds 6e-8 of each element.
         """
-        state, move = self._centred(h), self._centred(dh)
+        state, move = self.centred(h), self.centred(dh)
         root, root_after = self._root(state), self._root(state + move)
         growth = (2 * (state * move).sum(-1, keepdim=True) + move.square().sum(-1, keepdim=True)) / state.shape[-1]
         change = -growth / (root * root_after * (root + root_after))
         return ((move / root_after + state * change) * self._gain(state)).float()
 
-    def _centred(self, h: Tensor) -> Tensor:
+    def centred(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The states whose mean square the norm divides by, in float64: less their mean for LayerNorm."""
         state = h.double()
-        return state - state.mean(-1, keepdim=True) if self.kind == "layer" else state
+        return state - state.mean(-1, keepdim=True) if self.kind.startswith("layer") else state
 
     def _root(self, state: Tensor) -> Tensor:
         return (state.square().mean(-1, keepdim=True) + self.eps).sqrt()
 
     def _gain(self, state: Tensor) -> Tensor:
-        weight = state.new_zeros(()) if self.weight is None else self.weight.detach().double()
-        return weight + 1 if self.weight is None or self.kind == "rms_plus_one" else weight
+        if self.weight is None:
+            return state.new_ones(())
+        weight = self.weight.detach().double()
+        return weight + 1 if self.kind.endswith("plus_one") else weight
 
 
-def find_final_norm(module: nn.Module) -> FinalNorm:
-    """The formula of a norm module, proved on random states.
+def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
+    """The formula of a norm module, proved on random states from far below its eps to far above.
+
+    Args:
+        module: with a gain, a bias, both or neither; eps may be an attribute or written into its code.
+        width: d of the states that it norms.
 
     Raises:
         InputError: none of the known formulas gives what the module gives.
     """
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    eps = next(
-        (getattr(module, name) for name in ("variance_epsilon", "eps", "epsilon") if hasattr(module, name)), None
-    )
-    refusal = (
-        f"final norm {type(module).__name__} is neither RMSNorm (gain w or 1 + w) nor LayerNorm; it is not supported"
-    )
-    if not isinstance(weight, Tensor) or not isinstance(eps, float):
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
+    weight, bias = parameters.pop("weight", None), parameters.pop("bias", None)
+    refusal = f"final norm {type(module).__name__} is neither RMSNorm nor LayerNorm (gain w, 1 + w or none); refused"
+    if parameters or any(each is not None and each.shape != (width,) for each in (weight, bias)):
         raise InputError(refusal)
+    weight, bias = (None if each is None else each.detach() for each in (weight, bias))
+    any_tensor = next((each for each in (weight, bias) if each is not None), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    # Off-centre, and small enough for eps to show.
-    probe = torch.randn(_PROBE_ROWS, weight.shape[0], generator=generator) + 0.5
-    probe[0] *= eps**0.5
-    probe = probe.to(weight.device, weight.dtype)
+    # Off-centre; then two rows where eps shows, whatever it is, and one that is all eps.
+    unit = torch.randn(_PROBE_ROWS, width, generator=generator) + 0.5
+    scales = torch.tensor([1.0, 30.0, *_EPS_ROOTS, _NOTHING])[:, None]
+    unit[-1] = unit[0]  # all eps in the same direction: the gain cancels
+    probe = (unit * scales).to(any_tensor.device, any_tensor.dtype)
     with torch.no_grad():
         truth = module(probe[None])[0].double()
-    kinds: tuple[Literal["rms", "rms_plus_one", "layer"], ...] = ("rms", "rms_plus_one", "layer")
+    attributes = [value for value in vars(module).values() if isinstance(value, float) and 0 <= value < _LARGEST_EPS]
+    kinds: tuple[NormKind, ...] = ("rms", "rms_plus_one", "layer", "layer_plus_one")
     for kind in kinds:
-        norm = FinalNorm(kind, eps, weight, bias if kind == "layer" else None)
-        error = (norm(probe).double() - truth).norm(dim=-1) / truth.norm(dim=-1).clamp_min(1e-30)
-        if bool((error <= _TOLERANCE.get(weight.dtype, 1e-5)).all()):
-            return norm
+        bare = FinalNorm(kind, 0.0, weight, bias)
+        measured = _measured_eps(bare, probe, truth)
+        # An eps in the code is a short number; measured in float32 it is off in the seventh digit.
+        for eps in (*attributes, float(f"{measured:.4g}"), measured):
+            norm = replace(bare, eps=eps)
+            if weight is None:  # a gain may be one number: 1/√d makes an L2 norm
+                norm = replace(norm, weight=_measured_gain(norm, probe, truth))
+            error = (norm(probe).double() - truth).norm(dim=-1) / truth.norm(dim=-1).clamp_min(1e-30)
+            if bool((error <= _TOLERANCE[probe.dtype]).all()):
+                return norm
     raise InputError(refusal)
+
+
+def _measured_gain(norm: FinalNorm, probe: Tensor, truth: Tensor) -> Tensor | None:
+    """The number that takes the formula to the module's output on the first row; None where it is 1."""
+    formula, found = norm(probe[:1]).double(), truth[:1]
+    if norm.bias is not None:
+        formula, found = formula - norm.bias.double(), found - norm.bias.double()
+    gain = (formula * found).sum() / formula.square().sum()
+    return None if abs(float(gain) - 1) < _TOLERANCE[probe.dtype] else gain.float()
+
+
+def _measured_eps(norm: FinalNorm, probe: Tensor, truth: Tensor) -> float:
+    """The eps that fits the first row and the last, which has the same direction and is far below eps.
+
+    With s = ‖n‖/‖h‖ = g/√(v + eps) on both, s²(v + eps) is g² twice: eps = (s₁²v₁ − s₅²v₅) / (s₅² − s₁²).
+    """
+    state = norm.centred(probe)
+    shift = 0 if norm.bias is None else norm.bias.double()
+    slope = ((truth - shift).norm(dim=-1) / state.norm(dim=-1).clamp_min(1e-30)).square()
+    mean = state.square().mean(dim=-1)
+    eps = float((slope[0] * mean[0] - slope[-1] * mean[-1]) / (slope[-1] - slope[0]))
+    return eps if 0 < eps < _LARGEST_EPS else 0.0
 
 
 @dataclass(frozen=True)
 class Head:
-    """The LM head: z = x Wᵀ (+ bias), with the norm that the model puts in front of it.
+    """The LM head, z = scale·W x (+ bias), capped to cap·tanh(z/cap), with the norm that the model puts before it.
 
     Args:
         weight: W of shape (V, d).
-        bias: Added to every dense and pruned logit, shape (V,); it cancels in Δz.
+        bias: Added to every dense and pruned logit, shape (V,).
         norm: The final norm; None where the model has none, and `normed` is then `raw`.
+        scale: Number by which W x is multiplied (Cohere, Granite).
+        cap: Largest logit in absolute value, reached softly (Gemma); None where there is no cap.
     """
 
     weight: Float[Tensor, "v d"]
     bias: Float[Tensor, " v"] | None = None
     norm: FinalNorm | None = None
+    scale: float = 1.0
+    cap: float | None = None
 
     def lens(
         self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"], lens: str
@@ -139,11 +186,60 @@ class Head:
         return self.logits_of_state(h if self.norm is None else self.norm(h))
 
     def logits_of_state(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Logits z = x Wᵀ (+ bias) in float32, from what the head reads."""
-        z = self.shift(x)
+        """The model's logits in float32, from what the head reads: scale, bias and cap included."""
+        return self.capped(self.raw(x))
+
+    def linear(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """scale·W x in float32: of a state its logits before bias and cap, of a shift theirs before the cap."""
+        weight, rows = self.weight.detach().float(), x.float()
+        z = product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T
+        return z if self.scale == 1 else z.mul_(self.scale)
+
+    def raw(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """Logits before the cap: scale·W x + bias, float32."""
+        z = self.linear(x)
         return z if self.bias is None else z + self.bias.detach().float()
 
-    def shift(self, dx: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Shift of the logits, Δz = dx Wᵀ in float32; never a difference of logits."""
-        weight, rows = self.weight.detach().float(), dx.float()
-        return product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T
+    def capped(self, z: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
+        """cap·tanh(z/cap) of raw logits; z itself where there is no cap."""
+        return z if self.cap is None else (z / self.cap).tanh_().mul_(self.cap)
+
+    def capped_shift(
+        self, z: Float[Tensor, "n v"], dz: Float[Tensor, "n v"], out: Tensor | None = None
+    ) -> Float[Tensor, "n v"]:
+        """capped(z + Δ) − capped(z) without subtracting the two; Δ itself where there is no cap.
+
+        With a = z/c and b = Δ/c, tanh(a + b) − tanh(a) = sinh(b) / (cosh(a)·cosh(a + b)). Written with
+        cosh(t) = e^|t| (1 + e^(−2|t|))/2 and sinh|t| = −e^|t| expm1(−2|t|)/2, all exponents are at most 0, because
+        |b| ≤ |a| + |a + b|; nothing overflows:
+
+            Δ_capped = c·sign(b)·2·(−expm1(−2|b|))·e^(|b| − |a| − |a + b|) / ((1 + e^(−2|a|))(1 + e^(−2|a + b|))).
+
+        The exponent is off by at most about 4·u·(|a| + |b|), u = 6e-8 in float32, every other factor by a few u of
+        itself: a relative error below 4·u·(2 + |a| + |b|), however small Δ is and however close to the cap z is. It
+        is 0 only where both sides are beyond 50 caps, below float32's smallest number.
+
+        Args:
+            z: Raw dense logits.
+            dz: Their shifts.
+            out: Where the result goes; `dz` itself will do. Else new memory.
+        """
+        if self.cap is None:
+            return dz if out is None else out.copy_(dz)
+        a, b = z / self.cap, dz / self.cap
+        after = (a + b).abs_()
+        a.abs_()
+        size = b.abs()
+        grown = size.mul(-2).expm1_().mul_(-2 * self.cap).copysign_(b)
+        grown.mul_(size.sub_(a).sub_(after).clamp_(max=0).exp_())
+        grown.div_(a.mul_(-2).exp_().add_(1)).div_(after.mul_(-2).exp_().add_(1))
+        return grown if out is None else out.copy_(grown)
+
+    def shift(self, x: Float[Tensor, "n d"], dx: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """Shift of the model's logits, float32, when what the head reads moves from x by dx.
+
+        Never a difference of logits: scale·W dx, in which the bias cancels, through `capped_shift` where there is a
+        cap. Without a cap x does not matter.
+        """
+        dz = self.linear(dx)
+        return dz if self.cap is None else self.capped_shift(self.raw(x), dz, out=dz)

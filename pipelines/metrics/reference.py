@@ -17,18 +17,19 @@ def norm_reference(h: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n d"]:
     if norm is None:
         return h
     gain = 1.0 if norm.weight is None else norm.weight.double()
-    if norm.kind == "rms_plus_one":
+    if norm.kind in ("rms_plus_one", "layer_plus_one"):
         gain = gain + 1
-    if norm.kind == "layer":
+    if norm.kind in ("layer", "layer_plus_one"):
         h = h - h.mean(-1, keepdim=True)
     normed = h / torch.sqrt((h**2).mean(-1, keepdim=True) + norm.eps) * gain
     return normed if norm.bias is None else normed + norm.bias.double()
 
 
 def logits_reference(x: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n v"]:
-    """Logits in float64 from what the head reads."""
-    z = x.double() @ head.weight.double().T
-    return z if head.bias is None else z + head.bias.double()
+    """Logits in float64 from what the head reads: scale, bias, then cap."""
+    z = head.scale * (x.double() @ head.weight.double().T)
+    z = z if head.bias is None else z + head.bias.double()
+    return z if head.cap is None else head.cap * torch.tanh(z / head.cap)
 
 
 def space_reference(v: Float[Tensor, "n m"], w: Float[Tensor, "n m"], space: str) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""The row of table `models`: what a loaded decoder is, counted from its weights."""
+"""What a loaded decoder is, counted from its weights: the row of table `models`, and all that discovery found.
+
+Finding it is `structure.py`'s.
+"""
 
 from typing import Any, cast
 
@@ -6,6 +9,7 @@ import polars as pl
 
 from pipelines.models.decoder import Decoder
 from pipelines.models.sources import ModelIdentity
+from pipelines.models.sublayer import Part, has_matrix
 
 
 def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity) -> pl.DataFrame:
@@ -47,4 +51,70 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
 
 
 def _parameters(decoder: Decoder, kind: str) -> int:
-    return sum(p.numel() for s in decoder.sublayers if s.kind == kind for p in s.mixer.parameters())
+    return sum(sublayer.size for sublayer in decoder.sublayers if sublayer.kind == kind)
+
+
+def structure_rows(decoder: Decoder) -> pl.DataFrame:
+    """What discovery found and proved, part by part, then the shares of the parameters.
+
+    Args:
+        decoder: a loaded model.
+
+    Returns:
+        Columns `part`, `module` (its name in the model), `form` (how it adds to the stream, or its formula), `order`
+        (parallel or sequential, of sublayers), `matrices` (weights that a recipe can mask), `parameters` and `share`
+        of all parameters. A tied head has no parameters of its own. What nothing else counts is `other`: the norms,
+        learned positions.
+    """
+    model, head = cast(Any, decoder.model), decoder.head
+    names = {module: name for name, module in model.named_modules()}
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    is_tied = embedding.weight.data_ptr() == output.weight.data_ptr()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    rows: list[dict[str, object]] = []
+
+    def add(part: str, module: str, form: str, order: str | None = None, **counts: int) -> None:
+        parameters = counts.get("parameters")
+        share = None if parameters is None else parameters / total
+        about = {"part": part, "module": module, "form": form, "order": order, "matrices": counts.get("matrices")}
+        rows.append({**about, "parameters": parameters, "share": share})
+
+    size = f"{len(decoder.layers)} layers, width {head.weight.shape[1]}, vocabulary {head.weight.shape[0]}"
+    add("model", type(model).__name__, f"{size}, context {decoder.context_length}", parameters=total)
+    for layer in decoder.layers:
+        for each in layer.sublayers:
+            form = " + ".join(_form(part, names) for part in each.parts)
+            if each.unread:
+                form += f"; no masks: {', '.join(each.unread)}"
+            order = "parallel" if layer.is_parallel else "sequential"
+            add(each.label, each.name, form, order, matrices=len(each.matrices), parameters=each.size)
+    if head.norm is not None:
+        norm = sum(parameter.numel() for parameter in decoder.final_norm.parameters())
+        add("final norm", names[decoder.final_norm], f"{head.norm.kind}, eps {head.norm.eps:g}", parameters=norm)
+    own = 0 if is_tied else sum(parameter.numel() for parameter in output.parameters())
+    traits = ["tied" if is_tied else "own weights", *(["bias"] if head.bias is not None else [])]
+    traits += [f"scale {head.scale:g}"] if head.scale != 1 else []
+    traits += [f"cap {head.cap:g}"] if head.cap is not None else []
+    add("head", names[output], ", ".join(traits), parameters=own)
+    add("cache", names[decoder.trunk], decoder.cache_refusal or "token by token as all at once")
+    shares = {
+        "attention": _parameters(decoder, "attn"),
+        "MLP": _parameters(decoder, "mlp"),
+        "embeddings": int(embedding.weight.numel()),
+        "LM head": own,
+    }
+    for what, count in (*shares.items(), ("other", total - sum(shares.values()))):
+        add("share", what, "of all parameters", parameters=count)
+    return pl.DataFrame(rows, schema_overrides={"order": pl.String, "matrices": pl.Int64, "parameters": pl.Int64})
+
+
+def _form(part: Part, names: dict[Any, str]) -> str:
+    """How a part adds to the stream, in words."""
+    words = []
+    if part.residual is not None:
+        words.append("residual inside")
+    if not has_matrix(part.chain[-1]):
+        words.append(f"{names[part.chain[-1]].rpartition('.')[2]} behind")
+    if part.multiplier != 1:
+        words.append(f"multiplier {part.multiplier:g}")
+    return ", ".join(words) or "plain"

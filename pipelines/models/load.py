@@ -41,7 +41,7 @@ def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> 
             dtype=torch_dtype,
             local_files_only=True,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            experts_implementation="eager",  # one product an expert: what flows into each is seen
             output_loading_info=True,
         )
     except (ValueError, OSError, KeyError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder, weight_matrix
+from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
 from pipelines.pruning.recipes import Dense, Drop, Magnitude, Recipe, Wanda
@@ -63,14 +63,20 @@ def _moments(recipe: Recipe, stats: pl.DataFrame | None) -> dict[str, Tensor]:
 def _masks(
     decoder: Decoder, recipe: Magnitude | Wanda, moments: dict[str, Tensor], progress: Progress
 ) -> dict[str, Mask]:
-    linears = {name: linear for sublayer in decoder.sublayers for name, linear in sublayer.linears.items()}
-    progress.start(f"prune {recipe.name}", len(linears))
+    unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
+    if unread is not None:
+        raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
+    matrices = decoder.matrices
+    progress.start(f"prune {recipe.name}", len(matrices))
     masks = {}
-    for name, linear in linears.items():
-        scores = weight_matrix(linear).abs().float()
+    for name, matrix in matrices.items():
+        scores = matrix.weight.abs().float()
         if isinstance(recipe, Wanda):
             if name not in moments:
-                raise InputError(f"activation_stats has no module {name}; materialise it again for this model")
+                raise InputError(
+                    f"recipe {recipe.name}: activation_stats has no module {name}; no calibration token reached it: "
+                    "raise calibration.sequences, or use magnitude"
+                )
             # ‖X_j‖ is √(tokens·E[x_j²]); the common factor √tokens changes no ranking.
             scores = scores * moments[name].to(scores).sqrt()
         masks[name] = _mask(scores, recipe)
@@ -121,14 +127,9 @@ def variant_row(
 ) -> pl.DataFrame:
     """The row of table `variants`: what was removed, from where, at what cost."""
     sublayers = list(decoder.sublayers)
-    prunable = sum(linear.weight.numel() for sublayer in sublayers for linear in sublayer.linears.values())
+    prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
     masked = sum(int((~mask).sum()) for mask in variant.masks.values())
-    dropped = sum(
-        parameter.numel()
-        for sublayer in sublayers
-        if sublayer.label in variant.dropped
-        for parameter in sublayer.mixer.parameters()
-    )
+    dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
     total = sum(parameter.numel() for parameter in decoder.model.parameters())
     return pl.DataFrame(
         {

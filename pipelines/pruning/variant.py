@@ -6,7 +6,7 @@ The weights themselves are never copied to disk; mask and dense model rebuild th
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder, Sublayer, state_argument, weight_matrix
+from pipelines.errors import InputError
+from pipelines.models.decoder import Decoder
+from pipelines.models.sublayer import Sublayer
 from pipelines.pruning.masks import Mask
 from pipelines.pruning.recipes import Recipe
 
@@ -29,7 +29,7 @@ class Variant:
     """What a recipe did to a model.
 
     Attributes:
-        masks: True where a weight is kept, (outputs, inputs), by the linear module's name.
+        masks: True where a weight is kept, (outputs, inputs), by the matrix's name.
         dropped: labels of removed sublayers, such as `attn.3`.
     """
 
@@ -38,7 +38,7 @@ class Variant:
 
     def changes(self, sublayer: Sublayer) -> bool:
         """Whether this sublayer differs from the dense model's."""
-        return sublayer.label in self.dropped or any(name in self.masks for name in sublayer.linears)
+        return sublayer.label in self.dropped or any(name in self.masks for name in sublayer.matrices)
 
     @property
     def hash(self) -> str:
@@ -50,13 +50,12 @@ class Variant:
         return digest.hexdigest()
 
     def weights(self, sublayer: Sublayer) -> dict[str, Tensor]:
-        """The pruned weights of one sublayer, by module name, in the module's own layout."""
+        """The pruned weights of one sublayer, by the matrix's name, each in its own layout."""
         pruned = {}
-        for name, linear in sublayer.linears.items():
+        for name, matrix in sublayer.matrices.items():
             if name in self.masks:
-                matrix = weight_matrix(linear)
-                masked = matrix.masked_fill(~self.masks[name].to(matrix.device), 0)
-                pruned[name] = masked if matrix is linear.weight else masked.T
+                removed = ~self.masks[name].to(matrix.stored.device)
+                pruned[name] = matrix.stored.masked_fill(removed.T if matrix.is_transposed else removed, 0)
         return pruned
 
     def save(self, file: Path, recipe: Recipe, weight_hash: str) -> None:
@@ -102,48 +101,38 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
 
 @contextmanager
 def swapped(sublayers: list[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Puts other weights, by module name, into the sublayers for a while; the dense ones come back untouched."""
-    before: list[tuple[nn.Linear | Conv1D, Tensor]] = []
+    """Puts other weights, by matrix name, into the sublayers for a while; the dense ones come back untouched."""
+    before: dict[Tensor, Tensor] = {}
     try:
         for sublayer in sublayers:
-            for name, linear in sublayer.linears.items():
-                if name in weights:
-                    before.append((linear, linear.weight.data))
-                    linear.weight.data = weights[name]
+            for name, matrix in sublayer.matrices.items():
+                if name not in weights:
+                    continue
+                parameter, is_first = matrix.parameter, matrix.parameter not in before
+                before.setdefault(parameter, parameter.data)
+                if matrix.expert is None:
+                    parameter.data = weights[name]
+                    continue
+                if is_first:  # a stack is copied once; its experts are written into the copy
+                    parameter.data = parameter.data.clone()
+                parameter.data[matrix.expert] = weights[name]
+        del weights  # experts are in the copy now
         yield
     finally:
-        for module, weight in before:
-            module.weight.data = weight
+        for parameter, weight in before.items():
+            parameter.data = weight
 
 
 @contextmanager
 def applied(decoder: Decoder, variant: Variant) -> Iterator[None]:
-    """The decoder computes as the variant for a while: masked weights swapped in, dropped sublayers skipped."""
+    """The decoder computes as the variant for a while: masked weights swapped in, dropped sublayers add nothing."""
     sublayers = list(decoder.sublayers)
-    weights = {name: tensor for sublayer in sublayers for name, tensor in variant.weights(sublayer).items()}
-    dropped = [sublayer for sublayer in sublayers if sublayer.label in variant.dropped]
-    with swapped(sublayers, weights):
-        for sublayer in dropped:
-            sublayer.mixer.forward = _zeros(sublayer.returns)
-            if sublayer.contribution is not sublayer.mixer:  # a norm with a bias would still add something
-                sublayer.contribution.forward = _zeros(0)
-        try:
-            yield
-        finally:
-            for sublayer in dropped:
-                for module in {sublayer.mixer, sublayer.contribution}:
-                    del module.forward
-
-
-def _zeros(returns: int) -> Any:  # noqa: ANN401 (stands in for a bound forward)
-    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (any module's signature)
-        state = state_argument(args, kwargs)
-        if state is None:
-            raise ComputationError("a dropped sublayer was called without a state")
-        zeros = torch.zeros_like(state)
-        return (zeros, *[None] * (returns - 1)) if returns else zeros
-
-    return forward
+    with ExitStack() as stack:
+        for sublayer in sublayers:
+            stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
+            if sublayer.label in variant.dropped:
+                stack.enter_context(sublayer.dropped())
+        yield
 
 
 def _packed(mask: Mask) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -3,7 +3,7 @@
 All at once or token by token through key-value caches: both give the same states, and a test says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,22 +11,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 
-from pipelines.models.decoder import (
-    CountedCache,
-    Decoder,
-    Sublayer,
-    call_with_state,
-    first_tensor,
-    hooks,
-    state_argument,
-    swap_cache,
-)
+from pipelines.models.calls import Arguments, hooks, state_argument
+from pipelines.models.decoder import Decoder, TokenCache
+from pipelines.models.sublayer import Sublayer, SublayerCall
 from pipelines.pruning.variant import swapped
 
 States = Float[Tensor, "positions width"]
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass
@@ -36,7 +27,7 @@ class Capture:
     Attributes:
         streams: residual stream entering each layer, at the measured positions, by layer.
         added: what each sublayer added to the stream there, by label, float32.
-        calls: how each mixer was called, one entry a chunk, by label; empty unless asked for.
+        calls: how each sublayer was called, one entry a chunk, by label; empty unless asked for.
         whole: what each sublayer added at every position, measured or not, by label; kept with the calls. `added` is
             a part of it, not a copy: positions × width × sublayers × 4 bytes in all.
         layer_calls: how each layer was called, by layer; kept with the calls where all tokens ran at once, because a
@@ -45,9 +36,9 @@ class Capture:
 
     streams: dict[int, States] = field(default_factory=dict)
     added: dict[str, States] = field(default_factory=dict)
-    calls: dict[str, list[Call]] = field(default_factory=dict)
+    calls: dict[str, list[SublayerCall]] = field(default_factory=dict)
     whole: dict[str, States] = field(default_factory=dict)
-    layer_calls: dict[int, Call] = field(default_factory=dict)
+    layer_calls: dict[int, Arguments] = field(default_factory=dict)
 
 
 def run_known(
@@ -65,26 +56,23 @@ def run_known(
     """
     capture = Capture()
     pieces: dict[tuple[str, int | str], list[Tensor]] = {}
-    of_layers: dict[int, list[Call]] = {}
     with ExitStack() as stack:
         for index, layer in enumerate(decoder.layers):
             if keep_calls and by_token_from is None:
-                keep = _keep_call(of_layers.setdefault(index, []))
+                keep = _keep_call(index, capture.layer_calls)
                 stack.enter_context(hooks(layer.module.register_forward_pre_hook(keep, with_kwargs=True)))
             stack.enter_context(
                 hooks(layer.module.register_forward_pre_hook(_keep_stream(index, pieces), with_kwargs=True))
             )
             for sublayer in (layer.attn, layer.mlp):
-                stack.enter_context(
-                    hooks(sublayer.contribution.register_forward_hook(_keep_added(sublayer.label, pieces)))
-                )
+                stack.enter_context(hooks(*sublayer.watch(_keep_added(sublayer.label, pieces))))
                 if keep_calls:
-                    keep = _keep_call(capture.calls.setdefault(sublayer.label, []))
-                    stack.enter_context(hooks(sublayer.mixer.register_forward_pre_hook(keep, with_kwargs=True)))
+                    kept = capture.calls.setdefault(sublayer.label, [])
+                    stack.enter_context(hooks(*sublayer.keep_calls(kept)))
         if by_token_from is None:
             decoder.hidden(tokens)
         else:
-            cache = CountedCache()
+            cache = decoder.new_cache()
             for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
                 decoder.hidden(chunk, cache)
     for (what, key), parts in pieces.items():
@@ -96,8 +84,14 @@ def run_known(
             capture.added[str(key)] = capture.whole[str(key)][first:]
         else:
             capture.added[str(key)] = states[first:].float()
-    capture.layer_calls = {index: call for index, (call,) in of_layers.items()}
     return capture
+
+
+def _keep_call(index: int, calls: dict[int, Arguments]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        calls[index] = (args, kwargs)
+
+    return hook
 
 
 def _keep_stream(index: int, pieces: dict[tuple[str, int | str], list[Tensor]]) -> Any:  # noqa: ANN401 (a torch hook)
@@ -109,39 +103,22 @@ def _keep_stream(index: int, pieces: dict[tuple[str, int | str], list[Tensor]]) 
     return hook
 
 
-def _keep_added(label: str, pieces: dict[tuple[str, int | str], list[Tensor]]) -> Any:  # noqa: ANN401 (a torch hook)
-    def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
-        pieces.setdefault(("added", label), []).append(first_tensor(output))
+def _keep_added(label: str, pieces: dict[tuple[str, int | str], list[Tensor]]) -> Callable[[Tensor], None]:
+    def see(added: Tensor) -> None:
+        pieces.setdefault(("added", label), []).append(added)
 
-    return hook
-
-
-def _keep_call(calls: list[Call]) -> Any:  # noqa: ANN401 (a torch hook)
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        calls.append((args, kwargs))
-
-    return hook
+    return see
 
 
 @torch.inference_mode()
-def replay(sublayer: Sublayer, calls: list[Call], weights: Mapping[str, Tensor], first: int) -> States:
+def replay(sublayer: Sublayer, calls: list[SublayerCall], weights: Mapping[str, Tensor], first: int) -> States:
     """What a sublayer with other weights would have added in the dense context, at the measured positions.
 
     An attention that ran through a cache gets a cache of its own, filled by its own keys and values: with the dense
     one, every step after the first would be wrong.
     """
-    own = CountedCache()
-    parts = []
+    dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)
+    own = None if dense is None else dense.fresh()
     with swapped([sublayer], weights):
-        for args, kwargs in calls:
-            state = state_argument(args, kwargs)
-            if state is None:  # pragma: no cover (discovery has called it with one)
-                raise TypeError(f"{sublayer.name} was called without a state")
-            cached = any(isinstance(value, Cache) for value in kwargs.values())
-            arguments = swap_cache(kwargs, own) if cached else kwargs
-            output = call_with_state(sublayer.mixer, args, arguments, state)
-            own.seen += state.shape[1]
-            parts.append(
-                output if sublayer.contribution is sublayer.mixer else first_tensor(sublayer.contribution(output))
-            )
+        parts = [sublayer.replay(call, own) for call in calls]
     return torch.cat(parts, dim=1)[0, first:].float()

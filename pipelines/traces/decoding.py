@@ -19,7 +19,8 @@ from pipelines.metrics.options import option_row
 from pipelines.metrics.products import quick_linears
 from pipelines.metrics.ranking import top_ids
 from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
-from pipelines.models.decoder import CountedCache, Decoder, first_tensor, hooks, state_argument
+from pipelines.models.calls import first_tensor, hooks, state_argument
+from pipelines.models.decoder import Decoder
 from pipelines.prompts import TokenizedPrompt, find_answer
 
 # Types of the tables that may have no row, or no value in a column, to take them from.
@@ -73,7 +74,9 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
     Shorter prompts are padded on the left. The end of a text is marked later, not cut, so that steps pair up.
     Equal logits go to the lower token id.
     """
-    cache = CountedCache()
+    if not decoder.can_pad and len(prompts) > 1:
+        return [decoded for prompt in prompts for decoded in decode_greedily(decoder, [prompt], steps)]
+    cache = None if decoder.cache_refusal else decoder.new_cache()
     last: dict[str, Tensor] = {}  # what the last position met in the current step
     streams: list[Tensor] = []
     tokens: list[list[int]] = []
@@ -86,8 +89,9 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
             best = decoder.head.logits(last.pop("stream").float()).argmax(dim=-1)
             streams.append(torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64))
             tokens.append(best.tolist())
-            given = best[:, None]
-            real = torch.cat([real, torch.ones_like(given)], dim=1)
+            real = torch.cat([real, torch.ones_like(best[:, None])], dim=1)
+            # Without a cache all tokens pass again.
+            given = best[:, None] if cache is not None else torch.cat([given, best[:, None]], dim=1)
     return [
         Decoded(tuple(own), stream)
         for own, stream in zip(zip(*tokens, strict=True), torch.stack(streams, 1), strict=True)
@@ -105,16 +109,19 @@ def _watch(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
 
         return hook
 
-    def keep_added(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
-            last[name] = first_tensor(output)[:, -1]
+    def keep_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
+        last["stream"] = first_tensor(output)[:, -1]
 
-        return hook
+    def keep_added(name: str) -> Callable[[Tensor], None]:
+        def see(added: Tensor) -> None:
+            last[name] = added[:, -1]
+
+        return see
 
     return [
         decoder.layers[0].module.register_forward_pre_hook(keep_state("embedded"), with_kwargs=True),
-        *(s.contribution.register_forward_hook(keep_added(s.label)) for s in decoder.sublayers),
-        decoder.final_norm.register_forward_pre_hook(keep_state("stream"), with_kwargs=True),
+        *(handle for s in decoder.sublayers for handle in s.watch(keep_added(s.label))),
+        decoder.layers[-1].module.register_forward_hook(keep_stream),
     ]
 
 
@@ -132,10 +139,10 @@ class Pair:
 
 @torch.inference_mode()
 def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """True logits of both sides, (steps, vocabulary) each; the pruned one is dense + W·Δ."""
+    """True logits of both sides, (steps, vocabulary) each; the pruned one is dense + their shift."""
     states, moves = decoder.head.lens(streams, shifts, "normed")
     dense = decoder.head.logits_of_state(states)
-    return dense, dense + decoder.head.shift(moves)
+    return dense, dense + decoder.head.shift(states, moves)
 
 
 def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> pl.DataFrame:

@@ -4,15 +4,15 @@ The local shift comes from `capture.replay`; final norm, head and measures are t
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.errors import ComputationError
-from pipelines.models.decoder import Decoder, Layer, call_with_state, first_tensor, hooks, state_argument
-from pipelines.traces.capture import Call, Capture, States
+from pipelines.models.calls import Arguments, call_with_state, hooks, stream_of
+from pipelines.models.decoder import Decoder, Layer
+from pipelines.traces.capture import Capture, States
 
 Batch = Float[Tensor, "entries positions width"]
 # Relative distance of two results that differ by rounding alone: 1e-5 in float32, 3e-2 in bfloat16.
@@ -71,7 +71,7 @@ class Isolation:
         for index, layer in enumerate(self._decoder.layers):
             swapped = {
                 sublayer.label: moved[sublayer.label].double()
-                for sublayer in (layer.attn, layer.mlp)
+                for sublayer in layer.sublayers
                 if sublayer.label in moved and bool(moved[sublayer.label].any())
             }
             # In a sequential layer the MLP runs on what a swapped attention moved; all else enters behind the layer.
@@ -86,7 +86,7 @@ class Isolation:
         layer, call = self._decoder.layers[index], dense.layer_calls[index]
         if index not in self._batches:
             self._batches[index] = _proved(layer, call, dense)
-        stream = _stream(call)
+        stream = stream_of(*call)
         size = max(1, self._rows // stream.shape[1] - 1)
         behind, labels = {}, list(shifts)
         for start in range(0, len(labels), size):
@@ -110,7 +110,7 @@ class Isolation:
                     behind[label] += attn[entry].double() - attn[0].double()
         return behind
 
-    def _added(self, index: int, call: Call, streams: Batch, swap: dict[int, Tensor]) -> tuple[Batch, Batch]:
+    def _added(self, index: int, call: Arguments, streams: Batch, swap: dict[int, Tensor]) -> tuple[Batch, Batch]:
         layer = self._decoder.layers[index]
         if self._batches[index]:
             return _contributions(layer, call, streams, swap)
@@ -122,7 +122,7 @@ class Isolation:
         return torch.cat(attn), torch.cat(mlp)
 
 
-def _contributions(layer: Layer, call: Call, streams: Batch, swap: Mapping[int, Tensor]) -> tuple[Batch, Batch]:
+def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[int, Tensor]) -> tuple[Batch, Batch]:
     """What attention and MLP of a layer add on each stream.
 
     Args:
@@ -133,31 +133,31 @@ def _contributions(layer: Layer, call: Call, streams: Batch, swap: Mapping[int, 
     """
     added: dict[str, Tensor] = {}
 
-    def attn(module: nn.Module, args: tuple[Any, ...], output: object) -> object:  # noqa: ARG001 (a torch hook)
-        added["attn"] = first_tensor(output)
+    def attn(contribution: Tensor) -> Tensor | None:
+        added["attn"] = contribution
         if not swap:
             return None
-        moved = added["attn"].clone()
+        moved = contribution.clone()
         for entry, shift in swap.items():
             moved[entry] += shift
-        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+        return moved
 
-    def mlp(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001 (a torch hook)
-        added["mlp"] = first_tensor(output)
+    def mlp(contribution: Tensor) -> None:
+        added["mlp"] = contribution
 
-    with hooks(layer.attn.contribution.register_forward_hook(attn), layer.mlp.contribution.register_forward_hook(mlp)):
+    with hooks(*layer.attn.watch(attn), *layer.mlp.watch(mlp)):
         call_with_state(layer.module, *call, streams)
     return added["attn"], added["mlp"]
 
 
-def _proved(layer: Layer, call: Call, dense: Capture) -> bool:
+def _proved(layer: Layer, call: Arguments, dense: Capture) -> bool:
     """Whether the layer takes a batch with the arguments of one sequence: two entries must give what each gives alone.
 
     Most arguments are broadcast over the batch, some (ALiBi biases by entry and head) are not.
     """
-    stream = _stream(call)
+    stream = stream_of(*call)
     again = _contributions(layer, call, stream, {})
-    for sublayer, found in zip((layer.attn, layer.mlp), again, strict=True):
+    for sublayer, found in zip(layer.sublayers, again, strict=True):
         if not _is_close(found[0], dense.whole[sublayer.label]):
             raise ComputationError(
                 f"{sublayer.name}: called again on the same stream it adds something else; leave out scope isolated"
@@ -169,13 +169,6 @@ def _proved(layer: Layer, call: Call, dense: Capture) -> bool:
         return False
     alone = zip(again, _contributions(layer, call, other, {}), strict=True)
     return all(_is_close(found, torch.cat(parts)) for found, parts in zip(together, alone, strict=True))
-
-
-def _stream(call: Call) -> Batch:
-    stream = state_argument(*call)
-    if stream is None:  # pragma: no cover (discovery has called it with one)
-        raise TypeError("a layer was called without a state")
-    return stream
 
 
 def _is_close(found: Tensor, truth: Tensor) -> bool:

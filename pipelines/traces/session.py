@@ -17,7 +17,8 @@ from torch import Tensor
 from pipelines.errors import ComputationError
 from pipelines.metrics.divergence import dense_only, divergence
 from pipelines.metrics.rows import Workspace
-from pipelines.models.decoder import Decoder, Sublayer
+from pipelines.models.decoder import Decoder
+from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
 from pipelines.pruning.variant import Variant, applied

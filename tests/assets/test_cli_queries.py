@@ -12,6 +12,7 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.lineage import questions
 from tests.assets.tiny_study import RECIPES, partitions
+from tests.tiny_models import save_tiny
 from warehouse.tables import TABLES
 
 
@@ -135,9 +136,30 @@ def test_doctor_finds_a_computed_warehouse_well(shell: Shell) -> None:
     assert "well" in shell.messages
 
 
-def test_doctor_proves_a_model(shell: Shell, tiny_folder: Path) -> None:
-    assert shell("doctor", "--model", tiny_folder) == ""
-    assert "every sublayer is proved" in shell.messages
+def test_doctor_shows_what_a_model_is_made_of(shell: Shell, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "granite", "granite")
+    rows = {row["part"]: row for row in json.loads(shell("doctor", "--model", folder, "--format", "json"))}
+    assert list(rows)[:3] == ["model", "attn.0", "mlp.0"]
+    assert rows["mlp.2"]["module"] == "model.layers.2.mlp"
+    assert rows["mlp.2"]["form"] == "multiplier 0.22"
+    assert rows["head"]["form"] == "own weights, scale 0.25"
+    table = shell("doctor", "--model", folder)
+    assert "GraniteForCausalLM" in table
+    assert "multiplier 0.22" in table
+
+
+def test_doctor_refuses_a_model_with_the_module_and_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_tiny(tmp_path / "opt", "opt", do_layer_norm_before=False)
+    for source, message in (
+        (folder, "layers.0.final_layer_norm norms the stream itself"),
+        (tmp_path / "no", "no such"),
+    ):
+        assert run(["doctor", "--warehouse", str(tmp_path / "w"), "--model", str(source)], Globals()) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert message in output.err
 
 
 def test_doctor_names_a_damaged_file_and_fails(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Calibration statistics against a slow pass over the same tokens."""
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,10 @@ from pipelines.calibration import calibrate, calibration_tokens
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune
+from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import CalibrationSpec
+from tests.tiny_models import save_tiny
 
 SPEC = CalibrationSpec(sequences=5, length=24, seed=3)
 
@@ -26,8 +30,8 @@ def test_moments_equal_a_slow_pass_in_float64(decoder: Decoder) -> None:
     inputs: dict[str, list[torch.Tensor]] = {}
     handles = [
         linear.register_forward_pre_hook(lambda _, args, name=name: inputs.setdefault(name, []).append(args[0][0]))
-        for sublayer in decoder.sublayers
-        for name, linear in sublayer.linears.items()
+        for name, linear in decoder.model.named_modules()
+        if isinstance(linear, torch.nn.Linear) and name != "lm_head"
     ]
     for sequence in calibration_tokens(decoder.tokenizer, SPEC):
         decoder.hidden(sequence[None])
@@ -99,6 +103,52 @@ def test_sources_that_give_no_text_are_refused(decoder: Decoder, tmp_path: Path)
 def test_nan_activations_fail_with_the_place(tiny_folder: Path) -> None:
     broken = load_decoder(tiny_folder)
     with torch.no_grad():
-        broken.layers[1].mlp.mixer.up_proj.weight[0, 0] = float("nan")
+        broken.layers[1].mlp.mixers[0].up_proj.weight[0, 0] = float("nan")
     with pytest.raises(ComputationError, match="NaN or infinite"):
         calibrate(broken, SPEC, "tiny")
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "mixtral", "mixtral"))
+
+
+def test_moments_of_an_expert_are_those_of_the_tokens_routed_to_it(experts: Decoder) -> None:
+    found = calibrate(experts, SPEC, "tiny").activation_stats
+    block = experts.layers[1].mlp.mixers[0].experts
+    routed: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handle = block.register_forward_pre_hook(lambda _, args: routed.append((args[0], args[1])))
+    for sequence in calibration_tokens(experts.tokenizer, SPEC):
+        experts.hidden(sequence[None])
+    handle.remove()
+    states, chosen = (torch.cat(each) for each in zip(*routed, strict=True))
+    for expert in range(4):
+        x = states[(chosen == expert).any(dim=-1)].double()
+        gate, up = (x @ block.gate_up_proj[expert].double().T).chunk(2, dim=-1)
+        for key, given in (("gate_up_proj", x), ("down_proj", torch.nn.functional.silu(gate) * up)):
+            row = found.row(by_predicate=pl.col("module") == f"model.layers.1.mlp.experts.{key}[{expert}]", named=True)
+            assert row["tokens"] == len(given)
+            assert row["in_features"] == given.shape[1]
+            moment = torch.tensor(row["second_moment"]).double()
+            torch.testing.assert_close(moment, given.pow(2).mean(0), rtol=1e-4, atol=1e-9)
+
+
+def test_an_expert_that_no_token_reached_has_no_row_and_wanda_names_it(tmp_path: Path) -> None:
+    experts = load_decoder(save_tiny(tmp_path / "many", "mixtral", num_local_experts=40))
+    few = calibrate(experts, CalibrationSpec(sequences=1, length=16), "tiny").activation_stats
+    seen = set(few["module"])
+    unseen = next(name for name in experts.matrices if name not in seen)
+    assert "experts" in unseen
+    with pytest.raises(InputError, match=rf"no module {re.escape(unseen)}; no calibration token .* raise calibration"):
+        prune(experts, parse_recipe("wanda-50"), few)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_oss", "jamba", "recurrent_gemma", "opt", "gpt2", "falcon_h1"])
+def test_every_matrix_of_every_kind_of_mixer_has_its_statistics(architecture: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    stats = calibrate(decoder, SPEC, "tiny").activation_stats
+    assert set(stats["module"]) == set(decoder.matrices)
+    for module, inputs in zip(stats["module"], stats["in_features"], strict=True):
+        assert inputs == decoder.matrices[module].weight.shape[1]
+    variant = prune(decoder, parse_recipe("wanda-2of4"), stats)
+    assert all(int(mask.sum()) * 2 == mask.numel() for mask in variant.masks.values())

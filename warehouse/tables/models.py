@@ -31,7 +31,7 @@ TABLE = Table(
         _count("parameters_mlp", "Parameters of all MLP sublayers."),
         _count("parameters_embedding", "Parameters of embeddings and LM head, tied ones once."),
         Column("is_head_tied", pa.bool_(), "Whether the LM head is the embedding matrix."),
-        Column("final_norm", pa.string(), "Kind of the final norm as proved at load: rms, rms_plus_one, layer."),
+        Column("final_norm", pa.string(), "Kind of the final norm as proved: rms or layer, each also _plus_one; none."),
         Column("dtype", pa.string(), "Type in which the model runs."),
         Column("weight_hash", pa.string(), "SHA-256 over the weight files."),
         Column("tokenizer_hash", pa.string(), "SHA-256 over the tokenizer's files and chat template."),

@@ -58,7 +58,7 @@ def test_a_quick_model_gives_the_same_states_and_reads_swapped_weights(tiny_fold
     decoder = load_decoder(tiny_folder)
     tokens = torch.tensor([[5, 77, 9, 120], [8, 61, 2, 17]])
     sublayer = decoder.layers[1].mlp
-    other = {name: linear.weight * 0.5 for name, linear in sublayer.linears.items()}
+    other = {name: matrix.stored * 0.5 for name, matrix in sublayer.matrices.items()}
     for weights in ({}, other):
         with swapped([sublayer], weights), torch.inference_mode():
             truth = decoder.hidden(tokens)

@@ -37,10 +37,10 @@ def test_wanda_drops_the_smallest_scores_of_every_row_by_the_papers_formula(
 ) -> None:
     variant = pruned(decoder, calibrated, "wanda-50")
     for sublayer in decoder.sublayers:
-        for name, linear in sublayer.linears.items():
+        for name, matrix in sublayer.matrices.items():
             row = calibrated.activation_stats.row(by_predicate=pl.col("module") == name, named=True)
             norms = (torch.tensor(row["second_moment"]).double() * row["tokens"]).sqrt()
-            scores = linear.weight.double().abs() * norms
+            scores = matrix.weight.double().abs() * norms
             for values, keep in zip(scores, variant.masks[name], strict=True):
                 assert int(keep.sum()) == len(values) - round(0.5 * len(values))
                 assert values[~keep].max() <= values[keep].min() * (1 + 1e-6)
@@ -54,7 +54,7 @@ def test_half_of_the_prunable_weights_are_masked_exactly(decoder: Decoder, calib
     assert row["weights_masked"] * 2 == row["weights_prunable"]
     assert row["sparsity"] == 0.5
     with applied(decoder, variant):
-        zeros = sum(int((m.weight == 0).sum()) for s in decoder.sublayers for m in s.linears.values())
+        zeros = sum(int((m.weight == 0).sum()) for m in decoder.matrices.values())
     assert zeros >= row["weights_masked"]
 
 
@@ -66,7 +66,9 @@ def test_drops_follow_the_influence_and_count_all_their_parameters(decoder: Deco
     assert variant.dropped == (f"attn.{least['layer']}", f"mlp.{least['layer']}")
     row = variant_row(decoder, "tiny", parse_recipe("block-drop-1"), variant, None, 1, 1.0).row(0, named=True)
     layer = decoder.layers[least["layer"]]
-    assert row["parameters_removed"] == sum(p.numel() for s in (layer.attn, layer.mlp) for p in s.mixer.parameters())
+    assert row["parameters_removed"] == sum(
+        p.numel() for s in (layer.attn, layer.mlp) for p in s.mixers[0].parameters()
+    )
 
 
 @pytest.mark.parametrize("name", ["dense", "magnitude-37.5", "wanda-2of4", "attn-drop-2", "block-drop-1"])
@@ -109,7 +111,7 @@ def test_a_recipe_without_effect_is_an_error(tiny_folder: Path, calibrated: Cali
     silent = load_decoder(tiny_folder)
     with torch.no_grad():
         for layer in silent.layers:
-            layer.attn.mixer.o_proj.weight.zero_()
+            layer.attn.mixers[0].o_proj.weight.zero_()
     with pytest.raises(ComputationError, match="attn-drop-1 leaves the forward pass unchanged"):
         prune(silent, parse_recipe("attn-drop-1"), None, calibrated.block_influence)
 
@@ -130,6 +132,6 @@ def test_missing_statistics_and_impossible_numbers_are_refused(decoder: Decoder,
 def test_nan_weights_fail_instead_of_giving_a_mask(tiny_folder: Path) -> None:
     broken = load_decoder(tiny_folder)
     with torch.no_grad():
-        broken.layers[1].mlp.mixer.up_proj.weight[3, 3] = float("nan")
+        broken.layers[1].mlp.mixers[0].up_proj.weight[3, 3] = float("nan")
     with pytest.raises(ComputationError, match="NaN"):
         prune(broken, parse_recipe("magnitude-50"))

@@ -194,9 +194,11 @@ def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
     session = Session(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
     variant = variant_of(decoder, "wanda-50")
     layer = decoder.layers[1]
-    only = Variant(masks={name: mask for name, mask in variant.masks.items() if name in layer.mlp.linears})
+    only = Variant(masks={name: mask for name, mask in variant.masks.items() if name in layer.mlp.matrices})
     calls: list[str] = []
-    handles = [s.mixer.register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers]
+    handles = [
+        s.mixers[0].register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers
+    ]
     table = session.trace("one", only)["layer_transitions"]
     for handle in handles:
         handle.remove()
@@ -285,7 +287,7 @@ def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: 
         Session(decoder, "tiny", same)
     broken = load_decoder(tiny_folder)
     with torch.no_grad():
-        broken.layers[1].mlp.mixer.down_proj.weight.fill_(float("inf"))
+        broken.layers[1].mlp.mixers[0].down_proj.weight.fill_(float("inf"))
     with pytest.raises(ComputationError, match="NaN or infinite"):
         Session(broken, "tiny", study())
 

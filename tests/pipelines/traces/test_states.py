@@ -119,7 +119,7 @@ def test_measures_of_stored_states_are_the_live_ones_within_the_types_error(
             np.testing.assert_allclose(found[column], truth[column], rtol=2e-3, err_msg=f"{column} {where}")
         # A probability moves by as much of itself as its logit moves, T = 1.
         x, stored_x = head.lens(stream, own[scope], lens), head.lens(streams[at], shifts[at], lens)
-        logit = sum((head.shift(b) - head.shift(a)).abs().amax(dim=-1) for a, b in zip(x, stored_x, strict=True))
+        logit = sum((head.linear(b) - head.linear(a)).abs().amax(dim=-1) for a, b in zip(x, stored_x, strict=True))
         for column in ("kl_dense_pruned_nats", "js_nats", "total_variation", "one_minus_cos_p", "var_p_dz"):
             error = np.abs(found[column] - truth[column])[0]
             allowed = (4 * logit.numpy() + 2e-3) * np.maximum(truth[column][0], found[column][0])

@@ -1,0 +1,53 @@
+"""A really pruned copy of a decoder: its own modules, its own weights, no swapping."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.models.decoder import Decoder
+from pipelines.models.sublayer import Part, Sublayer
+from pipelines.pruning.variant import Variant
+
+
+def twin_of(decoder: Decoder) -> Decoder:
+    """A deep copy; its parts are the copied modules."""
+    model = copy.deepcopy(decoder.model)
+    twins = dict(zip(decoder.model.modules(), model.modules(), strict=True))
+
+    def part(own: Part) -> Part:
+        return replace(own, chain=tuple(twins[module] for module in own.chain))
+
+    def sublayer(own: Sublayer) -> Sublayer:
+        return replace(own, host=twins[own.host], parts=tuple(part(each) for each in own.parts))
+
+    layers = tuple(
+        replace(layer, module=twins[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))
+        for layer in decoder.layers
+    )
+    return replace(decoder, model=model, trunk=twins[decoder.trunk], layers=layers)
+
+
+def write_masks(twin: Decoder, variant: Variant, names: set[str]) -> None:
+    """Sets the masked weights of some matrices of the copy to zero, where they lie."""
+    weights: dict[str, nn.Parameter] = dict(twin.model.named_parameters())
+    modules = dict(twin.model.named_modules())
+    for name in names:
+        mask = variant.masks[name]
+        stem, _, expert = name.partition("[")
+        weight: Tensor = weights[stem].data[int(expert[:-1])] if expert else modules[name].weight.data
+        # Stored (in, out): Conv1D, and the stacks of these as their code multiplies them.
+        is_stack = bool(expert) and type(twin.model).__name__.startswith(("GptOss", "Llama4", "RecurrentGemma"))
+        is_transposed = is_stack or type(modules.get(name)).__name__ == "Conv1D"
+        with torch.no_grad():
+            weight.mul_(mask.T if is_transposed else mask)
+
+
+def write_zeros(twin: Decoder, labels: set[str]) -> None:
+    """Sets all parameters of some sublayers of the copy to zero: they then add nothing, whatever they are."""
+    for each in twin.sublayers:
+        if each.label in labels:
+            for mixer in each.mixers:
+                for parameter in mixer.parameters():
+                    torch.nn.init.zeros_(parameter)
