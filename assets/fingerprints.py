@@ -18,7 +18,14 @@ from warehouse.names import path_safe
 from warehouse.provenance import fingerprint
 
 MODEL_TABLES = ("models", "activation_stats", "block_influence")
-TRACE_TABLES = ("layer_transitions", "decoding_steps", "top_tokens", "option_subspace", "generations")
+TRACE_TABLES = (
+    "layer_transitions",
+    "decoding_steps",
+    "top_tokens",
+    "option_subspace",
+    "generations",
+    "hidden_states",
+)
 TEXT_TABLE = "text_tokens"
 VARIANT_TABLES = ("variants", *TRACE_TABLES, TEXT_TABLE)
 

@@ -240,9 +240,9 @@ def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:
 
 
 def _write_parquet(rows: pa.Table, path: Path) -> None:
-    # Float noise never repeats, so its bytes are split by significance; all else repeats and gets a dictionary.
-    floats = [leaf for field in rows.schema for leaf in _float_leaves(field)]
-    others = [field.name for field in rows.schema if not _float_leaves(field)]
+    # Float noise never repeats and gets an encoding of its own; all else repeats and gets a dictionary.
+    noise = {leaf: encoding for field in rows.schema for leaf, encoding in _noise(field).items()}
+    others = [field.name for field in rows.schema if not _noise(field)]
     with path.open("xb") as file:
         pq.write_table(
             rows,
@@ -250,17 +250,20 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
             row_group_size=_ROW_GROUP,
             compression="zstd",
             use_dictionary=others,
-            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+            column_encoding=noise,
             write_page_checksum=True,
         )
 
 
-def _float_leaves(field: pa.Field) -> list[str]:
-    if pa.types.is_float32(field.type):
-        return [field.name]
-    if pa.types.is_list(field.type) and pa.types.is_float32(field.type.value_type):
-        return [f"{field.name}.list.element"]
-    return []
+def _noise(field: pa.Field) -> dict[str, str]:
+    """The encoding of a column of floats by the name of its leaf; empty for all else."""
+    leaf, of = field.name, field.type
+    if pa.types.is_list(of):
+        leaf, of = f"{leaf}.list.element", of.value_type
+    if pa.types.is_float32(of):
+        return {leaf: "BYTE_STREAM_SPLIT"}
+    # DuckDB reads bytes split by significance of 4- and 8-byte numbers only.
+    return {leaf: "PLAIN"} if pa.types.is_float16(of) else {}
 
 
 def _partition(table: Table, path: Path) -> Partition:

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
+from pipelines.metrics.products import product
 
 _PROBE_ROWS = 5
 # Sizes of states at which the usual eps, 1e-5 to 1e-12, shows; and one far below any.
 _EPS_ROOTS = (1e-2, 1e-4)
 _NOTHING = 1e-10
 _LARGEST_EPS = 0.1
-_FEW_ROWS = 16
 # A norm in bfloat16 rounds its output to 8 bits; a wrong kind is off by far more.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -192,8 +192,7 @@ class Head:
     def linear(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """scale·W x in float32: of a state its logits before bias and cap, of a shift theirs before the cap."""
         weight, rows = self.weight.detach().float(), x.float()
-        # A tall matrix times a few columns runs at memory speed; MKL packs all of W for a few rows times Wᵀ.
-        z = (weight @ rows.T).T if len(rows) < _FEW_ROWS else rows @ weight.T
+        z = product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T
         return z if self.scale == 1 else z.mul_(self.scale)
 
     def raw(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:

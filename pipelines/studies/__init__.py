@@ -154,6 +154,7 @@ class MeasureSpec(_Part):
 
     `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
     With `cache` the tokens pass one by one through key-value caches, else all at once: the tables agree.
+    `keep_states` keeps the residual stream and its shifts themselves, 2 bytes a number, in `hidden_states`.
     """
 
     positions: Literal["generated", "every"] = "generated"
@@ -163,6 +164,7 @@ class MeasureSpec(_Part):
     trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
     top_k: int = Field(default=10, ge=1, le=100)
     cache: bool = False
+    keep_states: bool = False
 
     @field_validator("temperatures")
     @classmethod

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pipelines.models.calls import hooks, state_argument
+from pipelines.models.calls import Arguments, hooks, state_argument
 from pipelines.models.decoder import Decoder, TokenCache
 from pipelines.models.sublayer import Sublayer, SublayerCall
 from pipelines.pruning.variant import swapped
@@ -28,11 +28,17 @@ class Capture:
         streams: residual stream entering each layer, at the measured positions, by layer.
         added: what each sublayer added to the stream there, by label, float32.
         calls: how each sublayer was called, one entry a chunk, by label; empty unless asked for.
+        whole: what each sublayer added at every position, measured or not, by label; kept with the calls. `added` is
+            a part of it, not a copy: positions × width × sublayers × 4 bytes in all.
+        layer_calls: how each layer was called, by layer; kept with the calls where all tokens ran at once, because a
+            cache holds the keys of later tokens by the time a layer would be called again.
     """
 
     streams: dict[int, States] = field(default_factory=dict)
     added: dict[str, States] = field(default_factory=dict)
     calls: dict[str, list[SublayerCall]] = field(default_factory=dict)
+    whole: dict[str, States] = field(default_factory=dict)
+    layer_calls: dict[int, Arguments] = field(default_factory=dict)
 
 
 def run_known(
@@ -46,12 +52,15 @@ def run_known(
         first: first measured position; all later ones are measured.
         by_token_from: None runs all tokens at once; else the tokens before it at once and the rest one by one,
             through a key-value cache.
-        keep_calls: whether to keep the sublayers' arguments for `replay`.
+        keep_calls: whether to keep arguments and whole contributions, for `replay` and for `isolated`.
     """
     capture = Capture()
     pieces: dict[tuple[str, int | str], list[Tensor]] = {}
     with ExitStack() as stack:
         for index, layer in enumerate(decoder.layers):
+            if keep_calls and by_token_from is None:
+                keep = _keep_call(index, capture.layer_calls)
+                stack.enter_context(hooks(layer.module.register_forward_pre_hook(keep, with_kwargs=True)))
             stack.enter_context(
                 hooks(layer.module.register_forward_pre_hook(_keep_stream(index, pieces), with_kwargs=True))
             )
@@ -67,12 +76,22 @@ def run_known(
             for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
                 decoder.hidden(chunk, cache)
     for (what, key), parts in pieces.items():
-        states = torch.cat(parts, dim=1)[0, first:].float()
+        states = torch.cat(parts, dim=1)[0]
         if what == "stream":
-            capture.streams[int(key)] = states
+            capture.streams[int(key)] = states[first:].float()
+        elif keep_calls:
+            capture.whole[str(key)] = states.float()
+            capture.added[str(key)] = capture.whole[str(key)][first:]
         else:
-            capture.added[str(key)] = states
+            capture.added[str(key)] = states[first:].float()
     return capture
+
+
+def _keep_call(index: int, calls: dict[int, Arguments]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        calls[index] = (args, kwargs)
+
+    return hook
 
 
 def _keep_stream(index: int, pieces: dict[tuple[str, int | str], list[Tensor]]) -> Any:  # noqa: ANN401 (a torch hook)

@@ -16,6 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from pipelines.metrics.divergence import divergence
 from pipelines.metrics.options import option_row
+from pipelines.metrics.products import quick_linears
+from pipelines.metrics.ranking import top_ids
 from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
 from pipelines.models.calls import first_tensor, hooks, state_argument
 from pipelines.models.decoder import Decoder
@@ -81,11 +83,11 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
     longest = max(len(prompt) for prompt in prompts)
     given = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=decoder.device)
     real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(given)
-    with hooks(*_watch(decoder, last)):
+    with hooks(*_watch(decoder, last)), quick_linears(decoder.model):
         for _ in range(steps):
             decoder.hidden(given, cache, real)
             best = decoder.head.logits(last.pop("stream").float()).argmax(dim=-1)
-            streams.append(torch.stack([state.double() for state in last.values()]).sum(dim=0))
+            streams.append(torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64))
             tokens.append(best.tolist())
             real = torch.cat([real, torch.ones_like(best[:, None])], dim=1)
             # Without a cache all tokens pass again.
@@ -148,51 +150,64 @@ def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> 
     steps = len(pair.dense_tokens)
     states, moves = decoder.head.lens(pair.streams, pair.shifts, "normed")
     measured = divergence(states, moves, decoder.head, temperatures)
-    frames = []
-    for index, temperature in enumerate(temperatures):
-        frames.append(
-            pl.DataFrame(
-                {
-                    "prompt_id": [pair.prompt.prompt.id] * steps,
-                    "trajectory": [pair.trajectory] * steps,
-                    "step": np.arange(steps, dtype=np.int32),
-                    "position": np.arange(steps, dtype=np.int32) + len(pair.prompt.ids) - 1,
-                    "temperature": [temperature] * steps,
-                    "token_id_dense": np.array(pair.dense_tokens, dtype=np.int32),
-                    "token_id_pruned": np.array(pair.pruned_tokens, dtype=np.int32),
-                    "token_text_dense": [decoder.tokenizer.decode([token]) for token in pair.dense_tokens],
-                    "token_text_pruned": [decoder.tokenizer.decode([token]) for token in pair.pruned_tokens],
-                    "repeat_rate_dense": repeat_rates(pair.dense_tokens),
-                    "repeat_rate_pruned": repeat_rates(pair.pruned_tokens),
-                    **{name: values[index] for name, values in measured.items()},
-                }
+    about = pl.DataFrame(
+        {
+            "prompt_id": [pair.prompt.prompt.id] * steps,
+            "trajectory": [pair.trajectory] * steps,
+            "step": np.arange(steps, dtype=np.int32),
+            "position": np.arange(steps, dtype=np.int32) + len(pair.prompt.ids) - 1,
+            "token_id_dense": np.array(pair.dense_tokens, dtype=np.int32),
+            "token_id_pruned": np.array(pair.pruned_tokens, dtype=np.int32),
+            "token_text_dense": _texts(decoder, pair.dense_tokens),
+            "token_text_pruned": _texts(decoder, pair.pruned_tokens),
+            "repeat_rate_dense": repeat_rates(pair.dense_tokens),
+            "repeat_rate_pruned": repeat_rates(pair.pruned_tokens),
+        }
+    )
+    return pl.concat(
+        [
+            about.with_columns(
+                pl.lit(temperature).alias("temperature"),
+                *(pl.Series(name, values[index]) for name, values in measured.items()),
             )
-        )
-    return pl.concat(frames)
+            for index, temperature in enumerate(temperatures)
+        ]
+    )
 
 
 def top_rows(decoder: Decoder, pair: Pair, dense: Tensor, pruned: Tensor, count: int) -> pl.DataFrame:
     """Rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' numbers."""
     logits = {"dense": dense, "pruned": pruned}
-    log_p = {side: torch.log_softmax(values.double(), dim=-1) for side, values in logits.items()}
-    rows: list[dict[str, object]] = []
+    # In float64 one row at a time, because a whole matrix of it would double the memory.
+    totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
+    frames = []
     for side, values in logits.items():
-        # A stable sort gives equal logits to the lower id, as argmax does.
-        best = values.sort(dim=-1, descending=True, stable=True).indices[:, :count]
-        for step, ids in enumerate(best.tolist()):
-            for rank, token in enumerate(ids, start=1):
-                rows.append(
-                    {
-                        "step": step,
-                        "side": side,
-                        "rank": rank,
-                        "token_id": token,
-                        "token_text": decoder.tokenizer.decode([token]),
-                        **{f"logit_{other}": float(logits[other][step, token]) for other in logits},
-                        **{f"probability_{other}": float(log_p[other][step, token].exp()) for other in logits},
-                    }
-                )
-    return pl.DataFrame(rows).with_columns(prompt_id=pl.lit(pair.prompt.prompt.id), trajectory=pl.lit(pair.trajectory))
+        best = top_ids(values, count)
+        steps, ranks = best.shape
+        numbers = {}
+        for other, its_logits in logits.items():
+            own = its_logits.gather(1, best).double()
+            numbers[f"logit_{other}"] = own.flatten().cpu().numpy()
+            numbers[f"probability_{other}"] = (own - totals[other][:, None]).exp().flatten().cpu().numpy()
+        tokens = best.flatten().tolist()
+        frames.append(
+            pl.DataFrame(
+                {
+                    "step": np.repeat(np.arange(steps), ranks),
+                    "side": [side] * len(tokens),
+                    "rank": np.tile(np.arange(1, ranks + 1), steps),
+                    "token_id": tokens,
+                    "token_text": _texts(decoder, tokens),
+                    **numbers,
+                }
+            )
+        )
+    return pl.concat(frames).with_columns(prompt_id=pl.lit(pair.prompt.prompt.id), trajectory=pl.lit(pair.trajectory))
+
+
+def _texts(decoder: Decoder, tokens: Sequence[int]) -> list[str]:
+    """Every token as text, each on its own."""
+    return [decoder.tokenizer.decode([token]) for token in tokens]
 
 
 def option_rows(

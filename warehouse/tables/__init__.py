@@ -6,6 +6,7 @@ from warehouse.tables import (
     block_influence,
     decoding_steps,
     generations,
+    hidden_states,
     layer_transitions,
     models,
     option_subspace,
@@ -27,5 +28,6 @@ TABLES: dict[str, Table] = {
         option_subspace,
         generations,
         text_tokens,
+        hidden_states,
     )
 }

@@ -1,0 +1,19 @@
+-- The table hidden_states as the marts read it: every column by name, and what follows from it at once.
+-- grain: one row per variant × prompt × position × layer × sublayer × scope.
+-- key: model, recipe, prompt_id, position, layer, sublayer, scope
+-- inputs: hidden_states
+-- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else;
+-- entries is the stream or its shift with the scale multiplied in.
+select
+    model,
+    recipe,
+    model || '@' || recipe as variant,
+    prompt_id,
+    position,
+    layer,
+    sublayer,
+    scope,
+    scale,
+    state,
+    list_transform(state, lambda x: x * scale) as entries
+from hidden_states

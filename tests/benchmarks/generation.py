@@ -1,0 +1,105 @@
+"""Seconds a prompt for 64 tokens of two models: ours with its tables, transformers' generate, the published script.
+
+Run by `make bench`; prints JSON. The model is the demo's; no test asserts a time.
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+import torch
+
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
+from pipelines.models.sources import locate
+from pipelines.prompts import TokenizedPrompt, tokenize_prompts
+from pipelines.pruning.apply import prune
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import Variant, applied
+from pipelines.studies import Prompt, load_study
+from pipelines.traces.decoding import Pair, decode_greedily, logits_of, step_rows, top_rows
+
+STEPS, REPEATS = 64, 3
+TEXTS = (
+    "What is 12 times 7?",
+    "Why is the sky blue?",
+    "Write a short story about a fox and a well.",
+    "Name three rivers in Europe.",
+    "How do I boil an egg?",
+    "Explain to a child what a hash table is.",
+    "A train leaves at 9:40 and arrives at 12:05. How long does it travel?",
+    "Which planet is the largest? A. Mars B. Jupiter C. Venus. Answer with one letter.",
+)
+# One prompt, 64 tokens, two models, on two cores in float32 (the comparison script that comes with 2603.24652).
+PUBLISHED_SECONDS = 5.0
+
+
+def ours(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> int:
+    """Both models decode, and every step is measured as in a study; how many rows came of it."""
+    ids = [prompt.ids for prompt in prompts]
+    dense = decode_greedily(decoder, ids, STEPS)
+    with applied(decoder, variant):
+        pruned = decode_greedily(decoder, ids, STEPS)
+    rows = 0
+    for prompt, one, other in zip(prompts, dense, pruned, strict=True):
+        move = (other.streams - one.streams).float()
+        pair = Pair(prompt, "free_running", one.streams.float(), move, one.tokens, other.tokens)
+        rows += len(step_rows(decoder, pair, (1.0,)))
+        rows += len(top_rows(decoder, pair, *logits_of(decoder, pair.streams, pair.shifts), 10))
+    return rows
+
+
+def theirs(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> None:
+    """Both models decode the same batch by `generate`, and nothing is measured."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    pads = [longest - len(prompt.ids) for prompt in prompts]
+    tokens = torch.tensor([[0] * pad + list(prompt.ids) for pad, prompt in zip(pads, prompts, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
+    settings = {"do_sample": False, "max_new_tokens": STEPS, "min_new_tokens": STEPS, "pad_token_id": 0}
+    decoder.model.generate(tokens, attention_mask=mask, **settings)
+    with applied(decoder, variant):
+        decoder.model.generate(tokens, attention_mask=mask, **settings)
+
+
+def best(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Shortest of several runs, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    """Measures and prints."""
+    decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
+    asked = tuple(Prompt(id=f"p{index}", kind="open", text=text) for index, text in enumerate(TEXTS))
+    study = load_study("demo").model_copy(update={"prompts": asked})
+    prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
+    variant = prune(decoder, parse_recipe("magnitude-50"))
+    engine = best(lambda: ours(decoder, variant, prompts)) / len(prompts)
+    plain = best(lambda: theirs(decoder, variant, prompts)) / len(prompts)
+    result = {
+        "prompts": len(prompts),
+        "tokens": STEPS,
+        "models": 2,
+        "seconds_per_prompt": round(engine, 3),
+        "published_seconds_per_prompt": PUBLISHED_SECONDS,
+        "times_published": round(PUBLISHED_SECONDS / engine, 2),
+        "generate_seconds_per_prompt": round(plain, 3),
+        "times_generate": round(plain / engine, 2),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
