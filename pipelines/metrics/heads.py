@@ -85,6 +85,8 @@ def find_final_norm(module: nn.Module) -> FinalNorm:
     )
     if not isinstance(weight, Tensor) or not isinstance(eps, float):
         raise InputError(refusal)
+    # Views of their own: the formula stays as it is when a variant puts other weights into the module.
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
     generator = torch.Generator().manual_seed(0)
     # Off-centre, and small enough for eps to show.
     probe = torch.randn(_PROBE_ROWS, weight.shape[0], generator=generator) + 0.5

@@ -47,8 +47,9 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
             )
     layers = tuple(_prove_layer(index, module, run, names) for index, module in enumerate(stack))
     final = _module_before(head_module, run, names)
-    bias = None if head_module.bias is None else head_module.bias.float()
-    head = Head(weight=head_module.weight.float(), bias=bias, norm=find_final_norm(final))
+    # Views of their own: the head stays as it is when a variant puts other weights into the modules.
+    bias = None if head_module.bias is None else head_module.bias.detach().float()
+    head = Head(weight=head_module.weight.detach().float(), bias=bias, norm=find_final_norm(final))
     stream = run.outputs[stack[-1]]
     _require(
         run.inputs[final],

@@ -57,7 +57,8 @@ class Decoded:
     """Tokens that a model generated and the residual stream from which each was read.
 
     The stream is rebuilt in float64 from the embedding and all contributions, because two float32 streams would
-    cancel when they are subtracted: they are much longer than their difference.
+    cancel when they are subtracted: they are much longer than their difference. Where a variant computes in bfloat16,
+    whose sums round by more than that, it is the stream that the head reads.
     """
 
     tokens: tuple[int, ...]
@@ -81,8 +82,10 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
     with hooks(*_watch(decoder, last)):
         for _ in range(steps):
             decoder.hidden(given, cache, real)
-            best = decoder.head.logits(last.pop("stream").float()).argmax(dim=-1)
-            streams.append(torch.stack([state.double() for state in last.values()]).sum(dim=0))
+            stream = last.pop("stream")
+            best = decoder.head.logits(stream.float()).argmax(dim=-1)
+            rebuilt = torch.stack([state.double() for state in last.values()]).sum(dim=0)
+            streams.append(stream.double() if decoder.is_rounded else rebuilt)
             tokens.append(best.tolist())
             given = best[:, None]
             real = torch.cat([real, torch.ones_like(given)], dim=1)

@@ -42,6 +42,7 @@ class StudyFile:
             ],
             "calibration": {"sequences": 2, "length": 32},
             "generation": {"new_tokens": 4},
+            "noise": [],
         } | self.keys
         self.path.write_text(yaml.safe_dump(fields), encoding="utf-8")
         return self.path
