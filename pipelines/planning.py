@@ -1,0 +1,289 @@
+"""What a study will cost on one model, from sizes alone: memory, work, and rows of every table.
+
+Pure numbers; what a machine gives is measured in `machine.py`, what is current already is known to the caller.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+
+from pipelines.calibration import BATCH
+from pipelines.machine import Machine
+from pipelines.metrics.divergence import COLUMN_NAMES
+from pipelines.metrics.rows import Workspace
+from pipelines.models.outline import Shape
+from pipelines.pruning.recipes import Drop, Magnitude, Noise, Recipe, Wanda
+from pipelines.pruning.variant import COPIES
+from pipelines.studies import Study
+
+Kind = Literal["head", "body", "memory", "vocabulary"]
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One piece of work.
+
+    Attributes:
+        item: what it is.
+        kind: which of the machine's speeds bounds it.
+        amount: floating-point operations of `head` and `body`, bytes of `memory`, logits of `vocabulary`.
+    """
+
+    item: str
+    kind: Kind
+    amount: float
+
+    def seconds(self, machine: Machine) -> float:
+        """On a machine that is kept at its measured speed."""
+        speeds = {
+            "head": machine.head,
+            "body": machine.body,
+            "memory": machine.memory,
+            "vocabulary": machine.vocabulary,
+        }
+        return self.amount / speeds[self.kind]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in memory.
+
+    Attributes:
+        item: what they hold.
+        bytes: how many.
+        phase: `always`, or while the model is `calibrated`, a variant is `worn`, or layers are `measured`.
+    """
+
+    item: str
+    bytes: int
+    phase: Literal["always", "calibrated", "worn", "measured"] = "always"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one partition.
+
+    Attributes:
+        table: its table.
+        rows: how many.
+        unmoved: those among them whose shift is exactly zero, which are stored in few bytes.
+        listed: numbers in its list columns.
+    """
+
+    table: str
+    rows: int
+    unmoved: int = 0
+    listed: int = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One study on one model.
+
+    Attributes:
+        study: the study.
+        shape: sizes of the model.
+        prompts: tokens of each prompt, answer not included.
+        workers: sublayers that are measured at once.
+    """
+
+    study: Study
+    shape: Shape
+    prompts: Sequence[int]
+    workers: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt with its answer."""
+        return [prompt + self.study.generation.new_tokens for prompt in self.prompts]
+
+    @property
+    def positions(self) -> int:
+        """Measured positions of all prompts."""
+        if self.study.measure.positions == "every":
+            return sum(self.lengths)
+        return len(self.prompts) * (self.study.generation.new_tokens + 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the model runs."""
+        return cast(torch.dtype, getattr(torch, self.study.dtype))
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of a number in it."""
+        return self.dtype.itemsize
+
+    def forward(self, tokens: int, sequences: int = 1) -> float:
+        """Floating-point operations of a pass below the head: 2 a weight and token, and attention over the square."""
+        squares = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
+        return sequences * float(2 * tokens * self.shape.active + squares)
+
+    # -- work -----------------------------------------------------------------------------------------------------
+
+    def calibration(self) -> list[Cost]:
+        """The dense model over the calibration tokens."""
+        calibration = self.study.calibration
+        return [Cost("calibration pass", "body", self.forward(calibration.length, calibration.sequences))]
+
+    def dense(self, recipes: Sequence[Recipe]) -> list[Cost]:
+        """What the traces of these variants share."""
+        costs = [*self._decode("dense model", 1), Cost("dense pass", "body", self._pass)]
+        scopes = self.study.measure.scopes
+        still = 2 * self.shape.layers - min(self.moved(recipe, scope) for recipe in recipes for scope in scopes)
+        for lens in self.study.measure.lenses if still else ():
+            costs += self._head(f"lens {lens}, dense side where nothing moves", self.positions * still)
+        return costs
+
+    def variant(self, recipe: Recipe) -> list[Cost]:
+        """Pruning apart, everything that the traces of one variant need; drops are counted as if all layers moved."""
+        copies = COPIES if isinstance(recipe, Noise) and recipe.kind == "batch" else 1
+        costs = []
+        if recipe.method != "dense":
+            costs.append(Cost("variant pass", "body", self._pass * copies))
+        if isinstance(recipe, (Magnitude, Wanda)) and "local" in self.study.measure.scopes:
+            costs.append(Cost("sublayers in the dense context", "body", self._pass))
+        if "free_running" in self.study.measure.trajectories:
+            costs += self._decode("variant", copies)
+        for lens in self.study.measure.lenses:
+            moved = {scope: self.moved(recipe, scope) for scope in self.study.measure.scopes}
+            # Beside a shift the dense side is computed again; where nothing moves all variants share it.
+            if sides := max(moved.values()):
+                costs += self._head(f"lens {lens}, dense side", self.positions * sides)
+            for scope, sublayers in moved.items():
+                if sublayers:
+                    costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
+        steps = len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
+        # Both sides for the table of steps and once more for the top tokens.
+        return [*costs, *self._head("decoding steps", 4 * steps)]
+
+    def changed(self, recipe: Recipe) -> int:
+        """Sublayers whose weights a recipe changes or that it drops."""
+        if isinstance(recipe, (Magnitude, Wanda)):
+            return 2 * self.shape.layers
+        if isinstance(recipe, Drop):
+            return recipe.count * (2 if recipe.unit == "block" else 1)
+        return 0
+
+    def moved(self, recipe: Recipe, scope: str) -> int:
+        """Sublayers behind which a recipe moves the stream, at most."""
+        if recipe.method == "dense":
+            return 0
+        return self.changed(recipe) if scope == "local" else 2 * self.shape.layers
+
+    @property
+    def _pass(self) -> float:
+        """Floating-point operations of one forward pass over all prompts with their answers."""
+        return sum(self.forward(length) for length in self.lengths)
+
+    @property
+    def _rows(self) -> int:
+        """Rows of one lens, scope and temperature."""
+        return self.positions * 2 * self.shape.layers
+
+    def _head(self, item: str, rows: int) -> Iterator[Cost]:
+        """Rows through the LM head, and each of their logits measured at every temperature."""
+        measure, logits = self.study.measure, float(rows * self.shape.vocabulary)
+        yield Cost(f"head product, {item}", "head", 2 * logits * self.shape.width)
+        for temperature in measure.temperatures:
+            yield Cost(f"measures at T = {temperature:g}, {item}", "vocabulary", logits)
+
+    def _decode(self, who: str, copies: int) -> list[Cost]:
+        """All prompts together through one cache: the prompts at once, then token by token at memory speed."""
+        shape, steps = self.shape, self.study.generation.new_tokens
+        weights = shape.active * self.item_size + shape.vocabulary * shape.width * _FLOAT
+        return [
+            Cost(f"{who} decodes: prompts", "body", copies * self.forward(max(self.prompts), len(self.prompts))),
+            Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * weights)),
+        ]
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def held(self, recipe: Recipe, process: int) -> list[Held]:
+        """What lies in memory for one variant, the largest holders; the peak is `peak` of them.
+
+        Args:
+            recipe: the variant's.
+            process: bytes of the process with its libraries, before it loads anything.
+        """
+        shape, measure, size = self.shape, self.study.measure, self.item_size
+        tokens, sublayers = sum(self.lengths), 2 * shape.layers
+        head = 0 if size == _FLOAT else shape.vocabulary * shape.width * _FLOAT
+        # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
+        kept = tokens if size == _FLOAT else self.positions
+        states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
+        columns = self._rows * len(measure.lenses) * len(measure.temperatures) * len(COLUMN_NAMES) * _FLOAT
+        masked = isinstance(recipe, (Magnitude, Wanda))
+        rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
+        with torch.device("meta"):
+            space = Workspace.of(torch.empty(shape.vocabulary, shape.width), len(measure.temperatures))
+        block = sum(each.nbytes for each in (space.logits, space.gap, space.p, space.scratch))
+        cached = len(self.prompts) * max(self.lengths) * shape.cache_width * shape.layers * size
+        longest = BATCH * self.study.calibration.length
+        return [
+            Held("process and libraries", process),
+            Held(f"weights in {self.study.dtype}", shape.parameters * size),
+            Held("head in float32", head),
+            Held("dense states of the prompts", states),
+            Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
+            Held("dense rows", columns),
+            Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
+            Held("masks, a byte a weight", shape.prunable if masked else 0, "worn"),
+            Held("pruned weights", shape.prunable * size if masked else 0, "worn"),
+            Held("weights in bfloat16", shape.body * 2 if rounds else 0, "worn"),
+            Held("states of the variant", states, "worn"),
+            Held("key-value cache", cached, "worn"),
+            Held("masks, a byte a weight", shape.prunable if masked else 0, "measured"),
+            Held("shifts of the stream", self.positions * shape.width * sublayers * _FLOAT, "measured"),
+            Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
+            # The product comes back in a tensor of its own.
+            Held("logits workspace", self.workers * (block + space.logits.nbytes), "measured"),
+            Held("rows of the variant", columns * len(measure.scopes), "measured"),
+        ]
+
+    @property
+    def _widest(self) -> int:
+        """Numbers a token that are alive at once inside a layer, about: an MLP's inner states and a few streams."""
+        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width
+
+    # -- tables ---------------------------------------------------------------------------------------------------
+
+    def model_rows(self) -> list[Rows]:
+        """Rows of the tables of a model."""
+        shape = self.shape
+        return [
+            Rows("models", 1),
+            Rows("activation_stats", shape.modules, listed=shape.inputs),
+            Rows("block_influence", 3 * shape.layers),
+        ]
+
+    def variant_rows(self, recipe: Recipe) -> list[Rows]:
+        """Rows of the tables of a variant."""
+        measure, prompts = self.study.measure, len(self.prompts)
+        each = len(measure.lenses) * len(measure.temperatures) * self.positions
+        scopes = measure.scopes
+        moved = sum(self.moved(recipe, scope) for scope in scopes)
+        transitions = each * 2 * self.shape.layers * len(scopes)
+        steps = prompts * self.study.generation.new_tokens * len(measure.trajectories)
+        listed = min(measure.top_k, self.shape.vocabulary)
+        decoded = steps * len(measure.temperatures)
+        choices = sum(bool(prompt.options) for prompt in self.study.prompts)
+        return [
+            Rows("variants", 1),
+            Rows("layer_transitions", transitions, unmoved=transitions - each * moved),
+            Rows("decoding_steps", decoded, unmoved=decoded if recipe.method == "dense" else 0),
+            Rows("top_tokens", steps * 2 * listed),
+            Rows("option_subspace", choices * len(measure.temperatures)),
+            Rows("generations", prompts if "free_running" in measure.trajectories else 0),
+        ]
+
+
+def peak(held: Sequence[Held]) -> int:
+    """The most that is in memory at once: what always is, and the largest of the phases."""
+    totals: dict[str, int] = {}
+    for each in held:
+        totals[each.phase] = totals.get(each.phase, 0) + each.bytes
+    return totals.pop("always", 0) + max(totals.values(), default=0)
