@@ -23,7 +23,7 @@ from pipelines.models.outline import Shape
 # Numbers of a matrix that is measured: far beyond a core's own cache, soon filled.
 _PRODUCT, _STREAMED = 2**24, 2**26
 _NARROW, _ROWS = 16, 8
-_SECONDS = 0.25
+_SECONDS = 0.15
 
 
 @dataclass(frozen=True)

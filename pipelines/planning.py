@@ -233,7 +233,7 @@ class Workload:
             Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
             Held("masks, a byte a weight", shape.prunable if masked else 0, "worn"),
             Held("pruned weights", shape.prunable * size if masked else 0, "worn"),
-            Held("weights in bfloat16", shape.body * 2 if rounds else 0, "worn"),
+            Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
             Held("states of the variant", states, "worn"),
             Held("key-value cache", cached, "worn"),
             Held("masks, a byte a weight", shape.prunable if masked else 0, "measured"),
