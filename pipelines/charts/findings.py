@@ -37,7 +37,7 @@ select model, theorem, count(*) as points,
        count(*) filter (where truth > 0.05) as large_points,
        median(estimate / truth) filter (where truth > 0.05) as large_ratio_median
 from estimate_points
-where estimate > 0 and truth > 0
+where estimate > 0 and truth > 0 and scope <> 'isolated'
 group by model, theorem
 order by model, theorem""",
     "options": """\

@@ -121,7 +121,7 @@ class MeasureSpec(_Part):
     positions: Literal["generated", "every"] = "generated"
     temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (1.0,)
     lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
-    scopes: tuple[Literal["local", "propagated"], ...] = ("local", "propagated")
+    scopes: tuple[Literal["local", "isolated", "propagated"], ...] = ("local", "propagated")
     trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
     top_k: int = Field(default=10, ge=1, le=100)
     cache: bool = False
