@@ -146,6 +146,10 @@ class Workload:
             costs.append(Cost("variant pass", "body", self._pass * copies))
         if isinstance(recipe, (Magnitude, Wanda)) and "local" in self.study.measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._pass))
+        if swapped := self.changed(recipe) * ("isolated" in self.study.measure.scopes):
+            # Each swap runs through the layers above it: half of them on average, all of them at most.
+            share = 0.5 if swapped == 2 * self.shape.layers else 1.0
+            costs.append(Cost("single swaps through the layers above", "body", swapped * share * self._pass))
         if "free_running" in self.study.measure.trajectories:
             costs += self._decode("variant", copies)
         for lens in self.study.measure.lenses:
@@ -172,7 +176,7 @@ class Workload:
         """Sublayers behind which a recipe moves the stream, at most."""
         if recipe.method == "dense":
             return 0
-        return self.changed(recipe) if scope == "local" else 2 * self.shape.layers
+        return 2 * self.shape.layers if scope == "propagated" else self.changed(recipe)
 
     @property
     def _pass(self) -> float:
@@ -217,6 +221,7 @@ class Workload:
         states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
         columns = self._rows * len(measure.lenses) * len(measure.temperatures) * len(COLUMN_NAMES) * _FLOAT
         masked = isinstance(recipe, (Magnitude, Wanda))
+        swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
         with torch.device("meta"):
             space = Workspace.of(torch.empty(shape.vocabulary, shape.width), len(measure.temperatures))
@@ -239,6 +244,7 @@ class Workload:
             Held("masks, a byte a weight", shape.prunable if masked else 0, "measured"),
             Held("shifts of the stream", self.positions * shape.width * sublayers * _FLOAT, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
+            Held("shifts of single swaps, in float64", max(self.lengths) * shape.width * swaps * 8, "measured"),
             # The product comes back in a tensor of its own.
             Held("logits workspace", self.workers * (block + space.logits.nbytes), "measured"),
             Held("rows of the variant", columns * len(measure.scopes), "measured"),

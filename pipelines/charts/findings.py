@@ -40,6 +40,14 @@ from estimate_points
 where estimate > 0 and truth > 0 and scope <> 'isolated'
 group by model, theorem
 order by model, theorem""",
+    "noise": """\
+select model, max(kl_noise_p95_nats) as kl_noise_p95_nats,
+       count(*) filter (where is_below_noise is not null) as variants,
+       string_agg(recipe, ',' order by recipe) filter (where is_below_noise) as below
+from variant_summary
+where recipe <> 'dense'
+group by model
+order by model""",
     "options": """\
 with ranking as (
     select model, recipe, prompt_id,
@@ -245,6 +253,22 @@ def _fit(frame: pl.DataFrame) -> list[str]:
     return told
 
 
+def _noise(frame: pl.DataFrame) -> list[str]:
+    told = []
+    for row in frame.drop_nulls("kl_noise_p95_nats").iter_rows(named=True):
+        below = [label(recipe) for recipe in row["below"].split(",")] if row["below"] else []
+        verdict = (
+            f"the median KL of {', '.join(below)} is not above that, so that nothing can be said of it"
+            if below
+            else f"the median KL of {_of(row['variants'], row['variants'])} variants is above that"
+        )
+        told.append(
+            f"Rounding alone, without any pruning, moves 95 % of the tokens by at most "
+            f"{number(row['kl_noise_p95_nats'])} nats; {verdict}."
+        )
+    return told
+
+
 def _options(frame: pl.DataFrame) -> list[str]:
     told = []
     for row in frame.iter_rows(named=True):
@@ -270,5 +294,6 @@ _TELLERS: tuple[tuple[str, Callable[[pl.DataFrame], list[str]]], ...] = (
     ("variants", _attention_or_mlp),
     ("amplification", _amplification),
     ("fit", _fit),
+    ("noise", _noise),
     ("options", _options),
 )

@@ -133,6 +133,15 @@ def test_the_dense_variant_costs_what_all_share_and_noise_runs_whole_passes() ->
     assert (one, three) == (load().forward(8) + load().forward(10), 3 * one)
 
 
+def test_single_swaps_cost_the_layers_above_them() -> None:
+    scopes = ("local", "isolated", "propagated")
+    whole = load().forward(8) + load().forward(10)
+    for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1, 1), ("noise-batch", 0, 0)):
+        costs = load(scopes=scopes).variant(parse_recipe(name))
+        assert amounts(costs, "body", "single swaps") == passes * whole
+        assert amounts(costs, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * sublayers * 2 * 50 * 8
+
+
 def test_decoding_reads_all_weights_for_every_token() -> None:
     costs = load(trajectories=("free_running",)).variant(parse_recipe("magnitude-50"))
     assert amounts(costs, "memory") == STEPS * (960 * 4 + 50 * 8 * 4)
