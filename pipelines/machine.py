@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipelines.metrics.blocks import BLOCK_ROWS, Workspace, product
 from pipelines.metrics.divergence import divergence
 from pipelines.metrics.heads import Head
-from pipelines.metrics.rows import BLOCK_ROWS, Workspace
 from pipelines.models.outline import Shape
 
 # Numbers of a matrix that is measured: far beyond a core's own cache, soon filled.
@@ -90,7 +90,7 @@ def measured(shape: Shape, dtype: torch.dtype, device: str, tokens: int, tempera
     words = max(1, min(shape.vocabulary, _PRODUCT // shape.width))
     head = torch.full((words, shape.width), 0.01, device=device)
     states = torch.full((BLOCK_ROWS, shape.width), 0.01, device=device)
-    products = _rate(lambda: states @ head.T, 2 * BLOCK_ROWS * words * shape.width, workers)
+    products = _rate(lambda: product(states, head), 2 * BLOCK_ROWS * words * shape.width, workers)
 
     outputs, inputs = shape.largest_matrix
     matrix = torch.full((max(1, min(outputs, _PRODUCT // inputs)), inputs), 0.01, dtype=dtype, device=device)
@@ -111,7 +111,7 @@ def _vocabulary_rate(vocabulary: int, device: str, temperatures: int, workers: i
         torch.randn(rows, _NARROW, generator=generator).to(device) for rows in (vocabulary, _ROWS, _ROWS, _ROWS)
     )
     head, softmaxes = Head(weight), [1 + index / 10 for index in range(temperatures)]
-    spaces = [Workspace.of(weight, temperatures, 3 * _ROWS) for _ in range(workers)]
+    spaces = [Workspace() for _ in range(workers)]
 
     def work() -> None:
         space = spaces.pop()

@@ -11,8 +11,8 @@ import torch
 
 from pipelines.calibration import BATCH
 from pipelines.machine import Machine
+from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
-from pipelines.metrics.rows import Workspace
 from pipelines.models.outline import Shape
 from pipelines.pruning.recipes import Drop, Magnitude, Noise, Recipe, Wanda
 from pipelines.pruning.variant import COPIES
@@ -223,9 +223,8 @@ class Workload:
         masked = isinstance(recipe, (Magnitude, Wanda))
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
-        with torch.device("meta"):
-            space = Workspace.of(torch.empty(shape.vocabulary, shape.width), len(measure.temperatures))
-        block = sum(each.nbytes for each in (space.logits, space.gap, space.p, space.scratch))
+        # Logits of both sides as they come from the products, and the workspace's own.
+        block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * _FLOAT
         cached = len(self.prompts) * max(self.lengths) * shape.cache_width * shape.layers * size
         longest = BATCH * self.study.calibration.length
         return [
@@ -245,8 +244,7 @@ class Workload:
             Held("shifts of the stream", self.positions * shape.width * sublayers * _FLOAT, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
             Held("shifts of single swaps, in float64", max(self.lengths) * shape.width * swaps * 8, "measured"),
-            # The product comes back in a tensor of its own.
-            Held("logits workspace", self.workers * (block + space.logits.nbytes), "measured"),
+            Held("logits of a block", self.workers * block, "measured"),
             Held("rows of the variant", columns * len(measure.scopes), "measured"),
         ]
 
