@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from assets.fingerprints import MODEL_TABLES, TRACE_TABLES, VARIANT_TABLES, find_model
+from assets.fingerprints import MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
 from assets.plan import Work, model_work
 from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
 from pipelines.models.outline import load_outline, shape_of
@@ -90,19 +90,33 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     place, is_whole = locate_outline(study.model(name).source, cache, progress)
     works = model_work(study, store, find_model(study, name, cache, progress)) if is_whole else _all(study, name)
     outline = load_outline(place)
-    prompts, shape = check_outline(study, outline), shape_of(outline)
+    prompts, texts = check_outline(study, outline)
+    shape = shape_of(outline)
     device = chosen_device(study.device)
-    load = Workload(study, shape, [len(prompt.ids) for prompt in prompts], workers_on(device))
+    lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
+    load = Workload(study, shape, lengths, windows, workers_on(device))
     process = 0 if device.startswith("cuda") else peak_memory_bytes()
     machine = measured(shape, load.dtype, device, max(load.lengths), len(study.measure.temperatures))
     traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
+    read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
     statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
         model=name,
         is_whole=is_whole,
         works=works,
-        shared=[*(load.calibration() if statistics else ()), *(load.dense(traced) if traced else ())],
-        costs={recipe.name: load.variant(recipe) for recipe in traced},
+        shared=[
+            *(load.calibration() if statistics else ()),
+            *(load.dense(traced) if traced else ()),
+            *(load.text_dense() if read else ()),
+        ],
+        costs={
+            recipe.name: [
+                *(load.variant(recipe) if recipe in traced else ()),
+                *(load.text_variant(recipe) if recipe in read else ()),
+            ]
+            for recipe in study.recipes
+            if recipe in traced or recipe in read
+        },
         held={work.recipe.name: load.held(work.recipe, process) for work in works if work.recipe and work.tables},
         rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
         machine=machine,

@@ -1,24 +1,26 @@
 """What each partition depends on, as one hash per table: equal hash, equal rows, nothing to compute. No torch here.
 
-A changed recipe parameter reaches that variant only, a changed prompt the traces only, a changed view nothing.
+A changed recipe parameter reaches that variant only, a changed prompt the traces only, a changed text its
+table only, a changed view nothing.
 """
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import versions
-from pipelines.errors import InputError
 from pipelines.models.sources import ModelIdentity, identify, locate
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import Recipe
-from pipelines.studies import CalibrationSpec, ModelSpec, Study
+from pipelines.reading import contents_hash
+from pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
 from warehouse.names import path_safe
 from warehouse.provenance import fingerprint
 
 MODEL_TABLES = ("models", "activation_stats", "block_influence")
 TRACE_TABLES = ("layer_transitions", "decoding_steps", "top_tokens", "option_subspace", "generations")
-VARIANT_TABLES = ("variants", *TRACE_TABLES)
+TEXT_TABLE = "text_tokens"
+VARIANT_TABLES = ("variants", *TRACE_TABLES, TEXT_TABLE)
 
 CODE_VERSIONS = {
     "models": versions.MODELS,
@@ -26,6 +28,7 @@ CODE_VERSIONS = {
     "block_influence": versions.STATISTICS,
     "variants": versions.PRUNING,
     **dict.fromkeys(TRACE_TABLES, versions.TRACES),
+    TEXT_TABLE: versions.TEXTS,
 }
 
 
@@ -60,7 +63,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
 
     Args:
         table: one of MODEL_TABLES (without recipe) or VARIANT_TABLES (with one).
-        study: prompts, calibration and measurement settings.
+        study: prompts, texts, calibration and measurement settings.
         identity: the dense model.
         recipe: the recipe of a variant.
     """
@@ -77,12 +80,13 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
     if table == "variants":
         needed = {name: fingerprint(inputs(name, study, identity, None)) for name in recipe.needs}
         return found | {"recipe_hash": recipe.hash} | needed
-    return found | {
+    found |= {
         "variant": fingerprint(inputs("variants", study, identity, recipe)),
         "tokenizer_hash": identity.tokenizer_hash,
-        "prompts_hash": study.prompts_hash,
-        "settings_hash": study.settings_hash,
     }
+    if table == TEXT_TABLE:
+        return found | {"texts_hash": texts_hash(study.texts)}
+    return found | {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash}
 
 
 def expected(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> str:
@@ -100,15 +104,10 @@ def variant_file(study: Study, dense: DenseModel, recipe: Recipe) -> str:
 
 
 def calibration_hash(spec: CalibrationSpec) -> str:
-    """Hash of the settings and, where the text is the user's own file, of its contents."""
-    path = Path(spec.source).expanduser()
-    contents = ""
-    if spec.source != "embedded":
-        try:
-            with path.open("rb") as stream:
-                contents = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise InputError(
-                f"calibration source {path}: {error.strerror}; give `embedded` or a readable file"
-            ) from error
-    return fingerprint({"settings": spec.hash, "contents": contents})
+    """Hash of the settings and of the contents of the calibration text."""
+    return fingerprint({"settings": spec.hash, "contents": contents_hash(spec.source, "calibration source")})
+
+
+def texts_hash(texts: Sequence[TextSpec]) -> str:
+    """Hash of the settings and the contents of all texts of a study."""
+    return fingerprint({text.id: [text.hash, contents_hash(text.source, text.what)] for text in texts})

@@ -1,4 +1,4 @@
-"""The one dense model that a process holds in memory, with its traces session: loaded once, it serves every variant.
+"""The one dense model that a process holds in memory, with its dense traces: loaded once, it serves every variant.
 
 Freed when another model comes. Torch is imported at the first load, not before.
 """
@@ -9,18 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assets.fingerprints import DenseModel
+from assets.fingerprints import DenseModel, texts_hash
 from pipelines.progress import SILENT, Progress
 from pipelines.studies import Study
 
 if TYPE_CHECKING:
     from pipelines.models.decoder import Decoder
     from pipelines.traces.session import Session
+    from pipelines.traces.texts import TextSession
 
 
 @dataclass
 class LoadedModels:
-    """Keeps the last decoder and the last session.
+    """Keeps the last decoder, the last session of prompts and the last one of texts.
 
     Attributes:
         progress: told about long work in the asset bodies that use the model.
@@ -29,6 +30,7 @@ class LoadedModels:
     progress: Progress = SILENT
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
+    _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
 
     def decoder(self, dense: DenseModel, study: Study) -> "Decoder":
         """The loaded model.
@@ -59,6 +61,21 @@ class LoadedModels:
             self._session = (key, Session(decoder, dense.spec.name, study, self.progress))
         return self._session[1]
 
+    def texts(self, dense: DenseModel, study: Study) -> "TextSession":
+        """The dense side of the study's texts on the loaded model.
+
+        Raises:
+            InputError: the model cannot be loaded, or a text does not fit it.
+        """
+        decoder = self.decoder(dense, study)
+        key = (dense.spec.name, texts_hash(study.texts))
+        if self._texts is None or self._texts[0] != key:
+            from pipelines.traces.texts import TextSession
+
+            self._texts = None
+            self._texts = (key, TextSession(decoder, dense.spec.name, study, self.progress))
+        return self._texts[1]
+
     @contextmanager
     def telling(self, progress: Progress) -> Iterator[None]:
         """Tells somebody about long work for a while, and frees the model at the end."""
@@ -70,8 +87,8 @@ class LoadedModels:
             self.release()
 
     def release(self) -> None:
-        """Frees both."""
-        self._session = self._decoder = None
+        """Frees everything."""
+        self._texts = self._session = self._decoder = None
         gc.collect()
 
 

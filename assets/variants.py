@@ -1,4 +1,4 @@
-"""Assets of the variants: prune, then trace the pruned model beside the dense one.
+"""Assets of the variants: prune, then trace the pruned model beside the dense one, on prompts and on texts.
 
 One partition a variant, `model|recipe`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, ResourceParam, multi_asset
 
 from assets.dense import GPU, STATISTICS, table_spec
-from assets.fingerprints import TRACE_TABLES
+from assets.fingerprints import TEXT_TABLE, TRACE_TABLES
 from assets.inputs import RECIPE
 from assets.loaded import LoadedModels
 from assets.metadata import check_specs
@@ -76,3 +76,28 @@ def traces(
     seconds = time.perf_counter() - started
     for table in TRACE_TABLES:
         yield subject.write(table, tables[table], seconds, str(decoder.device))
+
+
+@multi_asset(
+    name="texts",
+    specs=[table_spec(TEXT_TABLE, "traces", [AssetKey("variants")])],
+    check_specs=check_specs([TABLES[TEXT_TABLE]]),
+    partitions_def=VARIANTS,
+    pool=GPU,
+)
+def texts(
+    context: AssetExecutionContext,
+    study: StudyResource,
+    warehouse: WarehouseResource,
+    loaded: ResourceParam[LoadedModels],
+) -> Iterator[MaterializeResult]:
+    """Measures the variant against the dense model on the study's texts; no text, no row."""
+    from pipelines.pruning.variant import load_variant
+
+    subject = Subject.of(context, study, warehouse)
+    started = time.perf_counter()
+    decoder = loaded.decoder(subject.dense, subject.study)
+    session = loaded.texts(subject.dense, subject.study)
+    variant = load_variant(subject.store.root / subject.variant_file, subject.dense.identity.weight_hash)
+    rows = session.trace(subject.variant_recipe.name, variant, loaded.progress)
+    yield subject.write(TEXT_TABLE, rows, time.perf_counter() - started, str(decoder.device))

@@ -4,9 +4,7 @@ One forward pass serves both tables; recipes read them instead of running the mo
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -19,6 +17,7 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.metrics.spaces import space_metrics
 from pipelines.models.decoder import Decoder, Sublayer, first_tensor, hooks, state_argument, weight_matrix
 from pipelines.progress import SILENT, Progress
+from pipelines.reading import read_text
 from pipelines.studies import CalibrationSpec
 
 # Sequences of one forward pass: enough to fill the matrix products, little memory.
@@ -42,7 +41,8 @@ def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "se
     Raises:
         InputError: the text cannot be read or has fewer tokens than one window.
     """
-    ids = tokenizer(_text(spec.source), add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+    text = read_text(spec.source, "calibration source")
+    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
     tokens = torch.tensor(ids, dtype=torch.int64)
     if len(tokens) < spec.length:
         raise InputError(
@@ -51,28 +51,6 @@ def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "se
     generator = torch.Generator().manual_seed(spec.seed)
     starts = torch.randint(0, len(tokens) - spec.length + 1, (spec.sequences,), generator=generator)
     return torch.stack([tokens[start : start + spec.length] for start in starts.tolist()])
-
-
-def _text(source: str) -> str:
-    if source == "embedded":
-        from pydoc_data.topics import topics  # 465,000 characters of English that every Python has
-
-        return "\n\n".join(topics[name] for name in sorted(topics))
-    path = Path(source).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".txt":
-            return text
-        records = (
-            [json.loads(line) for line in text.splitlines() if line.strip()]
-            if path.suffix == ".jsonl"
-            else json.loads(text)
-        )
-        return "\n\n".join(record["text"] if isinstance(record, dict) else str(record) for record in records)
-    except OSError as error:
-        raise InputError(f"calibration source {path}: {error.strerror}; give `embedded` or a readable file") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"calibration source {path}: not text, nor JSON records with a `text` key") from error
 
 
 class _Moments:

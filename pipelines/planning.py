@@ -87,12 +87,14 @@ class Workload:
         study: the study.
         shape: sizes of the model.
         prompts: tokens of each prompt, answer not included.
+        windows: windows of each text of the study.
         workers: sublayers that are measured at once.
     """
 
     study: Study
     shape: Shape
     prompts: Sequence[int]
+    windows: Sequence[int]
     workers: int
 
     @property
@@ -140,7 +142,7 @@ class Workload:
 
     def variant(self, recipe: Recipe) -> list[Cost]:
         """Pruning apart, everything that the traces of one variant need; drops are counted as if all layers moved."""
-        copies = COPIES if isinstance(recipe, Noise) and recipe.kind == "batch" else 1
+        copies = _copies(recipe)
         costs = []
         if recipe.method != "dense":
             costs.append(Cost("variant pass", "body", self._pass * copies))
@@ -163,6 +165,31 @@ class Workload:
         steps = len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
         # Both sides for the table of steps and once more for the top tokens.
         return [*costs, *self._head("decoding steps", 4 * steps)]
+
+    def text_dense(self) -> list[Cost]:
+        """What the texts of all variants share."""
+        return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored else []
+
+    def text_variant(self, recipe: Recipe) -> list[Cost]:
+        """The texts of one variant: a pass, and both sides of every scored token at T = 1."""
+        if not self.scored:
+            return []
+        logits = 2.0 * self.scored * self.shape.vocabulary
+        return [
+            Cost("texts, variant pass", "body", self._text_pass * _copies(recipe)),
+            Cost("head product, texts", "head", 2 * logits * self.shape.width),
+            Cost("measures at T = 1, texts", "vocabulary", logits),
+        ]
+
+    @property
+    def scored(self) -> int:
+        """Scored tokens of all texts."""
+        return sum(text.scored * count for text, count in zip(self.study.texts, self.windows, strict=True))
+
+    @property
+    def _text_pass(self) -> float:
+        pairs = zip(self.study.texts, self.windows, strict=True)
+        return sum(self.forward(text.context, count) for text, count in pairs)
 
     def changed(self, recipe: Recipe) -> int:
         """Sublayers whose weights a recipe changes or that it drops."""
@@ -234,6 +261,7 @@ class Workload:
             Held("dense states of the prompts", states),
             Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
             Held("dense rows", columns),
+            Held("final streams of the texts", self.scored * shape.width * _FLOAT),
             Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
             Held("masks, a byte a weight", shape.prunable if masked else 0, "worn"),
             Held("pruned weights", shape.prunable * size if masked else 0, "worn"),
@@ -243,6 +271,7 @@ class Workload:
             Held("masks, a byte a weight", shape.prunable if masked else 0, "measured"),
             Held("shifts of the stream", self.positions * shape.width * sublayers * _FLOAT, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
+            Held("shifts of the texts", self.scored * shape.width * _FLOAT, "measured"),
             Held("shifts of single swaps, in float64", max(self.lengths) * shape.width * swaps * 8, "measured"),
             Held("logits of a block", self.workers * block, "measured"),
             Held("rows of the variant", columns * len(measure.scopes), "measured"),
@@ -282,7 +311,12 @@ class Workload:
             Rows("top_tokens", steps * 2 * listed),
             Rows("option_subspace", choices * len(measure.temperatures)),
             Rows("generations", prompts if "free_running" in measure.trajectories else 0),
+            Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
         ]
+
+
+def _copies(recipe: Recipe) -> int:
+    return COPIES if isinstance(recipe, Noise) and recipe.kind == "batch" else 1
 
 
 def peak(held: Sequence[Held]) -> int:

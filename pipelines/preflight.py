@@ -1,4 +1,4 @@
-"""Refuses what cannot work before anything is computed: prompts, calibration, recipes and device against a model.
+"""Refuses what cannot work before anything is computed: prompts, texts, calibration, recipes, device.
 
 Tokenizer, config and empty modules are enough; no weights are read.
 """
@@ -15,6 +15,7 @@ from pipelines.models.outline import Outline, load_outline
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
 from pipelines.pruning.recipes import Drop, Magnitude, Wanda
 from pipelines.studies import Study
+from pipelines.texts import TokenizedText, tokenize_texts
 
 
 def check_study(study: Study, folder: Path) -> None:
@@ -25,13 +26,13 @@ def check_study(study: Study, folder: Path) -> None:
         folder: a model's folder of safetensors.
 
     Raises:
-        InputError: names the prompt, key or recipe, and the fix.
+        InputError: names the prompt, text, key or recipe, and the fix.
     """
     check_outline(study, load_outline(folder))
 
 
-def check_outline(study: Study, outline: Outline) -> list[TokenizedPrompt]:
-    """The same of a model whose outline is known; the study's prompts in its tokens.
+def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt], list[TokenizedText]]:
+    """The same of a model whose outline is known; the study's prompts and texts in its tokens.
 
     Raises:
         InputError: names the prompt, key or recipe, and the fix.
@@ -39,13 +40,14 @@ def check_outline(study: Study, outline: Outline) -> list[TokenizedPrompt]:
     check_device(study.device)
     tokenizer, context = outline.tokenizer, outline.context_length
     prompts = tokenize_prompts(study, tokenizer, context)
+    texts = tokenize_texts(study, tokenizer, context)
     if study.calibration.length > context:
         raise InputError(
             f"calibration length {study.calibration.length} is over the model's context of {context} tokens"
         )
     calibration_tokens(tokenizer, study.calibration)
     _check_recipes(study, outline)
-    return prompts
+    return prompts, texts
 
 
 def _check_recipes(study: Study, outline: Outline) -> None:

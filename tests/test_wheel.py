@@ -22,9 +22,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_the_wheel_carries_views_studies_templates_and_the_dagster_settings_and_no_data(installed: Path) -> None:
+def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_settings_and_no_data(installed: Path) -> None:
     shipped = {str(file.relative_to(installed)) for file in installed.rglob("*") if file.is_file()}
-    for folder, pattern in (("sql", "*.sql"), ("pipelines/studies", "*.yaml"), ("pipelines/charts/templates", "*")):
+    for folder, pattern in (
+        ("sql", "*.sql"),
+        ("pipelines/studies", "*.yaml"),
+        ("pipelines/corpora", "*"),
+        ("pipelines/charts/templates", "*"),
+    ):
         own = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob(pattern) if file.is_file()}
         assert own
         assert own <= shipped

@@ -48,6 +48,12 @@ from variant_summary
 where recipe <> 'dense'
 group by model
 order by model""",
+    "texts": """\
+select kld_summary.*
+from kld_summary
+join variant_summary using (model, recipe)
+where method <> 'dense'
+order by model, text_id, ppl_pruned, recipe""",
     "options": """\
 with ranking as (
     select model, recipe, prompt_id,
@@ -269,6 +275,21 @@ def _noise(frame: pl.DataFrame) -> list[str]:
     return told
 
 
+def _texts(frame: pl.DataFrame) -> list[str]:
+    told = []
+    for (text,), part in frame.group_by("text_id", maintain_order=True):
+        ends = [part.row(0, named=True), part.row(-1, named=True)][: part.height]
+        perplexities = " to ".join(f"{number(end['ppl_pruned'])} ({label(str(end['recipe']))})" for end in ends)
+        divergences = " to ".join(number(end["kl_mean_nats"]) for end in ends)
+        agreements = " to ".join(f"{100 * end['top1_agreement']:.1f} %" for end in ends)
+        told.append(
+            f"Read over {ends[0]['tokens']:,} tokens of the text {label(str(text))}, the dense model has a perplexity "
+            f"of {number(ends[0]['ppl_dense'])} and the pruned ones of {perplexities}; their mean KL a token is "
+            f"{divergences} nats, and the most likely token stays the same at {agreements} of the tokens."
+        )
+    return told
+
+
 def _options(frame: pl.DataFrame) -> list[str]:
     told = []
     for row in frame.iter_rows(named=True):
@@ -295,5 +316,6 @@ _TELLERS: tuple[tuple[str, Callable[[pl.DataFrame], list[str]]], ...] = (
     ("amplification", _amplification),
     ("fit", _fit),
     ("noise", _noise),
+    ("texts", _texts),
     ("options", _options),
 )

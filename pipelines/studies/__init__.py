@@ -1,4 +1,4 @@
-"""Studies: which models, recipes, prompts and measures, as YAML checked by pydantic. No torch here.
+"""Studies: which models, recipes, prompts, texts and measures, as YAML checked by pydantic. No torch here.
 
 `load_study` takes the name of a study beside this file, or the path of any YAML file.
 """
@@ -96,13 +96,59 @@ class Prompt(_Part):
 class CalibrationSpec(_Part):
     """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
 
-    `source` is `embedded` (Python's own help topics) or the path of a text, JSON or JSONL file.
+    `source` is `embedded` (Python's own help topics), `wikitext2`, or the path of a text, JSON or JSONL file.
     """
 
     source: str = "embedded"
     sequences: int = Field(default=16, ge=1)
     length: int = Field(default=256, ge=2)
     seed: int = 0
+
+
+class TextSpec(_Part):
+    """A text that both models read: windows of `context` tokens, one every `stride` tokens; nothing is generated.
+
+    The last `stride` tokens of every window are scored, so each token once and with at least `context` − `stride`
+    tokens before it. Half a window, as llama.cpp scores, is the default; `stride` equal to `context` gives windows
+    side by side, of which only the very first token is not scored, for nothing predicts it.
+
+    Attributes:
+        id: name in every table.
+        source: `wikitext2` (the WikiText-2 test text), `embedded` (Python's own help topics), or the path of a text,
+            JSON or JSONL file.
+        context: tokens of a window, the model's own first token included.
+        stride: tokens from one window to the next; None is half the context.
+        max_tokens: at most so many tokens are scored, in whole windows from the beginning.
+    """
+
+    id: NAME
+    source: str = Field(default="wikitext2", min_length=1)
+    context: int = Field(default=512, ge=2)
+    stride: int | None = Field(default=None, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+
+    @model_validator(mode="after")
+    def _windows_follow_each_other(self) -> Self:
+        if self.step > self.context:
+            raise ValueError(f"`stride` {self.step} is over `context` {self.context}: it would leave tokens out")
+        if self.max_tokens < self.scored:
+            raise ValueError(f"`max_tokens` {self.max_tokens} is less than one window scores ({self.scored}); raise it")
+        return self
+
+    @property
+    def step(self) -> int:
+        """Tokens from one window to the next."""
+        return self.context // 2 if self.stride is None else self.stride
+
+    @property
+    def scored(self) -> int:
+        """Tokens that each window scores."""
+        return min(self.step, self.context - 1)
+
+    @property
+    def what(self) -> str:
+        """How messages call its source."""
+        return f"text {self.id!r}, source"
 
 
 class GenerationSpec(_Part):
@@ -157,6 +203,7 @@ class Study(_Part):
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
     recipes: tuple[Recipe, ...] = Field(min_length=1)
     prompts: tuple[Prompt, ...] = Field(min_length=1)
+    texts: tuple[TextSpec, ...] = ()
     calibration: CalibrationSpec = CalibrationSpec()
     generation: GenerationSpec = GenerationSpec()
     measure: MeasureSpec = MeasureSpec()
@@ -187,6 +234,7 @@ class Study(_Part):
             ("models", [model.name for model in self.models]),
             ("recipes", [recipe.name for recipe in self.recipes]),
             ("prompts", [prompt.id for prompt in self.prompts]),
+            ("texts", [text.id for text in self.texts]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:

@@ -4,9 +4,8 @@ The five trace tables leave here as polars frames; who stores them is not this m
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -35,6 +34,7 @@ from pipelines.traces.decoding import (
     step_rows,
     top_rows,
 )
+from pipelines.traces.parallel import in_parallel
 
 Columns = dict[str, np.ndarray]
 
@@ -120,7 +120,8 @@ class Session:
         if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
         layers = []
-        for frames in self._in_parallel(lambda sublayer: self._transitions(sublayer, variant, shifts), sublayers):
+        work = partial(self._transitions, variant=variant, shifts=shifts)
+        for frames in in_parallel(work, sublayers, self.decoder.device):
             layers.extend(frames)
             progress.advance()
         names = {"model": self.model, "recipe": recipe}
@@ -130,21 +131,6 @@ class Session:
             name: frame.with_columns(**{key: pl.lit(value) for key, value in names.items()})
             for name, frame in tables.items()
         }
-
-    def _in_parallel(
-        self, work: Callable[[Sublayer], list[pl.DataFrame]], sublayers: list[Sublayer]
-    ) -> Iterator[list[pl.DataFrame]]:
-        """One sublayer a core, in order: many short operations are faster side by side than each split over cores.
-
-        Every sublayer is computed by one thread whatever their number, so the number does not change the result.
-        """
-        threads = torch.get_num_threads()
-        workers = threads if self.decoder.device.type == "cpu" else 1
-        try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield from pool.map(work, sublayers)
-        finally:
-            torch.set_num_threads(threads)
 
     # -- layers ---------------------------------------------------------------------------------------------------
 

@@ -52,3 +52,6 @@ create or replace macro half_width_over_prompts(influence) as case
             t_quantile_975(count(influence) - 1)
             * sqrt(count(influence) / (count(influence) - 1.0) * sum(influence ** 2))
 end;
+
+-- Standard error of the mean of independent values; NULL below two.
+create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));

@@ -1,6 +1,6 @@
 -- The dense model against itself differs by exactly nothing, and so does an untouched sublayer swapped on its own.
 -- grain: one row per measured row that differs.
--- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations
+-- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations, stg_text_tokens
 -- reason: exact zero is the one value that every measure has to give whatever the model.
 with
 
@@ -91,6 +91,30 @@ texts as (
         first_flip_step as place
     from stg_generations
     where recipe = 'dense' and first_flip_step is not null
+),
+
+scored as (
+    select
+        'text_tokens' as table_name,
+        model,
+        recipe,
+        text_id,
+        position as place
+    from stg_text_tokens
+    where
+        recipe = 'dense'
+        and not (
+            one_minus_cos_h = 0
+            and one_minus_cos_z = 0
+            and one_minus_cos_p = 0
+            and var_p_dz = 0
+            and kl_dense_pruned_nats = 0
+            and kl_pruned_dense_nats = 0
+            and js_nats = 0
+            and total_variation = 0
+            and is_top1_same
+            and delta_log_p_target = 0
+        )
 )
 
 select * from layers
@@ -100,3 +124,5 @@ union all
 select * from choices
 union all
 select * from texts
+union all
+select * from scored

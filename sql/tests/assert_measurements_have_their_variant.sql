@@ -1,6 +1,7 @@
 -- Everything measured belongs to a variant that is described.
 -- grain: one row per table × model × recipe without a row in variants.
--- inputs: stg_variants, stg_layer_transitions, stg_decoding_steps, stg_top_tokens, stg_option_subspace, stg_generations
+-- inputs: stg_variants, stg_layer_transitions, stg_decoding_steps, stg_top_tokens, stg_option_subspace,
+--   stg_generations, stg_text_tokens
 -- reason: figures of a recipe that nobody can look up are no figures.
 with
 
@@ -34,6 +35,12 @@ measured as (
         model,
         recipe
     from stg_generations
+    union
+    select
+        'text_tokens' as table_name,
+        model,
+        recipe
+    from stg_text_tokens
 )
 
 select

@@ -198,6 +198,8 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
         ({"recipes": ["dense", "wanda-3of7"]}, "not a multiple of 7"),
         ({"calibration": {"sequences": 1, "length": 4096}}, "calibration length 4096"),
         ({"calibration": {"source": "/no/such/file.txt"}}, "calibration source /no/such/file.txt"),
+        ({"texts": [{"id": "long", "context": 4096}]}, "text 'long': `context` 4096 is over the model's of"),
+        ({"texts": [{"id": "gone", "source": "/no/such/text"}]}, "text 'gone', source /no/such/text: No such file"),
         ({"device": "cuda:99"}, "device cuda:99: torch sees"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import defs
-from assets.fingerprints import TRACE_TABLES
+from assets.fingerprints import TEXT_TABLE, TRACE_TABLES
 from assets.lineage import questions, reading
 from assets.partitions import MODELS, RECIPES, VARIANTS, register
 from pipelines.charts.registry import FIGURES
@@ -44,7 +44,7 @@ def test_the_tables_form_this_graph() -> None:
         "activation_stats": ("statistics", ["models"], MODELS),
         "block_influence": ("statistics", ["models"], MODELS),
         "variants": ("variants", [*statistics, "models", "recipe"], VARIANTS),
-        **{table: ("traces", ["variants"], VARIANTS) for table in TRACE_TABLES},
+        **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from assets import fingerprints, state
-from assets.fingerprints import MODEL_TABLES, TRACE_TABLES, VARIANT_TABLES, expected
+from assets.fingerprints import MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, expected
 from assets.plan import Request
 from pipelines.models.sources import ModelIdentity
 from pipelines.studies import Study
@@ -61,6 +61,22 @@ def test_a_changed_prompt_reaches_the_traces_only(study: StudyFile) -> None:
     before = versions(load(study))
     study.write(prompts=[{"id": "open", "kind": "open", "text": "Why is the sky red?"}])
     assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
+
+
+@pytest.mark.parametrize("change", [{"context": 24}, {"stride": 4}, {"max_tokens": 32}, {"source": "wikitext2"}])
+def test_a_changed_text_reaches_its_own_table_only(study: StudyFile, change: dict[str, object]) -> None:
+    before = versions(load(study))
+    study.write(texts=[{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16} | change])
+    assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
+
+
+def test_a_changed_file_counts_as_a_changed_text(study: StudyFile, tmp_path: Path) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("one text")
+    study.write(texts=[{"id": "mine", "source": str(text), "context": 16}])
+    before = versions(load(study))
+    text.write_text("another text")
+    assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
 
 
 @pytest.mark.parametrize("change", [{"generation": {"new_tokens": 5}}, {"measure": {"lenses": ["raw"]}}])

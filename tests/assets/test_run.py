@@ -62,7 +62,7 @@ def test_another_model_brings_its_own_partitions_only(study: StudyFile, warehous
     assert prunescope_run(study, warehouse, "--model", f"tiny-b={other_folder}", "--recipe", "magnitude-50") == 0
     written = written_since(before, warehouse)
     assert {name.split("/")[1] for name in written} == {"model=tiny-b"}
-    assert len(written) == 3 + 2 * 6
+    assert len(written) == 3 + 2 * 7
 
 
 def test_a_changed_recipe_parameter_recomputes_that_variant_only(study: StudyFile, warehouse: Path) -> None:
@@ -88,7 +88,22 @@ def test_a_failing_variant_does_not_stop_the_others(
     assert "tiny-a@magnitude-0.0001: ComputationError: " in shown.err
     assert "Traceback" not in shown.err
     assert "mlp-drop-1" in shown.out
-    assert len(written_since(before, warehouse)) == len(of("mlp-drop-1", written_since(before, warehouse))) == 6
+    assert len(written_since(before, warehouse)) == len(of("mlp-drop-1", written_since(before, warehouse))) == 7
+
+
+def test_a_changed_text_recomputes_the_table_of_texts_only(study: StudyFile, warehouse: Path) -> None:
+    before = partitions(warehouse)
+    study.write(texts=[{"id": "help", "source": "embedded", "context": 24, "max_tokens": 24}])
+    assert prunescope_run(study, warehouse) == 0
+    assert {name.split("/")[0] for name in written_since(before, warehouse)} == {"text_tokens"}
+    assert len(written_since(before, warehouse)) == len(RECIPES)
+
+
+def test_a_study_without_texts_leaves_empty_partitions(study: StudyFile, warehouse: Path) -> None:
+    study.write(texts=[])
+    assert prunescope_run(study, warehouse) == 0
+    assert {read_footer(path).rows for path in (warehouse / "text_tokens").rglob("*.parquet")} == {0}
+    assert not diagnose(warehouse)
 
 
 def test_dagster_knows_every_partition_by_the_fingerprint_in_its_footer(warehouse: Path) -> None:
@@ -149,7 +164,7 @@ def test_the_job_study_computes_what_is_missing_from_inside_a_run(study: StudyFi
     with opened(warehouse) as instance:
         assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=config).success
         written = written_since(before, warehouse)
-        assert len(written) == len(of("mlp-drop-1", written)) == 6
+        assert len(written) == len(of("mlp-drop-1", written)) == 7
         assert {record.status for record in instance.get_runs(limit=4)} == {DagsterRunStatus.SUCCESS}
 
 

@@ -87,7 +87,7 @@ def test_sources_that_give_no_text_are_refused(decoder: Decoder, tmp_path: Path)
     for name, message in (
         ("none.txt", "No such file"),
         ("short.txt", "fewer than one window"),
-        ("bad.json", "not text"),
+        ("bad.json", "not valid JSON"),
         ("keys.jsonl", "not text"),
     ):
         with pytest.raises(InputError, match=message):

@@ -16,7 +16,7 @@ from pipelines.planning import Cost, Held, Workload, peak
 from pipelines.prompts import tokenize_prompts
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import applied
-from pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
+from pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
 from pipelines.traces.session import Session
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
@@ -46,6 +46,7 @@ def study(dtype: str = "float32", **measure: object) -> Study:
         models=(ModelSpec(name="tiny", source="/nowhere"),),
         recipes=("dense",),
         prompts=(Prompt(id="a", kind="open", text="?"), Prompt(id="b", kind="choice", text="?", options=("A", "B"))),
+        texts=(TextSpec(id="t", context=6, stride=4),),
         generation=GenerationSpec(new_tokens=STEPS),
         measure=MeasureSpec(**measure),
         dtype=dtype,
@@ -53,7 +54,7 @@ def study(dtype: str = "float32", **measure: object) -> Study:
 
 
 def load(prompts: tuple[int, ...] = (5, 7), **keys: object) -> Workload:
-    return Workload(study(**keys), SHAPE, prompts, workers=2)
+    return Workload(study(**keys), SHAPE, prompts, [3], workers=2)
 
 
 def amounts(costs: list[Cost], kind: str, word: str = "") -> float:
@@ -100,7 +101,7 @@ def test_a_pass_costs_what_torch_counts(architecture: str, tmp_path: Path) -> No
     decoder.model.set_attn_implementation("eager")  # torch counts no fused attention on a CPU
     with FlopCounterMode(display=False) as counter:
         decoder.hidden(torch.arange(3, 33)[None])
-    expected = Workload(study(), shape, [30], workers=1).forward(30)
+    expected = Workload(study(), shape, [30], [3], workers=1).forward(30)
     assert expected == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
 
@@ -142,6 +143,16 @@ def test_single_swaps_cost_the_layers_above_them() -> None:
         assert amounts(costs, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * sublayers * 2 * 50 * 8
 
 
+def test_texts_cost_a_pass_a_side_and_every_scored_token_twice_through_the_head() -> None:
+    # Three windows of 6 tokens, of which 4 are scored.
+    assert amounts(load().text_dense(), "body") == load().forward(6, sequences=3)
+    costs = load(temperatures=(0.5, 1.0)).text_variant(parse_recipe("noise-batch"))
+    assert amounts(costs, "body") == 3 * load().forward(6, sequences=3)
+    assert (amounts(costs, "head"), amounts(costs, "vocabulary")) == (2 * 12 * 2 * 50 * 8, 2 * 12 * 50)
+    (rows,) = [rows for rows in load().variant_rows(parse_recipe("wanda-50")) if rows.table == "text_tokens"]
+    assert (rows.rows, rows.unmoved) == (12, 0)
+
+
 def test_decoding_reads_all_weights_for_every_token() -> None:
     costs = load(trajectories=("free_running",)).variant(parse_recipe("magnitude-50"))
     assert amounts(costs, "memory") == STEPS * (960 * 4 + 50 * 8 * 4)
@@ -181,7 +192,7 @@ def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -
     decoder, outline = load_decoder(folder), load_outline(folder)
     session = Session(decoder, "tiny", study())
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
-    held = Workload(study(), shape_of(outline), lengths, workers=1).held(parse_recipe("dense"), 0)
+    held = Workload(study(), shape_of(outline), lengths, [3], workers=1).held(parse_recipe("dense"), 0)
     expected = {each.item: each.bytes for each in held}
     captures = [dense.capture for dense in session._prompts]
     kept = [t for capture in captures for t in (*capture.streams.values(), *capture.added.values())]
@@ -195,7 +206,7 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
     )  # fmt: skip
     shape = shape_of(load_outline(folder))
     assert shape.parameters == 8_030_261_248  # what Llama 3 8B publishes
-    whole = Workload(study("bfloat16"), shape, [40, 60], workers=8)
+    whole = Workload(study("bfloat16"), shape, [40, 60], [3], workers=8)
     peaks = {name: peak(whole.held(parse_recipe(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
     # 15 GiB of weights and 2 of a float32 head; a masked variant holds its weights a second time, and masks.
     assert 17 < peaks["attn-drop-8"] < 20

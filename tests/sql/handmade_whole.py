@@ -3,6 +3,7 @@
 import numpy as np
 
 from tests.sql.handmade import LAYERS, Handmade
+from tests.sql.handmade_texts import text_token
 
 PROMPTS = [f"p{index}" for index in range(3)]
 STEPS = 4
@@ -23,6 +24,9 @@ def whole_warehouse() -> Handmade:
 
 def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.random.Generator) -> None:
     is_dense = recipe == "dense"
+    for position in range(4):
+        kl = 0.0 if is_dense else chance.uniform(0.01, 1.0)
+        text_token(warehouse, recipe, position + 1, kl, window=position // 2, p_pruned=0.5 if is_dense else 0.4)
     for prompt in PROMPTS:
         flip = None if is_dense or chance.random() < 0.2 else int(chance.integers(STEPS))
         warehouse.generation(recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense)

@@ -8,6 +8,7 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from tests.sql.handmade import Ask, Handmade, rows_of
+from tests.sql.handmade_texts import text_token
 from tests.sql.handmade_whole import whole_warehouse
 from warehouse import catalogue
 
@@ -131,6 +132,18 @@ def test_a_layer_is_held_against_the_noise_behind_it_and_an_isolated_effect_agai
         ("mlp", "isolated"): (about(0.038), True),
         ("attn", "local"): (None, None),
     }
+
+
+def test_a_text_is_held_against_what_rounding_does_to_the_same_text(ask: Ask) -> None:
+    warehouse = noisy()
+    for position in range(1, 22):
+        for text, size in (("wiki", 1.0), ("code", 10.0)):
+            text_token(warehouse, "noise-bfloat16", position, size * (position - 1) / 1000, text=text)
+            text_token(warehouse, "noise-batch", position, 0.0, text=text)
+            text_token(warehouse, "wanda-50", position, 0.05, text=text)
+    rows = ask(warehouse, "select * from kld_summary order by text_id")
+    found = [(row["recipe"], row["text_id"], row["kl_noise_p95_nats"], row["is_below_noise"]) for row in rows]
+    assert found == [("wanda-50", "code", about(0.19), True), ("wanda-50", "wiki", about(0.019), False)]
 
 
 def test_without_noise_nothing_is_marked(ask: Ask) -> None:

@@ -9,6 +9,7 @@ from warehouse.tables import (
     layer_transitions,
     models,
     option_subspace,
+    text_tokens,
     top_tokens,
     variants,
 )
@@ -25,5 +26,6 @@ TABLES: dict[str, Table] = {
         top_tokens,
         option_subspace,
         generations,
+        text_tokens,
     )
 }

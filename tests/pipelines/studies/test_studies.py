@@ -54,6 +54,19 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         (("prompts:", "unknown: 1\nprompts:"), "unknown"),
         (("name: soft, method: magnitude", "name: dense, method: magnitude"), "twice"),
         (("[dense,", "[dense, {name: x, method: dense},"), "dense"),
+        (("prompts:", "texts: [{id: a}, {id: a, context: 64}]\nprompts:"), "`texts`: 'a' stands there twice"),
+        (("prompts:", "texts: [{id: a/b}]\nprompts:"), "texts.0.id"),
+        (("prompts:", "texts: [{id: a, source: ''}]\nprompts:"), "texts.0.source"),
+        (("prompts:", "texts: [{id: a, context: 1}]\nprompts:"), "texts.0.context"),
+        (("prompts:", "texts: [{id: a, stride: 0}]\nprompts:"), "texts.0.stride"),
+        (
+            ("prompts:", "texts: [{id: a, context: 8, stride: 9}]\nprompts:"),
+            "`texts.0`: `stride` 9 is over `context` 8",
+        ),
+        (
+            ("prompts:", "texts: [{id: a, max_tokens: 9}]\nprompts:"),
+            "`max_tokens` 9 is less than one window scores (256)",
+        ),
         (("prompts: [", "prompts: [[["), "not valid YAML"),
         (("name: mine", "- mine"), "not valid YAML"),
         ((GOOD, "just text"), "mapping"),
@@ -136,3 +149,11 @@ def test_hashes_follow_what_they_stand_for(tmp_path: Path) -> None:
     assert study.settings_hash == prompt.settings_hash
     assert study.settings_hash != longer.settings_hash
     assert study.calibration.hash == longer.calibration.hash
+
+
+def test_a_text_of_a_study_is_wikitext2_in_llama_cpps_windows_unless_it_says_otherwise(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, GOOD + "texts: [{id: wiki}, {id: mine, source: a.txt, context: 9}]\n"))
+    wiki, mine = study.texts
+    assert (wiki.source, wiki.context, wiki.step, wiki.scored, wiki.max_tokens) == ("wikitext2", 512, 256, 256, 4096)
+    assert (mine.step, mine.scored) == (4, 4)
+    assert not load_study(written(tmp_path, GOOD)).texts

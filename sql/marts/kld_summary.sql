@@ -1,0 +1,175 @@
+-- What llama.cpp's --kl-divergence prints of a text: KL, change of the true token's probability, perplexity, top token.
+-- grain: one row per model × recipe × text.
+-- key: model, recipe, text_id
+-- inputs: stg_text_tokens, noise_variants
+-- how to read: every figure is over the text's scored tokens at T = 1. A standard error that ends in _se takes windows
+--   as the independent units (cluster-robust) and is NULL below two windows; with few of them it is rough. One that
+--   ends in _se_iid takes every token as independent, as llama.cpp prints it, which is too small where neighbouring
+--   tokens err together. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability on the pruned side
+--   minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired token by
+--   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours.
+--   kl_noise_p95_nats is the 95th percentile of the KL that rounding alone makes on the same text, of the largest noise
+--   variant; is_below_noise says that the median KL is not above it. Noise itself is left out.
+-- reason: perplexity and these figures are how people already compare compressed models, text by text.
+with
+
+tokens as (
+    select
+        model,
+        recipe,
+        text_id,
+        window_id,
+        -cast(log_p_target_dense as double) as nll_dense,
+        -cast(log_p_target_pruned as double) as nll_pruned,
+        delta_log_p_target,
+        delta_p_target,
+        cast(kl_dense_pruned_nats as double) as kl,
+        cast(is_top1_same as integer) as is_top1_same
+    from stg_text_tokens
+),
+
+-- Every window scores the same number of tokens, so the mean of the windows is the mean of the tokens.
+windows as (
+    select
+        model,
+        recipe,
+        text_id,
+        window_id,
+        avg(nll_dense) as nll_dense,
+        avg(nll_pruned) as nll_pruned,
+        avg(delta_log_p_target) as delta_log_p_target,
+        avg(delta_p_target) as delta_p_target,
+        avg(delta_p_target ** 2) as delta_p_square,
+        avg(kl) as kl,
+        avg(is_top1_same) as is_top1_same
+    from tokens
+    group by model, recipe, text_id, window_id
+),
+
+over_windows as (
+    select
+        model,
+        recipe,
+        text_id,
+        count(*) as windows,
+        standard_error(nll_dense) as nll_dense_se,
+        standard_error(nll_pruned) as nll_pruned_se,
+        standard_error(delta_log_p_target) as delta_log_p_target_se,
+        standard_error(delta_p_target) as delta_p_target_se,
+        standard_error(delta_p_square) as delta_p_square_se,
+        standard_error(kl) as kl_se,
+        standard_error(is_top1_same) as is_top1_same_se
+    from windows
+    group by model, recipe, text_id
+),
+
+over_tokens as (
+    select
+        model,
+        recipe,
+        text_id,
+        count(*) as tokens,
+        avg(nll_dense) as nll_dense,
+        standard_error(nll_dense) as nll_dense_se,
+        avg(nll_pruned) as nll_pruned,
+        standard_error(nll_pruned) as nll_pruned_se,
+        correlation(nll_dense, nll_pruned) as nll_correlation,
+        avg(delta_log_p_target) as delta_log_p_target,
+        standard_error(delta_log_p_target) as delta_log_p_target_se,
+        avg(delta_p_target) as delta_p_target,
+        standard_error(delta_p_target) as delta_p_target_se,
+        sqrt(avg(delta_p_target ** 2)) as delta_p_rms,
+        standard_error(delta_p_target ** 2) as delta_p_square_se,
+        avg(is_top1_same) as is_top1_same,
+        standard_error(is_top1_same) as is_top1_same_se,
+        avg(kl) as kl,
+        standard_error(kl) as kl_se,
+        max(kl) as kl_max,
+        quantile_cont(kl, [0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01]) as kl_quantiles,
+        min(kl) as kl_min,
+        max(delta_p_target) as delta_p_max,
+        quantile_cont(
+            delta_p_target, [0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.01, 0.001]
+        ) as delta_p_quantiles,
+        min(delta_p_target) as delta_p_min
+    from tokens
+    group by model, recipe, text_id
+),
+
+floors as (
+    select
+        over_tokens.model,
+        over_tokens.text_id,
+        max(over_tokens.kl_quantiles[3]) as kl_noise_p95_nats
+    from over_tokens
+    inner join noise_variants
+        on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe
+    group by over_tokens.model, over_tokens.text_id
+)
+
+select
+    over_tokens.model,
+    over_tokens.recipe,
+    over_tokens.text_id,
+    over_tokens.tokens,
+    over_windows.windows,
+    exp(over_tokens.nll_dense) as ppl_dense,
+    exp(over_tokens.nll_dense) * over_windows.nll_dense_se as ppl_dense_se,
+    exp(over_tokens.nll_dense) * over_tokens.nll_dense_se as ppl_dense_se_iid,
+    exp(over_tokens.nll_pruned) as ppl_pruned,
+    exp(over_tokens.nll_pruned) * over_windows.nll_pruned_se as ppl_pruned_se,
+    exp(over_tokens.nll_pruned) * over_tokens.nll_pruned_se as ppl_pruned_se_iid,
+    -over_tokens.delta_log_p_target as ln_ppl_ratio,
+    over_windows.delta_log_p_target_se as ln_ppl_ratio_se,
+    over_tokens.delta_log_p_target_se as ln_ppl_ratio_se_iid,
+    exp(-over_tokens.delta_log_p_target) as ppl_ratio,
+    exp(-over_tokens.delta_log_p_target) * over_windows.delta_log_p_target_se as ppl_ratio_se,
+    exp(-over_tokens.delta_log_p_target) * over_tokens.delta_log_p_target_se as ppl_ratio_se_iid,
+    over_tokens.nll_correlation as ln_ppl_correlation,
+    over_tokens.kl as kl_mean_nats,
+    over_windows.kl_se as kl_mean_nats_se,
+    over_tokens.kl_se as kl_mean_nats_se_iid,
+    over_tokens.kl_max as kl_max_nats,
+    over_tokens.kl_quantiles[1] as kl_p999_nats,
+    over_tokens.kl_quantiles[2] as kl_p99_nats,
+    over_tokens.kl_quantiles[3] as kl_p95_nats,
+    over_tokens.kl_quantiles[4] as kl_p90_nats,
+    over_tokens.kl_quantiles[5] as kl_median_nats,
+    over_tokens.kl_quantiles[6] as kl_p10_nats,
+    over_tokens.kl_quantiles[7] as kl_p05_nats,
+    over_tokens.kl_quantiles[8] as kl_p01_nats,
+    over_tokens.kl_min as kl_min_nats,
+    floors.kl_noise_p95_nats,
+    over_tokens.kl_quantiles[5] <= floors.kl_noise_p95_nats as is_below_noise,
+    over_tokens.delta_p_target as delta_p_mean,
+    over_windows.delta_p_target_se as delta_p_mean_se,
+    over_tokens.delta_p_target_se as delta_p_mean_se_iid,
+    over_tokens.delta_p_rms,
+    over_windows.delta_p_square_se / (2 * nullif(over_tokens.delta_p_rms, 0)) as delta_p_rms_se,
+    over_tokens.delta_p_square_se / (2 * nullif(over_tokens.delta_p_rms, 0)) as delta_p_rms_se_iid,
+    over_tokens.delta_p_max,
+    over_tokens.delta_p_quantiles[1] as delta_p_p999,
+    over_tokens.delta_p_quantiles[2] as delta_p_p99,
+    over_tokens.delta_p_quantiles[3] as delta_p_p95,
+    over_tokens.delta_p_quantiles[4] as delta_p_p90,
+    over_tokens.delta_p_quantiles[5] as delta_p_p75,
+    over_tokens.delta_p_quantiles[6] as delta_p_median,
+    over_tokens.delta_p_quantiles[7] as delta_p_p25,
+    over_tokens.delta_p_quantiles[8] as delta_p_p10,
+    over_tokens.delta_p_quantiles[9] as delta_p_p05,
+    over_tokens.delta_p_quantiles[10] as delta_p_p01,
+    over_tokens.delta_p_quantiles[11] as delta_p_p001,
+    over_tokens.delta_p_min,
+    over_tokens.is_top1_same as top1_agreement,
+    over_windows.is_top1_same_se as top1_agreement_se,
+    over_tokens.is_top1_same_se as top1_agreement_se_iid
+from over_tokens
+inner join over_windows
+    on
+        over_tokens.model = over_windows.model
+        and over_tokens.recipe = over_windows.recipe
+        and over_tokens.text_id = over_windows.text_id
+left join floors
+    on over_tokens.model = floors.model and over_tokens.text_id = floors.text_id
+anti join noise_variants
+    on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe

@@ -1,0 +1,149 @@
+"""What llama.cpp prints of a text, against numbers worked out by hand and against numpy."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.sql.handmade import Ask, Handmade, Row
+from tests.sql.handmade_texts import text_token
+
+
+def about(value: float) -> object:
+    """The value as float32 columns keep it."""
+    return pytest.approx(value, rel=1e-6)
+
+
+def test_perplexities_and_their_errors_by_hand(ask: Ask) -> None:
+    warehouse = Handmade()
+    # Dense: 2 bits, then 4 bits; pruned: one bit more everywhere. Two windows of two tokens each.
+    for position, (window, p) in enumerate([(0, 1 / 4), (0, 1 / 4), (1, 1 / 16), (1, 1 / 16)], start=1):
+        text_token(warehouse, "wanda-50", position, window=window, p_dense=p, p_pruned=p / 2)
+    (row,) = ask(warehouse, "kld_summary")
+
+    assert (row["model"], row["recipe"], row["text_id"]) == ("tiny", "wanda-50", "wiki")
+    assert (row["tokens"], row["windows"]) == (4, 2)
+    assert (row["ppl_dense"], row["ppl_pruned"]) == (about(8), about(16))
+    # Windows at 2 and 4 bits: their mean has an error of one bit. As four tokens: sqrt(4/3)/2 bits.
+    assert row["ppl_dense_se"] == about(8 * math.log(2))
+    assert row["ppl_dense_se_iid"] == about(8 * math.log(2) * math.sqrt(1 / 3))
+    assert row["ppl_pruned_se"] == about(16 * math.log(2))
+    # The pruned side is one bit worse at every token, so the ratio is certain.
+    assert (row["ln_ppl_ratio"], row["ppl_ratio"]) == (about(math.log(2)), about(2))
+    for name in ("ln_ppl_ratio_se", "ln_ppl_ratio_se_iid", "ppl_ratio_se", "ppl_ratio_se_iid"):
+        assert row[name] == pytest.approx(0, abs=1e-6)
+    # Δp: −1/8 twice and −1/32 twice.
+    assert row["delta_p_mean"] == about(-5 / 64)
+    assert (row["delta_p_min"], row["delta_p_max"]) == (about(-1 / 8), about(-1 / 32))
+    assert row["delta_p_mean_se"] == about(3 / 64)
+    assert row["delta_p_rms"] == about(math.sqrt((1 / 64 + 1 / 1024) / 2))
+    assert row["delta_p_rms_se"] == about((1 / 64 - 1 / 1024) / 2 / (2 * row["delta_p_rms"]))
+    assert row["ln_ppl_correlation"] is None, "four pairs carry no correlation"
+
+
+def test_windows_that_err_together_have_a_larger_error_than_their_tokens_alone(ask: Ask) -> None:
+    warehouse = Handmade()
+    for position in range(8):
+        window = position // 4
+        text_token(warehouse, "wanda-50", position + 1, 1.0 + 2.0 * window, window=window, flips=window == 1)
+    (row,) = ask(warehouse, "kld_summary")
+
+    assert row["kl_mean_nats"] == 2.0
+    assert row["kl_mean_nats_se"] == 1.0  # two windows at 1 and 3
+    assert row["kl_mean_nats_se_iid"] == about(math.sqrt(8 / 7) / math.sqrt(8))
+    assert (row["top1_agreement"], row["top1_agreement_se"]) == (0.5, 0.5)
+    assert row["top1_agreement_se_iid"] == about(math.sqrt(2 / 7) / math.sqrt(8))
+
+
+def test_one_window_says_nothing_about_the_error_over_windows(ask: Ask) -> None:
+    warehouse = Handmade()
+    for position in range(4):
+        text_token(warehouse, "wanda-50", position + 1, float(position))
+    (row,) = ask(warehouse, "kld_summary")
+
+    assert {name for name, value in row.items() if value is None} == {
+        "ln_ppl_correlation", "delta_p_rms_se", "delta_p_rms_se_iid",
+        *(f"{name}_se" for name in ("ppl_dense", "ppl_pruned", "ln_ppl_ratio", "ppl_ratio", "kl_mean_nats")),
+        *("delta_p_mean_se", "top1_agreement_se", "kl_noise_p95_nats", "is_below_noise"),
+    }  # fmt: skip
+
+
+def test_the_dense_model_has_a_ratio_of_one_and_a_divergence_of_zero(ask: Ask) -> None:
+    warehouse = Handmade()
+    for position in range(12):
+        text_token(warehouse, "dense", position + 1, window=position // 4, p_dense=1 / (position + 2))
+    (row,) = ask(warehouse, "kld_summary")
+
+    zeros = ("ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean_nats", "kl_mean_nats_se", "kl_max_nats", "delta_p_rms")
+    assert [row[name] for name in zeros] == [0.0] * len(zeros)
+    assert row["ppl_ratio"] == row["top1_agreement"] == 1.0
+    assert row["ln_ppl_correlation"] == about(1)
+    assert row["ppl_dense"] == row["ppl_pruned"]
+
+
+def test_every_statistic_equals_numpys_in_float64(ask: Ask) -> None:
+    chance, warehouse = np.random.default_rng(0), Handmade()
+    count, windows = 120, 6
+    kl = chance.lognormal(-3, 2, count).astype(np.float32).astype(float)
+    p, q = (chance.uniform(1e-4, 1, count) for _ in range(2))
+    flips = chance.random(count) < 0.3
+    for at in range(count):
+        text_token(
+            warehouse,
+            "wanda-50",
+            at + 1,
+            kl[at],
+            window=at % windows,
+            p_dense=p[at],
+            p_pruned=q[at],
+            flips=bool(flips[at]),
+        )
+    text_token(warehouse, "wanda-50", 1, 99.0, text="other")
+    (row,) = ask(warehouse, "select * from kld_summary where text_id = 'wiki'")
+    expected = statistics64(kl, p, q, ~flips, np.arange(count) % windows)
+
+    about = {"model", "recipe", "text_id", "tokens", "windows", "kl_noise_p95_nats", "is_below_noise"}
+    assert expected.keys() | about == row.keys()
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
+
+
+def statistics64(kl: np.ndarray, p: np.ndarray, q: np.ndarray, same: np.ndarray, window: np.ndarray) -> Row:
+    """The statistics from their definitions."""
+    rows: Row = {}
+
+    def errors(values: np.ndarray) -> tuple[float, float]:
+        """By the sandwich formula over windows, and of independent tokens."""
+        rest = values - values.mean()
+        groups = np.unique(window)
+        sums = np.array([rest[window == group].sum() for group in groups])
+        clustered = math.sqrt(len(groups) / (len(groups) - 1) * (sums**2).sum()) / len(values)
+        return clustered, math.sqrt((rest**2).sum() / (len(values) - 1) / len(values))
+
+    def add(name: str, value: float, of: np.ndarray, factor: float = 1.0) -> None:
+        clustered, iid = errors(of)
+        rows.update({name: value, f"{name}_se": factor * clustered, f"{name}_se_iid": factor * iid})
+
+    nll, nll2 = -np.log(p), -np.log(q)
+    for side, values in (("dense", nll), ("pruned", nll2)):
+        add(f"ppl_{side}", np.exp(values.mean()), values, np.exp(values.mean()))
+    ratio = nll2 - nll
+    add("ln_ppl_ratio", ratio.mean(), ratio)
+    add("ppl_ratio", np.exp(ratio.mean()), ratio, np.exp(ratio.mean()))
+    rows["ln_ppl_correlation"] = np.corrcoef(nll, nll2)[0, 1]
+    add("kl_mean_nats", kl.mean(), kl)
+    rows |= {"kl_max_nats": kl.max(), "kl_min_nats": kl.min(), "kl_median_nats": np.median(kl)}
+    for name, level in (("p999", 99.9), ("p99", 99), ("p95", 95), ("p90", 90), ("p10", 10), ("p05", 5), ("p01", 1)):
+        rows[f"kl_{name}_nats"] = np.percentile(kl, level)
+    dp = q - p
+    add("delta_p_mean", dp.mean(), dp)
+    rms = math.sqrt((dp**2).mean())
+    add("delta_p_rms", rms, dp**2, 1 / (2 * rms))
+    rows |= {"delta_p_max": dp.max(), "delta_p_min": dp.min(), "delta_p_median": np.median(dp)}
+    for name, level in (
+        ("p999", 99.9), ("p99", 99), ("p95", 95), ("p90", 90), ("p75", 75),
+        ("p25", 25), ("p10", 10), ("p05", 5), ("p01", 1), ("p001", 0.1),
+    ):  # fmt: skip
+        rows[f"delta_p_{name}"] = np.percentile(dp, level)
+    add("top1_agreement", same.mean(), same.astype(float))
+    return rows

@@ -1,0 +1,78 @@
+"""How far the model's output moves at every scored token of a text, and how likely the true next token is.
+
+Both sides read the text itself (teacher forced), T = 1; h is the head's input (after the final norm), z the true
+logits. Statistics over tokens belong in the mart `kld_summary`.
+"""
+
+import pyarrow as pa
+
+from warehouse.schema import Column, Invariant, Table
+from warehouse.tables import columns as c
+
+# What a shift of the output is judged by; the whole geometry of h, z and p is in the tables of the prompts.
+NAMES = (
+    "one_minus_cos_h",
+    "one_minus_cos_z",
+    "one_minus_cos_p",
+    "var_p_dz",
+    "t3_kl_nats",
+    "kl_dense_pruned_nats",
+    "kl_pruned_dense_nats",
+    "js_nats",
+    "total_variation",
+    "is_top1_same",
+    "rank_of_dense_top1",
+    "p_dense_top1_dense",
+    "p_dense_top1_pruned",
+    "entropy_dense_nats",
+    "entropy_pruned_nats",
+    "margin_dense",
+    "margin_pruned",
+)
+_DIVERGENCE = {column.name: column for column in c.DIVERGENCE}
+
+
+def _log_p(side: str) -> Column:
+    return Column(
+        f"log_p_target_{side}",
+        c.METRIC,
+        f"Logarithm of the {side} probability of the target; its negative mean is the logarithm of the perplexity.",
+        "nats",
+        f"ln {'p' if side == 'dense' else 'q'}(target)",
+        maximum=1e-6,
+    )
+
+
+TABLE = Table(
+    name="text_tokens",
+    grain="One row per variant × text × scored token, at T = 1.",
+    key=("model", "recipe", "text_id", "position"),
+    columns=(
+        c.MODEL,
+        c.RECIPE,
+        Column("text_id", c.LABEL, "Name of the text in its study."),
+        Column("window_id", pa.int32(), "Window that the token was scored in, from 0.", minimum=0),
+        Column(
+            "position",
+            pa.int32(),
+            "Index of the target in the text's sequence of tokens, from 0; where the tokenizer begins a text with a "
+            "token of its own, that one is 0.",
+            minimum=1,
+        ),
+        Column("token_id", pa.int32(), "The target: the text's own token at this position.", minimum=0),
+        _log_p("dense"),
+        _log_p("pruned"),
+        *(_DIVERGENCE[name] for name in NAMES),
+    ),
+    partitioning="variant",
+    invariants=(
+        *(rule for rule in c.DIVERGENCE_INVARIANTS if rule.name in {"pinsker_dense_pruned", "pinsker_pruned_dense"}),
+        Invariant("same_top1_ranks_first", "is_top1_same = (rank_of_dense_top1 = 1)"),
+        Invariant("t3_is_half_variance", "abs(t3_kl_nats - var_p_dz / 2) <= 1e-4 * t3_kl_nats + 1e-30"),
+        Invariant(
+            "dense_is_dense",
+            "recipe != 'dense' or (kl_dense_pruned_nats = 0 and log_p_target_pruned = log_p_target_dense)",
+        ),
+    ),
+    may_be_empty=True,
+)
