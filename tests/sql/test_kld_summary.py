@@ -102,8 +102,8 @@ def test_every_statistic_equals_numpys_in_float64(ask: Ask) -> None:
     (row,) = ask(warehouse, "select * from kld_summary where text_id = 'wiki'")
     expected = statistics64(kl, p, q, ~flips, np.arange(count) % windows)
 
-    about = {"model", "recipe", "text_id", "tokens", "windows", "kl_noise_p95_nats", "is_below_noise"}
-    assert expected.keys() | about == row.keys()
+    others = {"model", "recipe", "text_id", "tokens", "windows", "kl_noise_p95_nats", "is_below_noise"}
+    assert expected.keys() | others == row.keys()
     for name, value in expected.items():
         assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
 
