@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from assets.fingerprints import MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
+from assets.loaded import MOST_TOGETHER, MOST_WAITING
 from assets.plan import Work, model_work
 from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
 from pipelines.models.outline import load_outline, shape_of
@@ -98,6 +99,8 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     process = 0 if device.startswith("cuda") else peak_memory_bytes()
     machine = measured(shape, load.dtype, device, max(load.lengths), len(study.measure.temperatures))
     traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
+    groups = load.groups(traced, MOST_TOGETHER, MOST_WAITING)
+    group_of = {recipe.name: group for group in groups for recipe in group}
     read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
     statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
@@ -106,7 +109,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         works=works,
         shared=[
             *(load.calibration() if statistics else ()),
-            *(load.dense(traced) if traced else ()),
+            *(load.dense(len(groups)) if groups else ()),
             *(load.text_dense() if read else ()),
         ],
         costs={
@@ -117,7 +120,11 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
             for recipe in study.recipes
             if recipe in traced or recipe in read
         },
-        held={work.recipe.name: load.held(work.recipe, process) for work in works if work.recipe and work.tables},
+        held={
+            work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)
+            for work in works
+            if work.recipe and work.tables
+        },
         rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
         machine=machine,
         available=available_bytes(device),

@@ -131,13 +131,11 @@ class Workload:
         calibration = self.study.calibration
         return [Cost("calibration pass", "body", self.forward(calibration.length, calibration.sequences))]
 
-    def dense(self, recipes: Sequence[Recipe]) -> list[Cost]:
-        """What the traces of these variants share."""
+    def dense(self, groups: int) -> list[Cost]:
+        """What the traces of all variants share; the dense logits once for each group that is traced together."""
         costs = [*self._decode("dense model", 1), Cost("dense pass", "body", self._pass)]
-        scopes = self.study.measure.scopes
-        still = 2 * self.shape.layers - min(self.moved(recipe, scope) for recipe in recipes for scope in scopes)
-        for lens in self.study.measure.lenses if still else ():
-            costs += self._head(f"lens {lens}, dense side where nothing moves", self.positions * still)
+        for lens in self.study.measure.lenses:
+            costs += self._head(f"lens {lens}, dense side", groups * self._rows)
         return costs
 
     def variant(self, recipe: Recipe) -> list[Cost]:
@@ -155,12 +153,8 @@ class Workload:
         if "free_running" in self.study.measure.trajectories:
             costs += self._decode("variant", copies)
         for lens in self.study.measure.lenses:
-            moved = {scope: self.moved(recipe, scope) for scope in self.study.measure.scopes}
-            # Beside a shift the dense side is computed again; where nothing moves all variants share it.
-            if sides := max(moved.values()):
-                costs += self._head(f"lens {lens}, dense side", self.positions * sides)
-            for scope, sublayers in moved.items():
-                if sublayers:
+            for scope in self.study.measure.scopes:
+                if sublayers := self.moved(recipe, scope):
                     costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
         steps = len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
         # Both sides for the table of steps and once more for the top tokens.
@@ -233,11 +227,30 @@ class Workload:
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
-    def held(self, recipe: Recipe, process: int) -> list[Held]:
+    @property
+    def bytes_a_variant(self) -> int:
+        """Bytes of one variant's rows of `layer_transitions` in memory: numbers, and a quarter as much for the keys."""
+        measure = self.study.measure
+        kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
+        return self._rows * kinds * len(COLUMN_NAMES) * _FLOAT * 5 // 4
+
+    def groups(self, recipes: Sequence[Recipe], most: int, waiting: int) -> list[Sequence[Recipe]]:
+        """The variants that are traced together.
+
+        Args:
+            recipes: all that are to be traced, in order.
+            most: variants of a group.
+            waiting: bytes of rows that may wait in memory.
+        """
+        size = max(1, min(most, waiting // self.bytes_a_variant))
+        return [recipes[start : start + size] for start in range(0, len(recipes), size)]
+
+    def held(self, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[Held]:
         """What lies in memory for one variant, the largest holders; the peak is `peak` of them.
 
         Args:
             recipe: the variant's.
+            group: those that are traced together with it, itself among them; their masks are loaded together.
             process: bytes of the process with its libraries, before it loads anything.
         """
         shape, measure, size = self.shape, self.study.measure, self.item_size
@@ -246,8 +259,9 @@ class Workload:
         # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
         kept = tokens if size == _FLOAT else self.positions
         states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
-        columns = self._rows * len(measure.lenses) * len(measure.temperatures) * len(COLUMN_NAMES) * _FLOAT
+        masks = shape.prunable * sum(isinstance(other, (Magnitude, Wanda)) for other in group)
         masked = isinstance(recipe, (Magnitude, Wanda))
+        moves = len(group) * self.positions * shape.width * sublayers * _FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
         # Logits of both sides as they come from the products, and the workspace's own.
@@ -260,21 +274,20 @@ class Workload:
             Held("head in float32", head),
             Held("dense states of the prompts", states),
             Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
-            Held("dense rows", columns),
             Held("final streams of the texts", self.scored * shape.width * _FLOAT),
             Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
-            Held("masks, a byte a weight", shape.prunable if masked else 0, "worn"),
+            Held("masks, a byte a weight", masks, "worn"),
             Held("pruned weights", shape.prunable * size if masked else 0, "worn"),
             Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
             Held("states of the variant", states, "worn"),
             Held("key-value cache", cached, "worn"),
-            Held("masks, a byte a weight", shape.prunable if masked else 0, "measured"),
-            Held("shifts of the stream", self.positions * shape.width * sublayers * _FLOAT, "measured"),
+            Held("masks, a byte a weight", masks, "measured"),
+            Held("shifts of the stream", moves, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
             Held("shifts of the texts", self.scored * shape.width * _FLOAT, "measured"),
             Held("shifts of single swaps, in float64", max(self.lengths) * shape.width * swaps * 8, "measured"),
             Held("logits of a block", self.workers * block, "measured"),
-            Held("rows of the variant", columns * len(measure.scopes), "measured"),
+            Held("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
         ]
 
     @property

@@ -14,7 +14,7 @@ from pipelines.models.load import load_decoder
 from pipelines.models.outline import Shape, load_outline, shape_of
 from pipelines.planning import Cost, Held, Workload, peak
 from pipelines.prompts import tokenize_prompts
-from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.recipes import Recipe, parse_recipe
 from pipelines.pruning.variant import applied
 from pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
 from pipelines.traces.session import Session
@@ -55,6 +55,12 @@ def study(dtype: str = "float32", **measure: object) -> Study:
 
 def load(prompts: tuple[int, ...] = (5, 7), **keys: object) -> Workload:
     return Workload(study(**keys), SHAPE, prompts, [3], workers=2)
+
+
+def alone(name: str) -> tuple[Recipe, list[Recipe]]:
+    """A recipe that is traced with no other."""
+    recipe = parse_recipe(name)
+    return recipe, [recipe]
 
 
 def amounts(costs: list[Cost], kind: str, word: str = "") -> float:
@@ -111,25 +117,37 @@ def test_a_forward_pass_by_hand() -> None:
     assert load().forward(10, sequences=3) == 3 * load().forward(10)
 
 
-def test_the_head_is_multiplied_once_a_side_lens_and_position_and_temperatures_only_add_passes() -> None:
+def test_the_head_is_multiplied_once_a_shift_lens_and_position_and_temperatures_only_add_passes() -> None:
     once = 2 * 50 * 8  # a row times the head
     rows = 2 * (STEPS + 1) * 4  # positions of two prompts, four sublayers
     wanda, drop = parse_recipe("wanda-50"), parse_recipe("attn-drop-1")
     for temperatures in ((1.0,), (0.5, 1.0, 2.0)):
         costs = load(temperatures=temperatures).variant(wanda)
-        assert amounts(costs, "head", "lens raw") == 3 * rows * once
+        assert amounts(costs, "head", "lens raw") == 2 * rows * once
         assert amounts(costs, "head", "lens") == 2 * amounts(costs, "head", "lens raw")
-        assert amounts(costs, "vocabulary", "lens") == len(temperatures) * 2 * 3 * rows * 50
+        assert amounts(costs, "vocabulary", "lens") == len(temperatures) * 2 * 2 * rows * 50
         assert amounts(costs, "head", "decoding steps") == 4 * 2 * STEPS * 2 * once
-    assert amounts(load(lenses=("normed",)).variant(drop), "head", "scope local") == rows / 4 * once
-    assert amounts(load(scopes=("local",)).variant(drop), "head", "dense side") == 2 * rows / 4 * once
+    assert amounts(load(lenses=("normed",)).variant(drop), "head", "lens") == (rows / 4 + rows) * once
+    assert amounts(load(scopes=("local",)).variant(drop), "head", "lens") == 2 * rows / 4 * once
 
 
-def test_the_dense_variant_costs_what_all_share_and_noise_runs_whole_passes() -> None:
-    dense, rounded, batch = (parse_recipe(name) for name in ("dense", "noise-bfloat16", "noise-batch"))
-    assert amounts(load().variant(dense), "head", "lens") == 0
-    assert amounts(load().dense([dense]), "head", "nothing moves") == 2 * 32 * 2 * 50 * 8
-    assert amounts(load(scopes=("propagated",)).dense([rounded]), "head", "nothing moves") == 0
+def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> None:
+    recipes = [parse_recipe(f"magnitude-{percent}") for percent in range(10, 30)]
+    rows = load().bytes_a_variant
+    assert [len(group) for group in load().groups(recipes, 8, 100 * rows)] == [8, 8, 4]
+    assert [len(group) for group in load().groups(recipes, 8, 5 * rows)] == [5] * 4
+    assert len(load().groups(recipes, 8, rows // 2)) == 20
+    assert amounts(load().dense(3), "head") == 3 * 2 * 32 * 2 * 50 * 8
+    assert amounts(load().variant(parse_recipe("dense")), "head", "lens") == 0
+    one = load().held(recipes[0], recipes[:1], 0)
+    five = load().held(recipes[0], recipes[:5], 0)
+    for item in ("masks, a byte a weight", "shifts of the stream", "rows of the variants"):
+        sizes = [sum(each.bytes for each in held if each.item == item) for held in (one, five)]
+        assert sizes[1] == 5 * sizes[0] > 0, item
+
+
+def test_noise_at_another_batch_shape_runs_its_passes_over_copies() -> None:
+    rounded, batch = (parse_recipe(name) for name in ("noise-bfloat16", "noise-batch"))
     one, three = (amounts(load().variant(recipe), "body", "pass") for recipe in (rounded, batch))
     assert (one, three) == (load().forward(8) + load().forward(10), 3 * one)
 
@@ -172,19 +190,27 @@ def test_the_peak_is_what_always_is_and_the_largest_phase() -> None:
 
 
 def test_memory_of_weights_masks_and_head_by_hand() -> None:
-    in_bfloat16 = {each.item: each.bytes for each in load(dtype="bfloat16").held(parse_recipe("wanda-50"), 1000)}
+    in_bfloat16 = {each.item: each.bytes for each in load(dtype="bfloat16").held(*alone("wanda-50"), 1000)}
     assert in_bfloat16["process and libraries"] == 1000
     assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
-    worn = {each.item: each.bytes for each in load().held(parse_recipe("wanda-50"), 0) if each.phase == "worn"}
+    worn = {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0) if each.phase == "worn"}
     assert (worn["pruned weights"], worn["masks, a byte a weight"]) == (4 * 960, 960)
     assert worn["key-value cache"] == 2 * 10 * 8 * 2 * 4
-    assert {each.item: each.bytes for each in load().held(parse_recipe("wanda-50"), 0)}["head in float32"] == 0
+    assert {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions and two workers: both sides' logits, and the workspace's three at one temperature.
-    traced = {each.item: each.bytes for each in load().held(parse_recipe("dense"), 0) if each.phase == "measured"}
+    traced = {each.item: each.bytes for each in load().held(*alone("dense"), 0) if each.phase == "measured"}
     assert traced["logits of a block"] == 2 * (2 + 2 + 1) * 8 * 50 * 4
-    noise = {each.item: each.bytes for each in load().held(parse_recipe("noise-bfloat16"), 0)}
+    noise = {each.item: each.bytes for each in load().held(*alone("noise-bfloat16"), 0)}
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
+
+
+def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "tiny")
+    outline = load_outline(folder)
+    lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
+    planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_a_variant
+    assert planned == Session(load_decoder(folder), "tiny", study()).bytes_a_variant
 
 
 def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -> None:
@@ -192,7 +218,7 @@ def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -
     decoder, outline = load_decoder(folder), load_outline(folder)
     session = Session(decoder, "tiny", study())
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
-    held = Workload(study(), shape_of(outline), lengths, [3], workers=1).held(parse_recipe("dense"), 0)
+    held = Workload(study(), shape_of(outline), lengths, [3], workers=1).held(*alone("dense"), 0)
     expected = {each.item: each.bytes for each in held}
     captures = [dense.capture for dense in session._prompts]
     kept = [t for capture in captures for t in (*capture.streams.values(), *capture.added.values())]
@@ -207,7 +233,7 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
     shape = shape_of(load_outline(folder))
     assert shape.parameters == 8_030_261_248  # what Llama 3 8B publishes
     whole = Workload(study("bfloat16"), shape, [40, 60], [3], workers=8)
-    peaks = {name: peak(whole.held(parse_recipe(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
+    peaks = {name: peak(whole.held(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
     # 15 GiB of weights and 2 of a float32 head; a masked variant holds its weights a second time, and masks.
     assert 17 < peaks["attn-drop-8"] < 20
     assert 35 < peaks["wanda-50"] < 40
