@@ -98,16 +98,23 @@ def make_plan(study: Study, store: Store, cache: Path, progress: Progress, *, re
         InputError: a model cannot be found, or another study's partition is in the way.
         WarehouseError: the warehouse cannot be read.
     """
-    models, variants = [], []
-    for spec in study.models:
-        dense = find_model(study, spec.name, cache, progress)
-        models.append(_work(study, store, dense, None, replace=replace))
-        variants += [_work(study, store, dense, recipe, replace=replace) for recipe in study.recipes]
-    models, variants = ([work for work in found if work.tables] for found in (models, variants))
+    works = [
+        work
+        for spec in study.models
+        for work in model_work(study, store, find_model(study, spec.name, cache, progress), replace=replace)
+        if work.tables
+    ]
+    models = [work for work in works if work.recipe is None]
+    variants = [work for work in works if work.recipe is not None]
     computes = bool(models or variants)
     return Plan(
         study, models, variants, computes or report_fingerprint(store, study) != state.report_version(store, study)
     )
+
+
+def model_work(study: Study, store: Store, dense: DenseModel, *, replace: bool = False) -> list[Work]:
+    """A model's partition and those of its variants, current ones too; arguments and errors as `make_plan`."""
+    return [_work(study, store, dense, recipe, replace=replace) for recipe in (None, *study.recipes)]
 
 
 def report_file(study: Study) -> str:

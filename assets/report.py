@@ -36,6 +36,7 @@ SELECT one.model, one.recipe, one.prompt_id, one.prompt_text, one.text, dense.te
        one.first_flip_step, one.collapse_step
 FROM generations AS one
 JOIN generations AS dense ON dense.model = one.model AND dense.prompt_id = one.prompt_id AND dense.recipe = 'dense'
+ANTI JOIN noise_variants ON one.model = noise_variants.model AND one.recipe = noise_variants.recipe
 ORDER BY one.model, one.prompt_id, one.recipe <> 'dense', one.recipe
 """
 

@@ -4,20 +4,18 @@ Tokenizer, config and empty modules are enough; no weights are read.
 """
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from pipelines.calibration import calibration_tokens
 from pipelines.errors import InputError
 from pipelines.models.load import check_device
-from pipelines.prompts import context_length, tokenize_prompts
+from pipelines.models.outline import Outline, load_outline
+from pipelines.prompts import TokenizedPrompt, tokenize_prompts
 from pipelines.pruning.recipes import Drop, Magnitude, Wanda
 from pipelines.studies import Study
-from pipelines.texts import tokenize_texts
+from pipelines.texts import TokenizedText, tokenize_texts
 
 
 def check_study(study: Study, folder: Path) -> None:
@@ -30,32 +28,34 @@ def check_study(study: Study, folder: Path) -> None:
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
+    check_outline(study, load_outline(folder))
+
+
+def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt], list[TokenizedText]]:
+    """The same of a model whose outline is known; the study's prompts and texts in its tokens.
+
+    Raises:
+        InputError: names the prompt, key or recipe, and the fix.
+    """
     check_device(study.device)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            model: nn.Module = AutoModelForCausalLM.from_config(config)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
-    context = context_length(config, tokenizer)
-    tokenize_prompts(study, tokenizer, context)
-    tokenize_texts(study, tokenizer, context)
+    tokenizer, context = outline.tokenizer, outline.context_length
+    prompts = tokenize_prompts(study, tokenizer, context)
+    texts = tokenize_texts(study, tokenizer, context)
     if study.calibration.length > context:
         raise InputError(
             f"calibration length {study.calibration.length} is over the model's context of {context} tokens"
         )
     calibration_tokens(tokenizer, study.calibration)
-    _check_recipes(study, config, model)
+    _check_recipes(study, outline)
+    return prompts, texts
 
 
-def _check_recipes(study: Study, config: Any, model: nn.Module) -> None:  # noqa: ANN401 (any architecture's config)
-    layers = int(config.num_hidden_layers)
-    head: object = getattr(model, "get_output_embeddings", lambda: None)()
+def _check_recipes(study: Study, outline: Outline) -> None:
+    layers = int(outline.config.num_hidden_layers)
     inputs = {
         module.in_features if isinstance(module, nn.Linear) else module.weight.shape[0]
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+        for module in outline.module.modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not outline.head
     }
     for recipe in study.recipes:
         if isinstance(recipe, Drop) and recipe.count >= layers:

@@ -1,6 +1,6 @@
-"""`prunescope run`: bring the warehouse up to date with a study, then say what came out.
+"""`prunescope run` and `prunescope plan`: bring the warehouse up to date with a study, or say what that would cost.
 
-The work itself is `assets.run`.
+The work itself is `assets.run`, the estimate `assets.dryrun`.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from assets import settings
-from assets.cli.options import Debug, Globals, Warehouse, root
-from assets.cli.output import emit, say
+from assets.cli.options import Debug, Format, Globals, Output, Warehouse, root
+from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from assets.plan import Request, report_file
 from assets.run import Outcome, run_study
@@ -20,38 +20,45 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes import FORMS
 from pipelines.studies import load_study
 from warehouse.catalogue import connect, literal
+from warehouse.store import Store
 
 FAILED, WRONG_INPUT = 1, 2
 _FORMS = ", ".join(form for form, _ in FORMS)
 
 
+StudyName = Annotated[str, typer.Argument(help="Name of a shipped study (`demo`), or the path of a YAML file.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="In place of the study's models: a folder with safetensors, a .gguf file or a hub id; "
+        "`NAME=MODEL` names it. Repeatable.",
+    ),
+]
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        help=f"In place of the study's recipes. Repeatable. Forms: {_FORMS}.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the commands."""
     app.command(name="run")(run)
+    app.command(name="plan")(plan)
 
 
 def run(
     context: typer.Context,
-    study: Annotated[str, typer.Argument(help="Name of a shipped study (`demo`), or the path of a YAML file.")],
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="In place of the study's models: a folder with safetensors, a .gguf file or a hub id; "
-            "`NAME=MODEL` names it. Repeatable.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="RECIPE",
-            help=f"In place of the study's recipes. Repeatable. Forms: {_FORMS}.",
-        ),
-    ] = None,
+    study: StudyName,
+    model: Models = None,
+    recipe: Recipes = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Compute again what another study computed from other inputs."),
@@ -84,6 +91,47 @@ def run(
                 say(failure.traceback)
         only_input = all(failure.is_input for failure in outcome.failures)
         raise typer.Exit(WRONG_INPUT if only_input else FAILED)
+
+
+def plan(
+    context: typer.Context,
+    study: StudyName,
+    model: Models = None,
+    recipe: Recipes = None,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Say what a run of the study would compute and reuse, and what it would cost here; nothing is computed.
+
+    Memory by item, floating-point operations by item, rows and bytes of Parquet, and the time at this machine's speed,
+    which is measured for two seconds. Config, tokenizer and header of a model are enough: weights are not read.
+    Not counted are loading and hashing the weights, scores of pruning recipes, Python between the products, writing,
+    questions and report: add about half on a CPU with small models, little with large ones.
+
+    For example:
+
+    - `prunescope plan demo`
+    - `prunescope plan my-study.yaml --model ./my-7b-model --format json`
+    """
+    chosen_format(format_, output)
+    place = root(context)
+    with Bars() as bars:
+        from assets.dryrun import SECTIONS, estimate, table, verdict
+
+        found = estimate(_request(study, model or [], recipe or []).load(), Store(place), settings.cache_folder(), bars)
+    rows = table(found)
+    if output is None and chosen_format(format_, output) == "table":
+        for section in SECTIONS:
+            part = rows.filter(section=section).drop("section")
+            told = [column.name for column in part if column.null_count() < len(part)]
+            if told:
+                emit(part.select(told).to_arrow())
+    else:
+        emit(rows.to_arrow(), format_, output)
+    for message, is_warning in (line for each in found for line in verdict(each)):
+        say(message, "yellow" if is_warning else None)
 
 
 def _request(study: str, models: list[str], recipes: list[str]) -> Request:

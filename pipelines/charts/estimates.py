@@ -18,7 +18,7 @@ CAPTION = (
 QUERY = """\
 select model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem, estimate, truth
 from estimate_points
-where estimate > 0 and truth > 0
+where estimate > 0 and truth > 0 and scope <> 'isolated'
 qualify row_number() over (
     partition by model, theorem
     order by md5(concat_ws('|', recipe, prompt_id, position, layer, sublayer, scope, lens, temperature)),

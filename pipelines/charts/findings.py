@@ -37,14 +37,22 @@ select model, theorem, count(*) as points,
        count(*) filter (where truth > 0.05) as large_points,
        median(estimate / truth) filter (where truth > 0.05) as large_ratio_median
 from estimate_points
-where estimate > 0 and truth > 0
+where estimate > 0 and truth > 0 and scope <> 'isolated'
 group by model, theorem
 order by model, theorem""",
+    "noise": """\
+select model, max(kl_noise_p95_nats) as kl_noise_p95_nats,
+       count(*) filter (where is_below_noise is not null) as variants,
+       string_agg(recipe, ',' order by recipe) filter (where is_below_noise) as below
+from variant_summary
+where recipe <> 'dense'
+group by model
+order by model""",
     "texts": """\
 select kld_summary.*
 from kld_summary
 join variant_summary using (model, recipe)
-where method not in ('dense', 'noise')
+where method <> 'dense'
 order by model, text_id, ppl_pruned, recipe""",
     "options": """\
 with ranking as (
@@ -251,6 +259,22 @@ def _fit(frame: pl.DataFrame) -> list[str]:
     return told
 
 
+def _noise(frame: pl.DataFrame) -> list[str]:
+    told = []
+    for row in frame.drop_nulls("kl_noise_p95_nats").iter_rows(named=True):
+        below = [label(recipe) for recipe in row["below"].split(",")] if row["below"] else []
+        verdict = (
+            f"the median KL of {', '.join(below)} is not above that, so that nothing can be said of it"
+            if below
+            else f"the median KL of {_of(row['variants'], row['variants'])} variants is above that"
+        )
+        told.append(
+            f"Rounding alone, without any pruning, moves 95 % of the tokens by at most "
+            f"{number(row['kl_noise_p95_nats'])} nats; {verdict}."
+        )
+    return told
+
+
 def _texts(frame: pl.DataFrame) -> list[str]:
     told = []
     for (text,), part in frame.group_by("text_id", maintain_order=True):
@@ -291,6 +315,7 @@ _TELLERS: tuple[tuple[str, Callable[[pl.DataFrame], list[str]]], ...] = (
     ("variants", _attention_or_mlp),
     ("amplification", _amplification),
     ("fit", _fit),
+    ("noise", _noise),
     ("texts", _texts),
     ("options", _options),
 )

@@ -79,6 +79,11 @@ class Decoder:
     can_pad: bool = True
 
     @property
+    def is_rounded(self) -> bool:
+        """Whether its body computes in another type than the dense model's for now: a variant of noise."""
+        return next(self.trunk.parameters()).dtype != self.dtype
+
+    @property
     def sublayers(self) -> Iterator[Sublayer]:
         """Attention and MLP of every layer, in the order in which the stream meets them."""
         for layer in self.layers:

@@ -79,8 +79,46 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
     return _from_hub(source)
 
 
-def check_folder(folder: Path) -> list[Path]:
+def locate_outline(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
+    """Where config and tokenizer of a model lie, and whether its weights lie there too, whole.
+
+    Nothing is converted, and of a hub's repository no weights are fetched; the small embedded model is.
+
+    Args:
+        source: as for `locate`.
+        cache: folder for what was fetched or converted.
+        progress: told about fetching.
+
+    Returns:
+        A folder, or a GGUF file that was not converted yet.
+
+    Raises:
+        InputError: nothing is there, or it is a pickle or wants code of its own.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        folder = _converted_folder(_file_hash(path, cache), cache)
+        return (folder, True) if folder.exists() else (path, False)
+    if path.is_dir():
+        folder = path.resolve()
+        check_folder(folder, whole=False)
+    elif source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        folder = _from_hub(source, weights=False)
+    else:
+        return locate(source, cache, progress), True
+    try:
+        check_folder(folder)
+    except InputError:
+        return folder, False
+    return folder, True
+
+
+def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     """The weight files of a folder, after a check that it can be loaded safely.
+
+    Args:
+        folder: config and weights.
+        whole: whether a weight file that is missing or cut short is refused.
 
     Raises:
         InputError: a file is missing, cut short or a pickle, or the config wants code of its own.
@@ -97,7 +135,7 @@ def check_folder(folder: Path) -> list[Path]:
     if "auto_map" in config:
         raise InputError(f"{config_file}: `auto_map` wants to run code from the model's folder, which is refused")
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
+    if not weights and (whole or any(True for pattern in _PICKLES for _ in folder.glob(pattern))):
         pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
         if pickles:
             raise InputError(
@@ -112,10 +150,10 @@ def check_folder(folder: Path) -> list[Path]:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
         missing = sorted(names - {file.name for file in weights})
-        if missing:
+        if missing and whole:
             raise InputError(f"{folder / missing[0]}: named by the index but missing; fetch the model again")
         weights = [file for file in weights if file.name in names]
-    for file in weights:
+    for file in weights if whole else ():
         _check_safetensors(file)
     return weights
 
@@ -205,9 +243,13 @@ def _fetch_embedded(cache: Path, progress: Progress) -> Path:
     return target
 
 
+def _converted_folder(sha256: str, cache: Path) -> Path:
+    return cache / "models" / sha256[:20]
+
+
 def _converted(sha256: str, cache: Path, progress: Progress, find: Callable[[], Path]) -> Path:
     """The safetensors folder made once from a GGUF file of that hash."""
-    folder = cache / "models" / sha256[:20]
+    folder = _converted_folder(sha256, cache)
     if folder.exists():
         return folder
     file = find()
@@ -227,13 +269,13 @@ def _converted(sha256: str, cache: Path, progress: Progress, find: Callable[[], 
     return folder
 
 
-def _from_hub(source: str) -> Path:
-    """A snapshot of a hub repository: weights in safetensors, config, tokenizer, nothing that runs."""
+def _from_hub(source: str, *, weights: bool = True) -> Path:
+    """A snapshot of a hub repository: weights in safetensors (or not), config, tokenizer, nothing that runs."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     name, _, revision = source.partition("@")
-    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+    patterns = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", *(["*.safetensors"] if weights else [])]
     try:
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (RepositoryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -241,5 +283,5 @@ def _from_hub(source: str) -> Path:
         raise InputError(
             f"model {source!r}: neither a local folder or file nor a hub id that can be reached ({reason})"
         ) from error
-    check_folder(folder)
+    check_folder(folder, whole=weights)
     return folder

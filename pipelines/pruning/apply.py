@@ -15,7 +15,7 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
-from pipelines.pruning.recipes import Dense, Drop, Magnitude, Recipe, Wanda
+from pipelines.pruning.recipes import Dense, Drop, Magnitude, Noise, Recipe, Wanda
 from pipelines.pruning.variant import Variant, applied
 
 
@@ -42,6 +42,8 @@ def prune(
     match recipe:
         case Dense():
             return Variant()
+        case Noise():  # may change nothing: two batch shapes that round alike are good news
+            return Variant(noise=recipe.kind)
         case Magnitude() | Wanda():
             moments = _moments(recipe, activation_stats)
             variant = Variant(masks=_masks(decoder, recipe, moments, progress))

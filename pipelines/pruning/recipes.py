@@ -14,6 +14,7 @@ from pipelines.errors import InputError
 
 NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 Statistic = Literal["activation_stats", "block_influence"]
+NoiseKind = Literal["bfloat16", "batch"]
 
 
 class _Recipe(BaseModel):
@@ -107,7 +108,18 @@ class Drop(_Recipe):
         return self.method.removesuffix("-drop")
 
 
-Recipe = Dense | Magnitude | Wanda | Drop
+class Noise(_Recipe):
+    """The dense model computed in another way: the floor that rounding alone sets under every divergence.
+
+    `bfloat16`: weights and activations of the body in bfloat16, head and metrics in float32.
+    `batch`: the same weights, with every matrix product of the layers at another batch shape.
+    """
+
+    method: Literal["noise"] = "noise"
+    kind: NoiseKind
+
+
+Recipe = Dense | Magnitude | Wanda | Drop | Noise
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="method")])
 
 FORMS: tuple[tuple[str, str], ...] = (
@@ -119,10 +131,13 @@ FORMS: tuple[tuple[str, str], ...] = (
     ("attn-drop-4", "the 4 attention sublayers with least influence"),
     ("mlp-drop-4", "the 4 MLP sublayers with least influence"),
     ("block-drop-4", "the 4 whole blocks with least influence"),
+    ("noise-bfloat16", "the dense model in bfloat16: a floor, no pruning"),
+    ("noise-batch", "the dense model at another batch shape: a floor, no pruning"),
 )
 
 _MASKED = re.compile(r"(magnitude|wanda)-(?:(\d{1,2}(?:\.\d+)?)|(\d+)of(\d+))")
 _DROP = re.compile(r"((?:attn|mlp|block)-drop)-(\d+)")
+_NOISE = re.compile(r"noise-(bfloat16|batch)")
 
 
 def parse_recipe(name: str) -> Recipe:
@@ -140,6 +155,8 @@ def parse_recipe(name: str) -> Recipe:
         fields |= {"sparsity": float(percent) / 100} if percent else {"keep": int(keep), "block": int(block)}
     elif match := _DROP.fullmatch(name):
         fields = {"method": match[1], "count": int(match[2])}
+    elif match := _NOISE.fullmatch(name):
+        fields = {"method": "noise", "kind": match[1]}
     if fields is None:
         known = ", ".join(form for form, _ in FORMS)
         raise InputError(f"unknown recipe {name!r}; known forms: {known}")

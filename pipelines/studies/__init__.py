@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.errors import InputError
-from pipelines.pruning.recipes import NAME, Recipe, parse_recipe
+from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
 
 FOLDER = Path(__file__).parent
 # A study is a page of text; anything larger is a mistake or an attack on the parser.
@@ -160,7 +168,7 @@ class MeasureSpec(_Part):
     positions: Literal["generated", "every"] = "generated"
     temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (1.0,)
     lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
-    scopes: tuple[Literal["local", "propagated"], ...] = ("local", "propagated")
+    scopes: tuple[Literal["local", "isolated", "propagated"], ...] = ("local", "propagated")
     trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
     top_k: int = Field(default=10, ge=1, le=100)
     cache: bool = False
@@ -183,18 +191,24 @@ class MeasureSpec(_Part):
 
 
 class Study(_Part):
-    """A study as its YAML file gives it."""
+    """A study as its YAML file gives it.
+
+    `noise` names floors that are measured beside the recipes, and it adds them to `recipes`: the dense model against
+    itself in bfloat16 (not where it runs in bfloat16 anyway) and at another batch shape.
+    """
 
     name: NAME
     title: str = ""
     models: tuple[ModelSpec, ...] = Field(min_length=1)
+    # Before the recipes, which follow from them.
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
     recipes: tuple[Recipe, ...] = Field(min_length=1)
     prompts: tuple[Prompt, ...] = Field(min_length=1)
     texts: tuple[TextSpec, ...] = ()
     calibration: CalibrationSpec = CalibrationSpec()
     generation: GenerationSpec = GenerationSpec()
     measure: MeasureSpec = MeasureSpec()
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     # Which other models or recipes it was given; what is drawn of them is not drawn over the whole study's.
     subset: Annotated[str, Field(exclude=True)] = ""
@@ -208,6 +222,13 @@ class Study(_Part):
             return [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
         except InputError as error:  # pydantic adds the key to a ValueError
             raise ValueError(str(error)) from error
+
+    @field_validator("recipes", mode="after")
+    @classmethod
+    def _noise_belongs(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
+        kinds = [kind for kind in info.data.get("noise", ()) if kind != info.data.get("dtype")]
+        there = {recipe.kind for recipe in recipes if recipe.method == "noise"}
+        return (*recipes, *(parse_recipe(f"noise-{kind}") for kind in dict.fromkeys(kinds) if kind not in there))
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

@@ -60,7 +60,8 @@ class Decoded:
     """Tokens that a model generated and the residual stream from which each was read.
 
     The stream is rebuilt in float64 from the embedding and all contributions, because two float32 streams would
-    cancel when they are subtracted: they are much longer than their difference.
+    cancel when they are subtracted: they are much longer than their difference. Where a variant computes in bfloat16,
+    whose sums round by more than that, it is the stream that the head reads.
     """
 
     tokens: tuple[int, ...]
@@ -86,8 +87,10 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
     with hooks(*_watch(decoder, last)), quick_linears(decoder.model):
         for _ in range(steps):
             decoder.hidden(given, cache, real)
-            best = decoder.head.logits(last.pop("stream").float()).argmax(dim=-1)
-            streams.append(torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64))
+            stream = last.pop("stream")
+            best = decoder.head.logits(stream.float()).argmax(dim=-1)
+            rebuilt = torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64)
+            streams.append(stream.double() if decoder.is_rounded else rebuilt)
             tokens.append(best.tolist())
             real = torch.cat([real, torch.ones_like(best[:, None])], dim=1)
             # Without a cache all tokens pass again.

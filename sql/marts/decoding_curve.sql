@@ -1,10 +1,13 @@
 -- KL and cosine defects along a generation, with the first flip and the end of the answer marked.
 -- grain: one row per model × recipe × prompt × trajectory × step × temperature.
 -- key: model, recipe, prompt_id, trajectory, step, temperature
--- inputs: stg_decoding_steps, stg_generations
+-- inputs: stg_decoding_steps, stg_generations, noise_variants, noise_at_output
 -- how to read: at first_flip_step both models still read the same tokens, so is_after_flip begins one step later; up to
 --   there free_running equals teacher_forced. answer_end_step is the dense answer's end under teacher_forced (both read
 --   its tokens) and the end of whichever answer is complete first under free_running; NULL where none is.
+--   is_below_noise says that the KL is at most the 95th percentile of the largest noise floor at the output (teacher
+--   forced, same temperature, see noise_at_output): such a step shows no damage. NULL where no noise was measured.
+--   Noise itself is left out.
 -- reason: divergence after the answer is complete must be told apart from divergence inside it.
 with
 
@@ -38,23 +41,37 @@ marked as (
             steps.model = dense.model
             and dense.recipe = 'dense'
             and steps.prompt_id = dense.prompt_id
+    anti join noise_variants
+        on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
+),
+
+floors as (
+    select
+        model,
+        temperature,
+        max(kl_p95_nats) as kl_p95_nats
+    from noise_at_output
+    group by model, temperature
 )
 
 select
-    model,
-    recipe,
-    prompt_id,
-    trajectory,
-    step,
-    temperature,
-    kl_dense_pruned_nats,
-    one_minus_cos_h,
-    one_minus_cos_z,
-    one_minus_cos_p,
-    entropy_dense_nats,
-    margin_dense,
-    first_flip_step,
-    answer_end_step,
-    coalesce(step > first_flip_step, false) as is_after_flip,
-    coalesce(step > answer_end_step, false) as is_after_answer
+    marked.model,
+    marked.recipe,
+    marked.prompt_id,
+    marked.trajectory,
+    marked.step,
+    marked.temperature,
+    marked.kl_dense_pruned_nats,
+    marked.one_minus_cos_h,
+    marked.one_minus_cos_z,
+    marked.one_minus_cos_p,
+    marked.entropy_dense_nats,
+    marked.margin_dense,
+    marked.first_flip_step,
+    marked.answer_end_step,
+    coalesce(marked.step > marked.first_flip_step, false) as is_after_flip,
+    coalesce(marked.step > marked.answer_end_step, false) as is_after_answer,
+    marked.kl_dense_pruned_nats <= floors.kl_p95_nats as is_below_noise
 from marked
+left join floors
+    on marked.model = floors.model and marked.temperature = floors.temperature

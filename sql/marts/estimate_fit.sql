@@ -1,11 +1,11 @@
 -- How well each second-order estimate meets its truth.
 -- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem.
 -- key: model, recipe, scope, lens, temperature, sublayer, theorem
--- inputs: estimate_points, stg_layer_transitions
+-- inputs: estimate_points, stg_layer_transitions, noise_variants
 -- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` holds the same estimate
 --   against KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median ratio is
 --   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary.
---   Dense and untouched sublayers in local scope have no truth to meet and are left out.
+--   Dense and untouched sublayers in local scope have no truth to meet and are left out, and so is noise.
 -- reason: q02, q03 and q04 ask the same thing of different theorems.
 with
 
@@ -26,18 +26,20 @@ points as (
     union all
 
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        transitions.model,
+        transitions.recipe,
+        transitions.layer,
+        transitions.sublayer,
+        transitions.scope,
+        transitions.lens,
+        transitions.temperature,
         'T3 KL reversed' as theorem,
-        cast(t3_kl_nats as double) as estimate,
-        cast(kl_pruned_dense_nats as double) as truth
-    from stg_layer_transitions
-    where kl_pruned_dense_nats > 0
+        cast(transitions.t3_kl_nats as double) as estimate,
+        cast(transitions.kl_pruned_dense_nats as double) as truth
+    from stg_layer_transitions as transitions
+    anti join noise_variants
+        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    where transitions.kl_pruned_dense_nats > 0
 ),
 
 layers as (

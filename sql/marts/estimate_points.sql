@@ -1,11 +1,37 @@
 -- The second-order estimates of Theorems 1 to 3 beside the quantities that they estimate.
 -- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens × temperature × theorem.
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem
--- inputs: stg_layer_transitions
+-- inputs: stg_layer_transitions, noise_variants
 -- how to read: `T1 h` and `T1 z` estimate 1 − cos of h and z and do not depend on T, `T2 p` 1 − cos of p, `T3 KL`
 --   KL(dense‖pruned) in nats. Rows whose truth is 0 (dense, untouched sublayers in local scope) are left out: there is
---   nothing to estimate and no ratio.
+--   nothing to estimate and no ratio. So is noise: the theorems are about pruning.
 -- reason: one long shape serves every question about the fit; a filter on `theorem` reads that branch only.
+with
+
+compared as (
+    select
+        transitions.model,
+        transitions.recipe,
+        transitions.prompt_id,
+        transitions.position,
+        transitions.layer,
+        transitions.sublayer,
+        transitions.scope,
+        transitions.lens,
+        transitions.temperature,
+        transitions.t1_h,
+        transitions.one_minus_cos_h,
+        transitions.t1_z,
+        transitions.one_minus_cos_z,
+        transitions.t2_p,
+        transitions.one_minus_cos_p,
+        transitions.t3_kl_nats,
+        transitions.kl_dense_pruned_nats
+    from stg_layer_transitions as transitions
+    anti join noise_variants
+        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+)
+
 select
     model,
     recipe,
@@ -19,7 +45,7 @@ select
     'T1 h' as theorem,
     t1_h as estimate,
     one_minus_cos_h as truth
-from stg_layer_transitions
+from compared
 where one_minus_cos_h > 0
 
 union all
@@ -37,7 +63,7 @@ select
     'T1 z' as theorem,
     t1_z as estimate,
     one_minus_cos_z as truth
-from stg_layer_transitions
+from compared
 where one_minus_cos_z > 0
 
 union all
@@ -55,7 +81,7 @@ select
     'T2 p' as theorem,
     t2_p as estimate,
     one_minus_cos_p as truth
-from stg_layer_transitions
+from compared
 where one_minus_cos_p > 0
 
 union all
@@ -73,5 +99,5 @@ select
     'T3 KL' as theorem,
     t3_kl_nats as estimate,
     kl_dense_pruned_nats as truth
-from stg_layer_transitions
+from compared
 where kl_dense_pruned_nats > 0

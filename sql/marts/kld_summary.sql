@@ -1,13 +1,15 @@
 -- What llama.cpp's --kl-divergence prints of a text: KL, change of the true token's probability, perplexity, top token.
 -- grain: one row per model × recipe × text.
 -- key: model, recipe, text_id
--- inputs: stg_text_tokens
+-- inputs: stg_text_tokens, noise_variants
 -- how to read: every figure is over the text's scored tokens at T = 1. A standard error that ends in _se takes windows
 --   as the independent units (cluster-robust) and is NULL below two windows; with few of them it is rough. One that
 --   ends in _se_iid takes every token as independent, as llama.cpp prints it, which is too small where neighbouring
 --   tokens err together. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability on the pruned side
 --   minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired token by
 --   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours.
+--   kl_noise_p95_nats is the 95th percentile of the KL that rounding alone makes on the same text, of the largest noise
+--   variant; is_below_noise says that the median KL is not above it. Noise itself is left out.
 -- reason: perplexity and these figures are how people already compare compressed models, text by text.
 with
 
@@ -92,6 +94,17 @@ over_tokens as (
         min(delta_p_target) as delta_p_min
     from tokens
     group by model, recipe, text_id
+),
+
+floors as (
+    select
+        over_tokens.model,
+        over_tokens.text_id,
+        max(over_tokens.kl_quantiles[3]) as kl_noise_p95_nats
+    from over_tokens
+    inner join noise_variants
+        on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe
+    group by over_tokens.model, over_tokens.text_id
 )
 
 select
@@ -126,6 +139,8 @@ select
     over_tokens.kl_quantiles[7] as kl_p05_nats,
     over_tokens.kl_quantiles[8] as kl_p01_nats,
     over_tokens.kl_min as kl_min_nats,
+    floors.kl_noise_p95_nats,
+    over_tokens.kl_quantiles[5] <= floors.kl_noise_p95_nats as is_below_noise,
     over_tokens.delta_p_target as delta_p_mean,
     over_windows.delta_p_target_se as delta_p_mean_se,
     over_tokens.delta_p_target_se as delta_p_mean_se_iid,
@@ -154,3 +169,7 @@ inner join over_windows
         over_tokens.model = over_windows.model
         and over_tokens.recipe = over_windows.recipe
         and over_tokens.text_id = over_windows.text_id
+left join floors
+    on over_tokens.model = floors.model and over_tokens.text_id = floors.text_id
+anti join noise_variants
+    on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe

@@ -1,63 +1,105 @@
 -- How far each sublayer moves h, z and p, averaged over prompts and positions.
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × temperature.
 -- key: model, recipe, layer, sublayer, scope, lens, temperature
--- inputs: stg_layer_transitions
--- how to read: local scope is the effect of this sublayer alone, propagated that of all pruned sublayers up to it.
+-- inputs: stg_layer_transitions, noise_variants, noise_floor
+-- how to read: local scope is the effect of this sublayer alone, isolated the same at the model's output, propagated
+--   that of all pruned sublayers up to it.
 --   Where is_changed is false the local shift is exactly 0 by construction and the propagated one comes from earlier
 --   layers. The cosines are 1 − one_minus_cos; for small shifts read one_minus_cos_*_mean, which keeps its digits.
+--   is_below_noise says that kl_median_nats is at most kl_noise_p95_nats, the 95th percentile of noise_floor behind the
+--   same sublayer (for scope isolated behind the last MLP, where that is measured). Both are NULL where no noise was
+--   measured. Noise itself is left out.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
 with
 
 spread as (
     select
+        transitions.model,
+        transitions.recipe,
+        transitions.layer,
+        transitions.sublayer,
+        transitions.scope,
+        transitions.lens,
+        transitions.temperature,
+        bool_or(transitions.is_changed) as is_changed,
+        count(*) as positions,
+        avg(transitions.one_minus_cos_h) as one_minus_cos_h_mean,
+        avg(transitions.one_minus_cos_z) as one_minus_cos_z_mean,
+        avg(transitions.one_minus_cos_p) as one_minus_cos_p_mean,
+        -- One list per quantity, so that its values are kept once and not once per quantile.
+        quantile_cont(transitions.one_minus_cos_h, [0.1, 0.9]) as one_minus_cos_h_spread,
+        quantile_cont(transitions.one_minus_cos_z, [0.1, 0.9]) as one_minus_cos_z_spread,
+        quantile_cont(transitions.one_minus_cos_p, [0.1, 0.9]) as one_minus_cos_p_spread,
+        avg(transitions.kl_dense_pruned_nats) as kl_mean_nats,
+        median(transitions.kl_dense_pruned_nats) as kl_median_nats,
+        avg(transitions.var_p_dz) as var_p_dz_mean,
+        avg(transitions.orth_rel_h) as orth_rel_h_mean
+    from stg_layer_transitions as transitions
+    anti join noise_variants
+        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    group by
+        transitions.model,
+        transitions.recipe,
+        transitions.layer,
+        transitions.sublayer,
+        transitions.scope,
+        transitions.lens,
+        transitions.temperature
+),
+
+floors_at_output as (
+    -- The last MLP is the output.
+    select
         model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
         lens,
         temperature,
-        bool_or(is_changed) as is_changed,
-        count(*) as positions,
-        avg(one_minus_cos_h) as one_minus_cos_h_mean,
-        avg(one_minus_cos_z) as one_minus_cos_z_mean,
-        avg(one_minus_cos_p) as one_minus_cos_p_mean,
-        -- One list per quantity, so that its values are kept once and not once per quantile.
-        quantile_cont(one_minus_cos_h, [0.1, 0.9]) as one_minus_cos_h_spread,
-        quantile_cont(one_minus_cos_z, [0.1, 0.9]) as one_minus_cos_z_spread,
-        quantile_cont(one_minus_cos_p, [0.1, 0.9]) as one_minus_cos_p_spread,
-        avg(kl_dense_pruned_nats) as kl_mean_nats,
-        median(kl_dense_pruned_nats) as kl_median_nats,
-        avg(var_p_dz) as var_p_dz_mean,
-        avg(orth_rel_h) as orth_rel_h_mean
-    from stg_layer_transitions
-    group by model, recipe, layer, sublayer, scope, lens, temperature
+        arg_max(kl_p95_nats, layer) as kl_p95_nats
+    from noise_floor
+    where sublayer = 'mlp'
+    group by model, lens, temperature
 )
 
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
-    is_changed,
-    positions,
-    1 - one_minus_cos_h_mean as cos_h_mean,
-    1 - one_minus_cos_h_spread[2] as cos_h_p10,
-    1 - one_minus_cos_h_spread[1] as cos_h_p90,
-    1 - one_minus_cos_z_mean as cos_z_mean,
-    1 - one_minus_cos_z_spread[2] as cos_z_p10,
-    1 - one_minus_cos_z_spread[1] as cos_z_p90,
-    1 - one_minus_cos_p_mean as cos_p_mean,
-    1 - one_minus_cos_p_spread[2] as cos_p_p10,
-    1 - one_minus_cos_p_spread[1] as cos_p_p90,
-    one_minus_cos_h_mean,
-    one_minus_cos_z_mean,
-    one_minus_cos_p_mean,
-    kl_mean_nats,
-    kl_median_nats,
-    var_p_dz_mean,
-    orth_rel_h_mean
+    spread.model,
+    spread.recipe,
+    spread.layer,
+    spread.sublayer,
+    spread.scope,
+    spread.lens,
+    spread.temperature,
+    spread.is_changed,
+    spread.positions,
+    1 - spread.one_minus_cos_h_mean as cos_h_mean,
+    1 - spread.one_minus_cos_h_spread[2] as cos_h_p10,
+    1 - spread.one_minus_cos_h_spread[1] as cos_h_p90,
+    1 - spread.one_minus_cos_z_mean as cos_z_mean,
+    1 - spread.one_minus_cos_z_spread[2] as cos_z_p10,
+    1 - spread.one_minus_cos_z_spread[1] as cos_z_p90,
+    1 - spread.one_minus_cos_p_mean as cos_p_mean,
+    1 - spread.one_minus_cos_p_spread[2] as cos_p_p10,
+    1 - spread.one_minus_cos_p_spread[1] as cos_p_p90,
+    spread.one_minus_cos_h_mean,
+    spread.one_minus_cos_z_mean,
+    spread.one_minus_cos_p_mean,
+    spread.kl_mean_nats,
+    spread.kl_median_nats,
+    spread.var_p_dz_mean,
+    spread.orth_rel_h_mean,
+    case spread.scope
+        when 'isolated' then floors_at_output.kl_p95_nats
+        else floors.kl_p95_nats
+    end as kl_noise_p95_nats,
+    spread.kl_median_nats <= kl_noise_p95_nats as is_below_noise
 from spread
+left join noise_floor as floors
+    on
+        spread.model = floors.model
+        and spread.layer = floors.layer
+        and spread.sublayer = floors.sublayer
+        and spread.lens = floors.lens
+        and spread.temperature = floors.temperature
+left join floors_at_output
+    on
+        spread.model = floors_at_output.model
+        and spread.lens = floors_at_output.lens
+        and spread.temperature = floors_at_output.temperature

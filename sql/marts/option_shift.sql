@@ -1,31 +1,34 @@
 -- Each answer option of each question on both sides: logit, probability and rank.
 -- grain: one row per model × recipe × question × temperature × option.
 -- key: model, recipe, prompt_id, temperature, option_index
--- inputs: stg_option_subspace
+-- inputs: stg_option_subspace, noise_variants
 -- how to read: p_options_* are renormalised over the options, p_full_* are in the whole vocabulary; ranks are in the
 --   whole vocabulary, 1 is first. option_index runs from 0 in the question's order; is_gold is NULL without a gold.
+--   Noise is left out.
 -- reason: the lists of option_subspace, one option a row, so that they can be drawn and joined.
 with
 
 unnested as (
     select
-        model,
-        recipe,
-        prompt_id,
-        temperature,
-        gold,
+        questions.model,
+        questions.recipe,
+        questions.prompt_id,
+        questions.temperature,
+        questions.gold,
         -- Lists that are unnested in one select run in step.
-        unnest(range(len(options))) as option_index,
-        unnest(options) as option,
-        unnest(p_options_dense) as p_options_dense,
-        unnest(p_options_pruned) as p_options_pruned,
-        unnest(p_full_dense) as p_full_dense,
-        unnest(p_full_pruned) as p_full_pruned,
-        unnest(rank_dense) as rank_dense,
-        unnest(rank_pruned) as rank_pruned,
-        unnest(logits_dense) as logit_dense,
-        unnest(logits_pruned) as logit_pruned
-    from stg_option_subspace
+        unnest(range(len(questions.options))) as option_index,
+        unnest(questions.options) as option,
+        unnest(questions.p_options_dense) as p_options_dense,
+        unnest(questions.p_options_pruned) as p_options_pruned,
+        unnest(questions.p_full_dense) as p_full_dense,
+        unnest(questions.p_full_pruned) as p_full_pruned,
+        unnest(questions.rank_dense) as rank_dense,
+        unnest(questions.rank_pruned) as rank_pruned,
+        unnest(questions.logits_dense) as logit_dense,
+        unnest(questions.logits_pruned) as logit_pruned
+    from stg_option_subspace as questions
+    anti join noise_variants
+        on questions.model = noise_variants.model and questions.recipe = noise_variants.recipe
 )
 
 select

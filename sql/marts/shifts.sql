@@ -3,7 +3,8 @@
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
 -- inputs: stg_layer_transitions, reference_temperature
 -- how to read: h and z do not depend on T; p and the variances are those at T = 1 where it was measured. Left out are
---   the dense recipe and, in local scope, sublayers that the recipe did not touch: both are 0 by construction.
+--   the dense recipe and, but in scope propagated, sublayers that the recipe did not touch: both are 0 by construction.
+--   Noise is left out as well.
 -- reason: zeros that say nothing would pull every median of the questions about geometry towards 0.
 select
     transitions.model,
@@ -32,4 +33,4 @@ inner join reference_temperature
         transitions.model = reference_temperature.model
         and transitions.recipe = reference_temperature.recipe
         and transitions.temperature = reference_temperature.temperature
-where transitions.recipe <> 'dense' and (transitions.is_changed or transitions.scope <> 'local')
+where transitions.recipe <> 'dense' and (transitions.is_changed or transitions.scope = 'propagated')

@@ -1,11 +1,13 @@
 -- What each variant removed and how far its output moved: the row to compare variants by.
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: stg_variants, stg_generations, stg_option_subspace, reference_steps, reference_temperature
+-- inputs: stg_variants, stg_generations, stg_option_subspace, reference_steps, reference_temperature, noise_at_output
 -- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
 --   the nearest to 1 otherwise. first_flip_step_median is over all prompts, one that never flips counting as later
 --   than any step; it is NULL where that is the median. prompts_correct is to be held against prompts_graded, the
 --   prompts with a known answer. A measure that was not taken is NULL, a count of what was not measured is 0.
+--   kl_noise_p95_nats is the 95th percentile of the KL that rounding alone makes, teacher forced, of the largest noise
+--   variant at the same temperature; is_below_noise says that the median KL is not above it. Noise is left out.
 -- reason: the charts and the comparisons need one agreed set of figures per variant; the dense row is the baseline.
 with
 
@@ -51,6 +53,15 @@ choices as (
             and options.recipe = reference_temperature.recipe
             and options.temperature = reference_temperature.temperature
     group by options.model, options.recipe
+),
+
+floors as (
+    select
+        model,
+        temperature,
+        max(kl_p95_nats) as kl_noise_p95_nats
+    from noise_at_output
+    group by model, temperature
 )
 
 select
@@ -68,6 +79,8 @@ select
     prompts_at_output.kl_teacher_forced_max_nats,
     prompts_at_output.kl_free_running_median_nats,
     prompts_at_output.top1_agreement,
+    floors.kl_noise_p95_nats,
+    prompts_at_output.kl_teacher_forced_median_nats <= floors.kl_noise_p95_nats as is_below_noise,
     case
         when isfinite(texts.first_flip_step_median) then texts.first_flip_step_median
     end as first_flip_step_median,
@@ -87,3 +100,6 @@ left join texts
     on variants.model = texts.model and variants.recipe = texts.recipe
 left join choices
     on variants.model = choices.model and variants.recipe = choices.recipe
+left join floors
+    on variants.model = floors.model and reference_temperature.temperature = floors.temperature
+where not variants.is_noise

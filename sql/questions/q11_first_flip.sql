@@ -1,10 +1,11 @@
 -- At which token does each pruned model first leave the dense one, and how sure was the dense model there?
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
--- inputs: stg_generations, reference_steps
+-- inputs: stg_generations, reference_steps, noise_variants
 -- how to read: at the flip both models still read the same tokens, so the columns describe one choice made twice.
 --   rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss.
---   All columns from first_flip_step on are NULL where the text never flips. The dense recipe is left out.
+--   All columns from first_flip_step on are NULL where the text never flips. The dense recipe
+--   and noise are left out.
 -- reason: one token decides what a generation is about; a flip at a small margin is luck, at a large one damage.
 select
     generations.model,
@@ -29,5 +30,7 @@ left join reference_steps as flips
         and generations.prompt_id = flips.prompt_id
         and generations.first_flip_step = flips.step
         and flips.trajectory = 'free_running'
+anti join noise_variants
+    on generations.model = noise_variants.model and generations.recipe = noise_variants.recipe
 where generations.recipe <> 'dense'
 order by generations.model, generations.recipe, generations.first_flip_step nulls last, generations.prompt_id

@@ -1,10 +1,11 @@
 -- How many steps lie between the first flip and the collapse into a loop?
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
--- inputs: stg_generations
+-- inputs: stg_generations, noise_variants
 -- how to read: steps_to_collapse is NULL where the text never flips or never loops, and where the loop was complete
 --   before the flip: then the dense text loops too and pruning is not to blame. *_dense are the dense model's figures
---   for the same prompt, the level that repetition has without pruning. The dense recipe is left out.
+--   for the same prompt, the level that repetition has without pruning. The dense recipe
+--   and noise are left out.
 -- reason: tells a model that takes another good path from one that breaks down.
 select
     pruned.model,
@@ -29,5 +30,7 @@ left join stg_generations as dense
         pruned.model = dense.model
         and pruned.prompt_id = dense.prompt_id
         and dense.recipe = 'dense'
+anti join noise_variants
+    on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
 where pruned.recipe <> 'dense'
 order by pruned.model, pruned.recipe, steps_to_collapse nulls last, pruned.prompt_id

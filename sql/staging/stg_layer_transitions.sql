@@ -2,7 +2,8 @@
 -- grain: one row per variant × prompt × position × layer × sublayer × scope × lens × temperature.
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature
 -- inputs: layer_transitions
--- how to read: The cosines are for reading; small shifts must be compared in one_minus_cos_*, which keeps its digits.
+-- how to read: rows of scope isolated carry the layer and sublayer that were swapped, and are measured at the output.
+--   The cosines are for reading; small shifts must be compared in one_minus_cos_*, which keeps its digits.
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
 select
     model,

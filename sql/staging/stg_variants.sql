@@ -22,5 +22,6 @@ select
     file_bytes,
     seconds,
     peak_memory_bytes,
-    cast(len(sublayers_dropped) as integer) as sublayers_dropped_count
+    cast(len(sublayers_dropped) as integer) as sublayers_dropped_count,
+    method = 'noise' as is_noise
 from variants

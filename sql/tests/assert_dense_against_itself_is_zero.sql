@@ -1,4 +1,4 @@
--- The dense model against itself differs by exactly nothing, and so does an untouched sublayer in local scope.
+-- The dense model against itself differs by exactly nothing, and so does an untouched sublayer swapped on its own.
 -- grain: one row per measured row that differs.
 -- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations, stg_text_tokens
 -- reason: exact zero is the one value that every measure has to give whatever the model.
@@ -13,7 +13,7 @@ layers as (
         position as place
     from stg_layer_transitions
     where
-        (recipe = 'dense' or (scope = 'local' and not is_changed))
+        (recipe = 'dense' or (scope <> 'propagated' and not is_changed))
         and not (
             norm_dh = 0
             and norm_dz = 0

@@ -1,6 +1,6 @@
 -- Up to the first flip both trajectories read the same tokens, so they must agree there; step 0 always is such a step.
 -- grain: one row per model × recipe × prompt × step × temperature that disagrees.
--- inputs: stg_decoding_steps, stg_generations
+-- inputs: stg_decoding_steps, stg_generations, noise_variants
 -- reason: a difference means a cache, a position or a prompt that is not the same on both sides.
 with
 
@@ -30,6 +30,9 @@ compared as (
             forced.model = generations.model
             and forced.recipe = generations.recipe
             and forced.prompt_id = generations.prompt_id
+    -- Noise is rounding, and the two trajectories round differently.
+    anti join noise_variants
+        on forced.model = noise_variants.model and forced.recipe = noise_variants.recipe
     where
         forced.trajectory = 'teacher_forced'
         and (forced.step = 0 or generations.first_flip_step is null or forced.step <= generations.first_flip_step)

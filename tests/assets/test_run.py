@@ -16,6 +16,7 @@ from assets.definitions import defs
 from assets.instance import opened
 from assets.partitions import variant_key
 from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, partitions, written_since
+from warehouse import catalogue
 from warehouse.doctor import diagnose
 from warehouse.provenance import read_footer
 from warehouse.tables import TABLES
@@ -189,3 +190,21 @@ def test_every_run_leaves_a_catalogue_that_duckdb_opens_by_itself(warehouse: Pat
     with duckdb.connect(warehouse / "_catalogue" / "prunescope.duckdb", read_only=True) as connection:
         (count,) = connection.execute("select count(*) from variant_summary").fetchone()
     assert count > 1
+
+
+def test_the_noise_floor_of_a_study_is_measured_with_it_and_the_report_holds(
+    study: StudyFile, warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = partitions(warehouse)
+    study.write(noise=["bfloat16", "batch"])
+    assert prunescope_run(study, warehouse) == 0
+    written = written_since(before, warehouse)
+    assert written == of("noise-bfloat16", written) | of("noise-batch", written)
+    assert len(written) == 12
+    assert "noise" not in capsys.readouterr().out
+    with catalogue.connect(warehouse) as connection:
+        (floor,) = connection.execute("select min(kl_p95_nats) from noise_floor where lens = 'normed'").fetchone()
+        marked = connection.execute("select bool_or(is_below_noise) from variant_summary where recipe = 'dense'")
+        assert floor > 0
+        assert marked.fetchone() == (True,)
+    assert "Rounding alone" in (warehouse / "_reports" / "tiny.html").read_text()

@@ -43,6 +43,7 @@ class StudyFile:
             "texts": [{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16}],
             "calibration": {"sequences": 2, "length": 32},
             "generation": {"new_tokens": 4},
+            "noise": [],
         } | self.keys
         self.path.write_text(yaml.safe_dump(fields), encoding="utf-8")
         return self.path

@@ -10,12 +10,13 @@ STEPS = 4
 
 
 def whole_warehouse() -> Handmade:
-    """A model with its dense variant and four recipes, measured in every way, in which all is well."""
+    """A model with its dense variant, four recipes and a noise floor, measured in every way, in which all is well."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant("wanda-50", sparsity=0.5, removed=0.4)
     warehouse.variant("wanda-2of4", sparsity=0.5, removed=0.4, keep=2, block=4)
     warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"])
     warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"])
+    warehouse.variant("noise-bfloat16", method="noise", kind="bfloat16")
     for seed, row in enumerate(list(warehouse.rows["variants"])):
         _measure(warehouse, row["recipe"], row["sublayers_dropped"], np.random.default_rng(seed))
     return warehouse
@@ -36,6 +37,7 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
             # After the flip the dense tokens may agree again; at the flip itself they do not.
             flips = flip is not None and (step == flip or (step > flip and chance.random() < 0.3))
             kl = 0.0 if is_dense else chance.uniform(0.01, 1.0)
+            kl = kl / 100 if recipe.startswith("noise") else kl
             running = kl if flip is None or step <= flip else kl + 1.0
             for temperature in (0.5, 1.0):
                 warehouse.step(recipe, prompt, step, kl, flips=flips, temperature=temperature)
@@ -64,6 +66,7 @@ def _measure_layers(
                 where = {"layer": layer, "sublayer": sublayer, "lens": lens, "temperature": temperature}
                 local = chance.uniform(0.001, 0.1) if is_changed else 0.0
                 warehouse.transition(recipe, prompt, step, local, is_changed=is_changed, **where)
+                warehouse.transition(recipe, prompt, step, 2 * local, scope="isolated", is_changed=is_changed, **where)
                 # The last MLP row is the model's output.
                 propagated = kl if (layer, sublayer) == (LAYERS - 1, "mlp") else kl / 2
                 warehouse.transition(

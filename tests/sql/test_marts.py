@@ -60,6 +60,8 @@ def test_a_variant_summary_takes_both_trajectories_at_the_reference_temperature(
             "kl_teacher_forced_max_nats": 9.0,
             "kl_free_running_median_nats": 35.0,
             "top1_agreement": about(5 / 6),
+            "kl_noise_p95_nats": None,
+            "is_below_noise": None,
             "first_flip_step_median": 4.0,
             "prompts": 3,
             "prompts_flipped": 2,

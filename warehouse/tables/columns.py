@@ -26,8 +26,9 @@ SCOPE = Column(
     "scope",
     LABEL,
     "`local`: dense context, this one sublayer swapped, measured behind it; "
+    "`isolated`: this one sublayer swapped, the dense rest run on top, measured at the output; "
     "`propagated`: the pruned model run whole on the same tokens.",
-    values=("local", "propagated"),
+    values=("local", "isolated", "propagated"),
 )
 LENS = Column(
     "lens",

@@ -232,6 +232,8 @@ def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
                     "kl_teacher_forced_max_nats": kl * 9,
                     "kl_free_running_median_nats": kl * 6,
                     "top1_agreement": 1.0 if dense else 0.6,
+                    "kl_noise_p95_nats": 0.002,
+                    "is_below_noise": kl / 2 <= 0.002,
                     "first_flip_step_median": None if dense else 4.0,
                     "prompts": 3,
                     "prompts_flipped": 0 if dense else 3,

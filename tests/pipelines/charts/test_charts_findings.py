@@ -91,6 +91,18 @@ def test_an_overshoot_that_does_not_show_is_said():
     assert "the overshoot of the paper (1.6) does not show here" in the_one(told(estimate_points=points), "T2 p")
 
 
+def test_a_variant_below_the_noise_floor_is_named_and_a_study_without_one_says_nothing():
+    summary = frames.variant_summary()
+    assert the_one(told(variant_summary=summary), "Rounding alone") == (
+        "Rounding alone, without any pruning, moves 95 % of the tokens by at most 0.00200 nats; "
+        "the median KL of all 6 variants is above that."
+    )
+    below = summary.with_columns(is_below_noise=pl.col("recipe").is_in(["dense", "wanda-50"]))
+    assert "the median KL of wanda-50 is not above that" in the_one(told(variant_summary=below), "Rounding alone")
+    silent = summary.with_columns(kl_noise_p95_nats=pl.lit(None, pl.Float64), is_below_noise=pl.lit(None, pl.Boolean))
+    assert not any("Rounding alone" in sentence for sentence in told(variant_summary=silent))
+
+
 def test_attention_that_is_not_the_milder_cut_is_said():
     for attention, verdict in ((0.5, "as in the paper"), (2.0, "unlike in the paper")):
         kl = pl.when(pl.col("method") == "attn-drop").then(attention).otherwise(1.0)

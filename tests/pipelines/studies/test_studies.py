@@ -13,6 +13,7 @@ models: [{name: tiny, source: /models/tiny}]
 recipes: [dense, wanda-50, {name: soft, method: magnitude, sparsity: 0.2, group: output}]
 prompts: [{id: a, kind: open, text: 'Why?'}]
 """
+NOISE = ["noise-bfloat16", "noise-batch"]
 
 
 def written(folder: Path, text: str) -> str:
@@ -29,7 +30,7 @@ def test_the_shipped_studies_are_valid() -> None:
 
 def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, GOOD))
-    assert [recipe.name for recipe in study.recipes] == ["dense", "wanda-50", "soft"]
+    assert [recipe.name for recipe in study.recipes] == ["dense", "wanda-50", "soft", *NOISE]
     assert study.recipe("soft").parameters_json == (
         '{"block": null, "group": "output", "keep": null, "method": "magnitude", "sparsity": 0.2}'
     )
@@ -103,7 +104,7 @@ def test_overrides_replace_models_and_recipes_and_keep_dense(tmp_path: Path) -> 
         ("second", "/x=y/z"),
         ("tiny", "/models/tiny"),
     ]
-    assert [recipe.name for recipe in other.recipes] == ["dense", "soft", "attn-drop-1"]
+    assert [recipe.name for recipe in other.recipes] == ["dense", "soft", "attn-drop-1", *NOISE]
     assert study.replaced([], []) == study
     assert study.subset == study.replaced(["tiny"], ["wanda-50", "soft"]).subset == ""
     assert other.subset not in {"", study.replaced([], ["soft"]).subset}
@@ -111,6 +112,33 @@ def test_overrides_replace_models_and_recipes_and_keep_dense(tmp_path: Path) -> 
         study.replaced(["///"], [])
     with pytest.raises(InputError, match="unknown recipe"):
         study.replaced([], ["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("", NOISE),
+        ("noise: []", []),
+        ("noise: [batch]", ["noise-batch"]),
+        ("dtype: bfloat16", ["noise-batch"]),
+        ("dtype: float16", NOISE),
+    ],
+)
+def test_the_noise_floor_is_part_of_every_study_unless_it_says_otherwise(
+    tmp_path: Path, keys: str, expected: list[str]
+) -> None:
+    study = load_study(written(tmp_path, f"{GOOD}{keys}\n"))
+    assert [recipe.name for recipe in study.recipes if recipe.method == "noise"] == expected
+    assert study.replaced([], [recipe.name for recipe in study.recipes]) == study
+    assert study.settings_hash == load_study(written(tmp_path, GOOD + keys.partition("noise")[0])).settings_hash
+
+
+def test_a_noise_recipe_that_the_study_names_itself_is_not_added_again(tmp_path: Path) -> None:
+    named = "{name: rounded, method: noise, kind: bfloat16}"
+    study = load_study(written(tmp_path, GOOD.replace("[dense,", f"[dense, {named},")))
+    assert [recipe.name for recipe in study.recipes if recipe.method == "noise"] == ["rounded", "noise-batch"]
+    with pytest.raises(InputError, match="`noise"):
+        load_study(written(tmp_path, GOOD + "noise: [float8]\n"))
 
 
 def test_hashes_follow_what_they_stand_for(tmp_path: Path) -> None:

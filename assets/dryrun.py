@@ -1,0 +1,244 @@
+"""What `prunescope plan` tells: what would be computed and what reused, and what it would cost on this machine.
+
+The costs themselves are the business of `pipelines.planning`; nothing is computed or written here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from assets.fingerprints import MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
+from assets.loaded import MOST_TOGETHER, MOST_WAITING
+from assets.plan import Work, model_work
+from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
+from pipelines.models.outline import load_outline, shape_of
+from pipelines.models.sources import locate_outline
+from pipelines.planning import Cost, Held, Rows, Workload, peak
+from pipelines.preflight import check_outline
+from pipelines.progress import Progress
+from pipelines.pruning.apply import peak_memory_bytes
+from pipelines.studies import Study
+from warehouse.sizes import expected_bytes
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+SECTIONS = ("partitions", "work", "memory")
+_SCHEMA = pl.Schema(
+    {
+        "section": pl.String,
+        "model": pl.String,
+        "recipe": pl.String,
+        "item": pl.String,
+        "when": pl.String,
+        "flop": pl.Float64,
+        "bytes": pl.Int64,
+        "rows": pl.Int64,
+        "seconds": pl.Float64,
+    }
+)
+
+
+@dataclass(frozen=True)
+class ModelEstimate:
+    """What one model of a study would cost.
+
+    Attributes:
+        model: its name.
+        is_whole: whether all of its weights are there.
+        works: every partition, with the tables to compute, which may be none.
+        shared: work that all variants share, and that of the model's own tables.
+        costs: work of each variant that has tables to compute.
+        held: memory of each such variant.
+        rows: rows of each partition that would be written.
+        machine: measured speeds.
+        available: bytes that may be filled; None where the system does not tell.
+    """
+
+    model: str
+    is_whole: bool
+    works: Sequence[Work]
+    shared: Sequence[Cost]
+    costs: dict[str, Sequence[Cost]]
+    held: dict[str, Sequence[Held]]
+    rows: dict[str | None, Sequence[Rows]]
+    machine: Machine
+    available: int | None
+
+    @property
+    def seconds(self) -> float:
+        """All work at the machine's measured speed."""
+        return sum(cost.seconds(self.machine) for costs in (self.shared, *self.costs.values()) for cost in costs)
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """Bytes at the peak of each variant that is to be computed."""
+        return {recipe: peak(held) for recipe, held in self.held.items()}
+
+
+def estimate(study: Study, store: Store, cache: Path, progress: Progress) -> list[ModelEstimate]:
+    """Everything that a run would do, model by model.
+
+    Raises:
+        InputError: a run would refuse the study, too.
+        WarehouseError: the warehouse cannot be read.
+    """
+    return [_model(study, store, cache, progress, spec.name) for spec in study.models]
+
+
+def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str) -> ModelEstimate:
+    place, is_whole = locate_outline(study.model(name).source, cache, progress)
+    works = model_work(study, store, find_model(study, name, cache, progress)) if is_whole else _all(study, name)
+    outline = load_outline(place)
+    prompts, texts = check_outline(study, outline)
+    shape = shape_of(outline)
+    device = chosen_device(study.device)
+    lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
+    load = Workload(study, shape, lengths, windows, workers_on(device))
+    process = 0 if device.startswith("cuda") else peak_memory_bytes()
+    machine = measured(shape, load.dtype, device, max(load.lengths), len(study.measure.temperatures))
+    traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
+    groups = load.groups(traced, MOST_TOGETHER, MOST_WAITING)
+    group_of = {recipe.name: group for group in groups for recipe in group}
+    read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
+    statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
+    return ModelEstimate(
+        model=name,
+        is_whole=is_whole,
+        works=works,
+        shared=[
+            *(load.calibration() if statistics else ()),
+            *(load.dense(len(groups)) if groups else ()),
+            *(load.text_dense() if read else ()),
+        ],
+        costs={
+            recipe.name: [
+                *(load.variant(recipe) if recipe in traced else ()),
+                *(load.text_variant(recipe) if recipe in read else ()),
+            ]
+            for recipe in study.recipes
+            if recipe in traced or recipe in read
+        },
+        held={
+            work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)
+            for work in works
+            if work.recipe and work.tables
+        },
+        rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
+        machine=machine,
+        available=available_bytes(device),
+    )
+
+
+def _all(study: Study, name: str) -> list[Work]:
+    """Of weights that are not there nothing can be current."""
+    return [Work(name, None, MODEL_TABLES), *(Work(name, recipe, VARIANT_TABLES) for recipe in study.recipes)]
+
+
+def _rows(load: Workload, work: Work) -> list[Rows]:
+    rows = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
+    return [each for each in rows if each.table in work.tables]
+
+
+def table(estimates: Sequence[ModelEstimate]) -> pl.DataFrame:
+    """The estimates in long form: one row per partition and action, per item of work, per item of memory."""
+    rows = [row for each in estimates for row in (*_partitions(each), *_work(each), *_memory(each))]
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
+    """What is reused and what computed, with the rows and bytes of Parquet that would be written."""
+    for work in found.works:
+        recipe = work.recipe.name if work.recipe else None
+        about = {"section": "partitions", "model": found.model, "recipe": recipe}
+        whole = MODEL_TABLES if recipe is None else VARIANT_TABLES
+        if reused := [name for name in whole if name not in work.tables]:
+            yield about | {"when": "reused", "item": ", ".join(reused)}
+        if work.tables:
+            written = found.rows[recipe]
+            size = sum(expected_bytes(TABLES[each.table], each.rows, each.unmoved, each.listed) for each in written)
+            costs = found.costs.get(recipe, ()) if recipe else ()
+            yield about | {
+                "when": "computed",
+                "item": ", ".join(work.tables),
+                "rows": sum(each.rows for each in written),
+                "bytes": size,
+                "seconds": sum(cost.seconds(found.machine) for cost in costs) if costs else None,
+            }
+
+
+def _work(found: ModelEstimate) -> Iterator[dict[str, object]]:
+    """Every item of work, summed over the variants that need it."""
+    costs = [*found.shared, *(cost for each in found.costs.values() for cost in each)]
+    for item in dict.fromkeys(cost.item for cost in costs):
+        same = [cost for cost in costs if cost.item == item]
+        amount = sum(cost.amount for cost in same)
+        kind = same[0].kind
+        yield {
+            "section": "work",
+            "model": found.model,
+            "item": item,
+            "when": "once" if len(same) == 1 else f"{len(same)} variants",
+            "flop": amount if kind in {"head", "body"} else None,
+            "bytes": round(amount) if kind == "memory" else None,
+            "seconds": sum(cost.seconds(found.machine) for cost in same),
+        }
+
+
+def _memory(found: ModelEstimate) -> Iterator[dict[str, object]]:
+    """What the hungriest variant holds, item by item, and the peak of every variant."""
+    about = {"section": "memory", "model": found.model}
+    peaks = found.peaks
+    if peaks:
+        hungriest = max(peaks, key=peaks.__getitem__)
+        for each in found.held[hungriest]:
+            if each.bytes:
+                yield about | {"recipe": hungriest, "item": each.item, "when": each.phase, "bytes": each.bytes}
+    for recipe, size in peaks.items():
+        yield about | {"recipe": recipe, "item": "peak", "when": "at once", "bytes": size}
+    if found.available is not None:
+        yield about | {"item": "available on this machine", "bytes": found.available}
+
+
+def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
+    """What a person should know, sentence by sentence, and whether each is a warning."""
+    told = []
+    if not found.is_whole:
+        told.append((f"{found.model}: its weights are not all there; `run` needs them whole, this plan does not", True))
+    if not found.held and not any(work.tables for work in found.works):
+        return [*told, (f"{found.model}: everything is current; nothing would be computed", False)]
+    machine = found.machine
+    told.append(
+        (
+            f"{found.model}: about {minutes(found.seconds)} of work at this machine's measured speed "
+            f"(head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
+            f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
+            False,
+        )
+    )
+    peaks, available = found.peaks, found.available
+    if peaks:
+        recipe = max(peaks, key=peaks.__getitem__)
+        held = sorted(found.held[recipe], key=lambda each: -each.bytes)[:3]
+        largest = ", ".join(f"{each.item} {gib(each.bytes)}" for each in held)
+        most = f"{found.model}: at most {gib(peaks[recipe])} of memory ({recipe}; {largest})"
+        if available is None:
+            told.append((f"{most}; this system does not tell how much is free", False))
+        elif peaks[recipe] <= available:
+            told.append((f"{most}, {gib(available)} are free: it fits", False))
+        else:
+            small = [name for name, size in peaks.items() if size <= available]
+            advice = f"these fit: {', '.join(small)}" if small else "none of its variants does"
+            told.append((f"{most}, but {gib(available)} are free: IT DOES NOT FIT; {advice}", True))
+    return told
+
+
+def minutes(seconds: float) -> str:
+    """Seconds in words."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB."""
+    return f"{size / 2**30:.1f} GiB"

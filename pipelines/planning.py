@@ -1,0 +1,340 @@
+"""What a study will cost on one model, from sizes alone: memory, work, and rows of every table.
+
+Pure numbers; what a machine gives is measured in `machine.py`, what is current already is known to the caller.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+
+from pipelines.calibration import BATCH
+from pipelines.machine import Machine
+from pipelines.metrics.blocks import BLOCK_ROWS
+from pipelines.metrics.divergence import COLUMN_NAMES
+from pipelines.models.outline import Shape
+from pipelines.pruning.recipes import Drop, Magnitude, Noise, Recipe, Wanda
+from pipelines.pruning.variant import COPIES
+from pipelines.studies import Study
+
+Kind = Literal["head", "body", "memory", "vocabulary"]
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One piece of work.
+
+    Attributes:
+        item: what it is.
+        kind: which of the machine's speeds bounds it.
+        amount: floating-point operations of `head` and `body`, bytes of `memory`, logits of `vocabulary`.
+    """
+
+    item: str
+    kind: Kind
+    amount: float
+
+    def seconds(self, machine: Machine) -> float:
+        """On a machine that is kept at its measured speed."""
+        speeds = {
+            "head": machine.head,
+            "body": machine.body,
+            "memory": machine.memory,
+            "vocabulary": machine.vocabulary,
+        }
+        return self.amount / speeds[self.kind]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in memory.
+
+    Attributes:
+        item: what they hold.
+        bytes: how many.
+        phase: `always`, or while the model is `calibrated`, a variant is `worn`, or layers are `measured`.
+    """
+
+    item: str
+    bytes: int
+    phase: Literal["always", "calibrated", "worn", "measured"] = "always"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one partition.
+
+    Attributes:
+        table: its table.
+        rows: how many.
+        unmoved: those among them whose shift is exactly zero, which are stored in few bytes.
+        listed: numbers in its list columns.
+    """
+
+    table: str
+    rows: int
+    unmoved: int = 0
+    listed: int = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One study on one model.
+
+    Attributes:
+        study: the study.
+        shape: sizes of the model.
+        prompts: tokens of each prompt, answer not included.
+        windows: windows of each text of the study.
+        workers: sublayers that are measured at once.
+    """
+
+    study: Study
+    shape: Shape
+    prompts: Sequence[int]
+    windows: Sequence[int]
+    workers: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt with its answer."""
+        return [prompt + self.study.generation.new_tokens for prompt in self.prompts]
+
+    @property
+    def positions(self) -> int:
+        """Measured positions of all prompts."""
+        if self.study.measure.positions == "every":
+            return sum(self.lengths)
+        return len(self.prompts) * (self.study.generation.new_tokens + 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the model runs."""
+        return cast(torch.dtype, getattr(torch, self.study.dtype))
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of a number in it."""
+        return self.dtype.itemsize
+
+    def forward(self, tokens: int, sequences: int = 1) -> float:
+        """Floating-point operations of a pass below the head: 2 a weight and token, and attention over the square."""
+        squares = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
+        return sequences * float(2 * tokens * self.shape.active + squares)
+
+    # -- work -----------------------------------------------------------------------------------------------------
+
+    def calibration(self) -> list[Cost]:
+        """The dense model over the calibration tokens."""
+        calibration = self.study.calibration
+        return [Cost("calibration pass", "body", self.forward(calibration.length, calibration.sequences))]
+
+    def dense(self, groups: int) -> list[Cost]:
+        """What the traces of all variants share; the dense logits once for each group that is traced together."""
+        costs = [*self._decode("dense model", 1), Cost("dense pass", "body", self._pass)]
+        for lens in self.study.measure.lenses:
+            costs += self._head(f"lens {lens}, dense side", groups * self._rows)
+        return costs
+
+    def variant(self, recipe: Recipe) -> list[Cost]:
+        """Pruning apart, everything that the traces of one variant need; drops are counted as if all layers moved."""
+        copies = _copies(recipe)
+        costs = []
+        if recipe.method != "dense":
+            costs.append(Cost("variant pass", "body", self._pass * copies))
+        if isinstance(recipe, (Magnitude, Wanda)) and "local" in self.study.measure.scopes:
+            costs.append(Cost("sublayers in the dense context", "body", self._pass))
+        if swapped := self.changed(recipe) * ("isolated" in self.study.measure.scopes):
+            # Each swap runs through the layers above it: half of them on average, all of them at most.
+            share = 0.5 if swapped == 2 * self.shape.layers else 1.0
+            costs.append(Cost("single swaps through the layers above", "body", swapped * share * self._pass))
+        if "free_running" in self.study.measure.trajectories:
+            costs += self._decode("variant", copies)
+        for lens in self.study.measure.lenses:
+            for scope in self.study.measure.scopes:
+                if sublayers := self.moved(recipe, scope):
+                    costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
+        steps = len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
+        # Both sides for the table of steps and once more for the top tokens.
+        return [*costs, *self._head("decoding steps", 4 * steps)]
+
+    def text_dense(self) -> list[Cost]:
+        """What the texts of all variants share."""
+        return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored else []
+
+    def text_variant(self, recipe: Recipe) -> list[Cost]:
+        """The texts of one variant: a pass, and both sides of every scored token at T = 1."""
+        if not self.scored:
+            return []
+        logits = 2.0 * self.scored * self.shape.vocabulary
+        return [
+            Cost("texts, variant pass", "body", self._text_pass * _copies(recipe)),
+            Cost("head product, texts", "head", 2 * logits * self.shape.width),
+            Cost("measures at T = 1, texts", "vocabulary", logits),
+        ]
+
+    @property
+    def scored(self) -> int:
+        """Scored tokens of all texts."""
+        return sum(text.scored * count for text, count in zip(self.study.texts, self.windows, strict=True))
+
+    @property
+    def _text_pass(self) -> float:
+        pairs = zip(self.study.texts, self.windows, strict=True)
+        return sum(self.forward(text.context, count) for text, count in pairs)
+
+    def changed(self, recipe: Recipe) -> int:
+        """Sublayers whose weights a recipe changes or that it drops."""
+        if isinstance(recipe, (Magnitude, Wanda)):
+            return 2 * self.shape.layers
+        if isinstance(recipe, Drop):
+            return recipe.count * (2 if recipe.unit == "block" else 1)
+        return 0
+
+    def moved(self, recipe: Recipe, scope: str) -> int:
+        """Sublayers behind which a recipe moves the stream, at most."""
+        if recipe.method == "dense":
+            return 0
+        return 2 * self.shape.layers if scope == "propagated" else self.changed(recipe)
+
+    @property
+    def _pass(self) -> float:
+        """Floating-point operations of one forward pass over all prompts with their answers."""
+        return sum(self.forward(length) for length in self.lengths)
+
+    @property
+    def _rows(self) -> int:
+        """Rows of one lens, scope and temperature."""
+        return self.positions * 2 * self.shape.layers
+
+    def _head(self, item: str, rows: int) -> Iterator[Cost]:
+        """Rows through the LM head, and each of their logits measured at every temperature."""
+        measure, logits = self.study.measure, float(rows * self.shape.vocabulary)
+        yield Cost(f"head product, {item}", "head", 2 * logits * self.shape.width)
+        for temperature in measure.temperatures:
+            yield Cost(f"measures at T = {temperature:g}, {item}", "vocabulary", logits)
+
+    def _decode(self, who: str, copies: int) -> list[Cost]:
+        """All prompts together through one cache: the prompts at once, then token by token at memory speed."""
+        shape, steps = self.shape, self.study.generation.new_tokens
+        weights = shape.active * self.item_size + shape.vocabulary * shape.width * _FLOAT
+        return [
+            Cost(f"{who} decodes: prompts", "body", copies * self.forward(max(self.prompts), len(self.prompts))),
+            Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * weights)),
+        ]
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    @property
+    def bytes_a_variant(self) -> int:
+        """Bytes of one variant's rows of `layer_transitions` in memory: numbers, and a quarter as much for the keys."""
+        measure = self.study.measure
+        kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
+        return self._rows * kinds * len(COLUMN_NAMES) * _FLOAT * 5 // 4
+
+    def groups(self, recipes: Sequence[Recipe], most: int, waiting: int) -> list[Sequence[Recipe]]:
+        """The variants that are traced together.
+
+        Args:
+            recipes: all that are to be traced, in order.
+            most: variants of a group.
+            waiting: bytes of rows that may wait in memory.
+        """
+        size = max(1, min(most, waiting // self.bytes_a_variant))
+        return [recipes[start : start + size] for start in range(0, len(recipes), size)]
+
+    def held(self, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[Held]:
+        """What lies in memory for one variant, the largest holders; the peak is `peak` of them.
+
+        Args:
+            recipe: the variant's.
+            group: those that are traced together with it, itself among them; their masks are loaded together.
+            process: bytes of the process with its libraries, before it loads anything.
+        """
+        shape, measure, size = self.shape, self.study.measure, self.item_size
+        tokens, sublayers = sum(self.lengths), 2 * shape.layers
+        head = 0 if size == _FLOAT else shape.vocabulary * shape.width * _FLOAT
+        # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
+        kept = tokens if size == _FLOAT else self.positions
+        states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
+        masks = shape.prunable * sum(isinstance(other, (Magnitude, Wanda)) for other in group)
+        masked = isinstance(recipe, (Magnitude, Wanda))
+        moves = len(group) * self.positions * shape.width * sublayers * _FLOAT
+        swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
+        rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
+        # Logits of both sides as they come from the products, and the workspace's own.
+        block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * _FLOAT
+        cached = len(self.prompts) * max(self.lengths) * shape.cache_width * shape.layers * size
+        longest = BATCH * self.study.calibration.length
+        return [
+            Held("process and libraries", process),
+            Held(f"weights in {self.study.dtype}", shape.parameters * size),
+            Held("head in float32", head),
+            Held("dense states of the prompts", states),
+            Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
+            Held("final streams of the texts", self.scored * shape.width * _FLOAT),
+            Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
+            Held("masks, a byte a weight", masks, "worn"),
+            Held("pruned weights", shape.prunable * size if masked else 0, "worn"),
+            Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
+            Held("states of the variant", states, "worn"),
+            Held("key-value cache", cached, "worn"),
+            Held("masks, a byte a weight", masks, "measured"),
+            Held("shifts of the stream", moves, "measured"),
+            Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
+            Held("shifts of the texts", self.scored * shape.width * _FLOAT, "measured"),
+            Held("shifts of single swaps, in float64", max(self.lengths) * shape.width * swaps * 8, "measured"),
+            Held("logits of a block", self.workers * block, "measured"),
+            Held("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
+        ]
+
+    @property
+    def _widest(self) -> int:
+        """Numbers a token that are alive at once inside a layer, about: an MLP's inner states and a few streams."""
+        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width
+
+    # -- tables ---------------------------------------------------------------------------------------------------
+
+    def model_rows(self) -> list[Rows]:
+        """Rows of the tables of a model."""
+        shape = self.shape
+        return [
+            Rows("models", 1),
+            Rows("activation_stats", shape.modules, listed=shape.inputs),
+            Rows("block_influence", 3 * shape.layers),
+        ]
+
+    def variant_rows(self, recipe: Recipe) -> list[Rows]:
+        """Rows of the tables of a variant."""
+        measure, prompts = self.study.measure, len(self.prompts)
+        each = len(measure.lenses) * len(measure.temperatures) * self.positions
+        scopes = measure.scopes
+        moved = sum(self.moved(recipe, scope) for scope in scopes)
+        transitions = each * 2 * self.shape.layers * len(scopes)
+        steps = prompts * self.study.generation.new_tokens * len(measure.trajectories)
+        listed = min(measure.top_k, self.shape.vocabulary)
+        decoded = steps * len(measure.temperatures)
+        choices = sum(bool(prompt.options) for prompt in self.study.prompts)
+        return [
+            Rows("variants", 1),
+            Rows("layer_transitions", transitions, unmoved=transitions - each * moved),
+            Rows("decoding_steps", decoded, unmoved=decoded if recipe.method == "dense" else 0),
+            Rows("top_tokens", steps * 2 * listed),
+            Rows("option_subspace", choices * len(measure.temperatures)),
+            Rows("generations", prompts if "free_running" in measure.trajectories else 0),
+            Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
+        ]
+
+
+def _copies(recipe: Recipe) -> int:
+    return COPIES if isinstance(recipe, Noise) and recipe.kind == "batch" else 1
+
+
+def peak(held: Sequence[Held]) -> int:
+    """The most that is in memory at once: what always is, and the largest of the phases."""
+    totals: dict[str, int] = {}
+    for each in held:
+        totals[each.phase] = totals.get(each.phase, 0) + each.bytes
+    return totals.pop("always", 0) + max(totals.values(), default=0)

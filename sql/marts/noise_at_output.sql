@@ -1,0 +1,40 @@
+-- How far rounding alone moves the model's output, and how soon it flips a token.
+-- grain: one row per model × noise recipe × temperature.
+-- key: model, recipe, temperature
+-- inputs: stg_decoding_steps, stg_generations, noise_variants
+-- how to read: KL is KL(dense‖noise), teacher forced, over prompts and steps. first_flip_step_min is the earliest step
+--   at which rounding makes a text leave the dense one (free running), NULL where it never does; prompts_flipped counts
+--   those texts. A text that flips so early may flip under any pruning: by chance, not by damage.
+-- reason: the floor under everything that is measured at the output.
+with
+
+texts as (
+    select
+        model,
+        recipe,
+        count(*) as prompts,
+        count(first_flip_step) as prompts_flipped,
+        min(first_flip_step) as first_flip_step_min
+    from stg_generations
+    group by model, recipe
+)
+
+select
+    steps.model,
+    steps.recipe,
+    steps.temperature,
+    count(*) as steps,
+    median(steps.kl_dense_pruned_nats) as kl_median_nats,
+    quantile_cont(steps.kl_dense_pruned_nats, 0.95) as kl_p95_nats,
+    max(steps.kl_dense_pruned_nats) as kl_max_nats,
+    avg(cast(steps.is_top1_same as integer)) as top1_agreement,
+    coalesce(any_value(texts.prompts), 0) as prompts,
+    coalesce(any_value(texts.prompts_flipped), 0) as prompts_flipped,
+    any_value(texts.first_flip_step_min) as first_flip_step_min
+from stg_decoding_steps as steps
+inner join noise_variants
+    on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
+left join texts
+    on steps.model = texts.model and steps.recipe = texts.recipe
+where steps.trajectory = 'teacher_forced'
+group by steps.model, steps.recipe, steps.temperature

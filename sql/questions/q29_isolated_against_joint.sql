@@ -1,0 +1,96 @@
+-- Does the drop at the output equal the sum of what each pruned sublayer does to it alone?
+-- grain: one row per model × recipe.
+-- key: model, recipe
+-- inputs: stg_layer_transitions, stg_models, reference_temperature, three_causes
+-- how to read: at every position the isolated KLs of all changed sublayers are added up and held against the joint KL,
+--   all at the output. sum_over_joint is the median of that ratio: 1 says that the damages add up, below 1 that they
+--   make each other worse, above 1 that they share or undo some of it. spearman_local_isolated ranks sublayers by what
+--   Theorem 3 foretells locally and by their isolated effect: near 1, the cheap local probe finds the sublayers that
+--   matter (NULL below 10 sublayers). The worst sublayer is the one with the largest median isolated KL; three_causes
+--   has all of them. Needs scopes isolated and propagated, lens normed; at the reference temperature.
+-- reason: if effects add up, sublayers can be chosen one by one; if not, a variant must be measured whole.
+with
+
+at_output as (
+    select
+        transitions.model,
+        transitions.recipe,
+        transitions.prompt_id,
+        transitions.position,
+        sum(cast(transitions.kl_dense_pruned_nats as double)) filter (
+            where transitions.scope = 'isolated' and transitions.is_changed
+        ) as kl_sum_nats,
+        max(transitions.kl_dense_pruned_nats) filter (
+            where
+            transitions.scope = 'propagated'
+            and transitions.sublayer = 'mlp'
+            and transitions.layer = models.layers - 1
+        ) as kl_joint_nats
+    from stg_layer_transitions as transitions
+    inner join stg_models as models
+        on transitions.model = models.model
+    inner join reference_temperature
+        on
+            transitions.model = reference_temperature.model
+            and transitions.recipe = reference_temperature.recipe
+            and transitions.temperature = reference_temperature.temperature
+    where transitions.lens = 'normed' and transitions.scope in ('isolated', 'propagated')
+    group by transitions.model, transitions.recipe, transitions.prompt_id, transitions.position
+),
+
+sums as (
+    select
+        model,
+        recipe,
+        count(*) as n,
+        median(kl_sum_nats) as kl_sum_median_nats,
+        median(kl_joint_nats) as kl_joint_median_nats,
+        quantile_cont(kl_sum_nats / nullif(kl_joint_nats, 0), [0.1, 0.5, 0.9]) as sum_over_joint
+    from at_output
+    where kl_sum_nats is not null
+    group by model, recipe
+),
+
+ranked as (
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        kl_isolated_nats,
+        isolated_share,
+        midrank(t3_local_nats, row(model, recipe)) as rank_local,
+        midrank(kl_isolated_nats, row(model, recipe)) as rank_isolated
+    from three_causes
+    where t3_local_nats is not null
+),
+
+sublayers as (
+    select
+        model,
+        recipe,
+        count(*) as n_sublayers,
+        correlation(rank_local, rank_isolated) as spearman_local_isolated,
+        arg_max(row(layer, sublayer, isolated_share), row(kl_isolated_nats, -layer, sublayer)) as worst
+    from ranked
+    group by model, recipe
+)
+
+select
+    sums.model,
+    sums.recipe,
+    sums.n,
+    sublayers.n_sublayers,
+    sums.kl_sum_median_nats,
+    sums.kl_joint_median_nats,
+    sums.sum_over_joint[2] as sum_over_joint,
+    sums.sum_over_joint[1] as sum_over_joint_p10,
+    sums.sum_over_joint[3] as sum_over_joint_p90,
+    sublayers.spearman_local_isolated,
+    sublayers.worst[1] as worst_layer,
+    sublayers.worst[2] as worst_sublayer,
+    sublayers.worst[3] as worst_isolated_share
+from sums
+left join sublayers
+    on sums.model = sublayers.model and sums.recipe = sublayers.recipe
+order by sums.model, sums.recipe

@@ -1,0 +1,155 @@
+"""`prunescope plan`: what it says beside what a run does, and that it does nothing itself."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoConfig
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
+from tests.assets.tiny_study import RECIPES, StudyFile, partitions
+
+Capture = pytest.CaptureFixture[str]
+
+
+def planned(study: StudyFile, warehouse: Path, capsys: Capture, *more: object) -> tuple[list[dict[str, Any]], str]:
+    arguments = ["plan", study.path, "--warehouse", warehouse, "--format", "json", *more]
+    assert run([str(argument) for argument in arguments], Globals()) == 0
+    shown = capsys.readouterr()
+    return json.loads(shown.out), shown.err
+
+
+def of(rows: list[dict[str, Any]], section: str, **wanted: object) -> list[dict[str, Any]]:
+    found = [row for row in rows if row["section"] == section]
+    return [row for row in found if all(row[name] == value for name, value in wanted.items())]
+
+
+def test_an_empty_warehouse_needs_all_and_stays_empty(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    rows, told = planned(study, tmp_path / "nothing", capsys)
+    todo = {row["recipe"]: row["item"] for row in of(rows, "partitions")}
+    assert todo == {None: ", ".join(MODEL_TABLES)} | dict.fromkeys(RECIPES, ", ".join(VARIANT_TABLES))
+    assert {row["when"] for row in of(rows, "partitions")} == {"computed"}
+    assert not (tmp_path / "nothing").exists()
+    assert "it fits" in told
+    assert "of work at this machine's measured speed" in told
+    scopes = {row["item"] for row in of(rows, "work") if row["item"].startswith("head product, lens")}
+    assert {"head product, lens raw, scope local", "head product, lens normed, scope propagated"} <= scopes
+    assert all(row["seconds"] > 0 for row in of(rows, "work"))
+
+
+def test_the_rows_are_those_of_the_run_and_the_bytes_within_a_factor_of_2(
+    study: StudyFile, tmp_path: Path, computed_once: Path, capsys: Capture
+) -> None:
+    rows, _ = planned(study, tmp_path / "nothing", capsys)
+    for row in of(rows, "partitions"):
+        place = f"recipe={row['recipe']}/part.parquet" if row["recipe"] else "part.parquet"
+        files = [computed_once / table / "model=tiny-a" / place for table in row["item"].split(", ")]
+        assert row["rows"] == sum(pq.read_metadata(file).num_rows for file in files), row["recipe"]
+        written = sum(file.stat().st_size for file in files)
+        assert written / 2 <= row["bytes"] <= 2 * written, row["recipe"]
+
+
+def test_a_computed_study_is_reused_whole(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
+    before = partitions(warehouse)
+    rows, told = planned(study, warehouse, capsys)
+    assert {row["when"] for row in of(rows, "partitions")} == {"reused"}
+    assert not of(rows, "work")
+    assert "everything is current; nothing would be computed" in told
+    assert partitions(warehouse) == before
+
+
+def test_a_new_recipe_is_computed_and_the_others_are_reused(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
+    rows, _ = planned(study, warehouse, capsys, "--recipe", "mlp-drop-1", "--recipe", "magnitude-50")
+    todo = {(row["recipe"], row["when"]) for row in of(rows, "partitions")}
+    assert todo == {(None, "reused"), ("dense", "reused"), ("magnitude-50", "reused"), ("mlp-drop-1", "computed")}
+    assert [row["recipe"] for row in of(rows, "memory", item="peak")] == ["mlp-drop-1"]
+    assert not [row for row in of(rows, "work") if row["item"] == "calibration pass"]
+
+
+def test_noise_is_planned_as_part_of_the_study(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    study.write(noise=["bfloat16", "batch"])
+    rows, _ = planned(study, tmp_path / "nothing", capsys)
+    assert {"noise-bfloat16", "noise-batch"} <= {row["recipe"] for row in of(rows, "memory", item="peak")}
+
+
+def test_a_table_is_printed_section_by_section(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    assert run(["plan", str(study.path), "--warehouse", str(tmp_path / "nothing")], Globals()) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("computed") < shown.index("head product") < shown.index("weights in float32")
+
+
+def test_config_tokenizer_and_the_header_of_the_weights_are_enough(
+    study: StudyFile, tmp_path: Path, capsys: Capture
+) -> None:
+    rows, _ = planned(study, tmp_path / "nothing", capsys)
+    folder = Path(shutil.copytree(study.model, tmp_path / "header"))
+    weights = folder / "model.safetensors"
+    header = int.from_bytes(weights.read_bytes()[:8], "little")
+    os.truncate(weights, 8 + header)
+    again, told = planned(study, tmp_path / "nothing", capsys, "--model", f"tiny-a={folder}")
+    assert of(again, "partitions", recipe="dense")[0]["rows"] == of(rows, "partitions", recipe="dense")[0]["rows"]
+    assert "its weights are not all there" in told
+    weights.unlink()
+    assert "its weights are not all there" in planned(study, tmp_path / "n", capsys, "--model", f"tiny-a={folder}")[1]
+
+
+def test_what_does_not_fit_is_said_and_is_no_error(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    folder = Path(shutil.copytree(study.model, tmp_path / "giant"))
+    AutoConfig.for_model(
+        "llama", vocab_size=300, hidden_size=65536, intermediate_size=262144, num_hidden_layers=8,
+        num_attention_heads=512, num_key_value_heads=64, max_position_embeddings=128,
+    ).save_pretrained(folder)  # fmt: skip
+    (folder / "model.safetensors").write_bytes(b"")
+    rows, told = planned(study, tmp_path / "nothing", capsys, "--model", f"giant={folder}")
+    (weights,) = of(rows, "memory", item="weights in float32")
+    assert weights["bytes"] > 10**12
+    assert "IT DOES NOT FIT; none of its variants does" in told
+
+
+def a_missing_model(study: StudyFile, tmp_path: Path) -> list[object]:
+    return [study.path, "--model", tmp_path / "nowhere"]
+
+
+def a_pickle(study: StudyFile, tmp_path: Path) -> list[object]:
+    folder = Path(shutil.copytree(study.model, tmp_path / "pickled"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    return [study.path, "--model", folder]
+
+
+def a_prompt_over_the_context(study: StudyFile, _: Path) -> list[object]:
+    study.write(prompts=[{"id": "long", "kind": "open", "text": "word " * 200}])
+    return [study.path]
+
+
+def a_wrong_format(study: StudyFile, _: Path) -> list[object]:
+    return [study.path, "--format", "xlsx"]
+
+
+def another_studys_partition(study: StudyFile, tmp_path: Path) -> list[object]:
+    study.write(name="second", generation={"new_tokens": 5})
+    return [study.path, "--warehouse", tmp_path / "warehouse"]
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (a_missing_model, "no such folder or file"),
+        (a_pickle, "a pickle can run code"),
+        (a_prompt_over_the_context, "over the model's context of 128"),
+        (a_wrong_format, "choose one of table, csv"),
+        (another_studys_partition, "was computed by study 'tiny'"),
+    ],
+)
+def test_wrong_input_ends_with_code_2_and_the_fix(
+    case: Any, message: str, study: StudyFile, tmp_path: Path, warehouse: Path, capsys: Capture
+) -> None:
+    assert run(["plan", *map(str, case(study, tmp_path))], Globals()) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert not shown.out
