@@ -6,5 +6,5 @@ Raising one recomputes that step and everything behind it, nothing else.
 MODELS = "1"
 STATISTICS = "1"
 PRUNING = "1"
-TRACES = "1"
+TRACES = "2"
 TEXTS = "1"

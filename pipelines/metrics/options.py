@@ -6,13 +6,15 @@ Which tokens stand for the options is the prompt's business.
 from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.metrics.probabilities import exact_shift_columns
+from pipelines.metrics import eager
+from pipelines.metrics.columns import Numbers, shift_columns
+from pipelines.metrics.blocks import eager_dense, eager_shift
 from pipelines.metrics.ranking import rank_of
-from pipelines.metrics.spaces import space_metrics
 
 
 def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None:
@@ -77,14 +79,20 @@ def option_row(
         }
     z, dz = dense.double()[None], (pruned.double() - dense.double())[None]
     z_options, dz_options = z[:, ids], dz[:, ids]
-    whole = exact_shift_columns(z, dz, z.argmax(-1), temperature)
-    part = exact_shift_columns(z_options, dz_options, z_options.argmax(-1), temperature)
+    whole, part = _exact(z, dz, temperature), _exact(z_options, dz_options, temperature)
     return row | {
         "is_argmax_same": chosen["dense"] == chosen["pruned"],
         "kendall_tau": kendall_tau_b(dense[ids].tolist(), pruned[ids].tolist()),
-        "one_minus_cos_z_options": float(space_metrics(z_options, dz_options)["one_minus_cos"]),
-        "one_minus_cos_p_options": float(part["one_minus_cos_p"]),
-        "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"]),
-        "one_minus_cos_p": float(whole["one_minus_cos_p"]),
-        "kl_dense_pruned_nats": float(whole["kl_dense_pruned_nats"]),
+        "one_minus_cos_z_options": float(part["one_minus_cos_z"][0]),
+        "one_minus_cos_p_options": float(part["one_minus_cos_p"].item()),
+        "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"].item()),
+        "one_minus_cos_p": float(whole["one_minus_cos_p"].item()),
+        "kl_dense_pruned_nats": float(whole["kl_dense_pruned_nats"].item()),
     }
+
+
+def _exact(z: Tensor, dz: Tensor, temperature: float) -> dict[str, Numbers]:
+    """Columns of one row of float64 logits and their shift."""
+    dense = eager.dense_rows(z, [temperature], 2)
+    shift = eager_shift(*eager.shift_rows(dense, dz, [temperature]), dz)
+    return shift_columns(eager_dense(dense, np.array([[1 / temperature]])), shift)

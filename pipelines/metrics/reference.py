@@ -74,10 +74,16 @@ def divergence_reference(
     rows = torch.arange(len(z))
     order, order_pruned = _order(z), _order(z_pruned)
     top, top_pruned = order[:, 0], order_pruned[:, 0]
-    count = min(5, z.shape[1])
-    overlap = [
-        len(set(a[:count].tolist()) & set(b[:count].tolist())) / count for a, b in zip(order, order_pruned, strict=True)
-    ]
+
+    def overlap(count: int) -> Tensor:
+        count = min(count, z.shape[1])
+        both = [set(a[:count].tolist()) & set(b[:count].tolist()) for a, b in zip(order, order_pruned, strict=True)]
+        return torch.tensor([len(each) / count for each in both], dtype=torch.float64)
+
+    def moment(power: int) -> Tensor:
+        mean = (p * dz).sum(-1, keepdim=True)
+        return (p * ((dz - mean) / temperature) ** power).sum(-1)
+
     in_p = space_reference(p, q, "p")
     del in_p["t1_p"]
     return {
@@ -89,16 +95,22 @@ def divergence_reference(
         "t2_p": variance(r) / (2 * temperature**2),
         "var_p_dz": variance(p),
         "t3_kl_nats": variance(p) / (2 * temperature**2),
+        "kappa3_term_nats": moment(3) / 6,
+        "kappa4_term_nats": (moment(4) - 3 * moment(2) ** 2) / 24,
         "kl_dense_pruned_nats": kl(log_p, log_q),
         "kl_pruned_dense_nats": kl(log_q, log_p),
         "js_nats": kl(log_p, log_m) / 2 + kl(log_q, log_m) / 2,
         "total_variation": (p - q).abs().sum(-1) / 2,
+        "identity_residual_nats": torch.zeros(len(z), dtype=torch.float64),
         "is_top1_same": top == top_pruned,
-        "topk5_overlap": torch.tensor(overlap, dtype=torch.float64),
+        "topk5_overlap": overlap(5),
+        "topk10_overlap": overlap(10),
         "rank_of_dense_top1": (order_pruned == top[:, None]).int().argmax(-1) + 1,
         "rank_of_pruned_top1": (order == top_pruned[:, None]).int().argmax(-1) + 1,
         "p_dense_top1_dense": p[rows, top],
         "p_dense_top1_pruned": q[rows, top],
+        "p_pruned_top1_dense": p[rows, top_pruned],
+        "p_pruned_top1_pruned": q[rows, top_pruned],
         "entropy_dense_nats": -(p * log_p).sum(-1),
         "entropy_pruned_nats": -(q * log_q).sum(-1),
         "margin_dense": z[rows, top] - z[rows, order[:, 1]],

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import ComputationError
-from pipelines.metrics.divergence import dense_only, divergence
-from pipelines.metrics.rows import Workspace
+from pipelines.metrics.blocks import Workspace
+from pipelines.metrics.divergence import divergence
 from pipelines.models.decoder import Decoder, Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
@@ -165,8 +165,7 @@ class Session:
     def _workspace(self) -> Workspace:
         """Buffers of the calling thread."""
         if not hasattr(self._of_thread, "workspace"):
-            temperatures = len(self.study.measure.temperatures)
-            self._of_thread.workspace = Workspace.of(self.decoder.head.weight, temperatures)
+            self._of_thread.workspace = Workspace()
         return cast(Workspace, self._of_thread.workspace)
 
     def _measured(
@@ -187,7 +186,7 @@ class Session:
             key = (sublayer.label, lens)
             if key not in self._dense_rows:
                 states = head.lens(stream, torch.zeros_like(stream), lens)[0]
-                self._dense_rows[key] = dense_only(states, head, temperatures, workspace=self._workspace())
+                self._dense_rows[key] = divergence(states, None, head, temperatures, workspace=self._workspace())
             measured |= {scope: self._dense_rows[key] for scope in moves if scope not in moved}
         return {scope: measured[scope] for scope in moves}
 

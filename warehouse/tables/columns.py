@@ -121,6 +121,22 @@ DIVERGENCE: tuple[Column, ...] = (
         "t3_kl_nats", METRIC, "Second-order estimate of kl_dense_pruned_nats.", "nats", "Var_p(Δz)/(2T²)", T3, minimum=0
     ),
     Column(
+        "kappa3_term_nats",
+        METRIC,
+        "Third-order term of kl_dense_pruned_nats beyond t3_kl_nats, signed.",
+        "nats",
+        "κ₃(Δz; p)/(6T³)",
+        T3,
+    ),
+    Column(
+        "kappa4_term_nats",
+        METRIC,
+        "Fourth-order term of kl_dense_pruned_nats, signed; small terms promise that the series has converged.",
+        "nats",
+        "κ₄(Δz; p)/(24T⁴)",
+        T3,
+    ),
+    Column(
         "kl_dense_pruned_nats",
         METRIC,
         "Divergence, dense side first, summed over the vocabulary.",
@@ -149,11 +165,28 @@ DIVERGENCE: tuple[Column, ...] = (
     Column(
         "total_variation", METRIC, "Total variation distance.", "probability", "½Σ|p−q|", minimum=0, maximum=1.000001
     ),
+    Column(
+        "identity_residual_nats",
+        METRIC,
+        "What the exact identity leaves: log-normalisers of both sides, each from its own logits, against the shift "
+        "alone. Zero in exact arithmetic; rounding of float32 logits, a health check.",
+        "nats",
+        "[log Σexp(z'/T) − log Σexp(z/T)] − log E_p[exp(Δz/T)]",
+        T3,
+    ),
     Column("is_top1_same", pa.bool_(), "Whether both sides have the same most likely token (lowest id on ties)."),
     Column(
         "topk5_overlap",
         METRIC,
         "Share of the dense top 5 tokens that are in the pruned top 5.",
+        "share",
+        minimum=0,
+        maximum=1,
+    ),
+    Column(
+        "topk10_overlap",
+        METRIC,
+        "Share of the dense top 10 tokens that are in the pruned top 10.",
         "share",
         minimum=0,
         maximum=1,
@@ -184,6 +217,22 @@ DIVERGENCE: tuple[Column, ...] = (
         "p_dense_top1_pruned",
         METRIC,
         "Pruned probability of the dense top token.",
+        "probability",
+        minimum=0,
+        maximum=1.000001,
+    ),
+    Column(
+        "p_pruned_top1_dense",
+        METRIC,
+        "Dense probability of the pruned top token.",
+        "probability",
+        minimum=0,
+        maximum=1.000001,
+    ),
+    Column(
+        "p_pruned_top1_pruned",
+        METRIC,
+        "Pruned probability of the pruned top token.",
         "probability",
         minimum=0,
         maximum=1.000001,

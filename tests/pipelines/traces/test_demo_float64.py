@@ -52,10 +52,8 @@ def compare_raw(
 ) -> int:
     """The raw lens in two steps: states against the float64 model, measures against float64 on the same states.
 
-    Raw logits reach several hundreds, and their float32 rounding decides the tail of a nearly one-hot p. A few values
-    in ten thousand are off by more than 1e-3 for that reason, next to the smallest that count; none is far off.
+    A raw stream is up to thousands long, so that float32 states alone move a nearly one-hot p.
     """
-    outliers: list[int] = []
     (dense,) = session._prompts
     tokens, at = dense.tokens[0].tolist(), list(dense.positions)
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))
@@ -80,7 +78,6 @@ def compare_raw(
                 pl.col("sublayer") == sublayer.kind,
             ).sort("position")
             measured = measures64(state.double(), state.double() + shift.double(), model.head, 1.0)
-            assert_close(rows, measured, f"{label} {scope} raw", outliers)
+            assert_close(rows, measured, f"{label} {scope} raw")
             compared += len(rows)
-    assert sum(outliers) <= 1e-3 * len(outliers) * len(at), f"{sum(outliers)} of {len(outliers) * len(at)} values"
     return compared
