@@ -14,8 +14,7 @@ from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor, nn
 
 from pipelines.errors import ComputationError
-from pipelines.metrics.divergence import divergence
-from pipelines.metrics.heads import Head
+from pipelines.metrics.divergence import TARGET_NAMES, divergence
 from pipelines.models.decoder import Decoder, first_tensor, hooks, state_argument
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.variant import Variant, applied
@@ -27,10 +26,8 @@ Columns = dict[str, np.ndarray[Any, Any]]
 
 # Tokens of one forward pass: enough to fill the matrix products, little memory.
 PASS_TOKENS = 2048
-# Rows that one core measures at a time, and rows whose logits it holds in float64.
+# Rows that one core measures at a time.
 PIECE_ROWS = 256
-_FEW = 16
-LOG_P = ("log_p_target_dense", "log_p_target_pruned")
 # Measures of the table, by their names in `divergence`.
 MEASURES = (
     "one_minus_cos_h",
@@ -58,7 +55,7 @@ SCHEMA = pl.Schema(
         "recipe": pl.String,
         "text_id": pl.String,
         **dict.fromkeys(("window_id", "position", "token_id"), pl.Int32),
-        **dict.fromkeys(LOG_P, pl.Float32),
+        **dict.fromkeys(TARGET_NAMES, pl.Float32),
         **{name: _TYPES.get(name, pl.Float32) for name in MEASURES},
     }
 )
@@ -172,7 +169,8 @@ class TextSession:
         def measured(piece: tuple[Kept, Tensor, Tensor]) -> Columns:
             kept, move, true = piece
             states, shift = head.lens(kept.streams(), move, "normed")
-            return divergence(states, shift, head, (1.0,)) | _log_p_of_targets(states, shift, true, head)
+            # What did not move costs the dense side only.
+            return divergence(states, shift if bool(shift.any()) else None, head, (1.0,), targets=true)
 
         pieces = (
             (kept.rows(rows), move[rows], true[rows])
@@ -180,7 +178,7 @@ class TextSession:
             for rows in (slice(first, first + PIECE_ROWS) for first in range(0, len(move), PIECE_ROWS))
         )
         columns = list(in_parallel(measured, pieces, self.decoder.device))
-        return {name: np.concatenate([piece[name][0] for piece in columns]) for name in (*LOG_P, *MEASURES)}
+        return {name: np.concatenate([piece[name][0] for piece in columns]) for name in (*TARGET_NAMES, *MEASURES)}
 
     def _frame(self, text: TokenizedText, recipe: str, columns: Columns) -> pl.DataFrame:
         names = {"model": self.model, "recipe": recipe, "text_id": text.text.id}
@@ -220,13 +218,3 @@ def _final_streams(
     with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed):
         decoder.hidden(windows)
     return total[0].flatten(end_dim=1)
-
-
-def _log_p_of_targets(states: Tensor, moves: Tensor, targets: Tensor, head: Head) -> Columns:
-    """Logarithm of both sides' probability of one token a row, (1, rows) each."""
-    sides: dict[str, list[Tensor]] = {name: [] for name in LOG_P}
-    for x, dx, ids in zip(states.split(_FEW), moves.split(_FEW), targets.to(states.device).split(_FEW), strict=True):
-        z = head.logits_of_state(x).double()
-        for side, logits in zip(sides.values(), (z, z + head.shift(dx).double()), strict=True):
-            side.append(torch.log_softmax(logits, -1).gather(1, ids[:, None])[:, 0])
-    return {name: torch.cat(side).float()[None].cpu().numpy() for name, side in sides.items()}
