@@ -30,7 +30,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks.divergence
+	$(BIN)/python -m tests.benchmarks.engine
+	$(BIN)/python -m tests.benchmarks.texts
+	$(BIN)/python -m tests.benchmarks.generation
 
 ui: $(READY)
 	$(BIN)/prunescope ui

@@ -73,18 +73,36 @@ class _Runs:
                 self._run("recipes", f"recipe {recipe.name}", recipe.name, [RECIPE])
         for model in study.models:
             own = [work for work in self.plan.models if work.model == model.name]
-            if all(self._run("model_tables", work.name, work.model, _keys(work)) for work in own):
-                for work in self.plan.variants:
-                    if work.model == model.name and work.recipe is not None:
-                        key = variant_key(work.model, work.recipe.name)
-                        self._run("variant_tables", work.name, key, _keys(work))
+            if all(self._run("model_tables", work.name, work.model, _keys(work.tables)) for work in own):
+                self._variants([work for work in self.plan.variants if work.model == model.name])
         LOADED.release()
         if state.partitions_of(self.store, study):
             self._run("answers", "questions, figures and report", None, None)
             build_file(self.store.root, self.store.root / CATALOGUE)
 
-    def _run(self, job_name: str, name: str, partition: str | None, keys: list[AssetKey] | None) -> bool:
-        """One Dagster run; whether it succeeded."""
+    def _variants(self, works: list[Work]) -> None:
+        """Prunes all variants of a model, then measures them: known together, they share the dense side's work."""
+        masks = ("variants",)
+        pruned = [
+            work
+            for work in works
+            if "variants" not in work.tables or self._variant(work, masks, is_last=work.tables == masks)
+        ]
+        measured = [work for work in pruned if work.tables != masks]
+        LOADED.announce(work.recipe.name for work in measured if work.recipe and set(work.tables) & set(TRACE_TABLES))
+        for work in measured:
+            self._variant(work, tuple(table for table in work.tables if table != "variants"), is_last=True)
+
+    def _variant(self, work: Work, tables: tuple[str, ...], *, is_last: bool) -> bool:
+        if work.recipe is None:
+            raise ValueError("a variant has a recipe")
+        key = variant_key(work.model, work.recipe.name)
+        return self._run("variant_tables", work.name, key, _keys(tables), is_last=is_last)
+
+    def _run(
+        self, job_name: str, name: str, partition: str | None, keys: list[AssetKey] | None, *, is_last: bool = True
+    ) -> bool:
+        """One Dagster run; whether it succeeded. The last one of a partition reports it as computed."""
         from assets.definitions import defs
 
         started = time.perf_counter()
@@ -102,7 +120,7 @@ class _Runs:
             failure = _failure(name, result.all_events)
             self.failures.append(failure)
             self.listener.failed(failure)
-        elif job_name != "recipes":
+        elif is_last and job_name != "recipes":
             self.computed.append(name)
             self.listener.computed(name, time.perf_counter() - started)
         return result.success
@@ -129,8 +147,8 @@ class _Runs:
         }
 
 
-def _keys(work: Work) -> list[AssetKey]:
-    wanted = set(work.tables)
+def _keys(tables: tuple[str, ...]) -> list[AssetKey]:
+    wanted = set(tables)
     for together in _TOGETHER:
         if wanted & together:
             wanted |= together

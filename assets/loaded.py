@@ -4,7 +4,8 @@ Freed when another model comes. Torch is imported at the first load, not before.
 """
 
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,9 +15,16 @@ from pipelines.progress import SILENT, Progress
 from pipelines.studies import Study
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pipelines.models.decoder import Decoder
+    from pipelines.pruning.variant import Variant
     from pipelines.traces.session import Session
     from pipelines.traces.texts import TextSession
+
+# Variants traced side by side, and bytes of rows that wait in memory until their own asset asks for them.
+MOST_TOGETHER = 8
+MOST_WAITING = 2**30
 
 
 @dataclass
@@ -31,6 +39,8 @@ class LoadedModels:
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
     _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
+    _announced: list[str] = field(default_factory=list, init=False)
+    _traced: "dict[str, tuple[dict[str, pl.DataFrame], float]]" = field(default_factory=dict, init=False)
 
     def decoder(self, dense: DenseModel, study: Study) -> "Decoder":
         """The loaded model.
@@ -57,9 +67,46 @@ class LoadedModels:
         if self._session is None or self._session[0] != key:
             from pipelines.traces.session import Session
 
-            self._session = None
+            self._session, self._traced = None, {}
             self._session = (key, Session(decoder, dense.spec.name, study, self.progress))
         return self._session[1]
+
+    def announce(self, recipes: Iterable[str]) -> None:
+        """Names the recipes whose pruned variants will be traced next, so that the first one brings the others."""
+        self._announced, self._traced = list(recipes), {}
+
+    def traced(
+        self, dense: DenseModel, study: Study, recipe: str, variant_of: "Callable[[str], Variant]"
+    ) -> "tuple[dict[str, pl.DataFrame], float]":
+        """The trace tables of a variant and its share of the seconds; announced variants are traced along with it.
+
+        Args:
+            dense: the model.
+            study: prompts and settings.
+            recipe: name of the variant's recipe.
+            variant_of: the pruned variant of a recipe.
+
+        Raises:
+            ComputationError: this variant's states are NaN or infinite; others that fail wait for their own turn.
+        """
+        from pipelines.errors import ComputationError
+
+        session = self.session(dense, study)
+        if recipe not in self._traced:
+            beside = max(1, min(MOST_TOGETHER, MOST_WAITING // session.bytes_a_variant)) - 1
+            others = [name for name in self._announced if name != recipe][:beside]
+            together = [recipe, *others] if recipe in self._announced else [recipe]
+            self._announced = [name for name in self._announced if name not in together]
+            started = time.perf_counter()
+            try:
+                found = session.trace_all({name: variant_of(name) for name in together}, self.progress)
+            except ComputationError:
+                if len(together) == 1:
+                    raise
+                found = {recipe: session.trace(recipe, variant_of(recipe), self.progress)}
+            seconds = (time.perf_counter() - started) / len(found)
+            self._traced |= {name: (tables, seconds) for name, tables in found.items()}
+        return self._traced.pop(recipe)
 
     def texts(self, dense: DenseModel, study: Study) -> "TextSession":
         """The dense side of the study's texts on the loaded model.
@@ -89,6 +136,7 @@ class LoadedModels:
     def release(self) -> None:
         """Frees everything."""
         self._texts = self._session = self._decoder = None
+        self._announced, self._traced = [], {}
         gc.collect()
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import polars as pl
@@ -33,6 +33,9 @@ from warehouse.catalogue import connect, literal
 from warehouse.provenance import Provenance, fingerprint
 from warehouse.store import Store
 from warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from pipelines.pruning.variant import Variant
 
 Ask = Callable[[str], pl.DataFrame]
 LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "polars")
@@ -143,6 +146,17 @@ class Subject:
     def variant_file(self) -> str:
         """Where the variant's masks lie in the warehouse."""
         return fingerprints.variant_file(self.study, self.dense, self.variant_recipe)
+
+    def variant(self, recipe: str) -> "Variant":
+        """The pruned variant of one of the study's recipes, read back from the warehouse.
+
+        Raises:
+            InputError: it was not pruned, or its file is damaged.
+        """
+        from pipelines.pruning.variant import load_variant
+
+        file = fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
+        return load_variant(self.store.root / file, self.dense.identity.weight_hash)
 
     def read(self, table: str) -> pl.DataFrame:
         """The model's rows of a table that is kept per model."""

@@ -65,15 +65,9 @@ def traces(
     loaded: ResourceParam[LoadedModels],
 ) -> Iterator[MaterializeResult]:
     """Measures the variant against the dense model, layer by layer and token by token."""
-    from pipelines.pruning.variant import load_variant
-
     subject = Subject.of(context, study, warehouse)
-    started = time.perf_counter()
     decoder = loaded.decoder(subject.dense, subject.study)
-    session = loaded.session(subject.dense, subject.study)
-    variant = load_variant(subject.store.root / subject.variant_file, subject.dense.identity.weight_hash)
-    tables = session.trace(subject.variant_recipe.name, variant, loaded.progress)
-    seconds = time.perf_counter() - started
+    tables, seconds = loaded.traced(subject.dense, subject.study, subject.variant_recipe.name, subject.variant)
     for table in TRACE_TABLES:
         yield subject.write(table, tables[table], seconds, str(decoder.device))
 
@@ -92,12 +86,10 @@ def texts(
     loaded: ResourceParam[LoadedModels],
 ) -> Iterator[MaterializeResult]:
     """Measures the variant against the dense model on the study's texts; no text, no row."""
-    from pipelines.pruning.variant import load_variant
-
     subject = Subject.of(context, study, warehouse)
     started = time.perf_counter()
     decoder = loaded.decoder(subject.dense, subject.study)
     session = loaded.texts(subject.dense, subject.study)
-    variant = load_variant(subject.store.root / subject.variant_file, subject.dense.identity.weight_hash)
+    variant = subject.variant(subject.variant_recipe.name)
     rows = session.trace(subject.variant_recipe.name, variant, loaded.progress)
     yield subject.write(TEXT_TABLE, rows, time.perf_counter() - started, str(decoder.device))

@@ -4,6 +4,7 @@ The five trace tables leave here as polars frames; who stores them is not this m
 """
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pipelines.errors import ComputationError
 from pipelines.metrics.blocks import Workspace
-from pipelines.metrics.divergence import divergence
+from pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from pipelines.models.decoder import Decoder, Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
@@ -55,6 +56,19 @@ class _DensePrompt:
         return range(self.first, self.tokens.shape[1])
 
 
+@dataclass(frozen=True)
+class _Moved:
+    """One variant beside the dense model.
+
+    Attributes:
+        shifts: of the stream behind every sublayer, by label, one a prompt.
+        free: what the variant wrote on its own; None where that is not measured.
+    """
+
+    shifts: list[dict[str, Tensor]]
+    free: list[Decoded] | None
+
+
 class Session:
     """Everything dense that the variants of one model and study share.
 
@@ -77,7 +91,6 @@ class Session:
         progress.advance()
         self._prompts = [self._dense(*each, progress) for each in zip(prompts, decoded, strict=True)]
         progress.done()
-        self._dense_rows: dict[tuple[str, str], Columns] = {}
         self._of_thread = threading.local()
 
     def _decode(self, prompts: list[TokenizedPrompt]) -> list[Decoded]:
@@ -96,58 +109,88 @@ class Session:
         by_token_from = prompt_length if self.study.measure.cache else None
         return run_known(self.decoder, tokens, first, by_token_from=by_token_from, keep_calls=keep_calls)
 
+    @property
+    def bytes_a_variant(self) -> int:
+        """Bytes of one variant's rows of `layer_transitions`, the largest of its tables."""
+        measure = self.study.measure
+        kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
+        rows = sum(len(dense.positions) for dense in self._prompts) * len(list(self.decoder.sublayers)) * kinds
+        return rows * 5 * len(COLUMN_NAMES)
+
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
-        """Measures one variant.
+        """Measures one variant; as `trace_all`."""
+        return self.trace_all({recipe: variant}, progress)[recipe]
+
+    def trace_all(
+        self, variants: Mapping[str, Variant], progress: Progress = SILENT
+    ) -> dict[str, dict[str, pl.DataFrame]]:
+        """Measures variants beside one another, so that they share the dense logits and softmax of every row.
+
+        A variant's rows are the same, bit for bit, whatever others stand beside it.
 
         Returns:
-            Rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace` and `generations`.
+            By recipe: rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace` and
+            `generations`.
 
         Raises:
-            ComputationError: the variant's states or logits are NaN or infinite.
+            ComputationError: a variant's states or logits are NaN or infinite.
         """
         sublayers = list(self.decoder.sublayers)
-        progress.start(f"trace {recipe}", len(sublayers) + len(self._prompts) + 1)
+        progress.start(f"trace {', '.join(variants)}", len(sublayers) + len(variants) * (len(self._prompts) + 1))
+        moved = {recipe: self._moved(recipe, variant, progress) for recipe, variant in variants.items()}
+        layers: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
+        work = partial(self._transitions, variants=variants, moved=moved)
+        for frames in in_parallel(work, sublayers, self.decoder.device):
+            for recipe, own in frames.items():
+                layers[recipe] += own
+            progress.advance()
+        tables = {
+            recipe: {"layer_transitions": pl.concat(layers.pop(recipe))} | self._decoding(moved[recipe])
+            for recipe in variants
+        }
+        progress.done()
+        return {
+            recipe: {
+                name: frame.with_columns(model=pl.lit(self.model), recipe=pl.lit(recipe)) for name, frame in own.items()
+            }
+            for recipe, own in tables.items()
+        }
+
+    def _moved(self, recipe: str, variant: Variant, progress: Progress) -> _Moved:
+        """The variant run whole on the dense tokens, and writing its own."""
         shifts: list[dict[str, Tensor]] = []
+        free = None
         with applied(self.decoder, variant):
             for dense in self._prompts:
                 captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
                 shifts.append(_propagated(self.decoder, dense.capture, captured))
                 progress.advance()
-            free = None
             if "free_running" in self.study.measure.trajectories:
                 free = self._decode([dense.prompt for dense in self._prompts])
             progress.advance()
         if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
-        layers = []
-        work = partial(self._transitions, variant=variant, shifts=shifts)
-        for frames in in_parallel(work, sublayers, self.decoder.device):
-            layers.extend(frames)
-            progress.advance()
-        names = {"model": self.model, "recipe": recipe}
-        tables = {"layer_transitions": pl.concat(layers)} | self._decoding(shifts, free)
-        progress.done()
-        return {
-            name: frame.with_columns(**{key: pl.lit(value) for key, value in names.items()})
-            for name, frame in tables.items()
-        }
+        return _Moved(shifts, free)
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
-    def _transitions(self, sublayer: Sublayer, variant: Variant, shifts: list[dict[str, Tensor]]) -> list[pl.DataFrame]:
-        """Rows of one sublayer: all scopes, lenses and temperatures, at every measured position of every prompt."""
+    def _transitions(
+        self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _Moved]
+    ) -> dict[str, list[pl.DataFrame]]:
+        """Rows of one sublayer by recipe: all scopes, lenses and temperatures, at every position of every prompt."""
         measure = self.study.measure
-        is_changed = variant.changes(sublayer)
         stream = torch.cat([_after(self.decoder, dense.capture, sublayer) for dense in self._prompts])
-        moves: dict[str, Tensor | None] = {}
-        if "local" in measure.scopes:
-            moves["local"] = self._local(sublayer, variant) if is_changed else None
-        if "propagated" in measure.scopes:
-            moves["propagated"] = torch.cat([shift[sublayer.label] for shift in shifts])
-        frames = []
+        moves: dict[tuple[str, str], Tensor | None] = {}
+        for recipe, variant in variants.items():
+            if "local" in measure.scopes:
+                moves[recipe, "local"] = self._local(sublayer, variant) if variant.changes(sublayer) else None
+            if "propagated" in measure.scopes:
+                moves[recipe, "propagated"] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
+        frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         for lens in measure.lenses:
-            for scope, columns in self._measured(sublayer, lens, stream, moves).items():
-                frames.extend(self._frames(sublayer, lens, scope, is_changed, columns))
+            for (recipe, scope), columns in self._measured(lens, stream, moves).items():
+                is_changed = variants[recipe].changes(sublayer)
+                frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
         return frames
 
     def _local(self, sublayer: Sublayer, variant: Variant) -> Tensor:
@@ -169,26 +212,23 @@ class Session:
         return cast(Workspace, self._of_thread.workspace)
 
     def _measured(
-        self, sublayer: Sublayer, lens: str, stream: Tensor, moves: dict[str, Tensor | None]
-    ) -> dict[str, Columns]:
-        """Columns of every scope; a shift that is zero everywhere costs nothing but the shared dense side."""
-        head, temperatures = self.decoder.head, self.study.measure.temperatures
-        moved = {scope: move for scope, move in moves.items() if move is not None and bool(move.any())}
-        measured: dict[str, Columns] = {}
-        if moved:
-            lensed = {scope: head.lens(stream, move, lens) for scope, move in moved.items()}
-            states = next(iter(lensed.values()))[0]
-            columns = divergence(
-                states, [move for _, move in lensed.values()], head, temperatures, workspace=self._workspace()
-            )
-            measured = dict(zip(moved, columns, strict=True))
-        if len(moved) < len(moves):
-            key = (sublayer.label, lens)
-            if key not in self._dense_rows:
-                states = head.lens(stream, torch.zeros_like(stream), lens)[0]
-                self._dense_rows[key] = divergence(states, None, head, temperatures, workspace=self._workspace())
-            measured |= {scope: self._dense_rows[key] for scope in moves if scope not in moved}
-        return {scope: measured[scope] for scope in moves}
+        self, lens: str, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
+    ) -> dict[tuple[str, str], Columns]:
+        """Columns of every shift; those that are zero everywhere share the dense side's own."""
+        head = self.decoder.head
+        shifts: dict[tuple[str, str] | None, Tensor | None] = {
+            key: head.lens(stream, move, lens)[1]
+            for key, move in moves.items()
+            if move is not None and bool(move.any())
+        }
+        if len(shifts) < len(moves):
+            shifts[None] = None
+        states = head.lens(stream, torch.zeros_like(stream), lens)[0]
+        columns = divergence(
+            states, list(shifts.values()), head, self.study.measure.temperatures, workspace=self._workspace()
+        )
+        measured = dict(zip(shifts, columns, strict=True))
+        return {key: measured[key if key in measured else None] for key in moves}
 
     def _frames(
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns
@@ -216,19 +256,19 @@ class Session:
 
     # -- decoding -------------------------------------------------------------------------------------------------
 
-    def _decoding(self, shifts: list[dict[str, Tensor]], free: list[Decoded] | None) -> dict[str, pl.DataFrame]:
-        """The four tables of the output; `free` is what the variant wrote on its own, where that is measured."""
+    def _decoding(self, moved: _Moved) -> dict[str, pl.DataFrame]:
+        """The four tables of the output."""
         measure, decoder = self.study.measure, self.decoder
         steps, tops, generations, options = [], [], [], []
-        for index, (dense, shift) in enumerate(zip(self._prompts, shifts, strict=True)):
+        for index, (dense, shift) in enumerate(zip(self._prompts, moved.shifts, strict=True)):
             forced = self._forced_pair(dense, shift)
             logits = logits_of(decoder, forced.streams, forced.shifts)
             options += option_rows(dense.prompt, logits[0][0], logits[1][0], measure.temperatures)
             if "teacher_forced" in measure.trajectories:
                 steps.append(step_rows(decoder, forced, measure.temperatures))
                 tops.append(top_rows(decoder, forced, *logits, measure.top_k))
-            if free is not None:
-                pair = self._free_pair(dense, free[index])
+            if moved.free is not None:
+                pair = self._free_pair(dense, moved.free[index])
                 steps.append(step_rows(decoder, pair, measure.temperatures))
                 tops.append(top_rows(decoder, pair, *logits_of(decoder, pair.streams, pair.shifts), measure.top_k))
                 generations.append(generation_row(decoder, dense.prompt, pair.pruned_tokens, pair.dense_tokens))

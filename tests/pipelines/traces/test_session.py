@@ -71,6 +71,16 @@ def test_one_row_per_grain(decoder: Decoder) -> None:
     assert ends["step"].null_count() == len(ends), "behind the last generated token nothing is predicted"
 
 
+def test_a_variants_rows_are_the_same_bit_for_bit_whatever_others_stand_beside_it(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study(temperatures=(0.5, 1.0)))
+    variants = {name: variant_of(decoder, name) for name in ("dense", "wanda-50", "magnitude-50", "attn-drop-1")}
+    together = session.trace_all(variants)
+    assert list(together) == list(variants)
+    for name, variant in variants.items():
+        for table, frame in session.trace(name, variant).items():
+            assert frame.equals(together[name][table]), f"{table} of {name}"
+
+
 @pytest.mark.parametrize("name", ["wanda-50", "attn-drop-1", "block-drop-1"])
 @pytest.mark.parametrize("lens", ["raw", "normed"])
 def test_layer_and_output_rows_equal_an_independent_float64_model(

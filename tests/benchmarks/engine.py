@@ -1,0 +1,194 @@
+"""Speed of the representation engine, all in one process: against the machine's own floor, against plain torch, and
+against the published script.
+
+Run by `make bench`; prints JSON. The embedded model, 25 prompt tokens and 64 new ones, 60 sublayers, float32.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import platformdirs
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipelines.metrics.blocks import Workspace, product
+from pipelines.metrics.divergence import COLUMN_NAMES, divergence
+from pipelines.metrics.heads import Head
+from pipelines.models.load import load_decoder
+from pipelines.models.sources import locate
+from pipelines.pruning.apply import prune
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.studies import load_study
+from pipelines.traces.parallel import in_parallel
+from pipelines.traces.session import Session, _after
+from warehouse.provenance import Provenance
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+STEPS, SUBLAYERS, WIDTH, VOCABULARY = 64, 60, 576, 49152
+# The published layer-wise comparison on this model, float32, two cores: 59 to 66 s.
+PUBLISHED_SECONDS = 66.0
+TEMPERATURES = (0.3, 0.5, 0.7, 1.0, 1.3)
+CPU = torch.device("cpu")
+Pair = tuple[Tensor, Tensor]
+
+
+def naive(pair: Pair, weight: Tensor) -> list[Tensor]:
+    """The same measures one by one, from whole logits of both sides, as a script would."""
+    h, moved = pair[0], pair[0] + pair[1]
+    z, z2 = h @ weight.T, moved @ weight.T
+    log_p, log_q = functional.log_softmax(z, -1), functional.log_softmax(z2, -1)
+    p, q = log_p.exp(), log_q.exp()
+    log_m = ((p + q) / 2).log()
+    weighted = [p, p * p / (p * p).sum(-1, keepdim=True), torch.full_like(p, 1 / p.shape[-1])]
+    dz = z2 - z
+    results = [functional.cosine_similarity(a, b, dim=-1) for a, b in ((h, moved), (z, z2), (p, q))]
+    results += [a.norm(dim=-1) for a in (h, moved - h, z, dz, p, q - p)]
+    results += [(w * dz * dz).sum(-1) - (w * dz).sum(-1) ** 2 for w in weighted]
+    centred = dz - (p * dz).sum(-1, keepdim=True)
+    results += [(p * centred**power).sum(-1) for power in (3, 4)]
+    results += [
+        functional.kl_div(b, a, log_target=True, reduction="none").sum(-1) for a, b in ((log_p, log_q), (log_q, log_p))
+    ]
+    results += [functional.kl_div(log_m, a, log_target=True, reduction="none").sum(-1) for a in (log_p, log_q)]
+    results += [(p - q).abs().sum(-1), -(p * log_p).sum(-1), -(q * log_q).sum(-1)]
+    top, top2 = z.topk(10), z2.topk(10)
+    results += [(z2 > z2.gather(1, top.indices[:, :1])).sum(-1), (z > z.gather(1, top2.indices[:, :1])).sum(-1)]
+    return results
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def each(work: Callable[[Pair], object], pairs: Iterable[Pair]) -> None:
+    """Every pair on one core, as the session does it."""
+    for _ in in_parallel(work, pairs, CPU):
+        pass
+
+
+def floor_pass(buffers: Pair) -> None:
+    """One exp and one multiply-add-sum over as many numbers as both sides' logits, in cache."""
+    values, out = buffers
+    for row in range(len(values)):
+        torch.exp(values[row], out=out[row])
+        torch.dot(values[row], out[row])
+
+
+def measured(pairs: list[Pair], head: Head) -> dict[str, float]:
+    """Engine, floor and naive version, interleaved three times; the best of each."""
+    weight = head.weight
+
+    def engine(temperatures: tuple[float, ...]) -> None:
+        each(lambda pair: divergence(*pair, head, temperatures, workspace=Workspace()), pairs)
+
+    def products(rows: int) -> None:
+        stacked = [(torch.cat([x for x, _ in group]), torch.cat([dx for _, dx in group])) for group in _groups(rows)]
+        each(lambda pair: (product(pair[0], weight), product(pair[1], weight)), stacked)
+
+    def _groups(rows: int) -> list[list[Pair]]:
+        size = max(1, rows // STEPS)
+        return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+
+    logits = torch.randn(2 * STEPS, VOCABULARY)
+    buffers = [(logits, torch.empty_like(logits))] * SUBLAYERS
+    works: dict[str, Callable[[], object]] = {
+        "engine_seconds": lambda: engine((1.0,)),
+        "engine_five_temperatures_seconds": lambda: engine(TEMPERATURES),
+        "floor_products_64_rows_seconds": lambda: products(64),
+        "floor_products_256_rows_seconds": lambda: products(256),
+        "floor_passes_seconds": lambda: each(floor_pass, buffers),
+        "naive_seconds": lambda: [naive(pair, weight) for pair in pairs],
+    }
+    times = [{name: seconds(work) for name, work in works.items()} for _ in range(3)]
+    return {name: min(each_run[name] for each_run in times) for name in works}
+
+
+def peak_mib(tokens: int) -> float:
+    """Peak memory of a process of its own that measures so many rows of one sublayer, less the rows themselves."""
+    script = (
+        "import resource, torch; from pipelines.metrics.divergence import divergence; "
+        "from pipelines.metrics.heads import Head; torch.manual_seed(0); torch.set_num_threads(1); "
+        f"head = Head(torch.randn({VOCABULARY}, {WIDTH}) * 0.1); x = torch.randn({tokens}, {WIDTH}); "
+        "found = divergence(x, x * 0.1, head, [1.0]); "
+        "rows = sum(v.nbytes for v in found.values()) + 2 * x.nbytes; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - rows / 2**20)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def stored_bytes(rows: pl.DataFrame) -> int:
+    """Size of the rows as a partition of the warehouse."""
+    provenance = Provenance("", "bench", "bench", "bench", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00")
+    with tempfile.TemporaryDirectory() as folder:
+        Store(Path(folder)).write(TABLES["layer_transitions"], rows, provenance, "bench", "bench")
+        return sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
+
+
+def main() -> None:
+    """Measures and prints."""
+    decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
+    demo = load_study("demo")
+    study = demo.model_copy(
+        update={
+            "prompts": demo.prompts[:1],
+            # The last prompt token predicts step 0, so that the first 63 new ones make 64 measured positions.
+            "generation": demo.generation.model_copy(update={"new_tokens": STEPS - 1}),
+            "measure": demo.measure.model_copy(
+                update={"lenses": ("raw",), "scopes": ("local",), "trajectories": ("teacher_forced",)}
+            ),
+        }
+    )
+    variant = prune(decoder, parse_recipe("magnitude-50"))
+    sessions: list[Session] = []
+    Session(decoder, "warm", study).trace("magnitude-50", variant)
+    dense = seconds(lambda: sessions.append(Session(decoder, "bench", study)))
+    tables: list[pl.DataFrame] = []
+    trace = seconds(lambda: tables.append(sessions[0].trace("magnitude-50", variant)["layer_transitions"]))
+    with torch.inference_mode():
+        (dense_prompt,) = sessions[0]._prompts
+        pairs = [
+            (_after(decoder, dense_prompt.capture, sublayer), sessions[0]._local(sublayer, variant))
+            for sublayer in decoder.sublayers
+        ]
+        found = measured(pairs, decoder.head)
+    floor = found["floor_passes_seconds"] + min(
+        found["floor_products_64_rows_seconds"], found["floor_products_256_rows_seconds"]
+    )
+    flat = {tokens: peak_mib(tokens) for tokens in (64, 512, 2048)}
+    result = {
+        "records": len(tables[0]),
+        **{name: round(value, 3) for name, value in found.items()},
+        "floor_seconds": round(floor, 3),
+        "whole_seconds": round(dense + trace, 3),
+        "times_floor": round(found["engine_seconds"] / floor, 2),
+        "times_faster_than_naive": round(found["naive_seconds"] / found["engine_seconds"], 2),
+        "five_temperatures_over_one": round(found["engine_five_temperatures_seconds"] / found["engine_seconds"], 2),
+        "times_faster_than_published_66_s": round(PUBLISHED_SECONDS / found["engine_seconds"], 1),
+        "whole_times_faster_than_published_66_s": round(PUBLISHED_SECONDS / (dense + trace), 1),
+        "peak_mib_by_tokens": {tokens: round(value, 1) for tokens, value in flat.items()},
+        "columns": len(COLUMN_NAMES),
+        "parquet_bytes_a_record": round(stored_bytes(tables[0]) / len(tables[0]), 1),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
