@@ -170,7 +170,8 @@ class TextSession:
         def measured(piece: tuple[Kept, Tensor, Tensor]) -> Columns:
             kept, move, true = piece
             states, shift = head.lens(kept.streams(), move, "normed")
-            return divergence(states, shift, head, (1.0,), targets=true)
+            # What did not move costs the dense side only.
+            return divergence(states, shift if bool(shift.any()) else None, head, (1.0,), targets=true)
 
         pieces = (
             (kept.rows(rows), move[rows], true[rows])

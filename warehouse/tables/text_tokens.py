@@ -51,7 +51,12 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         Column("text_id", c.LABEL, "Name of the text in its study."),
-        Column("window_id", pa.int32(), "Window that the token was scored in, from 0.", minimum=0),
+        Column(
+            "window_id",
+            pa.int32(),
+            "Window that the token was scored in, from 0; a window scores its last tokens, as many as the stride.",
+            minimum=0,
+        ),
         Column(
             "position",
             pa.int32(),

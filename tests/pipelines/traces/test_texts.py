@@ -137,8 +137,10 @@ def test_the_dense_model_against_itself_is_exactly_zero(session: TextSession) ->
 def test_the_dense_side_is_the_same_beside_every_variant(decoder: Decoder, session: TextSession) -> None:
     first = session.trace("dense", Variant())
     second = session.trace("magnitude-50", prune(decoder, parse_recipe("magnitude-50")))
-    shared = ["text_id", "window_id", "position", "token_id", "log_p_target_dense", "entropy_dense_nats"]
-    assert first.select(shared).equals(second.select(shared))
+    keys = ["text_id", "window_id", "position", "token_id"]
+    assert first.select(keys).equals(second.select(keys))
+    for name in ("log_p_target_dense", "entropy_dense_nats"):
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-6, atol=1e-6)
 
 
 def test_the_number_of_windows_in_a_pass_changes_nothing_that_counts(
