@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipelines.traces.texts import TextSession
 
 # Variants traced side by side, and bytes of rows that wait in memory until their own asset asks for them.
-MOST_TOGETHER = 8
+MOST_TOGETHER = 16
 MOST_WAITING = 2**30
 
 

@@ -160,9 +160,9 @@ def shift_columns(dense: Dense, shift: Shift) -> dict[str, Numbers]:
         "topk10_overlap": _overlap(dense.ids, shift.ids, 10),
         "rank_of_dense_top1": rows["rank_of_dense"],
         "rank_of_pruned_top1": rows["rank_of_pruned"],
-        "p_dense_top1_pruned": np.exp(_log_q(dense, shift, dense_top)),
+        "p_dense_top1_pruned": np.exp(np.minimum(_log_q(dense, shift, dense_top), 0)),
         "p_pruned_top1_dense": np.exp(_log_p(dense, pruned_top)),
-        "p_pruned_top1_pruned": np.exp(_log_q(dense, shift, pruned_top)),
+        "p_pruned_top1_pruned": np.exp(np.minimum(_log_q(dense, shift, pruned_top), 0)),
         "entropy_pruned_nats": _entropy(dense, moves),
         "margin_pruned": after[:, 0] - after[:, -1],
     }

@@ -36,7 +36,9 @@ from pipelines.traces.decoding import (
     step_rows,
     top_rows,
 )
+from pipelines.traces.isolated import Isolation
 from pipelines.traces.parallel import in_parallel
+from pipelines.traces.states import STATE_SCHEMA, state_rows
 
 Columns = dict[str, np.ndarray]
 
@@ -50,6 +52,7 @@ class _DensePrompt:
     tokens: Tensor
     first: int
     capture: Capture
+    at_once: Capture
 
     @property
     def positions(self) -> range:
@@ -63,10 +66,13 @@ class _Moved:
 
     Attributes:
         shifts: of the stream behind every sublayer, by label, one a prompt.
+        isolated: of the final stream by each changed sublayer alone, by label, one a prompt; empty where that is not
+            measured.
         free: what the variant wrote on its own; None where that is not measured.
     """
 
     shifts: list[dict[str, Tensor]]
+    isolated: list[dict[str, Tensor]]
     free: list[Decoded] | None
 
 
@@ -93,6 +99,7 @@ class Session:
         self._prompts = [self._dense(*each, progress) for each in zip(prompts, decoded, strict=True)]
         progress.done()
         self._of_thread = threading.local()
+        self._isolation = Isolation(decoder)
 
     def _decode(self, prompts: list[TokenizedPrompt]) -> list[Decoded]:
         return decode_greedily(self.decoder, [prompt.ids for prompt in prompts], self.study.generation.new_tokens)
@@ -104,7 +111,9 @@ class Session:
         if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
-        return _DensePrompt(prompt, decoded, tokens, first, capture)
+        is_again = "isolated" in self.study.measure.scopes and self.study.measure.cache
+        at_once = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True) if is_again else capture
+        return _DensePrompt(prompt, decoded, tokens, first, capture, at_once)
 
     def _run(self, tokens: Tensor, prompt_length: int, first: int, *, keep_calls: bool) -> Capture:
         by_token_from = prompt_length if self.study.measure.cache else None
@@ -130,8 +139,8 @@ class Session:
         A variant's rows are the same, bit for bit, whatever others stand beside it.
 
         Returns:
-            By recipe: rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace` and
-            `generations`.
+            By recipe: rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`,
+            `generations` and `hidden_states`.
 
         Raises:
             ComputationError: a variant's states or logits are NaN or infinite.
@@ -140,13 +149,16 @@ class Session:
         progress.start(f"trace {', '.join(variants)}", len(sublayers) + len(variants) * (len(self._prompts) + 1))
         moved = {recipe: self._moved(recipe, variant, progress) for recipe, variant in variants.items()}
         layers: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
+        states: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         work = partial(self._transitions, variants=variants, moved=moved)
         for frames in in_parallel(work, sublayers, self.decoder.device):
-            for recipe, own in frames.items():
+            for recipe, (own, kept) in frames.items():
                 layers[recipe] += own
+                states[recipe].append(kept)
             progress.advance()
         tables = {
-            recipe: {"layer_transitions": pl.concat(layers.pop(recipe))} | self._decoding(moved[recipe])
+            recipe: {"layer_transitions": pl.concat(layers.pop(recipe)), "hidden_states": pl.concat(states.pop(recipe))}
+            | self._decoding(moved[recipe])
             for recipe in variants
         }
         progress.done()
@@ -171,40 +183,60 @@ class Session:
             progress.advance()
         if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
-        return _Moved(shifts, free)
+        isolated = []
+        if "isolated" in self.study.measure.scopes:
+            for dense in self._prompts:
+                changed = [sublayer for sublayer in self.decoder.sublayers if variant.changes(sublayer)]
+                local = {sublayer.label: _local(sublayer, variant, dense.at_once, 0) for sublayer in changed}
+                shifted = self._isolation.shifts(dense.at_once, local)
+                isolated.append({label: shift[dense.first :] for label, shift in shifted.items()})
+        return _Moved(shifts, isolated, free)
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
     def _transitions(
         self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _Moved]
-    ) -> dict[str, list[pl.DataFrame]]:
-        """Rows of one sublayer by recipe: all scopes, lenses and temperatures, at every position of every prompt."""
+    ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
+        """Rows of one sublayer by recipe, at every position of every prompt.
+
+        Returns:
+            Rows of `layer_transitions`, all scopes, lenses and temperatures; rows of `hidden_states`.
+        """
         measure = self.study.measure
         stream = torch.cat([_after(self.decoder, dense.capture, sublayer) for dense in self._prompts])
-        moves: dict[tuple[str, str], Tensor | None] = {}
+        final = torch.cat([_after(self.decoder, dense.capture, self.decoder.layers[-1].mlp) for dense in self._prompts])
+        moves: dict[str, dict[str, Tensor | None]] = {scope: {} for scope in measure.scopes}
         for recipe, variant in variants.items():
-            if "local" in measure.scopes:
-                moves[recipe, "local"] = self._local(sublayer, variant) if variant.changes(sublayer) else None
-            if "propagated" in measure.scopes:
-                moves[recipe, "propagated"] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
+            is_changed = variant.changes(sublayer)
+            if "local" in moves:
+                local = [_local(sublayer, variant, dense.capture, dense.first) for dense in self._prompts if is_changed]
+                moves["local"][recipe] = torch.cat(local) if is_changed else None
+            if "isolated" in moves:
+                alone = [shift[sublayer.label] for shift in moved[recipe].isolated if is_changed]
+                moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
+            if "propagated" in moves:
+                moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         for lens in measure.lenses:
-            for (recipe, scope), columns in self._measured(lens, stream, moves).items():
-                is_changed = variants[recipe].changes(sublayer)
-                frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
-        return frames
+            # An isolated swap is measured at the output, the other scopes behind the sublayer.
+            for read, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
+                here = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
+                for (recipe, scope), columns in self._measured(lens, read, here).items():
+                    is_changed = variants[recipe].changes(sublayer)
+                    frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
+        states = {recipe: self._states(sublayer, recipe, stream, moves) for recipe in variants}
+        return {recipe: (own, states[recipe]) for recipe, own in frames.items()}
 
-    def _local(self, sublayer: Sublayer, variant: Variant) -> Tensor:
-        if sublayer.label in variant.dropped:
-            return torch.cat([-dense.capture.added[sublayer.label] for dense in self._prompts])
-        weights = variant.weights(sublayer)
-        return torch.cat(
-            [
-                replay(sublayer, dense.capture.calls[sublayer.label], weights, dense.first)
-                - dense.capture.added[sublayer.label]
-                for dense in self._prompts
-            ]
-        )
+    def _states(
+        self, sublayer: Sublayer, recipe: str, stream: Tensor, moves: Mapping[str, Mapping[str, Tensor | None]]
+    ) -> pl.DataFrame:
+        """Rows of `hidden_states`: the stream itself for the dense model, its shifts for a variant."""
+        if not self.study.measure.keep_states:
+            return STATE_SCHEMA.to_frame()
+        kept = {"dense": stream} if recipe == "dense" else {scope: own[recipe] for scope, own in moves.items()}
+        ids = [dense.prompt.prompt.id for dense in self._prompts for _ in dense.positions]
+        positions = [position for dense in self._prompts for position in dense.positions]
+        return state_rows(ids, positions, sublayer.layer, sublayer.kind, kept)
 
     def _workspace(self) -> Workspace:
         """Buffers of the calling thread."""
@@ -216,6 +248,8 @@ class Session:
         self, lens: str, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], Columns]:
         """Columns of every shift; those that are zero everywhere share the dense side's own."""
+        if not moves:
+            return {}
         head = self.decoder.head
         shifts: dict[tuple[str, str] | None, Tensor | None] = {
             key: head.lens(stream, move, lens)[1]
@@ -297,6 +331,16 @@ class Session:
         return Pair(
             dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tuple(logits.argmax(dim=-1).tolist())
         )
+
+
+def _local(sublayer: Sublayer, variant: Variant, dense: Capture, first: int) -> Tensor:
+    """What a changed sublayer adds in the dense context less what the dense one adds, from position `first` on."""
+    if sublayer.label in variant.dropped:
+        return -dense.whole[sublayer.label][first:]
+    return (
+        replay(sublayer, dense.calls[sublayer.label], variant.weights(sublayer), first)
+        - dense.whole[sublayer.label][first:]
+    )
 
 
 def _after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:

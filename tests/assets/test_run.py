@@ -13,6 +13,7 @@ from dagster._core.loader import LoadingContextForTest
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
+from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
 from assets.instance import opened
 from assets.partitions import variant_key
 from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, partitions, written_since
@@ -62,7 +63,7 @@ def test_another_model_brings_its_own_partitions_only(study: StudyFile, warehous
     assert prunescope_run(study, warehouse, "--model", f"tiny-b={other_folder}", "--recipe", "magnitude-50") == 0
     written = written_since(before, warehouse)
     assert {name.split("/")[1] for name in written} == {"model=tiny-b"}
-    assert len(written) == 3 + 2 * 7
+    assert len(written) == len(MODEL_TABLES) + 2 * len(VARIANT_TABLES)
 
 
 def test_a_changed_recipe_parameter_recomputes_that_variant_only(study: StudyFile, warehouse: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_failing_variant_does_not_stop_the_others(
     assert "tiny-a@magnitude-0.0001: ComputationError: " in shown.err
     assert "Traceback" not in shown.err
     assert "mlp-drop-1" in shown.out
-    assert len(written_since(before, warehouse)) == len(of("mlp-drop-1", written_since(before, warehouse))) == 7
+    assert len(written_since(before, warehouse)) == len(of("mlp-drop-1", written_since(before, warehouse))) == len(VARIANT_TABLES)
 
 
 def test_a_changed_text_recomputes_the_table_of_texts_only(study: StudyFile, warehouse: Path) -> None:
@@ -164,7 +165,7 @@ def test_the_job_study_computes_what_is_missing_from_inside_a_run(study: StudyFi
     with opened(warehouse) as instance:
         assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=config).success
         written = written_since(before, warehouse)
-        assert len(written) == len(of("mlp-drop-1", written)) == 7
+        assert len(written) == len(of("mlp-drop-1", written)) == len(VARIANT_TABLES)
         assert {record.status for record in instance.get_runs(limit=4)} == {DagsterRunStatus.SUCCESS}
 
 
@@ -200,7 +201,7 @@ def test_the_noise_floor_of_a_study_is_measured_with_it_and_the_report_holds(
     assert prunescope_run(study, warehouse) == 0
     written = written_since(before, warehouse)
     assert written == of("noise-bfloat16", written) | of("noise-batch", written)
-    assert len(written) == 12
+    assert len(written) == 2 * len(VARIANT_TABLES)
     assert "noise" not in capsys.readouterr().out
     with catalogue.connect(warehouse) as connection:
         (floor,) = connection.execute("select min(kl_p95_nats) from noise_floor where lens = 'normed'").fetchone()

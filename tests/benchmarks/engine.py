@@ -28,7 +28,7 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import load_study
 from pipelines.traces.parallel import in_parallel
-from pipelines.traces.session import Session, _after
+from pipelines.traces.session import Session, _after, _local
 from warehouse.provenance import Provenance
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -101,8 +101,9 @@ def measured(pairs: list[Pair], head: Head) -> dict[str, float]:
         size = max(1, rows // STEPS)
         return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
-    logits = torch.randn(2 * STEPS, VOCABULARY)
-    buffers = [(logits, torch.empty_like(logits))] * SUBLAYERS
+    with torch.inference_mode(mode=False):
+        logits = torch.randn(2 * STEPS, VOCABULARY)
+        buffers = [(logits, torch.empty_like(logits))] * SUBLAYERS
     works: dict[str, Callable[[], object]] = {
         "engine_seconds": lambda: engine((1.0,)),
         "engine_five_temperatures_seconds": lambda: engine(TEMPERATURES),
@@ -132,9 +133,9 @@ def peak_mib(tokens: int) -> float:
 
 def stored_bytes(rows: pl.DataFrame) -> int:
     """Size of the rows as a partition of the warehouse."""
-    provenance = Provenance("", "bench", "bench", "bench", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00")
+    provenance = Provenance("", "bench", "bench", "magnitude-50", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00")
     with tempfile.TemporaryDirectory() as folder:
-        Store(Path(folder)).write(TABLES["layer_transitions"], rows, provenance, "bench", "bench")
+        Store(Path(folder)).write(TABLES["layer_transitions"], rows, provenance, "bench", "magnitude-50")
         return sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
 
 
@@ -161,7 +162,10 @@ def main() -> None:
     with torch.inference_mode():
         (dense_prompt,) = sessions[0]._prompts
         pairs = [
-            (_after(decoder, dense_prompt.capture, sublayer), sessions[0]._local(sublayer, variant))
+            (
+                _after(decoder, dense_prompt.capture, sublayer),
+                _local(sublayer, variant, dense_prompt.capture, dense_prompt.first),
+            )
             for sublayer in decoder.sublayers
         ]
         found = measured(pairs, decoder.head)

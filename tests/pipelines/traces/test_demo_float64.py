@@ -14,7 +14,7 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant, applied
 from pipelines.studies import GenerationSpec, Study, load_study
-from pipelines.traces.session import Session, _after, _propagated
+from pipelines.traces.session import Session, _after, _local, _propagated
 from tests.pipelines.traces.llama64 import Llama64, measures64
 from tests.pipelines.traces.test_session import assert_close, compare
 
@@ -65,7 +65,11 @@ def compare_raw(
         label = sublayer.label
         before, after = truth[label]
         state = _after(session.decoder, dense.capture, sublayer)
-        local = session._local(sublayer, variant) if variant.changes(sublayer) else torch.zeros_like(state)
+        local = (
+            _local(sublayer, variant, dense.capture, dense.first)
+            if variant.changes(sublayer)
+            else torch.zeros_like(state)
+        )
         swapped = before + model.sublayer(before, label, changed, set(variant.dropped))
         for scope, shift, moved in (("local", local, swapped), ("propagated", shifts[label], pruned[label][1])):
             torch.testing.assert_close(state.double(), after[at], rtol=0, atol=2e-5 * float(after[at].abs().max()))

@@ -57,6 +57,7 @@ def expected_shapes(temperatures: int, positions: int) -> dict[str, int]:
         "top_tokens": 3 * 2 * STEPS * 2 * 10,
         "option_subspace": temperatures,
         "generations": 3,
+        "hidden_states": 0,
     }
 
 
