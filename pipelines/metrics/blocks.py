@@ -33,7 +33,8 @@ BLOCK_ROWS = 96
 _PRODUCT_NOISE = 1e-8
 # Logits are done again where that error would reach this share of T: the most likely tokens' may be ten times it.
 _LARGEST_ERROR = 1e-5
-_REACH = 30.0  # in units of T: what is less likely than exp(−30) of the top token has no say
+# In units of T. Less likely tokens, each below exp(−15) of the top one, keep the error that they have.
+_REACH = 15.0
 
 
 class Workspace:

@@ -3,7 +3,7 @@
 What the sums mean and which columns they make belongs in `divergence`; the same sums in torch are in `eager`.
 
 A row stays in the core's own cache while a few loops pass over it. Element-wise arithmetic is float32, totals are
-float64 over chunks of 1,024. All kernels stand in one file because numba's cache does not see changes elsewhere.
+float64 over chunks of 512. All kernels stand in one file because numba's cache does not see changes elsewhere.
 """
 
 import math
@@ -39,7 +39,7 @@ LARGEST_CENTRED = 60.0
 LARGEST_GROWTH = 0.1
 MOST_EXACT = 4096
 
-_CHUNK = 1024
+_CHUNK = 512
 _SCAN = 64
 _F = np.float32
 _LOG2E = _F(1.4426950408889634)
@@ -99,9 +99,9 @@ def _expm1(x: _F) -> _F:
 
 
 @_element
-def _log1p(x: _F) -> _F:
-    """log(1 + x) for x in [0, 1], as 2 atanh(x/(2 + x))."""
-    u = x / (_F(2) + x)
+def _log1p(part: _F, whole: _F) -> _F:
+    """log(1 + part/whole) for part ≤ whole, as 2 atanh(part/(2 whole + part)), with one division."""
+    u = part / (_F(2) * whole + part)
     w = u * u
     f = w * _F(1 / 15) + _F(1 / 13)
     f = f * w + _F(1 / 11)
@@ -132,8 +132,7 @@ def _apart(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
     b_small, b_large = t * d - a, d - t * e
     b = b_small if t < _F(1) else b_large
     # log cosh(t/2) from sinh² where it is small; beyond, its t/2 is taken off by hand.
-    squared = d * d / (_F(4) * e)
-    log1p = _log1p(squared if t < _F(1) else e)
+    log1p = _log1p(d * d if t < _F(1) else e, _F(4) * e if t < _F(1) else _F(1))
     js_small = _F(0.5) * d * t - (_F(1) + e) * (_F(0.5) * log1p)
     js_large = (_F(1) + e) * (_LN2 - log1p) - t * e
     js = _F(0.5) * (js_small if t < _F(1) else js_large)
@@ -363,6 +362,7 @@ def shift_rows(
     chosen = np.empty(MOST_EXACT, np.int64)
     best = np.empty(ids.shape[1], np.float32)
     after, q = scratch[0], scratch[1]
+    is_empty = np.empty(-(-len(after) // _CHUNK), np.bool_)
     for row in range(len(z)):
         for i in range(len(after)):
             after[i] = gap[row, i] + dz[row, i]
@@ -380,7 +380,18 @@ def shift_rows(
             if shifts[row].dz_squares == 0:
                 _stay(softmaxes[t, row], moves[t, row])
             else:
-                _move(weights[t, row], softmaxes[t, row], dz[row], inverse[t], highest, top, after, q, moves[t, row])
+                _move(
+                    weights[t, row],
+                    softmaxes[t, row],
+                    dz[row],
+                    inverse[t],
+                    highest,
+                    top,
+                    after,
+                    q,
+                    is_empty,
+                    moves[t, row],
+                )
 
 
 @_element
@@ -440,15 +451,16 @@ def _linear(z, dz, dense, out) -> None:
     out.dz_squares = squares
     out.mean = mean
     out.along = along
-    out.across = across
+    # What the rounding of the share itself leaves along z is taken off again.
+    out.across = max(across - (along - np.float64(along32)) ** 2 * dense.z_squares, 0.0)
     out.variance = max(variance / size - (mean - np.float64(mean32)) ** 2, 0.0)
 
 
 @_sums
-def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:
+def _move(w, dense, dz, factor, highest, top, after, q, is_empty, out) -> None:
     """One row's shift in p-space at one temperature; `after` is z + Δz − max(z + Δz), `highest` the shift of that max.
 
-    `q` leaves with q − p.
+    `q` leaves with q − p, `is_empty` with the chunks in which neither side has any weight.
     """
     size = len(dz)
     whole = 1 + dense.tail
@@ -458,7 +470,7 @@ def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:
     for start in range(0, size, _CHUNK):
         ws, moves = w[start : start + _CHUNK], dz[start : start + _CHUNK]
         gaps, qs = after[start : start + _CHUNK], q[start : start + _CHUNK]
-        s0 = s1 = s2 = s3 = _F(0)
+        s0 = s1 = s2 = s3 = s4 = _F(0)
         for i in range(len(ws)):
             weight = ws[i]
             s0 += weight * moves[i]
@@ -467,10 +479,14 @@ def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:
             qs[i] = after_weight
             s2 += after_weight
             s3 += after_weight * max(gaps[i], _F(-1e30))
+            s4 += weight
         p_dz += s0
         r_dz += s1
         tail += s2
         q_gap += s3
+        # Where neither side has any weight, all sums below are zero.
+        is_empty[start // _CHUNK] = s2 == 0 and s4 == 0
+    is_empty[top // _CHUNK] = False
     after[top] = 0
     q[top] = 1
     mean, r_mean = p_dz / whole, r_dz / (whole * whole * dense.p_squares)
@@ -479,6 +495,8 @@ def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:
     # Moments of c = (Δz − mean)/T under p and under r, and E_p[exp(c) − 1].
     c1 = c2 = c3 = c4 = size_c = r1 = r2 = size_r = growth = 0.0
     for start in range(0, size, _CHUNK):
+        if is_empty[start // _CHUNK]:
+            continue
         ws, moves = w[start : start + _CHUNK], dz[start : start + _CHUNK]
         s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = _F(0)
         for i in range(len(ws)):
@@ -520,6 +538,8 @@ def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:
     p_one, q_one = _F(1 / whole), _F(1 / (1 + tail))
     kl_pq = kl_qp = js = variation = size_q = p_dp = 0.0
     for start in range(0, size, _CHUNK):
+        if is_empty[start // _CHUNK]:
+            continue
         ws, moves, qs = w[start : start + _CHUNK], dz[start : start + _CHUNK], q[start : start + _CHUNK]
         s0 = s1 = s2 = s3 = s4 = s5 = _F(0)
         for i in range(len(ws)):
@@ -542,6 +562,8 @@ def _move(w, dense, dz, factor, highest, top, after, q, out) -> None:
     along = _F(p_dp / dense.p_squares)
     across = 0.0
     for start in range(0, size, _CHUNK):
+        if is_empty[start // _CHUNK]:
+            continue
         ws, qs = w[start : start + _CHUNK], q[start : start + _CHUNK]
         s0 = _F(0)
         for i in range(len(ws)):

@@ -89,7 +89,11 @@ def test_a_failing_variant_does_not_stop_the_others(
     assert "tiny-a@magnitude-0.0001: ComputationError: " in shown.err
     assert "Traceback" not in shown.err
     assert "mlp-drop-1" in shown.out
-    assert len(written_since(before, warehouse)) == len(of("mlp-drop-1", written_since(before, warehouse))) == len(VARIANT_TABLES)
+    assert (
+        len(written_since(before, warehouse))
+        == len(of("mlp-drop-1", written_since(before, warehouse)))
+        == len(VARIANT_TABLES)
+    )
 
 
 def test_a_changed_text_recomputes_the_table_of_texts_only(study: StudyFile, warehouse: Path) -> None:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -89,9 +90,15 @@ def floor_pass(buffers: Pair) -> None:
 def measured(pairs: list[Pair], head: Head) -> dict[str, float]:
     """Engine, floor and naive version, interleaved three times; the best of each."""
     weight = head.weight
+    of_thread = threading.local()
+
+    def own() -> Workspace:
+        if not hasattr(of_thread, "workspace"):
+            of_thread.workspace = Workspace()
+        return of_thread.workspace
 
     def engine(temperatures: tuple[float, ...]) -> None:
-        each(lambda pair: divergence(*pair, head, temperatures, workspace=Workspace()), pairs)
+        each(lambda pair: divergence(*pair, head, temperatures, workspace=own()), pairs)
 
     def products(rows: int) -> None:
         stacked = [(torch.cat([x for x, _ in group]), torch.cat([dx for _, dx in group])) for group in _groups(rows)]
@@ -133,7 +140,9 @@ def peak_mib(tokens: int) -> float:
 
 def stored_bytes(rows: pl.DataFrame) -> int:
     """Size of the rows as a partition of the warehouse."""
-    provenance = Provenance("", "bench", "bench", "magnitude-50", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00")
+    provenance = Provenance(
+        "", "bench", "bench", "magnitude-50", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00"
+    )
     with tempfile.TemporaryDirectory() as folder:
         Store(Path(folder)).write(TABLES["layer_transitions"], rows, provenance, "bench", "magnitude-50")
         return sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))

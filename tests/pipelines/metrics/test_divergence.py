@@ -288,7 +288,9 @@ def test_the_block_size_changes_nothing_but_rounding(block_rows, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_ROWS", block_rows)
     blocked = divergence(x, near, head, [1.0])
     for name in COLUMN_NAMES:
-        np.testing.assert_allclose(blocked[name], usual[name], rtol=2e-4, atol=1e-6, err_msg=name)
+        # Few rows are multiplied another way; a margin is a difference of two rounded logits.
+        atol = 1e-5 if name.startswith("margin") else 1e-6
+        np.testing.assert_allclose(blocked[name], usual[name], rtol=2e-4, atol=atol, err_msg=name)
 
 
 def test_the_same_call_twice_gives_the_same_bits():
