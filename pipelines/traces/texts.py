@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import ComputationError
 from pipelines.metrics.divergence import TARGET_NAMES, divergence
+from pipelines.metrics.products import quick_linears
 from pipelines.models.calls import hooks, state_argument
 from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
@@ -216,6 +217,6 @@ def _final_streams(
     is_rounded = next(decoder.trunk.parameters()).dtype != torch.float32
     summed = [] if is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
     first = decoder.final_norm if is_rounded else decoder.layers[0].module
-    with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed):
+    with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed), quick_linears(decoder.model):
         decoder.hidden(windows)
     return total[0].flatten(end_dim=1)
