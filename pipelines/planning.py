@@ -15,7 +15,7 @@ from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
 from pipelines.models.outline import Shape
 from pipelines.pruning.recipes import Drop, Magnitude, Noise, Recipe, Wanda
-from pipelines.pruning.variant import COPIES
+from pipelines.pruning.variant import COPIES, MOST_HELD
 from pipelines.studies import Study
 
 Kind = Literal["head", "body", "memory", "vocabulary"]
@@ -259,8 +259,11 @@ class Workload:
         # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
         kept = tokens if size == _FLOAT else self.positions
         states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
-        masks = shape.prunable * sum(isinstance(other, (Magnitude, Wanda)) for other in group)
+        masks = -(-shape.prunable // 8) * sum(isinstance(other, (Magnitude, Wanda)) for other in group)
         masked = isinstance(recipe, (Magnitude, Wanda))
+        # More than that is made layer by layer.
+        pruned = shape.prunable * size
+        worn = pruned if pruned <= MOST_HELD else -(-pruned // shape.layers)
         moves = len(group) * self.positions * shape.width * sublayers * _FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
@@ -276,12 +279,12 @@ class Workload:
             Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
             Held("final streams of the texts", self.scored * shape.width * _FLOAT),
             Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
-            Held("masks, a byte a weight", masks, "worn"),
-            Held("pruned weights", shape.prunable * size if masked else 0, "worn"),
+            Held("masks, a bit a weight", masks, "worn"),
+            Held("pruned weights", worn if masked else 0, "worn"),
             Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
             Held("states of the variant", states, "worn"),
             Held("key-value cache", cached, "worn"),
-            Held("masks, a byte a weight", masks, "measured"),
+            Held("masks, a bit a weight", masks, "measured"),
             Held("shifts of the stream", moves, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
             Held("shifts of the texts", self.scored * shape.width * _FLOAT, "measured"),

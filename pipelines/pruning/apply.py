@@ -5,6 +5,7 @@ One function a family; scores here, exact masks in `masks.py`.
 
 import resource
 import sys
+from collections.abc import Iterator
 
 import polars as pl
 import torch
@@ -16,7 +17,7 @@ from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
 from pipelines.pruning.recipes import Dense, Drop, Magnitude, Noise, Recipe, Wanda
-from pipelines.pruning.variant import Variant, applied
+from pipelines.pruning.variant import PackedMasks, Variant, applied
 
 
 def prune(
@@ -46,7 +47,7 @@ def prune(
             return Variant(noise=recipe.kind)
         case Magnitude() | Wanda():
             moments = _moments(recipe, activation_stats)
-            variant = Variant(masks=_masks(decoder, recipe, moments, progress))
+            variant = Variant(PackedMasks.of(_masks(decoder, recipe, moments, progress)))
         case Drop():
             variant = Variant(dropped=_dropped(decoder, recipe, block_influence))
     _require_effect(decoder, recipe, variant)
@@ -64,13 +65,12 @@ def _moments(recipe: Recipe, stats: pl.DataFrame | None) -> dict[str, Tensor]:
 
 def _masks(
     decoder: Decoder, recipe: Magnitude | Wanda, moments: dict[str, Tensor], progress: Progress
-) -> dict[str, Mask]:
+) -> Iterator[tuple[str, Mask]]:
     unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
     matrices = decoder.matrices
     progress.start(f"prune {recipe.name}", len(matrices))
-    masks = {}
     for name, matrix in matrices.items():
         scores = matrix.weight.abs().float()
         if isinstance(recipe, Wanda):
@@ -81,10 +81,9 @@ def _masks(
                 )
             # ‖X_j‖ is √(tokens·E[x_j²]); the common factor √tokens changes no ranking.
             scores = scores * moments[name].to(scores).sqrt()
-        masks[name] = _mask(scores, recipe)
+        yield name, _mask(scores, recipe)
         progress.advance()
     progress.done()
-    return masks
 
 
 def _mask(scores: Float[Tensor, "out in"], recipe: Magnitude | Wanda) -> Mask:

@@ -5,7 +5,7 @@ The weights themselves are never copied to disk; mask and dense model rebuild th
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,68 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder
+from pipelines.models.calls import hooks
+from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.sublayer import Sublayer
 from pipelines.pruning.masks import Mask
 from pipelines.pruning.recipes import Recipe
 
+Packed = np.ndarray[Any, np.dtype[np.uint8]]
 # Rows of a matrix product under noise `batch`, over those of the dense run.
 COPIES = 3
+
+
+# Up to so many bytes of masked weights lie in memory beside the dense ones; larger variants have them made for one
+# layer at a time, each time that it runs.
+MOST_HELD = 4 * 2**30
+
+
+class PackedMasks(Mapping[str, Mask]):
+    """Masks by matrix name, one bit a weight in memory; each is unpacked when it is asked for.
+
+    Args:
+        packed: bits and shape (outputs, inputs) of every mask.
+    """
+
+    def __init__(self, packed: Mapping[str, tuple[Packed, tuple[int, int]]]) -> None:
+        self._packed = dict(packed)
+
+    @classmethod
+    def of(cls, masks: Iterable[tuple[str, Mask]]) -> "PackedMasks":
+        """Packs masks as they come."""
+        return cls(
+            {
+                name: (np.packbits(mask.cpu().numpy().reshape(-1)), (mask.shape[0], mask.shape[1]))
+                for name, mask in masks
+            }
+        )
+
+    def __getitem__(self, name: str) -> Mask:
+        """The mask, unpacked."""
+        bits, shape = self._packed[name]
+        return torch.from_numpy(np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape))
+
+    def __iter__(self) -> Iterator[str]:
+        """Names."""
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self._packed)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a mask of that name; nothing is unpacked."""
+        return name in self._packed
+
+    @property
+    def bits(self) -> dict[str, Packed]:
+        """The masks as they lie in memory and in a file."""
+        return {name: bits for name, (bits, _) in self._packed.items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Outputs and inputs of every mask."""
+        return {name: shape for name, (_, shape) in self._packed.items()}
 
 
 @dataclass(frozen=True)
@@ -38,7 +93,7 @@ class Variant:
         noise: how the unpruned model is computed differently (a kind of `recipes.Noise`); None for a pruned one.
     """
 
-    masks: Mapping[str, Mask] = field(default_factory=dict)
+    masks: PackedMasks = field(default_factory=lambda: PackedMasks({}))
     dropped: tuple[str, ...] = ()
     noise: str | None = None
 
@@ -50,9 +105,10 @@ class Variant:
     def hash(self) -> str:
         """SHA-256 over the packed masks, the dropped sublayers and the kind of noise."""
         digest = hashlib.sha256(json.dumps(sorted(self.dropped)).encode() + (self.noise or "").encode())
-        for name in sorted(self.masks):
-            digest.update(f"{name}{tuple(self.masks[name].shape)}".encode())
-            digest.update(_packed(self.masks[name]).tobytes())
+        bits, shapes = self.masks.bits, self.masks.shapes
+        for name in sorted(bits):
+            digest.update(f"{name}{shapes[name]}".encode())
+            digest.update(bits[name].tobytes())
         return digest.hexdigest()
 
     def weights(self, sublayer: Sublayer) -> dict[str, Tensor]:
@@ -66,16 +122,15 @@ class Variant:
 
     def save(self, file: Path, recipe: Recipe, weight_hash: str) -> None:
         """Writes all of it (masks one bit a weight) and the recipe as safetensors; the caller makes it atomic."""
-        packed = {name: _packed(mask) for name, mask in self.masks.items()}
         about = {
-            "shapes": json.dumps({name: list(mask.shape) for name, mask in self.masks.items()}),
+            "shapes": json.dumps(self.masks.shapes),
             "dropped": json.dumps(list(self.dropped)),
             "noise": self.noise or "",
             "recipe": recipe.parameters_json,
             "weight_hash": weight_hash,
             "mask_hash": self.hash,
         }
-        save_file(packed, file, metadata=about)
+        save_file(self.masks.bits, file, metadata=about)
 
 
 def load_variant(file: Path, weight_hash: str) -> Variant:
@@ -97,10 +152,9 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
         raise InputError(f"{file}: no readable variant file; run the recipe again") from error
     if about["weight_hash"] != weight_hash:
         raise InputError(f"{file}: belongs to other weights of the model; run the recipe again")
-    masks = {
-        name: torch.from_numpy(np.unpackbits(packed[name], count=rows * columns).astype(bool).reshape(rows, columns))
-        for name, (rows, columns) in shapes.items()
-    }
+    if any(packed[name].size != -(-rows * columns // 8) for name, (rows, columns) in shapes.items()):
+        raise InputError(f"{file}: its masks are cut short; run the recipe again")
+    masks = PackedMasks({name: (packed[name], shape) for name, shape in shapes.items()})
     variant = Variant(masks, dropped, noise)
     if variant.hash != about["mask_hash"]:
         raise InputError(f"{file}: its masks are not the ones it was written with; run the recipe again")
@@ -137,13 +191,46 @@ def applied(decoder: Decoder, variant: Variant) -> Iterator[None]:
 
     Hooks on its modules see the shapes of the dense model whatever the variant; in bfloat16 they see that type.
     """
-    sublayers = list(decoder.sublayers)
+    masked = [
+        m.stored.nbytes for each in decoder.sublayers for name, m in each.matrices.items() if name in variant.masks
+    ]
     with ExitStack() as stack:
-        for sublayer in sublayers:
-            stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
+        if sum(masked) <= MOST_HELD:
+            for sublayer in decoder.sublayers:
+                stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
+        else:
+            stack.enter_context(_layer_by_layer(decoder, variant))
+        for sublayer in decoder.sublayers:
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
         stack.enter_context(_noisy(decoder, variant.noise))
+        yield
+
+
+@contextmanager
+def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
+    """Masked weights are made when a layer begins and gone when it ends, so that only one layer's are in memory."""
+    worn = ExitStack()
+
+    def begin(layer: Layer) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
+            for sublayer in (layer.attn, layer.mlp):
+                worn.enter_context(swapped([sublayer], variant.weights(sublayer)))
+
+        return hook
+
+    def end(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+        worn.close()
+
+    handles = [
+        handle
+        for layer in decoder.layers
+        for handle in (
+            layer.module.register_forward_pre_hook(begin(layer)),
+            layer.module.register_forward_hook(end, always_call=True),
+        )
+    ]
+    with worn, hooks(*handles):
         yield
 
 
@@ -208,7 +295,3 @@ def _with_copies(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
         return forward(rows.repeat(COPIES, *[1] * (rows.dim() - 1)))[: len(rows)]
 
     return repeated
-
-
-def _packed(mask: Mask) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.packbits(mask.cpu().numpy().reshape(-1))

@@ -4,7 +4,7 @@ The five trace tables leave here as polars frames; who stores them is not this m
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -183,14 +183,20 @@ class Session:
             progress.advance()
         if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
-        isolated = []
-        if "isolated" in self.study.measure.scopes:
-            for dense in self._prompts:
-                changed = [sublayer for sublayer in self.decoder.sublayers if variant.changes(sublayer)]
-                local = {sublayer.label: _local(sublayer, variant, dense.at_once, 0) for sublayer in changed}
-                shifted = self._isolation.shifts(dense.at_once, local)
-                isolated.append({label: shift[dense.first :] for label, shift in shifted.items()})
-        return _Moved(shifts, isolated, free)
+        return _Moved(shifts, self._isolated(variant), free)
+
+    def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
+        """Shift of the final stream by every changed sublayer alone, by label, one a prompt."""
+        if "isolated" not in self.study.measure.scopes:
+            return []
+        passes = [(dense.at_once, 0) for dense in self._prompts]
+        changed = [sublayer for sublayer in self.decoder.sublayers if variant.changes(sublayer)]
+        local = {sublayer.label: _local(sublayer, variant, passes) for sublayer in changed}
+        found = []
+        for index, dense in enumerate(self._prompts):
+            shifts = self._isolation.shifts(dense.at_once, {label: moved[index] for label, moved in local.items()})
+            found.append({label: shift[dense.first :] for label, shift in shifts.items()})
+        return found
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
@@ -209,8 +215,8 @@ class Session:
         for recipe, variant in variants.items():
             is_changed = variant.changes(sublayer)
             if "local" in moves:
-                local = [_local(sublayer, variant, dense.capture, dense.first) for dense in self._prompts if is_changed]
-                moves["local"][recipe] = torch.cat(local) if is_changed else None
+                passes = [(dense.capture, dense.first) for dense in self._prompts]
+                moves["local"][recipe] = torch.cat(_local(sublayer, variant, passes)) if is_changed else None
             if "isolated" in moves:
                 alone = [shift[sublayer.label] for shift in moved[recipe].isolated if is_changed]
                 moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
@@ -333,14 +339,21 @@ class Session:
         )
 
 
-def _local(sublayer: Sublayer, variant: Variant, dense: Capture, first: int) -> Tensor:
-    """What a changed sublayer adds in the dense context less what the dense one adds, from position `first` on."""
+def _local(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
+    """What a changed sublayer adds in the dense context less what the dense one adds.
+
+    Args:
+        sublayer: the sublayer.
+        variant: which changes it.
+        passes: dense passes, each with the first position that is wanted.
+    """
     if sublayer.label in variant.dropped:
-        return -dense.whole[sublayer.label][first:]
-    return (
-        replay(sublayer, dense.calls[sublayer.label], variant.weights(sublayer), first)
-        - dense.whole[sublayer.label][first:]
-    )
+        return [-dense.whole[sublayer.label][first:] for dense, first in passes]
+    weights = variant.weights(sublayer)
+    return [
+        replay(sublayer, dense.calls[sublayer.label], weights, first) - dense.whole[sublayer.label][first:]
+        for dense, first in passes
+    ]
 
 
 def _after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:

@@ -141,7 +141,7 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
     assert amounts(load().variant(parse_recipe("dense")), "head", "lens") == 0
     one = load().held(recipes[0], recipes[:1], 0)
     five = load().held(recipes[0], recipes[:5], 0)
-    for item in ("masks, a byte a weight", "shifts of the stream", "rows of the variants"):
+    for item in ("masks, a bit a weight", "shifts of the stream", "rows of the variants"):
         sizes = [sum(each.bytes for each in held if each.item == item) for held in (one, five)]
         assert sizes[1] == 5 * sizes[0] > 0, item
 
@@ -195,7 +195,7 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
     worn = {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0) if each.phase == "worn"}
-    assert (worn["pruned weights"], worn["masks, a byte a weight"]) == (4 * 960, 960)
+    assert (worn["pruned weights"], worn["masks, a bit a weight"]) == (4 * 960, 120)
     assert worn["key-value cache"] == 2 * 10 * 8 * 2 * 4
     assert {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions and two workers: both sides' logits, and the workspace's three at one temperature.
@@ -234,9 +234,9 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
     assert shape.parameters == 8_030_261_248  # what Llama 3 8B publishes
     whole = Workload(study("bfloat16"), shape, [40, 60], [3], workers=8)
     peaks = {name: peak(whole.held(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
-    # 15 GiB of weights and 2 of a float32 head; a masked variant holds its weights a second time, and masks.
+    # 15 GiB of weights and 2 of a float32 head; a masked variant makes its weights layer by layer and keeps bits.
     assert 17 < peaks["attn-drop-8"] < 20
-    assert 35 < peaks["wanda-50"] < 40
+    assert 18 < peaks["wanda-50"] < 21
     assert whole.forward(1000) == pytest.approx(2 * 1000 * 6.98e9, rel=0.1)
 
 
@@ -265,7 +265,7 @@ def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -
     from pipelines.pruning.apply import prune
 
     variant = prune(decoder, parse_recipe("magnitude-50"))
-    assert sum(mask.nbytes for mask in variant.masks.values()) == shape.prunable
+    assert sum(bits.nbytes for bits in variant.masks.bits.values()) == shape.prunable // 8
     before = {id(p): p.data_ptr() for p in decoder.trunk.parameters()}
     with applied(decoder, variant):
         fresh = [p for p in decoder.trunk.parameters() if p.data_ptr() != before[id(p)]]

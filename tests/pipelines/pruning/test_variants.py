@@ -14,6 +14,7 @@ from pipelines.pruning.apply import prune, variant_row
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant, applied, load_variant
 from pipelines.studies import CalibrationSpec
+from tests.tiny_models import save_tiny
 
 SPEC = CalibrationSpec(sequences=6, length=32)
 
@@ -135,3 +136,30 @@ def test_nan_weights_fail_instead_of_giving_a_mask(tiny_folder: Path) -> None:
         broken.layers[1].mlp.mixers[0].up_proj.weight[3, 3] = float("nan")
     with pytest.raises(ComputationError, match="NaN"):
         prune(broken, parse_recipe("magnitude-50"))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "bloom"])
+def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_behind(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    pruned = prune(decoder, parse_recipe("magnitude-50"))
+    variant = Variant(pruned.masks, dropped=("attn.1",))
+    tokens = torch.arange(3, 20)[None]
+    before = {name: (p.data_ptr(), p.detach().clone()) for name, p in decoder.model.named_parameters()}
+    dense = decoder.hidden(tokens)
+    with applied(decoder, variant):
+        held = decoder.hidden(tokens)
+    monkeypatch.setattr("pipelines.pruning.variant.MOST_HELD", 0)
+    with applied(decoder, variant):
+        assert all(p.data_ptr() == before[name][0] for name, p in decoder.model.named_parameters()), "made too early"
+        assert torch.equal(decoder.hidden(tokens), held)
+        broken = decoder.layers[1].module.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decoder.hidden(tokens)
+        broken.remove()
+    for name, parameter in decoder.model.named_parameters():
+        assert parameter.data_ptr() == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+    assert torch.equal(decoder.hidden(tokens), dense)
+    assert not torch.equal(held, dense)

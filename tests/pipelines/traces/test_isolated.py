@@ -12,7 +12,7 @@ from pipelines.errors import ComputationError
 from pipelines.models.calls import first_tensor, hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
-from pipelines.pruning.variant import Variant, applied
+from pipelines.pruning.variant import PackedMasks, Variant, applied
 from pipelines.traces.capture import Capture, replay, run_known
 from pipelines.traces.isolated import Isolation
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
@@ -35,11 +35,11 @@ def masks_of(decoder: Decoder) -> Variant:
     """Every matrix loses a random half."""
     generator = torch.Generator().manual_seed(1)
     return Variant(
-        masks={
-            name: torch.rand(matrix.weight.shape, generator=generator) < 0.5
+        PackedMasks.of(
+            (name, torch.rand(matrix.weight.shape, generator=generator) < 0.5)
             for sublayer in decoder.sublayers
             for name, matrix in sublayer.matrices.items()
-        }
+        )
     )
 
 
@@ -123,7 +123,7 @@ def test_the_last_sublayers_isolated_shift_is_its_local_one(one_of_few: Decoder)
 def test_the_only_changed_sublayers_isolated_shift_is_the_propagated_one(one_of_few: Decoder) -> None:
     dense, whole = dense_pass(one_of_few, TOKENS), masks_of(one_of_few)
     for sublayer in (one_of_few.layers[0].attn, one_of_few.layers[1].mlp):
-        only = Variant(masks={name: mask for name, mask in whole.masks.items() if name in sublayer.matrices})
+        only = Variant(PackedMasks.of((name, mask) for name, mask in whole.masks.items() if name in sublayer.matrices))
         with applied(one_of_few, only):
             pruned = dense_pass(one_of_few, TOKENS)
         propagated = sum(pruned.whole[s.label].double() - dense.whole[s.label].double() for s in one_of_few.sublayers)

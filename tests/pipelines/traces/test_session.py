@@ -13,7 +13,7 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant
+from pipelines.pruning.variant import PackedMasks, Variant
 from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from pipelines.traces.decoding import decode_greedily
 from pipelines.traces.session import Session
@@ -193,7 +193,7 @@ def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
     session = Session(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
     variant = variant_of(decoder, "wanda-50")
     layer = decoder.layers[1]
-    only = Variant(masks={name: mask for name, mask in variant.masks.items() if name in layer.mlp.matrices})
+    only = Variant(PackedMasks.of((name, mask) for name, mask in variant.masks.items() if name in layer.mlp.matrices))
     calls: list[str] = []
     handles = [
         s.mixers[0].register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers
