@@ -22,6 +22,7 @@ class Column:
         unit: physical or logical unit; empty for names and counts that say it themselves.
         formula: how it is computed.
         source: theorem, section or definition that it comes from.
+        cost: what it takes to compute, beside what its neighbours need anyway; empty where that is nothing.
         nullable: whether NULL has a meaning (then `doc` says which).
         minimum: smallest legal value, checked.
         maximum: largest legal value, checked.
@@ -35,6 +36,7 @@ class Column:
     unit: str = ""
     formula: str = ""
     source: str = ""
+    cost: str = ""
     nullable: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -54,11 +56,19 @@ class Column:
             parts.append(f"= {self.formula}")
         if self.source:
             parts.append(f"({self.source})")
+        if self.cost:
+            parts.append(f"Cost: {self.cost}.")
         return " ".join(parts)
 
     def field(self) -> pa.Field:
         """The Arrow field, with unit, formula and source as metadata."""
-        described = {"doc": self.doc, "unit": self.unit, "formula": self.formula, "source": self.source}
+        described = {
+            "doc": self.doc,
+            "unit": self.unit,
+            "formula": self.formula,
+            "source": self.source,
+            "cost": self.cost,
+        }
         metadata = {key: value for key, value in described.items() if value}
         return pa.field(self.name, self.type, nullable=self.nullable, metadata=metadata)
 

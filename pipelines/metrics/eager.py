@@ -61,7 +61,9 @@ def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int)
             }
         )
         weights.append(weight)
-    return DenseRows(z, gap, weights, ids, {"z_squares": total(z.square()), "is_exact": torch.zeros(len(z))}, softmaxes)
+    return DenseRows(
+        z, gap, weights, ids, {"z_squares": total(z.double().square()), "is_exact": torch.zeros(len(z))}, softmaxes
+    )
 
 
 def shift_rows(
@@ -70,7 +72,7 @@ def shift_rows(
     """One shift: sums of `fused.SHIFT`, of `fused.MOVE` by temperature, and the pruned side's most likely tokens."""
     size = dz.shape[1]
     mean = total(dz) / size
-    along = total(dense.z * dz) / dense.rows["z_squares"]
+    along = total(dense.z.double() * dz.double()) / dense.rows["z_squares"]
     after = dense.gap + dz
     ids = top_ids(after, dense.ids.shape[1])
     shift = {

@@ -238,9 +238,9 @@ def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
         squares = 0.0
         for start in range(0, size, _CHUNK):
             values = z[row, start : start + _CHUNK]
-            s0 = _F(0)
+            s0 = 0.0
             for i in range(len(values)):
-                s0 += values[i] * values[i]
+                s0 += np.float64(values[i]) * np.float64(values[i])
             squares += s0
         highest = np.float64(_largest(z[row]))
         count = 0
@@ -426,11 +426,13 @@ def _linear(z, dz, dense, out) -> None:
     total = squares = product = 0.0
     for start in range(0, size, _CHUNK):
         zs, moves = z[start : start + _CHUNK], dz[start : start + _CHUNK]
-        s0 = s1 = s2 = _F(0)
+        s0 = s1 = _F(0)
+        # In float64: where the pruned side is far shorter than the dense one, 1 + along is all that is left of it.
+        s2 = 0.0
         for i in range(len(zs)):
             s0 += moves[i]
             s1 += moves[i] * moves[i]
-            s2 += zs[i] * moves[i]
+            s2 += np.float64(zs[i]) * np.float64(moves[i])
         total += s0
         squares += s1
         product += s2

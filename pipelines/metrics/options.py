@@ -14,7 +14,9 @@ from torch import Tensor
 from pipelines.metrics import eager
 from pipelines.metrics.blocks import eager_dense, eager_shift
 from pipelines.metrics.columns import Numbers, shift_columns
+from pipelines.metrics.heads import Head
 from pipelines.metrics.ranking import rank_of
+from pipelines.metrics.spaces import space_metrics
 
 
 def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None:
@@ -37,17 +39,21 @@ def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None
 
 @torch.inference_mode()
 def option_row(
-    dense: Float[Tensor, " v"],
-    pruned: Float[Tensor, " v"],
+    x: Float[Tensor, " d"],
+    dx: Float[Tensor, " d"],
+    head: Head,
     option_ids: Sequence[int],
     options: Sequence[str],
     temperature: float,
 ) -> dict[str, object]:
-    """Columns of one question that derive from the logits behind its last token, all in float64.
+    """Columns of one question in h-, z- and p-space, from what the head reads behind its last token.
+
+    Logits are float32 products; everything on them is float64, and shifts are never differences of logits.
 
     Args:
-        dense: Dense logits over the vocabulary.
-        pruned: Pruned logits.
+        x: What the head reads of the dense model.
+        dx: Its shift.
+        head: The LM head.
         option_ids: Token of each option.
         options: Label of each option, in the same order; on equal logits the earlier label is chosen.
         temperature: T > 0.
@@ -62,10 +68,12 @@ def option_row(
         raise ValueError(f"temperature {temperature}: a softmax needs T > 0; T = 0 is greedy decoding")
     if len(option_ids) != len(options):
         raise ValueError(f"{len(option_ids)} option tokens for {len(options)} options")
+    z, dz = head.logits_of_state(x[None]).double(), head.shift(x[None], dx[None]).double()
+    dense, pruned = z[0], z[0] + dz[0]
     ids = torch.tensor(list(option_ids), device=dense.device)
     row: dict[str, object] = {}
     chosen: dict[str, str] = {}
-    for side, logits in (("dense", dense.double()), ("pruned", pruned.double())):
+    for side, logits in (("dense", dense), ("pruned", pruned)):
         mine = logits[ids]
         p_full = torch.log_softmax(logits / temperature, -1)[ids].exp()
         chosen[side] = options[int(mine.argmax())]
@@ -77,7 +85,6 @@ def option_row(
             f"rank_{side}": [rank_of(logits, token) for token in option_ids],
             f"mass_{side}": float(p_full.sum()),
         }
-    z, dz = dense.double()[None], (pruned.double() - dense.double())[None]
     z_options, dz_options = z[:, ids], dz[:, ids]
     whole, part = _exact(z, dz, temperature), _exact(z_options, dz_options, temperature)
     return row | {
@@ -86,6 +93,8 @@ def option_row(
         "one_minus_cos_z_options": float(part["one_minus_cos_z"][0]),
         "one_minus_cos_p_options": float(part["one_minus_cos_p"].item()),
         "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"].item()),
+        "one_minus_cos_h": float(space_metrics("h", x[None], dx[None])["one_minus_cos_h"][0]),
+        "one_minus_cos_z": float(whole["one_minus_cos_z"][0]),
         "one_minus_cos_p": float(whole["one_minus_cos_p"].item()),
         "kl_dense_pruned_nats": float(whole["kl_dense_pruned_nats"].item()),
     }

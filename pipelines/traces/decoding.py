@@ -40,7 +40,7 @@ _OPTION_TYPES: _Types = {
     **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
     **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
     "kl_options_dense_pruned_nats": pl.Float64,
-    **dict.fromkeys(("one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
+    **dict.fromkeys(("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
 }
 _GENERATION_TYPES: _Types = {
     **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
@@ -213,29 +213,23 @@ def _texts(decoder: Decoder, tokens: Sequence[int]) -> list[str]:
     return [decoder.tokenizer.decode([token]) for token in tokens]
 
 
-def option_rows(
-    prompt: TokenizedPrompt,
-    dense: Float[Tensor, " vocabulary"],
-    pruned: Float[Tensor, " vocabulary"],
-    temperatures: tuple[float, ...],
-) -> list[dict[str, object]]:
-    """Rows of `option_subspace` of one prompt, from the logits behind its last token; none where it has no options."""
+def option_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:
+    """Rows of `option_subspace` of one prompt, behind its last token; none where it has no options."""
+    prompt = pair.prompt
     if not prompt.option_ids:
         return []
+    states, moves = decoder.head.lens(pair.streams[:1], pair.shifts[:1], "normed")
     about: dict[str, object] = {
         "prompt_id": prompt.prompt.id,
         "options": list(prompt.prompt.options),
         "option_token_ids": list(prompt.option_ids),
         "gold": prompt.prompt.gold,
     }
-    return [
-        {
-            **about,
-            "temperature": temperature,
-            **option_row(dense, pruned, prompt.option_ids, prompt.prompt.options, temperature),
-        }
-        for temperature in temperatures
-    ]
+    rows = []
+    for temperature in temperatures:
+        row = option_row(states[0], moves[0], decoder.head, prompt.option_ids, prompt.prompt.options, temperature)
+        rows.append({**about, "temperature": temperature, **row})
+    return rows
 
 
 def generation_row(

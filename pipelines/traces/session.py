@@ -304,7 +304,7 @@ class Session:
         for index, (dense, shift) in enumerate(zip(self._prompts, moved.shifts, strict=True)):
             forced = self._forced_pair(dense, shift)
             logits = logits_of(decoder, forced.streams, forced.shifts)
-            options += option_rows(dense.prompt, logits[0][0], logits[1][0], measure.temperatures)
+            options += option_rows(decoder, forced, measure.temperatures)
             if "teacher_forced" in measure.trajectories:
                 steps.append(step_rows(decoder, forced, measure.temperatures))
                 tops.append(top_rows(decoder, forced, *logits, measure.top_k))

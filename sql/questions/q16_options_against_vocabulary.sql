@@ -18,6 +18,8 @@ select
     avg(questions.kl_options_dense_pruned_nats) / nullif(avg(questions.kl_dense_pruned_nats), 0) as kl_share,
     avg(questions.one_minus_cos_z_options) as one_minus_cos_z_options_mean,
     avg(questions.one_minus_cos_p_options) as one_minus_cos_p_options_mean,
+    avg(questions.one_minus_cos_h) as one_minus_cos_h_mean,
+    avg(questions.one_minus_cos_z) as one_minus_cos_z_vocabulary_mean,
     avg(questions.one_minus_cos_p) as one_minus_cos_p_vocabulary_mean,
     avg(questions.mass_dense) as mass_dense_mean,
     avg(questions.mass_pruned) as mass_pruned_mean

@@ -29,6 +29,8 @@ select
     one_minus_cos_z_options,
     one_minus_cos_p_options,
     kl_options_dense_pruned_nats,
+    one_minus_cos_h,
+    one_minus_cos_z,
     one_minus_cos_p,
     kl_dense_pruned_nats
 from option_subspace

@@ -75,6 +75,8 @@ choices as (
             kl_options_dense_pruned_nats = 0
             and one_minus_cos_z_options = 0
             and one_minus_cos_p_options = 0
+            and one_minus_cos_h = 0
+            and one_minus_cos_z = 0
             and kl_dense_pruned_nats = 0
             and one_minus_cos_p = 0
             and is_argmax_same

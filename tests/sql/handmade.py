@@ -222,6 +222,8 @@ class Handmade:
             "one_minus_cos_z_options": 0.0,
             "one_minus_cos_p_options": 0.0,
             "kl_options_dense_pruned_nats": 0.0,
+            "one_minus_cos_h": 0.0,
+            "one_minus_cos_z": 0.0,
             "one_minus_cos_p": 0.0,
             "kl_dense_pruned_nats": 0.0,
         }

@@ -138,6 +138,8 @@ def test_q16_sets_the_options_against_the_vocabulary(ask: Ask) -> None:
             "kl_share": 0.25 / 3.0,
             "one_minus_cos_z_options_mean": 0.0,
             "one_minus_cos_p_options_mean": 0.0,
+            "one_minus_cos_h_mean": 0.0,
+            "one_minus_cos_z_vocabulary_mean": 0.0,
             "one_minus_cos_p_vocabulary_mean": 0.5,
             "mass_dense_mean": 0.5625,
             "mass_pruned_mean": 0.5,

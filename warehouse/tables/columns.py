@@ -97,7 +97,40 @@ def _t1(space: str) -> Column:
     )
 
 
-DIVERGENCE: tuple[Column, ...] = (
+# What a column costs on top of the two head products (2·d·V operations a side), which are four fifths of a row's time
+# on a CPU. Columns of one cost come out of the same pass; a pass is one read of V numbers in cache.
+_IN_H = "d numbers in float64"
+_IN_Z = "two passes over z and Δz"
+_RANKED = "one pass over the logits a side, and one comparison a token for each rank"
+_MOMENTS = "one pass a temperature, shared by all moments"
+_SOFTMAX = "one exp a token, side and temperature"
+_DIVERGED = "one exp and one logarithm a token and temperature, shared by all divergences"
+_COSTS = {
+    **dict.fromkeys(("norm_h", "norm_dh", "one_minus_cos_h", "par_rel_h", "orth_rel_h", "t1_h"), _IN_H),
+    **dict.fromkeys(("norm_z", "norm_dz", "one_minus_cos_z", "par_rel_z", "orth_rel_z", "t1_z"), _IN_Z),
+    "var_uniform_dz": _IN_Z,
+    **dict.fromkeys(("var_r_dz", "t2_p", "var_p_dz", "t3_kl_nats", "kappa3_term_nats", "kappa4_term_nats"), _MOMENTS),
+    **dict.fromkeys(
+        (
+            *("norm_dp", "one_minus_cos_p", "par_rel_p", "orth_rel_p"),
+            *("kl_dense_pruned_nats", "kl_pruned_dense_nats", "js_nats", "total_variation"),
+        ),
+        _DIVERGED,
+    ),
+    **dict.fromkeys(("norm_p", "entropy_dense_nats", "entropy_pruned_nats", "identity_residual_nats"), _SOFTMAX),
+    **dict.fromkeys(
+        ("p_dense_top1_dense", "p_dense_top1_pruned", "p_pruned_top1_dense", "p_pruned_top1_pruned"), _SOFTMAX
+    ),
+    **dict.fromkeys(
+        (
+            *("is_top1_same", "topk5_overlap", "topk10_overlap", "rank_of_dense_top1", "rank_of_pruned_top1"),
+            *("margin_dense", "margin_pruned"),
+        ),
+        _RANKED,
+    ),
+}
+
+_DIVERGENCE: tuple[Column, ...] = (
     *_vector_space("h", "head input"),
     _t1("h"),
     *_vector_space("z", "logits"),
@@ -244,6 +277,7 @@ DIVERGENCE: tuple[Column, ...] = (
     Column("margin_pruned", METRIC, "Pruned logit of the first token minus that of the second.", "logit", minimum=0),
 )
 
+DIVERGENCE: tuple[Column, ...] = tuple(column.but(cost=_COSTS[column.name]) for column in _DIVERGENCE)
 DIVERGENCE_NAMES: tuple[str, ...] = tuple(column.name for column in DIVERGENCE)
 
 DIVERGENCE_INVARIANTS: tuple[Invariant, ...] = (

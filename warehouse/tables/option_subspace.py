@@ -101,6 +101,22 @@ TABLE = Table(
             minimum=0,
         ),
         Column(
+            "one_minus_cos_h",
+            c.METRIC,
+            "Cosine defect of what the head reads (behind the final norm), for comparison.",
+            "1 - cosine",
+            minimum=0,
+            maximum=2.000001,
+        ),
+        Column(
+            "one_minus_cos_z",
+            c.METRIC,
+            "Cosine defect of the logits of the whole vocabulary, for comparison.",
+            "1 - cosine",
+            minimum=0,
+            maximum=2.000001,
+        ),
+        Column(
             "one_minus_cos_p",
             c.METRIC,
             "Cosine defect over the whole vocabulary, for comparison.",

@@ -13,8 +13,9 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
-from pipelines.metrics import blocks
+from pipelines.metrics import blocks, eager
 from pipelines.metrics.blocks import Workspace
+from pipelines.metrics.columns import dense_columns, shift_columns
 from pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence
 from pipelines.metrics.heads import Head
 from pipelines.metrics.reference import divergence_reference
@@ -331,6 +332,22 @@ def test_a_large_constant_on_every_shift_leaves_probabilities_at_one_or_below():
 def test_no_rows_give_no_rows():
     head, x, near, _ = model_like(3)
     assert divergence(x[:0], near[:0], head, [1.0])["js_nats"].shape == (1, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift, size, seed, temperature):
+    z, dz = logits_and_shift(dense, shift, 4, size, seed)
+    compiled = divergence(z, dz, identity_head(size), [temperature, 1.0])
+    inverse = np.array([1 / temperature, 1.0])[:, None]
+    rows = eager.dense_rows(z, [temperature, 1.0], 10)
+    moved = blocks.eager_shift(*eager.shift_rows(rows, dz, [temperature, 1.0]), dz)
+    own = blocks.eager_dense(rows, inverse)
+    columns = {name: np.broadcast_to(v, (2, 4)) for name, v in (dense_columns(own) | shift_columns(own, moved)).items()}
+    for name, values in columns.items():
+        # Entropies and signed parts are sums that cancel; the rest has no such excuse.
+        atol = 1e-4 if name.startswith(("entropy", "par_", "kappa", "identity")) else 1e-6
+        np.testing.assert_allclose(values, compiled[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
 def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from scipy.stats import kendalltau
 
+from pipelines.metrics.heads import Head
 from pipelines.metrics.options import kendall_tau_b, option_row
 from warehouse.tables.option_subspace import TABLE
 
 IDS, LABELS = (7, 3, 90, 41), ("A", "B", "C", "D")
+HEAD = Head(torch.eye(100))  # hands its input on, so that a test chooses logits exactly
 
 
 def logits(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,8 +36,9 @@ def test_tau_b_is_scipys_and_none_where_a_side_ties_throughout(pairs):
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_the_row_is_what_float64_softmax_says(temperature):
     dense, pruned = logits(1)
-    row = option_row(dense, pruned, IDS, LABELS, temperature)
-    z, w, ids = dense.double().numpy(), pruned.double().numpy(), list(IDS)
+    row = option_row(dense, pruned - dense, HEAD, IDS, LABELS, temperature)
+    z, ids = dense.double().numpy(), list(IDS)
+    w = z + (pruned - dense).double().numpy()
     p, q = softmax(z / temperature), softmax(w / temperature)
     for side, values, probabilities in (("dense", z, p), ("pruned", w, q)):
         assert row[f"argmax_{side}"] == LABELS[int(values[ids].argmax())]
@@ -54,14 +57,23 @@ def test_the_row_is_what_float64_softmax_says(temperature):
     assert row["one_minus_cos_p_options"] == pytest.approx(defect(own, other))
     assert row["one_minus_cos_z_options"] == pytest.approx(defect(z[ids], w[ids]))
     assert row["one_minus_cos_p"] == pytest.approx(defect(p, q))
+    # The head hands its input on, so that h and z are one space.
+    assert row["one_minus_cos_h"] == pytest.approx(defect(z, w))
+    assert row["one_minus_cos_z"] == pytest.approx(defect(z, w))
     assert row["kendall_tau"] == pytest.approx(kendalltau(z[ids], w[ids]).statistic)
     assert row["is_argmax_same"] == (row["argmax_dense"] == row["argmax_pruned"])
 
 
 def test_equal_sides_differ_by_exactly_nothing():
     dense, _ = logits(2)
-    row = option_row(dense, dense, IDS, LABELS, 1.0)
-    for name in ("one_minus_cos_z_options", "one_minus_cos_p_options", "one_minus_cos_p"):
+    row = option_row(dense, torch.zeros_like(dense), HEAD, IDS, LABELS, 1.0)
+    for name in (
+        "one_minus_cos_z_options",
+        "one_minus_cos_p_options",
+        "one_minus_cos_h",
+        "one_minus_cos_z",
+        "one_minus_cos_p",
+    ):
         assert row[name] == 0, name
     for name in ("kl_options_dense_pruned_nats", "kl_dense_pruned_nats"):
         assert row[name] == 0, name
@@ -71,7 +83,7 @@ def test_equal_sides_differ_by_exactly_nothing():
 
 def test_equal_logits_rank_by_token_and_choose_the_first_label():
     flat = torch.ones(100)
-    row = option_row(flat, flat, IDS, LABELS, 1.0)
+    row = option_row(flat, torch.zeros_like(flat), HEAD, IDS, LABELS, 1.0)
     assert row["rank_dense"] == [token + 1 for token in IDS]
     assert row["argmax_dense"] == "A"
     assert row["kendall_tau"] is None
@@ -80,13 +92,13 @@ def test_equal_logits_rank_by_token_and_choose_the_first_label():
 
 def test_the_row_fills_every_column_of_the_table_that_derives_from_logits():
     from_elsewhere = {"model", "recipe", "prompt_id", "temperature", "options", "option_token_ids", "gold"}
-    row = option_row(*logits(3), IDS, LABELS, 1.0)
+    row = option_row(*logits(3), HEAD, IDS, LABELS, 1.0)
     assert set(row) == {column.name for column in TABLE.columns} - from_elsewhere
 
 
 def test_temperature_zero_and_unpaired_labels_are_refused():
     dense, pruned = logits(4)
     with pytest.raises(ValueError, match="greedy"):
-        option_row(dense, pruned, IDS, LABELS, 0.0)
+        option_row(dense, pruned - dense, HEAD, IDS, LABELS, 0.0)
     with pytest.raises(ValueError, match="4 option tokens for 3 options"):
-        option_row(dense, pruned, IDS, LABELS[:3], 1.0)
+        option_row(dense, pruned - dense, HEAD, IDS, LABELS[:3], 1.0)
