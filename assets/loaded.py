@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from assets.fingerprints import DenseModel, texts_hash
+from pipelines.errors import ComputationError, InputError
 from pipelines.progress import SILENT, Progress
 from pipelines.studies import Study
 
@@ -89,8 +90,6 @@ class LoadedModels:
         Raises:
             ComputationError: this variant's states are NaN or infinite; others that fail wait for their own turn.
         """
-        from pipelines.errors import ComputationError
-
         session = self.session(dense, study)
         if recipe not in self._traced:
             beside = max(1, min(MOST_TOGETHER, MOST_WAITING // session.bytes_a_variant)) - 1
@@ -100,7 +99,7 @@ class LoadedModels:
             started = time.perf_counter()
             try:
                 found = session.trace_all({name: variant_of(name) for name in together}, self.progress)
-            except ComputationError:
+            except (ComputationError, InputError):
                 if len(together) == 1:
                     raise
                 found = {recipe: session.trace(recipe, variant_of(recipe), self.progress)}

@@ -229,10 +229,14 @@ class Workload:
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes of one variant's rows of `layer_transitions` in memory: numbers, and a quarter as much for the keys."""
+        """Bytes that one variant keeps waiting: rows of `layer_transitions`, kept states and masks.
+
+        A row is its numbers, and a quarter as much for the keys.
+        """
         measure = self.study.measure
         kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
-        return self._rows * kinds * len(COLUMN_NAMES) * _FLOAT * 5 // 4
+        states = self._rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
+        return self._rows * kinds * len(COLUMN_NAMES) * _FLOAT * 5 // 4 + states + self.shape.prunable // 8
 
     def groups(self, recipes: Sequence[Recipe], most: int, waiting: int) -> list[Sequence[Recipe]]:
         """The variants that are traced together.

@@ -40,7 +40,7 @@ _REACH = 15.0
 class Workspace:
     """Buffers of one thread that every block uses again, so that the system need not hand out pages each time.
 
-    They grow to the largest block seen and hold (2 + temperatures) × rows × V + 2 V numbers in float32.
+    They grow to the largest block seen and hold (1 + temperatures) × rows × V + 2 V numbers in float32.
     """
 
     def __init__(self) -> None:

@@ -139,7 +139,7 @@ def shift_columns(dense: Dense, shift: Shift) -> dict[str, Numbers]:
     with np.errstate(divide="ignore", invalid="ignore"):
         across_z = np.sqrt(rows["across"] / z_squares)
     after = _after(dense, shift, shift.ids[:, :2])
-    dense_top, pruned_top = dense.ids[:, :1], shift.ids[:, :1]
+    dense_top = dense.ids[:, :1]
     return {
         **space("z", np.sqrt(z_squares), np.sqrt(rows["dz_squares"]), rows["along"], across_z),
         **in_p,
@@ -154,15 +154,16 @@ def shift_columns(dense: Dense, shift: Shift) -> dict[str, Numbers]:
         "kl_pruned_dense_nats": moves["kl_pruned_dense"],
         "js_nats": np.minimum(moves["js"], math.log(2)),
         "total_variation": np.minimum(moves["variation"], 1),
-        "identity_residual_nats": moves["log_growth_direct"] - moves["log_growth"],
-        "is_top1_same": (dense_top == pruned_top)[:, 0],
+        # KL summed token by token, less the identity's own form from both normalisers.
+        "identity_residual_nats": moves["kl_dense_pruned"] - (moves["log_growth_direct"] - moves["c"]),
+        "is_top1_same": dense.ids[:, 0] == shift.ids[:, 0],
         "topk5_overlap": _overlap(dense.ids, shift.ids, 5),
         "topk10_overlap": _overlap(dense.ids, shift.ids, 10),
         "rank_of_dense_top1": rows["rank_of_dense"],
         "rank_of_pruned_top1": rows["rank_of_pruned"],
         "p_dense_top1_pruned": np.exp(np.minimum(_log_q(dense, shift, dense_top), 0)),
-        "p_pruned_top1_dense": np.exp(_log_p(dense, pruned_top)),
-        "p_pruned_top1_pruned": np.exp(np.minimum(_log_q(dense, shift, pruned_top), 0)),
+        "p_pruned_top1_dense": np.exp(rows["top_gap"] * dense.inverse - np.log1p(dense.softmaxes["tail"])),
+        "p_pruned_top1_pruned": 1 / (1 + moves["tail"]),
         "entropy_pruned_nats": _entropy(dense, moves),
         "margin_pruned": after[:, 0] - after[:, -1],
     }
@@ -188,7 +189,9 @@ def needs_float64(dense: Dense, shift: Shift, product_noise: float) -> NDArray[n
         shift: the shift.
         product_noise: error of a logit relative to the root mean square of its row.
     """
-    tolerance, floor = 3e-4, 1e-9
+    tolerance = 3e-4
+    # Variances are stored in logits², so a high temperature lets a small one of Δz/T count.
+    floor = 1e-9 * np.minimum(1, dense.inverse**2)
     moves, rows = shift.moves, shift.rows
     is_exact = dense.rows["is_exact"] > 0
     error = product_noise * np.sqrt(rows["dz_squares"] / dense.size)
@@ -207,8 +210,8 @@ def needs_float64(dense: Dense, shift: Shift, product_noise: float) -> NDArray[n
     with np.errstate(divide="ignore", invalid="ignore"):
         across = rows["across"] / dense.rows["z_squares"]
     noise = error * math.sqrt(dense.size)
-    is_lost_in_z = (2 * noise > tolerance * np.sqrt(rows["across"])) & (across > floor)
-    is_lost_in_z |= (2 * error > tolerance * np.sqrt(rows["variance"])) & (rows["variance"] > floor)
+    is_lost_in_z = (2 * noise > tolerance * np.sqrt(rows["across"])) & (across > 1e-9)
+    is_lost_in_z |= (2 * error > tolerance * np.sqrt(rows["variance"])) & (rows["variance"] > 1e-9)
     return np.asarray(is_lost.any(0) | is_lost_in_z)
 
 

@@ -100,9 +100,11 @@ def divergence(
     the vocabulary are float32 in chunks with float64 totals; h is measured in float64. Rows whose shift is too small
     beside the rounding of the head product are done again in float64, logits included. Against float64 on the same
     x and dx, all columns have a relative error below 1e-3 where they are at least 1e-8 (signed ones by their terms'
-    size), and divergences and cosine defects are never negative. That is the measure's own error on the states that it
-    is given: states of a model in bfloat16 carry 2⁻⁹ of each number themselves, which sets a floor far above it (in
-    KL about 4e-4 nats at SmolLM2-135M's output, by the recipe `noise-bfloat16`).
+    size; margins by the logits that they are differences of), and divergences and cosine defects are never negative.
+
+    That is the measure's own error on the states that it is given: states of a model in bfloat16 carry 2⁻⁹ of each
+    number themselves, which sets a floor far above it (in KL about 4e-4 nats at SmolLM2-135M's output, by the recipe
+    `noise-bfloat16`).
 
     Args:
         x: What the head reads of the dense model.

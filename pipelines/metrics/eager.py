@@ -81,6 +81,7 @@ def shift_rows(
         "along": along,
         "across": total((dz - along.to(dz)[:, None] * dense.z).square()),
         "variance": total((dz - mean.to(dz)[:, None]).square()) / size,
+        "top_gap": dense.gap.gather(1, ids[:, :1])[:, 0].double(),
         "rank_of_dense": _ranks(after, dense.ids[:, 0]),
         "rank_of_pruned": _ranks(dense.z, ids[:, 0]),
     }

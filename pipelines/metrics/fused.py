@@ -18,7 +18,7 @@ SOFTMAX = np.dtype([(name, np.float64) for name in ("tail", "p_squares", "gap")]
 SHIFT = np.dtype(
     [
         (name, np.float64)
-        for name in ("dz_squares", "mean", "along", "across", "variance", "rank_of_dense", "rank_of_pruned")
+        for name in ("dz_squares", "mean", "along", "across", "variance", "top_gap", "rank_of_dense", "rank_of_pruned")
     ]
 )
 MOVE = np.dtype(
@@ -355,7 +355,8 @@ def shift_rows(
         head: W and bias, as in `gaps`.
         reach: as in `gaps`.
         scratch: float32 (2, V).
-        shifts: out, SHIFT (n,): ‖Δz‖², its mean, ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance, two ranks.
+        shifts: out, SHIFT (n,): ‖Δz‖², its mean, ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance,
+            z − max z of the pruned side's first token, two ranks.
         moves: out, MOVE (T, n).
         moved_ids: out, the pruned side's most likely tokens (n, k).
     """
@@ -371,6 +372,7 @@ def shift_rows(
         _linear(z[row], dz[row], rows[row], shifts[row])
         _top(after, moved_ids[row], best)
         top = moved_ids[row, 0]
+        shifts[row].top_gap = np.float64(after[top]) - np.float64(dz[row, top])
         shifts[row].rank_of_dense = _rank(after, ids[row, 0])
         shifts[row].rank_of_pruned = _rank(gap[row], top)
         highest = after[top]

@@ -269,7 +269,9 @@ def _in_bfloat16(trunk: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _at_another_batch_shape(decoder: Decoder) -> Iterator[None]:
-    """Every matrix product of the layers runs with copies of its rows, of which the first come back.
+    """Every product of a linear module in the layers runs with copies of its rows, of which the first come back.
+
+    Attention's own products and stacked experts keep their shape.
 
     What else a layer computes, it computes row by row, whatever the batch; so everything outside the products, hooks
     and caches included, keeps its shape.
@@ -281,17 +283,23 @@ def _at_another_batch_shape(decoder: Decoder) -> Iterator[None]:
         for module in mixer.modules()
         if isinstance(module, (nn.Linear, Conv1D))
     ]
-    try:
-        for linear in linears:
-            linear.forward = _with_copies(linear.forward)  # type: ignore[method-assign]
+    # Hooks, not another forward: whatever kernel the dense run multiplies with is the one that sees the copies.
+    handles = [
+        handle
+        for linear in linears
+        for handle in (
+            linear.register_forward_pre_hook(_with_copies),
+            linear.register_forward_hook(_without_copies, prepend=True),
+        )
+    ]
+    with hooks(*handles):
         yield
-    finally:
-        for linear in linears:
-            linear.__dict__.pop("forward", None)
 
 
-def _with_copies(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def repeated(rows: Tensor) -> Tensor:
-        return forward(rows.repeat(COPIES, *[1] * (rows.dim() - 1)))[: len(rows)]
+def _with_copies(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG001 (a torch hook)
+    (rows,) = args
+    return (rows.repeat(COPIES, *[1] * (rows.dim() - 1)),)
 
-    return repeated
+
+def _without_copies(module: nn.Module, args: object, output: Tensor) -> Tensor:  # noqa: ARG001 (a torch hook)
+    return output[: len(output) // COPIES]

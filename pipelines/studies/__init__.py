@@ -227,6 +227,8 @@ class Study(_Part):
     @classmethod
     def _noise_belongs(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
         kinds = [kind for kind in info.data.get("noise", ()) if kind != info.data.get("dtype")]
+        if f"noise-{info.data.get('dtype')}" in {recipe.name for recipe in recipes}:
+            raise ValueError(f"noise-{info.data['dtype']}: this is the study's own dtype; leave it out")
         there = {recipe.kind for recipe in recipes if recipe.method == "noise"}
         return (*recipes, *(parse_recipe(f"noise-{kind}") for kind in dict.fromkeys(kinds) if kind not in there))
 

@@ -55,6 +55,10 @@ _GENERATION_TYPES: _Types = {
 OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
 
 
+# Steps whose logits are in memory at once.
+STEPS_AT_ONCE = 64
+
+
 @dataclass(frozen=True)
 class Decoded:
     """Tokens that a model generated and the residual stream from which each was read.
@@ -178,33 +182,41 @@ def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> 
     )
 
 
-def top_rows(decoder: Decoder, pair: Pair, dense: Tensor, pruned: Tensor, count: int) -> pl.DataFrame:
+def pruned_tokens(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[int, ...]:
+    """The tokens that the pruned side emits, some steps at a time."""
+    blocks = zip(streams.split(STEPS_AT_ONCE), shifts.split(STEPS_AT_ONCE), strict=True)
+    return tuple(int(token) for block in blocks for token in logits_of(decoder, *block)[1].argmax(dim=-1))
+
+
+def top_rows(decoder: Decoder, pair: Pair, count: int) -> pl.DataFrame:
     """Rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' numbers."""
-    logits = {"dense": dense, "pruned": pruned}
-    # In float64 one row at a time, because a whole matrix of it would double the memory.
-    totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
     frames = []
-    for side, values in logits.items():
-        best = top_ids(values, count)
-        steps, ranks = best.shape
-        numbers = {}
-        for other, its_logits in logits.items():
-            own = its_logits.gather(1, best).double()
-            numbers[f"logit_{other}"] = own.flatten().cpu().numpy()
-            numbers[f"probability_{other}"] = (own - totals[other][:, None]).exp().flatten().cpu().numpy()
-        tokens = best.flatten().tolist()
-        frames.append(
-            pl.DataFrame(
-                {
-                    "step": np.repeat(np.arange(steps), ranks),
-                    "side": [side] * len(tokens),
-                    "rank": np.tile(np.arange(1, ranks + 1), steps),
-                    "token_id": tokens,
-                    "token_text": _texts(decoder, tokens),
-                    **numbers,
-                }
+    for first in range(0, len(pair.streams), STEPS_AT_ONCE):
+        part = slice(first, first + STEPS_AT_ONCE)
+        logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams[part], pair.shifts[part]), strict=True))
+        # In float64 one row at a time, because a whole matrix of it would double the memory.
+        totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
+        for side, values in logits.items():
+            best = top_ids(values, count)
+            steps, ranks = best.shape
+            numbers = {}
+            for other, its_logits in logits.items():
+                own = its_logits.gather(1, best).double()
+                numbers[f"logit_{other}"] = own.flatten().cpu().numpy()
+                numbers[f"probability_{other}"] = (own - totals[other][:, None]).exp().flatten().cpu().numpy()
+            tokens = best.flatten().tolist()
+            frames.append(
+                pl.DataFrame(
+                    {
+                        "step": np.repeat(np.arange(first, first + steps), ranks),
+                        "side": [side] * len(tokens),
+                        "rank": np.tile(np.arange(1, ranks + 1), steps),
+                        "token_id": tokens,
+                        "token_text": _texts(decoder, tokens),
+                        **numbers,
+                    }
+                )
             )
-        )
     return pl.concat(frames).with_columns(prompt_id=pl.lit(pair.prompt.prompt.id), trajectory=pl.lit(pair.trajectory))
 
 

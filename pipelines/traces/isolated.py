@@ -165,6 +165,8 @@ def _proved(layer: Layer, call: Arguments, dense: Capture) -> bool:
     other = stream.flip(-1)
     try:
         together = _contributions(layer, call, torch.cat([stream, other]), {})
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, IndexError):  # whatever a module raises on shapes that do not match
         return False
     alone = zip(again, _contributions(layer, call, other, {}), strict=True)

@@ -31,8 +31,8 @@ from pipelines.traces.decoding import (
     Pair,
     decode_greedily,
     generation_row,
-    logits_of,
     option_rows,
+    pruned_tokens,
     step_rows,
     top_rows,
 )
@@ -121,11 +121,13 @@ class Session:
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes of one variant's rows of `layer_transitions`, the largest of its tables."""
+        """Bytes that one variant keeps waiting: rows of `layer_transitions`, kept states and masks."""
         measure = self.study.measure
         kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
-        rows = sum(len(dense.positions) for dense in self._prompts) * len(list(self.decoder.sublayers)) * kinds
-        return rows * 5 * len(COLUMN_NAMES)
+        places = sum(len(dense.positions) for dense in self._prompts) * 2 * len(self.decoder.layers)
+        states = places * len(measure.scopes) * 2 * self.decoder.head.weight.shape[1] if measure.keep_states else 0
+        masks = sum(matrix.stored.numel() for matrix in self.decoder.matrices.values()) // 8
+        return places * kinds * 5 * len(COLUMN_NAMES) + states + masks
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
         """Measures one variant; as `trace_all`."""
@@ -303,15 +305,14 @@ class Session:
         steps, tops, generations, options = [], [], [], []
         for index, (dense, shift) in enumerate(zip(self._prompts, moved.shifts, strict=True)):
             forced = self._forced_pair(dense, shift)
-            logits = logits_of(decoder, forced.streams, forced.shifts)
             options += option_rows(decoder, forced, measure.temperatures)
             if "teacher_forced" in measure.trajectories:
                 steps.append(step_rows(decoder, forced, measure.temperatures))
-                tops.append(top_rows(decoder, forced, *logits, measure.top_k))
+                tops.append(top_rows(decoder, forced, measure.top_k))
             if moved.free is not None:
                 pair = self._free_pair(dense, moved.free[index])
                 steps.append(step_rows(decoder, pair, measure.temperatures))
-                tops.append(top_rows(decoder, pair, *logits_of(decoder, pair.streams, pair.shifts), measure.top_k))
+                tops.append(top_rows(decoder, pair, measure.top_k))
                 generations.append(generation_row(decoder, dense.prompt, pair.pruned_tokens, pair.dense_tokens))
         return {
             "decoding_steps": pl.concat(steps),
@@ -333,10 +334,8 @@ class Session:
         last = self.decoder.layers[-1].mlp
         streams = _after(self.decoder, dense.capture, last)[start : start + count]
         move = shift[last.label][start : start + count]
-        _, logits = logits_of(self.decoder, streams, move)
-        return Pair(
-            dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tuple(logits.argmax(dim=-1).tolist())
-        )
+        tokens = pruned_tokens(self.decoder, streams, move)
+        return Pair(dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tokens)
 
 
 def _local(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:

@@ -67,8 +67,8 @@ SCHEMA = pl.Schema(
 class Kept:
     """Final streams of the dense model in four bytes a number: whole multiples of one step a channel.
 
-    The step is 2⁻³¹ of the channel's largest number, 256 times finer than float32 is there. Both sides are put on
-    this grid before they are subtracted, so that equal streams differ by exactly zero.
+    The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32 is there. Both sides are
+    put on this grid before they are subtracted, so that equal streams differ by exactly zero.
 
     Args:
         counts: multiples of the step.
@@ -214,9 +214,8 @@ def _final_streams(
     def add(added: Tensor) -> None:
         total[0] += added[:, reads]
 
-    is_rounded = next(decoder.trunk.parameters()).dtype != torch.float32
-    summed = [] if is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
-    first = decoder.final_norm if is_rounded else decoder.layers[0].module
+    summed = [] if decoder.is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
+    first = decoder.final_norm if decoder.is_rounded else decoder.layers[0].module
     with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed), quick_linears(decoder.model):
         decoder.hidden(windows)
     return total[0].flatten(end_dim=1)

@@ -21,7 +21,7 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant, applied
 from pipelines.studies import Prompt, load_study
-from pipelines.traces.decoding import Pair, decode_greedily, logits_of, step_rows, top_rows
+from pipelines.traces.decoding import Pair, decode_greedily, step_rows, top_rows
 
 STEPS, REPEATS = 64, 3
 TEXTS = (
@@ -49,7 +49,7 @@ def ours(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> 
         move = (other.streams - one.streams).float()
         pair = Pair(prompt, "free_running", one.streams.float(), move, one.tokens, other.tokens)
         rows += len(step_rows(decoder, pair, (1.0,)))
-        rows += len(top_rows(decoder, pair, *logits_of(decoder, pair.streams, pair.shifts), 10))
+        rows += len(top_rows(decoder, pair, 10))
     return rows
 
 

@@ -236,7 +236,7 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
     peaks = {name: peak(whole.held(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
     # 15 GiB of weights and 2 of a float32 head; a masked variant makes its weights layer by layer and keeps bits.
     assert 17 < peaks["attn-drop-8"] < 20
-    assert 18 < peaks["wanda-50"] < 21
+    assert 18 < peaks["wanda-50"] < 24
     assert whole.forward(1000) == pytest.approx(2 * 1000 * 6.98e9, rel=0.1)
 
 

@@ -202,10 +202,10 @@ _DIVERGENCE: tuple[Column, ...] = (
     Column(
         "identity_residual_nats",
         METRIC,
-        "What the exact identity leaves: log-normalisers of both sides, each from its own logits, against the shift "
-        "alone. Zero in exact arithmetic; rounding of float32 logits, a health check.",
+        "What the exact identity leaves: KL summed token by token less its form by the normalisers of both sides. Zero "
+        "in exact arithmetic, else the rounding of float32 logits: a health check.",
         "nats",
-        "[log Σexp(z'/T) − log Σexp(z/T)] − log E_p[exp(Δz/T)]",
+        "Σp log(p/q) − (log E_p[exp(Δz/T)] − E_p[Δz/T])",
         T3,
     ),
     Column("is_top1_same", pa.bool_(), "Whether both sides have the same most likely token (lowest id on ties)."),

@@ -34,6 +34,8 @@ RANKING = {
     "margin_dense",
     "margin_pruned",
 }
+# What a rounded logit may turn round: the order of two tokens that are nearly equal.
+ORDER = {name for name in RANKING if not name.startswith("p_")}
 WITHOUT_SHIFT_ZERO = {
     *(c for c in COLUMN_NAMES if c.startswith(("norm_d", "one_minus", "par_", "orth_", "t1_", "var_", "t2_", "t3_"))),
     "kl_dense_pruned_nats",
@@ -193,7 +195,8 @@ def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size
     lifted = divergence(z, dz + 3, identity_head(size), [temperature])
     for name in COLUMN_NAMES:
         if not name.endswith(("_h", "_z")) and name not in ("norm_dh", "norm_dz"):
-            np.testing.assert_allclose(lifted[name], moved[name], rtol=1e-3, atol=2e-6, err_msg=name)
+            atol = 1e-3 if name.startswith("identity") else 2e-6  # itself a rounding error, of shifts in the hundreds
+            np.testing.assert_allclose(lifted[name], moved[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
 @settings(max_examples=40, deadline=None)
@@ -258,7 +261,7 @@ def test_a_real_head_with_a_bias_matches_the_float64_reference():
     head, x, near, far = model_like(40)
     for shift in (near, far, 1e-4 * near, -x / 2):
         measured = divergence(x, shift, head, [1.0])
-        assert_matches(measured, divergence_reference(x, shift, head, 1.0), 1.0, skip=frozenset(RANKING))
+        assert_matches(measured, divergence_reference(x, shift, head, 1.0), 1.0, skip=frozenset(ORDER))
 
 
 @pytest.mark.parametrize(("scale", "cap"), [(0.0625, None), (3.0, None), (1.0, 30.0), (0.5, 2.0)])
@@ -268,9 +271,9 @@ def test_scaled_and_capped_heads_match_the_float64_reference(scale, cap, tempera
     head = replace(head, scale=scale, cap=cap)
     for shift in (near, far, 1e-4 * near, -x / 2):
         measured = divergence(x, shift, head, [temperature])
-        assert_matches(
-            measured, divergence_reference(x, shift, head, temperature), temperature, skip=frozenset(RANKING)
-        )
+        truth = divergence_reference(x, shift, head, temperature)
+        # A low cap makes many logits equal in float32, so that another token may come first.
+        assert_matches(measured, truth, temperature, skip=frozenset(RANKING if cap else ORDER))
 
 
 def test_several_shifts_at_once_equal_one_at_a_time():
@@ -279,7 +282,7 @@ def test_several_shifts_at_once_equal_one_at_a_time():
     for shift, measured in zip((near, far), together, strict=True):
         alone = divergence(x, shift, head, [0.5, 1.0])
         for name in COLUMN_NAMES:
-            np.testing.assert_allclose(measured[name], alone[name], rtol=2e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_array_equal(measured[name], alone[name], err_msg=name)
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 7, 64, 1000])
@@ -346,7 +349,8 @@ def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift
     columns = {name: np.broadcast_to(v, (2, 4)) for name, v in (dense_columns(own) | shift_columns(own, moved)).items()}
     for name, values in columns.items():
         # Entropies and signed parts are sums that cancel; the rest has no such excuse.
-        atol = 1e-4 if name.startswith(("entropy", "par_", "kappa", "identity")) else 1e-6
+        atol = 1e-4 if name.startswith(("entropy", "par_", "kappa")) else 1e-6
+        atol = 1e-3 if name.startswith("identity") else atol  # itself a rounding error, of shifts in the hundreds
         np.testing.assert_allclose(values, compiled[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
@@ -356,7 +360,7 @@ def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):
     monkeypatch.setattr(blocks, "_PRODUCT_NOISE", 1.0)  # every row goes to float64
     for measured, exact in zip(usual, divergence(x, [near, far], head, [0.5, 1.0]), strict=True):
         for name in COLUMN_NAMES:
-            atol = 1e-5 if name == "identity_residual_nats" else 1e-6  # the rounding of the logits themselves
+            atol = 1e-4 if name == "identity_residual_nats" else 1e-6  # the rounding of the logits themselves
             np.testing.assert_allclose(measured[name], exact[name], rtol=5e-4, atol=atol, err_msg=name)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipelines.errors import ComputationError
+from pipelines.metrics import products as quick
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune, variant_row
@@ -99,7 +100,7 @@ def test_at_another_batch_shape_every_product_sees_copies_and_hooks_see_none(dec
         return plain(linear, rows_)
 
     seen: list[int] = []
-    handle = linear.register_forward_hook(lambda _, args, output: seen.extend((len(args[0]), len(output))))
+    handle = linear.register_forward_hook(lambda _, args, output: seen.append(len(output)))
     linear.forward = counted
     try:
         with applied(decoder, Variant(noise="batch")):
@@ -108,8 +109,22 @@ def test_at_another_batch_shape_every_product_sees_copies_and_hooks_see_none(dec
     finally:
         handle.remove()
         vars(linear).pop("forward", None)
-    assert (rows, seen) == ([COPIES], [1, 1])
+    assert (rows, seen) == ([COPIES], [1])
     torch.testing.assert_close(noisy, decoder.hidden(TOKENS), rtol=1e-4, atol=1e-5)
+
+
+def test_at_another_batch_shape_decoding_multiplies_by_the_same_kernel(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products: dict[str, int] = {}
+    plain = quick.product
+    for noise in (None, "batch"):
+        count: list[int] = []
+        monkeypatch.setattr(quick, "product", lambda *args, count=count: count.append(1) or plain(*args))
+        with applied(decoder, Variant(noise=noise)):
+            decode_greedily(decoder, [(5, 9, 77)], 2)
+        products[str(noise)] = len(count)
+    assert products["None"] == products["batch"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """The tables of the output against slow ones written row by row, ties included."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.metrics.heads import Head
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.prompts import TokenizedPrompt
 from pipelines.studies import Prompt
-from pipelines.traces.decoding import Pair, decode_greedily, step_rows, top_rows
+from pipelines.traces.decoding import Pair, decode_greedily, logits_of, pruned_tokens, step_rows, top_rows
 
 STEPS = 5
 
@@ -44,18 +46,28 @@ def slow_top_rows(decoder: Decoder, logits: dict[str, Tensor], count: int) -> li
     return rows
 
 
+@pytest.mark.parametrize("at_once", [2, 64])
 @pytest.mark.parametrize("is_tied", [False, True])
 @pytest.mark.parametrize("vocabulary", [7, 300])
-def test_top_rows_equal_a_sort_of_the_whole_vocabulary(decoder: Decoder, is_tied: bool, vocabulary: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    values = torch.randn(2, STEPS, vocabulary, generator=generator) * 20
-    logits = dict(zip(("dense", "pruned"), (values / 20).round() if is_tied else values, strict=True))
-    found = top_rows(decoder, pair_of(decoder), logits["dense"], logits["pruned"], 10)
-    expected = pl.DataFrame(slow_top_rows(decoder, logits, 10))
-    exact = [name for name in expected.columns if not name.startswith("probability")]
+def test_top_rows_equal_a_sort_of_the_whole_vocabulary(
+    decoder: Decoder, vocabulary: int, is_tied: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.traces.decoding.STEPS_AT_ONCE", at_once)
+    weight = torch.randn(vocabulary, 64, generator=torch.Generator().manual_seed(1))
+    pair = pair_of(decoder)
+    if is_tied:  # small whole numbers: products are exact, and many are equal
+        weight = weight.round().clamp(-1, 1)
+        pair = replace(pair, streams=pair.streams.round(), shifts=pair.shifts.round())
+    decoder = replace(decoder, head=Head(weight))
+    logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams, pair.shifts), strict=True))
+    found = top_rows(decoder, pair, 10).sort("side", "step", "rank")
+    expected = pl.DataFrame(slow_top_rows(decoder, logits, 10)).sort("side", "step", "rank")
+    exact = [name for name in expected.columns if not name.startswith(("probability", "logit"))]
     assert found.select(exact).equals(expected.select(exact))
-    for side in logits:
-        np.testing.assert_allclose(found[f"probability_{side}"], expected[f"probability_{side}"], rtol=1e-12)
+    for name in (f"{what}_{side}" for what in ("probability", "logit") for side in logits):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    tokens = pruned_tokens(decoder, pair.streams, pair.shifts)
+    assert list(tokens) == expected.filter(side="pruned", rank=1).sort("step")["token_id"].to_list()
 
 
 def test_step_rows_repeat_the_tokens_at_every_temperature_and_place_them_behind_the_prompt(decoder: Decoder) -> None:
