@@ -4,7 +4,7 @@ What is stale is decided in `plan.py`; how progress looks is the listener's busi
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
@@ -155,7 +155,19 @@ def _keys(tables: tuple[str, ...]) -> list[AssetKey]:
     return [AssetKey(name) for name in sorted(wanted)]
 
 
-def _failure(name: str, events: Iterable[DagsterEvent]) -> Failure:
+def _broken(events: Sequence[DagsterEvent]) -> str:
+    """Asset checks that failed, each with what it found."""
+    found = []
+    for event in events:
+        if event.event_type_value == "ASSET_CHECK_EVALUATION":
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                counts = ", ".join(f"{key} {value.value}" for key, value in check.metadata.items())
+                found.append(f"{check.check_name} ({counts})")
+    return "; ".join(found)
+
+
+def _failure(name: str, events: Sequence[DagsterEvent]) -> Failure:
     """The first step that failed, in the words of the error that it raised."""
     for event in events:
         if event.is_step_failure and (error := event.step_failure_data.error):
@@ -165,5 +177,7 @@ def _failure(name: str, events: Iterable[DagsterEvent]) -> Failure:
             if message.partition(":")[0].endswith(kind):
                 message = message.partition(":")[2].strip()
             is_input = kind in _INPUT_ERRORS
+            if broken := _broken(events):
+                return Failure(name, f"checks failed: {broken}", is_input=False, traceback=error.to_string())
             return Failure(name, message if is_input else f"{kind}: {message}", is_input, error.to_string())
     return Failure(name, "the run failed before its first step; see the Dagster UI", is_input=False)

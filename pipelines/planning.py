@@ -323,6 +323,8 @@ class Workload:
         steps = prompts * self.study.generation.new_tokens * len(measure.trajectories)
         listed = min(measure.top_k, self.shape.vocabulary)
         decoded = steps * len(measure.temperatures)
+        # Of the dense model its stream; of a variant the shifts that there are, local ones of changed sublayers alone.
+        kept = self.positions * (2 * self.shape.layers if recipe.method == "dense" else moved)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
         return [
             Rows("variants", 1),
@@ -331,6 +333,7 @@ class Workload:
             Rows("top_tokens", steps * 2 * listed),
             Rows("option_subspace", choices * len(measure.temperatures)),
             Rows("generations", prompts if "free_running" in measure.trajectories else 0),
+            *([Rows("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
             Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
         ]
 

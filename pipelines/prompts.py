@@ -12,6 +12,9 @@ from jinja2 import TemplateError
 from pipelines.errors import InputError
 from pipelines.studies import Prompt, Study
 
+# Stands for no limit; it fits a 32-bit column.
+LONGEST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
@@ -64,7 +67,8 @@ def context_length(config: Any, tokenizer: Any) -> int:  # noqa: ANN401 (any arc
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         if getattr(config, key, None):
             return int(getattr(config, key))
-    return int(tokenizer.model_max_length)
+    # A tokenizer without a limit says so with a number that no table holds.
+    return min(int(tokenizer.model_max_length), LONGEST)
 
 
 def find_answer(prompt: Prompt, text: str) -> str | None:

@@ -55,3 +55,7 @@ end;
 
 -- Standard error of the mean of independent values; NULL below two.
 create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
+
+-- Two logits nearer than this are a tie that rounding may turn: passes of other shapes round differently. NULL, a model
+-- that is not there, counts as float32.
+create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;

@@ -1,19 +1,22 @@
 -- first_flip_step is the first step whose two tokens differ, in both trajectories.
 -- grain: one row per model × recipe × prompt × trajectory that disagrees.
--- inputs: stg_decoding_steps, stg_generations, noise_variants
+-- inputs: stg_decoding_steps, stg_generations, stg_models, noise_variants
 -- reason: up to the flip both trajectories read the same tokens, so three ways lead to the same step.
 with
 
 differences as (
     select
-        model,
-        recipe,
-        prompt_id,
-        trajectory,
-        min(step) filter (where not is_same_token) as first_difference_step,
-        min(step) filter (where least(margin_dense, margin_pruned) <= 1e-3) as first_tie_step
-    from stg_decoding_steps
-    group by model, recipe, prompt_id, trajectory
+        steps.model,
+        steps.recipe,
+        steps.prompt_id,
+        steps.trajectory,
+        min(steps.step) filter (where not steps.is_same_token) as first_difference_step,
+        min(steps.step) filter (
+            where least(steps.margin_dense, steps.margin_pruned) <= tie_margin(models.dtype)
+        ) as first_tie_step
+    from stg_decoding_steps as steps
+    left join stg_models as models on steps.model = models.model
+    group by steps.model, steps.recipe, steps.prompt_id, steps.trajectory
 )
 
 select
@@ -34,7 +37,7 @@ anti join noise_variants
     on generations.model = noise_variants.model and generations.recipe = noise_variants.recipe
 where
     generations.first_flip_step is distinct from differences.first_difference_step
-    -- Passes of other shapes round differently in float32: behind a tie the two may go their own ways.
+    -- Passes of other shapes round differently: behind a tie the two may go their own ways.
     and (
         differences.first_tie_step is null
         or differences.first_tie_step > least(generations.first_flip_step, differences.first_difference_step)

@@ -1,6 +1,6 @@
 -- The top tokens of each side run from rank 1 without a gap, in falling logits, and the first is the emitted token.
 -- grain: one row per top token out of place.
--- inputs: stg_top_tokens, stg_decoding_steps
+-- inputs: stg_top_tokens, stg_decoding_steps, stg_models
 -- reason: the list and the step were written apart and must tell of the same distribution.
 with
 
@@ -52,13 +52,14 @@ left join emitted
         and lists.prompt_id = emitted.prompt_id
         and lists.trajectory = emitted.trajectory
         and lists.step = emitted.step
+left join stg_models as models on lists.model = models.model
 where
     lists.rank <> lists.place
     or lists.own_logit > lists.own_logit_before
     or (
         lists.rank = 1
-        -- Tokens come from decoding, the list from dense logits plus shift: float32 may turn a tie between the two.
-        and coalesce(lists.own_logit - lists.own_logit_behind, 1) > 1e-3
+        -- Tokens come from decoding, the list from dense logits plus shift: rounding may turn a tie between the two.
+        and coalesce(lists.own_logit - lists.own_logit_behind, 1) > tie_margin(models.dtype)
         and lists.token_id is distinct from case lists.side
             when 'dense' then emitted.token_id_dense
             else emitted.token_id_pruned

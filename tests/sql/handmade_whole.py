@@ -66,8 +66,9 @@ def _measure_layers(
                 where = {"layer": layer, "sublayer": sublayer, "lens": lens, "temperature": temperature}
                 local = chance.uniform(0.001, 0.1) if is_changed else 0.0
                 warehouse.transition(recipe, prompt, step, local, is_changed=is_changed, **where)
-                warehouse.transition(recipe, prompt, step, 2 * local, scope="isolated", is_changed=is_changed, **where)
-                # The last MLP row is the model's output.
+                # The last MLP row is the model's output, where nothing runs on top of a swap.
+                alone = local if (layer, sublayer) == (LAYERS - 1, "mlp") else 2 * local
+                warehouse.transition(recipe, prompt, step, alone, scope="isolated", is_changed=is_changed, **where)
                 propagated = kl if (layer, sublayer) == (LAYERS - 1, "mlp") else kl / 2
                 warehouse.transition(
                     recipe, prompt, step, propagated, scope="propagated", is_changed=is_changed, **where

@@ -40,6 +40,7 @@ def without(table: str, **where: object) -> Break:
 STEP_0 = {"recipe": "wanda-50", "prompt_id": "p0", "step": 0, "temperature": 1.0}
 FORCED, RUNNING = STEP_0 | {"trajectory": "teacher_forced"}, STEP_0 | {"trajectory": "free_running"}
 LAST = STEP_0 | {"layer": 1, "sublayer": "mlp", "scope": "propagated", "lens": "normed"}
+ALONE = LAST | {"scope": "isolated"}
 UNTOUCHED = {"recipe": "attn-drop-1", "layer": 0, "scope": "local"}
 DENSE, QUESTION = {"recipe": "dense"}, {"recipe": "wanda-50", "prompt_id": "p0"}
 
@@ -51,6 +52,8 @@ BROKEN = [
     ("trajectories_start_equal", change("decoding_steps", RUNNING, token_id_pruned=8)),
     ("last_layer_is_the_output", change("layer_transitions", LAST, kl_dense_pruned_nats=9.0)),
     ("last_layer_is_the_output", change("layer_transitions", LAST, var_p_dz=9.0)),
+    ("isolated_at_the_top_is_local", change("layer_transitions", ALONE, kl_dense_pruned_nats=9.0)),
+    ("isolated_at_the_top_is_local", change("layer_transitions", ALONE, norm_dh=9.0)),
     ("dense_against_itself_is_zero", change("layer_transitions", DENSE, norm_dz=1e-30)),
     ("dense_against_itself_is_zero", change("layer_transitions", UNTOUCHED, one_minus_cos_p=1e-30)),
     ("dense_against_itself_is_zero", change("decoding_steps", DENSE, js_nats=1e-30)),
