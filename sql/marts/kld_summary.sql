@@ -73,7 +73,10 @@ over_tokens as (
         standard_error(nll_dense) as nll_dense_se,
         avg(nll_pruned) as nll_pruned,
         standard_error(nll_pruned) as nll_pruned_se,
-        least(1, greatest(-1, correlation(nll_dense, nll_pruned))) as nll_correlation,
+        case
+            when correlation(nll_dense, nll_pruned) is not null
+                then least(1, greatest(-1, correlation(nll_dense, nll_pruned)))
+        end as nll_correlation,
         avg(ln_ratio) as ln_ratio,
         standard_error(ln_ratio) as ln_ratio_se,
         avg(delta_p_target) as delta_p_target,

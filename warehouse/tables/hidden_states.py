@@ -5,7 +5,7 @@ What follows from it (logits are `W h`) is never stored.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
+from warehouse.schema import Column, Table
 from warehouse.tables import columns as c
 
 TABLE = Table(
@@ -48,6 +48,5 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
-    invariants=(Invariant("streams_are_of_the_dense_model", "(recipe = 'dense') = (scope = 'dense')"),),
     may_be_empty=True,
 )
