@@ -173,7 +173,7 @@ def main() -> None:
         pairs = [
             (
                 _after(decoder, dense_prompt.capture, sublayer),
-                _local(sublayer, variant, dense_prompt.capture, dense_prompt.first),
+                _local(sublayer, variant, [(dense_prompt.capture, dense_prompt.first)])[0],
             )
             for sublayer in decoder.sublayers
         ]

@@ -66,7 +66,7 @@ def compare_raw(
         before, after = truth[label]
         state = _after(session.decoder, dense.capture, sublayer)
         local = (
-            _local(sublayer, variant, dense.capture, dense.first)
+            _local(sublayer, variant, [(dense.capture, dense.first)])[0]
             if variant.changes(sublayer)
             else torch.zeros_like(state)
         )
