@@ -51,8 +51,12 @@ def naive(pair: Pair, weight: Tensor) -> list[Tensor]:
     log_m = ((p + q) / 2).log()
     weighted = [p, p * p / (p * p).sum(-1, keepdim=True), torch.full_like(p, 1 / p.shape[-1])]
     dz = z2 - z
-    results = [functional.cosine_similarity(a, b, dim=-1) for a, b in ((h, moved), (z, z2), (p, q))]
-    results += [a.norm(dim=-1) for a in (h, moved - h, z, dz, p, q - p)]
+    results = []
+    for dense, shift in ((h, moved - h), (z, dz), (p, q - p)):
+        along = (dense * shift).sum(-1) / (dense * dense).sum(-1)
+        across = (shift - along[:, None] * dense).norm(dim=-1) / dense.norm(dim=-1)
+        results += [along, across, across**2 / 2, dense.norm(dim=-1), shift.norm(dim=-1)]
+        results.append(functional.cosine_similarity(dense, dense + shift, dim=-1))
     results += [(w * dz * dz).sum(-1) - (w * dz).sum(-1) ** 2 for w in weighted]
     centred = dz - (p * dz).sum(-1, keepdim=True)
     results += [(p * centred**power).sum(-1) for power in (3, 4)]
@@ -61,8 +65,13 @@ def naive(pair: Pair, weight: Tensor) -> list[Tensor]:
     ]
     results += [functional.kl_div(log_m, a, log_target=True, reduction="none").sum(-1) for a in (log_p, log_q)]
     results += [(p - q).abs().sum(-1), -(p * log_p).sum(-1), -(q * log_q).sum(-1)]
+    results.append(z2.logsumexp(-1) - z.logsumexp(-1) - (p * dz.exp()).sum(-1).log())
     top, top2 = z.topk(10), z2.topk(10)
-    results += [(z2 > z2.gather(1, top.indices[:, :1])).sum(-1), (z > z.gather(1, top2.indices[:, :1])).sum(-1)]
+    first, first2 = top.indices[:, :1], top2.indices[:, :1]
+    results += [(z2 > z2.gather(1, first)).sum(-1), (z > z.gather(1, first2)).sum(-1)]
+    results += [side.gather(1, token) for side in (p, q) for token in (first, first2)]
+    results += [each.values[:, 0] - each.values[:, 1] for each in (top, top2)]
+    results += [(top.indices[:, :k, None] == top2.indices[:, None, :k]).any(-1).float().mean(-1) for k in (5, 10)]
     return results
 
 
