@@ -15,7 +15,15 @@ from warehouse.errors import WarehouseError
 from warehouse.formats import FORMATS, render
 
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
-_SUFFIXES = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex", ".parquet": "parquet"}
+_SUFFIXES = {
+    "": "table",
+    ".txt": "table",
+    ".csv": "csv",
+    ".json": "json",
+    ".md": "markdown",
+    ".tex": "latex",
+    ".parquet": "parquet",
+}
 # A pipe or a file has no width of its own.
 _WIDTH = 160
 
@@ -29,9 +37,14 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
     """The format asked for, else the one that the file's name says, else table.
 
     Raises:
-        InputError: there is no such format, or Parquet would go to a terminal.
+        InputError: there is no such format, the file's name says none, or Parquet would go to a terminal.
     """
-    chosen = format_ or (_SUFFIXES.get(output.suffix.lower(), "table") if output else "table")
+    suffix = output.suffix.lower() if output else ""
+    if format_ is None and suffix not in _SUFFIXES:
+        raise InputError(
+            f"-o {output}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or say --format"
+        )
+    chosen = format_ or _SUFFIXES[suffix]
     if chosen not in FORMATS:
         raise InputError(f"--format {chosen!r}: choose one of {', '.join(FORMATS)}")
     if chosen == "parquet" and output is None and sys.stdout.isatty():

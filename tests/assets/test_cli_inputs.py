@@ -138,6 +138,10 @@ def unknown_command(*_: object) -> list[object]:
     return ["prune"]
 
 
+def unknown_suffix(study: StudyFile, tmp_path: Path) -> list[object]:
+    return ["sql", "SELECT 1 AS one", "-o", tmp_path / "out.foo"]
+
+
 def missing_argument(*_: object) -> list[object]:
     return ["run"]
 
@@ -168,6 +172,7 @@ CASES: list[tuple[Case, str]] = [
     (unknown_table, "see `prunescope tables`"),
     (no_report, "run a study first"),
     (unwritable_output, "choose another place with --output"),
+    (unknown_suffix, "out.foo: no format is called .foo; use .txt, .csv"),
     (export_over_a_strangers_folder, "choose a new folder"),
     (unknown_command, "No such command"),
     (missing_argument, "Missing argument"),
