@@ -77,7 +77,6 @@ def shift_rows(
     ids = top_ids(after, dense.ids.shape[1])
     shift = {
         "dz_squares": total(dz.square()),
-        "mean": mean,
         "along": along,
         "across": total((dz - along.to(dz)[:, None] * dense.z).square()),
         "variance": total((dz - mean.to(dz)[:, None]).square()) / size,

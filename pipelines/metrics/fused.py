@@ -18,7 +18,7 @@ SOFTMAX = np.dtype([(name, np.float64) for name in ("tail", "p_squares", "gap")]
 SHIFT = np.dtype(
     [
         (name, np.float64)
-        for name in ("dz_squares", "mean", "along", "across", "variance", "top_gap", "rank_of_dense", "rank_of_pruned")
+        for name in ("dz_squares", "along", "across", "variance", "top_gap", "rank_of_dense", "rank_of_pruned")
     ]
 )
 MOVE = np.dtype(
@@ -355,7 +355,7 @@ def shift_rows(
         head: W and bias, as in `gaps`.
         reach: as in `gaps`.
         scratch: float32 (2, V).
-        shifts: out, SHIFT (n,): ‖Δz‖², its mean, ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance,
+        shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance,
             z − max z of the pruned side's first token, two ranks.
         moves: out, MOVE (T, n).
         moved_ids: out, the pruned side's most likely tokens (n, k).
@@ -453,7 +453,6 @@ def _linear(z, dz, dense, out) -> None:
         variance += s0
         across += s1
     out.dz_squares = squares
-    out.mean = mean
     out.along = along
     # What the rounding of the share itself leaves along z is taken off again.
     out.across = max(across - (along - np.float64(along32)) ** 2 * dense.z_squares, 0.0)
