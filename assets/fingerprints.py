@@ -86,6 +86,11 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
         raise ValueError(f"table {table} is kept per variant: a recipe is needed")
     if table == "variants":
         needed = {name: fingerprint(inputs(name, study, identity, None)) for name in recipe.needs}
+        if recipe.is_calibrated:
+            needed |= {
+                "tokenizer_hash": identity.tokenizer_hash,
+                "calibration_hash": calibration_hash(study.calibration),
+            }
         return found | {"recipe_hash": recipe.hash} | needed
     found |= {
         "variant": fingerprint(inputs("variants", study, identity, recipe)),

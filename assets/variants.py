@@ -32,19 +32,21 @@ def variants(
     loaded: ResourceParam[LoadedModels],
 ) -> Iterator[MaterializeResult]:
     """Prunes: the masks go into a small file that rebuilds the variant, their counts into a row."""
+    from pipelines.calibration import calibration_tokens, tokens_hash
     from pipelines.pruning.apply import prune, variant_row
 
     subject = Subject.of(context, study, warehouse)
     recipe, identity = subject.variant_recipe, subject.dense.identity
     decoder = loaded.decoder(subject.dense, subject.study)
     statistics = {name: subject.read(name) for name in recipe.needs}
-    calibrated_on = next((rows["calibration_hash"][0] for rows in statistics.values()), None)
+    tokens = calibration_tokens(decoder.tokenizer, subject.study.calibration) if recipe.is_calibrated else None
     started = time.perf_counter()
-    variant = prune(decoder, recipe, **statistics, progress=loaded.progress)
+    variant = prune(decoder, recipe, **statistics, tokens=tokens, progress=loaded.progress)
     seconds = time.perf_counter() - started
     path = subject.store.write_bytes(
         subject.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)
     )
+    calibrated_on = None if tokens is None else tokens_hash(tokens)
     rows = variant_row(decoder, subject.model, recipe, variant, calibrated_on, path.stat().st_size, seconds)
     yield subject.write("variants", rows, seconds, str(decoder.device), {"masks": MetadataValue.path(path)})
     for older in set(path.parent.glob("*.safetensors")) - {path}:

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from pipelines.errors import ComputationError, InputError
+from pipelines.inputs import Inputs, Watch
 from pipelines.metrics.spaces import space_metrics
 from pipelines.models.calls import stream_of
 from pipelines.models.decoder import Decoder
@@ -56,31 +57,9 @@ def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "se
     return torch.stack([tokens[start : start + spec.length] for start in starts.tolist()])
 
 
-class _Moments:
-    """Running second and fourth moments of one module's input, per channel, in float64."""
-
-    def __init__(self, channels: int) -> None:
-        self.second = torch.zeros(channels, dtype=torch.float64)
-        self.fourth = 0.0
-        self.largest = 0.0
-        self.tokens = 0
-
-    def add(self, other: "_Moments") -> None:
-        self.second += other.second
-        self.fourth += other.fourth
-        self.largest = max(self.largest, other.largest)
-        self.tokens += other.tokens
-
-    @staticmethod
-    def of(given: Tensor) -> "_Moments":
-        """Of one input."""
-        squares = given.reshape(-1, given.shape[-1]).float().square()
-        moments = _Moments(squares.shape[1])
-        moments.second = squares.sum(dim=0, dtype=torch.float64).cpu()
-        moments.fourth = float(squares.square().sum(dtype=torch.float64))
-        moments.largest = float(squares.max().sqrt())
-        moments.tokens = squares.shape[0]
-        return moments
+def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
+    """SHA-256 of calibration tokens."""
+    return hashlib.sha256(tokens.numpy().astype("<i4").tobytes()).hexdigest()
 
 
 def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> Calibrated:
@@ -101,60 +80,29 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
             f"calibration length {spec.length} is over the model's context of {decoder.context_length} tokens"
         )
     tokens = calibration_tokens(decoder.tokenizer, spec)
-    digest = hashlib.sha256(tokens.numpy().astype("<i4").tobytes()).hexdigest()
+    digest = tokens_hash(tokens)
     owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}
-    inputs = _Inputs(decoder.matrices)
+    watch = Watch(decoder.matrices)
     influence = _Influence(decoder)
     progress.start("calibrate", len(tokens))
-    with Products(inputs.see), influence:
+    with Products(watch.see), influence:
         for batch in tokens.split(BATCH):
             decoder.hidden(batch.to(decoder.device))
-            inputs.count()
+            watch.count()
             progress.advance(len(batch))
     progress.done()
     # An expert that no token reached has no row: nothing plausible stands in for what was not seen.
+    inputs = watch.inputs
     stats = [
-        _row(model, owners[name], matrix, moments, digest)
+        _row(model, owners[name], matrix, inputs[name], digest)
         for name, matrix in decoder.matrices.items()
-        if (moments := inputs.moments.get(name)) is not None
+        if name in inputs
     ]
     return Calibrated(
-        pl.DataFrame(stats, schema_overrides={"second_moment": pl.List(pl.Float32)}),
+        pl.DataFrame(stats, schema_overrides={"mean": pl.List(pl.Float32), "second_moment": pl.List(pl.Float32)}),
         influence.rows(model, digest),
         digest,
     )
-
-
-class _Inputs:
-    """Moments of what flows into each matrix, modules and experts alike, known by the products that read it."""
-
-    def __init__(self, matrices: dict[str, Matrix]) -> None:
-        self._by_address = {matrix.address: matrix for matrix in matrices.values()}
-        self.moments: dict[str, _Moments] = {}
-        # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
-        self._readers: dict[int, list[str]] = {}
-        self._rows: dict[int, Tensor] = {}
-
-    def see(self, rows: Tensor, operand: Tensor) -> None:
-        """Notes a product rows·operand, where the operand is one of the matrices, or a stack of them."""
-        if operand.dim() == 3 and operand.data_ptr() in self._by_address:
-            for each, matrix in zip(rows, operand, strict=True):
-                self.see(each, matrix)
-            return
-        found = self._by_address.get(operand.data_ptr())
-        if found is not None and operand.shape == found.weight.T.shape and rows.shape[-1] == operand.shape[0]:
-            self._readers.setdefault(id(rows), []).append(found.name)
-            self._rows[id(rows)] = rows
-
-    def count(self) -> None:
-        """Adds up what was seen since the last time."""
-        for key, names in self._readers.items():
-            if self._rows[key].numel():
-                found = _Moments.of(self._rows[key])
-                for name in names:
-                    self.moments.setdefault(name, _Moments(len(found.second))).add(found)
-        self._readers.clear()
-        self._rows.clear()
 
 
 class _Influence:
@@ -223,26 +171,25 @@ class _Influence:
         return ranked.sort("layer", "unit")
 
 
-def _row(model: str, sublayer: Sublayer, matrix: Matrix, moments: _Moments, digest: str) -> dict[str, object]:
-    second = moments.second / moments.tokens
-    outputs, inputs = matrix.weight.shape
+def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: Inputs, digest: str) -> dict[str, object]:
+    second = inputs.second_moment
+    outputs, channels = matrix.weight.shape
     mean = float(second.mean())
-    if not mean < float("inf"):
-        raise ComputationError(f"{matrix.name}: an input is NaN or infinite on the calibration tokens")
-    kurtosis = moments.fourth / (moments.tokens * inputs) / mean**2 if mean else 0.0
+    kurtosis = inputs.fourth / (inputs.tokens * channels) / mean**2 if mean else 0.0
     rms = second.sqrt()
     return {
         "model": model,
         "module": matrix.name,
         "layer": sublayer.layer,
         "sublayer": sublayer.kind,
-        "in_features": inputs,
+        "in_features": channels,
         "out_features": outputs,
-        "tokens": moments.tokens,
+        "tokens": inputs.tokens,
+        "mean": inputs.mean.float().tolist(),
         "second_moment": second.float().tolist(),
         "rms": mean**0.5,
         "kurtosis": kurtosis,
-        "max_abs": moments.largest,
+        "max_abs": inputs.largest,
         "outlier_channels": int((rms > OUTLIER * rms.median()).sum()),
         "calibration_hash": digest,
     }

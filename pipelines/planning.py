@@ -14,8 +14,8 @@ from pipelines.machine import Machine
 from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
 from pipelines.models.outline import Shape
-from pipelines.pruning.recipes import Drop, Magnitude, Noise, Recipe, Wanda
-from pipelines.pruning.variant import COPIES, MOST_HELD
+from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe
+from pipelines.pruning.wearing import COPIES, MOST_HELD
 from pipelines.studies import Study
 
 Kind = Literal["head", "body", "memory", "vocabulary"]
@@ -144,7 +144,7 @@ class Workload:
         costs = []
         if recipe.method != "dense":
             costs.append(Cost("variant pass", "body", self._pass * copies))
-        if isinstance(recipe, (Magnitude, Wanda)) and "local" in self.study.measure.scopes:
+        if isinstance(recipe, MatrixRecipe) and "local" in self.study.measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._pass))
         if swapped := self.changed(recipe) * ("isolated" in self.study.measure.scopes):
             # Each swap runs through the layers above it: half of them on average, all of them at most.
@@ -187,7 +187,7 @@ class Workload:
 
     def changed(self, recipe: Recipe) -> int:
         """Sublayers whose weights a recipe changes or that it drops."""
-        if isinstance(recipe, (Magnitude, Wanda)):
+        if isinstance(recipe, MatrixRecipe):
             return 2 * self.shape.layers
         if isinstance(recipe, Drop):
             return recipe.count * (2 if recipe.unit == "block" else 1)
@@ -263,8 +263,8 @@ class Workload:
         # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
         kept = tokens if size == _FLOAT else self.positions
         states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
-        masks = -(-shape.prunable // 8) * sum(isinstance(other, (Magnitude, Wanda)) for other in group)
-        masked = isinstance(recipe, (Magnitude, Wanda))
+        masks = -(-shape.prunable // 8) * sum(isinstance(other, MatrixRecipe) for other in group)
+        masked = isinstance(recipe, MatrixRecipe)
         # More than that is made layer by layer.
         pruned = shape.prunable * size
         worn = pruned if pruned <= MOST_HELD else -(-pruned // shape.layers)

@@ -4,7 +4,7 @@ Raising one recomputes that step and everything behind it, nothing else.
 """
 
 MODELS = "1"
-STATISTICS = "1"
-PRUNING = "1"
+STATISTICS = "2"
+PRUNING = "2"
 TRACES = "2"
 TEXTS = "1"

@@ -81,7 +81,8 @@ def find_layer(
         inside = [mixer for part in own for mixer in part.mixers]
         matrices, unread = matrices_of(inside, names, products)
         name = " + ".join(names[mixer] for mixer in inside)
-        return Sublayer(index, kind, name, module, own, matrices, unread)
+        modules = {names[each]: each for mixer in inside for each in mixer.modules()}
+        return Sublayer(index, kind, name, module, own, matrices, unread, modules)
 
     attn, mlp = sublayer("attn"), sublayer("mlp")
     return Layer(module, attn, mlp, is_parallel=_prove_runs(module, seen, attn, mlp, names))

@@ -5,7 +5,7 @@ How its modules are found and proved is `structure.py`'s; nothing here knows an 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -116,6 +116,7 @@ class Sublayer:
         parts: what it adds is the sum of theirs; one, but for two mixers side by side.
         matrices: the weight matrices inside, by name.
         unread: stacked weights that are no matrices as far as the probe has seen; they cannot be masked.
+        modules: all modules inside, the mixers and theirs, by their name in the model.
     """
 
     layer: int
@@ -125,6 +126,7 @@ class Sublayer:
     parts: tuple[Part, ...]
     matrices: dict[str, Matrix]
     unread: tuple[str, ...] = ()
+    modules: dict[str, nn.Module] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -1,23 +1,24 @@
-"""From a recipe and a model's statistics to a variant, proved to change the forward pass.
+"""From a recipe and a model's statistics to a variant, proved to change the forward pass; its row in the tables.
 
-One function a family; scores here, exact masks in `masks.py`.
+How each recipe works is told in `methods`, in which order layers come in `layerwise.py`.
 """
 
 import resource
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
-from pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
-from pipelines.pruning.recipes import Dense, Drop, Magnitude, Noise, Recipe, Wanda
-from pipelines.pruning.variant import PackedMasks, Variant, applied
+from pipelines.pruning.layerwise import layer_sparsities, prune_layers
+from pipelines.pruning.recipes import Composed, Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
 
 
 def prune(
@@ -25,6 +26,7 @@ def prune(
     recipe: Recipe,
     activation_stats: pl.DataFrame | None = None,
     block_influence: pl.DataFrame | None = None,
+    tokens: Int[Tensor, "sequences length"] | None = None,
     progress: Progress = SILENT,
 ) -> Variant:
     """Prunes.
@@ -34,64 +36,49 @@ def prune(
         recipe: what to do.
         activation_stats: rows of that table, for recipes that need them.
         block_influence: rows of that table, for recipes that need them.
-        progress: one step a module.
+        tokens: calibration tokens, for recipes that are calibrated.
+        progress: one step a layer.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
         ComputationError: NaN scores, or the variant leaves the forward pass unchanged.
     """
-    match recipe:
-        case Dense():
-            return Variant()
-        case Noise():  # may change nothing: two batch shapes that round alike are good news
-            return Variant(noise=recipe.kind)
-        case Magnitude() | Wanda():
-            moments = _moments(recipe, activation_stats)
-            variant = Variant(PackedMasks.of(_masks(decoder, recipe, moments, progress)))
-        case Drop():
-            variant = Variant(dropped=_dropped(decoder, recipe, block_influence))
-    _require_effect(decoder, recipe, variant)
+    statistics = Statistics(activation_stats, block_influence, tokens)
+    variant = Variant()
+    for part in recipe.parts if isinstance(recipe, Composed) else (recipe,):
+        variant = _one(decoder, part, statistics, variant, progress)
+    if not isinstance(recipe, (Dense, Noise)):  # noise may change nothing: two shapes that round alike are good news
+        _require_effect(decoder, recipe, variant)
     return variant
 
 
-def _moments(recipe: Recipe, stats: pl.DataFrame | None) -> dict[str, Tensor]:
-    if "activation_stats" not in recipe.needs:
-        return {}
-    if stats is None:
-        raise InputError(f"recipe {recipe.name} needs activation_stats; materialise them first")
-    rows = zip(stats["module"], stats["second_moment"], strict=True)
-    return {str(module): torch.tensor(moment.to_numpy()) for module, moment in rows}
+@dataclass(frozen=True)
+class Statistics:
+    """What was measured on the dense model, and the tokens for more of it; arguments of `prune`."""
+
+    activation_stats: pl.DataFrame | None
+    block_influence: pl.DataFrame | None
+    tokens: Int[Tensor, "sequences length"] | None
 
 
-def _masks(
-    decoder: Decoder, recipe: Magnitude | Wanda, moments: dict[str, Tensor], progress: Progress
-) -> Iterator[tuple[str, Mask]]:
-    unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
-    if unread is not None:
-        raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
-    matrices = decoder.matrices
-    progress.start(f"prune {recipe.name}", len(matrices))
-    for name, matrix in matrices.items():
-        scores = matrix.weight.abs().float()
-        if isinstance(recipe, Wanda):
-            if name not in moments:
+def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, progress: Progress) -> Variant:
+    match recipe:
+        case Dense():
+            return base
+        case Noise():
+            return Variant(noise=recipe.kind)
+        case Drop():
+            return replace(base, dropped=(*base.dropped, *_dropped(decoder, recipe, statistics.block_influence)))
+        case MatrixRecipe():
+            unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
+            if unread is not None:
                 raise InputError(
-                    f"recipe {recipe.name}: activation_stats has no module {name}; no calibration token reached it: "
-                    "raise calibration.sequences, or use magnitude"
+                    f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used"
                 )
-            # ‖X_j‖ is √(tokens·E[x_j²]); the common factor √tokens changes no ranking.
-            scores = scores * moments[name].to(scores).sqrt()
-        yield name, _mask(scores, recipe)
-        progress.advance()
-    progress.done()
-
-
-def _mask(scores: Float[Tensor, "out in"], recipe: Magnitude | Wanda) -> Mask:
-    if recipe.keep is not None and recipe.block is not None:
-        return keep_n_of_m(scores, recipe.keep, recipe.block)
-    if recipe.sparsity is None:
-        raise InputError(f"recipe {recipe.name}: give `sparsity`, or `keep` and `block`")
-    return keep_share(scores, recipe.sparsity, recipe.group if isinstance(recipe, Magnitude) else "output")
+            if recipe.reads != "nothing" and statistics.tokens is None:
+                raise InputError(f"recipe {recipe.name} needs calibration tokens")
+            tokens = torch.empty(0, 0, dtype=torch.int64) if statistics.tokens is None else statistics.tokens
+            return prune_layers(decoder, recipe, tokens, layer_sparsities(decoder, recipe), base, progress)
 
 
 def _dropped(decoder: Decoder, recipe: Drop, influence: pl.DataFrame | None) -> tuple[str, ...]:
@@ -145,8 +132,8 @@ def variant_row(
             "parameters_removed": [masked + dropped],
             "parameters_removed_share": [(masked + dropped) / total],
             "sublayers_dropped": [list(variant.dropped)],
-            "sublayers_changed": [sum(variant.changes(sublayer) for sublayer in sublayers)],
-            "mask_hash": [variant.hash],
+            "sublayers_changed": [sum(variant.changed(sublayer) for sublayer in sublayers)],
+            "variant_hash": [variant.hash],
             "calibration_hash": [calibration_hash],
             "file_bytes": [file_bytes],
             "seconds": [seconds],

@@ -1,86 +1,49 @@
-"""A variant: recipe and mask, one bit a weight, and how a decoder wears it for a while.
+"""A variant: what a recipe did to a model, as changes of its matrices and a list of what is dropped, and its file.
 
-The weights themselves are never copied to disk; mask and dense model rebuild them bit for bit.
+The dense weights are never copied: variant and dense model rebuild the pruned ones bit for bit. How a decoder wears
+one is `wearing.py`'s.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.calls import hooks
-from pipelines.models.decoder import Decoder, Layer
+from pipelines.errors import InputError
 from pipelines.models.sublayer import Sublayer
+from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import Mask
 from pipelines.pruning.recipes import Recipe
 
-Packed = np.ndarray[Any, np.dtype[np.uint8]]
-# Rows of a matrix product under noise `batch`, over those of the dense run.
-COPIES = 3
 
+class Masks(Mapping[str, Mask]):
+    """The masks among some changes, by matrix name; each is unpacked when it is asked for."""
 
-# Up to so many bytes of masked weights lie in memory beside the dense ones; larger variants have them made for one
-# layer at a time, each time that it runs.
-MOST_HELD = 4 * 2**30
-
-
-class PackedMasks(Mapping[str, Mask]):
-    """Masks by matrix name, one bit a weight in memory; each is unpacked when it is asked for.
-
-    Args:
-        packed: bits and shape (outputs, inputs) of every mask.
-    """
-
-    def __init__(self, packed: Mapping[str, tuple[Packed, tuple[int, int]]]) -> None:
-        self._packed = dict(packed)
-
-    @classmethod
-    def of(cls, masks: Iterable[tuple[str, Mask]]) -> "PackedMasks":
-        """Packs masks as they come."""
-        return cls(
-            {
-                name: (np.packbits(mask.cpu().numpy().reshape(-1)), (mask.shape[0], mask.shape[1]))
-                for name, mask in masks
-            }
-        )
+    def __init__(self, changes: Mapping[str, Change]) -> None:
+        self._changes = changes
+        self._names = [name for name in changes if changes[name].bits is not None]
 
     def __getitem__(self, name: str) -> Mask:
         """The mask, unpacked."""
-        bits, shape = self._packed[name]
-        return torch.from_numpy(np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape))
+        mask = self._changes[name].mask
+        if mask is None:
+            raise KeyError(name)
+        return mask
 
     def __iter__(self) -> Iterator[str]:
         """Names."""
-        return iter(self._packed)
+        return iter(self._names)
 
     def __len__(self) -> int:
         """Number of masks."""
-        return len(self._packed)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is a mask of that name; nothing is unpacked."""
-        return name in self._packed
-
-    @property
-    def bits(self) -> dict[str, Packed]:
-        """The masks as they lie in memory and in a file."""
-        return {name: bits for name, (bits, _) in self._packed.items()}
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """Outputs and inputs of every mask."""
-        return {name: shape for name, (_, shape) in self._packed.items()}
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -88,49 +51,104 @@ class Variant:
     """What a recipe did to a model.
 
     Attributes:
-        masks: True where a weight is kept, (outputs, inputs), by the matrix's name.
+        changes: what became of each changed matrix, by its name; those read from a file stay there until asked for.
+        parameters: parameters that are no such matrices and have other values, by their name in the model: biases,
+            those too that the dense module does not have (`….down_proj.bias`), gains of norms.
         dropped: labels of removed sublayers, such as `attn.3`.
         noise: how the unpruned model is computed differently (a kind of `recipes.Noise`); None for a pruned one.
+        facts: what the recipe tells about its work, by name: numbers and lists, for the table `variants`.
     """
 
-    masks: PackedMasks = field(default_factory=lambda: PackedMasks({}))
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     noise: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-    def changes(self, sublayer: Sublayer) -> bool:
+    @property
+    def masks(self) -> Masks:
+        """The masks among its changes."""
+        return Masks(self.changes)
+
+    def changed(self, sublayer: Sublayer) -> bool:
         """Whether this sublayer differs from the dense model's."""
-        return sublayer.label in self.dropped or any(name in self.masks for name in sublayer.matrices)
+        return sublayer.label in self.dropped or any(True for _ in self._keys(sublayer))
+
+    def weights(self, sublayer: Sublayer) -> dict[str, Tensor]:
+        """What one sublayer has of its own: matrices by their name, each in its own layout; parameters by theirs."""
+        found = {}
+        for name in self._keys(sublayer):
+            if name in sublayer.matrices:
+                matrix = sublayer.matrices[name]
+                weight = self.changes[name].weight(matrix.weight)
+                found[name] = weight.T.contiguous() if matrix.is_transposed else weight
+            else:
+                found[name] = self.parameters[name]
+        return found
+
+    def _keys(self, sublayer: Sublayer) -> Iterator[str]:
+        yield from (name for name in sublayer.matrices if name in self.changes)
+        yield from (name for name in self.parameters if name.rpartition(".")[0] in sublayer.modules)
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the packed masks, the dropped sublayers and the kind of noise."""
+        """SHA-256 over everything but the facts."""
         digest = hashlib.sha256(json.dumps(sorted(self.dropped)).encode() + (self.noise or "").encode())
-        bits, shapes = self.masks.bits, self.masks.shapes
-        for name in sorted(bits):
-            digest.update(f"{name}{shapes[name]}".encode())
-            digest.update(bits[name].tobytes())
+        for name in sorted(self.changes):
+            change = self.changes[name]
+            digest.update(f"{name}{json.dumps(change.numbers)}".encode())
+            for key, tensor in sorted(change.tensors.items()):
+                digest.update(key.encode())
+                digest.update(_bytes(tensor))
+        for name in sorted(self.parameters):
+            digest.update(name.encode())
+            digest.update(_bytes(self.parameters[name]))
         return digest.hexdigest()
 
-    def weights(self, sublayer: Sublayer) -> dict[str, Tensor]:
-        """The pruned weights of one sublayer, by the matrix's name, each in its own layout."""
-        pruned = {}
-        for name, matrix in sublayer.matrices.items():
-            if name in self.masks:
-                removed = ~self.masks[name].to(matrix.stored.device)
-                pruned[name] = matrix.stored.masked_fill(removed.T if matrix.is_transposed else removed, 0)
-        return pruned
-
     def save(self, file: Path, recipe: Recipe, weight_hash: str) -> None:
-        """Writes all of it (masks one bit a weight) and the recipe as safetensors; the caller makes it atomic."""
+        """Writes all of it and the recipe as safetensors; the caller makes it atomic."""
         about = {
-            "shapes": json.dumps(self.masks.shapes),
+            "changes": json.dumps({name: change.numbers for name, change in self.changes.items()}),
             "dropped": json.dumps(list(self.dropped)),
             "noise": self.noise or "",
+            "facts": json.dumps(dict(self.facts)),
             "recipe": recipe.parameters_json,
             "weight_hash": weight_hash,
-            "mask_hash": self.hash,
+            "variant_hash": self.hash,
         }
-        save_file(self.masks.bits, file, metadata=about)
+        tensors = {f"parameter:{name}": tensor.contiguous() for name, tensor in self.parameters.items()}
+        for name, change in self.changes.items():
+            tensors |= {f"{key}:{name}": tensor.contiguous() for key, tensor in change.tensors.items()}
+        save_file(tensors, file, metadata=about)
+
+
+class StoredChanges(Mapping[str, Change]):
+    """Changes that lie in a variant file, mapped into memory: each is read when it is asked for."""
+
+    def __init__(self, opened: Any, numbers: Mapping[str, Any]) -> None:  # noqa: ANN401 (safetensors has no types)
+        self._opened, self._numbers = opened, numbers
+        self._keys: dict[str, list[str]] = {}
+        for key in opened.keys():  # noqa: SIM118 (not a mapping)
+            short, _, name = key.partition(":")
+            self._keys.setdefault(name, []).append(short)
+
+    def __getitem__(self, name: str) -> Change:
+        """The change of a matrix."""
+        numbers = self._numbers[name]
+        parts = {short: self._opened.get_tensor(f"{short}:{name}") for short in self._keys[name]}
+        return Change.restored(parts, numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names."""
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        """Number of changed matrices."""
+        return len(self._numbers)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a change of that name; nothing is read."""
+        return name in self._numbers
 
 
 def load_variant(file: Path, weight_hash: str) -> Variant:
@@ -139,167 +157,32 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
     Raises:
         InputError: the file is missing, damaged, or belongs to other weights.
     """
-    from safetensors import safe_open
-
     try:
-        with safe_open(file, framework="np") as opened:
-            about = opened.metadata()
-        packed = load_file(file)
-        shapes = {name: tuple(shape) for name, shape in json.loads(about["shapes"]).items()}
-        dropped = tuple(json.loads(about["dropped"]))
-        noise = about.get("noise") or None  # files written before there was noise have no such key
+        opened: Any = safe_open(file, framework="pt")
+        about = opened.metadata()
+        changes = StoredChanges(opened, json.loads(about["changes"]))
+        keys = [key.partition(":")[2] for key in opened.keys() if key.startswith("parameter:")]  # noqa: SIM118
+        variant = Variant(
+            changes,
+            {name: opened.get_tensor(f"parameter:{name}") for name in keys},
+            tuple(json.loads(about["dropped"])),
+            about["noise"] or None,
+            json.loads(about["facts"]),
+        )
+        found = variant.hash
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{file}: no readable variant file; run the recipe again") from error
     if about["weight_hash"] != weight_hash:
         raise InputError(f"{file}: belongs to other weights of the model; run the recipe again")
-    if any(packed[name].size != -(-rows * columns // 8) for name, (rows, columns) in shapes.items()):
-        raise InputError(f"{file}: its masks are cut short; run the recipe again")
-    masks = PackedMasks({name: (packed[name], shape) for name, shape in shapes.items()})
-    variant = Variant(masks, dropped, noise)
-    if variant.hash != about["mask_hash"]:
-        raise InputError(f"{file}: its masks are not the ones it was written with; run the recipe again")
+    if found != about["variant_hash"]:
+        raise InputError(f"{file}: its changes are not the ones it was written with; run the recipe again")
     return variant
 
 
-@contextmanager
-def swapped(sublayers: list[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Puts other weights, by matrix name, into the sublayers for a while; the dense ones come back untouched."""
-    before: dict[Tensor, Tensor] = {}
-    try:
-        for sublayer in sublayers:
-            for name, matrix in sublayer.matrices.items():
-                if name not in weights:
-                    continue
-                parameter, is_first = matrix.parameter, matrix.parameter not in before
-                before.setdefault(parameter, parameter.data)
-                if matrix.expert is None:
-                    parameter.data = weights[name]
-                    continue
-                if is_first:  # a stack is copied once; its experts are written into the copy
-                    parameter.data = parameter.data.clone()
-                parameter.data[matrix.expert] = weights[name]
-        del weights  # experts are in the copy now
-        yield
-    finally:
-        for parameter, weight in before.items():
-            parameter.data = weight
+def masked(masks: Iterable[tuple[str, Mask]]) -> dict[str, Change]:
+    """Changes that only set weights to zero, packed as they come."""
+    return {name: Change.masked(mask) for name, mask in masks}
 
 
-@contextmanager
-def applied(decoder: Decoder, variant: Variant) -> Iterator[None]:
-    """The decoder computes as the variant for a while: masked weights swapped in, dropped sublayers add nothing.
-
-    Hooks on its modules see the shapes of the dense model whatever the variant; in bfloat16 they see that type.
-    """
-    masked = [
-        m.stored.nbytes for each in decoder.sublayers for name, m in each.matrices.items() if name in variant.masks
-    ]
-    with ExitStack() as stack:
-        if sum(masked) <= MOST_HELD:
-            for sublayer in decoder.sublayers:
-                stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
-        else:
-            stack.enter_context(_layer_by_layer(decoder, variant))
-        for sublayer in decoder.sublayers:
-            if sublayer.label in variant.dropped:
-                stack.enter_context(sublayer.dropped())
-        stack.enter_context(_noisy(decoder, variant.noise))
-        yield
-
-
-@contextmanager
-def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
-    """Masked weights are made when a layer begins and gone when it ends, so that only one layer's are in memory."""
-    worn = ExitStack()
-
-    def begin(layer: Layer) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
-            for sublayer in (layer.attn, layer.mlp):
-                worn.enter_context(swapped([sublayer], variant.weights(sublayer)))
-
-        return hook
-
-    def end(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
-        worn.close()
-
-    handles = [
-        handle
-        for layer in decoder.layers
-        for handle in (
-            layer.module.register_forward_pre_hook(begin(layer)),
-            layer.module.register_forward_hook(end, always_call=True),
-        )
-    ]
-    with worn, hooks(*handles):
-        yield
-
-
-@contextmanager
-def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
-    """The dense model computed differently for a while."""
-    match kind:
-        case "bfloat16":
-            with _in_bfloat16(decoder.trunk):
-                yield
-        case "batch":
-            with _at_another_batch_shape(decoder):
-                yield
-        case None:
-            yield
-        case _:
-            raise ComputationError(f"a variant of noise {kind!r}, which this version does not know")
-
-
-@contextmanager
-def _in_bfloat16(trunk: nn.Module) -> Iterator[None]:
-    """All weights below the head in bfloat16, and with them the activations.
-
-    Buffers keep their type: rotary frequencies rounded to 8 bits would be another model. The head keeps a view of its
-    own of the weights, so that a tied embedding does not round it.
-    """
-    before = [(parameter, parameter.data) for parameter in trunk.parameters()]
-    try:
-        for parameter, data in before:
-            parameter.data = data.bfloat16()
-        yield
-    finally:
-        for parameter, data in before:
-            parameter.data = data
-
-
-@contextmanager
-def _at_another_batch_shape(decoder: Decoder) -> Iterator[None]:
-    """Every product of a linear module in the layers runs with copies of its rows, of which the first come back.
-
-    Attention's own products and stacked experts keep their shape.
-
-    What else a layer computes, it computes row by row, whatever the batch; so everything outside the products, hooks
-    and caches included, keeps its shape.
-    """
-    linears = [
-        module
-        for sublayer in decoder.sublayers
-        for mixer in sublayer.mixers
-        for module in mixer.modules()
-        if isinstance(module, (nn.Linear, Conv1D))
-    ]
-    # Hooks, not another forward: whatever kernel the dense run multiplies with is the one that sees the copies.
-    handles = [
-        handle
-        for linear in linears
-        for handle in (
-            linear.register_forward_pre_hook(_with_copies),
-            linear.register_forward_hook(_without_copies, prepend=True),
-        )
-    ]
-    with hooks(*handles):
-        yield
-
-
-def _with_copies(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG001 (a torch hook)
-    (rows,) = args
-    return (rows.repeat(COPIES, *[1] * (rows.dim() - 1)),)
-
-
-def _without_copies(module: nn.Module, args: object, output: Tensor) -> Tensor:  # noqa: ARG001 (a torch hook)
-    return output[: len(output) // COPIES]
+def _bytes(tensor: Tensor) -> Any:  # noqa: ANN401 (numpy's buffer has no type)
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

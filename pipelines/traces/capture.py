@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipelines.models.calls import Arguments, first_tensor, hooks, state_argument
 from pipelines.models.decoder import Decoder, TokenCache
 from pipelines.models.sublayer import Sublayer, SublayerCall
-from pipelines.pruning.variant import swapped
+from pipelines.pruning.wearing import swapped
 
 States = Float[Tensor, "positions width"]
 

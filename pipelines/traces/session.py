@@ -21,7 +21,8 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
-from pipelines.pruning.variant import Variant, applied
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
 from pipelines.studies import Study
 from pipelines.traces.capture import Capture, replay, run_known
 from pipelines.traces.decoding import (
@@ -192,7 +193,7 @@ class Session:
         if "isolated" not in self.study.measure.scopes:
             return []
         passes = [(dense.at_once, 0) for dense in self._prompts]
-        changed = [sublayer for sublayer in self.decoder.sublayers if variant.changes(sublayer)]
+        changed = [sublayer for sublayer in self.decoder.sublayers if variant.changed(sublayer)]
         local = {sublayer.label: _local(sublayer, variant, passes) for sublayer in changed}
         found = []
         for index, dense in enumerate(self._prompts):
@@ -215,7 +216,7 @@ class Session:
         final = torch.cat([_after(self.decoder, dense.capture, self.decoder.layers[-1].mlp) for dense in self._prompts])
         moves: dict[str, dict[str, Tensor | None]] = {scope: {} for scope in measure.scopes}
         for recipe, variant in variants.items():
-            is_changed = variant.changes(sublayer)
+            is_changed = variant.changed(sublayer)
             if "local" in moves:
                 passes = [(dense.capture, dense.first) for dense in self._prompts]
                 moves["local"][recipe] = torch.cat(_local(sublayer, variant, passes)) if is_changed else None
@@ -230,7 +231,7 @@ class Session:
             for read, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
                 here = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
                 for (recipe, scope), columns in self._measured(lens, read, here).items():
-                    is_changed = variants[recipe].changes(sublayer)
+                    is_changed = variants[recipe].changed(sublayer)
                     frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
         states = {recipe: self._states(sublayer, recipe, stream, moves) for recipe in variants}
         return {recipe: (own, states[recipe]) for recipe, own in frames.items()}

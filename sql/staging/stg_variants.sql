@@ -17,7 +17,7 @@ select
     parameters_removed_share,
     sublayers_dropped,
     sublayers_changed,
-    mask_hash,
+    variant_hash,
     calibration_hash,
     file_bytes,
     seconds,

@@ -19,7 +19,8 @@ from pipelines.models.sources import locate
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant, applied
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
 from pipelines.studies import Prompt, load_study
 from pipelines.traces.decoding import Pair, decode_greedily, step_rows, top_rows
 

@@ -15,7 +15,7 @@ from pipelines.models.outline import Shape, load_outline, shape_of
 from pipelines.planning import Cost, Held, Workload, peak
 from pipelines.prompts import tokenize_prompts
 from pipelines.pruning.recipes import Recipe, parse_recipe
-from pipelines.pruning.variant import applied
+from pipelines.pruning.wearing import applied
 from pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
 from pipelines.traces.session import Session
 from tests.tiny_models import save_tiny, tiny_tokenizer
@@ -265,7 +265,10 @@ def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -
     from pipelines.pruning.apply import prune
 
     variant = prune(decoder, parse_recipe("magnitude-50"))
-    assert sum(bits.nbytes for bits in variant.masks.bits.values()) == shape.prunable // 8
+    assert (
+        sum(bits.nbytes for change in variant.changes.values() if (bits := change.bits) is not None)
+        == shape.prunable // 8
+    )
     before = {id(p): p.data_ptr() for p in decoder.trunk.parameters()}
     with applied(decoder, variant):
         fresh = [p for p in decoder.trunk.parameters() if p.data_ptr() != before[id(p)]]

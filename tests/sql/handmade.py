@@ -80,7 +80,7 @@ class Handmade:
             parameters_removed_share=removed,
             sublayers_dropped=list(dropped),
             sublayers_changed=len(dropped),
-            mask_hash=recipe,
+            variant_hash=recipe,
             calibration_hash=None,
             file_bytes=1,
             seconds=1.0,

@@ -20,6 +20,7 @@ TABLE = Table(
         Column("in_features", pa.int32(), "Input channels.", minimum=1),
         Column("out_features", pa.int32(), "Output channels.", minimum=1),
         Column("tokens", pa.int64(), "Calibration tokens seen.", "tokens", minimum=1),
+        Column("mean", pa.list_(pa.float32()), "Mean of each input channel.", "activation", "E[x_j]"),
         Column(
             "second_moment",
             pa.list_(pa.float32()),

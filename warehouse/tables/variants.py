@@ -40,7 +40,7 @@ TABLE = Table(
         ),
         Column("sublayers_dropped", pa.list_(pa.string()), "Dropped sublayers, as `attn.3`."),
         Column("sublayers_changed", pa.int32(), "Sublayers whose weights changed or that were dropped.", minimum=0),
-        Column("mask_hash", pa.string(), "SHA-256 over the packed masks and dropped sublayers."),
+        Column("variant_hash", pa.string(), "SHA-256 over all changes of weights and the dropped sublayers."),
         Column(
             "calibration_hash",
             pa.string(),

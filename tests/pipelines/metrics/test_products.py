@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pipelines.metrics.products import product, quick_linears
 from pipelines.models.load import load_decoder
-from pipelines.pruning.variant import swapped
+from pipelines.pruning.wearing import swapped
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 15, 16, 40])

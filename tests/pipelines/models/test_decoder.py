@@ -18,7 +18,8 @@ from pipelines.models.load import load_decoder
 from pipelines.models.structure import discover
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import PackedMasks, Variant, applied
+from pipelines.pruning.variant import Variant, masked
+from pipelines.pruning.wearing import applied
 from tests.tiny_models import save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41, 7, 63, 12, 11]])
@@ -56,7 +57,7 @@ def noisy(value: Tensor, *_: object) -> Tensor:
 def test_dense_weights_and_forwards_are_back_after_a_variant_even_after_a_failure(decoder: Decoder) -> None:
     before = logits(decoder)
     name, matrix = next(iter(decoder.layers[0].mlp.matrices.items()))
-    variant = Variant(PackedMasks.of([(name, torch.zeros(matrix.weight.shape, dtype=torch.bool))]), dropped=("attn.1",))
+    variant = Variant(masked([(name, torch.zeros(matrix.weight.shape, dtype=torch.bool))]), dropped=("attn.1",))
 
     def interrupted() -> None:
         with applied(decoder, variant):

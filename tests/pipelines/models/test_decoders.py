@@ -13,7 +13,8 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune, variant_row
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant, applied
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from pipelines.traces.capture import replay, run_known
 from pipelines.traces.decoding import decode_greedily
@@ -142,7 +143,7 @@ def test_with_and_without_a_cache_the_same_comes_out_or_it_is_refused(
         weights = variant.weights(each)
         swaps = [replay(each, run.calls[each.label], weights, 0) for run in (by_token, whole)]
         close(*swaps)
-    with applied(decoder, Variant(masks=variant.masks, dropped=("attn.0", "mlp.2"))):
+    with applied(decoder, Variant(variant.changes, dropped=("attn.0", "mlp.2"))):
         by_token = run_known(decoder, TOKENS, 0, by_token_from=7, keep_calls=False)
         close(by_token.added["mlp.1"], added_by(decoder)["mlp.1"])
 

@@ -20,7 +20,8 @@ def twin_of(decoder: Decoder) -> Decoder:
         return replace(own, chain=tuple(twins[module] for module in own.chain))
 
     def sublayer(own: Sublayer) -> Sublayer:
-        return replace(own, host=twins[own.host], parts=tuple(part(each) for each in own.parts))
+        modules = {name: twins[module] for name, module in own.modules.items()}
+        return replace(own, host=twins[own.host], parts=tuple(part(each) for each in own.parts), modules=modules)
 
     layers = tuple(
         replace(layer, module=twins[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))

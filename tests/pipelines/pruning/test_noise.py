@@ -12,7 +12,8 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune, variant_row
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import COPIES, Variant, applied, load_variant
+from pipelines.pruning.variant import Variant, load_variant
+from pipelines.pruning.wearing import COPIES, applied
 from pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
 from pipelines.traces.capture import run_known
 from pipelines.traces.decoding import decode_greedily
@@ -139,7 +140,7 @@ def test_a_noise_variant_needs_no_statistics_and_its_file_brings_it_back(
     assert load_variant(tmp_path / "v.safetensors", "weights") == variant
     row = variant_row(decoder, "tiny", recipe, variant, None, 1, 1.0).row(0, named=True)
     assert (row["method"], row["sparsity"], row["parameters_removed"], row["sublayers_changed"]) == ("noise", 0, 0, 0)
-    assert not any(variant.changes(sublayer) for sublayer in decoder.sublayers)
+    assert not any(variant.changed(sublayer) for sublayer in decoder.sublayers)
 
 
 def test_a_kind_of_noise_from_another_version_is_a_failure_and_not_the_dense_model(decoder: Decoder) -> None:

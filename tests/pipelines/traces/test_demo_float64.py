@@ -12,7 +12,8 @@ from pipelines.models.load import load_decoder
 from pipelines.models.sources import locate
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant, applied
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
 from pipelines.studies import GenerationSpec, Study, load_study
 from pipelines.traces.session import Session, _after, _local, _propagated
 from tests.pipelines.traces.llama64 import Llama64, measures64
@@ -67,7 +68,7 @@ def compare_raw(
         state = _after(session.decoder, dense.capture, sublayer)
         local = (
             _local(sublayer, variant, [(dense.capture, dense.first)])[0]
-            if variant.changes(sublayer)
+            if variant.changed(sublayer)
             else torch.zeros_like(state)
         )
         swapped = before + model.sublayer(before, label, changed, set(variant.dropped))

@@ -12,7 +12,8 @@ from pipelines.errors import ComputationError
 from pipelines.models.calls import first_tensor, hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
-from pipelines.pruning.variant import PackedMasks, Variant, applied
+from pipelines.pruning.variant import Variant, masked
+from pipelines.pruning.wearing import applied
 from pipelines.traces.capture import Capture, replay, run_known
 from pipelines.traces.isolated import Isolation
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
@@ -35,7 +36,7 @@ def masks_of(decoder: Decoder) -> Variant:
     """Every matrix loses a random half."""
     generator = torch.Generator().manual_seed(1)
     return Variant(
-        PackedMasks.of(
+        masked(
             (name, torch.rand(matrix.weight.shape, generator=generator) < 0.5)
             for sublayer in decoder.sublayers
             for name, matrix in sublayer.matrices.items()
@@ -53,7 +54,7 @@ def local_shifts(decoder: Decoder, dense: Capture, variant: Variant) -> dict[str
         if sublayer.label in variant.dropped
         else replay(sublayer, dense.calls[sublayer.label], variant.weights(sublayer), 0) - dense.whole[sublayer.label]
         for sublayer in decoder.sublayers
-        if variant.changes(sublayer)
+        if variant.changed(sublayer)
     }
 
 
@@ -77,7 +78,7 @@ def truths(decoder: Decoder, tokens: Tensor, variant: Variant) -> dict[str, Tens
     before = final_stream(in_float64(decoder), tokens)
     found = {}
     for sublayer in decoder.sublayers:
-        if variant.changes(sublayer):
+        if variant.changed(sublayer):
             other = in_float64(decoder)
             if sublayer.label in variant.dropped:
                 write_zeros(other, {sublayer.label})
@@ -123,7 +124,7 @@ def test_the_last_sublayers_isolated_shift_is_its_local_one(one_of_few: Decoder)
 def test_the_only_changed_sublayers_isolated_shift_is_the_propagated_one(one_of_few: Decoder) -> None:
     dense, whole = dense_pass(one_of_few, TOKENS), masks_of(one_of_few)
     for sublayer in (one_of_few.layers[0].attn, one_of_few.layers[1].mlp):
-        only = Variant(PackedMasks.of((name, mask) for name, mask in whole.masks.items() if name in sublayer.matrices))
+        only = Variant(masked((name, mask) for name, mask in whole.masks.items() if name in sublayer.matrices))
         with applied(one_of_few, only):
             pruned = dense_pass(one_of_few, TOKENS)
         propagated = sum(pruned.whole[s.label].double() - dense.whole[s.label].double() for s in one_of_few.sublayers)

@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines.calibration import calibrate
+from pipelines.calibration import calibrate, calibration_tokens
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import PackedMasks, Variant
+from pipelines.pruning.variant import Variant, masked
 from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from pipelines.traces.decoding import decode_greedily
 from pipelines.traces.session import Session
@@ -46,8 +46,9 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 
 def variant_of(decoder: Decoder, name: str) -> Variant:
-    calibrated = calibrate(decoder, CalibrationSpec(sequences=2, length=32), "tiny")
-    return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence)
+    spec = CalibrationSpec(sequences=2, length=32)
+    calibrated, tokens = calibrate(decoder, spec, "tiny"), calibration_tokens(decoder.tokenizer, spec)
+    return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens)
 
 
 def expected_shapes(temperatures: int, positions: int) -> dict[str, int]:
@@ -193,7 +194,7 @@ def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
     session = Session(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
     variant = variant_of(decoder, "wanda-50")
     layer = decoder.layers[1]
-    only = Variant(PackedMasks.of((name, mask) for name, mask in variant.masks.items() if name in layer.mlp.matrices))
+    only = Variant(masked((name, mask) for name, mask in variant.masks.items() if name in layer.mlp.matrices))
     calls: list[str] = []
     handles = [
         s.mixers[0].register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers

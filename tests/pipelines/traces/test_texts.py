@@ -12,7 +12,7 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import PackedMasks, Variant
+from pipelines.pruning.variant import Variant, masked
 from pipelines.studies import TextSpec
 from pipelines.traces import texts
 from pipelines.traces.texts import Kept, TextSession
@@ -41,7 +41,7 @@ def last_layer_variant(decoder: Decoder, share: float) -> Variant:
     """A few weights of the last MLP masked, so that nothing moves but the very end."""
     name, matrix = list(decoder.layers[-1].mlp.matrices.items())[-1]
     mask = torch.rand(matrix.weight.shape, generator=torch.Generator().manual_seed(0)) >= share
-    return Variant(PackedMasks.of([(name, mask)]))
+    return Variant(masked([(name, mask)]))
 
 
 def test_every_row_equals_an_independent_float64_model(
@@ -108,7 +108,7 @@ def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder
     streams = torch.cat([kept.streams() for kept in session._kept[0]])
     shift = torch.zeros_like(streams)
     shift[:, 0] = -1e-5 * torch.cat(inner).flatten(end_dim=1)[:, 0].double()
-    moved = np.concatenate([session_shift(session, Variant(PackedMasks.of([(name, mask)])))])
+    moved = np.concatenate([session_shift(session, Variant(masked([(name, mask)])))])
     largest = float(streams[:, 0].abs().max())
     assert np.abs(moved[:, 1:]).max() == 0
     # The product with a float32 matrix rounds, its sum with the stream does not.
@@ -117,7 +117,7 @@ def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder
 
 def session_shift(session: TextSession, variant: Variant) -> np.ndarray:
     from pipelines.progress import SILENT
-    from pipelines.pruning.variant import applied
+    from pipelines.pruning.wearing import applied
 
     with applied(session.decoder, variant):
         streams = list(session._streams(session._texts[0], "x", SILENT))

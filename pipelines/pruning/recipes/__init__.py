@@ -1,0 +1,119 @@
+"""Recipes: the ways to prune, their parameters and their names. No torch here, so that planning is fast.
+
+To add one: a class in a module of this folder, its line in `KINDS`, its computation in `pipelines.pruning.methods`.
+"""
+
+import re
+from typing import Annotated, Literal, get_args
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from pipelines.errors import InputError
+from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
+from pipelines.pruning.recipes.depth import Drop
+from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
+from pipelines.pruning.recipes.weights import Magnitude, Wanda
+
+__all__ = [
+    "FORMS",
+    "NAME",
+    "BaseRecipe",
+    "Composed",
+    "Dense",
+    "Drop",
+    "Magnitude",
+    "Masked",
+    "MatrixRecipe",
+    "Noise",
+    "NoiseKind",
+    "Reads",
+    "Recipe",
+    "SingleRecipe",
+    "Statistic",
+    "Wanda",
+    "parse_recipe",
+]
+
+SingleRecipe = Dense | Magnitude | Wanda | Drop | Noise
+KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
+
+
+class Composed(BaseRecipe):
+    """Several recipes, one after the other, each on what the ones before left (`attn-drop-4+wanda-50`).
+
+    Attributes:
+        parts: the recipes in order; `dense`, noise and other compositions have no place among them.
+    """
+
+    method: Literal["composed"] = "composed"
+    parts: tuple[Annotated[SingleRecipe, Field(discriminator="method")], ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _all_prune(self) -> "Composed":
+        for part in self.parts:
+            if isinstance(part, (Dense, Noise)):
+                raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+        return self
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """All that its parts need."""
+        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the calibration tokens have a part in it."""
+        return any(part.is_calibrated for part in self.parts)
+
+
+Recipe = SingleRecipe | Composed
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="method")])
+
+FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
+# `attn+mlp` is one word.
+_PLUS = re.compile(r"(?<!attn)\+")
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The recipe that a name spells, such as `wanda-50`, `attn-drop-4` or `attn-drop-4+wanda-2of4`.
+
+    A recipe with other parameters is written as in a study's YAML: `{name: mine, method: wanda, sparsity: 0.6}`.
+
+    Raises:
+        InputError: the name has none of the known forms, or its numbers make no sense.
+    """
+    if text.lstrip().startswith("{"):
+        return _validated(text, _mapping(text))
+    parts = _PLUS.split(text)
+    fields = [_spelled(part, text) for part in parts]
+    return _validated(text, fields[0] if len(parts) == 1 else {"name": text, "method": "composed", "parts": fields})
+
+
+def _spelled(name: str, text: str) -> dict[str, object]:
+    for kind in KINDS:
+        if match := kind.SPELLING.fullmatch(name):
+            return {"name": name, **kind.spelled(match)}
+    known = ", ".join(form for form, _ in FORMS)
+    part = "" if name == text else f" in {text!r}"
+    raise InputError(f"unknown recipe {name!r}{part}; known forms: {known}, and several joined by +")
+
+
+def _mapping(text: str) -> dict[str, object]:
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise InputError(f"recipe {text!r}: not a YAML mapping; write it as `{{name: mine, method: wanda, …}}`")
+    return fields
+
+
+def _validated(text: str, fields: dict[str, object]) -> Recipe:
+    try:
+        return _ADAPTER.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # The first part of the place is the method, which says nothing new.
+        place = ".".join(str(part) for part in first["loc"][1:])
+        raise InputError(f"recipe {text!r}: {place + ': ' if place else ''}{first['msg']}") from error

@@ -1,0 +1,139 @@
+"""What all recipes share: name, method, canonical parameters, the form of their names. No torch here.
+
+What each of them does stands in the modules beside this one.
+"""
+
+import hashlib
+import json
+import re
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+Statistic = Literal["activation_stats", "block_influence"]
+# What a method reads of the inputs x of a matrix: nothing, E[x] and E[x²] per channel, or E[x xᵀ] as well.
+Reads = Literal["nothing", "moments", "gram"]
+
+
+class BaseRecipe(BaseModel):
+    """One way to change a model, with its parameters.
+
+    Attributes:
+        name: in tables and files; anybody may choose it, but two recipes of a study have two names.
+        method: which recipe it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The names that spell this recipe, as one pattern, and examples of them with what they mean.
+    SPELLING: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
+    EXAMPLES: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    name: NAME
+    method: str
+
+    @classmethod
+    def spelled(cls, match: re.Match[str]) -> dict[str, object]:
+        """The fields that a name spells; by default the named groups of the pattern."""
+        return {key: value for key, value in match.groupdict().items() if value is not None}
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Tables of the dense model's statistics that the recipe reads."""
+        return ()
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the calibration tokens have a part in it."""
+        return bool(self.needs)
+
+    @property
+    def parameters_json(self) -> str:
+        """All parameters, without the name that somebody gave them, as canonical JSON."""
+        return json.dumps(_without_names(self.model_dump(mode="json")), sort_keys=True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the parameters: two names for the same recipe share it."""
+        return hashlib.sha256(self.parameters_json.encode()).hexdigest()
+
+
+class MatrixRecipe(BaseRecipe):
+    """A recipe that changes the layers' weight matrices one by one, layer after layer from the first.
+
+    Attributes:
+        modules: shell patterns (`*.mlp.*`, `*q_proj`) of the matrices' names that are included, or `attn` and `mlp`;
+            none means every matrix of every layer. Head and embeddings are never among them.
+        predecessors: what the layers before are while a layer's inputs are measured: already `pruned`, as the papers
+            do, or `dense`. A recipe that reads no inputs takes no notice.
+    """
+
+    modules: tuple[str, ...] = ()
+    predecessors: Literal["pruned", "dense"] = "pruned"
+
+    @property
+    def reads(self) -> Reads:
+        """What it reads of every matrix's inputs."""
+        return "nothing"
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the calibration tokens have a part in it."""
+        return self.reads != "nothing" or super().is_calibrated
+
+
+class Masked(MatrixRecipe):
+    """A recipe that sets weights to zero.
+
+    Either `sparsity` (share of the weights set to zero) or `keep` of every `block` consecutive inputs (N:M).
+
+    Attributes:
+        ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
+            al., 2310.05175); or one sparsity a layer, from the first.
+        owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.
+        owl_lambda: the layers' sparsities stay within this distance of `sparsity`.
+    """
+
+    sparsity: float | None = Field(default=None, gt=0, lt=1)
+    keep: int | None = Field(default=None, ge=1)
+    block: int | None = Field(default=None, ge=2, le=64)
+    ratios: Literal["uniform", "owl"] | tuple[Annotated[float, Field(ge=0, lt=1)], ...] = "uniform"
+    owl_m: float = Field(default=5.0, gt=0)
+    owl_lambda: float = Field(default=0.08, gt=0, lt=1)
+
+    @classmethod
+    def spelled(cls, match: re.Match[str]) -> dict[str, object]:
+        """Reads `-50` as a sparsity and `-2of4` as a pattern."""
+        fields = dict(super().spelled(match))
+        percent = fields.pop("percent", None)
+        return fields if percent is None else fields | {"sparsity": float(str(percent)) / 100}
+
+    @model_validator(mode="after")
+    def _one_pattern(self) -> Self:
+        if isinstance(self.ratios, tuple):
+            if self.keep is not None or self.sparsity is not None:
+                raise ValueError("`ratios` gives one sparsity a layer; leave `sparsity`, `keep` and `block` out")
+        elif (self.sparsity is None) == (self.keep is None) or (self.keep is None) != (self.block is None):
+            raise ValueError("give either `sparsity`, or `keep` and `block` (N:M)")
+        if self.keep is not None and self.block is not None and self.keep >= self.block:
+            raise ValueError("`keep` must be below `block`: nothing would be pruned")
+        if self.keep is not None and self.ratios != "uniform":
+            raise ValueError("an N:M pattern has the same share in every layer; use `sparsity` with `ratios`")
+        return self
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Input norms of the dense model, where the layers' outliers decide."""
+        return ("activation_stats",) if self.ratios == "owl" else ()
+
+
+def spelling(method: str) -> re.Pattern[str]:
+    """The names of a masked recipe: `method-50`, `method-62.5`, `method-2of4`."""
+    return re.compile(rf"(?P<method>{method})-(?:(?P<percent>\d{{1,2}}(?:\.\d+)?)|(?P<keep>\d+)of(?P<block>\d+))")
+
+
+def _without_names(fields: object) -> object:
+    if isinstance(fields, dict):
+        return {key: _without_names(value) for key, value in fields.items() if key != "name"}
+    return [_without_names(each) for each in fields] if isinstance(fields, list) else fields

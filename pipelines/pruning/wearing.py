@@ -1,0 +1,202 @@
+"""How a decoder wears a variant for a while: weights swapped in, sublayers silent, noise; the dense ones come back.
+
+What a variant is stands in `variant.py`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from pipelines.errors import ComputationError
+from pipelines.models.calls import hooks
+from pipelines.models.decoder import Decoder, Layer
+from pipelines.models.sublayer import Sublayer
+from pipelines.pruning.variant import Variant
+
+# Rows of a matrix product under noise `batch`, over those of the dense run.
+COPIES = 3
+# Up to so many bytes of changed weights lie in memory beside the dense ones; larger variants have them made for one
+# layer at a time, each time that it runs.
+MOST_HELD = 4 * 2**30
+
+
+@contextmanager
+def swapped(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Puts other weights into the sublayers for a while; the dense ones come back untouched.
+
+    Args:
+        sublayers: where.
+        weights: as `Variant.weights` gives them: matrices by name in their own layout, other parameters by theirs.
+    """
+    before: dict[Tensor, Tensor] = {}
+    with ExitStack() as stack:
+        stack.callback(_put_back, before)
+        for sublayer in sublayers:
+            others = [name for name in weights if name not in sublayer.matrices]
+            for name, matrix in sublayer.matrices.items():
+                if name not in weights:
+                    continue
+                parameter, is_first = matrix.parameter, matrix.parameter not in before
+                before.setdefault(parameter, parameter.data)
+                if matrix.expert is None:
+                    parameter.data = weights[name]
+                    continue
+                if is_first:  # a stack is copied once; its experts are written into the copy
+                    parameter.data = parameter.data.clone()
+                parameter.data[matrix.expert] = weights[name]
+            for name in others:
+                module = sublayer.modules.get(name.rpartition(".")[0])
+                if module is not None:
+                    stack.enter_context(_replaced(module, name.rpartition(".")[2], weights[name]))
+        del weights  # experts are in the copy now
+        yield
+
+
+def _put_back(before: dict[Tensor, Tensor]) -> None:
+    for parameter, weight in before.items():
+        parameter.data = weight
+
+
+@contextmanager
+def _replaced(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
+    """Another parameter of a module for a while, one that it does not have otherwise too (a bias that is None)."""
+    parameter = getattr(module, key)
+    if parameter is None:
+        device = next(module.parameters()).device
+        setattr(module, key, nn.Parameter(value.to(device), requires_grad=False))
+        try:
+            yield
+        finally:
+            setattr(module, key, None)
+        return
+    before = parameter.data
+    parameter.data = value.to(before)
+    try:
+        yield
+    finally:
+        parameter.data = before
+
+
+@contextmanager
+def applied(decoder: Decoder, variant: Variant) -> Iterator[None]:
+    """The decoder computes as the variant for a while: changed weights swapped in, dropped sublayers add nothing.
+
+    Hooks on its modules see the shapes of the dense model whatever the variant; in bfloat16 they see that type.
+    """
+    changed = [matrix.stored.nbytes for name, matrix in decoder.matrices.items() if name in variant.changes]
+    with ExitStack() as stack:
+        if sum(changed) <= MOST_HELD:
+            for sublayer in decoder.sublayers:
+                stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
+        else:
+            stack.enter_context(_layer_by_layer(decoder, variant))
+        for sublayer in decoder.sublayers:
+            if sublayer.label in variant.dropped:
+                stack.enter_context(sublayer.dropped())
+        owned = {name for sublayer in decoder.sublayers for name in sublayer.modules}
+        for name, value in variant.parameters.items():
+            module, _, key = name.rpartition(".")
+            if module not in owned:
+                stack.enter_context(_replaced(decoder.model.get_submodule(module), key, value))
+        stack.enter_context(_noisy(decoder, variant.noise))
+        yield
+
+
+@contextmanager
+def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
+    """Changed weights are made when a layer begins and gone when it ends, so that only one layer's are in memory."""
+    worn = ExitStack()
+
+    def begin(layer: Layer) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
+            for sublayer in (layer.attn, layer.mlp):
+                worn.enter_context(swapped([sublayer], variant.weights(sublayer)))
+
+        return hook
+
+    def end(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+        worn.close()
+
+    handles = [
+        handle
+        for layer in decoder.layers
+        for handle in (
+            layer.module.register_forward_pre_hook(begin(layer)),
+            layer.module.register_forward_hook(end, always_call=True),
+        )
+    ]
+    with worn, hooks(*handles):
+        yield
+
+
+@contextmanager
+def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
+    """The dense model computed differently for a while."""
+    match kind:
+        case "bfloat16":
+            with _in_bfloat16(decoder.trunk):
+                yield
+        case "batch":
+            with _at_another_batch_shape(decoder):
+                yield
+        case None:
+            yield
+        case _:
+            raise ComputationError(f"a variant of noise {kind!r}, which this version does not know")
+
+
+@contextmanager
+def _in_bfloat16(trunk: nn.Module) -> Iterator[None]:
+    """All weights below the head in bfloat16, and with them the activations.
+
+    Buffers keep their type: rotary frequencies rounded to 8 bits would be another model. The head keeps a view of its
+    own of the weights, so that a tied embedding does not round it.
+    """
+    before = [(parameter, parameter.data) for parameter in trunk.parameters()]
+    try:
+        for parameter, data in before:
+            parameter.data = data.bfloat16()
+        yield
+    finally:
+        for parameter, data in before:
+            parameter.data = data
+
+
+@contextmanager
+def _at_another_batch_shape(decoder: Decoder) -> Iterator[None]:
+    """Every product of a linear module in the layers runs with copies of its rows, of which the first come back.
+
+    Attention's own products and stacked experts keep their shape.
+
+    What else a layer computes, it computes row by row, whatever the batch; so everything outside the products, hooks
+    and caches included, keeps its shape.
+    """
+    linears = [
+        module
+        for sublayer in decoder.sublayers
+        for mixer in sublayer.mixers
+        for module in mixer.modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+    ]
+    # Hooks, not another forward: whatever kernel the dense run multiplies with is the one that sees the copies.
+    handles = [
+        handle
+        for linear in linears
+        for handle in (
+            linear.register_forward_pre_hook(_with_copies),
+            linear.register_forward_hook(_without_copies, prepend=True),
+        )
+    ]
+    with hooks(*handles):
+        yield
+
+
+def _with_copies(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG001 (a torch hook)
+    (rows,) = args
+    return (rows.repeat(COPIES, *[1] * (rows.dim() - 1)),)
+
+
+def _without_copies(module: nn.Module, args: object, output: Tensor) -> Tensor:  # noqa: ARG001 (a torch hook)
+    return output[: len(output) // COPIES]
