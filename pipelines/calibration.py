@@ -14,18 +14,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs, Watch
+from pipelines.inputs import Inputs
 from pipelines.metrics.spaces import space_metrics
 from pipelines.models.calls import stream_of
 from pipelines.models.decoder import Decoder
-from pipelines.models.matrices import Matrix, Products
+from pipelines.models.matrices import Matrix
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.reading import read_text
+from pipelines.streams import Streams
 from pipelines.studies import CalibrationSpec
 
-# Sequences of one forward pass: enough to fill the matrix products, little memory.
-BATCH = 4
 # A channel whose RMS is over this many times the median channel's counts as an outlier.
 OUTLIER = 6.0
 
@@ -69,7 +68,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
         decoder: the dense model.
         spec: which tokens.
         model: the model's name in the tables.
-        progress: one step a batch.
+        progress: one step a layer.
 
     Raises:
         InputError: the windows are longer than the model's context.
@@ -82,17 +81,18 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     tokens = calibration_tokens(decoder.tokenizer, spec)
     digest = tokens_hash(tokens)
     owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}
-    watch = Watch(decoder.matrices)
     influence = _Influence(decoder)
-    progress.start("calibrate", len(tokens))
-    with Products(watch.see), influence:
-        for batch in tokens.split(BATCH):
-            decoder.hidden(batch.to(decoder.device))
-            watch.count()
-            progress.advance(len(batch))
+    streams = Streams(decoder, tokens, None)
+    states = streams.begin()
+    inputs: dict[str, Inputs] = {}
+    progress.start("calibrate", len(decoder.layers))
+    with influence:
+        for index, layer in enumerate(decoder.layers):
+            matrices = layer.attn.matrices | layer.mlp.matrices
+            inputs |= streams.measure(index, states, matrices, with_tails=True, advances=True)
+            progress.advance()
     progress.done()
     # An expert that no token reached has no row: nothing plausible stands in for what was not seen.
-    inputs = watch.inputs
     stats = [
         _row(model, owners[name], matrix, inputs[name], digest)
         for name, matrix in decoder.matrices.items()

@@ -9,13 +9,13 @@ from typing import Literal, cast
 
 import torch
 
-from pipelines.calibration import BATCH
 from pipelines.machine import Machine
 from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
 from pipelines.models.outline import Shape
 from pipelines.pruning.recipes import Drop, Noise, Recipe, steps
 from pipelines.pruning.wearing import COPIES, MOST_HELD
+from pipelines.streams import BATCH
 from pipelines.studies import Study
 
 Kind = Literal["head", "body", "memory", "vocabulary"]

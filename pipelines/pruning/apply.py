@@ -3,24 +3,64 @@
 How each recipe works is told in `methods`, in which order layers come in `layerwise.py`.
 """
 
+import hashlib
 import json
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pipelines import versions
+from pipelines.calibration import tokens_hash
 from pipelines.errors import ComputationError, InputError
+from pipelines.inputs import Inputs
 from pipelines.models.decoder import Decoder
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
-from pipelines.pruning.layerwise import layer_sparsities, prune_layers
+from pipelines.pruning.layer_files import LayerFiles
+from pipelines.pruning.layerwise import Failure, Job, layer_sparsities, prune_layers
 from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was measured on the dense model, the tokens for more of it, and where unfinished work is kept.
+
+    Attributes:
+        activation_stats: rows of that table, for recipes that need them; they also save recipes that read only
+            moments, with dense predecessors, from running the model.
+        block_influence: rows of that table, for recipes that need them.
+        tokens: calibration tokens, for recipes that are calibrated.
+        dtype: type in which the tokens pass the layers; None is the model's own.
+        unfinished: where finished layers are kept until the variant is; None keeps them in memory.
+    """
+
+    activation_stats: pl.DataFrame | None = None
+    block_influence: pl.DataFrame | None = None
+    tokens: Int[Tensor, "sequences length"] | None = None
+    dtype: torch.dtype | None = None
+    unfinished: "Unfinished | None" = None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A folder for the layers that are finished, so that a killed run goes on at the one that it had reached.
+
+    Attributes:
+        folder: of the run; `layer_files.discard` removes it when the variant is saved.
+        weight_hash: of the dense model.
+    """
+
+    folder: Path
+    weight_hash: str
 
 
 def prune(
@@ -30,37 +70,69 @@ def prune(
     block_influence: pl.DataFrame | None = None,
     tokens: Int[Tensor, "sequences length"] | None = None,
     progress: Progress = SILENT,
+    *,
+    dtype: torch.dtype | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Variant:
-    """Prunes.
+    """Prunes; the arguments are those of `Statistics`.
 
     Args:
         decoder: the dense model; its weights are read, not changed.
         recipe: what to do.
-        activation_stats: rows of that table, for recipes that need them.
-        block_influence: rows of that table, for recipes that need them.
-        tokens: calibration tokens, for recipes that are calibrated.
+        activation_stats: rows of that table.
+        block_influence: rows of that table.
+        tokens: calibration tokens.
         progress: one step a layer.
+        dtype: type in which the tokens pass the layers; None is the model's own.
+        unfinished: where finished layers are kept until the variant is.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
         ComputationError: NaN scores, or the variant leaves the forward pass unchanged.
     """
-    statistics = Statistics(activation_stats, block_influence, tokens)
-    variant = Variant()
-    for part in steps(recipe):
-        variant = _one(decoder, part, statistics, variant, progress)
-    if not isinstance(recipe, (Dense, Noise)):  # noise may change nothing: two shapes that round alike are good news
-        _require_effect(decoder, recipe, variant)
+    statistics = Statistics(activation_stats, block_influence, tokens, dtype, unfinished)
+    found = prune_all(decoder, [recipe], statistics, progress)[recipe.name]
+    if isinstance(found, Variant):
+        return found
+    raise found
+
+
+def prune_all(
+    decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
+) -> dict[str, Variant | Failure]:
+    """Prunes with several recipes; those that go matrix by matrix share passes over the calibration tokens.
+
+    Args:
+        decoder: the dense model; its weights are read, not changed.
+        recipes: with different names.
+        statistics: what is known of the dense model.
+        progress: one step a layer.
+
+    Returns:
+        By recipe name the variant, or why there is none; a failed recipe does not stop the others.
+    """
+    found: dict[str, Variant | Failure] = {}
+    family = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe)]
+    found |= _family(decoder, family, statistics, Variant(), progress)
+    for recipe in recipes:
+        if not isinstance(recipe, MatrixRecipe):
+            try:
+                found[recipe.name] = _by_parts(decoder, recipe, statistics, progress)
+            except (InputError, ComputationError) as failure:
+                found[recipe.name] = failure
+        variant = found[recipe.name]
+        # Noise may change nothing: two shapes that round alike are good news.
+        if isinstance(variant, Variant) and not isinstance(recipe, (Dense, Noise)):
+            found[recipe.name] = _with_effect(decoder, recipe, variant)
+    return {recipe.name: found[recipe.name] for recipe in recipes}
+
+
+def _by_parts(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress: Progress) -> Variant:
+    variant, unfinished = Variant(), statistics.unfinished
+    for place, part in enumerate(steps(recipe)):
+        own = unfinished and replace(unfinished, folder=unfinished.folder / recipe.name / str(place))
+        variant = _one(decoder, part, replace(statistics, unfinished=own), variant, progress)
     return variant
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What was measured on the dense model, and the tokens for more of it; arguments of `prune`."""
-
-    activation_stats: pl.DataFrame | None
-    block_influence: pl.DataFrame | None
-    tokens: Int[Tensor, "sequences length"] | None
 
 
 def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, progress: Progress) -> Variant:
@@ -72,15 +144,79 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
         case Drop():
             return replace(base, dropped=(*base.dropped, *_dropped(decoder, recipe, statistics.block_influence)))
         case MatrixRecipe():
-            unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
-            if unread is not None:
-                raise InputError(
-                    f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used"
-                )
-            if recipe.reads != "nothing" and statistics.tokens is None:
-                raise InputError(f"recipe {recipe.name} needs calibration tokens")
-            tokens = torch.empty(0, 0, dtype=torch.int64) if statistics.tokens is None else statistics.tokens
-            return prune_layers(decoder, recipe, tokens, layer_sparsities(decoder, recipe), base, progress)
+            found = _family(decoder, [recipe], statistics, base, progress)[recipe.name]
+            if isinstance(found, Variant):
+                return found
+            raise found
+
+
+def _family(
+    decoder: Decoder, recipes: Sequence[MatrixRecipe], statistics: Statistics, base: Variant, progress: Progress
+) -> dict[str, Variant | Failure]:
+    """Variants of recipes with the same base, pruned side by side."""
+    found: dict[str, Variant | Failure] = {}
+    jobs = []
+    for recipe in recipes:
+        try:
+            jobs.append(_job(decoder, recipe, statistics, base))
+        except (InputError, ComputationError) as failure:
+            found[recipe.name] = failure
+    if jobs:
+        variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
+        found |= {job.recipe.name: variant for job, variant in zip(jobs, variants, strict=True)}
+    return found
+
+
+def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant) -> Job:
+    unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
+    if unread is not None:
+        raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
+    moments = None
+    if recipe.reads == "moments" and recipe.predecessors == "dense" and base == Variant():
+        moments = _moments(recipe, statistics)
+    if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
+        raise InputError(f"recipe {recipe.name} needs calibration tokens")
+    job = Job(recipe, layer_sparsities(decoder, recipe), moments)
+    if statistics.unfinished is None:
+        return job
+    return replace(job, files=_files(decoder, job, statistics, statistics.unfinished, base))
+
+
+def _moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, Inputs] | None:
+    """Inputs as `activation_stats` has them; None without that table.
+
+    Raises:
+        InputError: they were measured on other tokens.
+    """
+    rows, tokens = statistics.activation_stats, statistics.tokens
+    if rows is None:
+        return None
+    if tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
+        raise InputError(f"recipe {recipe.name}: activation_stats is of other tokens; materialise it again")
+    return {
+        row["module"]: Inputs.measured_before(
+            row["tokens"], torch.tensor(row["mean"]), torch.tensor(row["second_moment"])
+        )
+        for row in rows.iter_rows(named=True)
+    }
+
+
+def _files(decoder: Decoder, job: Job, statistics: Statistics, unfinished: Unfinished, base: Variant) -> LayerFiles:
+    rows, tokens = statistics.activation_stats, statistics.tokens
+    follows_from = {
+        "code": versions.PRUNING,
+        "recipe": job.recipe.hash,
+        "weights": unfinished.weight_hash,
+        "model dtype": str(decoder.dtype),
+        "layers": len(decoder.layers),
+        "base": base.hash,
+        "sparsities": list(job.sparsities),
+        "tokens": "" if tokens is None else tokens_hash(tokens),
+        "dtype": str(statistics.dtype),
+        "activation_stats": "" if rows is None else hashlib.sha256(rows.write_ipc(None).getvalue()).hexdigest(),
+    }
+    fingerprint = hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()
+    return LayerFiles(unfinished.folder / job.recipe.name, fingerprint)
 
 
 def _dropped(decoder: Decoder, recipe: Drop, influence: pl.DataFrame | None) -> tuple[str, ...]:
@@ -94,16 +230,17 @@ def _dropped(decoder: Decoder, recipe: Drop, influence: pl.DataFrame | None) -> 
     return tuple(f"{kind}.{layer}" for layer in layers for kind in kinds)
 
 
-def _require_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> None:
+def _with_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
     """A drop that stock classes ignore would compare the dense model with itself."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = decoder.head.weight.shape[0]
     probe = torch.randint(0, vocabulary, (1, 16), generator=generator).to(decoder.device)
     dense = decoder.hidden(probe)
-    with applied(decoder, variant):
+    with applied(decoder, variant, most_held=0):  # a single pass needs no more than one layer at a time
         pruned = decoder.hidden(probe)
     if torch.equal(dense, pruned):
-        raise ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
+        return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
+    return variant
 
 
 def variant_row(
