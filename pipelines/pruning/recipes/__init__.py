@@ -13,10 +13,12 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
+from pipelines.pruning.recipes.quantization import GPTQ, Quantized
 from pipelines.pruning.recipes.weights import Magnitude, Wanda
 
 __all__ = [
     "FORMS",
+    "GPTQ",
     "NAME",
     "BaseRecipe",
     "Composed",
@@ -27,6 +29,7 @@ __all__ = [
     "MatrixRecipe",
     "Noise",
     "NoiseKind",
+    "Quantized",
     "Reads",
     "Recipe",
     "SingleRecipe",
@@ -35,7 +38,7 @@ __all__ = [
     "parse_recipe",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | GPTQ | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 
 
