@@ -14,9 +14,10 @@ from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecip
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.quantization import GPTQ, Quantized
-from pipelines.pruning.recipes.weights import Magnitude, Wanda
+from pipelines.pruning.recipes.weights import ADMM, Magnitude, SparseGPT, Wanda
 
 __all__ = [
+    "ADMM",
     "FORMS",
     "GPTQ",
     "NAME",
@@ -33,12 +34,13 @@ __all__ = [
     "Reads",
     "Recipe",
     "SingleRecipe",
+    "SparseGPT",
     "Statistic",
     "Wanda",
     "parse_recipe",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | GPTQ | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | SparseGPT | ADMM | GPTQ | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 
 
