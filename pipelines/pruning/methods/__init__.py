@@ -4,9 +4,11 @@ Each family in a module of its own; in which order layers come, and on which tok
 """
 
 from pipelines.pruning.changes import Change
+from pipelines.pruning.methods.admm import admm
 from pipelines.pruning.methods.given import Given
+from pipelines.pruning.methods.obs import gptq, sparsegpt
 from pipelines.pruning.methods.scores import magnitude, wanda
-from pipelines.pruning.recipes import Magnitude, MatrixRecipe, Wanda
+from pipelines.pruning.recipes import ADMM, GPTQ, Magnitude, MatrixRecipe, SparseGPT, Wanda
 
 __all__ = ["Given", "change_of"]
 
@@ -23,5 +25,11 @@ def change_of(given: Given, recipe: MatrixRecipe) -> Change:
             return magnitude(given, recipe)
         case Wanda():
             return wanda(given, recipe)
+        case SparseGPT():
+            return sparsegpt(given, recipe)
+        case ADMM():
+            return admm(given, recipe)
+        case GPTQ():
+            return gptq(given, recipe)
         case _:
             raise NotImplementedError(type(recipe).__name__)

@@ -13,10 +13,13 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
-from pipelines.pruning.recipes.weights import Magnitude, Wanda
+from pipelines.pruning.recipes.quantization import GPTQ, Quantized
+from pipelines.pruning.recipes.weights import ADMM, Magnitude, SparseGPT, Wanda
 
 __all__ = [
+    "ADMM",
     "FORMS",
+    "GPTQ",
     "NAME",
     "BaseRecipe",
     "Composed",
@@ -27,16 +30,18 @@ __all__ = [
     "MatrixRecipe",
     "Noise",
     "NoiseKind",
+    "Quantized",
     "Reads",
     "Recipe",
     "SingleRecipe",
+    "SparseGPT",
     "Statistic",
     "Wanda",
     "parse_recipe",
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | SparseGPT | ADMM | GPTQ | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 
 
