@@ -15,7 +15,9 @@ from torch import Tensor
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
-from pipelines.pruning.layerwise import layer_sparsities, prune_layers
+from pipelines.pruning.chosen import require_matches
+from pipelines.pruning.layerwise import prune_layers
+from pipelines.pruning.methods.ratios import layer_sparsities
 from pipelines.pruning.recipes import Composed, Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
@@ -78,7 +80,9 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
             if recipe.reads != "nothing" and statistics.tokens is None:
                 raise InputError(f"recipe {recipe.name} needs calibration tokens")
             tokens = torch.empty(0, 0, dtype=torch.int64) if statistics.tokens is None else statistics.tokens
-            return prune_layers(decoder, recipe, tokens, layer_sparsities(decoder, recipe), base, progress)
+            require_matches(decoder, recipe)
+            sparsities = layer_sparsities(decoder, recipe, statistics.activation_stats)
+            return prune_layers(decoder, recipe, tokens, sparsities, base, progress)
 
 
 def _dropped(decoder: Decoder, recipe: Drop, influence: pl.DataFrame | None) -> tuple[str, ...]:

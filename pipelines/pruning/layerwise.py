@@ -5,22 +5,21 @@ What becomes of one matrix is `pipelines.pruning.methods`'s; only one layer's st
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipelines.errors import InputError
 from pipelines.inputs import Inputs, Watch
 from pipelines.models.calls import Arguments, call_with_state, hooks, stream_of, with_first
 from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.matrices import Matrix, Products
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.changes import Change
+from pipelines.pruning.chosen import chosen_matrices
 from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.recipes import Masked, MatrixRecipe
+from pipelines.pruning.recipes import MatrixRecipe
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import swapped
 
@@ -68,7 +67,8 @@ def prune_layers(
                 kept = None if before is None else before.mask
                 given = Given(name, index, matrix.weight, dense[name], kept, inputs.get(name), sparsities[index], facts)
                 change = change_of(given, recipe)
-                changes[name] = change if before is None else before.then(change, dense[name])
+                if change is not None:
+                    changes[name] = change if before is None else before.then(change, dense[name])
         if streams:
             after = Variant(changes, base.parameters, base.dropped) if recipe.predecessors == "pruned" else base
             with worn(layer, after):
@@ -76,17 +76,6 @@ def prune_layers(
         progress.advance()
     progress.done()
     return Variant(changes, base.parameters, base.dropped, facts=facts)
-
-
-def chosen_matrices(layer: Layer, recipe: MatrixRecipe) -> dict[str, Matrix]:
-    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them."""
-    return {
-        name: matrix
-        for sublayer in layer.sublayers
-        for name, matrix in sublayer.matrices.items()
-        if not recipe.modules
-        or any(sublayer.kind == pattern or fnmatchcase(name, pattern) for pattern in recipe.modules)
-    }
 
 
 @contextmanager
@@ -160,19 +149,3 @@ def _returning_what_it_is_given(found: list[Arguments], output: object) -> Calla
         return with_first(output, stream_of(args, kwargs))
 
     return forward
-
-
-def layer_sparsities(decoder: Decoder, recipe: MatrixRecipe) -> list[float | None]:
-    """The share of weights that a recipe sets to zero in every layer; None where it is no share.
-
-    Raises:
-        InputError: the recipe gives one ratio a layer, but not for as many as there are.
-    """
-    count = len(decoder.layers)
-    if not isinstance(recipe, Masked):
-        return [None] * count
-    if isinstance(recipe.ratios, tuple):
-        if len(recipe.ratios) != count:
-            raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {count} layers")
-        return list(recipe.ratios)
-    return [recipe.sparsity] * count

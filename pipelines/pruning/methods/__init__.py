@@ -4,24 +4,32 @@ Each family in a module of its own; in which order layers come, and on which tok
 """
 
 from pipelines.pruning.changes import Change
+from pipelines.pruning.methods.dsnot import dsnot
 from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.scores import magnitude, wanda
-from pipelines.pruning.recipes import Magnitude, MatrixRecipe, Wanda
+from pipelines.pruning.methods.scores import magnitude, ria, wanda
+from pipelines.pruning.recipes import RIA, DSnoT, Magnitude, MatrixRecipe, Wanda
 
 __all__ = ["Given", "change_of"]
 
 
-def change_of(given: Given, recipe: MatrixRecipe) -> Change:
-    """What the recipe makes of a matrix.
+def change_of(given: Given, recipe: MatrixRecipe) -> Change | None:
+    """What the recipe makes of a matrix; None where it leaves it as it is.
 
     Raises:
         InputError: the recipe's numbers do not fit the matrix, or no token reached it.
         ComputationError: a score is NaN or infinite, or the method's own arithmetic failed.
     """
+    if recipe.reads != "nothing" and given.inputs is None and recipe.unreached == "dense":
+        given.facts["matrices_unreached"] = given.facts.get("matrices_unreached", 0) + 1
+        return None
     match recipe:
         case Magnitude():
             return magnitude(given, recipe)
         case Wanda():
             return wanda(given, recipe)
+        case RIA():
+            return ria(given, recipe)
+        case DSnoT():
+            return dsnot(given, recipe)
         case _:
             raise NotImplementedError(type(recipe).__name__)

@@ -7,19 +7,21 @@ import re
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
-from pipelines.pruning.recipes.weights import Magnitude, Wanda
+from pipelines.pruning.recipes.weights import RIA, DSnoT, Magnitude, Wanda
 
 __all__ = [
     "FORMS",
     "NAME",
+    "RIA",
     "BaseRecipe",
     "Composed",
+    "DSnoT",
     "Dense",
     "Drop",
     "Magnitude",
@@ -35,8 +37,9 @@ __all__ = [
     "parse_recipe",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | RIA | DSnoT | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
+_NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
 
 class Composed(BaseRecipe):
@@ -54,6 +57,9 @@ class Composed(BaseRecipe):
         for part in self.parts:
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+        for index, part in enumerate(self.parts):
+            if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
+                raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
         return self
 
     @property
@@ -67,8 +73,14 @@ class Composed(BaseRecipe):
         return any(part.is_calibrated for part in self.parts)
 
 
-Recipe = SingleRecipe | Composed
-_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="method")])
+def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
+    if isinstance(recipe, DSnoT):
+        raise ValueError(f"{recipe.name} {_NEEDS_A_MASK}")  # noqa: TRY004 (pydantic reads ValueError)
+    return recipe
+
+
+Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
 # `attn+mlp` is one word.

@@ -67,10 +67,13 @@ class MatrixRecipe(BaseRecipe):
             none means every matrix of every layer. Head and embeddings are never among them.
         predecessors: what the layers before are while a layer's inputs are measured: already `pruned`, as the papers
             do, or `dense`. A recipe that reads no inputs takes no notice.
+        unreached: what becomes of a matrix that no calibration token reached, such as an expert's: `refuse` it, or
+            leave it `dense` and count it among the variant's facts (`matrices_unreached`).
     """
 
     modules: tuple[str, ...] = ()
     predecessors: Literal["pruned", "dense"] = "pruned"
+    unreached: Literal["refuse", "dense"] = "refuse"
 
     @property
     def reads(self) -> Reads:
@@ -92,7 +95,7 @@ class Masked(MatrixRecipe):
         ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
             al., 2310.05175); or one sparsity a layer, from the first.
         owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.
-        owl_lambda: the layers' sparsities stay within this distance of `sparsity`.
+        owl_lambda: the layers' sparsities stay within this distance of `sparsity`, and one of them reaches it.
     """
 
     sparsity: float | None = Field(default=None, gt=0, lt=1)
@@ -120,6 +123,8 @@ class Masked(MatrixRecipe):
             raise ValueError("`keep` must be below `block`: nothing would be pruned")
         if self.keep is not None and self.ratios != "uniform":
             raise ValueError("an N:M pattern has the same share in every layer; use `sparsity` with `ratios`")
+        if self.ratios == "owl" and self.sparsity and self.owl_lambda >= min(self.sparsity, 1 - self.sparsity):
+            raise ValueError("`owl_lambda` must be below `sparsity` and 1 − `sparsity`: a layer would lose all or none")
         return self
 
     @property
@@ -129,8 +134,9 @@ class Masked(MatrixRecipe):
 
 
 def spelling(method: str) -> re.Pattern[str]:
-    """The names of a masked recipe: `method-50`, `method-62.5`, `method-2of4`."""
-    return re.compile(rf"(?P<method>{method})-(?:(?P<percent>\d{{1,2}}(?:\.\d+)?)|(?P<keep>\d+)of(?P<block>\d+))")
+    """The names of a masked recipe: `method-50`, `method-62.5`, `method-50-owl`, `method-2of4`."""
+    share = r"(?P<percent>\d{1,2}(?:\.\d+)?)(?:-(?P<ratios>owl))?"
+    return re.compile(rf"(?P<method>{method})-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))")
 
 
 def _without_names(fields: object) -> object:
