@@ -13,10 +13,12 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
+from pipelines.pruning.recipes.quantization import GPTQ, Quantized
 from pipelines.pruning.recipes.weights import RIA, DSnoT, Magnitude, Wanda
 
 __all__ = [
     "FORMS",
+    "GPTQ",
     "NAME",
     "RIA",
     "BaseRecipe",
@@ -29,6 +31,7 @@ __all__ = [
     "MatrixRecipe",
     "Noise",
     "NoiseKind",
+    "Quantized",
     "Reads",
     "Recipe",
     "SingleRecipe",
@@ -37,7 +40,7 @@ __all__ = [
     "parse_recipe",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | RIA | DSnoT | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | RIA | DSnoT | GPTQ | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 _NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
