@@ -3,7 +3,7 @@
 Which tokens run, and what is made of the numbers, is the caller's business.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 
 import torch
@@ -26,6 +26,7 @@ class Inputs:
         fourth: Σ x⁴ over all channels.
         largest: largest |x|.
         gram: Σ x xᵀ, (in, in) in float32 on the model's device; None where nobody asked for it.
+        derived: what methods made of the sums for all matrices that share them, such as factors of the Gram matrix.
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,6 +36,7 @@ class Inputs:
         self.fourth = 0.0
         self.largest = 0.0
         self.gram: Tensor | None = None
+        self.derived: dict[Hashable, object] = {}
 
     def see(self, rows: Rows, *, with_gram: bool = False) -> None:
         """Adds inputs of shape (…, in)."""

@@ -3,13 +3,28 @@
 Each family in a module of its own; in which order layers come, and on which tokens, is `layerwise.py`'s.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from pipelines.pruning.changes import Change
+from pipelines.pruning.methods.admm import admm
 from pipelines.pruning.methods.dsnot import dsnot
 from pipelines.pruning.methods.given import Given
+from pipelines.pruning.methods.obs import gptq, sparsegpt
 from pipelines.pruning.methods.scores import magnitude, ria, wanda
-from pipelines.pruning.recipes import RIA, DSnoT, Magnitude, MatrixRecipe, Wanda
+from pipelines.pruning.recipes import ADMM, GPTQ, RIA, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
 
-__all__ = ["Given", "change_of"]
+__all__ = ["METHODS", "Given", "change_of"]
+
+METHODS: dict[type[MatrixRecipe], Callable[[Given, Any], Change | None]] = {
+    Magnitude: magnitude,
+    Wanda: wanda,
+    RIA: ria,
+    SparseGPT: sparsegpt,
+    ADMM: admm,
+    DSnoT: dsnot,
+    GPTQ: gptq,
+}
 
 
 def change_of(given: Given, recipe: MatrixRecipe) -> Change | None:
@@ -22,14 +37,4 @@ def change_of(given: Given, recipe: MatrixRecipe) -> Change | None:
     if recipe.reads != "nothing" and given.inputs is None and recipe.unreached == "dense":
         given.facts["matrices_unreached"] = given.facts.get("matrices_unreached", 0) + 1
         return None
-    match recipe:
-        case Magnitude():
-            return magnitude(given, recipe)
-        case Wanda():
-            return wanda(given, recipe)
-        case RIA():
-            return ria(given, recipe)
-        case DSnoT():
-            return dsnot(given, recipe)
-        case _:
-            raise NotImplementedError(type(recipe).__name__)
+    return METHODS[type(recipe)](given, recipe)

@@ -14,9 +14,10 @@ from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecip
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.quantization import GPTQ, Quantized
-from pipelines.pruning.recipes.weights import RIA, DSnoT, Magnitude, Wanda
+from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 
 __all__ = [
+    "ADMM",
     "FORMS",
     "GPTQ",
     "NAME",
@@ -35,12 +36,13 @@ __all__ = [
     "Reads",
     "Recipe",
     "SingleRecipe",
+    "SparseGPT",
     "Statistic",
     "Wanda",
     "parse_recipe",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | RIA | DSnoT | GPTQ | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT | GPTQ | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 _NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 

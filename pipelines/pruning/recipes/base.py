@@ -114,6 +114,14 @@ class Masked(MatrixRecipe):
 
     @model_validator(mode="after")
     def _one_pattern(self) -> Self:
+        return self.require_pattern()
+
+    def require_pattern(self) -> Self:
+        """Itself.
+
+        Raises:
+            ValueError: its pattern is not one of those above.
+        """
         if isinstance(self.ratios, tuple):
             if self.keep is not None or self.sparsity is not None:
                 raise ValueError("`ratios` gives one sparsity a layer; leave `sparsity`, `keep` and `block` out")
@@ -133,10 +141,11 @@ class Masked(MatrixRecipe):
         return ("activation_stats",) if self.ratios == "owl" else ()
 
 
-def spelling(method: str) -> re.Pattern[str]:
-    """The names of a masked recipe: `method-50`, `method-62.5`, `method-50-owl`, `method-2of4`."""
+def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
+    """The names of a masked recipe: `method-50`, `method-50-owl`, `method-2of4`; and `method` where it means one."""
     share = r"(?P<percent>\d{1,2}(?:\.\d+)?)(?:-(?P<ratios>owl))?"
-    return re.compile(rf"(?P<method>{method})-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))")
+    pattern = rf"-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))"
+    return re.compile(rf"(?P<method>{method})(?:{pattern}){'?' if also_alone else ''}")
 
 
 def _without_names(fields: object) -> object:

@@ -1,0 +1,149 @@
+"""SparseGPT and GPTQ do what the optimal brain surgeon does column by column, and their counts are exact."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipelines.errors import ComputationError, InputError
+from pipelines.inputs import Inputs
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune
+from pipelines.pruning.methods import change_of
+from pipelines.pruning.methods.sweep import eager, sweep
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import load_variant
+from pipelines.pruning.wearing import applied
+from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
+from tests.tiny_models import save_tiny
+
+
+class Surgeon:
+    """The optimal brain surgeon in float64 with an explicit inverse, from which each settled column is taken out."""
+
+    def __init__(self, weight: Tensor, x: Tensor, damping: float) -> None:
+        gram = x.double().T @ x.double()
+        dead = gram.diagonal() == 0
+        gram.diagonal().add_(damping * gram.diagonal()[~dead].mean())
+        self.weight = weight.double().clone()
+        self.weight[:, dead] = 0
+        self.inverse = torch.linalg.inv(gram)
+        self.left = list(range(weight.shape[1]))
+
+    def error_at(self, column: int) -> float:
+        """[H⁻¹]_jj among the columns that are left."""
+        return float(self.inverse[self.left.index(column), self.left.index(column)])
+
+    def settle(self, column: int, values: Tensor) -> None:
+        """Fixes a column's values; all others move to make good for it."""
+        at = self.left.index(column)
+        row = self.inverse[at]
+        shift = (self.weight[:, column] - values) / row[at]
+        for place, other in enumerate(self.left):
+            self.weight[:, other] -= shift * row[place]
+        self.weight[:, column] = values
+        rest = [place for place in range(len(self.left)) if place != at]
+        self.inverse = (self.inverse - row[:, None] * row / row[at])[rest][:, rest]
+        self.left.pop(at)
+
+
+def slow_sparsegpt(
+    weight: Tensor,
+    x: Tensor,
+    sparsity: float,
+    width: int,
+    kept: Tensor | None = None,
+    pattern: tuple[int, int] = (0, 0),
+) -> tuple[Tensor, Tensor]:
+    surgeon = Surgeon(weight, x, 0.01)
+    outputs, inputs = weight.shape
+    keep = torch.ones(outputs, inputs, dtype=torch.bool) if kept is None else kept.clone()
+    fixed = kept is not None
+    for column in range(inputs):
+        if not fixed and not pattern[1] and column % width == 0:
+            # Scores of a whole block on the weights as they are when the sweep reaches it.
+            stop = min(column + width, inputs)
+            ahead = Surgeon(weight, x, 0.01)
+            ahead.weight, ahead.inverse, ahead.left = surgeon.weight.clone(), surgeon.inverse, list(surgeon.left)
+            scores = torch.zeros(outputs, stop - column).double()
+            for each in range(column, stop):
+                scores[:, each - column] = surgeon.weight[:, each] ** 2 / ahead.error_at(each)
+                ahead.settle(each, ahead.weight[:, each])
+            order = scores.reshape(-1).argsort(stable=True)
+            count = round(sparsity * outputs * stop) - round(sparsity * outputs * column)
+            block = torch.ones(scores.numel(), dtype=torch.bool)
+            block[order[:count]] = False
+            keep[:, column:stop] = block.reshape(scores.shape)
+        if pattern[1] and column % pattern[1] == 0:
+            n, m = pattern
+            ahead = Surgeon(weight, x, 0.01)
+            ahead.inverse, ahead.left = surgeon.inverse, list(surgeon.left)
+            errors = []
+            for each in range(column, column + m):
+                errors.append(ahead.error_at(each))
+                ahead.settle(each, ahead.weight[:, each])
+            scores = surgeon.weight[:, column : column + m] ** 2 / torch.tensor(errors).double()
+            best = scores.argsort(dim=1, descending=True, stable=True)[:, :n]
+            keep[:, column : column + m] = torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, True)
+        surgeon.settle(column, torch.where(keep[:, column], surgeon.weight[:, column], 0))
+    return surgeon.weight, keep
+
+
+def slow_grid(part: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    low, high = part.amin(dim=1).clamp(max=0), part.amax(dim=1).clamp(min=0)
+    scale = (high - low) / (2**bits - 1)
+    return scale, (-low / scale).round()
+
+
+def slow_gptq(weight: Tensor, x: Tensor, bits: int, group: int | None, order: list[int] | None = None) -> Tensor:
+    surgeon = Surgeon(weight, x, 0.01)
+    inputs = weight.shape[1]
+    size = group or inputs
+    grids = {g: slow_grid(surgeon.weight[:, g * size : (g + 1) * size], bits) for g in range(-(-inputs // size))}
+    for column in order or range(inputs):
+        if group and order is None and column % size == 0:
+            grids[column // size] = slow_grid(surgeon.weight[:, column : column + size], bits)
+        scale, zero = grids[column // size]
+        code = ((surgeon.weight[:, column] / scale).round() + zero).clamp(0, 2**bits - 1)
+        surgeon.settle(column, (code - zero) * scale)
+    return surgeon.weight
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (1, 17), (9, 12)])
+@pytest.mark.parametrize("columns", [4, 8, 128])
+def test_sparsegpt_chooses_and_solves_as_the_surgeon_with_an_explicit_inverse(
+    shape: tuple[int, int], columns: int
+) -> None:
+    weight, x = random_weight(*shape), correlated(64, shape[1])
+    change = changed(weight, x, f"{{name: s, method: sparsegpt, sparsity: 0.5, columns: {columns}}}")
+    expected, keep = slow_sparsegpt(weight, x, 0.5, columns)
+    assert torch.equal(change.mask, keep)
+    close(change.weight(weight), expected)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (1, 3)])
+def test_sparsegpt_chooses_n_of_m_when_the_sweep_reaches_them(n: int, m: int) -> None:
+    weight, x = random_weight(7, 24), correlated(80, 24)
+    for columns in (5, 8, 128):  # rounded up to a multiple of M
+        change = changed(weight, x, f"{{name: s, method: sparsegpt, keep: {n}, block: {m}, columns: {columns}}}")
+        expected, keep = slow_sparsegpt(weight, x, 0, 128, pattern=(n, m))
+        assert torch.equal(change.mask, keep)
+        assert (change.mask.reshape(7, -1, m).sum(dim=2) == n).all()
+        close(change.weight(weight), expected)
+
+
+@pytest.mark.parametrize(("group", "order"), [(None, False), (5, False), (8, False), (None, True), (8, True)])
+def test_gptq_rounds_and_passes_errors_on_as_the_surgeon_does(group: int | None, order: bool) -> None:
+    weight, x = random_weight(6, 20), correlated(64, 20)
+    fields = f"bits: 3, act_order: {str(order).lower()}" + (f", group: {group}" if group else "")
+    change = changed(weight, x, f"{{name: q, method: gptq, {fields}}}")
+    largest = x.double().square().sum(dim=0).argsort(descending=True).tolist() if order else None
+    close(change.weight(weight), slow_gptq(weight, x, 3, group, largest))
