@@ -23,8 +23,10 @@ from pipelines.inputs import Inputs
 from pipelines.models.decoder import Decoder
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
+from pipelines.pruning.chosen import require_matches
 from pipelines.pruning.layer_files import LayerFiles
-from pipelines.pruning.layerwise import Failure, Job, layer_sparsities, prune_layers
+from pipelines.pruning.layerwise import Failure, Job, prune_layers
+from pipelines.pruning.methods.ratios import layer_sparsities
 from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
@@ -176,7 +178,8 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
         moments = _moments(recipe, statistics)
     if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    job = Job(recipe, layer_sparsities(decoder, recipe), moments)
+    require_matches(decoder, recipe)
+    job = Job(recipe, layer_sparsities(decoder, recipe, statistics.activation_stats), moments)
     if statistics.unfinished is None:
         return job
     return replace(job, files=_files(decoder, job, statistics, statistics.unfinished, base))

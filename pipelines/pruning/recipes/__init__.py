@@ -7,22 +7,24 @@ import re
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.quantization import GPTQ, Quantized
-from pipelines.pruning.recipes.weights import ADMM, Magnitude, SparseGPT, Wanda
+from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 
 __all__ = [
     "ADMM",
     "FORMS",
     "GPTQ",
     "NAME",
+    "RIA",
     "BaseRecipe",
     "Composed",
+    "DSnoT",
     "Dense",
     "Drop",
     "Magnitude",
@@ -41,8 +43,9 @@ __all__ = [
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | SparseGPT | ADMM | GPTQ | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT | GPTQ | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
+_NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
 
 class Composed(BaseRecipe):
@@ -60,6 +63,9 @@ class Composed(BaseRecipe):
         for part in self.parts:
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+        for index, part in enumerate(self.parts):
+            if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
+                raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
         return self
 
     @property
@@ -78,15 +84,20 @@ class Composed(BaseRecipe):
         return any(part.changes_matrices for part in self.parts)
 
 
-Recipe = SingleRecipe | Composed
+def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
+    if isinstance(recipe, DSnoT):
+        raise ValueError(f"{recipe.name} {_NEEDS_A_MASK}")  # noqa: TRY004 (pydantic reads ValueError)
+    return recipe
+
+
+Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
 
 def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
     """The recipe itself, or the parts of a composition in order."""
     return recipe.parts if isinstance(recipe, Composed) else (recipe,)
 
-
-_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="method")])
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
 # `attn+mlp` is one word.

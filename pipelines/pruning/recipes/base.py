@@ -72,10 +72,13 @@ class MatrixRecipe(BaseRecipe):
             none means every matrix of every layer. Head and embeddings are never among them.
         predecessors: what the layers before are while a layer's inputs are measured: already `pruned`, as the papers
             do, or `dense`. A recipe that reads no inputs takes no notice.
+        unreached: what becomes of a matrix that no calibration token reached, such as an expert's: `refuse` it, or
+            leave it `dense` and count it among the variant's facts (`matrices_unreached`).
     """
 
     modules: tuple[str, ...] = ()
     predecessors: Literal["pruned", "dense"] = "pruned"
+    unreached: Literal["refuse", "dense"] = "refuse"
 
     @property
     def changes_matrices(self) -> bool:
@@ -102,7 +105,7 @@ class Masked(MatrixRecipe):
         ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
             al., 2310.05175); or one sparsity a layer, from the first.
         owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.
-        owl_lambda: the layers' sparsities stay within this distance of `sparsity`.
+        owl_lambda: the layers' sparsities stay within this distance of `sparsity`, and one of them reaches it.
     """
 
     sparsity: float | None = Field(default=None, gt=0, lt=1)
@@ -138,6 +141,8 @@ class Masked(MatrixRecipe):
             raise ValueError("`keep` must be below `block`: nothing would be pruned")
         if self.keep is not None and self.ratios != "uniform":
             raise ValueError("an N:M pattern has the same share in every layer; use `sparsity` with `ratios`")
+        if self.ratios == "owl" and self.sparsity and self.owl_lambda >= min(self.sparsity, 1 - self.sparsity):
+            raise ValueError("`owl_lambda` must be below `sparsity` and 1 − `sparsity`: a layer would lose all or none")
         return self
 
     @property
@@ -147,8 +152,9 @@ class Masked(MatrixRecipe):
 
 
 def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
-    """The names of a masked recipe: `method-50`, `method-62.5`, `method-2of4`; and `method` where it has a meaning."""
-    pattern = r"-(?:(?P<percent>\d{1,2}(?:\.\d+)?)|(?P<keep>\d+)of(?P<block>\d+))"
+    """The names of a masked recipe: `method-50`, `method-50-owl`, `method-2of4`; and `method` where it means one."""
+    share = r"(?P<percent>\d{1,2}(?:\.\d+)?)(?:-(?P<ratios>owl))?"
+    pattern = rf"-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))"
     return re.compile(rf"(?P<method>{method})(?:{pattern}){'?' if also_alone else ''}")
 
 
