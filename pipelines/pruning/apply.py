@@ -6,7 +6,7 @@ How each recipe works is told in `methods`, in which order layers come in `layer
 import json
 import resource
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 import torch
@@ -18,6 +18,7 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.layerwise import layer_sparsities, prune_layers
+from pipelines.pruning.methods.depth import drop
 from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
@@ -70,7 +71,7 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
         case Noise():
             return Variant(noise=recipe.kind)
         case Drop():
-            return replace(base, dropped=(*base.dropped, *_dropped(decoder, recipe, statistics.block_influence)))
+            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress)
         case MatrixRecipe():
             unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
             if unread is not None:
@@ -81,17 +82,6 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
                 raise InputError(f"recipe {recipe.name} needs calibration tokens")
             tokens = torch.empty(0, 0, dtype=torch.int64) if statistics.tokens is None else statistics.tokens
             return prune_layers(decoder, recipe, tokens, layer_sparsities(decoder, recipe), base, progress)
-
-
-def _dropped(decoder: Decoder, recipe: Drop, influence: pl.DataFrame | None) -> tuple[str, ...]:
-    if influence is None:
-        raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
-    if recipe.count >= len(decoder.layers):
-        raise InputError(f"recipe {recipe.name}: the model has {len(decoder.layers)} layers; drop fewer")
-    order = influence.filter(pl.col("unit").cast(pl.String) == recipe.unit).sort("drop_order").head(recipe.count)
-    layers = sorted(int(layer) for layer in order["layer"])
-    kinds = ("attn", "mlp") if recipe.unit == "block" else (recipe.unit,)
-    return tuple(f"{kind}.{layer}" for layer in layers for kind in kinds)
 
 
 def _require_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> None:

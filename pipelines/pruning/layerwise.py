@@ -3,7 +3,7 @@
 What becomes of one matrix is `pipelines.pruning.methods`'s; only one layer's statistics are in memory at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -59,7 +59,7 @@ def prune_layers(
     streams = Streams(decoder, tokens) if recipe.reads != "nothing" else None
     progress.start(f"prune {recipe.name}", len(decoder.layers))
     for index, layer in enumerate(decoder.layers):
-        chosen = chosen_matrices(layer, recipe)
+        chosen = chosen_matrices(layer, recipe, base.dropped)
         dense = {name: matrix.weight for name, matrix in chosen.items()}
         with worn(layer, base):
             inputs = streams.inputs(index, chosen, with_gram=recipe.reads == "gram") if streams else {}
@@ -78,11 +78,18 @@ def prune_layers(
     return Variant(changes, base.parameters, base.dropped, facts=facts)
 
 
-def chosen_matrices(layer: Layer, recipe: MatrixRecipe) -> dict[str, Matrix]:
-    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them."""
+def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str] = ()) -> dict[str, Matrix]:
+    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them.
+
+    Args:
+        layer: the layer.
+        recipe: its `modules` are the choice.
+        dropped: labels of sublayers that are gone already: nothing is left to change in them.
+    """
     return {
         name: matrix
         for sublayer in layer.sublayers
+        if sublayer.label not in dropped
         for name, matrix in sublayer.matrices.items()
         if not recipe.modules
         or any(sublayer.kind == pattern or fnmatchcase(name, pattern) for pattern in recipe.modules)
