@@ -19,7 +19,8 @@ from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.layerwise import layer_sparsities, prune_layers
 from pipelines.pruning.methods.depth import drop
-from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
+from pipelines.pruning.methods.structure import prune_units
+from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, Structured, steps
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 
@@ -72,6 +73,8 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
             return Variant(noise=recipe.kind)
         case Drop():
             return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress)
+        case Structured():
+            return prune_units(decoder, recipe, statistics.activation_stats, statistics.tokens, base, progress)
         case MatrixRecipe():
             unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
             if unread is not None:
@@ -110,7 +113,9 @@ def variant_row(
     prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
     counts = [_counts(variant, sublayer) for sublayer in sublayers if sublayer.label not in variant.dropped]
     masked, updated = sum(zeros for zeros, _ in counts), sum(others for _, others in counts)
-    facts = {key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores"}}
+    facts = {
+        key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
+    }
     dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
     total = sum(parameter.numel() for parameter in decoder.model.parameters())
     return pl.DataFrame(

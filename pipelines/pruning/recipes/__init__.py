@@ -13,6 +13,7 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
+from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
 from pipelines.pruning.recipes.weights import Magnitude, Wanda
 
 __all__ = [
@@ -22,21 +23,25 @@ __all__ = [
     "Composed",
     "Dense",
     "Drop",
+    "Flap",
+    "Heads",
     "Magnitude",
     "Masked",
     "MatrixRecipe",
+    "Neurons",
     "Noise",
     "NoiseKind",
     "Reads",
     "Recipe",
     "SingleRecipe",
     "Statistic",
+    "Structured",
     "Wanda",
     "parse_recipe",
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | Neurons | Heads | Flap | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 
 
