@@ -26,8 +26,10 @@ from pipelines.progress import SILENT, Progress
 from pipelines.pruning.chosen import require_matches
 from pipelines.pruning.layer_files import LayerFiles
 from pipelines.pruning.layerwise import Failure, Job, prune_layers
+from pipelines.pruning.methods.depth import drop
 from pipelines.pruning.methods.ratios import layer_sparsities
-from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
+from pipelines.pruning.methods.structure import prune_units
+from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, Structured, steps
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 
@@ -144,7 +146,9 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
         case Noise():
             return Variant(noise=recipe.kind)
         case Drop():
-            return replace(base, dropped=(*base.dropped, *_dropped(decoder, recipe, statistics.block_influence)))
+            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress)
+        case Structured():
+            return prune_units(decoder, recipe, statistics.activation_stats, statistics.tokens, base, progress)
         case MatrixRecipe():
             found = _family(decoder, [recipe], statistics, base, progress)[recipe.name]
             if isinstance(found, Variant):
@@ -222,17 +226,6 @@ def _files(decoder: Decoder, job: Job, statistics: Statistics, unfinished: Unfin
     return LayerFiles(unfinished.folder / job.recipe.name, fingerprint)
 
 
-def _dropped(decoder: Decoder, recipe: Drop, influence: pl.DataFrame | None) -> tuple[str, ...]:
-    if influence is None:
-        raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
-    if recipe.count >= len(decoder.layers):
-        raise InputError(f"recipe {recipe.name}: the model has {len(decoder.layers)} layers; drop fewer")
-    order = influence.filter(pl.col("unit").cast(pl.String) == recipe.unit).sort("drop_order").head(recipe.count)
-    layers = sorted(int(layer) for layer in order["layer"])
-    kinds = ("attn", "mlp") if recipe.unit == "block" else (recipe.unit,)
-    return tuple(f"{kind}.{layer}" for layer in layers for kind in kinds)
-
-
 def _with_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
     """A drop that stock classes ignore would compare the dense model with itself."""
     generator = torch.Generator().manual_seed(0)
@@ -260,7 +253,9 @@ def variant_row(
     prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
     counts = [_counts(variant, sublayer) for sublayer in sublayers if sublayer.label not in variant.dropped]
     masked, updated = sum(zeros for zeros, _ in counts), sum(others for _, others in counts)
-    facts = {key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores"}}
+    facts = {
+        key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
+    }
     dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
     total = sum(parameter.numel() for parameter in decoder.model.parameters())
     return pl.DataFrame(

@@ -99,7 +99,7 @@ class _Work:
 
     def __init__(self, decoder: Decoder, job: Job, base: Variant) -> None:
         self.job = job
-        self.chosen = [chosen_matrices(layer, job.recipe) for layer in decoder.layers]
+        self.chosen = [chosen_matrices(layer, job.recipe, base.dropped) for layer in decoder.layers]
         self.failure: Failure | None = None
         # Of the layer that it was in last.
         self.latest: Mapping[str, Change] = {}

@@ -14,6 +14,7 @@ from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecip
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.quantization import GPTQ, Quantized
+from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
 from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 
 __all__ = [
@@ -27,9 +28,12 @@ __all__ = [
     "DSnoT",
     "Dense",
     "Drop",
+    "Flap",
+    "Heads",
     "Magnitude",
     "Masked",
     "MatrixRecipe",
+    "Neurons",
     "Noise",
     "NoiseKind",
     "Quantized",
@@ -38,12 +42,13 @@ __all__ = [
     "SingleRecipe",
     "SparseGPT",
     "Statistic",
+    "Structured",
     "Wanda",
     "parse_recipe",
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT | GPTQ | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT | GPTQ | Neurons | Heads | Flap | Drop | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 _NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
