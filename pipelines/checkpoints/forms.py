@@ -10,6 +10,7 @@ from itertools import combinations, islice, product
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -22,7 +23,9 @@ from pipelines.pruning.variant import Variant
 # Configs that are tried before the search for one ends.
 _MOST_TRIED = 200
 # What a config class raises on numbers that make no model of its architecture: anything.
-_REFUSALS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError, ArithmeticError)
+_REFUSALS = (
+    StrictDataclassError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError
+)
 Cut = Mapping[int, Tensor]
 
 
@@ -154,13 +157,13 @@ def _without_layers(decoder: Decoder, configs: _Configs, form: Form, kept: tuple
         options = list(_lists_without(key, value, count, kept))
         if options:
             choices.append([(key, option) for option in options])
-    dense = decoder.model.get_submodule(form.prefix)
+    dense = cast(nn.ModuleList, form.model.get_submodule(form.prefix))
     for chosen in islice(product(*choices), _MOST_TRIED):
         changes = {configs.layers_key: len(kept), **dict(chosen)}
         model = configs.build(changes)
         if model is None:
             continue
-        layers = model.get_submodule(form.prefix)
+        layers = cast(nn.ModuleList, model.get_submodule(form.prefix))
         if len(layers) == len(kept) and all(
             _is_same_layer(dense[old], layers[new], old, new) for new, old in enumerate(kept)
         ):
