@@ -24,7 +24,14 @@ from pipelines.pruning.variant import Variant
 _MOST_TRIED = 200
 # What a config class raises on numbers that make no model of its architecture: anything.
 _REFUSALS = (
-    StrictDataclassError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
 )
 Cut = Mapping[int, Tensor]
 
@@ -244,7 +251,7 @@ def _narrowed(decoder: Decoder, configs: _Configs, form: Form, widths: Widths) -
         model = configs.build(changes)
         if model is None:
             continue
-        cuts = _cuts(form, model, widths.rules)
+        cuts = _cuts(form, model, widths)
         if cuts is not None:
             return replace(
                 form,
@@ -267,8 +274,8 @@ def _width_changes(configs: _Configs, widths: Widths) -> Iterator[dict[str, int]
         for key in configs.keys(None):
             yield {key: widths.after}
         return
-    heads, groups = configs.keys(widths.before), configs.keys(widths.groups[0])
-    # The size of a head must not follow from their number.
+    # As many smaller heads would have the same shapes; and their size must not follow from their number.
+    heads, groups = ([k for k in configs.keys(n) if k != "head_dim"] for n in (widths.before, widths.groups[0]))
     for sizes in ({}, {"head_dim": widths.size}):
         for some in _subsets(heads, 2):
             yield {**dict.fromkeys(some, widths.after), **sizes}
@@ -276,23 +283,27 @@ def _width_changes(configs: _Configs, widths: Widths) -> Iterator[dict[str, int]
                 yield {**dict.fromkeys(some, widths.after), **dict.fromkeys(others, widths.groups[1]), **sizes}
 
 
-def _cuts(form: Form, model: nn.Module, rules: Mapping[str, Rules]) -> dict[str, Cut] | None:
+def _cuts(form: Form, model: nn.Module, widths: Widths) -> dict[str, Cut] | None:
     """What is left of every parameter for the model to hold it; None where a shape cannot be explained."""
     before, after = _shapes(form.model), _shapes(model)
     if before.keys() != after.keys():
         return None
     found: dict[str, Cut] = {}
+    made: set[tuple[int, int]] = set()
     for name, shape in after.items():
         if shape == before[name]:
             continue
         if len(shape) != len(before[name]):
             return None
-        known = next((rule for module, rule in rules.items() if form.dense_name(name).startswith(f"{module}.")), {})
+        known: Rules = next(
+            (rule for module, rule in widths.rules.items() if form.dense_name(name).startswith(f"{module}.")), {}
+        )
         sizes = {dim: (old, new) for dim, (old, new) in enumerate(zip(before[name], shape, strict=True)) if old != new}
-        if not sizes.keys() <= {dim for dim, size in sizes.items() if size in known}:
+        if not set(sizes.values()) <= known.keys():
             return None
+        made |= set(sizes.values())
         found[name] = {dim: known[size] for dim, size in sizes.items()}
-    return found or None
+    return found if all(made & each for each in widths.needed) else None
 
 
 def _renumbered(name: str, prefix: str, numbers: Mapping[int, int]) -> str:

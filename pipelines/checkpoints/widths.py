@@ -29,6 +29,7 @@ class Widths:
         before: neurons, or query heads, of each layer as it was.
         after: how many each layer keeps: as many as the fullest one has left.
         rules: by the name of a module, how its parameters are cut.
+        needed: of each of these sets of cuts at least one has to be made, or the config is another one's.
         groups: key-value heads before and after; None for neurons.
         size: numbers of a head; 0 for neurons.
     """
@@ -37,13 +38,12 @@ class Widths:
     before: int
     after: int
     rules: Mapping[str, Rules]
+    needed: tuple[frozenset[tuple[int, int]], ...]
     groups: tuple[int, int] | None = None
     size: int = 0
 
 
-def widths_of(
-    decoder: Decoder, worn: Worn, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]
-) -> list[Widths]:
+def widths_of(decoder: Decoder, worn: Worn, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]) -> list[Widths]:
     """What can be narrower: whole neurons and heads that add nothing, in every layer that is kept.
 
     Args:
@@ -73,7 +73,8 @@ def _neurons(sublayers: list[Sublayer], worn: Worn, last: Mapping[str, list[Matr
             index = _first(found, after)
             rule = {(inner, after): index, (2 * inner, 2 * after): torch.cat([index, index + inner])}
             rules |= dict.fromkeys(_tops(sublayer), rule)
-        yield Widths(f"MLPs have {after} neurons in place of {inner}", inner, after, rules)
+        needed = (frozenset({(inner, after)}),)
+        yield Widths(f"MLPs have {after} neurons in place of {inner}", inner, after, rules, needed)
 
 
 def _alive_neurons(sublayer: Sublayer, worn: Worn, output: Matrix) -> Bool[Tensor, " inner"]:
@@ -111,22 +112,24 @@ def _heads(decoder: Decoder, layers: list[Any], worn: Worn, last: Mapping[str, l
     after = after_groups * each_group
     if after == heads:
         return
+    of_queries, of_keys = (heads * size, after * size), (groups * size, after_groups * size)
+    of_joint = ((heads + 2 * groups) * size, (after + 2 * after_groups) * size)
     rules: dict[str, Rules] = {}
     for (sublayer, _), each in zip(found, alive, strict=True):
         kept_groups = _first(each.any(dim=1), after_groups)
         kept = torch.cat([_first(each[g], each_group) + g * (heads // groups) for g in kept_groups.tolist()])
         queries, keys = _spread(kept, size), _spread(kept_groups, size)
-        rule = {(heads, after): kept}
-        rule[(heads + 2 * groups) * size, (after + 2 * after_groups) * size] = torch.cat(
-            [queries, heads * size + keys, (heads + groups) * size + keys]
-        )
-        rule[groups * size, after_groups * size] = keys
-        rule[heads * size, after * size] = queries
+        joint = torch.cat([queries, heads * size + keys, (heads + groups) * size + keys])
+        # The last of two equal sizes counts: with as many keys as queries they are cut alike.
+        rule = {(heads, after): kept, of_joint: joint, of_keys: keys, of_queries: queries}
         rules |= dict.fromkeys(_tops(sublayer), rule)
     told = f"attentions have {after} heads in place of {heads}"
     if groups != heads:
         told += f", {after_groups} of keys and values in place of {groups}"
-    yield Widths(told, heads, after, rules, (groups, after_groups), size)
+    needed = [frozenset({of_queries})]
+    if groups != after_groups:
+        needed.append(frozenset({of_keys, of_joint}))
+    yield Widths(told, heads, after, rules, tuple(needed), (groups, after_groups), size)
 
 
 def _weight(worn: Worn, matrix: Matrix) -> Tensor:
