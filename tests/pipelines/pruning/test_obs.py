@@ -1,25 +1,11 @@
 """SparseGPT and GPTQ do what the optimal brain surgeon does column by column, and their counts are exact."""
 
-from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.methods import change_of
-from pipelines.pruning.methods.sweep import eager, sweep
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import load_variant
-from pipelines.pruning.wearing import applied
-from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
-from tests.tiny_models import save_tiny
+from tests.pipelines.pruning.reconstruction import changed, correlated, random_weight
 
 
 class Surgeon:
