@@ -45,6 +45,7 @@ class Statistics:
         tokens: calibration tokens, for recipes that are calibrated.
         dtype: type in which the tokens pass the layers; None is the model's own.
         unfinished: where finished layers are kept until the variant is; None keeps them in memory.
+        order: how an earlier run of the same iterative or greedy drop began, whatever its count: labels and scores.
     """
 
     activation_stats: pl.DataFrame | None = None
@@ -52,6 +53,7 @@ class Statistics:
     tokens: Int[Tensor, "sequences length"] | None = None
     dtype: torch.dtype | None = None
     unfinished: "Unfinished | None" = None
+    order: Sequence[tuple[str, float | None]] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
         case Noise():
             return Variant(noise=recipe.kind)
         case Drop():
-            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress)
+            known = statistics.order if base == Variant() else ()
+            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress, known)
         case Structured():
             return prune_units(decoder, recipe, statistics.activation_stats, statistics.tokens, base, progress)
         case MatrixRecipe():

@@ -45,6 +45,7 @@ __all__ = [
     "Structured",
     "Wanda",
     "parse_recipe",
+    "shares_passes",
     "steps",
 ]
 
@@ -96,6 +97,11 @@ def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
 
 
 Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether it measures inputs behind dense predecessors, as other such recipes do: one pass serves them all."""
+    return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
+
+
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
 

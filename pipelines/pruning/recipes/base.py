@@ -91,6 +91,11 @@ class MatrixRecipe(BaseRecipe):
         return "nothing"
 
     @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """The table that saves it a pass over the tokens: moments with dense predecessors are known before."""
+        return ("activation_stats",) if self.reads == "moments" and self.predecessors == "dense" else ()
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether the calibration tokens have a part in it."""
         return self.reads != "nothing" or super().is_calibrated
@@ -148,7 +153,7 @@ class Masked(MatrixRecipe):
     @property
     def needs(self) -> tuple[Statistic, ...]:
         """Input norms of the dense model, where the layers' outliers decide."""
-        return ("activation_stats",) if self.ratios == "owl" else ()
+        return ("activation_stats",) if self.ratios == "owl" else super().needs
 
 
 def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
