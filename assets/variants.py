@@ -32,7 +32,7 @@ def variants(
     loaded: ResourceParam[LoadedModels],
 ) -> Iterator[MaterializeResult]:
     """Prunes: the masks go into a small file that rebuilds the variant, their counts into a row."""
-    from pipelines.calibration import calibration_tokens, tokens_hash
+    from pipelines.calibration import calibration_dtype, calibration_tokens, tokens_hash
     from pipelines.pruning.apply import prune, variant_row
 
     subject = Subject.of(context, study, warehouse)
@@ -41,7 +41,8 @@ def variants(
     statistics = {name: subject.read(name) for name in recipe.needs}
     tokens = calibration_tokens(decoder.tokenizer, subject.study.calibration) if recipe.is_calibrated else None
     started = time.perf_counter()
-    variant = prune(decoder, recipe, **statistics, tokens=tokens, progress=loaded.progress)
+    dtype = calibration_dtype(subject.study.calibration)
+    variant = prune(decoder, recipe, **statistics, tokens=tokens, progress=loaded.progress, dtype=dtype)
     seconds = time.perf_counter() - started
     path = subject.store.write_bytes(
         subject.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)
