@@ -30,6 +30,7 @@ def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor |
     Raises:
         WarehouseError: a table of the model is missing or damaged.
     """
+    from pipelines.calibration import calibration_dtype
     from pipelines.pruning.apply import Statistics, Unfinished
 
     needed = {name: subject.read(name) for recipe in recipes for name in recipe.needs}
@@ -39,6 +40,7 @@ def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor |
         needed.get("activation_stats"),
         needed.get("block_influence"),
         tokens,
+        calibration_dtype(subject.study.calibration),
         unfinished=Unfinished(folder, weight_hash),
         order=max(orders, key=len),
     )

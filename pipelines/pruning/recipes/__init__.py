@@ -97,6 +97,8 @@ def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
 
 
 Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+
+
 def shares_passes(recipe: Recipe) -> bool:
     """Whether it measures inputs behind dense predecessors, as other such recipes do: one pass serves them all."""
     return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"

@@ -1,6 +1,5 @@
 """SparseGPT and GPTQ do what the optimal brain surgeon does column by column, and their counts are exact."""
 
-
 import pytest
 import torch
 from torch import Tensor
