@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import Mask, pattern_of, require_finite
-from pipelines.pruning.methods.given import Given, about
+from pipelines.pruning.methods.given import Given
 from pipelines.pruning.recipes import DSnoT
 
 # Weights that are worked on together: some rows in the processor's cache.
@@ -36,9 +36,8 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
     if given.kept is None:
         return None
     inputs = given.reached(recipe.name)
-    with about(given.name):
-        require_finite(given.weight)
-        require_finite(given.dense)
+    require_finite(given.weight)
+    require_finite(given.dense)
     kept, weight = given.kept.to(given.weight.device).clone(), given.weight.clone()
     mean = inputs.mean.to(weight.device)
     variance = (inputs.second_moment.to(weight.device) - mean.square()).clamp(min=0)
