@@ -31,13 +31,13 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
 
     Raises:
         InputError: no calibration token reached the matrix.
-        ComputationError: a weight is NaN or infinite.
+        ComputationError: a weight or an input is NaN or infinite.
     """
     if given.kept is None:
         return None
     inputs = given.reached(recipe.name)
-    require_finite(given.weight)
-    require_finite(given.dense)
+    for numbers in (given.weight, given.dense, inputs.mean, inputs.second_moment):
+        require_finite(numbers)
     kept, weight = given.kept.to(given.weight.device).clone(), given.weight.clone()
     mean = inputs.mean.to(weight.device)
     variance = (inputs.second_moment.to(weight.device) - mean.square()).clamp(min=0)
