@@ -21,7 +21,7 @@ Weight = Float[Tensor, "out in"]
 Channels = Float[Tensor, " in"]
 Gram = Float[Tensor, "in in"]
 Grids = Float[Tensor, "out groups"]
-# A channel counts as at least this share of the largest: channels that are always 0 have a scale, too.
+# A channel counts as at least this share of the largest: weights of a quieter one would all be rounded to 0.
 LEAST_CHANNEL = 1e-4
 # Shares of a group's range that a clipping search tries: those of the published code.
 CLIPS = tuple(1 - 0.05 * step for step in range(10))
@@ -71,19 +71,21 @@ def awq(given: Given, recipe: AWQ) -> Change:
     channel, so that the channels with large activations are rounded more finely. (The paper takes E|x|; the two differ
     by a channel's form, and α is searched for either.) α is the one of `steps` steps from 0 up to 1 with the least
     error of the matrix's output, tr(ΔW·G·ΔWᵀ) with G = Σ x xᵀ: exact on the calibration tokens, where the published
-    code computes whole blocks on some of them. α = 0 is rounding to the nearest, and wins ties.
+    code computes whole blocks on some of them. α = 0 is rounding to the nearest, and wins ties. A channel that is 0 on
+    every token, of which nothing is known, counts as the quietest of the others.
 
     Each matrix has scales of its own. Folded into the norm before, as inference kernels need it, q, k and v would have
     to share theirs; dequantized weights need no folding.
 
     Raises:
         InputError: no token reached the matrix.
-        ComputationError: a weight or the Gram matrix is NaN or infinite.
+        ComputationError: a weight, the Gram matrix or every error is NaN or infinite.
     """
     weight = given.weight.float()
     inputs = given.reached(recipe.name)
     sizes = inputs.second_moment.sqrt().to(weight.device, torch.float32)
-    sizes = (sizes / sizes.max().clamp(min=torch.finfo(sizes.dtype).tiny)).clamp(min=LEAST_CHANNEL)
+    sizes = torch.where(sizes > 0, sizes, sizes[sizes > 0].min() if bool((sizes > 0).any()) else 1)
+    sizes = (sizes / sizes.max()).clamp(min=LEAST_CHANNEL)
     gram = cast(Tensor, inputs.gram)
     best, least = None, torch.inf
     for step in range(recipe.steps):

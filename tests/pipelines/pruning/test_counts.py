@@ -67,7 +67,9 @@ def test_a_row_keeps_exactly_its_count(kind: type[Masked], weight: Tensor, spars
 )
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(), sparsity=st.floats(0.01, 0.99))
-def test_a_whole_matrix_keeps_exactly_its_count(kind: type[Masked], group: str, weight: Tensor, sparsity: float) -> None:
+def test_a_whole_matrix_keeps_exactly_its_count(
+    kind: type[Masked], group: str, weight: Tensor, sparsity: float
+) -> None:
     mask = mask_by(kind, weight, sparsity=sparsity, group=group)
     assert int((~mask).sum()) == round(sparsity * weight.numel())
 

@@ -1,4 +1,4 @@
-"""Dynamic sparse no training: exchanges that the expected error asks for, counts that stay, against a slow reference."""
+"""Dynamic sparse no training: exchanges that the mean error asks for, counts that stay, a slow reference."""
 
 from pathlib import Path
 
@@ -22,7 +22,12 @@ from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random
 
 
 def exchanged(
-    dense: Tensor, weight: Tensor, kept: Mask | None, inputs: Inputs, facts: dict[str, int] | None = None, **fields: float
+    dense: Tensor,
+    weight: Tensor,
+    kept: Mask | None,
+    inputs: Inputs,
+    facts: dict[str, int] | None = None,
+    **fields: float,
 ) -> Change | None:
     facts = {} if facts is None else facts
     return change_of(Given("layers.0.q", 0, weight, dense, kept, inputs, None, facts), DSnoT(name="d", **fields))
@@ -70,7 +75,9 @@ def shifted(tokens: int, channels: int) -> Tensor:
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize(("block", "cycles", "threshold"), [(24, 50, 1e-6), (24, 2, 1e-6), (24, 50, 0.5), (4, 50, 1e-6)])
+@pytest.mark.parametrize(
+    ("block", "cycles", "threshold"), [(24, 50, 1e-6), (24, 2, 1e-6), (24, 50, 0.5), (4, 50, 1e-6)]
+)
 def test_exchanges_are_those_of_a_loop_over_single_weights(
     block: int, cycles: int, threshold: float, power: float
 ) -> None:
@@ -125,7 +132,9 @@ def test_every_row_keeps_as_many_weights_as_before_and_its_mean_error_never_grow
     if change is not None:
         assert change.mask is not None
         assert torch.equal(change.mask.sum(dim=1), kept.sum(dim=1))
-        before, after = (((dense - each).double() @ x.double().mean(dim=0)).abs() for each in (weight, change.weight(dense)))
+        before, after = (
+            ((dense - each).double() @ x.double().mean(dim=0)).abs() for each in (weight, change.weight(dense))
+        )
         assert bool((after <= before + 1e-12).all())
         assert bool((after < before - 1e-12).any())
 

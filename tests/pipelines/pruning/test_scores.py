@@ -178,8 +178,10 @@ def test_inputs_that_groups_do_not_divide_are_refused_by_name(name: str, channel
 @pytest.mark.parametrize("damaged", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "name",
-    ["magnitude-50", "wanda-50", THRESHOLD.format(0.5), "ria-50", "wanda-2of4", "sparsegpt-50", "admm-50"]
-    + ["rtn-4bit", "awq-4bit-g4", "gptq-4bit"],
+    [
+        *("magnitude-50", "wanda-50", THRESHOLD.format(0.5), "ria-50", "wanda-2of4", "sparsegpt-50", "admm-50"),
+        *("rtn-4bit", "awq-4bit-g4", "gptq-4bit"),
+    ],
 )
 def test_damaged_weights_are_a_failure_that_names_the_matrix(name: str, damaged: float) -> None:
     weight = random_weight(4, 8)
