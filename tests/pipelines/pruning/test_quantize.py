@@ -142,7 +142,7 @@ def test_zeros_dead_channels_single_rows_and_columns_come_back_finite(name: str)
 def test_a_dead_channel_is_scaled_as_the_quietest_live_one_and_no_channel_below_its_least_share() -> None:
     x = torch.tensor([[1.0, 0.0, 0.5, 1e-9], [-1.0, 0.0, 0.5, 1e-9]])
     weight = random_weight(3, 4)
-    found = changed(weight, x[:, :3], "{name: a, method: awq, bits: 3, clip: false}").codes
+    found = changed(weight[:, :3], x[:, :3], "{name: a, method: awq, bits: 3, clip: false}").codes
     assert found is not None
     assert found.channels is not None
     assert found.channels[0] == 1
