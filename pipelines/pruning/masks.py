@@ -5,7 +5,7 @@ Scores only; where they come from is each recipe's business.
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
@@ -35,30 +35,12 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
         return torch.ones_like(scores, dtype=torch.bool)
     # numpy's introselect is several times faster than torch's kthvalue on a CPU.
     smallest = np.partition(rows.cpu().numpy(), count - 1, axis=1)[:, count - 1 : count]
-    return _keep_from(rows, torch.from_numpy(smallest), torch.tensor([[count]])).reshape(scores.shape)
-
-
-def drop_lowest(scores: Scores, counts: Int[Tensor, " out"]) -> Mask:
-    """Drops exactly so many of the lowest scores of each row; equal scores in index order.
-
-    Raises:
-        ComputationError: a score is NaN or infinite.
-    """
-    _require_finite(scores)
-    thresholds = [
-        np.partition(row, count - 1)[count - 1] if count else -np.inf
-        for row, count in zip(scores.cpu().numpy(), counts.tolist(), strict=True)
-    ]
-    return _keep_from(scores, torch.tensor(np.array(thresholds, dtype=np.float32))[:, None], counts[:, None])
-
-
-def _keep_from(rows: Scores, threshold: Float[Tensor, "out 1"], count: Int[Tensor, "out 1"]) -> Mask:
-    """Drops what is below the threshold of its row, then what equals it until the count is reached."""
-    threshold, count = threshold.to(rows.device), count.to(rows.device)
+    threshold = torch.from_numpy(smallest).to(rows.device)
     below = rows < threshold
     tied = rows == threshold
     missing = count - below.sum(dim=1, keepdim=True)
-    return ~(below | (tied & (tied.cumsum(dim=1) <= missing)))
+    dropped = below | (tied & (tied.cumsum(dim=1) <= missing))
+    return ~dropped.reshape(scores.shape)
 
 
 def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
