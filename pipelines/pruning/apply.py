@@ -180,9 +180,6 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
     unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
-    if not any(chosen_matrices(layer, recipe) for layer in decoder.layers):
-        known = ", ".join([*decoder.layers[0].attn.matrices, *decoder.layers[0].mlp.matrices][:4])
-        raise InputError(f"recipe {recipe.name}: no matrix matches `modules`; the first layer has {known}, ...")
     moments = None
     if recipe.reads == "moments" and recipe.predecessors == "dense" and base == Variant():
         moments = _moments(recipe, statistics)

@@ -5,7 +5,7 @@ Scores only; where they come from is each recipe's business.
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
@@ -35,35 +35,16 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
     count = round(sparsity * rows.shape[1])
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    return _keep_from(rows, _smallest(rows, count), count).reshape(scores.shape)
-
-
-def drop_lowest(scores: Scores, counts: Int[Tensor, " out"]) -> Mask:
-    """Drops exactly so many of the lowest scores of each row; equal scores in index order.
-
-    Raises:
-        ComputationError: a score is NaN or infinite.
-    """
-    require_finite(scores)
-    thresholds = [
-        np.partition(row, count - 1)[count - 1] if count else -np.inf
-        for row, count in zip(scores.cpu().numpy(), counts.tolist(), strict=True)
-    ]
-    threshold = torch.from_numpy(np.array(thresholds, dtype=np.float32))[:, None]
-    return _keep_from(scores, threshold.to(scores.device), counts.to(scores.device))
-
-
-def _keep_from(rows: Scores, threshold: Float[Tensor, "out 1"], counts: Int[Tensor, " out"] | int) -> Mask:
-    """Drops what is below the threshold of its row, and of what equals it the first, until the count is reached."""
+    threshold = _smallest(rows, count)
     dropped = rows <= threshold
-    surplus = dropped.sum(dim=1) - counts
+    surplus = dropped.sum(dim=1) - count
     # Few rows have ties at their threshold, and only there is it worth counting along the row which are too many.
     crowded = surplus.nonzero().squeeze(1)
     if len(crowded):
         tied = rows[crowded] == threshold[crowded]
         spared = tied.sum(dim=1) - surplus[crowded]
         dropped[crowded] &= ~(tied & (tied.cumsum(dim=1) > spared[:, None]))
-    return ~dropped
+    return ~dropped.reshape(scores.shape)
 
 
 def _smallest(rows: Float[Tensor, "rows n"], count: int) -> Float[Tensor, "rows 1"]:

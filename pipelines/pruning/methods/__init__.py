@@ -9,10 +9,11 @@ from typing import Any
 from pipelines.pruning.changes import Change
 from pipelines.pruning.methods.admm import admm
 from pipelines.pruning.methods.dsnot import dsnot
-from pipelines.pruning.methods.given import Given
+from pipelines.pruning.methods.given import Given, about
 from pipelines.pruning.methods.obs import gptq, sparsegpt
+from pipelines.pruning.methods.quantize import awq, rtn
 from pipelines.pruning.methods.scores import magnitude, ria, wanda
-from pipelines.pruning.recipes import ADMM, GPTQ, RIA, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
+from pipelines.pruning.recipes import ADMM, AWQ, GPTQ, RIA, RTN, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
 
 __all__ = ["METHODS", "Given", "change_of"]
 
@@ -23,7 +24,9 @@ METHODS: dict[type[MatrixRecipe], Callable[[Given, Any], Change | None]] = {
     SparseGPT: sparsegpt,
     ADMM: admm,
     DSnoT: dsnot,
+    RTN: rtn,
     GPTQ: gptq,
+    AWQ: awq,
 }
 
 
@@ -37,4 +40,5 @@ def change_of(given: Given, recipe: MatrixRecipe) -> Change | None:
     if recipe.reads != "nothing" and given.inputs is None and recipe.unreached == "dense":
         given.facts["matrices_unreached"] = given.facts.get("matrices_unreached", 0) + 1
         return None
-    return METHODS[type(recipe)](given, recipe)
+    with about(given.name):
+        return METHODS[type(recipe)](given, recipe)

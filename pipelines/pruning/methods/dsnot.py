@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import Mask, pattern_of, require_finite
-from pipelines.pruning.methods.given import Given, about
+from pipelines.pruning.methods.given import Given
 from pipelines.pruning.recipes import DSnoT
 
 # Weights that are worked on together: some rows in the processor's cache.
@@ -31,14 +31,13 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
 
     Raises:
         InputError: no calibration token reached the matrix.
-        ComputationError: a weight is NaN or infinite.
+        ComputationError: a weight or an input is NaN or infinite.
     """
     if given.kept is None:
         return None
     inputs = given.reached(recipe.name)
-    with about(given.name):
-        require_finite(given.weight)
-        require_finite(given.dense)
+    for numbers in (given.weight, given.dense, inputs.mean, inputs.second_moment):
+        require_finite(numbers)
     kept, weight = given.kept.to(given.weight.device).clone(), given.weight.clone()
     mean = inputs.mean.to(weight.device)
     variance = (inputs.second_moment.to(weight.device) - mean.square()).clamp(min=0)

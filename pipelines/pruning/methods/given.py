@@ -57,4 +57,6 @@ def about(name: str) -> Iterator[None]:
     try:
         yield
     except (ComputationError, InputError) as error:
+        if name in str(error):
+            raise
         raise type(error)(f"{name}: {error}") from error

@@ -6,12 +6,12 @@ The Hessian and its factor stand in `hessian.py`, the sweep through one block of
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.pruning.changes import Change, Codes
-from pipelines.pruning.masks import Mask, drop_lowest
+from pipelines.pruning.masks import Mask, keep_share
 from pipelines.pruning.methods.given import Given
 from pipelines.pruning.methods.grid import grid, grids, quantized
 from pipelines.pruning.methods.hessian import factored
@@ -86,12 +86,23 @@ class _Share:
         masked = (~kept).reshape(self._rows, -1).sum(dim=1)
         count = masked + self._due(self._seen) - self._due(before)
         ranked = scores.masked_fill(~kept, -1).reshape(self._rows, -1)
-        return drop_lowest(ranked, count).reshape(kept.shape)
+        return _all_but(ranked, count).reshape(kept.shape)
 
     def _due(self, seen: Tensor) -> Tensor:
         """Weights to have removed when so many kept ones were seen; in integers, so that the last one fits."""
         whole = self._kept.clamp(min=1)
         return (2 * self._missing * seen + whole) // (2 * whole)
+
+
+def _all_but(scores: Float[Tensor, "rows n"], counts: Int[Tensor, " rows"]) -> Bool[Tensor, "rows n"]:
+    """All but so many of the lowest scores of each row; equal scores go in index order."""
+    size = scores.shape[1]
+    if len(scores) == 1:
+        return keep_share(scores, int(counts) / size, "matrix")
+    places = torch.arange(size, device=scores.device).expand_as(scores)
+    return torch.empty_like(scores, dtype=torch.bool).scatter_(
+        1, scores.argsort(dim=1, stable=True), places >= counts[:, None]
+    )
 
 
 def gptq(given: Given, recipe: GPTQ) -> Change:

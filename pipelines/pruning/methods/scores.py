@@ -10,7 +10,7 @@ from torch import Tensor
 from pipelines.errors import InputError
 from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import Mask, cumulative_shares, keep_n_of_m, keep_share
-from pipelines.pruning.methods.given import Given, about
+from pipelines.pruning.methods.given import Given
 from pipelines.pruning.recipes import RIA, Magnitude, Masked, Wanda
 
 
@@ -66,11 +66,10 @@ def mask_of(given: Given, recipe: Masked, scores: Float[Tensor, "out in"], group
         group = "matrix"
     if removed is not None:
         scores = scores.masked_fill(removed, -1)
-    with about(given.name):
-        if recipe.keep is not None and recipe.block is not None:
-            mask = keep_n_of_m(scores, recipe.keep, recipe.block)
-        elif given.sparsity is not None:
-            mask = keep_share(scores, given.sparsity, group)
-        else:
-            raise InputError(f"recipe {recipe.name}: give `sparsity`, or `keep` and `block`")
+    if recipe.keep is not None and recipe.block is not None:
+        mask = keep_n_of_m(scores, recipe.keep, recipe.block)
+    elif given.sparsity is not None:
+        mask = keep_share(scores, given.sparsity, group)
+    else:
+        raise InputError(f"recipe {recipe.name}: give `sparsity`, or `keep` and `block`")
     return mask if removed is None else mask & ~removed

@@ -13,16 +13,18 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
-from pipelines.pruning.recipes.quantization import GPTQ, Quantized
+from pipelines.pruning.recipes.quantization import AWQ, GPTQ, RTN, Quantized
 from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
 from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 
 __all__ = [
     "ADMM",
+    "AWQ",
     "FORMS",
     "GPTQ",
     "NAME",
     "RIA",
+    "RTN",
     "BaseRecipe",
     "Composed",
     "DSnoT",
@@ -49,7 +51,23 @@ __all__ = [
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT | GPTQ | Neurons | Heads | Flap | Drop | Noise
+SingleRecipe = (
+    Dense
+    | Magnitude
+    | Wanda
+    | RIA
+    | SparseGPT
+    | ADMM
+    | DSnoT
+    | RTN
+    | GPTQ
+    | AWQ
+    | Neurons
+    | Heads
+    | Flap
+    | Drop
+    | Noise
+)
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 _NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
