@@ -33,6 +33,7 @@ __all__ = [
     "Statistic",
     "Wanda",
     "parse_recipe",
+    "steps",
 ]
 
 SingleRecipe = Dense | Magnitude | Wanda | Drop | Noise
@@ -66,8 +67,20 @@ class Composed(BaseRecipe):
         """Whether the calibration tokens have a part in it."""
         return any(part.is_calibrated for part in self.parts)
 
+    @property
+    def changes_matrices(self) -> bool:
+        """Whether one of its parts does."""
+        return any(part.changes_matrices for part in self.parts)
+
 
 Recipe = SingleRecipe | Composed
+
+
+def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
+    """The recipe itself, or the parts of a composition in order."""
+    return recipe.parts if isinstance(recipe, Composed) else (recipe,)
+
+
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="method")])
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
