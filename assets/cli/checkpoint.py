@@ -1,13 +1,13 @@
-"""`prunescope checkpoint` and `prunescope prune`: a pruned model as a Hugging Face folder, from the warehouse or at once.
+"""`prunescope checkpoint` and `prunescope prune`: a pruned model as a Hugging Face folder.
 
 What is written and how it is proved is `pipelines.checkpoints`.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
-import json
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,12 +17,16 @@ from assets.cli.output import say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
 from pipelines.models.sources import identify, locate
-from pipelines.pruning.recipes import FORMS, Recipe, parse_recipe
+from pipelines.pruning.recipes import FORMS, parse_recipe
 from pipelines.studies import CalibrationSpec
 from warehouse.catalogue import connect, literal
+from warehouse.errors import DamagedFileError
 from warehouse.names import path_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from pipelines.checkpoints.export import Exported
 
 _FORMS = ", ".join(form for form, _ in FORMS)
 # Columns of the views, and how the model card calls them.
@@ -86,10 +90,10 @@ def checkpoint(
         raise InputError(f"{variant}: nothing was pruned in it; there is nothing to write")
     known = store.read(TABLES["models"], model, None).to_pylist()[0]
     source = model_source or known["source"]
-    recipe = _recipe(row)
     with Bars() as bars:
         place = locate(source, settings.cache_folder(), bars)
-        if identify(place, settings.cache_folder()).weight_hash != row_hash(made.inputs):
+        weight_hash = made.inputs["weight_hash"]
+        if identify(place, settings.cache_folder()).weight_hash != weight_hash:
             raise InputError(
                 f"{source}: these are not the weights that {variant} was made from; give them with --model-source"
             )
@@ -99,12 +103,16 @@ def checkpoint(
         from pipelines.pruning.variant import load_variant
 
         file = f"_variants/{path_safe(model)}/{path_safe(name)}/{made.fingerprint[:16]}.safetensors"
-        pruned = load_variant(store.root / file, made.inputs["weight_hash"])
+        pruned = load_variant(store.root / file, weight_hash)
+        if pruned.hash != row["variant_hash"]:
+            raise DamagedFileError(f"{store.root / file}: not the variant that table variants tells of; run it again")
         about = About(
             model,
             source,
-            made.inputs["weight_hash"],
-            recipe,
+            weight_hash,
+            name,
+            row["method"],
+            row["parameters_json"],
             {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
             _scores(store.root, model, name),
         )
@@ -145,6 +153,8 @@ def prune(
     spec = CalibrationSpec(source=calibration, sequences=sequences, length=length, seed=seed)
     if dtype not in {"float32", "bfloat16", "float16"}:
         raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
     with Bars() as bars:
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
@@ -156,6 +166,8 @@ def prune(
         from pipelines.pruning import apply
 
         decoder = load_decoder(place, dtype, device)
+        if parsed.is_calibrated and length > decoder.context_length:
+            raise InputError(f"--length {length}: over the model's context of {decoder.context_length} tokens")
         statistics: dict[str, Any] = {}
         if parsed.needs:
             seen = calibrate(decoder, spec, place.name, bars)
@@ -166,6 +178,29 @@ def prune(
         if calibrated and spec.source not in {"embedded", "wikitext2"}:
             calibrated["source"] = Path(spec.source).name
         name = Path(model.partition("@")[0]).name.removesuffix(".gguf")
-        about = About(name, model, identity.weight_hash, parsed, calibrated)
+        about = About(name, model, identity.weight_hash, parsed.name, parsed.method, parsed.parameters_json, calibrated)
         done = export(decoder, variant, output, about, shrink=shrink, progress=bars)
     _tell(done)
+
+
+def _scores(place: Path, model: str, recipe: str) -> list[tuple[str, str]]:
+    """What the warehouse has measured of a variant; what was not measured has no row."""
+    where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
+    with connect(place) as connection:
+        prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
+        rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
+        texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608
+        rows += [
+            zip((form.format(text=text) for form in _ON_TEXTS.values()), values, strict=True)
+            for text, *values in texts.fetchall()
+        ]
+    return [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
+
+
+def _tell(done: "Exported") -> None:
+    for note in done.notes:
+        say(note)
+    say(
+        f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; "
+        f"plain transformers gives the same logits (to {done.distance:.1e} of their length)"
+    )

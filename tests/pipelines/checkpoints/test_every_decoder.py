@@ -23,7 +23,7 @@ TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 
 
 
 def about(recipe: str) -> About:
-    return About("tiny", "./tiny", "w" * 64, parse_recipe(recipe))
+    return About("tiny", "./tiny", "w" * 64, recipe, "mine", "{}")
 
 
 @pytest.fixture(scope="module", params=DECODERS)

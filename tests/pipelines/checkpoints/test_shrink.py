@@ -49,7 +49,7 @@ def heads(size: int, *numbers: int) -> list[int]:
 
 def shrunk(decoder: Decoder, variant: Variant, folder: Path) -> tuple[Exported, torch.nn.Module]:
     """Exported smaller, and its logits held against the variant's."""
-    about = About("tiny", "./tiny", "w" * 64, parse_recipe("magnitude-50"))
+    about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     done = export(decoder, variant, folder, about, shrink=True)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad(), applied(decoder, variant):
@@ -171,6 +171,6 @@ def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(m
     other = {"model.layers.0.mlp.down_proj.bias": torch.randn(64)}
     (tmp_path / "qwen").mkdir()
     qwen = load_decoder(save_tiny(tmp_path / "qwen", "qwen3"))
-    about = About("tiny", "./tiny", "w" * 64, parse_recipe("magnitude-50"))
+    about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     with pytest.raises(InputError, match=r"down_proj\.bias: Qwen3ForCausalLM has no such parameter"):
         export(qwen, Variant(parameters=other), tmp_path / "none", about)
