@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, ResourceParam, multi_asset
 
+from assets import settings
 from assets.dense import GPU, STATISTICS, table_spec
 from assets.fingerprints import TEXT_TABLE, TRACE_TABLES
 from assets.inputs import RECIPE
@@ -41,7 +42,8 @@ def variants(
     statistics = {name: subject.read(name) for name in recipe.needs}
     tokens = calibration_tokens(decoder.tokenizer, subject.study.calibration) if recipe.is_calibrated else None
     started = time.perf_counter()
-    variant = prune(decoder, recipe, **statistics, tokens=tokens, progress=loaded.progress)
+    cache = settings.cache_folder()
+    variant = prune(decoder, recipe, **statistics, tokens=tokens, progress=loaded.progress, cache=cache)
     seconds = time.perf_counter() - started
     path = subject.store.write_bytes(
         subject.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)

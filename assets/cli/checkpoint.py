@@ -173,7 +173,7 @@ def prune(
             seen = calibrate(decoder, spec, place.name, bars)
             statistics = {need: getattr(seen, need) for need in parsed.needs}
         tokens = calibration_tokens(decoder.tokenizer, spec) if parsed.is_calibrated else None
-        variant = apply.prune(decoder, parsed, **statistics, tokens=tokens, progress=bars)
+        variant = apply.prune(decoder, parsed, **statistics, tokens=tokens, progress=bars, cache=cache)
         calibrated = spec.model_dump() if parsed.is_calibrated else {}
         if calibrated and spec.source not in {"embedded", "wikitext2"}:
             calibrated["source"] = Path(spec.source).name

@@ -7,6 +7,7 @@ import json
 import resource
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 import torch
@@ -18,7 +19,8 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.layerwise import layer_sparsities, prune_layers
-from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
+from pipelines.pruning.methods.external import external
+from pipelines.pruning.recipes import Dense, Drop, External, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 
@@ -30,6 +32,7 @@ def prune(
     block_influence: pl.DataFrame | None = None,
     tokens: Int[Tensor, "sequences length"] | None = None,
     progress: Progress = SILENT,
+    cache: Path | None = None,
 ) -> Variant:
     """Prunes.
 
@@ -40,12 +43,13 @@ def prune(
         block_influence: rows of that table, for recipes that need them.
         tokens: calibration tokens, for recipes that are calibrated.
         progress: one step a layer.
+        cache: folder for checkpoints that are fetched or converted, for recipes that read one.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
         ComputationError: NaN scores, or the variant leaves the forward pass unchanged.
     """
-    statistics = Statistics(activation_stats, block_influence, tokens)
+    statistics = Statistics(activation_stats, block_influence, tokens, cache)
     variant = Variant()
     for part in steps(recipe):
         variant = _one(decoder, part, statistics, variant, progress)
@@ -56,11 +60,12 @@ def prune(
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was measured on the dense model, and the tokens for more of it; arguments of `prune`."""
+    """What was measured on the dense model, the tokens for more of it, and the cache; arguments of `prune`."""
 
     activation_stats: pl.DataFrame | None
     block_influence: pl.DataFrame | None
     tokens: Int[Tensor, "sequences length"] | None
+    cache: Path | None
 
 
 def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, progress: Progress) -> Variant:
@@ -71,6 +76,10 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
             return Variant(noise=recipe.kind)
         case Drop():
             return replace(base, dropped=(*base.dropped, *_dropped(decoder, recipe, statistics.block_influence)))
+        case External():
+            if statistics.cache is None:
+                raise InputError(f"recipe {recipe.name} needs a cache folder for what it fetches or converts")
+            return external(decoder, recipe, statistics.cache, progress)
         case MatrixRecipe():
             unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
             if unread is not None:

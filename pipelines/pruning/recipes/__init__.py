@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
+from pipelines.pruning.recipes.external import External
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.weights import Magnitude, Wanda
 
@@ -22,6 +23,7 @@ __all__ = [
     "Composed",
     "Dense",
     "Drop",
+    "External",
     "Magnitude",
     "Masked",
     "MatrixRecipe",
@@ -36,7 +38,7 @@ __all__ = [
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | Drop | Noise
+SingleRecipe = Dense | Magnitude | Wanda | Drop | External | Noise
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 
 
@@ -55,6 +57,8 @@ class Composed(BaseRecipe):
         for part in self.parts:
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+            if isinstance(part, External) and part is not self.parts[0]:
+                raise ValueError(f"{part.name} was not made from what the parts before leave; put it first")
         return self
 
     @property
