@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.models.decoder import Decoder
-    from pipelines.pruning.apply import Statistics
+    from pipelines.pruning.statistics import Statistics
     from pipelines.pruning.variant import Variant
     from pipelines.traces.session import Session
     from pipelines.traces.texts import TextSession

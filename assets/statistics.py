@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assets import settings
 from assets.fingerprints import inputs
 from assets.resources import Subject
 from pipelines.pruning.recipes import Drop, Recipe
@@ -18,7 +19,7 @@ from warehouse.tables import TABLES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipelines.pruning.apply import Statistics
+    from pipelines.pruning.statistics import Statistics
 
 # Layers of variants that a killed run has finished.
 UNFINISHED = "_unfinished"
@@ -31,7 +32,7 @@ def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor |
         WarehouseError: a table of the model is missing or damaged.
     """
     from pipelines.calibration import calibration_dtype
-    from pipelines.pruning.apply import Statistics, Unfinished
+    from pipelines.pruning.statistics import Statistics, Unfinished
 
     needed = {name: subject.read(name) for recipe in recipes for name in recipe.needs}
     folder, weight_hash = unfinished_folder(subject), subject.dense.identity.weight_hash
@@ -43,6 +44,7 @@ def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor |
         calibration_dtype(subject.study.calibration),
         unfinished=Unfinished(folder, weight_hash),
         order=max(orders, key=len),
+        cache=settings.cache_folder(),
     )
 
 

@@ -34,8 +34,8 @@ def variants(
 ) -> Iterator[MaterializeResult]:
     """Prunes: what changed goes into a small file that rebuilds the variant, its counts into a row."""
     from pipelines.calibration import tokens_hash
-    from pipelines.pruning.apply import variant_row
     from pipelines.pruning.layer_files import discard
+    from pipelines.pruning.row import variant_row
 
     subject = Subject.of(context, study, warehouse)
     recipe, identity = subject.variant_recipe, subject.dense.identity

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.models.decoder import Decoder
-from pipelines.pruning.recipes import Recipe
 from pipelines.pruning.variant import Variant
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class About:
         model: the dense model's name.
         source: where it came from, as the user named it.
         weight_hash: of its files.
-        recipe: what was done.
+        recipe: the recipe's name, `method` and `parameters_json`.
         calibration: what it was calibrated on, by name; empty where the recipe needs no calibration.
         scores: measured against the dense model, by what was measured.
     """
@@ -39,7 +38,9 @@ class About:
     model: str
     source: str
     weight_hash: str
-    recipe: Recipe
+    recipe: str
+    method: str
+    parameters_json: str
     calibration: Mapping[str, object] = field(default_factory=dict)
     scores: Sequence[tuple[str, str]] = ()
 
@@ -52,7 +53,7 @@ def card(about: About, exported: "Exported", decoder: Decoder, variant: Variant)
     dense = sum(parameter.numel() for parameter in decoder.model.parameters())
     facts = [
         ("Dense model", f"{base} (SHA-256 of its files {about.weight_hash[:16]}…)"),
-        ("Recipe", f"`{about.recipe.name}` ({about.recipe.method})"),
+        ("Recipe", f"`{about.recipe}` ({about.method})"),
         ("Weights set to zero", f"{masked:,} of {prunable:,} in the layers' matrices ({masked / prunable:.2%})"),
         ("Sublayers dropped", ", ".join(variant.dropped) or "none"),
         ("Parameters", f"{exported.parameters:,} of the dense model's {dense:,}"),
@@ -60,13 +61,13 @@ def card(about: About, exported: "Exported", decoder: Decoder, variant: Variant)
     ]
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n",
-        f"# {about.model}, {about.recipe.name}\n",
-        f"{base}, changed by the recipe `{about.recipe.name}` of Prunescope. `AutoModelForCausalLM.from_pretrained` "
+        f"# {about.model}, {about.recipe}\n",
+        f"{base}, changed by the recipe `{about.recipe}` of Prunescope. `AutoModelForCausalLM.from_pretrained` "
         "opens it without further code.\n",
         *_table(("", ""), facts),
         *(f"- {note}" for note in exported.notes),
         "\n## Recipe\n",
-        f"```json\n{json.dumps(json.loads(about.recipe.parameters_json), indent=2)}\n```\n",
+        f"```json\n{json.dumps(json.loads(about.parameters_json), indent=2)}\n```\n",
         "## Measured against the dense model\n",
     ]
     if about.scores:

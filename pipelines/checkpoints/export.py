@@ -112,8 +112,8 @@ def export(
         _require_room(scratch, form.parameters * dtype.itemsize)
         size = _write_weights(scratch, form, worn, dtype, progress)
         _write_rest(scratch, decoder, form, dtype)
-        error = _require_same(scratch, decoder, probe, truth)
-        done = Exported(folder, size, form.parameters, error, form.notes)
+        apart = _require_same(scratch, decoder, probe, truth)
+        done = Exported(folder, size, form.parameters, apart, form.notes)
         text = card(about, done, decoder, variant)
         (scratch / "README.md").write_text(text, encoding="utf-8")
     progress.advance()
@@ -276,10 +276,10 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
     model.to(decoder.device).eval()
     with torch.inference_mode():
         found = _logits(model, probe)
-    error = distance(found.float(), truth.float())
-    if not error <= TOLERANCE[decoder.dtype]:
+    apart = distance(found.float(), truth.float())
+    if not apart <= TOLERANCE[decoder.dtype]:
         raise ComputationError(
-            f"transformers computes other logits from what was written: they differ by {error:.1e} of their length; "
+            f"transformers computes other logits from what was written: they differ by {apart:.1e} of their length; "
             "nothing was kept"
         )
-    return error
+    return apart

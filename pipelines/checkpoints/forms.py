@@ -105,7 +105,7 @@ def form_of(decoder: Decoder, variant: Variant, worn: Worn, *, shrink: bool) -> 
         widths = widths_of(decoder, worn, last, form.layers)
         if not widths and form.layers == whole:
             raise InputError(
-                "--shrink: no neuron or head is zero as a whole, nor is a block dropped; leave --shrink out"
+                "--shrink: no neuron or head is zero in every layer, nor is a block dropped; leave --shrink out"
             )
         for each in widths:
             form = _narrowed(decoder, configs, form, each)
@@ -244,24 +244,20 @@ def _subsets(keys: list[str], most: int) -> Iterator[tuple[str, ...]]:
     return islice(every, _MOST_TRIED)
 
 
-def _narrowed(decoder: Decoder, configs: _Configs, form: Form, widths: Widths) -> Form:
-    """The form with narrower matrices."""
-    for changed in islice(_width_changes(configs, widths), _MOST_TRIED):
-        changes = {**form.changes, **changed}
-        model = configs.build(changes)
-        if model is None:
-            continue
-        cuts = _cuts(form, model, widths)
-        if cuts is not None:
-            return replace(
-                form,
-                model=model,
-                changes=changes,
-                cuts={**form.cuts, **cuts},
-                notes=(*form.notes, f"{widths.told} ({_listed(f'{k}={v}' for k, v in changed.items())})."),
-            )
+def _narrowed(decoder: Decoder, configs: _Configs, form: Form, choices: list[Widths]) -> Form:
+    """The form with narrower matrices: the first of some widths for which there is a config."""
+    for widths in choices:
+        for changed in islice(_width_changes(configs, widths), _MOST_TRIED):
+            changes = {**form.changes, **changed}
+            model = configs.build(changes)
+            cuts = None if model is None else _cuts(form, model, widths)
+            if model is not None and cuts is not None:
+                note = f"{widths.told[0].upper()}{widths.told[1:]} ({_listed(f'{k}={v}' for k, v in changed.items())})."
+                return replace(
+                    form, model=model, changes=changes, cuts={**form.cuts, **cuts}, notes=(*form.notes, note)
+                )
     raise InputError(
-        f"--shrink: {widths.told}, but no config of {type(decoder.model).__name__} has such matrices; "
+        f"--shrink: {choices[0].told} would do, but no config of {type(decoder.model).__name__} has such matrices; "
         "leave --shrink out to write them with zeros"
     )
 
@@ -289,7 +285,6 @@ def _cuts(form: Form, model: nn.Module, widths: Widths) -> dict[str, Cut] | None
     if before.keys() != after.keys():
         return None
     found: dict[str, Cut] = {}
-    made: set[tuple[int, int]] = set()
     for name, shape in after.items():
         if shape == before[name]:
             continue
@@ -301,9 +296,8 @@ def _cuts(form: Form, model: nn.Module, widths: Widths) -> dict[str, Cut] | None
         sizes = {dim: (old, new) for dim, (old, new) in enumerate(zip(before[name], shape, strict=True)) if old != new}
         if not set(sizes.values()) <= known.keys():
             return None
-        made |= set(sizes.values())
         found[name] = {dim: known[size] for dim, size in sizes.items()}
-    return found if all(made & each for each in widths.needed) else None
+    return found if widths.cut <= {form.dense_name(name) for name in found} else None
 
 
 def _renumbered(name: str, prefix: str, numbers: Mapping[int, int]) -> str:

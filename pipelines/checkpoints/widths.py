@@ -29,7 +29,7 @@ class Widths:
         before: neurons, or query heads, of each layer as it was.
         after: how many each layer keeps: as many as the fullest one has left.
         rules: by the name of a module, how its parameters are cut.
-        needed: of each of these sets of cuts at least one has to be made, or the config is another one's.
+        cut: names of the parameters that have to be cut, or the config is another one's.
         groups: key-value heads before and after; None for neurons.
         size: numbers of a head; 0 for neurons.
     """
@@ -38,13 +38,17 @@ class Widths:
     before: int
     after: int
     rules: Mapping[str, Rules]
-    needed: tuple[frozenset[tuple[int, int]], ...]
+    cut: frozenset[str]
     groups: tuple[int, int] | None = None
     size: int = 0
 
 
-def widths_of(decoder: Decoder, worn: Worn, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]) -> list[Widths]:
+def widths_of(
+    decoder: Decoder, worn: Worn, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]
+) -> list[list[Widths]]:
     """What can be narrower: whole neurons and heads that add nothing, in every layer that is kept.
+
+    Each with its alternatives, the narrowest first: not every number of heads makes a config.
 
     Args:
         decoder: the dense model.
@@ -53,7 +57,9 @@ def widths_of(decoder: Decoder, worn: Worn, last: Mapping[str, list[Matrix]], la
         layers: those that are kept.
     """
     kept = [decoder.layers[index] for index in layers]
-    return [*_neurons([layer.mlp for layer in kept], worn, last), *_heads(decoder, kept, worn, last)]
+    neurons = [[each] for each in _neurons([layer.mlp for layer in kept], worn, last)]
+    heads = list(_heads(decoder, [layer.attn for layer in kept], worn, last))
+    return [*neurons, heads] if heads else neurons
 
 
 def _neurons(sublayers: list[Sublayer], worn: Worn, last: Mapping[str, list[Matrix]]) -> Iterator[Widths]:
@@ -73,8 +79,8 @@ def _neurons(sublayers: list[Sublayer], worn: Worn, last: Mapping[str, list[Matr
             index = _first(found, after)
             rule = {(inner, after): index, (2 * inner, 2 * after): torch.cat([index, index + inner])}
             rules |= dict.fromkeys(_tops(sublayer), rule)
-        needed = (frozenset({(inner, after)}),)
-        yield Widths(f"MLPs have {after} neurons in place of {inner}", inner, after, rules, needed)
+        cut = frozenset(name for sublayer, _ in each for name in _writing(sublayer, last, {inner, 2 * inner}))
+        yield Widths(f"MLPs have {after} neurons in place of {inner}", inner, after, rules, cut)
 
 
 def _alive_neurons(sublayer: Sublayer, worn: Worn, output: Matrix) -> Bool[Tensor, " inner"]:
@@ -93,43 +99,81 @@ def _alive_neurons(sublayer: Sublayer, worn: Worn, output: Matrix) -> Bool[Tenso
     return alive.cpu()
 
 
-def _heads(decoder: Decoder, layers: list[Any], worn: Worn, last: Mapping[str, list[Matrix]]) -> Iterator[Widths]:
-    """One number of heads for all attentions; queries that share keys and values stay together."""
+def _heads(
+    decoder: Decoder, sublayers: list[Sublayer], worn: Worn, last: Mapping[str, list[Matrix]]
+) -> Iterator[Widths]:
+    """Fewer heads in all attentions: whole groups that share keys and values, or as many queries from each group."""
     config = cast(Any, decoder.model).config.get_text_config()
     heads = int(getattr(config, "num_attention_heads", 0) or 0)
     groups = int(getattr(config, "num_key_value_heads", 0) or heads)
-    found = [(layer.attn, last[layer.attn.label]) for layer in layers]
-    if not heads or any(len(m) != 1 or m[0].weight.shape[1] % heads for _, m in found):
+    widths = {matrix.weight.shape[1] for each in sublayers for matrix in last[each.label]}
+    if not heads or heads % groups or len(widths) != 1 or any(len(last[each.label]) != 1 for each in sublayers):
         return
-    size = found[0][1][0].weight.shape[1] // heads
-    if any(m[0].weight.shape[1] != heads * size for _, m in found):
+    (width,) = widths
+    if width % heads:
         return
+    size, queries = width // heads, heads // groups
     alive = [
-        _weight(worn, m[0]).ne(0).any(dim=0).reshape(groups, heads // groups, size).any(dim=2).cpu() for _, m in found
+        _weight(worn, last[each.label][0]).ne(0).any(dim=0).reshape(groups, queries, size).any(dim=2).cpu()
+        for each in sublayers
     ]
-    after_groups = max(1, *(int(each.any(dim=1).sum()) for each in alive))
-    each_group = max(1, *(int(each.sum(dim=1).max()) for each in alive))
-    after = after_groups * each_group
-    if after == heads:
-        return
-    of_queries, of_keys = (heads * size, after * size), (groups * size, after_groups * size)
-    of_joint = ((heads + 2 * groups) * size, (after + 2 * after_groups) * size)
+    fewest_groups = max(1, *(int(each.any(dim=1).sum()) for each in alive))
+    fewest_queries = max(1, *(int(each.sum(dim=1).max()) for each in alive))
+    choices = [(g, q) for g in range(fewest_groups, groups + 1) for q in range(fewest_queries, queries + 1)]
+    for kept_groups, kept_queries in sorted(choices, key=lambda each: each[0] * each[1]):
+        if kept_groups * kept_queries < heads:
+            told = f"attentions have {kept_groups * kept_queries} heads in place of {heads}"
+            if queries > 1:
+                told += f", {kept_groups} of keys and values in place of {groups}"
+            written = {width, (heads + 2 * groups) * size} | ({groups * size} if kept_groups < groups else set())
+            yield Widths(
+                told,
+                heads,
+                kept_groups * kept_queries,
+                _head_rules(sublayers, alive, size, kept_groups, kept_queries),
+                frozenset(name for each in sublayers for name in _writing(each, last, written)),
+                (groups, kept_groups),
+                size,
+            )
+
+
+def _writing(sublayer: Sublayer, last: Mapping[str, list[Matrix]], sizes: set[int]) -> Iterator[str]:
+    """Weights of a sublayer's last matrix and of those that give it so many numbers to read."""
+    for matrix in sublayer.matrices.values():
+        if matrix in last[sublayer.label] or matrix.weight.shape[0] in sizes:
+            yield f"{matrix.name}.weight"
+
+
+def _head_rules(
+    sublayers: list[Sublayer],
+    alive: list[Bool[Tensor, "groups queries"]],
+    size: int,
+    kept_groups: int,
+    kept_queries: int,
+) -> dict[str, Rules]:
+    """How attentions are cut that keep so many groups of so many queries.
+
+    Args:
+        sublayers: attentions.
+        alive: which heads of each are left.
+        size: numbers of a head.
+        kept_groups: groups that share keys and values.
+        kept_queries: query heads in each of them.
+    """
+    groups, queries = alive[0].shape
+    heads, after = groups * queries, kept_groups * kept_queries
+    of_queries, of_keys = (heads * size, after * size), (groups * size, kept_groups * size)
+    of_joint = ((heads + 2 * groups) * size, (after + 2 * kept_groups) * size)
     rules: dict[str, Rules] = {}
-    for (sublayer, _), each in zip(found, alive, strict=True):
-        kept_groups = _first(each.any(dim=1), after_groups)
-        kept = torch.cat([_first(each[g], each_group) + g * (heads // groups) for g in kept_groups.tolist()])
-        queries, keys = _spread(kept, size), _spread(kept_groups, size)
-        joint = torch.cat([queries, heads * size + keys, (heads + groups) * size + keys])
+    for sublayer, each in zip(sublayers, alive, strict=True):
+        chosen = _first(each.any(dim=1), kept_groups)
+        kept = torch.cat([_first(each[group], kept_queries) + group * queries for group in chosen.tolist()])
+        query, key = _spread(kept, size), _spread(chosen, size)
+        joint = torch.cat([query, heads * size + key, (heads + groups) * size + key])
         # The last of two equal sizes counts: with as many keys as queries they are cut alike.
-        rule = {(heads, after): kept, of_joint: joint, of_keys: keys, of_queries: queries}
+        rule = {(heads, after): kept, of_joint: joint, of_keys: key, of_queries: query}
         rules |= dict.fromkeys(_tops(sublayer), rule)
-    told = f"attentions have {after} heads in place of {heads}"
-    if groups != heads:
-        told += f", {after_groups} of keys and values in place of {groups}"
-    needed = [frozenset({of_queries})]
-    if groups != after_groups:
-        needed.append(frozenset({of_keys, of_joint}))
-    yield Widths(told, heads, after, rules, tuple(needed), (groups, after_groups), size)
+    return rules
 
 
 def _weight(worn: Worn, matrix: Matrix) -> Tensor:

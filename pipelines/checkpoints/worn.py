@@ -88,7 +88,7 @@ class Worn:
     def __init__(self, decoder: Decoder, variant: Variant) -> None:
         self.silenced = silencing(decoder, variant) if variant.dropped else frozenset()
         self._variant = variant
-        self._dense = dict(decoder.model.state_dict(keep_vars=True))
+        self._dense: dict[str, Tensor] = dict(decoder.model.state_dict(keep_vars=True))
         names = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
         self._matrices: dict[str, list[Matrix]] = {}
         for matrix in decoder.matrices.values():
@@ -146,9 +146,8 @@ def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
     order: list[Matrix] = []
 
     def see(_: Tensor, operand: Tensor) -> None:
-        for each in operand if operand.dim() == 3 else [operand]:
-            if each.data_ptr() in by_address:
-                order.append(by_address[each.data_ptr()])
+        known = (by_address.get(each.data_ptr()) for each in (operand if operand.dim() == 3 else [operand]))
+        order.extend(matrix for matrix in known if matrix is not None)
 
     with Products(see):
         decoder.hidden(probe_of(decoder))

@@ -171,6 +171,22 @@ def identify(folder: Path, cache: Path) -> ModelIdentity:
     )
 
 
+def source_hash(source: str, cache: Path) -> str:
+    """What the weights of a source are, by content; a GGUF file is not converted for it.
+
+    Args:
+        source: as for `locate`.
+        cache: where hashes are remembered, and what is fetched is kept.
+
+    Raises:
+        InputError: as `locate`.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _file_hash(path, cache)
+    return identify(locate(source, cache), cache).weight_hash
+
+
 def _check_safetensors(file: Path) -> None:
     """The header of a safetensors file says how long the file must be."""
     size = file.stat().st_size

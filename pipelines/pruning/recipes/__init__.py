@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
+from pipelines.pruning.recipes.external import External
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.quantization import AWQ, GPTQ, RTN, Quantized
 from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
@@ -30,6 +31,7 @@ __all__ = [
     "DSnoT",
     "Dense",
     "Drop",
+    "External",
     "Flap",
     "Heads",
     "Magnitude",
@@ -66,6 +68,7 @@ SingleRecipe = (
     | Heads
     | Flap
     | Drop
+    | External
     | Noise
 )
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)

@@ -49,7 +49,7 @@ def heads(size: int, *numbers: int) -> list[int]:
 
 def shrunk(decoder: Decoder, variant: Variant, folder: Path) -> tuple[Exported, torch.nn.Module]:
     """Exported smaller, and its logits held against the variant's."""
-    about = About("tiny", "./tiny", "w" * 64, parse_recipe("magnitude-50"))
+    about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     done = export(decoder, variant, folder, about, shrink=True)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad(), applied(decoder, variant):
@@ -97,19 +97,29 @@ def test_fused_matrices_biases_and_norms_behind_follow(
     make: Make, tmp_path: Path, architecture: str, module: str
 ) -> None:
     decoder = make(architecture)
-    _, plain = shrunk(decoder, without_neurons(decoder, dict.fromkeys(range(3), [3, 5, 95]), module), tmp_path / "out")
+    _, plain = shrunk(
+        decoder, without_neurons(decoder, {layer: [3, 5, 95] for layer in range(3)}, module), tmp_path / "out"
+    )
     assert plain.config.intermediate_size == 93
 
 
 def test_heads_leave_in_whole_groups_or_as_many_from_each(make: Make, tmp_path: Path) -> None:
-    decoder = make("llama", num_attention_heads=8, num_key_value_heads=4)
+    decoder = make("llama", hidden_size=96, num_attention_heads=8, num_key_value_heads=4)
     # Queries 2g and 2g + 1 share the keys of group g: group 1 is gone in all layers, and others in some.
-    gone = {0: heads(8, 2, 3, 6, 7), 1: heads(8, 2, 3, 0), 2: heads(8, 2, 3)}
+    gone = {0: heads(12, 2, 3, 6, 7), 1: heads(12, 2, 3, 0), 2: heads(12, 2, 3)}
     _, plain = shrunk(decoder, without_neurons(decoder, gone, "self_attn.o_proj"), tmp_path / "groups")
-    assert (plain.config.num_attention_heads, plain.config.num_key_value_heads, plain.config.head_dim) == (6, 3, 8)
-    gone = {layer: heads(8, *(2 * group + (group + layer) % 2 for group in range(4))) for layer in range(3)}
+    assert (plain.config.num_attention_heads, plain.config.num_key_value_heads, plain.config.head_dim) == (6, 3, 12)
+    gone = {layer: heads(12, *(2 * group + (group + layer) % 2 for group in range(4))) for layer in range(3)}
     _, plain = shrunk(decoder, without_neurons(decoder, gone, "self_attn.o_proj"), tmp_path / "each")
     assert (plain.config.num_attention_heads, plain.config.num_key_value_heads) == (4, 4)
+
+
+def test_the_next_number_of_heads_that_makes_a_config_is_taken(make: Make, tmp_path: Path) -> None:
+    # A Llama's width is a multiple of its number of heads: 64 of 8, not of 7.
+    decoder = make("llama", num_attention_heads=16, num_key_value_heads=16)
+    gone = {layer: heads(4, *range(layer, layer + 9)) for layer in range(3)}
+    _, plain = shrunk(decoder, without_neurons(decoder, gone, "self_attn.o_proj"), tmp_path / "out")
+    assert (plain.config.num_attention_heads, plain.config.num_key_value_heads) == (8, 8)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "phi3", "gpt_oss"])
@@ -136,7 +146,7 @@ def test_a_block_and_neurons_leave_together(make: Make, tmp_path: Path) -> None:
     [
         ("gpt2", heads(16, 1), "attn.c_proj", "no config of GPT2LMHeadModel has such matrices"),
         ("bloom", [0, 1], "mlp.dense_4h_to_h", "no config of BloomForCausalLM has such matrices"),
-        ("mixtral", heads(16, 1), "no_such", "no neuron or head is zero as a whole"),
+        ("mixtral", heads(16, 1), "no_such", "no neuron or head is zero in every layer"),
     ],
 )
 def test_what_no_config_can_hold_is_refused(
@@ -153,7 +163,7 @@ def test_what_no_config_can_hold_is_refused(
 def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(make: Make, tmp_path: Path) -> None:
     decoder = make("llama")
     biases = {f"model.layers.{layer}.mlp.down_proj.bias": torch.randn(64) for layer in range(3)}
-    variant = without_neurons(decoder, dict.fromkeys(range(3), [*range(32)]))
+    variant = without_neurons(decoder, {layer: [*range(32)] for layer in range(3)})
     done, plain = shrunk(decoder, Variant(variant.changes, biases), tmp_path / "out")
     assert plain.config.mlp_bias
     assert not plain.model.layers[0].mlp.gate_proj.bias.any()
@@ -161,6 +171,6 @@ def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(m
     other = {"model.layers.0.mlp.down_proj.bias": torch.randn(64)}
     (tmp_path / "qwen").mkdir()
     qwen = load_decoder(save_tiny(tmp_path / "qwen", "qwen3"))
-    about = About("tiny", "./tiny", "w" * 64, parse_recipe("magnitude-50"))
+    about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     with pytest.raises(InputError, match=r"down_proj\.bias: Qwen3ForCausalLM has no such parameter"):
         export(qwen, Variant(parameters=other), tmp_path / "none", about)
