@@ -91,6 +91,8 @@ class Composed(BaseRecipe):
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
         for index, part in enumerate(self.parts):
+            if isinstance(part, External) and index:
+                raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
             if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
                 raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
         return self
