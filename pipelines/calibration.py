@@ -4,6 +4,7 @@ One forward pass serves both tables; recipes read them instead of running the mo
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +136,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     tokens = calibration_tokens(decoder.tokenizer, spec)
     digest = tokens_hash(tokens)
     owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}
-    influence = _Influence(decoder)
+    influence = Influence(decoder)
     streams = Streams(decoder, tokens, calibration_dtype(spec))
     states = streams.begin()
     inputs: dict[str, Inputs] = {}
@@ -159,8 +160,12 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     )
 
 
-class _Influence:
-    """1 − cos between the stream before and after each attention, MLP and block, averaged over tokens in float64."""
+class Influence:
+    """1 − cos between the stream before and after each attention, MLP and block, averaged over tokens in float64.
+
+    Args:
+        decoder: whatever runs on it while this is entered is measured.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -170,12 +175,14 @@ class _Influence:
         self._adds: dict[str, Tensor] = {}
 
     def __enter__(self) -> None:
+        """Starts to measure."""
         for index, layer in enumerate(self._decoder.layers):
             for sublayer in layer.sublayers:
                 self._handles += sublayer.watch(self._keep(sublayer.kind))
             self._handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
+        """Takes the hooks away."""
         for handle in self._handles:
             handle.remove()
 
@@ -201,24 +208,35 @@ class _Influence:
 
         return hook
 
+    @property
+    def means(self) -> dict[str, float]:
+        """Influence by label of the unit: `attn.3`, `mlp.3`, `block.3`.
+
+        Raises:
+            ComputationError: an activation was NaN or infinite.
+        """
+        found = {f"{unit}.{layer}": defect / self._tokens for (layer, unit), (defect, _) in self._sums.items()}
+        if not all(map(math.isfinite, found.values())):
+            raise ComputationError("an activation is NaN or infinite on the calibration tokens")
+        return found
+
     def rows(self, model: str, digest: str) -> pl.DataFrame:
         """Rows of `block_influence`, each kind of unit ranked by its influence; the lower layer wins a tie."""
+        means = self.means
         frame = pl.DataFrame(
             [
                 {
                     "model": model,
                     "layer": layer,
                     "unit": unit,
-                    "influence": defect / self._tokens,
+                    "influence": means[f"{unit}.{layer}"],
                     "orth_rel_mean": orthogonal / self._tokens,
                     "tokens": self._tokens,
                     "calibration_hash": digest,
                 }
-                for (layer, unit), (defect, orthogonal) in self._sums.items()
+                for (layer, unit), (_, orthogonal) in self._sums.items()
             ]
         )
-        if not frame["influence"].is_finite().all():
-            raise ComputationError("an activation is NaN or infinite on the calibration tokens")
         ranked = frame.sort("unit", "influence", "layer").with_columns(
             drop_order=pl.int_range(1, pl.len() + 1).over("unit").cast(pl.Int32)
         )

@@ -4,7 +4,7 @@ Which tokens run is `streams.py`'s, and what is made of the numbers the caller's
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +31,7 @@ class Inputs:
         squares: Σ x² per channel, float64 on the CPU.
         fourth: Σ x⁴ over all channels, where tails were asked for.
         largest: largest |x|, where tails were asked for.
+        derived: what methods made of the sums for all matrices that share them, such as factors of the Gram matrix.
     """
 
     def __init__(self, channels: int) -> None:
@@ -39,6 +40,7 @@ class Inputs:
         self.squares = torch.zeros(channels, dtype=torch.float64)
         self.fourth = 0.0
         self.largest = 0.0
+        self.derived: dict[Hashable, object] = {}
         self._products: Tensor | None = None
 
     @classmethod

@@ -1,14 +1,10 @@
-"""From a recipe and a model's statistics to a variant, proved to change the forward pass; its row in the tables.
+"""From a recipe and a model's statistics to a variant, proved to change the forward pass.
 
 How each recipe works is told in `methods`, in which order layers come in `layerwise.py`.
 """
 
-import hashlib
-import json
-import resource
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -16,50 +12,29 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipelines import versions
-from pipelines.calibration import tokens_hash
 from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs
 from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
-from pipelines.pruning.layer_files import LayerFiles
-from pipelines.pruning.layerwise import Failure, Job, chosen_matrices, layer_sparsities, prune_layers
-from pipelines.pruning.recipes import Composed, Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe
+from pipelines.pruning.chosen import require_matches
+from pipelines.pruning.layerwise import Failure, Job, prune_layers
+from pipelines.pruning.methods.depth import drop
+from pipelines.pruning.methods.external import external
+from pipelines.pruning.methods.ratios import layer_sparsities
+from pipelines.pruning.methods.structure import prune_units
+from pipelines.pruning.recipes import (
+    Dense,
+    Drop,
+    External,
+    MatrixRecipe,
+    Noise,
+    Recipe,
+    SingleRecipe,
+    Structured,
+    steps,
+)
+from pipelines.pruning.statistics import Statistics, Unfinished, known_moments, layer_files
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What was measured on the dense model, the tokens for more of it, and where unfinished work is kept.
-
-    Attributes:
-        activation_stats: rows of that table, for recipes that need them; they also save recipes that read only
-            moments, with dense predecessors, from running the model.
-        block_influence: rows of that table, for recipes that need them.
-        tokens: calibration tokens, for recipes that are calibrated.
-        dtype: type in which the tokens pass the layers; None is the model's own.
-        unfinished: where finished layers are kept until the variant is; None keeps them in memory.
-    """
-
-    activation_stats: pl.DataFrame | None = None
-    block_influence: pl.DataFrame | None = None
-    tokens: Int[Tensor, "sequences length"] | None = None
-    dtype: torch.dtype | None = None
-    unfinished: "Unfinished | None" = None
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A folder for the layers that are finished, so that a killed run goes on at the one that it had reached.
-
-    Attributes:
-        folder: of the run; `layer_files.discard` removes it when the variant is saved.
-        weight_hash: of the dense model.
-    """
-
-    folder: Path
-    weight_hash: str
 
 
 def prune(
@@ -72,6 +47,7 @@ def prune(
     *,
     dtype: torch.dtype | None = None,
     unfinished: Unfinished | None = None,
+    cache: Path | None = None,
 ) -> Variant:
     """Prunes; the arguments are those of `Statistics`.
 
@@ -84,12 +60,13 @@ def prune(
         progress: one step a layer.
         dtype: type in which the tokens pass the layers; None is the model's own.
         unfinished: where finished layers are kept until the variant is.
+        cache: folder for what is fetched or converted, for recipes that read a checkpoint.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
         ComputationError: NaN scores, or the variant leaves the forward pass unchanged.
     """
-    statistics = Statistics(activation_stats, block_influence, tokens, dtype, unfinished)
+    statistics = Statistics(activation_stats, block_influence, tokens, dtype, unfinished, cache=cache)
     found = prune_all(decoder, [recipe], statistics, progress)[recipe.name]
     if isinstance(found, Variant):
         return found
@@ -127,9 +104,8 @@ def prune_all(
 
 
 def _by_parts(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress: Progress) -> Variant:
-    parts = recipe.parts if isinstance(recipe, Composed) else (recipe,)
     variant, unfinished = Variant(), statistics.unfinished
-    for place, part in enumerate(parts):
+    for place, part in enumerate(steps(recipe)):
         own = unfinished and replace(unfinished, folder=unfinished.folder / recipe.name / str(place))
         variant = _one(decoder, part, replace(statistics, unfinished=own), variant, progress)
     return variant
@@ -142,7 +118,14 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
         case Noise():
             return Variant(noise=recipe.kind)
         case Drop():
-            return replace(base, dropped=(*base.dropped, *_dropped(decoder, recipe, statistics.block_influence)))
+            known = statistics.order if base == Variant() else ()
+            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress, known)
+        case External():
+            if statistics.cache is None:
+                raise InputError(f"recipe {recipe.name} needs a cache folder for what it fetches or converts")
+            return external(decoder, recipe, statistics.cache, progress)
+        case Structured():
+            return prune_units(decoder, recipe, statistics.activation_stats, statistics.tokens, base, progress)
         case MatrixRecipe():
             found = _family(decoder, [recipe], statistics, base, progress)[recipe.name]
             if isinstance(found, Variant):
@@ -171,66 +154,16 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
     unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
-    if not any(chosen_matrices(layer, recipe) for layer in decoder.layers):
-        known = ", ".join([*decoder.layers[0].attn.matrices, *decoder.layers[0].mlp.matrices][:4])
-        raise InputError(f"recipe {recipe.name}: no matrix matches `modules`; the first layer has {known}, ...")
     moments = None
     if recipe.reads == "moments" and recipe.predecessors == "dense" and base == Variant():
-        moments = _moments(recipe, statistics)
+        moments = known_moments(recipe, statistics)
     if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    job = Job(recipe, layer_sparsities(decoder, recipe), moments)
+    require_matches(decoder, recipe)
+    job = Job(recipe, layer_sparsities(decoder, recipe, statistics.activation_stats), moments)
     if statistics.unfinished is None:
         return job
-    return replace(job, files=_files(decoder, job, statistics, statistics.unfinished, base))
-
-
-def _moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, Inputs] | None:
-    """Inputs as `activation_stats` has them; None without that table.
-
-    Raises:
-        InputError: they were measured on other tokens.
-    """
-    rows, tokens = statistics.activation_stats, statistics.tokens
-    if rows is None:
-        return None
-    if tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
-        raise InputError(f"recipe {recipe.name}: activation_stats is of other tokens; materialise it again")
-    return {
-        row["module"]: Inputs.measured_before(
-            row["tokens"], torch.tensor(row["mean"]), torch.tensor(row["second_moment"])
-        )
-        for row in rows.iter_rows(named=True)
-    }
-
-
-def _files(decoder: Decoder, job: Job, statistics: Statistics, unfinished: Unfinished, base: Variant) -> LayerFiles:
-    rows, tokens = statistics.activation_stats, statistics.tokens
-    follows_from = {
-        "code": versions.PRUNING,
-        "recipe": job.recipe.hash,
-        "weights": unfinished.weight_hash,
-        "model dtype": str(decoder.dtype),
-        "layers": len(decoder.layers),
-        "base": base.hash,
-        "sparsities": list(job.sparsities),
-        "tokens": "" if tokens is None else tokens_hash(tokens),
-        "dtype": str(statistics.dtype),
-        "activation_stats": "" if rows is None else hashlib.sha256(rows.write_ipc(None).getvalue()).hexdigest(),
-    }
-    fingerprint = hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()
-    return LayerFiles(unfinished.folder / job.recipe.name, fingerprint)
-
-
-def _dropped(decoder: Decoder, recipe: Drop, influence: pl.DataFrame | None) -> tuple[str, ...]:
-    if influence is None:
-        raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
-    if recipe.count >= len(decoder.layers):
-        raise InputError(f"recipe {recipe.name}: the model has {len(decoder.layers)} layers; drop fewer")
-    order = influence.filter(pl.col("unit").cast(pl.String) == recipe.unit).sort("drop_order").head(recipe.count)
-    layers = sorted(int(layer) for layer in order["layer"])
-    kinds = ("attn", "mlp") if recipe.unit == "block" else (recipe.unit,)
-    return tuple(f"{kind}.{layer}" for layer in layers for kind in kinds)
+    return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
 
 
 def _with_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
@@ -244,48 +177,3 @@ def _with_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> Variant 
     if torch.equal(dense, pruned):
         return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
     return variant
-
-
-def variant_row(
-    decoder: Decoder,
-    model: str,
-    recipe: Recipe,
-    variant: Variant,
-    calibration_hash: str | None,
-    file_bytes: int,
-    seconds: float,
-) -> pl.DataFrame:
-    """The row of table `variants`: what was removed, from where, at what cost."""
-    sublayers = list(decoder.sublayers)
-    prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
-    masked = sum(int((~mask).sum()) for mask in variant.masks.values())
-    dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
-    total = sum(parameter.numel() for parameter in decoder.model.parameters())
-    return pl.DataFrame(
-        {
-            "model": [model],
-            "recipe": [recipe.name],
-            "method": [recipe.method],
-            "parameters_json": [recipe.parameters_json],
-            "recipe_hash": [recipe.hash],
-            "weights_prunable": [prunable],
-            "weights_masked": [masked],
-            "sparsity": [masked / prunable],
-            "parameters_removed": [masked + dropped],
-            "parameters_removed_share": [(masked + dropped) / total],
-            "sublayers_dropped": [list(variant.dropped)],
-            "sublayers_changed": [sum(variant.changed(sublayer) for sublayer in sublayers)],
-            "variant_hash": [variant.hash],
-            "calibration_hash": [calibration_hash],
-            "file_bytes": [file_bytes],
-            "seconds": [seconds],
-            "peak_memory_bytes": [peak_memory_bytes()],
-        },
-        schema_overrides={"sublayers_dropped": pl.List(pl.String), "calibration_hash": pl.String},
-    )
-
-
-def peak_memory_bytes() -> int:
-    """Peak resident memory of this process so far; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

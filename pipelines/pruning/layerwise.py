@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.matrices import Matrix
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.changes import Change
+from pipelines.pruning.chosen import chosen_matrices
 from pipelines.pruning.layer_files import LayeredChanges, LayerFiles, Overlay
 from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.recipes import Masked, MatrixRecipe
+from pipelines.pruning.recipes import MatrixRecipe
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import swapped
 from pipelines.streams import States, Streams
@@ -99,11 +99,12 @@ class _Work:
 
     def __init__(self, decoder: Decoder, job: Job, base: Variant) -> None:
         self.job = job
-        self.chosen = [chosen_matrices(layer, job.recipe) for layer in decoder.layers]
+        self.chosen = [chosen_matrices(layer, job.recipe, base.dropped) for layer in decoder.layers]
         self.failure: Failure | None = None
         # Of the layer that it was in last.
         self.latest: Mapping[str, Change] = {}
         self._changes: dict[str, Change] = {}
+        self._names: list[list[str]] = []
         self._facts: dict[str, Any] = deepcopy(dict(base.facts))
         self._finished = 0
         if job.files is not None:
@@ -119,6 +120,7 @@ class _Work:
         files, recipe = self.job.files, self.job.recipe
         if files is not None and self.has(index) and (found := files.read(index)) is not None:
             self.latest, self._facts = found
+            self._names.append(list(self.latest))
             return
         sparsity, changes = self.job.sparsities[index], dict[str, Change]()
         try:
@@ -127,11 +129,13 @@ class _Work:
                 kept = None if before is None else before.mask
                 given = Given(name, index, matrix.weight, dense[name], kept, inputs.get(name), sparsity, self._facts)
                 change = change_of(given, recipe)
-                changes[name] = change if before is None else before.then(change, dense[name])
+                if change is not None:
+                    changes[name] = change if before is None else before.then(change, dense[name])
         except (InputError, ComputationError) as failure:
             self.failure = failure
             return
         self.latest = changes
+        self._names.append(list(changes))
         if files is None:
             self._changes |= changes
         else:
@@ -142,7 +146,7 @@ class _Work:
         if self.failure is not None:
             return self.failure
         files = self.job.files
-        changes = self._changes if files is None else LayeredChanges(files, [list(each) for each in self.chosen])
+        changes = self._changes if files is None else LayeredChanges(files, self._names)
         return Variant(Overlay(changes, base.changes), base.parameters, base.dropped, facts=self._facts)
 
 
@@ -238,17 +242,6 @@ def _measured(
         return {}
 
 
-def chosen_matrices(layer: Layer, recipe: MatrixRecipe) -> dict[str, Matrix]:
-    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them."""
-    return {
-        name: matrix
-        for sublayer in layer.sublayers
-        for name, matrix in sublayer.matrices.items()
-        if not recipe.modules
-        or any(sublayer.kind == pattern or fnmatchcase(name, pattern) for pattern in recipe.modules)
-    }
-
-
 @contextmanager
 def worn(layer: Layer, variant: Variant) -> Iterator[None]:
     """One layer computes as a variant's does for a while."""
@@ -258,19 +251,3 @@ def worn(layer: Layer, variant: Variant) -> Iterator[None]:
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
         yield
-
-
-def layer_sparsities(decoder: Decoder, recipe: MatrixRecipe) -> list[float | None]:
-    """The share of weights that a recipe sets to zero in every layer; None where it is no share.
-
-    Raises:
-        InputError: the recipe gives one ratio a layer, but not for as many as there are.
-    """
-    count = len(decoder.layers)
-    if not isinstance(recipe, Masked):
-        return [None] * count
-    if isinstance(recipe.ratios, tuple):
-        if len(recipe.ratios) != count:
-            raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {count} layers")
-        return list(recipe.ratios)
-    return [recipe.sparsity] * count

@@ -15,9 +15,10 @@ from pipelines.calibration import calibrate, calibration_tokens
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import Statistics, Unfinished, prune, prune_all
+from pipelines.pruning.apply import prune, prune_all
 from pipelines.pruning.layer_files import discard
 from pipelines.pruning.recipes import Recipe, parse_recipe
+from pipelines.pruning.statistics import Statistics, Unfinished
 from pipelines.pruning.variant import load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.streams import Streams
@@ -205,7 +206,8 @@ import torch
 import pipelines.pruning.layerwise as layerwise
 from pipelines.calibration import calibration_tokens
 from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import Statistics, Unfinished, prune_all
+from pipelines.pruning.apply import prune_all
+from pipelines.pruning.statistics import Statistics, Unfinished
 from tests.pipelines.pruning.test_layerwise import FAMILY, SPEC
 
 torch.set_num_threads(1)
