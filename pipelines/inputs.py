@@ -16,12 +16,14 @@ from pipelines.errors import ComputationError
 from pipelines.models.matrices import Matrix
 
 Rows = Float[Tensor, "*tokens in"]
+# Inputs that are summed together in float32: so many stay in the processor's cache.
+_BLOCK = 256
 
 
 class Inputs:
     """Running sums over the inputs x of one matrix, or of several that read the same (q, k and v; gate and up).
 
-    Every batch is summed in float32, the batches in float64.
+    Moments are sums of float32 sums over 256 x each, Gram matrices of float32 sums over a batch, both in float64.
 
     Attributes:
         tokens: how many x were seen.
@@ -51,16 +53,18 @@ class Inputs:
 
     def see(self, rows: Rows, *, with_gram: bool = False, with_tails: bool = False) -> None:
         """Adds inputs of shape (…, in)."""
-        x = rows.reshape(-1, rows.shape[-1]).float()
-        squares = x.square()
+        x = rows.reshape(-1, rows.shape[-1])
         self.tokens += len(x)
-        self.sums += x.sum(dim=0).cpu()
-        self.squares += squares.sum(dim=0).cpu()
-        if with_tails:
-            self.fourth += float(squares.square().sum(dim=0).sum(dtype=torch.float64))
-            self.largest = max(self.largest, float(squares.max().sqrt()))
+        for block in x.split(_BLOCK):
+            own = block.float()
+            squares = own.square()
+            self.sums += own.sum(dim=0).cpu()
+            self.squares += squares.sum(dim=0).cpu()
+            if with_tails:
+                self.fourth += float(squares.square().sum(dim=0).sum(dtype=torch.float64))
+                self.largest = max(self.largest, float(squares.max().sqrt()))
         if with_gram:
-            products = _products(x)
+            products = _products(x.float())
             if self._products is None:
                 self._products = products.double()
             else:
