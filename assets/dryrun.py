@@ -18,7 +18,7 @@ from pipelines.models.sources import locate_outline
 from pipelines.planning import Cost, Held, Rows, Workload, peak
 from pipelines.preflight import check_outline
 from pipelines.progress import Progress
-from pipelines.pruning.apply import peak_memory_bytes
+from pipelines.pruning.row import peak_memory_bytes
 from pipelines.studies import Study
 from warehouse.sizes import expected_bytes
 from warehouse.store import Store

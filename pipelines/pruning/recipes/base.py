@@ -49,6 +49,11 @@ class BaseRecipe(BaseModel):
         return bool(self.needs)
 
     @property
+    def changes_matrices(self) -> bool:
+        """Whether weights of matrices change; where not, whole sublayers go, or nothing."""
+        return False
+
+    @property
     def parameters_json(self) -> str:
         """All parameters, without the name that somebody gave them, as canonical JSON."""
         return json.dumps(_without_names(self.model_dump(mode="json")), sort_keys=True)
@@ -67,15 +72,28 @@ class MatrixRecipe(BaseRecipe):
             none means every matrix of every layer. Head and embeddings are never among them.
         predecessors: what the layers before are while a layer's inputs are measured: already `pruned`, as the papers
             do, or `dense`. A recipe that reads no inputs takes no notice.
+        unreached: what becomes of a matrix that no calibration token reached, such as an expert's: `refuse` it, or
+            leave it `dense` and count it among the variant's facts (`matrices_unreached`).
     """
 
     modules: tuple[str, ...] = ()
     predecessors: Literal["pruned", "dense"] = "pruned"
+    unreached: Literal["refuse", "dense"] = "refuse"
+
+    @property
+    def changes_matrices(self) -> bool:
+        """They do."""
+        return True
 
     @property
     def reads(self) -> Reads:
         """What it reads of every matrix's inputs."""
         return "nothing"
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """The table that saves it a pass over the tokens: moments with dense predecessors are known before."""
+        return ("activation_stats",) if self.reads == "moments" and self.predecessors == "dense" else ()
 
     @property
     def is_calibrated(self) -> bool:
@@ -92,7 +110,7 @@ class Masked(MatrixRecipe):
         ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
             al., 2310.05175); or one sparsity a layer, from the first.
         owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.
-        owl_lambda: the layers' sparsities stay within this distance of `sparsity`.
+        owl_lambda: the layers' sparsities stay within this distance of `sparsity`, and one of them reaches it.
     """
 
     sparsity: float | None = Field(default=None, gt=0, lt=1)
@@ -128,17 +146,20 @@ class Masked(MatrixRecipe):
             raise ValueError("`keep` must be below `block`: nothing would be pruned")
         if self.keep is not None and self.ratios != "uniform":
             raise ValueError("an N:M pattern has the same share in every layer; use `sparsity` with `ratios`")
+        if self.ratios == "owl" and self.sparsity and self.owl_lambda >= min(self.sparsity, 1 - self.sparsity):
+            raise ValueError("`owl_lambda` must be below `sparsity` and 1 − `sparsity`: a layer would lose all or none")
         return self
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
         """Input norms of the dense model, where the layers' outliers decide."""
-        return ("activation_stats",) if self.ratios == "owl" else ()
+        return ("activation_stats",) if self.ratios == "owl" else super().needs
 
 
 def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
-    """The names of a masked recipe: `method-50`, `method-62.5`, `method-2of4`; and `method` where it has a meaning."""
-    pattern = r"-(?:(?P<percent>\d{1,2}(?:\.\d+)?)|(?P<keep>\d+)of(?P<block>\d+))"
+    """The names of a masked recipe: `method-50`, `method-50-owl`, `method-2of4`; and `method` where it means one."""
+    share = r"(?P<percent>\d{1,2}(?:\.\d+)?)(?:-(?P<ratios>owl))?"
+    pattern = rf"-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))"
     return re.compile(rf"(?P<method>{method})(?:{pattern}){'?' if also_alone else ''}")
 
 

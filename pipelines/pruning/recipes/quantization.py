@@ -52,3 +52,39 @@ class GPTQ(Quantized):
     def reads(self) -> Reads:
         """The Gram matrix."""
         return "gram"
+
+
+class RTN(Quantized):
+    """Rounds every weight to the nearest code of its group's grid; the baseline of every other quantizer."""
+
+    SPELLING = bits_spelling("rtn")
+    EXAMPLES: ClassVar = (
+        ("rtn-4bit", "4 bits a weight, one scale for each output row, rounded to the nearest"),
+        ("rtn-3bit-g64", "3 bits a weight, one scale for every 64 inputs, rounded to the nearest"),
+    )
+
+    method: Literal["rtn"] = "rtn"
+
+
+class AWQ(Quantized):
+    """Scales input channels by their activations before it rounds (Lin et al., 2306.00978).
+
+    Attributes:
+        steps: exponents of the activations that are tried, from 0 up to 1; the paper's grid of 20.
+        clip: whether narrower grids are tried as well, which cut the largest weights, as the published code does.
+    """
+
+    SPELLING = bits_spelling("awq")
+    EXAMPLES: ClassVar = (
+        ("awq-4bit", "4 bits a weight, one scale for each output row, channels scaled by activations"),
+        ("awq-4bit-g128", "4 bits a weight, one scale for every 128 inputs, channels scaled by activations"),
+    )
+
+    method: Literal["awq"] = "awq"
+    steps: int = Field(default=20, ge=1)
+    clip: bool = True
+
+    @property
+    def reads(self) -> Reads:
+        """The Gram matrix."""
+        return "gram"
