@@ -14,7 +14,7 @@ from pipelines.machine import Machine
 from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
 from pipelines.models.outline import Shape
-from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe
+from pipelines.pruning.recipes import Drop, Noise, Recipe, steps
 from pipelines.pruning.wearing import COPIES, MOST_HELD
 from pipelines.studies import Study
 
@@ -144,7 +144,7 @@ class Workload:
         costs = []
         if recipe.method != "dense":
             costs.append(Cost("variant pass", "body", self._pass * copies))
-        if isinstance(recipe, MatrixRecipe) and "local" in self.study.measure.scopes:
+        if recipe.changes_matrices and "local" in self.study.measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._pass))
         if swapped := self.changed(recipe) * ("isolated" in self.study.measure.scopes):
             # Each swap runs through the layers above it: half of them on average, all of them at most.
@@ -187,11 +187,9 @@ class Workload:
 
     def changed(self, recipe: Recipe) -> int:
         """Sublayers whose weights a recipe changes or that it drops."""
-        if isinstance(recipe, MatrixRecipe):
+        if recipe.changes_matrices:
             return 2 * self.shape.layers
-        if isinstance(recipe, Drop):
-            return recipe.count * (2 if recipe.unit == "block" else 1)
-        return 0
+        return sum(step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, Drop))
 
     def moved(self, recipe: Recipe, scope: str) -> int:
         """Sublayers behind which a recipe moves the stream, at most."""
@@ -263,8 +261,8 @@ class Workload:
         # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
         kept = tokens if size == _FLOAT else self.positions
         states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
-        masks = -(-shape.prunable // 8) * sum(isinstance(other, MatrixRecipe) for other in group)
-        masked = isinstance(recipe, MatrixRecipe)
+        masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
+        masked = recipe.changes_matrices
         # More than that is made layer by layer.
         pruned = shape.prunable * size
         worn = pruned if pruned <= MOST_HELD else -(-pruned // shape.layers)

@@ -13,7 +13,7 @@ from pipelines.errors import InputError
 from pipelines.models.load import check_device
 from pipelines.models.outline import Outline, load_outline
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
-from pipelines.pruning.recipes import Drop, Masked
+from pipelines.pruning.recipes import Drop, Masked, steps
 from pipelines.studies import Study
 from pipelines.texts import TokenizedText, tokenize_texts
 
@@ -57,7 +57,7 @@ def _check_recipes(study: Study, outline: Outline) -> None:
         for module in outline.module.modules()
         if isinstance(module, (nn.Linear, Conv1D)) and module is not outline.head
     }
-    for recipe in study.recipes:
+    for recipe in (step for whole in study.recipes for step in steps(whole)):
         if isinstance(recipe, Drop) and recipe.count >= layers:
             raise InputError(f"recipe {recipe.name}: the model has {layers} layers; drop fewer")
         if isinstance(recipe, Masked) and recipe.block is not None:

@@ -3,6 +3,7 @@
 Tokenizer only; no weights are needed, so that a study can be refused before anything runs.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,12 @@ class TokenizedText:
     Attributes:
         text: as the study names it.
         windows: token ids; where the tokenizer begins a text with a token of its own, every window begins with it.
+        hash: SHA-256 of the whole text in UTF-8, however much of it is read.
     """
 
     text: TextSpec
     windows: Int[Tensor, "windows context"]
+    hash: str
 
     @property
     def targets(self) -> Int[Tensor, " tokens"]:
@@ -57,7 +60,8 @@ def _tokenized(text: TextSpec, tokenizer: Any, context_length: int) -> Tokenized
             f"text {text.id!r}: `context` {text.context} is over the model's of {context_length} tokens; lower it"
         )
     most = text.max_tokens // text.scored
-    ids = _first_tokens(read_text(text.source, text.what), text.context + (most - 1) * text.step, tokenizer)
+    contents = read_text(text.source, text.what)
+    ids = _first_tokens(contents, text.context + (most - 1) * text.step, tokenizer)
     if len(ids) < text.context:
         raise InputError(
             f"{text.what} {text.source}: {len(ids)} tokens, fewer than one window of {text.context}; "
@@ -66,7 +70,7 @@ def _tokenized(text: TextSpec, tokenizer: Any, context_length: int) -> Tokenized
     windows = torch.tensor(ids).unfold(0, text.context, text.step)[:most].clone()
     if _own_start(tokenizer):
         windows[:, 0] = ids[0]
-    return TokenizedText(text, windows)
+    return TokenizedText(text, windows, hashlib.sha256(contents.encode()).hexdigest())
 
 
 def _first_tokens(text: str, count: int, tokenizer: Any) -> list[int]:  # noqa: ANN401

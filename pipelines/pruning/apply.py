@@ -3,6 +3,7 @@
 How each recipe works is told in `methods`, in which order layers come in `layerwise.py`.
 """
 
+import json
 import resource
 import sys
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
+from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.chosen import require_matches
 from pipelines.pruning.layerwise import prune_layers
 from pipelines.pruning.methods.ratios import layer_sparsities
-from pipelines.pruning.recipes import Composed, Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe
+from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, steps
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 
@@ -47,7 +49,7 @@ def prune(
     """
     statistics = Statistics(activation_stats, block_influence, tokens)
     variant = Variant()
-    for part in recipe.parts if isinstance(recipe, Composed) else (recipe,):
+    for part in steps(recipe):
         variant = _one(decoder, part, statistics, variant, progress)
     if not isinstance(recipe, (Dense, Noise)):  # noise may change nothing: two shapes that round alike are good news
         _require_effect(decoder, recipe, variant)
@@ -120,7 +122,9 @@ def variant_row(
     """The row of table `variants`: what was removed, from where, at what cost."""
     sublayers = list(decoder.sublayers)
     prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
-    masked = sum(int((~mask).sum()) for mask in variant.masks.values())
+    counts = [_counts(variant, sublayer) for sublayer in sublayers if sublayer.label not in variant.dropped]
+    masked, updated = sum(zeros for zeros, _ in counts), sum(others for _, others in counts)
+    facts = {key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores"}}
     dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
     total = sum(parameter.numel() for parameter in decoder.model.parameters())
     return pl.DataFrame(
@@ -132,10 +136,14 @@ def variant_row(
             "recipe_hash": [recipe.hash],
             "weights_prunable": [prunable],
             "weights_masked": [masked],
+            "weights_updated": [updated],
             "sparsity": [masked / prunable],
             "parameters_removed": [masked + dropped],
             "parameters_removed_share": [(masked + dropped) / total],
             "sublayers_dropped": [list(variant.dropped)],
+            "drop_order": [list(variant.facts.get("drop_order", []))],
+            "drop_scores": [list(variant.facts.get("drop_scores", []))],
+            "facts_json": [json.dumps(facts, sort_keys=True)],
             "sublayers_changed": [sum(variant.changed(sublayer) for sublayer in sublayers)],
             "variant_hash": [variant.hash],
             "calibration_hash": [calibration_hash],
@@ -143,8 +151,29 @@ def variant_row(
             "seconds": [seconds],
             "peak_memory_bytes": [peak_memory_bytes()],
         },
-        schema_overrides={"sublayers_dropped": pl.List(pl.String), "calibration_hash": pl.String},
+        schema_overrides={
+            "sublayers_dropped": pl.List(pl.String),
+            "drop_order": pl.List(pl.String),
+            "drop_scores": pl.List(pl.Float64),
+            "calibration_hash": pl.String,
+        },
     )
+
+
+def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
+    """Weights of a sublayer that a mask sets to zero, and others whose value is not the dense one."""
+    zeros = others = 0
+    for name, matrix in sublayer.matrices.items():
+        if name not in variant.changes:
+            continue
+        change = variant.changes[name]
+        mask = change.mask
+        if mask is not None:
+            zeros += int((~mask).sum())
+        if change.values is not None or change.codes is not None:
+            moved = change.weight(matrix.weight) != matrix.weight
+            others += int((moved if mask is None else moved & mask.to(moved.device)).sum())
+    return zeros, others
 
 
 def peak_memory_bytes() -> int:

@@ -1,7 +1,7 @@
 -- What llama.cpp's --kl-divergence prints of a text: KL, change of the true token's probability, perplexity, top token.
 -- grain: one row per model × recipe × text.
 -- key: model, recipe, text_id
--- inputs: stg_text_tokens, noise_variants
+-- inputs: stg_text_tokens, stg_variants, noise_variants
 -- how to read: every figure is over the text's scored tokens at T = 1. A standard error that ends in _se takes windows
 --   as the independent units (cluster-robust) and is NULL below two windows; with few of them it is rough. One that
 --   ends in _se_iid takes every token as independent, as llama.cpp prints it, which is too small where neighbouring
@@ -9,7 +9,8 @@
 --   minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired token by
 --   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours.
 --   kl_noise_p95_nats is the 95th percentile of the KL that rounding alone makes on the same text, of the largest noise
---   variant; is_below_noise says that the median KL is not above it. Noise itself is left out.
+--   variant; is_below_noise says that the median KL is not above it. Noise itself is left out. Two perplexities
+--   compare only where text_hash, context and stride are the same; calibration_hash is that of the variant's tokens.
 -- reason: perplexity and these figures are how people already compare compressed models, text by text.
 with
 
@@ -18,6 +19,9 @@ tokens as (
         model,
         recipe,
         text_id,
+        text_hash,
+        context,
+        stride,
         window_id,
         -cast(log_p_target_dense as double) as nll_dense,
         -cast(log_p_target_pruned as double) as nll_pruned,
@@ -68,6 +72,9 @@ over_tokens as (
         model,
         recipe,
         text_id,
+        any_value(text_hash) as text_hash,
+        any_value(context) as context,
+        any_value(stride) as stride,
         count(*) as tokens,
         avg(nll_dense) as nll_dense,
         standard_error(nll_dense) as nll_dense_se,
@@ -114,6 +121,10 @@ select
     over_tokens.model,
     over_tokens.recipe,
     over_tokens.text_id,
+    over_tokens.text_hash,
+    over_tokens.context,
+    over_tokens.stride,
+    stg_variants.calibration_hash,
     over_tokens.tokens,
     over_windows.windows,
     exp(over_tokens.nll_dense) as ppl_dense,
@@ -172,6 +183,8 @@ inner join over_windows
         over_tokens.model = over_windows.model
         and over_tokens.recipe = over_windows.recipe
         and over_tokens.text_id = over_windows.text_id
+left join stg_variants
+    on over_tokens.model = stg_variants.model and over_tokens.recipe = stg_variants.recipe
 left join floors
     on over_tokens.model = floors.model and over_tokens.text_id = floors.text_id
 anti join noise_variants

@@ -11,6 +11,7 @@ select
     in_features,
     out_features,
     tokens,
+    mean,
     second_moment,
     rms,
     kurtosis,

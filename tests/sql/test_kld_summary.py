@@ -62,7 +62,7 @@ def test_one_window_says_nothing_about_the_error_over_windows(ask: Ask) -> None:
     (row,) = ask(warehouse, "kld_summary")
 
     assert {name for name, value in row.items() if value is None} == {
-        "ln_ppl_correlation", "delta_p_rms_se", "delta_p_rms_se_iid",
+        "calibration_hash", "ln_ppl_correlation", "delta_p_rms_se", "delta_p_rms_se_iid",
         *(f"{name}_se" for name in ("ppl_dense", "ppl_pruned", "ln_ppl_ratio", "ppl_ratio", "kl_mean_nats")),
         *("delta_p_mean_se", "top1_agreement_se", "kl_noise_p95_nats", "is_below_noise"),
     }  # fmt: skip
@@ -102,7 +102,8 @@ def test_every_statistic_equals_numpys_in_float64(ask: Ask) -> None:
     (row,) = ask(warehouse, "select * from kld_summary where text_id = 'wiki'")
     expected = statistics64(kl, p, q, ~flips, np.arange(count) % windows)
 
-    others = {"model", "recipe", "text_id", "tokens", "windows", "kl_noise_p95_nats", "is_below_noise"}
+    others = {"model", "recipe", "text_id", "text_hash", "context", "stride", "calibration_hash"}
+    others |= {"tokens", "windows", "kl_noise_p95_nats", "is_below_noise"}
     assert expected.keys() | others == row.keys()
     for name, value in expected.items():
         assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name

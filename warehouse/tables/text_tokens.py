@@ -51,6 +51,9 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         Column("text_id", c.LABEL, "Name of the text in its study."),
+        Column("text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8: two WikiTexts that differ have two."),
+        Column("context", pa.int32(), "Tokens of a window.", "tokens", minimum=2),
+        Column("stride", pa.int32(), "Tokens from one window to the next.", "tokens", minimum=1),
         Column(
             "window_id",
             pa.int32(),

@@ -19,7 +19,13 @@ TABLE = Table(
         Column("parameters_json", pa.string(), "All parameters of the recipe, as JSON with sorted keys."),
         Column("recipe_hash", pa.string(), "SHA-256 of the parameters."),
         Column("weights_prunable", pa.int64(), "Weights of all linear modules inside the layers.", minimum=0),
-        Column("weights_masked", pa.int64(), "Weights that the mask sets to zero.", minimum=0),
+        Column("weights_masked", pa.int64(), "Weights of sublayers that stay which a mask sets to zero.", minimum=0),
+        Column(
+            "weights_updated",
+            pa.int64(),
+            "Weights that stay, with another value than the dense one: updated by the method, or dequantized.",
+            minimum=0,
+        ),
         Column(
             "sparsity",
             c.METRIC,
@@ -39,6 +45,17 @@ TABLE = Table(
             maximum=1,
         ),
         Column("sublayers_dropped", pa.list_(pa.string()), "Dropped sublayers, as `attn.3`."),
+        Column(
+            "drop_order",
+            pa.list_(pa.string()),
+            "Units in the order in which the recipe would drop them, as far as that was measured; empty where none is.",
+        ),
+        Column("drop_scores", pa.list_(pa.float64()), "What each unit of `drop_order` was chosen by."),
+        Column(
+            "facts_json",
+            pa.string(),
+            "What the method tells about its own work, as JSON: raised dampings, dead channels, unreached matrices.",
+        ),
         Column("sublayers_changed", pa.int32(), "Sublayers whose weights changed or that were dropped.", minimum=0),
         Column("variant_hash", pa.string(), "SHA-256 over all changes of weights and the dropped sublayers."),
         Column(

@@ -42,6 +42,7 @@ __all__ = [
     "Statistic",
     "Wanda",
     "parse_recipe",
+    "steps",
 ]
 
 SingleRecipe = Dense | Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT | RTN | GPTQ | AWQ | Drop | Noise
@@ -79,6 +80,11 @@ class Composed(BaseRecipe):
         """Whether the calibration tokens have a part in it."""
         return any(part.is_calibrated for part in self.parts)
 
+    @property
+    def changes_matrices(self) -> bool:
+        """Whether one of its parts does."""
+        return any(part.changes_matrices for part in self.parts)
+
 
 def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
     if isinstance(recipe, DSnoT):
@@ -88,6 +94,12 @@ def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
 
 Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+
+
+def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
+    """The recipe itself, or the parts of a composition in order."""
+    return recipe.parts if isinstance(recipe, Composed) else (recipe,)
+
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
 # `attn+mlp` is one word.

@@ -49,6 +49,11 @@ class BaseRecipe(BaseModel):
         return bool(self.needs)
 
     @property
+    def changes_matrices(self) -> bool:
+        """Whether weights of matrices change; where not, whole sublayers go, or nothing."""
+        return False
+
+    @property
     def parameters_json(self) -> str:
         """All parameters, without the name that somebody gave them, as canonical JSON."""
         return json.dumps(_without_names(self.model_dump(mode="json")), sort_keys=True)
@@ -74,6 +79,11 @@ class MatrixRecipe(BaseRecipe):
     modules: tuple[str, ...] = ()
     predecessors: Literal["pruned", "dense"] = "pruned"
     unreached: Literal["refuse", "dense"] = "refuse"
+
+    @property
+    def changes_matrices(self) -> bool:
+        """They do."""
+        return True
 
     @property
     def reads(self) -> Reads:
