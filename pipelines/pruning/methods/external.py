@@ -19,7 +19,7 @@ from pipelines.models.calls import first_tensor
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_model
 from pipelines.models.matrices import Matrix
-from pipelines.models.output import TOLERANCE
+from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import locate
 from pipelines.progress import SILENT, Progress
@@ -308,7 +308,7 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
     with applied(decoder, variant):
         found = first_tensor(cast(Any, decoder.model)(input_ids=probe, use_cache=False).logits)
     apart = distance(found.float(), truth.float())
-    if not apart <= TOLERANCE[decoder.dtype]:
+    if not apart <= allowed(decoder.dtype, len(decoder.layers)):
         configs = (cast(Any, pair.other).config.to_dict(), cast(Any, decoder.model).config.to_dict())
         keys = [key for key in configs[0] if key not in _IDLE and configs[0][key] != configs[1].get(key)]
         differing = f"; their configs differ in {', '.join(keys)}" if keys else ""
