@@ -41,15 +41,14 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
     kept, weight = given.kept.to(given.weight.device).clone(), given.weight.clone()
     mean = inputs.mean.to(weight.device)
     variance = (inputs.second_moment.to(weight.device) - mean.square()).clamp(min=0)
-    # A channel that is always 0 changes no output; one that is always the same is the best that can come back.
-    gain = torch.where(mean == 0, 0, mean / variance.pow(recipe.pow_of_var))
-    moments = mean, gain, inputs.second_moment.to(weight.device).sqrt()
+    # Infinite where a channel never varies: the best that can come back. NaN where it is always 0: never a candidate.
+    moments = mean, mean / variance.pow(recipe.pow_of_var), inputs.second_moment.to(weight.device).sqrt()
     pattern = pattern_of(given.kept)
     block = weight.shape[1] if pattern is None else pattern[1]
     step = max(1, CHUNK // weight.shape[1])
     exchanges = 0
-    for rows in torch.arange(len(weight), device=weight.device).split(step):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
+    for start in range(0, len(weight), step):
+        part = slice(start, start + step)
         exchanges += _exchange(given.dense[part], weight[part], kept[part], moments, block, recipe)
     if not exchanges:
         return None
@@ -66,11 +65,11 @@ def _exchange(
     block: int,
     recipe: DSnoT,
 ) -> int:
-    """Exchanges weights of some rows in place; `weight` and `kept` are changed. Returns how many."""
+    """Exchanges weights of some rows in place; `kept` is changed, and `weight` where it is kept. Returns how many."""
     mean, gain, rms = moments
     adds = dense * mean  # what a weight that comes back adds to its row's mean output
     error = (adds - weight * mean).sum(dim=1)
-    wanted = torch.nan_to_num(dense * gain, nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # 0 · ∞ is a weight of 0
+    wanted = dense * gain
     active = (error.abs() > recipe.update_threshold).nonzero().squeeze(1)
     exchanges = 0
     for _ in range(recipe.max_cycle):
@@ -93,7 +92,6 @@ def _exchange(
         active, grown, pruned = active[done], grown[done], pruned[done]
         weight[active, grown] = dense[active, grown]
         kept[active, grown] = True
-        weight[active, pruned] = 0
         kept[active, pruned] = False
         error[active] = after[done]
         exchanges += len(active)
