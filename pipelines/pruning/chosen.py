@@ -3,6 +3,7 @@
 What becomes of them is `methods`'s, in which order is `layerwise.py`'s.
 """
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from pipelines.errors import InputError
@@ -11,11 +12,18 @@ from pipelines.models.matrices import Matrix
 from pipelines.pruning.recipes import MatrixRecipe
 
 
-def chosen_matrices(layer: Layer, recipe: MatrixRecipe) -> dict[str, Matrix]:
-    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them."""
+def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str] = ()) -> dict[str, Matrix]:
+    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them.
+
+    Args:
+        layer: the layer.
+        recipe: its `modules` are the choice.
+        dropped: labels of sublayers that are gone already: nothing is left to change in them.
+    """
     return {
         name: matrix
         for sublayer in layer.sublayers
+        if sublayer.label not in dropped
         for name, matrix in sublayer.matrices.items()
         if not recipe.modules or any(_matches(pattern, sublayer.kind, name) for pattern in recipe.modules)
     }

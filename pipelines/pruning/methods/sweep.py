@@ -14,7 +14,7 @@ from pipelines.pruning.masks import keep_n_of_m
 from pipelines.traces.parallel import in_parallel
 
 # Below so many updates of a weight, threads cost more than they save.
-_WORTH_A_THREAD = 2**22
+_WORTH_A_THREAD = 2**24
 
 
 def sweep(

@@ -4,6 +4,7 @@ To add one: a class in a module of this folder, its line in `KINDS`, its computa
 """
 
 import re
+from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
 import yaml
@@ -12,8 +13,10 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
+from pipelines.pruning.recipes.external import External
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.quantization import AWQ, GPTQ, RTN, Quantized
+from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
 from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 
 __all__ = [
@@ -29,9 +32,13 @@ __all__ = [
     "DSnoT",
     "Dense",
     "Drop",
+    "External",
+    "Flap",
+    "Heads",
     "Magnitude",
     "Masked",
     "MatrixRecipe",
+    "Neurons",
     "Noise",
     "NoiseKind",
     "Quantized",
@@ -40,12 +47,31 @@ __all__ = [
     "SingleRecipe",
     "SparseGPT",
     "Statistic",
+    "Structured",
     "Wanda",
     "parse_recipe",
+    "shares_passes",
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT | RTN | GPTQ | AWQ | Drop | Noise
+SingleRecipe = (
+    Dense
+    | Magnitude
+    | Wanda
+    | RIA
+    | SparseGPT
+    | ADMM
+    | DSnoT
+    | RTN
+    | GPTQ
+    | AWQ
+    | Neurons
+    | Heads
+    | Flap
+    | Drop
+    | External
+    | Noise
+)
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 _NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
@@ -66,6 +92,8 @@ class Composed(BaseRecipe):
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
         for index, part in enumerate(self.parts):
+            if isinstance(part, External) and index:
+                raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
             if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
                 raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
         return self
@@ -93,6 +121,13 @@ def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
 
 
 Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+
+
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether it measures inputs behind dense predecessors, as other such recipes do: one pass serves them all."""
+    return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
+
+
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
 
@@ -125,9 +160,10 @@ def _spelled(name: str, text: str) -> dict[str, object]:
     for kind in KINDS:
         if match := kind.SPELLING.fullmatch(name):
             return {"name": name, **kind.spelled(match)}
-    known = ", ".join(form for form, _ in FORMS)
+    like = get_close_matches(name, [form for form, _ in FORMS], n=3)
+    hint = f"did you mean {' or '.join(like)}? " if like else ""
     part = "" if name == text else f" in {text!r}"
-    raise InputError(f"unknown recipe {name!r}{part}; known forms: {known}, and several joined by +")
+    raise InputError(f"unknown recipe {name!r}{part}; {hint}`prunescope recipes` lists all forms")
 
 
 def _mapping(text: str) -> dict[str, object]:

@@ -91,6 +91,11 @@ class MatrixRecipe(BaseRecipe):
         return "nothing"
 
     @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """The table that saves it a pass over the tokens: moments with dense predecessors are known before."""
+        return ("activation_stats",) if self.reads == "moments" and self.predecessors == "dense" else ()
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether the calibration tokens have a part in it."""
         return self.reads != "nothing" or super().is_calibrated
@@ -99,9 +104,12 @@ class MatrixRecipe(BaseRecipe):
 class Masked(MatrixRecipe):
     """A recipe that sets weights to zero.
 
-    Either `sparsity` (share of the weights set to zero) or `keep` of every `block` consecutive inputs (N:M).
+    Either `sparsity`, or `keep` and `block` (N:M), or one of `ratios` a layer.
 
     Attributes:
+        sparsity: share of the weights that is set to zero, above 0 and below 1.
+        keep: how many of every `block` consecutive inputs are kept.
+        block: see `keep`.
         ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
             al., 2310.05175); or one sparsity a layer, from the first.
         owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.
@@ -148,7 +156,7 @@ class Masked(MatrixRecipe):
     @property
     def needs(self) -> tuple[Statistic, ...]:
         """Input norms of the dense model, where the layers' outliers decide."""
-        return ("activation_stats",) if self.ratios == "owl" else ()
+        return ("activation_stats",) if self.ratios == "owl" else super().needs
 
 
 def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
