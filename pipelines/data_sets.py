@@ -43,15 +43,11 @@ def data_set_documents(source: str, what: str) -> tuple[str, ...]:
         what: what the source is for, as it stands in messages.
 
     Raises:
-        InputError: the library is missing, or there is no such set, config, split or column.
+        InputError: there is no such set, config, split or column.
     """
     name, config, split, column = split_source(source)
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            f"{what} {source}: needs `pip install datasets`; or give a text, JSON or JSONL file"
-        ) from error
+    import datasets
+
     try:
         rows = _rows(datasets, name, config, split)
         found = [row[column] for row in islice(rows, MOST_DOCUMENTS)]

@@ -11,9 +11,12 @@ from pathlib import Path
 from pipelines.data_sets import FORM, PREFIX, data_set_documents
 from pipelines.errors import InputError
 
-# The whole WikiText-2 test text; source and licence stand beside it.
-WIKITEXT2 = Path(__file__).parent / "corpora" / "wikitext2.txt.xz"
-BUILT_IN = ("embedded", "wikitext2")
+# Texts that travel with the package; source and licence of each stand beside it.
+CORPORA = {
+    "wikitext2": Path(__file__).parent / "corpora" / "wikitext2.txt.xz",
+    "c4": Path(__file__).parent / "corpora" / "c4.json.xz",
+}
+BUILT_IN = ("embedded", *CORPORA)
 
 
 def read_text(source: str, what: str) -> str:
@@ -29,9 +32,9 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
     """The documents of a source: the records of a JSON or JSONL file or of a data set; any other text is one.
 
     Args:
-        source: `embedded` (Python's own help topics), `wikitext2`, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A
-            file that ends in .json holds a list of strings or of objects with a `text`, one in .jsonl such a record a
-            line; any other is text as it is.
+        source: `embedded` (Python's own help topics), `wikitext2`, `c4` (300 documents),
+            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A file that ends in .json holds a list of strings or of
+            objects with a `text`, one in .jsonl such a record a line; any other is text as it is.
         what: what the source is for, as it stands in messages.
 
     Raises:
@@ -41,8 +44,9 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         from pydoc_data.topics import topics  # 465,000 characters of English that every Python has
 
         return tuple(topics[name] for name in sorted(topics))
-    if source == "wikitext2":
-        return (lzma.decompress(WIKITEXT2.read_bytes()).decode(),)
+    if source in CORPORA:
+        text = lzma.decompress(CORPORA[source].read_bytes()).decode()
+        return (text,) if source == "wikitext2" else tuple(record["text"] for record in json.loads(text))
     if source.startswith(PREFIX):
         return data_set_documents(source, what)
     path = Path(source).expanduser()
@@ -77,7 +81,7 @@ def contents_hash(source: str, what: str) -> str:
         return ""
     if source.startswith(PREFIX):
         return hashlib.sha256(json.dumps(data_set_documents(source, what)).encode()).hexdigest()
-    path = WIKITEXT2 if source == "wikitext2" else Path(source).expanduser()
+    path = CORPORA.get(source) or Path(source).expanduser()
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

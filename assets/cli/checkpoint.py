@@ -17,7 +17,7 @@ from assets.cli.output import say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
 from pipelines.models.sources import identify, locate
-from pipelines.pruning.recipes import FORMS, parse_recipe
+from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import CalibrationSpec
 from warehouse.catalogue import connect, literal
 from warehouse.errors import DamagedFileError
@@ -28,7 +28,6 @@ from warehouse.tables import TABLES
 if TYPE_CHECKING:
     from pipelines.checkpoints.export import Exported
 
-_FORMS = ", ".join(form for form, _ in FORMS)
 # Columns of the views, and how the model card calls them.
 _ON_PROMPTS = {
     "kl_teacher_forced_median_nats": "median KL(dense‖pruned) on the prompts, teacher forced, nats",
@@ -122,7 +121,9 @@ def checkpoint(
 
 def prune(
     model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id, or `embedded`.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", metavar="RECIPE", help=f"Forms: {_FORMS}.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="A name that `prunescope recipes` lists.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; nothing may lie there yet.")
     ],

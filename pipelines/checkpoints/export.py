@@ -28,7 +28,7 @@ from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import first_tensor
 from pipelines.models.decoder import Decoder
-from pipelines.models.output import TOLERANCE
+from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import TOKENIZER_FILES
 from pipelines.progress import SILENT, Progress
@@ -277,7 +277,7 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
     with torch.inference_mode():
         found = _logits(model, probe)
     apart = distance(found.float(), truth.float())
-    if not apart <= TOLERANCE[decoder.dtype]:
+    if not apart <= allowed(decoder.dtype, len(decoder.layers)):
         raise ComputationError(
             f"transformers computes other logits from what was written: they differ by {apart:.1e} of their length; "
             "nothing was kept"

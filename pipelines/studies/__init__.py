@@ -98,8 +98,9 @@ class CalibrationSpec(_Part):
     """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
 
     Attributes:
-        source: `embedded` (Python's own help topics), `wikitext2`, the path of a text, JSON or JSONL file, or a data
-            set of the hub or in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the first 10,000 are read.
+        source: `embedded` (Python's own help topics), `c4` (300 documents of it), `wikitext2`, the path of a text, JSON
+            or JSONL file, or a data set of the hub or in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the
+            first 10,000 documents are read.
         sequences: number of windows.
         length: tokens of each.
         seed: of the draw.

@@ -164,6 +164,20 @@ def test_a_damaged_variant_file_ends_with_nothing_written(warehouse: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_damaged_weights_fail_with_code_1_and_nothing_written(
+    tiny_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_folder, broken)
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[0] = float("nan")
+    model.save_pretrained(broken)
+    assert command("prune", broken, "-r", "magnitude-50", "-o", tmp_path / "out") == 1
+    assert "its weights are damaged" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_without_permission_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)

@@ -1,9 +1,9 @@
 """Calibration statistics against a slow pass over the same tokens."""
 
 import json
-import sys
 from pathlib import Path
 
+import datasets
 import polars as pl
 import pytest
 import torch
@@ -209,14 +209,7 @@ def test_a_data_set_is_named_in_one_form() -> None:
             CalibrationSpec(source=source)
 
 
-def test_a_data_set_without_the_library_says_what_to_install(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match="needs `pip install datasets`"):
-        calibration_tokens(decoder.tokenizer, CalibrationSpec(source="hf:name:test"))
-
-
 def test_data_sets_in_folders_and_files_give_documents_and_a_hash(decoder: Decoder, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     texts = [f"words of document {number} " * 20 for number in range(6)]
     datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": texts, "n": [1] * 6})}).save_to_disk(
         tmp_path / "saved"

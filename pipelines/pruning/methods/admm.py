@@ -9,34 +9,34 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
+from pipelines.errors import InputError
 from pipelines.inputs import Inputs
 from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share
 from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.hessian import gram_of, note
+from pipelines.pruning.methods.hessian import gram_of, note, target_of
 from pipelines.pruning.recipes import ADMM
 
 Weight = Float[Tensor, "out in"]
 Square = Float[Tensor, "in in"]
 
 
-def admm(given: Given, recipe: ADMM) -> Change:
+def admm(given: Given, recipe: ADMM) -> Change | None:
     """Rebuilds the dense matrix's output with a sparse one (2401.02938).
 
     Inputs are scaled to norm 1 first, so that the magnitude of a weight is Wanda's score. Without a pattern the mask of
     the recipe before is kept and only the weights are solved for; with one, what that recipe masked stays masked and
-    counts. Weights of dead inputs become zero.
+    counts. Weights of dead inputs become zero. A matrix of which nothing shall go is left alone (None).
 
     Raises:
         InputError: neither a pattern nor a mask, M does not divide the inputs, or no token reached the matrix.
         ComputationError: the Gram matrix or a weight is NaN or infinite.
     """
+    if given.sparsity == 0 and given.kept is None:
+        return None
     gram, inverse, norms, dead = _prepared(given.reached(recipe.name), given.name, recipe)
     note(given, "dead_channels", int(dead.sum()))
-    target = given.dense.float().masked_fill(dead, 0) * norms
-    if not bool(torch.isfinite(target).all()):
-        raise ComputationError(f"{given.name}: a weight is NaN or infinite")
+    target = target_of(given, given.dense, dead) * norms
     kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(target.device)
     is_given = recipe.keep is None and given.sparsity is None
     if is_given and given.kept is None:

@@ -80,13 +80,17 @@ def drop(
     gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *found}]
     matrices = {name for each in gone for name in each.matrices}
     modules = {name for each in gone for name in each.modules}
-    scores = [] if any(score is None for _, score in order) else [score for _, score in order]
+    facts = dict(base.facts)
+    if "structure" in facts:
+        facts["structure"] = {name: fact for name, fact in facts["structure"].items() if name not in matrices}
+    facts["drop_order"] = [label for label, _ in order]
+    facts["drop_scores"] = [score for _, score in order if score is not None]
     return replace(
         base,
         changes={name: change for name, change in base.changes.items() if name not in matrices},
         parameters={name: own for name, own in base.parameters.items() if name.rpartition(".")[0] not in modules},
         dropped=(*base.dropped, *found),
-        facts={**base.facts, "drop_order": [label for label, _ in order], "drop_scores": scores},
+        facts=facts,
     )
 
 

@@ -1,19 +1,15 @@
 """Dynamic sparse no training: exchanges weights of an earlier mask until the outputs are right on average.
 
-The mask that it begins with is an earlier recipe's.
+The mask that it begins with is an earlier recipe's; the loop itself stands in `exchange.py`.
 """
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import Mask, pattern_of, require_finite
+from pipelines.pruning.masks import pattern_of, require_finite
+from pipelines.pruning.methods.exchange import Channels, exchange
 from pipelines.pruning.methods.given import Given
 from pipelines.pruning.recipes import DSnoT
-
-# Weights that are worked on together: some rows in the processor's cache.
-CHUNK = 2**18
 
 
 def dsnot(given: Given, recipe: DSnoT) -> Change | None:
@@ -38,64 +34,18 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
     inputs = given.reached(recipe.name)
     for numbers in (given.weight, given.dense, inputs.mean, inputs.second_moment):
         require_finite(numbers)
-    kept, weight = given.kept.to(given.weight.device).clone(), given.weight.clone()
-    mean = inputs.mean.to(weight.device)
-    variance = (inputs.second_moment.to(weight.device) - mean.square()).clamp(min=0)
-    # A channel that is always 0 changes no output; one that is always the same is the best that can come back.
-    gain = torch.where(mean == 0, 0, mean / variance.pow(recipe.pow_of_var))
-    moments = mean, gain, inputs.second_moment.to(weight.device).sqrt()
+    device = given.weight.device
+    mean, second = inputs.mean.to(device), inputs.second_moment.to(device)
+    variance = (second - mean.square()).clamp(min=0)
+    # Infinite where a channel never varies: the best that can come back. NaN where it is always 0: never a candidate.
+    channels = Channels(mean, mean / variance.pow(recipe.pow_of_var), second.sqrt())
     pattern = pattern_of(given.kept)
-    block = weight.shape[1] if pattern is None else pattern[1]
-    step = max(1, CHUNK // weight.shape[1])
-    exchanges = 0
-    for rows in torch.arange(len(weight), device=weight.device).split(step):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        exchanges += _exchange(given.dense[part], weight[part], kept[part], moments, block, recipe)
+    block = given.weight.shape[1] if pattern is None else pattern[1]
+    weight, kept, exchanges = exchange(
+        given.dense, given.weight, given.kept.to(device), channels, block, recipe.max_cycle, recipe.update_threshold
+    )
     if not exchanges:
         return None
     given.facts["dsnot_exchanges"] = given.facts.get("dsnot_exchanges", 0) + exchanges
     is_dense = torch.equal(weight[kept], given.dense[kept])
     return Change.masked(kept) if is_dense else Change.valued(weight, kept)
-
-
-def _exchange(
-    dense: Float[Tensor, "rows in"],
-    weight: Float[Tensor, "rows in"],
-    kept: Mask,
-    moments: tuple[Float[Tensor, " in"], Float[Tensor, " in"], Float[Tensor, " in"]],
-    block: int,
-    recipe: DSnoT,
-) -> int:
-    """Exchanges weights of some rows in place; `weight` and `kept` are changed. Returns how many."""
-    mean, gain, rms = moments
-    adds = dense * mean  # what a weight that comes back adds to its row's mean output
-    error = (adds - weight * mean).sum(dim=1)
-    wanted = torch.nan_to_num(dense * gain, nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # 0 · ∞ is a weight of 0
-    active = (error.abs() > recipe.update_threshold).nonzero().squeeze(1)
-    exchanges = 0
-    for _ in range(recipe.max_cycle):
-        if not len(active):
-            break
-        sign = error[active].sign()[:, None]
-        now, there = weight[active] * mean, kept[active]
-        goes = there & (sign * now < 0)
-        least = (weight[active].abs() * rms).masked_fill(~goes, torch.inf).unflatten(1, (-1, block)).min(dim=2)
-        comes = ~there & (sign * adds[active] > 0)
-        # Only into groups from which one can go.
-        comes &= least.values.isfinite().repeat_interleave(block, dim=1)
-        best = (sign * wanted[active]).masked_fill(~comes, -torch.inf).max(dim=1)
-        grown = best.indices
-        group = grown // block
-        pruned = group * block + least.indices.gather(1, group[:, None]).squeeze(1)
-        each = torch.arange(len(active), device=active.device)
-        after = error[active] - adds[active, grown] + now[each, pruned]
-        done = comes[each, grown] & (after.abs() < error[active].abs())
-        active, grown, pruned = active[done], grown[done], pruned[done]
-        weight[active, grown] = dense[active, grown]
-        kept[active, grown] = True
-        weight[active, pruned] = 0
-        kept[active, pruned] = False
-        error[active] = after[done]
-        exchanges += len(active)
-        active = active[error[active].abs() > recipe.update_threshold]
-    return exchanges

@@ -3,7 +3,7 @@
 Every way to refuse one stands here; where its files come from is `pipelines.models.sources`'.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
-from pipelines.models.calls import first_tensor
+from pipelines.models.calls import first_tensor, hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_model
 from pipelines.models.matrices import Matrix
-from pipelines.models.output import TOLERANCE
+from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import locate
+from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.changes import Change
 from pipelines.pruning.recipes import External
@@ -83,7 +84,7 @@ def external(decoder: Decoder, recipe: External, cache: Path, progress: Progress
     if len(layers) < len(decoder.layers):
         facts |= {"layers": list(layers), "likeness": likeness}
     dropped = tuple(f"{kind}.{i}" for i in range(len(decoder.layers)) if i not in layers for kind in ("attn", "mlp"))
-    variant = Variant(changes, own, dropped, facts=facts)
+    variant = _without_silent(decoder, Variant(changes, own, dropped, facts=facts))
     _require_same_logits(pair, variant, replaced)
     return variant
 
@@ -97,6 +98,42 @@ def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> Change | None:
     if bool(((weight == dense) | removed).all()):
         return Change.masked(~removed)
     return Change.valued(weight, ~removed if bool(removed.any()) else None)
+
+
+def _without_silent(decoder: Decoder, variant: Variant) -> Variant:
+    """The variant with the sublayers dropped that add nothing, as this package writes them where a class keeps them."""
+    suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
+    loud: set[str] = set()
+
+    def see(label: str) -> Callable[[Tensor], None]:
+        return lambda added: loud.add(label) if bool(added.any()) else None
+
+    with applied(decoder, variant), hooks(*(h for each in suspects for h in each.watch(see(each.label)))):
+        decoder.hidden(_probe(decoder))
+    silent = [sublayer for sublayer in suspects if sublayer.label not in loud]
+    gone = {name for sublayer in silent for name in (*sublayer.matrices, *sublayer.modules)}
+    return Variant(
+        {name: change for name, change in variant.changes.items() if name not in gone},
+        {name: value for name, value in variant.parameters.items() if name.rpartition(".")[0] not in gone},
+        (*variant.dropped, *(sublayer.label for sublayer in silent)),
+        facts=variant.facts,
+    )
+
+
+def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
+    """Whether one of its matrices is zero, or one matrix of every expert: those that no token reaches count as well."""
+    zero: dict[int, list[bool]] = {}
+    for name, matrix in sublayer.matrices.items():
+        change = variant.changes.get(name)
+        is_zero = change is not None and change.bits is not None and not bool(change.bits.any())
+        if matrix.expert is not None or not any(each.expert is not None for each in sublayer.matrices.values()):
+            zero.setdefault(id(matrix.parameter), []).append(is_zero)
+    return any(all(each) for each in zero.values())
+
+
+def _probe(decoder: Decoder) -> Int[Tensor, "1 tokens"]:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, decoder.head.weight.shape[0], (1, _PROBE_TOKENS), generator=generator).to(decoder.device)
 
 
 @dataclass(frozen=True)
@@ -116,8 +153,8 @@ class _Pair:
     @cached_property
     def prefix(self) -> str:
         """Name of the list of layers in both."""
-        first = self.decoder.layers[0].module
-        return next(n for n, module in self.decoder.model.named_modules() if module is first).rpartition(".")[0]
+        names = {module: name for name, module in self.decoder.model.named_modules()}
+        return names[self.decoder.layers[0].module].rpartition(".")[0]
 
     @property
     def stack(self) -> nn.ModuleList:
@@ -127,17 +164,17 @@ class _Pair:
     def matrix(self, matrix: Matrix, new: int) -> Float[Tensor, "out in"]:
         """The other one's weight in the place of a dense one's, in its layer of that number."""
         stem, _, expert = matrix.name.partition("[")
-        name = self.renamed(stem if expert else f"{stem}.weight", {None: new})
+        name = self.renamed(stem if expert else f"{stem}.weight", lambda _: new)
         parameter = self.parameter(name, matrix.parameter.shape)
         stored = parameter[int(expert[:-1])] if expert else parameter
         return stored.T if matrix.is_transposed else stored
 
-    def renamed(self, name: str, numbers: Mapping[int | None, int]) -> str:
-        """A dense parameter's name in the other one; key None stands for every layer."""
+    def renamed(self, name: str, number: Callable[[int], int]) -> str:
+        """A parameter's name under other numbers of the layers."""
         if not name.startswith(f"{self.prefix}."):
             return name
         index, _, rest = name.removeprefix(f"{self.prefix}.").partition(".")
-        return f"{self.prefix}.{numbers.get(int(index), numbers.get(None))}.{rest}"
+        return f"{self.prefix}.{number(int(index))}.{rest}"
 
     def parameter(self, name: str, shape: torch.Size) -> Tensor:
         """A parameter of the other one, which must have a shape and hold numbers."""
@@ -170,7 +207,7 @@ class _Pair:
             layer = name.removeprefix(f"{self.prefix}.").partition(".")[0] if name.startswith(f"{self.prefix}.") else ""
             if id(parameter) in matrices or (layer and int(layer) not in numbers):
                 continue
-            renamed = self.renamed(name, dict(numbers))
+            renamed = self.renamed(name, numbers.__getitem__)
             theirs.discard(renamed)
             if name.endswith("bias") and renamed not in names:
                 value = torch.zeros_like(parameter)
@@ -204,7 +241,7 @@ class _Pair:
         dense = dict(self.decoder.model.named_parameters(remove_duplicate=False))
         back = {new: old for old, new in numbers.items()}
         for name in sorted(theirs):
-            own = self.renamed(name, dict(back))
+            own = self.renamed(name, back.__getitem__)
             if own in dense:  # a matrix, or tied on one side only
                 continue
             value = self.other.get_parameter(name).detach()
@@ -302,13 +339,12 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
     decoder = pair.decoder
     for name in replaced:
         pair.other.get_parameter(name).data = decoder.model.get_parameter(name).data
-    generator = torch.Generator().manual_seed(2)
-    probe = torch.randint(0, decoder.head.weight.shape[0], (1, _PROBE_TOKENS), generator=generator).to(decoder.device)
+    probe = _probe(decoder)
     truth = first_tensor(cast(Any, pair.other)(input_ids=probe, use_cache=False).logits)
     with applied(decoder, variant):
         found = first_tensor(cast(Any, decoder.model)(input_ids=probe, use_cache=False).logits)
     apart = distance(found.float(), truth.float())
-    if not apart <= TOLERANCE[decoder.dtype]:
+    if not apart <= allowed(decoder.dtype, len(decoder.layers)):
         configs = (cast(Any, pair.other).config.to_dict(), cast(Any, decoder.model).config.to_dict())
         keys = [key for key in configs[0] if key not in _IDLE and configs[0][key] != configs[1].get(key)]
         differing = f"; their configs differ in {', '.join(keys)}" if keys else ""

@@ -75,9 +75,26 @@ def gram_of(inputs: Inputs, name: str) -> Float[Tensor, "in in"]:
         ComputationError: it is NaN or infinite.
     """
     gram = cast(Tensor, inputs.gram).double()
-    if not bool(torch.isfinite(gram).all()):
+    if not _is_finite(gram):
         raise ComputationError(f"{name}: the Gram matrix of its inputs is NaN or infinite")
     return gram
+
+
+def target_of(given: Given, weight: Float[Tensor, "out in"], dead: Bool[Tensor, " in"]) -> Float[Tensor, "out in"]:
+    """A weight whose output is to be rebuilt, float32, with zeros where no input ever is.
+
+    Raises:
+        ComputationError: a weight is NaN or infinite.
+    """
+    target = weight.float().masked_fill(dead, 0).contiguous()
+    if not _is_finite(target):
+        raise ComputationError(f"{given.name}: a weight is NaN or infinite")
+    return target
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether all numbers of float32's range are: their total in float64 is finite exactly then."""
+    return bool(torch.isfinite(values.sum(dtype=torch.float64)))
 
 
 def _factor(inputs: Inputs, name: str, damping: float, largest_first: bool) -> Factor:

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
+from pipelines.errors import InputError
 from pipelines.pruning.changes import Change, Codes
 from pipelines.pruning.masks import Mask, keep_share
 from pipelines.pruning.methods.given import Given
 from pipelines.pruning.methods.grid import grid, grids, quantized
-from pipelines.pruning.methods.hessian import factored
+from pipelines.pruning.methods.hessian import factored, target_of
 from pipelines.pruning.methods.sweep import sweep
 from pipelines.pruning.recipes import GPTQ, SparseGPT
 
@@ -25,21 +25,21 @@ Block = Float[Tensor, "out width"]
 Weight = Float[Tensor, "out in"]
 
 
-def sparsegpt(given: Given, recipe: SparseGPT) -> Change:
+def sparsegpt(given: Given, recipe: SparseGPT) -> Change | None:
     """Removes weights block by block of columns, and has those further right take up the error (2301.00774 §3, Alg. 1).
 
     It rebuilds the dense matrix's output. What an earlier recipe masked stays masked, and counts: a mask that is
     already as sparse as asked is kept as it is, and its weights are solved again; from a lighter one the missing
-    weights are taken. Weights of dead inputs become zero.
+    weights are taken. Weights of dead inputs become zero. A matrix of which nothing shall go is left alone (None).
 
     Raises:
         InputError: no pattern, M does not divide the inputs, or no token reached the matrix.
         ComputationError: as `factored`, or a weight is NaN.
     """
+    if given.sparsity == 0 and given.kept is None:
+        return None
     factor = factored(given, recipe.name, recipe.damping)
-    target = given.dense.float().masked_fill(factor.dead, 0).contiguous()
-    if not bool(torch.isfinite(target).all()):
-        raise ComputationError(f"{given.name}: a weight is NaN or infinite")
+    target = target_of(given, given.dense, factor.dead)
     inputs = target.shape[1]
     kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(target.device)
     pattern, width = (0, 0), recipe.columns
@@ -122,7 +122,7 @@ def gptq(given: Given, recipe: GPTQ) -> Change:
     order = torch.arange(inputs, device=device) if factor.order is None else factor.order
     group = min(recipe.group or inputs, inputs)
     moves = recipe.group is not None and not recipe.act_order
-    target = given.weight.float()[:, order].masked_fill(factor.dead, 0).contiguous()
+    target = target_of(given, given.weight[:, order], factor.dead)
     kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(device)[:, order]
     scales, zeros = grids(target[:, order.argsort()], recipe.bits, group, recipe.symmetric)
 

@@ -60,10 +60,9 @@ def mask_of(given: Given, recipe: Masked, scores: Float[Tensor, "out in"], group
         InputError: the pattern does not fit the matrix.
         ComputationError: a score is NaN or infinite.
     """
-    removed = None if given.kept is None else ~given.kept.to(scores.device)
     if group == "threshold":
-        scores = cumulative_shares(scores if removed is None else scores.masked_fill(removed, 0))
-        group = "matrix"
+        scores, group = cumulative_shares(scores), "matrix"
+    removed = None if given.kept is None else ~given.kept.to(scores.device)
     if removed is not None:
         scores = scores.masked_fill(removed, -1)
     if recipe.keep is not None and recipe.block is not None:

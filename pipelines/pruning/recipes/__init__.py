@@ -4,6 +4,7 @@ To add one: a class in a module of this folder, its line in `KINDS`, its computa
 """
 
 import re
+from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
 import yaml
@@ -91,6 +92,8 @@ class Composed(BaseRecipe):
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
         for index, part in enumerate(self.parts):
+            if isinstance(part, External) and index:
+                raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
             if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
                 raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
         return self
@@ -157,9 +160,10 @@ def _spelled(name: str, text: str) -> dict[str, object]:
     for kind in KINDS:
         if match := kind.SPELLING.fullmatch(name):
             return {"name": name, **kind.spelled(match)}
-    known = ", ".join(form for form, _ in FORMS)
+    like = get_close_matches(name, [form for form, _ in FORMS], n=3)
+    hint = f"did you mean {' or '.join(like)}? " if like else ""
     part = "" if name == text else f" in {text!r}"
-    raise InputError(f"unknown recipe {name!r}{part}; known forms: {known}, and several joined by +")
+    raise InputError(f"unknown recipe {name!r}{part}; {hint}`prunescope recipes` lists all forms")
 
 
 def _mapping(text: str) -> dict[str, object]:

@@ -104,9 +104,12 @@ class MatrixRecipe(BaseRecipe):
 class Masked(MatrixRecipe):
     """A recipe that sets weights to zero.
 
-    Either `sparsity` (share of the weights set to zero) or `keep` of every `block` consecutive inputs (N:M).
+    Either `sparsity`, or `keep` and `block` (N:M), or one of `ratios` a layer.
 
     Attributes:
+        sparsity: share of the weights that is set to zero, above 0 and below 1.
+        keep: how many of every `block` consecutive inputs are kept.
+        block: see `keep`.
         ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
             al., 2310.05175); or one sparsity a layer, from the first.
         owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.

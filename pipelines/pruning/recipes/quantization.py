@@ -55,7 +55,7 @@ class GPTQ(Quantized):
 
 
 class RTN(Quantized):
-    """Rounds every weight to the nearest code of its group's grid; the baseline of every other quantizer."""
+    """Rounds every weight to the nearest code of its group's grid: every quantizer's baseline (2210.17323 §4)."""
 
     SPELLING = bits_spelling("rtn")
     EXAMPLES: ClassVar = (

@@ -16,6 +16,7 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
 from pipelines.pruning.methods import Given, change_of
+from pipelines.pruning.methods.exchange import Channels, eager, exchange
 from pipelines.pruning.recipes import DSnoT, parse_recipe
 from pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random_weight
@@ -96,6 +97,30 @@ def test_exchanges_are_those_of_a_loop_over_single_weights(
     assert torch.equal(change.weight(dense), found.float())
     assert change.values is None, "all its weights are dense ones: one bit each"
     assert facts["dsnot_exchanges"] >= int((mask & ~kept).sum()) > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1.5]), min_size=48, max_size=48),
+    block=st.sampled_from([4, 12]),
+    cycles=st.integers(1, 6),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+)
+def test_the_torch_form_does_the_same_as_the_compiled_one_on_ties_too(
+    values: list[float], block: int, cycles: int, dtype: torch.dtype
+) -> None:
+    dense = torch.tensor(values, dtype=dtype).reshape(4, 12)
+    # Halves, so that every sum is exact in whatever order; a dead channel, and one that never varies.
+    mean = torch.tensor([0.5, -0.5, 0, 1, -1, 2, 0.5, 0.5, -2, 1, 1, -0.5], dtype=torch.float64)
+    variance = torch.tensor([1.0, 1, 0, 2, 0, 1, 4, 1, 1, 2, 1, 1], dtype=torch.float64)
+    channels = Channels(mean, mean / variance, mean.square().add(variance).sqrt())
+    kept = keep_n_of_m(dense.abs().float(), block // 2, block)
+    weight = dense.masked_fill(~kept, 0)
+    found, other = (form(dense, weight, kept, channels, block, cycles, 0.0) for form in (exchange, eager))
+    assert torch.equal(found[1], other[1])
+    assert torch.equal(found[0][found[1]], other[0][other[1]])
+    assert found[0].dtype == other[0].dtype == dtype
+    assert found[2] == other[2]
 
 
 def test_weights_that_an_earlier_recipe_changed_keep_its_values_and_others_come_back_dense() -> None:

@@ -82,6 +82,15 @@ def test_layers_that_are_gone_are_found_by_the_weights_of_those_that_stay(deep: 
     assert read(deep, tmp_path / "short", tmp_path, layers=(0, 2, 3, 5)).hash == found.hash
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "qwen2_moe", "gpt_oss"])
+def test_sublayers_that_were_written_as_zeros_come_back_as_dropped(architecture: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "dense", architecture))
+    variant = Variant(dropped=("attn.1", "mlp.2"))
+    export(decoder, variant, tmp_path / "out", ABOUT)
+    again = read(decoder, tmp_path / "out", tmp_path)
+    assert again.hash == variant.hash
+
+
 def test_a_fine_tuned_model_keeps_its_values_norms_and_embeddings(tiny_folder: Path, tmp_path: Path) -> None:
     decoder = load_decoder(tiny_folder)
 

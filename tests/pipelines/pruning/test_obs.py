@@ -1,5 +1,6 @@
 """SparseGPT and GPTQ do what the optimal brain surgeon does column by column, and their counts are exact."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -381,6 +382,32 @@ def test_damaged_sums_and_weights_are_refused() -> None:
             changed(broken, x, name)
     with pytest.raises(InputError, match="multiple of 3 inputs"):
         changed(weight, x, "sparsegpt-1of3")
+
+
+def test_a_layer_of_which_nothing_shall_go_is_left_alone() -> None:
+    weight, x = random_weight(4, 16), correlated(40, 16)
+    for name in ("sparsegpt-50", "admm-50"):
+        assert change_of(replace(given_of(weight, x, name), sparsity=0.0), parse_recipe(name)) is None
+        kept = weight > 0
+        given = replace(given_of(weight, x, name, kept=kept), sparsity=0.0)
+        assert torch.equal(change_of(given, parse_recipe(name)).mask, kept), "an earlier mask is solved for"
+
+
+def test_the_form_for_other_devices_changes_whole_matrices_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = random_weight(16, 304), correlated(900, 304)
+    names = ("sparsegpt-50", "sparsegpt-4of8", "gptq-4bit-g128", "gptq-3bit")
+    compiled = [changed(weight, x, name) for name in names]
+    monkeypatch.setattr("pipelines.pruning.methods.obs.sweep", eager)
+    for name, change in zip(names, compiled, strict=True):
+        plain = changed(weight, x, name).weight(weight)
+        same = (plain - change.weight(weight)).abs() < 1e-3
+        assert same.float().mean() > 0.999, "rounding may tip a tie"
+
+
+@pytest.mark.parametrize("name", ["gptq-1bit", "gptq-9bit", "gptq-4", "gptq-4bit-g1", "sparsegpt", "sparsegpt-2of2"])
+def test_names_that_make_no_sense_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="recipe"):
+        parse_recipe(name)
 
 
 def test_matrices_with_the_same_inputs_share_one_factor() -> None:

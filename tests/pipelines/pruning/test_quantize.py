@@ -161,6 +161,13 @@ def test_without_activations_awq_is_rounding_to_the_nearest() -> None:
     )
 
 
+def test_of_equal_errors_awq_takes_the_least_exponent() -> None:
+    found = changed(torch.zeros(3, 8), correlated(30, 8), "awq-4bit").codes
+    assert found is not None
+    assert found.channels is not None
+    assert found.channels.tolist() == [1.0] * 8
+
+
 @pytest.mark.parametrize("name", ["rtn-4bit", "awq-4bit"])
 def test_masked_weights_stay_zero_whatever_their_values(name: str) -> None:
     weight, x = random_weight(6, 12), correlated(40, 12)

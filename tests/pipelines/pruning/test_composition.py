@@ -1,0 +1,202 @@
+"""What the order of two recipes means: each works on the model that the ones before left, and on nothing else."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.calibration import Calibrated, calibrate, calibration_tokens
+from pipelines.errors import InputError
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune, variant_row
+from pipelines.pruning.methods.depth import influences
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
+from pipelines.studies import CalibrationSpec
+from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
+from tests.tiny_models import save_tiny
+
+SPEC = CalibrationSpec(source=str(Path(__file__).parents[3] / "LICENSE"), sequences=5, length=24)
+SUBLAYERS = [f"{kind}.{layer}" for layer in range(5) for kind in ("attn", "mlp")]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "llama", num_hidden_layers=5))
+
+
+@pytest.fixture(scope="module")
+def tokens(decoder: Decoder) -> Tensor:
+    return calibration_tokens(decoder.tokenizer, SPEC)
+
+
+@pytest.fixture(scope="module")
+def calibrated(decoder: Decoder) -> Calibrated:
+    return calibrate(decoder, SPEC, "tiny")
+
+
+@pytest.fixture
+def make(decoder: Decoder, calibrated: Calibrated, tokens: Tensor):
+    return lambda name: prune(
+        decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens
+    )
+
+
+def inputs_of(model: Decoder, names: list[str], tokens: Tensor) -> dict[str, Tensor]:
+    seen: dict[str, Tensor] = {}
+    modules = dict(model.model.named_modules())
+    handles = [
+        modules[name].register_forward_pre_hook(
+            lambda _, args, name=name: seen.__setitem__(name, args[0].flatten(0, 1).double())
+        )
+        for name in names
+    ]
+    model.hidden(tokens)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_a_drop_after_pruning_measures_the_pruned_model(
+    decoder: Decoder, calibrated: Calibrated, tokens: Tensor, make
+) -> None:
+    alone, after = make("attn+mlp-drop-2"), make("magnitude-90+attn+mlp-drop-2")
+    twin = twin_of(decoder)
+    half = make("magnitude-90")
+    write_masks(twin, half, set(half.masks))
+    brute = influences(twin, SUBLAYERS, tokens)
+    assert after.facts["drop_order"] == sorted(brute, key=brute.__getitem__)
+    assert after.facts["drop_scores"] == pytest.approx(sorted(brute.values()), rel=1e-4)
+    assert after.facts["drop_scores"] != pytest.approx(alone.facts["drop_scores"], rel=1e-2)
+    # The order turns out to be another one here, so that it matters what was measured.
+    assert after.facts["drop_order"] != alone.facts["drop_order"]
+
+
+@pytest.mark.parametrize("choice", ["-greedy", "-iterative", "-consecutive"])
+def test_every_measured_choice_is_made_on_the_pruned_model(decoder: Decoder, tokens: Tensor, make, choice: str) -> None:
+    half = make("magnitude-75")
+    twin = twin_of(decoder)
+    write_masks(twin, half, set(half.masks))
+    found = make(f"magnitude-75+attn-drop-2{choice}")
+    direct = prune(twin, parse_recipe(f"attn-drop-2{choice}"), tokens=tokens)
+    assert found.facts["drop_order"] == direct.facts["drop_order"]
+    assert found.facts["drop_scores"] == pytest.approx(direct.facts["drop_scores"], rel=1e-4)
+    assert found.dropped == direct.dropped
+
+
+def test_changes_inside_what_is_dropped_afterwards_are_gone(decoder: Decoder, make) -> None:
+    variant = make("heads-50+wanda-50+attn-drop-2")
+    inside = {name for each in decoder.sublayers if each.label in variant.dropped for name in each.matrices}
+    assert inside
+    assert set(variant.changes) == set(decoder.matrices) - inside
+    assert len(variant.facts["structure"]) == 3
+    assert not inside & set(variant.facts["structure"])
+    row = variant_row(decoder, "tiny", parse_recipe("wanda-50+attn-drop-2"), variant, None, 1, 1.0)
+    dropped = sum(each.size for each in decoder.sublayers if each.label in variant.dropped)
+    assert row["parameters_removed"][0] == row["weights_masked"][0] + dropped
+
+
+@pytest.mark.parametrize("second", ["wanda-50", "magnitude-50", "heads-50", "neurons-25", "flap-30"])
+def test_matrices_of_dropped_sublayers_stay_as_they_are_and_tell_nothing(decoder: Decoder, make, second: str) -> None:
+    variant = make(f"block-drop-1+attn-drop-1+{second}")
+    gone = [each for each in decoder.sublayers if each.label in variant.dropped]
+    assert [each.kind for each in gone].count("attn") == 2
+    inside = {name for each in gone for name in each.matrices}
+    assert not inside & set(variant.changes)
+    assert not inside & set(variant.facts.get("structure", {}))
+    assert not any(name.rpartition(".")[0] in inside for name in variant.parameters)
+    assert variant.changes
+
+
+def test_pruning_after_a_drop_sees_the_inputs_without_the_dropped_sublayers(
+    decoder: Decoder, tokens: Tensor, make
+) -> None:
+    first, then = make("attn-drop-2"), make("{name: w, method: wanda, sparsity: 0.5, predecessors: dense}")
+    composed = prune(
+        decoder,
+        parse_recipe(
+            "{name: c, method: composed, parts: [{name: a, method: attn-drop, layers: "
+            f"{sorted(int(label[5:]) for label in first.dropped)}}}, "
+            "{name: w, method: wanda, sparsity: 0.5, predecessors: dense}]}"
+        ),
+        tokens=tokens,
+    )
+    twin = twin_of(decoder)
+    write_zeros(twin, set(first.dropped))
+    names = [name for name in decoder.matrices if name.endswith("down_proj")]
+    x = inputs_of(twin, names, tokens)
+    for name in names:
+        scores = decoder.matrices[name].weight.double().abs() * x[name].norm(dim=0)
+        for values, keep in zip(scores, composed.masks[name], strict=True):
+            assert values[~keep].max() <= values[keep].min() * (1 + 1e-5)
+    assert any(not torch.equal(composed.masks[name], then.masks[name]) for name in names)
+
+
+def test_the_two_orders_differ_where_they_should(decoder: Decoder, make) -> None:
+    prompt = torch.arange(3, 20)[None]
+    found = []
+    for name in ("wanda-50+attn-drop-2", "attn-drop-2+wanda-50"):
+        variant = make(name)
+        with applied(decoder, variant):
+            found.append(decoder.hidden(prompt))
+        assert len(variant.dropped) == 2
+    assert not torch.equal(*found)
+
+
+def test_units_after_pruning_are_scored_on_the_pruned_weights_and_their_inputs(
+    decoder: Decoder, tokens: Tensor, make
+) -> None:
+    variant = make("magnitude-50+neurons-25-flap")
+    half = make("magnitude-50")
+    twin = twin_of(decoder)
+    write_masks(twin, half, set(half.masks))
+    names = [f"model.layers.{index}.mlp.down_proj" for index in range(5)]
+    x = inputs_of(twin, names, tokens)
+    plain = make("neurons-25-flap")
+    for name in names:
+        weight = twin.model.get_submodule(name).weight.detach().double()
+        scores = x[name].var(dim=0, correction=0) * weight.square().sum(dim=0)
+        removed = variant.facts["structure"][name]["removed"]
+        assert removed == sorted(scores.argsort()[:24].tolist())
+        expected = weight[:, removed] @ x[name].mean(dim=0)[removed]
+        torch.testing.assert_close(variant.parameters[f"{name}.bias"].double(), expected, rtol=1e-4, atol=1e-6)
+        # What magnitude set to zero stays zero.
+        assert not (variant.masks[name] & ~half.masks[name]).any()
+    assert variant.facts["structure"] != plain.facts["structure"]
+
+
+def test_units_of_two_recipes_add_up_and_those_removed_before_go_first(make) -> None:
+    both = make("neurons-25+heads-50")
+    assert {fact["kind"] for fact in both.facts["structure"].values()} == {"neurons", "heads"}
+    first, second = make("neurons-25"), make("neurons-25+neurons-50")
+    for name, fact in second.facts["structure"].items():
+        assert set(first.facts["structure"][name]["removed"]) < set(fact["removed"])
+        assert len(fact["removed"]) == 48
+        assert int((~second.masks[name].any(dim=0)).sum()) == 48
+
+
+def test_a_second_drop_takes_from_what_the_first_left(decoder: Decoder, make) -> None:
+    variant = make("attn-drop-2+attn+mlp-drop-3+block-drop-2")
+    assert len(variant.dropped) == len(set(variant.dropped))
+    assert len(variant.facts["drop_order"]) >= 2
+    with pytest.raises(InputError, match="of the model's 5 only 3 are left .*drop fewer"):
+        make("attn-drop-2+attn-drop-3")
+    with pytest.raises(InputError, match=r"attn\.1 is gone already"):
+        make(
+            "{name: c, method: composed, parts: [{name: a, method: attn-drop, layers: [1]}, "
+            "{name: b, method: attn-drop, layers: [1, 2]}]}"
+        )
+
+
+def test_a_drop_after_pruning_needs_tokens_and_not_the_dense_models_table(decoder: Decoder, tokens: Tensor) -> None:
+    recipe = parse_recipe("magnitude-50+attn-drop-1")
+    assert recipe.is_calibrated
+    with pytest.raises(InputError, match="attn-drop-1 needs calibration tokens"):
+        prune(decoder, recipe)
+    nonsense = pl.DataFrame({"unit": ["attn"], "layer": [0], "influence": [-1.0]})
+    assert prune(decoder, recipe, None, nonsense, tokens).dropped == prune(decoder, recipe, tokens=tokens).dropped
+    assert isinstance(prune(decoder, recipe, tokens=tokens), Variant)
