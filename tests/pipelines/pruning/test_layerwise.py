@@ -199,6 +199,31 @@ def test_bfloat16_passes_are_near_and_leave_the_weights_alone(decoder: Decoder, 
     torch.testing.assert_close(first, second, rtol=0.2, atol=0.02)
 
 
+def test_a_model_in_bfloat16_can_be_calibrated_in_float32(tiny_folder: Path, tokens: torch.Tensor) -> None:
+    small = load_decoder(tiny_folder, "bfloat16")
+    matrices = small.layers[2].mlp.matrices
+    found = {}
+    for dtype in (None, torch.bfloat16, torch.float32):
+        streams = Streams(small, tokens, dtype)
+        states = streams.begin()
+        for index in range(2):
+            streams.advance(index, states)
+        assert states[0].dtype == (dtype or torch.bfloat16)
+        found[dtype] = next(iter(streams.measure(2, states, matrices).values())).squares
+    assert torch.equal(found[None], found[torch.bfloat16])
+    assert not torch.equal(found[None], found[torch.float32])
+    torch.testing.assert_close(found[None], found[torch.float32], rtol=0.05, atol=0.5)
+
+
+def test_a_layer_without_changes_is_finished_too(decoder: Decoder, tokens: torch.Tensor, tmp_path: Path) -> None:
+    recipe = wanda("some", modules=["*layers.1.*"])
+    kept = Unfinished(tmp_path, "weights")
+    first = prune(decoder, recipe, tokens=tokens, unfinished=kept)
+    assert len(list(tmp_path.rglob("layer-*.safetensors"))) == 3
+    assert prune(decoder, recipe, tokens=tokens, unfinished=kept).hash == first.hash
+    assert len(first.changes) == 7
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -36,7 +36,8 @@ def limit(more):
 
 
 # Libraries load and kernels compile once, however large the model is.
-prune(decoder, parse_recipe("{name: first, method: sparsegpt, sparsity: 0.5, modules: ['*.0.*.q_proj']}"), tokens=tokens)
+first = parse_recipe("{name: first, method: sparsegpt, sparsity: 0.5, modules: ['*.0.*.q_proj']}")
+prune(decoder, first, tokens=tokens)
 # The weights are mapped from their file: the system counts them already and can drop them at any time. From here on
 # whatever is made counts: a private copy of the weights would not fit.
 private = status("RssAnon")
