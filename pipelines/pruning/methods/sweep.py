@@ -69,11 +69,12 @@ def sweep(
 def _sweep(weight, upper, keep, n, m, scales, zeros, column_groups, steps) -> None:
     """`sweep` of some rows; `weight` and `keep` leave with the result."""
     rows, width = weight.shape
+    scores = np.empty(m, np.float32)
     for row in range(rows):
         w, stays = weight[row], keep[row]
         for j in range(width):
             if m and j % m == 0:
-                _choose(w[j : j + m], upper[j : j + m, j : j + m], stays[j : j + m], n)
+                _choose(w[j : j + m], upper[j : j + m, j : j + m], stays[j : j + m], n, scores)
             value = w[j]
             final = np.float32(0)
             if stays[j]:
@@ -91,9 +92,8 @@ def _sweep(weight, upper, keep, n, m, scales, zeros, column_groups, steps) -> No
 
 
 @njit(error_model="numpy")
-def _choose(w, upper, stays, n) -> None:
+def _choose(w, upper, stays, n, scores) -> None:
     """Keeps the n largest |w|/R⁻¹_jj of one group, those that may stay before those that may not."""
-    scores = np.empty(len(w), np.float32)
     for j in range(len(w)):
         scores[j] = abs(w[j]) / upper[j, j] if stays[j] else np.float32(-1)
     for j in range(len(w)):
