@@ -160,7 +160,8 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
     if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
     require_matches(decoder, recipe)
-    job = Job(recipe, layer_sparsities(decoder, recipe, statistics.activation_stats), moments)
+    sparsities = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
+    job = Job(recipe, sparsities, moments)
     if statistics.unfinished is None:
         return job
     return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))

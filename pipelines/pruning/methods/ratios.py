@@ -3,19 +3,24 @@
 What is masked inside a layer is each method's.
 """
 
+from collections.abc import Collection
+
 import polars as pl
 import torch
 from torch import Tensor
 
 from pipelines.errors import InputError
-from pipelines.models.decoder import Decoder, Layer
+from pipelines.models.decoder import Decoder
 from pipelines.models.matrices import Matrix
 from pipelines.pruning.chosen import chosen_matrices
 from pipelines.pruning.recipes import Masked, MatrixRecipe
 
 
 def layer_sparsities(
-    decoder: Decoder, recipe: MatrixRecipe, activation_stats: pl.DataFrame | None
+    decoder: Decoder,
+    recipe: MatrixRecipe,
+    activation_stats: pl.DataFrame | None,
+    dropped: Collection[str] = (),
 ) -> list[float | None]:
     """The share of weights that a recipe sets to zero in every layer; None where it is no share.
 
@@ -23,6 +28,7 @@ def layer_sparsities(
         decoder: the dense model.
         recipe: any; only masks have shares.
         activation_stats: rows of that table, measured on the dense model; read for OWL alone.
+        dropped: labels of sublayers that are gone already; they neither have outliers nor count.
 
     Raises:
         InputError: the recipe gives one ratio a layer, but not for as many as there are; or the statistics are missing.
@@ -35,11 +41,13 @@ def layer_sparsities(
             raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {count} layers")
         return list(recipe.ratios)
     if recipe.ratios == "owl":
-        return list(_owl(decoder, recipe, activation_stats))
+        return list(_owl(decoder, recipe, activation_stats, dropped))
     return [recipe.sparsity] * count
 
 
-def _owl(decoder: Decoder, recipe: Masked, activation_stats: pl.DataFrame | None) -> list[float]:
+def _owl(
+    decoder: Decoder, recipe: Masked, activation_stats: pl.DataFrame | None, dropped: Collection[str]
+) -> list[float]:
     """Layers with more outliers lose less (OWL; Yin et al., 2310.05175 §3).
 
     A layer's outliers are the weights whose |W_ij|·‖X_j‖ is over `owl_m` times the mean of all that the recipe includes
@@ -51,22 +59,23 @@ def _owl(decoder: Decoder, recipe: Masked, activation_stats: pl.DataFrame | None
     if activation_stats is None:
         raise InputError(f"recipe {recipe.name} needs activation_stats; materialise it first")
     moments = dict(activation_stats.select("module", "second_moment").iter_rows())
-    found = [_outliers(layer, recipe, moments) for layer in decoder.layers]
+    found = [
+        _outliers(
+            {name: matrix for name, matrix in chosen.items() if _is_reached(name, recipe, moments)}, recipe, moments
+        )
+        for chosen in (chosen_matrices(layer, recipe, dropped) for layer in decoder.layers)
+    ]
     outliers, sizes = torch.tensor(found, dtype=torch.float64).unbind(dim=1)
-    shares = outliers / sizes.clamp(min=1)
-    distances = (shares * sizes).sum() / sizes.sum().clamp(min=1) - shares
-    farthest = distances[sizes > 0].abs().max() if bool((sizes > 0).any()) else distances.new_zeros(())
+    # A layer of which nothing is included stays out of it.
+    distances = torch.where(sizes > 0, outliers.sum() / sizes.sum() - outliers / sizes, 0)
+    farthest = distances.abs().max()
     scaled = distances / torch.where(farthest > 0, farthest, 1)
     return [float(each) for each in (recipe.sparsity or 0) + recipe.owl_lambda * scaled]
 
 
-def _outliers(layer: Layer, recipe: Masked, moments: dict[str, list[float]]) -> tuple[int, int]:
+def _outliers(matrices: dict[str, Matrix], recipe: Masked, moments: dict[str, list[float]]) -> tuple[int, int]:
     """How many outliers the included weights of a layer have, and how many weights they are."""
-    scores = [
-        _scores(matrix, moments[name])
-        for name, matrix in chosen_matrices(layer, recipe).items()
-        if _is_reached(name, recipe, moments)
-    ]
+    scores = [_scores(matrix, moments[name]) for name, matrix in matrices.items()]
     size = sum(each.numel() for each in scores)
     mean = sum(float(each.sum(dtype=torch.float64)) for each in scores) / max(size, 1)
     return sum(int((each > recipe.owl_m * mean).sum()) for each in scores), size

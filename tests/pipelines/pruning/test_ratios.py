@@ -103,6 +103,27 @@ def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, ca
     assert len(set(found)) == 3
 
 
+def test_owl_leaves_out_what_was_dropped_before(decoder: Decoder, calibrated: Calibrated, tokens: Tensor) -> None:
+    recipe, stats = matrix_recipe("wanda-50-owl"), calibrated.activation_stats
+    dropped = ("attn.0", "mlp.0", "mlp.1")
+    found = [each or 0.0 for each in layer_sparsities(decoder, recipe, stats, dropped)]
+    sizes = [
+        sum(m.weight.numel() for s in layer.sublayers if s.label not in dropped for m in s.matrices.values())
+        for layer in decoder.layers
+    ]
+    assert sizes[0] == 0 < sizes[1] < sizes[2]
+    assert found[0] == 0.5
+    assert sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes) == pytest.approx(
+        0.5, abs=1e-12
+    )
+    variant = prune(decoder, parse_recipe("mlp-drop-1+wanda-50-owl"), stats, calibrated.block_influence, tokens)
+    masked = torch.cat([~mask.flatten() for mask in variant.masks.values()])
+    assert len(masked) == sum(
+        m.weight.numel() for s in decoder.sublayers if s.label not in variant.dropped for m in s.matrices.values()
+    )
+    assert float(masked.float().mean()) == pytest.approx(0.5, abs=0.5 / 64)
+
+
 def test_layers_of_equal_outliers_share_alike(tiny_folder: Path, tokens: Tensor) -> None:
     alike = load_decoder(tiny_folder)
     stats = calibrate(alike, SPEC, "tiny").activation_stats
