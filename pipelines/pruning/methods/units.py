@@ -147,7 +147,7 @@ def _heads_in(family: Family, sublayer: Sublayer, probe: "_Probe", width: int, h
             continue
         feeders = {key: own for key, own in family.items() if key != stem}
         for count in (groups for groups in range(heads, 1, -1) if heads % groups == 0):
-            rows, mixed = probe.feeding(readers, feeders, count)
+            rows, mixed = probe.feeding(readers, feeders, count, is_whole=True)
             if rows and not mixed:
                 probe.require(readers, feeders, rows, count)
                 return _units("heads", sublayer, readers, feeders, rows, count)
@@ -181,7 +181,7 @@ class _Probe:
         self._sublayer, self._call = sublayer, call
 
     def feeding(
-        self, readers: Stack, feeders: Family, count: int, *, is_shared: bool = False
+        self, readers: Stack, feeders: Family, count: int, *, is_whole: bool = False, is_shared: bool = False
     ) -> tuple[dict[str, Tensor], list[str]]:
         """Which rows of some matrices feed which units.
 
@@ -189,6 +189,7 @@ class _Probe:
             readers: the matrix that reads the units, of every expert.
             feeders: matrices that may feed them.
             count: units.
+            is_whole: whether the first matrix that feeds units without rows of their own ends the search.
             is_shared: whether the last rows of a matrix may serve all units.
 
         Returns:
@@ -216,6 +217,8 @@ class _Probe:
             else:
                 if is_fed or not self._ignores(readers, matrices, dense):
                     mixed.append(stem)
+                    if is_whole:
+                        break
         return rows, mixed
 
     def require(self, readers: Stack, feeders: Family, rows: Mapping[str, Tensor], count: int) -> None:
