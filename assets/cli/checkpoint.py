@@ -90,7 +90,10 @@ def checkpoint(
     known = store.read(TABLES["models"], model, None).to_pylist()[0]
     source = model_source or known["source"]
     with Bars() as bars:
-        place = locate(source, settings.cache_folder(), bars)
+        try:
+            place = locate(source, settings.cache_folder(), bars)
+        except InputError as error:
+            raise InputError(f"{error}; --model-source says where the dense model is now") from error
         weight_hash = made.inputs["weight_hash"]
         if identify(place, settings.cache_folder()).weight_hash != weight_hash:
             raise InputError(

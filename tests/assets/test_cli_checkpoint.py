@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assets.cli.main import run
 from assets.cli.options import Globals
-from tests.assets.tiny_study import StudyFile, partitions
+from tests.assets.tiny_study import partitions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -91,27 +91,16 @@ def test_prune_takes_a_recipe_in_yaml_and_writes_the_stored_type(tiny_folder: Pa
     assert zeros(tmp_path / "out") == pytest.approx([0.25] * 21, abs=1e-3)
 
 
-def test_a_model_that_moved_is_found_by_its_new_place_and_another_one_is_refused(
-    study: StudyFile, other_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: Capture
+def test_a_model_that_moved_is_given_by_its_new_place_and_another_one_is_refused(
+    computed_once: Path, other_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    moved = Path(shutil.copytree(tiny_folder, tmp_path / "before"))
-    study.write(
-        models=[{"name": "m", "source": str(moved)}], recipes=["magnitude-50"], prompts=study_prompts(), texts=[]
-    )
-    place = ["--warehouse", tmp_path / "w"]
-    assert command("run", study.path, *place) == 0
-    moved.rename(tmp_path / "after")
-    out = tmp_path / "out"
-    assert command("checkpoint", "m@magnitude-50", out, *place) == 2
-    assert command("checkpoint", "m@magnitude-50", out, *place, "--model-source", other_folder) == 2
+    moved, out = shutil.copytree(tiny_folder, tmp_path / "moved"), tmp_path / "out"
+    place = ["--warehouse", computed_once, "--model-source"]
+    assert command("checkpoint", "tiny-a@magnitude-50", out, *place, tmp_path / "gone") == 2
+    assert command("checkpoint", "tiny-a@magnitude-50", out, *place, other_folder) == 2
     assert "these are not the weights" in capsys.readouterr().err
     assert not out.exists()
-    assert command("checkpoint", "m@magnitude-50", out, *place, "--model-source", tmp_path / "after") == 0
-    assert "perplexity" not in front_matter(out)[1]
-
-
-def study_prompts() -> list[dict[str, str]]:
-    return [{"id": "open", "kind": "open", "text": "Why?"}]
+    assert command("checkpoint", "tiny-a@magnitude-50", out, *place, moved) == 0
 
 
 def full(tmp_path: Path) -> Path:
@@ -136,7 +125,10 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["prune", m, "-r", "magnitude-2of7", "-o", t / "out"], "multiple of 7"),
     (lambda w, m, t: ["prune", m, "-r", "block-drop-3", "-o", t / "out", "--length", 8], "drop fewer"),
     (lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 999], "over the model's context"),
-    (lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--calibration", t / "x"], "calibration source"),
+    (
+        lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 8, "--calibration", t / "x"],
+        "calibration source",
+    ),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"], "choose float32"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "cuda:77"], "torch sees"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "tpu"], "--device 'tpu'"),

@@ -153,7 +153,7 @@ class _Pair:
     @cached_property
     def prefix(self) -> str:
         """Name of the list of layers in both."""
-        names = {module: name for name, module in self.decoder.model.named_modules()}
+        names: dict[nn.Module, str] = {module: name for name, module in self.decoder.model.named_modules()}
         return names[self.decoder.layers[0].module].rpartition(".")[0]
 
     @property

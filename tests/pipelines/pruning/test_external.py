@@ -128,6 +128,19 @@ def test_zeros_beside_other_values_are_a_mask_and_values(tiny_folder: Path, tmp_
     assert change.values is not None
 
 
+def test_weights_that_were_zero_before_count_as_kept(tiny_folder: Path, tmp_path: Path) -> None:
+    def hollow(model: torch.nn.Module) -> None:
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[:, :10] = 0
+
+    def more(model: torch.nn.Module) -> None:
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[:, 10:12] = 0
+
+    dense = changed(tiny_folder, tmp_path / "hollow", hollow)
+    ((_, change),) = read(load_decoder(dense), changed(dense, tmp_path / "more", more), tmp_path).changes.items()
+    assert change.mask is not None
+    assert int((~change.mask).sum()) == 96 * 2
+
+
 def test_biases_that_only_one_of_them_has_are_kept(tiny_folder: Path, tmp_path: Path) -> None:
     decoder = load_decoder(tiny_folder)
     biases = {f"model.layers.{i}.mlp.down_proj.bias": torch.randn(64) for i in range(3)}
