@@ -33,6 +33,9 @@ def bits_spelling(method: str) -> re.Pattern[str]:
 class GPTQ(Quantized):
     """Rounds column by column; the columns that follow take up each one's error (Frantar et al., 2210.17323).
 
+    It needs several times more calibration tokens than a matrix has inputs: with fewer, the errors cancel on those
+    tokens and add up on others, beyond those of rounding to the nearest. More `damping` helps a little.
+
     Attributes:
         damping: added to the diagonal of the inputs' Gram matrix, as a share of its mean.
         act_order: columns with the largest inputs first; groups then keep the grid of the weights before any rounding.
