@@ -18,7 +18,7 @@ from pipelines.models.sources import locate_outline
 from pipelines.planning import Cost, Held, Rows, Workload, peak
 from pipelines.preflight import check_outline
 from pipelines.progress import Progress
-from pipelines.pruning.apply import peak_memory_bytes
+from pipelines.pruning.row import peak_memory_bytes
 from pipelines.studies import Study
 from warehouse.sizes import expected_bytes
 from warehouse.store import Store
@@ -102,6 +102,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     groups = load.groups(traced, MOST_TOGETHER, MOST_WAITING)
     group_of = {recipe.name: group for group in groups for recipe in group}
     read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
+    pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables]
     statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
         model=name,
@@ -114,11 +115,12 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         ],
         costs={
             recipe.name: [
+                *(load.pruning(recipe) if recipe in pruned else ()),
                 *(load.variant(recipe) if recipe in traced else ()),
                 *(load.text_variant(recipe) if recipe in read else ()),
             ]
             for recipe in study.recipes
-            if recipe in traced or recipe in read
+            if recipe in traced or recipe in read or recipe in pruned
         },
         held={
             work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)

@@ -83,6 +83,7 @@ class _Runs:
     def _variants(self, works: list[Work]) -> None:
         """Prunes all variants of a model, then measures them: known together, they share the dense side's work."""
         masks = ("variants",)
+        LOADED.announce_family(work.recipe for work in works if work.recipe and "variants" in work.tables)
         pruned = [
             work
             for work in works

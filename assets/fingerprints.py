@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from assets.settings import cache_folder
 from pipelines import versions
-from pipelines.models.sources import ModelIdentity, identify, locate
+from pipelines.models.sources import ModelIdentity, identify, locate, source_hash
 from pipelines.progress import Progress
-from pipelines.pruning.recipes import Recipe
+from pipelines.pruning.recipes import External, Recipe, steps
 from pipelines.reading import contents_hash
 from pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
 from warehouse.names import path_safe
@@ -91,7 +92,8 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
                 "tokenizer_hash": identity.tokenizer_hash,
                 "calibration_hash": calibration_hash(study.calibration),
             }
-        return found | {"recipe_hash": recipe.hash} | needed
+        made = [source_hash(step.source, cache_folder()) for step in steps(recipe) if isinstance(step, External)]
+        return found | {"recipe_hash": recipe.hash} | needed | ({"external_hash": made[0]} if made else {})
     found |= {
         "variant": fingerprint(inputs("variants", study, identity, recipe)),
         "tokenizer_hash": identity.tokenizer_hash,

@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assets.fingerprints import DenseModel, texts_hash
+from assets.fingerprints import DenseModel, calibration_hash, texts_hash
 from pipelines.errors import ComputationError, InputError
 from pipelines.progress import SILENT, Progress
+from pipelines.pruning.recipes import Recipe, shares_passes
 from pipelines.studies import Study
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
     from pipelines.models.decoder import Decoder
+    from pipelines.pruning.statistics import Statistics
     from pipelines.pruning.variant import Variant
     from pipelines.traces.session import Session
     from pipelines.traces.texts import TextSession
@@ -40,6 +43,9 @@ class LoadedModels:
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
     _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
+    _tokens: "tuple[tuple[str, str], Tensor] | None" = field(default=None, init=False)
+    _family: list[Recipe] = field(default_factory=list, init=False)
+    _pruned: "dict[str, tuple[Variant | Exception, float]]" = field(default_factory=dict, init=False)
     _announced: list[str] = field(default_factory=list, init=False)
     _traced: "dict[str, tuple[dict[str, pl.DataFrame], float]]" = field(default_factory=dict, init=False)
 
@@ -71,6 +77,54 @@ class LoadedModels:
             self._session, self._traced = None, {}
             self._session = (key, Session(decoder, dense.spec.name, study, self.progress))
         return self._session[1]
+
+    def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
+        """The study's calibration tokens, (sequences, length).
+
+        Raises:
+            InputError: their source cannot be read, or the model cannot be loaded.
+        """
+        decoder = self.decoder(dense, study)
+        key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
+        if self._tokens is None or self._tokens[0] != key:
+            from pipelines.calibration import calibration_tokens
+
+            self._tokens = (key, calibration_tokens(decoder.tokenizer, study.calibration))
+        return self._tokens[1]
+
+    def announce_family(self, recipes: Iterable[Recipe]) -> None:
+        """Names the recipes that will be pruned next: those that can share a pass over the tokens come together."""
+        self._family, self._pruned = [recipe for recipe in recipes if shares_passes(recipe)], {}
+
+    def pruned(
+        self, dense: DenseModel, study: Study, recipe: Recipe, statistics_of: "Callable[[list[Recipe]], Statistics]"
+    ) -> "tuple[Variant, float]":
+        """The variant of a recipe and its share of the seconds; announced recipes are pruned along with it.
+
+        Args:
+            dense: the model.
+            study: its calibration.
+            recipe: what to do.
+            statistics_of: what some recipes need of the dense model.
+
+        Raises:
+            InputError: the recipe does not fit the model; others that fail wait for their own turn.
+            ComputationError: its arithmetic failed, or it changes nothing.
+        """
+        from pipelines.pruning.apply import prune_all
+
+        if recipe.name not in self._pruned:
+            is_announced = any(other.name == recipe.name for other in self._family)
+            together = self._family if is_announced else [recipe]
+            self._family = [] if is_announced else self._family
+            decoder, started = self.decoder(dense, study), time.perf_counter()
+            found = prune_all(decoder, together, statistics_of(together), self.progress)
+            seconds = (time.perf_counter() - started) / len(found)
+            self._pruned |= {name: (variant, seconds) for name, variant in found.items()}
+        variant, seconds = self._pruned.pop(recipe.name)
+        if isinstance(variant, Exception):
+            raise variant
+        return variant, seconds
 
     def announce(self, recipes: Iterable[str]) -> None:
         """Names the recipes whose pruned variants will be traced next, so that the first one brings the others."""
@@ -136,6 +190,7 @@ class LoadedModels:
         """Frees everything."""
         self._texts = self._session = self._decoder = None
         self._announced, self._traced = [], {}
+        self._family, self._pruned, self._tokens = [], {}, None
         gc.collect()
 
 

@@ -15,6 +15,7 @@ from assets.loaded import LoadedModels
 from assets.metadata import check_specs
 from assets.partitions import VARIANTS
 from assets.resources import StudyResource, Subject, WarehouseResource
+from assets.statistics import statistics_of, unfinished_folder
 from warehouse.tables import TABLES
 
 
@@ -31,24 +32,25 @@ def variants(
     warehouse: WarehouseResource,
     loaded: ResourceParam[LoadedModels],
 ) -> Iterator[MaterializeResult]:
-    """Prunes: the masks go into a small file that rebuilds the variant, their counts into a row."""
-    from pipelines.calibration import calibration_tokens, tokens_hash
-    from pipelines.pruning.apply import prune, variant_row
+    """Prunes: what changed goes into a small file that rebuilds the variant, its counts into a row."""
+    from pipelines.calibration import tokens_hash
+    from pipelines.pruning.layer_files import discard
+    from pipelines.pruning.row import variant_row
 
     subject = Subject.of(context, study, warehouse)
     recipe, identity = subject.variant_recipe, subject.dense.identity
     decoder = loaded.decoder(subject.dense, subject.study)
-    statistics = {name: subject.read(name) for name in recipe.needs}
-    tokens = calibration_tokens(decoder.tokenizer, subject.study.calibration) if recipe.is_calibrated else None
-    started = time.perf_counter()
-    variant = prune(decoder, recipe, **statistics, tokens=tokens, progress=loaded.progress)
-    seconds = time.perf_counter() - started
+    tokens = loaded.tokens(subject.dense, subject.study) if recipe.is_calibrated else None
+    variant, seconds = loaded.pruned(
+        subject.dense, subject.study, recipe, lambda recipes: statistics_of(subject, recipes, tokens)
+    )
     path = subject.store.write_bytes(
         subject.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)
     )
     calibrated_on = None if tokens is None else tokens_hash(tokens)
     rows = variant_row(decoder, subject.model, recipe, variant, calibrated_on, path.stat().st_size, seconds)
     yield subject.write("variants", rows, seconds, str(decoder.device), {"masks": MetadataValue.path(path)})
+    discard(unfinished_folder(subject) / recipe.name)
     for older in set(path.parent.glob("*.safetensors")) - {path}:
         older.unlink()
 

@@ -5,28 +5,29 @@ One forward pass serves both tables; recipes read them instead of running the mo
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs, Watch
+from pipelines.inputs import Inputs
 from pipelines.metrics.spaces import space_metrics
 from pipelines.models.calls import stream_of
 from pipelines.models.decoder import Decoder
-from pipelines.models.matrices import Matrix, Products
+from pipelines.models.matrices import Matrix
 from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
-from pipelines.reading import read_text
+from pipelines.reading import read_documents
+from pipelines.streams import Streams
 from pipelines.studies import CalibrationSpec
 
-# Sequences of one forward pass: enough to fill the matrix products, little memory.
-BATCH = 4
+_WHAT = "calibration source"
 # A channel whose RMS is over this many times the median channel's counts as an outlier.
 OUTLIER = 6.0
 
@@ -41,21 +42,73 @@ class Calibrated:
 
 
 def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "sequences length"]:  # noqa: ANN401
-    """Windows of a text, drawn at random positions with the spec's seed.
+    """Windows of a text, drawn at random with the spec's seed.
 
     Raises:
-        InputError: the text cannot be read or has fewer tokens than one window.
+        InputError: the text cannot be read, is too short, or there is no chat template to put it into.
     """
-    text = read_text(spec.source, "calibration source")
-    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
-    tokens = torch.tensor(ids, dtype=torch.int64)
-    if len(tokens) < spec.length:
-        raise InputError(
-            f"calibration source {spec.source}: {len(tokens)} tokens, fewer than one window of {spec.length}"
-        )
+    documents = read_documents(spec.source, _WHAT)
     generator = torch.Generator().manual_seed(spec.seed)
+    if spec.documents == "single":
+        return _from_single_documents(tokenizer, spec, documents, generator)
+    if spec.template:
+        text = "".join(_templated(tokenizer, document) for document in documents)
+    else:
+        text = "\n\n".join(documents)
+    tokens = _ids(tokenizer, text)
+    if len(tokens) < spec.length:
+        raise InputError(f"{_WHAT} {spec.source}: {len(tokens)} tokens, fewer than one window of {spec.length}")
     starts = torch.randint(0, len(tokens) - spec.length + 1, (spec.sequences,), generator=generator)
     return torch.stack([tokens[start : start + spec.length] for start in starts.tolist()])
+
+
+def _from_single_documents(
+    tokenizer: Any,  # noqa: ANN401
+    spec: CalibrationSpec,
+    documents: Sequence[str],
+    generator: torch.Generator,
+) -> Int[Tensor, "sequences length"]:
+    """Each window from one of the documents that are long enough, which are equally likely."""
+    candidates, known, windows, longest = list(range(len(documents))), dict[int, Tensor](), list[Tensor](), 0
+    while len(windows) < spec.sequences:
+        if not candidates:
+            raise InputError(
+                f"{_WHAT} {spec.source}: its longest document has {longest} tokens, fewer than one window of "
+                f"{spec.length}; lower `length` or set `documents: joined`"
+            )
+        place = int(torch.randint(0, len(candidates), (1,), generator=generator))
+        drawn = candidates[place]
+        if drawn not in known:
+            document = documents[drawn]
+            known[drawn] = _ids(tokenizer, _templated(tokenizer, document) if spec.template else document)
+        tokens = known[drawn]
+        if len(tokens) < spec.length:
+            longest = max(longest, len(tokens))
+            candidates.pop(place)
+            continue
+        start = int(torch.randint(0, len(tokens) - spec.length + 1, (1,), generator=generator))
+        windows.append(tokens[start : start + spec.length])
+    return torch.stack(windows)
+
+
+def _ids(tokenizer: Any, text: str) -> Int[Tensor, " tokens"]:  # noqa: ANN401
+    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
+    """A document as what a user says."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("calibration.template: the model has no chat template; set it to false")
+    try:
+        return str(tokenizer.apply_chat_template([{"role": "user", "content": document}], tokenize=False))
+    except TemplateError as error:
+        raise InputError(f"the model's chat template does not work ({error}); mend or remove it") from error
+
+
+def calibration_dtype(spec: CalibrationSpec) -> torch.dtype | None:
+    """The type in which calibration tokens pass the layers; None is the model's own."""
+    return None if spec.dtype == "model" else {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.dtype]
 
 
 def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
@@ -70,7 +123,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
         decoder: the dense model.
         spec: which tokens.
         model: the model's name in the tables.
-        progress: one step a batch.
+        progress: one step a layer.
 
     Raises:
         InputError: the windows are longer than the model's context.
@@ -83,17 +136,18 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     tokens = calibration_tokens(decoder.tokenizer, spec)
     digest = tokens_hash(tokens)
     owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}
-    watch = Watch(decoder.matrices)
     influence = Influence(decoder)
-    progress.start("calibrate", len(tokens))
-    with Products(watch.see), influence:
-        for batch in tokens.split(BATCH):
-            decoder.hidden(batch.to(decoder.device))
-            watch.count()
-            progress.advance(len(batch))
+    streams = Streams(decoder, tokens, calibration_dtype(spec))
+    states = streams.begin()
+    inputs: dict[str, Inputs] = {}
+    progress.start("calibrate", len(decoder.layers))
+    with influence:
+        for index, layer in enumerate(decoder.layers):
+            matrices = layer.attn.matrices | layer.mlp.matrices
+            inputs |= streams.measure(index, states, matrices, with_tails=True, advances=True)
+            progress.advance()
     progress.done()
     # An expert that no token reached has no row: nothing plausible stands in for what was not seen.
-    inputs = watch.inputs
     stats = [
         _row(model, owners[name], matrix, inputs[name], digest)
         for name, matrix in decoder.matrices.items()

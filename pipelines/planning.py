@@ -9,13 +9,13 @@ from typing import Literal, cast
 
 import torch
 
-from pipelines.calibration import BATCH
 from pipelines.machine import Machine
 from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
 from pipelines.models.outline import Shape
-from pipelines.pruning.recipes import Drop, Noise, Recipe, steps
+from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
 from pipelines.pruning.wearing import COPIES, MOST_HELD
+from pipelines.streams import BATCH
 from pipelines.studies import Study
 
 Kind = Literal["head", "body", "memory", "vocabulary"]
@@ -130,6 +130,27 @@ class Workload:
         """The dense model over the calibration tokens."""
         calibration = self.study.calibration
         return [Cost("calibration pass", "body", self.forward(calibration.length, calibration.sequences))]
+
+    def pruning(self, recipe: Recipe) -> list[Cost]:
+        """What a recipe runs on the calibration tokens; scores, masks and updates of weights apart."""
+        calibration = self.study.calibration
+        tokens, one = calibration.sequences * calibration.length, self.calibration()[0].amount
+        passes = gram = 0.0
+        for step in steps(recipe):
+            if isinstance(step, MatrixRecipe) and step.reads != "nothing":
+                passes += 2 if step.predecessors == "pruned" else 0 if step.needs else 1
+                gram += tokens * self._gram if step.reads == "gram" else 0
+            elif isinstance(step, Drop) and step.by in {"iterative", "greedy"}:
+                # One pass a removal; the greedy choice runs what lies above each candidate, half of all on average.
+                units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
+                passes += step.count * (1 if step.by == "iterative" else units / 2)
+        costs = [Cost("calibration tokens through variants", "body", passes * one)] if passes else []
+        return [*costs, Cost("Gram matrices", "body", gram)] if gram else costs
+
+    @property
+    def _gram(self) -> float:
+        """Numbers of the Gram matrices of all layers: three inputs of the stream's width, one of the largest."""
+        return float(self.shape.layers * (3 * self.shape.width**2 + max(self.shape.largest_matrix) ** 2))
 
     def dense(self, groups: int) -> list[Cost]:
         """What the traces of all variants share; the dense logits once for each group that is traced together."""
@@ -272,7 +293,12 @@ class Workload:
         # Logits of both sides as they come from the products, and the workspace's own.
         block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * _FLOAT
         cached = len(self.prompts) * max(self.lengths) * shape.cache_width * shape.layers * size
-        longest = BATCH * self.study.calibration.length
+        calibration = self.study.calibration
+        longest = BATCH * calibration.length
+        streams = calibration.sequences * calibration.length * shape.width
+        reads_gram = any(isinstance(step, MatrixRecipe) and step.reads == "gram" for step in steps(recipe))
+        # Totals in float64, and one batch's in float32.
+        gram = 12 * self._gram / shape.layers if reads_gram else 0
         return [
             Held("process and libraries", process),
             Held(f"weights in {self.study.dtype}", shape.parameters * size),
@@ -281,6 +307,8 @@ class Workload:
             Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
             Held("final streams of the texts", self.scored * shape.width * _FLOAT),
             Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
+            Held("streams of the calibration tokens", streams * size, "calibrated"),
+            Held("Gram matrices of a layer", round(gram), "calibrated"),
             Held("masks, a bit a weight", masks, "worn"),
             Held("pruned weights", worn if masked else 0, "worn"),
             Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),

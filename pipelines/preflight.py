@@ -60,6 +60,8 @@ def _check_recipes(study: Study, outline: Outline) -> None:
     for recipe in (step for whole in study.recipes for step in steps(whole)):
         if isinstance(recipe, Drop):
             recipe.units(layers)
+        if isinstance(recipe, Masked) and isinstance(recipe.ratios, tuple) and len(recipe.ratios) != layers:
+            raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {layers} layers")
         if isinstance(recipe, Masked) and recipe.block is not None:
             uneven = sorted(size for size in inputs if size % recipe.block)
             if uneven:

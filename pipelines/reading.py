@@ -1,4 +1,4 @@
-"""Reads the text of a source: one that every installation has, or a file of text, JSON or JSONL. No torch here.
+"""Reads the text of a source: one that every installation has, a file, or a data set. No torch here.
 
 What is done with the text, and how much of it is needed, belongs to the caller.
 """
@@ -8,30 +8,47 @@ import json
 import lzma
 from pathlib import Path
 
+from pipelines.data_sets import FORM, PREFIX, data_set_documents
 from pipelines.errors import InputError
 
-# The whole WikiText-2 test text; source and licence stand beside it.
-WIKITEXT2 = Path(__file__).parent / "corpora" / "wikitext2.txt.xz"
-BUILT_IN = ("embedded", "wikitext2")
+# Texts that travel with the package; source and licence of each stand beside it.
+CORPORA = {
+    "wikitext2": Path(__file__).parent / "corpora" / "wikitext2.txt.xz",
+    "c4": Path(__file__).parent / "corpora" / "c4.json.xz",
+}
+BUILT_IN = ("embedded", *CORPORA)
 
 
 def read_text(source: str, what: str) -> str:
-    """The text of a source; records of a JSON or JSONL file are joined by an empty line.
+    """The text of a source, as `read_documents` has them, joined by an empty line.
+
+    Raises:
+        InputError: the source cannot be read, is not UTF-8, or holds other records.
+    """
+    return "\n\n".join(read_documents(source, what))
+
+
+def read_documents(source: str, what: str) -> tuple[str, ...]:
+    """The documents of a source: the records of a JSON or JSONL file or of a data set; any other text is one.
 
     Args:
-        source: `embedded` (Python's own help topics), `wikitext2`, or a path. A file that ends in .json holds a list
-            of strings or of objects with a `text`, one in .jsonl such a record a line; any other is text as it is.
+        source: `embedded` (Python's own help topics), `wikitext2`, `c4` (300 documents),
+            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A file that ends in .json holds a list of strings or of
+            objects with a `text`, one in .jsonl such a record a line; any other is text as it is.
         what: what the source is for, as it stands in messages.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8, or holds other records.
+        InputError: the source cannot be read, is not UTF-8, or holds other records.
     """
     if source == "embedded":
         from pydoc_data.topics import topics  # 465,000 characters of English that every Python has
 
-        return "\n\n".join(topics[name] for name in sorted(topics))
-    if source == "wikitext2":
-        return lzma.decompress(WIKITEXT2.read_bytes()).decode()
+        return tuple(topics[name] for name in sorted(topics))
+    if source in CORPORA:
+        text = lzma.decompress(CORPORA[source].read_bytes()).decode()
+        return (text,) if source == "wikitext2" else tuple(record["text"] for record in json.loads(text))
+    if source.startswith(PREFIX):
+        return data_set_documents(source, what)
     path = Path(source).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
@@ -40,7 +57,7 @@ def read_text(source: str, what: str) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     if path.suffix not in {".json", ".jsonl"}:
-        return text
+        return (text,)
     try:
         # Lines end in \n only: a JSON string may hold other line separators.
         lines = [line for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else [text]
@@ -51,18 +68,20 @@ def read_text(source: str, what: str) -> str:
     texts = [_text_of(record) for record in records] if isinstance(records, list) else [_text_of(records)]
     if any(text is None for text in texts):
         raise InputError(f"{what} {path}: not text: every record is a string or an object with a string `text`")
-    return "\n\n".join(text for text in texts if text is not None)
+    return tuple(text for text in texts if text is not None)
 
 
 def contents_hash(source: str, what: str) -> str:
     """SHA-256 of a source's contents; empty for Python's own help topics.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the source cannot be read.
     """
     if source == "embedded":
         return ""
-    path = WIKITEXT2 if source == "wikitext2" else Path(source).expanduser()
+    if source.startswith(PREFIX):
+        return hashlib.sha256(json.dumps(data_set_documents(source, what)).encode()).hexdigest()
+    path = CORPORA.get(source) or Path(source).expanduser()
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -72,7 +91,7 @@ def contents_hash(source: str, what: str) -> str:
 
 def _unreadable(what: str, path: Path, error: OSError) -> InputError:
     known = ", ".join(f"`{name}`" for name in BUILT_IN)
-    return InputError(f"{what} {path}: {error.strerror}; give {known} or a readable file")
+    return InputError(f"{what} {path}: {error.strerror}; give {known}, {FORM} or a readable file")
 
 
 def _text_of(record: object) -> str | None:

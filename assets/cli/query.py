@@ -16,6 +16,7 @@ from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say, write_file
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
+from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters
 from warehouse.catalogue import connect, quoted, view_sql
 from warehouse.export import export as export_views
 from warehouse.provenance import read_footer
@@ -26,8 +27,28 @@ from warehouse.tables import TABLES
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (sql, questions, question, tables, describe, variants, report, export):
+    for command in (recipes, sql, questions, question, tables, describe, variants, report, export):
         app.command()(command)
+
+
+def recipes(
+    method: Annotated[str | None, typer.Argument(help="A method such as `wanda`: all its parameters.")] = None,
+    format_: Format = None,
+    output: Output = None,
+    debug: Debug = False,
+) -> None:
+    """List the ways to prune. Names with other numbers are recipes too, and several joined by `+` one after the other.
+
+    Every parameter of a method can be set in a study's YAML, or as in the last example.
+
+    For example:
+
+    - `prunescope recipes sparsegpt`
+    - `prunescope run demo --recipe attn-drop-4+wanda-50`
+    - `prunescope run demo --recipe "{name: mine, method: wanda, sparsity: 0.6, modules: [mlp]}"`
+    """
+    chosen_format(format_, output)
+    emit(pa.Table.from_pylist(recipe_forms() if method is None else recipe_parameters(method)), format_, output)
 
 
 def sql(

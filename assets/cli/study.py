@@ -17,13 +17,11 @@ from assets.cli.progress import Bars
 from assets.plan import Request, report_file
 from assets.run import Outcome, run_study
 from pipelines.errors import InputError
-from pipelines.pruning.recipes import FORMS
 from pipelines.studies import load_study
 from warehouse.catalogue import connect, literal
 from warehouse.store import Store
 
 FAILED, WRONG_INPUT = 1, 2
-_FORMS = ", ".join(form for form, _ in FORMS)
 
 
 StudyName = Annotated[str, typer.Argument(help="Name of a shipped study (`demo`), or the path of a YAML file.")]
@@ -43,7 +41,8 @@ Recipes = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
-        help=f"In place of the study's recipes. Repeatable. Forms: {_FORMS}.",
+        help="In place of the study's recipes: a name that `prunescope recipes` lists, several joined by +, or "
+        "`{name: mine, method: wanda, sparsity: 0.6}`. Repeatable.",
     ),
 ]
 

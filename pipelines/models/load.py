@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -28,17 +29,26 @@ def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> 
     Raises:
         InputError: the architecture is unknown or not a decoder, or a part of it could not be proved; names the module.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)
-    torch_dtype: torch.dtype = getattr(torch, dtype)
+    model, tokenizer = load_model(folder, getattr(torch, dtype), torch.device(device))
+    return discover(model, tokenizer, folder)
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, Any]:
+    """Loads a folder of safetensors: the model, in eval mode without gradients, and its tokenizer.
+
+    Raises:
+        InputError: transformers cannot load it, or weights are missing.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch_dtype,
+            dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
             experts_implementation="eager",  # one product an expert: what flows into each is seen
@@ -53,5 +63,4 @@ def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> 
         raise InputError(
             f"{folder}: the weights of {lacking[0]} are missing or of another shape; fetch the model again"
         )
-    model.to(device).eval().requires_grad_(False)
-    return discover(model, tokenizer, folder)
+    return model.to(device).eval().requires_grad_(False), tokenizer

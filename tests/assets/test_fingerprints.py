@@ -140,3 +140,19 @@ def test_a_changed_view_reaches_the_report_and_no_table(
     monkeypatch.setattr(state, "SQL", changed_sql)
     assert versions(loaded) == tables
     assert state.report_version(store, loaded) != report
+
+
+def test_other_files_of_an_external_checkpoint_reach_its_variant_and_no_other(
+    study: StudyFile, tiny_folder: Path, other_folder: Path, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(tiny_folder, tmp_path / "theirs"))
+    study.write(recipes=["dense", "magnitude-50", {"name": "theirs", "method": "external", "source": "theirs"}])
+    before = versions(load(study))  # relative to the working folder, as a model's source is
+    shutil.copy(other_folder / "model.safetensors", place)
+    assert changed(before, versions(load(study))) == of(VARIANT_TABLES, "theirs")
+    gguf = tmp_path / "theirs.gguf"
+    gguf.write_bytes(b"not converted, only hashed")
+    study.write(recipes=["dense", {"name": "theirs", "method": "external", "source": str(gguf)}])
+    first = versions(load(study))
+    gguf.write_bytes(b"other bytes")
+    assert changed(first, versions(load(study))) == of(VARIANT_TABLES, "theirs")

@@ -3,18 +3,22 @@
 import json
 from pathlib import Path
 
+import datasets
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipelines.calibration import calibrate, calibration_tokens
+from pipelines.data_sets import split_source
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
+from pipelines.reading import contents_hash, read_documents
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import save_tiny
+from tests.tiny_models import save_tiny, tiny_tokenizer
 
 SPEC = CalibrationSpec(sequences=5, length=24, seed=3)
 
@@ -152,3 +156,73 @@ def test_every_matrix_of_every_kind_of_mixer_has_its_statistics(architecture: st
         assert inputs == decoder.matrices[module].weight.shape[1]
     variant = prune(decoder, parse_recipe("wanda-2of4"), tokens=calibration_tokens(decoder.tokenizer, SPEC))
     assert all(int(mask.sum()) * 2 == mask.numel() for mask in variant.masks.values())
+
+
+def test_windows_inside_single_documents_and_joined_ones(decoder: Decoder, tmp_path: Path) -> None:
+    documents = [
+        f"{letter} " * count for letter, count in zip("abcdefgh", (3, 100, 5, 80, 90, 2, 120, 70), strict=True)
+    ]
+    (tmp_path / "set.json").write_text(json.dumps([{"text": text} for text in documents]))
+    spec = CalibrationSpec(source=str(tmp_path / "set.json"), sequences=40, length=60, documents="single")
+    tokens = calibration_tokens(decoder.tokenizer, spec)
+    assert tokens.shape == (40, 60)
+    letters = {decoder.tokenizer.decode(row).replace(" ", "") for row in tokens}
+    assert {len(set(text)) for text in letters} == {1}, "a window left its document"
+    assert {text[0] for text in letters} == set("bdegh"), "a long document was never drawn"
+    assert torch.equal(tokens, calibration_tokens(decoder.tokenizer, spec))
+    other = spec.model_copy(update={"seed": 1})
+    assert not torch.equal(tokens, calibration_tokens(decoder.tokenizer, other))
+    joined = calibration_tokens(decoder.tokenizer, spec.model_copy(update={"documents": "joined"}))
+    assert max(len(set(decoder.tokenizer.decode(row).split())) for row in joined) > 1
+    with pytest.raises(InputError, match=r"longest document has \d+ tokens.*set `documents: joined`"):
+        calibration_tokens(decoder.tokenizer, spec.model_copy(update={"length": 500}))
+
+
+@pytest.mark.parametrize("documents", ["joined", "single"])
+def test_a_template_makes_every_document_what_a_user_says(decoder: Decoder, tmp_path: Path, documents: str) -> None:
+    (tmp_path / "set.json").write_text(json.dumps(["one two"] * 20))
+    spec = CalibrationSpec(
+        source=str(tmp_path / "set.json"), sequences=3, length=12, documents=documents, template=True
+    )
+    text = "<|start|>user\none two<|end|>\n"
+    whole = decoder.tokenizer(text * (20 if documents == "joined" else 1), add_special_tokens=False).input_ids
+    windows = {tuple(whole[start : start + 12]) for start in range(len(whole) - 11)}
+    for row in calibration_tokens(decoder.tokenizer, spec).tolist():
+        assert tuple(row) in windows
+    bare = tiny_tokenizer()
+    bare.chat_template = None
+    with pytest.raises(InputError, match="no chat template; set it to false"):
+        calibration_tokens(bare, spec)
+
+
+def test_the_hash_follows_every_setting() -> None:
+    changes = [{"documents": "single"}, {"template": True}, {"dtype": "bfloat16"}, {"seed": 1}, {"source": "wikitext2"}]
+    assert len({SPEC.hash, *(SPEC.model_copy(update=change).hash for change in changes)}) == len(changes) + 1
+
+
+def test_a_data_set_is_named_in_one_form() -> None:
+    assert split_source("hf:allenai/c4:en:train") == ("allenai/c4", "en", "train", "text")
+    assert split_source("hf:name:test") == ("name", None, "test", "text")
+    assert split_source("hf:./folder::train:content") == ("./folder", None, "train", "content")
+    for source in ("hf:", "hf:name", "hf::en:train", "hf:a:b:c:d:e", "hf:a:b:"):
+        with pytest.raises(ValidationError, match="has not the form"):
+            CalibrationSpec(source=source)
+
+
+def test_data_sets_in_folders_and_files_give_documents_and_a_hash(decoder: Decoder, tmp_path: Path) -> None:
+    texts = [f"words of document {number} " * 20 for number in range(6)]
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": texts, "n": [1] * 6})}).save_to_disk(
+        tmp_path / "saved"
+    )
+    (tmp_path / "files").mkdir()
+    pl.DataFrame({"content": texts}).write_parquet(tmp_path / "files" / "train.parquet")
+    for source in (f"hf:{tmp_path}/saved:train", f"hf:{tmp_path}/files::train:content"):
+        assert read_documents(source, "source") == tuple(texts)
+        spec = CalibrationSpec(source=source, sequences=4, length=16, documents="single")
+        assert calibration_tokens(decoder.tokenizer, spec).shape == (4, 16)
+    assert contents_hash(f"hf:{tmp_path}/saved:train", "source") == contents_hash(
+        f"hf:{tmp_path}/files::train:content", "source"
+    )
+    for source in (f"hf:{tmp_path}/saved:test", f"hf:{tmp_path}/files:train", f"hf:{tmp_path}/saved::train:n"):
+        with pytest.raises(InputError, match="source hf:"):
+            read_documents(source, "source")

@@ -274,3 +274,23 @@ def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -
         fresh = [p for p in decoder.trunk.parameters() if p.data_ptr() != before[id(p)]]
         assert sum(p.nbytes for p in fresh) == 4 * shape.prunable
     assert {id(p): p.data_ptr() for p in decoder.trunk.parameters()} == before
+
+
+def test_pruning_runs_the_calibration_tokens_as_often_as_its_recipes_need() -> None:
+    one = load().calibration()[0].amount
+    dense = "{name: dense-wanda, method: wanda, sparsity: 0.5, predecessors: dense}"
+    for name, passes in (
+        ("magnitude-50", 0),
+        ("wanda-50", 2),
+        (dense, 0),  # the table activation_stats has its norms
+        ("attn-drop-1+sparsegpt-50", 2),
+        ("wanda-50+dsnot", 4),
+        ("block-drop-1-iterative", 1),
+        ("block-drop-1-greedy", 1),  # two blocks, half of the layers above each
+    ):
+        assert amounts(load().pruning(parse_recipe(name)), "body", "through") == passes * one, name
+    tokens = load().study.calibration.sequences * load().study.calibration.length
+    assert amounts(load().pruning(parse_recipe("gptq-4bit")), "body", "Gram") == tokens * 2 * (3 * 8**2 + 12**2)
+    held = {each.item: each.bytes for each in load().held(parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)}
+    assert held["streams of the calibration tokens"] == 4 * 8 * tokens
+    assert held["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)

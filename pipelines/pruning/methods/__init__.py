@@ -3,25 +3,42 @@
 Each family in a module of its own; in which order layers come, and on which tokens, is `layerwise.py`'s.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from pipelines.pruning.changes import Change
-from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.scores import magnitude, wanda
-from pipelines.pruning.recipes import Magnitude, MatrixRecipe, Wanda
+from pipelines.pruning.methods.admm import admm
+from pipelines.pruning.methods.dsnot import dsnot
+from pipelines.pruning.methods.given import Given, about
+from pipelines.pruning.methods.obs import gptq, sparsegpt
+from pipelines.pruning.methods.quantize import awq, rtn
+from pipelines.pruning.methods.scores import magnitude, ria, wanda
+from pipelines.pruning.recipes import ADMM, AWQ, GPTQ, RIA, RTN, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
 
-__all__ = ["Given", "change_of"]
+__all__ = ["METHODS", "Given", "change_of"]
+
+METHODS: dict[type[MatrixRecipe], Callable[[Given, Any], Change | None]] = {
+    Magnitude: magnitude,
+    Wanda: wanda,
+    RIA: ria,
+    SparseGPT: sparsegpt,
+    ADMM: admm,
+    DSnoT: dsnot,
+    RTN: rtn,
+    GPTQ: gptq,
+    AWQ: awq,
+}
 
 
-def change_of(given: Given, recipe: MatrixRecipe) -> Change:
-    """What the recipe makes of a matrix.
+def change_of(given: Given, recipe: MatrixRecipe) -> Change | None:
+    """What the recipe makes of a matrix; None where it leaves it as it is.
 
     Raises:
         InputError: the recipe's numbers do not fit the matrix, or no token reached it.
         ComputationError: a score is NaN or infinite, or the method's own arithmetic failed.
     """
-    match recipe:
-        case Magnitude():
-            return magnitude(given, recipe)
-        case Wanda():
-            return wanda(given, recipe)
-        case _:
-            raise NotImplementedError(type(recipe).__name__)
+    if recipe.reads != "nothing" and given.inputs is None and recipe.unreached == "dense":
+        given.facts["matrices_unreached"] = given.facts.get("matrices_unreached", 0) + 1
+        return None
+    with about(given.name):
+        return METHODS[type(recipe)](given, recipe)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipelines.calibration import BATCH, Influence
+from pipelines.calibration import Influence
 from pipelines.errors import ComputationError, InputError
 from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.heads import Head
@@ -26,6 +26,7 @@ from pipelines.progress import SILENT, Progress
 from pipelines.pruning.recipes import Drop
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
+from pipelines.streams import BATCH
 
 # Tokens of one pass of the greedy choice, which keeps the stream before every layer.
 _KEPT_TOKENS = 2048

@@ -1,12 +1,14 @@
 """What a method is given of one matrix. Nothing is computed here."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.errors import InputError
+from pipelines.errors import ComputationError, InputError
 from pipelines.inputs import Inputs
 from pipelines.pruning.masks import Mask
 
@@ -44,6 +46,17 @@ class Given:
         if self.inputs is None:
             raise InputError(
                 f"recipe {recipe}: no calibration token reached {self.name}; raise calibration.sequences, "
-                "leave it out with `modules`, or use magnitude"
+                "leave it out with `modules`, or as it is with `unreached: dense`"
             )
         return self.inputs
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Errors from inside say which matrix they are about."""
+    try:
+        yield
+    except (ComputationError, InputError) as error:
+        if name in str(error):
+            raise
+        raise type(error)(f"{name}: {error}") from error

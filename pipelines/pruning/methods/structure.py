@@ -17,11 +17,12 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.matrices import Matrix
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.changes import Change
-from pipelines.pruning.layerwise import Streams, worn
+from pipelines.pruning.layerwise import worn
 from pipelines.pruning.masks import keep_share
 from pipelines.pruning.methods.units import Units, head_count, heads_of, neurons_of, probe_calls
 from pipelines.pruning.recipes import Structured
 from pipelines.pruning.variant import Variant
+from pipelines.streams import Streams
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,12 @@ def _measured(
     decoder: Decoder, readers: Mapping[str, Matrix], tokens: Int[Tensor, "sequences length"], base: Variant
 ) -> dict[str, Moments]:
     streams, found = Streams(decoder, tokens), {}
+    states = streams.begin()
     for index, layer in enumerate(decoder.layers):
         own = {name: each for part in layer.sublayers for name, each in part.matrices.items() if name in readers}
         with worn(layer, base):
-            for name, inputs in streams.inputs(index, own, with_gram=False).items():
+            for name, inputs in streams.measure(index, states, own, advances=True).items():
                 found[name] = Moments(inputs.mean, inputs.second_moment)
-            streams.advance(index)
     return found
 
 

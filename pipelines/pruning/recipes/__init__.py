@@ -4,25 +4,35 @@ To add one: a class in a module of this folder, its line in `KINDS`, its computa
 """
 
 import re
+from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
+from pipelines.pruning.recipes.external import External
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
+from pipelines.pruning.recipes.quantization import AWQ, GPTQ, RTN, Quantized
 from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
-from pipelines.pruning.recipes.weights import Magnitude, Wanda
+from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 
 __all__ = [
+    "ADMM",
+    "AWQ",
     "FORMS",
+    "GPTQ",
     "NAME",
+    "RIA",
+    "RTN",
     "BaseRecipe",
     "Composed",
+    "DSnoT",
     "Dense",
     "Drop",
+    "External",
     "Flap",
     "Heads",
     "Magnitude",
@@ -31,18 +41,39 @@ __all__ = [
     "Neurons",
     "Noise",
     "NoiseKind",
+    "Quantized",
     "Reads",
     "Recipe",
     "SingleRecipe",
+    "SparseGPT",
     "Statistic",
     "Structured",
     "Wanda",
     "parse_recipe",
+    "shares_passes",
     "steps",
 ]
 
-SingleRecipe = Dense | Magnitude | Wanda | Neurons | Heads | Flap | Drop | Noise
+SingleRecipe = (
+    Dense
+    | Magnitude
+    | Wanda
+    | RIA
+    | SparseGPT
+    | ADMM
+    | DSnoT
+    | RTN
+    | GPTQ
+    | AWQ
+    | Neurons
+    | Heads
+    | Flap
+    | Drop
+    | External
+    | Noise
+)
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
+_NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
 
 class Composed(BaseRecipe):
@@ -60,6 +91,11 @@ class Composed(BaseRecipe):
         for part in self.parts:
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+        for index, part in enumerate(self.parts):
+            if isinstance(part, External) and index:
+                raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
+            if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
+                raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
         return self
 
     @property
@@ -78,15 +114,27 @@ class Composed(BaseRecipe):
         return any(part.changes_matrices for part in self.parts)
 
 
-Recipe = SingleRecipe | Composed
+def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
+    if isinstance(recipe, DSnoT):
+        raise ValueError(f"{recipe.name} {_NEEDS_A_MASK}")  # noqa: TRY004 (pydantic reads ValueError)
+    return recipe
+
+
+Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+
+
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether it measures inputs behind dense predecessors, as other such recipes do: one pass serves them all."""
+    return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
+
+
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
 
 def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
     """The recipe itself, or the parts of a composition in order."""
     return recipe.parts if isinstance(recipe, Composed) else (recipe,)
 
-
-_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="method")])
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
 # `attn+mlp` is one word.
@@ -112,9 +160,10 @@ def _spelled(name: str, text: str) -> dict[str, object]:
     for kind in KINDS:
         if match := kind.SPELLING.fullmatch(name):
             return {"name": name, **kind.spelled(match)}
-    known = ", ".join(form for form, _ in FORMS)
+    like = get_close_matches(name, [form for form, _ in FORMS], n=3)
+    hint = f"did you mean {' or '.join(like)}? " if like else ""
     part = "" if name == text else f" in {text!r}"
-    raise InputError(f"unknown recipe {name!r}{part}; known forms: {known}, and several joined by +")
+    raise InputError(f"unknown recipe {name!r}{part}; {hint}`prunescope recipes` lists all forms")
 
 
 def _mapping(text: str) -> dict[str, object]:

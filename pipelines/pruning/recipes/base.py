@@ -72,10 +72,13 @@ class MatrixRecipe(BaseRecipe):
             none means every matrix of every layer. Head and embeddings are never among them.
         predecessors: what the layers before are while a layer's inputs are measured: already `pruned`, as the papers
             do, or `dense`. A recipe that reads no inputs takes no notice.
+        unreached: what becomes of a matrix that no calibration token reached, such as an expert's: `refuse` it, or
+            leave it `dense` and count it among the variant's facts (`matrices_unreached`).
     """
 
     modules: tuple[str, ...] = ()
     predecessors: Literal["pruned", "dense"] = "pruned"
+    unreached: Literal["refuse", "dense"] = "refuse"
 
     @property
     def changes_matrices(self) -> bool:
@@ -88,6 +91,11 @@ class MatrixRecipe(BaseRecipe):
         return "nothing"
 
     @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """The table that saves it a pass over the tokens: moments with dense predecessors are known before."""
+        return ("activation_stats",) if self.reads == "moments" and self.predecessors == "dense" else ()
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether the calibration tokens have a part in it."""
         return self.reads != "nothing" or super().is_calibrated
@@ -96,13 +104,16 @@ class MatrixRecipe(BaseRecipe):
 class Masked(MatrixRecipe):
     """A recipe that sets weights to zero.
 
-    Either `sparsity` (share of the weights set to zero) or `keep` of every `block` consecutive inputs (N:M).
+    Either `sparsity`, or `keep` and `block` (N:M), or one of `ratios` a layer.
 
     Attributes:
+        sparsity: share of the weights that is set to zero, above 0 and below 1.
+        keep: how many of every `block` consecutive inputs are kept.
+        block: see `keep`.
         ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
             al., 2310.05175); or one sparsity a layer, from the first.
         owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.
-        owl_lambda: the layers' sparsities stay within this distance of `sparsity`.
+        owl_lambda: the layers' sparsities stay within this distance of `sparsity`, and one of them reaches it.
     """
 
     sparsity: float | None = Field(default=None, gt=0, lt=1)
@@ -121,6 +132,14 @@ class Masked(MatrixRecipe):
 
     @model_validator(mode="after")
     def _one_pattern(self) -> Self:
+        return self.require_pattern()
+
+    def require_pattern(self) -> Self:
+        """Itself.
+
+        Raises:
+            ValueError: its pattern is not one of those above.
+        """
         if isinstance(self.ratios, tuple):
             if self.keep is not None or self.sparsity is not None:
                 raise ValueError("`ratios` gives one sparsity a layer; leave `sparsity`, `keep` and `block` out")
@@ -130,17 +149,21 @@ class Masked(MatrixRecipe):
             raise ValueError("`keep` must be below `block`: nothing would be pruned")
         if self.keep is not None and self.ratios != "uniform":
             raise ValueError("an N:M pattern has the same share in every layer; use `sparsity` with `ratios`")
+        if self.ratios == "owl" and self.sparsity and self.owl_lambda >= min(self.sparsity, 1 - self.sparsity):
+            raise ValueError("`owl_lambda` must be below `sparsity` and 1 − `sparsity`: a layer would lose all or none")
         return self
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
         """Input norms of the dense model, where the layers' outliers decide."""
-        return ("activation_stats",) if self.ratios == "owl" else ()
+        return ("activation_stats",) if self.ratios == "owl" else super().needs
 
 
-def spelling(method: str) -> re.Pattern[str]:
-    """The names of a masked recipe: `method-50`, `method-62.5`, `method-2of4`."""
-    return re.compile(rf"(?P<method>{method})-(?:(?P<percent>\d{{1,2}}(?:\.\d+)?)|(?P<keep>\d+)of(?P<block>\d+))")
+def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
+    """The names of a masked recipe: `method-50`, `method-50-owl`, `method-2of4`; and `method` where it means one."""
+    share = r"(?P<percent>\d{1,2}(?:\.\d+)?)(?:-(?P<ratios>owl))?"
+    pattern = rf"-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))"
+    return re.compile(rf"(?P<method>{method})(?:{pattern}){'?' if also_alone else ''}")
 
 
 def _without_names(fields: object) -> object:

@@ -23,8 +23,9 @@ class Dense(BaseRecipe):
 class Noise(BaseRecipe):
     """The dense model computed in another way: the floor that rounding alone sets under every divergence.
 
-    `bfloat16`: weights and activations of the body in bfloat16, head and metrics in float32.
-    `batch`: the same weights, with every matrix product of the layers at another batch shape.
+    Attributes:
+        kind: `bfloat16`: weights and activations of the body in bfloat16, head and metrics in float32; `batch`: the
+            same weights, with every matrix product of the layers at another batch shape.
     """
 
     SPELLING = re.compile(r"(?P<method>noise)-(?P<kind>bfloat16|batch)")

@@ -58,7 +58,7 @@ def _spelling(method: str) -> re.Pattern[str]:
 
 
 class Neurons(Structured):
-    """Removes neurons of MLPs, of every expert by itself."""
+    """Removes neurons of MLPs, of every expert by itself (the idea: Molchanov et al., 1611.06440)."""
 
     SPELLING = _spelling("neurons")
     EXAMPLES: ClassVar = (
@@ -76,7 +76,7 @@ class Neurons(Structured):
 
 
 class Heads(Structured):
-    """Removes heads of attentions; with grouped queries whole groups, keys and values included."""
+    """Removes heads of attentions (the idea: Michel et al., 1905.10650); with grouped queries whole groups."""
 
     SPELLING = _spelling("heads")
     EXAMPLES: ClassVar = (

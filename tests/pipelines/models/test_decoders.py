@@ -11,8 +11,9 @@ from pipelines.errors import InputError
 from pipelines.models.calls import first_tensor, hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune, variant_row
+from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.row import variant_row
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study

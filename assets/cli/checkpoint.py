@@ -1,0 +1,210 @@
+"""`prunescope checkpoint` and `prunescope prune`: a pruned model as a Hugging Face folder.
+
+What is written and how it is proved is `pipelines.checkpoints`.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assets import settings
+from assets.cli.options import Debug, Warehouse, root
+from assets.cli.output import say
+from assets.cli.progress import Bars
+from pipelines.errors import InputError
+from pipelines.models.sources import identify, locate
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.studies import CalibrationSpec
+from warehouse.catalogue import connect, literal
+from warehouse.errors import DamagedFileError
+from warehouse.names import path_safe
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from pipelines.checkpoints.export import Exported
+
+# Columns of the views, and how the model card calls them.
+_ON_PROMPTS = {
+    "kl_teacher_forced_median_nats": "median KL(dense‖pruned) on the prompts, teacher forced, nats",
+    "kl_free_running_median_nats": "median KL(dense‖pruned) on the prompts, each on its own tokens, nats",
+    "top1_agreement": "same most likely token, teacher forced, share of steps",
+    "first_flip_step_median": "median step of the first token that differs",
+}
+_ON_TEXTS = {
+    "ppl_dense": "perplexity on {text}, dense",
+    "ppl_pruned": "perplexity on {text}, pruned",
+    "kl_median_nats": "median KL(dense‖pruned) on {text}, nats",
+}
+
+Shrink = Annotated[
+    bool, typer.Option("--shrink", help="Make matrices smaller where whole neurons or heads are zero in every layer.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(checkpoint)
+    app.command()(prune)
+
+
+def checkpoint(
+    context: typer.Context,
+    variant: Annotated[str, typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; nothing may lie there yet.")],
+    shrink: Shrink = False,
+    model_source: Annotated[
+        str | None,
+        typer.Option(
+            "--model-source", metavar="MODEL", help="Where the dense model is now, if not where it was when measured."
+        ),
+    ] = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
+
+    Config, safetensors, tokenizer, generation config and a model card with the recipe and what was measured. It is
+    loaded again with plain transformers and kept only if that gives the variant's logits. Dropped blocks are removed.
+
+    For example:
+
+    - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
+    - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
+    """
+    from pipelines.checkpoints.export import check_place
+
+    check_place(folder)
+    store = Store(root(context))
+    model, _, name = variant.partition("@")
+    if not model or not name:
+        raise InputError(f"{variant!r}: write MODEL@RECIPE, as `prunescope variants` lists them")
+    row = store.read(TABLES["variants"], model, name).to_pylist()[0]
+    made = store.provenance(TABLES["variants"], model, name)
+    if made is None or row["method"] in {"dense", "noise"}:
+        raise InputError(f"{variant}: nothing was pruned in it; there is nothing to write")
+    known = store.read(TABLES["models"], model, None).to_pylist()[0]
+    source = model_source or known["source"]
+    with Bars() as bars:
+        try:
+            place = locate(source, settings.cache_folder(), bars)
+        except InputError as error:
+            raise InputError(f"{error}; --model-source says where the dense model is now") from error
+        weight_hash = made.inputs["weight_hash"]
+        if identify(place, settings.cache_folder()).weight_hash != weight_hash:
+            raise InputError(
+                f"{source}: these are not the weights that {variant} was made from; give them with --model-source"
+            )
+        from pipelines.checkpoints.card import About
+        from pipelines.checkpoints.export import export
+        from pipelines.models.load import load_decoder
+        from pipelines.pruning.variant import load_variant
+
+        file = f"_variants/{path_safe(model)}/{path_safe(name)}/{made.fingerprint[:16]}.safetensors"
+        pruned = load_variant(store.root / file, weight_hash)
+        if pruned.hash != row["variant_hash"]:
+            raise DamagedFileError(f"{store.root / file}: not the variant that table variants tells of; run it again")
+        about = About(
+            model,
+            source,
+            weight_hash,
+            name,
+            row["method"],
+            row["parameters_json"],
+            {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
+            _scores(store.root, model, name),
+        )
+        done = export(load_decoder(place, made.dtype), pruned, folder, about, shrink=shrink, progress=bars)
+    _tell(done)
+
+
+def prune(
+    model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id, or `embedded`.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="A name that `prunescope recipes` lists.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; nothing may lie there yet.")
+    ],
+    calibration: Annotated[
+        str, typer.Option(help="`embedded`, `wikitext2`, or a text, JSON or JSONL file.")
+    ] = CalibrationSpec().source,
+    sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = CalibrationSpec().sequences,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = CalibrationSpec().length,
+    seed: Annotated[int, typer.Option(help="With which they are drawn.")] = CalibrationSpec().seed,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: in which the model runs.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    shrink: Shrink = False,
+    debug: Debug = False,
+) -> None:
+    """Prune a model and write it as a Hugging Face folder; nothing is measured and no warehouse is touched.
+
+    For example:
+
+    - `prunescope prune ./my-model -r wanda-2of4 -o ./my-model-2of4`
+    - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
+    """
+    from pipelines.checkpoints.export import check_place
+
+    check_place(output)
+    parsed = parse_recipe(recipe)
+    if parsed.method in {"dense", "noise"}:
+        raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
+    spec = CalibrationSpec(source=calibration, sequences=sequences, length=length, seed=seed)
+    if dtype not in {"float32", "bfloat16", "float16"}:
+        raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
+    with Bars() as bars:
+        cache = settings.cache_folder()
+        place = locate(model, cache, bars)
+        identity = identify(place, cache)
+        from pipelines.calibration import calibrate, calibration_tokens
+        from pipelines.checkpoints.card import About
+        from pipelines.checkpoints.export import export
+        from pipelines.models.load import load_decoder
+        from pipelines.pruning import apply
+
+        decoder = load_decoder(place, dtype, device)
+        if parsed.is_calibrated and length > decoder.context_length:
+            raise InputError(f"--length {length}: over the model's context of {decoder.context_length} tokens")
+        statistics: dict[str, Any] = {}
+        if parsed.needs:
+            seen = calibrate(decoder, spec, place.name, bars)
+            statistics = {need: getattr(seen, need) for need in parsed.needs}
+        tokens = calibration_tokens(decoder.tokenizer, spec) if parsed.is_calibrated else None
+        variant = apply.prune(decoder, parsed, **statistics, tokens=tokens, progress=bars, cache=cache)
+        calibrated = spec.model_dump() if parsed.is_calibrated else {}
+        if calibrated and spec.source not in {"embedded", "wikitext2"}:
+            calibrated["source"] = Path(spec.source).name
+        name = Path(model.partition("@")[0]).name.removesuffix(".gguf")
+        about = About(name, model, identity.weight_hash, parsed.name, parsed.method, parsed.parameters_json, calibrated)
+        done = export(decoder, variant, output, about, shrink=shrink, progress=bars)
+    _tell(done)
+
+
+def _scores(place: Path, model: str, recipe: str) -> list[tuple[str, str]]:
+    """What the warehouse has measured of a variant; what was not measured has no row."""
+    where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
+    with connect(place) as connection:
+        prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
+        rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
+        texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608
+        rows += [
+            zip((form.format(text=text) for form in _ON_TEXTS.values()), values, strict=True)
+            for text, *values in texts.fetchall()
+        ]
+    return [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
+
+
+def _tell(done: "Exported") -> None:
+    for note in done.notes:
+        say(note)
+    say(
+        f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; "
+        f"plain transformers gives the same logits (to {done.distance:.1e} of their length)"
+    )

@@ -1,0 +1,77 @@
+"""What recipes are given to prune with: the model's tables, calibration tokens, and what earlier runs have left.
+
+Which recipes run is `plan.py`'s, how they prune `pipelines.pruning`'s.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assets import settings
+from assets.fingerprints import inputs
+from assets.resources import Subject
+from pipelines.pruning.recipes import Drop, Recipe
+from warehouse.names import path_safe
+from warehouse.provenance import read_footer
+from warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.pruning.statistics import Statistics
+
+# Layers of variants that a killed run has finished.
+UNFINISHED = "_unfinished"
+
+
+def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor | None") -> "Statistics":
+    """What some recipes of one model need.
+
+    Raises:
+        WarehouseError: a table of the model is missing or damaged.
+    """
+    from pipelines.calibration import calibration_dtype
+    from pipelines.pruning.statistics import Statistics, Unfinished
+
+    needed = {name: subject.read(name) for recipe in recipes for name in recipe.needs}
+    folder, weight_hash = unfinished_folder(subject), subject.dense.identity.weight_hash
+    orders = [_known_order(subject, recipe) for recipe in recipes]
+    return Statistics(
+        needed.get("activation_stats"),
+        needed.get("block_influence"),
+        tokens,
+        calibration_dtype(subject.study.calibration),
+        unfinished=Unfinished(folder, weight_hash),
+        order=max(orders, key=len),
+        cache=settings.cache_folder(),
+    )
+
+
+def unfinished_folder(subject: Subject) -> Path:
+    """Where the finished layers of a model's variants are kept until they are whole."""
+    return subject.store.root / UNFINISHED / path_safe(subject.model)
+
+
+def _known_order(subject: Subject, recipe: Recipe) -> list[tuple[str, float | None]]:
+    """The longest order that a variant of the same model was found to drop the same units in, whatever its count."""
+    if not isinstance(recipe, Drop) or recipe.by not in {"iterative", "greedy"}:
+        return []
+    wanted, found = _follows_from(subject, recipe), [list[tuple[str, float | None]]()]
+    for partition in subject.store.partitions(TABLES["variants"]):
+        if partition.model != subject.model or partition.recipe is None:
+            continue
+        given = read_footer(partition.path).provenance.inputs
+        if {key: value for key, value in given.items() if key != "recipe_hash"} != wanted:
+            continue
+        row = subject.store.read(TABLES["variants"], partition.model, partition.recipe).to_pylist()[0]
+        parameters = json.loads(row["parameters_json"])
+        if (parameters.get("method"), parameters.get("by")) == (recipe.method, recipe.by):
+            found.append(list(zip(row["drop_order"], row["drop_scores"], strict=True)))
+    return max(found, key=len)
+
+
+def _follows_from(subject: Subject, recipe: Recipe) -> dict[str, str]:
+    """Weights, type, tokens and code: all that an order follows from beside the recipe."""
+    found = inputs("variants", subject.study, subject.dense.identity, recipe)
+    return {key: value for key, value in found.items() if key != "recipe_hash"}

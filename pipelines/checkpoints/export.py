@@ -1,0 +1,285 @@
+"""Writes a variant as a Hugging Face folder, whole or not at all, and proves that stock transformers computes the same.
+
+In what form it is written is `forms.py`'s, what its model card says `card.py`'s.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
+
+from pipelines.checkpoints.card import About, card
+from pipelines.checkpoints.forms import Form, form_of
+from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype
+from pipelines.errors import ComputationError, InputError
+from pipelines.models.calls import first_tensor
+from pipelines.models.decoder import Decoder
+from pipelines.models.output import allowed
+from pipelines.models.probe import distance
+from pipelines.models.sources import TOKENIZER_FILES
+from pipelines.progress import SILENT, Progress
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
+
+# A file of weights is not larger than this, unless one tensor is.
+MOST_A_SHARD = 5 * 10**9
+# Tokens on which the folder is compared with the variant.
+_PROBE_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        bytes: of the weights.
+        parameters: numbers in them, tied ones once.
+        distance: of its logits from the variant's, relative to their length.
+        notes: what was removed or filled with zeros, in sentences.
+    """
+
+    folder: Path
+    bytes: int
+    parameters: int
+    distance: float
+    notes: tuple[str, ...]
+
+
+def check_place(folder: Path) -> None:
+    """Refuses a place where no folder can be written.
+
+    Raises:
+        InputError: it is a file, is not empty, or the folder that it would lie in is missing.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "is not empty" if folder.is_dir() else "is a file"
+        raise InputError(f"{folder}: {what}; choose a folder that does not exist yet")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder}: the folder {folder.parent} does not exist; make it first")
+
+
+def export(
+    decoder: Decoder,
+    variant: Variant,
+    folder: Path,
+    about: About,
+    *,
+    shrink: bool = False,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Writes config, weights, tokenizer and model card, and loads them again with nothing but transformers.
+
+    Args:
+        decoder: the dense model.
+        variant: what was done to it.
+        folder: a place where nothing lies yet.
+        about: what the model card tells.
+        shrink: make the matrices smaller where whole neurons or heads are zero.
+        progress: one step a layer, and one for the comparison.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: the place is taken or has no room, or stock transformers has no form for the variant.
+        ComputationError: transformers computes something else from the folder; nothing is left of it.
+    """
+    check_place(folder)
+    dtype = stored_dtype(decoder.folder)
+    variant = as_stored(decoder, variant, dtype)
+    probe = probe_of(decoder, _PROBE_TOKENS)
+    with torch.inference_mode(), applied(decoder, variant):
+        truth = _logits(decoder.model, probe)
+    worn = Worn(decoder, variant)
+    form = form_of(decoder, variant, worn, shrink=shrink)
+    progress.start("write the checkpoint", len(form.layers) + 2)
+    with _appearing(folder) as scratch:
+        _require_room(scratch, form.parameters * dtype.itemsize)
+        size = _write_weights(scratch, form, worn, dtype, progress)
+        _write_rest(scratch, decoder, form, dtype)
+        apart = _require_same(scratch, decoder, probe, truth)
+        done = Exported(folder, size, form.parameters, apart, form.notes)
+        text = card(about, done, decoder, variant)
+        (scratch / "README.md").write_text(text, encoding="utf-8")
+    progress.advance()
+    progress.done()
+    return done
+
+
+def _logits(model: Any, tokens: Int[Tensor, "1 tokens"]) -> Tensor:  # noqa: ANN401 (transformers has no common type)
+    return first_tensor(model(input_ids=tokens, use_cache=False).logits)
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder beside the place, which gets the place's name at the end; gone after any error."""
+    place = folder.absolute()
+    with _refusals_told(folder):
+        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        try:
+            yield scratch
+            mask = os.umask(0)
+            os.umask(mask)
+            scratch.chmod(0o777 & ~mask)
+            for path in (*scratch.iterdir(), scratch):
+                _sync(path)
+            scratch.rename(place)  # takes the place of an empty folder
+            _sync(place.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _refusals_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        is_full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space" in str(error)
+        fix = "the disk is full; free some space or choose another place" if is_full else f"{error}; choose another one"
+        raise InputError(f"{folder}: cannot be written: {fix}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_room(scratch: Path, needed: int) -> None:
+    free = shutil.disk_usage(scratch).free
+    if free < needed:
+        raise InputError(
+            f"{scratch.parent}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; "
+            "free some space or choose another place"
+        )
+
+
+def _write_weights(scratch: Path, form: Form, worn: Worn, dtype: torch.dtype, progress: Progress) -> int:
+    """Files of safetensors as the hub has them, and an index where there are several; the bytes in them.
+
+    No more than one file's tensors are made at a time.
+    """
+    files: list[dict[str, Tensor]] = [{}]
+    places: dict[str, int] = {}
+    size = total = 0
+
+    def close() -> None:
+        save_file(files[-1], scratch / f"{len(files)}.safetensors", metadata={"format": "pt"})
+        places.update(dict.fromkeys(files[-1], len(files)))
+        files[-1] = {}
+
+    for names in _groups(form):
+        # The names and forms that checkpoints of this architecture have on the hub: experts one by one, for example.
+        tensors = revert_weight_conversion(
+            cast(Any, form.model), {name: _written(form, worn, name, dtype) for name in names}
+        )
+        for name, tensor in tensors.items():
+            if files[-1] and size + tensor.nbytes > MOST_A_SHARD:
+                close()
+                files.append({})
+                size = 0
+            files[-1][name] = tensor.cpu().contiguous()
+            size, total = size + tensor.nbytes, total + tensor.nbytes
+        progress.advance()
+    close()
+    if len(files) == 1:
+        (scratch / "1.safetensors").rename(scratch / "model.safetensors")
+        return total
+    shards = {number: f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in set(places.values())}
+    for number, name in shards.items():
+        (scratch / f"{number}.safetensors").rename(scratch / name)
+    index = {
+        "metadata": {"total_size": total, "total_parameters": form.parameters},
+        "weight_map": {name: shards[number] for name, number in places.items()},
+    }
+    (scratch / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    return total
+
+
+def _groups(form: Form) -> Iterator[list[str]]:
+    """Names of what belongs to no layer, then those of each layer."""
+    layers: dict[str, list[str]] = {"": []}
+    for name in form.names:
+        inside = name.startswith(f"{form.prefix}.")
+        index = name.removeprefix(f"{form.prefix}.").partition(".")[0] if inside else ""
+        layers.setdefault(index, []).append(name)
+    yield from layers.values()
+
+
+def _written(form: Form, worn: Worn, name: str, dtype: torch.dtype) -> Tensor:
+    """A parameter as it is written."""
+    dense = form.dense_name(name)
+    if dense not in worn:  # a bias that came along when another one was switched on
+        shape = dict(form.model.state_dict())[name].shape
+        return torch.zeros(shape, dtype=dtype)
+    tensor = worn.tensor(dense)
+    for dim, index in form.cuts.get(name, {}).items():
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    if not tensor.is_floating_point():
+        return tensor
+    stored = tensor.to(dtype)
+    # What a checkpoint of 16 bits keeps in 32 stays in 32.
+    return stored if worn.is_changed(dense) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
+
+
+def _write_rest(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype) -> None:
+    """Config, generation config and tokenizer; the last two byte by byte where the dense model has them as files."""
+    config = cast(Any, form.model).config
+    config.dtype = str(dtype).removeprefix("torch.")
+    config.architectures = [type(form.model).__name__]
+    config.save_pretrained(scratch)
+    generation = decoder.folder / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, scratch / generation.name)
+    else:
+        cast(Any, decoder.model).generation_config.save_pretrained(scratch)
+    for name in TOKENIZER_FILES:
+        if (decoder.folder / name).is_file():
+            shutil.copyfile(decoder.folder / name, scratch / name)
+
+
+def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"], truth: Tensor) -> float:
+    """The distance of the folder's logits from the variant's.
+
+    Raises:
+        ComputationError: it is more than rounding, or transformers misses a weight.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            scratch, dtype=decoder.dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        raise ComputationError(
+            f"transformers cannot open what was written ({str(error).strip().splitlines()[0]}); nothing was kept"
+        ) from error
+    model, loading = loaded
+    wrong = sorted(str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in loading[kind])
+    if wrong:
+        raise ComputationError(f"transformers does not find {wrong[0]} in what was written; nothing was kept")
+    model.to(decoder.device).eval()
+    with torch.inference_mode():
+        found = _logits(model, probe)
+    apart = distance(found.float(), truth.float())
+    if not apart <= allowed(decoder.dtype, len(decoder.layers)):
+        raise ComputationError(
+            f"transformers computes other logits from what was written: they differ by {apart:.1e} of their length; "
+            "nothing was kept"
+        )
+    return apart

@@ -1,0 +1,227 @@
+"""Every parameter of a pruned model, made when it is asked for, and which of them are zero where a sublayer is dropped.
+
+In what form they are written is `forms.py`'s.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from pipelines.errors import InputError
+from pipelines.models.calls import hooks
+from pipelines.models.decoder import Decoder
+from pipelines.models.matrices import Matrix, Products
+from pipelines.models.sources import check_folder
+from pipelines.models.sublayer import Part, has_matrix
+from pipelines.pruning.changes import Change
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
+
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_PROBE_TOKENS = 12
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of most weights of a folder.
+
+    Raises:
+        InputError: its weights are in none of the types that a recipe can work on.
+    """
+    counts: Counter[torch.dtype] = Counter()
+    for file in check_folder(folder):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                part = opened.get_slice(name)
+                if part.get_dtype() in _TYPES:
+                    counts[_TYPES[part.get_dtype()]] += math.prod(part.get_shape())
+    if not counts:
+        raise InputError(f"{folder}: none of its weights is a float of 16 bits or more; such a model is not exported")
+    return counts.most_common(1)[0][0]
+
+
+def as_stored(decoder: Decoder, variant: Variant, dtype: torch.dtype) -> Variant:
+    """The variant with its new values rounded to the type that they are stored in."""
+    if torch.promote_types(dtype, decoder.dtype) == dtype:
+        return variant
+    parameters = {name: value.to(dtype).to(value.dtype) for name, value in variant.parameters.items()}
+    return replace(variant, changes=_Rounded(decoder, variant.changes, dtype), parameters=parameters)
+
+
+class _Rounded(Mapping[str, Change]):
+    """Changes whose values fit into a smaller type; each is made when it is asked for."""
+
+    def __init__(self, decoder: Decoder, changes: Mapping[str, Change], dtype: torch.dtype) -> None:
+        self._matrices, self._changes, self._dtype = decoder.matrices, changes, dtype
+
+    def __getitem__(self, name: str) -> Change:
+        change, dense = self._changes[name], self._matrices[name].weight
+        if change.values is None and change.codes is None:
+            return change
+        return Change.valued(change.weight(dense).to(self._dtype).to(dense.dtype), change.mask)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._changes)
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._changes
+
+
+class Worn:
+    """The parameters of a decoder that wears a variant, and its buffers, by name.
+
+    Args:
+        decoder: the dense model.
+        variant: what was done to it.
+    """
+
+    def __init__(self, decoder: Decoder, variant: Variant) -> None:
+        self.silenced = silencing(decoder, variant) if variant.dropped else frozenset()
+        self._variant = variant
+        self._dense: dict[str, Tensor] = dict(decoder.model.state_dict(keep_vars=True))
+        names = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
+        self._matrices: dict[str, list[Matrix]] = {}
+        for matrix in decoder.matrices.values():
+            if matrix.name in variant.changes:
+                self._matrices.setdefault(names[id(matrix.parameter)], []).append(matrix)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a parameter or buffer of that name."""
+        return name in self._dense or name in self._variant.parameters
+
+    def is_changed(self, name: str) -> bool:
+        """Whether it is another one than the dense model's."""
+        return name in self.silenced or name in self._matrices or name in self._variant.parameters
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter or buffer, on the model's device; a tensor of its own where it was changed."""
+        dense = self._dense.get(name)
+        if dense is None:
+            value = self._variant.parameters[name]
+            return torch.zeros_like(value) if name in self.silenced else value
+        if name in self.silenced:
+            return torch.zeros_like(dense.detach())
+        if name in self._variant.parameters:
+            return self._variant.parameters[name].to(dense.detach())
+        changed = self._matrices.get(name)
+        if changed is None:
+            return dense.detach()
+        if changed[0].expert is None:
+            return self._own(changed[0])
+        stack = dense.detach().clone()
+        for matrix in changed:
+            stack[matrix.expert] = self._own(matrix)
+        return stack
+
+    def _own(self, matrix: Matrix) -> Tensor:
+        weight = self._variant.changes[matrix.name].weight(matrix.weight)
+        return weight.T.contiguous() if matrix.is_transposed else weight
+
+
+def probe_of(decoder: Decoder, tokens: int = _PROBE_TOKENS) -> Int[Tensor, "1 tokens"]:
+    """Random tokens on the decoder's device, always the same."""
+    generator = torch.Generator().manual_seed(1)
+    vocabulary = decoder.head.weight.shape[0]
+    length = min(tokens, decoder.context_length)
+    return torch.randint(0, vocabulary, (1, length), generator=generator).to(decoder.device)
+
+
+@torch.inference_mode()
+def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
+    """The matrix that each part of a sublayer multiplies with last, by the sublayer's label; of experts, one of them.
+
+    Parts without a product that is known as one of a matrix are left out.
+    """
+    by_address = {matrix.address: matrix for matrix in decoder.matrices.values()}
+    order: list[Matrix] = []
+
+    def see(_: Tensor, operand: Tensor) -> None:
+        known = (by_address.get(each.data_ptr()) for each in (operand if operand.dim() == 3 else [operand]))
+        order.extend(matrix for matrix in known if matrix is not None)
+
+    with Products(see):
+        decoder.hidden(probe_of(decoder))
+    found: dict[str, list[Matrix]] = {}
+    for sublayer in decoder.sublayers:
+        for part in sublayer.parts:
+            own = {id(parameter) for mixer in part.mixers for parameter in mixer.parameters()}
+            last = [matrix for matrix in order if id(matrix.parameter) in own][-1:]
+            found.setdefault(sublayer.label, []).extend(last)
+    return found
+
+
+@torch.inference_mode()
+def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
+    """Names of the parameters that must be zero for the dropped sublayers to add nothing: exactly nothing, as proved.
+
+    The last matrix of each part and what is added behind it; where that is not enough (experts beside a shared one),
+    all parameters of the part.
+
+    Raises:
+        InputError: a dropped sublayer adds something even with all its parameters at zero.
+    """
+    last = last_matrices(decoder)
+    dropped = [sublayer for sublayer in decoder.sublayers if sublayer.label in variant.dropped]
+    found: set[str] = set()
+    with applied(decoder, replace(variant, dropped=(), noise=None)):
+        names = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
+        weights = dict(decoder.model.named_parameters())
+        for whole in (False, True):
+            loud = _adding(decoder, variant.dropped, [weights[name] for name in found]) if whole else set(last)
+            for sublayer in dropped:
+                if sublayer.label in loud:
+                    written = [p for part in sublayer.parts for p in _written_last(part, last[sublayer.label])]
+                    inside = [p for part in sublayer.parts for each in part.chain for p in each.parameters()]
+                    found |= {names[id(parameter)] for parameter in (inside if whole else written)}
+        loud = _adding(decoder, variant.dropped, [weights[name] for name in found])
+    if loud:
+        raise InputError(f"{sorted(loud)[0]}: adds to the stream even without weights; its drop cannot be exported")
+    return frozenset(found)
+
+
+def _written_last(part: Part, last: list[Matrix]) -> Iterator[nn.Parameter]:
+    """The last matrix's parameter and all biases of its module, and of norms behind it."""
+    own = {id(matrix.parameter) for matrix in last}
+    for mixer in part.chain:
+        for module in mixer.modules():
+            parameters = dict(module.named_parameters(recurse=False))
+            if any(id(parameter) in own for parameter in parameters.values()):
+                yield from (p for key, p in parameters.items() if id(p) in own or key == "bias")
+            elif not has_matrix(mixer):
+                yield from (p for key, p in parameters.items() if key == "bias")
+
+
+def _adding(decoder: Decoder, labels: tuple[str, ...], zeroed: list[nn.Parameter]) -> set[str]:
+    """Which of some sublayers still add something to the stream when some parameters are zero."""
+    loud: set[str] = set()
+    watched = [sublayer for sublayer in decoder.sublayers if sublayer.label in labels]
+
+    def see(label: str) -> object:
+        return lambda added: loud.add(label) if bool(added.any()) else None
+
+    handles = [handle for sublayer in watched for handle in sublayer.watch(see(sublayer.label))]  # type: ignore[arg-type]
+    with hooks(*handles), _zero(zeroed):
+        decoder.hidden(probe_of(decoder))
+    return loud
+
+
+@contextmanager
+def _zero(parameters: list[nn.Parameter]) -> Iterator[None]:
+    before = [(parameter, parameter.data) for parameter in parameters]
+    try:
+        for parameter, data in before:
+            parameter.data = torch.zeros_like(data)
+        yield
+    finally:
+        for parameter, data in before:
+            parameter.data = data

@@ -1,0 +1,69 @@
+"""Documents of a data set on the hub or on disk, through the `datasets` library. No torch here.
+
+Files of text, JSON and JSONL, and what comes with an installation, are `reading.py`'s.
+"""
+
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import InputError
+
+PREFIX = "hf:"
+FORM = "hf:NAME[:CONFIG]:SPLIT[:COLUMN]"
+# Documents are read from the beginning of the split, which may be larger than the disk.
+MOST_DOCUMENTS = 10_000
+
+
+def split_source(source: str) -> tuple[str, str | None, str, str]:
+    """Name, config, split and column of a source such as `hf:allenai/c4:en:train`.
+
+    With a column the config is given too, if only as nothing between two colons; the column is else `text`.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    parts = source.removeprefix(PREFIX).split(":")
+    if len(parts) == 2:
+        parts.insert(1, "")
+    if not source.startswith(PREFIX) or len(parts) not in {3, 4} or not parts[0] or not all(parts[2:]):
+        raise ValueError(f"{source!r} has not the form {FORM}")
+    name, config, split, column = [*parts, "text"][:4]
+    return name, config or None, split, column
+
+
+@lru_cache(maxsize=1)
+def data_set_documents(source: str, what: str) -> tuple[str, ...]:
+    """The first documents of a split.
+
+    Args:
+        source: `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`; NAME is a data set of the hub, a folder of data files or one that
+            `save_to_disk` wrote.
+        what: what the source is for, as it stands in messages.
+
+    Raises:
+        InputError: there is no such set, config, split or column.
+    """
+    name, config, split, column = split_source(source)
+    import datasets
+
+    try:
+        rows = _rows(datasets, name, config, split)
+        found = [row[column] for row in islice(rows, MOST_DOCUMENTS)]
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{what} {source}: {type(error).__name__}: {reason}; the form is {FORM}") from error
+    texts = tuple(text for text in found if isinstance(text, str))
+    if not texts or len(texts) < len(found):
+        raise InputError(f"{what} {source}: column {column!r} of split {split!r} holds no texts")
+    return texts
+
+
+def _rows(datasets: Any, name: str, config: str | None, split: str) -> Any:  # noqa: ANN401 (imported when needed)
+    folder = Path(name).expanduser()
+    if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+        saved = datasets.load_from_disk(str(folder))
+        return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+    # Rows come one by one: nothing but what is read is fetched.
+    return datasets.load_dataset(str(folder) if folder.is_dir() else name, config, split=split, streaming=True)

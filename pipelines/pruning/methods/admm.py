@@ -1,0 +1,85 @@
+"""ADMM: the weights that stay are solved for together, alternating with the mask (Boža, 2401.02938).
+
+Column by column without a matrix solve for each mask stands in `obs.py`.
+"""
+
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pipelines.errors import InputError
+from pipelines.inputs import Inputs
+from pipelines.pruning.changes import Change
+from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share
+from pipelines.pruning.methods.given import Given
+from pipelines.pruning.methods.hessian import gram_of, note, target_of
+from pipelines.pruning.recipes import ADMM
+
+Weight = Float[Tensor, "out in"]
+Square = Float[Tensor, "in in"]
+
+
+def admm(given: Given, recipe: ADMM) -> Change | None:
+    """Rebuilds the dense matrix's output with a sparse one (2401.02938).
+
+    Inputs are scaled to norm 1 first, so that the magnitude of a weight is Wanda's score. Without a pattern the mask of
+    the recipe before is kept and only the weights are solved for; with one, what that recipe masked stays masked and
+    counts. Weights of dead inputs become zero. A matrix of which nothing shall go is left alone (None).
+
+    Raises:
+        InputError: neither a pattern nor a mask, M does not divide the inputs, or no token reached the matrix.
+        ComputationError: the Gram matrix or a weight is NaN or infinite.
+    """
+    if given.sparsity == 0 and given.kept is None:
+        return None
+    gram, inverse, norms, dead = _prepared(given.reached(recipe.name), given.name, recipe)
+    note(given, "dead_channels", int(dead.sum()))
+    target = target_of(given, given.dense, dead) * norms
+    kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(target.device)
+    is_given = recipe.keep is None and given.sparsity is None
+    if is_given and given.kept is None:
+        raise InputError(
+            f"recipe {recipe.name}: no mask to keep for {given.name}; give `sparsity`, or put it behind one"
+        )
+    product = target @ gram
+    weight, dual, mask = target, torch.zeros_like(target), kept
+    for iteration in range(recipe.iterations):
+        shifted = weight + dual
+        if not is_given and iteration < recipe.mask_iterations:
+            share = 1 - (1 - (iteration + 1) / recipe.mask_iterations) ** 3
+            mask = _mask(shifted.abs(), kept, given, recipe, share)
+        sparse = shifted * mask
+        dual = shifted - sparse
+        weight = (product + recipe.rho * (sparse - dual)) @ inverse
+    final = torch.where(mask, (weight + dual) / norms, 0)
+    return Change.valued(final.to(given.weight.dtype), mask)
+
+
+def _mask(scores: Scores, kept: Mask, given: Given, recipe: ADMM, share: float) -> Mask:
+    """The mask when a share of what shall go in the end is gone."""
+    scores = scores.masked_fill(~kept, -1)
+    if recipe.keep is None or recipe.block is None:
+        return keep_share(scores, share * cast(float, given.sparsity), recipe.group) & kept
+    # The N largest of every M are safe from the start, and of all the others the smallest go first.
+    safe = keep_n_of_m(scores, recipe.keep, recipe.block)
+    scores = scores.masked_fill(safe, torch.finfo(scores.dtype).max)
+    return keep_share(scores, share * (1 - recipe.keep / recipe.block), recipe.group) & kept
+
+
+def _prepared(
+    inputs: Inputs, name: str, recipe: ADMM
+) -> tuple[Square, Square, Float[Tensor, " in"], Bool[Tensor, " in"]]:
+    """The damped Gram matrix G of scaled inputs, (G + ρI)⁻¹, the inputs' norms (1 of dead ones), which are dead."""
+    key = ("admm", recipe.damping, recipe.rho)
+    if key not in inputs.derived:
+        gram = gram_of(inputs, name)
+        dead = gram.diagonal() == 0
+        norms = torch.where(dead, 1, gram.diagonal()).sqrt()
+        gram = gram / norms / norms[:, None]
+        gram.diagonal().add_(recipe.damping)
+        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + recipe.rho * identity))
+        inputs.derived[key] = (gram.float(), inverse.float(), norms.float(), dead)
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor], inputs.derived[key])

@@ -1,0 +1,176 @@
+"""`prunescope checkpoint` and `prune`: folders that transformers opens, or one message and nothing at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from tests.assets.tiny_study import partitions
+
+Capture = pytest.CaptureFixture[str]
+
+
+def command(*arguments: object) -> int:
+    return run([str(argument) for argument in arguments], Globals())
+
+
+def front_matter(folder: Path) -> tuple[dict[str, object], str]:
+    _, front, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def zeros(folder: Path) -> list[float]:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return [float((p == 0).float().mean()) for name, p in model.named_parameters() if name.endswith("proj.weight")]
+
+
+def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
+    warehouse: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    before = partitions(warehouse)
+    out = tmp_path / "wanda"
+    assert command("checkpoint", "tiny-a@wanda-2of4", out, "--warehouse", warehouse) == 0
+    shown = capsys.readouterr()
+    assert "plain transformers gives the same logits" in shown.err
+    assert not shown.out
+    assert {path.name for path in out.iterdir()} >= {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"
+    }  # fmt: skip
+    assert set(zeros(out)) == {0.5}
+    assert AutoTokenizer.from_pretrained(out)("Why?").input_ids
+    front, text = front_matter(out)
+    assert front["library_name"] == "transformers"
+    assert '"method": "wanda"' in text
+    assert "(50.00%)" in text
+    for measured in (
+        "median KL(dense‖pruned) on the prompts",
+        "first token that differs",
+        "perplexity on help, pruned",
+    ):
+        assert measured in text
+    assert str(tmp_path) not in text + (out / "config.json").read_text()
+    assert partitions(warehouse) == before
+
+
+def test_a_dropped_sublayer_is_told_in_the_card(warehouse: Path, tmp_path: Path) -> None:
+    assert command("checkpoint", "tiny-a@attn-drop-1", tmp_path / "out", "--warehouse", warehouse) == 0
+    assert "with zeros in their last matrices" in front_matter(tmp_path / "out")[1]
+
+
+def test_prune_needs_no_warehouse_and_calibrates_where_it_has_to(
+    tiny_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()  # an empty folder is as good as none
+    options = ["--calibration", "wikitext2", "--sequences", 2, "--length", 16, "--seed", 3]
+    assert command("prune", tiny_folder, "-r", "block-drop-1+wanda-50", "-o", out, *options) == 0
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 2
+    assert "Layers" in capsys.readouterr().err
+    text = front_matter(out)[1]
+    assert "| Calibration: source | wikitext2 |" in text
+    assert "Nothing was measured." in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_prune_takes_a_recipe_in_yaml_and_writes_the_stored_type(tiny_folder: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(tiny_folder, half)
+    AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16).save_pretrained(half)
+    recipe = "{name: mine, method: magnitude, sparsity: 0.25}"
+    assert command("prune", half, "--recipe", recipe, "-o", tmp_path / "out") == 0
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert written.dtype == torch.bfloat16
+    assert zeros(tmp_path / "out") == pytest.approx([0.25] * 21, abs=1e-3)
+
+
+def test_a_model_that_moved_is_given_by_its_new_place_and_another_one_is_refused(
+    computed_once: Path, other_folder: Path, tiny_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    moved, out = shutil.copytree(tiny_folder, tmp_path / "moved"), tmp_path / "out"
+    place = ["--warehouse", computed_once, "--model-source"]
+    assert command("checkpoint", "tiny-a@magnitude-50", out, *place, tmp_path / "gone") == 2
+    assert command("checkpoint", "tiny-a@magnitude-50", out, *place, other_folder) == 2
+    assert "these are not the weights" in capsys.readouterr().err
+    assert not out.exists()
+    assert command("checkpoint", "tiny-a@magnitude-50", out, *place, moved) == 0
+
+
+def full(tmp_path: Path) -> Path:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep me")
+    return tmp_path / "full"
+
+
+Case = Callable[[Path, Path, Path], list[object]]
+WRONG: list[tuple[Case, str]] = [
+    (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", full(t), "--warehouse", w], "full: is not empty"),
+    (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", t / "a" / "b", "--warehouse", w], "does not exist; make it"),
+    (lambda w, m, t: ["checkpoint", "tiny-a", t / "out", "--warehouse", w], "write MODEL@RECIPE"),
+    (lambda w, m, t: ["checkpoint", "tiny-a@wanda-60", t / "out", "--warehouse", w], "nothing for tiny-a@wanda-60"),
+    (lambda w, m, t: ["checkpoint", "tiny-a@dense", t / "out", "--warehouse", w], "nothing was pruned in it"),
+    (lambda w, m, t: ["checkpoint", "a@b", t / "out", "--warehouse", t / "none"], "nothing for a@b"),
+    (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", t / "out", "--warehouse", w, "--shrink"], "no neuron or head"),
+    (lambda w, m, t: ["prune", t / "no", "-r", "wanda-50", "-o", t / "out"], "no such folder or file"),
+    (lambda w, m, t: ["prune", m, "-r", "lottery-50", "-o", t / "out"], "unknown recipe 'lottery-50'"),
+    (lambda w, m, t: ["prune", m, "-r", "dense", "-o", t / "out"], "prunes nothing"),
+    (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", full(t)], "full: is not empty"),
+    (lambda w, m, t: ["prune", m, "-r", "magnitude-2of7", "-o", t / "out"], "multiple of 7"),
+    (lambda w, m, t: ["prune", m, "-r", "block-drop-3", "-o", t / "out", "--length", 8], "drop fewer"),
+    (lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 999], "over the model's context"),
+    (
+        lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 8, "--calibration", t / "x"],
+        "calibration source",
+    ),
+    (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"], "choose float32"),
+    (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "cuda:77"], "torch sees"),
+    (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "tpu"], "--device 'tpu'"),
+]
+
+
+@pytest.mark.parametrize(("case", "message"), WRONG)
+def test_wrong_input_ends_with_code_2_one_message_and_nothing_written(
+    case: Case, message: str, computed_once: Path, tiny_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = case(computed_once, tiny_folder, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert command(*arguments) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_variant_file_ends_with_nothing_written(warehouse: Path, tmp_path: Path, capsys: Capture) -> None:
+    (file,) = (warehouse / "_variants" / "tiny-a" / "wanda-2of4").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert command("checkpoint", "tiny-a@wanda-2of4", tmp_path / "out", "--warehouse", warehouse) == 2
+    assert "run the recipe again" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_weights_fail_with_code_1_and_nothing_written(
+    tiny_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_folder, broken)
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[0] = float("nan")
+    model.save_pretrained(broken)
+    assert command("prune", broken, "-r", "magnitude-50", "-o", tmp_path / "out") == 1
+    assert "its weights are damaged" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_without_permission_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert command("prune", tiny_folder, "-r", "magnitude-50", "-o", tmp_path / "closed" / "out") == 2

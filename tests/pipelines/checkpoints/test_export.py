@@ -1,0 +1,153 @@
+"""A folder appears whole or not at all, in the model's own type and shards, and only if it computes the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from pipelines.checkpoints import export as module
+from pipelines.checkpoints.card import About
+from pipelines.checkpoints.export import export
+from pipelines.errors import ComputationError, InputError
+from pipelines.models.calls import hooks
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
+from pipelines.models.sources import identify
+from pipelines.pruning.apply import prune
+from pipelines.pruning.changes import Change
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import applied
+from tests.tiny_models import save_tiny
+
+TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
+ABOUT = About("tiny", "org/tiny@main", "w" * 64, "mine", "magnitude", '{"sparsity": 0.5}', {"length": 7}, [("KL", "1")])
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def variant(decoder: Decoder) -> Variant:
+    return prune(decoder, parse_recipe("magnitude-50"))
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits
+
+
+def test_large_models_are_written_in_shards_with_an_index(
+    decoder: Decoder, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_A_SHARD", 100_000)
+    done = export(decoder, variant, tmp_path / "out", ABOUT)
+    shards = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert [shard.name for shard in shards][:1] == [f"model-00001-of-{len(shards):05d}.safetensors"]
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == done.bytes == 4 * done.parameters
+    assert set(index["weight_map"].values()) == {shard.name for shard in shards}
+    with applied(decoder, variant):
+        assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(decoder.model))
+
+
+@pytest.mark.parametrize("architecture", ["gemma3_text", "gpt2", "bloom"])
+def test_a_tied_embedding_stays_tied(architecture: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "dense", architecture))
+    done = export(decoder, prune(decoder, parse_recipe("magnitude-50")), tmp_path / "out", ABOUT)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
+    assert done.parameters == sum(parameter.numel() for parameter in decoder.model.parameters())
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 4 * done.parameters + 30_000
+
+
+def test_values_are_rounded_to_the_type_that_the_model_is_stored_in(tiny_folder: Path, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    model.model.norm.float()  # some checkpoints keep some parameters in 32 bits
+    with torch.no_grad():
+        model.model.norm.weight.add_(1e-4)
+    model.save_pretrained(half)
+    decoder = load_decoder(half)
+    generator = torch.Generator().manual_seed(0)
+    changes = {
+        name: Change.valued(matrix.weight + 0.01 * torch.rand(matrix.weight.shape, generator=generator))
+        for name, matrix in decoder.matrices.items()
+    }
+    export(decoder, Variant(changes), tmp_path / "out", ABOUT)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    for name, matrix in decoder.matrices.items():
+        expected = changes[name].weight(matrix.weight).bfloat16().float()
+        assert torch.equal(plain.get_parameter(f"{name}.weight"), expected)
+    assert torch.equal(plain.model.norm.weight, decoder.model.model.norm.weight)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_the_tokenizer_is_the_dense_models_byte_by_byte(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+    export(decoder, variant, tmp_path / "out", ABOUT)
+    found, dense = identify(tmp_path / "out", tmp_path / "cache"), identify(decoder.folder, tmp_path / "cache")
+    assert found.tokenizer_hash == dense.tokenizer_hash
+    assert found.weight_hash != dense.weight_hash
+
+
+def test_the_card_tells_base_licence_recipe_calibration_and_scores(
+    tiny_folder: Path, variant: Variant, tmp_path: Path
+) -> None:
+    licensed = Path(shutil.copytree(tiny_folder, tmp_path / "licensed"))
+    (licensed / "README.md").write_text("---\nlicense: mit\nwidget: [1]\n---\n# Tiny\n")
+    export(load_decoder(licensed), Variant(variant.changes, dropped=("mlp.2",)), tmp_path / "out", ABOUT)
+    _, front, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["pruned"],
+        "base_model": "org/tiny",
+        "license": "mit",
+    }
+    for told in (
+        "`mine` (magnitude)",
+        "(50.00%)",
+        "mlp.2",
+        '"sparsity": 0.5',
+        "| Calibration: length | 7 |",
+        "| KL | 1 |",
+    ):
+        assert told in text
+
+
+def test_a_folder_that_computes_something_else_is_not_kept(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+    # A model whose numbers do not follow from its weights and config alone.
+    hook = decoder.layers[1].module.register_forward_hook(lambda module, args, output: output * 1.01)
+    with hooks(hook), pytest.raises(ComputationError, match="other logits .* nothing was kept"):
+        export(decoder, variant, tmp_path / "out", ABOUT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(
+    decoder: Decoder, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(InputError, match="free some space or choose another place"):
+        export(decoder, variant, tmp_path / "out", ABOUT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_decoder_is_as_it_was_after_an_export(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in decoder.model.state_dict().items()}
+    export(decoder, Variant(variant.changes, dropped=("attn.0", "mlp.0", "mlp.1")), tmp_path / "out", ABOUT)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in decoder.model.state_dict().items())
+
+
+def test_experts_beside_a_shared_one_are_silent_together(tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "dense", "qwen2_moe"))
+    export(decoder, Variant(dropped=("mlp.0",)), tmp_path / "out", ABOUT)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    with applied(decoder, Variant(dropped=("mlp.0",))):
+        torch.testing.assert_close(logits(plain), logits(decoder.model), rtol=1e-4, atol=1e-4)

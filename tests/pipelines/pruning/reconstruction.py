@@ -1,0 +1,45 @@
+"""Matrices with correlated inputs, as methods are given them, and what became of their outputs."""
+
+import torch
+from torch import Tensor
+
+from pipelines.inputs import Inputs
+from pipelines.pruning.changes import Change
+from pipelines.pruning.methods import Given, change_of
+from pipelines.pruning.recipes import Masked, parse_recipe
+
+
+def correlated(tokens: int, channels: int, seed: int = 0) -> Tensor:
+    """Inputs x that share a few directions and have channels of unequal size."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(tokens, max(1, channels // 4), generator=generator)
+    mixed = shared @ torch.randn(shared.shape[1], channels, generator=generator)
+    sizes = torch.randn(channels, generator=generator).exp()
+    return (mixed + 0.5 * torch.randn(tokens, channels, generator=generator)) * sizes
+
+
+def random_weight(outputs: int, inputs: int, seed: int = 1) -> Tensor:
+    return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs_of(x: Tensor) -> Inputs:
+    inputs = Inputs(x.shape[1])
+    inputs.see(x, with_gram=True)
+    return inputs
+
+
+def given_of(weight: Tensor, x: Tensor | Inputs, name: str, **others: object) -> Given:
+    recipe = parse_recipe(name)
+    sparsity = recipe.sparsity if isinstance(recipe, Masked) else None
+    inputs = x if isinstance(x, Inputs) else inputs_of(x)
+    return Given("m", 0, weight, others.pop("dense", weight), inputs=inputs, sparsity=sparsity, **others)
+
+
+def changed(weight: Tensor, x: Tensor | Inputs, name: str, **others: object) -> Change:
+    return change_of(given_of(weight, x, name, **others), parse_recipe(name))
+
+
+def error(weight: Tensor, change: Change, x: Tensor) -> float:
+    """‖(W − Q) X‖² over ‖W X‖²."""
+    shift = (weight - change.weight(weight)).double() @ x.double().T
+    return float(shift.square().sum() / (weight.double() @ x.double().T).square().sum())

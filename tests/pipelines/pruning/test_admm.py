@@ -1,0 +1,141 @@
+"""ADMM finds the least-squares weights of a mask, and masks of its own little by little, with exact counts."""
+
+import pytest
+import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from pipelines.errors import InputError
+from pipelines.pruning.methods import change_of
+from pipelines.pruning.recipes import ADMM, parse_recipe
+from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
+
+
+def least_squares(weight: Tensor, x: Tensor, mask: Tensor, damping: float) -> Tensor:
+    """The best weights of a mask, row by row in float64: min ‖(w − q) X‖² + damping·Σ ‖x_j‖² (w_j − q_j)²."""
+    gram = x.double().T @ x.double()
+    gram.diagonal().mul_(1 + damping)
+    best = torch.zeros_like(weight, dtype=torch.float64)
+    for row, kept in enumerate(mask):
+        best[row, kept] = torch.linalg.solve(gram[kept][:, kept], gram[kept] @ weight[row].double())
+    return best
+
+
+def test_on_a_given_mask_it_converges_to_the_least_squares_weights() -> None:
+    weight, x = random_weight(6, 16), correlated(60, 16)
+    first = changed(weight, x, "wanda-50")
+    best = least_squares(weight, x, first.mask, 0.1)
+    away = []
+    for iterations in (20, 100, 1000):
+        change = changed(
+            first.weight(weight),
+            x,
+            f"{{name: a, method: admm, iterations: {iterations}}}",
+            dense=weight,
+            kept=first.mask,
+        )
+        assert torch.equal(change.mask, first.mask)
+        away.append(float((change.weight(weight).double() - best).norm() / best.norm()))
+    assert away[0] > away[1] > away[2]
+    assert away[2] < 1e-4
+
+
+def test_rho_changes_the_way_and_not_the_end() -> None:
+    weight, x = random_weight(6, 16), correlated(60, 16)
+    first = changed(weight, x, "wanda-2of4")
+    ends = [
+        changed(weight, x, f"{{name: a, method: admm, iterations: 2000, rho: {rho}}}", kept=first.mask).weight(weight)
+        for rho in (0.5, 1.0, 2.0)
+    ]
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ends[2], ends[1], rtol=1e-3, atol=1e-3)
+
+
+def test_one_iteration_is_the_published_update() -> None:
+    weight, x = random_weight(3, 8), correlated(30, 8)
+    mask = changed(weight, x, "wanda-50").mask
+    norms = x.double().norm(dim=0)
+    gram = (x.double() / norms).T @ (x.double() / norms) + 0.1 * torch.eye(8)
+    scaled = weight.double() * norms
+    dual = scaled * ~mask
+    solved = torch.linalg.solve(gram + torch.eye(8), (scaled @ gram + scaled * mask - dual).T).T
+    expected = (solved + dual) * mask / norms
+    name = "{name: a, method: admm, iterations: 1, mask_iterations: 1}"
+    found = changed(weight, x, name, kept=mask).weight(weight)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", ["50", "70", "2of4", "4of8"])
+def test_on_correlated_inputs_it_is_as_good_as_the_surgeon_and_better_than_its_mask_alone(pattern: str) -> None:
+    weight, x = random_weight(48, 96), correlated(600, 96)
+    solved, surgeon = (error(weight, changed(weight, x, f"{name}-{pattern}"), x) for name in ("admm", "sparsegpt"))
+    assert solved < 1.05 * surgeon
+    masked = changed(weight, x, f"wanda-{pattern}")
+    updated = changed(masked.weight(weight), x, "admm", dense=weight, kept=masked.mask)
+    assert torch.equal(updated.mask, masked.mask)
+    assert error(weight, updated, x) < 0.7 * error(weight, masked, x)
+    assert solved < error(weight, updated, x), "a mask that grows while weights move is better than Wanda's"
+
+
+def test_the_mask_of_one_step_is_wandas_and_without_correlation_the_weights_stay() -> None:
+    weight, x = random_weight(6, 16), torch.eye(16) * (torch.arange(16) + 1)
+    change = changed(weight, x, "{name: a, method: admm, sparsity: 0.5, group: output, mask_iterations: 1}")
+    assert torch.equal(change.mask, changed(weight, x, "wanda-50").mask)
+    torch.testing.assert_close(change.weight(weight)[change.mask], weight[change.mask], rtol=1e-4, atol=1e-5)
+
+
+integers = st.integers(1, 4).flatmap(
+    lambda rows: st.integers(1, 5).flatmap(
+        lambda groups: st.lists(
+            st.lists(st.integers(-2, 2), min_size=4 * groups, max_size=4 * groups), min_size=rows, max_size=rows
+        )
+    )
+)
+
+
+@drawn(integers, st.integers(1, 99), st.sampled_from(["matrix", "output"]), st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_counts_are_exact_with_ties_and_after_another_mask(
+    values: list[list[int]], percent: int, group: str, is_masked: bool
+) -> None:
+    weight = torch.tensor(values).float()
+    x = torch.eye(weight.shape[1])
+    kept = weight != 2 if is_masked else None
+    name = f"{{name: a, method: admm, sparsity: {percent / 100}, group: {group}}}"
+    mask = changed(weight, x, name, kept=kept).mask
+    before = torch.ones_like(mask) if kept is None else kept
+    assert not (mask & ~before).any()
+    shape = (1, -1) if group == "matrix" else mask.shape
+    for unit, own in zip(mask.reshape(shape), before.reshape(shape), strict=True):
+        assert int((~unit).sum()) == max(round(percent / 100 * len(unit)), int((~own).sum()))
+    pattern = changed(weight, x, "admm-1of4", kept=kept).mask
+    assert torch.equal(pattern.reshape(-1, 4).sum(dim=1), before.reshape(-1, 4).sum(dim=1).clamp(max=1))
+
+
+def test_a_mask_of_n_of_m_is_reached_however_many_iterations_it_takes() -> None:
+    weight, x = random_weight(5, 24), correlated(100, 24)
+    for steps in (1, 3, 7):
+        fields = f"keep: 2, block: 3, iterations: {steps}, mask_iterations: {steps}, group: output"
+        mask = changed(weight, x, f"{{name: a, method: admm, {fields}}}").mask
+        assert (mask.reshape(5, -1, 3).sum(dim=2) == 2).all()
+
+
+def test_alone_it_needs_a_pattern_and_behind_a_mask_none() -> None:
+    weight, x = random_weight(4, 8), correlated(20, 8)
+    with pytest.raises(InputError, match="recipe admm: no mask to keep for m"):
+        changed(weight, x, "admm")
+    assert parse_recipe("wanda-50+admm").parts[1].sparsity is None
+    for fields in ({"sparsity": 0.5, "keep": 2, "block": 4}, {"keep": 2}, {"iterations": 5}):
+        with pytest.raises(ValidationError):
+            ADMM(name="a", **fields)
+
+
+def test_matrices_with_the_same_inputs_share_one_solver() -> None:
+    inputs = inputs_of(correlated(40, 16))
+    for rows in (4, 8):
+        given = given_of(random_weight(rows, 16), inputs, "admm-50")
+        change_of(given, parse_recipe("admm-50"))
+    assert len(inputs.derived) == 1

@@ -1,0 +1,105 @@
+"""Every mask method of the registry keeps exactly as many weights as asked, ties and earlier masks included."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipelines.inputs import Inputs
+from pipelines.pruning.masks import Mask
+from pipelines.pruning.methods import METHODS, Given, change_of
+from pipelines.pruning.recipes import KINDS, Masked, MatrixRecipe
+
+MASKS = [kind for kind in KINDS if issubclass(kind, Masked)]
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@st.composite
+def weights(draw: st.DrawFn, multiple: int = 1) -> Tensor:
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 6)) * multiple
+    # Few distinct values, as in quantized weights: most comparisons are ties.
+    value = st.sampled_from([0.0, 0.5, -0.5, 1.0, -2.0])
+    values = draw(st.lists(value, min_size=rows * columns, max_size=rows * columns))
+    return torch.tensor(values, dtype=draw(st.sampled_from(TYPES))).reshape(rows, columns)
+
+
+def inputs_for(weight: Tensor) -> Inputs:
+    """Channels of few sizes, the first one dead."""
+    channels = weight.shape[1]
+    inputs = Inputs(channels)
+    x = torch.randn(2 * channels + 3, channels, generator=torch.Generator().manual_seed(channels)).sign()
+    x[:, 0] = 0
+    inputs.see(x, with_gram=True)
+    return inputs
+
+
+def mask_by(kind: type[Masked], weight: Tensor, kept: Mask | None = None, **fields: object) -> Tensor:
+    recipe = kind(name="r", **fields)
+    seen = Given("m", 0, weight, weight, kept, inputs_for(weight), recipe.sparsity)
+    change = change_of(seen, recipe)
+    assert change is not None
+    assert change.mask is not None
+    assert torch.isfinite(change.weight(weight)).all()
+    assert bool((change.weight(weight)[~change.mask] == 0).all())
+    return change.mask
+
+
+def test_every_recipe_that_changes_matrices_has_its_method() -> None:
+    assert set(METHODS) == {kind for kind in KINDS if issubclass(kind, MatrixRecipe)}
+
+
+def test_every_mask_method_can_count_by_row() -> None:
+    assert all("output" in str(kind.model_fields["group"].annotation) for kind in MASKS)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@settings(max_examples=25, deadline=None)
+@given(weight=weights(), sparsity=st.floats(0.01, 0.99))
+def test_a_row_keeps_exactly_its_count(kind: type[Masked], weight: Tensor, sparsity: float) -> None:
+    mask = mask_by(kind, weight, sparsity=sparsity, group="output")
+    assert mask.sum(dim=1).tolist() == [weight.shape[1] - round(sparsity * weight.shape[1])] * len(weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "group"),
+    [(kind, group) for kind in MASKS for group in kind.model_fields["group"].annotation.__args__ if group != "output"],
+)
+@settings(max_examples=25, deadline=None)
+@given(weight=weights(), sparsity=st.floats(0.01, 0.99))
+def test_a_whole_matrix_keeps_exactly_its_count(
+    kind: type[Masked], group: str, weight: Tensor, sparsity: float
+) -> None:
+    mask = mask_by(kind, weight, sparsity=sparsity, group=group)
+    assert int((~mask).sum()) == round(sparsity * weight.numel())
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@settings(max_examples=25, deadline=None)
+@given(weight=weights(multiple=4), keep=st.integers(1, 3))
+def test_a_group_of_four_keeps_exactly_n(kind: type[Masked], weight: Tensor, keep: int) -> None:
+    mask = mask_by(kind, weight, keep=keep, block=4)
+    assert bool((mask.reshape(-1, 4).sum(dim=1) == keep).all())
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@settings(max_examples=25, deadline=None)
+@given(weight=weights(multiple=4), sparsity=st.floats(0.01, 0.99), data=st.data())
+def test_what_an_earlier_mask_removed_never_comes_back_and_counts(
+    kind: type[Masked], weight: Tensor, sparsity: float, data: st.DataObject
+) -> None:
+    bits = data.draw(st.lists(st.booleans(), min_size=weight.numel(), max_size=weight.numel()))
+    kept = torch.tensor(bits).reshape(weight.shape)
+    pruned = weight.masked_fill(~kept, 0)
+    mask = mask_by(kind, pruned, kept, sparsity=sparsity, group="output")
+    assert not bool((mask & ~kept).any())
+    most = weight.shape[1] - round(sparsity * weight.shape[1])
+    assert mask.sum(dim=1).tolist() == kept.sum(dim=1).clamp(max=most).tolist()
+    groups = mask_by(kind, pruned, kept, keep=2, block=4).reshape(-1, 4)
+    assert not bool((groups & ~kept.reshape(-1, 4)).any())
+    assert groups.sum(dim=1).tolist() == kept.reshape(-1, 4).sum(dim=1).clamp(max=2).tolist()
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_share_too_small_for_one_weight_drops_none(kind: type[Masked]) -> None:
+    assert mask_by(kind, torch.randn(3, 8), sparsity=0.01, group="output").all()

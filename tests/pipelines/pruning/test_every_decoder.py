@@ -1,0 +1,64 @@
+"""Every recipe that changes matrices works on every form of decoder that is proved, experts and all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.calibration import calibrate, calibration_tokens
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune_all
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.row import variant_row
+from pipelines.pruning.statistics import Statistics
+from pipelines.pruning.variant import Variant, load_variant
+from pipelines.pruning.wearing import applied
+from pipelines.studies import CalibrationSpec
+from tests.tiny_models import DECODERS, save_tiny
+
+SPEC = CalibrationSpec(sequences=2, length=48)
+# One of every method that goes matrix by matrix; with experts every one of them is reached by some token or left out.
+EXPERTS = "unreached: dense"
+RECIPES = [
+    parse_recipe(text)
+    for text in (
+        "magnitude-2of4",
+        f"{{name: wanda, method: wanda, sparsity: 0.5, {EXPERTS}}}",
+        f"{{name: ria, method: ria, keep: 2, block: 4, {EXPERTS}}}",
+        f"{{name: sparsegpt, method: sparsegpt, sparsity: 0.5, {EXPERTS}}}",
+        f"{{name: admm, method: admm, sparsity: 0.5, iterations: 2, mask_iterations: 1, {EXPERTS}}}",
+        "rtn-4bit-g32",
+        f"{{name: gptq, method: gptq, bits: 4, {EXPERTS}}}",
+        f"{{name: awq, method: awq, bits: 4, steps: 2, {EXPERTS}}}",
+        f"{{name: dsnot, method: composed, parts: [{{name: m, method: magnitude, sparsity: 0.5}}, "
+        f"{{name: d, method: dsnot, max_cycle: 3, {EXPERTS}}}]}}",
+    )
+]
+
+
+@pytest.mark.parametrize("architecture", sorted(DECODERS))
+def test_every_method_changes_what_it_says_and_its_file_gives_the_same_model_again(
+    architecture: str, tmp_path: Path
+) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "model", architecture))
+    stats = calibrate(decoder, SPEC, "tiny").activation_stats
+    tokens = calibration_tokens(decoder.tokenizer, SPEC)
+    probe = torch.arange(3, 11)[None]
+    found = prune_all(decoder, RECIPES, Statistics(activation_stats=stats, tokens=tokens))
+    for recipe in RECIPES:
+        variant = found[recipe.name]
+        assert isinstance(variant, Variant), (recipe.name, variant)
+        row = variant_row(decoder, "tiny", recipe, variant, None, 1, 1.0).row(0, named=True)
+        reached = sum(m.weight.numel() for name, m in decoder.matrices.items() if name in variant.changes)
+        if recipe.method in {"rtn", "gptq", "awq"}:
+            assert row["weights_masked"] == 0
+            assert row["weights_updated"] > reached / 2
+        else:
+            assert abs(row["weights_masked"] - reached / 2) <= 0.01 * reached, recipe.name
+            assert (row["weights_updated"] > 0) == (recipe.method in {"sparsegpt", "admm"}), recipe.name
+        variant.save(tmp_path / "v.safetensors", recipe, "weights")
+        with applied(decoder, variant):
+            worn = decoder.hidden(probe)
+        assert worn.isfinite().all(), recipe.name
+        with applied(decoder, load_variant(tmp_path / "v.safetensors", "weights")):
+            assert torch.equal(decoder.hidden(probe), worn), recipe.name

@@ -1,0 +1,330 @@
+"""Recipes pruned together are the ones pruned alone, on the inputs of their own predecessors, interrupted or not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.calibration import calibrate, calibration_tokens
+from pipelines.errors import ComputationError, InputError
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune, prune_all
+from pipelines.pruning.layer_files import discard
+from pipelines.pruning.recipes import Recipe, parse_recipe
+from pipelines.pruning.statistics import Statistics, Unfinished
+from pipelines.pruning.variant import load_variant
+from pipelines.pruning.wearing import applied
+from pipelines.streams import Streams
+from pipelines.studies import CalibrationSpec
+from tests.tiny_models import save_tiny
+
+SPEC = CalibrationSpec(sequences=6, length=24)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def tokens(decoder: Decoder) -> torch.Tensor:
+    return calibration_tokens(decoder.tokenizer, SPEC)
+
+
+def wanda(name: str, **fields: object) -> Recipe:
+    return parse_recipe(json.dumps({"name": name, "method": "wanda", "sparsity": 0.5} | fields))
+
+
+FAMILY = [
+    parse_recipe("magnitude-50"),
+    wanda("dense-half", predecessors="dense"),
+    wanda("dense-2of4", predecessors="dense", sparsity=None, keep=2, block=4),
+    wanda("dense-attn", predecessors="dense", modules=["attn"]),
+    wanda("pruned-half"),
+    wanda("pruned-mlp", modules=["mlp"]),
+    parse_recipe("attn-drop-1+wanda-50"),
+    parse_recipe("block-drop-1"),
+]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "mixtral"])
+def test_a_family_gives_each_variant_bit_for_bit_as_its_recipe_alone(architecture: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "model", architecture))
+    tokens = calibration_tokens(decoder.tokenizer, SPEC)
+    influence = calibrate(decoder, SPEC, "tiny").block_influence
+    together = prune_all(decoder, FAMILY, Statistics(block_influence=influence, tokens=tokens))
+    assert list(together) == [recipe.name for recipe in FAMILY]
+    for recipe in FAMILY:
+        alone = prune(decoder, recipe, block_influence=influence, tokens=tokens)
+        assert together[recipe.name].hash == alone.hash
+    hashes = {variant.hash for variant in together.values()}
+    assert len(hashes) == len(FAMILY)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi", "gemma2"])
+def test_pruned_predecessors_are_what_flows_into_the_next_layer(architecture: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "model", architecture))
+    tokens = calibration_tokens(decoder.tokenizer, SPEC)
+    found = prune(decoder, wanda("w"), tokens=tokens)
+    # Slow and plain: the whole model runs, with all layers before pruned in place, and hooks see what flows in.
+    twin = load_decoder(tmp_path / "model")
+    for layer in twin.layers:
+        modules = dict(twin.model.named_modules())
+        squares: dict[str, torch.Tensor] = {}
+
+        def see(name: str, squares: dict[str, torch.Tensor] = squares) -> object:
+            def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+                rows = args[0].reshape(-1, args[0].shape[-1]).double().square().sum(dim=0)
+                squares[name] = squares.get(name, 0) + rows
+
+            return hook
+
+        matrices = layer.attn.matrices | layer.mlp.matrices
+        handles = [modules[name].register_forward_pre_hook(see(name)) for name in matrices]
+        for sequence in tokens:
+            twin.hidden(sequence[None])
+        for handle in handles:
+            handle.remove()
+        for name, matrix in matrices.items():
+            mask = found.masks[name]
+            scores = matrix.weight.double().abs() * squares[name].sqrt()
+            for kept, row in zip(mask, scores, strict=True):
+                assert row[~kept].max() <= row[kept].min() * (1 + 1e-5)
+            matrix.weight.masked_fill_(~mask, 0)
+
+
+def test_one_failing_recipe_leaves_the_others(decoder: Decoder, tokens: torch.Tensor) -> None:
+    bad = wanda("uneven", predecessors="dense", sparsity=None, keep=2, block=7)
+    good = wanda("good", predecessors="dense")
+    listed = wanda("listed", sparsity=None, ratios=[0.5, 0.5])
+    found = prune_all(decoder, [bad, listed, good], Statistics(tokens=tokens))
+    assert isinstance(found["uneven"], InputError)
+    assert "multiple of 7" in str(found["uneven"])
+    assert "has 3 layers" in str(found["listed"])
+    assert found["good"].hash == prune(decoder, good, tokens=tokens).hash
+
+
+def test_nan_inputs_fail_the_recipes_that_read_them_only(tiny_folder: Path, tokens: torch.Tensor) -> None:
+    broken = load_decoder(tiny_folder)
+    broken.layers[0].attn.mixers[0].o_proj.weight.data[0, 0] = float("inf")
+    only = {"modules": ["*layers.2.*"]}
+    found = prune_all(broken, [wanda("w", **only), wanda("d", predecessors="dense", **only)], Statistics(tokens=tokens))
+    assert all(isinstance(failure, ComputationError) for failure in found.values())
+    assert all("NaN or infinite" in str(failure) for failure in found.values())
+    kept = prune(broken, parse_recipe("{name: m, method: magnitude, sparsity: 0.5, modules: ['*layers.2.*']}"))
+    assert len(kept.masks) == 7
+
+
+def test_moments_of_the_table_save_the_run_of_the_model(
+    decoder: Decoder, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = calibrate(decoder, SPEC, "tiny").activation_stats
+    recipe = wanda("w", predecessors="dense")
+    measured = prune(decoder, recipe, tokens=tokens)
+    monkeypatch.setattr("pipelines.pruning.layerwise.Streams", None)
+    found = prune(decoder, recipe, stats, tokens=tokens)
+    same = [float((found.masks[name] == measured.masks[name]).double().mean()) for name in measured.masks]
+    assert min(same) > 0.999
+    with pytest.raises(InputError, match="activation_stats is of other tokens"):
+        prune(decoder, recipe, stats, tokens=tokens + 1)
+    parts = [parse_recipe("magnitude-2of4").model_dump(), recipe.model_dump()]
+    both = parse_recipe(json.dumps({"name": "both", "method": "composed", "parts": parts}))
+    with pytest.raises(TypeError):  # a base that is not dense: what the table has does not flow into its matrices
+        prune(decoder, both, stats, tokens=tokens)
+
+
+def test_a_layer_is_not_run_further_than_its_last_matrix(decoder: Decoder, tokens: torch.Tensor) -> None:
+    streams = Streams(decoder, tokens)
+    runs: list[str] = []
+    mlp = decoder.layers[0].mlp.mixers[0]
+    handles = [
+        part.register_forward_hook(lambda *_, name=name: runs.append(name)) for name, part in mlp.named_children()
+    ]
+    matrices = decoder.layers[0].attn.matrices | decoder.layers[0].mlp.matrices
+    stopped = streams.measure(0, streams.begin(), matrices)
+    assert runs.count("down_proj") == 1  # the first batch shows how often each matrix is read
+    assert runs.count("up_proj") == 2
+    whole = streams.measure(0, streams.begin(), matrices, advances=True)
+    for handle in handles:
+        handle.remove()
+    assert stopped.keys() == whole.keys()
+    for name, inputs in whole.items():
+        assert torch.equal(inputs.squares, stopped[name].squares)
+        assert torch.equal(inputs.sums, stopped[name].sums)
+
+
+def test_gram_matrices_equal_float64_and_moments_do_not_depend_on_them(decoder: Decoder, tokens: torch.Tensor) -> None:
+    streams = Streams(decoder, tokens)
+    matrices = decoder.layers[0].mlp.matrices
+    seen: list[torch.Tensor] = []
+    down = decoder.layers[0].mlp.mixers[0].down_proj
+    handle = down.register_forward_pre_hook(lambda _, args: seen.append(args[0].reshape(-1, args[0].shape[-1])))
+    found = streams.measure(0, streams.begin(), matrices, with_gram=True, advances=True)
+    handle.remove()
+    without = streams.measure(0, streams.begin(), matrices)
+    (name,) = (name for name in matrices if name.endswith("down_proj"))
+    x = torch.cat(seen).double()
+    assert found[name].gram.dtype == torch.float32
+    torch.testing.assert_close(found[name].gram.double(), x.T @ x, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[name].gram, found[name].gram.T)
+    assert without[name].gram is None
+    assert torch.equal(found[name].second_moment, without[name].second_moment)
+    gate, up = (next(n for n in matrices if n.endswith(key)) for key in ("gate_proj", "up_proj"))
+    assert found[gate] is found[up]
+
+
+def test_bfloat16_passes_are_near_and_leave_the_weights_alone(decoder: Decoder, tokens: torch.Tensor) -> None:
+    before = {name: (p.data_ptr(), p.clone()) for name, p in decoder.model.named_parameters()}
+    exact = prune(decoder, wanda("w"), tokens=tokens)
+    rounded = prune(decoder, wanda("w"), tokens=tokens, dtype=torch.bfloat16)
+    for name, parameter in decoder.model.named_parameters():
+        assert parameter.data_ptr() == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+    same = [float((exact.masks[name] == rounded.masks[name]).double().mean()) for name in exact.masks]
+    assert min(same) > 0.95
+    assert exact.hash != rounded.hash
+    stats = {
+        dtype: calibrate(decoder, SPEC.model_copy(update={"dtype": dtype}), "tiny").activation_stats
+        for dtype in ("model", "bfloat16")
+    }
+    first, second = (torch.tensor(frame["second_moment"].explode().to_list()) for frame in stats.values())
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(first, second, rtol=0.2, atol=0.02)
+
+
+def test_a_model_in_bfloat16_can_be_calibrated_in_float32(tiny_folder: Path, tokens: torch.Tensor) -> None:
+    small = load_decoder(tiny_folder, "bfloat16")
+    matrices = small.layers[2].mlp.matrices
+    found = {}
+    for dtype in (None, torch.bfloat16, torch.float32):
+        streams = Streams(small, tokens, dtype)
+        states = streams.begin()
+        for index in range(2):
+            streams.advance(index, states)
+        assert states[0].dtype == (dtype or torch.bfloat16)
+        found[dtype] = next(iter(streams.measure(2, states, matrices).values())).squares
+    assert torch.equal(found[None], found[torch.bfloat16])
+    assert not torch.equal(found[None], found[torch.float32])
+    torch.testing.assert_close(found[None], found[torch.float32], rtol=0.05, atol=0.5)
+
+
+def test_a_layer_without_changes_is_finished_too(decoder: Decoder, tokens: torch.Tensor, tmp_path: Path) -> None:
+    recipe = wanda("some", modules=["*layers.1.*"])
+    kept = Unfinished(tmp_path, "weights")
+    first = prune(decoder, recipe, tokens=tokens, unfinished=kept)
+    assert len(list(tmp_path.rglob("layer-*.safetensors"))) == 3
+    assert prune(decoder, recipe, tokens=tokens, unfinished=kept).hash == first.hash
+    assert len(first.changes) == 7
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import pipelines.pruning.layerwise as layerwise
+from pipelines.calibration import calibration_tokens
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune_all
+from pipelines.pruning.statistics import Statistics, Unfinished
+from tests.pipelines.pruning.test_layerwise import FAMILY, SPEC
+
+torch.set_num_threads(1)
+decoder = load_decoder(Path(sys.argv[1]))
+change, count = layerwise.change_of, [0]
+
+def dying(given, recipe):
+    if given.layer == 2 and recipe.name == "pruned-half":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return change(given, recipe)
+
+layerwise.change_of = dying
+tokens = calibration_tokens(decoder.tokenizer, SPEC)
+prune_all(decoder, FAMILY[:6], Statistics(tokens=tokens, unfinished=Unfinished(Path(sys.argv[2]), "weights")))
+"""
+
+
+def test_a_killed_run_goes_on_at_its_layer_and_ends_where_an_uninterrupted_one_does(
+    decoder: Decoder, tiny_folder: Path, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "unfinished"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tiny_folder), str(folder)],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = {path.parent.name: len(list(path.parent.iterdir())) for path in folder.glob("*/layer-0001.safetensors")}
+    assert left["pruned-half"] == 2
+    computed: list[tuple[str, int]] = []
+    import pipelines.pruning.layerwise as layerwise
+
+    change = layerwise.change_of
+
+    def counting(given: object, recipe: object) -> object:
+        computed.append((recipe.name, given.layer))
+        return change(given, recipe)
+
+    monkeypatch.setattr(layerwise, "change_of", counting)
+    kept = Statistics(tokens=tokens, unfinished=Unfinished(folder, "weights"))
+    resumed = prune_all(decoder, FAMILY[:6], kept)
+    assert {layer for name, layer in computed if name == "pruned-half"} == {2}
+    computed.clear()
+    whole = prune_all(decoder, FAMILY[:6], Statistics(tokens=tokens))
+    assert {name: v.hash for name, v in resumed.items()} == {name: v.hash for name, v in whole.items()}
+    # Everything is finished now: nothing is computed, no token runs; other weights or tokens are another run.
+    computed.clear()
+    monkeypatch.setattr("pipelines.pruning.layerwise.Streams", None)
+    again = prune_all(decoder, FAMILY[:6], kept)
+    assert not computed
+    assert {name: v.hash for name, v in again.items()} == {name: v.hash for name, v in whole.items()}
+    monkeypatch.undo()
+    for other in (
+        Statistics(tokens=tokens, unfinished=Unfinished(folder, "others")),
+        Statistics(tokens=tokens.flip(0), unfinished=Unfinished(folder, "weights")),
+    ):
+        before = {path: path.read_bytes() for path in folder.glob("pruned-half/*")}
+        prune_all(decoder, [FAMILY[4]], other)
+        assert all(path.read_bytes() != content for path, content in before.items())
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "other layer"])
+def test_damaged_layer_files_are_computed_again(
+    decoder: Decoder, tokens: torch.Tensor, damage: str, tmp_path: Path
+) -> None:
+    recipe = wanda("w")
+    kept = Unfinished(tmp_path, "weights")
+    whole = prune(decoder, recipe, tokens=tokens, unfinished=kept).hash
+    file = tmp_path / "w" / "layer-0001.safetensors"
+    content = file.read_bytes()
+    if damage == "other layer":
+        content = (tmp_path / "w" / "layer-0002.safetensors").read_bytes()
+    file.write_bytes({"cut": content[:-10], "garbage": b"\x00" * 64}.get(damage, content))
+    assert prune(decoder, recipe, tokens=tokens, unfinished=kept).hash == whole
+
+
+def test_kept_layers_make_the_same_variant_file_and_the_same_model(
+    decoder: Decoder, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    recipe = parse_recipe("magnitude-50+wanda-2of4")
+    held = prune(decoder, recipe, tokens=tokens)
+    kept = prune(decoder, recipe, tokens=tokens, unfinished=Unfinished(tmp_path / "work", "weights"))
+    assert sorted(path.name for path in (tmp_path / "work" / recipe.name).iterdir()) == ["0", "1"]
+    assert kept.hash == held.hash
+    kept.save(tmp_path / "file", recipe, "weights")
+    discard(tmp_path / "work")
+    assert load_variant(tmp_path / "file", "weights").hash == held.hash
+    probe = torch.arange(20)[None]
+    with applied(decoder, held):
+        expected = decoder.hidden(probe)
+    with applied(decoder, load_variant(tmp_path / "file", "weights")):
+        assert torch.equal(decoder.hidden(probe), expected)

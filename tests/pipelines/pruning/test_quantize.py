@@ -1,0 +1,207 @@
+"""Rounding to the nearest and activation-aware scales against slow searches in float64."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.calibration import calibration_tokens
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune
+from pipelines.pruning.changes import Change
+from pipelines.pruning.methods.quantize import CLIPS
+from pipelines.pruning.recipes import AWQ, parse_recipe
+from pipelines.pruning.variant import load_variant
+from pipelines.pruning.wearing import applied
+from pipelines.studies import CalibrationSpec
+from tests.pipelines.pruning.reconstruction import changed, correlated, error, random_weight
+
+
+def nearest(row: Tensor, bits: int, symmetric: bool, share: float = 1.0) -> Tensor:
+    """Every weight of one group in float64: the nearest of all the points of its grid, listed one by one."""
+    low, high = min(0.0, float(row.min())) * share, max(0.0, float(row.max())) * share
+    if symmetric:
+        high = max(-low, high)
+        low = -high
+    step = (high - low) / (2**bits - 1) or 1.0
+    zero = 2 ** (bits - 1) if symmetric else round(-low / step)
+    points = torch.tensor([(code - zero) * step for code in range(2**bits)], dtype=torch.float64)
+    return points[(row[:, None] - points).abs().argmin(dim=1)]
+
+
+def rounded(weight: Tensor, bits: int, group: int | None, symmetric: bool, share: float = 1.0) -> Tensor:
+    return torch.stack(
+        [
+            torch.cat([nearest(part, bits, symmetric, share) for part in row.split(group or len(row))])
+            for row in weight.double()
+        ]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("bits", "group"), [(4, None), (3, 8), (8, 5), (2, 100)])
+def test_rtn_takes_the_nearest_point_of_every_groups_grid(
+    bits: int, group: int | None, symmetric: bool, dtype: torch.dtype
+) -> None:
+    weight = random_weight(6, 24).to(dtype)
+    name = f"{{name: r, method: rtn, bits: {bits}, group: {group or 'null'}, symmetric: {str(symmetric).lower()}}}"
+    found = changed(weight, correlated(2, 24), name)
+    expected = rounded(weight, bits, group, symmetric)
+    # Distances, not values: the ends of a symmetric grid lie half a step inside the largest weights.
+    distances = [(each.double() - weight.double()).abs() for each in (found.weight(weight), expected)]
+    torch.testing.assert_close(*distances, rtol=0, atol=1e-6 if dtype == torch.float32 else 0.01)
+    assert found.codes is not None
+    assert found.codes.channels is None
+    assert found.codes.packed.numel() == -(-6 * 24 * bits // 8)
+
+
+def best_power(weight: Tensor, x: Tensor, bits: int, group: int | None, steps: int) -> tuple[Tensor, float]:
+    """The scaled and rounded weight with the least error of W x, summed over the tokens one step at a time."""
+    sizes = x.double().square().mean(dim=0).sqrt()
+    found = []
+    for step in range(steps):
+        scale = (sizes / sizes.max()) ** (step / steps)
+        tried = rounded(weight.double() * scale, bits, group, False) / scale
+        found.append((float(((tried - weight.double()) @ x.double().T).square().sum()), step, tried))
+    _, step, tried = min(found, key=lambda each: each[:2])
+    return tried, step / steps
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, None), (3, 8)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_awq_takes_the_exponent_with_the_least_error_of_the_output(bits: int, group: int | None, seed: int) -> None:
+    weight, x = random_weight(10, 24, seed + 5), correlated(80, 24, seed)
+    expected, power = best_power(weight, x, bits, group, 20)
+    name = f"{{name: a, method: awq, bits: {bits}, group: {group or 'null'}, clip: false}}"
+    change = changed(weight, x, name)
+    assert change.codes is not None
+    assert change.codes.channels is not None
+    sizes = x.double().square().mean(dim=0).sqrt()
+    torch.testing.assert_close(change.codes.channels.double(), (sizes / sizes.max()) ** power, rtol=1e-5, atol=0)
+    assert power > 0
+    torch.testing.assert_close(change.weight(weight).double(), expected, rtol=1e-4, atol=1e-4)
+    assert error(weight, change, x) < error(
+        weight, changed(weight, x, f"rtn-{bits}bit" + (f"-g{group}" if group else "")), x
+    )
+
+
+def test_clipping_takes_the_narrower_grid_where_that_is_better_in_each_output_and_nowhere_else() -> None:
+    weight, x = random_weight(40, 16), torch.randn(200, 16, generator=torch.Generator().manual_seed(3))
+    weight[:20, 3] *= 3  # one large weight costs all the others their precision
+    plain = changed(weight, x, "{name: a, method: awq, bits: 3, steps: 1, clip: false}").weight(weight).double()
+    found = changed(weight, x, "{name: a, method: awq, bits: 3, steps: 1}").weight(weight).double()
+    errors = {}
+    for share in CLIPS:
+        tried = rounded(weight, 3, None, False, share)
+        errors[share] = ((tried - weight.double()) @ x.double().T).square().sum(dim=1)
+    least = torch.stack(list(errors.values())).amin(dim=0)
+    own = ((found - weight.double()) @ x.double().T).square().sum(dim=1)
+    torch.testing.assert_close(own, least, rtol=1e-4, atol=1e-6)
+    without = ((plain - weight.double()) @ x.double().T).square().sum(dim=1)
+    assert bool((own <= without * (1 + 1e-6)).all())
+    assert bool((own < without * 0.99).any())
+
+
+@pytest.mark.parametrize("group", [4, 8])
+def test_no_output_is_worse_for_clipping_its_groups(group: int) -> None:
+    weight, x = random_weight(30, 24), correlated(60, 24)
+    gram = x.double().T @ x.double()
+    both = []
+    for clip in ("true", "false"):
+        name = f"{{name: a, method: awq, bits: 3, group: {group}, clip: {clip}}}"
+        shift = changed(weight, x, name).weight(weight).double() - weight.double()
+        both.append(((shift @ gram) * shift).sum(dim=1))
+    assert bool((both[0] <= both[1] * (1 + 1e-4)).all())
+    assert float(both[0].sum()) < float(both[1].sum())
+
+
+@pytest.mark.parametrize("name", ["rtn-4bit", "rtn-3bit-g64", "awq-4bit", "awq-3bit-g4"])
+def test_zeros_dead_channels_single_rows_and_columns_come_back_finite(name: str) -> None:
+    x = correlated(30, 8)
+    x[:, 2:4] = 0
+    weight = random_weight(5, 8)
+    weight[1], weight[:, 5] = 0, 0
+    for w, seen in (
+        (weight, x),
+        (weight, torch.zeros(4, 8)),
+        (torch.zeros(3, 8), x),
+        (weight[:1], x),
+        (weight[:, :1], x[:, :1]),
+        (weight * 1e-30, x),
+        (weight * 1e15, x),
+        (torch.full((2, 8), 0.7), x),
+    ):
+        found = changed(w, seen, name).weight(w)
+        assert torch.isfinite(found).all()
+        assert bool((found[w == 0] == 0).all())
+        assert float((found - w).abs().max()) <= float(w.abs().max()) / 2
+
+
+def test_a_dead_channel_is_scaled_as_the_quietest_live_one_and_no_channel_below_its_least_share() -> None:
+    x = torch.tensor([[1.0, 0.0, 0.5, 1e-9], [-1.0, 0.0, 0.5, 1e-9]])
+    weight = random_weight(3, 4)
+    found = changed(weight[:, :3], x[:, :3], "{name: a, method: awq, bits: 3, clip: false}").codes
+    assert found is not None
+    assert found.channels is not None
+    assert found.channels[0] == 1
+    assert found.channels[1] == found.channels[2]
+    quiet = changed(weight, x, "{name: a, method: awq, bits: 3, clip: false}").codes
+    assert quiet is not None
+    assert quiet.channels is not None
+    assert float(quiet.channels.min()) >= 1e-4
+
+
+def test_without_activations_awq_is_rounding_to_the_nearest() -> None:
+    weight = random_weight(5, 8)
+    assert torch.equal(
+        changed(weight, torch.zeros(4, 8), "{name: a, method: awq, bits: 4, clip: false}").weight(weight),
+        changed(weight, torch.zeros(4, 8), "rtn-4bit").weight(weight),
+    )
+
+
+def test_of_equal_errors_awq_takes_the_least_exponent() -> None:
+    found = changed(torch.zeros(3, 8), correlated(30, 8), "awq-4bit").codes
+    assert found is not None
+    assert found.channels is not None
+    assert found.channels.tolist() == [1.0] * 8
+
+
+@pytest.mark.parametrize("name", ["rtn-4bit", "awq-4bit"])
+def test_masked_weights_stay_zero_whatever_their_values(name: str) -> None:
+    weight, x = random_weight(6, 12), correlated(40, 12)
+    kept = weight.abs() > 0.5
+    change = changed(weight.masked_fill(~kept, 0), x, name, kept=kept)
+    assert change.mask is not None
+    assert torch.equal(change.mask, kept)
+    assert bool((change.weight(weight)[~kept] == 0).all())
+
+
+def test_names_carry_bits_and_groups() -> None:
+    awq = parse_recipe("awq-3bit-g128")
+    assert isinstance(awq, AWQ)
+    assert (awq.bits, awq.group, awq.steps, awq.clip, awq.reads) == (3, 128, 20, True, "gram")
+    assert parse_recipe("rtn-8bit").is_calibrated is False
+
+
+@pytest.mark.parametrize("name", ["rtn-4bit-g16", "awq-4bit", "wanda-50+rtn-4bit", "wanda-2of4+awq-4bit-g16"])
+def test_a_quantized_model_is_kept_in_few_bits_and_comes_back_bit_for_bit(
+    tiny_folder: Path, tmp_path: Path, name: str
+) -> None:
+    decoder = load_decoder(tiny_folder)
+    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(sequences=4, length=32))
+    variant = prune(decoder, parse_recipe(name), None, None, tokens)
+    for key, change in variant.changes.items():
+        assert isinstance(change, Change)
+        assert change.codes is not None
+        zeros = float((change.weight(decoder.matrices[key].weight) == 0).float().mean())
+        assert (zeros >= 0.5) == ("+" in name)
+    variant.save(tmp_path / "v.safetensors", parse_recipe(name), "weights")
+    dense = sum(matrix.stored.numel() * 4 for matrix in decoder.matrices.values())
+    assert (tmp_path / "v.safetensors").stat().st_size < dense / 2
+    probe = torch.arange(3, 20)[None]
+    with applied(decoder, variant):
+        first = decoder.hidden(probe)
+    with applied(decoder, load_variant(tmp_path / "v.safetensors", "weights")):
+        assert torch.equal(decoder.hidden(probe), first)

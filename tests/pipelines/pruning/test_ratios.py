@@ -1,0 +1,259 @@
+"""Layer ratios, included modules and unreached experts: what a recipe takes on in a whole model."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.calibration import Calibrated, calibrate, calibration_tokens
+from pipelines.errors import InputError
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune
+from pipelines.pruning.methods.ratios import layer_sparsities
+from pipelines.pruning.recipes import Masked, MatrixRecipe, Recipe, parse_recipe
+from pipelines.pruning.variant import Variant
+from pipelines.studies import CalibrationSpec
+from tests.tiny_models import save_tiny
+
+SPEC = CalibrationSpec(sequences=4, length=32)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    """Three layers, of which two have a few weights far larger than the others."""
+    found = load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "outliers"))
+    generator = torch.Generator().manual_seed(0)
+    for layer, share in zip(found.layers, (0.02, 0.0, 0.008), strict=True):
+        for sublayer in layer.sublayers:
+            for matrix in sublayer.matrices.values():
+                matrix.stored.mul_(torch.where(torch.rand(matrix.stored.shape, generator=generator) < share, 20, 1))
+    return found
+
+
+@pytest.fixture(scope="module")
+def calibrated(decoder: Decoder) -> Calibrated:
+    return calibrate(decoder, SPEC, "tiny")
+
+
+@pytest.fixture(scope="module")
+def tokens(decoder: Decoder) -> Tensor:
+    return calibration_tokens(decoder.tokenizer, SPEC)
+
+
+def matrix_recipe(name: str) -> MatrixRecipe:
+    recipe: Recipe = parse_recipe(name)
+    assert isinstance(recipe, MatrixRecipe)
+    return recipe
+
+
+def outlier_shares(
+    decoder: Decoder, stats: pl.DataFrame, kind: str | None, times: float
+) -> tuple[list[float], list[int]]:
+    """By the paper's words, in float64: all scores of a layer in one list."""
+    shares, sizes = [], []
+    for layer in decoder.layers:
+        scores: list[float] = []
+        for sublayer in layer.sublayers:
+            for name, matrix in sublayer.matrices.items():
+                if kind in {None, sublayer.kind}:
+                    row = stats.row(by_predicate=pl.col("module") == name, named=True)
+                    norms = torch.tensor(row["second_moment"]).double().sqrt()
+                    scores += (matrix.weight.double().abs() * norms).flatten().tolist()
+        mean = sum(scores) / len(scores)
+        shares.append(sum(score > times * mean for score in scores) / len(scores))
+        sizes.append(len(scores))
+    return shares, sizes
+
+
+@pytest.mark.parametrize("fields", ["", ", modules: [attn]", ", owl_m: 3, owl_lambda: 0.2"])
+def test_owl_spares_layers_by_their_outliers_and_reaches_the_target_exactly(
+    decoder: Decoder, calibrated: Calibrated, fields: str
+) -> None:
+    recipe = matrix_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")
+    assert isinstance(recipe, Masked)
+    found = [each or 0.0 for each in layer_sparsities(decoder, recipe, calibrated.activation_stats)]
+    kind = recipe.modules[0] if recipe.modules else None
+    shares, sizes = outlier_shares(decoder, calibrated.activation_stats, kind, recipe.owl_m)
+    total = sum(sizes)
+    assert sum(each * size for each, size in zip(found, sizes, strict=True)) / total == pytest.approx(0.6, abs=1e-12)
+    mean = sum(share * size for share, size in zip(shares, sizes, strict=True)) / total
+    farthest = max(abs(share - mean) for share in shares)
+    assert found == pytest.approx([0.6 + recipe.owl_lambda * (mean - share) / farthest for share in shares], abs=1e-12)
+    assert max(abs(each - 0.6) for each in found) == pytest.approx(recipe.owl_lambda)
+    assert found[0] < found[2] < found[1], "more outliers, fewer weights lost"
+
+
+def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, calibrated: Calibrated) -> None:
+    recipe = matrix_recipe(
+        "{name: r, method: wanda, sparsity: 0.5, ratios: owl, modules: ['*.0.*', '*.1.mlp.*', '*2*k_proj']}"
+    )
+    found = [each or 0.0 for each in layer_sparsities(decoder, recipe, calibrated.activation_stats)]
+    sizes = [
+        sum(m.weight.numel() for s in layer.sublayers for n, m in s.matrices.items() if chosen(n))
+        for layer, chosen in zip(
+            decoder.layers, (lambda n: True, lambda n: ".mlp." in n, lambda n: n.endswith("k_proj")), strict=True
+        )
+    ]
+    assert len(set(sizes)) == 3
+    weighted = sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes)
+    assert weighted == pytest.approx(0.5, abs=1e-12)
+    assert len(set(found)) == 3
+
+
+def test_owl_leaves_out_what_was_dropped_before(decoder: Decoder, calibrated: Calibrated, tokens: Tensor) -> None:
+    recipe, stats = matrix_recipe("wanda-50-owl"), calibrated.activation_stats
+    dropped = ("attn.0", "mlp.0", "mlp.1")
+    found = [each or 0.0 for each in layer_sparsities(decoder, recipe, stats, dropped)]
+    sizes = [
+        sum(m.weight.numel() for s in layer.sublayers if s.label not in dropped for m in s.matrices.values())
+        for layer in decoder.layers
+    ]
+    assert sizes[0] == 0 < sizes[1] < sizes[2]
+    assert found[0] == 0.5
+    assert sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes) == pytest.approx(
+        0.5, abs=1e-12
+    )
+    variant = prune(decoder, parse_recipe("mlp-drop-1+wanda-50-owl"), stats, calibrated.block_influence, tokens)
+    masked = torch.cat([~mask.flatten() for mask in variant.masks.values()])
+    assert len(masked) == sum(
+        m.weight.numel() for s in decoder.sublayers if s.label not in variant.dropped for m in s.matrices.values()
+    )
+    assert float(masked.float().mean()) == pytest.approx(0.5, abs=0.5 / 64)
+
+
+def test_layers_of_equal_outliers_share_alike(tiny_folder: Path, tokens: Tensor) -> None:
+    alike = load_decoder(tiny_folder)
+    stats = calibrate(alike, SPEC, "tiny").activation_stats
+    recipe = matrix_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, owl_m: 1.0e+6}")
+    assert layer_sparsities(alike, recipe, stats) == [0.5] * 3
+
+
+@pytest.mark.parametrize("name", ["wanda-60-owl", "magnitude-60-owl", "ria-60-owl", "sparsegpt-60-owl", "admm-60-owl"])
+def test_a_pruned_model_has_the_shares_that_owl_gave(
+    decoder: Decoder, calibrated: Calibrated, tokens: Tensor, name: str
+) -> None:
+    recipe = matrix_recipe(name)
+    assert isinstance(recipe, Masked)
+    assert (recipe.ratios, recipe.sparsity) == ("owl", 0.6)
+    assert recipe.needs == ("activation_stats",)
+    variant = prune(decoder, recipe, calibrated.activation_stats, None, tokens)
+    sparsities = layer_sparsities(decoder, recipe, calibrated.activation_stats)
+    for layer, sparsity in zip(decoder.layers, sparsities, strict=True):
+        for sublayer in layer.sublayers:
+            for matrix in sublayer.matrices:
+                mask = variant.masks[matrix]
+                # Rounded in each row, in the matrix, or in blocks of it.
+                assert float((~mask).float().mean()) == pytest.approx(sparsity, abs=0.5 / mask.shape[1] + 1e-6)
+
+
+def test_given_ratios_are_taken_as_they_are_and_counted(decoder: Decoder) -> None:
+    recipe = matrix_recipe("{name: r, method: magnitude, ratios: [0, 0.25, 0.75]}")
+    assert layer_sparsities(decoder, recipe, None) == [0, 0.25, 0.75]
+    variant = prune(decoder, recipe)
+    for layer, share in zip(decoder.layers, (0, 0.25, 0.75), strict=True):
+        for sublayer in layer.sublayers:
+            for name in sublayer.matrices:
+                assert float((~variant.masks[name]).float().mean()) == share
+    with pytest.raises(InputError, match="2 `ratios`, but the model has 3 layers"):
+        prune(decoder, parse_recipe("{name: r, method: magnitude, ratios: [0.25, 0.75]}"))
+
+
+def test_owl_is_refused_where_it_cannot_be(decoder: Decoder, tokens: Tensor) -> None:
+    with pytest.raises(InputError, match="needs activation_stats"):
+        prune(decoder, parse_recipe("wanda-50-owl"), None, None, tokens)
+    with pytest.raises(InputError, match="`owl_lambda` must be below"):
+        parse_recipe("wanda-5-owl")
+    with pytest.raises(InputError, match="unknown recipe"):
+        parse_recipe("wanda-2of4-owl")
+    with pytest.raises(InputError, match="same share in every layer"):
+        parse_recipe("{name: r, method: wanda, keep: 2, block: 4, ratios: owl}")
+
+
+def changed(variant: Variant) -> set[str]:
+    return set(variant.changes)
+
+
+def test_modules_choose_by_sublayer_and_by_pattern(decoder: Decoder) -> None:
+    def chosen(*patterns: str) -> set[str]:
+        recipe = parse_recipe(f"{{name: r, method: magnitude, sparsity: 0.5, modules: [{', '.join(patterns)}]}}")
+        return changed(prune(decoder, recipe))
+
+    names = set(decoder.matrices)
+    assert chosen() == names
+    assert chosen("attn") == {name for name in names if ".self_attn." in name}
+    assert chosen("mlp") == {name for name in names if ".mlp." in name}
+    assert chosen("'*q_proj'", "'model.layers.1.*'") == {
+        name for name in names if name.endswith("q_proj") or name.startswith("model.layers.1.")
+    }
+    assert not any("head" in name or "embed" in name for name in names)
+
+
+@pytest.mark.parametrize("pattern", ["q_proj", "attention", "*.experts.*", "lm_head"])
+def test_a_pattern_that_matches_nothing_is_refused_with_examples(decoder: Decoder, pattern: str) -> None:
+    recipe = parse_recipe(f"{{name: r, method: magnitude, sparsity: 0.5, modules: [mlp, '{pattern}']}}")
+    with pytest.raises(InputError) as caught:
+        prune(decoder, recipe)
+    assert f"`modules` {pattern!r} matches no matrix" in str(caught.value)
+    assert "attn, " in str(caught.value)
+    assert "model.layers.0.self_attn.q_proj" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "experts", "mixtral"))
+
+
+ONE_TOKEN = torch.tensor([[7]])  # it reaches 2 of the 4 experts of every layer
+
+
+@pytest.mark.parametrize("method", ["wanda", "ria", "sparsegpt", "admm"])
+def test_experts_that_no_token_reached_are_refused_or_left_dense_and_counted(experts: Decoder, method: str) -> None:
+    with pytest.raises(InputError, match=r"no calibration token reached .*experts.*unreached: dense"):
+        prune(experts, parse_recipe(f"{method}-50"), None, None, ONE_TOKEN)
+    recipe = parse_recipe(f"{{name: r, method: {method}, sparsity: 0.5, unreached: dense}}")
+    variant = prune(experts, recipe, None, None, ONE_TOKEN)
+    left = set(experts.matrices) - changed(variant)
+    assert variant.facts["matrices_unreached"] == len(left) == 3 * 2 * 2
+    assert all("experts" in name for name in left)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_quantizers_know_unreached_experts_too(experts: Decoder, method: str) -> None:
+    with pytest.raises(InputError, match="no calibration token reached"):
+        prune(experts, parse_recipe(f"{method}-4bit"), None, None, ONE_TOKEN)
+    recipe = parse_recipe(f"{{name: r, method: {method}, bits: 4, unreached: dense}}")
+    assert prune(experts, recipe, None, None, ONE_TOKEN).facts["matrices_unreached"] == 12
+
+
+def test_dsnot_leaves_masks_of_unreached_experts_as_they_are(experts: Decoder) -> None:
+    before = prune(experts, parse_recipe("magnitude-50"))
+    recipe = parse_recipe(
+        "{name: r, method: composed, parts: [{name: a, method: magnitude, sparsity: 0.5},"
+        " {name: b, method: dsnot, unreached: dense}]}"
+    )
+    variant = prune(experts, recipe, None, None, ONE_TOKEN)
+    assert variant.facts["matrices_unreached"] == 12
+    same = {name for name in before.masks if torch.equal(before.masks[name], variant.masks[name])}
+    assert 12 <= len(same) < len(before.masks)
+
+
+def test_owl_leaves_unreached_experts_out_of_its_mean(experts: Decoder) -> None:
+    stats = calibrate(experts, SPEC, "tiny").activation_stats
+    first = experts.layers[0].mlp
+    left = {name for name in first.matrices if "experts" in name and not name.endswith("[0]")}
+    reached = stats.filter(~pl.col("module").is_in(sorted(left)))
+    with pytest.raises(InputError, match="activation_stats has no row for .*experts"):
+        layer_sparsities(experts, matrix_recipe("wanda-50-owl"), reached)
+    recipe = matrix_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, unreached: dense}")
+    found = [each or 0.0 for each in layer_sparsities(experts, recipe, reached)]
+    sizes = [
+        sum(m.weight.numel() for s in layer.sublayers for n, m in s.matrices.items() if n not in left)
+        for layer in experts.layers
+    ]
+    assert sizes[0] < sizes[1] == sizes[2]
+    weighted = sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes)
+    assert weighted == pytest.approx(0.5, abs=1e-12)
+    assert len(set(found)) > 1
