@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from pipelines.errors import InputError
+from pipelines.errors import ComputationError, InputError
 from pipelines.inputs import Inputs, Watch
 from pipelines.models.calls import hooks
 from pipelines.models.decoder import Decoder
@@ -86,6 +86,7 @@ def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units
 
     Raises:
         InputError: no matrix in it reads neurons.
+        ComputationError: what it reads or adds is NaN or infinite.
     """
     _require_read(sublayer)
     probe = _Probe(sublayer, call)
@@ -124,6 +125,7 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
 
     Raises:
         InputError: no grouping of the heads is proved.
+        ComputationError: what it reads or adds is NaN or infinite.
     """
     _require_read(sublayer)
     probe = _Probe(sublayer, call)
@@ -233,8 +235,11 @@ class _Probe:
         fed: dict[str, Tensor] = {}
         for stem, own in rows.items():
             fed |= _without_rows(feeders[stem], own[some].flatten())
-        if not torch.equal(self._output(weights), self._output(weights | fed)):
-            names = ", ".join(matrix.name for matrix in readers.values())
+        truth = self._output(weights)
+        names = ", ".join(matrix.name for matrix in readers.values())
+        if not bool(truth.isfinite().all()):
+            raise ComputationError(f"{names}: what it adds is NaN or infinite; its weights are damaged")
+        if not torch.equal(truth, self._output(weights | fed)):
             raise InputError(f"{names}: without some of what it reads, the rest is not what it was; refused")
 
     def _ignores(self, readers: Stack, matrices: Stack, dense: Mapping[str, Inputs]) -> bool:

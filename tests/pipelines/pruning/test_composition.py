@@ -11,9 +11,10 @@ from pipelines.calibration import Calibrated, calibrate, calibration_tokens
 from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune, variant_row
+from pipelines.pruning.apply import prune
 from pipelines.pruning.methods.depth import influences
 from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.row import variant_row
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec

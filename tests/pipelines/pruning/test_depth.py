@@ -14,9 +14,10 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import first_tensor, hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune, variant_row
+from pipelines.pruning.apply import prune
 from pipelines.pruning.methods.depth import drop, drop_order, losses, ordered
 from pipelines.pruning.recipes import Drop, parse_recipe
+from pipelines.pruning.row import variant_row
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
