@@ -90,6 +90,7 @@ def prune_all(
     found: dict[str, Variant | Failure] = {}
     family = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe)]
     found |= _family(decoder, family, statistics, Variant(), progress)
+    probe: _Probe | None = None
     for recipe in recipes:
         if not isinstance(recipe, MatrixRecipe):
             try:
@@ -99,7 +100,8 @@ def prune_all(
         variant = found[recipe.name]
         # Noise may change nothing: two shapes that round alike are good news.
         if isinstance(variant, Variant) and not isinstance(recipe, (Dense, Noise)):
-            found[recipe.name] = _with_effect(decoder, recipe, variant)
+            probe = probe or _Probe(decoder)
+            found[recipe.name] = probe.require_effect(recipe, variant)
     return {recipe.name: found[recipe.name] for recipe in recipes}
 
 
@@ -167,14 +169,20 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
     return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
 
 
-def _with_effect(decoder: Decoder, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
-    """A drop that stock classes ignore would compare the dense model with itself."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = decoder.head.weight.shape[0]
-    probe = torch.randint(0, vocabulary, (1, 16), generator=generator).to(decoder.device)
-    dense = decoder.hidden(probe)
-    with applied(decoder, variant, most_held=0):  # a single pass needs no more than one layer at a time
-        pruned = decoder.hidden(probe)
-    if torch.equal(dense, pruned):
-        return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
-    return variant
+class _Probe:
+    """A few tokens through the dense model, which every variant has to move."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        vocabulary = decoder.head.weight.shape[0]
+        tokens = torch.randint(0, vocabulary, (1, 16), generator=torch.Generator().manual_seed(0))
+        self._tokens = tokens.to(decoder.device)
+        self._dense = decoder.hidden(self._tokens)
+
+    def require_effect(self, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
+        """The variant; an error if it has none: a drop that stock classes ignore would be dense against dense."""
+        with applied(self._decoder, variant, most_held=0):  # a single pass needs no more than one layer at a time
+            pruned = self._decoder.hidden(self._tokens)
+        if torch.equal(self._dense, pruned):
+            return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
+        return variant

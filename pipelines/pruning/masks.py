@@ -6,12 +6,15 @@ Scores only; where they come from is each recipe's business.
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 
 Scores = Float[Tensor, "out in"]
 Mask = Bool[Tensor, "out in"]
+# One of so many scores of a matrix is looked at to guess its threshold; coprime to all usual widths.
+_SAMPLED = 97
 # Groups of N:M patterns have at most so many weights, here and in recipes.
 MOST_BLOCK = 64
 
@@ -51,8 +54,22 @@ def _smallest(rows: Float[Tensor, "rows n"], count: int) -> Float[Tensor, "rows 
     """The `count`-th smallest of every row."""
     if rows.device.type != "cpu":
         return rows.kthvalue(count, dim=1, keepdim=True).values
+    if len(rows) == 1:
+        return torch.tensor([[_smallest_of_many(rows[0].numpy(), count)]], dtype=rows.dtype)
     # numpy's introselect is several times faster than torch's kthvalue on a CPU.
     return torch.from_numpy(np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count])
+
+
+def _smallest_of_many(values: NDArray[np.float32], count: int) -> float:
+    """The `count`-th smallest of one long row: a sample tells between which two values it lies, few lie between."""
+    sample = np.sort(values[::_SAMPLED])
+    place, margin = (count - 1) * len(sample) // len(values), len(sample) // 50 + 1
+    low, high = sample[max(place - margin, 0)], sample[min(place + margin, len(sample) - 1)]
+    below = int(np.count_nonzero(values < low))
+    between = values[(values >= low) & (values <= high)]
+    if not below < count <= below + len(between):  # an odd order of the weights misled the sample
+        below, between = 0, values
+    return float(np.partition(between, count - 1 - below)[count - 1 - below])
 
 
 def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:

@@ -66,3 +66,23 @@ def test_nan_scores_are_a_failure_and_not_a_mask() -> None:
 def test_inputs_that_groups_do_not_divide_are_refused() -> None:
     with pytest.raises(InputError, match="multiple of 4"):
         keep_n_of_m(torch.ones(1, 6), 2, 4)
+
+
+@pytest.mark.parametrize("order", ["random", "sorted", "misleading", "tied", "few"])
+@pytest.mark.parametrize("sparsity", [0.001, 0.3, 0.5, 0.999])
+def test_the_threshold_of_a_whole_matrix_is_exact_in_any_order(order: str, sparsity: float) -> None:
+    values = torch.randn(60, 97, generator=torch.Generator().manual_seed(1)).abs()
+    if order == "sorted":
+        values = values.reshape(-1).sort().values.reshape(values.shape)
+    elif order == "misleading":
+        values[:, 0] += 100  # the sample sees this column only
+    elif order == "tied":
+        values = values.round()
+    elif order == "few":
+        values = values[:1, :7]
+    mask = keep_share(values, sparsity, "matrix")
+    count = round(sparsity * values.numel())
+    assert int((~mask).sum()) == count
+    expected = torch.ones(values.numel(), dtype=torch.bool)
+    expected[values.reshape(-1).sort(stable=True).indices[:count]] = False
+    assert torch.equal(mask.reshape(-1), expected)
