@@ -62,7 +62,8 @@ def _check_recipes(study: Study, outline: Outline) -> None:
             recipe.units(layers)
         if isinstance(recipe, Masked) and isinstance(recipe.ratios, tuple) and len(recipe.ratios) != layers:
             raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {layers} layers")
-        if isinstance(recipe, Masked) and recipe.block is not None:
+        # Which matrices `modules` matches is known when the layers have been found.
+        if isinstance(recipe, Masked) and recipe.block is not None and not recipe.modules:
             uneven = sorted(size for size in inputs if size % recipe.block)
             if uneven:
                 raise InputError(

@@ -17,7 +17,7 @@ drops as (
         parameters_removed_share,
         kl_teacher_forced_mean_nats as kl_nats
     from variant_summary
-    where method in ('attn-drop', 'mlp-drop', 'block-drop') and kl_teacher_forced_mean_nats is not null
+    where method in ('attn-drop', 'mlp-drop', 'attn+mlp-drop', 'block-drop') and kl_teacher_forced_mean_nats is not null
 ),
 
 methods as (

@@ -26,7 +26,11 @@ masked as (
     from variant_summary as totals
     inner join stg_variants as variants
         on totals.model = variants.model and totals.recipe = variants.recipe
-    where totals.sparsity > 0
+    -- Neurons and heads are no pattern of weights, and of a composition it is not known which part made the zeros.
+    where
+        totals.sparsity > 0
+        and totals.method <> 'composed'
+        and json_extract(variants.parameters_json, '$.share') is null
 ),
 
 baselines as (
