@@ -15,7 +15,11 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.RECIPE,
-        Column("method", c.LABEL, "Family of the recipe, such as wanda, attn-drop, gptq, external or noise; composed for several in a row."),
+        Column(
+            "method",
+            c.LABEL,
+            "Family of the recipe, such as wanda, attn-drop, gptq, external or noise; composed for several in a row.",
+        ),
         Column("parameters_json", pa.string(), "All parameters of the recipe, as JSON with sorted keys."),
         Column("recipe_hash", pa.string(), "SHA-256 of the parameters."),
         Column("weights_prunable", pa.int64(), "Weights of all linear modules inside the layers.", minimum=0),
