@@ -1,0 +1,36 @@
+"""The engine against the papers' own way: one sequence at a time, hooks, pruned predecessors, weights changed in place."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.calibration import calibration_tokens
+from pipelines.models.load import load_decoder
+from pipelines.pruning.apply import prune
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.studies import CalibrationSpec
+from tests.benchmarks.plain_pruning import Solve, plain_layers, plain_sparsegpt, plain_wanda, put_back
+from tests.tiny_models import save_tiny
+
+
+@pytest.mark.parametrize(
+    ("recipe", "solve", "differing"),
+    # The plain threshold of SparseGPT removes one weight more than half of every block, and its Hessian is float32.
+    [("wanda-50", plain_wanda, 0.0), ("sparsegpt-50", plain_sparsegpt, 0.005)],
+)
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gemma2"])
+def test_the_same_weights_go_as_in_a_plain_pass_over_pruned_layers(
+    recipe: str, solve: Solve, differing: float, architecture: str, tmp_path: Path
+) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(sequences=6, length=64))
+    variant = prune(decoder, parse_recipe(recipe), tokens=tokens)
+    dense = {name: matrix.weight.clone() for name, matrix in decoder.matrices.items()}
+    with put_back(decoder):
+        plain_layers(decoder, tokens, solve, squares=recipe == "wanda-50")
+        plain = {name: matrix.weight.clone() for name, matrix in decoder.matrices.items()}
+    assert all(torch.equal(matrix.weight, dense[name]) for name, matrix in decoder.matrices.items())
+    ours = {name: variant.changes[name].weight(weight) for name, weight in dense.items()}
+    moved = sum(int(((ours[name] == 0) != (plain[name] == 0)).sum()) for name in dense)
+    assert moved <= differing * sum(weight.numel() for weight in dense.values())
