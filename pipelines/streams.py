@@ -43,7 +43,11 @@ class Streams:
             outputs = _outputs(decoder, batches[0][:1, :2])
             with _cast(outside, dtype):
                 # Layers that return what they are given show how each is called, and cost little.
-                self._calls = [_calls(decoder, batch, outputs) for batch in batches]
+                self._calls: list[list[Arguments]] = []
+                for batch in batches:
+                    calls = _calls(decoder, batch, outputs)
+                    # Masks and rotary tables that do not depend on the tokens are kept once, not once a batch.
+                    self._calls.append(_sharing(calls, self._calls[0]) if self._calls else calls)
 
     def begin(self) -> States:
         """The streams before the first layer."""
@@ -129,6 +133,18 @@ def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Seque
         for module in modules:
             del module.forward
     return found
+
+
+def _sharing(value: Any, known: Any) -> Any:  # noqa: ANN401 (arguments of any layer)
+    """The same arguments, with tensors of `known` in place of equal ones."""
+    if isinstance(value, Tensor):
+        is_known = isinstance(known, Tensor) and known.dtype == value.dtype and torch.equal(known, value)
+        return known if is_known else value
+    if type(value) is dict and isinstance(known, dict):
+        return {key: _sharing(each, known.get(key)) for key, each in value.items()}
+    if type(value) in {tuple, list} and isinstance(known, (tuple, list)) and len(value) == len(known):
+        return type(value)(_sharing(each, other) for each, other in zip(value, known, strict=True))
+    return value
 
 
 def _returning_what_it_is_given(found: list[Arguments], output: object) -> Callable[..., object]:

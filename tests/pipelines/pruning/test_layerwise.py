@@ -328,3 +328,15 @@ def test_kept_layers_make_the_same_variant_file_and_the_same_model(
         expected = decoder.hidden(probe)
     with applied(decoder, load_variant(tmp_path / "file", "weights")):
         assert torch.equal(decoder.hidden(probe), expected)
+
+
+def test_what_does_not_depend_on_the_tokens_is_kept_once(tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "gemma", "gemma3_text"))
+    streams = Streams(decoder, torch.arange(3, 3 + 8 * 20).reshape(8, 20))
+    first, second = streams._calls
+    for one, other in zip(first, second, strict=True):
+        assert one[0][0] is not other[0][0]  # the stream
+        shared = [(a, other[1][key]) for key, a in one[1].items() if isinstance(a, (torch.Tensor, tuple))]
+        assert shared
+        for a, b in shared:
+            assert all(x is y for x, y in zip(a, b, strict=True)) if isinstance(a, tuple) else a is b

@@ -1,4 +1,4 @@
-"""The engine against the papers' own way: one sequence at a time, hooks, pruned predecessors, weights changed in place."""
+"""The engine against the papers' own way: one sequence at a time, hooks, pruned predecessors, weights in place."""
 
 from pathlib import Path
 
