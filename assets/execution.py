@@ -3,8 +3,10 @@
 What is stale is decided in `plan.py`; how progress looks is the listener's business.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
@@ -17,7 +19,7 @@ from assets.instance import WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
 from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
-from assets.plan import Plan, Request, Work
+from assets.plan import Plan, Request, Work, unfinished_folder
 from assets.run import Failure, Listener, Outcome
 from warehouse.catalogue import build_file
 from warehouse.store import Store
@@ -89,10 +91,21 @@ class _Runs:
             for work in works
             if "variants" not in work.tables or self._variant(work, masks, is_last=work.tables == masks)
         ]
+        if works:
+            self._discard_unfinished(works[0].model, {work.name for work in works} - {work.name for work in pruned})
         measured = [work for work in pruned if work.tables != masks]
         LOADED.announce(work.recipe.name for work in measured if work.recipe and set(work.tables) & set(TRACE_TABLES))
         for work in measured:
             self._variant(work, tuple(table for table in work.tables if table != "variants"), is_last=True)
+
+    def _discard_unfinished(self, model: str, failed: set[str]) -> None:
+        """Layers of variants that are whole, left by a run killed in between; those of failed ones are used again."""
+        folder = unfinished_folder(self.store, model)
+        for recipe in self.plan.study.recipes:
+            if f"{model}@{recipe.name}" not in failed:
+                shutil.rmtree(folder / recipe.name, ignore_errors=True)
+        with suppress(OSError):  # others are in it, or nobody was
+            folder.rmdir()
 
     def _variant(self, work: Work, tables: tuple[str, ...], *, is_last: bool) -> bool:
         if work.recipe is None:

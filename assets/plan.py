@@ -14,6 +14,7 @@ from pipelines.progress import Progress
 from pipelines.pruning.recipes import Recipe
 from pipelines.studies import Study, load_study
 from warehouse.errors import DamagedFileError
+from warehouse.names import path_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -115,6 +116,11 @@ def make_plan(study: Study, store: Store, cache: Path, progress: Progress, *, re
 def model_work(study: Study, store: Store, dense: DenseModel, *, replace: bool = False) -> list[Work]:
     """A model's partition and those of its variants, current ones too; arguments and errors as `make_plan`."""
     return [_work(study, store, dense, recipe, replace=replace) for recipe in (None, *study.recipes)]
+
+
+def unfinished_folder(store: Store, model: str) -> Path:
+    """Where the finished layers of a model's variants are kept until these are whole."""
+    return store.root / "_unfinished" / path_safe(model)
 
 
 def report_file(study: Study) -> str:

@@ -153,10 +153,14 @@ class Subject:
         Raises:
             InputError: it was not pruned, or its file is damaged.
         """
-        from pipelines.pruning.variant import load_variant
+        from pipelines.pruning.variant import DamagedVariantError, load_variant
 
-        file = fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
-        return load_variant(self.store.root / file, self.dense.identity.weight_hash)
+        file = self.store.root / fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
+        try:
+            return load_variant(file, self.dense.identity.weight_hash)
+        except DamagedVariantError:
+            file.unlink()  # so that the next run prunes again instead of failing again
+            raise
 
     def read(self, table: str) -> pl.DataFrame:
         """The model's rows of a table that is kept per model."""

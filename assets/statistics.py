@@ -5,14 +5,13 @@ Which recipes run is `plan.py`'s, how they prune `pipelines.pruning`'s.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assets import settings
 from assets.fingerprints import inputs
+from assets.plan import unfinished_folder
 from assets.resources import Subject
 from pipelines.pruning.recipes import Drop, Recipe
-from warehouse.names import path_safe
 from warehouse.provenance import read_footer
 from warehouse.tables import TABLES
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.pruning.statistics import Statistics
-
-# Layers of variants that a killed run has finished.
-UNFINISHED = "_unfinished"
 
 
 def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor | None") -> "Statistics":
@@ -35,7 +31,7 @@ def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor |
     from pipelines.pruning.statistics import Statistics, Unfinished
 
     needed = {name: subject.read(name) for recipe in recipes for name in recipe.needs}
-    folder, weight_hash = unfinished_folder(subject), subject.dense.identity.weight_hash
+    folder, weight_hash = unfinished_folder(subject.store, subject.model), subject.dense.identity.weight_hash
     orders = [_known_order(subject, recipe) for recipe in recipes]
     return Statistics(
         needed.get("activation_stats"),
@@ -46,11 +42,6 @@ def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor |
         order=max(orders, key=len),
         cache=settings.cache_folder(),
     )
-
-
-def unfinished_folder(subject: Subject) -> Path:
-    """Where the finished layers of a model's variants are kept until they are whole."""
-    return subject.store.root / UNFINISHED / path_safe(subject.model)
 
 
 def _known_order(subject: Subject, recipe: Recipe) -> list[tuple[str, float | None]]:

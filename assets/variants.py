@@ -14,8 +14,9 @@ from assets.inputs import RECIPE
 from assets.loaded import LoadedModels
 from assets.metadata import check_specs
 from assets.partitions import VARIANTS
+from assets.plan import unfinished_folder
 from assets.resources import StudyResource, Subject, WarehouseResource
-from assets.statistics import statistics_of, unfinished_folder
+from assets.statistics import statistics_of
 from warehouse.tables import TABLES
 
 
@@ -50,7 +51,7 @@ def variants(
     calibrated_on = None if tokens is None else tokens_hash(tokens)
     rows = variant_row(decoder, subject.model, recipe, variant, calibrated_on, path.stat().st_size, seconds)
     yield subject.write("variants", rows, seconds, str(decoder.device), {"masks": MetadataValue.path(path)})
-    discard(unfinished_folder(subject) / recipe.name)
+    discard(unfinished_folder(subject.store, subject.model) / recipe.name)
     for older in set(path.parent.glob("*.safetensors")) - {path}:
         older.unlink()
 

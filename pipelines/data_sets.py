@@ -33,7 +33,6 @@ def split_source(source: str) -> tuple[str, str | None, str, str]:
     return name, config or None, split, column
 
 
-@lru_cache(maxsize=1)
 def data_set_documents(source: str, what: str) -> tuple[str, ...]:
     """The first documents of a split.
 
@@ -45,6 +44,14 @@ def data_set_documents(source: str, what: str) -> tuple[str, ...]:
     Raises:
         InputError: there is no such set, config, split or column.
     """
+    folder = Path(split_source(source)[0]).expanduser()
+    stamps = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))]
+    return _documents(source, what, tuple(stamps))
+
+
+@lru_cache(maxsize=1)
+def _documents(source: str, what: str, stamps: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:  # noqa: ARG001
+    """The same, read once as long as nothing in its folder has changed."""
     name, config, split, column = split_source(source)
     import datasets
 

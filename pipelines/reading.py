@@ -72,15 +72,13 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
 
 
 def contents_hash(source: str, what: str) -> str:
-    """SHA-256 of a source's contents; empty for Python's own help topics.
+    """SHA-256 of a source's contents; Python's own help topics differ between versions of Python.
 
     Raises:
         InputError: the source cannot be read.
     """
-    if source == "embedded":
-        return ""
-    if source.startswith(PREFIX):
-        return hashlib.sha256(json.dumps(data_set_documents(source, what)).encode()).hexdigest()
+    if source == "embedded" or source.startswith(PREFIX):
+        return hashlib.sha256(json.dumps(read_documents(source, what)).encode()).hexdigest()
     path = CORPORA.get(source) or Path(source).expanduser()
     try:
         with path.open("rb") as stream:

@@ -151,11 +151,16 @@ class StoredChanges(Mapping[str, Change]):
         return name in self._numbers
 
 
+class DamagedVariantError(InputError):
+    """A variant file is cut short or altered: only pruning again helps."""
+
+
 def load_variant(file: Path, weight_hash: str) -> Variant:
     """Reads a variant file back.
 
     Raises:
-        InputError: the file is missing, damaged, or belongs to other weights.
+        DamagedVariantError: the file is cut short or altered.
+        InputError: it is missing, cannot be read, or belongs to other weights.
     """
     try:
         opened: Any = safe_open(file, framework="pt")
@@ -170,12 +175,14 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
             json.loads(about["facts"]),
         )
         found = variant.hash
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{file}: no readable variant file; run the recipe again") from error
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror or 'no readable variant file'}; run the recipe again") from error
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DamagedVariantError(f"{file}: no readable variant file; run the recipe again") from error
     if about["weight_hash"] != weight_hash:
         raise InputError(f"{file}: belongs to other weights of the model; run the recipe again")
     if found != about["variant_hash"]:
-        raise InputError(f"{file}: its changes are not the ones it was written with; run the recipe again")
+        raise DamagedVariantError(f"{file}: its changes are not the ones it was written with; run the recipe again")
     return variant
 
 

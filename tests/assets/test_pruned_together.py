@@ -73,6 +73,15 @@ def test_recipes_with_dense_predecessors_are_pruned_in_one_pass_and_a_failing_on
     heard(study, tmp_path / "alone", cache)
     assert variant_of(tmp_path / "alone", "a")["variant_hash"] == variant_of(tmp_path / "together", "a")["variant_hash"]
     assert not list((tmp_path / "together" / "_unfinished").rglob("*.safetensors"))
+    # A damaged file is told of once; the next run makes it again.
+    (file,) = (tmp_path / "alone" / "_variants/tiny-a/a").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 16
+    file.write_bytes(content)
+    study.write(generation={"new_tokens": 2})
+    (failure,) = heard(study, tmp_path / "alone", cache).failures
+    assert "run the recipe again" in failure.message
+    assert not heard(study, tmp_path / "alone", cache).failures
 
 
 def test_a_longer_drop_goes_on_where_a_shorter_one_ended(study: StudyFile, tmp_path: Path, cache: Path) -> None:
