@@ -57,13 +57,15 @@ def _documents(source: str, what: str, stamps: tuple[tuple[str, int, int], ...])
 
     try:
         rows = _rows(datasets, name, config, split)
-        found = [row[column] for row in islice(rows, MOST_DOCUMENTS)]
+        found = [row.get(column) for row in islice(rows, MOST_DOCUMENTS)]
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{what} {source}: {type(error).__name__}: {reason}; the form is {FORM}") from error
     texts = tuple(text for text in found if isinstance(text, str))
     if not texts or len(texts) < len(found):
-        raise InputError(f"{what} {source}: column {column!r} of split {split!r} holds no texts")
+        raise InputError(
+            f"{what} {source}: column {column!r} of split {split!r} holds no texts; another is named by :COLUMN"
+        )
     return texts
 
 

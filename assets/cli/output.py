@@ -30,7 +30,7 @@ _WIDTH = 160
 
 def say(message: str, style: str | None = None) -> None:
     """A message for the person at the terminal."""
-    STDERR.print(message, style=style, markup=False)
+    STDERR.print(message, style=style, markup=False, emoji=False)
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:

@@ -23,6 +23,7 @@ from pydantic import (
 from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
+from pipelines.validation import first_problem
 
 FOLDER = Path(__file__).parent
 # A study is a page of text; anything larger is a mistake or an attack on the parser.
@@ -380,7 +381,10 @@ def _validated(fields: dict[str, object], where: str) -> Study:
     try:
         return Study.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "study"
-        message = first["msg"].removeprefix("Value error, ")
+        place, message = first_problem(error)
+        recipes = fields.get("recipes")
+        if place[:1] == ("recipes",) and len(place) > 2 and isinstance(recipes, list):
+            recipe = recipes[int(place[1])]
+            place = ("recipes", recipe.get("name", place[1]) if isinstance(recipe, dict) else recipe, *place[3:])
+        key = ".".join(str(part) for part in place) or "study"
         raise InputError(f"{where}: `{key}`: {message}") from error

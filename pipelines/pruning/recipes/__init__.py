@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
@@ -18,6 +18,7 @@ from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
 from pipelines.pruning.recipes.quantization import AWQ, GPTQ, RTN, Quantized
 from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
 from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
+from pipelines.validation import first_problem
 
 __all__ = [
     "ADMM",
@@ -85,6 +86,15 @@ class Composed(BaseRecipe):
 
     method: Literal["composed"] = "composed"
     parts: tuple[Annotated[SingleRecipe, Field(discriminator="method")], ...] = Field(min_length=2)
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _names_and_mappings(cls, parts: object) -> object:
+        """Parts may be names; a mapping needs no name of its own here."""
+        if not isinstance(parts, (list, tuple)):
+            return parts
+        fields = [_spelled(part, part) if isinstance(part, str) else part for part in parts]
+        return [{"name": part.get("method"), **part} if isinstance(part, dict) else part for part in fields]
 
     @model_validator(mode="after")
     def _all_prune(self) -> "Composed":
@@ -160,8 +170,14 @@ def _spelled(name: str, text: str) -> dict[str, object]:
     for kind in KINDS:
         if match := kind.SPELLING.fullmatch(name):
             return {"name": name, **kind.spelled(match)}
-    like = get_close_matches(name, [form for form, _ in FORMS], n=3)
+    if not name:
+        raise InputError(f"recipe {text!r}: a `+` stands between two recipes")
+    if name == "external":
+        raise InputError("recipe 'external' is written `{name: mine, method: external, source: ./their-model}`")
+    like = get_close_matches(name.lower(), [form for form, _ in FORMS], n=3)
     hint = f"did you mean {' or '.join(like)}? " if like else ""
+    if "-" in name and like and name.split("-", maxsplit=1)[0] == like[0].split("-")[0]:
+        hint += "Per cents are 1 to 99, bits 2 to 8, counts at least 1. "
     part = "" if name == text else f" in {text!r}"
     raise InputError(f"unknown recipe {name!r}{part}; {hint}`prunescope recipes` lists all forms")
 
@@ -180,7 +196,10 @@ def _validated(text: str, fields: dict[str, object]) -> Recipe:
     try:
         return _ADAPTER.validate_python(fields)
     except ValidationError as error:
-        first = error.errors()[0]
+        kind = next(
+            (kind for kind in KINDS if fields.get("method") in get_args(kind.model_fields["method"].annotation)), None
+        )
+        place, message = first_problem(error, [*kind.model_fields] if kind else [])
         # The first part of the place is the method, which says nothing new.
-        place = ".".join(str(part) for part in first["loc"][1:])
-        raise InputError(f"recipe {text!r}: {place + ': ' if place else ''}{first['msg']}") from error
+        key = ".".join(str(part) for part in place[1:])
+        raise InputError(f"recipe {text!r}: {f'`{key}` ' if key else ''}{message}") from error

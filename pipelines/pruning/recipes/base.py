@@ -161,7 +161,7 @@ class Masked(MatrixRecipe):
 
 def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
     """The names of a masked recipe: `method-50`, `method-50-owl`, `method-2of4`; and `method` where it means one."""
-    share = r"(?P<percent>\d{1,2}(?:\.\d+)?)(?:-(?P<ratios>owl))?"
+    share = r"(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<ratios>owl))?"
     pattern = rf"-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))"
     return re.compile(rf"(?P<method>{method})(?:{pattern}){'?' if also_alone else ''}")
 

@@ -54,7 +54,7 @@ class Structured(BaseRecipe):
 
 
 def _spelling(method: str) -> re.Pattern[str]:
-    return re.compile(rf"(?P<method>{method})-(?P<percent>\d{{1,2}}(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")
+    return re.compile(rf"(?P<method>{method})-(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")
 
 
 class Neurons(Structured):
@@ -96,7 +96,7 @@ class Heads(Structured):
 class Flap(Structured):
     """Removes heads and neurons under one threshold for the whole model, with bias compensation (FLAP, 2312.11983)."""
 
-    SPELLING = re.compile(r"(?P<method>flap)-(?P<percent>\d{1,2}(?:\.\d+)?)")
+    SPELLING = re.compile(r"(?P<method>flap)-(?P<percent>[1-9]\d?(?:\.\d+)?)")
     EXAMPLES: ClassVar = (("flap-20", "20 % of the weights of all heads and neurons, by FLAP"),)
 
     method: Literal["flap"] = "flap"

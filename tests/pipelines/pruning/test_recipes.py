@@ -44,3 +44,30 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
     for fields in ({}, {"sparsity": 0.5, "keep": 2, "block": 4}, {"keep": 2}, {"block": 4}, {"keep": 4, "block": 4}):
         with pytest.raises(ValidationError):
             Wanda(name="w", **fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wanda-0.5", "unknown recipe 'wanda-0.5'; did you mean wanda-50 .*Per cents are 1 to 99"),
+        ("rtn-16bit", "did you mean rtn-4bit .*bits 2 to 8"),
+        ("WANDA-50", "did you mean wanda-50"),
+        ("wanda-50+", "a `[+]` stands between two recipes"),
+        ("external", "written `{name: mine, method: external"),
+        ("{method: wanda, sparsity: 0.5}", "`name` is missing"),
+        ("{name: x, method: wanda, sparsity: 0.5, modulez: [a]}", "`modulez` is no key here; did you mean `modules`"),
+        ("{name: x y, method: wanda, sparsity: 0.5}", "`name` 'x y' is no name: letters"),
+        ("{name: x, method: lottery}", "`method` 'lottery' is none of 'dense'"),
+        ("{name: x, method: wanda, sparsity: 1.5}", "`sparsity` must be below 1"),
+        ("wanda-3of2", "'wanda-3of2': `keep` must be below `block`"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said_in_words_that_mend_it(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_recipe(text)
+
+
+def test_parts_of_a_composition_are_names_or_mappings_without_one() -> None:
+    spelled = parse_recipe("wanda-50+dsnot")
+    written = parse_recipe("{name: mine, method: composed, parts: [wanda-50, {method: dsnot}]}")
+    assert written.hash == spelled.hash
