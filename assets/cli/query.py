@@ -16,7 +16,7 @@ from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say, write_file
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
-from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters
+from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
 from warehouse.catalogue import connect, quoted, view_sql
 from warehouse.export import export as export_views
 from warehouse.provenance import read_footer
@@ -49,6 +49,8 @@ def recipes(
     """
     chosen_format(format_, output)
     emit(pa.Table.from_pylist(recipe_forms() if method is None else recipe_parameters(method)), format_, output)
+    if method is not None:
+        say(recipe_text(method))
 
 
 def sql(

@@ -36,18 +36,33 @@ def recipe_parameters(method: str) -> list[dict[str, str]]:
     Raises:
         InputError: there is no such method.
     """
+    kind = _kind(method)
+    meanings = _meanings(kind)
+    return [
+        {
+            "parameter": key,
+            "default": "needed" if field.is_required() else str(field.default),
+            "meaning": meanings.get(key, ""),
+        }
+        for key, field in kind.model_fields.items()
+        if key not in {"name", "method"}
+    ]
+
+
+def recipe_text(method: str) -> str:
+    """What a method does, and its source.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    text = inspect.cleandoc(_kind(method).__doc__ or "").partition("\nAttributes:")[0]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
+
+
+def _kind(method: str) -> type[BaseRecipe]:
     for kind in KINDS:
         if method in _methods(kind):
-            meanings = _meanings(kind)
-            return [
-                {
-                    "parameter": key,
-                    "default": "needed" if field.is_required() else str(field.default),
-                    "meaning": meanings.get(key, ""),
-                }
-                for key, field in kind.model_fields.items()
-                if key not in {"name", "method"}
-            ]
+            return kind
     known = ", ".join(name for kind in KINDS for name in _methods(kind))
     raise InputError(f"no method {method!r}; there are {known}")
 
