@@ -6,7 +6,7 @@ What becomes of one matrix is `pipelines.pruning.methods`'s; only one layer's st
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,12 +40,14 @@ class Job:
         sparsities: of every layer; None where the recipe's are no shares.
         moments: inputs by matrix name, where they are known without running the model; then it is not run.
         files: where finished layers are kept; None keeps the changes in memory.
+        origin: what methods take for dense: a checkpoint that the composition begins with, or the model itself.
     """
 
     recipe: MatrixRecipe
     sparsities: Sequence[float | None]
     moments: Mapping[str, Inputs] | None = None
     files: LayerFiles | None = None
+    origin: Variant = field(default_factory=Variant)
 
     @property
     def runs_the_model(self) -> bool:
@@ -127,7 +129,9 @@ class _Work:
             for name, matrix in self.chosen[index].items():
                 before = base.changes.get(name)
                 kept = None if before is None else before.mask
-                given = Given(name, index, matrix.weight, dense[name], kept, inputs.get(name), sparsity, self._facts)
+                first = self.job.origin.changes.get(name)
+                whole = dense[name] if first is None else first.weight(dense[name])
+                given = Given(name, index, matrix.weight, whole, kept, inputs.get(name), sparsity, self._facts)
                 change = change_of(given, recipe)
                 if change is not None:
                     changes[name] = change if before is None else before.then(change, dense[name])
