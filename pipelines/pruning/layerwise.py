@@ -24,7 +24,7 @@ from pipelines.pruning.layer_files import LayeredChanges, LayerFiles, Overlay
 from pipelines.pruning.methods import Given, change_of
 from pipelines.pruning.recipes import MatrixRecipe
 from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import swapped
+from pipelines.pruning.wearing import outside, swapped
 from pipelines.streams import States, Streams
 
 # What stands in for a variant where the recipe failed.
@@ -84,15 +84,16 @@ def prune_layers(
     works = [_Work(decoder, job, base) for job in jobs]
     lanes = _lanes(works)
     running = [lane for lane in lanes if lane.reads_inputs and not lane.is_finished]
-    streams = Streams(decoder, tokens, dtype) if running and tokens is not None else None
-    for lane in running:
-        lane.states = streams.begin() if streams else None
     others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-    progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
-    for index in range(len(decoder.layers)):
-        _through_layer(decoder, index, lanes, base, streams)
-        progress.advance()
-    progress.done()
+    with outside(decoder, base):
+        streams = Streams(decoder, tokens, dtype) if running and tokens is not None else None
+        for lane in running:
+            lane.states = streams.begin() if streams else None
+        progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
+        for index in range(len(decoder.layers)):
+            _through_layer(decoder, index, lanes, base, streams)
+            progress.advance()
+        progress.done()
     return [work.result(base) for work in works]
 
 
@@ -248,7 +249,7 @@ def _measured(
 
 @contextmanager
 def worn(layer: Layer, variant: Variant) -> Iterator[None]:
-    """One layer computes as a variant's does for a while."""
+    """The sublayers of one layer compute as a variant's do for a while; what is around them, `outside` wears."""
     with ExitStack() as stack:
         for sublayer in layer.sublayers:
             stack.enter_context(swapped([sublayer], variant.weights(sublayer)))

@@ -101,12 +101,20 @@ def applied(decoder: Decoder, variant: Variant, most_held: int | None = None) ->
         for sublayer in decoder.sublayers:
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
-        owned = {name for sublayer in decoder.sublayers for name in sublayer.modules}
+        stack.enter_context(outside(decoder, variant))
+        stack.enter_context(_noisy(decoder, variant.noise))
+        yield
+
+
+@contextmanager
+def outside(decoder: Decoder, variant: Variant) -> Iterator[None]:
+    """A variant's parameters outside the sublayers for a while: gains of norms, embeddings, learned positions."""
+    owned = {name for sublayer in decoder.sublayers for name in sublayer.modules}
+    with ExitStack() as stack:
         for name, value in variant.parameters.items():
             module, _, key = name.rpartition(".")
             if module not in owned:
                 stack.enter_context(_replaced(decoder.model.get_submodule(module), key, value))
-        stack.enter_context(_noisy(decoder, variant.noise))
         yield
 
 

@@ -22,6 +22,7 @@ from pipelines.pruning.masks import keep_share
 from pipelines.pruning.methods.units import Units, head_count, heads_of, neurons_of, probe_calls
 from pipelines.pruning.recipes import Structured
 from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import outside
 from pipelines.streams import Streams
 
 
@@ -136,13 +137,15 @@ def _moments(
 def _measured(
     decoder: Decoder, readers: Mapping[str, Matrix], tokens: Int[Tensor, "sequences length"], base: Variant
 ) -> dict[str, Moments]:
-    streams, found = Streams(decoder, tokens), {}
-    states = streams.begin()
-    for index, layer in enumerate(decoder.layers):
-        own = {name: each for part in layer.sublayers for name, each in part.matrices.items() if name in readers}
-        with worn(layer, base):
-            for name, inputs in streams.measure(index, states, own, advances=True).items():
-                found[name] = Moments(inputs.mean, inputs.second_moment)
+    found = {}
+    with outside(decoder, base):
+        streams = Streams(decoder, tokens)
+        states = streams.begin()
+        for index, layer in enumerate(decoder.layers):
+            own = {name: each for part in layer.sublayers for name, each in part.matrices.items() if name in readers}
+            with worn(layer, base):
+                for name, inputs in streams.measure(index, states, own, advances=True).items():
+                    found[name] = Moments(inputs.mean, inputs.second_moment)
     return found
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pipelines.calibration import calibration_tokens
+from pipelines.calibration import calibrate, calibration_tokens
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.recipes import parse_recipe, steps
 from pipelines.pruning.variant import Variant
 from pipelines.studies import CalibrationSpec
 from tests.tiny_models import save_tiny, tiny_tokenizer
@@ -34,9 +34,11 @@ def retouched(source: Path, folder: Path, is_touched: Callable[[str, nn.Paramete
     return folder
 
 
+DENSE_PREDECESSORS = "{name: w, method: wanda, sparsity: 0.5, predecessors: dense}"
+
+
 def behind(folder: Path, names: str) -> str:
-    parts = [parse_recipe(name).model_dump(mode="json") for name in names.split("+") if name not in {"admm", "dsnot"}]
-    parts += [{"name": name, "method": name} for name in names.split("+") if name in {"admm", "dsnot"}]
+    parts = [part.model_dump(mode="json") for part in steps(parse_recipe(names))]
     first = {"name": "theirs", "method": "external", "source": str(folder)}
     return json.dumps({"name": "c", "method": "composed", "parts": [first, *parts]})
 
@@ -67,6 +69,41 @@ def test_what_is_rebuilt_is_the_checkpoint_and_not_the_model_that_it_came_from(
         assert mask is None or torch.equal(mask, direct.masks[name])
     # Against the dense model its own weights are not enough.
     assert all(change.values is not None or change.codes is not None for change in composed.changes.values())
+
+
+def is_outside(name: str, parameter: nn.Parameter) -> bool:
+    """Gains and shifts of norms, embeddings and learned positions: nothing inside attention or MLP."""
+    return (parameter.dim() == 1 and ("norm" in name or "ln_" in name)) or "embed" in name or "wpe" in name
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+def test_inputs_are_those_behind_the_checkpoints_own_gains_embeddings_and_positions(
+    architecture: str, tmp_path: Path
+) -> None:
+    folder = save_tiny(tmp_path / "dense", architecture, tie_word_embeddings=False)
+    final = {"model.decoder.final_layer_norm", "transformer.ln_f"}
+    theirs = retouched(
+        folder,
+        tmp_path / "gains",
+        lambda name, each: is_outside(name, each) and name.rpartition(".")[0] not in final,
+        1,
+    )
+    dense, tuned = load_decoder(folder), load_decoder(theirs)
+    tokens = calibration_tokens(dense.tokenizer, SPEC)
+    before = {name: (each.data_ptr(), each.clone()) for name, each in dense.model.named_parameters()}
+    calibrated = calibrate(tuned, SPEC, "tiny")
+    for names in ("wanda-50", DENSE_PREDECESSORS, "heads-50", "neurons-25-flap"):
+        composed = prune(dense, parse_recipe(behind(theirs, names)), tokens=tokens, cache=tmp_path)
+        direct = prune(tuned, parse_recipe(names), calibrated.activation_stats, tokens=tokens)
+        assert set(composed.changes) == set(direct.changes)
+        assert all(torch.equal(mask, direct.masks[name]) for name, mask in composed.masks.items()), names
+        for name, bias in direct.parameters.items():
+            torch.testing.assert_close(composed.parameters[name], bias)
+    for name, parameter in dense.model.named_parameters():
+        assert parameter.data_ptr() == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+    unlike = prune(dense, parse_recipe("wanda-50"), tokens=tokens)
+    assert unlike.hash != prune(tuned, parse_recipe("wanda-50"), tokens=tokens).hash
 
 
 def test_weights_that_come_back_are_dense_where_the_checkpoint_only_masked(tmp_path: Path) -> None:
