@@ -44,3 +44,13 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
     for fields in ({}, {"sparsity": 0.5, "keep": 2, "block": 4}, {"keep": 2}, {"block": 4}, {"keep": 4, "block": 4}):
         with pytest.raises(ValidationError):
             Wanda(name="w", **fields)
+
+
+@pytest.mark.parametrize("name", ["gptq-3bit+sparsegpt-50", "rtn-4bit+admm-50", "awq-4bit+wanda-50+admm"])
+def test_a_solver_behind_a_quantizer_would_undo_it_and_is_refused(name: str) -> None:
+    codes = name.partition("+")[0]
+    with pytest.raises(InputError, match=rf"would undo {codes}; prune first, then quantize"):
+        parse_recipe(name)
+    # The other way round there is nothing to undo, and a mask alone leaves codes as they are.
+    for fine in ("sparsegpt-50+gptq-3bit", "wanda-50+admm+rtn-4bit", "gptq-3bit+wanda-50"):
+        assert parse_recipe(fine).name == fine
