@@ -101,6 +101,11 @@ class Composed(BaseRecipe):
                 )
             if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
                 raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
+            units = next((before for before in self.parts[:index] if isinstance(before, Structured)), None)
+            if isinstance(part, DSnoT) and units is not None:
+                raise ValueError(
+                    f"{part.name} would bring weights of units back that {units.name} removed; put it first"
+                )
         return self
 
     @property

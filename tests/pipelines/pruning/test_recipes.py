@@ -54,3 +54,10 @@ def test_a_solver_behind_a_quantizer_would_undo_it_and_is_refused(name: str) -> 
     # The other way round there is nothing to undo, and a mask alone leaves codes as they are.
     for fine in ("sparsegpt-50+gptq-3bit", "wanda-50+admm+rtn-4bit", "gptq-3bit+wanda-50"):
         assert parse_recipe(fine).name == fine
+
+
+@pytest.mark.parametrize("name", ["neurons-50+wanda-60+dsnot", "wanda-60+heads-50+dsnot", "flap-30+wanda-50+dsnot"])
+def test_removed_units_stay_removed_so_that_exchanges_come_before_them(name: str) -> None:
+    with pytest.raises(InputError, match=r"dsnot would bring weights of units back .* put it first"):
+        parse_recipe(name)
+    assert parse_recipe("wanda-60+dsnot+neurons-50").name == "wanda-60+dsnot+neurons-50"
