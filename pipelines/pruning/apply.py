@@ -125,13 +125,15 @@ def _one(
             return Variant(noise=recipe.kind)
         case Drop():
             known = statistics.order if base == Variant() else ()
-            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress, known)
+            influence, tokens = statistics.block_influence, statistics.tokens
+            return drop(decoder, recipe, influence, tokens, base, progress, known, statistics.dtype)
         case External():
             if statistics.cache is None:
                 raise InputError(f"recipe {recipe.name} needs a cache folder for what it fetches or converts")
             return external(decoder, recipe, statistics.cache, progress)
         case Structured():
-            return prune_units(decoder, recipe, statistics.activation_stats, statistics.tokens, base, progress)
+            stats, tokens = statistics.activation_stats, statistics.tokens
+            return prune_units(decoder, recipe, stats, tokens, base, progress, statistics.dtype)
         case MatrixRecipe():
             found = _family(decoder, [recipe], statistics, base, origin, progress)[recipe.name]
             if isinstance(found, Variant):
