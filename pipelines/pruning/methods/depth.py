@@ -119,7 +119,7 @@ def drop_order(
             layers are cast together. What is read off them is computed in float32 and float64.
 
     Returns:
-        `influence` and `random`: all units that are left; else as many as are removed or known, whichever is more.
+        `influence` and `random`: all units that are left; else as many as are removed, whatever is known of more.
 
     Raises:
         InputError: the model has too few units, or there are no tokens.
@@ -171,7 +171,7 @@ def _one_by_one(
         order.append(ordered(scores)[0])
         progress.advance()
     progress.done()
-    return order
+    return order[: recipe.count]
 
 
 def ordered(scores: Mapping[str, float]) -> list[Removal]:
