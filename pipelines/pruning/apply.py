@@ -124,7 +124,7 @@ def _one(
         case Noise():
             return Variant(noise=recipe.kind)
         case Drop():
-            known = statistics.order if base == Variant() else ()
+            known = statistics.order if base.is_dense else ()
             influence, tokens = statistics.block_influence, statistics.tokens
             return drop(decoder, recipe, influence, tokens, base, progress, known, statistics.dtype)
         case External():
@@ -168,7 +168,7 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
     moments = None
-    if recipe.reads == "moments" and recipe.predecessors == "dense" and base == Variant():
+    if recipe.reads == "moments" and recipe.predecessors == "dense" and base.is_dense:
         moments = known_moments(recipe, statistics)
     if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
         raise InputError(f"recipe {recipe.name} needs calibration tokens")

@@ -73,7 +73,7 @@ def drop(
         ComputationError: an activation or a loss is NaN or infinite.
     """
     left = _left(decoder, recipe, base)
-    if recipe.by == "influence" and not (base.changes or base.parameters or base.dropped):
+    if recipe.by == "influence" and base.is_dense:
         order = ordered(_from_table(recipe, left, influence))
     else:
         order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)

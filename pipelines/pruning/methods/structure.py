@@ -114,7 +114,7 @@ def _moments(
 ) -> dict[str, Moments]:
     """By name of the reader: from the table, or measured on the model that earlier recipes left."""
     names = [each.reader.name for each in units]
-    if not (base.changes or base.parameters or base.dropped):
+    if base.is_dense:
         if activation_stats is None:
             raise InputError(f"recipe {recipe.name} needs activation_stats; materialise it first")
         rows = activation_stats.filter(pl.col("module").cast(pl.String).is_in(names))
