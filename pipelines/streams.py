@@ -41,7 +41,7 @@ class Streams:
         outside = [parameter for parameter in decoder.trunk.parameters() if parameter not in inside]
         with torch.inference_mode():
             outputs = _outputs(decoder, batches[0][:1, :2])
-            with _cast(outside, dtype):
+            with cast(outside, dtype):
                 # Layers that return what they are given show how each is called, and cost little.
                 self._calls: list[list[Arguments]] = []
                 for batch in batches:
@@ -79,7 +79,7 @@ class Streams:
         """
         if not matrices and not advances:
             return {}
-        with _cast(self._modules[index].parameters(), self._dtype):
+        with cast(self._modules[index].parameters(), self._dtype):
             watch = Watch(matrices, with_gram=with_gram, with_tails=with_tails, stops=not advances)
             for batch in range(len(states)):
                 with suppress(EnoughSeenError), Products(watch.see):
@@ -92,7 +92,7 @@ class Streams:
     @torch.inference_mode()
     def advance(self, index: int, states: States) -> None:
         """Moves the streams through a layer as it is now."""
-        with _cast(self._modules[index].parameters(), self._dtype):
+        with cast(self._modules[index].parameters(), self._dtype):
             for batch in range(len(states)):
                 states[batch] = self._run(index, batch, states[batch])
 
@@ -101,8 +101,12 @@ class Streams:
 
 
 @contextmanager
-def _cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> Iterator[None]:
-    """Parameters of another type for a while; None leaves them alone."""
+def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> Iterator[None]:
+    """Parameters of another type for a while; None leaves them alone.
+
+    Buffers keep their type: rotary frequencies rounded to 8 bits would be another model. The head keeps a view of its
+    own of the weights, so that a tied embedding does not round it.
+    """
     before = [] if dtype is None else [(parameter, parameter.data) for parameter in parameters]
     try:
         for parameter, data in before:

@@ -5,6 +5,6 @@ Raising one recomputes that step and everything behind it, nothing else.
 
 MODELS = "1"
 STATISTICS = "2"
-PRUNING = "2"
+PRUNING = "3"
 TRACES = "2"
 TEXTS = "2"

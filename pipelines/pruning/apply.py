@@ -89,7 +89,7 @@ def prune_all(
     """
     found: dict[str, Variant | Failure] = {}
     family = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe)]
-    found |= _family(decoder, family, statistics, Variant(), progress)
+    found |= _family(decoder, family, statistics, Variant(), Variant(), progress)
     probe: _Probe | None = None
     for recipe in recipes:
         if not isinstance(recipe, MatrixRecipe):
@@ -106,44 +106,55 @@ def prune_all(
 
 
 def _by_parts(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress: Progress) -> Variant:
-    variant, unfinished = Variant(), statistics.unfinished
+    variant, origin, unfinished = Variant(), Variant(), statistics.unfinished
     for place, part in enumerate(steps(recipe)):
         own = unfinished and replace(unfinished, folder=unfinished.folder / recipe.name / str(place))
-        variant = _one(decoder, part, replace(statistics, unfinished=own), variant, progress)
+        variant = _one(decoder, part, replace(statistics, unfinished=own), variant, origin, progress)
+        if isinstance(part, External):
+            origin = variant
     return variant
 
 
-def _one(decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, progress: Progress) -> Variant:
+def _one(
+    decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, origin: Variant, progress: Progress
+) -> Variant:
     match recipe:
         case Dense():
             return base
         case Noise():
             return Variant(noise=recipe.kind)
         case Drop():
-            known = statistics.order if base == Variant() else ()
-            return drop(decoder, recipe, statistics.block_influence, statistics.tokens, base, progress, known)
+            known = statistics.order if base.is_dense else ()
+            influence, tokens = statistics.block_influence, statistics.tokens
+            return drop(decoder, recipe, influence, tokens, base, progress, known, statistics.dtype)
         case External():
             if statistics.cache is None:
                 raise InputError(f"recipe {recipe.name} needs a cache folder for what it fetches or converts")
             return external(decoder, recipe, statistics.cache, progress)
         case Structured():
-            return prune_units(decoder, recipe, statistics.activation_stats, statistics.tokens, base, progress)
+            stats, tokens = statistics.activation_stats, statistics.tokens
+            return prune_units(decoder, recipe, stats, tokens, base, progress, statistics.dtype)
         case MatrixRecipe():
-            found = _family(decoder, [recipe], statistics, base, progress)[recipe.name]
+            found = _family(decoder, [recipe], statistics, base, origin, progress)[recipe.name]
             if isinstance(found, Variant):
                 return found
             raise found
 
 
 def _family(
-    decoder: Decoder, recipes: Sequence[MatrixRecipe], statistics: Statistics, base: Variant, progress: Progress
+    decoder: Decoder,
+    recipes: Sequence[MatrixRecipe],
+    statistics: Statistics,
+    base: Variant,
+    origin: Variant,
+    progress: Progress,
 ) -> dict[str, Variant | Failure]:
     """Variants of recipes with the same base, pruned side by side."""
     found: dict[str, Variant | Failure] = {}
     jobs = []
     for recipe in recipes:
         try:
-            jobs.append(_job(decoder, recipe, statistics, base))
+            jobs.append(_job(decoder, recipe, statistics, base, origin))
         except (InputError, ComputationError) as failure:
             found[recipe.name] = failure
     if jobs:
@@ -152,18 +163,18 @@ def _family(
     return found
 
 
-def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant) -> Job:
+def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant, origin: Variant) -> Job:
     unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
     moments = None
-    if recipe.reads == "moments" and recipe.predecessors == "dense" and base == Variant():
+    if recipe.reads == "moments" and recipe.predecessors == "dense" and base.is_dense:
         moments = known_moments(recipe, statistics)
     if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
     require_matches(decoder, recipe)
     sparsities = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
-    job = Job(recipe, sparsities, moments)
+    job = Job(recipe, sparsities, moments, origin=origin)
     if statistics.unfinished is None:
         return job
     return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))

@@ -126,8 +126,14 @@ class Change:
         return weight
 
     def then(self, later: "Change", dense: Weight) -> "Change":
-        """This change and a later one in one: a later mask leaves values and codes as they are."""
-        if later.values is not None or later.codes is not None or (self.values is None and self.codes is None):
+        """This change and a later one in one: a later mask leaves values and codes as they are.
+
+        Later values that are all the dense ones need not be kept.
+        """
+        if later.values is not None:
+            kept = dense.reshape(-1) if (mask := later.mask) is None else dense[mask.to(dense.device)]
+            return replace(later, values=None) if torch.equal(later.values, kept.cpu()) else later
+        if later.codes is not None or (self.values is None and self.codes is None):
             return later
         if self.codes is not None:
             return replace(self, bits=later.bits)

@@ -6,7 +6,7 @@ What becomes of one matrix is `pipelines.pruning.methods`'s; only one layer's st
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from pipelines.pruning.layer_files import LayeredChanges, LayerFiles, Overlay
 from pipelines.pruning.methods import Given, change_of
 from pipelines.pruning.recipes import MatrixRecipe
 from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import swapped
+from pipelines.pruning.wearing import outside, swapped
 from pipelines.streams import States, Streams
 
 # What stands in for a variant where the recipe failed.
@@ -40,12 +40,14 @@ class Job:
         sparsities: of every layer; None where the recipe's are no shares.
         moments: inputs by matrix name, where they are known without running the model; then it is not run.
         files: where finished layers are kept; None keeps the changes in memory.
+        origin: what methods take for dense: a checkpoint that the composition begins with, or the model itself.
     """
 
     recipe: MatrixRecipe
     sparsities: Sequence[float | None]
     moments: Mapping[str, Inputs] | None = None
     files: LayerFiles | None = None
+    origin: Variant = field(default_factory=Variant)
 
     @property
     def runs_the_model(self) -> bool:
@@ -82,15 +84,16 @@ def prune_layers(
     works = [_Work(decoder, job, base) for job in jobs]
     lanes = _lanes(works)
     running = [lane for lane in lanes if lane.reads_inputs and not lane.is_finished]
-    streams = Streams(decoder, tokens, dtype) if running and tokens is not None else None
-    for lane in running:
-        lane.states = streams.begin() if streams else None
     others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-    progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
-    for index in range(len(decoder.layers)):
-        _through_layer(decoder, index, lanes, base, streams)
-        progress.advance()
-    progress.done()
+    with outside(decoder, base):
+        streams = Streams(decoder, tokens, dtype) if running and tokens is not None else None
+        for lane in running:
+            lane.states = streams.begin() if streams else None
+        progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
+        for index in range(len(decoder.layers)):
+            _through_layer(decoder, index, lanes, base, streams)
+            progress.advance()
+        progress.done()
     return [work.result(base) for work in works]
 
 
@@ -127,7 +130,9 @@ class _Work:
             for name, matrix in self.chosen[index].items():
                 before = base.changes.get(name)
                 kept = None if before is None else before.mask
-                given = Given(name, index, matrix.weight, dense[name], kept, inputs.get(name), sparsity, self._facts)
+                first = self.job.origin.changes.get(name)
+                whole = dense[name] if first is None else first.weight(dense[name])
+                given = Given(name, index, matrix.weight, whole, kept, inputs.get(name), sparsity, self._facts)
                 change = change_of(given, recipe)
                 if change is not None:
                     changes[name] = change if before is None else before.then(change, dense[name])
@@ -244,7 +249,7 @@ def _measured(
 
 @contextmanager
 def worn(layer: Layer, variant: Variant) -> Iterator[None]:
-    """One layer computes as a variant's does for a while."""
+    """The sublayers of one layer compute as a variant's do for a while; what is around them, `outside` wears."""
     with ExitStack() as stack:
         for sublayer in layer.sublayers:
             stack.enter_context(swapped([sublayer], variant.weights(sublayer)))

@@ -93,6 +93,7 @@ def layer_files(
         "model dtype": str(decoder.dtype),
         "layers": len(decoder.layers),
         "base": base.hash,
+        "origin": job.origin.hash,
         "sparsities": list(job.sparsities),
         "tokens": "" if tokens is None else tokens_hash(tokens),
         "dtype": str(statistics.dtype),

@@ -70,6 +70,11 @@ class Variant:
         """The masks among its changes."""
         return Masks(self.changes)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing was done; counts names and reads no change."""
+        return not (self.changes or self.parameters or self.dropped or self.noise)
+
     def changed(self, sublayer: Sublayer) -> bool:
         """Whether this sublayer differs from the dense model's."""
         return sublayer.label in self.dropped or any(True for _ in self._keys(sublayer))

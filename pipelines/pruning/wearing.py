@@ -6,6 +6,7 @@ What a variant is stands in `variant.py`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -14,6 +15,7 @@ from pipelines.models.calls import hooks
 from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.sublayer import Sublayer
 from pipelines.pruning.variant import Variant
+from pipelines.streams import cast
 
 # Rows of a matrix product under noise `batch`, over those of the dense run.
 COPIES = 3
@@ -64,8 +66,8 @@ def _replaced(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
     """Another parameter of a module for a while, one that it does not have otherwise too (a bias that is None)."""
     parameter = getattr(module, key)
     if parameter is None:
-        device = next(module.parameters()).device
-        setattr(module, key, nn.Parameter(value.to(device), requires_grad=False))
+        like = next(module.parameters())
+        setattr(module, key, nn.Parameter(value.to(like), requires_grad=False))
         try:
             yield
         finally:
@@ -101,12 +103,20 @@ def applied(decoder: Decoder, variant: Variant, most_held: int | None = None) ->
         for sublayer in decoder.sublayers:
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
-        owned = {name for sublayer in decoder.sublayers for name in sublayer.modules}
+        stack.enter_context(outside(decoder, variant))
+        stack.enter_context(_noisy(decoder, variant.noise))
+        yield
+
+
+@contextmanager
+def outside(decoder: Decoder, variant: Variant) -> Iterator[None]:
+    """A variant's parameters outside the sublayers for a while: gains of norms, embeddings, learned positions."""
+    owned = {name for sublayer in decoder.sublayers for name in sublayer.modules}
+    with ExitStack() as stack:
         for name, value in variant.parameters.items():
             module, _, key = name.rpartition(".")
             if module not in owned:
                 stack.enter_context(_replaced(decoder.model.get_submodule(module), key, value))
-        stack.enter_context(_noisy(decoder, variant.noise))
         yield
 
 
@@ -142,7 +152,7 @@ def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
     """The dense model computed differently for a while."""
     match kind:
         case "bfloat16":
-            with _in_bfloat16(decoder.trunk):
+            with cast(decoder.trunk.parameters(), torch.bfloat16):  # all weights below the head
                 yield
         case "batch":
             with _at_another_batch_shape(decoder):
@@ -151,23 +161,6 @@ def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
             yield
         case _:
             raise ComputationError(f"a variant of noise {kind!r}, which this version does not know")
-
-
-@contextmanager
-def _in_bfloat16(trunk: nn.Module) -> Iterator[None]:
-    """All weights below the head in bfloat16, and with them the activations.
-
-    Buffers keep their type: rotary frequencies rounded to 8 bits would be another model. The head keeps a view of its
-    own of the weights, so that a tied embedding does not round it.
-    """
-    before = [(parameter, parameter.data) for parameter in trunk.parameters()]
-    try:
-        for parameter, data in before:
-            parameter.data = data.bfloat16()
-        yield
-    finally:
-        for parameter, data in before:
-            parameter.data = data
 
 
 @contextmanager

@@ -92,6 +92,9 @@ def test_a_longer_drop_goes_on_where_a_shorter_one_ended(study: StudyFile, tmp_p
     study.write(recipes=["dense", "mlp-drop-2-iterative"])
     assert heard(study, tmp_path / "new", cache).tasks["order of mlp-drop-2-iterative"] == 2
     assert variant_of(tmp_path / "w", "mlp-drop-2-iterative") == variant_of(tmp_path / "new", "mlp-drop-2-iterative")
+    study.write(recipes=["dense", "mlp-drop-2-iterative", "mlp-drop-1-iterative"], **LITTLE)
+    assert heard(study, tmp_path / "new", cache).tasks["order of mlp-drop-1-iterative"] == 0, "a longer one knows it"
+    assert variant_of(tmp_path / "new", "mlp-drop-1-iterative") == variant_of(tmp_path / "w", "mlp-drop-1-iterative")
 
 
 @pytest.mark.timeout(600)

@@ -26,7 +26,7 @@ from pipelines.progress import SILENT, Progress
 from pipelines.pruning.recipes import Drop
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
-from pipelines.streams import BATCH
+from pipelines.streams import BATCH, cast
 
 # Tokens of one pass of the greedy choice, which keeps the stream before every layer.
 _KEPT_TOKENS = 2048
@@ -50,6 +50,7 @@ def drop(
     base: Variant,
     progress: Progress = SILENT,
     known: Sequence[tuple[str, float | None]] = (),
+    dtype: torch.dtype | None = None,
 ) -> Variant:
     """Removes the recipe's units from what earlier recipes left.
 
@@ -61,6 +62,7 @@ def drop(
         base: what earlier recipes of a composition did; the choice is made on that model.
         progress: one step a removal that is measured.
         known: what an earlier call of `drop_order` with the same arguments found, whatever its count.
+        dtype: as in `drop_order`; the table's influences were measured in it, too.
 
     Returns:
         The base without them; changes of matrices inside them are gone with them. Its facts tell the order that was
@@ -71,10 +73,10 @@ def drop(
         ComputationError: an activation or a loss is NaN or infinite.
     """
     left = _left(decoder, recipe, base)
-    if recipe.by == "influence" and not (base.changes or base.parameters or base.dropped):
+    if recipe.by == "influence" and base.is_dense:
         order = ordered(_from_table(recipe, left, influence))
     else:
-        order = drop_order(decoder, recipe, tokens, base, known, progress)
+        order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)
     removed = {part for label, _ in order[: recipe.count] for part in parts_of(label)}
     found = tuple(each.label for each in decoder.sublayers if each.label in removed - {*base.dropped})
     gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *found}]
@@ -102,6 +104,7 @@ def drop_order(
     base: Variant,
     known: Sequence[tuple[str, float | None]] = (),
     progress: Progress = SILENT,
+    dtype: torch.dtype | None = None,
 ) -> list[Removal]:
     """In which order a recipe removes units, measured on the model that `base` left.
 
@@ -112,9 +115,11 @@ def drop_order(
         base: what earlier recipes did.
         known: the beginning of an iterative or greedy order, which is the same for every count.
         progress: one step a removal that is measured.
+        dtype: type of weights and activations below the head while the tokens pass; None is the model's own. All
+            layers are cast together. What is read off them is computed in float32 and float64.
 
     Returns:
-        `influence` and `random`: all units that are left; else as many as are removed or known, whichever is more.
+        `influence` and `random`: all units that are left; else as many as are removed, whatever is known of more.
 
     Raises:
         InputError: the model has too few units, or there are no tokens.
@@ -128,7 +133,7 @@ def drop_order(
         return [Removal(left[place], None) for place in drawn.tolist()]
     if tokens is None or not tokens.numel():
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    with applied(decoder, base):
+    with applied(decoder, base), cast(decoder.trunk.parameters(), dtype):
         match recipe.by:
             case "influence":
                 return ordered(influences(decoder, left, tokens))
@@ -166,7 +171,7 @@ def _one_by_one(
         order.append(ordered(scores)[0])
         progress.advance()
     progress.done()
-    return order
+    return order[: recipe.count]
 
 
 def ordered(scores: Mapping[str, float]) -> list[Removal]:

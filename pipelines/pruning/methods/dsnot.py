@@ -3,8 +3,6 @@
 The mask that it begins with is an earlier recipe's; the loop itself stands in `exchange.py`.
 """
 
-import torch
-
 from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import pattern_of, require_finite
 from pipelines.pruning.methods.exchange import Channels, exchange
@@ -22,8 +20,7 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
     goes on there, to and fro, until its cycles are used up.
 
     Returns:
-        The new mask, with the values of the weights where an earlier recipe changed them; None where nothing was
-        exchanged, or nothing was masked.
+        The new mask and the weights in it; None where nothing was exchanged, or nothing was masked.
 
     Raises:
         InputError: no calibration token reached the matrix.
@@ -47,5 +44,4 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
     if not exchanges:
         return None
     given.facts["dsnot_exchanges"] = given.facts.get("dsnot_exchanges", 0) + exchanges
-    is_dense = torch.equal(weight[kept], given.dense[kept])
-    return Change.masked(kept) if is_dense else Change.valued(weight, kept)
+    return Change.valued(weight, kept)

@@ -21,7 +21,7 @@ class Given:
         name: the matrix's.
         layer: its layer, from 0.
         weight: as it is now, after the recipes before in a composition, (outputs, inputs) in the model's type.
-        dense: as it is in the dense model.
+        dense: as it was before all pruning: in the dense model, or in the checkpoint that a composition begins with.
         kept: what an earlier recipe of a composition left; None where nothing was masked.
         inputs: of the calibration tokens; None where the recipe reads none, or no token reached it.
         sparsity: share of the weights to set to zero; None for an N:M pattern and for recipes that mask nothing.

@@ -22,6 +22,7 @@ from pipelines.pruning.masks import keep_share
 from pipelines.pruning.methods.units import Units, head_count, heads_of, neurons_of, probe_calls
 from pipelines.pruning.recipes import Structured
 from pipelines.pruning.variant import Variant
+from pipelines.pruning.wearing import outside
 from pipelines.streams import Streams
 
 
@@ -41,6 +42,7 @@ def prune_units(
     tokens: Int[Tensor, "sequences length"] | None,
     base: Variant,
     progress: Progress = SILENT,
+    dtype: torch.dtype | None = None,
 ) -> Variant:
     """Removes the recipe's units from what earlier recipes left.
 
@@ -51,6 +53,7 @@ def prune_units(
         tokens: calibration tokens, on which the model that earlier recipes left is measured again.
         base: what they did. Units whose weights are all zero already score lowest and go first.
         progress: one step a layer.
+        dtype: type in which the tokens pass the layers; None is the model's own.
 
     Returns:
         The base with rows and columns of the removed units masked, and with biases where the recipe compensates. Its
@@ -61,7 +64,7 @@ def prune_units(
         ComputationError: a score is NaN or infinite.
     """
     units = _found(decoder, recipe, base, progress)
-    moments = _moments(decoder, recipe, units, activation_stats, tokens, base) if recipe.needs else {}
+    moments = _moments(decoder, recipe, units, activation_stats, tokens, base, dtype) if recipe.needs else {}
     scores = [_scores(each, recipe, base, moments) for each in units]
     kept = (
         _kept_uniformly(recipe, units, scores) if recipe.ratios == "uniform" else _kept_globally(recipe, units, scores)
@@ -107,10 +110,11 @@ def _moments(
     activation_stats: pl.DataFrame | None,
     tokens: Int[Tensor, "sequences length"] | None,
     base: Variant,
+    dtype: torch.dtype | None,
 ) -> dict[str, Moments]:
     """By name of the reader: from the table, or measured on the model that earlier recipes left."""
     names = [each.reader.name for each in units]
-    if not (base.changes or base.parameters or base.dropped):
+    if base.is_dense:
         if activation_stats is None:
             raise InputError(f"recipe {recipe.name} needs activation_stats; materialise it first")
         rows = activation_stats.filter(pl.col("module").cast(pl.String).is_in(names))
@@ -123,7 +127,7 @@ def _moments(
     else:
         if tokens is None or not tokens.numel():
             raise InputError(f"recipe {recipe.name} needs calibration tokens")
-        found = _measured(decoder, {each.reader.name: each.reader for each in units}, tokens, base)
+        found = _measured(decoder, {each.reader.name: each.reader for each in units}, tokens, base, dtype)
     missing = next((name for name in names if name not in found), None)
     if missing is not None:
         raise InputError(
@@ -134,15 +138,21 @@ def _moments(
 
 
 def _measured(
-    decoder: Decoder, readers: Mapping[str, Matrix], tokens: Int[Tensor, "sequences length"], base: Variant
+    decoder: Decoder,
+    readers: Mapping[str, Matrix],
+    tokens: Int[Tensor, "sequences length"],
+    base: Variant,
+    dtype: torch.dtype | None,
 ) -> dict[str, Moments]:
-    streams, found = Streams(decoder, tokens), {}
-    states = streams.begin()
-    for index, layer in enumerate(decoder.layers):
-        own = {name: each for part in layer.sublayers for name, each in part.matrices.items() if name in readers}
-        with worn(layer, base):
-            for name, inputs in streams.measure(index, states, own, advances=True).items():
-                found[name] = Moments(inputs.mean, inputs.second_moment)
+    found = {}
+    with outside(decoder, base):
+        streams = Streams(decoder, tokens, dtype)
+        states = streams.begin()
+        for index, layer in enumerate(decoder.layers):
+            own = {name: each for part in layer.sublayers for name, each in part.matrices.items() if name in readers}
+            with worn(layer, base):
+                for name, inputs in streams.measure(index, states, own, advances=True).items():
+                    found[name] = Moments(inputs.mean, inputs.second_moment)
     return found
 
 

@@ -104,8 +104,18 @@ class Composed(BaseRecipe):
         for index, part in enumerate(self.parts):
             if isinstance(part, External) and index:
                 raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
+            codes = next((before for before in self.parts[:index] if isinstance(before, Quantized)), None)
+            if isinstance(part, (SparseGPT, ADMM)) and codes is not None:
+                raise ValueError(
+                    f"{part.name} solves for the dense weights and would undo {codes.name}; prune first, then quantize"
+                )
             if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
                 raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
+            units = next((before for before in self.parts[:index] if isinstance(before, Structured)), None)
+            if isinstance(part, DSnoT) and units is not None:
+                raise ValueError(
+                    f"{part.name} would bring weights of units back that {units.name} removed; put it first"
+                )
         return self
 
     @property

@@ -92,7 +92,8 @@ class DSnoT(MatrixRecipe):
     """Exchanges weights of an earlier mask until its outputs are right on average, without training.
 
     Zhang et al., "Dynamic Sparse No Training", 2310.08915. It has no share of its own: as many weights are kept in
-    every row as before, and in every group of an N:M mask. Weights that come back have their dense values.
+    every row as before, and in every group of an N:M mask. Weights that come back have their dense values, those of
+    removed neurons and heads too: such a recipe cannot come before it.
 
     Attributes:
         max_cycle: exchanges a row, at most.
@@ -103,7 +104,10 @@ class DSnoT(MatrixRecipe):
 
     SPELLING = re.compile(r"(?P<method>dsnot)")
     EXAMPLES: ClassVar = (
-        ("wanda-50+dsnot", "wanda-50, then weights exchanged where that lowers the mean error; after any mask"),
+        (
+            "wanda-50+dsnot",
+            "wanda-50, then weights exchanged where that lowers the mean error; after any mask of weights",
+        ),
     )
 
     method: Literal["dsnot"] = "dsnot"

@@ -170,6 +170,51 @@ def test_units_after_pruning_are_scored_on_the_pruned_weights_and_their_inputs(
     assert variant.facts["structure"] != plain.facts["structure"]
 
 
+def in_bfloat16(twin: Decoder) -> Decoder:
+    """The twin with all weights below its head rounded, for good."""
+    for parameter in twin.trunk.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return twin
+
+
+def test_units_behind_a_recipe_are_measured_in_the_calibrations_type(decoder: Decoder, tokens: Tensor) -> None:
+    recipe = parse_recipe("magnitude-50+neurons-25-flap")
+    exact, rounded = (prune(decoder, recipe, tokens=tokens, dtype=dtype) for dtype in (None, torch.bfloat16))
+    half = prune(decoder, parse_recipe("magnitude-50"))
+    twin = twin_of(decoder)
+    write_masks(twin, half, set(half.masks))
+    names = [f"model.layers.{index}.mlp.down_proj" for index in range(5)]
+    weights = {name: twin.model.get_submodule(name).weight.detach().double() for name in names}
+    x = inputs_of(in_bfloat16(twin), names, tokens)
+    for name in names:
+        removed = rounded.facts["structure"][name]["removed"]
+        expected = weights[name][:, removed] @ x[name].mean(dim=0)[removed]
+        away = [
+            float((variant.parameters[f"{name}.bias"].double() - expected).norm() / expected.norm())
+            for variant in (rounded, exact)
+        ]
+        assert away[0] < 1e-5 < 1e-4 < away[1]
+
+
+@pytest.mark.parametrize("first", ["", "magnitude-75+"])
+@pytest.mark.parametrize("choice", ["-greedy", "-iterative", "-consecutive"])
+def test_every_measured_choice_of_drops_is_made_in_the_calibrations_type(
+    decoder: Decoder, tokens: Tensor, first: str, choice: str
+) -> None:
+    twin = twin_of(decoder)
+    if first:
+        half = prune(decoder, parse_recipe("magnitude-75"))
+        write_masks(twin, half, set(half.masks))
+    recipe = parse_recipe(f"{first}attn+mlp-drop-2{choice}")
+    exact, rounded = (prune(decoder, recipe, tokens=tokens, dtype=dtype).facts for dtype in (None, torch.bfloat16))
+    direct = prune(in_bfloat16(twin), parse_recipe(f"attn+mlp-drop-2{choice}"), tokens=tokens).facts
+    assert rounded["drop_order"] == direct["drop_order"]
+    assert rounded["drop_scores"] == direct["drop_scores"]
+    assert rounded["drop_scores"] != exact["drop_scores"]
+    assert rounded["drop_scores"] == pytest.approx(exact["drop_scores"], rel=0.1)
+    assert all(parameter.dtype == torch.float32 for parameter in decoder.model.parameters())
+
+
 def test_units_of_two_recipes_add_up_and_those_removed_before_go_first(make) -> None:
     both = make("neurons-25+heads-50")
     assert {fact["kind"] for fact in both.facts["structure"].values()} == {"neurons", "heads"}

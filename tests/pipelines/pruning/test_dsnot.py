@@ -95,7 +95,9 @@ def test_exchanges_are_those_of_a_loop_over_single_weights(
     assert change.mask is not None
     assert torch.equal(change.mask, mask)
     assert torch.equal(change.weight(dense), found.float())
-    assert change.values is None, "all its weights are dense ones: one bit each"
+    stored = Change.masked(kept).then(change, dense)
+    assert stored.values is None, "all its weights are dense ones: one bit each"
+    assert torch.equal(stored.weight(dense), change.weight(dense))
     assert facts["dsnot_exchanges"] >= int((mask & ~kept).sum()) > 0
 
 

@@ -71,3 +71,20 @@ def test_parts_of_a_composition_are_names_or_mappings_without_one() -> None:
     spelled = parse_recipe("wanda-50+dsnot")
     written = parse_recipe("{name: mine, method: composed, parts: [wanda-50, {method: dsnot}]}")
     assert written.hash == spelled.hash
+
+
+@pytest.mark.parametrize("name", ["gptq-3bit+sparsegpt-50", "rtn-4bit+admm-50", "awq-4bit+wanda-50+admm"])
+def test_a_solver_behind_a_quantizer_would_undo_it_and_is_refused(name: str) -> None:
+    codes = name.partition("+")[0]
+    with pytest.raises(InputError, match=rf"would undo {codes}; prune first, then quantize"):
+        parse_recipe(name)
+    # The other way round there is nothing to undo, and a mask alone leaves codes as they are.
+    for fine in ("sparsegpt-50+gptq-3bit", "wanda-50+admm+rtn-4bit", "gptq-3bit+wanda-50"):
+        assert parse_recipe(fine).name == fine
+
+
+@pytest.mark.parametrize("name", ["neurons-50+wanda-60+dsnot", "wanda-60+heads-50+dsnot", "flap-30+wanda-50+dsnot"])
+def test_removed_units_stay_removed_so_that_exchanges_come_before_them(name: str) -> None:
+    with pytest.raises(InputError, match=r"dsnot would bring weights of units back .* put it first"):
+        parse_recipe(name)
+    assert parse_recipe("wanda-60+dsnot+neurons-50").name == "wanda-60+dsnot+neurons-50"

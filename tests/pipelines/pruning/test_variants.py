@@ -11,6 +11,7 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
+from pipelines.pruning.changes import Change
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.row import variant_row
 from pipelines.pruning.variant import Variant, load_variant
@@ -164,3 +165,20 @@ def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_beh
         assert torch.equal(parameter, before[name][1])
     assert torch.equal(decoder.hidden(tokens), dense)
     assert not torch.equal(held, dense)
+
+
+def test_whether_anything_was_done_is_told_without_reading_a_change() -> None:
+    class Unread(dict[str, Change]):
+        def __getitem__(self, name: str) -> Change:
+            raise AssertionError(f"{name} was read")
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("all were read")
+
+        __hash__ = None
+
+    assert not Variant(Unread({"w": Change((64, 64))})).is_dense
+    assert Variant(Unread()).is_dense
+    assert Variant(facts={"weights_changed": 0}).is_dense
+    for other in (Variant(dropped=("attn.1",)), Variant(noise="batch"), Variant(parameters={"a.bias": torch.ones(1)})):
+        assert not other.is_dense
