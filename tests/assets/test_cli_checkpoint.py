@@ -79,6 +79,19 @@ def test_prune_needs_no_warehouse_and_calibrates_where_it_has_to(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+def test_prune_calibrates_as_a_study_can(tiny_folder: Path, tmp_path: Path) -> None:
+    own = ["--calibration", "embedded", "--sequences", 2, "--length", 16]
+    more = ["--documents", "single", "--template", "--calibration-dtype", "bfloat16"]
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "plain", *own) == 0
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "more", *own, *more) == 0
+    text = front_matter(tmp_path / "more")[1]
+    for told in ("documents | single", "template | True", "dtype | bfloat16"):
+        assert f"| Calibration: {told} |" in text
+    plain, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(plain.get_parameter(name), other.get_parameter(name))
+
+
 def test_prune_takes_a_recipe_in_yaml_and_writes_the_stored_type(tiny_folder: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     shutil.copytree(tiny_folder, half)
@@ -108,6 +121,10 @@ def full(tmp_path: Path) -> Path:
     return tmp_path / "full"
 
 
+def wanda(model: Path, tmp_path: Path) -> list[object]:
+    return ["prune", model, "-r", "wanda-50", "-o", tmp_path / "out", "--length", 8]
+
+
 Case = Callable[[Path, Path, Path], list[object]]
 WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", full(t), "--warehouse", w], "full: is not empty"),
@@ -128,6 +145,11 @@ WRONG: list[tuple[Case, str]] = [
         lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 8, "--calibration", t / "x"],
         "calibration source",
     ),
+    (lambda w, m, t: [*wanda(m, t), "--calibration", "hf:x"], "--calibration 'hf:x'"),
+    (lambda w, m, t: [*wanda(m, t), "--calibration", ""], "--calibration ''"),
+    (lambda w, m, t: [*wanda(m, t), "--seed", -(2**63) - 1], "--seed"),
+    (lambda w, m, t: [*wanda(m, t), "--documents", "some"], "--documents 'some'"),
+    (lambda w, m, t: [*wanda(m, t), "--calibration-dtype", "int8"], "--calibration-dtype 'int8'"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"], "choose float32"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "cuda:77"], "torch sees"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "tpu"], "--device 'tpu'"),
