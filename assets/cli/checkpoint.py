@@ -242,7 +242,4 @@ def _scores(place: Path, model: str, recipe: str) -> list[tuple[str, str]]:
 def _tell(done: "Exported") -> None:
     for note in done.notes:
         say(note)
-    say(
-        f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; "
-        f"plain transformers gives the same logits (to {done.distance:.1e} of their length)"
-    )
+    say(f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; {done.proof}")

@@ -74,10 +74,9 @@ def card(about: About, exported: "Exported", decoder: Decoder, variant: Variant)
         lines += _table(("measure", "value"), list(about.scores))
     else:
         lines.append("Nothing was measured.")
-    lines.append(
-        "\nStock transformers gave the logits of the measured variant from these files, to "
-        f"{exported.distance:.1e} of their length, when they were written."
-    )
+    lines.append(f"\nWhen this folder was written, {exported.proof}.")
+    if about.scores and exported.rounded:
+        lines.append("The measures above are the unrounded variant's.")
     return "\n".join(lines) + "\n"
 
 

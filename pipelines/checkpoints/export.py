@@ -49,8 +49,10 @@ class Exported:
         folder: where.
         bytes: of the weights.
         parameters: numbers in them, tied ones once.
-        distance: of its logits from the variant's, relative to their length.
+        distance: of its logits from the variant's with its values rounded as they are stored, relative to their length.
         notes: what was removed or filled with zeros, in sentences.
+        rounded: the type that new values were rounded to, and the distance of the folder's logits from those of the
+            variant before that; None where nothing was rounded.
     """
 
     folder: Path
@@ -58,6 +60,19 @@ class Exported:
     parameters: int
     distance: float
     notes: tuple[str, ...]
+    rounded: tuple[str, float] | None = None
+
+    @property
+    def proof(self) -> str:
+        """How near its logits are to the variant's, as a sentence without a stop."""
+        if self.rounded is None:
+            return f"plain transformers gives the same logits (to {self.distance:.1e} of their length)"
+        dtype, distance = self.rounded
+        return (
+            f"new values are rounded to {dtype}, as the dense model is stored, which moves the logits by "
+            f"{distance:.1e} of their length away from the unrounded variant's; plain transformers gives the same "
+            f"logits as the rounded variant (to {self.distance:.1e})"
+        )
 
 
 def check_place(folder: Path) -> None:
@@ -101,10 +116,10 @@ def export(
     """
     check_place(folder)
     dtype = stored_dtype(decoder.folder)
-    variant = as_stored(decoder, variant, dtype)
     probe = probe_of(decoder, _PROBE_TOKENS)
-    with torch.inference_mode(), applied(decoder, variant):
-        truth = _logits(decoder.model, probe)
+    unrounded = _worn_logits(decoder, variant, probe)
+    variant = as_stored(decoder, variant, dtype)
+    truth = _worn_logits(decoder, variant, probe)
     worn = Worn(decoder, variant)
     form = form_of(decoder, variant, worn, shrink=shrink)
     progress.start("write the checkpoint", len(form.layers) + 2)
@@ -112,8 +127,9 @@ def export(
         _require_room(scratch, form.parameters * dtype.itemsize)
         size = _write_weights(scratch, form, worn, dtype, progress)
         _write_rest(scratch, decoder, form, dtype)
-        apart = _require_same(scratch, decoder, probe, truth)
-        done = Exported(folder, size, form.parameters, apart, form.notes)
+        found = _require_same(scratch, decoder, probe, truth)
+        rounded = None if torch.equal(truth, unrounded) else (_plain(dtype), distance(found, unrounded.float()))
+        done = Exported(folder, size, form.parameters, distance(found, truth.float()), form.notes, rounded)
         text = card(about, done, decoder, variant)
         (scratch / "README.md").write_text(text, encoding="utf-8")
     progress.advance()
@@ -123,6 +139,15 @@ def export(
 
 def _logits(model: Any, tokens: Int[Tensor, "1 tokens"]) -> Tensor:  # noqa: ANN401 (transformers has no common type)
     return first_tensor(model(input_ids=tokens, use_cache=False).logits)
+
+
+def _worn_logits(decoder: Decoder, variant: Variant, probe: Int[Tensor, "1 tokens"]) -> Tensor:
+    with torch.inference_mode(), applied(decoder, variant):
+        return _logits(decoder.model, probe)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager
@@ -242,7 +267,7 @@ def _written(form: Form, worn: Worn, name: str, dtype: torch.dtype) -> Tensor:
 def _write_rest(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype) -> None:
     """Config, generation config and tokenizer; the last two byte by byte where the dense model has them as files."""
     config = cast(Any, form.model).config
-    config.dtype = str(dtype).removeprefix("torch.")
+    config.dtype = _plain(dtype)
     config.architectures = [type(form.model).__name__]
     config.save_pretrained(scratch)
     generation = decoder.folder / "generation_config.json"
@@ -255,8 +280,8 @@ def _write_rest(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype)
             shutil.copyfile(decoder.folder / name, scratch / name)
 
 
-def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"], truth: Tensor) -> float:
-    """The distance of the folder's logits from the variant's.
+def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"], truth: Tensor) -> Tensor:
+    """The folder's logits, proved to be the variant's.
 
     Raises:
         ComputationError: it is more than rounding, or transformers misses a weight.
@@ -275,11 +300,11 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
         raise ComputationError(f"transformers does not find {wrong[0]} in what was written; nothing was kept")
     model.to(decoder.device).eval()
     with torch.inference_mode():
-        found = _logits(model, probe)
-    apart = distance(found.float(), truth.float())
+        found = _logits(model, probe).float()
+    apart = distance(found, truth.float())
     if not apart <= allowed(decoder.dtype, len(decoder.layers)):
         raise ComputationError(
             f"transformers computes other logits from what was written: they differ by {apart:.1e} of their length; "
             "nothing was kept"
         )
-    return apart
+    return found

@@ -16,6 +16,7 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
+from pipelines.models.probe import distance
 from pipelines.models.sources import identify
 from pipelines.pruning.apply import prune
 from pipelines.pruning.changes import Change
@@ -80,13 +81,30 @@ def test_values_are_rounded_to_the_type_that_the_model_is_stored_in(tiny_folder:
         name: Change.valued(matrix.weight + 0.01 * torch.rand(matrix.weight.shape, generator=generator))
         for name, matrix in decoder.matrices.items()
     }
-    export(decoder, Variant(changes), tmp_path / "out", ABOUT)
+    done = export(decoder, Variant(changes), tmp_path / "out", ABOUT)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    # Both are told: that the folder computes as the rounded variant, and how far that is from the measured one.
+    with applied(decoder, Variant(changes)):
+        measured = distance(logits(plain), logits(decoder.model))
+    assert measured > 1e-3
+    assert done.rounded is not None
+    assert done.rounded == ("bfloat16", pytest.approx(measured, rel=0.5))
+    assert done.distance < 1e-6
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert done.proof in card
+    assert f"by {done.rounded[1]:.1e} of their length away from the unrounded variant's" in done.proof
+    assert "The measures above are the unrounded variant's." in card
     for name, matrix in decoder.matrices.items():
         expected = changes[name].weight(matrix.weight).bfloat16().float()
         assert torch.equal(plain.get_parameter(f"{name}.weight"), expected)
     assert torch.equal(plain.model.norm.weight, decoder.model.model.norm.weight)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_zeros_alone_are_not_told_as_rounding(tiny_folder: Path, variant: Variant, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
+    AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16).save_pretrained(half)
+    assert export(load_decoder(half), variant, tmp_path / "out", ABOUT).rounded is None
 
 
 def test_the_tokenizer_is_the_dense_models_byte_by_byte(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
