@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from pipelines.checkpoints.card import About, card
 from pipelines.checkpoints.forms import Form, form_of
-from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype
+from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype, unchanged
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import first_tensor
 from pipelines.models.decoder import Decoder
@@ -50,7 +50,7 @@ class Exported:
         bytes: of the weights.
         parameters: numbers in them, tied ones once.
         distance: of its logits from the variant's with its values rounded as they are stored, relative to their length.
-        notes: what was removed or filled with zeros, in sentences.
+        notes: what was removed, filled with zeros or rounded, in sentences.
         rounded: the type that new values were rounded to, and the distance of the folder's logits from those of the
             variant before that; None where nothing was rounded.
     """
@@ -125,11 +125,12 @@ def export(
     progress.start("write the checkpoint", len(form.layers) + 2)
     with _appearing(folder) as scratch:
         _require_room(scratch, form.parameters * dtype.itemsize)
-        size = _write_weights(scratch, form, worn, dtype, progress)
+        size = _write_weights(scratch, form, worn, unchanged(decoder), dtype, progress)
         _write_rest(scratch, decoder, form, dtype)
         found = _require_same(scratch, decoder, probe, truth)
         rounded = None if torch.equal(truth, unrounded) else (_plain(dtype), distance(found, unrounded.float()))
-        done = Exported(folder, size, form.parameters, distance(found, truth.float()), form.notes, rounded)
+        notes = (*form.notes, *_type_notes(decoder, dtype))
+        done = Exported(folder, size, form.parameters, distance(found, truth.float()), notes, rounded)
         text = card(about, done, decoder, variant)
         (scratch / "README.md").write_text(text, encoding="utf-8")
     progress.advance()
@@ -196,7 +197,9 @@ def _require_room(scratch: Path, needed: int) -> None:
         )
 
 
-def _write_weights(scratch: Path, form: Form, worn: Worn, dtype: torch.dtype, progress: Progress) -> int:
+def _write_weights(
+    scratch: Path, form: Form, worn: Worn, dense: Mapping[str, Tensor], dtype: torch.dtype, progress: Progress
+) -> int:
     """Files of safetensors as the hub has them, and an index where there are several; the bytes in them.
 
     No more than one file's tensors are made at a time.
@@ -213,14 +216,14 @@ def _write_weights(scratch: Path, form: Form, worn: Worn, dtype: torch.dtype, pr
     for names in _groups(form):
         # The names and forms that checkpoints of this architecture have on the hub: experts one by one, for example.
         tensors = revert_weight_conversion(
-            cast(Any, form.model), {name: _written(form, worn, name, dtype) for name in names}
+            cast(Any, form.model), {name: _written(form, worn, dense, name, dtype).cpu() for name in names}
         )
         for name, tensor in tensors.items():
             if files[-1] and size + tensor.nbytes > MOST_A_SHARD:
                 close()
                 files.append({})
                 size = 0
-            files[-1][name] = tensor.cpu().contiguous()
+            files[-1][name] = tensor.contiguous()
             size, total = size + tensor.nbytes, total + tensor.nbytes
         progress.advance()
     close()
@@ -248,20 +251,28 @@ def _groups(form: Form) -> Iterator[list[str]]:
     yield from layers.values()
 
 
-def _written(form: Form, worn: Worn, name: str, dtype: torch.dtype) -> Tensor:
+def _written(form: Form, worn: Worn, dense: Mapping[str, Tensor], name: str, dtype: torch.dtype) -> Tensor:
     """A parameter as it is written."""
-    dense = form.dense_name(name)
-    if dense not in worn:  # a bias that came along when another one was switched on
+    old = form.dense_name(name)
+    if old not in worn:  # a bias that came along when another one was switched on
         shape = dict(form.model.state_dict())[name].shape
         return torch.zeros(shape, dtype=dtype)
-    tensor = worn.tensor(dense)
+    tensor = worn.tensor(old) if worn.is_changed(old) else dense[old]
     for dim, index in form.cuts.get(name, {}).items():
         tensor = tensor.index_select(dim, index.to(tensor.device))
     if not tensor.is_floating_point():
         return tensor
     stored = tensor.to(dtype)
     # What a checkpoint of 16 bits keeps in 32 stays in 32.
-    return stored if worn.is_changed(dense) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
+    return stored if worn.is_changed(old) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
+
+
+def _type_notes(decoder: Decoder, dtype: torch.dtype) -> Iterator[str]:
+    if torch.promote_types(dtype, decoder.dtype) != decoder.dtype:
+        yield (
+            f"The model was pruned in {_plain(decoder.dtype)} and is stored in {_plain(dtype)}: parameters that the "
+            f"recipe changed hold {_plain(decoder.dtype)} values, all others are the dense model's own."
+        )
 
 
 def _write_rest(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipelines.checkpoints import export as module
@@ -105,6 +106,42 @@ def test_zeros_alone_are_not_told_as_rounding(tiny_folder: Path, variant: Varian
     half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
     AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16).save_pretrained(half)
     assert export(load_decoder(half), variant, tmp_path / "out", ABOUT).rounded is None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_is_not_changed_stays_exact_where_the_model_runs_in_a_smaller_type(
+    architecture: str, dtype: str, tmp_path: Path
+) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "dense", architecture), dtype)
+    name = next(iter(decoder.matrices))
+    changed = prune(decoder, parse_recipe("magnitude-50")).changes[name]
+    done = export(decoder, Variant({name: changed}), tmp_path / "out", ABOUT)
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("dense", "out"))
+    assert before.keys() == after.keys()
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+    different = [key for key in before if not torch.equal(before[key], after[key])]
+    assert len(different) == 1
+    values = after[different[0]]
+    assert torch.equal(values, values.to(decoder.dtype).float())
+    assert not torch.equal(before[different[0]], before[different[0]].to(decoder.dtype).float())
+    (note,) = done.notes
+    assert f"pruned in {dtype} and is stored in float32" in note
+    assert note in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_a_checkpoint_of_16_bits_keeps_in_32_stays_exact_too(tiny_folder: Path, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    model.model.norm.float()
+    with torch.no_grad():
+        model.model.norm.weight.add_(1e-4)
+    model.save_pretrained(half)
+    decoder = load_decoder(half, "bfloat16")
+    export(decoder, prune(decoder, parse_recipe("magnitude-50")), tmp_path / "out", ABOUT)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written["model.norm.weight"], model.model.norm.weight)
+    assert written["model.embed_tokens.weight"].dtype == torch.bfloat16
 
 
 def test_the_tokenizer_is_the_dense_models_byte_by_byte(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
