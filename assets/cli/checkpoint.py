@@ -189,7 +189,7 @@ def prune(
         identity = identify(place, cache)
         from pipelines.calibration import calibrate, calibration_tokens
         from pipelines.calibration import calibration_dtype as passing_dtype
-        from pipelines.checkpoints.card import About
+        from pipelines.checkpoints.card import About, public_source
         from pipelines.checkpoints.export import export
         from pipelines.models.load import load_decoder
         from pipelines.pruning import apply
@@ -206,8 +206,8 @@ def prune(
             decoder, parsed, **statistics, tokens=tokens, progress=bars, dtype=passing_dtype(spec), cache=cache
         )
         calibrated = spec.model_dump() if parsed.is_calibrated else {}
-        if calibrated and spec.source not in {"embedded", "wikitext2"}:
-            calibrated["source"] = Path(spec.source).name
+        if calibrated:
+            calibrated["source"] = public_source(spec.source)
         name = Path(model.partition("@")[0]).name.removesuffix(".gguf")
         about = About(name, model, identity.weight_hash, parsed.name, parsed.method, parsed.parameters_json, calibrated)
         done = export(decoder, variant, output, about, shrink=shrink, progress=bars)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipelines.checkpoints import export as module
-from pipelines.checkpoints.card import About
+from pipelines.checkpoints.card import About, public_source
 from pipelines.checkpoints.export import export
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import hooks
@@ -174,6 +175,41 @@ def test_the_card_tells_base_licence_recipe_calibration_and_scores(
         "| KL | 1 |",
     ):
         assert told in text
+
+
+def test_what_exists_here_is_a_path_and_no_hub_id(
+    decoder: Decoder, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    export(decoder, variant, tmp_path / "out", replace(ABOUT, source="models/mine"))
+    _, front, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    assert "base_model" not in yaml.safe_load(front)
+    assert "models/mine" not in text
+
+
+def test_an_external_checkpoint_is_told_without_its_place(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+    for place, (source, told) in enumerate(
+        (("/home/somebody/theirs", "theirs"), ("~/a/b.gguf", "b.gguf"), ("org/theirs@main", "org/theirs@main"))
+    ):
+        own = {"method": "composed", "parts": [{"method": "external", "source": source, "layers": None}]}
+        out = tmp_path / str(place)
+        export(decoder, variant, out, replace(ABOUT, parameters_json=json.dumps(own)))
+        text = (out / "README.md").read_text()
+        assert f'"source": "{told}"' in text
+        assert "/home/somebody" not in text
+
+
+def test_sources_that_everybody_has_stay_whole(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for source, told in (
+        ("wikitext2", "wikitext2"),
+        ("hf:allenai/c4:en:train", "hf:allenai/c4:en:train"),
+        ("hf:imdb:train", "hf:imdb:train"),
+        (f"hf:{tmp_path}/data:train", "hf:data:train"),
+        (str(tmp_path / "mine.txt"), "mine.txt"),
+    ):
+        assert public_source(source) == told
 
 
 def test_a_folder_that_computes_something_else_is_not_kept(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
