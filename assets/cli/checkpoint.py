@@ -77,7 +77,7 @@ def checkpoint(
     - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
     """
-    from pipelines.checkpoints.export import check_place
+    from pipelines.checkpoints.places import check_place
 
     check_place(folder)
     store = Store(root(context))
@@ -159,12 +159,14 @@ def prune(
 ) -> None:
     """Prune a model and write it as a Hugging Face folder; nothing is measured and no warehouse is touched.
 
+    Layers that a killed run has finished lie beside DIR, and the same command goes on behind them.
+
     For example:
 
     - `prunescope prune ./my-model -r wanda-2of4 -o ./my-model-2of4`
     - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
     """
-    from pipelines.checkpoints.export import check_place
+    from pipelines.checkpoints.places import check_place, refusals_told, unfinished_beside
 
     check_place(output)
     parsed = parse_recipe(recipe)
@@ -183,7 +185,7 @@ def prune(
         raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
-    with Bars() as bars:
+    with unfinished_beside(output) as scratch, Bars() as bars:
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
         identity = identify(place, cache)
@@ -193,6 +195,7 @@ def prune(
         from pipelines.checkpoints.export import export
         from pipelines.models.load import load_decoder
         from pipelines.pruning import apply
+        from pipelines.pruning.statistics import Unfinished
 
         decoder = load_decoder(place, dtype, device)
         if parsed.is_calibrated and length > decoder.context_length:
@@ -202,9 +205,17 @@ def prune(
             seen = calibrate(decoder, spec, place.name, bars)
             statistics = {need: getattr(seen, need) for need in parsed.needs}
         tokens = calibration_tokens(decoder.tokenizer, spec) if parsed.is_calibrated else None
-        variant = apply.prune(
-            decoder, parsed, **statistics, tokens=tokens, progress=bars, dtype=passing_dtype(spec), cache=cache
-        )
+        with refusals_told(output):
+            variant = apply.prune(
+                decoder,
+                parsed,
+                **statistics,
+                tokens=tokens,
+                progress=bars,
+                dtype=passing_dtype(spec),
+                unfinished=Unfinished(scratch, identity.weight_hash),
+                cache=cache,
+            )
         calibrated = spec.model_dump() if parsed.is_calibrated else {}
         if calibrated:
             calibrated["source"] = public_source(spec.source)

@@ -3,20 +3,15 @@
 In what form it is written is `forms.py`'s, what its model card says `card.py`'s.
 """
 
-import errno
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -24,8 +19,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from pipelines.checkpoints.card import About, card
 from pipelines.checkpoints.forms import Form, form_of
+from pipelines.checkpoints.places import appearing, check_place, require_room
 from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype, unchanged
-from pipelines.errors import ComputationError, InputError
+from pipelines.errors import ComputationError
 from pipelines.models.calls import first_tensor
 from pipelines.models.decoder import Decoder
 from pipelines.models.output import allowed
@@ -75,19 +71,6 @@ class Exported:
         )
 
 
-def check_place(folder: Path) -> None:
-    """Refuses a place where no folder can be written.
-
-    Raises:
-        InputError: it is a file, is not empty, or the folder that it would lie in is missing.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "is not empty" if folder.is_dir() else "is a file"
-        raise InputError(f"{folder}: {what}; choose a folder that does not exist yet")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"{folder}: the folder {folder.parent} does not exist; make it first")
-
-
 def export(
     decoder: Decoder,
     variant: Variant,
@@ -123,8 +106,8 @@ def export(
     worn = Worn(decoder, variant)
     form = form_of(decoder, variant, worn, shrink=shrink)
     progress.start("write the checkpoint", len(form.layers) + 2)
-    with _appearing(folder) as scratch:
-        _require_room(scratch, form.parameters * dtype.itemsize)
+    with appearing(folder) as scratch:
+        require_room(scratch, form.parameters * dtype.itemsize)
         size = _write_weights(scratch, form, worn, unchanged(decoder), dtype, progress)
         _write_rest(scratch, decoder, form, dtype)
         found = _require_same(scratch, decoder, probe, truth)
@@ -149,52 +132,6 @@ def _worn_logits(decoder: Decoder, variant: Variant, probe: Int[Tensor, "1 token
 
 def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder beside the place, which gets the place's name at the end; gone after any error."""
-    place = folder.absolute()
-    with _refusals_told(folder):
-        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-        try:
-            yield scratch
-            mask = os.umask(0)
-            os.umask(mask)
-            scratch.chmod(0o777 & ~mask)
-            for path in (*scratch.iterdir(), scratch):
-                _sync(path)
-            scratch.rename(place)  # takes the place of an empty folder
-            _sync(place.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _refusals_told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        is_full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space" in str(error)
-        fix = "the disk is full; free some space or choose another place" if is_full else f"{error}; choose another one"
-        raise InputError(f"{folder}: cannot be written: {fix}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _require_room(scratch: Path, needed: int) -> None:
-    free = shutil.disk_usage(scratch).free
-    if free < needed:
-        raise InputError(
-            f"{scratch.parent}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; "
-            "free some space or choose another place"
-        )
 
 
 def _write_weights(

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assets.cli.main import run
 from assets.cli.options import Globals
+from pipelines.checkpoints.places import unfinished_beside
+from pipelines.pruning.layer_files import LayerFiles
 from tests.assets.tiny_study import partitions
 
 Capture = pytest.CaptureFixture[str]
@@ -90,6 +93,37 @@ def test_prune_calibrates_as_a_study_can(tiny_folder: Path, tmp_path: Path) -> N
     plain, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more"))
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(plain.get_parameter(name), other.get_parameter(name))
+
+
+@pytest.mark.parametrize("recipe", ["sparsegpt-50", "attn-drop-1+wanda-50"])
+def test_an_interrupted_prune_goes_on_at_the_layer_that_it_had_reached(
+    recipe: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["prune", tiny_folder, "-r", recipe, "--sequences", 2, "--length", 16, "-o"]
+    assert command(*options, tmp_path / "whole") == 0
+    written: list[int] = []
+    write = LayerFiles.write
+
+    def interrupted_after_two(self: LayerFiles, layer: int, *what: Any) -> None:
+        write(self, layer, *what)
+        written.append(layer)
+        if written == [0, 1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LayerFiles, "write", interrupted_after_two)
+    assert command(*options, tmp_path / "out") == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", ".out.unfinished"}
+    assert command(*options, tmp_path / "out") == 0
+    assert written == [0, 1, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out"))
+    assert one == two
+
+
+def test_two_runs_do_not_prune_into_one_place(tiny_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    with unfinished_beside(tmp_path / "out"):
+        assert command("prune", tiny_folder, "-r", "magnitude-50", "-o", tmp_path / "out") == 2
+    assert "another run is at work on it" in capsys.readouterr().err
 
 
 def test_prune_takes_a_recipe_in_yaml_and_writes_the_stored_type(tiny_folder: Path, tmp_path: Path) -> None:
