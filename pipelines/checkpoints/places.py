@@ -6,15 +6,18 @@ What is written into it is `export.py`'s.
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from pipelines.errors import ComputationError, InputError
+
+_WRITING = ".writing-"
 
 
 def check_place(folder: Path) -> None:
@@ -35,8 +38,11 @@ def appearing(folder: Path) -> Iterator[Path]:
     """A folder beside the place, which gets the place's name at the end; gone after any error."""
     place = folder.absolute()
     with refusals_told(folder):
-        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        _remove_leftovers(place)
+        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}{_WRITING}"))
+        descriptor = os.open(scratch, os.O_RDONLY)
         try:
+            _lock(descriptor)
             yield scratch
             mask = os.umask(0)
             os.umask(mask)
@@ -47,6 +53,7 @@ def appearing(folder: Path) -> Iterator[Path]:
             _sync(place.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+            os.close(descriptor)
 
 
 @contextmanager
@@ -75,6 +82,21 @@ def unfinished_beside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
     finally:
         os.close(descriptor)
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Removes what killed processes left of the same place; what another one is writing stays."""
+    # What follows in the name is tempfile's: the prefix of another place never looks like it.
+    leftover = re.compile(re.escape(f".{place.name}{_WRITING}") + "[a-z0-9_]{8}")
+    for path in place.parent.iterdir():
+        if leftover.fullmatch(path.name):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    if _lock(descriptor):
+                        shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool | None:
