@@ -106,7 +106,7 @@ class Worn:
 
     def __init__(self, decoder: Decoder, variant: Variant) -> None:
         self.silenced = silencing(decoder, variant) if variant.dropped else frozenset()
-        self._variant = variant
+        self._variant, self._device = variant, decoder.device
         self._dense: dict[str, Tensor] = dict(decoder.model.state_dict(keep_vars=True))
         names = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
         self._matrices: dict[str, list[Matrix]] = {}
@@ -126,7 +126,7 @@ class Worn:
         """The parameter or buffer, on the model's device; a tensor of its own where it was changed."""
         dense = self._dense.get(name)
         if dense is None:
-            value = self._variant.parameters[name]
+            value = self._variant.parameters[name].to(self._device)
             return torch.zeros_like(value) if name in self.silenced else value
         if name in self.silenced:
             return torch.zeros_like(dense.detach())
