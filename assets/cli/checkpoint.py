@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from assets import settings
 from assets.cli.options import Debug, Warehouse, root
@@ -76,7 +77,7 @@ def checkpoint(
     - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
     """
-    from pipelines.checkpoints.export import check_place
+    from pipelines.checkpoints.places import check_place
 
     check_place(folder)
     store = Store(root(context))
@@ -131,11 +132,26 @@ def prune(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; nothing may lie there yet.")
     ],
     calibration: Annotated[
-        str, typer.Option(help="`embedded`, `wikitext2`, or a text, JSON or JSONL file.")
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="`embedded`, `c4`, `wikitext2`, a text, JSON or JSONL file, or `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`.",
+        ),
     ] = CalibrationSpec().source,
     sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = CalibrationSpec().sequences,
     length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = CalibrationSpec().length,
-    seed: Annotated[int, typer.Option(help="With which they are drawn.")] = CalibrationSpec().seed,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="With which they are drawn.")
+    ] = CalibrationSpec().seed,
+    documents: Annotated[
+        str, typer.Option(help="Draw from all documents `joined`, or each sequence from a `single` one.")
+    ] = CalibrationSpec().documents,
+    template: Annotated[
+        bool, typer.Option("--template", help="Put each document into the model's chat template.")
+    ] = CalibrationSpec().template,
+    calibration_dtype: Annotated[
+        str, typer.Option(help="model, float32 or bfloat16: in which calibration tokens pass the layers.")
+    ] = CalibrationSpec().dtype,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: in which the model runs.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     shrink: Shrink = False,
@@ -143,31 +159,43 @@ def prune(
 ) -> None:
     """Prune a model and write it as a Hugging Face folder; nothing is measured and no warehouse is touched.
 
+    Layers that a killed run has finished lie beside DIR, and the same command goes on behind them.
+
     For example:
 
     - `prunescope prune ./my-model -r wanda-2of4 -o ./my-model-2of4`
     - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
     """
-    from pipelines.checkpoints.export import check_place
+    from pipelines.checkpoints.places import check_place, refusals_told, unfinished_beside
 
     check_place(output)
     parsed = parse_recipe(recipe)
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
-    spec = CalibrationSpec(source=calibration, sequences=sequences, length=length, seed=seed)
+    spec = _calibration(
+        source=calibration,
+        sequences=sequences,
+        length=length,
+        seed=seed,
+        documents=documents,
+        template=template,
+        dtype=calibration_dtype,
+    )
     if dtype not in {"float32", "bfloat16", "float16"}:
         raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
-    with Bars() as bars:
+    with unfinished_beside(output) as scratch, Bars() as bars:
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
         identity = identify(place, cache)
         from pipelines.calibration import calibrate, calibration_tokens
-        from pipelines.checkpoints.card import About
+        from pipelines.calibration import calibration_dtype as passing_dtype
+        from pipelines.checkpoints.card import About, public_source
         from pipelines.checkpoints.export import export
         from pipelines.models.load import load_decoder
         from pipelines.pruning import apply
+        from pipelines.pruning.statistics import Unfinished
 
         decoder = load_decoder(place, dtype, device)
         if parsed.is_calibrated and length > decoder.context_length:
@@ -177,14 +205,35 @@ def prune(
             seen = calibrate(decoder, spec, place.name, bars)
             statistics = {need: getattr(seen, need) for need in parsed.needs}
         tokens = calibration_tokens(decoder.tokenizer, spec) if parsed.is_calibrated else None
-        variant = apply.prune(decoder, parsed, **statistics, tokens=tokens, progress=bars, cache=cache)
+        with refusals_told(output):
+            variant = apply.prune(
+                decoder,
+                parsed,
+                **statistics,
+                tokens=tokens,
+                progress=bars,
+                dtype=passing_dtype(spec),
+                unfinished=Unfinished(scratch, identity.weight_hash),
+                cache=cache,
+            )
         calibrated = spec.model_dump() if parsed.is_calibrated else {}
-        if calibrated and spec.source not in {"embedded", "wikitext2"}:
-            calibrated["source"] = Path(spec.source).name
+        if calibrated:
+            calibrated["source"] = public_source(spec.source)
         name = Path(model.partition("@")[0]).name.removesuffix(".gguf")
         about = About(name, model, identity.weight_hash, parsed.name, parsed.method, parsed.parameters_json, calibrated)
         done = export(decoder, variant, output, about, shrink=shrink, progress=bars)
     _tell(done)
+
+
+def _calibration(**options: object) -> CalibrationSpec:
+    """The calibration that some options ask for, by the keys that a study has for them."""
+    try:
+        return CalibrationSpec.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        flag = {"source": "--calibration", "dtype": "--calibration-dtype"}.get(key, f"--{key}")
+        raise InputError(f"{flag} {options[key]!r}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _scores(place: Path, model: str, recipe: str) -> list[tuple[str, str]]:
@@ -204,7 +253,4 @@ def _scores(place: Path, model: str, recipe: str) -> list[tuple[str, str]]:
 def _tell(done: "Exported") -> None:
     for note in done.notes:
         say(note)
-    say(
-        f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; "
-        f"plain transformers gives the same logits (to {done.distance:.1e} of their length)"
-    )
+    say(f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; {done.proof}")

@@ -6,10 +6,12 @@ What stands in it is given; nothing is measured here.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipelines.data_sets import PREFIX
 from pipelines.models.decoder import Decoder
 from pipelines.pruning.variant import Variant
 
@@ -67,18 +69,45 @@ def card(about: About, exported: "Exported", decoder: Decoder, variant: Variant)
         *_table(("", ""), facts),
         *(f"- {note}" for note in exported.notes),
         "\n## Recipe\n",
-        f"```json\n{json.dumps(json.loads(about.parameters_json), indent=2)}\n```\n",
+        f"```json\n{json.dumps(_without_places(json.loads(about.parameters_json)), indent=2)}\n```\n",
         "## Measured against the dense model\n",
     ]
     if about.scores:
         lines += _table(("measure", "value"), list(about.scores))
     else:
         lines.append("Nothing was measured.")
-    lines.append(
-        "\nStock transformers gave the logits of the measured variant from these files, to "
-        f"{exported.distance:.1e} of their length, when they were written."
-    )
+    lines.append(f"\nWhen this folder was written, {exported.proof}.")
+    if about.scores and exported.rounded:
+        lines.append("The measures above are the unrounded variant's.")
     return "\n".join(lines) + "\n"
+
+
+def public_source(source: str) -> str:
+    """A source as a card may tell it: whole where it is one for everybody, the last part of a path of this machine."""
+    if source.startswith(PREFIX):  # a data set, by its hub id or its folder
+        name, colon, rest = source.removeprefix(PREFIX).partition(":")
+        return f"{PREFIX}{public_source(name)}{colon}{rest}"
+    return source if _is_hub_id(source) else Path(source).name
+
+
+def _is_hub_id(source: str) -> bool:
+    """Whether it names a repository; what exists here under that name is a path, as when a model is looked for."""
+    has_its_form = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    return has_its_form and not Path(source).exists()
+
+
+def _without_places(parameters: Any) -> Any:  # noqa: ANN401 (JSON)
+    """Parameters of a recipe, or of those that it consists of, without paths of this machine."""
+    if isinstance(parameters, list):
+        return [_without_places(each) for each in parameters]
+    if not isinstance(parameters, dict):
+        return parameters
+    return {
+        key: public_source(value)
+        if key == "source" and parameters.get("method") == "external"
+        else _without_places(value)
+        for key, value in parameters.items()
+    }
 
 
 def _masked(variant: Variant) -> list[Any]:
@@ -97,7 +126,7 @@ def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
     if about.source == "embedded":
         base, licence = _EMBEDDED
         return base, front | {"base_model": base, "license": licence} | kept
-    if about.source.count("/") == 1 and not about.source.startswith((".", "/", "~")):
+    if _is_hub_id(about.source):
         base = about.source.partition("@")[0]
         return about.source, front | {"base_model": base} | kept
     named = theirs.get("base_model")

@@ -3,20 +3,15 @@
 In what form it is written is `forms.py`'s, what its model card says `card.py`'s.
 """
 
-import errno
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -24,8 +19,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from pipelines.checkpoints.card import About, card
 from pipelines.checkpoints.forms import Form, form_of
-from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype
-from pipelines.errors import ComputationError, InputError
+from pipelines.checkpoints.places import appearing, check_place, require_room
+from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype, unchanged
+from pipelines.errors import ComputationError
 from pipelines.models.calls import first_tensor
 from pipelines.models.decoder import Decoder
 from pipelines.models.output import allowed
@@ -49,8 +45,10 @@ class Exported:
         folder: where.
         bytes: of the weights.
         parameters: numbers in them, tied ones once.
-        distance: of its logits from the variant's, relative to their length.
-        notes: what was removed or filled with zeros, in sentences.
+        distance: of its logits from the variant's with its values rounded as they are stored, relative to their length.
+        notes: what was removed, filled with zeros or rounded, in sentences.
+        rounded: the type that new values were rounded to, and the distance of the folder's logits from those of the
+            variant before that; None where nothing was rounded.
     """
 
     folder: Path
@@ -58,19 +56,19 @@ class Exported:
     parameters: int
     distance: float
     notes: tuple[str, ...]
+    rounded: tuple[str, float] | None = None
 
-
-def check_place(folder: Path) -> None:
-    """Refuses a place where no folder can be written.
-
-    Raises:
-        InputError: it is a file, is not empty, or the folder that it would lie in is missing.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "is not empty" if folder.is_dir() else "is a file"
-        raise InputError(f"{folder}: {what}; choose a folder that does not exist yet")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"{folder}: the folder {folder.parent} does not exist; make it first")
+    @property
+    def proof(self) -> str:
+        """How near its logits are to the variant's, as a sentence without a stop."""
+        if self.rounded is None:
+            return f"plain transformers gives the same logits (to {self.distance:.1e} of their length)"
+        dtype, distance = self.rounded
+        return (
+            f"new values are rounded to {dtype}, as the dense model is stored, which moves the logits by "
+            f"{distance:.1e} of their length away from the unrounded variant's; plain transformers gives the same "
+            f"logits as the rounded variant (to {self.distance:.1e})"
+        )
 
 
 def export(
@@ -101,19 +99,21 @@ def export(
     """
     check_place(folder)
     dtype = stored_dtype(decoder.folder)
-    variant = as_stored(decoder, variant, dtype)
     probe = probe_of(decoder, _PROBE_TOKENS)
-    with torch.inference_mode(), applied(decoder, variant):
-        truth = _logits(decoder.model, probe)
+    unrounded = _worn_logits(decoder, variant, probe)
+    variant = as_stored(decoder, variant, dtype)
+    truth = _worn_logits(decoder, variant, probe)
     worn = Worn(decoder, variant)
     form = form_of(decoder, variant, worn, shrink=shrink)
     progress.start("write the checkpoint", len(form.layers) + 2)
-    with _appearing(folder) as scratch:
-        _require_room(scratch, form.parameters * dtype.itemsize)
-        size = _write_weights(scratch, form, worn, dtype, progress)
+    with appearing(folder) as scratch:
+        require_room(scratch, form.parameters * dtype.itemsize)
+        size = _write_weights(scratch, form, worn, unchanged(decoder), dtype, progress)
         _write_rest(scratch, decoder, form, dtype)
-        apart = _require_same(scratch, decoder, probe, truth)
-        done = Exported(folder, size, form.parameters, apart, form.notes)
+        found = _require_same(scratch, decoder, probe, truth)
+        rounded = None if torch.equal(truth, unrounded) else (_plain(dtype), distance(found, unrounded.float()))
+        notes = (*form.notes, *_type_notes(decoder, dtype))
+        done = Exported(folder, size, form.parameters, distance(found, truth.float()), notes, rounded)
         text = card(about, done, decoder, variant)
         (scratch / "README.md").write_text(text, encoding="utf-8")
     progress.advance()
@@ -125,53 +125,18 @@ def _logits(model: Any, tokens: Int[Tensor, "1 tokens"]) -> Tensor:  # noqa: ANN
     return first_tensor(model(input_ids=tokens, use_cache=False).logits)
 
 
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder beside the place, which gets the place's name at the end; gone after any error."""
-    place = folder.absolute()
-    with _refusals_told(folder):
-        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-        try:
-            yield scratch
-            mask = os.umask(0)
-            os.umask(mask)
-            scratch.chmod(0o777 & ~mask)
-            for path in (*scratch.iterdir(), scratch):
-                _sync(path)
-            scratch.rename(place)  # takes the place of an empty folder
-            _sync(place.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+def _worn_logits(decoder: Decoder, variant: Variant, probe: Int[Tensor, "1 tokens"]) -> Tensor:
+    with torch.inference_mode(), applied(decoder, variant):
+        return _logits(decoder.model, probe)
 
 
-@contextmanager
-def _refusals_told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        is_full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space" in str(error)
-        fix = "the disk is full; free some space or choose another place" if is_full else f"{error}; choose another one"
-        raise InputError(f"{folder}: cannot be written: {fix}") from error
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _require_room(scratch: Path, needed: int) -> None:
-    free = shutil.disk_usage(scratch).free
-    if free < needed:
-        raise InputError(
-            f"{scratch.parent}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; "
-            "free some space or choose another place"
-        )
-
-
-def _write_weights(scratch: Path, form: Form, worn: Worn, dtype: torch.dtype, progress: Progress) -> int:
+def _write_weights(
+    scratch: Path, form: Form, worn: Worn, dense: Mapping[str, Tensor], dtype: torch.dtype, progress: Progress
+) -> int:
     """Files of safetensors as the hub has them, and an index where there are several; the bytes in them.
 
     No more than one file's tensors are made at a time.
@@ -188,14 +153,14 @@ def _write_weights(scratch: Path, form: Form, worn: Worn, dtype: torch.dtype, pr
     for names in _groups(form):
         # The names and forms that checkpoints of this architecture have on the hub: experts one by one, for example.
         tensors = revert_weight_conversion(
-            cast(Any, form.model), {name: _written(form, worn, name, dtype) for name in names}
+            cast(Any, form.model), {name: _written(form, worn, dense, name, dtype).cpu() for name in names}
         )
         for name, tensor in tensors.items():
             if files[-1] and size + tensor.nbytes > MOST_A_SHARD:
                 close()
                 files.append({})
                 size = 0
-            files[-1][name] = tensor.cpu().contiguous()
+            files[-1][name] = tensor.contiguous()
             size, total = size + tensor.nbytes, total + tensor.nbytes
         progress.advance()
     close()
@@ -223,26 +188,34 @@ def _groups(form: Form) -> Iterator[list[str]]:
     yield from layers.values()
 
 
-def _written(form: Form, worn: Worn, name: str, dtype: torch.dtype) -> Tensor:
+def _written(form: Form, worn: Worn, dense: Mapping[str, Tensor], name: str, dtype: torch.dtype) -> Tensor:
     """A parameter as it is written."""
-    dense = form.dense_name(name)
-    if dense not in worn:  # a bias that came along when another one was switched on
+    old = form.dense_name(name)
+    if old not in worn:  # a bias that came along when another one was switched on
         shape = dict(form.model.state_dict())[name].shape
         return torch.zeros(shape, dtype=dtype)
-    tensor = worn.tensor(dense)
+    tensor = worn.tensor(old) if worn.is_changed(old) else dense[old]
     for dim, index in form.cuts.get(name, {}).items():
         tensor = tensor.index_select(dim, index.to(tensor.device))
     if not tensor.is_floating_point():
         return tensor
     stored = tensor.to(dtype)
     # What a checkpoint of 16 bits keeps in 32 stays in 32.
-    return stored if worn.is_changed(dense) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
+    return stored if worn.is_changed(old) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
+
+
+def _type_notes(decoder: Decoder, dtype: torch.dtype) -> Iterator[str]:
+    if torch.promote_types(dtype, decoder.dtype) != decoder.dtype:
+        yield (
+            f"The model was pruned in {_plain(decoder.dtype)} and is stored in {_plain(dtype)}: parameters that the "
+            f"recipe changed hold {_plain(decoder.dtype)} values, all others are the dense model's own."
+        )
 
 
 def _write_rest(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype) -> None:
     """Config, generation config and tokenizer; the last two byte by byte where the dense model has them as files."""
     config = cast(Any, form.model).config
-    config.dtype = str(dtype).removeprefix("torch.")
+    config.dtype = _plain(dtype)
     config.architectures = [type(form.model).__name__]
     config.save_pretrained(scratch)
     generation = decoder.folder / "generation_config.json"
@@ -255,8 +228,8 @@ def _write_rest(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype)
             shutil.copyfile(decoder.folder / name, scratch / name)
 
 
-def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"], truth: Tensor) -> float:
-    """The distance of the folder's logits from the variant's.
+def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"], truth: Tensor) -> Tensor:
+    """The folder's logits, proved to be the variant's.
 
     Raises:
         ComputationError: it is more than rounding, or transformers misses a weight.
@@ -275,11 +248,11 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
         raise ComputationError(f"transformers does not find {wrong[0]} in what was written; nothing was kept")
     model.to(decoder.device).eval()
     with torch.inference_mode():
-        found = _logits(model, probe)
-    apart = distance(found.float(), truth.float())
+        found = _logits(model, probe).float()
+    apart = distance(found, truth.float())
     if not apart <= allowed(decoder.dtype, len(decoder.layers)):
         raise ComputationError(
             f"transformers computes other logits from what was written: they differ by {apart:.1e} of their length; "
             "nothing was kept"
         )
-    return apart
+    return found

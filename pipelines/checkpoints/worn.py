@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from pipelines.errors import InputError
 from pipelines.models.calls import hooks
 from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_model
 from pipelines.models.matrices import Matrix, Products
 from pipelines.models.sources import check_folder
 from pipelines.models.sublayer import Part, has_matrix
@@ -35,6 +37,23 @@ def stored_dtype(folder: Path) -> torch.dtype:
     Raises:
         InputError: its weights are in none of the types that a recipe can work on.
     """
+    return _stored_dtypes(folder).most_common(1)[0][0]
+
+
+def unchanged(decoder: Decoder) -> Mapping[str, Tensor]:
+    """The dense parameters and buffers as they are stored, by name; the decoder's own where these are the same.
+
+    A decoder that runs in a smaller type than its files have holds rounded weights; the files are read again then.
+    """
+    widest = reduce(torch.promote_types, _stored_dtypes(decoder.folder))
+    model = decoder.model
+    if torch.promote_types(widest, decoder.dtype) != decoder.dtype:
+        model, _ = load_model(decoder.folder, widest, torch.device("cpu"))
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def _stored_dtypes(folder: Path) -> Counter[torch.dtype]:
+    """How many weights of a folder are in which type."""
     counts: Counter[torch.dtype] = Counter()
     for file in check_folder(folder):
         with safe_open(file, framework="pt") as opened:
@@ -44,7 +63,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
                     counts[_TYPES[part.get_dtype()]] += math.prod(part.get_shape())
     if not counts:
         raise InputError(f"{folder}: none of its weights is a float of 16 bits or more; such a model is not exported")
-    return counts.most_common(1)[0][0]
+    return counts
 
 
 def as_stored(decoder: Decoder, variant: Variant, dtype: torch.dtype) -> Variant:
@@ -87,7 +106,7 @@ class Worn:
 
     def __init__(self, decoder: Decoder, variant: Variant) -> None:
         self.silenced = silencing(decoder, variant) if variant.dropped else frozenset()
-        self._variant = variant
+        self._variant, self._device = variant, decoder.device
         self._dense: dict[str, Tensor] = dict(decoder.model.state_dict(keep_vars=True))
         names = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
         self._matrices: dict[str, list[Matrix]] = {}
@@ -107,7 +126,7 @@ class Worn:
         """The parameter or buffer, on the model's device; a tensor of its own where it was changed."""
         dense = self._dense.get(name)
         if dense is None:
-            value = self._variant.parameters[name]
+            value = self._variant.parameters[name].to(self._device)
             return torch.zeros_like(value) if name in self.silenced else value
         if name in self.silenced:
             return torch.zeros_like(dense.detach())

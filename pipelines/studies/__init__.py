@@ -104,7 +104,7 @@ class CalibrationSpec(_Part):
             first 10,000 documents are read.
         sequences: number of windows.
         length: tokens of each.
-        seed: of the draw.
+        seed: of the draw, from 0 to 2⁶³ − 1.
         documents: `joined` draws windows from all documents behind each other; `single` draws a document that is
             long enough and a window inside it, as SparseGPT and Wanda take theirs from C4.
         template: whether each document is what a user says in the model's chat template.
@@ -115,7 +115,7 @@ class CalibrationSpec(_Part):
     source: str = Field(default="embedded", min_length=1)
     sequences: int = Field(default=16, ge=1)
     length: int = Field(default=256, ge=2)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     documents: Literal["joined", "single"] = "joined"
     template: bool = False
     dtype: Literal["model", "float32", "bfloat16"] = "model"

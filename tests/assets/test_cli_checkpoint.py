@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assets.cli.main import run
 from assets.cli.options import Globals
+from pipelines.checkpoints.places import unfinished_beside
+from pipelines.pruning.layer_files import LayerFiles
 from tests.assets.tiny_study import partitions
 
 Capture = pytest.CaptureFixture[str]
@@ -79,6 +82,50 @@ def test_prune_needs_no_warehouse_and_calibrates_where_it_has_to(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+def test_prune_calibrates_as_a_study_can(tiny_folder: Path, tmp_path: Path) -> None:
+    own = ["--calibration", "embedded", "--sequences", 2, "--length", 16]
+    more = ["--documents", "single", "--template", "--calibration-dtype", "bfloat16"]
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "plain", *own) == 0
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "more", *own, *more) == 0
+    text = front_matter(tmp_path / "more")[1]
+    for told in ("documents | single", "template | True", "dtype | bfloat16"):
+        assert f"| Calibration: {told} |" in text
+    plain, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(plain.get_parameter(name), other.get_parameter(name))
+
+
+@pytest.mark.parametrize("recipe", ["sparsegpt-50", "attn-drop-1+wanda-50"])
+def test_an_interrupted_prune_goes_on_at_the_layer_that_it_had_reached(
+    recipe: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["prune", tiny_folder, "-r", recipe, "--sequences", 2, "--length", 16, "-o"]
+    assert command(*options, tmp_path / "whole") == 0
+    written: list[int] = []
+    write = LayerFiles.write
+
+    def interrupted_after_two(self: LayerFiles, layer: int, *what: Any) -> None:
+        write(self, layer, *what)
+        written.append(layer)
+        if written == [0, 1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LayerFiles, "write", interrupted_after_two)
+    assert command(*options, tmp_path / "out") == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", ".out.unfinished"}
+    assert command(*options, tmp_path / "out") == 0
+    assert written == [0, 1, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out"))
+    assert one == two
+
+
+def test_two_runs_do_not_prune_into_one_place(tiny_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    with unfinished_beside(tmp_path / "out"):
+        assert command("prune", tiny_folder, "-r", "magnitude-50", "-o", tmp_path / "out") == 2
+    assert "another run is at work on it" in capsys.readouterr().err
+
+
 def test_prune_takes_a_recipe_in_yaml_and_writes_the_stored_type(tiny_folder: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     shutil.copytree(tiny_folder, half)
@@ -108,6 +155,10 @@ def full(tmp_path: Path) -> Path:
     return tmp_path / "full"
 
 
+def wanda(model: Path, tmp_path: Path) -> list[object]:
+    return ["prune", model, "-r", "wanda-50", "-o", tmp_path / "out", "--length", 8]
+
+
 Case = Callable[[Path, Path, Path], list[object]]
 WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", full(t), "--warehouse", w], "full: is not empty"),
@@ -128,6 +179,11 @@ WRONG: list[tuple[Case, str]] = [
         lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 8, "--calibration", t / "x"],
         "calibration source",
     ),
+    (lambda w, m, t: [*wanda(m, t), "--calibration", "hf:x"], "--calibration 'hf:x'"),
+    (lambda w, m, t: [*wanda(m, t), "--calibration", ""], "--calibration ''"),
+    (lambda w, m, t: [*wanda(m, t), "--seed", -(2**63) - 1], "--seed"),
+    (lambda w, m, t: [*wanda(m, t), "--documents", "some"], "--documents 'some'"),
+    (lambda w, m, t: [*wanda(m, t), "--calibration-dtype", "int8"], "--calibration-dtype 'int8'"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"], "choose float32"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "cuda:77"], "torch sees"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "tpu"], "--device 'tpu'"),

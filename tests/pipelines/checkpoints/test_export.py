@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipelines.checkpoints import export as module
-from pipelines.checkpoints.card import About
+from pipelines.checkpoints.card import About, public_source
 from pipelines.checkpoints.export import export
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
+from pipelines.models.probe import distance
 from pipelines.models.sources import identify
 from pipelines.pruning.apply import prune
 from pipelines.pruning.changes import Change
@@ -80,13 +83,66 @@ def test_values_are_rounded_to_the_type_that_the_model_is_stored_in(tiny_folder:
         name: Change.valued(matrix.weight + 0.01 * torch.rand(matrix.weight.shape, generator=generator))
         for name, matrix in decoder.matrices.items()
     }
-    export(decoder, Variant(changes), tmp_path / "out", ABOUT)
+    done = export(decoder, Variant(changes), tmp_path / "out", ABOUT)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    # Both are told: that the folder computes as the rounded variant, and how far that is from the measured one.
+    with applied(decoder, Variant(changes)):
+        measured = distance(logits(plain), logits(decoder.model))
+    assert measured > 1e-3
+    assert done.rounded is not None
+    assert done.rounded == ("bfloat16", pytest.approx(measured, rel=0.5))
+    assert done.distance < 1e-6
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert done.proof in card
+    assert f"by {done.rounded[1]:.1e} of their length away from the unrounded variant's" in done.proof
+    assert "The measures above are the unrounded variant's." in card
     for name, matrix in decoder.matrices.items():
         expected = changes[name].weight(matrix.weight).bfloat16().float()
         assert torch.equal(plain.get_parameter(f"{name}.weight"), expected)
     assert torch.equal(plain.model.norm.weight, decoder.model.model.norm.weight)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_zeros_alone_are_not_told_as_rounding(tiny_folder: Path, variant: Variant, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
+    AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16).save_pretrained(half)
+    assert export(load_decoder(half), variant, tmp_path / "out", ABOUT).rounded is None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_is_not_changed_stays_exact_where_the_model_runs_in_a_smaller_type(
+    architecture: str, dtype: str, tmp_path: Path
+) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "dense", architecture), dtype)
+    name = next(iter(decoder.matrices))
+    changed = prune(decoder, parse_recipe("magnitude-50")).changes[name]
+    done = export(decoder, Variant({name: changed}), tmp_path / "out", ABOUT)
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("dense", "out"))
+    assert before.keys() == after.keys()
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+    different = [key for key in before if not torch.equal(before[key], after[key])]
+    assert len(different) == 1
+    values = after[different[0]]
+    assert torch.equal(values, values.to(decoder.dtype).float())
+    assert not torch.equal(before[different[0]], before[different[0]].to(decoder.dtype).float())
+    (note,) = done.notes
+    assert f"pruned in {dtype} and is stored in float32" in note
+    assert note in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_a_checkpoint_of_16_bits_keeps_in_32_stays_exact_too(tiny_folder: Path, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    model.model.norm.float()
+    with torch.no_grad():
+        model.model.norm.weight.add_(1e-4)
+    model.save_pretrained(half)
+    decoder = load_decoder(half, "bfloat16")
+    export(decoder, prune(decoder, parse_recipe("magnitude-50")), tmp_path / "out", ABOUT)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written["model.norm.weight"], model.model.norm.weight)
+    assert written["model.embed_tokens.weight"].dtype == torch.bfloat16
 
 
 def test_the_tokenizer_is_the_dense_models_byte_by_byte(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
@@ -119,6 +175,41 @@ def test_the_card_tells_base_licence_recipe_calibration_and_scores(
         "| KL | 1 |",
     ):
         assert told in text
+
+
+def test_what_exists_here_is_a_path_and_no_hub_id(
+    decoder: Decoder, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    export(decoder, variant, tmp_path / "out", replace(ABOUT, source="models/mine"))
+    _, front, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    assert "base_model" not in yaml.safe_load(front)
+    assert "models/mine" not in text
+
+
+def test_an_external_checkpoint_is_told_without_its_place(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+    for place, (source, told) in enumerate(
+        (("/home/somebody/theirs", "theirs"), ("~/a/b.gguf", "b.gguf"), ("org/theirs@main", "org/theirs@main"))
+    ):
+        own = {"method": "composed", "parts": [{"method": "external", "source": source, "layers": None}]}
+        out = tmp_path / str(place)
+        export(decoder, variant, out, replace(ABOUT, parameters_json=json.dumps(own)))
+        text = (out / "README.md").read_text()
+        assert f'"source": "{told}"' in text
+        assert "/home/somebody" not in text
+
+
+def test_sources_that_everybody_has_stay_whole(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for source, told in (
+        ("wikitext2", "wikitext2"),
+        ("hf:allenai/c4:en:train", "hf:allenai/c4:en:train"),
+        ("hf:imdb:train", "hf:imdb:train"),
+        (f"hf:{tmp_path}/data:train", "hf:data:train"),
+        (str(tmp_path / "mine.txt"), "mine.txt"),
+    ):
+        assert public_source(source) == told
 
 
 def test_a_folder_that_computes_something_else_is_not_kept(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whole neurons and heads that are zero leave really smaller matrices behind; what no config can hold is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from pipelines.checkpoints.card import About
 from pipelines.checkpoints.export import Exported, export
+from pipelines.checkpoints.worn import Worn
 from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
@@ -174,3 +176,11 @@ def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(m
     about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     with pytest.raises(InputError, match=r"down_proj\.bias: Qwen3ForCausalLM has no such parameter"):
         export(qwen, Variant(parameters=other), tmp_path / "none", about)
+
+
+def test_a_bias_that_the_dense_class_lacks_is_where_the_model_is(make: Make) -> None:
+    # A device that every machine has, and that is not the bias's own.
+    decoder = replace(make("llama"), device=torch.device("meta"))
+    bias = "model.layers.0.mlp.up_proj.bias"
+    worn = Worn(decoder, Variant(parameters={bias: torch.ones(96)}))
+    assert worn.tensor(bias).device.type == "meta"

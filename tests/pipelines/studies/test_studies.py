@@ -68,6 +68,8 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
             ("prompts:", "texts: [{id: a, max_tokens: 9}]\nprompts:"),
             "`max_tokens` 9 is less than one window scores (256)",
         ),
+        (("prompts:", "calibration: {seed: -1}\nprompts:"), "calibration.seed"),
+        (("prompts:", f"calibration: {{seed: {2**63}}}\nprompts:"), "calibration.seed"),
         (("prompts: [", "prompts: [[["), "not valid YAML"),
         (("name: mine", "- mine"), "not valid YAML"),
         ((GOOD, "just text"), "mapping"),
