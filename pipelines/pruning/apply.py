@@ -109,7 +109,9 @@ def _by_parts(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress
     variant, origin, unfinished = Variant(), Variant(), statistics.unfinished
     for place, part in enumerate(steps(recipe)):
         own = unfinished and replace(unfinished, folder=unfinished.folder / recipe.name / str(place))
-        variant = _one(decoder, part, replace(statistics, unfinished=own), variant, origin, progress)
+        before, variant = variant, _one(decoder, part, replace(statistics, unfinished=own), variant, origin, progress)
+        if place and variant.hash == before.hash:
+            raise ComputationError(f"recipe {recipe.name}: its part {part.name} changes nothing; leave it out")
         if isinstance(part, External):
             origin = variant
     return variant

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.calibration import Calibrated, calibrate, calibration_tokens
-from pipelines.errors import InputError
+from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
@@ -246,3 +246,16 @@ def test_a_drop_after_pruning_needs_tokens_and_not_the_dense_models_table(decode
     nonsense = pl.DataFrame({"unit": ["attn"], "layer": [0], "influence": [-1.0]})
     assert prune(decoder, recipe, None, nonsense, tokens).dropped == prune(decoder, recipe, tokens=tokens).dropped
     assert isinstance(prune(decoder, recipe, tokens=tokens), Variant)
+
+
+@pytest.mark.parametrize("name", ["magnitude-50+magnitude-50", "wanda-50+magnitude-20", "block-drop-1+block-drop-1"])
+def test_a_part_that_changes_nothing_is_an_error_and_one_that_does_is_none(name: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "llama"))
+    spec = CalibrationSpec(sequences=2, length=32)
+    calibrated, tokens = calibrate(decoder, spec, "tiny"), calibration_tokens(decoder.tokenizer, spec)
+    given = (calibrated.activation_stats, calibrated.block_influence, tokens)
+    if name.startswith("block"):  # drops the next one
+        assert len(prune(decoder, parse_recipe(name), *given).dropped) == 4
+        return
+    with pytest.raises(ComputationError, match=r"its part magnitude-\d0 changes nothing; leave it out"):
+        prune(decoder, parse_recipe(name), *given)
