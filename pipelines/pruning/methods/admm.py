@@ -14,7 +14,7 @@ from pipelines.inputs import Inputs
 from pipelines.pruning.changes import Change
 from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share
 from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.hessian import gram_of, note, target_of
+from pipelines.pruning.methods.hessian import RAISE, cholesky, gram_of, note, target_of
 from pipelines.pruning.recipes import ADMM
 
 Weight = Float[Tensor, "out in"]
@@ -30,11 +30,12 @@ def admm(given: Given, recipe: ADMM) -> Change | None:
 
     Raises:
         InputError: neither a pattern nor a mask, M does not divide the inputs, or no token reached the matrix.
-        ComputationError: the Gram matrix or a weight is NaN or infinite.
+        ComputationError: the Gram matrix or a weight is NaN or infinite, or not even the largest damping helps.
     """
     if given.sparsity == 0 and given.kept is None:
         return None
-    gram, inverse, norms, dead = _prepared(given.reached(recipe.name), given.name, recipe)
+    gram, inverse, norms, dead, raised = _prepared(given.reached(recipe.name), given.name, recipe)
+    note(given, "damping_raised", raised)
     note(given, "dead_channels", int(dead.sum()))
     target = target_of(given, given.dense, dead) * norms
     kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(target.device)
@@ -70,16 +71,16 @@ def _mask(scores: Scores, kept: Mask, given: Given, recipe: ADMM, share: float) 
 
 def _prepared(
     inputs: Inputs, name: str, recipe: ADMM
-) -> tuple[Square, Square, Float[Tensor, " in"], Bool[Tensor, " in"]]:
-    """The damped Gram matrix G of scaled inputs, (G + ρI)⁻¹, the inputs' norms (1 of dead ones), which are dead."""
+) -> tuple[Square, Square, Float[Tensor, " in"], Bool[Tensor, " in"], int]:
+    """The damped Gram matrix G of scaled inputs, (G + ρI)⁻¹, norms (1 of dead ones), the dead, raises of damping."""
     key = ("admm", recipe.damping, recipe.rho)
     if key not in inputs.derived:
         gram = gram_of(inputs, name)
         dead = gram.diagonal() == 0
         norms = torch.where(dead, 1, gram.diagonal()).sqrt()
         gram = gram / norms / norms[:, None]
-        gram.diagonal().add_(recipe.damping)
-        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + recipe.rho * identity))
-        inputs.derived[key] = (gram.float(), inverse.float(), norms.float(), dead)
-    return cast(tuple[Tensor, Tensor, Tensor, Tensor], inputs.derived[key])
+        lower, raised = cholesky(gram, recipe.damping, name, more=recipe.rho)
+        gram.diagonal().add_(recipe.damping * RAISE**raised)
+        inverse = torch.cholesky_inverse(lower)
+        inputs.derived[key] = (gram.float(), inverse.float(), norms.float(), dead, raised)
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor, int], inputs.derived[key])
