@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.errors import InputError
 from pipelines.inputs import Inputs
 from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share
+from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share, share_of
 from pipelines.pruning.methods.given import Given
 from pipelines.pruning.methods.hessian import RAISE, cholesky, gram_of, note, target_of
 from pipelines.pruning.recipes import ADMM
@@ -29,7 +29,8 @@ def admm(given: Given, recipe: ADMM) -> Change | None:
     counts. Weights of dead inputs become zero. A matrix of which nothing shall go is left alone (None).
 
     Raises:
-        InputError: neither a pattern nor a mask, M does not divide the inputs, or no token reached the matrix.
+        InputError: neither a pattern nor a mask, a share that is a whole group, M does not divide the inputs,
+            or no token reached the matrix.
         ComputationError: the Gram matrix or a weight is NaN or infinite, or not even the largest damping helps.
     """
     if given.sparsity == 0 and given.kept is None:
@@ -44,6 +45,8 @@ def admm(given: Given, recipe: ADMM) -> Change | None:
         raise InputError(
             f"recipe {recipe.name}: no mask to keep for {given.name}; give `sparsity`, or put it behind one"
         )
+    if given.sparsity is not None:
+        share_of(target.numel() if recipe.group == "matrix" else target.shape[1], given.sparsity)
     product = target @ gram
     weight, dual, mask = target, torch.zeros_like(target), kept
     for iteration in range(recipe.iterations):
