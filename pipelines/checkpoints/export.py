@@ -24,10 +24,10 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from pipelines.checkpoints.card import About, card
 from pipelines.checkpoints.forms import Form, form_of
-from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype
+from pipelines.checkpoints.worn import Worn, as_stored, stored_dtype
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import first_tensor
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import TOKENIZER_FILES
@@ -102,7 +102,7 @@ def export(
     check_place(folder)
     dtype = stored_dtype(decoder.folder)
     variant = as_stored(decoder, variant, dtype)
-    probe = probe_of(decoder, _PROBE_TOKENS)
+    probe = probe_tokens(decoder, _PROBE_TOKENS, seed=1)
     with torch.inference_mode(), applied(decoder, variant):
         truth = _logits(decoder.model, probe)
     worn = Worn(decoder, variant)
