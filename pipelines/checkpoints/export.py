@@ -20,10 +20,10 @@ from transformers.core_model_loading import revert_weight_conversion
 from pipelines.checkpoints.card import About, card
 from pipelines.checkpoints.forms import Form, form_of
 from pipelines.checkpoints.places import appearing, check_place, require_room
-from pipelines.checkpoints.worn import Worn, as_stored, probe_of, stored_dtype, unchanged
+from pipelines.checkpoints.worn import Worn, as_stored, stored_dtype, unchanged
 from pipelines.errors import ComputationError
 from pipelines.models.calls import first_tensor
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import TOKENIZER_FILES
@@ -99,7 +99,7 @@ def export(
     """
     check_place(folder)
     dtype = stored_dtype(decoder.folder)
-    probe = probe_of(decoder, _PROBE_TOKENS)
+    probe = probe_tokens(decoder, _PROBE_TOKENS, seed=1)
     unrounded = _worn_logits(decoder, variant, probe)
     variant = as_stored(decoder, variant, dtype)
     truth = _worn_logits(decoder, variant, probe)

@@ -12,13 +12,12 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
 from pipelines.models.calls import hooks
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.load import load_model
 from pipelines.models.matrices import Matrix, Products
 from pipelines.models.sources import check_folder
@@ -147,14 +146,6 @@ class Worn:
         return weight.T.contiguous() if matrix.is_transposed else weight
 
 
-def probe_of(decoder: Decoder, tokens: int = _PROBE_TOKENS) -> Int[Tensor, "1 tokens"]:
-    """Random tokens on the decoder's device, always the same."""
-    generator = torch.Generator().manual_seed(1)
-    vocabulary = decoder.head.weight.shape[0]
-    length = min(tokens, decoder.context_length)
-    return torch.randint(0, vocabulary, (1, length), generator=generator).to(decoder.device)
-
-
 @torch.inference_mode()
 def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
     """The matrix that each part of a sublayer multiplies with last, by the sublayer's label; of experts, one of them.
@@ -169,7 +160,7 @@ def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
         order.extend(matrix for matrix in known if matrix is not None)
 
     with Products(see):
-        decoder.hidden(probe_of(decoder))
+        decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=1))
     found: dict[str, list[Matrix]] = {}
     for sublayer in decoder.sublayers:
         for part in sublayer.parts:
@@ -230,7 +221,7 @@ def _adding(decoder: Decoder, labels: tuple[str, ...], zeroed: list[nn.Parameter
 
     handles = [handle for sublayer in watched for handle in sublayer.watch(see(sublayer.label))]  # type: ignore[arg-type]
     with hooks(*handles), _zero(zeroed):
-        decoder.hidden(probe_of(decoder))
+        decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=1))
     return loud
 
 

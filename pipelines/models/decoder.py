@@ -129,3 +129,10 @@ class Decoder:
                 positions = (real.cumsum(dim=1) - 1).clamp(min=0)
                 keywords["position_ids"] = positions[:, -tokens.shape[1] :]
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
+
+
+def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 tokens"]:
+    """Random tokens on the decoder's device, the same for the same seed; no more than its context holds."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, min(count, decoder.context_length))
+    return torch.randint(0, decoder.head.weight.shape[0], shape, generator=generator).to(decoder.device)

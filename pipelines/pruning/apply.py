@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.chosen import require_matches
 from pipelines.pruning.layerwise import Failure, Job, prune_layers
@@ -187,9 +187,7 @@ class _Probe:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        vocabulary = decoder.head.weight.shape[0]
-        tokens = torch.randint(0, vocabulary, (1, 16), generator=torch.Generator().manual_seed(0))
-        self._tokens = tokens.to(decoder.device)
+        self._tokens = probe_tokens(decoder, 16)
         self._dense = decoder.hidden(self._tokens)
 
     def require_effect(self, recipe: Recipe, variant: Variant) -> Variant | ComputationError:

@@ -31,11 +31,12 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
     on quantized weights, which are full of ties.
 
     Raises:
+        InputError: a share below 1 rounds to a whole group.
         ComputationError: a score is NaN or infinite.
     """
     require_finite(scores)
     rows = scores.reshape(1, -1) if group == "matrix" else scores
-    count = round(sparsity * rows.shape[1])
+    count = share_of(rows.shape[1], sparsity)
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = _smallest(rows, count)
@@ -48,6 +49,18 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
         spared = tied.sum(dim=1) - surplus[crowded]
         dropped[crowded] &= ~(tied & (tied.cumsum(dim=1) > spared[:, None]))
     return ~dropped.reshape(scores.shape)
+
+
+def share_of(size: int, sparsity: float) -> int:
+    """How many of a group's weights a share is, rounded.
+
+    Raises:
+        InputError: a share below 1 rounds to all of them.
+    """
+    count = round(sparsity * size)
+    if count == size and sparsity < 1:
+        raise InputError(f"sparsity {sparsity:g} of a group of {size} weights would drop all of them; lower it")
+    return count
 
 
 def _smallest(rows: Float[Tensor, "rows n"], count: int) -> Float[Tensor, "rows 1"]:

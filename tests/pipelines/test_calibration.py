@@ -155,6 +155,7 @@ def test_every_matrix_of_every_kind_of_mixer_has_its_statistics(architecture: st
     for module, inputs in zip(stats["module"], stats["in_features"], strict=True):
         assert inputs == decoder.matrices[module].weight.shape[1]
     variant = prune(decoder, parse_recipe("wanda-2of4"), tokens=calibration_tokens(decoder.tokenizer, SPEC))
+    assert set(variant.masks) == set(decoder.matrices)
     assert all(int(mask.sum()) * 2 == mask.numel() for mask in variant.masks.values())
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from pipelines.errors import InputError
 from pipelines.inputs import Inputs
 from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share
+from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share, share_of
 from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.hessian import gram_of, note, target_of
+from pipelines.pruning.methods.hessian import RAISE, cholesky, gram_of, note, target_of
 from pipelines.pruning.recipes import ADMM
 
 Weight = Float[Tensor, "out in"]
@@ -29,12 +29,14 @@ def admm(given: Given, recipe: ADMM) -> Change | None:
     counts. Weights of dead inputs become zero. A matrix of which nothing shall go is left alone (None).
 
     Raises:
-        InputError: neither a pattern nor a mask, M does not divide the inputs, or no token reached the matrix.
-        ComputationError: the Gram matrix or a weight is NaN or infinite.
+        InputError: neither a pattern nor a mask, a share that is a whole group, M does not divide the inputs,
+            or no token reached the matrix.
+        ComputationError: the Gram matrix or a weight is NaN or infinite, or not even the largest damping helps.
     """
     if given.sparsity == 0 and given.kept is None:
         return None
-    gram, inverse, norms, dead = _prepared(given.reached(recipe.name), given.name, recipe)
+    gram, inverse, norms, dead, raised = _prepared(given.reached(recipe.name), given.name, recipe)
+    note(given, "damping_raised", raised)
     note(given, "dead_channels", int(dead.sum()))
     target = target_of(given, given.dense, dead) * norms
     kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(target.device)
@@ -43,6 +45,8 @@ def admm(given: Given, recipe: ADMM) -> Change | None:
         raise InputError(
             f"recipe {recipe.name}: no mask to keep for {given.name}; give `sparsity`, or put it behind one"
         )
+    if given.sparsity is not None:
+        share_of(target.numel() if recipe.group == "matrix" else target.shape[1], given.sparsity)
     product = target @ gram
     weight, dual, mask = target, torch.zeros_like(target), kept
     for iteration in range(recipe.iterations):
@@ -70,16 +74,16 @@ def _mask(scores: Scores, kept: Mask, given: Given, recipe: ADMM, share: float) 
 
 def _prepared(
     inputs: Inputs, name: str, recipe: ADMM
-) -> tuple[Square, Square, Float[Tensor, " in"], Bool[Tensor, " in"]]:
-    """The damped Gram matrix G of scaled inputs, (G + ρI)⁻¹, the inputs' norms (1 of dead ones), which are dead."""
+) -> tuple[Square, Square, Float[Tensor, " in"], Bool[Tensor, " in"], int]:
+    """The damped Gram matrix G of scaled inputs, (G + ρI)⁻¹, norms (1 of dead ones), the dead, raises of damping."""
     key = ("admm", recipe.damping, recipe.rho)
     if key not in inputs.derived:
         gram = gram_of(inputs, name)
         dead = gram.diagonal() == 0
         norms = torch.where(dead, 1, gram.diagonal()).sqrt()
         gram = gram / norms / norms[:, None]
-        gram.diagonal().add_(recipe.damping)
-        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + recipe.rho * identity))
-        inputs.derived[key] = (gram.float(), inverse.float(), norms.float(), dead)
-    return cast(tuple[Tensor, Tensor, Tensor, Tensor], inputs.derived[key])
+        lower, raised = cholesky(gram, recipe.damping, name, more=recipe.rho)
+        gram.diagonal().add_(recipe.damping * RAISE**raised)
+        inverse = torch.cholesky_inverse(lower)
+        inputs.derived[key] = (gram.float(), inverse.float(), norms.float(), dead, raised)
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor, int], inputs.derived[key])

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
 from pipelines.models.calls import first_tensor, hooks
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.load import load_model
 from pipelines.models.matrices import Matrix
 from pipelines.models.output import allowed
@@ -109,7 +109,7 @@ def _without_silent(decoder: Decoder, variant: Variant) -> Variant:
         return lambda added: loud.add(label) if bool(added.any()) else None
 
     with applied(decoder, variant), hooks(*(h for each in suspects for h in each.watch(see(each.label)))):
-        decoder.hidden(_probe(decoder))
+        decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=2))
     silent = [sublayer for sublayer in suspects if sublayer.label not in loud]
     gone = {name for sublayer in silent for name in (*sublayer.matrices, *sublayer.modules)}
     return Variant(
@@ -129,11 +129,6 @@ def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
         if matrix.expert is not None or not any(each.expert is not None for each in sublayer.matrices.values()):
             zero.setdefault(id(matrix.parameter), []).append(is_zero)
     return any(all(each) for each in zero.values())
-
-
-def _probe(decoder: Decoder) -> Int[Tensor, "1 tokens"]:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, decoder.head.weight.shape[0], (1, _PROBE_TOKENS), generator=generator).to(decoder.device)
 
 
 @dataclass(frozen=True)
@@ -339,7 +334,7 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
     decoder = pair.decoder
     for name in replaced:
         pair.other.get_parameter(name).data = decoder.model.get_parameter(name).data
-    probe = _probe(decoder)
+    probe = probe_tokens(decoder, _PROBE_TOKENS, seed=2)
     truth = first_tensor(cast(Any, pair.other)(input_ids=probe, use_cache=False).logits)
     with applied(decoder, variant):
         found = first_tensor(cast(Any, decoder.model)(input_ids=probe, use_cache=False).logits)

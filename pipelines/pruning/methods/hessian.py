@@ -107,13 +107,31 @@ def _factor(inputs: Inputs, name: str, damping: float, largest_first: bool) -> F
     live = diagonal[~dead]
     mean = float(live.mean()) if len(live) else 1.0
     # Cholesky of H with its columns in reverse, P H P = L Lᵀ, gives R = P L P.
-    turned = gram.flip(0, 1)
+    lower, raised = cholesky(gram.flip(0, 1), damping, name, unit=mean)
+    return Factor(lower.flip(0, 1).float(), dead, raised, order)
+
+
+def cholesky(
+    gram: Float[Tensor, "in in"], damping: float, name: str, *, unit: float = 1.0, more: float = 0.0
+) -> tuple[Float[Tensor, "in in"], int]:
+    """The lower Cholesky factor of G + (λ·unit + more)·I, and how often λ was raised by RAISE until there was one.
+
+    Args:
+        gram: G, float64.
+        damping: λ at first.
+        name: the matrix's, for messages.
+        unit: what λ is a share of.
+        more: added besides, and never raised.
+
+    Raises:
+        ComputationError: not even the largest damping makes it positive definite.
+    """
     for raised in range(MOST_RAISES + 1):
-        damped = turned.clone()
-        damped.diagonal().add_(damping * RAISE**raised * mean)
+        damped = gram.clone()
+        damped.diagonal().add_(damping * RAISE**raised * unit + more)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
-            return Factor(lower.flip(0, 1).float(), dead, raised, order)
+            return lower, raised
     raise ComputationError(
         f"{name}: the Gram matrix of its inputs is not positive definite, not even with damping "
         f"{damping * RAISE**MOST_RAISES:g}; raise `damping` or calibrate on more tokens"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.errors import InputError
 from pipelines.pruning.changes import Change, Codes
-from pipelines.pruning.masks import Mask, keep_share
+from pipelines.pruning.masks import Mask, keep_share, share_of
 from pipelines.pruning.methods.given import Given
 from pipelines.pruning.methods.grid import grid, grids, quantized
 from pipelines.pruning.methods.hessian import factored, target_of
@@ -77,7 +77,7 @@ class _Share:
         self._rows = 1 if group == "block" else len(kept)
         whole = kept.reshape(self._rows, -1)
         self._kept = whole.sum(dim=1)
-        self._missing = (round(sparsity * whole.shape[1]) - (whole.shape[1] - self._kept)).clamp(min=0)
+        self._missing = (share_of(whole.shape[1], sparsity) - (whole.shape[1] - self._kept)).clamp(min=0)
         self._seen = torch.zeros_like(self._kept)
 
     def chosen(self, scores: Block, kept: Bool[Tensor, "out width"]) -> Bool[Tensor, "out width"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipelines.errors import ComputationError, InputError
 from pipelines.inputs import Inputs, Watch
 from pipelines.models.calls import hooks
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.matrices import Matrix, Products
 from pipelines.models.sublayer import Sublayer, SublayerCall
 from pipelines.pruning.wearing import swapped
@@ -63,9 +63,7 @@ Family = Mapping[str, Stack]
 
 def probe_calls(decoder: Decoder, sublayers: Sequence[Sublayer]) -> dict[str, SublayerCall]:
     """How sublayers are called on a few random tokens, by label."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = decoder.head.weight.shape[0]
-    tokens = torch.randint(0, vocabulary, (1, _PROBE_TOKENS), generator=generator).to(decoder.device)
+    tokens = probe_tokens(decoder, _PROBE_TOKENS)
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in sublayers}
     handles = [handle for each in sublayers for handle in each.keep_calls(calls[each.label])]
     with hooks(*handles):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import assume, settings
 from hypothesis import given as drawn
-from hypothesis import settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipelines.errors import InputError
+from pipelines.errors import ComputationError, InputError
 from pipelines.pruning.methods import change_of
 from pipelines.pruning.recipes import ADMM, parse_recipe
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
@@ -102,6 +102,8 @@ def test_counts_are_exact_with_ties_and_after_another_mask(
     values: list[list[int]], percent: int, group: str, is_masked: bool
 ) -> None:
     weight = torch.tensor(values).float()
+    size = weight.numel() if group == "matrix" else weight.shape[1]
+    assume(round(percent / 100 * size) < size)
     x = torch.eye(weight.shape[1])
     kept = weight != 2 if is_masked else None
     name = f"{{name: a, method: admm, sparsity: {percent / 100}, group: {group}}}"
@@ -139,3 +141,20 @@ def test_matrices_with_the_same_inputs_share_one_solver() -> None:
         given = given_of(random_weight(rows, 16), inputs, "admm-50")
         change_of(given, parse_recipe("admm-50"))
     assert len(inputs.derived) == 1
+
+
+def test_a_matrix_that_is_not_positive_definite_is_damped_by_steps_and_then_a_failure_with_its_name() -> None:
+    weight, inputs = random_weight(4, 8), inputs_of(correlated(40, 8))
+    # As rounding leaves it where inputs depend on each other: an eigenvalue a little below 0.
+    values, vectors = torch.linalg.eigh(inputs.gram.double())
+    values[0] = -1e-7 * values[-1]
+    inputs.gram = (vectors * values @ vectors.T).to(inputs.gram.dtype)
+    tiny = "{name: a, method: admm, sparsity: 0.5, rho: 1.0e-12, damping: 1.0e-12}"
+    with pytest.raises(ComputationError, match=r"m: the Gram matrix .* not positive definite, .* damping 1e-09; raise"):
+        changed(weight, inputs, tiny)
+    given = given_of(weight, inputs, tiny)
+    enough = parse_recipe(tiny.replace("damping: 1.0e-12", "damping: 1.0e-6"))
+    change = change_of(given, enough)
+    assert given.facts["damping_raised"] >= 1
+    assert change.weight(weight).isfinite().all()
+    assert int(change.mask.sum()) == 16

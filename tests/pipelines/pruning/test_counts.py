@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipelines.errors import InputError
 from pipelines.inputs import Inputs
 from pipelines.pruning.masks import Mask
 from pipelines.pruning.methods import METHODS, Given, change_of
@@ -50,13 +51,25 @@ def test_every_recipe_that_changes_matrices_has_its_method() -> None:
 
 
 def test_every_mask_method_can_count_by_row() -> None:
-    assert all("output" in str(kind.model_fields["group"].annotation) for kind in MASKS)
+    """Where a share of the whole matrix would take whole rows, every row keeps its half."""
+    assert len(MASKS) >= 5
+    weight = torch.arange(1.0, 9.0).repeat(4, 1) * torch.tensor([[1.0], [10.0], [100.0], [1000.0]])
+    for kind in MASKS:
+        mask = mask_by(kind, weight, sparsity=0.5, group="output")
+        assert mask.sum(dim=1).tolist() == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_share_that_rounds_to_a_whole_row_is_refused_with_its_numbers(kind: type[Masked]) -> None:
+    with pytest.raises(InputError, match=r"sparsity 0\.95 of a group of 8 weights would drop all of them"):
+        mask_by(kind, torch.randn(3, 8), sparsity=0.95, group="output")
 
 
 @pytest.mark.parametrize("kind", MASKS)
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(), sparsity=st.floats(0.01, 0.99))
 def test_a_row_keeps_exactly_its_count(kind: type[Masked], weight: Tensor, sparsity: float) -> None:
+    assume(round(sparsity * weight.shape[1]) < weight.shape[1])
     mask = mask_by(kind, weight, sparsity=sparsity, group="output")
     assert mask.sum(dim=1).tolist() == [weight.shape[1] - round(sparsity * weight.shape[1])] * len(weight)
 
@@ -70,6 +83,7 @@ def test_a_row_keeps_exactly_its_count(kind: type[Masked], weight: Tensor, spars
 def test_a_whole_matrix_keeps_exactly_its_count(
     kind: type[Masked], group: str, weight: Tensor, sparsity: float
 ) -> None:
+    assume(round(sparsity * weight.numel()) < weight.numel())
     mask = mask_by(kind, weight, sparsity=sparsity, group=group)
     assert int((~mask).sum()) == round(sparsity * weight.numel())
 
@@ -88,6 +102,7 @@ def test_a_group_of_four_keeps_exactly_n(kind: type[Masked], weight: Tensor, kee
 def test_what_an_earlier_mask_removed_never_comes_back_and_counts(
     kind: type[Masked], weight: Tensor, sparsity: float, data: st.DataObject
 ) -> None:
+    assume(round(sparsity * weight.shape[1]) < weight.shape[1])
     bits = data.draw(st.lists(st.booleans(), min_size=weight.numel(), max_size=weight.numel()))
     kept = torch.tensor(bits).reshape(weight.shape)
     pruned = weight.masked_fill(~kept, 0)

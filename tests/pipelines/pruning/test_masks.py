@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -24,6 +24,8 @@ def scores_with_ties(draw: st.DrawFn, multiple: int = 1) -> Tensor:
 def test_a_share_drops_exactly_its_count_and_never_a_higher_score_before_a_lower_one(
     scores: Tensor, sparsity: float, group: str
 ) -> None:
+    size = scores.numel() if group == "matrix" else scores.shape[1]
+    assume(round(sparsity * size) < size)
     keep = keep_share(scores, sparsity, group)
     groups = (
         zip(scores.reshape(1, -1), keep.reshape(1, -1), strict=True)
@@ -79,10 +81,19 @@ def test_the_threshold_of_a_whole_matrix_is_exact_in_any_order(order: str, spars
     elif order == "tied":
         values = values.round()
     elif order == "few":
-        values = values[:1, :7]
+        values, sparsity = values[:1, :7], min(sparsity, 0.9)
     mask = keep_share(values, sparsity, "matrix")
     count = round(sparsity * values.numel())
     assert int((~mask).sum()) == count
     expected = torch.ones(values.numel(), dtype=torch.bool)
     expected[values.reshape(-1).sort(stable=True).indices[:count]] = False
     assert torch.equal(mask.reshape(-1), expected)
+
+
+def test_a_share_below_one_never_drops_a_whole_group() -> None:
+    scores = torch.rand(3, 64)
+    with pytest.raises(InputError, match=r"sparsity 0\.999 of a group of 64 weights would drop all of them; lower it"):
+        keep_share(scores, 0.999, "output")
+    assert int(keep_share(scores, 0.99, "output").sum()) == 3
+    assert int(keep_share(scores, 0.99, "matrix").sum()) == 2
+    assert not keep_share(scores, 1.0, "output").any()

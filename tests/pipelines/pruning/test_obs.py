@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import assume, settings
 from hypothesis import given as drawn
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -108,6 +108,8 @@ def test_weights_full_of_ties_lose_exactly_their_share(
     values: list[list[int]], percent: int, group: str, columns: int
 ) -> None:
     weight = torch.tensor(values).float()
+    size = weight.numel() if group == "block" else weight.shape[1]
+    assume(round(percent / 100 * size) < size)
     x = torch.eye(weight.shape[1])  # equal inputs: scores tie wherever weights do
     name = f"{{name: s, method: sparsegpt, sparsity: {percent / 100}, group: {group}, columns: {columns}}}"
     mask = changed(weight, x, name).mask
@@ -128,7 +130,7 @@ def test_weights_full_of_ties_keep_exactly_n_of_m(values: list[list[int]], n: in
         assert group[~kept].max() <= group[kept].min()
 
 
-@drawn(st.integers(0, 100), st.integers(1, 99), st.sampled_from(["block", "output"]))
+@drawn(st.integers(0, 100), st.integers(1, 98), st.sampled_from(["block", "output"]))
 @settings(deadline=None)
 def test_what_was_masked_stays_masked_and_counts(seed: int, percent: int, group: str) -> None:
     weight, x = random_weight(4, 30, seed), correlated(40, 30, seed)
