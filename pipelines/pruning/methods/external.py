@@ -267,6 +267,13 @@ def _matched(pair: _Pair, given: tuple[int, ...] | None) -> tuple[tuple[int, ...
         return tuple(range(count)), []
     likeness = _likeness(pair)
     chosen = tuple(_aligned(likeness, pair.where)) if given is None else given
+    for new, old in enumerate(chosen):
+        best = int(likeness[:, new].argmax())
+        if likeness[old, new] < likeness[best, new] - _AHEAD:
+            raise InputError(
+                f"{pair.where}: `layers` calls its layer {new} the dense model's {old} (cosine "
+                f"{float(likeness[old, new]):.2f}), but it is like {best} ({float(likeness[best, new]):.2f})"
+            )
     return chosen, [float(likeness[old, new]) for new, old in enumerate(chosen)]
 
 

@@ -80,6 +80,8 @@ def test_layers_that_are_gone_are_found_by_the_weights_of_those_that_stay(deep: 
     row = variant_row(deep, "tiny", External(name="x", source="y"), found, None, 1, 1.0).row(0, named=True)
     assert row["sublayers_dropped"] == list(gone)
     assert read(deep, tmp_path / "short", tmp_path, layers=(0, 2, 3, 5)).hash == found.hash
+    with pytest.raises(InputError, match=r"calls its layer 1 the dense model's 1 \(cosine -?0.0\d\), but it is like 2"):
+        read(deep, tmp_path / "short", tmp_path, layers=(0, 1, 3, 5))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "qwen2_moe", "gpt_oss"])
@@ -294,7 +296,7 @@ def test_two_layers_alike_are_ambiguous_and_the_right_numbers_settle_it(deep_fol
         (
             "{name: x, method: composed, parts: [{name: a, method: magnitude, sparsity: 0.5}, "
             "{name: b, method: external, source: c}]}",
-            "put it first",
+            "can only come first",
         ),
     ],
 )
