@@ -3,6 +3,8 @@
 Scores only; where they come from is each recipe's business.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -73,7 +75,7 @@ def _smallest(rows: Float[Tensor, "rows n"], count: int) -> Float[Tensor, "rows 
     return torch.from_numpy(np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count])
 
 
-def _smallest_of_many(values: NDArray[np.float32], count: int) -> float:
+def _smallest_of_many(values: NDArray[np.floating[Any]], count: int) -> float:
     """The `count`-th smallest of one long row: a sample tells between which two values it lies, few lie between."""
     sample = np.sort(values[::_SAMPLED])
     place, margin = (count - 1) * len(sample) // len(values), len(sample) // 50 + 1
