@@ -30,7 +30,7 @@ masked as (
     where
         totals.sparsity > 0
         and totals.method <> 'composed'
-        and json_extract(variants.parameters_json, '$.share') is null
+        and json_extract(try_cast(variants.parameters_json as json), '$.share') is null
 ),
 
 baselines as (

@@ -135,7 +135,7 @@ def export_over_a_strangers_folder(_: StudyFile, tmp_path: Path) -> list[object]
 
 
 def unknown_command(*_: object) -> list[object]:
-    return ["prune"]
+    return ["harvest"]
 
 
 def unknown_suffix(study: StudyFile, tmp_path: Path) -> list[object]:

@@ -83,10 +83,11 @@ def test_a_failing_variant_does_not_stop_the_others(
 ) -> None:
     before = partitions(warehouse)
     # So small a share prunes nothing, which is a failure of the computation.
-    study.write(recipes=["dense", "magnitude-0.0001", "mlp-drop-1"])
+    nothing = {"name": "nothing", "method": "magnitude", "sparsity": 1e-6}
+    study.write(recipes=["dense", nothing, "mlp-drop-1"])
     assert prunescope_run(study, warehouse) == 1
     shown = capsys.readouterr()
-    assert "tiny-a@magnitude-0.0001: ComputationError: " in shown.err
+    assert "tiny-a@nothing: ComputationError: " in shown.err
     assert "Traceback" not in shown.err
     assert "mlp-drop-1" in shown.out
     assert (

@@ -85,6 +85,11 @@ def plainly(decoder: Decoder, tokens: Int[Tensor, "sequences length"], name: str
         return seconds(work[name])
 
 
+def told(name: str, figures: object) -> None:
+    """Figures as they come: the whole takes many minutes."""
+    sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
+
+
 def dense_predecessors(method: str, place: int) -> Recipe | None:
     """A member of the family; None where this version does not know the method."""
     fields = {"name": f"{method}-{place}", "method": method, "predecessors": "dense", **PATTERNS[place]}
@@ -121,6 +126,7 @@ def main() -> None:
             "published_seconds": published,
             "times_faster_than_published": round(published / took, 1),
         }
+        told(name, result[name])
     result["peak_private_gb"] = round(peak / 1e9, 2)
     result["published_resident_gb"] = PUBLISHED_GB
     wanda = parse_recipe("wanda-50")
@@ -130,6 +136,7 @@ def main() -> None:
         "over_two_plain_passes": round(rounded / (2 * plain[-1]), 2),
         "times_faster_than_published": round(PUBLISHED["wanda-50"] / rounded, 1),
     }
+    told("wanda-50 in bfloat16", result["wanda-50 in bfloat16"])
     members = [dense_predecessors(method, place) for method in METHODS for place in range(len(PATTERNS))]
     family = [recipe for recipe in members if recipe is not None]
     together = seconds(lambda: prune_all(decoder, family, Statistics(tokens=tokens)))
@@ -144,6 +151,7 @@ def main() -> None:
         **{f"over_{name}_alone": round(together / each, 2) for name, each in alone.items()},
         "over_two_plain_passes": round(together / (2 * plain[-1]), 2),
     }
+    told("family", result["family"])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "variant.safetensors"
         variant = prune(decoder, wanda, tokens=tokens[:1])
