@@ -88,7 +88,7 @@ def test_equal_prompts_decoded_together_stay_equal_and_no_module_stays_replaced(
     first, *others = decode_greedily(decoder, [prompt] * 5, 6)
     again = decode_greedily(decoder, [prompt] * 5, 6)
     assert all(other.tokens == first.tokens for other in others)
-    # Where in memory an entry of a batch begins may choose another kernel for it: equal to rounding, not always to bits.
+    # Where in memory an entry of a batch begins may choose another kernel for it: equal to rounding, not to the bit.
     for other in others:
         torch.testing.assert_close(
             other.streams, first.streams, rtol=1e-5, atol=1e-5 * float(first.streams.abs().max())
