@@ -86,7 +86,7 @@ def prune_units(
 
 
 def _found(decoder: Decoder, recipe: Structured, base: Variant, progress: Progress) -> list[Units]:
-    chosen = [each for each in decoder.sublayers if each.kind in recipe.kinds and each.label not in base.dropped]
+    chosen = [each for each in decoder.sublayers if each.kind in recipe.KINDS and each.label not in base.dropped]
     calls = probe_calls(decoder, chosen)
     width = decoder.head.weight.shape[1]
     units: list[Units] = []
@@ -98,7 +98,7 @@ def _found(decoder: Decoder, recipe: Structured, base: Variant, progress: Progre
             units += heads_of(each, calls[each.label], width, head_count(decoder))
         progress.advance()
     progress.done()
-    if not any(each.kind == "heads" for each in units) and "attn" in recipe.kinds:
+    if not any(each.kind == "heads" for each in units) and "attn" in recipe.KINDS:
         raise InputError(f"recipe {recipe.name}: the model has no attention with heads; use neurons-, weight or drops")
     return units
 

@@ -25,6 +25,9 @@ class Structured(BaseRecipe):
             (2312.11983 §3.4).
     """
 
+    # Sublayers that it takes units from: mlp for neurons, attn for heads.
+    KINDS: ClassVar[tuple[str, ...]]
+
     share: float = Field(gt=0, lt=1)
     score: Literal["magnitude", "wanda", "flap"] = "wanda"
     ratios: Literal["uniform", "global"] = "uniform"
@@ -47,11 +50,6 @@ class Structured(BaseRecipe):
         """It does."""
         return True
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Sublayers that it takes units from: mlp for neurons, attn for heads."""
-        raise NotImplementedError
-
 
 def _spelling(method: str) -> re.Pattern[str]:
     return re.compile(rf"(?P<method>{method})-(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")
@@ -69,10 +67,7 @@ class Neurons(Structured):
 
     method: Literal["neurons"] = "neurons"
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """MLPs."""
-        return ("mlp",)
+    KINDS: ClassVar = ("mlp",)
 
 
 class Heads(Structured):
@@ -87,10 +82,7 @@ class Heads(Structured):
 
     method: Literal["heads"] = "heads"
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Attentions."""
-        return ("attn",)
+    KINDS: ClassVar = ("attn",)
 
 
 class Flap(Structured):
@@ -104,7 +96,4 @@ class Flap(Structured):
     ratios: Literal["uniform", "global"] = "global"
     compensate: bool = True
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Both."""
-        return ("attn", "mlp")
+    KINDS: ClassVar = ("attn", "mlp")
