@@ -252,7 +252,7 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
             rows,
             file,
             row_group_size=_ROW_GROUP,
-            compression="zstd",
+            compression="lz4",
             use_dictionary=others,
             column_encoding=noise,
             write_page_checksum=True,
