@@ -17,6 +17,7 @@ from sqlglot.optimizer.scope import traverse_scope
 
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
+from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY, Footer, read_footer
 from warehouse.schema import Table
 from warehouse.store import Store, fits
@@ -62,7 +63,7 @@ class View:
     path: Path
 
 
-def connect(root: Path | str, *, safe: bool = False) -> duckdb.DuckDBPyConnection:
+def connect(root: Place | str, *, safe: bool = False) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
     Views see the files that exist now; after a new partition, connect again.
@@ -87,7 +88,7 @@ def connect(root: Path | str, *, safe: bool = False) -> duckdb.DuckDBPyConnectio
     return connection
 
 
-def build_file(root: Path | str, path: Path) -> None:
+def build_file(root: Place | str, path: Path) -> None:
     """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
 
     Raises:
@@ -154,7 +155,7 @@ def _build(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     connection.execute("SET python_enable_replacements = false")
     # Times read the same on every machine.
     connection.execute("SET TimeZone = 'UTC'")
-    files: list[tuple[str, Path]] = []
+    files: list[tuple[str, Place]] = []
     for table in TABLES.values():
         footers = {partition.path: read_footer(partition.path) for partition in store.partitions(table)}
         files += [(table.name, path) for path in footers]
@@ -181,7 +182,7 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
         raise CatalogueError(f"{path}: {str(error).strip()}") from error
 
 
-def _relation(table: Table, footers: dict[Path, Footer]) -> str:
+def _relation(table: Table, footers: dict[Place, Footer]) -> str:
     """The SELECT over a table's files, with the table's columns whatever the files hold."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
     empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
@@ -196,7 +197,7 @@ def _relation(table: Table, footers: dict[Path, Footer]) -> str:
     return f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})"  # noqa: S608
 
 
-def _provenance(files: Sequence[tuple[str, Path]]) -> str:
+def _provenance(files: Sequence[tuple[str, Place]]) -> str:
     """The SELECT over the footers of all files."""
     columns = {
         name: f"json_extract_string(footer, '$.{name}')"
@@ -224,7 +225,7 @@ def _provenance(files: Sequence[tuple[str, Path]]) -> str:
     )
 
 
-def _list(paths: Sequence[Path]) -> str:
+def _list(paths: Sequence[Place]) -> str:
     return f"[{', '.join(literal(str(path)) for path in paths)}]"
 
 
