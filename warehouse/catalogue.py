@@ -19,6 +19,7 @@ from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY, Footer, read_footer
+from warehouse.remote import register
 from warehouse.schema import Table
 from warehouse.store import Store, fits
 from warehouse.tables import TABLES
@@ -79,6 +80,8 @@ def connect(root: Place | str, *, safe: bool = False) -> duckdb.DuckDBPyConnecti
     store = Store(root)
     connection = duckdb.connect()
     try:
+        if not isinstance(store.root, Path):
+            register(connection, store.root)
         _build(connection, store)
         if safe:
             _lock(connection, store)
@@ -88,7 +91,7 @@ def connect(root: Place | str, *, safe: bool = False) -> duckdb.DuckDBPyConnecti
     return connection
 
 
-def build_file(root: Place | str, path: Path) -> None:
+def build_file(root: Place | str, path: Place) -> None:
     """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
 
     Raises:
@@ -98,6 +101,8 @@ def build_file(root: Place | str, path: Path) -> None:
 
     def write(temporary: Path) -> None:
         with duckdb.connect(temporary) as connection:
+            if not isinstance(store.root, Path):
+                register(connection, store.root)
             _build(connection, store)
 
     write_atomically(path.absolute(), write)

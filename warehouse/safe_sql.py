@@ -176,6 +176,8 @@ def _run(
 def _short(error: Exception) -> str:
     """DuckDB's message without the excerpt of the statement and the class of the error."""
     message = str(error).partition("\n\nLINE ")[0].strip()
+    if message.startswith("Traceback"):  # of a file system in Python, whose own words stand last
+        message = message.splitlines()[-1]
     return " ".join(re.sub(r"^[A-Z]\w+(?: \w+)* Error: ", "", message).split())
 
 
