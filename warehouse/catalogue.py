@@ -5,7 +5,7 @@ It holds no data and is rebuilt at every opening; running a user's SQL safely is
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -19,6 +19,7 @@ from sqlglot.optimizer.scope import traverse_scope
 
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
+from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
 from warehouse.provenance import FOOTER_KEY
 from warehouse.schema import Table
 from warehouse.snapshots import File, Snapshot
@@ -38,6 +39,7 @@ _TYPES = {
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
     pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
 }
 _PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
@@ -52,7 +54,9 @@ class View:
         name: the file's stem, and the view's name.
         layer: its folder: staging, marts or questions.
         sql: the bare SELECT, header included.
-        header: the comment above it, without dashes.
+        header: the comment above it, without dashes and without its notes on columns.
+        columns: its columns, in order.
+        notes: what the header says of the columns that are derived here.
         depends_on: the tables and views that it reads.
         path: the file.
     """
@@ -61,6 +65,8 @@ class View:
     layer: str
     sql: str
     header: str
+    columns: tuple[str, ...]
+    notes: Mapping[str, Explanation]
     depends_on: tuple[str, ...]
     path: Path
 
@@ -175,19 +181,29 @@ def _build(connection: duckdb.DuckDBPyConnection, files: Sequence[File]) -> None
     connection.execute(f"CREATE VIEW {PROVENANCE} AS {_provenance([])}")
     for path in sorted((SQL / "macros").glob("*.sql")):
         _execute(connection, path, path.read_text(encoding="utf-8"))
-    comments = [_comment("VIEW", PROVENANCE, text=_PROVENANCE_COMMENT)]
-    for view in view_sql().values():
+    views = view_sql()
+    for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
-        comments.append(_comment("VIEW", view.name, text=view.header))
     for table in TABLES.values():
         if of_table := [file for file in files if file.partition.table == table.name]:
             connection.execute(f"CREATE OR REPLACE VIEW {quoted(table.name)} AS {_relation(table, of_table)}")
-        comments.append(_comment("VIEW", table.name, text=table.grain))
-        comments += [_comment("COLUMN", table.name, column.name, text=column.comment()) for column in table.columns]
     if files:
         connection.execute(f"CREATE OR REPLACE VIEW {PROVENANCE} AS {_provenance(files)}")
-    connection.execute(";".join(comments))
+    connection.execute(_comments(views))
     connection.execute("COMMIT")
+
+
+def _comments(views: Mapping[str, View]) -> str:
+    """The statements that explain every table, view and column."""
+    comments = [_comment("VIEW", PROVENANCE, text=_PROVENANCE_COMMENT)]
+    for table in TABLES.values():
+        comments.append(_comment("VIEW", table.name, text=table.grain))
+        comments += [_comment("COLUMN", table.name, column.name, text=column.comment()) for column in table.columns]
+    comments += [_comment("VIEW", view.name, text=view.header) for view in views.values()]
+    explained = explain(views.values())
+    for name, columns in [(PROVENANCE, PROVENANCE_COLUMNS), *((name, explained[name]) for name in views)]:
+        comments += [_comment("COLUMN", name, column, text=said.comment()) for column, said in columns.items()]
+    return ";".join(comments)
 
 
 def _comment(kind: str, *names: str, text: str) -> str:
@@ -285,5 +301,5 @@ def _view(layer: str, path: Path, text: str) -> View:
     # A table function is a source too, but has no name of its own.
     reads = {source.name for source in sources if isinstance(source, exp.Table) and source.name}
     header = _HEADER.match(sql + "\n")
-    lines = [line.strip().lstrip("-").strip() for line in header.group().splitlines()] if header else []
-    return View(path.stem, layer, sql, "\n".join(lines).strip(), tuple(sorted(reads)), path)
+    prose, notes = split_header(header.group().splitlines() if header else (), path)
+    return View(path.stem, layer, sql, prose, tuple(trees[0].named_selects), notes, tuple(sorted(reads)), path)
