@@ -31,6 +31,7 @@ from pipelines.pruning.recipes import Recipe
 from pipelines.studies import Study
 from warehouse.catalogue import connect, literal
 from warehouse.provenance import Provenance, fingerprint
+from warehouse.snapshots import damage_explained
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -101,7 +102,8 @@ def _libraries() -> dict[str, str]:
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    return pl.DataFrame(connection.sql(query).to_arrow_table())
+    with damage_explained():
+        return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ _VERSIONS = ("ETag", "etag", "created", "mtime")
 # for each view that is bound opens them again.
 _BLOCK = 1 << 20
 _KEPT = 128
+REPLACED = "was replaced after this connection was opened; open the warehouse again"
 
 
 class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -77,7 +78,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         # The store's own file holds on to the version that it found, so one look at opening is enough.
         if _version(getattr(file, "details", None) or self._store.info(name)) != _version(self._objects[name]):
             file.close()
-            raise OSError(f"{name} was replaced after this connection was opened; open the warehouse again")
+            raise OSError(f"{name} {REPLACED}")
         return file
 
     def _name(self, path: str) -> str:

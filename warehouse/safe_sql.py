@@ -16,6 +16,7 @@ import pyarrow as pa
 from warehouse.catalogue import connect
 from warehouse.errors import SqlError, UnsafeSqlError
 from warehouse.places import Place
+from warehouse.snapshots import damage_explained
 
 SECONDS = 60.0
 RESULT_BYTES = 1 << 30
@@ -64,6 +65,7 @@ def run_safe(
     Raises:
         UnsafeSqlError: the statement does more than read the warehouse's tables and views; the message names the rule.
         SqlError: it is no SQL, names what does not exist, fails, or takes too much time or memory.
+        DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
     with connect(root, safe=True) as connection:
@@ -155,14 +157,8 @@ def _run(
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
-        reader = connection.sql(sql, params=parameters).to_arrow_reader()
-        batches, size = [], 0
-        for batch in reader:
-            batches.append(batch)
-            size += batch.nbytes
-            if size > RESULT_BYTES:
-                raise SqlError("the result is larger than 1 GiB; aggregate it or add a LIMIT")
-        return pa.Table.from_batches(batches, reader.schema)
+        with damage_explained():
+            return _fetched(connection, sql, parameters)
     except duckdb.InterruptException as error:
         raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less") from error
     except duckdb.OutOfMemoryException as error:
@@ -173,11 +169,22 @@ def _run(
         timer.cancel()
 
 
+def _fetched(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | Mapping[str, object] | None
+) -> pa.Table:
+    reader = connection.sql(sql, params=parameters).to_arrow_reader()
+    batches, size = [], 0
+    for batch in reader:
+        batches.append(batch)
+        size += batch.nbytes
+        if size > RESULT_BYTES:
+            raise SqlError("the result is larger than 1 GiB; aggregate it or add a LIMIT")
+    return pa.Table.from_batches(batches, reader.schema)
+
+
 def _short(error: Exception) -> str:
     """DuckDB's message without the excerpt of the statement and the class of the error."""
     message = str(error).partition("\n\nLINE ")[0].strip()
-    if message.startswith("Traceback"):  # of a file system in Python, whose own words stand last
-        message = message.splitlines()[-1]
     return " ".join(re.sub(r"^[A-Z]\w+(?: \w+)* Error: ", "", message).split())
 
 

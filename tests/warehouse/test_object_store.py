@@ -14,6 +14,7 @@ from warehouse.catalogue import build_file, connect
 from warehouse.doctor import diagnose
 from warehouse.errors import DamagedFileError, UnsafeSqlError, WarehouseError
 from warehouse.safe_sql import run_safe
+from warehouse.snapshots import damage_explained
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -102,10 +103,9 @@ def test_what_was_replaced_before_it_was_first_read_is_refused(remote, monkeypat
     write(remote, fingerprint="old")
     with connect(remote.root) as connection:
         write(remote, fingerprint="new")
-        with pytest.raises(
-            duckdb.Error, match="was replaced after this connection was opened; open the warehouse again"
-        ):
-            connection.sql("SELECT * FROM variants").fetchall()
+        with pytest.raises(WarehouseError, match="^bucket/.* was replaced after .*; open the warehouse again$"):
+            with damage_explained():
+                connection.sql("SELECT * FROM variants").fetchall()
 
 
 def test_readers_beside_a_writer_see_the_old_or_the_new_partition(remote):
