@@ -3,9 +3,11 @@
 It holds no data and is rebuilt at every opening; running a user's SQL safely is `safe_sql`'s business.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -18,9 +20,12 @@ from sqlglot.optimizer.scope import traverse_scope
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
-from warehouse.provenance import FOOTER_KEY, Footer, read_footer
+from warehouse.places import Place
+from warehouse.provenance import FOOTER_KEY
+from warehouse.remote import register
 from warehouse.schema import Table
-from warehouse.store import Store, fits
+from warehouse.snapshots import File, Snapshot
+from warehouse.store import Store
 from warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[1] / "sql"
@@ -68,42 +73,55 @@ class View:
     path: Path
 
 
-def connect(root: Path | str, *, safe: bool = False) -> duckdb.DuckDBPyConnection:
+def connect(
+    root: Place | str, *, safe: bool = False, models: Collection[str] | None = None
+) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
-    Views see the files that exist now; after a new partition, connect again.
+    All queries of the connection and of its cursors see the files that exist now, whatever is written meanwhile; for
+    a new partition, connect again.
 
     Args:
         root: the warehouse, which may be empty or not exist.
-        safe: lock the connection: only the tables' folders can be read, and no setting changed.
+        safe: lock the connection: only the tables' files can be read, and no setting changed.
+        models: see only the partitions of these models; all where None.
 
     Raises:
         DamagedFileError: a partition is damaged; the message names it.
         CatalogueError: a file in `sql/` is wrong; the message names it.
     """
-    store = Store(root)
-    connection = duckdb.connect()
+    snapshot = Snapshot(Store(root), models)
     try:
-        _build(connection, store)
+        connection = duckdb.connect()
+        snapshot.hold(connection)
+    except BaseException:
+        snapshot.close()
+        raise
+    try:
+        _build(connection, snapshot.files)
         if safe:
-            _lock(connection, store)
+            _lock(connection, snapshot.root)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def build_file(root: Path | str, path: Path) -> None:
+def build_file(root: Place | str, path: Place) -> None:
     """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
 
     Raises:
         WarehouseError: as `connect`, or the file cannot be written.
     """
-    store = Store(root)
+    snapshot = Snapshot(Store(root))
+    snapshot.close()
+    files = [replace(file, source=str(file.partition.path)) for file in snapshot.files]
 
     def write(temporary: Path) -> None:
         with duckdb.connect(temporary) as connection:
-            _build(connection, store)
+            if not isinstance(snapshot.root, Path):
+                register(connection, snapshot.root)
+            _build(connection, files)
 
     write_atomically(path.absolute(), write)
 
@@ -125,7 +143,7 @@ def load_views(folder: Path) -> dict[str, View]:
         for path in sorted((folder / layer).glob("*.sql")):
             if path.stem in views or path.stem in TABLES or path.stem == PROVENANCE:
                 raise CatalogueError(f"{path}: another table or view is named {path.stem}; rename the file")
-            views[path.stem] = _view(layer, path)
+            views[path.stem] = _view(layer, path, path.read_text(encoding="utf-8"))
     known = {*views, *TABLES, PROVENANCE}
     for view in views.values():
         if unknown := [name for name in view.depends_on if name not in known]:
@@ -155,34 +173,45 @@ def sql_type(of: pa.DataType) -> str:
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
 
 
-def _build(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+def _build(connection: duckdb.DuckDBPyConnection, files: Sequence[File]) -> None:
     # A view must not read a variable of the Python program that happens to have a table's name.
     connection.execute("SET python_enable_replacements = false")
     # Times read the same on every machine.
     connection.execute("SET TimeZone = 'UTC'")
-    files: list[tuple[str, Path]] = []
+    connection.execute("BEGIN")
+    # DuckDB opens files for every view that it binds, so the views are bound while the tables are empty.
     for table in TABLES.values():
-        footers = {partition.path: read_footer(partition.path) for partition in store.partitions(table)}
-        files += [(table.name, path) for path in footers]
-        connection.execute(f"CREATE VIEW {quoted(table.name)} AS {_relation(table, footers)}")
-        comments = [f"COMMENT ON VIEW {quoted(table.name)} IS {literal(table.grain)}"]
-        comments += [_comment(table.name, column.name, column.comment()) for column in table.columns]
-        connection.execute(";".join(comments))
-    connection.execute(f"CREATE VIEW {PROVENANCE} AS {_provenance(files)}")
-    connection.execute(f"COMMENT ON VIEW {PROVENANCE} IS {literal(_PROVENANCE_COMMENT)}")
+        connection.execute(f"CREATE VIEW {quoted(table.name)} AS {_relation(table, [])}")
+    connection.execute(f"CREATE VIEW {PROVENANCE} AS {_provenance([])}")
     for path in sorted((SQL / "macros").glob("*.sql")):
         _execute(connection, path, path.read_text(encoding="utf-8"))
     views = view_sql()
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
-        connection.execute(f"COMMENT ON VIEW {quoted(view.name)} IS {literal(view.header)}")
+    for table in TABLES.values():
+        if of_table := [file for file in files if file.partition.table == table.name]:
+            connection.execute(f"CREATE OR REPLACE VIEW {quoted(table.name)} AS {_relation(table, of_table)}")
+    if files:
+        connection.execute(f"CREATE OR REPLACE VIEW {PROVENANCE} AS {_provenance(files)}")
+    connection.execute(_comments(views))
+    connection.execute("COMMIT")
+
+
+def _comments(views: Mapping[str, View]) -> str:
+    """The statements that explain every table, view and column."""
+    comments = [_comment("VIEW", PROVENANCE, text=_PROVENANCE_COMMENT)]
+    for table in TABLES.values():
+        comments.append(_comment("VIEW", table.name, text=table.grain))
+        comments += [_comment("COLUMN", table.name, column.name, text=column.comment()) for column in table.columns]
+    comments += [_comment("VIEW", view.name, text=view.header) for view in views.values()]
     explained = explain(views.values())
     for name, columns in [(PROVENANCE, PROVENANCE_COLUMNS), *((name, explained[name]) for name in views)]:
-        connection.execute(";".join(_comment(name, column, said.comment()) for column, said in columns.items()))
+        comments += [_comment("COLUMN", name, column, text=said.comment()) for column, said in columns.items()]
+    return ";".join(comments)
 
 
-def _comment(view: str, column: str, text: str) -> str:
-    return f"COMMENT ON COLUMN {quoted(view)}.{quoted(column)} IS {literal(text)}"
+def _comment(kind: str, *names: str, text: str) -> str:
+    return f"COMMENT ON {kind} {'.'.join(map(quoted, names))} IS {literal(text)}"
 
 
 def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:
@@ -192,22 +221,30 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
         raise CatalogueError(f"{path}: {str(error).strip()}") from error
 
 
-def _relation(table: Table, footers: dict[Path, Footer]) -> str:
+def _relation(table: Table, files: Sequence[File]) -> str:
     """The SELECT over a table's files, with the table's columns whatever the files hold."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
     empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
-    if not footers:
-        return empty
-    files = _list(list(footers))
-    if all(fits(table, footer.schema) for footer in footers.values()):
-        return f"SELECT {', '.join(typed)} FROM read_parquet({files}, hive_partitioning = false)"  # noqa: S608
-    # Files of an older version lack columns or have others: what they lack is NULL until they are computed again.
-    casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
-    read = f"SELECT * FROM read_parquet({files}, hive_partitioning = false, union_by_name = true)"  # noqa: S608
-    return f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})"  # noqa: S608
+    fitting = [file.source for file in files if file.fits]
+    others = [file.source for file in files if not file.fits]
+    parts = []
+    if fitting or not others:
+        columns = ", ".join(typed)
+        parts.append(f"SELECT {columns} FROM {_read(fitting)}" if fitting else empty)  # noqa: S608
+    if others:
+        # Files of an older version lack columns or have others: what they lack is NULL until they are computed again.
+        casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
+        read = f"SELECT * FROM {_read(others, 'union_by_name = true')}"  # noqa: S608
+        parts.append(f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})")  # noqa: S608
+    return " UNION ALL ".join(parts)
 
 
-def _provenance(files: Sequence[tuple[str, Path]]) -> str:
+def _read(sources: Sequence[str], *options: str) -> str:
+    """The call that reads the files."""
+    return f"read_parquet({', '.join([_list(sources), 'hive_partitioning = false', *options])})"
+
+
+def _provenance(files: Sequence[File]) -> str:
     """The SELECT over the footers of all files."""
     columns = {
         name: f"json_extract_string(footer, '$.{name}')"
@@ -219,29 +256,38 @@ def _provenance(files: Sequence[tuple[str, Path]]) -> str:
         "inputs_json": "CAST(json_extract(footer, '$.inputs') AS VARCHAR)",
         "libraries_json": "CAST(json_extract(footer, '$.libraries') AS VARCHAR)",
         "violations": "CAST(json_extract(footer, '$.violations') AS VARCHAR[])",
+        "content_hash": "json_extract_string(footer, '$.content_hash')",
+        "provenance_hash": "json_extract_string(footer, '$.provenance_hash')",
+        "rows": "num_rows",
+        "bytes": "CAST(file_size_bytes AS BIGINT)",
     }
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     if not files:
-        return f"SELECT '' AS table_name, '' AS path, {selected} FROM (SELECT '{{}}'::JSON AS footer) WHERE false"  # noqa: S608
-    tables = ", ".join(f"({literal(str(path))}, {literal(table)})" for table, path in files)
-    read = f"parquet_kv_metadata({_list([path for _, path in files])})"
+        nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
+        return f"SELECT '' AS table_name, '' AS path, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
+    sources = _list([file.source for file in files])
+    paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
     footers = (
-        f"SELECT file_name AS path, decode(value)::JSON AS footer FROM {read} "  # noqa: S608
+        f"SELECT file_name AS source, decode(value)::JSON AS footer FROM parquet_kv_metadata({sources}) "  # noqa: S608
         f"WHERE key = {literal(FOOTER_KEY.decode())}::BLOB"
     )
+    places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
+    sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
     return (
         f"SELECT table_name, path, {selected} FROM ({footers}) "  # noqa: S608
-        f"JOIN (VALUES {tables}) AS files (path, table_name) USING (path) ORDER BY path"
+        f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
     )
 
 
-def _list(paths: Sequence[Path]) -> str:
-    return f"[{', '.join(literal(str(path)) for path in paths)}]"
+def _list(texts: Sequence[str]) -> str:
+    """The texts as a SQL list; one literal, because DuckDB takes long to bind ten thousand."""
+    return f"{literal(json.dumps(texts))}::JSON::VARCHAR[]"
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Closes every way out of the tables' folders; the order matters, the last step forbids all further ones."""
-    folders = _list([store.root / name for name in TABLES])
+def _lock(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
+    """Closes every way out of the tables' files; the order matters, the last step forbids all further ones."""
+    # DuckDB compares where a file really lies; an open file that was replaced still says its folder.
+    folders = _list([str(root / name) for name in TABLES])
     for setting in (
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
@@ -254,8 +300,10 @@ def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
         connection.execute(f"SET {setting}")
 
 
-def _view(layer: str, path: Path) -> View:
-    sql = path.read_text(encoding="utf-8").strip().removesuffix(";")
+@lru_cache(maxsize=1024)
+def _view(layer: str, path: Path, text: str) -> View:
+    """The view of a file; a process connects often, and parsing takes longer than all else."""
+    sql = text.strip().removesuffix(";")
     try:
         trees = sqlglot.parse(sql, dialect="duckdb")
     except sqlglot.ParseError as error:

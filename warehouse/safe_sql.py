@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,6 +15,8 @@ import pyarrow as pa
 
 from warehouse.catalogue import connect
 from warehouse.errors import SqlError, UnsafeSqlError
+from warehouse.places import Place
+from warehouse.snapshots import damage_explained
 
 SECONDS = 60.0
 RESULT_BYTES = 1 << 30
@@ -45,7 +46,7 @@ _NAME = re.compile(r"\w+")
 
 
 def run_safe(
-    root: Path | str,
+    root: Place | str,
     sql: str,
     parameters: Sequence[object] | Mapping[str, object] | None = None,
     *,
@@ -64,6 +65,7 @@ def run_safe(
     Raises:
         UnsafeSqlError: the statement does more than read the warehouse's tables and views; the message names the rule.
         SqlError: it is no SQL, names what does not exist, fails, or takes too much time or memory.
+        DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
     with connect(root, safe=True) as connection:
@@ -155,14 +157,8 @@ def _run(
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
-        reader = connection.sql(sql, params=parameters).to_arrow_reader()
-        batches, size = [], 0
-        for batch in reader:
-            batches.append(batch)
-            size += batch.nbytes
-            if size > RESULT_BYTES:
-                raise SqlError("the result is larger than 1 GiB; aggregate it or add a LIMIT")
-        return pa.Table.from_batches(batches, reader.schema)
+        with damage_explained():
+            return _fetched(connection, sql, parameters)
     except duckdb.InterruptException as error:
         raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less") from error
     except duckdb.OutOfMemoryException as error:
@@ -171,6 +167,19 @@ def _run(
         raise SqlError(f"SQL: {_short(error)}") from error
     finally:
         timer.cancel()
+
+
+def _fetched(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | Mapping[str, object] | None
+) -> pa.Table:
+    reader = connection.sql(sql, params=parameters).to_arrow_reader()
+    batches, size = [], 0
+    for batch in reader:
+        batches.append(batch)
+        size += batch.nbytes
+        if size > RESULT_BYTES:
+            raise SqlError("the result is larger than 1 GiB; aggregate it or add a LIMIT")
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 def _short(error: Exception) -> str:
