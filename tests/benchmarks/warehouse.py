@@ -1,4 +1,4 @@
-"""The warehouse at N layer records: writing, every mart and question, opening with 10,000 partitions, and MLflow beside.
+"""The warehouse at N layer records: writing, every mart and question, opening 10,000 partitions, and MLflow beside it.
 
 Run by `python -m tests.benchmarks.warehouse [ROWS] [MLFLOW_PYTHON]` (default 1e6); prints JSON, and figures as they
 come. Two writers; each view in a process of its own, on as many threads as the machine has cores. 100 million rows take
