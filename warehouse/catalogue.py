@@ -20,6 +20,7 @@ from sqlglot.optimizer.scope import traverse_scope
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
+from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
 from warehouse.schema import Table
 from warehouse.snapshots import File, Snapshot
@@ -72,7 +73,7 @@ class View:
 
 
 def connect(
-    root: Path | str, *, safe: bool = False, models: Collection[str] | None = None
+    root: Place | str, *, safe: bool = False, models: Collection[str] | None = None
 ) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
@@ -105,7 +106,7 @@ def connect(
     return connection
 
 
-def build_file(root: Path | str, path: Path) -> None:
+def build_file(root: Place | str, path: Path) -> None:
     """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
 
     Raises:
@@ -271,7 +272,7 @@ def _list(texts: Sequence[str]) -> str:
     return f"{literal(json.dumps(texts))}::JSON::VARCHAR[]"
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
+def _lock(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
     """Closes every way out of the tables' files; the order matters, the last step forbids all further ones."""
     # DuckDB compares where a file really lies; an open file that was replaced still says its folder.
     folders = _list([str(root / name) for name in TABLES])

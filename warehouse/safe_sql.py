@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from warehouse.catalogue import connect
 from warehouse.errors import SqlError, UnsafeSqlError
+from warehouse.places import Place
 from warehouse.snapshots import damage_explained
 
 SECONDS = 60.0
@@ -46,7 +46,7 @@ _NAME = re.compile(r"\w+")
 
 
 def run_safe(
-    root: Path | str,
+    root: Place | str,
     sql: str,
     parameters: Sequence[object] | Mapping[str, object] | None = None,
     *,

@@ -14,10 +14,13 @@ from pathlib import Path
 import duckdb
 import fsspec
 import pyarrow as pa
+from upath import UPath
 
 from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.footers import TAIL_BYTES, is_recognised
+from warehouse.places import is_local
 from warehouse.provenance import damaged, read_footer, unreadable
+from warehouse.remote import register
 from warehouse.store import PART, Partition, Store, fits
 from warehouse.tables import TABLES
 
@@ -52,6 +55,8 @@ class Snapshot:
     the system has no `/proc/self/fd`, or allows too few open files, they are read by their paths; a query that runs
     while its partition is replaced may then fail, or mix old and new rows.
 
+    Objects of a store are pinned by their version instead: a query that comes upon a newer one fails and says so.
+
     Attributes:
         root: the warehouse.
         files: its partitions, table by table, in the order of their paths.
@@ -77,7 +82,7 @@ class Snapshot:
             for partition in store.partitions(table)
             if models is None or partition.model in models
         ]
-        self.is_held = _DESCRIPTORS.is_dir() and _has_room(len(partitions))
+        self.is_held = is_local(self.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:
             found = [self._file(partition) for partition in partitions]
         except BaseException:
@@ -86,7 +91,14 @@ class Snapshot:
         self.files = [file for file in found if file is not None]
 
     def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Leaves the open files to the connection: they are closed when its last cursor and relation is gone."""
+        """Leaves the open files to the connection: they are closed when its last cursor and relation is gone.
+
+        Raises:
+            WarehouseError: the object store cannot be reached.
+        """
+        if isinstance(self.root, UPath):
+            register(connection, self.root)
+            return
         pins = _Pins()
         connection.register_filesystem(pins)
         # When the process ends the system closes them, and nothing that still runs loses its files before.
@@ -99,6 +111,11 @@ class Snapshot:
     def _file(self, partition: Partition) -> File | None:
         """The partition, opened; None where it was removed since it was listed."""
         path = partition.path
+        if isinstance(path, UPath):
+            try:
+                return File(partition, str(path), fits(TABLES[partition.table], read_footer(path).schema))
+            except FileNotFoundError:
+                return None
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
