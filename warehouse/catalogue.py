@@ -27,6 +27,7 @@ from warehouse.errors import CatalogueError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
+from warehouse.remote import register
 from warehouse.schema import Table
 from warehouse.snapshots import File, Snapshot
 from warehouse.store import Store
@@ -117,7 +118,7 @@ def connect(
     return connection
 
 
-def build_file(root: Place | str, path: Path) -> None:
+def build_file(root: Place | str, path: Place) -> None:
     """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
 
     Raises:
@@ -129,6 +130,8 @@ def build_file(root: Place | str, path: Path) -> None:
 
     def write(temporary: Path) -> None:
         with duckdb.connect(temporary) as connection:
+            if not isinstance(snapshot.root, Path):
+                register(connection, snapshot.root)
             _set_up(connection)
             _define(connection, _sources(SQL))
             _fill(connection, files)
@@ -320,10 +323,15 @@ def _provenance(files: Sequence[File]) -> str:
         "inputs_json": "CAST(json_extract(footer, '$.inputs') AS VARCHAR)",
         "libraries_json": "CAST(json_extract(footer, '$.libraries') AS VARCHAR)",
         "violations": "CAST(json_extract(footer, '$.violations') AS VARCHAR[])",
+        "content_hash": "json_extract_string(footer, '$.content_hash')",
+        "provenance_hash": "json_extract_string(footer, '$.provenance_hash')",
+        "rows": "num_rows",
+        "bytes": "CAST(file_size_bytes AS BIGINT)",
     }
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     if not files:
-        return f"SELECT '' AS table_name, '' AS path, {selected} FROM (SELECT '{{}}'::JSON AS footer) WHERE false"  # noqa: S608
+        nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
+        return f"SELECT '' AS table_name, '' AS path, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
     sources = _list([file.source for file in files])
     paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
     footers = (
@@ -331,7 +339,11 @@ def _provenance(files: Sequence[File]) -> str:
         f"WHERE key = {literal(FOOTER_KEY.decode())}::BLOB"
     )
     places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
-    return f"SELECT table_name, path, {selected} FROM ({footers}) JOIN ({places}) USING (source) ORDER BY path"  # noqa: S608
+    sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
+    return (
+        f"SELECT table_name, path, {selected} FROM ({footers}) "  # noqa: S608
+        f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
+    )
 
 
 def _list(texts: Sequence[str]) -> str:

@@ -3,19 +3,23 @@
 Credentials come from the environment (such as AWS_*) and stand in no path; how a file appears whole is `atomic.py`'s.
 """
 
+import errno
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from upath import UPath
 
 from warehouse.errors import WarehouseError
 
 Place = Path | UPath
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|.*::.*):(/+)(.*)", re.DOTALL)
 # Where an upload appears whole when it ends, in the place of what was there, or not at all. On other remote file
 # systems (sftp, smb, hdfs, webdav) a reader sees a growing file.
+_TRIES = 10
+Read = TypeVar("Read")
 _WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 
 
@@ -68,6 +72,24 @@ def failures() -> tuple[type[Exception], ...]:
     """What an access to any place may raise: the system's errors, and those of the S3 client once it is in use."""
     botocore: Any = sys.modules.get("botocore.exceptions")
     return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError)
+
+
+def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
+    """What `read` makes of a file in one state; an object that is replaced meanwhile is read again from the start.
+
+    Raises:
+        OSError: it cannot be read, or what `failures` names.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            with place.open("rb") as file:
+                return read(file)
+        except OSError as error:
+            # How a store's file says that its object is no longer the one that was opened.
+            if is_local(place) or error.errno != errno.EBUSY:
+                raise
+    with place.open("rb") as file:
+        return read(file)
 
 
 def fetch(place: Place, to: Path) -> None:

@@ -9,13 +9,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import DamagedFileError, WarehouseError
-from warehouse.places import Place, failures, is_local
+from warehouse.places import Place, failures, is_local, read_from
 
 FOOTER_KEY = b"prunescope"
 
@@ -109,6 +109,11 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _facts(file: BinaryIO) -> tuple[pa.Schema, int, int]:
+    with pq.ParquetFile(file) as parquet:
+        return parquet.schema_arrow, parquet.metadata.num_rows, file.seek(0, os.SEEK_END)
+
+
 def _object(text: str | bytes) -> dict[str, Any]:
     values = json.loads(text)
     if not isinstance(values, dict):
@@ -147,8 +152,7 @@ def read_footer(path: Place) -> Footer:
         WarehouseError: the system refuses to read it.
     """
     try:
-        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
-            schema, rows, size = parquet.schema_arrow, parquet.metadata.num_rows, file.seek(0, os.SEEK_END)
+        schema, rows, size = read_from(path, _facts)
     except FileNotFoundError:
         raise
     except pa.ArrowException as error:

@@ -4,6 +4,8 @@ No SQL here; local files are pinned by `snapshots.py`, and writing is `atomic.py
 """
 
 import datetime
+import io
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import duckdb
@@ -15,8 +17,11 @@ from warehouse.provenance import unreadable
 
 # What stores call the version of an object, the surest first.
 _VERSIONS = ("ETag", "etag", "created", "mtime")
-# DuckDB asks for ranges of columns; more around them would be thrown away.
+# DuckDB asks for ranges of columns; more around them would be thrown away. Smaller objects are read at once and kept,
+# for each view that is bound opens them again.
 _BLOCK = 1 << 20
+_KEPT = 128
+REPLACED = "was replaced after this connection was opened; open the warehouse again"
 
 
 class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -36,6 +41,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         self._store: Any = root.fs
         self.protocol = root.fs.protocol
         self._objects: dict[str, dict[str, Any]] = root.fs.find(root.path, detail=True)
+        self._small = lru_cache(_KEPT)(self._read)
 
     def info(self, path: str, **_: object) -> dict[str, Any]:
         """Size, type and version of an object; FileNotFoundError where it was not listed."""
@@ -54,18 +60,25 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def modified(self, path: str) -> datetime.datetime:
         """When the object was written."""
-        found = self.info(path)
-        return found["LastModified"] if "LastModified" in found else self._store.modified(self._name(path))
+        found: datetime.datetime = self.info(path).get("LastModified") or self._store.modified(self._name(path))
+        return found
 
     def _open(self, path: str, mode: str = "rb", **_: object) -> BinaryIO:
         if mode != "rb":
             raise PermissionError(f"{path}: the warehouse is read only here")
-        listed = self.info(path)
-        file: BinaryIO = self._store.open(self._name(path), "rb", block_size=_BLOCK)
+        name, listed = self._name(path), self.info(path)
+        return io.BytesIO(self._small(name)) if listed["size"] <= _BLOCK else self._open_pinned(name)
+
+    def _read(self, name: str) -> bytes:
+        with self._open_pinned(name) as file:
+            return file.read()
+
+    def _open_pinned(self, name: str) -> BinaryIO:
+        file: BinaryIO = self._store.open(name, "rb", block_size=_BLOCK)
         # The store's own file holds on to the version that it found, so one look at opening is enough.
-        if _version(getattr(file, "details", None) or self._store.info(self._name(path))) != _version(listed):
+        if _version(getattr(file, "details", None) or self._store.info(name)) != _version(self._objects[name]):
             file.close()
-            raise OSError(f"{path} was replaced after this connection was opened; open the warehouse again")
+            raise OSError(f"{name} {REPLACED}")
         return file
 
     def _name(self, path: str) -> str:

@@ -14,13 +14,12 @@ from pathlib import Path
 import duckdb
 import fsspec
 import pyarrow as pa
-from upath import UPath
 
 from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.footers import TAIL_BYTES, is_recognised
 from warehouse.places import is_local
 from warehouse.provenance import damaged, read_footer, unreadable
-from warehouse.remote import register
+from warehouse.remote import REPLACED, register
 from warehouse.store import PART, Partition, Store, fits
 from warehouse.tables import TABLES
 
@@ -53,9 +52,8 @@ class Snapshot:
 
     Once a connection holds them, replacing or removing a partition changes nothing that the connection reads. Where
     the system has no `/proc/self/fd`, or allows too few open files, they are read by their paths; a query that runs
-    while its partition is replaced may then fail, or mix old and new rows.
-
-    Objects of a store are pinned by their version instead: a query that comes upon a newer one fails and says so.
+    while its partition is replaced may then fail, or mix old and new rows. On an object store nothing can be held: a
+    query fails that opens an object which was replaced, and says so; see `remote.py`.
 
     Attributes:
         root: the warehouse.
@@ -82,7 +80,7 @@ class Snapshot:
             for partition in store.partitions(table)
             if models is None or partition.model in models
         ]
-        self.is_held = is_local(self.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
+        self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:
             found = [self._file(partition) for partition in partitions]
         except BaseException:
@@ -96,7 +94,7 @@ class Snapshot:
         Raises:
             WarehouseError: the object store cannot be reached.
         """
-        if isinstance(self.root, UPath):
+        if not isinstance(self.root, Path):
             register(connection, self.root)
             return
         pins = _Pins()
@@ -111,11 +109,8 @@ class Snapshot:
     def _file(self, partition: Partition) -> File | None:
         """The partition, opened; None where it was removed since it was listed."""
         path = partition.path
-        if isinstance(path, UPath):
-            try:
-                return File(partition, str(path), fits(TABLES[partition.table], read_footer(path).schema))
-            except FileNotFoundError:
-                return None
+        if not isinstance(path, Path):
+            return _remote_file(partition)
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -147,6 +142,14 @@ class _Pins(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no ty
     cachable = False
 
 
+def _remote_file(partition: Partition) -> File | None:
+    try:
+        footer = read_footer(partition.path)
+    except FileNotFoundError:
+        return None
+    return File(partition, str(partition.path), fits(TABLES[partition.table], footer.schema))
+
+
 @contextmanager
 def damage_explained() -> Iterator[None]:
     """Turns DuckDB's error about a file of the warehouse into one that names the partition.
@@ -156,6 +159,7 @@ def damage_explained() -> Iterator[None]:
     Raises:
         DamagedFileError: a file does not hold what its footer says, or is no longer there; the message names it,
             or the command that does where DuckDB does not say.
+        WarehouseError: an object of a store was replaced since the connection was opened.
     """
     try:
         yield
@@ -163,6 +167,8 @@ def damage_explained() -> Iterator[None]:
         raise
     except (duckdb.Error, pa.ArrowException, OSError) as error:  # rows that come in batches fail as Arrow's errors
         message = str(error)
+        if REPLACED in message:
+            raise WarehouseError(message.strip().splitlines()[-1].partition(": ")[2]) from error
         for found in _FILE_IN_A_MESSAGE.finditer(message):
             if (path := _path_of(found[0])).name == PART:
                 # What DuckDB says about a file stands behind its name.

@@ -3,9 +3,12 @@
 No SQL here and no knowledge of what is computed; a partition's place follows from its names alone.
 """
 
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -17,7 +20,7 @@ from warehouse.atomic import refusals_explained, temporaries, write_atomically
 from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.hashing import rows_hash
 from warehouse.names import original, path_safe
-from warehouse.places import Place, failures, fetch, place_of
+from warehouse.places import Place, failures, fetch, place_of, read_from
 from warehouse.provenance import FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
 from warehouse.schema import Table
 from warehouse.seals import UNSEALED, seal
@@ -96,7 +99,12 @@ class Store:
 
     def local(self, cache: Path) -> Path:
         """The folder of this machine for what needs one: the warehouse itself, or a part of the cache for a URL."""
-        return self.root if isinstance(self.root, Path) else cache / "warehouses" / path_safe(str(self.root))
+        if isinstance(self.root, Path):
+            return self.root
+        # Plain characters only: the names of SQLite's databases, which lie there too, are read as URLs.
+        url = str(self.root)
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", url)[:60].strip("-")
+        return cache / "warehouses" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
     def local_file(self, relative: str, cache: Path) -> Path:
         """A file of the warehouse as one of this machine, as memory mapping needs it; that of a URL is fetched whole.
@@ -176,8 +184,7 @@ class Store:
         """
         path = self.path(table, model, recipe)
         try:
-            with path.open("rb") as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-                return parquet.read()
+            return read_from(path, _rows)
         except FileNotFoundError as error:
             variant = model if recipe is None else f"{model}@{recipe}"
             raise WarehouseError(f"table {table.name} has nothing for {variant}; run its study first") from error
@@ -309,6 +316,11 @@ def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:
         return column.cast(to)
     # Codes in order of appearance, not in the order of whichever cache the frame came with.
     return column.cast(to.value_type).dictionary_encode().cast(to)
+
+
+def _rows(file: BinaryIO) -> pa.Table:
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        return parquet.read()
 
 
 def _write_parquet(rows: pa.Table, path: Path) -> None:

@@ -23,6 +23,7 @@ from pipelines.studies import CalibrationSpec
 from warehouse.catalogue import connect, literal
 from warehouse.errors import DamagedFileError
 from warehouse.names import path_safe
+from warehouse.places import Place
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -106,7 +107,7 @@ def checkpoint(
         from pipelines.pruning.variant import load_variant
 
         file = f"_variants/{path_safe(model)}/{path_safe(name)}/{made.fingerprint[:16]}.safetensors"
-        pruned = load_variant(store.root / file, weight_hash)
+        pruned = load_variant(store.local_file(file, settings.cache_folder()), weight_hash)
         if pruned.hash != row["variant_hash"]:
             raise DamagedFileError(f"{store.root / file}: not the variant that table variants tells of; run it again")
         about = About(
@@ -236,7 +237,7 @@ def _calibration(**options: object) -> CalibrationSpec:
         raise InputError(f"{flag} {options[key]!r}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _scores(place: Path, model: str, recipe: str) -> list[tuple[str, str]]:
+def _scores(place: Place, model: str, recipe: str) -> list[tuple[str, str]]:
     """What the warehouse has measured of a variant; what was not measured has no row."""
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
     with connect(place) as connection:

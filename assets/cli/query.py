@@ -206,7 +206,7 @@ def report(
 
     For example: `prunescope report demo -o report.html`
     """
-    reports = {path.stem: path for path in sorted((root(context) / "_reports").glob("*.html"))}
+    reports = {path.stem: path for path in Store(root(context)).files("_reports") if path.suffix == ".html"}
     names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
     if study is None and len(reports) != 1:
         raise InputError(f"which report? name the study; there are {names}")
