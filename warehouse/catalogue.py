@@ -37,6 +37,8 @@ SQL = Path(__file__).parents[1] / "sql"
 LAYERS = ("staging", "marts", "questions")
 PROVENANCE = "provenance"
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
+# What a locked connection may use unless it is said otherwise.
+GIBIBYTES = 2.0
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -80,7 +82,11 @@ class View:
 
 
 def connect(
-    root: Place | str, *, safe: bool = False, models: Collection[str] | None = None
+    root: Place | str,
+    *,
+    safe: bool = False,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
@@ -90,6 +96,7 @@ def connect(
     Args:
         root: the warehouse, which may be empty or not exist.
         safe: lock the connection: only the tables' files can be read, and no setting changed.
+        gibibytes: most memory that a locked connection may use, in GiB.
         models: see only the partitions of these models; all where None.
 
     Raises:
@@ -111,7 +118,7 @@ def connect(
         template.result().copy_to(connection)
         _fill(connection, snapshot.files)
         if safe:
-            _lock(connection, snapshot.root)
+            _lock(connection, snapshot.root, gibibytes)
     except BaseException:
         connection.close()
         raise
@@ -351,7 +358,7 @@ def _list(texts: Sequence[str]) -> str:
     return f"{literal(json.dumps(texts))}::JSON::VARCHAR[]"
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
+def _lock(connection: duckdb.DuckDBPyConnection, root: Place, gibibytes: float) -> None:
     """Closes every way out of the tables' files; the order matters, the last step forbids all further ones."""
     # DuckDB compares where a file really lies; an open file that was replaced still says its folder.
     folders = _list([str(root / name) for name in TABLES])
@@ -359,7 +366,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "temp_directory = ''",
-        "memory_limit = '2GB'",
+        f"memory_limit = '{gibibytes * 1024:.0f} MiB'",
         f"allowed_directories = {folders}",
         "enable_external_access = false",
         "lock_configuration = true",
