@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -291,11 +292,11 @@ def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
         ]
         raise WarehouseError(f"table {table.name}: the frame {' and '.join(problems)}")
     # One chunk a column, so that the pages do not depend on how the frame was put together.
-    source = rows.rechunk().to_arrow()
+    whole = rows.rechunk()
     columns = []
     for field in schema:
         try:
-            column = _cast(source[field.name].combine_chunks(), field.type)
+            column = _converted(whole[field.name], field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             reason = str(error).partition("\n")[0]
             raise WarehouseError(
@@ -309,13 +310,16 @@ def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):  # a column without rows has no chunk
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+def _converted(values: pl.Series, to: pa.DataType) -> pa.Array:
     if not pa.types.is_dictionary(to):
-        return column.cast(to)
-    # Codes in order of appearance, not in the order of whichever cache the frame came with.
-    return column.cast(to.value_type).dictionary_encode().cast(to)
+        return values.to_arrow().cast(to)
+    if values.dtype not in {pl.String, pl.Categorical, pl.Enum}:
+        return values.to_arrow().cast(to.value_type).dictionary_encode().cast(to)
+    # Labels come in long runs, and only the first of each is encoded. Codes are in order of appearance, not in the
+    # order of whichever cache the frame came with.
+    runs = values.cast(pl.String).rle().struct
+    codes = runs.field("value").to_arrow().cast(to.value_type).dictionary_encode().cast(to)
+    return codes.take(pa.array(np.repeat(np.arange(len(codes)), runs.field("len"))))
 
 
 def _rows(file: BinaryIO) -> pa.Table:
@@ -332,7 +336,7 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
             rows,
             file,
             row_group_size=_ROW_GROUP,
-            compression="zstd",
+            compression="lz4",
             use_dictionary=others,
             column_encoding=noise,
             write_page_checksum=True,
