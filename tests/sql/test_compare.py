@@ -1,4 +1,4 @@
-"""Two variants side by side and their paired difference, by hand, against numpy and scipy, and what cannot be paired."""
+"""Two variants side by side and their paired difference: by hand, against numpy and scipy, and what is not paired."""
 
 import math
 from pathlib import Path
