@@ -35,6 +35,7 @@ _TYPES = {
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
     pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
 }
 _PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."

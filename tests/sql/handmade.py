@@ -38,7 +38,7 @@ class Handmade:
         """A dense model of two layers with a vocabulary of 100."""
         counts = dict.fromkeys(("parameters", "parameters_attn", "parameters_mlp", "parameters_embedding"), 1000)
         names = {name: name for name in ("revision", "architecture", "weight_hash", "tokenizer_hash")}
-        return self._add(
+        return self.add(
             "models",
             model=model,
             source="embedded",
@@ -66,7 +66,7 @@ class Handmade:
         **parameters: object,
     ) -> Self:
         """A row of `variants`; further arguments are the recipe's parameters."""
-        return self._add(
+        return self.add(
             "variants",
             model=model,
             recipe=recipe,
@@ -108,7 +108,7 @@ class Handmade:
         **given: object,
     ) -> Self:
         """A row of `layer_transitions`; divergences that are not given follow from `kl`."""
-        return self._add(
+        return self.add(
             "layer_transitions",
             model=model,
             recipe=recipe,
@@ -139,7 +139,7 @@ class Handmade:
     ) -> Self:
         """A row of `decoding_steps`; where it flips, the pruned model emits token 9 instead of token 7."""
         repeats = {name: given.pop(name, 0.0) for name in ("repeat_rate_dense", "repeat_rate_pruned")}
-        return self._add(
+        return self.add(
             "decoding_steps",
             model=model,
             recipe=recipe,
@@ -190,7 +190,7 @@ class Handmade:
             "gold": None if is_correct is None else "12",
             "is_correct": is_correct,
         }
-        return self._add("generations", **(row | given))
+        return self.add("generations", **(row | given))
 
     def options(
         self,
@@ -236,7 +236,7 @@ class Handmade:
             row[f"p_full_{side}"] = list(masses)
             row[f"p_options_{side}"] = [mass / sum(masses) for mass in masses]
             row[f"mass_{side}"] = sum(masses)
-        return self._add("option_subspace", **(row | given))
+        return self.add("option_subspace", **(row | given))
 
     def top_tokens(
         self,
@@ -252,7 +252,7 @@ class Handmade:
         logits = {7: (2.0, 1.0 if flips else 2.0), 9: (1.0, 2.0 if flips else 1.0)}
         for side, order in (("dense", (7, 9)), ("pruned", (9, 7) if flips else (7, 9))):
             for rank, token in enumerate(order, start=1):
-                self._add(
+                self.add(
                     "top_tokens",
                     model=model,
                     recipe=recipe,
@@ -300,7 +300,8 @@ class Handmade:
             partitions.setdefault((row["model"], recipe), []).append(row)
         return partitions
 
-    def _add(self, table: str, **row: object) -> Self:
+    def add(self, table: str, **row: object) -> Self:
+        """A row of any table, all columns given."""
         columns = [column.name for column in TABLES[table].columns]
         assert sorted(row) == sorted(columns), f"{table}: {set(row) ^ set(columns)}"
         self.rows[table].append(dict(row))

@@ -3,6 +3,14 @@
 import numpy as np
 
 from tests.sql.handmade import LAYERS, Handmade
+from tests.sql.handmade_tasks import (
+    mask_sample,
+    paper_reference,
+    retrieval_score,
+    speed,
+    task_sample,
+    task_score,
+)
 from tests.sql.handmade_texts import text_token
 
 PROMPTS = [f"p{index}" for index in range(3)]
@@ -18,8 +26,43 @@ def whole_warehouse() -> Handmade:
     warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"])
     warehouse.variant("noise-bfloat16", method="noise", kind="bfloat16")
     for seed, row in enumerate(list(warehouse.rows["variants"])):
-        _measure(warehouse, row["recipe"], row["sublayers_dropped"], np.random.default_rng(seed))
+        chance = np.random.default_rng(seed)
+        _measure(warehouse, row["recipe"], row["sublayers_dropped"], chance)
+        _score(warehouse, row["recipe"], chance)
+        _sample_masks(warehouse, row["recipe"], row["sublayers_dropped"], chance)
+    for method, dropped, value in (("dense", 0, 0.8), ("attn-drop", 1, 0.7), ("mlp-drop", 1, 0.3)):
+        paper_reference(warehouse, method, "maths", value, dropped=dropped, metric="exact_match")
     return warehouse
+
+
+def _score(warehouse: Handmade, recipe: str, chance: np.random.Generator) -> None:
+    """Eight samples a task; pruning costs written answers and hardly any chosen ones."""
+    is_dense = recipe == "dense"
+    task_score(warehouse, recipe, "text", 10.0 if is_dense else 20.0, metric="perplexity", kind="perplexity")
+    written = [is_dense or bool(chance.random() < 0.5) for _ in range(8)]
+    chosen = [[-1.0, -2.0] if is_dense or chance.random() < 0.8 else [-2.0, -1.0] for _ in range(8)]
+    for sample in range(8):
+        task_sample(warehouse, recipe, "maths", f"s{sample}", is_correct=written[sample])
+        for scoring in ("letter", "full_text"):
+            task_sample(warehouse, recipe, "choice", f"s{sample}", scoring=scoring, log_likelihoods=chosen[sample])
+    share = sum(written) / 8
+    task_score(warehouse, recipe, "maths", share, metric="exact_match", kind="generative", n=8)
+    task_score(warehouse, recipe, "choice", sum(first > second for first, second in chosen) / 8, n=8)
+    for data_set in ("news", "law"):
+        retrieval_score(warehouse, recipe, data_set, 0.5 if is_dense else chance.uniform(0.2, 0.5))
+        cosine = 1.0 if is_dense else chance.uniform(0.5, 1.0)
+        retrieval_score(warehouse, recipe, data_set, cosine, metric="embedding_cosine", n=200)
+    speed(warehouse, recipe, ratio=1.0 if is_dense else chance.uniform(1.0, 2.0))
+
+
+def _sample_masks(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.random.Generator) -> None:
+    """One matrix of 40 weights a sublayer, of which Wanda keeps half."""
+    for layer in range(LAYERS):
+        for sublayer in ("attn", "mlp"):
+            kept = chance.permutation(40) < (20 if recipe.startswith("wanda") else 40)
+            kept &= f"{sublayer}.{layer}" not in dropped
+            module = f"layers.{layer}.{sublayer}"
+            mask_sample(warehouse, recipe, list(kept), layer=layer, sublayer=sublayer, module=module)
 
 
 def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.random.Generator) -> None:

@@ -43,9 +43,25 @@ def _value(column: Column, row: int) -> object:
         return [f"o{row}"] if pa.types.is_string(item) else [0.25] if pa.types.is_floating(item) else [row + 1]
     if pa.types.is_boolean(of):
         return True
+    if pa.types.is_binary(of):
+        return bytes([1])
     if pa.types.is_floating(of):
         return 1.0 if column.name == "temperature" else max(minimum, 0.0)
-    return max(int(minimum), row) if pa.types.is_integer(of) else f"{column.name} {row}"
+    return int(minimum) + row if pa.types.is_integer(of) else f"{column.name} {row}"
+
+
+# Columns that follow from others, in three rows.
+_OF_OPTIONS, _OF_TEXT = [[0.5], [0.25], None], [None, None, 1]
+_FITTING: dict[str, dict[str, list[object]]] = {
+    "task_scores": {"value": [0.5, 1.0, 1.0], "is_higher_better": [True, False, False]},
+    "task_samples": {
+        "option_log_likelihoods": _OF_OPTIONS,
+        "option_log_likelihoods_per_byte": _OF_OPTIONS,
+        "target_index": [0, 0, None],
+        "tokens_generated": _OF_TEXT,
+    },
+    "paper_reference": {"dropped": [0, 0, 0]},
+}
 
 
 def rows_of(table: Table, model: str = "tiny", recipe: str | None = "wanda-50", rows: int = 3) -> pl.DataFrame:
@@ -58,6 +74,8 @@ def rows_of(table: Table, model: str = "tiny", recipe: str | None = "wanda-50", 
             values = [1] * rows
         if column.name.startswith("weights_"):
             values = [0] * rows
+        if table.name in _FITTING and column.name in _FITTING[table.name]:
+            values = [_FITTING[table.name][column.name][row % 3] for row in range(rows)]
         columns[column.name] = values
     if table.key == ("model",) or table.key == ("model", "recipe"):
         columns = {name: values[:1] for name, values in columns.items()}

@@ -46,6 +46,10 @@ TRAJECTORY = Column(
     values=("teacher_forced", "free_running"),
 )
 
+TASK = Column("task", LABEL, "Name of the task.")
+TASK_METRIC = Column("metric", LABEL, "Name of the metric, such as accuracy, exact_match or perplexity.")
+TASK_HASH = Column("task_hash", pa.string(), "SHA-256 of the task: its samples, prompts, shots and scoring.")
+
 T1, T2, T3 = "2603.24652 Theorem 1", "2603.24652 Theorem 2", "2603.24652 Theorem 3"
 
 

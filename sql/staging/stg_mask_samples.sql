@@ -1,0 +1,18 @@
+-- The table mask_samples as the marts read it: every column by name, and what follows from it at once.
+-- grain: one row per variant × weight matrix inside the layers.
+-- key: model, recipe, layer, sublayer, module
+-- inputs: mask_samples
+-- how to read: kept is kept_bits as a bit string: bit_count(a.kept & b.kept) counts the places that both keep.
+-- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+select
+    model,
+    recipe,
+    model || '@' || recipe as variant,
+    layer,
+    sublayer,
+    module,
+    weights,
+    sampled,
+    kept_bits,
+    cast(kept_bits as bit) as kept
+from mask_samples

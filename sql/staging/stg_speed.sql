@@ -1,0 +1,20 @@
+-- The table speed as the marts read it: every column by name, and what follows from it at once.
+-- grain: one row per variant × batch × length.
+-- key: model, recipe, batch, length
+-- inputs: speed
+-- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+select
+    model,
+    recipe,
+    model || '@' || recipe as variant,
+    batch,
+    length,
+    prefill_tokens_per_second,
+    decode_tokens_per_second,
+    seconds_to_first_token,
+    peak_memory_bytes,
+    prefill_tokens_per_second_dense,
+    decode_tokens_per_second_dense,
+    seconds_to_first_token_dense,
+    peak_memory_bytes_dense
+from speed

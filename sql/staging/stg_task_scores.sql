@@ -1,0 +1,19 @@
+-- The table task_scores as the marts read it: every column by name, and what follows from it at once.
+-- grain: one row per variant × task × metric.
+-- key: model, recipe, task, metric
+-- inputs: task_scores
+-- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+select
+    model,
+    recipe,
+    model || '@' || recipe as variant,
+    task,
+    metric,
+    kind,
+    value,
+    standard_error,
+    n,
+    is_higher_better,
+    shots,
+    task_hash
+from task_scores

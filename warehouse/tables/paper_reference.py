@@ -1,0 +1,38 @@
+"""Numbers that others have published, to stand beside our own.
+
+Nothing that this project measured.
+"""
+
+import pyarrow as pa
+
+from warehouse.schema import Column, Invariant, Table
+from warehouse.tables import columns as c
+
+TABLE = Table(
+    name="paper_reference",
+    grain="One row per published number: model × source × method × dropped × task × metric.",
+    key=("model", "source", "method", "dropped", "task", "metric"),
+    columns=(
+        c.MODEL,
+        Column("source", c.LABEL, "Where it was published: arXiv number and table or figure."),
+        Column(
+            "method",
+            c.LABEL,
+            "How the model was pruned, named as a recipe without its count: dense, attn-drop, mlp-drop, block-drop, "
+            "wanda-50, sparsegpt-2of4.",
+        ),
+        Column("dropped", pa.int32(), "Sublayers or blocks dropped; 0 where the method drops none.", minimum=0),
+        c.TASK,
+        c.TASK_METRIC,
+        Column(
+            "value",
+            pa.float64(),
+            "The number in the unit of `task_scores`: published percents are shares here, perplexities stay.",
+            "share; tokens for perplexity",
+            minimum=0,
+        ),
+    ),
+    partitioning="model",
+    invariants=(Invariant("dense_drops_nothing", "method <> 'dense' or dropped = 0"),),
+    may_be_empty=True,
+)

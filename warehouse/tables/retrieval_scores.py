@@ -1,0 +1,33 @@
+"""How well a variant's embeddings find documents, and how far they moved.
+
+Needs an embedding model; text that is generated is scored in `task_scores`.
+"""
+
+import pyarrow as pa
+
+from warehouse.schema import Column, Invariant, Table
+from warehouse.tables import columns as c
+
+TABLE = Table(
+    name="retrieval_scores",
+    grain="One row per variant × retrieval data set × metric.",
+    key=("model", "recipe", "data_set", "metric"),
+    columns=(
+        c.MODEL,
+        c.RECIPE,
+        Column("data_set", c.LABEL, "Name of the retrieval data set."),
+        Column(
+            "metric",
+            c.LABEL,
+            "`ndcg_at_10`, `recall_at_100`, `mrr_at_10` over queries; `embedding_cosine` the mean cosine between the "
+            "dense and the pruned embedding of a text.",
+            source="2603.24652 §5",
+            values=("ndcg_at_10", "recall_at_100", "mrr_at_10", "embedding_cosine"),
+        ),
+        Column("value", pa.float64(), "The score; a cosine may be negative.", "share", minimum=-1, maximum=1),
+        Column("n", pa.int64(), "Queries; for embedding_cosine texts, queries and documents together.", minimum=1),
+    ),
+    partitioning="variant",
+    invariants=(Invariant("only_a_cosine_is_negative", "metric = 'embedding_cosine' or value >= 0"),),
+    may_be_empty=True,
+)
