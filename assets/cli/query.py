@@ -1,4 +1,4 @@
-"""Commands that read the warehouse: SQL, questions, tables, variants, report, export. None writes to it.
+"""Commands that read the warehouse: SQL, questions, tables, variants, report. None writes to it.
 
 Rows come from `warehouse`; nothing is computed here.
 """
@@ -6,7 +6,6 @@ Rows come from `warehouse`; nothing is computed here.
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -18,7 +17,6 @@ from assets.lineage import questions as question_views
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
 from warehouse.catalogue import connect, quoted, view_sql
-from warehouse.export import export as export_views
 from warehouse.provenance import read_footer
 from warehouse.safe_sql import run_safe
 from warehouse.store import Store
@@ -27,7 +25,7 @@ from warehouse.tables import TABLES
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (recipes, sql, questions, question, tables, describe, variants, report, export):
+    for command in (recipes, sql, questions, question, tables, describe, variants, report):
         app.command()(command)
 
 
@@ -220,23 +218,3 @@ def report(
         typer.echo(str(reports[chosen]))
     else:
         write_file(output, reports[chosen].read_bytes())
-
-
-def export(
-    context: typer.Context,
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
-    ],
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this question or mart. Repeatable.")
-    ] = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
-) -> None:
-    """Write questions and marts as Parquet, CSV, Markdown and LaTeX with a manifest of their provenance.
-
-    For example: `prunescope export paper/tables --only q11_first_flip`
-    """
-    done = export_views(root(context), directory.expanduser(), only or None)
-    say(f"{len(done.views)} views in {len(done.files)} files")
-    typer.echo(str(done.directory))

@@ -29,7 +29,7 @@ prompts as (
     group by model, recipe, trajectory, prompt_id
 ),
 
-totals as (
+sums as (
     select
         model,
         recipe,
@@ -43,32 +43,32 @@ totals as (
 
 spreads as (
     select
-        totals.model,
-        totals.recipe,
-        totals.trajectory,
-        any_value(totals.steps) as steps,
-        any_value(totals.kl_mean) as kl_mean,
-        any_value(totals.top1_mean) as top1_mean,
-        error_over_clusters((prompts.kl - prompts.steps * totals.kl_mean) / totals.steps) as kl_mean_se,
-        error_over_clusters((prompts.top1 - prompts.steps * totals.top1_mean) / totals.steps) as top1_mean_se
-    from totals
+        sums.model,
+        sums.recipe,
+        sums.trajectory,
+        any_value(sums.steps) as steps,
+        any_value(sums.kl_mean) as kl_mean,
+        any_value(sums.top1_mean) as top1_mean,
+        error_over_clusters((prompts.kl - prompts.steps * sums.kl_mean) / sums.steps) as kl_mean_se,
+        error_over_clusters((prompts.top1 - prompts.steps * sums.top1_mean) / sums.steps) as top1_mean_se
+    from sums
     inner join prompts
         on
-            totals.model = prompts.model
-            and totals.recipe = prompts.recipe
-            and totals.trajectory = prompts.trajectory
-    group by totals.model, totals.recipe, totals.trajectory
+            sums.model = prompts.model
+            and sums.recipe = prompts.recipe
+            and sums.trajectory = prompts.trajectory
+    group by sums.model, sums.recipe, sums.trajectory
 )
 
 select
-    summary.model,
-    summary.recipe,
-    summary.method,
-    summary.sparsity,
-    summary.parameters_removed_share,
-    summary.sublayers_dropped_count,
-    summary.temperature,
-    summary.prompts,
+    totals.model,
+    totals.recipe,
+    totals.method,
+    totals.sparsity,
+    totals.parameters_removed_share,
+    totals.sublayers_dropped_count,
+    totals.temperature,
+    totals.prompts,
     coalesce(cast(forced.steps as bigint), 0) as steps,
     forced.kl_mean as kl_teacher_forced_mean_nats,
     forced.kl_mean_se as kl_teacher_forced_mean_nats_se,
@@ -76,14 +76,17 @@ select
     free_running.kl_mean_se as kl_free_running_mean_nats_se,
     forced.top1_mean as top1_agreement,
     forced.top1_mean_se as top1_agreement_se,
-    summary.first_flip_step_median,
-    summary.prompts_correct,
-    summary.prompts_graded,
-    summary.options_argmax_kept,
-    summary.questions
-from variant_summary as summary
+    totals.first_flip_step_median,
+    totals.prompts_correct,
+    totals.prompts_graded,
+    totals.options_argmax_kept,
+    totals.questions
+from variant_summary as totals
 left join spreads as forced
-    on summary.model = forced.model and summary.recipe = forced.recipe and forced.trajectory = 'teacher_forced'
+    on totals.model = forced.model and totals.recipe = forced.recipe and forced.trajectory = 'teacher_forced'
 left join spreads as free_running
-    on summary.model = free_running.model and summary.recipe = free_running.recipe and free_running.trajectory = 'free_running'
-order by summary.model, summary.recipe <> 'dense', summary.recipe
+    on
+        totals.model = free_running.model
+        and totals.recipe = free_running.recipe
+        and free_running.trajectory = 'free_running'
+order by totals.model, totals.recipe <> 'dense', totals.recipe

@@ -53,8 +53,33 @@ _ACCENTS = {
 _GREEK = {
     chr(0x3B1 + index): rf"\{name}"
     for index, name in enumerate(
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi - pi rho varsigma sigma tau upsilon "
-        "phi chi psi omega".split()
+        [
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "iota",
+            "kappa",
+            "lambda",
+            "mu",
+            "nu",
+            "xi",
+            "-",
+            "pi",
+            "rho",
+            "varsigma",
+            "sigma",
+            "tau",
+            "upsilon",
+            "phi",
+            "chi",
+            "psi",
+            "omega",
+        ]
     )
     if name != "-"
 }
@@ -81,7 +106,7 @@ def _latex(character: str) -> str:
         return character
     if character in _MATH:
         return rf"\ensuremath{{{_MATH[character]}}}"
-    base, *accents = unicodedata.normalize("NFD", character)
+    base, *accents = list(unicodedata.normalize("NFD", character))
     if base.isascii() and base.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS:
         return rf"\{_ACCENTS[accents[0]]}{{{base}}}"
     return f"{{[}}U+{ord(character):04X}{{]}}"

@@ -18,7 +18,9 @@ def to_html(table: Printed) -> str:
     keys = [f"column_{number}" for number, _ in enumerate(table.headings)]
     texts = {key: [_text(row[at]) for row in table.rows] for at, key in enumerate(keys)}
     frame = pl.DataFrame(texts, schema=dict.fromkeys(keys, pl.String))
-    page = GT(frame, id="table").tab_header(title=table.caption).cols_label(dict(zip(keys, table.headings, strict=True)))
+    page = (
+        GT(frame, id="table").tab_header(title=table.caption).cols_label(dict(zip(keys, table.headings, strict=True)))
+    )
     numbers = [key for key, number in zip(keys, table.is_number, strict=True) if number]
     page = page.cols_align("left", [key for key in keys if key not in numbers]).cols_align("right", numbers)
     for mark, look in ((Mark.BEST, style.text(weight="bold")), (Mark.SECOND, style.text(decorate="underline"))):
@@ -28,8 +30,8 @@ def to_html(table: Printed) -> str:
                 page = page.tab_style(look, loc.body(columns=key, rows=marked))
     for note in table.notes:
         page = page.tab_source_note(note)
-    body = page.as_raw_html()
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{table.name}</title></head>\n<body>\n{body}\n</body>\n</html>\n'
+    head = f'<head><meta charset="utf-8"><title>{table.name}</title></head>'
+    return f'<!DOCTYPE html>\n<html lang="en">\n{head}\n<body>\n{page.as_raw_html()}\n</body>\n</html>\n'
 
 
 def _text(cell: Cell) -> str:

@@ -1,6 +1,6 @@
 """How a table is to be typeset: heading, unit and digits of each column, whose uncertainty it is, which way is better.
 
-Declarations only; the tables of a paper are declared in `paper_tables`, all else gets what `derived` finds in its names.
+Declarations only; the tables of a paper are declared in `paper_tables`, for all else `derived` reads the names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ def _told(lines: Sequence[str]) -> tuple[str, str]:
     note: list[str] = []
     for line in lines[1:]:
         key, colon, rest = line.partition(": ")
-        if colon and key in {"grain", "key", "inputs", "columns", "how to read", "reason"} or line == "columns:":
+        if (colon and key in {"grain", "key", "inputs", "columns", "how to read", "reason"}) or line == "columns:":
             if note:
                 break
             note = [rest] if key == "how to read" else []

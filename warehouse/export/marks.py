@@ -37,9 +37,7 @@ def marks(values: Sequence[float | None], errors: Sequence[float | None], *, sma
         No mark at all where fewer than two values can be compared, or all of them share one.
     """
     sign = 1 if smaller_is_better else -1
-    left = {
-        index: sign * value for index, value in enumerate(values) if value is not None and not math.isnan(value)
-    }
+    left = {index: sign * value for index, value in enumerate(values) if value is not None and not math.isnan(value)}
     found = [Mark.NONE] * len(values)
     if len(left) < 2:
         return found

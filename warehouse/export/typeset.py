@@ -193,7 +193,7 @@ def _latex_number(number: Number) -> str:
     if number.error:
         text += rf" \pm {number.error}".replace("NaN", r"\mathrm{NaN}")
     if number.interval:
-        text += rf"\;[{',\\,'.join(number.interval)}]"
+        text += r"\;[" + r",\,".join(number.interval) + "]"
     if number.exponent:
         text = f"({text})" if number.error or number.interval else text
         text += rf" \times 10^{{{number.exponent}}}"
