@@ -10,6 +10,8 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 # From here on a power of ten is easier to read than the zeros.
 _LARGE, _SMALL = Decimal(10) ** 6, Decimal(10) ** -3
+# Digits that a float64 resolves; a smaller error is its rounding.
+_RESOLVED = 15
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ def rounded(
     ends = [] if interval is None or not all(map(math.isfinite, interval)) else [_exact(end) for end in interval]
     whole = _exact(value)
     spread = abs(ends[1] - ends[0]) / 2 if ends else _exact(error) if error and math.isfinite(error) else Decimal(0)
+    if whole and spread and spread.adjusted() < whole.adjusted() - _RESOLVED:
+        spread = Decimal(0)
     place = _second_place(abs(spread)) if spread else _last_place(whole, digits)
     numbers = [_to_place(number, place) for number in (whole, *ends, *([] if ends or not spread else [abs(spread)]))]
     largest = max(abs(number) for number in numbers)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import sqlglot
 
 from warehouse.catalogue import View, quoted
 from warehouse.export.html import to_html
@@ -20,6 +21,7 @@ from warehouse.tables import TABLES
 
 # No one typesets more; Parquet and CSV have every row.
 TYPESET_ROWS = 1000
+_KEY = re.compile(r"^key: (.+)$", re.MULTILINE)
 _UNIT = re.compile(r"\[([^\]]+)\]")
 _UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
 
@@ -40,8 +42,14 @@ class TableFiles:
 
 
 def table_files(connection: duckdb.DuckDBPyConnection, view: View) -> TableFiles:
-    """Asks a view and renders its rows in every format; typeset ones only up to 1,000 rows."""
-    rows = connection.sql(f"SELECT * FROM {quoted(view.name)}").to_arrow_table()  # noqa: S608 - the name of a file
+    """Asks a view and renders its rows in every format; typeset ones only up to 1,000 rows.
+
+    Rows come in the view's order, else by its key.
+    """
+    query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - the name of a file
+    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and (key := _KEY.search(view.header)):
+        query += f" ORDER BY {key[1]}"
+    rows = connection.sql(query).to_arrow_table()
     contents = {
         f"{view.name}.parquet": _bytes(render(rows, "parquet")),
         f"{view.name}.csv": _bytes(render(rows, "csv")),
