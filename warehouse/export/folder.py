@@ -65,7 +65,7 @@ class ExportFolder:
             WarehouseError: the system refused.
             ValueError: there is a file of that name already, or it is no plain name.
         """
-        if name in self.hashes or name == MANIFEST or Path(name).name != name or name.startswith("."):
+        if name in {"", MANIFEST, *self.hashes} or Path(name).name != name or name.startswith("."):
             raise ValueError(f"{name!r} is no name for another file of the export")
         with _explained(self.directory / name), (self._aside / name).open("xb") as file:
             file.write(content)
