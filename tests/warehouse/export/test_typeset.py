@@ -217,15 +217,15 @@ def test_hostile_names_compile(tmp_path: Path) -> None:
     compile_tex(tmp_path, {"hostile.tex": to_latex(hostile()), "my.tex": to_latex(printed("my", rows(), LAYOUT))})
 
 
-def compile_tex(folder: Path, files: dict[str, str]) -> None:
-    """Sets all files in one document with nothing but booktabs loaded."""
+def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs") -> None:
+    """Sets all files in one document with nothing but booktabs loaded, and what the test needs."""
     if shutil.which("pdflatex") is None:
         pytest.skip("apt-get update && apt-get install -y --no-install-recommends texlive-latex-recommended")
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     body = "\\clearpage\n".join(f"\\input{{{name}}}\n" for name in files)
     (folder / "all.tex").write_text(
-        f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
+        f"\\documentclass{{article}}\n\\usepackage{{{packages}}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
     )
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"],
