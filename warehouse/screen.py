@@ -86,7 +86,7 @@ def _float_extremes(values: pa.Array) -> tuple[float, float]:
 
 
 def _codes(column: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
-    """A number from 0 for every value, equal ones for equal values, and how many numbers there may be; 0 for unknown."""
+    """A number from 0 for every value, the same for equal values, and how many there may be; 0 for unknown."""
     if pa.types.is_integer(column.type):
         numbers = column.to_numpy(zero_copy_only=True)
         low, high = int(numbers.min()), int(numbers.max())
