@@ -21,11 +21,6 @@ def value(connection: duckdb.DuckDBPyConnection, expression: str, rows: str = "(
     return connection.execute(f"select {expression} from (values {rows}) as data (x, y)").fetchone()[0]
 
 
-@pytest.mark.parametrize("freedom", [4, 5, 7, 11, 30, 1000])
-def test_students_quantile_is_that_of_scipy(freedom: int, connection: duckdb.DuckDBPyConnection) -> None:
-    assert value(connection, f"t_quantile_975({freedom})") == pytest.approx(stats.t.ppf(0.975, freedom), rel=4e-4)
-
-
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
@@ -64,19 +59,3 @@ def test_the_logarithm_of_what_is_not_positive_is_null(
     number: object, expected: float | None, connection: duckdb.DuckDBPyConnection
 ) -> None:
     assert value(connection, f"log10_positive({number})") == expected
-
-
-@pytest.mark.parametrize("influences", [[0.1, -0.1, 0.2, -0.2], [0.0] * 8])
-def test_no_interval_without_five_prompts_or_without_any_deviation(
-    influences: list[float], connection: duckdb.DuckDBPyConnection
-) -> None:
-    rows = ", ".join(f"({influence}, 0)" for influence in influences)
-
-    assert value(connection, "half_width_over_prompts(x)", rows) is None
-
-
-def test_the_interval_over_prompts_is_students(connection: duckdb.DuckDBPyConnection) -> None:
-    rows = ", ".join(f"({influence}, 0)" for influence in (0.1, -0.1, 0.2, -0.2, 0.0))
-    expected = stats.t.ppf(0.975, 4) * (5 / 4 * 0.1) ** 0.5
-
-    assert value(connection, "half_width_over_prompts(x)", rows) == pytest.approx(expected, rel=4e-4)
