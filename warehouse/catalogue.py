@@ -4,7 +4,7 @@ It holds no data and is rebuilt at every opening; running a user's SQL safely is
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,6 +17,7 @@ from sqlglot.optimizer.scope import traverse_scope
 
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
+from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
 from warehouse.provenance import FOOTER_KEY, Footer, read_footer
 from warehouse.schema import Table
 from warehouse.store import Store, fits
@@ -50,7 +51,9 @@ class View:
         name: the file's stem, and the view's name.
         layer: its folder: staging, marts or questions.
         sql: the bare SELECT, header included.
-        header: the comment above it, without dashes.
+        header: the comment above it, without dashes and without its notes on columns.
+        columns: its columns, in order.
+        notes: what the header says of the columns that are derived here.
         depends_on: the tables and views that it reads.
         path: the file.
     """
@@ -59,6 +62,8 @@ class View:
     layer: str
     sql: str
     header: str
+    columns: tuple[str, ...]
+    notes: Mapping[str, Explanation]
     depends_on: tuple[str, ...]
     path: Path
 
@@ -161,18 +166,23 @@ def _build(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
         files += [(table.name, path) for path in footers]
         connection.execute(f"CREATE VIEW {quoted(table.name)} AS {_relation(table, footers)}")
         comments = [f"COMMENT ON VIEW {quoted(table.name)} IS {literal(table.grain)}"]
-        comments += [
-            f"COMMENT ON COLUMN {quoted(table.name)}.{quoted(column.name)} IS {literal(column.comment())}"
-            for column in table.columns
-        ]
+        comments += [_comment(table.name, column.name, column.comment()) for column in table.columns]
         connection.execute(";".join(comments))
     connection.execute(f"CREATE VIEW {PROVENANCE} AS {_provenance(files)}")
     connection.execute(f"COMMENT ON VIEW {PROVENANCE} IS {literal(_PROVENANCE_COMMENT)}")
     for path in sorted((SQL / "macros").glob("*.sql")):
         _execute(connection, path, path.read_text(encoding="utf-8"))
-    for view in view_sql().values():
+    views = view_sql()
+    for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
         connection.execute(f"COMMENT ON VIEW {quoted(view.name)} IS {literal(view.header)}")
+    explained = explain(views.values())
+    for name, columns in [(PROVENANCE, PROVENANCE_COLUMNS), *((name, explained[name]) for name in views)]:
+        connection.execute(";".join(_comment(name, column, said.comment()) for column, said in columns.items()))
+
+
+def _comment(view: str, column: str, text: str) -> str:
+    return f"COMMENT ON COLUMN {quoted(view)}.{quoted(column)} IS {literal(text)}"
 
 
 def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:
@@ -256,5 +266,5 @@ def _view(layer: str, path: Path) -> View:
     # A table function is a source too, but has no name of its own.
     reads = {source.name for source in sources if isinstance(source, exp.Table) and source.name}
     header = _HEADER.match(sql + "\n")
-    lines = [line.strip().lstrip("-").strip() for line in header.group().splitlines()] if header else []
-    return View(path.stem, layer, sql, "\n".join(lines).strip(), tuple(sorted(reads)), path)
+    prose, notes = split_header(header.group().splitlines() if header else (), path)
+    return View(path.stem, layer, sql, prose, tuple(trees[0].named_selects), notes, tuple(sorted(reads)), path)

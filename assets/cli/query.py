@@ -17,7 +17,8 @@ from assets.cli.output import chosen_format, emit, say, write_file
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
-from warehouse.catalogue import connect, quoted, view_sql
+from warehouse.catalogue import PROVENANCE, connect, quoted, view_sql
+from warehouse.explanations import PROVENANCE_COLUMNS, explain
 from warehouse.export import export as export_views
 from warehouse.provenance import read_footer
 from warehouse.safe_sql import run_safe
@@ -151,25 +152,21 @@ def describe(
 
     For example: `prunescope describe layer_transitions`
     """
-    known = {column.name: column for table in reversed(TABLES.values()) for column in table.columns}
-    if name == "provenance":  # its columns tell of a file, not of a model or a variant
-        known = {}
-    elif name in TABLES:
-        known |= {column.name: column for column in TABLES[name].columns}
-    elif name not in view_sql() and name != "provenance":
+    explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
+    if name not in explained:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
     with connect(root(context)) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = list(zip(relation.columns, relation.types, strict=True))
-    # The same quantity has the same name everywhere, so a view's column is explained by the table that it comes from.
+    said = explained[name]
     rows = [
         {
             "column": column,
             "type": str(type_),
-            "unit": known[column].unit if column in known else "",
-            "formula": known[column].formula if column in known else "",
-            "about": known[column].doc if column in known else "",
-            "source": known[column].source if column in known else "",
+            "unit": said[column].unit,
+            "formula": said[column].formula,
+            "about": said[column].doc,
+            "source": said[column].source,
         }
         for column, type_ in columns
     ]
