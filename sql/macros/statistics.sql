@@ -48,3 +48,30 @@ create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 -- Two logits nearer than this are a tie that rounding may turn: passes of other shapes round differently. NULL, a model
 -- that is not there, counts as float32.
 create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;
+
+-- Geometric mean of values from 0 up, 0 where one is 0; NULL where one is negative, and over no value.
+create or replace macro geometric_mean_of(x) as case
+    when min(x) = 0 then 0
+    when min(x) > 0 then exp(avg(ln(case when x > 0 then x end)))
+end;
+
+-- Concordant minus discordant pairs of two lists in step, every pair counted twice; NULL where an entry is NULL.
+create or replace macro concordance(x, y) as case
+    when len(list_filter(x, lambda one: one is null)) + len(list_filter(y, lambda one: one is null)) = 0
+        then
+            list_sum(
+                list_transform(
+                    range(1, len(x) + 1),
+                    lambda i: list_sum(
+                        list_transform(
+                            range(1, len(x) + 1), lambda j: cast(sign(x[i] - x[j]) * sign(y[i] - y[j]) as bigint)
+                        )
+                    )
+                )
+            )
+end;
+
+-- Kendall's τ-b of two lists in step, ties discounted; NULL where one side does not vary or an entry is NULL.
+create or replace macro kendall_tau_b(x, y) as (
+    concordance(x, y) / nullif(sqrt(cast(concordance(x, x) as double) * concordance(y, y)), 0)
+);

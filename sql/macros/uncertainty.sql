@@ -56,3 +56,42 @@ create or replace macro resampled_auc(weights, negatives_below, positives, posit
     ),
     1
 );
+
+-- 95 % Wilson interval of a share of successes, as [low, high]; within 0 to 1 also for none or all. NULL for no trial.
+create or replace macro wilson_interval(successes, trials) as case
+    when trials > 0
+        then
+            list_transform(
+                [-1.959963984540054, 1.959963984540054],
+                -- Rounding must not carry an end beyond the figure at 0 and at 1.
+                lambda z: case
+                    when z < 0 and successes = 0 then 0
+                    when z > 0 and successes = trials then 1
+                    else
+                        (
+                            successes + z * z / 2
+                            + z * sqrt(successes * (trials - successes) / cast(trials as double) + z * z / 4)
+                        )
+                        / (trials + z * z)
+                end
+            )
+end;
+
+-- Two-sided exact McNemar test from the counts of the two discordant kinds: the chance of a split at least as uneven if
+-- both were equally likely. NULL where no pair is discordant.
+create or replace macro mcnemar_exact(one, other) as case
+    when one + other > 0
+        then
+            least(
+                1,
+                2 * list_sum(
+                    list_transform(
+                        range(least(one, other) + 1),
+                        lambda k: exp(
+                            lgamma(one + other + 1) - lgamma(k + 1) - lgamma(one + other - k + 1)
+                            - (one + other) * ln(2)
+                        )
+                    )
+                )
+            )
+end;

@@ -12,31 +12,21 @@
 --   carry the figure: correlations below 10 positions, auc and lift below 3 spikes, bounds below 5 prompts (for auc and
 --   lift below 3 prompts with spikes) or where no resample differs. Untouched sublayers and the dense recipe are left
 --   out.
--- columns:
---   n: positions with a local shift and an output [positions]
---   n_prompts: prompts that they belong to [prompts]
---   n_spikes: positions whose output KL is a spike [positions]
---   spearman: rank correlation of Var_p(Δz) with the output KL = Pearson correlation of midranks
---   spearman_low: lower end of its 95 % interval over prompts
---   spearman_high: upper end of its 95 % interval over prompts
---   pearson_log10: correlation of the logarithms of the two, where both are positive
---   auc: chance that Var_p(Δz) is larger at a random spike than elsewhere, ties counting half [probability]
---   auc_low: lower end of its 95 % interval over prompts [probability]
---   auc_high: upper end of its 95 % interval over prompts [probability]
---   top_decile_lift: how often spikes are in the tenth with the largest Var_p(Δz) = its rate of spikes / that of all positions
---   top_decile_lift_low: lower end of its 95 % interval over prompts
---   top_decile_lift_high: upper end of its 95 % interval over prompts
 -- reason: a sublayer whose local variance foretells the spikes is where pruning hurts generation, and a cheap probe.
 -- columns:
---   n: Positions [positions]
+--   n: Positions with a local shift and an output [positions]
 --   n_prompts: Prompts that they come from [prompts]
 --   n_spikes: Positions whose output KL is above the variant's 90th percentile [positions]
 --   spearman: Rank correlation of Var_p(Δz) here and the KL at the output; NULL below 10 positions [-1 to 1]
+--   spearman_low: Lower end of its 95 % interval over prompts [-1 to 1]
+--   spearman_high: Upper end of its 95 % interval over prompts [-1 to 1]
 --   pearson_log10: Correlation of their logarithms; NULL below 10 positions [-1 to 1]
 --   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is no use [probability]
---   auc_low: Lower end of the 95 % interval of auc, prompts as blocks [probability]
---   auc_high: Upper end of the 95 % interval of auc, prompts as blocks [probability]
+--   auc_low: Lower end of its 95 % interval over prompts [probability]
+--   auc_high: Upper end of its 95 % interval over prompts [probability]
 --   top_decile_lift: Rate of spikes in the tenth with the largest Var_p(Δz) over their rate everywhere [ratio]
+--   top_decile_lift_low: Lower end of its 95 % interval over prompts [ratio]
+--   top_decile_lift_high: Upper end of its 95 % interval over prompts [ratio]
 with
 
 outputs as (

@@ -7,14 +7,6 @@
 --   (`entropy`) than a kept one; 0.5 = no use. auc_low and auc_high bound it with 95 % by drawing whole prompts, as in
 --   q01. NULL says that the data cannot carry it: auc below 3 flips or 3 kept steps, its bounds below 5 prompts, below 3
 --   prompts with a flip or where no resample differs. The dense recipe is left out.
--- columns:
---   predictor: what is known of the dense model before any pruning, `margin` or `entropy`
---   n: teacher-forced steps [steps]
---   n_prompts: prompts that they belong to [prompts]
---   n_flips: steps at which the pruned model would choose another token [steps]
---   auc: chance that the predictor tells a flipped step from a kept one, ties counting half [probability]
---   auc_low: lower end of its 95 % interval over prompts [probability]
---   auc_high: upper end of its 95 % interval over prompts [probability]
 -- reason: if the margin foretells flips, the dense model alone says which answers are at risk, before any pruning.
 -- columns:
 --   predictor: margin, the dense logit of the first token minus that of the second, or entropy of the dense p
@@ -22,8 +14,8 @@
 --   n_prompts: Prompts that they come from [prompts]
 --   n_flips: Steps at which the pruned model would choose another token [steps]
 --   auc: Chance that a flipped step has the smaller margin or the larger entropy than a kept one [probability]
---   auc_low: Lower end of the 95 % interval of auc, prompts as blocks [probability]
---   auc_high: Upper end of the 95 % interval of auc, prompts as blocks [probability]
+--   auc_low: Lower end of the 95 % interval of auc over prompts [probability]
+--   auc_high: Upper end of the 95 % interval of auc over prompts [probability]
 with
 
 scored as (
