@@ -201,11 +201,17 @@ fits as (
     group by group_id
 ),
 
+sizes as (
+    select distinct n_prompts
+    from fits
+    where n_prompts >= 5
+),
+
 resamples as (
     select
         n_prompts,
         unnest(bootstrap_weights(n_prompts)) as weights
-    from (select distinct n_prompts from fits where n_prompts >= 5) as sizes
+    from sizes
 ),
 
 resampled as (

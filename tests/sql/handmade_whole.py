@@ -18,12 +18,17 @@ STEPS = 4
 
 
 def whole_warehouse() -> Handmade:
-    """A model with its dense variant, four recipes and a noise floor, measured in every way, in which all is well."""
+    """A model with its dense variant, six recipes and a noise floor, measured in every way, in which all is well."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant("wanda-50", sparsity=0.5, removed=0.4)
     warehouse.variant("wanda-2of4", sparsity=0.5, removed=0.4, keep=2, block=4)
-    warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"])
-    warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"])
+    drop = {"by": "influence", "count": 1}
+    warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"], **drop)
+    warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"], **drop)
+    warehouse.variant("rtn-4", method="rtn", bits=4)
+    warehouse.variant("wanda-50-c4", sparsity=0.5, removed=0.4)
+    for recipe, calibration in (("wanda-50", "help"), ("wanda-50-c4", "c4")):
+        warehouse.where("variants", recipe=recipe)[0].update(recipe_hash="wanda-50", calibration_hash=calibration)
     warehouse.variant("noise-bfloat16", method="noise", kind="bfloat16")
     for seed, row in enumerate(list(warehouse.rows["variants"])):
         chance = np.random.default_rng(seed)
