@@ -21,8 +21,7 @@ create or replace macro midrank(x, grp) as (
 
 -- Pearson correlation from a count, sums, squares and products; NULL where a side does not vary.
 create or replace macro correlation_of_sums(n, x, y, xx, yy, xy) as (
-    (xy / n - (x / n) * (y / n))
-    / nullif(sqrt(greatest(xx / n - (x / n) ** 2, 0) * greatest(yy / n - (y / n) ** 2, 0)), 0)
+    (n * xy - x * y) / nullif(sqrt(greatest(n * xx - x * x, 0) * greatest(n * yy - y * y, 0)), 0)
 );
 
 -- Rows of a group that lie below x, equal ones counting half (itself included): midrank − 1/2.
@@ -30,8 +29,8 @@ create or replace macro count_below(x, grp) as (
     (rank() over (partition by grp order by x) - 1 + count(*) over (partition by grp order by x)) / 2.0
 );
 
--- Sum of a over the rows of a group that lie below x, those of equal x (itself included) counting half. With count_below
--- of the same x it shares one sort.
+-- Sum of a over the rows of a group that lie below x, those of equal x (itself included) counting half. With
+-- count_below of the same x it shares one sort.
 create or replace macro sum_below(a, x, grp) as (
     (
         sum(a) over (partition by grp order by x)

@@ -7,9 +7,9 @@
 --   (0.5 = no use), lift how many times more frequent spikes are where it is largest, spearman and pearson_log10 how
 --   far it follows the output KL itself. *_low and *_high bound a figure with 95 % by drawing whole prompts, so that
 --   the positions of one prompt are not taken as independent: percentiles of 400 fixed resamples, each computed from
---   sums over prompts with ranks and thresholds as they are over all prompts. Against resamples that rank anew, the ends
---   lie within a tenth of the interval's width from 12 prompts on, within a fifth at 6. NULL says that the data cannot
---   carry the figure: correlations below 10 positions, auc and lift below 3 spikes, bounds below 5 prompts (for auc and
+--   sums over prompts with ranks and thresholds as they are over all prompts. Resamples that rank anew have ends
+--   within a tenth of the interval's width of these from 12 prompts on, within a fifth at 6. NULL says that the data
+--   cannot carry the figure: correlations below 10 positions, auc and lift below 3 spikes, bounds below 5 prompts (for auc and
 --   lift below 3 prompts with spikes) or where no resample differs. Untouched sublayers and the dense recipe are left
 --   out.
 -- reason: a sublayer whose local variance foretells the spikes is where pruning hurts generation, and a cheap probe.
@@ -128,7 +128,7 @@ ranked as (
         log10_positive(var_p_dz) as log_x,
         count_below(var_p_dz, group_id) as u,
         sum_below(cast(not is_spike as integer), var_p_dz, group_id) as calm_below,
-        percent_rank() over (partition by group_id order by var_p_dz) >= 0.9 as is_top
+        percent_rank() over (partition by group_id order by var_p_dz) >= 0.9 as is_largest
     from ranked_by_kl
 ),
 
@@ -148,8 +148,8 @@ prompt_sums as (
         sum(u * u) as uu,
         sum(v * v) as vv,
         sum(u * v) as uv,
-        cast(count_if(is_top) as double) as top,
-        cast(count_if(is_top and is_spike) as double) as top_spikes,
+        cast(count_if(is_largest) as double) as largest,
+        cast(count_if(is_largest and is_spike) as double) as largest_spikes,
         count(log_x + log_y) as pairs,
         sum(log_x) filter (where log_y is not null) as x,
         sum(log_y) filter (where log_x is not null) as y,
@@ -183,7 +183,7 @@ fits as (
         end as auc,
         case
             when sum(spikes) >= 3 and sum(calm) >= 3
-                then sum(top_spikes) / nullif(sum(top), 0) / (sum(spikes) / sum(n))
+                then sum(largest_spikes) / nullif(sum(largest), 0) / (sum(spikes) / sum(n))
         end as top_decile_lift,
         list(positions order by prompt_index) as positions,
         list(spikes order by prompt_index) as spikes,
@@ -195,8 +195,8 @@ fits as (
         list(uu order by prompt_index) as uu,
         list(vv order by prompt_index) as vv,
         list(uv order by prompt_index) as uv,
-        list(top order by prompt_index) as top,
-        list(top_spikes order by prompt_index) as top_spikes
+        list(largest order by prompt_index) as largest,
+        list(largest_spikes order by prompt_index) as largest_spikes
     from prompt_sums
     group by group_id
 ),
@@ -232,8 +232,8 @@ resampled as (
         case
             when fits.top_decile_lift is not null
                 then
-                    resampled_share(resamples.weights, fits.top_spikes, fits.top)
-                    / resampled_share(resamples.weights, fits.spikes, fits.positions)
+                    resampled_share(resamples.weights, fits.largest_spikes, fits.largest)
+                    / nullif(resampled_share(resamples.weights, fits.spikes, fits.positions), 0)
         end as top_decile_lift
     from fits
     inner join resamples

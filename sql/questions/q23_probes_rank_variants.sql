@@ -3,8 +3,9 @@
 -- key: model, probe, task, metric
 -- inputs: stg_task_scores, reference_steps
 -- how to read: probes are means over prompts, teacher forced at the reference temperature: kl_step0, var_p_step0 and
---   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change every
---   token. Each is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the
+--   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change
+--   every token.
+--   Each is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the
 --   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
 --   interval draws variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side
 --   does not vary. Noise is left out.

@@ -4,11 +4,12 @@
 -- inputs: stg_variants, stg_mask_samples, reference_steps
 -- how to read: two names for the same parameters (differs_in `calibration`: other tokens, be it another text, size or
 --   seed of the draw), or parameters that differ in nothing but `seed` (differs_in `seed`); every pair once.
---   jaccard_kept and jaccard_removed are the overlap of the two masks, both over all matrices, each sample weighted with
---   the weights it stands for; expected_* is the overlap of masks of the same sizes that know nothing of each other, so
+--   jaccard_kept and jaccard_removed are the overlap of the two masks, both over all matrices, each sample weighted
+--   with the weights it stands for;
+--   expected_* is the overlap of masks of the same sizes that know nothing of each other, so
 --   that overlap far above it is agreement. KL(dense‖pruned), teacher forced, at the reference temperature: the
---   difference is paired by prompt and step, its interval draws whole prompts (400 fixed resamples; NULL below 5). Masks
---   without samples and steps that only one of the two has are left out; NULL where nothing is left.
+--   difference is paired by prompt and step, its interval draws whole prompts (400 fixed resamples; NULL below 5).
+--   Masks without samples and steps that only one of the two has are left out; NULL where nothing is left.
 -- reason: a result that changes with 128 random sequences is a result about these sequences.
 -- columns:
 --   other_recipe: The second of the pair, later in the alphabet

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
-from tests.sql.resampling import auc_of_pairs, interval
+from tests.sql.resampling import auc_of_pairs, draws, interval
 
 RECIPE = "wanda-50"
 
@@ -88,6 +88,32 @@ def test_q01_bounds_its_figures_as_a_bootstrap_does_that_draws_prompts_and_ranks
         ), name
     low, high = interval(lift, prompts)
     assert (row["top_decile_lift_low"], row["top_decile_lift_high"]) == (about(low), about(high))
+
+
+def test_q01_passes_over_resamples_that_draw_no_spike(ask: Ask) -> None:
+    warehouse = Handmade()
+    chance = np.random.default_rng(4)
+    kl, variance = chance.uniform(0.1, 1, (2, 12, 10))
+    kl[:3, :4] += 9.0
+    variance[:3, 1:] += 0.5
+    for prompt, step in np.ndindex(kl.shape):
+        warehouse.step(RECIPE, f"p{prompt:02}", step, kl[prompt, step])
+        warehouse.transition(RECIPE, f"p{prompt:02}", step, 1.0, var_p_dz=variance[prompt, step])
+    (row,) = ask(warehouse, "q01_spike_predictors")
+    is_spike = kl > 9
+    is_largest = (stats.rankdata(variance, method="min").reshape(kl.shape) - 1) / (kl.size - 1) >= 0.9
+
+    def lift(drawn: np.ndarray) -> float:
+        largest, spikes = is_largest[drawn], is_spike[drawn]
+        return spikes[largest].mean() / spikes.mean() if largest.any() and spikes.any() else float("nan")
+
+    assert row["n_spikes"] == is_spike.sum() == 12
+    assert any(not is_spike[drawn].any() for drawn in draws(12))
+    low, high = interval(lift, 12)
+    assert (row["top_decile_lift_low"], row["top_decile_lift_high"]) == (about(low), about(high))
+    low, high = interval(lambda drawn: auc_of_pairs(variance[drawn], is_spike[drawn]), 12)
+    assert row["auc_low"] == pytest.approx(low, abs=0.1 * (high - low))
+    assert row["auc_high"] == pytest.approx(high, abs=0.1 * (high - low))
 
 
 def test_q01_finds_the_uncertainty_of_prompts_that_differ_and_not_only_that_of_positions(ask: Ask) -> None:
