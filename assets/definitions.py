@@ -5,6 +5,7 @@
 
 from dagster import Definitions, in_process_executor
 
+from assets.checks import references
 from assets.dense import calibration, models
 from assets.figures import figure_assets
 from assets.inputs import recipe
@@ -17,6 +18,7 @@ from assets.variants import texts, traces, variants
 
 defs = Definitions(
     assets=[recipe, models, calibration, variants, traces, texts, *question_assets(), *figure_assets(), report],
+    asset_checks=[references],
     jobs=JOBS,
     resources={"study": StudyResource(), "warehouse": WarehouseResource(), "loaded": LOADED},
     # One process per run: steps share the loaded model.

@@ -18,9 +18,10 @@ from sqlglot.optimizer.scope import traverse_scope
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
+from warehouse.migrations import relation, version_of
 from warehouse.provenance import FOOTER_KEY, Footer, read_footer
 from warehouse.schema import Table
-from warehouse.store import Store, fits
+from warehouse.store import Store
 from warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[1] / "sql"
@@ -195,16 +196,15 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
 def _relation(table: Table, footers: dict[Path, Footer]) -> str:
     """The SELECT over a table's files, with the table's columns whatever the files hold."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
-    empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
-    if not footers:
-        return empty
-    files = _list(list(footers))
-    if all(fits(table, footer.schema) for footer in footers.values()):
-        return f"SELECT {', '.join(typed)} FROM read_parquet({files}, hive_partitioning = false)"  # noqa: S608
-    # Files of an older version lack columns or have others: what they lack is NULL until they are computed again.
-    casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
-    read = f"SELECT * FROM read_parquet({files}, hive_partitioning = false, union_by_name = true)"  # noqa: S608
-    return f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})"  # noqa: S608
+    versions: dict[int | None, list[Path]] = {}
+    for path, footer in footers.items():
+        versions.setdefault(version_of(table, footer.schema), []).append(path)
+    sources = {}
+    for version, paths in versions.items():
+        # Files of no version may differ among themselves.
+        options = "hive_partitioning = false" + ("" if version else ", union_by_name = true")
+        sources[version] = f"read_parquet({_list(paths)}, {options})"
+    return relation(table, typed, sources)
 
 
 def _provenance(files: Sequence[tuple[str, Path]]) -> str:

@@ -42,6 +42,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
     invariants=(
         Invariant("samples_what_it_can", f"sampled = least(weights, {MOST_SAMPLED})"),
         Invariant("one_bit_a_place", "octet_length(kept_bits) = (sampled + 7) // 8"),
