@@ -9,9 +9,9 @@
 --   the positions of one prompt are not taken as independent: percentiles of 400 fixed resamples, each computed from
 --   sums over prompts with ranks and thresholds as they are over all prompts. Resamples that rank anew have ends
 --   within a tenth of the interval's width of these from 12 prompts on, within a fifth at 6. NULL says that the data
---   cannot carry the figure: correlations below 10 positions, auc and lift below 3 spikes, bounds below 5 prompts (for auc and
---   lift below 3 prompts with spikes) or where no resample differs. Untouched sublayers and the dense recipe are left
---   out.
+--   cannot carry the figure: correlations below 10 positions, auc and lift below 3 spikes, bounds below 5 prompts (of
+--   auc and lift below 3 prompts with spikes) or where no resample differs. The dense recipe and sublayers that the
+--   recipe did not touch are left out.
 -- reason: a sublayer whose local variance foretells the spikes is where pruning hurts generation, and a cheap probe.
 -- columns:
 --   n: Positions with a local shift and an output [positions]

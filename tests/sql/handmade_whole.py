@@ -25,7 +25,7 @@ def whole_warehouse() -> Handmade:
     drop = {"by": "influence", "count": 1}
     warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"], **drop)
     warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"], **drop)
-    warehouse.variant("rtn-4", method="rtn", bits=4)
+    warehouse.variant("rtn-4bit", method="rtn", bits=4)
     warehouse.variant("wanda-50-c4", sparsity=0.5, removed=0.4)
     for recipe, calibration in (("wanda-50", "help"), ("wanda-50-c4", "c4")):
         warehouse.where("variants", recipe=recipe)[0].update(recipe_hash="wanda-50", calibration_hash=calibration)
@@ -37,6 +37,24 @@ def whole_warehouse() -> Handmade:
         _sample_masks(warehouse, row["recipe"], row["sublayers_dropped"], chance)
     for method, dropped, value in (("dense", 0, 0.8), ("attn-drop", 1, 0.7), ("mlp-drop", 1, 0.3)):
         paper_reference(warehouse, method, "maths", value, dropped=dropped, metric="exact_match")
+    return warehouse
+
+
+def crowded_warehouse() -> Handmade:
+    """The same beside a second model whose recipes, prompts, texts and samples bear the same names and hold other rows."""
+    warehouse, other = whole_warehouse(), whole_warehouse()
+    swapped = {
+        "wanda-50": "wanda-2of4",
+        "wanda-2of4": "wanda-50",
+        "attn-drop-1": "mlp-drop-1",
+        "mlp-drop-1": "attn-drop-1",
+    }
+    for name, rows in other.rows.items():
+        for row in rows:
+            recipe = {"recipe": swapped.get(row["recipe"], row["recipe"])} if "recipe" in row else {}
+            warehouse.rows[name].append(row | recipe | {"model": "other"})
+            if name == "text_tokens":
+                warehouse.rows[name].append(row | recipe | {"model": "other", "text_id": "code"})
     return warehouse
 
 
