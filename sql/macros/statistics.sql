@@ -44,6 +44,12 @@ create or replace macro sum_below(a, x, grp) as (
 -- Standard error of the mean of independent values; NULL below two.
 create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 
+-- Standard error of a difference from those of both sides and the covariance of their means.
+create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
+    -- Two sides that move together exactly must not give the root of a rounding error below 0.
+    case when se ** 2 + other_se ** 2 > 2 * covariance then se ** 2 + other_se ** 2 - 2 * covariance else 0 * se end
+);
+
 -- Two logits nearer than this are a tie that rounding may turn: passes of other shapes round differently. NULL, a model
 -- that is not there, counts as float32.
 create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;

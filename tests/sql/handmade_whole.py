@@ -41,7 +41,7 @@ def whole_warehouse() -> Handmade:
 
 
 def crowded_warehouse() -> Handmade:
-    """The same beside a second model whose recipes, prompts, texts and samples bear the same names and hold other rows."""
+    """The same beside a second model whose recipes, prompts, texts and samples have the same names and other rows."""
     warehouse, other = whole_warehouse(), whole_warehouse()
     swapped = {
         "wanda-50": "wanda-2of4",

@@ -1,19 +1,17 @@
 """No join multiplies rows, and no row of one model finds its way into another's answer."""
 
-from collections.abc import Iterator
-
 import duckdb
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tests.sql.handmade_whole import crowded_warehouse, whole_warehouse
 from warehouse import catalogue
 
 VIEWS = catalogue.view_sql()
 KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
 PRUNED = "recipe <> 'dense' and recipe not like 'noise%'"
 COMPARED = "recipe not like 'noise%'"
+FORCED = "trajectory = 'teacher_forced'"
 AT_REFERENCE = f"temperature = 1 and {COMPARED}"
 LOCAL = f"temperature = 1 and scope = 'local' and is_changed and {PRUNED}"
 MOVED = f"temperature = 1 and (is_changed or scope = 'propagated') and {PRUNED}"
@@ -31,7 +29,7 @@ COUNTS = {
     "layer_summary": ("sum(positions)", f"(select count(*) from layer_transitions where {COMPARED})"),
     "noise_at_output": (
         "sum(steps)",
-        "(select count(*) from decoding_steps where recipe like 'noise%' and trajectory = 'teacher_forced')",
+        f"(select count(*) from decoding_steps where recipe like 'noise%' and {FORCED})",
     ),
     "noise_floor": (
         "sum(positions)",
@@ -57,7 +55,7 @@ COUNTS = {
     ),
     "q15_flip_predictors": (
         "sum(n)",
-        f"(select 2 * count(*) from decoding_steps where temperature = 1 and trajectory = 'teacher_forced' and {PRUNED})",
+        f"(select 2 * count(*) from decoding_steps where temperature = 1 and {FORCED} and {PRUNED})",
     ),
     "q16_options_against_vocabulary": (
         "sum(n_questions)",
@@ -83,18 +81,6 @@ COUNTS = {
         f"(select count(*) from retrieval_scores where metric = 'ndcg_at_10' and {PRUNED})",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
-        yield connection
-
-
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with crowded_warehouse().connect(tmp_path_factory.mktemp("crowded")) as connection:
-        yield connection
 
 
 def key_of(name: str) -> str:
