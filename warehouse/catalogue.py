@@ -25,6 +25,7 @@ from sqlglot.optimizer.scope import traverse_scope
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
+from warehouse.migrations import relation
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
 from warehouse.remote import register
@@ -298,19 +299,14 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
 def _relation(table: Table, files: Sequence[File]) -> str:
     """The SELECT over a table's files, with the table's columns whatever the files hold."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
-    empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
-    fitting = [file.source for file in files if file.fits]
-    others = [file.source for file in files if not file.fits]
-    parts = []
-    if fitting or not others:
-        columns = ", ".join(typed)
-        parts.append(f"SELECT {columns} FROM {_read(fitting)}" if fitting else empty)  # noqa: S608
-    if others:
-        # Files of an older version lack columns or have others: what they lack is NULL until they are computed again.
-        casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
-        read = f"SELECT * FROM {_read(others, 'union_by_name = true')}"  # noqa: S608
-        parts.append(f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})")  # noqa: S608
-    return " UNION ALL ".join(parts)
+    versions: dict[int | None, list[str]] = {}
+    for file in files:
+        versions.setdefault(file.version, []).append(file.source)
+    # Files of no version may differ among themselves.
+    sources = {
+        version: _read(found, *([] if version else ["union_by_name = true"])) for version, found in versions.items()
+    }
+    return relation(table, typed, sources)
 
 
 def _read(sources: Sequence[str], *options: str) -> str:

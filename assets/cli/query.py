@@ -1,4 +1,4 @@
-"""Commands that read the warehouse: SQL, questions, tables, variants, report, export. None writes to it.
+"""Commands that read the warehouse: SQL, questions, tables, variants, report. None writes to it.
 
 Rows come from `warehouse`; nothing is computed here.
 """
@@ -7,7 +7,6 @@ Rows come from `warehouse`; nothing is computed here.
 
 import re
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -23,7 +22,6 @@ from warehouse import headers
 from warehouse.asking import Wanted, ask
 from warehouse.catalogue import GIBIBYTES, PROVENANCE, connect, quoted, view_sql
 from warehouse.explanations import PROVENANCE_COLUMNS, explain
-from warehouse.export import export as export_views
 from warehouse.provenance import read_footer
 from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
@@ -35,7 +33,7 @@ _BROWSING = re.compile(r"\s*(?:tables|\\d|(?:describe|\\d)\s+(?P<name>\w+))\s*;?
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (recipes, sql, questions, question, tables, describe, variants, report, export):
+    for command in (recipes, sql, questions, question, tables, describe, variants, report):
         app.command()(command)
 
 
@@ -298,23 +296,3 @@ def report(
         typer.echo(str(reports[chosen]))
     else:
         write_file(output, reports[chosen].read_bytes())
-
-
-def export(
-    context: typer.Context,
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
-    ],
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this question or mart. Repeatable.")
-    ] = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
-) -> None:
-    """Write questions and marts as Parquet, CSV, Markdown and LaTeX with a manifest of their provenance.
-
-    For example: `prunescope export paper/tables --only q11_first_flip`
-    """
-    done = export_views(root(context), directory.expanduser(), only or None)
-    say(f"{len(done.views)} views in {len(done.files)} files")
-    typer.echo(str(done.directory))

@@ -203,12 +203,6 @@ def test_report_says_where_it_lies_and_copies_it(shell: Shell, tmp_path: Path) -
     assert (tmp_path / "copy.html").read_bytes() == place.read_bytes()
 
 
-def test_export_writes_a_manifest(shell: Shell, tmp_path: Path) -> None:
-    folder = tmp_path / "paper"
-    assert Path(shell("export", folder, "--only", "q11_first_flip").strip()) == folder
-    assert (folder / "manifest.json").exists()
-
-
 def test_doctor_finds_a_computed_warehouse_well(shell: Shell) -> None:
     assert shell("doctor") == ""
     assert "well" in shell.messages
@@ -261,7 +255,9 @@ def test_an_empty_warehouse_answers_with_no_rows(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "sql", "question", "describe", "report", "export", "ui", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "sql", "question", "describe", "compare", "report", "export", "ui", "doctor"]
+)
 def test_help_shows_what_a_command_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"], Globals()) == 0
     assert "--warehouse" in capsys.readouterr().out
