@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.footers import TAIL_BYTES, is_recognised
+from warehouse.migrations import version_of
 from warehouse.places import is_local
 from warehouse.provenance import damaged, read_footer, unreadable
 from warehouse.remote import REPLACED, register
-from warehouse.store import PART, Partition, Store, fits
+from warehouse.store import PART, Partition, Store
 from warehouse.tables import TABLES
 
 # An open file keeps its name here as long as it is open, also after another file was renamed to its place.
@@ -39,12 +40,12 @@ class File:
     Attributes:
         partition: which one.
         source: what DuckDB opens: the open file, or the partition's path where files cannot be held open.
-        fits: whether it has the table's present columns and types.
+        version: the version of its table that it was written by; None where its columns are those of no version.
     """
 
     partition: Partition
     source: str
-    fits: bool
+    version: int | None
 
 
 class Snapshot:
@@ -125,10 +126,10 @@ class Snapshot:
         except OSError as error:
             raise unreadable(path, error) from error
         table = TABLES[partition.table]
-        is_fitting = is_recognised(table, tail) or fits(table, _schema(source))
+        version = table.version if is_recognised(table, tail) else version_of(table, _schema(source))
         if not self.is_held:
             os.close(self._descriptors.pop())
-        return File(partition, source, is_fitting)
+        return File(partition, source, version)
 
 
 class _Pins(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
@@ -147,7 +148,7 @@ def _remote_file(partition: Partition) -> File | None:
         footer = read_footer(partition.path)
     except FileNotFoundError:
         return None
-    return File(partition, str(partition.path), fits(TABLES[partition.table], footer.schema))
+    return File(partition, str(partition.path), version_of(TABLES[partition.table], footer.schema))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from warehouse import checks
 from warehouse.atomic import refusals_explained, temporaries, write_atomically
 from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.hashing import rows_hash
+from warehouse.migrations import upgraded, version_of
 from warehouse.names import original, path_safe
 from warehouse.places import Place, failures, fetch, place_of, read_from
 from warehouse.provenance import FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
@@ -177,7 +178,9 @@ class Store:
         return Written(path, arrow.num_rows, path.stat().st_size, violations)
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
-        """All rows of one partition, every page checked against its checksum.
+        """All rows of one partition, every page checked against its checksum, with the table's present columns.
+
+        What a file of an earlier version lacks is NULL.
 
         Raises:
             DamagedFileError: the file is truncated or altered.
@@ -185,7 +188,7 @@ class Store:
         """
         path = self.path(table, model, recipe)
         try:
-            return read_from(path, _rows)
+            return upgraded(table, read_from(path, _rows))
         except FileNotFoundError as error:
             variant = model if recipe is None else f"{model}@{recipe}"
             raise WarehouseError(f"table {table.name} has nothing for {variant}; run its study first") from error
@@ -271,8 +274,8 @@ class Store:
 
 
 def fits(table: Table, schema: pa.Schema) -> bool:
-    """Whether a file has the table's columns with the table's types."""
-    return {field.name: field.type for field in table.arrow()} == {field.name: field.type for field in schema}
+    """Whether a file has the table's present columns with their types."""
+    return version_of(table, schema) == table.version
 
 
 def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from assets import settings
-from assets.cli.options import Debug, Warehouse, root
+from assets.cli.options import Debug, Warehouse, root, variant_names
 from assets.cli.output import say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
@@ -82,9 +82,7 @@ def checkpoint(
 
     check_place(folder)
     store = Store(root(context))
-    model, _, name = variant.partition("@")
-    if not model or not name:
-        raise InputError(f"{variant!r}: write MODEL@RECIPE, as `prunescope variants` lists them")
+    model, name = variant_names(variant)
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     made = store.provenance(TABLES["variants"], model, name)
     if made is None or row["method"] in {"dense", "noise"}:

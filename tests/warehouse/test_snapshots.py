@@ -118,8 +118,9 @@ def test_a_limit_of_open_files_is_raised_and_where_it_cannot_be_paths_are_read(s
     for recipe in ("a", "b"):
         write(store, recipe, 1)
     program = f"""
-import os, resource
+import resource
 from warehouse.snapshots import Snapshot
+from warehouse.store import Store
 from warehouse.catalogue import connect
 
 for soft, hard in ((64, 400), (64, 64)):
