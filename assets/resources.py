@@ -196,4 +196,15 @@ class Subject:
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         written = self.store.write(TABLES[table], rows, provenance, self.model, recipe)
-        return materialized(TABLES[table], written, provenance.fingerprint, {"seconds": seconds, **(extra or {})})
+        # A table that others refer to has one row a partition, so that row is there where the partition is.
+        orphaned = [
+            reference
+            for reference in TABLES[table].references
+            if self.store.provenance(TABLES[reference.table], *self._partition(reference.table)) is None
+        ]
+        told = {"seconds": seconds, **(extra or {})}
+        return materialized(TABLES[table], written, provenance.fingerprint, orphaned, told)
+
+    def _partition(self, table: str) -> tuple[str, str | None]:
+        """Where the rows of this model or variant lie in a table."""
+        return self.model, self.variant_recipe.name if TABLES[table].partitioning == "variant" else None
