@@ -97,7 +97,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    with damage_explained():
+    with damage_explained(connection):
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 

@@ -30,7 +30,7 @@ from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
 from warehouse.remote import register
 from warehouse.schema import Table
-from warehouse.snapshots import File, Snapshot
+from warehouse.snapshots import FOOTERS, File, Snapshot
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -52,7 +52,7 @@ _TYPES = {
     pa.string(): "VARCHAR",
     pa.binary(): "BLOB",
 }
-_PROVENANCE_COMMENT = (
+PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
 )
 
@@ -247,7 +247,7 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...])
     for table in TABLES.values():
         columns = ", ".join(quoted(column.name) for column in table.columns)
         connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT {columns} FROM {_files_of(table.name)}")  # noqa: S608
-    connection.execute(f"CREATE VIEW {PROVENANCE} AS SELECT * FROM {_files_of(PROVENANCE)}")  # noqa: S608
+    connection.execute(f"CREATE VIEW {PROVENANCE} AS SELECT {', '.join(PROVENANCE_COLUMNS)} FROM {FOOTERS}")  # noqa: S608
     for layer, path, text in sources:
         if layer == "macros":
             _execute(connection, path, text)
@@ -273,7 +273,7 @@ def _files_of(name: str) -> str:
 
 def _comments(views: Mapping[str, View]) -> Iterator[str]:
     """The statements that explain every table, view and column."""
-    yield _comment("VIEW", PROVENANCE, text=_PROVENANCE_COMMENT)
+    yield _comment("VIEW", PROVENANCE, text=PROVENANCE_COMMENT)
     for table in TABLES.values():
         yield _comment("VIEW", table.name, text=table.grain)
         for column in table.columns:
@@ -334,7 +334,7 @@ def _provenance(files: Sequence[File]) -> str:
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     if not files:
         nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
-        return f"SELECT '' AS table_name, '' AS path, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
+        return f"SELECT '' AS table_name, '' AS path, '' AS source, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
     sources = _list([file.source for file in files])
     paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
     footers = (
@@ -344,7 +344,7 @@ def _provenance(files: Sequence[File]) -> str:
     places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
     sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
     return (
-        f"SELECT table_name, path, {selected} FROM ({footers}) "  # noqa: S608
+        f"SELECT table_name, path, source, {selected} FROM ({footers}) "  # noqa: S608
         f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
     )
 

@@ -161,7 +161,7 @@ def _run(
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
-        with damage_explained():
+        with damage_explained(connection):
             return _fetched(connection, sql, parameters)
     except duckdb.InterruptException as error:
         raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)") from error
