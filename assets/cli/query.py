@@ -221,7 +221,7 @@ def describe(
     explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     if name not in explained:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
-    with connect(root(context)) as connection:
+    with connect(root(context), explained=False) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = list(zip(relation.columns, relation.types, strict=True))
     said = explained[name]
