@@ -21,9 +21,9 @@ from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.hashing import rows_hash
 from warehouse.names import original, path_safe
 from warehouse.places import Place, failures, fetch, place_of, read_from
-from warehouse.provenance import FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
+from warehouse.provenance import BROKEN, FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
 from warehouse.schema import Table
-from warehouse.seals import UNSEALED, seal
+from warehouse.seals import UNSEALED, is_intact, seal
 
 PART = "part.parquet"
 # DuckDB reads one row group per thread; this is its own default size.
@@ -176,7 +176,7 @@ class Store:
         return Written(path, arrow.num_rows, path.stat().st_size, violations)
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
-        """All rows of one partition, every page checked against its checksum.
+        """All rows of one partition, every byte checked against the seal and every page against its checksum.
 
         Raises:
             DamagedFileError: the file is truncated or altered.
@@ -188,7 +188,7 @@ class Store:
         except FileNotFoundError as error:
             variant = model if recipe is None else f"{model}@{recipe}"
             raise WarehouseError(f"table {table.name} has nothing for {variant}; run its study first") from error
-        except pa.ArrowException as error:
+        except BROKEN as error:
             raise damaged(path, error) from error
         except failures() as error:
             raise unreadable(path, error) from error
@@ -319,6 +319,8 @@ def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:
 
 
 def _rows(file: BinaryIO) -> pa.Table:
+    if is_intact(file) is False:
+        raise pa.ArrowInvalid("a byte is not as it was written")
     with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         return parquet.read()
 
