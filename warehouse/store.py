@@ -164,6 +164,7 @@ class Store:
         for name, wanted in (("model", model), ("recipe", recipe)):
             if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {wanted}):
                 raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {wanted!r}")
+        self._refuse_another(table, path, model, recipe)
         violations = tuple(checks.violations(table, arrow))
         said = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), FOOTER_KEY: said, **UNSEALED})
@@ -174,6 +175,19 @@ class Store:
 
         write_atomically(path, fill)
         return Written(path, arrow.num_rows, path.stat().st_size, violations)
+
+    def _refuse_another(self, table: Table, path: Place, model: str, recipe: str | None) -> None:
+        """On a disk that does not tell upper from lower case two names can have one place, which is the first one's."""
+        try:
+            found = read_footer(path).provenance
+        except (FileNotFoundError, DamagedFileError):
+            return
+        if (found.model, found.recipe) != (model, recipe):
+            holds = found.model if found.recipe is None else f"{found.model}@{found.recipe}"
+            raise WarehouseError(
+                f"table {table.name}: {path} holds {holds}, and this disk keeps its name and that of "
+                f"{model if recipe is None else f'{model}@{recipe}'} for the same; choose another name"
+            )
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
         """All rows of one partition, every byte checked against the seal and every page against its checksum.
@@ -253,7 +267,13 @@ class Store:
             WarehouseError: the place leaves the root or lies among the tables, or the system refused to write.
         """
         place = PurePosixPath(relative)
-        if place.is_absolute() or ".." in place.parts or len(place.parts) < 2 or not place.parts[0].startswith("_"):
+        if (
+            "\0" in relative
+            or place.is_absolute()
+            or ".." in place.parts
+            or len(place.parts) < 2
+            or not place.parts[0].startswith("_")
+        ):
             raise WarehouseError(f"{relative!r} is no place for a file beside the tables; use _folder/name")
         path = self.root.joinpath(*place.parts)
         write_atomically(path, writer)
