@@ -1,7 +1,6 @@
 """`prunescope verify` and `prunescope gc` on a computed warehouse, and a whole study on an object store."""
 
 import json
-from pathlib import Path
 
 import boto3
 import pytest
@@ -10,7 +9,6 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from tests.assets.tiny_study import RECIPES, partitions, prunescope, rows
 from tests.object_store import KEY, SECRET, s3_server
-from warehouse.provenance import read_footer
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -94,9 +92,9 @@ def test_gc_with_a_study_that_is_none_removes_nothing(ask, warehouse):
     assert partitions(warehouse) == before
 
 
-def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse):
+def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask):
     """Equal rows as on the disk, nothing computed twice, and no credential anywhere."""
-    study.write(recipes=["dense", "wanda-2of4"])
+    study.write(recipes=["dense", "attn-drop-1"])
     place, copy = "s3://bucket/pre fix/warehouse", tmp_path / "copy"
     with s3_server() as credentials, pytest.MonkeyPatch.context() as patch:
         for name, value in credentials.items():
@@ -104,42 +102,34 @@ def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse):
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         environment = credentials | {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-
-        def told(*arguments, code=0):
-            done = prunescope(*arguments, "--warehouse", place, environment=environment, cwd=tmp_path)
-            assert done.returncode == code, done.stderr
-            assert KEY not in done.stdout + done.stderr
-            assert SECRET not in done.stdout + done.stderr
-            return done
-
-        told("run", study.path)
-        assert "everything is current; nothing was computed" in told("run", study.path).stderr
-        assert "0 are not" in told("verify").stderr
-        assert "there is nothing to remove" in told("gc", "--study", study.path, "--yes").stderr
-        assert (
-            "-> " in told("report").stdout
-            or "s3://bucket/pre fix/warehouse/_reports/tiny.html" in told("report").stdout
-        )
-        assert (
-            "plain transformers gives the same logits"
-            in told("checkpoint", "tiny-a@wanda-2of4", tmp_path / "out").stderr
-        )
-        refused = prunescope(
-            "tables", "--warehouse", "s3://nosuch/x", environment=environment | {"AWS_ACCESS_KEY_ID": KEY}, cwd=tmp_path
-        )
-        assert (refused.returncode, "there is no bucket 'nosuch'" in refused.stderr) == (2, True)
+        done = prunescope("run", study.path, "--warehouse", place, environment=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout + done.stderr
+        for command, wanted in (
+            (("run", study.path), "everything is current; nothing was computed"),
+            (("verify",), "0 are not"),
+            (("gc", "--study", study.path, "--yes"), "there is nothing to remove"),
+            (("report",), f"{place}/_reports/tiny.html"),
+            (("variants",), "attn-drop-1"),
+            (("checkpoint", "tiny-a@attn-drop-1", tmp_path / "out"), "plain transformers gives the same logits"),
+        ):
+            code, out, told = ask(*command, place=place)
+            assert (code, wanted in out + told) == (0, True), out + told
+            said += out + told
+        code, out, told = ask("tables", place="s3://nosuch/x")
+        assert (code, "there is no bucket 'nosuch'" in told) == (2, True)
+        said += out + told
         for each in client.list_objects_v2(Bucket="bucket")["Contents"]:
-            content = client.get_object(Bucket="bucket", Key=each["Key"])["Body"].read()
-            assert KEY.encode() not in content
-            assert SECRET.encode() not in content
             file = copy / each["Key"].removeprefix("pre fix/warehouse/")
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-    local = {
-        name: table for name, table in rows(warehouse).items() if "magnitude" not in name and "attn-drop" not in name
-    }
+            file.write_bytes(client.get_object(Bucket="bucket", Key=each["Key"])["Body"].read())
+    local = {name: table for name, table in rows(warehouse).items() if "2of4" not in name and "magnitude" not in name}
     there = rows(copy)
     assert there.keys() == local.keys()
     assert all(there[name].equals(local[name]) for name in local)
-    assert not [path for path in Path(cache).rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
-    assert read_footer(copy / "models/model=tiny-a/part.parquet").content_hash
+    written = [path for folder in (copy, cache) for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".duckdb" for path in written)
+    assert any(path.name == "runs.db" for path in written)
+    for secret in (KEY, SECRET):
+        assert secret not in said
+        assert not [path for path in written if secret.encode() in path.read_bytes()]
