@@ -14,6 +14,7 @@ import duckdb
 import polars as pl
 
 from assets.fingerprints import calibration_hash
+from assets.lineage import reading
 from pipelines.charts.registry import FIGURES
 from pipelines.data_sets import PREFIX
 from pipelines.errors import InputError
@@ -70,7 +71,8 @@ def export(root: Path, directory: Path, only: Sequence[str] = (), study: Study |
     Raises:
         WarehouseError: a name is unknown, the folder holds something else, or it cannot be written.
     """
-    views = {name: view for name, view in view_sql().items() if view.layer in {"marts", "questions"}}
+    below = view_sql()
+    views = {name: view for name, view in below.items() if view.layer in {"marts", "questions"}}
     chosen = _chosen(only, views)
     contents = _Contents()
     with ExportFolder(directory) as folder, connect(root) as connection:
@@ -83,15 +85,15 @@ def export(root: Path, directory: Path, only: Sequence[str] = (), study: Study |
                 _add_view(folder, connection, views[name], contents)
             else:
                 _add_figure(folder, connection, name, contents)
-        below = {name: _below(name, views) for name in chosen}
-        tables = tuple(dict.fromkeys(table for found in below.values() for table in found))
+        for name in chosen:
+            found = reads([name], below) if name in views else reading(FIGURES[name].query).tables
+            contents.told[name]["tables"] = list(found)
+        tables = sorted({table for told in contents.told.values() for table in told["tables"]})
         known = Known(_calibrations(connection, study), _corpora())
         section = methods(connection, contents.used, tables, known, version("prunescope"))
         folder.add("methods.md", section.markdown.encode())
         folder.add("methods.tex", section.latex.encode())
         folder.add("references.bib", section.bibtex.encode())
-        for name, found in below.items():
-            contents.told[name]["tables"] = list(found)
         files = folder.finish(
             {
                 "prunescope": version("prunescope"),
@@ -135,15 +137,6 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
             folder.add(f"{drawing.name}{suffix}", content)
             files.append(f"{drawing.name}{suffix}")
     contents.add(name, frame, kind="figure", caption=figure.caption, sql=figure.query, files=files)
-
-
-def _below(name: str, views: Mapping[str, View]) -> tuple[str, ...]:
-    """The tables that a view or a figure stands on."""
-    if name in views:
-        return reads([name], view_sql())
-    from assets.lineage import reading
-
-    return reading(FIGURES[name].query).tables
 
 
 def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, Calibration]:
