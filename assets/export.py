@@ -25,6 +25,7 @@ from warehouse.errors import WarehouseError
 from warehouse.export.folder import ExportFolder
 from warehouse.export.methods import Calibration, Known, methods
 from warehouse.export.tables import reads, table_files
+from warehouse.places import Place
 from warehouse.subset import narrow
 
 
@@ -59,7 +60,7 @@ class _Contents:
             self.used.update(pairs.iter_rows())
 
 
-def export(root: Path, directory: Path, only: Sequence[str] = (), study: Study | None = None) -> Exported:
+def export(root: Place, directory: Path, only: Sequence[str] = (), study: Study | None = None) -> Exported:
     """Writes tables, figures, the methods paragraph with its bibliography, and a manifest.
 
     Args:

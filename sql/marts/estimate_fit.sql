@@ -7,6 +7,17 @@
 --   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary.
 --   Dense and untouched sublayers in local scope have no truth to meet and are left out, and so is noise.
 -- reason: q02, q03 and q04 ask the same thing of different theorems.
+-- columns:
+--   theorem: Which estimate: T1 h, T1 z, T2 p, T3 KL or, against KL(pruned‖dense), T3 KL reversed
+--   n: Points with a truth above 0 [points]
+--   pearson_log10: Correlation of the logarithms; NULL below 10 points [-1 to 1] = corr(log10 estimate, log10 truth)
+--   pearson: Correlation; NULL below 10 points [-1 to 1] = corr(estimate, truth)
+--   ratio_median: Median of estimate over truth; above 1 the estimate overshoots [ratio] = estimate/truth
+--   ratio_p10: 10th percentile of estimate over truth [ratio] = estimate/truth
+--   ratio_p90: 90th percentile of estimate over truth [ratio] = estimate/truth
+--   share_within_10_percent: Share of points whose estimate is within 10 % of the truth [share]
+--   worst_layer: Layer whose median ratio is furthest from 1 on a log scale
+--   worst_layer_ratio_median: Median of estimate over truth in that layer [ratio]
 with
 
 points as (

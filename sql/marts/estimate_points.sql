@@ -6,6 +6,10 @@
 --   KL(dense‖pruned) in nats. Rows whose truth is 0 (dense, untouched sublayers in local scope) are left out: there is
 --   nothing to estimate and no ratio. So is noise: the theorems are about pruning.
 -- reason: one long shape serves every question about the fit; a filter on `theorem` reads that branch only.
+-- columns:
+--   theorem: Which estimate: T1 h, T1 z, T2 p or T3 KL
+--   estimate: What the theorem says [1 - cosine; nats for T3 KL] = t1_h, t1_z, t2_p or t3_kl_nats
+--   truth: What it estimates, above 0 [1 - cosine; nats for T3 KL] = one_minus_cos_h, _z, _p or kl_dense_pruned_nats
 with
 
 compared as (

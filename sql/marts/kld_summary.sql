@@ -12,6 +12,63 @@
 --   variant; is_below_noise says that the median KL is not above it. Noise itself is left out. Two perplexities
 --   compare only where text_hash, context and stride are the same; calibration_hash is that of the variant's tokens.
 -- reason: perplexity and these figures are how people already compare compressed models, text by text.
+-- columns:
+--   tokens: Scored tokens [tokens]
+--   windows: Windows that they were scored in [windows]
+--   ppl_dense: Perplexity of the dense model [tokens] = exp(−mean ln p(target))
+--   ppl_dense_se: Standard error of ppl_dense, windows as independent units; NULL below two [tokens]
+--   ppl_dense_se_iid: Standard error of ppl_dense as if all tokens were independent [tokens]
+--   ppl_pruned: Perplexity of the variant [tokens] = exp(−mean ln q(target))
+--   ppl_pruned_se: Standard error of ppl_pruned, windows as independent units; NULL below two [tokens]
+--   ppl_pruned_se_iid: Standard error of ppl_pruned as if all tokens were independent [tokens]
+--   ln_ppl_ratio: Logarithm of the ratio of the perplexities, paired token by token [nats] = mean
+--     ln(p(target)/q(target))
+--   ln_ppl_ratio_se: Standard error of ln_ppl_ratio, windows as independent units; NULL below two [nats]
+--   ln_ppl_ratio_se_iid: Standard error of ln_ppl_ratio as if all tokens were independent [nats]
+--   ppl_ratio: Ratio of the perplexities [ratio] = ppl_pruned/ppl_dense
+--   ppl_ratio_se: Standard error of ppl_ratio, windows as independent units; NULL below two [ratio]
+--   ppl_ratio_se_iid: Standard error of ppl_ratio as if all tokens were independent [ratio]
+--   ln_ppl_correlation: Correlation of the tokens' log-probabilities on both sides [-1 to 1] = corr(ln p(target), ln
+--     q(target))
+--   kl_mean_nats: Mean KL(dense‖pruned) [nats]
+--   kl_mean_nats_se: Standard error of kl_mean_nats, windows as independent units; NULL below two [nats]
+--   kl_mean_nats_se_iid: Standard error of kl_mean_nats as if all tokens were independent [nats]
+--   kl_max_nats: Largest of KL(dense‖pruned) [nats]
+--   kl_p999_nats: 99.9th percentile of KL(dense‖pruned) [nats]
+--   kl_p99_nats: 99th percentile of KL(dense‖pruned) [nats]
+--   kl_p95_nats: 95th percentile of KL(dense‖pruned) [nats]
+--   kl_p90_nats: 90th percentile of KL(dense‖pruned) [nats]
+--   kl_median_nats: Median of KL(dense‖pruned) [nats]
+--   kl_p10_nats: 10th percentile of KL(dense‖pruned) [nats]
+--   kl_p05_nats: 5th percentile of KL(dense‖pruned) [nats]
+--   kl_p01_nats: 1st percentile of KL(dense‖pruned) [nats]
+--   kl_min_nats: Smallest of KL(dense‖pruned) [nats]
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone makes on this text; NULL without noise [nats]
+--   is_below_noise: Whether the median KL is at most what rounding makes; NULL without noise = kl_median_nats <=
+--     kl_noise_p95_nats
+--   delta_p_mean: Mean change of the target's probability; below 0 the variant does worse [probability] = mean
+--     (q(target) − p(target))
+--   delta_p_mean_se: Standard error of delta_p_mean, windows as independent units; NULL below two [probability]
+--   delta_p_mean_se_iid: Standard error of delta_p_mean as if all tokens were independent [probability]
+--   delta_p_rms: Root mean square of that change [probability] = √mean (q(target) − p(target))²
+--   delta_p_rms_se: Standard error of delta_p_rms, windows as independent units; NULL below two [probability]
+--   delta_p_rms_se_iid: Standard error of delta_p_rms as if all tokens were independent [probability]
+--   delta_p_max: Largest of the change of the target's probability [probability]
+--   delta_p_p999: 99.9th percentile of the change of the target's probability [probability]
+--   delta_p_p99: 99th percentile of the change of the target's probability [probability]
+--   delta_p_p95: 95th percentile of the change of the target's probability [probability]
+--   delta_p_p90: 90th percentile of the change of the target's probability [probability]
+--   delta_p_p75: 75th percentile of the change of the target's probability [probability]
+--   delta_p_median: Median of the change of the target's probability [probability]
+--   delta_p_p25: 25th percentile of the change of the target's probability [probability]
+--   delta_p_p10: 10th percentile of the change of the target's probability [probability]
+--   delta_p_p05: 5th percentile of the change of the target's probability [probability]
+--   delta_p_p01: 1st percentile of the change of the target's probability [probability]
+--   delta_p_p001: 0.1st percentile of the change of the target's probability [probability]
+--   delta_p_min: Smallest of the change of the target's probability [probability]
+--   top1_agreement: Share of tokens with the same most likely token on both sides [share]
+--   top1_agreement_se: Standard error of top1_agreement, windows as independent units; NULL below two [share]
+--   top1_agreement_se_iid: Standard error of top1_agreement as if all tokens were independent [share]
 with
 
 tokens as (

@@ -10,6 +10,29 @@
 --   same sublayer (for scope isolated behind the last MLP, where that is measured). Both are NULL where no noise was
 --   measured. Noise itself is left out.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
+-- columns:
+--   is_changed: Whether the recipe changed this sublayer's weights or dropped it
+--   positions: Positions, all prompts together [positions]
+--   cos_h_mean: Mean of the cosine of h [cosine] = 1 − one_minus_cos_h_mean
+--   cos_h_p10: 10th percentile of the cosine of h [cosine] = 1 − 90th percentile of one_minus_cos_h
+--   cos_h_p90: 90th percentile of the cosine of h [cosine] = 1 − 10th percentile of one_minus_cos_h
+--   cos_z_mean: Mean of the cosine of z [cosine] = 1 − one_minus_cos_z_mean
+--   cos_z_p10: 10th percentile of the cosine of z [cosine] = 1 − 90th percentile of one_minus_cos_z
+--   cos_z_p90: 90th percentile of the cosine of z [cosine] = 1 − 10th percentile of one_minus_cos_z
+--   cos_p_mean: Mean of the cosine of p [cosine] = 1 − one_minus_cos_p_mean
+--   cos_p_p10: 10th percentile of the cosine of p [cosine] = 1 − 90th percentile of one_minus_cos_p
+--   cos_p_p90: 90th percentile of the cosine of p [cosine] = 1 − 10th percentile of one_minus_cos_p
+--   one_minus_cos_h_mean: Mean cosine defect of h [1 - cosine]
+--   one_minus_cos_z_mean: Mean cosine defect of z [1 - cosine]
+--   one_minus_cos_p_mean: Mean cosine defect of p [1 - cosine]
+--   kl_mean_nats: Mean KL(dense‖pruned) [nats]
+--   kl_median_nats: Median KL(dense‖pruned) [nats]
+--   var_p_dz_mean: Mean variance of Δz under the dense p [logit²] = mean Var_p(Δz)
+--   orth_rel_h_mean: Mean share of the shift across h [ratio] = mean ‖Δh⊥‖/‖h‖
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone makes behind this sublayer; NULL without noise
+--     [nats]
+--   is_below_noise: Whether the median KL is at most what rounding makes; NULL without noise = kl_median_nats <=
+--     kl_noise_p95_nats
 with
 
 spread as (

@@ -6,6 +6,15 @@
 --   at which rounding makes a text leave the dense one (free running), NULL where it never does; prompts_flipped counts
 --   those texts. A text that flips so early may flip under any pruning: by chance, not by damage.
 -- reason: the floor under everything that is measured at the output.
+-- columns:
+--   steps: Teacher-forced steps, all prompts together [steps]
+--   kl_median_nats: Median KL(dense‖noise) [nats]
+--   kl_p95_nats: 95th percentile of KL(dense‖noise) [nats]
+--   kl_max_nats: Largest KL(dense‖noise) [nats]
+--   top1_agreement: Share of steps with the same most likely token [share]
+--   prompts: Prompts with a free-running text [prompts]
+--   prompts_flipped: Those whose text leaves the dense one [prompts]
+--   first_flip_step_min: Earliest step at which a text leaves the dense one; NULL where none does [step]
 with
 
 texts as (

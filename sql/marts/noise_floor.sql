@@ -6,6 +6,19 @@
 --   (scope propagated). p95 and max run over prompts and positions; of several noise variants the largest counts, so
 --   that one that rounds alike does not lower the floor. No rows where the study measured no noise.
 -- reason: a divergence is a finding only where it is larger than what another type or batch does to the same weights.
+-- columns:
+--   noise_variants: Noise variants that the floor is the largest of [variants]
+--   positions: Positions of the variant that has fewest [positions]
+--   kl_p95_nats: 95th percentile of KL(dense‖noise) [nats]
+--   kl_max_nats: Largest of KL(dense‖noise) [nats]
+--   one_minus_cos_h_p95: 95th percentile of the cosine defect of h [1 - cosine]
+--   one_minus_cos_h_max: Largest of the cosine defect of h [1 - cosine]
+--   one_minus_cos_z_p95: 95th percentile of the cosine defect of z [1 - cosine]
+--   one_minus_cos_z_max: Largest of the cosine defect of z [1 - cosine]
+--   one_minus_cos_p_p95: 95th percentile of the cosine defect of p [1 - cosine]
+--   one_minus_cos_p_max: Largest of the cosine defect of p [1 - cosine]
+--   total_variation_p95: 95th percentile of the total variation distance [probability]
+--   total_variation_max: Largest of the total variation distance [probability]
 with
 
 spread as (

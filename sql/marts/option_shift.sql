@@ -6,6 +6,18 @@
 --   whole vocabulary, 1 is first. option_index runs from 0 in the question's order; is_gold is NULL without a gold.
 --   Noise is left out.
 -- reason: the lists of option_subspace, one option a row, so that they can be drawn and joined.
+-- columns:
+--   option_index: Place of the option in its question, from 0
+--   option: Label of the option
+--   p_options_dense: Dense probability of the option, renormalised over the options [probability]
+--   p_options_pruned: Pruned probability of the option, renormalised over the options [probability]
+--   p_full_dense: Dense probability of the option in the whole vocabulary [probability]
+--   p_full_pruned: Pruned probability of the option in the whole vocabulary [probability]
+--   rank_dense: Dense rank of the option in the whole vocabulary; 1 is first [rank]
+--   rank_pruned: Pruned rank of the option in the whole vocabulary; 1 is first [rank]
+--   logit_dense: Dense logit of the option [logit]
+--   logit_pruned: Pruned logit of the option [logit]
+--   is_gold: Whether it is the right option; NULL where the study names none = option = gold
 with
 
 unnested as (

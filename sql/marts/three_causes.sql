@@ -9,6 +9,15 @@
 --   they amplify it. isolated_share is kl_isolated_nats over kl_joint_nats. NULL where that scope was not measured.
 --   Noise changes no sublayer and is left out.
 -- reason: local estimate, isolated effect and joint effect answer three questions that are often taken for one.
+-- columns:
+--   positions: Positions in scope isolated, all prompts together [positions]
+--   t3_local_nats: Median of what Theorem 3 foretells from the local shift [nats] = median Var_p(Δz)/(2T²)
+--   kl_local_nats: Median KL(dense‖pruned) behind this sublayer, scope local [nats]
+--   kl_isolated_nats: Median KL(dense‖pruned) at the output with this sublayer alone pruned [nats]
+--   kl_joint_nats: Median KL(dense‖pruned) at the output with all of them pruned [nats]
+--   isolated_over_local: What the layers above make of the shift; above 1 they amplify it [ratio] =
+--     kl_isolated_nats/kl_local_nats
+--   isolated_share: Part of the joint drop that this sublayer makes alone [ratio] = kl_isolated_nats/kl_joint_nats
 with
 
 alone as (

@@ -5,6 +5,10 @@
 -- how to read: token_text_pruned is what the pruned model writes on its own (free running); is_same_token compares the
 --   token ids. kl_teacher_forced_nats is on the dense model's tokens, kl_free_running_nats with each on its own.
 -- reason: a reader sees at which word an answer leaves the dense one, and whether the model was sure there.
+-- columns:
+--   token_text_pruned: Token that the pruned model writes on its own tokens, as text
+--   kl_teacher_forced_nats: KL(dense‖pruned) on the dense model's tokens [nats]
+--   kl_free_running_nats: KL(dense‖pruned) with each model on its own tokens [nats]
 with
 
 paired as (

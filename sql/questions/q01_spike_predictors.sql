@@ -10,6 +10,16 @@
 --   correlations below 10 positions, auc and lift below 3 spikes, bounds below 5 prompts or 3 prompts with spikes.
 --   Untouched sublayers and the dense recipe are left out.
 -- reason: a sublayer whose local variance foretells the spikes is where pruning hurts generation, and a cheap probe.
+-- columns:
+--   n: Positions [positions]
+--   n_prompts: Prompts that they come from [prompts]
+--   n_spikes: Positions whose output KL is above the variant's 90th percentile [positions]
+--   spearman: Rank correlation of Var_p(Δz) here and the KL at the output; NULL below 10 positions [-1 to 1]
+--   pearson_log10: Correlation of their logarithms; NULL below 10 positions [-1 to 1]
+--   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is no use [probability]
+--   auc_low: Lower end of the 95 % interval of auc, prompts as blocks [probability]
+--   auc_high: Upper end of the 95 % interval of auc, prompts as blocks [probability]
+--   top_decile_lift: Rate of spikes in the tenth with the largest Var_p(Δz) over their rate everywhere [ratio]
 with
 
 outputs as (

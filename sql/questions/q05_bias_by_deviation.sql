@@ -7,6 +7,16 @@
 --   estimate / truth. `is_good` says that the median is within 10 % of 1: the first tenth where it is false is the
 --   deviation from which on the estimate should not be trusted. Rows without a shift have no truth and are left out.
 -- reason: a bias that grows with the deviation belongs to the expansion, one that does not to something else.
+-- columns:
+--   decile: Tenth of the points by the size of the truth; 1 is the smallest
+--   n: Points in the tenth [points]
+--   truth_min: Smallest truth in the tenth [1 - cosine; nats for T3 KL]
+--   truth_max: Largest truth in the tenth [1 - cosine; nats for T3 KL]
+--   ratio_median: Median of estimate over truth; above 1 the estimate overshoots [ratio] = estimate/truth
+--   ratio_p10: 10th percentile of estimate over truth [ratio] = estimate/truth
+--   ratio_p90: 90th percentile of estimate over truth [ratio] = estimate/truth
+--   share_within_10_percent: Share of points whose estimate is within 10 % of the truth [share]
+--   is_good: Whether the median ratio is within 10 % of 1 = abs(ratio_median − 1) <= 0.1
 with
 
 ranked as (

@@ -6,6 +6,12 @@
 --   t²/2, which is 10 % too much at t = 0.37: that is the threshold. is_non_local says that the median position is
 --   beyond it. Dense rows and untouched sublayers in local scope are left out.
 -- reason: in these sublayers, as a rule the first and the last, the theorems must not be read as explanations.
+-- columns:
+--   n: Positions [positions]
+--   orth_rel_h_median: Median share of the shift across h [ratio] = ‖Δh⊥‖/‖h‖
+--   orth_rel_h_max: Largest share of the shift across h [ratio] = ‖Δh⊥‖/‖h‖
+--   share_non_local: Share of positions beyond 0.37, where Theorem 1 is 10 % off [share]
+--   is_non_local: Whether the median position is beyond it = orth_rel_h_median > 0.37
 select
     model,
     recipe,

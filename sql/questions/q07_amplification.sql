@@ -6,6 +6,15 @@
 --   below 1 it compresses. n counts the positions whose h and z both moved; dense rows and untouched sublayers in local
 --   scope have no shift and are left out, noise too. share_amplified is the share of positions with z_to_p above 1.
 -- reason: the paper's claim is that the softmax amplifies; attention layer 0 shows that it need not.
+-- columns:
+--   n: Positions whose h and z both moved [positions]
+--   h_to_z_median: Median of the step's factor; above 1 it amplifies [ratio] = (1 − cos z)/(1 − cos h)
+--   h_to_z_p10: 10th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos z)/(1 − cos h)
+--   h_to_z_p90: 90th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos z)/(1 − cos h)
+--   z_to_p_median: Median of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
+--   z_to_p_p10: 10th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
+--   z_to_p_p90: 90th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
+--   share_amplified: Share of positions whose z_to_p is above 1 [share]
 with
 
 ratios as (

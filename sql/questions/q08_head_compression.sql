@@ -6,6 +6,13 @@
 --   the share of such positions. Dense rows, untouched sublayers in local scope and positions without a shift across h
 --   are left out.
 -- reason: the head maps to many more dimensions; whether it damps or spreads a shift is a property of the model.
+-- columns:
+--   n: Positions with a shift across h [positions]
+--   orth_rel_h_median: Median share of the shift across h [ratio] = ‖Δh⊥‖/‖h‖
+--   orth_rel_z_median: Median share of the shift across z [ratio] = ‖Δz⊥‖/‖z‖
+--   z_over_h_median: Median of the share in z over that in h; below 1 the head compresses [ratio] =
+--     (‖Δz⊥‖/‖z‖)/(‖Δh⊥‖/‖h‖)
+--   share_compressed: Share of positions where it is below 1 [share]
 with
 
 positions as (

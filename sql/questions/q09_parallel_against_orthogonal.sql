@@ -6,6 +6,13 @@
 --   orthogonal_share is ‖Δ⊥‖² / ‖Δ‖², the share of the squared shift that lies across; n counts the positions that
 --   moved. Dense rows and untouched sublayers in local scope are left out.
 -- reason: only the part across turns a vector; a large part along explains a large ‖Δ‖ with a harmless cosine.
+-- columns:
+--   space: h, z or p
+--   n: Positions that moved [positions]
+--   par_rel_median: Median share of the shift along the dense vector, signed [ratio] = ⟨Δv, v⟩/‖v‖²
+--   par_rel_abs_median: Median of its size [ratio] = |⟨Δv, v⟩|/‖v‖²
+--   orth_rel_median: Median share of the shift across the dense vector [ratio] = ‖Δv⊥‖/‖v‖
+--   orthogonal_share_median: Median part of the squared shift that lies across [share] = ‖Δv⊥‖²/‖Δv‖²
 with
 
 parts as (

@@ -7,6 +7,18 @@
 --   variance follows the KL, and Var_r and Var_u the cosine defect of p. Dense rows, untouched sublayers in local scope
 --   and positions without a shift are left out. All at the reference temperature.
 -- reason: an unweighted variance is cheaper to reason about; this tells what is lost by it.
+-- columns:
+--   n: Positions with a shift [positions]
+--   p_over_uniform_median: Median of the p-weighted over the unweighted variance [ratio] = Var_p(Δz)/Var_u(Δz)
+--   r_over_uniform_median: Median of the r-weighted over the unweighted variance [ratio] = Var_r(Δz)/Var_u(Δz)
+--   pearson_log10_var_p_kl: Correlation of the logarithms of Var_p(Δz) and KL(dense‖pruned); NULL below 10 points [-1
+--     to 1]
+--   pearson_log10_var_uniform_kl: Correlation of the logarithms of Var_u(Δz) and KL(dense‖pruned); NULL below 10 points
+--     [-1 to 1]
+--   pearson_log10_var_r_cos_p: Correlation of the logarithms of Var_r(Δz) and the cosine defect of p; NULL below 10
+--     points [-1 to 1]
+--   pearson_log10_var_uniform_cos_p: Correlation of the logarithms of Var_u(Δz) and the cosine defect of p; NULL below
+--     10 points [-1 to 1]
 with
 
 positions as (

@@ -7,6 +7,13 @@
 --   for the same prompt, the level that repetition has without pruning. The dense recipe
 --   and noise are left out.
 -- reason: tells a model that takes another good path from one that breaks down.
+-- columns:
+--   steps_to_collapse: Steps from the first flip to the loop; NULL where one is missing or the loop was first [steps] =
+--     collapse_step − first_flip_step
+--   collapse_step_dense: Step at which the dense text completes a loop; NULL where it does not [step]
+--   distinct_1_dense: Share of distinct tokens in the dense text [share]
+--   distinct_2_dense: Share of distinct 2-grams in the dense text [share]
+--   repeat_rate_dense: Share of repeated 3-grams in the dense text [share]
 select
     pruned.model,
     pruned.recipe,

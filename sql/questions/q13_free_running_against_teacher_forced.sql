@@ -7,6 +7,16 @@
 --   weights alone do not explain, 1 − teacher forced / free running; it is negative where feedback reduces the KL.
 --   The dense recipe is left out.
 -- reason: the paper's curve mixes what pruning does to one step with what decoding does with it afterwards.
+-- columns:
+--   context: shared up to the first flip, where both trajectories read the same tokens; own after it
+--   n: Steps [steps]
+--   n_prompts: Prompts that they come from [prompts]
+--   kl_teacher_forced_median_nats: Median KL(dense‖pruned) on the dense model's tokens [nats]
+--   kl_free_running_median_nats: Median KL(dense‖pruned) with each model on its own tokens [nats]
+--   kl_teacher_forced_mean_nats: Mean KL(dense‖pruned) on the dense model's tokens [nats]
+--   kl_free_running_mean_nats: Mean KL(dense‖pruned) with each model on its own tokens [nats]
+--   feedback_share: Part of the free-running KL that the weights alone do not explain [share] = 1 − teacher forced/free
+--     running, of the means
 with
 
 steps as (

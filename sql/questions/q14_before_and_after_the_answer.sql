@@ -6,6 +6,13 @@
 --   holds the prompts whose answer never is complete. Whose answer counts is said in decoding_curve. kl_share is the
 --   phase's part of the trajectory's whole KL. At the reference temperature; the dense recipe is left out.
 -- reason: what a model says after its answer costs nothing, yet it fills the published curves.
+-- columns:
+--   phase: before or after the end of the answer; no end where it never is complete
+--   n: Steps [steps]
+--   n_prompts: Prompts that they come from [prompts]
+--   kl_median_nats: Median KL(dense‖pruned) [nats]
+--   kl_mean_nats: Mean KL(dense‖pruned) [nats]
+--   kl_share: Part of the trajectory's summed KL that falls into the phase [share]
 with
 
 steps as (

@@ -8,6 +8,14 @@
 --   that the data cannot carry it: auc below 3 flips or 3 kept steps, its bounds below 5 prompts or 3 prompts with a
 --   flip. The dense recipe is left out.
 -- reason: if the margin foretells flips, the dense model alone says which answers are at risk, before any pruning.
+-- columns:
+--   predictor: margin, the dense logit of the first token minus that of the second, or entropy of the dense p
+--   n: Teacher-forced steps [steps]
+--   n_prompts: Prompts that they come from [prompts]
+--   n_flips: Steps at which the pruned model would choose another token [steps]
+--   auc: Chance that a flipped step has the smaller margin or the larger entropy than a kept one [probability]
+--   auc_low: Lower end of the 95 % interval of auc, prompts as blocks [probability]
+--   auc_high: Upper end of the 95 % interval of auc, prompts as blocks [probability]
 with
 
 scored as (

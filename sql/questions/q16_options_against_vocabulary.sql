@@ -7,6 +7,20 @@
 --   together. Means over questions; n_questions says how much they carry. The dense recipe
 --   and noise are left out.
 -- reason: the paper explains surviving multiple-choice scores by a stable tail of the distribution.
+-- columns:
+--   n_questions: Questions [questions]
+--   argmax_kept: Questions whose likeliest option is the dense one [questions]
+--   kl_options_mean_nats: Mean KL(dense‖pruned) over the options, renormalised [nats]
+--   kl_vocabulary_mean_nats: Mean KL(dense‖pruned) over the whole vocabulary [nats]
+--   kl_share: What the options move against the vocabulary; small where they are spared [ratio] =
+--     kl_options_mean_nats/kl_vocabulary_mean_nats
+--   one_minus_cos_z_options_mean: Mean cosine defect of the option logits [1 - cosine]
+--   one_minus_cos_p_options_mean: Mean cosine defect of the option probabilities, renormalised [1 - cosine]
+--   one_minus_cos_h_mean: Mean cosine defect of what the head reads [1 - cosine]
+--   one_minus_cos_z_vocabulary_mean: Mean cosine defect of all logits [1 - cosine]
+--   one_minus_cos_p_vocabulary_mean: Mean cosine defect of all probabilities [1 - cosine]
+--   mass_dense_mean: Mean dense probability of all options together [probability]
+--   mass_pruned_mean: Mean pruned probability of all options together [probability]
 select
     questions.model,
     questions.recipe,

@@ -5,6 +5,13 @@
 -- how to read: kendall_tau is 1 for the same ranking, −1 for the reverse one. kept_but_reordered counts questions whose
 --   first option is the same and whose tau is below 1. Rankings do not depend on T. The dense recipe is left out.
 -- reason: accuracy sees the first option only; a lost ranking is damage that the score does not show yet.
+-- columns:
+--   n_questions: Questions [questions]
+--   argmax_kept: Questions whose likeliest option is the dense one [questions]
+--   kept_but_reordered: Those among them whose ranking of the options is another [questions]
+--   ranking_kept: Questions whose whole ranking is the dense one [questions]
+--   kendall_tau_mean: Mean agreement of the two rankings [-1 to 1]
+--   kendall_tau_min: Worst agreement of the two rankings [-1 to 1]
 select
     options.model,
     options.recipe,

@@ -6,6 +6,18 @@
 --   mass_* is the probability of all options together. *_dense is the same for every recipe. At the reference
 --   temperature; the dense recipe is left out.
 -- reason: the paper's explanation needs options with little mass; where they lead the distribution it does not apply.
+-- columns:
+--   n_options: Options of the question [options]
+--   rank_dense_best: Best dense rank of an option in the whole vocabulary; 1 is first [rank]
+--   rank_dense_median: Median dense rank of the options [rank]
+--   rank_dense_worst: Worst dense rank of an option [rank]
+--   rank_dense_share: The median rank as a part of the vocabulary [share] = rank_dense_median/vocabulary
+--   mass_dense: Dense probability of all options together [probability] = Σ p_full_dense
+--   rank_pruned_best: Best pruned rank of an option in the whole vocabulary; 1 is first [rank]
+--   rank_pruned_median: Median pruned rank of the options [rank]
+--   rank_pruned_worst: Worst pruned rank of an option [rank]
+--   rank_pruned_share: The median rank as a part of the vocabulary [share] = rank_pruned_median/vocabulary
+--   mass_pruned: Pruned probability of all options together [probability] = Σ p_full_pruned
 select
     shift.model,
     shift.recipe,

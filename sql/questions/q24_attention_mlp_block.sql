@@ -7,6 +7,12 @@
 --   removed, KL 0) is the first point of every line; NULL beyond its largest variant, for nothing is extrapolated.
 --   kl_ratio is kl over kl_other: below 1 this kind of drop is the cheaper one.
 -- reason: an attention sublayer holds far fewer parameters than an MLP, so equal counts are no fair comparison.
+-- columns:
+--   other_method: The kind of drop that it is held against
+--   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]
+--   kl_other_nats: What the other kind costs at the same share of parameters, interpolated; NULL beyond its largest
+--     [nats]
+--   kl_ratio: Cost against the other kind; below 1 this one is cheaper [ratio] = kl_nats/kl_other_nats
 with
 
 drops as (

@@ -6,6 +6,13 @@
 --   same model, method and sparsity in whole per cent (the one with the lowest KL, should there be several); NULL where
 --   none was run. kl is the mean teacher-forced KL(dense‖pruned), kl_ratio the variant's over the baseline's.
 -- reason: a pattern buys speed on hardware; this is its price in fidelity, method by method.
+-- columns:
+--   pattern: kept:block, such as 2:4, or unstructured
+--   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]
+--   baseline_recipe: The unstructured variant of the same model, method and sparsity
+--   baseline_kl_nats: Mean teacher-forced KL(dense‖pruned) of the baseline [nats]
+--   baseline_top1_agreement: Share of the baseline's steps with the same most likely token [share]
+--   kl_ratio: Cost of the pattern [ratio] = kl_nats/baseline_kl_nats
 with
 
 masked as (

@@ -4,6 +4,9 @@
 -- inputs: decoding_steps
 -- how to read: is_same_token compares the emitted tokens; is_top1_same compares the distributions of the row.
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- columns:
+--   variant: Name of the variant = model || '@' || recipe
+--   is_same_token: Whether both models emit the same token = token_id_dense = token_id_pruned
 select
     model,
     recipe,

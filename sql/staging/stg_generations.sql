@@ -3,6 +3,8 @@
 -- key: model, recipe, prompt_id
 -- inputs: generations
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- columns:
+--   variant: Name of the variant = model || '@' || recipe
 select
     model,
     recipe,

@@ -4,6 +4,9 @@
 -- inputs: mask_samples
 -- how to read: kept is kept_bits as a bit string: bit_count(a.kept & b.kept) counts the places that both keep.
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- columns:
+--   variant: Name of the variant = model || '@' || recipe
+--   kept: kept_bits as a bit string [bits] = cast(kept_bits as bit)
 select
     model,
     recipe,

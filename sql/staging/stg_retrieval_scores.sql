@@ -3,6 +3,8 @@
 -- key: model, recipe, data_set, metric
 -- inputs: retrieval_scores
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- columns:
+--   variant: Name of the variant = model || '@' || recipe
 select
     model,
     recipe,

@@ -5,6 +5,12 @@
 -- how to read: delta_p_target = p_target_pruned − p_target_dense, above 0 where the variant gives the text's own token
 --   more; delta_log_p_target is the same in nats.
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- columns:
+--   variant: Name of the variant = model || '@' || recipe
+--   delta_log_p_target: Change of the target's log-probability; above 0 the variant gives it more [nats] = ln q(target)
+--     − ln p(target)
+--   delta_p_target: Change of the target's probability; above 0 the variant gives it more [probability] = q(target) −
+--     p(target)
 select
     model,
     recipe,

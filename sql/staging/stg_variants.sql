@@ -3,6 +3,10 @@
 -- key: model, recipe
 -- inputs: variants
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- columns:
+--   variant: Name of the variant = model || '@' || recipe
+--   sublayers_dropped_count: Dropped sublayers [sublayers] = len(sublayers_dropped)
+--   is_noise: Whether nothing is pruned and the dense model is only computed in another way = method = 'noise'
 select
     model,
     recipe,

@@ -10,8 +10,10 @@ import pytest
 from tests.sql.handmade import rows_of
 from tests.sql.handmade_whole import whole_warehouse
 from warehouse import catalogue
+from warehouse.explanations import explain
 
 VIEWS = catalogue.view_sql()
+EXPLAINED = explain(VIEWS.values())
 KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
 STAGED = [name for name, view in VIEWS.items() if view.layer == "staging"]
 
@@ -77,6 +79,19 @@ def test_a_header_says_grain_key_inputs_and_reason(name: str) -> None:
     assert key_of(name)
     assert inputs is not None
     assert sorted(inputs[1].split(", ")) == sorted(VIEWS[name].depends_on)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_column_of_a_view_is_explained_and_nothing_else(name: str, empty: duckdb.DuckDBPyConnection) -> None:
+    described = [row["column_name"] for row in rows_of(empty, f"describe {name}")]
+    query = f"select column_name, comment from duckdb_columns() where table_name = '{name}'"
+    shown = {row["column_name"]: row["comment"] for row in rows_of(empty, query)}
+
+    assert list(VIEWS[name].columns) == described
+    assert [column for column in described if column not in EXPLAINED[name]] == []
+    assert set(VIEWS[name].notes) <= set(described)
+    assert shown == {column: EXPLAINED[name][column].comment() for column in described}
+    assert "columns:" not in VIEWS[name].header
 
 
 @pytest.mark.parametrize("name", [name for name in VIEWS if VIEWS[name].layer == "questions"])
