@@ -59,9 +59,3 @@ create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 -- Two logits nearer than this are a tie that rounding may turn: passes of other shapes round differently. NULL, a model
 -- that is not there, counts as float32.
 create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;
-
--- Standard error of a mean from what each independent cluster adds to it beyond its expected part (sandwich formula,
--- clusters of any size). NULL below two clusters.
-create or replace macro error_over_clusters(influence) as (
-    sqrt(count(influence) / nullif(count(influence) - 1.0, 0) * sum(influence ** 2))
-);
