@@ -18,6 +18,7 @@ from assets.lineage import reading
 from pipelines.charts.registry import FIGURES
 from pipelines.data_sets import PREFIX
 from pipelines.errors import InputError
+from pipelines.progress import SILENT, Progress
 from pipelines.reading import CORPORA, text_hash
 from pipelines.studies import Study, load_study, study_names
 from warehouse.catalogue import View, connect, view_sql
@@ -60,7 +61,13 @@ class _Contents:
             self.used.update(pairs.iter_rows())
 
 
-def export(root: Place, directory: Path, only: Sequence[str] = (), study: Study | None = None) -> Exported:
+def export(
+    root: Place,
+    directory: Path,
+    only: Sequence[str] = (),
+    study: Study | None = None,
+    progress: Progress = SILENT,
+) -> Exported:
     """Writes tables, figures, the methods paragraph with its bibliography, and a manifest.
 
     Args:
@@ -68,6 +75,7 @@ def export(root: Place, directory: Path, only: Sequence[str] = (), study: Study 
         directory: an empty or new folder, or one that an earlier export made, whose files are then replaced.
         only: names of questions, marts and figures; all where empty.
         study: restricts all of it to the study's models and recipes.
+        progress: is told of every table and figure.
 
     Raises:
         WarehouseError: a name is unknown, the folder holds something else, or it cannot be written.
@@ -81,11 +89,14 @@ def export(root: Place, directory: Path, only: Sequence[str] = (), study: Study 
         connection.execute("SET threads = 1")
         if study is not None:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
+        progress.start("tables and figures", len(chosen))
         for name in chosen:
             if name in views:
                 _add_view(folder, connection, views[name], contents)
             else:
                 _add_figure(folder, connection, name, contents)
+            progress.advance()
+        progress.done()
         for name in chosen:
             found = reads([name], below) if name in views else reading(FIGURES[name].query).tables
             contents.told[name]["tables"] = list(found)
