@@ -103,12 +103,12 @@ def test_no_view_reads_more_than_the_layer_below_allows() -> None:
         assert layers <= allowed[view.layer], name
 
 
-def test_every_sql_file_is_either_a_view_a_macro_or_an_assertion() -> None:
+def test_every_sql_file_is_a_view_a_macro_an_assertion_or_a_comparison() -> None:
     files = {path.relative_to(catalogue.SQL) for path in catalogue.SQL.rglob("*.sql")}
     views = {view.path.relative_to(catalogue.SQL) for view in VIEWS.values()}
 
     assert all(
-        path.parts[0] == "macros" or (path.parts[0] == "tests" and path.name.startswith("assert_"))
+        path.parts[0] in {"macros", "comparisons"} or (path.parts[0] == "tests" and path.name.startswith("assert_"))
         for path in files - views
     )
     assert {Path(path.parts[0]) for path in files} == {
