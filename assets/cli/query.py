@@ -170,8 +170,17 @@ def describe(
         }
         for column, type_ in columns
     ]
-    say(TABLES[name].grain if name in TABLES else view_sql()[name].header if name in view_sql() else "", "dim")
+    say(_about(name), "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
+
+
+def _about(name: str) -> str:
+    """What a row of a table or view is, its key and what it refers to."""
+    if name in TABLES:
+        table = TABLES[name]
+        parts = [table.grain, f"key: {', '.join(table.key)}", *(str(reference) for reference in table.references)]
+        return "\n".join(parts)
+    return view_sql()[name].header if name in view_sql() else "One row per Parquet file: what made it, from its footer."
 
 
 def variants(
