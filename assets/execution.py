@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from assets import state
+from assets import settings, state
 from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
 from assets.inputs import RECIPE
 from assets.instance import WAREHOUSE_TAG, opened, recover, require_space
@@ -41,9 +41,10 @@ def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> O
         WarehouseError: the disk is full.
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
-    require_space(store.root)
-    with opened(store.root) as instance, watched() as interrupted:
-        recover(instance, store.root)
+    local = store.local(settings.cache_folder())
+    require_space(local)
+    with opened(local) as instance, watched() as interrupted:
+        recover(instance, str(store.root))
         store.clean_temporaries()
         runs = _Runs(plan, request, store, listener, instance, interrupted)
         with LOADED.telling(listener):

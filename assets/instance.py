@@ -37,6 +37,12 @@ _NO_CAPTURE = {
 def prepare_home(root: Path) -> Path:
     """DAGSTER_HOME: the user's, else `_dagster` inside the warehouse with a copy of our dagster.yaml.
 
+    Dagster's databases need a folder of this machine. The history of a warehouse on an object store is therefore that
+    of this machine; what is current is told by the partitions alone.
+
+    Args:
+        root: the warehouse's folder on this machine, see `Store.local`.
+
     Raises:
         WarehouseError: the folder cannot be written.
     """
@@ -63,7 +69,7 @@ def _packaged_config() -> Path:
 
 @contextmanager
 def opened(root: Path) -> Iterator[DagsterInstance]:
-    """The instance of a warehouse, for runs inside this process.
+    """The instance of a warehouse, for runs inside this process; `root` as in `prepare_home`.
 
     Raises:
         WarehouseError: its databases cannot be written, above all because the disk is full.
@@ -95,8 +101,11 @@ def require_space(root: Path) -> None:
 def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the warehouse for one study at a time; a killed process lets go of it by dying.
 
+    On an object store only this machine's processes wait for each other: of two machines that write the same
+    partition the last one wins, whole.
+
     Args:
-        root: the warehouse.
+        root: as in `prepare_home`.
         waiting: called once if another process holds it.
 
     Raises:
@@ -115,15 +124,19 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def recover(instance: DagsterInstance, root: Path) -> list[str]:
+def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
     """Ends runs on this warehouse whose process was killed and frees the places that they hold in pools.
 
     Call it as the warehouse's only writer: whatever is still unfinished then is dead.
 
+    Args:
+        instance: that of the warehouse.
+        warehouse: its place, as runs are tagged with it.
+
     Returns:
         Their ids.
     """
-    dead = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: str(root)}))
+    dead = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: warehouse}))
     for run in dead:
         instance.report_run_failed(run, "The process of this run was killed.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

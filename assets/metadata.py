@@ -97,7 +97,7 @@ def materialized(
         metadata={
             "dagster/row_count": written.rows,
             "bytes": written.bytes,
-            "path": MetadataValue.path(written.path),
+            "path": MetadataValue.path(str(written.path)),
             **(extra or {}),
         },
         check_results=[

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from assets import state
+from assets import settings, state
 from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES, DenseModel, expected, find_model, variant_file
 from pipelines.errors import InputError
 from pipelines.progress import Progress
@@ -119,8 +119,8 @@ def model_work(study: Study, store: Store, dense: DenseModel, *, replace: bool =
 
 
 def unfinished_folder(store: Store, model: str) -> Path:
-    """Where the finished layers of a model's variants are kept until these are whole."""
-    return store.root / "_unfinished" / path_safe(model)
+    """Where the finished layers of a model's variants are kept until these are whole; always on this machine."""
+    return store.local(settings.cache_folder()) / "_unfinished" / path_safe(model)
 
 
 def report_file(study: Study) -> str:

@@ -73,7 +73,7 @@ def report(
     path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))
     return MaterializeResult(
         data_version=DataVersion(version or "broken"),
-        metadata={"path": MetadataValue.path(path), "bytes": path.stat().st_size},
+        metadata={"path": MetadataValue.path(str(path)), "bytes": path.stat().st_size},
         check_results=[AssetCheckResult(check_name=ASSERTIONS, passed=not broken, metadata=broken)],
     )
 

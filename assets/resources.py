@@ -31,6 +31,7 @@ from pipelines.pruning.recipes import Recipe
 from pipelines.studies import Study
 from warehouse.catalogue import connect, literal
 from warehouse.provenance import Provenance, fingerprint
+from warehouse.snapshots import damage_explained
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -58,7 +59,7 @@ class StudyResource(ConfigurableResource):
 class WarehouseResource(ConfigurableResource):
     """Where results are kept."""
 
-    root: str = Field(default="", description="Folder; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
+    root: str = Field(default="", description="Folder or URL; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
 
@@ -101,7 +102,8 @@ def _libraries() -> dict[str, str]:
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    return pl.DataFrame(connection.sql(query).to_arrow_table())
+    with damage_explained():
+        return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,11 @@ class Subject:
         """
         from pipelines.pruning.variant import DamagedVariantError, load_variant
 
-        file = self.store.root / fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
+        file = fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
         try:
-            return load_variant(file, self.dense.identity.weight_hash)
+            return load_variant(self.store.local_file(file, settings.cache_folder()), self.dense.identity.weight_hash)
         except DamagedVariantError:
-            file.unlink()  # so that the next run prunes again instead of failing again
+            (self.store.root / file).unlink()  # so that the next run prunes again instead of failing again
             raise
 
     def read(self, table: str) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from assets.fingerprints import find_model
 from assets.plan import Request, make_plan
 from pipelines.progress import Progress
 from pipelines.studies import Study
+from warehouse.places import Place
 from warehouse.store import Store
 
 
@@ -63,7 +64,9 @@ class Outcome:
     failures: Sequence[Failure] = ()
 
 
-def run_study(request: Request, root: Path | str, cache: Path, listener: Listener, *, replace: bool = False) -> Outcome:
+def run_study(
+    request: Request, root: Place | str, cache: Path, listener: Listener, *, replace: bool = False
+) -> Outcome:
     """Brings the warehouse up to date with a study.
 
     Args:
@@ -84,7 +87,7 @@ def run_study(request: Request, root: Path | str, cache: Path, listener: Listene
     from assets.execution import execute
     from assets.instance import only_writer
 
-    with only_writer(store.root, listener.waiting):
+    with only_writer(store.local(cache), listener.waiting):
         # Whoever held the warehouse before may have done it meanwhile.
         plan = make_plan(study, store, cache, listener, replace=replace)
         if plan.models or plan.variants:

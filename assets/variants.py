@@ -5,6 +5,7 @@ One partition a variant, `model|recipe`.
 
 import time
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, ResourceParam, multi_asset
 
@@ -50,10 +51,11 @@ def variants(
     )
     calibrated_on = None if tokens is None else tokens_hash(tokens)
     rows = variant_row(decoder, subject.model, recipe, variant, calibrated_on, path.stat().st_size, seconds)
-    yield subject.write("variants", rows, seconds, str(decoder.device), {"masks": MetadataValue.path(path)})
+    yield subject.write("variants", rows, seconds, str(decoder.device), {"masks": MetadataValue.path(str(path))})
     discard(unfinished_folder(subject.store, subject.model) / recipe.name)
-    for older in set(path.parent.glob("*.safetensors")) - {path}:
-        older.unlink()
+    for older in subject.store.files(str(PurePosixPath(subject.variant_file).parent)):
+        if older.name != path.name:
+            older.unlink()
 
 
 @multi_asset(

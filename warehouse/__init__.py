@@ -3,18 +3,19 @@
 No torch, no transformers, no Dagster here; `warehouse.open()` is the way in from Python.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import duckdb
 
+    from warehouse.places import Place
 
-def open(root: Path | str) -> "duckdb.DuckDBPyConnection":  # noqa: A001 - read as `warehouse.open`
+
+def open(root: "Place | str") -> "duckdb.DuckDBPyConnection":  # noqa: A001 - read as `warehouse.open`
     """Opens the warehouse for questions: every table, staging view, mart and question is a view.
 
     Args:
-        root: folder of the warehouse.
+        root: folder or URL of the warehouse.
 
     Returns:
         A DuckDB connection in memory; it sees the files that exist now and writes nothing.

@@ -1,6 +1,9 @@
-"""Files that appear whole or not at all: temporary name in the same folder, fsync, rename, fsync the folder.
+"""Files that appear whole or not at all. Knows nothing about tables; turns refusals into messages with a fix.
 
-Knows nothing about tables; turns the system's refusals into messages with a fix.
+On a disk: temporary name in the same folder, fsync, rename, fsync of the folder. On an object store: the file is made
+here, then one upload, which the store shows when it is complete; the last writer wins, a reader sees old or new, and
+nothing is ever copied and renamed. The parts of an upload that was killed are never seen; a lifecycle rule of the
+bucket removes them.
 """
 
 import errno
@@ -8,12 +11,14 @@ import hashlib
 import os
 import secrets
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from warehouse.errors import WarehouseError
+from warehouse.places import Place, failures, is_local, upload
 
 _PREFIX = ".prunescope-tmp-"
 STALE_SECONDS = 3600.0
@@ -32,16 +37,23 @@ _FIXES = {
 }
 
 
-def write_atomically(path: Path, writer: Callable[[Path], None]) -> None:
-    """Has `writer` fill a temporary file and puts it in the place of `path` in one step.
+def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
+    """Has `writer` fill a temporary local file and puts it in the place of `path` in one step.
 
     Args:
         path: the final place; missing folders are made.
         writer: writes the file that it is given, which does not exist yet and ends in the suffix of `path`.
 
     Raises:
-        WarehouseError: the system refused; whatever stood at `path` still stands there.
+        WarehouseError: the system or the store refused; whatever stood at `path` still stands there.
     """
+    if not isinstance(path, Path):
+        with refusals_explained(path), tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+            whole = Path(folder) / f"whole{path.suffix}"
+            with refusals_explained(whole):
+                writer(whole)
+            upload(whole, path)
+        return
     # The name says who writes, so that a later run can tell a leftover from work in progress.
     temporary = path.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
     with refusals_explained(path):
@@ -56,8 +68,10 @@ def write_atomically(path: Path, writer: Callable[[Path], None]) -> None:
         _sync(path.parent)
 
 
-def temporaries(root: Path) -> Iterator[Path]:
-    """Leftover temporaries below `root`: their writer is dead, or they are older than an hour."""
+def temporaries(root: Place) -> Iterator[Path]:
+    """Leftover temporaries below `root`: their writer is dead, or they are older than an hour. A store has none."""
+    if not isinstance(root, Path):
+        return
     for path in sorted(root.rglob(f"{_PREFIX}*")):
         try:
             age = time.time() - path.stat().st_mtime
@@ -67,19 +81,26 @@ def temporaries(root: Path) -> Iterator[Path]:
             yield path
 
 
-def is_temporary(path: Path) -> bool:
+def is_temporary(path: Place) -> bool:
     """Whether a writer of this package is filling the file, or died doing so."""
     return path.name.startswith(_PREFIX)
 
 
 @contextmanager
-def refusals_explained(path: Path) -> Iterator[None]:
-    """Turns an OSError about `path` into a WarehouseError with the fix."""
+def refusals_explained(path: Place) -> Iterator[None]:
+    """Turns an error of the system or the store about `path` into a WarehouseError with the fix."""
     try:
         yield
-    except OSError as error:
-        fix = _FIXES.get(error.errno or 0, f"{error.strerror or error}: check the disk and the path")
-        raise WarehouseError(f"{path} cannot be written; {fix}") from error
+    except failures() as error:
+        raise WarehouseError(f"{path} cannot be written; {_fix(path, error)}") from error
+
+
+def _fix(path: Place, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or error
+    if not is_local(path):
+        return f"{reason}: check that the bucket exists, and the store's address and credentials in the environment"
+    number = getattr(error, "errno", None)
+    return _FIXES.get(number or 0, f"{reason}: check the disk and the path")
 
 
 def _sync(path: Path) -> None:

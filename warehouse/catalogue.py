@@ -3,11 +3,18 @@
 It holds no data and is rebuilt at every opening; running a user's SQL safely is `safe_sql`'s business.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -18,15 +25,21 @@ from sqlglot.optimizer.scope import traverse_scope
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
-from warehouse.migrations import relation, version_of
-from warehouse.provenance import FOOTER_KEY, Footer, read_footer
+from warehouse.migrations import relation
+from warehouse.places import Place
+from warehouse.provenance import FOOTER_KEY
+from warehouse.remote import register
 from warehouse.schema import Table
+from warehouse.snapshots import File, Snapshot
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[1] / "sql"
 LAYERS = ("staging", "marts", "questions")
 PROVENANCE = "provenance"
+_Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
+# What a locked connection may use unless it is said otherwise.
+GIBIBYTES = 2.0
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -69,42 +82,67 @@ class View:
     path: Path
 
 
-def connect(root: Path | str, *, safe: bool = False) -> duckdb.DuckDBPyConnection:
+def connect(
+    root: Place | str,
+    *,
+    safe: bool = False,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
+) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
-    Views see the files that exist now; after a new partition, connect again.
+    All queries of the connection and of its cursors see the files that exist now, whatever is written meanwhile; for
+    a new partition, connect again.
 
     Args:
         root: the warehouse, which may be empty or not exist.
-        safe: lock the connection: only the tables' folders can be read, and no setting changed.
+        safe: lock the connection: only the tables' files can be read, and no setting changed.
+        gibibytes: most memory that a locked connection may use, in GiB.
+        models: see only the partitions of these models; all where None.
 
     Raises:
         DamagedFileError: a partition is damaged; the message names it.
         CatalogueError: a file in `sql/` is wrong; the message names it.
     """
-    store = Store(root)
-    connection = duckdb.connect()
+    with ThreadPoolExecutor(1) as beside:
+        # Python looks at the files while DuckDB binds the views.
+        template = beside.submit(_template, _sources(SQL))
+        snapshot = Snapshot(Store(root), models)
     try:
-        _build(connection, store)
+        connection = duckdb.connect()
+        snapshot.hold(connection)
+    except BaseException:
+        snapshot.close()
+        raise
+    try:
+        _set_up(connection)
+        template.result().copy_to(connection)
+        _fill(connection, snapshot.files)
         if safe:
-            _lock(connection, store)
+            _lock(connection, snapshot.root, gibibytes)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def build_file(root: Path | str, path: Path) -> None:
+def build_file(root: Place | str, path: Place) -> None:
     """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
 
     Raises:
         WarehouseError: as `connect`, or the file cannot be written.
     """
-    store = Store(root)
+    snapshot = Snapshot(Store(root))
+    snapshot.close()
+    files = [replace(file, source=str(file.partition.path)) for file in snapshot.files]
 
     def write(temporary: Path) -> None:
         with duckdb.connect(temporary) as connection:
-            _build(connection, store)
+            if not isinstance(snapshot.root, Path):
+                register(connection, snapshot.root)
+            _set_up(connection)
+            _define(connection, _sources(SQL))
+            _fill(connection, files)
 
     write_atomically(path.absolute(), write)
 
@@ -121,12 +159,24 @@ def load_views(folder: Path) -> dict[str, View]:
         CatalogueError: a file is no single SELECT, reads an unknown table, reads itself through others, or has a
             name that is taken.
     """
+    return dict(_views(_sources(folder)))
+
+
+def _sources(folder: Path) -> tuple[_Source, ...]:
+    """All files of SQL, macros first."""
+    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).glob("*.sql"))]
+    return tuple((layer, path, path.read_text(encoding="utf-8")) for layer, path in paths)
+
+
+@lru_cache(maxsize=8)  # a process asks often, and parsing takes long
+def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
     views: dict[str, View] = {}
-    for layer in LAYERS:
-        for path in sorted((folder / layer).glob("*.sql")):
-            if path.stem in views or path.stem in TABLES or path.stem == PROVENANCE:
-                raise CatalogueError(f"{path}: another table or view is named {path.stem}; rename the file")
-            views[path.stem] = _view(layer, path)
+    for layer, path, text in sources:
+        if layer == "macros":
+            continue
+        if path.stem in views or path.stem in TABLES or path.stem == PROVENANCE:
+            raise CatalogueError(f"{path}: another table or view is named {path.stem}; rename the file")
+        views[path.stem] = _view(layer, path, text)
     known = {*views, *TABLES, PROVENANCE}
     for view in views.values():
         if unknown := [name for name in view.depends_on if name not in known]:
@@ -156,34 +206,87 @@ def sql_type(of: pa.DataType) -> str:
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
 
 
-def _build(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+class _Template:
+    """All views over tables without files, in a DuckDB file of this process, from which connections copy them.
+
+    To bind and explain the views takes a hundred times as long as to copy them.
+    """
+
+    def __init__(self, sources: tuple[_Source, ...]) -> None:
+        folder = mkdtemp(prefix="prunescope-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.path = Path(folder) / "views.duckdb"
+        with duckdb.connect(self.path) as connection:
+            _set_up(connection)
+            _define(connection, sources)
+
+    def copy_to(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(f"ATTACH {literal(str(self.path))} AS template (READ_ONLY)")
+        connection.execute("COPY FROM DATABASE template TO memory (SCHEMA)")
+        connection.execute("DETACH template")
+
+
+@lru_cache(maxsize=1)
+def _template(sources: tuple[_Source, ...]) -> _Template:
+    return _Template(sources)
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
     # A view must not read a variable of the Python program that happens to have a table's name.
     connection.execute("SET python_enable_replacements = false")
     # Times read the same on every machine.
     connection.execute("SET TimeZone = 'UTC'")
-    files: list[tuple[str, Path]] = []
+
+
+def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...]) -> None:
+    """Creates all views with their comments, over tables without files: DuckDB opens files for every view it binds."""
+    views = _views(sources)
+    connection.execute("BEGIN")
+    connection.execute("CREATE SCHEMA files")
+    _fill(connection, [])
     for table in TABLES.values():
-        footers = {partition.path: read_footer(partition.path) for partition in store.partitions(table)}
-        files += [(table.name, path) for path in footers]
-        connection.execute(f"CREATE VIEW {quoted(table.name)} AS {_relation(table, footers)}")
-        comments = [f"COMMENT ON VIEW {quoted(table.name)} IS {literal(table.grain)}"]
-        comments += [_comment(table.name, column.name, column.comment()) for column in table.columns]
-        connection.execute(";".join(comments))
-    connection.execute(f"CREATE VIEW {PROVENANCE} AS {_provenance(files)}")
-    connection.execute(f"COMMENT ON VIEW {PROVENANCE} IS {literal(_PROVENANCE_COMMENT)}")
-    for path in sorted((SQL / "macros").glob("*.sql")):
-        _execute(connection, path, path.read_text(encoding="utf-8"))
-    views = view_sql()
+        columns = ", ".join(quoted(column.name) for column in table.columns)
+        connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT {columns} FROM {_files_of(table.name)}")  # noqa: S608
+    connection.execute(f"CREATE VIEW {PROVENANCE} AS SELECT * FROM {_files_of(PROVENANCE)}")  # noqa: S608
+    for layer, path, text in sources:
+        if layer == "macros":
+            _execute(connection, path, text)
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
-        connection.execute(f"COMMENT ON VIEW {quoted(view.name)} IS {literal(view.header)}")
+    connection.execute(";".join(_comments(views)))
+    connection.execute("COMMIT")
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File]) -> None:
+    """Puts the files under the tables, of which views know only the columns."""
+    for name in (*TABLES, PROVENANCE):
+        of_table = [file for file in files if name in {file.partition.table, PROVENANCE}]
+        if of_table or not files:
+            select = _provenance(of_table) if name == PROVENANCE else _relation(TABLES[name], of_table)
+            connection.execute(f"CREATE OR REPLACE VIEW {_files_of(name)} AS {select}")
+
+
+def _files_of(name: str) -> str:
+    """The view over a table's files; in a schema of its own, where no one looks for tables."""
+    return f"files.{quoted(f'{name}_files')}"
+
+
+def _comments(views: Mapping[str, View]) -> Iterator[str]:
+    """The statements that explain every table, view and column."""
+    yield _comment("VIEW", PROVENANCE, text=_PROVENANCE_COMMENT)
+    for table in TABLES.values():
+        yield _comment("VIEW", table.name, text=table.grain)
+        for column in table.columns:
+            yield _comment("COLUMN", table.name, column.name, text=column.comment())
+    for view in views.values():
+        yield _comment("VIEW", view.name, text=view.header)
     explained = explain(views.values())
     for name, columns in [(PROVENANCE, PROVENANCE_COLUMNS), *((name, explained[name]) for name in views)]:
-        connection.execute(";".join(_comment(name, column, said.comment()) for column, said in columns.items()))
+        yield from (_comment("COLUMN", name, column, text=said.comment()) for column, said in columns.items())
 
 
-def _comment(view: str, column: str, text: str) -> str:
-    return f"COMMENT ON COLUMN {quoted(view)}.{quoted(column)} IS {literal(text)}"
+def _comment(kind: str, *names: str, text: str) -> str:
+    return f"COMMENT ON {kind} {'.'.join(map(quoted, names))} IS {literal(text)}"
 
 
 def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:
@@ -193,21 +296,23 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
         raise CatalogueError(f"{path}: {str(error).strip()}") from error
 
 
-def _relation(table: Table, footers: dict[Path, Footer]) -> str:
+def _relation(table: Table, files: Sequence[File]) -> str:
     """The SELECT over a table's files, with the table's columns whatever the files hold."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
-    versions: dict[int | None, list[Path]] = {}
-    for path, footer in footers.items():
-        versions.setdefault(version_of(table, footer.schema), []).append(path)
-    sources = {}
-    for version, paths in versions.items():
-        # Files of no version may differ among themselves.
-        options = "hive_partitioning = false" + ("" if version else ", union_by_name = true")
-        sources[version] = f"read_parquet({_list(paths)}, {options})"
-    return relation(table, typed, sources)
+    versions: dict[int | None, list[str]] = {}
+    for file in files:
+        versions.setdefault(file.version, []).append(file.source)
+    # Files of no version may differ among themselves.
+    options = {version: [] if version else ["union_by_name = true"] for version in versions}
+    return relation(table, typed, {key: _read(sources, *options[key]) for key, sources in versions.items()})
 
 
-def _provenance(files: Sequence[tuple[str, Path]]) -> str:
+def _read(sources: Sequence[str], *options: str) -> str:
+    """The call that reads the files."""
+    return f"read_parquet({', '.join([_list(sources), 'hive_partitioning = false', *options])})"
+
+
+def _provenance(files: Sequence[File]) -> str:
     """The SELECT over the footers of all files."""
     columns = {
         name: f"json_extract_string(footer, '$.{name}')"
@@ -219,34 +324,43 @@ def _provenance(files: Sequence[tuple[str, Path]]) -> str:
         "inputs_json": "CAST(json_extract(footer, '$.inputs') AS VARCHAR)",
         "libraries_json": "CAST(json_extract(footer, '$.libraries') AS VARCHAR)",
         "violations": "CAST(json_extract(footer, '$.violations') AS VARCHAR[])",
+        "content_hash": "json_extract_string(footer, '$.content_hash')",
+        "provenance_hash": "json_extract_string(footer, '$.provenance_hash')",
+        "rows": "num_rows",
+        "bytes": "CAST(file_size_bytes AS BIGINT)",
     }
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     if not files:
-        return f"SELECT '' AS table_name, '' AS path, {selected} FROM (SELECT '{{}}'::JSON AS footer) WHERE false"  # noqa: S608
-    tables = ", ".join(f"({literal(str(path))}, {literal(table)})" for table, path in files)
-    read = f"parquet_kv_metadata({_list([path for _, path in files])})"
+        nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
+        return f"SELECT '' AS table_name, '' AS path, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
+    sources = _list([file.source for file in files])
+    paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
     footers = (
-        f"SELECT file_name AS path, decode(value)::JSON AS footer FROM {read} "  # noqa: S608
+        f"SELECT file_name AS source, decode(value)::JSON AS footer FROM parquet_kv_metadata({sources}) "  # noqa: S608
         f"WHERE key = {literal(FOOTER_KEY.decode())}::BLOB"
     )
+    places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
+    sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
     return (
         f"SELECT table_name, path, {selected} FROM ({footers}) "  # noqa: S608
-        f"JOIN (VALUES {tables}) AS files (path, table_name) USING (path) ORDER BY path"
+        f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
     )
 
 
-def _list(paths: Sequence[Path]) -> str:
-    return f"[{', '.join(literal(str(path)) for path in paths)}]"
+def _list(texts: Sequence[str]) -> str:
+    """The texts as a SQL list; one literal, because DuckDB takes long to bind ten thousand."""
+    return f"{literal(json.dumps(texts))}::JSON::VARCHAR[]"
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Closes every way out of the tables' folders; the order matters, the last step forbids all further ones."""
-    folders = _list([store.root / name for name in TABLES])
+def _lock(connection: duckdb.DuckDBPyConnection, root: Place, gibibytes: float) -> None:
+    """Closes every way out of the tables' files; the order matters, the last step forbids all further ones."""
+    # DuckDB compares where a file really lies; an open file that was replaced still says its folder.
+    folders = _list([str(root / name) for name in TABLES])
     for setting in (
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "temp_directory = ''",
-        "memory_limit = '2GB'",
+        f"memory_limit = '{gibibytes * 1024:.0f} MiB'",
         f"allowed_directories = {folders}",
         "enable_external_access = false",
         "lock_configuration = true",
@@ -254,8 +368,8 @@ def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
         connection.execute(f"SET {setting}")
 
 
-def _view(layer: str, path: Path) -> View:
-    sql = path.read_text(encoding="utf-8").strip().removesuffix(";")
+def _view(layer: str, path: Path, text: str) -> View:
+    sql = text.strip().removesuffix(";")
     try:
         trees = sqlglot.parse(sql, dialect="duckdb")
     except sqlglot.ParseError as error:

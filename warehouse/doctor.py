@@ -14,6 +14,7 @@ from warehouse.atomic import is_temporary, temporaries
 from warehouse.catalogue import connect
 from warehouse.errors import WarehouseError
 from warehouse.migrations import lacks, version_of
+from warehouse.places import Place
 from warehouse.provenance import read_footer
 from warehouse.references import orphans
 from warehouse.schema import Table
@@ -40,7 +41,7 @@ class Finding:
     fix: str
 
 
-def diagnose(root: Path | str) -> list[Finding]:
+def diagnose(root: Place | str) -> list[Finding]:
     """All findings about the warehouse, empty where it is well. Reads every file whole.
 
     Raises:
@@ -61,7 +62,9 @@ def diagnose(root: Path | str) -> list[Finding]:
     return findings
 
 
-def _place(root: Path) -> Iterator[Finding]:
+def _place(root: Place) -> Iterator[Finding]:
+    if not isinstance(root, Path):  # a store tells neither space nor permissions; reading and writing do
+        return
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir():
         yield Finding("error", str(existing), "is a file, not a folder", "choose another place with --warehouse")
@@ -74,14 +77,14 @@ def _place(root: Path) -> Iterator[Finding]:
 
 
 def _table(store: Store, table: Table) -> Iterator[Finding]:
-    for path in sorted((store.root / table.name).rglob("*")):
+    for path in store.files(table.name):
         if path.name == PART:
             yield from _partition(store, table, path)
-        elif path.is_file() and not is_temporary(path):
+        elif not is_temporary(path):
             yield Finding("warning", str(path), "is no partition and is not read", "move it out of the warehouse")
 
 
-def _partition(store: Store, table: Table, path: Path) -> Iterator[Finding]:
+def _partition(store: Store, table: Table, path: Place) -> Iterator[Finding]:
     again = "delete it and run its study again"
     try:
         footer = read_footer(path)
@@ -110,13 +113,13 @@ def _partition(store: Store, table: Table, path: Path) -> Iterator[Finding]:
         )
 
 
-def _strangers(root: Path) -> Iterator[Finding]:
-    for path in sorted(root.iterdir()):
-        if path.name not in TABLES and not path.name.startswith(("_", ".")):
-            yield Finding("warning", str(path), "is none of the tables", "move it out of the warehouse")
+def _strangers(root: Place) -> Iterator[Finding]:
+    for name in sorted(path.name for path in root.iterdir()):
+        if name not in TABLES and not name.startswith(("_", ".")):
+            yield Finding("warning", str(root / name), "is none of the tables", "move it out of the warehouse")
 
 
-def _views(root: Path) -> Iterator[Finding]:
+def _views(root: Place) -> Iterator[Finding]:
     try:
         connection = connect(root)
     except WarehouseError as error:

@@ -75,6 +75,10 @@ PROVENANCE_COLUMNS = {
     "inputs_json": Explanation("Hashes of weights, recipe, prompts and settings by name, as JSON."),
     "libraries_json": Explanation("Versions by library, as JSON."),
     "violations": Explanation("Checks of its table that the rows break; empty where all is well."),
+    "content_hash": Explanation("Hash of the rows, whatever file they lie in; NULL in files of the first version."),
+    "provenance_hash": Explanation("SHA-256 of the provenance above; NULL in files of the first version."),
+    "rows": Explanation("Number of rows."),
+    "bytes": Explanation("Size of the file.", "byte"),
 }
 
 

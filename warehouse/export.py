@@ -16,6 +16,7 @@ from warehouse.atomic import refusals_explained, write_atomically
 from warehouse.catalogue import connect, quoted, view_sql
 from warehouse.errors import WarehouseError
 from warehouse.formats import render
+from warehouse.places import Place
 
 MANIFEST = "manifest.json"
 _MADE_BY = "prunescope export"
@@ -39,7 +40,7 @@ class Exported:
     files: tuple[Path, ...]
 
 
-def export(root: Path | str, directory: Path, only: Sequence[str] | None = None) -> Exported:
+def export(root: Place | str, directory: Path, only: Sequence[str] | None = None) -> Exported:
     """Writes every question and mart as Parquet, CSV, Markdown and LaTeX, and the manifest.
 
     Markdown and LaTeX are left out for views of more than 1,000 rows.

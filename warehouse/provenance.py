@@ -6,15 +6,16 @@ What goes into a fingerprint is the caller's choice; nothing here computes hashe
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import DamagedFileError, WarehouseError
+from warehouse.places import Place, failures, is_local, read_from
 
 FOOTER_KEY = b"prunescope"
 
@@ -55,6 +56,11 @@ class Provenance:
         """JSON with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
 
+    @property
+    def hash(self) -> str:
+        """SHA-256 of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
         """The inverse of `to_json`; keys that are not fields are passed over.
@@ -78,12 +84,18 @@ class Footer:
         violations: sentences about the rows that broke their table's checks; empty where all is well.
         schema: the file's Arrow schema.
         rows: number of rows.
+        bytes: size of the file.
+        content_hash: `hashing.rows_hash` of its rows; None in files that were written before there was one.
+        provenance_hash: SHA-256 of the provenance as JSON with sorted keys; None as above.
     """
 
     provenance: Provenance
     violations: tuple[str, ...]
     schema: pa.Schema
     rows: int
+    bytes: int
+    content_hash: str | None
+    provenance_hash: str | None
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:
@@ -97,6 +109,11 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _facts(file: BinaryIO) -> tuple[pa.Schema, int, int]:
+    with pq.ParquetFile(file) as parquet:
+        return parquet.schema_arrow, parquet.metadata.num_rows, file.seek(0, os.SEEK_END)
+
+
 def _object(text: str | bytes) -> dict[str, Any]:
     values = json.loads(text)
     if not isinstance(values, dict):
@@ -104,25 +121,29 @@ def _object(text: str | bytes) -> dict[str, Any]:
     return values
 
 
-def footer_json(provenance: Provenance, violations: tuple[str, ...]) -> bytes:
-    """What is stored under the footer key."""
-    return json.dumps(json.loads(provenance.to_json()) | {"violations": violations}, sort_keys=True).encode()
+def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str | None = None) -> bytes:
+    """What is stored under the footer key; without a hash of the rows as files of the first version have it."""
+    hashes = {"content_hash": content_hash, "provenance_hash": provenance.hash} if content_hash else {}
+    kept = {"violations": violations, **hashes}
+    return json.dumps(json.loads(provenance.to_json()) | kept, sort_keys=True).encode()
 
 
-def damaged(path: Path, reason: object) -> DamagedFileError:
+def damaged(path: Place, reason: object) -> DamagedFileError:
     """The error about a file that cannot be trusted, with what to do."""
     first_line = str(reason).partition("\n")[0]
     return DamagedFileError(f"{path} is damaged ({first_line}); delete it and run its study again")
 
 
-def unreadable(path: Path, error: OSError) -> WarehouseError:
-    """The error about a file that the system did not let us read; one without errno is Arrow's word for damage."""
-    if error.errno is None:
+def unreadable(path: Place, error: Exception) -> WarehouseError:
+    """The error about a file that could not be read; a bare OSError without errno is Arrow's word for damage."""
+    if type(error) is OSError and error.errno is None:
         return damaged(path, error)
-    return WarehouseError(f"{path} cannot be read ({error.strerror or error}); check its permissions and the disk")
+    reason = getattr(error, "strerror", None) or error
+    where = "permissions and the disk" if is_local(path) else "bucket, and the store's address and credentials"
+    return WarehouseError(f"{path} cannot be read ({reason}); check its {where}")
 
 
-def read_footer(path: Path) -> Footer:
+def read_footer(path: Place) -> Footer:
     """The footer of one partition, without reading any row.
 
     Raises:
@@ -131,19 +152,20 @@ def read_footer(path: Path) -> Footer:
         WarehouseError: the system refuses to read it.
     """
     try:
-        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
-            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        schema, rows, size = read_from(path, _facts)
     except FileNotFoundError:
         raise
     except pa.ArrowException as error:
         raise damaged(path, error) from error
-    except OSError as error:
+    except failures() as error:
         raise unreadable(path, error) from error
     stored = (schema.metadata or {}).get(FOOTER_KEY)
     if stored is None:
         raise damaged(path, "its footer has no provenance")
     try:
-        violations = _object(stored).get("violations", [])
-        return Footer(Provenance.from_json(stored.decode()), tuple(violations), schema, rows)
+        kept = _object(stored)
+        violations = tuple(kept.get("violations", []))
+        hashes = kept.get("content_hash"), kept.get("provenance_hash")
+        return Footer(Provenance.from_json(stored.decode()), violations, schema, rows, size, *hashes)
     except ValueError as error:
         raise damaged(path, error) from error

@@ -6,16 +6,17 @@ The two fences are independent; neither knows what the tables mean.
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalogue import connect
+from warehouse.catalogue import GIBIBYTES, connect
 from warehouse.errors import SqlError, UnsafeSqlError
+from warehouse.places import Place
+from warehouse.snapshots import damage_explained
 
 SECONDS = 60.0
 RESULT_BYTES = 1 << 30
@@ -45,11 +46,13 @@ _NAME = re.compile(r"\w+")
 
 
 def run_safe(
-    root: Path | str,
+    root: Place | str,
     sql: str,
     parameters: Sequence[object] | Mapping[str, object] | None = None,
     *,
     seconds: float = SECONDS,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
 ) -> pa.Table:
     """The rows of one SELECT over the warehouse.
 
@@ -60,13 +63,16 @@ def run_safe(
         sql: one statement.
         parameters: values for `?` and `$n`, or by name for `$name`.
         seconds: longest time that it may run.
+        gibibytes: most memory that it may use, in GiB; it spills nothing to disk.
+        models: it sees only the partitions of these models; all where None.
 
     Raises:
         UnsafeSqlError: the statement does more than read the warehouse's tables and views; the message names the rule.
         SqlError: it is no SQL, names what does not exist, fails, or takes too much time or memory.
+        DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
-    with connect(root, safe=True) as connection:
+    with connect(root, safe=True, gibibytes=gibibytes, models=models) as connection:
         check(connection, sql)
         return _run(connection, sql, parameters, seconds)
 
@@ -155,22 +161,31 @@ def _run(
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
-        reader = connection.sql(sql, params=parameters).to_arrow_reader()
-        batches, size = [], 0
-        for batch in reader:
-            batches.append(batch)
-            size += batch.nbytes
-            if size > RESULT_BYTES:
-                raise SqlError("the result is larger than 1 GiB; aggregate it or add a LIMIT")
-        return pa.Table.from_batches(batches, reader.schema)
+        with damage_explained():
+            return _fetched(connection, sql, parameters)
     except duckdb.InterruptException as error:
-        raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less") from error
+        raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)") from error
     except duckdb.OutOfMemoryException as error:
-        raise SqlError("the SQL needs more memory than it may have; aggregate earlier or ask for less") from error
+        raise SqlError(
+            "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"
+        ) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise SqlError(f"SQL: {_short(error)}") from error
     finally:
         timer.cancel()
+
+
+def _fetched(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | Mapping[str, object] | None
+) -> pa.Table:
+    reader = connection.sql(sql, params=parameters).to_arrow_reader()
+    batches, size = [], 0
+    for batch in reader:
+        batches.append(batch)
+        size += batch.nbytes
+        if size > RESULT_BYTES:
+            raise SqlError("the result is larger than 1 GiB; aggregate it or add a LIMIT")
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 def _short(error: Exception) -> str:

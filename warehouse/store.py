@@ -3,25 +3,30 @@
 No SQL here and no knowledge of what is computed; a partition's place follows from its names alone.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from warehouse import checks
 from warehouse.atomic import refusals_explained, temporaries, write_atomically
 from warehouse.errors import DamagedFileError, WarehouseError
+from warehouse.hashing import rows_hash
 from warehouse.migrations import upgraded, version_of
 from warehouse.names import original, path_safe
+from warehouse.places import Place, failures, fetch, place_of, read_from
 from warehouse.provenance import FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
 from warehouse.schema import Table
+from warehouse.seals import UNSEALED, seal
 
 PART = "part.parquet"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # DuckDB reads one row group per thread; this is its own default size.
 _ROW_GROUP = 122_880
 
@@ -40,7 +45,7 @@ class Partition:
     table: str
     model: str
     recipe: str | None
-    path: Path
+    path: Place
 
 
 @dataclass(frozen=True)
@@ -54,26 +59,75 @@ class Written:
         violations: checks of the table that its rows break; such a partition never counts as current.
     """
 
-    path: Path
+    path: Place
     rows: int
     bytes: int
     violations: tuple[checks.Violation, ...]
 
 
 class Store:
-    """A warehouse in a local folder."""
+    """A warehouse in a local folder or on an object store.
 
-    def __init__(self, root: Path | str) -> None:
-        """Takes the folder, which need not exist yet.
+    Attributes:
+        root: a pathlib.Path for a folder of this machine, a UPath for a URL such as `s3://bucket/prefix`.
+    """
+
+    def __init__(self, root: Path | UPath | str) -> None:
+        """Takes the place, which need not exist yet and is not contacted.
 
         Raises:
-            WarehouseError: it is a URL.
+            WarehouseError: it is no place for a warehouse.
         """
-        if _URL.match(str(root)):
-            raise WarehouseError(f"the warehouse {root} is a URL; name a local folder with --warehouse")
-        self.root = Path(root).absolute()
+        self.root = place_of(root)
 
-    def path(self, table: Table, model: str, recipe: str | None) -> Path:
+    def require(self) -> None:
+        """Asks an object store whether the warehouse can be reached; a local folder needs no asking.
+
+        Raises:
+            WarehouseError: it cannot, or there is no such bucket.
+        """
+        if isinstance(self.root, Path) or self.root.protocol == "memory":
+            return
+        bucket = self.root.path.strip("/").partition("/")[0]
+        try:
+            exists = self.root.fs.exists(bucket)
+        except failures() as error:
+            raise unreadable(self.root, error) from error
+        if not exists:
+            raise WarehouseError(
+                f"the warehouse {self.root}: there is no bucket {bucket!r}; make it, or mend --warehouse"
+            )
+
+    def local(self, cache: Path) -> Path:
+        """The folder of this machine for what needs one: the warehouse itself, or a part of the cache for a URL."""
+        if isinstance(self.root, Path):
+            return self.root
+        # Plain characters only: the names of SQLite's databases, which lie there too, are read as URLs.
+        url = str(self.root)
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", url)[:60].strip("-")
+        return cache / "warehouses" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+    def local_file(self, relative: str, cache: Path) -> Path:
+        """A file of the warehouse as one of this machine, as memory mapping needs it; that of a URL is fetched whole.
+
+        Raises:
+            WarehouseError: it cannot be fetched.
+        """
+        file = self.root / relative
+        if isinstance(file, Path):
+            return file
+
+        def download(temporary: Path) -> None:
+            try:
+                fetch(file, temporary)
+            except failures() as error:
+                raise unreadable(file, error) from error
+
+        copy = self.local(cache) / relative
+        write_atomically(copy, download)
+        return copy
+
+    def path(self, table: Table, model: str, recipe: str | None) -> Place:
         """Where the partition lies, whether or not it exists.
 
         Raises:
@@ -112,9 +166,14 @@ class Store:
             if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {wanted}):
                 raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {wanted!r}")
         violations = tuple(checks.violations(table, arrow))
-        footer = {FOOTER_KEY: footer_json(provenance, tuple(str(violation) for violation in violations))}
-        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **footer})
-        write_atomically(path, lambda temporary: _write_parquet(arrow, temporary))
+        said = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), FOOTER_KEY: said, **UNSEALED})
+
+        def fill(temporary: Path) -> None:
+            _write_parquet(arrow, temporary)
+            seal(temporary)
+
+        write_atomically(path, fill)
         return Written(path, arrow.num_rows, path.stat().st_size, violations)
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
@@ -128,14 +187,13 @@ class Store:
         """
         path = self.path(table, model, recipe)
         try:
-            with path.open("rb") as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-                return upgraded(table, parquet.read())
+            return upgraded(table, read_from(path, _rows))
         except FileNotFoundError as error:
             variant = model if recipe is None else f"{model}@{recipe}"
             raise WarehouseError(f"table {table.name} has nothing for {variant}; run its study first") from error
         except pa.ArrowException as error:
             raise damaged(path, error) from error
-        except OSError as error:
+        except failures() as error:
             raise unreadable(path, error) from error
 
     def provenance(self, table: Table, model: str, recipe: str | None) -> Provenance | None:
@@ -160,10 +218,31 @@ class Store:
 
     def partitions(self, table: Table) -> list[Partition]:
         """The partitions that exist, in the order of their paths; their files are opened only for shortened names."""
-        depth = "*/" if table.partitioning == "model" else "*/*/"
-        return [_partition(table, path) for path in sorted((self.root / table.name).glob(f"{depth}{PART}"))]
+        depth = 2 if table.partitioning == "model" else 3
+        folder = self.root / table.name
+        if isinstance(folder, Path):
+            return [_partition(table, path) for path in sorted(folder.glob(f"{'*/' * (depth - 1)}{PART}"))]
+        above = len(folder.parts)
+        found = [path for path in self.files(table.name) if len(path.parts) == above + depth]
+        return [_partition(table, path) for path in found if path.name == PART]
 
-    def write_bytes(self, relative: str, writer: Callable[[Path], None]) -> Path:
+    def files(self, folder: str) -> list[Place]:
+        """All files below a folder of the warehouse, in the order of their paths; temporaries are among them.
+
+        Raises:
+            WarehouseError: it cannot be listed.
+        """
+        place = self.root / folder
+        if isinstance(place, Path):
+            return [path for path in sorted(place.rglob("*")) if path.is_file()]  # a missing folder has none
+        try:
+            # Not by a pattern: the bucket's prefix may hold its characters.
+            names = sorted(place.fs.find(place.path))
+        except failures() as error:
+            raise unreadable(place, error) from error
+        return [place / name[len(place.path) :].lstrip("/") for name in names]
+
+    def write_bytes(self, relative: str, writer: Callable[[Path], None]) -> Place:
         """Writes a file that is no table (a variant, a report), as atomically as a partition.
 
         Args:
@@ -242,6 +321,11 @@ def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:
     return column.cast(to.value_type).dictionary_encode().cast(to)
 
 
+def _rows(file: BinaryIO) -> pa.Table:
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        return parquet.read()
+
+
 def _write_parquet(rows: pa.Table, path: Path) -> None:
     # Float noise never repeats and gets an encoding of its own; all else repeats and gets a dictionary.
     noise = {leaf: encoding for field in rows.schema for leaf, encoding in _noise(field).items()}
@@ -269,8 +353,8 @@ def _noise(field: pa.Field) -> dict[str, str]:
     return {leaf: "PLAIN"} if pa.types.is_float16(of) else {}
 
 
-def _partition(table: Table, path: Path) -> Partition:
-    folders = path.relative_to(path.parents[1 if table.partitioning == "model" else 2]).parts[:-1]
+def _partition(table: Table, path: Place) -> Partition:
+    folders = [path.parent.name] if table.partitioning == "model" else [path.parent.parent.name, path.parent.name]
     names = [original(folder.partition("=")[2]) for folder in folders]
     if None in names:
         provenance = read_footer(path).provenance

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from assets import settings
-from assets.cli.options import Debug, Warehouse, root
+from assets.cli.options import Debug, Warehouse, root, variant_names
 from assets.cli.output import say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
@@ -23,6 +23,7 @@ from pipelines.studies import CalibrationSpec
 from warehouse.catalogue import connect, literal
 from warehouse.errors import DamagedFileError
 from warehouse.names import path_safe
+from warehouse.places import Place
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -81,9 +82,7 @@ def checkpoint(
 
     check_place(folder)
     store = Store(root(context))
-    model, _, name = variant.partition("@")
-    if not model or not name:
-        raise InputError(f"{variant!r}: write MODEL@RECIPE, as `prunescope variants` lists them")
+    model, name = variant_names(variant)
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     made = store.provenance(TABLES["variants"], model, name)
     if made is None or row["method"] in {"dense", "noise"}:
@@ -106,7 +105,7 @@ def checkpoint(
         from pipelines.pruning.variant import load_variant
 
         file = f"_variants/{path_safe(model)}/{path_safe(name)}/{made.fingerprint[:16]}.safetensors"
-        pruned = load_variant(store.root / file, weight_hash)
+        pruned = load_variant(store.local_file(file, settings.cache_folder()), weight_hash)
         if pruned.hash != row["variant_hash"]:
             raise DamagedFileError(f"{store.root / file}: not the variant that table variants tells of; run it again")
         about = About(
@@ -236,7 +235,7 @@ def _calibration(**options: object) -> CalibrationSpec:
         raise InputError(f"{flag} {options[key]!r}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _scores(place: Path, model: str, recipe: str) -> list[tuple[str, str]]:
+def _scores(place: Place, model: str, recipe: str) -> list[tuple[str, str]]:
     """What the warehouse has measured of a variant; what was not measured has no row."""
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
     with connect(place) as connection:

@@ -11,6 +11,7 @@ import typer
 
 from assets import settings
 from pipelines.errors import InputError
+from warehouse.places import Place
 from warehouse.store import Store
 
 
@@ -34,27 +35,43 @@ def _keep_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-def root(context: typer.Context) -> Path:
+def root(context: typer.Context) -> Place:
     """The warehouse that the command works on.
 
     Raises:
         InputError: there is a file where it should be.
-        WarehouseError: it is a URL.
+        WarehouseError: it is a URL that cannot hold one, or cannot be reached.
     """
-    place = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse)).root
+    store = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse))
+    place = store.root
+    if not isinstance(place, Path):
+        store.require()
+        return place
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
     if not existing.is_dir():
         raise InputError(f"{existing} is a file, not a folder; choose another place with --warehouse")
     return place
 
 
+def variant_names(variant: str) -> tuple[str, str]:
+    """Model and recipe of a variant.
+
+    Raises:
+        InputError: it is not MODEL@RECIPE.
+    """
+    model, _, recipe = variant.partition("@")
+    if not model or not recipe:
+        raise InputError(f"{variant!r}: write MODEL@RECIPE, as `prunescope variants` lists them")
+    return model, recipe
+
+
 Warehouse = Annotated[
     str | None,
     typer.Option(
         "--warehouse",
-        metavar="FOLDER",
+        metavar="PLACE",
         callback=_keep_warehouse,
-        help="Where results are kept; else PRUNESCOPE_WAREHOUSE, else warehouse/data.",
+        help="Where results are kept, a folder or s3://BUCKET/PREFIX; else PRUNESCOPE_WAREHOUSE, else warehouse/data.",
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", callback=_keep_debug, help="Show the traceback of an error.")]

@@ -22,6 +22,7 @@ from assets.cli.progress import Bars
 from pipelines.errors import InputError
 from pipelines.models.sources import identify, locate
 from warehouse.doctor import diagnose
+from warehouse.store import Store
 
 HOST = "127.0.0.1"
 FAILED = 1
@@ -44,7 +45,7 @@ def ui(
 
     place = root(context)
     _require_free(port)
-    home = prepare_home(place)
+    home = prepare_home(Store(place).local(settings.cache_folder()))
     say(f"http://{HOST}:{port} shows {place}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "--module-name", "assets.definitions"]
     command += ["--working-directory", str(Path(__file__).parents[2])]

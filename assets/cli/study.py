@@ -19,6 +19,7 @@ from assets.run import Outcome, run_study
 from pipelines.errors import InputError
 from pipelines.studies import load_study
 from warehouse.catalogue import connect, literal
+from warehouse.places import Place
 from warehouse.store import Store
 
 FAILED, WRONG_INPUT = 1, 2
@@ -151,7 +152,7 @@ def _absolute(model: str) -> str:
     return str(path.absolute()) if path.exists() else model
 
 
-def _show(outcome: Outcome, place: Path) -> None:
+def _show(outcome: Outcome, place: Place) -> None:
     """Findings to standard output, the report's place to standard error."""
     models = ", ".join(literal(model.name) for model in outcome.study.models)
     recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)

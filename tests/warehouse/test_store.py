@@ -149,10 +149,26 @@ def test_any_name_is_written_below_the_root_and_found_again(tmp_path, model, rec
     assert store.read(TABLES["variants"], model, recipe)["model"].to_pylist() == [model]
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/x", "file:///tmp/x", "memory://x", "https://x.org"])
-def test_a_url_is_refused(url):
-    with pytest.raises(WarehouseError, match="is a URL; name a local folder"):
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://x.org/a", "files appear there in parts or cannot be written"),
+        ("sftp://host/a", "files appear there in parts"),
+        ("simplecache::s3://bucket/x", "files appear there in parts"),
+        ("nosuch://bucket/x", "files appear there in parts"),
+        ("s3:/bucket/x", "a URL with one slash; write s3://bucket/x"),
+        ("s3://", "names no bucket"),
+        ("s3://KEYPLANTED:SECRETPLANTED@bucket/x", "has credentials in its address; leave them out"),
+    ],
+)
+def test_a_url_that_can_hold_no_warehouse_is_refused_with_the_reason(url, reason):
+    with pytest.raises(WarehouseError, match=reason) as error:
         Store(url)
+    assert "PLANTED" not in str(error.value)
+
+
+def test_a_file_url_is_a_local_folder(tmp_path):
+    assert Store(f"file://{tmp_path}/x").root == tmp_path / "x"
 
 
 @pytest.mark.parametrize("share", [0, 1, 4, 100, 0.25, 0.5, 0.9, -9, -1])

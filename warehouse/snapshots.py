@@ -1,0 +1,212 @@
+"""One state of every partition for one connection: it holds its files open, whatever writers put in their place.
+
+What the files mean is the catalogue's business; no row is read here.
+"""
+
+import os
+import re
+import weakref
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import fsspec
+import pyarrow as pa
+
+from warehouse.errors import DamagedFileError, WarehouseError
+from warehouse.footers import TAIL_BYTES, is_recognised
+from warehouse.migrations import version_of
+from warehouse.places import is_local
+from warehouse.provenance import damaged, read_footer, unreadable
+from warehouse.remote import REPLACED, register
+from warehouse.store import PART, Partition, Store
+from warehouse.tables import TABLES
+
+# An open file keeps its name here as long as it is open, also after another file was renamed to its place.
+_DESCRIPTORS = Path("/proc/self/fd")
+# What the rest of the process may still open; DuckDB opens a file once more a thread while it reads it.
+_SPARE = 200
+_REMOVED = " (deleted)"
+_FILE_IN_A_MESSAGE = re.compile(rf"{_DESCRIPTORS}/\d+|(?<=[\"'])/[^\"\n]*/{re.escape(PART)}(?=[\"'])")
+_KIND = re.compile(r"(?:[A-Z]\w+ )+Error: ")
+
+
+@dataclass(frozen=True)
+class File:
+    """One partition as a connection sees it.
+
+    Attributes:
+        partition: which one.
+        source: what DuckDB opens: the open file, or the partition's path where files cannot be held open.
+        version: which version of the table wrote it; None where its columns are those of none.
+    """
+
+    partition: Partition
+    source: str
+    version: int | None
+
+
+class Snapshot:
+    """The files of a warehouse at one moment.
+
+    Once a connection holds them, replacing or removing a partition changes nothing that the connection reads. Where
+    the system has no `/proc/self/fd`, or allows too few open files, they are read by their paths; a query that runs
+    while its partition is replaced may then fail, or mix old and new rows. On an object store nothing can be held: a
+    query fails that opens an object which was replaced, and says so; see `remote.py`.
+
+    Attributes:
+        root: the warehouse.
+        files: its partitions, table by table, in the order of their paths.
+        is_held: whether the files are held open, instead of opened by their paths when they are read.
+    """
+
+    def __init__(self, store: Store, models: Collection[str] | None = None) -> None:
+        """Opens the partitions that exist now.
+
+        Args:
+            store: the warehouse.
+            models: only the partitions of these models; all where None.
+
+        Raises:
+            DamagedFileError: a partition's footer is damaged; the message names the file.
+            WarehouseError: the system does not let us read a partition.
+        """
+        self.root = store.root
+        self._descriptors: list[int] = []
+        partitions = [
+            partition
+            for table in TABLES.values()
+            for partition in store.partitions(table)
+            if models is None or partition.model in models
+        ]
+        self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
+        try:
+            found = [self._file(partition) for partition in partitions]
+        except BaseException:
+            self.close()
+            raise
+        self.files = [file for file in found if file is not None]
+
+    def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Leaves the open files to the connection: they are closed when its last cursor and relation is gone.
+
+        Raises:
+            WarehouseError: the object store cannot be reached.
+        """
+        if not isinstance(self.root, Path):
+            register(connection, self.root)
+            return
+        pins = _Pins()
+        connection.register_filesystem(pins)
+        # When the process ends the system closes them, and nothing that still runs loses its files before.
+        weakref.finalize(pins, _close, self._descriptors).atexit = False
+
+    def close(self) -> None:
+        """Closes the files, where no connection came to hold them."""
+        _close(self._descriptors)
+
+    def _file(self, partition: Partition) -> File | None:
+        """The partition, opened; None where it was removed since it was listed."""
+        path = partition.path
+        if not isinstance(path, Path):
+            return _remote_file(partition)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from error
+        source = str(_DESCRIPTORS / str(descriptor)) if self.is_held else str(path)
+        self._descriptors.append(descriptor)
+        try:
+            size = os.fstat(descriptor).st_size
+            tail = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
+        except OSError as error:
+            raise unreadable(path, error) from error
+        table = TABLES[partition.table]
+        version = table.version if is_recognised(table, tail) else version_of(table, _schema(source))
+        if not self.is_held:
+            os.close(self._descriptors.pop())
+        return File(partition, source, version)
+
+
+class _Pins(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
+    """A file system without files, which lives as long as the database that it is registered with.
+
+    The Python object of a connection is no measure: its cursors outlive it, and would be left with numbers of
+    descriptors that name other files by then.
+    """
+
+    protocol = "prunescope-pins"
+    cachable = False
+
+
+def _remote_file(partition: Partition) -> File | None:
+    try:
+        footer = read_footer(partition.path)
+    except FileNotFoundError:
+        return None
+    return File(partition, str(partition.path), version_of(TABLES[partition.table], footer.schema))
+
+
+@contextmanager
+def damage_explained() -> Iterator[None]:
+    """Turns DuckDB's error about a file of the warehouse into one that names the partition.
+
+    The failed connection must still be open: only then does an open file still know its path.
+
+    Raises:
+        DamagedFileError: a file does not hold what its footer says, or is no longer there; the message names it,
+            or the command that does where DuckDB does not say.
+        WarehouseError: an object of a store was replaced since the connection was opened.
+    """
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+        raise
+    except (duckdb.Error, pa.ArrowException, OSError) as error:  # rows that come in batches fail as Arrow's errors
+        message = str(error)
+        if REPLACED in message:
+            raise WarehouseError(message.strip().splitlines()[-1].partition(": ")[2]) from error
+        for found in _FILE_IN_A_MESSAGE.finditer(message):
+            if (path := _path_of(found[0])).name == PART:
+                # What DuckDB says about a file stands behind its name.
+                raise damaged(path, message[found.end() :].strip("\"': ") or message) from error
+        if isinstance(error, OSError) or _KIND.match(message):
+            raise
+        # Only what DuckDB's Parquet reader stumbles over has no kind, and then it does not say where.
+        raise DamagedFileError(
+            f"a file that this reads is damaged ({message}); `prunescope verify` names it"
+        ) from error
+
+
+def _schema(source: str) -> pa.Schema:
+    try:
+        return read_footer(Path(source)).schema
+    except WarehouseError as error:
+        raise type(error)(str(error).replace(source, str(_path_of(source)))) from error
+
+
+def _path_of(source: str) -> Path:
+    """The partition's path, from what DuckDB opens."""
+    if not source.startswith(f"{_DESCRIPTORS}/") or not Path(source).is_symlink():
+        return Path(source)
+    return Path(str(Path(source).readlink()).removesuffix(_REMOVED))
+
+
+def _has_room(files: int) -> bool:
+    """Whether so many more files may be open, after raising this process's own limit as far as it may."""
+    import resource  # not on Windows, which has no /proc either
+
+    needed = len(list(_DESCRIPTORS.iterdir())) + files + _SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return needed <= hard
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
