@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check format bench ui clean
+.PHONY: demo test check format dictionary bench ui clean
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
@@ -28,6 +28,9 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+dictionary: $(READY)
+	$(BIN)/python -m warehouse.dictionary
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.engine

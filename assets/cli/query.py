@@ -241,6 +241,9 @@ def describe(
     say(TABLES[name].grain if name in TABLES else about[name], "dim")
     if keys.get(name):
         say(f"key: {', '.join(keys[name])}", "dim")
+    if name in TABLES:
+        for reference in TABLES[name].references:
+            say(str(reference), "dim")
     if found := headers.joins(name, [column for column, _ in columns], keys):
         say("joins that add columns and never rows:", "dim")
         for other, using in found.items():
