@@ -54,12 +54,6 @@ create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
 -- that is not there, counts as float32.
 create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;
 
--- Standard error of a mean from what each independent cluster adds to it beyond its expected part (sandwich formula,
--- clusters of any size). NULL below two clusters.
-create or replace macro error_over_clusters(influence) as (
-    sqrt(count(influence) / nullif(count(influence) - 1.0, 0) * sum(influence ** 2))
-);
-
 -- Geometric mean of values from 0 up, 0 where one is 0; NULL where one is negative, and over no value.
 create or replace macro geometric_mean_of(x) as case
     when min(x) = 0 then 0
@@ -86,17 +80,3 @@ end;
 create or replace macro kendall_tau_b(x, y) as (
     concordance(x, y) / nullif(sqrt(cast(concordance(x, x) as double) * concordance(y, y)), 0)
 );
-
--- 97.5 % quantile of Student's t: Cornish-Fisher series around the normal one, within 0.04 % from 4 degrees of freedom.
-create or replace macro t_quantile_975(df) as (
-    1.959964 + 2.372271 / df + 2.822499 / df ** 2 + 2.555850 / df ** 3 + 1.589534 / df ** 4
-);
-
--- Half the width of a 95 % interval over prompts from their influences. NULL below 5 prompts, and where no prompt
--- deviates, for then nothing says how uncertain the figure is.
-create or replace macro half_width_over_prompts(influence) as case
-    when count(influence) >= 5 and sum(influence ** 2) > 0
-        then
-            t_quantile_975(count(influence) - 1)
-            * sqrt(count(influence) / (count(influence) - 1.0) * sum(influence ** 2))
-end;

@@ -11,6 +11,7 @@
 --   more.
 -- reason: a bias that grows with the deviation belongs to the expansion, one that does not to something else.
 -- columns:
+--   theorem: Which estimate: T1 h, T1 z, T2 p or T3 KL
 --   decile: Tenth of the points by the size of the truth; 1 is the smallest
 --   n: Points in the tenth [points]
 --   truth_min: Smallest truth in the tenth [1 - cosine; nats for T3 KL]
