@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check format bench ui clean
+.PHONY: demo test check format dictionary bench ui clean
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
@@ -29,11 +29,16 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+dictionary: $(READY)
+	$(BIN)/python -m warehouse.dictionary
+
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.texts
 	$(BIN)/python -m tests.benchmarks.generation
 	$(BIN)/python -m tests.benchmarks.pruning
+	$(BIN)/python -m tests.benchmarks.warehouse 1e6
+	$(BIN)/python -m tests.benchmarks.warehouse 1e7
 
 ui: $(READY)
 	$(BIN)/prunescope ui

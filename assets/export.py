@@ -14,9 +14,11 @@ import duckdb
 import polars as pl
 
 from assets.fingerprints import calibration_hash
+from assets.lineage import reading
 from pipelines.charts.registry import FIGURES
 from pipelines.data_sets import PREFIX
 from pipelines.errors import InputError
+from pipelines.progress import SILENT, Progress
 from pipelines.reading import CORPORA, text_hash
 from pipelines.studies import Study, load_study, study_names
 from warehouse.catalogue import View, connect, view_sql
@@ -24,6 +26,7 @@ from warehouse.errors import WarehouseError
 from warehouse.export.folder import ExportFolder
 from warehouse.export.methods import Calibration, Known, methods
 from warehouse.export.tables import reads, table_files
+from warehouse.places import Place
 from warehouse.subset import narrow
 
 
@@ -58,7 +61,13 @@ class _Contents:
             self.used.update(pairs.iter_rows())
 
 
-def export(root: Path, directory: Path, only: Sequence[str] = (), study: Study | None = None) -> Exported:
+def export(
+    root: Place,
+    directory: Path,
+    only: Sequence[str] = (),
+    study: Study | None = None,
+    progress: Progress = SILENT,
+) -> Exported:
     """Writes tables, figures, the methods paragraph with its bibliography, and a manifest.
 
     Args:
@@ -66,11 +75,13 @@ def export(root: Path, directory: Path, only: Sequence[str] = (), study: Study |
         directory: an empty or new folder, or one that an earlier export made, whose files are then replaced.
         only: names of questions, marts and figures; all where empty.
         study: restricts all of it to the study's models and recipes.
+        progress: is told of every table and figure.
 
     Raises:
         WarehouseError: a name is unknown, the folder holds something else, or it cannot be written.
     """
-    views = {name: view for name, view in view_sql().items() if view.layer in {"marts", "questions"}}
+    below = view_sql()
+    views = {name: view for name, view in below.items() if view.layer in {"marts", "questions"}}
     chosen = _chosen(only, views)
     contents = _Contents()
     with ExportFolder(directory) as folder, connect(root) as connection:
@@ -78,20 +89,23 @@ def export(root: Path, directory: Path, only: Sequence[str] = (), study: Study |
         connection.execute("SET threads = 1")
         if study is not None:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
+        progress.start("tables and figures", len(chosen))
         for name in chosen:
             if name in views:
                 _add_view(folder, connection, views[name], contents)
             else:
                 _add_figure(folder, connection, name, contents)
-        below = {name: _below(name, views) for name in chosen}
-        tables = tuple(dict.fromkeys(table for found in below.values() for table in found))
+            progress.advance()
+        progress.done()
+        for name in chosen:
+            found = reads([name], below) if name in views else reading(FIGURES[name].query).tables
+            contents.told[name]["tables"] = list(found)
+        tables = sorted({table for told in contents.told.values() for table in told["tables"]})
         known = Known(_calibrations(connection, study), _corpora())
         section = methods(connection, contents.used, tables, known, version("prunescope"))
         folder.add("methods.md", section.markdown.encode())
         folder.add("methods.tex", section.latex.encode())
         folder.add("references.bib", section.bibtex.encode())
-        for name, found in below.items():
-            contents.told[name]["tables"] = list(found)
         files = folder.finish(
             {
                 "prunescope": version("prunescope"),
@@ -135,15 +149,6 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
             folder.add(f"{drawing.name}{suffix}", content)
             files.append(f"{drawing.name}{suffix}")
     contents.add(name, frame, kind="figure", caption=figure.caption, sql=figure.query, files=files)
-
-
-def _below(name: str, views: Mapping[str, View]) -> tuple[str, ...]:
-    """The tables that a view or a figure stands on."""
-    if name in views:
-        return reads([name], view_sql())
-    from assets.lineage import reading
-
-    return reading(FIGURES[name].query).tables
 
 
 def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, Calibration]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from warehouse.catalogue import SQL, connect
 from warehouse.errors import CatalogueError, WarehouseError
+from warehouse.places import Place
 
 _FILE = Path("comparisons") / "compare_variants.sql"
 _SIDES = """
@@ -48,7 +49,7 @@ class Comparison:
     missing: tuple[str, ...]
 
 
-def compare(root: Path | str, variant_a: str, variant_b: str) -> Comparison:
+def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
     """Compares two variants at everything that both were measured on.
 
     Args:

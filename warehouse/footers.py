@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.provenance import FOOTER_KEY
-from warehouse.schema import Table
+from warehouse.schema import VERSION_KEY, Table
 
 # Footers of one row group take 5 to 30 kB, nearly all of it comments of columns; a longer one is read whole.
 TAIL_BYTES = 1 << 16
@@ -21,7 +21,7 @@ _DECODER = json.JSONDecoder()
 
 
 def is_recognised(table: Table, tail: bytes) -> bool:
-    """Whether these are the last bytes of an intact footer with the table's columns and types and with provenance.
+    """Whether these are the last bytes of an intact footer with the table's columns, types and version and with provenance.
 
     False says nothing: the file may come from another version, be damaged, or have a longer footer.
 
@@ -33,7 +33,11 @@ def is_recognised(table: Table, tail: bytes) -> bool:
     start = end - int.from_bytes(tail[end : end + 4], "little")
     if not tail.endswith(_MAGIC) or start < 0 or not tail.startswith(_columns(table), start):
         return False
-    found = tail.find(FOOTER_KEY + b"\x18", start, end)  # a Thrift string's mark: the value comes next
+    version = str(table.version).encode()
+    # Two versions may have the same columns and mean other things. \x18 is a Thrift string's mark: the value comes next.
+    if tail.find(VERSION_KEY + b"\x18" + bytes([len(version)]) + version, start, end) < 0:
+        return False
+    found = tail.find(FOOTER_KEY + b"\x18", start, end)
     begin = tail.find(b"{", found, end)
     if found < 0 or begin < 0:
         return False

@@ -21,6 +21,10 @@ def is_key_unique(rows: pa.Table, key: tuple[str, ...]) -> bool:
 
     The codes of the columns make one number a row, whose place in a bitmap is taken once. A key with NULL, or one whose
     values are so scattered that the bitmap would be over 64 times the rows, is not proved.
+
+    Args:
+        rows: at least one row.
+        key: columns of the key.
     """
     place = np.zeros(rows.num_rows, dtype=np.int64)
     places = 1
@@ -86,7 +90,7 @@ def _float_extremes(values: pa.Array) -> tuple[float, float]:
 
 
 def _codes(column: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
-    """A number from 0 for every value, the same for equal values, and how many there may be; 0 for unknown."""
+    """A number from 0 for every value, the same for equal ones, and how many there may be; 0 where that is unknown."""
     if pa.types.is_integer(column.type):
         numbers = column.to_numpy(zero_copy_only=True)
         low, high = int(numbers.min()), int(numbers.max())

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import DamagedFileError
 from warehouse.hashing import KIND, RowsHash
 from warehouse.places import Place, failures, fetch
-from warehouse.provenance import Footer, read_footer, unreadable
+from warehouse.provenance import BROKEN, Footer, read_footer, unreadable
 from warehouse.seals import is_intact
 from warehouse.store import PART, Store
 from warehouse.tables import TABLES
@@ -92,7 +91,7 @@ def _difference(opened: BinaryIO, file: Path) -> str | None:
         if seal is None and footer.content_hash is None:
             return None
         rows = _rows_differ(file, footer)
-    except (DamagedFileError, pa.ArrowException) as error:
+    except (DamagedFileError, *BROKEN) as error:
         return str(error).removeprefix(f"{file} ").partition("\n")[0]
     if rows:
         return rows

@@ -12,6 +12,7 @@ import typer
 
 from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
+from assets.cli.progress import Bars
 from assets.export import export as export_all
 from pipelines.studies import load_study
 from warehouse.compare import compare as compare_variants
@@ -78,6 +79,7 @@ def export(
     - `prunescope export paper/ --only paper_variants --only q11 --only generation`
     """
     chosen = load_study(study) if study is not None else None
-    done = export_all(root(context), directory.expanduser(), only or (), chosen)
+    with Bars() as bars:
+        done = export_all(root(context), directory.expanduser(), only or (), chosen, bars)
     say(f"{len(done.items)} tables and figures in {len(done.files)} files")
     typer.echo(str(done.directory))

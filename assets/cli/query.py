@@ -241,6 +241,8 @@ def describe(
     say(TABLES[name].grain if name in TABLES else about[name], "dim")
     if name in TABLES:
         say(f"key: {', '.join(keys[name])}", "dim")
+        for reference in TABLES[name].references:
+            say(str(reference), "dim")
     names = [column for column, _ in columns]
     for heading, found in (
         ("joins that add columns and never rows:", headers.joins(name, names, keys)),

@@ -10,8 +10,8 @@ import vl_convert
 
 from pipelines.charts.theme import AnyChart
 
-# Dots a point: 216 dots an inch at the size of the screen.
-_PNG_SCALE = 3.0
+# Dots a point: sharp on every screen; print takes the PDF.
+_PNG_SCALE = 2.0
 _REFERENCE = re.compile(rb"(\d+) 0 R\b")
 # Names in a dictionary of resources, one a line, in the order of a hash table.
 _ENTRIES = re.compile(rb"(?:^ *(?:/[\w+-]+ \d+ 0 R)\n){2,}", re.MULTILINE)

@@ -193,7 +193,7 @@ with_errors as (
         error_over_clusters(of_b) as b_se,
         any_value(b) - any_value(a) as difference,
         error_over_clusters(of_b - of_a) as difference_se,
-        half_width_over_prompts(of_b - of_a) as half_width
+        half_width_over_clusters(of_b - of_a) as half_width
     from linearised
     group by measured_on, temperature, statistic
 ),

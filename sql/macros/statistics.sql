@@ -86,3 +86,17 @@ end;
 create or replace macro kendall_tau_b(x, y) as (
     concordance(x, y) / nullif(sqrt(cast(concordance(x, x) as double) * concordance(y, y)), 0)
 );
+
+-- 97.5 % quantile of Student's t: Cornish-Fisher series around the normal one, within 0.04 % from 4 degrees of freedom.
+create or replace macro t_quantile_975(df) as (
+    1.959964 + 2.372271 / df + 2.822499 / df ** 2 + 2.555850 / df ** 3 + 1.589534 / df ** 4
+);
+
+-- Half the width of a 95 % interval over prompts from their influences. NULL below 5 prompts, and where no prompt
+-- deviates, for then nothing says how uncertain the figure is.
+create or replace macro half_width_over_prompts(influence) as case
+    when count(influence) >= 5 and sum(influence ** 2) > 0
+        then
+            t_quantile_975(count(influence) - 1)
+            * sqrt(count(influence) / (count(influence) - 1.0) * sum(influence ** 2))
+end;

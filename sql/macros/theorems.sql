@@ -15,3 +15,6 @@ create or replace macro fit_to_truth(estimate, truth) as struct_pack(
         cast(abs(ratio_to_truth(cast(estimate as double), truth) - 1) <= 0.1 as integer)
     )
 );
+
+-- The part, from 1, into which ascending cuts put a value; what equals a cut lies below it.
+create or replace macro part_of(value, cuts) as cast(1 + len(list_filter(cuts, lambda cut: cut < value)) as integer);

@@ -10,9 +10,9 @@
 --   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours.
 --   *_noise and kl_noise_* are the same figures of the dense model against itself, rounded or batched in another way,
 --   on the same text; of several noise variants the one that moves most counts, so that what lies within them says
---   nothing about pruning. is_below_noise says that the median KL is at most their 95th percentile. Noise itself is left
---   out. Two perplexities compare only where text_hash, context and stride are the same; calibration_hash is that of the
---   variant's tokens.
+--   nothing about pruning. is_below_noise says that the median KL is at most their 95th percentile. Noise itself is
+--   left out. Two perplexities compare only where text_hash, context and stride are the same; calibration_hash is that
+--   of the variant's tokens.
 -- reason: perplexity and these figures are how people already compare compressed models, text by text.
 -- columns:
 --   tokens: Scored tokens [tokens]

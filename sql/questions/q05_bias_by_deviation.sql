@@ -5,9 +5,10 @@
 -- how to read: all recipes and sublayers together, cut into tenths by the size of the truth (equal truths stay
 --   together, so a tenth may be larger or missing); truth_min to truth_max is the tenth's range. ratio is
 --   estimate / truth. `is_good` says that the median is within 10 % of 1: the first tenth where it is false is the
---   deviation from which on the estimate should not be trusted. Rows without a shift have no truth and are left out.
---   Noise is left out. Of a warehouse with over four million records every second position is taken, of one with over
---   six every third, and so on, in the next layer one position later: tenths of thousands of points gain little by more.
+--   deviation from which on the estimate should not be trusted. Rows without a shift have no truth and are left out,
+--   and so is noise. Of a warehouse with over four million records every second position is taken, of one with over
+--   six every third, and so on, in the next layer one position later: tenths of thousands of points gain little by
+--   more.
 -- reason: a bias that grows with the deviation belongs to the expansion, one that does not to something else.
 -- columns:
 --   decile: Tenth of the points by the size of the truth; 1 is the smallest
@@ -119,7 +120,7 @@ deciles as (
         points.lens,
         points.temperature,
         points.theorem,
-        cast(1 + len(list_filter(cuts.cuts, lambda cut: cut < points.truth)) as integer) as decile,
+        part_of(points.truth, cuts.cuts) as decile,
         count(*) as n,
         min(points.truth) as truth_min,
         max(points.truth) as truth_max,

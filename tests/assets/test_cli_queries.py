@@ -185,11 +185,18 @@ def test_describe_explains_every_column_of_a_table(shell: Shell) -> None:
     assert [row["column"] for row in found] == [column.name for column in TABLES["layer_transitions"].columns]
     assert all(row["about"] for row in found)
     assert "One row per variant" in shell.messages
+    assert "key: model, recipe, prompt_id, position, layer" in shell.messages
+    assert "(model, recipe) references variants (model, recipe)" in " ".join(shell.messages.split())
 
 
-def test_describe_explains_a_views_columns_by_the_tables_that_they_come_from(shell: Shell) -> None:
+def test_describe_explains_a_views_columns_by_what_they_come_from_or_by_its_notes(shell: Shell) -> None:
     found = {row["column"]: row for row in shell.records("describe", "q11_first_flip")}
     assert found["margin_dense"]["unit"] == "logit"
+    found = {row["column"]: row for row in shell.records("describe", "q24_attention_mlp_block")}
+    assert (found["kl_ratio"]["unit"], found["kl_ratio"]["formula"]) == ("ratio", "kl_nats/kl_other_nats")
+    assert all(row["about"] for row in found.values())
+    assert "columns:" not in shell.messages
+    assert all(row["about"] for row in shell.records("describe", "provenance"))
 
 
 def test_variants_names_the_study(shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a study that was never run: published means by layer, skewed divergences, identities that hold as in real ones.
+"""Rows of a study that was never run: published means by layer, skewed divergences, identities that hold.
 
 Numbers only, one variant at a time; what is measured on them is `tests.benchmarks.warehouse`'s business.
 """
@@ -153,7 +153,11 @@ def _transitions(model: str, recipe: Recipe, dense: np.random.Generator, own: np
     # The dense side does not depend on the scope, but the isolated one is measured at the output.
     sides = {
         name: np.concatenate(
-            [values[..., :1, :], np.broadcast_to(values[-1:, -1:, :, :1], values[..., :1, :].shape), values[..., :1, :]],
+            [
+                values[..., :1, :],
+                np.broadcast_to(values[-1:, -1:, :, :1], values[..., :1, :].shape),
+                values[..., :1, :],
+            ],
             axis=3,
         ).reshape(rows)
         for name, values in _dense_side(dense, (*shape[:3], 1, tokens)).items()

@@ -1,9 +1,11 @@
 """Two variants side by side and their paired difference: by hand, against numpy and scipy, and what is not paired."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
@@ -11,6 +13,8 @@ from tests.sql.handmade import Handmade, Row
 from tests.sql.handmade_texts import text_token
 from warehouse.compare import Comparison, compare
 from warehouse.errors import WarehouseError
+from warehouse.store import Store
+from warehouse.tables import TABLES
 
 
 def write(warehouse: Handmade, root: Path) -> Path:
@@ -221,3 +225,19 @@ def test_variants_are_found_by_recipe_where_one_model_has_it(tmp_path: Path) -> 
     ):
         with pytest.raises(WarehouseError, match=message):
             compare(root, a, b)
+
+
+def test_variants_measured_against_other_dense_weights_are_refused(tmp_path: Path) -> None:
+    warehouse = two_variants()
+    for recipe in "ab":
+        text_token(warehouse, recipe, 1, 1.0)
+    store = Store(write(warehouse, tmp_path))
+    table = TABLES["text_tokens"]
+    for recipe, weights in (("a", "1" * 64), ("b", "2" * 64)):
+        made = store.provenance(table, "tiny", recipe)
+        assert made is not None
+        rows = pl.DataFrame(store.read(table, "tiny", recipe))
+        other = dataclasses.replace(made, inputs=made.inputs | {"weight_hash": weights})
+        store.write(table, rows, other, "tiny", recipe)
+    with pytest.raises(WarehouseError, match="a and b were measured against different dense weights .111111111111…"):
+        compare(tmp_path, "a", "b")

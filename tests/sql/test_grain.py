@@ -104,7 +104,7 @@ def test_a_second_model_with_the_same_names_changes_nothing_for_the_first(
 
 @pytest.mark.parametrize("name", KEYED)
 def test_a_key_identifies_rows_among_equal_names_of_two_models(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
-    count, keys = crowded.execute(f"select count(*), count(distinct row({key_of(name)})) from {name}").fetchone()
+    [(count, keys)] = crowded.execute(f"select count(*), count(distinct row({key_of(name)})) from {name}").fetchall()
 
     assert keys == count > 0
 
@@ -112,6 +112,6 @@ def test_a_key_identifies_rows_among_equal_names_of_two_models(name: str, crowde
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_view_has_as_many_rows_as_what_it_stands_on(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
     counted, stored = COUNTS[name]
-    found, expected = crowded.execute(f"select {counted}, {stored} from {name}").fetchone()
+    [(found, expected)] = crowded.execute(f"select {counted}, {stored} from {name}").fetchall()
 
     assert found == expected > 0

@@ -13,6 +13,7 @@ import warehouse
 from tests.warehouse.conftest import provenance_of, rows_of
 from warehouse.doctor import diagnose
 from warehouse.errors import WarehouseError
+from warehouse.footers import is_recognised
 from warehouse.migrations import lacks, relation, upgraded, version_of
 from warehouse.schema import Column, Migration, Table
 from warehouse.store import Store, fits
@@ -110,6 +111,18 @@ def test_new_files_tell_their_version(store: Store) -> None:
         recipe = "wanda-50" if table.partitioning == "variant" else None
         path = store.write(table, rows_of(table, recipe=recipe), provenance_of("tiny", recipe), "tiny", recipe).path
         assert pq.read_schema(path).metadata[b"version"] == str(table.version).encode()
+
+
+@pytest.mark.parametrize(("told", "is_known"), [(b"3", True), (b"2", False), (b"33", False), (None, False)])
+def test_the_same_columns_of_another_version_are_not_recognised_by_their_bytes(
+    store: Store, tmp_path: Path, told: bytes | None, is_known: bool
+) -> None:
+    path = store.write(VARIANTS, rows_of(VARIANTS), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50").path
+    rows = pq.read_table(path)
+    metadata = {key: value for key, value in rows.schema.metadata.items() if key != b"version"}
+    told_rows = rows.replace_schema_metadata(metadata | ({} if told is None else {b"version": told}))
+    pq.write_table(told_rows, tmp_path / "told.parquet")
+    assert is_recognised(VARIANTS, (tmp_path / "told.parquet").read_bytes()) == is_known
 
 
 THREE = Table(

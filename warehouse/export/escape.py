@@ -3,6 +3,7 @@
 Markdown is escaped by `formats`, HTML by great-tables.
 """
 
+import re
 import unicodedata
 
 _SPECIAL = {
@@ -23,11 +24,6 @@ _SPECIAL = {
     '"': r"\symbol{34}",
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
-    # Two of these would be joined to a dash or another sign.
-    "-": "-{}",
-    "?": "?{}",
-    "!": "!{}",
-    ",": ",{}",
     # A bracket behind a line end is its optional argument, an asterisk its starred form.
     "[": "{[}",
     "]": "{]}",
@@ -96,7 +92,9 @@ def latex(text: str) -> str:
 
     White space becomes one space; a character that the standard fonts lack is written as its number, `[U+65E5]`.
     """
-    return "".join(map(_latex, " ".join(unicodedata.normalize("NFC", text).split())))
+    escaped = "".join(map(_latex, " ".join(unicodedata.normalize("NFC", text).split())))
+    # Two of these in a row would be joined to a dash or a quotation mark.
+    return re.sub("([-,])(?=\\1)", r"\1{}", escaped)
 
 
 def _latex(character: str) -> str:

@@ -3,10 +3,12 @@
 Declarations only; the tables of a paper are declared in `paper_tables`, for all else `derived` reads the names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
+
+from warehouse import headers
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,5 @@ def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> Layout:
         interval = ends if not error and name in names and set(ends) <= set(names) else ()
         taken |= {error, *interval}
         columns.append(Shown(name, unit=units.get(name, ""), error=error, interval=interval))
-    first, note = _told(header.splitlines())
-    return Layout(first, tuple(column for column in columns if column.name not in taken), note)
-
-
-def _told(lines: Sequence[str]) -> tuple[str, str]:
-    """The header's first sentence, and how to read the view."""
-    note: list[str] = []
-    for line in lines[1:]:
-        key, colon, rest = line.partition(": ")
-        if (colon and key in {"grain", "key", "inputs", "columns", "how to read", "reason"}) or line == "columns:":
-            if note:
-                break
-            note = [rest] if key == "how to read" else []
-        elif note:
-            note.append(line)
-    return (lines[0] if lines else ""), " ".join(note)
+    told = headers.parse(header)
+    return Layout(told.asks, tuple(column for column in columns if column.name not in taken), told.how_to_read)

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import sqlglot
 
+from warehouse import headers
 from warehouse.catalogue import View, quoted
 from warehouse.export.html import to_html
 from warehouse.export.layout import derived
@@ -21,7 +22,6 @@ from warehouse.tables import TABLES
 
 # No one typesets more; Parquet and CSV have every row.
 TYPESET_ROWS = 1000
-_KEY = re.compile(r"^key: (.+)$", re.MULTILINE)
 _UNIT = re.compile(r"\[([^\]]+)\]")
 _UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
 
@@ -47,8 +47,10 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View) -> TableFiles
     Rows come in the view's order, else by its key.
     """
     query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - the name of a file
-    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and (key := _KEY.search(view.header)):
-        query += f" ORDER BY {key[1]}"
+    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and (
+        key := headers.parse(view.header).key
+    ):
+        query += f" ORDER BY {', '.join(map(quoted, key))}"
     rows = connection.sql(query).to_arrow_table()
     contents = {
         f"{view.name}.parquet": _bytes(render(rows, "parquet")),

@@ -154,3 +154,18 @@ def test_killed_at_any_point_an_export_is_whole_or_says_that_it_is_not(tmp_path:
     assert whole
     export(folder, {"a.csv": "1"})
     assert set(content(folder)) == {"a.csv", MANIFEST}
+
+
+def test_an_export_refused_between_two_files_says_that_it_is_incomplete_until_the_next_one(tmp_path: Path) -> None:
+    export(tmp_path, {"a.csv": "1", "b.csv": "1", "c.csv": "1"})
+    (tmp_path / "b.csv").unlink()
+    (tmp_path / "b.csv").mkdir()  # a file cannot take its place
+    with pytest.raises(WarehouseError, match="a folder stands where the file should"):
+        export(tmp_path, {"a.csv": "2", "b.csv": "2", "d.csv": "2"})
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert not manifest["is_complete"]
+    assert set(manifest["files"]) == {"a.csv", "b.csv", "c.csv", "d.csv"}, "whatever either of them had"
+    (tmp_path / "b.csv").rmdir()
+    export(tmp_path, {"d.csv": "3"})
+    assert set(content(tmp_path)) == {"d.csv", MANIFEST}
+    assert json.loads((tmp_path / MANIFEST).read_text())["is_complete"]
