@@ -189,7 +189,7 @@ def tables(
         )
     rows += [
         {"name": view.name, "kind": view.layer, "about": header.asks, "key": ", ".join(header.key)}
-        for view in view_sql().values()
+        for view in sorted(view_sql().values(), key=lambda view: (view.layer, view.name))
         if view.layer != "staging"
         for header in [headers.parse(view.header)]
     ]
@@ -239,15 +239,18 @@ def describe(
     keys = _keys()
     about = {view.name: view.header for view in view_sql().values()} | {PROVENANCE: PROVENANCE_COMMENT}
     say(TABLES[name].grain if name in TABLES else about[name], "dim")
-    if keys.get(name):
-        say(f"key: {', '.join(keys[name])}", "dim")
     if name in TABLES:
+        say(f"key: {', '.join(keys[name])}", "dim")
         for reference in TABLES[name].references:
             say(str(reference), "dim")
-    if found := headers.joins(name, [column for column, _ in columns], keys):
-        say("joins that add columns and never rows:", "dim")
-        for other, using in found.items():
-            say(f"  LEFT JOIN {other} USING ({', '.join(using)})", "dim")
+    names = [column for column, _ in columns]
+    for heading, found in (
+        ("joins that add columns and never rows:", headers.joins(name, names, keys)),
+        ("tables with several rows for each:", headers.finer(name, names, {t.name: t.key for t in TABLES.values()})),
+    ):
+        lines = [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in found.items()]
+        if lines:
+            say("\n".join([heading, *lines]), "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
 
 
