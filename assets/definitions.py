@@ -13,10 +13,17 @@ from assets.loaded import LOADED
 from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
-from assets.variants import texts, traces, variants
+from assets.unwritten import UNWRITTEN
+from assets.variants import mask_samples, texts, traces, variants
 
 defs = Definitions(
-    assets=[recipe, models, calibration, variants, traces, texts, *question_assets(), *figure_assets(), report],
+    assets=[
+        *(recipe, models, calibration, variants, mask_samples, traces, texts),
+        *UNWRITTEN,
+        *question_assets(),
+        *figure_assets(),
+        report,
+    ],
     jobs=JOBS,
     resources={"study": StudyResource(), "warehouse": WarehouseResource(), "loaded": LOADED},
     # One process per run: steps share the loaded model.

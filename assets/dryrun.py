@@ -159,7 +159,10 @@ def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
             yield about | {"when": "reused", "item": ", ".join(reused)}
         if work.tables:
             written = found.rows[recipe]
-            size = sum(expected_bytes(TABLES[each.table], each.rows, each.unmoved, each.listed) for each in written)
+            size = sum(
+                expected_bytes(TABLES[each.table], each.rows, each.unmoved, each.listed, each.packed)
+                for each in written
+            )
             costs = found.costs.get(recipe, ()) if recipe else ()
             yield about | {
                 "when": "computed",

@@ -27,14 +27,16 @@ TRACE_TABLES = (
     "generations",
     "hidden_states",
 )
+MASK_TABLE = "mask_samples"
 TEXT_TABLE = "text_tokens"
-VARIANT_TABLES = ("variants", *TRACE_TABLES, TEXT_TABLE)
+VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE)
 
 CODE_VERSIONS = {
     "models": versions.MODELS,
     "activation_stats": versions.STATISTICS,
     "block_influence": versions.STATISTICS,
     "variants": versions.PRUNING,
+    MASK_TABLE: versions.MASKS,
     **dict.fromkeys(TRACE_TABLES, versions.TRACES),
     TEXT_TABLE: versions.TEXTS,
 }
@@ -94,10 +96,10 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
             }
         made = [source_hash(step.source, cache_folder()) for step in steps(recipe) if isinstance(step, External)]
         return found | {"recipe_hash": recipe.hash} | needed | ({"external_hash": made[0]} if made else {})
-    found |= {
-        "variant": fingerprint(inputs("variants", study, identity, recipe)),
-        "tokenizer_hash": identity.tokenizer_hash,
-    }
+    found |= {"variant": fingerprint(inputs("variants", study, identity, recipe))}
+    if table == MASK_TABLE:
+        return found
+    found |= {"tokenizer_hash": identity.tokenizer_hash}
     if table == TEXT_TABLE:
         return found | {"texts_hash": texts_hash(study.texts)}
     return found | {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash}

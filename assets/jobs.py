@@ -16,6 +16,7 @@ from dagster import (
 from dagster import Failure as StepFailure
 
 from assets import settings
+from assets.checks import references
 from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
 from assets.inputs import RECIPE
 from assets.plan import Request
@@ -93,7 +94,7 @@ JOBS = [
     define_asset_job("variant_tables", _tables(VARIANT_TABLES), description="Prune and trace one variant."),
     define_asset_job(
         "answers",
-        AssetSelection.groups("questions", "figures", "report"),
+        AssetSelection.groups("questions", "figures", "report") | AssetSelection.checks(references),
         description="Answer the questions, draw the figures, write the report.",
     ),
 ]

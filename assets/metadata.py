@@ -3,7 +3,7 @@
 No knowledge of any single table.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from dagster import (
@@ -21,7 +21,8 @@ from dagster import (
 )
 
 from warehouse.checks import Violation, check_names
-from warehouse.schema import Column, Table
+from warehouse.references import check_name
+from warehouse.schema import Column, Reference, Table
 from warehouse.store import Written
 
 RULES = "keeps_its_rules"
@@ -30,7 +31,7 @@ RULES = "keeps_its_rules"
 def table_schema(table: Table) -> TableSchema:
     """The table's columns with units, formulas and legal values, as the UI's column view takes them."""
     key = f"key: {', '.join(table.key)}"
-    rules = [invariant.condition for invariant in table.invariants]
+    rules = [*(str(reference) for reference in table.references), *(rule.condition for rule in table.invariants)]
     return TableSchema(
         columns=[_column(column, table) for column in table.columns],
         constraints=TableConstraints(other=[key, *rules]),
@@ -45,8 +46,16 @@ def _column(column: Column, table: Table) -> TableColumn:
         other.append(f"<= {column.maximum:g}")
     if column.values:
         other.append(f"one of {', '.join(column.values)}")
+    other += [f"references {each.table}" for each in table.references if column.name in each.columns]
     constraints = TableColumnConstraints(nullable=column.nullable, unique=table.key == (column.name,), other=other)
-    return TableColumn(column.name, str(column.type), description=column.comment(), constraints=constraints)
+    told = {"unit": column.unit, "formula": column.formula, "source": column.source}
+    return TableColumn(
+        column.name,
+        str(column.type),
+        description=column.comment(),
+        constraints=constraints,
+        tags={name: text for name, text in told.items() if text},
+    )
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
@@ -55,19 +64,33 @@ def table_metadata(table: Table) -> dict[str, Any]:
 
 
 def check_specs(tables: Iterable[Table]) -> list[AssetCheckSpec]:
-    """One blocking check for each table, which stands for all rules that follow from its definition."""
+    """Blocking checks of each table: one for all rules that follow from its definition, one for each foreign key."""
     return [
-        AssetCheckSpec(
-            RULES, asset=AssetKey(table.name), blocking=True, description=f"Rules: {', '.join(check_names(table))}."
-        )
+        AssetCheckSpec(name, asset=AssetKey(table.name), blocking=True, description=description)
         for table in tables
+        for name, description in (
+            (RULES, f"Rules: {', '.join(check_names(table))}."),
+            *((check_name(each), f"Every row has its row in {each.table}: {each}.") for each in table.references),
+        )
     ]
 
 
 def materialized(
-    table: Table, written: Written, fingerprint: str, extra: Mapping[str, Any] | None = None
+    table: Table,
+    written: Written,
+    fingerprint: str,
+    orphaned: Collection[Reference] = (),
+    extra: Mapping[str, Any] | None = None,
 ) -> MaterializeResult:
-    """What an asset reports about a partition that it wrote: version, sizes and the outcome of its check."""
+    """What an asset reports about a partition that it wrote: version, sizes and the outcomes of its checks.
+
+    Args:
+        table: the table.
+        written: what the store says.
+        fingerprint: of all that the rows follow from.
+        orphaned: foreign keys that find no row.
+        extra: further metadata.
+    """
     return MaterializeResult(
         asset_key=AssetKey(table.name),
         data_version=DataVersion(fingerprint),
@@ -77,7 +100,15 @@ def materialized(
             "path": MetadataValue.path(str(written.path)),
             **(extra or {}),
         },
-        check_results=[_outcome(table, written.violations)],
+        check_results=[
+            _outcome(table, written.violations),
+            *(
+                AssetCheckResult(
+                    asset_key=AssetKey(table.name), check_name=check_name(each), passed=each not in orphaned
+                )
+                for each in table.references
+            ),
+        ],
     )
 
 

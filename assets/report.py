@@ -28,6 +28,7 @@ from pipelines.charts.registry import FIGURES
 from pipelines.charts.report import render_report
 from pipelines.studies import Study
 from warehouse.catalogue import SQL
+from warehouse.references import assertions
 
 ASSERTIONS = "sql_assertions"
 _SUMMARY = "SELECT * FROM variant_summary ORDER BY model, recipe <> 'dense', recipe"
@@ -53,7 +54,7 @@ ORDER BY one.model, one.prompt_id, one.recipe <> 'dense', one.recipe
             ASSERTIONS,
             asset="report",
             blocking=True,
-            description="Every file of sql/tests returns no row: what has to agree between tables does.",
+            description="Every file of sql/tests and every foreign key returns no row: what has to agree does.",
         )
     ],
 )
@@ -78,11 +79,9 @@ def report(
 
 
 def broken_assertions(ask: Ask) -> dict[str, int]:
-    """The files of `sql/tests` that return rows, with how many."""
-    counts = {
-        path.stem: ask(path.read_text(encoding="utf-8").strip().removesuffix(";")).height
-        for path in sorted((SQL / "tests").glob("assert_*.sql"))
-    }
+    """The files of `sql/tests` and the foreign keys that return rows, with how many."""
+    queries = {path.stem: path.read_text(encoding="utf-8") for path in sorted((SQL / "tests").glob("assert_*.sql"))}
+    counts = {name: ask(query.strip().removesuffix(";")).height for name, query in (queries | assertions()).items()}
     return {name: count for name, count in counts.items() if count}
 
 

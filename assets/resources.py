@@ -29,10 +29,11 @@ from assets.plan import Request
 from pipelines.progress import SILENT
 from pipelines.pruning.recipes import Recipe
 from pipelines.studies import Study
-from warehouse.catalogue import connect, literal
+from warehouse.catalogue import connect
 from warehouse.provenance import Provenance, fingerprint
 from warehouse.snapshots import damage_explained
 from warehouse.store import Store
+from warehouse.subset import narrow
 from warehouse.tables import TABLES
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class WarehouseResource(ConfigurableResource):
             WarehouseError: the views cannot be built, or a file is damaged.
         """
         if self._connection is None:
-            self._connection = connect(self.store().root)
+            self._connection = connect(self.store().root, explained=False)
         return _frame(self._connection, query)
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
@@ -85,14 +86,8 @@ class WarehouseResource(ConfigurableResource):
     @contextmanager
     def only(self, study: Study) -> Iterator[Ask]:
         """Asks as if the warehouse held this study's models and recipes and nothing else."""
-        models = ", ".join(literal(model.name) for model in study.models)
-        recipes = ", ".join(literal(recipe.name) for recipe in study.recipes)
-        with connect(self.store().root) as connection:
-            for name in (*TABLES, "provenance"):
-                per_model = name in TABLES and TABLES[name].partitioning == "model"
-                rows = f"model IN ({models})" + ("" if per_model else f" AND coalesce(recipe, 'dense') IN ({recipes})")
-                connection.execute(f"ALTER VIEW {name} RENAME TO all_{name}")
-                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM all_{name} WHERE {rows}")  # noqa: S608
+        with connect(self.store().root, explained=False) as connection:
+            narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
             yield lambda query: _frame(connection, query)
 
 
@@ -102,7 +97,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    with damage_explained():
+    with damage_explained(connection):
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
@@ -198,4 +193,15 @@ class Subject:
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         written = self.store.write(TABLES[table], rows, provenance, self.model, recipe)
-        return materialized(TABLES[table], written, provenance.fingerprint, {"seconds": seconds, **(extra or {})})
+        # A table that others refer to has one row a partition, so that row is there where the partition is.
+        orphaned = [
+            reference
+            for reference in TABLES[table].references
+            if self.store.provenance(TABLES[reference.table], *self._partition(reference.table)) is None
+        ]
+        told = {"seconds": seconds, **(extra or {})}
+        return materialized(TABLES[table], written, provenance.fingerprint, orphaned, told)
+
+    def _partition(self, table: str) -> tuple[str, str | None]:
+        """Where the rows of this model or variant lie in a table."""
+        return self.model, self.variant_recipe.name if TABLES[table].partitioning == "variant" else None

@@ -4,6 +4,7 @@ The only module that reads environment variables for the product; no I/O.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -18,6 +19,11 @@ def warehouse_root(chosen: str | None = None) -> str:
     if chosen is not None and not chosen.strip():
         raise InputError("--warehouse '': names no folder; leave the option out for the default")
     return os.path.expanduser(chosen or os.environ.get("PRUNESCOPE_WAREHOUSE") or DEFAULT_WAREHOUSE)  # noqa: PTH111
+
+
+def has_screen() -> bool:
+    """Whether a browser can open a window here."""
+    return sys.platform in {"win32", "darwin"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def cache_folder() -> Path:

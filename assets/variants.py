@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, ResourceParam, multi_asset
 
 from assets.dense import GPU, STATISTICS, table_spec
-from assets.fingerprints import TEXT_TABLE, TRACE_TABLES
+from assets.fingerprints import MASK_TABLE, TEXT_TABLE, TRACE_TABLES
 from assets.inputs import RECIPE
 from assets.loaded import LoadedModels
 from assets.metadata import check_specs
@@ -56,6 +56,29 @@ def variants(
     for older in subject.store.files(str(PurePosixPath(subject.variant_file).parent)):
         if older.name != path.name:
             older.unlink()
+
+
+@multi_asset(
+    name=MASK_TABLE,
+    specs=[table_spec(MASK_TABLE, "variants", [AssetKey("variants")])],
+    check_specs=check_specs([TABLES[MASK_TABLE]]),
+    partitions_def=VARIANTS,
+    pool=GPU,
+)
+def mask_samples(
+    context: AssetExecutionContext,
+    study: StudyResource,
+    warehouse: WarehouseResource,
+    loaded: ResourceParam[LoadedModels],
+) -> Iterator[MaterializeResult]:
+    """Looks at the variant's masks where every variant of the model is looked at."""
+    from pipelines.pruning.mask_samples import mask_samples as sample
+
+    subject = Subject.of(context, study, warehouse)
+    started = time.perf_counter()
+    decoder, recipe = loaded.decoder(subject.dense, subject.study), subject.variant_recipe.name
+    rows = sample(decoder, subject.model, recipe, subject.variant(recipe))
+    yield subject.write(MASK_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
 @multi_asset(

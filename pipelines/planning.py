@@ -13,6 +13,7 @@ from pipelines.machine import Machine
 from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
 from pipelines.models.outline import Shape
+from pipelines.pruning.mask_samples import MOST_SAMPLED
 from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
 from pipelines.pruning.wearing import COPIES, MOST_HELD
 from pipelines.streams import BATCH
@@ -71,12 +72,14 @@ class Rows:
         rows: how many.
         unmoved: those among them whose shift is exactly zero, which are stored in few bytes.
         listed: numbers in its list columns.
+        packed: bytes of masks, which do not compress.
     """
 
     table: str
     rows: int
     unmoved: int = 0
     listed: int = 0
+    packed: int = 0
 
 
 @dataclass(frozen=True)
@@ -346,17 +349,20 @@ class Workload:
         scopes = measure.scopes
         moved = sum(self.moved(recipe, scope) for scope in scopes)
         transitions = each * 2 * self.shape.layers * len(scopes)
-        steps = prompts * self.study.generation.new_tokens * len(measure.trajectories)
+        written = prompts * self.study.generation.new_tokens * len(measure.trajectories)
         listed = min(measure.top_k, self.shape.vocabulary)
-        decoded = steps * len(measure.temperatures)
+        decoded = written * len(measure.temperatures)
         # Of the dense model its stream; of a variant the shifts that there are, local ones of changed sublayers alone.
         kept = self.positions * (2 * self.shape.layers if recipe.method == "dense" else moved)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
+        masks = any(isinstance(part, MatrixRecipe) for part in steps(recipe))
+        sampled = min(self.shape.prunable, self.shape.modules * MOST_SAMPLED) // 8
         return [
             Rows("variants", 1),
+            Rows("mask_samples", self.shape.modules, packed=sampled if masks else 0),
             Rows("layer_transitions", transitions, unmoved=transitions - each * moved),
             Rows("decoding_steps", decoded, unmoved=decoded if recipe.method == "dense" else 0),
-            Rows("top_tokens", steps * 2 * listed),
+            Rows("top_tokens", written * 2 * listed),
             Rows("option_subspace", choices * len(measure.temperatures)),
             Rows("generations", prompts if "free_running" in measure.trajectories else 0),
             *([Rows("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),

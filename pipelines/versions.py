@@ -6,5 +6,6 @@ Raising one recomputes that step and everything behind it, nothing else.
 MODELS = "1"
 STATISTICS = "2"
 PRUNING = "3"
+MASKS = "1"
 TRACES = "2"
 TEXTS = "2"

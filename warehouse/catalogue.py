@@ -5,11 +5,16 @@ It holds no data and is rebuilt at every opening; running a user's SQL safely is
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -20,17 +25,21 @@ from sqlglot.optimizer.scope import traverse_scope
 from warehouse.atomic import write_atomically
 from warehouse.errors import CatalogueError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
+from warehouse.migrations import relation
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
 from warehouse.remote import register
 from warehouse.schema import Table
-from warehouse.snapshots import File, Snapshot
+from warehouse.snapshots import FOOTERS, File, Snapshot
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[1] / "sql"
 LAYERS = ("staging", "marts", "questions")
 PROVENANCE = "provenance"
+_Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
+# What a locked connection may use unless it is said otherwise.
+GIBIBYTES = 2.0
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -43,7 +52,7 @@ _TYPES = {
     pa.string(): "VARCHAR",
     pa.binary(): "BLOB",
 }
-_PROVENANCE_COMMENT = (
+PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
 )
 
@@ -74,7 +83,12 @@ class View:
 
 
 def connect(
-    root: Place | str, *, safe: bool = False, models: Collection[str] | None = None
+    root: Place | str,
+    *,
+    safe: bool = False,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
+    explained: bool = True,
 ) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
@@ -84,13 +98,19 @@ def connect(
     Args:
         root: the warehouse, which may be empty or not exist.
         safe: lock the connection: only the tables' files can be read, and no setting changed.
+        gibibytes: most memory that a locked connection may use, in GiB.
         models: see only the partitions of these models; all where None.
+        explained: whether tables, views and columns have their comments, which no query needs and which take a
+            quarter of the time of a process's first connection.
 
     Raises:
         DamagedFileError: a partition is damaged; the message names it.
         CatalogueError: a file in `sql/` is wrong; the message names it.
     """
-    snapshot = Snapshot(Store(root), models)
+    with ThreadPoolExecutor(1) as beside:
+        # Python looks at the files while DuckDB binds the views.
+        template = beside.submit(_template, _sources(SQL), explained)
+        snapshot = Snapshot(Store(root), models)
     try:
         connection = duckdb.connect()
         snapshot.hold(connection)
@@ -98,9 +118,11 @@ def connect(
         snapshot.close()
         raise
     try:
-        _build(connection, snapshot.files)
+        _set_up(connection)
+        template.result().copy_to(connection)
+        _fill(connection, snapshot.files)
         if safe:
-            _lock(connection, snapshot.root)
+            _lock(connection, snapshot.root, gibibytes)
     except BaseException:
         connection.close()
         raise
@@ -121,7 +143,9 @@ def build_file(root: Place | str, path: Place) -> None:
         with duckdb.connect(temporary) as connection:
             if not isinstance(snapshot.root, Path):
                 register(connection, snapshot.root)
-            _build(connection, files)
+            _set_up(connection)
+            _define(connection, _sources(SQL), explained=True)
+            _fill(connection, files)
 
     write_atomically(path.absolute(), write)
 
@@ -138,12 +162,24 @@ def load_views(folder: Path) -> dict[str, View]:
         CatalogueError: a file is no single SELECT, reads an unknown table, reads itself through others, or has a
             name that is taken.
     """
+    return dict(_views(_sources(folder)))
+
+
+def _sources(folder: Path) -> tuple[_Source, ...]:
+    """All files of SQL, macros first."""
+    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).glob("*.sql"))]
+    return tuple((layer, path, path.read_text(encoding="utf-8")) for layer, path in paths)
+
+
+@lru_cache(maxsize=8)  # a process asks often, and parsing takes long
+def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
     views: dict[str, View] = {}
-    for layer in LAYERS:
-        for path in sorted((folder / layer).glob("*.sql")):
-            if path.stem in views or path.stem in TABLES or path.stem == PROVENANCE:
-                raise CatalogueError(f"{path}: another table or view is named {path.stem}; rename the file")
-            views[path.stem] = _view(layer, path, path.read_text(encoding="utf-8"))
+    for layer, path, text in sources:
+        if layer == "macros":
+            continue
+        if path.stem in views or path.stem in TABLES or path.stem == PROVENANCE:
+            raise CatalogueError(f"{path}: another table or view is named {path.stem}; rename the file")
+        views[path.stem] = _view(layer, path, text)
     known = {*views, *TABLES, PROVENANCE}
     for view in views.values():
         if unknown := [name for name in view.depends_on if name not in known]:
@@ -173,41 +209,84 @@ def sql_type(of: pa.DataType) -> str:
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
 
 
-def _build(connection: duckdb.DuckDBPyConnection, files: Sequence[File]) -> None:
+class _Template:
+    """All views over tables without files, in a DuckDB file of this process, from which connections copy them.
+
+    To bind and explain the views takes a hundred times as long as to copy them.
+    """
+
+    def __init__(self, sources: tuple[_Source, ...], *, explained: bool) -> None:
+        folder = mkdtemp(prefix="prunescope-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.path = Path(folder) / "views.duckdb"
+        with duckdb.connect(self.path) as connection:
+            _set_up(connection)
+            _define(connection, sources, explained=explained)
+
+    def copy_to(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(f"ATTACH {literal(str(self.path))} AS template (READ_ONLY)")
+        connection.execute("COPY FROM DATABASE template TO memory (SCHEMA)")
+        connection.execute("DETACH template")
+
+
+@lru_cache(maxsize=2)
+def _template(sources: tuple[_Source, ...], explained: bool) -> _Template:
+    return _Template(sources, explained=explained)
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
     # A view must not read a variable of the Python program that happens to have a table's name.
     connection.execute("SET python_enable_replacements = false")
     # Times read the same on every machine.
     connection.execute("SET TimeZone = 'UTC'")
+
+
+def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...], *, explained: bool) -> None:
+    """Creates all views over tables without files, because DuckDB opens files for every view that it binds."""
+    views = _views(sources)
     connection.execute("BEGIN")
-    # DuckDB opens files for every view that it binds, so the views are bound while the tables are empty.
+    connection.execute("CREATE SCHEMA files")
+    _fill(connection, [])
     for table in TABLES.values():
-        connection.execute(f"CREATE VIEW {quoted(table.name)} AS {_relation(table, [])}")
-    connection.execute(f"CREATE VIEW {PROVENANCE} AS {_provenance([])}")
-    for path in sorted((SQL / "macros").glob("*.sql")):
-        _execute(connection, path, path.read_text(encoding="utf-8"))
-    views = view_sql()
+        columns = ", ".join(quoted(column.name) for column in table.columns)
+        connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT {columns} FROM {_files_of(table.name)}")  # noqa: S608
+    connection.execute(f"CREATE VIEW {PROVENANCE} AS SELECT {', '.join(PROVENANCE_COLUMNS)} FROM {FOOTERS}")  # noqa: S608
+    for layer, path, text in sources:
+        if layer == "macros":
+            _execute(connection, path, text)
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
-    for table in TABLES.values():
-        if of_table := [file for file in files if file.partition.table == table.name]:
-            connection.execute(f"CREATE OR REPLACE VIEW {quoted(table.name)} AS {_relation(table, of_table)}")
-    if files:
-        connection.execute(f"CREATE OR REPLACE VIEW {PROVENANCE} AS {_provenance(files)}")
-    connection.execute(_comments(views))
+    if explained:
+        connection.execute(";".join(_comments(views)))
     connection.execute("COMMIT")
 
 
-def _comments(views: Mapping[str, View]) -> str:
+def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File]) -> None:
+    """Puts the files under the tables, of which views know only the columns."""
+    for name in (*TABLES, PROVENANCE):
+        of_table = [file for file in files if name in {file.partition.table, PROVENANCE}]
+        if of_table or not files:
+            select = _provenance(of_table) if name == PROVENANCE else _relation(TABLES[name], of_table)
+            connection.execute(f"CREATE OR REPLACE VIEW {_files_of(name)} AS {select}")
+
+
+def _files_of(name: str) -> str:
+    """The view over a table's files; in a schema of its own, where no one looks for tables."""
+    return f"files.{quoted(f'{name}_files')}"
+
+
+def _comments(views: Mapping[str, View]) -> Iterator[str]:
     """The statements that explain every table, view and column."""
-    comments = [_comment("VIEW", PROVENANCE, text=_PROVENANCE_COMMENT)]
+    yield _comment("VIEW", PROVENANCE, text=PROVENANCE_COMMENT)
     for table in TABLES.values():
-        comments.append(_comment("VIEW", table.name, text=table.grain))
-        comments += [_comment("COLUMN", table.name, column.name, text=column.comment()) for column in table.columns]
-    comments += [_comment("VIEW", view.name, text=view.header) for view in views.values()]
+        yield _comment("VIEW", table.name, text=table.grain)
+        for column in table.columns:
+            yield _comment("COLUMN", table.name, column.name, text=column.comment())
+    for view in views.values():
+        yield _comment("VIEW", view.name, text=view.header)
     explained = explain(views.values())
     for name, columns in [(PROVENANCE, PROVENANCE_COLUMNS), *((name, explained[name]) for name in views)]:
-        comments += [_comment("COLUMN", name, column, text=said.comment()) for column, said in columns.items()]
-    return ";".join(comments)
+        yield from (_comment("COLUMN", name, column, text=said.comment()) for column, said in columns.items())
 
 
 def _comment(kind: str, *names: str, text: str) -> str:
@@ -224,19 +303,14 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
 def _relation(table: Table, files: Sequence[File]) -> str:
     """The SELECT over a table's files, with the table's columns whatever the files hold."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
-    empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
-    fitting = [file.source for file in files if file.fits]
-    others = [file.source for file in files if not file.fits]
-    parts = []
-    if fitting or not others:
-        columns = ", ".join(typed)
-        parts.append(f"SELECT {columns} FROM {_read(fitting)}" if fitting else empty)  # noqa: S608
-    if others:
-        # Files of an older version lack columns or have others: what they lack is NULL until they are computed again.
-        casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
-        read = f"SELECT * FROM {_read(others, 'union_by_name = true')}"  # noqa: S608
-        parts.append(f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})")  # noqa: S608
-    return " UNION ALL ".join(parts)
+    versions: dict[int | None, list[str]] = {}
+    for file in files:
+        versions.setdefault(file.version, []).append(file.source)
+    # Files of no version may differ among themselves.
+    sources = {
+        version: _read(found, *([] if version else ["union_by_name = true"])) for version, found in versions.items()
+    }
+    return relation(table, typed, sources)
 
 
 def _read(sources: Sequence[str], *options: str) -> str:
@@ -264,7 +338,7 @@ def _provenance(files: Sequence[File]) -> str:
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     if not files:
         nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
-        return f"SELECT '' AS table_name, '' AS path, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
+        return f"SELECT '' AS table_name, '' AS path, '' AS source, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
     sources = _list([file.source for file in files])
     paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
     footers = (
@@ -274,7 +348,7 @@ def _provenance(files: Sequence[File]) -> str:
     places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
     sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
     return (
-        f"SELECT table_name, path, {selected} FROM ({footers}) "  # noqa: S608
+        f"SELECT table_name, path, source, {selected} FROM ({footers}) "  # noqa: S608
         f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
     )
 
@@ -284,7 +358,7 @@ def _list(texts: Sequence[str]) -> str:
     return f"{literal(json.dumps(texts))}::JSON::VARCHAR[]"
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
+def _lock(connection: duckdb.DuckDBPyConnection, root: Place, gibibytes: float) -> None:
     """Closes every way out of the tables' files; the order matters, the last step forbids all further ones."""
     # DuckDB compares where a file really lies; an open file that was replaced still says its folder.
     folders = _list([str(root / name) for name in TABLES])
@@ -292,7 +366,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "temp_directory = ''",
-        "memory_limit = '2GB'",
+        f"memory_limit = '{gibibytes * 1024:.0f} MiB'",
         f"allowed_directories = {folders}",
         "enable_external_access = false",
         "lock_configuration = true",
@@ -300,9 +374,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
         connection.execute(f"SET {setting}")
 
 
-@lru_cache(maxsize=1024)
 def _view(layer: str, path: Path, text: str) -> View:
-    """The view of a file; a process connects often, and parsing takes longer than all else."""
     sql = text.strip().removesuffix(";")
     try:
         trees = sqlglot.parse(sql, dialect="duckdb")

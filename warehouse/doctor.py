@@ -13,10 +13,12 @@ from typing import Literal
 from warehouse.atomic import is_temporary, temporaries
 from warehouse.catalogue import connect
 from warehouse.errors import WarehouseError
+from warehouse.migrations import lacks, version_of
 from warehouse.places import Place
 from warehouse.provenance import read_footer
+from warehouse.references import orphans
 from warehouse.schema import Table
-from warehouse.store import PART, Store, fits
+from warehouse.store import PART, Store
 from warehouse.tables import TABLES
 
 LOW_SPACE = 1 << 30
@@ -97,11 +99,18 @@ def _partition(store: Store, table: Table, path: Place) -> Iterator[Finding]:
         return
     for violation in footer.violations:
         yield Finding("error", str(path), f"breaks a check: {violation}", "run its study again, then report it")
-    if not fits(table, footer.schema):
+    version = version_of(table, footer.schema)
+    if version is None:
         wanted, found = set(table.arrow().names), set(footer.schema.names)
         differing = ", ".join(sorted(wanted ^ found)) or "their types"
-        message = f"comes from another version: its columns differ in {differing}"
+        message = f"fits no version of its table: its columns differ in {differing}"
         yield Finding("warning", str(path), message, "run its study again")
+    elif version < table.version:
+        message = f"was written by version {version} of its table, which has {table.version} now: it is read"
+        lacking = ", ".join(lacks(table, version))
+        yield Finding(
+            "warning", str(path), f"{message} with NULL for {lacking}" if lacking else message, "run its study again"
+        )
 
 
 def _strangers(root: Place) -> Iterator[Finding]:
@@ -112,6 +121,15 @@ def _strangers(root: Place) -> Iterator[Finding]:
 
 def _views(root: Place) -> Iterator[Finding]:
     try:
-        connect(root).close()
+        connection = connect(root)
     except WarehouseError as error:
         yield Finding("error", "sql", str(error), "install the package again, or mend the view")
+        return
+    with connection:
+        for table in TABLES.values():
+            for reference in table.references:
+                missing = connection.sql(orphans(table, reference)).fetchall()
+                if missing:
+                    message = f"{len(missing)} of its {' @ '.join(reference.columns)} are not in {reference.table}"
+                    such = f"{message}, such as {'@'.join(missing[0])}"
+                    yield Finding("error", table.name, such, "run its study again, or move its files away")

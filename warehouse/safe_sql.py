@@ -6,14 +6,14 @@ The two fences are independent; neither knows what the tables mean.
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalogue import connect
+from warehouse.catalogue import GIBIBYTES, connect
 from warehouse.errors import SqlError, UnsafeSqlError
 from warehouse.places import Place
 from warehouse.snapshots import damage_explained
@@ -51,6 +51,8 @@ def run_safe(
     parameters: Sequence[object] | Mapping[str, object] | None = None,
     *,
     seconds: float = SECONDS,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
 ) -> pa.Table:
     """The rows of one SELECT over the warehouse.
 
@@ -61,6 +63,8 @@ def run_safe(
         sql: one statement.
         parameters: values for `?` and `$n`, or by name for `$name`.
         seconds: longest time that it may run.
+        gibibytes: most memory that it may use, in GiB; it spills nothing to disk.
+        models: it sees only the partitions of these models; all where None.
 
     Raises:
         UnsafeSqlError: the statement does more than read the warehouse's tables and views; the message names the rule.
@@ -68,7 +72,8 @@ def run_safe(
         DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
-    with connect(root, safe=True) as connection:
+    shows_comments = any(word in sql.lower() for word in ("duckdb_", "information_schema"))
+    with connect(root, safe=True, gibibytes=gibibytes, models=models, explained=shows_comments) as connection:
         check(connection, sql)
         return _run(connection, sql, parameters, seconds)
 
@@ -157,12 +162,14 @@ def _run(
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
-        with damage_explained():
+        with damage_explained(connection):
             return _fetched(connection, sql, parameters)
     except duckdb.InterruptException as error:
-        raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less") from error
+        raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)") from error
     except duckdb.OutOfMemoryException as error:
-        raise SqlError("the SQL needs more memory than it may have; aggregate earlier or ask for less") from error
+        raise SqlError(
+            "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"
+        ) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise SqlError(f"SQL: {_short(error)}") from error
     finally:

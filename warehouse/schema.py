@@ -3,12 +3,15 @@
 Everything else derives from these objects: Arrow schema, DuckDB comments, checks, dictionary.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pyarrow as pa
 
 Partitioning = Literal["model", "variant"]
+# Under which the Arrow schema, and so every file, says the version of its table.
+VERSION_KEY = b"version"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Column:
         maximum: largest legal value, checked.
         values: the legal values of a categorical column, checked.
         is_timing: differs between two equal runs (seconds, memory), so not compared.
+        since: version of the table that brought the column; files of earlier ones have NULL, or what a migration
+            makes of their columns.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Column:
     maximum: float | None = None
     values: tuple[str, ...] = ()
     is_timing: bool = False
+    since: int = 1
 
     def but(self, **changes: object) -> "Column":
         """The same quantity with some attributes changed for one table."""
@@ -82,6 +88,39 @@ class Invariant:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A foreign key: every row has its row in another table.
+
+    Attributes:
+        table: name of the other table.
+        columns: its key, which the rows hold under the same names.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As SQL says it."""
+        columns = ", ".join(self.columns)
+        return f"({columns}) references {self.table} ({columns})"
+
+
+@dataclass(frozen=True)
+class Migration:
+    """How the columns of one version of a table become those of the next, where columns were renamed or retyped.
+
+    Attributes:
+        to: the version that it leads to.
+        replaced: the columns that go, as the earlier version had them.
+        computed: SQL expressions over the earlier version's columns, by the names of the columns that come.
+    """
+
+    to: int
+    replaced: tuple[Column, ...]
+    computed: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
 class Table:
     """One table: grain in a sentence, key, columns.
 
@@ -93,6 +132,9 @@ class Table:
         partitioning: one file per model, or one per variant (model and recipe).
         invariants: identities between columns, checked on every row.
         may_be_empty: whether a partition without rows is legal.
+        references: foreign keys.
+        version: rises by one whenever a column comes, goes or changes its name, type or meaning.
+        migrations: from earlier versions, in order; a version that only brought columns needs none.
     """
 
     name: str
@@ -102,18 +144,36 @@ class Table:
     partitioning: Partitioning
     invariants: tuple[Invariant, ...] = field(default=())
     may_be_empty: bool = False
+    references: tuple[Reference, ...] = ()
+    version: int = 1
+    migrations: tuple[Migration, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses a table whose key is not among its columns or whose names repeat."""
+        """Refuses a table whose key or references are not among its columns, or whose names or versions clash."""
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise ValueError(f"table {self.name}: a column name repeats")
         if not set(self.key) <= set(names):
             raise ValueError(f"table {self.name}: key {self.key} is not among its columns")
+        if missing := [each for each in self.references if not set(each.columns) <= set(names)]:
+            raise ValueError(f"table {self.name}: {missing[0]} names a column that it has not")
+        steps = [each.to for each in self.migrations]
+        if steps != sorted(set(steps)) or not set(steps) <= set(range(2, self.version + 1)):
+            raise ValueError(f"table {self.name}: migrations to {steps} do not lead to version {self.version}")
+        if max(column.since for column in self.columns) > self.version:
+            raise ValueError(f"table {self.name}: a column came after version {self.version}")
 
     def arrow(self) -> pa.Schema:
-        """The Arrow schema, with the grain as metadata."""
-        return pa.schema([column.field() for column in self.columns], metadata={"grain": self.grain})
+        """The Arrow schema, with the grain and the version as metadata."""
+        metadata = {b"grain": self.grain.encode(), VERSION_KEY: str(self.version).encode()}
+        return pa.schema([column.field() for column in self.columns], metadata=metadata)
+
+    def stored(self, version: int) -> dict[str, pa.DataType]:
+        """The columns that files of one version have; empty for a version that never was."""
+        if not 1 <= version <= self.version:
+            return {}
+        replaced = [column for step in self.migrations if step.to > version for column in step.replaced]
+        return {column.name: column.type for column in (*self.columns, *replaced) if column.since <= version}
 
     def column(self, name: str) -> Column:
         """The column of that name; KeyError where there is none."""

@@ -13,7 +13,7 @@ _PER_COLUMN = 570
 _FLOAT, _UNMOVED, _LISTED, _OTHER = 0.72, 0.11, 0.55, 0.15
 
 
-def expected_bytes(table: Table, rows: int, unmoved: int = 0, listed: int = 0) -> int:
+def expected_bytes(table: Table, rows: int, unmoved: int = 0, listed: int = 0, packed: int = 0) -> int:
     """Bytes of a Parquet file.
 
     Args:
@@ -21,15 +21,16 @@ def expected_bytes(table: Table, rows: int, unmoved: int = 0, listed: int = 0) -
         rows: all rows.
         unmoved: those among them that measure a shift of exactly zero.
         listed: numbers in list columns.
+        packed: bytes in columns of bits, as they are.
     """
     floats = sum(4 for column in table.columns if pa.types.is_float32(column.type))
     others = sum(_width(column.type) for column in table.columns)
     body = (rows - unmoved) * floats * _FLOAT + unmoved * floats * _UNMOVED + rows * others * _OTHER
-    return round(_PER_COLUMN * len(table.columns) + body + 4 * listed * _LISTED)
+    return round(_PER_COLUMN * len(table.columns) + body + 4 * listed * _LISTED + packed)
 
 
 def _width(of: pa.DataType) -> int:
-    """Bytes of a value that is no float32: numbers by their width, labels by their index, texts by a guess."""
-    if pa.types.is_float32(of) or pa.types.is_list(of):
+    """Bytes of a value that is neither float32 nor bits: numbers by width, labels by index, texts by a guess."""
+    if pa.types.is_float32(of) or pa.types.is_list(of) or pa.types.is_binary(of):
         return 0
     return of.bit_width // 8 if pa.types.is_primitive(of) else 4

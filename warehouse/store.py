@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from warehouse import checks
 from warehouse.atomic import refusals_explained, temporaries, write_atomically
 from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.hashing import rows_hash
+from warehouse.migrations import upgraded, version_of
 from warehouse.names import original, path_safe
 from warehouse.places import Place, failures, fetch, place_of, read_from
 from warehouse.provenance import BROKEN, FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
@@ -190,7 +192,9 @@ class Store:
             )
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
-        """All rows of one partition, every byte checked against the seal and every page against its checksum.
+        """All rows of one partition, every byte checked against its seal, with the table's present columns.
+
+        What a file of an earlier version lacks is NULL.
 
         Raises:
             DamagedFileError: the file is truncated or altered.
@@ -198,7 +202,7 @@ class Store:
         """
         path = self.path(table, model, recipe)
         try:
-            return read_from(path, _rows)
+            return upgraded(table, read_from(path, _rows))
         except FileNotFoundError as error:
             variant = model if recipe is None else f"{model}@{recipe}"
             raise WarehouseError(f"table {table.name} has nothing for {variant}; run its study first") from error
@@ -290,8 +294,8 @@ class Store:
 
 
 def fits(table: Table, schema: pa.Schema) -> bool:
-    """Whether a file has the table's columns with the table's types."""
-    return {field.name: field.type for field in table.arrow()} == {field.name: field.type for field in schema}
+    """Whether a file has the table's present columns with their types."""
+    return version_of(table, schema) == table.version
 
 
 def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
@@ -311,11 +315,11 @@ def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
         ]
         raise WarehouseError(f"table {table.name}: the frame {' and '.join(problems)}")
     # One chunk a column, so that the pages do not depend on how the frame was put together.
-    source = rows.rechunk().to_arrow()
+    whole = rows.rechunk()
     columns = []
     for field in schema:
         try:
-            column = _cast(source[field.name].combine_chunks(), field.type)
+            column = _converted(whole[field.name], field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             reason = str(error).partition("\n")[0]
             raise WarehouseError(
@@ -329,13 +333,16 @@ def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):  # a column without rows has no chunk
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+def _converted(values: pl.Series, to: pa.DataType) -> pa.Array:
     if not pa.types.is_dictionary(to):
-        return column.cast(to)
-    # Codes in order of appearance, not in the order of whichever cache the frame came with.
-    return column.cast(to.value_type).dictionary_encode().cast(to)
+        return values.to_arrow().cast(to)
+    if values.dtype not in {pl.String, pl.Categorical, pl.Enum}:
+        return values.to_arrow().cast(to.value_type).dictionary_encode().cast(to)
+    # Labels come in long runs, and only the first of each is encoded. Codes are in order of appearance, not in the
+    # order of whichever cache the frame came with.
+    runs = values.cast(pl.String).rle().struct
+    codes = runs.field("value").to_arrow().cast(to.value_type).dictionary_encode().cast(to)
+    return codes.take(pa.array(np.repeat(np.arange(len(codes)), runs.field("len"))))
 
 
 def _rows(file: BinaryIO) -> pa.Table:
@@ -354,7 +361,7 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
             rows,
             file,
             row_group_size=_ROW_GROUP,
-            compression="zstd",
+            compression="lz4",
             use_dictionary=others,
             column_encoding=noise,
             write_page_checksum=True,

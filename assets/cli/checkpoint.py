@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from assets import settings
-from assets.cli.options import Debug, Warehouse, root
+from assets.cli.options import Debug, Warehouse, root, variant_names
 from assets.cli.output import say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
@@ -82,9 +82,7 @@ def checkpoint(
 
     check_place(folder)
     store = Store(root(context))
-    model, _, name = variant.partition("@")
-    if not model or not name:
-        raise InputError(f"{variant!r}: write MODEL@RECIPE, as `prunescope variants` lists them")
+    model, name = variant_names(variant)
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     made = store.provenance(TABLES["variants"], model, name)
     if made is None or row["method"] in {"dense", "noise"}:
@@ -240,7 +238,7 @@ def _calibration(**options: object) -> CalibrationSpec:
 def _scores(place: Place, model: str, recipe: str) -> list[tuple[str, str]]:
     """What the warehouse has measured of a variant; what was not measured has no row."""
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
-    with connect(place) as connection:
+    with connect(place, explained=False) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
         rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
         texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608

@@ -53,6 +53,18 @@ def root(context: typer.Context) -> Place:
     return place
 
 
+def variant_names(variant: str) -> tuple[str, str]:
+    """Model and recipe of a variant.
+
+    Raises:
+        InputError: it is not MODEL@RECIPE.
+    """
+    model, _, recipe = variant.partition("@")
+    if not model or not recipe:
+        raise InputError(f"{variant!r}: write MODEL@RECIPE, as `prunescope variants` lists them")
+    return model, recipe
+
+
 Warehouse = Annotated[
     str | None,
     typer.Option(

@@ -1,34 +1,39 @@
-"""Commands that read the warehouse: SQL, questions, tables, variants, report, export. None writes to it.
+"""Commands that read the warehouse: SQL, questions, tables, variants, report. None writes to it.
 
 Rows come from `warehouse`; nothing is computed here.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
+import re
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
 import typer
 
-from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.charts import check_place, show
+from assets.cli.options import Debug, Format, Output, Warehouse, root, variant_names
 from assets.cli.output import chosen_format, emit, say, write_file
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
-from warehouse.catalogue import PROVENANCE, connect, quoted, view_sql
+from warehouse import headers
+from warehouse.asking import Wanted, ask
+from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, quoted, view_sql
 from warehouse.explanations import PROVENANCE_COLUMNS, explain
-from warehouse.export import export as export_views
 from warehouse.provenance import read_footer
-from warehouse.safe_sql import run_safe
+from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
+
+# What one types for a look around, in psql's words too.
+_BROWSING = re.compile(r"\s*(?:tables|\\d|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE)
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (recipes, sql, questions, question, tables, describe, variants, report, export):
+    for command in (recipes, sql, questions, question, tables, describe, variants, report):
         app.command()(command)
 
 
@@ -56,13 +61,17 @@ def recipes(
 
 def sql(
     context: typer.Context,
-    query: Annotated[str, typer.Argument(help="One SELECT; `-` reads it from standard input.")],
+    query: Annotated[str, typer.Argument(help="One SELECT, `tables` or `describe NAME`; `-`: from standard input.")],
+    seconds: Annotated[float, typer.Option(min=0.001, help="Longest time that it may run.")] = SECONDS,
+    memory: Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Most memory that it may use.")] = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Ask the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
+    r"""Ask the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
+
+    `tables` (or `\d`) and `describe NAME` (or `\d NAME`) show what there is, as the commands of these names do.
 
     For example:
 
@@ -72,7 +81,13 @@ def sql(
     """
     chosen_format(format_, output)
     text = sys.stdin.read() if query == "-" else query
-    emit(run_safe(root(context), text), format_, output)
+    if browsed := _BROWSING.fullmatch(text):
+        if browsed["name"]:
+            describe(context, browsed["name"], format_, output)
+        else:
+            tables(context, format_, output)
+        return
+    emit(run_safe(root(context), text, seconds=seconds, gibibytes=memory), format_, output)
 
 
 def questions(
@@ -90,6 +105,18 @@ def questions(
 def question(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Number or name, such as `q01`.")],
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", metavar="MODEL@RECIPE", help="Only this variant. Repeatable.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model. Repeatable.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="All there is to know for reading the answer.")] = False,
+    chart: Annotated[
+        bool, typer.Option("--chart", help="Draw the answer: opened, or written to -o as png, svg, pdf, html or json.")
+    ] = False,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -97,9 +124,13 @@ def question(
 ) -> None:
     """Answer one question, with how to read it on standard error.
 
+    The filters choose rows of the answer; what a row says stays what it is without them.
+
     For example:
 
     - `prunescope question q07`
+    - `prunescope question q11 --recipe wanda-2of4 --explain`
+    - `prunescope question q01 --chart -o spikes.svg`
     - `prunescope question q11 --format latex -o flips.tex`
     """
     views = question_views()
@@ -108,10 +139,30 @@ def question(
         raise InputError(
             f"there is no question {name!r}; there are {', '.join(view.partition('_')[0] for view in views)}"
         )
-    chosen_format(format_, output)
-    rows = run_safe(root(context), f"SELECT * FROM {quoted(found[0].name)}")  # noqa: S608 - a file's name
-    say(found[0].header, "dim")
-    emit(rows, format_, output)
+    asked = found[0]
+    if chart:
+        check_place(output)
+    else:
+        chosen_format(format_, output)
+    pairs = tuple(variant_names(text) for text in variant or ())
+    wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
+    rows = ask(root(context), asked, wanted)
+    header = headers.parse(asked.header)
+    say(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain says more)", "dim")
+    if chart:
+        import polars as pl
+
+        from pipelines.charts import answers
+
+        show(answers.draw(asked.name, pl.DataFrame(rows), header.key, header.asks), asked.name, output)
+    else:
+        emit(rows, format_, output)
+
+
+def _reading(rows: int, header: headers.Header) -> str:
+    """How to read an answer, in one line."""
+    counted = f"{rows} row{'' if rows == 1 else 's'}, {header.grain}" if rows else "no row"
+    return f"{counted}: {header.reading()}"
 
 
 def tables(
@@ -127,15 +178,30 @@ def tables(
         footers = [read_footer(partition.path) for partition in store.partitions(table)]
         count = sum(footer.rows for footer in footers)
         rows.append(
-            {"name": table.name, "kind": "table", "partitions": len(footers), "rows": count, "about": table.grain}
+            {
+                "name": table.name,
+                "kind": "table",
+                "partitions": len(footers),
+                "rows": count,
+                "about": table.grain,
+                "key": ", ".join(table.key),
+            }
         )
     rows += [
-        {"name": view.name, "kind": view.layer, "about": view.header.partition("\n")[0]}
-        for view in view_sql().values()
+        {"name": view.name, "kind": view.layer, "about": header.asks, "key": ", ".join(header.key)}
+        for view in sorted(view_sql().values(), key=lambda view: (view.layer, view.name))
         if view.layer != "staging"
+        for header in [headers.parse(view.header)]
     ]
     schema = pa.schema(
-        {"name": pa.string(), "kind": pa.string(), "partitions": pa.int64(), "rows": pa.int64(), "about": pa.string()}
+        {
+            "name": pa.string(),
+            "kind": pa.string(),
+            "partitions": pa.int64(),
+            "rows": pa.int64(),
+            "about": pa.string(),
+            "key": pa.string(),
+        }
     )
     emit(pa.Table.from_pylist(rows, schema), format_, output)
 
@@ -155,7 +221,7 @@ def describe(
     explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     if name not in explained:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
-    with connect(root(context)) as connection:
+    with connect(root(context), explained=False) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = list(zip(relation.columns, relation.types, strict=True))
     said = explained[name]
@@ -170,8 +236,26 @@ def describe(
         }
         for column, type_ in columns
     ]
-    say(TABLES[name].grain if name in TABLES else view_sql()[name].header if name in view_sql() else "", "dim")
+    keys = _keys()
+    about = {view.name: view.header for view in view_sql().values()} | {PROVENANCE: PROVENANCE_COMMENT}
+    say(TABLES[name].grain if name in TABLES else about[name], "dim")
+    if name in TABLES:
+        say(f"key: {', '.join(keys[name])}", "dim")
+    names = [column for column, _ in columns]
+    for heading, found in (
+        ("joins that add columns and never rows:", headers.joins(name, names, keys)),
+        ("tables with several rows for each:", headers.finer(name, names, {t.name: t.key for t in TABLES.values()})),
+    ):
+        lines = [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in found.items()]
+        if lines:
+            say("\n".join([heading, *lines]), "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
+
+
+def _keys() -> dict[str, tuple[str, ...]]:
+    """The keys of tables and marts, which are what one joins."""
+    marts = {view.name: headers.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
+    return {table.name: table.key for table in TABLES.values()} | marts
 
 
 def variants(
@@ -217,23 +301,3 @@ def report(
         typer.echo(str(reports[chosen]))
     else:
         write_file(output, reports[chosen].read_bytes())
-
-
-def export(
-    context: typer.Context,
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
-    ],
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this question or mart. Repeatable.")
-    ] = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
-) -> None:
-    """Write questions and marts as Parquet, CSV, Markdown and LaTeX with a manifest of their provenance.
-
-    For example: `prunescope export paper/tables --only q11_first_flip`
-    """
-    done = export_views(root(context), directory.expanduser(), only or None)
-    say(f"{len(done.views)} views in {len(done.files)} files")
-    typer.echo(str(done.directory))

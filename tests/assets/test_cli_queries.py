@@ -90,7 +90,87 @@ def test_every_listed_question_can_be_asked_by_number_and_by_name(shell: Shell) 
     for name in listed:
         by_number = shell("question", name.partition("_")[0], "--format", "csv")
         assert by_number == shell("question", name, "--format", "csv")
-        assert "grain:" in shell.messages
+        assert "grain:" not in shell.messages
+
+
+def test_a_question_is_read_in_one_line_and_filtered_by_its_columns(shell: Shell) -> None:
+    rows = shell.records("question", "q11")
+    [model] = {str(row["model"]) for row in rows}
+    recipe, prompt = str(rows[-1]["recipe"]), str(rows[-1]["prompt_id"])
+    wanted = [row for row in rows if row["recipe"] == recipe]
+    assert shell.records("question", "q11", "--recipe", recipe) == wanted
+    assert shell.messages.splitlines()[1].startswith(f"{len(wanted)} rows, one row per model × recipe × prompt: at the")
+    assert shell.records("question", "q11", "--variant", f"{model}@{recipe}", "--model", model, "--explain") == wanted
+    assert "grain: one row" in shell.messages
+    both = [str(row["recipe"]) for row in (rows[0], rows[-1])]
+    found = shell.records("question", "q11", "--recipe", both[0], "--recipe", both[1], "--prompt", prompt)
+    assert found == [row for row in rows if row["recipe"] in both and row["prompt_id"] == prompt]
+    assert shell.records("question", "q11", "--prompt", "' OR true --") == []
+    assert shell.messages.splitlines()[1].startswith("no row: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("q01", "--prompt", "p"), "--prompt: q01_spike_predictors has no column prompt_id; use --model, --recipe"),
+        (("q05", "--variant", "m@r"), "--variant: q05_bias_by_deviation has no column recipe; use --model"),
+        (("q11", "--model", "nope"), "there is no model 'nope' in the warehouse; there are "),
+        (("q11", "--recipe", "nope"), "there is no recipe 'nope' in the warehouse; there are "),
+        (("q11", "--variant", "nope"), "'nope': write MODEL@RECIPE"),
+        (("q11", "--chart", "-o", "x.gif"), "--chart -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
+    ],
+)
+def test_a_filter_that_cannot_hold_is_refused_by_name(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+    assert shell("question", *arguments, code=2) == ""
+    assert message in shell.messages
+
+
+def test_every_question_has_a_chart(shell: Shell, tmp_path: Path) -> None:
+    for name in questions():
+        assert shell("question", name, "--chart", "-o", tmp_path / f"{name}.json") == ""
+        assert json.loads((tmp_path / f"{name}.json").read_text())["title"]["text"]
+
+
+def test_a_chart_is_written_in_the_format_of_its_name_or_said_where_it_lies(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF"), ("html", b"<!DOCTYPE html>")):
+        shell("question", "q11", "--chart", "-o", tmp_path / f"chart.{suffix}")
+        assert (tmp_path / f"chart.{suffix}").read_bytes().startswith(begins)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert shell("question", "q11", "--chart") == ""
+    page = Path(shell.messages.split("the chart is ")[1].split(";")[0])
+    assert page.name == "q11_first_flip.html"
+    assert "https://" not in page.read_text().split("<script", 1)[0]
+
+
+def test_sql_shows_what_there_is(shell: Shell) -> None:
+    for words in ("tables", " \\d ; ", "TABLES"):
+        assert shell("sql", words) == shell("tables")
+    for words in ("describe models", "\\d models", "DESCRIBE models;"):
+        assert shell("sql", words) == shell("describe", "models")
+    shell("sql", "describe nothing", code=2)
+    assert "there is no table or view 'nothing'" in shell.messages
+
+
+def test_sql_keeps_its_limits(shell: Shell) -> None:
+    shell("sql", "SELECT count(*) FROM range(1000000000000)", "--seconds", "0.2", code=2)
+    assert "longer than 0.2 s" in shell.messages
+    shell("sql", "SELECT list(i) FROM range(100000000) AS r(i)", "--memory", "0.1", code=2)
+    assert "needs more memory than it may have" in shell.messages
+
+
+def test_describe_names_the_key_and_the_joins_that_multiply_nothing(shell: Shell) -> None:
+    shell("describe", "decoding_steps")
+    assert "key: model, recipe, prompt_id, trajectory, step, temperature" in shell.messages
+    assert "  LEFT JOIN generations USING (model, recipe, prompt_id)" in shell.messages.splitlines()
+    safe, finer = shell.messages.split("tables with several rows for each:")
+    assert "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)" in finer.splitlines()
+    for line in safe.splitlines():
+        if line.startswith("  LEFT JOIN"):
+            counted = shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}")
+            assert counted == shell.records("sql", "SELECT count(*) AS n FROM decoding_steps"), line
 
 
 def test_tables_counts_rows_and_partitions(shell: Shell) -> None:
@@ -123,12 +203,6 @@ def test_report_says_where_it_lies_and_copies_it(shell: Shell, tmp_path: Path) -
     assert place == shell.warehouse / "_reports" / "tiny.html"
     assert shell("report", "tiny", "-o", tmp_path / "copy.html") == ""
     assert (tmp_path / "copy.html").read_bytes() == place.read_bytes()
-
-
-def test_export_writes_a_manifest(shell: Shell, tmp_path: Path) -> None:
-    folder = tmp_path / "paper"
-    assert Path(shell("export", folder, "--only", "q11_first_flip").strip()) == folder
-    assert (folder / "manifest.json").exists()
 
 
 def test_doctor_finds_a_computed_warehouse_well(shell: Shell) -> None:
@@ -183,7 +257,9 @@ def test_an_empty_warehouse_answers_with_no_rows(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "sql", "question", "describe", "report", "export", "ui", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "sql", "question", "describe", "compare", "report", "export", "ui", "doctor"]
+)
 def test_help_shows_what_a_command_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"], Globals()) == 0
     assert "--warehouse" in capsys.readouterr().out

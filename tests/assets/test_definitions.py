@@ -7,8 +7,9 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import defs
-from assets.fingerprints import TEXT_TABLE, TRACE_TABLES
+from assets.fingerprints import CODE_VERSIONS, TEXT_TABLE, TRACE_TABLES
 from assets.lineage import questions, reading
+from assets.metadata import table_schema
 from assets.partitions import MODELS, RECIPES, VARIANTS, register
 from pipelines.charts.registry import FIGURES
 from pipelines.errors import InputError
@@ -44,6 +45,8 @@ def test_the_tables_form_this_graph() -> None:
         "activation_stats": ("statistics", ["models"], MODELS),
         "block_influence": ("statistics", ["models"], MODELS),
         "variants": ("variants", [*statistics, "models", "recipe"], VARIANTS),
+        "mask_samples": ("variants", ["variants"], VARIANTS),
+        **{table: ("brought", [], None) for table in TABLES if table not in CODE_VERSIONS},
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},
     }
 
@@ -83,13 +86,29 @@ def test_a_tables_asset_shows_all_columns_and_is_checked(table) -> None:
     assert [column.name for column in shown] == [column.name for column in table.columns]
     assert [column.constraints.nullable for column in shown] == [column.nullable for column in table.columns]
     assert all(column.description for column in shown)
-    checks = [key for key in GRAPH.asset_check_keys if key.asset_key == node.key]
-    assert [GRAPH.get(key).blocking for key in checks] == [True]
+    is_written = table.name in CODE_VERSIONS
+    assert node.is_executable == is_written
+    checks = {key.name: GRAPH.get(key).blocking for key in GRAPH.asset_check_keys if key.asset_key == node.key}
+    references = {f"rows_have_their_{reference.table}": True for reference in table.references}
+    assert checks == ({"keeps_its_rules": True} | references if is_written else {})
+
+
+def test_a_column_tells_the_ui_its_unit_formula_bounds_and_what_it_refers_to() -> None:
+    shown = {column.name: column for column in table_schema(TABLES["layer_transitions"]).columns}
+    column = shown["one_minus_cos_h"]
+    assert column.tags == {"unit": "1 - cosine", "formula": "1 − cos(h, h+Δh)", "source": "2603.24652 Theorem 1"}
+    assert column.constraints.other == [">= 0", "<= 2"]
+    assert shown["recipe"].constraints.other == ["part of the key", "references variants"]
+    rules = table_schema(TABLES["layer_transitions"]).constraints.other
+    assert rules[:2] == [
+        "key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature",
+        "(model, recipe) references variants (model, recipe)",
+    ]
 
 
 def test_whatever_loads_a_model_waits_for_the_gpu_pool() -> None:
-    pools = {key.to_user_string(): GRAPH.get(key).pools for key in map(AssetKey, TABLES)}
-    assert pools == {key: {"gpu"} for key in TABLES}
+    pools = {key.to_user_string(): GRAPH.get(key).pools for key in map(AssetKey, CODE_VERSIONS)}
+    assert pools == {key: {"gpu"} for key in CODE_VERSIONS}
 
 
 def test_the_inferred_mapping_takes_a_variant_to_its_model_and_its_recipe_only() -> None:

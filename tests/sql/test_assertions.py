@@ -46,8 +46,6 @@ DENSE, QUESTION = {"recipe": "dense"}, {"recipe": "wanda-50", "prompt_id": "p0"}
 
 BROKEN = [
     ("every_variant_has_its_dense_model", without("variants", recipe="dense")),
-    ("every_variant_has_its_model", without("models", model="tiny")),
-    ("measurements_have_their_variant", without("variants", recipe="wanda-2of4")),
     ("trajectories_start_equal", change("decoding_steps", RUNNING, kl_dense_pruned_nats=9.0)),
     ("trajectories_start_equal", change("decoding_steps", RUNNING, token_id_pruned=8)),
     ("last_layer_is_the_output", change("layer_transitions", LAST, kl_dense_pruned_nats=9.0)),

@@ -8,7 +8,6 @@ import duckdb
 import pytest
 
 from tests.sql.handmade import rows_of
-from tests.sql.handmade_whole import whole_warehouse
 from warehouse import catalogue
 from warehouse.explanations import explain
 
@@ -16,12 +15,6 @@ VIEWS = catalogue.view_sql()
 EXPLAINED = explain(VIEWS.values())
 KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
 STAGED = [name for name, view in VIEWS.items() if view.layer == "staging"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
-        yield connection
 
 
 @pytest.fixture(scope="module")

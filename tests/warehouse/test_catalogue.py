@@ -13,7 +13,7 @@ import warehouse
 from tests.warehouse.conftest import provenance_of, rows_of
 from warehouse.catalogue import SQL, build_file, connect, load_views, sql_type, view_sql
 from warehouse.errors import CatalogueError, DamagedFileError
-from warehouse.provenance import footer_json
+from warehouse.provenance import footer_json, read_footer
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -78,9 +78,15 @@ def test_provenance_is_a_view_with_one_row_per_file(store, safe):
         cursor = connection.execute("SELECT * FROM provenance")
         [row] = [dict(zip([d[0] for d in cursor.description], row, strict=True)) for row in cursor.fetchall()]
     assert row.pop("violations") == ["finite: 1 rows, such as sparsity = nan at model=tiny, recipe=wanda-50"]
+    path = store.path(table, "tiny", "wanda-50")
+    footer = read_footer(path)
     assert row == {
+        "rows": 1,
+        "bytes": path.stat().st_size,
+        "content_hash": footer.content_hash,
+        "provenance_hash": footer.provenance.hash,
         "table_name": "variants",
-        "path": str(store.path(table, "tiny", "wanda-50")),
+        "path": str(path),
         "model": "tiny",
         "recipe": "wanda-50",
         "fingerprint": "f" * 64,
@@ -98,7 +104,8 @@ def test_provenance_is_a_view_with_one_row_per_file(store, safe):
 
 def test_comments_come_from_the_tables_and_the_headers(tmp_path):
     with connect(tmp_path) as connection:
-        views = dict(connection.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())
+        shown = "schema_name = 'main' AND NOT internal"
+        views = dict(connection.execute(f"SELECT view_name, comment FROM duckdb_views() WHERE {shown}").fetchall())
         comments = connection.execute("SELECT table_name, column_name, comment FROM duckdb_columns()").fetchall()
     assert all(views[table.name] == table.grain for table in TABLES.values())
     assert {view.name: view.header for view in view_sql().values()}.items() <= views.items()

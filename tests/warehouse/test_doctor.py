@@ -81,12 +81,12 @@ def test_a_partition_moved_by_hand_is_found(filled):
     assert only(diagnose(filled.root)) == ("error", str(moved), "holds tiny@wanda-50, whose place is another")
 
 
-def test_columns_of_another_version_are_found(filled):
+def test_columns_of_no_version_are_found(filled):
     path = filled.path(VARIANTS, "tiny", "wanda-50")
     rows = filled.read(VARIANTS, "tiny", "wanda-50").drop_columns(["sparsity"]).append_column("old", pa.array([1]))
     footer = {b"prunescope": footer_json(provenance_of("tiny", "wanda-50"), ())}
     pq.write_table(rows.replace_schema_metadata(footer), path)
-    message = "comes from another version: its columns differ in old, sparsity"
+    message = "fits no version of its table: its columns differ in old, sparsity"
     assert only(diagnose(filled.root)) == ("warning", str(path), message)
 
 

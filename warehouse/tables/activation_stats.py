@@ -20,7 +20,7 @@ TABLE = Table(
         Column("in_features", pa.int32(), "Input channels.", minimum=1),
         Column("out_features", pa.int32(), "Output channels.", minimum=1),
         Column("tokens", pa.int64(), "Calibration tokens seen.", "tokens", minimum=1),
-        Column("mean", pa.list_(pa.float32()), "Mean of each input channel.", "activation", "E[x_j]"),
+        Column("mean", pa.list_(pa.float32()), "Mean of each input channel.", "activation", "E[x_j]", since=2),
         Column(
             "second_moment",
             pa.list_(pa.float32()),
@@ -49,4 +49,6 @@ TABLE = Table(
         Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
     ),
     partitioning="model",
+    references=(c.OF_MODEL,),
+    version=2,
 )

@@ -45,4 +45,5 @@ TABLE = Table(
         Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
     ),
     partitioning="model",
+    references=(c.OF_MODEL,),
 )

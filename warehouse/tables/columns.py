@@ -5,7 +5,7 @@ Only definitions; a table chooses from them.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant
+from warehouse.schema import Column, Invariant, Reference
 
 LABEL = pa.dictionary(pa.int32(), pa.string())
 METRIC = pa.float32()
@@ -45,6 +45,9 @@ TRAJECTORY = Column(
     "`teacher_forced`: both models read the dense model's tokens; `free_running`: each reads its own.",
     values=("teacher_forced", "free_running"),
 )
+
+OF_MODEL = Reference("models", ("model",))
+OF_VARIANT = Reference("variants", ("model", "recipe"))
 
 TASK = Column("task", LABEL, "Name of the task.")
 TASK_METRIC = Column("metric", LABEL, "Name of the metric, such as accuracy, exact_match or perplexity.")
@@ -282,6 +285,14 @@ _DIVERGENCE: tuple[Column, ...] = (
 )
 
 DIVERGENCE: tuple[Column, ...] = tuple(column.but(cost=_COSTS[column.name]) for column in _DIVERGENCE)
+# The first versions of the tables of prompts did not have these.
+_LATER = (
+    *("kappa3_term_nats", "kappa4_term_nats", "identity_residual_nats"),
+    *("topk10_overlap", "p_pruned_top1_dense", "p_pruned_top1_pruned"),
+)
+DIVERGENCE_SINCE_2: tuple[Column, ...] = tuple(
+    column.but(since=2) if column.name in _LATER else column for column in DIVERGENCE
+)
 DIVERGENCE_NAMES: tuple[str, ...] = tuple(column.name for column in DIVERGENCE)
 
 DIVERGENCE_INVARIANTS: tuple[Invariant, ...] = (

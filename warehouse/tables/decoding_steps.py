@@ -47,8 +47,10 @@ TABLE = Table(
             minimum=0,
             maximum=1,
         ),
-        *c.DIVERGENCE,
+        *c.DIVERGENCE_SINCE_2,
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
+    version=2,
     invariants=c.DIVERGENCE_INVARIANTS,
 )

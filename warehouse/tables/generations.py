@@ -57,6 +57,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
     # A study may leave the free-running trajectory out.
     may_be_empty=True,
 )

@@ -32,8 +32,10 @@ TABLE = Table(
             "Whether the recipe changed this sublayer's weights or dropped it; "
             "where it did not, the local shift is exactly zero and was not computed.",
         ),
-        *c.DIVERGENCE,
+        *c.DIVERGENCE_SINCE_2,
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
+    version=2,
     invariants=c.DIVERGENCE_INVARIANTS,
 )

@@ -24,8 +24,8 @@ TABLE = Table(
         Column(
             "sampled",
             pa.int32(),
-            "Places looked at, the same for every variant of the model: all weights of a small matrix, else so many "
-            "drawn without replacement by a generator seeded with the matrix's name and shape.",
+            "Places looked at, the same for every variant of the model: all weights of a small matrix, else one of "
+            "each of 16384 stretches of equal length, drawn by a generator seeded with the matrix's name and shape.",
             "weights",
             "min(weights, 16384)",
             minimum=1,
@@ -42,6 +42,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
     invariants=(
         Invariant("samples_what_it_can", f"sampled = least(weights, {MOST_SAMPLED})"),
         Invariant("one_bit_a_place", "octet_length(kept_bits) = (sampled + 7) // 8"),

@@ -107,6 +107,7 @@ TABLE = Table(
             "1 - cosine",
             minimum=0,
             maximum=2.000001,
+            since=2,
         ),
         Column(
             "one_minus_cos_z",
@@ -115,6 +116,7 @@ TABLE = Table(
             "1 - cosine",
             minimum=0,
             maximum=2.000001,
+            since=2,
         ),
         Column(
             "one_minus_cos_p",
@@ -134,5 +136,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
+    version=2,
     may_be_empty=True,
 )

@@ -28,6 +28,7 @@ TABLE = Table(
         Column("n", pa.int64(), "Queries; for embedding_cosine texts, queries and documents together.", minimum=1),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
     invariants=(Invariant("only_a_cosine_is_negative", "metric = 'embedding_cosine' or value >= 0"),),
     may_be_empty=True,
 )

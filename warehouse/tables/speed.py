@@ -31,5 +31,6 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

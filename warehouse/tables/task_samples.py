@@ -96,6 +96,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
     invariants=(
         Invariant("options_or_text", "(scoring = 'greedy') = (option_log_likelihoods is null)"),
         Invariant("text_has_its_length", "(scoring = 'greedy') = (tokens_generated is not null)"),

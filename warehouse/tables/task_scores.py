@@ -46,6 +46,7 @@ TABLE = Table(
         c.TASK_HASH,
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
     invariants=(
         Invariant("scores_are_shares", "kind = 'perplexity' or value <= 1"),
         Invariant("perplexity_is_at_least_one", "kind <> 'perplexity' or value >= 1"),

@@ -51,9 +51,11 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         Column("text_id", c.LABEL, "Name of the text in its study."),
-        Column("text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8: two WikiTexts that differ have two."),
-        Column("context", pa.int32(), "Tokens of a window.", "tokens", minimum=2),
-        Column("stride", pa.int32(), "Tokens from one window to the next.", "tokens", minimum=1),
+        Column(
+            "text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8: two WikiTexts that differ have two.", since=2
+        ),
+        Column("context", pa.int32(), "Tokens of a window.", "tokens", minimum=2, since=2),
+        Column("stride", pa.int32(), "Tokens from one window to the next.", "tokens", minimum=1, since=2),
         Column(
             "window_id",
             pa.int32(),
@@ -73,6 +75,8 @@ TABLE = Table(
         *(_DIVERGENCE[name] for name in NAMES),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
+    version=2,
     invariants=(
         *(rule for rule in c.DIVERGENCE_INVARIANTS if rule.name in {"pinsker_dense_pruned", "pinsker_pruned_dense"}),
         Invariant("same_top1_ranks_first", "is_top1_same = (rank_of_dense_top1 = 1)"),

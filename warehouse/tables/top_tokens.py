@@ -32,4 +32,5 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_VARIANT,),
 )

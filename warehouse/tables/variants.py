@@ -5,7 +5,7 @@ The masks themselves lie beside the tables, one small file a variant.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
+from warehouse.schema import Column, Invariant, Migration, Table
 from warehouse.tables import columns as c
 
 TABLE = Table(
@@ -29,6 +29,7 @@ TABLE = Table(
             pa.int64(),
             "Weights that stay, with another value than the dense one: updated by the method, or dequantized.",
             minimum=0,
+            since=3,
         ),
         Column(
             "sparsity",
@@ -53,15 +54,17 @@ TABLE = Table(
             "drop_order",
             pa.list_(pa.string()),
             "Units in the order in which the recipe would drop them, as far as that was measured; empty where none is.",
+            since=3,
         ),
-        Column("drop_scores", pa.list_(pa.float64()), "What each unit of `drop_order` was chosen by."),
+        Column("drop_scores", pa.list_(pa.float64()), "What each unit of `drop_order` was chosen by.", since=3),
         Column(
             "facts_json",
             pa.string(),
             "What the method tells about its own work, as JSON: raised dampings, dead channels, unreached matrices.",
+            since=3,
         ),
         Column("sublayers_changed", pa.int32(), "Sublayers whose weights changed or that were dropped.", minimum=0),
-        Column("variant_hash", pa.string(), "SHA-256 over all changes of weights and the dropped sublayers."),
+        Column("variant_hash", pa.string(), "SHA-256 over all changes of weights and the dropped sublayers.", since=2),
         Column(
             "calibration_hash",
             pa.string(),
@@ -75,5 +78,13 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    references=(c.OF_MODEL,),
+    version=3,
+    migrations=(
+        # Masks were all that a variant could change.
+        Migration(
+            2, (Column("mask_hash", pa.string(), "SHA-256 over masks and drops."),), {"variant_hash": "mask_hash"}
+        ),
+    ),
     invariants=(Invariant("removes_no_more_than_there_is", "weights_masked <= weights_prunable"),),
 )

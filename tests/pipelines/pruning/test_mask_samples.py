@@ -1,0 +1,163 @@
+"""Sampled masks against masks unpacked whole: the same bits at the same places, and overlaps within their error."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
+from pipelines.pruning.changes import Change, Codes
+from pipelines.pruning.mask_samples import MOST_SAMPLED, mask_samples, sampled_places
+from pipelines.pruning.masks import keep_share
+from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import Variant, load_variant
+from tests.tiny_models import save_tiny
+from warehouse.store import to_arrow
+from warehouse.tables import TABLES
+from warehouse.tables import mask_samples as table
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    """A model whose MLP matrices have more weights than are sampled."""
+    return load_decoder(save_tiny(tmp_path_factory.mktemp("wide"), hidden_size=64, intermediate_size=288))
+
+
+def random_masks(decoder: Decoder, seed: int, sparsity: float = 0.5) -> dict[str, torch.Tensor]:
+    chance = torch.Generator().manual_seed(seed)
+    return {
+        name: keep_share(torch.rand(matrix.weight.shape, generator=chance), sparsity, "matrix")
+        for name, matrix in decoder.matrices.items()
+    }
+
+
+def masked(masks: dict[str, torch.Tensor]) -> Variant:
+    return Variant({name: Change.masked(mask) for name, mask in masks.items()})
+
+
+def unpacked(row: dict[str, object]) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(row["kept_bits"], np.uint8), count=row["sampled"]).astype(bool)
+
+
+def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def test_a_small_matrix_is_sampled_whole_and_bit_by_bit_the_mask(decoder: Decoder) -> None:
+    masks = random_masks(decoder, 1)
+    rows = mask_samples(decoder, "tiny", "mine", masked(masks))
+    assert rows["module"].to_list() == list(decoder.matrices)
+    for row in rows.iter_rows(named=True):
+        mask = masks[row["module"]]
+        assert row["weights"] == row["sampled"] == mask.numel() <= MOST_SAMPLED
+        assert np.array_equal(unpacked(row), mask.numpy().reshape(-1))
+    where = {(sublayer.layer, sublayer.kind): set(sublayer.matrices) for sublayer in decoder.sublayers}
+    found = rows.group_by("layer", "sublayer").agg("module").iter_rows()
+    assert {(layer, kind): set(names) for layer, kind, names in found} == where
+
+
+def test_the_rows_fit_their_table_and_keep_its_checks(wide: Decoder) -> None:
+    from warehouse.checks import violations
+
+    rows = mask_samples(wide, "tiny", "mine", masked(random_masks(wide, 2)))
+    assert violations(TABLES["mask_samples"], to_arrow(TABLES["mask_samples"], rows)) == []
+    assert table.MOST_SAMPLED == MOST_SAMPLED
+    assert rows["sampled"].max() == MOST_SAMPLED < rows["weights"].max()
+
+
+def test_a_large_matrix_is_looked_up_at_its_places(wide: Decoder) -> None:
+    masks = random_masks(wide, 3)
+    rows = mask_samples(wide, "tiny", "mine", masked(masks)).filter(pl.col("weights") > MOST_SAMPLED)
+    assert rows.height >= 2
+    for row in rows.iter_rows(named=True):
+        mask = masks[row["module"]]
+        places = sampled_places(row["module"], *mask.shape)
+        assert len(places) == MOST_SAMPLED
+        stretch = mask.numel() / MOST_SAMPLED
+        assert (np.abs(places - (np.arange(MOST_SAMPLED) + 0.5) * stretch) <= stretch / 2 + 1).all()
+        assert 0 <= places[0] <= places[-1] < mask.numel()
+        assert np.array_equal(unpacked(row), mask.numpy().reshape(-1)[places])
+
+
+def test_places_follow_from_name_and_shape_alone() -> None:
+    places = sampled_places("layers.0.mlp.up_proj", 300, 100)
+    assert np.array_equal(places, sampled_places("layers.0.mlp.up_proj", 300, 100))
+    for other in (sampled_places("layers.1.mlp.up_proj", 300, 100), sampled_places("layers.0.mlp.up_proj", 100, 300)):
+        assert not np.array_equal(places, other)
+    # Written down, so that another numpy cannot make the masks of two runs incomparable unseen.
+    assert places[:6].tolist() == [1, 2, 4, 6, 7, 10]
+    assert sampled_places("m", 1, MOST_SAMPLED + 1).max() <= MOST_SAMPLED
+    assert np.array_equal(sampled_places("m", 1, MOST_SAMPLED), np.arange(MOST_SAMPLED))
+
+
+@pytest.mark.parametrize("weights", [MOST_SAMPLED + 3, 3 * MOST_SAMPLED // 2, 5 * MOST_SAMPLED + 1])
+def test_every_place_is_as_likely_as_any_other(weights: int) -> None:
+    draws = 200
+    counts = np.zeros(weights)
+    for index in range(draws):
+        np.add.at(counts, sampled_places(f"layers.{index}", 1, weights), 1)
+    expected = draws * MOST_SAMPLED / weights
+    # A place is drawn at most as unevenly as in independent draws; the largest of many has five standard errors.
+    assert np.abs(counts - expected).max() < 5.5 * np.sqrt(expected)
+    for part in (slice(0, None, 2), slice(0, None, 4), slice(0, weights // 3)):
+        share = counts[part].sum() / counts.sum()
+        fair = len(counts[part]) / weights
+        assert abs(share - fair) < 5 * np.sqrt(fair / (draws * MOST_SAMPLED))
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3, 0.9])
+def test_the_overlap_of_two_masks_is_that_of_the_whole_masks_within_its_standard_error(shared: float) -> None:
+    chance = np.random.default_rng(7)
+    one = chance.random(1_000_000) < 0.5
+    other = np.where(chance.random(one.size) < shared, one, chance.random(one.size) < 0.5)
+    places = sampled_places("m", 1000, 1000)
+    truth, estimate = jaccard(one, other), jaccard(one[places], other[places])
+    error = np.sqrt(truth * (1 - truth) / (one | other)[places].sum())
+    assert abs(estimate - truth) < 4 * error
+    assert error < 0.006
+
+
+def test_dropped_sublayers_are_removed_whole_and_untouched_matrices_kept_whole(decoder: Decoder) -> None:
+    masks = random_masks(decoder, 4)
+    kept = {name: mask for name, mask in masks.items() if ".0." in name}
+    variant = Variant({name: Change.masked(mask) for name, mask in kept.items()}, dropped=("attn.0", "mlp.1"))
+    for row in mask_samples(decoder, "tiny", "mine", variant).iter_rows(named=True):
+        label = f"{row['sublayer']}.{row['layer']}"
+        if label in variant.dropped:
+            assert not unpacked(row).any()
+        elif row["module"] in kept:
+            assert np.array_equal(unpacked(row), kept[row["module"]].numpy().reshape(-1))
+        else:
+            assert unpacked(row).all()
+
+
+def test_updated_weights_are_kept_and_codes_that_stand_for_zero_too(decoder: Decoder) -> None:
+    name, matrix = next(iter(decoder.matrices.items()))
+    outputs, inputs = matrix.weight.shape
+    zero = Codes.of(torch.zeros(outputs, inputs), 4, inputs, torch.ones(outputs, 1), torch.zeros(outputs, 1))
+    mask = random_masks(decoder, 5)[name]
+    wanted = {
+        "values": (Change.valued(torch.zeros(outputs, inputs)), np.ones(outputs * inputs, bool)),
+        "codes": (Change.quantized((outputs, inputs), zero), np.ones(outputs * inputs, bool)),
+        "masked codes": (Change.quantized((outputs, inputs), zero, mask), mask.numpy().reshape(-1)),
+        "masked values": (Change.valued(matrix.weight, mask), mask.numpy().reshape(-1)),
+    }
+    for change, kept in wanted.values():
+        row = mask_samples(decoder, "tiny", "mine", Variant({name: change})).row(0, named=True)
+        assert row["module"] == name
+        assert np.array_equal(unpacked(row), kept)
+
+
+def test_a_variant_that_was_read_back_gives_the_same_rows(decoder: Decoder, tmp_path: Path) -> None:
+    variant = masked(random_masks(decoder, 6))
+    variant.save(tmp_path / "v.safetensors", parse_recipe("magnitude-50"), "hash")
+    back = load_variant(tmp_path / "v.safetensors", "hash")
+    assert mask_samples(decoder, "tiny", "m", back).equals(mask_samples(decoder, "tiny", "m", variant))

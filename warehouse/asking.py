@@ -1,0 +1,110 @@
+"""One question with filters as bound parameters.
+
+A filter chooses rows of the answer and never changes them; safe_sql runs the statement.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from warehouse.catalogue import View, quoted
+from warehouse.errors import WarehouseError
+from warehouse.places import Place
+from warehouse.safe_sql import run_safe
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows of an answer: each filter that is not empty must hold.
+
+    Attributes:
+        models: names of models.
+        recipes: names of recipes.
+        prompts: prompt ids.
+        variants: pairs of model and recipe.
+    """
+
+    models: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    variants: tuple[tuple[str, str], ...] = ()
+
+
+def ask(root: Place | str, view: View, wanted: Wanted) -> pa.Table:
+    """The rows of the answer that are wanted.
+
+    Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, a variant is
+    compared with the others that the question compares it with, and only the rounding of sums may differ. Of other
+    models no file is opened, because no view relates two models. The other filters stand outside the view; DuckDB
+    moves them to the files where that changes nothing, which is where the question groups by the filtered column.
+
+    Args:
+        root: the warehouse.
+        view: the question, or any other view.
+        wanted: the filters.
+
+    Raises:
+        WarehouseError: the view lacks a filtered column, or the warehouse has nothing of a model or recipe that is
+            named.
+        SqlError: as `run_safe`.
+    """
+    filters = list(_filters(view, wanted))
+    models = {*wanted.models, *(model for model, _ in wanted.variants)}
+    _require(root, models, wanted)
+    conditions = " AND ".join(condition for condition, _ in filters)
+    where = f" WHERE {conditions}" if filters else ""
+    parameters = {name: value for _, values in filters for name, value in values.items()}
+    query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - a file's name and our own parameters
+    return run_safe(root, query, parameters or None, models=models or None)
+
+
+def _filters(view: View, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each filter as a condition with its parameters."""
+    for option, column, values in (
+        ("--model", "model", wanted.models),
+        ("--recipe", "recipe", wanted.recipes),
+        ("--prompt", "prompt_id", wanted.prompts),
+    ):
+        if values:
+            _require_column(view, option, column)
+            parameters = {f"{column}_{index}": value for index, value in enumerate(values)}
+            yield f"{column} IN ({', '.join(f'${name}' for name in parameters)})", parameters
+    if wanted.variants:
+        for column in ("model", "recipe"):
+            _require_column(view, "--variant", column)
+        parameters, pairs = {}, []
+        for index, (model, recipe) in enumerate(wanted.variants):
+            parameters |= {f"variant_model_{index}": model, f"variant_recipe_{index}": recipe}
+            pairs.append(f"(model = $variant_model_{index} AND recipe = $variant_recipe_{index})")
+        yield f"({' OR '.join(pairs)})", parameters
+
+
+def _require_column(view: View, option: str, column: str) -> None:
+    if column not in view.columns:
+        usable = {"model": "--model", "recipe": "--recipe", "prompt_id": "--prompt"}
+        others = [usable[name] for name in usable if name in view.columns]
+        fix = f"use {', '.join(others)}" if others else "ask it without filters"
+        raise WarehouseError(f"{option}: {view.name} has no column {column}; {fix}")
+
+
+def _require(root: Place | str, models: Sequence[str] | set[str], wanted: Wanted) -> None:
+    """Refuses names of which the warehouse has nothing, where an empty answer would say something else."""
+    if not models and not wanted.recipes:
+        return
+    store = Store(root)
+    found = [partition for table in TABLES.values() for partition in store.partitions(table)]
+    for kind, names, known in (
+        ("model", models, {partition.model for partition in found}),
+        ("recipe", wanted.recipes, {partition.recipe for partition in found if partition.recipe}),
+        (
+            "variant",
+            [f"{model}@{recipe}" for model, recipe in wanted.variants],
+            {f"{partition.model}@{partition.recipe}" for partition in found if partition.recipe},
+        ),
+    ):
+        if unknown := sorted(set(names) - known):
+            listed = ", ".join(sorted(known)[:20]) or "none yet"
+            raise WarehouseError(f"there is no {kind} {unknown[0]!r} in the warehouse; there are {listed}")
