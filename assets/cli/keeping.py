@@ -130,7 +130,8 @@ def _named(name: str) -> Named:
 
 
 def _row(each: Waste, store: Store) -> dict[str, object]:
-    inside = each.path.is_relative_to(store.root)
+    # Unfinished layers of a warehouse on a store lie on this machine.
+    inside = isinstance(each.path, Path) == isinstance(store.root, Path) and each.path.is_relative_to(store.root)
     path = each.path.relative_to(store.root) if inside else each.path
     return {"kind": each.kind, "study": each.study or None, "bytes": each.bytes, "path": str(path)}
 

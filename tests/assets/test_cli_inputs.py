@@ -87,8 +87,8 @@ def read_only_warehouse(study: StudyFile, _: Path) -> list[object]:
     return ["run", study.path, "--warehouse", "/sys/prunescope"]
 
 
-def warehouse_is_a_url(study: StudyFile, _: Path) -> list[object]:
-    return ["run", study.path, "--warehouse", "s3://bucket/warehouse"]
+def warehouse_is_no_store(study: StudyFile, _: Path) -> list[object]:
+    return ["run", study.path, "--warehouse", "https://example.org/warehouse"]
 
 
 def bad_sql(*_: object) -> list[object]:
@@ -162,7 +162,7 @@ CASES: list[tuple[Case, str]] = [
     (warehouse_below_a_file, "another place with --warehouse"),
     (warehouse_is_a_file, "another place with --warehouse"),
     (read_only_warehouse, "/sys/prunescope"),
-    (warehouse_is_a_url, "is a URL; name a local folder"),
+    (warehouse_is_no_store, "files appear there in parts or cannot be written"),
     (bad_sql, "SELEC"),
     (unknown_column, "nothing"),
     (write_in_sql, "only SELECT is allowed"),

@@ -87,7 +87,7 @@ def test_runs_of_another_warehouse_are_not_declared_dead(study: StudyFile, tmp_p
         dead = instance.create_run_for_job(
             _job(), status=DagsterRunStatus.STARTED, tags={"prunescope/warehouse": str(warehouse)}
         )
-        assert recover(instance, warehouse) == [dead.run_id]
+        assert recover(instance, str(warehouse)) == [dead.run_id]
         assert instance.get_run_by_id(dead.run_id).status is DagsterRunStatus.FAILURE
         assert instance.get_run_by_id(alive.run_id).status is DagsterRunStatus.STARTED
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from assets.cli.keeping import _row
 from tests.warehouse.conftest import provenance_of, rows_of
 from warehouse.gc import Named, remove, waste
 from warehouse.store import Store
@@ -95,6 +96,25 @@ def test_a_damaged_partition_that_no_study_names_is_waste_of_an_unknown_study(st
     path = store.path(MODELS, "other", None)
     path.write_bytes(b"PAR1")
     assert ("partition", "models/model=other/part.parquet", "") in told(store, KEPT)
+
+
+def test_unfinished_layers_of_a_warehouse_on_a_store_lie_on_this_machine(tmp_path):
+    store = Store("memory://warehouse/x")
+    local = store.local(tmp_path)
+    layer = local / "_unfinished/other/dense/layer-0000.safetensors"
+    layer.parent.mkdir(parents=True)
+    layer.write_bytes(b"123")
+    write(store, "other", "dense")
+    found = waste(store, [KEPT], local)
+    assert [each.kind for each in found] == ["partition", "partition", "unfinished"]
+    assert [_row(each, store)["path"] for each in found] == [
+        "models/model=other/part.parquet",
+        "variants/model=other/recipe=dense/part.parquet",
+        str(layer),
+    ]
+    assert remove(store, found) > 3
+    assert waste(store, [KEPT], local) == []
+    assert not layer.parent.exists()
 
 
 def test_removing_frees_what_was_told_and_leaves_no_empty_folder(store):
