@@ -36,7 +36,7 @@ def main() -> None:
         opened = time.perf_counter()
         cpu = cpu_seconds()
         selected = "count(*)" if view in ROW_BY_ROW else "*"
-        batches = connection.execute(f"SELECT {selected} FROM {quoted(view)}").to_arrow_reader(100_000)
+        batches = connection.sql(f"SELECT {selected} FROM {quoted(view)}").to_arrow_reader(100_000)
         rows = sum(batch.column(0)[0].as_py() if view in ROW_BY_ROW else batch.num_rows for batch in batches)
         figures = {
             "rows": rows,
