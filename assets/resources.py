@@ -75,7 +75,7 @@ class WarehouseResource(ConfigurableResource):
             WarehouseError: the views cannot be built, or a file is damaged.
         """
         if self._connection is None:
-            self._connection = connect(self.store().root)
+            self._connection = connect(self.store().root, explained=False)
         return _frame(self._connection, query)
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
@@ -86,7 +86,7 @@ class WarehouseResource(ConfigurableResource):
     @contextmanager
     def only(self, study: Study) -> Iterator[Ask]:
         """Asks as if the warehouse held this study's models and recipes and nothing else."""
-        with connect(self.store().root) as connection:
+        with connect(self.store().root, explained=False) as connection:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
             yield lambda query: _frame(connection, query)
 
@@ -97,7 +97,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    with damage_explained():
+    with damage_explained(connection):
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 

@@ -60,7 +60,7 @@ def compare(root: Path | str, variant_a: str, variant_b: str) -> Comparison:
         WarehouseError: there is no such variant, they are of two models or measured against different dense weights,
             or they share neither a text nor a prompt; the message says which.
     """
-    with connect(root) as connection:
+    with connect(root, explained=False) as connection:
         model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
         asked = [model, recipe_a, recipe_b]
         _check_dense_sides(connection, asked)

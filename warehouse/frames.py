@@ -51,7 +51,7 @@ def dataset(name: str, root: Place | str) -> "datasets.Dataset":
 def _files(name: str, root: Place | str) -> list[str] | None:
     """The files of a table that may be read as they lie; None where DuckDB has to put the rows together.
 
-    That is so for views, for a warehouse on an object store, and where files of an older version lack columns.
+    That is so for views, for a warehouse on an object store, and where a file comes from another version of its table.
 
     Raises:
         WarehouseError: there is no such table or view, or a footer is damaged.
@@ -63,7 +63,8 @@ def _files(name: str, root: Place | str) -> list[str] | None:
     snapshot = Snapshot(store)
     snapshot.close()
     files = [file for file in snapshot.files if file.partition.table == name]
-    return [str(file.partition.path) for file in files] if all(file.fits for file in files) else None
+    is_present = all(file.version == TABLES[name].version for file in files)
+    return [str(file.partition.path) for file in files] if is_present else None
 
 
 def _require(name: str) -> None:
@@ -73,7 +74,7 @@ def _require(name: str) -> None:
 
 def _rows(name: str, root: Place | str) -> pa.Table:
     _require(name)
-    with connect(root) as connection, damage_explained():
+    with connect(root, explained=False) as connection, damage_explained(connection):
         return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - it exists
 
 

@@ -60,3 +60,19 @@ def joins(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...
         keys: the keys of all tables, this one's among them.
     """
     return {other: key for other, key in keys.items() if other != name and key and set(key) <= set(columns)}
+
+
+def finer(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """What each row of a table finds several times elsewhere, told by more than the variant: the table, the columns.
+
+    Args:
+        name: the table.
+        columns: its columns.
+        keys: the keys of all tables, this one's among them.
+    """
+    shared = {other: tuple(column for column in key if column in columns) for other, key in keys.items()}
+    return {
+        other: using
+        for other, using in shared.items()
+        if other != name and set(using) > {"model", "recipe"} and set(using) != set(keys[other])
+    }

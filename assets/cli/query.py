@@ -20,7 +20,7 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
 from warehouse import headers
 from warehouse.asking import Wanted, ask
-from warehouse.catalogue import GIBIBYTES, PROVENANCE, connect, quoted, view_sql
+from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, quoted, view_sql
 from warehouse.explanations import PROVENANCE_COLUMNS, explain
 from warehouse.provenance import read_footer
 from warehouse.safe_sql import SECONDS, run_safe
@@ -189,7 +189,7 @@ def tables(
         )
     rows += [
         {"name": view.name, "kind": view.layer, "about": header.asks, "key": ", ".join(header.key)}
-        for view in view_sql().values()
+        for view in sorted(view_sql().values(), key=lambda view: (view.layer, view.name))
         if view.layer != "staging"
         for header in [headers.parse(view.header)]
     ]
@@ -221,7 +221,7 @@ def describe(
     explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     if name not in explained:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
-    with connect(root(context)) as connection:
+    with connect(root(context), explained=False) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = list(zip(relation.columns, relation.types, strict=True))
     said = explained[name]
@@ -237,13 +237,18 @@ def describe(
         for column, type_ in columns
     ]
     keys = _keys()
-    say(TABLES[name].grain if name in TABLES else view_sql()[name].header if name in view_sql() else "", "dim")
-    if keys.get(name):
+    about = {view.name: view.header for view in view_sql().values()} | {PROVENANCE: PROVENANCE_COMMENT}
+    say(TABLES[name].grain if name in TABLES else about[name], "dim")
+    if name in TABLES:
         say(f"key: {', '.join(keys[name])}", "dim")
-    if found := headers.joins(name, [column for column, _ in columns], keys):
-        say("joins that add columns and never rows:", "dim")
-        for other, using in found.items():
-            say(f"  LEFT JOIN {other} USING ({', '.join(using)})", "dim")
+    names = [column for column, _ in columns]
+    for heading, found in (
+        ("joins that add columns and never rows:", headers.joins(name, names, keys)),
+        ("tables with several rows for each:", headers.finer(name, names, {t.name: t.key for t in TABLES.values()})),
+    ):
+        lines = [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in found.items()]
+        if lines:
+            say("\n".join([heading, *lines]), "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
 
 

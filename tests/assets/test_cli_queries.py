@@ -165,7 +165,9 @@ def test_describe_names_the_key_and_the_joins_that_multiply_nothing(shell: Shell
     shell("describe", "decoding_steps")
     assert "key: model, recipe, prompt_id, trajectory, step, temperature" in shell.messages
     assert "  LEFT JOIN generations USING (model, recipe, prompt_id)" in shell.messages.splitlines()
-    for line in shell.messages.splitlines():
+    safe, finer = shell.messages.split("tables with several rows for each:")
+    assert "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)" in finer.splitlines()
+    for line in safe.splitlines():
         if line.startswith("  LEFT JOIN"):
             counted = shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}")
             assert counted == shell.records("sql", "SELECT count(*) AS n FROM decoding_steps"), line

@@ -1,7 +1,7 @@
 """A header falls into its parts, and joins are only named where they multiply nothing."""
 
 from warehouse.catalogue import view_sql
-from warehouse.headers import joins, parse
+from warehouse.headers import finer, joins, parse
 from warehouse.tables import TABLES
 
 
@@ -35,3 +35,16 @@ def test_a_table_joins_where_it_has_the_others_whole_key():
     assert joins("b", ["x", "y", "w"], keys) == {"a": ("x",)}
     assert joins("a", ["x"], keys) == {}
     assert "variants" in joins("generations", [c.name for c in TABLES["generations"].columns], {"variants": ("model",)})
+
+
+def test_a_table_with_more_rows_is_named_where_more_than_the_variant_is_shared():
+    keys = {
+        "steps": ("model", "recipe", "prompt_id", "step"),
+        "layers": ("model", "recipe", "prompt_id", "position", "layer"),
+        "variants": ("model", "recipe"),
+        "other": ("model", "recipe", "text_id"),
+    }
+    assert finer("steps", ["model", "recipe", "prompt_id", "step", "position"], keys) == {
+        "layers": ("model", "recipe", "prompt_id", "position")
+    }
+    assert finer("variants", ["model", "recipe"], keys) == {}

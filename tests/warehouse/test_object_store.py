@@ -104,7 +104,7 @@ def test_what_was_replaced_before_it_was_first_read_is_refused(remote, monkeypat
     with connect(remote.root) as connection:
         write(remote, fingerprint="new")
         refused = pytest.raises(WarehouseError, match="^bucket/.* was replaced after .*; open the warehouse again$")
-        with refused, damage_explained():
+        with refused, damage_explained(connection):
             connection.sql("SELECT * FROM variants").fetchall()
 
 
