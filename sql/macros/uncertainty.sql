@@ -43,20 +43,20 @@ create or replace macro resampled_correlation(weights, counts, x, y, xx, yy, xy)
     list_dot_product(weights, xy)
 );
 
--- The value, or the bound that it exceeds; greatest and least would turn NULL into a bound.
-create or replace macro within_0_and_1(x) as case when x < 0 then 0 when x > 1 then 1 else x end;
-
--- Area under the ROC curve of a resample, exact in the units' own weights and first order in those of the others: with
--- auc = Σ negatives_below / (P N) = 1 − Σ positives_below / (P N) over all P positives and N negatives, where
--- negatives_below sums over a unit's positives how many of all negatives lie below, positives_below over its negatives
--- how many of all positives do; equal ones count half.
+-- Area under the ROC curve of a resample, exact in the units' own weights and first order in those of the others, so
+-- that it may leave 0 to 1: auc = Σ negatives_below / (P N) = 1 − Σ positives_below / (P N) over all P positives and N
+-- negatives, where negatives_below sums over a unit's positives how many of all negatives lie below, positives_below
+-- over its negatives how many of all positives do; equal ones count half.
 create or replace macro resampled_auc(
-    weights, negatives_below, positives, positives_below, negatives
-) as within_0_and_1(
+    weights, negatives_below, positives, positives_below, negatives, auc
+) as (
     resampled_share(weights, negatives_below, positives) / list_sum(negatives)
     - resampled_share(weights, positives_below, negatives) / list_sum(positives)
-    + list_sum(positives_below) / (list_sum(positives) * list_sum(negatives))
+    + 1 - auc
 );
+
+-- The value, or the bound that it exceeds; greatest and least would turn NULL into a bound.
+create or replace macro within_0_and_1(x) as case when x < 0 then 0 when x > 1 then 1 else x end;
 
 -- 95 % Wilson interval of a share of successes, as [low, high]; within 0 to 1 also for none or all. NULL for no trial.
 create or replace macro wilson_interval(successes, trials) as case

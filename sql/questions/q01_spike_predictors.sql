@@ -5,13 +5,13 @@
 -- how to read: a spike is a position whose output KL(dense‖pruned), teacher forced at the reference temperature, lies
 --   above the variant's own 90th percentile. auc says whether this sublayer's Var_p(Δz) tells spikes from the rest
 --   (0.5 = no use), lift how many times more frequent spikes are where it is largest, spearman and pearson_log10 how
---   far it follows the output KL itself. *_low and *_high bound a figure with 95 % by drawing whole prompts, so that
---   the positions of one prompt are not taken as independent: percentiles of 400 fixed resamples, each computed from
---   sums over prompts with ranks and thresholds as they are over all prompts. Resamples that rank anew have ends
---   within a tenth of the interval's width of these from 12 prompts on, within a fifth at 6. NULL says that the data
---   cannot carry the figure: correlations below 10 positions, auc and lift below 3 spikes, bounds below 5 prompts (of
---   auc and lift below 3 prompts with spikes) or where no resample differs. The dense recipe and sublayers that the
---   recipe did not touch are left out.
+--   far it follows the output KL itself (ranked among all outputs of the variant). *_low and *_high bound a figure with
+--   95 % by drawing whole prompts, so that the positions of one prompt are not taken as independent: percentiles of 400
+--   fixed resamples, each computed from sums over prompts with ranks and thresholds as they are over all prompts.
+--   Resamples that rank anew have ends within a tenth of the interval's width of these from 12 prompts on, within a
+--   fifth at 6. NULL says that the data cannot carry the figure: correlations below 10 positions, auc and lift below 3
+--   spikes, bounds below 5 prompts (of auc and lift below 3 prompts with spikes) or where no resample differs. The
+--   dense recipe and sublayers that the recipe did not touch are left out.
 -- reason: a sublayer whose local variance foretells the spikes is where pruning hurts generation, and a cheap probe.
 -- columns:
 --   n: Positions with a local shift and an output [positions]
@@ -71,7 +71,9 @@ numbered as (
         outputs.temperature,
         variants.variant_id,
         prompts.prompt_index,
-        outputs.kl_dense_pruned_nats as output_kl_nats,
+        log10_positive(outputs.kl_dense_pruned_nats) as log_y,
+        -- Sublayers share their outputs, so that these are ranked once a variant and not once a sublayer.
+        count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
         outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
     from outputs
     inner join variants
@@ -93,7 +95,8 @@ positions as (
         ) as group_id,
         numbered.prompt_index,
         numbered.is_spike,
-        numbered.output_kl_nats,
+        numbered.v,
+        numbered.log_y,
         transitions.var_p_dz
     from stg_layer_transitions as transitions
     inner join numbered
@@ -106,30 +109,20 @@ positions as (
     where transitions.scope = 'local' and transitions.is_changed
 ),
 
--- u and v are how many of the group's positions lie below this one in variance and in KL, equal ones counting half.
-ranked_by_kl as (
-    select
-        group_id,
-        prompt_index,
-        is_spike,
-        output_kl_nats,
-        var_p_dz,
-        count_below(output_kl_nats, group_id) as v
-    from positions
-),
-
+-- u is how many of the sublayer's positions lie below this one in variance, v how many of the variant's outputs in KL;
+-- equal ones count half.
 ranked as (
     select
         group_id,
         prompt_index,
         is_spike,
         v,
-        log10_positive(output_kl_nats) as log_y,
+        log_y,
         log10_positive(var_p_dz) as log_x,
         count_below(var_p_dz, group_id) as u,
         sum_below(cast(not is_spike as integer), var_p_dz, group_id) as calm_below,
         percent_rank() over (partition by group_id order by var_p_dz) >= 0.9 as is_largest
-    from ranked_by_kl
+    from positions
 ),
 
 -- All that the figures and their resamples need, so that the positions are read once.
@@ -207,37 +200,33 @@ sizes as (
     where n_prompts >= 5
 ),
 
-resamples as (
+weighted as (
     select
         n_prompts,
-        unnest(bootstrap_weights(n_prompts)) as weights
+        bootstrap_weights(n_prompts) as weights
     from sizes
+),
+
+-- Unnested beside the lists, the weights do not copy them as a join with every resample would.
+resamples as (
+    select
+        fits.*,
+        unnest(weighted.weights) as weights
+    from fits
+    inner join weighted
+        on fits.n_prompts = weighted.n_prompts
 ),
 
 resampled as (
     select
-        fits.group_id,
-        fits.n_prompts,
-        fits.n_prompts_with_spikes,
-        case
-            when fits.spearman is not null
-                then
-                    resampled_correlation(
-                        resamples.weights, fits.positions, fits.u, fits.v, fits.uu, fits.vv, fits.uv
-                    )
-        end as spearman,
-        case when fits.auc is not null then resampled_auc(
-            resamples.weights, fits.calm_below_spikes, fits.spikes, fits.spikes_below_calm, fits.calm
-        ) end as auc,
-        case
-            when fits.top_decile_lift is not null
-                then
-                    resampled_share(resamples.weights, fits.largest_spikes, fits.largest)
-                    / nullif(resampled_share(resamples.weights, fits.spikes, fits.positions), 0)
-        end as top_decile_lift
-    from fits
-    inner join resamples
-        on fits.n_prompts = resamples.n_prompts
+        group_id,
+        n_prompts,
+        n_prompts_with_spikes,
+        resampled_correlation(weights, positions, u, v, uu, vv, uv) as spearman,
+        resampled_auc(weights, calm_below_spikes, spikes, spikes_below_calm, calm, auc) as auc,
+        resampled_share(weights, largest_spikes, largest)
+        / nullif(resampled_share(weights, spikes, positions), 0) as top_decile_lift
+    from resamples
 ),
 
 intervals as (
@@ -274,15 +263,15 @@ select
     named.n_prompts,
     named.n_spikes,
     named.spearman,
-    intervals.spearman[1] as spearman_low,
-    intervals.spearman[2] as spearman_high,
+    case when named.spearman is not null then intervals.spearman[1] end as spearman_low,
+    case when named.spearman is not null then intervals.spearman[2] end as spearman_high,
     named.pearson_log10,
     named.auc,
-    intervals.auc[1] as auc_low,
-    intervals.auc[2] as auc_high,
+    within_0_and_1(intervals.auc[1]) as auc_low,
+    within_0_and_1(intervals.auc[2]) as auc_high,
     named.top_decile_lift,
-    intervals.top_decile_lift[1] as top_decile_lift_low,
-    intervals.top_decile_lift[2] as top_decile_lift_high
+    case when named.top_decile_lift is not null then intervals.top_decile_lift[1] end as top_decile_lift_low,
+    case when named.top_decile_lift is not null then intervals.top_decile_lift[2] end as top_decile_lift_high
 from named
 inner join variants
     on named.variant_id = variants.variant_id

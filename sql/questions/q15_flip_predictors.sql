@@ -107,7 +107,9 @@ intervals as (
         fits.recipe,
         fits.predictor,
         bootstrap_interval(
-            resampled_auc(resamples.weights, fits.kept_below_flips, fits.flips, fits.flips_below_kept, fits.kept),
+            resampled_auc(
+                resamples.weights, fits.kept_below_flips, fits.flips, fits.flips_below_kept, fits.kept, fits.auc
+            ),
             any_value(fits.n_prompts)
         ) as auc
     from fits
@@ -125,8 +127,8 @@ select
     fits.n_prompts,
     fits.n_flips,
     fits.auc,
-    intervals.auc[1] as auc_low,
-    intervals.auc[2] as auc_high
+    within_0_and_1(intervals.auc[1]) as auc_low,
+    within_0_and_1(intervals.auc[2]) as auc_high
 from fits
 left join intervals
     on

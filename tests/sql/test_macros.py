@@ -216,7 +216,14 @@ def test_the_auc_of_the_resample_that_draws_everything_once_is_that_of_all(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     # One unit with a positive above one of its negatives and below that of the other unit, which has no positive.
-    found = value(connection, "resampled_auc([1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0])")
+    lists = "[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]"
 
-    assert found == 0.5
-    assert value(connection, "resampled_auc([0.0, 2.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0])") is None
+    assert value(connection, f"resampled_auc([1.0, 1.0], {lists}, 0.5)") == 0.5
+    assert value(connection, f"resampled_auc([0.0, 2.0], {lists}, 0.5)") is None
+
+
+@pytest.mark.parametrize(("x", "expected"), [(-0.1, 0.0), (1.5, 1.0), (0.25, 0.25), ("null", None)])
+def test_a_share_stays_within_its_bounds_and_unknown_stays_unknown(
+    x: object, expected: float | None, connection: duckdb.DuckDBPyConnection
+) -> None:
+    assert value(connection, f"within_0_and_1({x}::double)") == expected

@@ -116,6 +116,18 @@ def test_q01_passes_over_resamples_that_draw_no_spike(ask: Ask) -> None:
     assert row["auc_high"] == pytest.approx(high, abs=0.1 * (high - low))
 
 
+def test_q01_ranks_outputs_in_the_variant_where_a_sublayer_has_only_some_of_them(ask: Ask) -> None:
+    warehouse, data = spiky(prompts=6)
+    rows = warehouse.rows["layer_transitions"]
+    kept = [row for row in rows if row["step"] % 2 or row["recipe"] == "dense"]
+    warehouse.rows["layer_transitions"] = kept
+    (row,) = ask(warehouse, "q01_spike_predictors")
+    ranks = stats.rankdata(data["kl"]).reshape(data["kl"].shape)[:, 1::2].ravel()
+
+    assert row["n"] == 36
+    assert row["spearman"] == about(np.corrcoef(stats.rankdata(data["variance"][:, 1::2]), ranks)[0, 1])
+
+
 def test_q01_finds_the_uncertainty_of_prompts_that_differ_and_not_only_that_of_positions(ask: Ask) -> None:
     chance = np.random.default_rng(3)
     shift = np.repeat(chance.normal(0, 2, 12), 12)
