@@ -54,12 +54,6 @@ create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
 -- that is not there, counts as float32.
 create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;
 
--- Standard error of a mean from what each independent cluster adds to it beyond its expected part (sandwich formula,
--- clusters of any size). NULL below two clusters.
-create or replace macro error_over_clusters(influence) as (
-    sqrt(count(influence) / nullif(count(influence) - 1.0, 0) * sum(influence ** 2))
-);
-
 -- Geometric mean of values from 0 up, 0 where one is 0; NULL where one is negative, and over no value.
 create or replace macro geometric_mean_of(x) as case
     when min(x) = 0 then 0
