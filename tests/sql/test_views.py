@@ -110,5 +110,5 @@ def test_every_sql_file_is_a_view_a_macro_an_assertion_or_a_comparison() -> None
         for path in files - views
     )
     assert {Path(path.parts[0]) for path in files} == {
-        Path(n) for n in ("macros", "staging", "marts", "questions", "tests")
+        Path(n) for n in ("macros", "comparisons", "staging", "marts", "questions", "tests")
     }
