@@ -1,7 +1,6 @@
 """The tables of a paper: by hand, and against numpy; every declared column is there."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -11,16 +10,9 @@ import pytest
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
 from tests.sql.handmade_tasks import paper_reference, task_score
 from tests.sql.handmade_texts import text_token
-from tests.sql.handmade_whole import whole_warehouse
 from warehouse.catalogue import view_sql
 from warehouse.export.paper_tables import PAPER_TABLES
 from warehouse.export.typeset import printed, to_latex
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
-        yield connection
 
 
 def by(rows: list[Row], *columns: str) -> dict[object, Row]:

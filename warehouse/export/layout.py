@@ -85,6 +85,8 @@ def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> Layout:
         ends = (f"{name}_low", f"{name}_high")
         interval = ends if not error and name in names and set(ends) <= set(names) else ()
         taken |= {error, *interval}
-        columns.append(Shown(name, unit=units.get(name, ""), error=error, interval=interval))
+        unit = units.get(name, "")
+        # `kl_nats` says its unit itself.
+        columns.append(Shown(name, unit="" if unit in name.split("_") else unit, error=error, interval=interval))
     told = headers.parse(header)
     return Layout(told.asks, tuple(column for column in columns if column.name not in taken), told.how_to_read)

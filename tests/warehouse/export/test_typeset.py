@@ -194,15 +194,17 @@ def test_different_unwritable_characters_stay_apart() -> None:
 
 
 def test_a_view_without_a_layout_pairs_values_with_their_errors_and_intervals() -> None:
-    schema = pa.schema({name: pa.float64() for name in ("x", "x_se", "y", "y_low", "y_high", "z_se", "w_low")})
+    schema = pa.schema({name: pa.float64() for name in ("x", "x_se", "y", "y_low", "y_high", "z_se", "w_low_nats")})
     found = derived(
-        "What is x?\ngrain: one row.\nhow to read: above 1\nit overshoots.\nreason: r", schema, {"x": "nats"}
+        "What is x?\ngrain: one row.\nhow to read: above 1\nit overshoots.\nreason: r",
+        schema,
+        {"x": "nats", "w_low_nats": "nats"},
     )
     assert found.caption == "What is x?"
     assert found.note == "above 1 it overshoots."
     assert [(one.title, one.error, one.interval) for one in found.columns] == [
         *(("x, nats", "x_se", ()), ("y", "", ("y_low", "y_high"))),
-        *(("z_se", "", ()), ("w_low", "", ())),
+        *(("z_se", "", ()), ("w_low_nats", "", ())),
     ]
 
 
