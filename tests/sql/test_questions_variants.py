@@ -164,16 +164,20 @@ def test_q28_pairs_variants_that_differ_in_calibration_or_seed_and_in_nothing_el
 
 def test_q28_overlaps_masks_by_the_weights_that_their_samples_stand_for(ask: Ask) -> None:
     warehouse = calibrated(("a", "50", "c4"), ("b", "50", "help"))
-    for recipe, small, large in (("a", "11110000", "1100"), ("b", "11001100", "1100")):
+    for recipe, small in (("a", "11110000"), ("b", "11001100")):
         mask_sample(warehouse, recipe, [bit == "1" for bit in small], module="small")
-        mask_sample(warehouse, recipe, [bit == "1" for bit in large], module="large", layer=1)
+        mask_sample(warehouse, recipe, [True] * 8192 + [False] * 8192, module="large", layer=1)
+        warehouse.where("mask_samples", recipe=recipe, module="large")[0]["weights"] = 4 * 16384
     mask_sample(warehouse, "a", [True], module="only here")
     (row,) = ask(warehouse, "q28_sensitivity_to_calibration")
+    half = 4 * 8192
 
-    # small: 2 kept by both, 6 by either, 2 removed by both, 6 by either; large: 2, 2, 2, 2.
-    assert (row["matrices"], row["jaccard_kept"], row["jaccard_removed"]) == (2, about(4 / 8), about(4 / 8))
-    # By chance half of each half: 2 of 8 and 1 of 4 by both, 6 and 3 by either.
-    assert row["expected_jaccard_kept"] == row["expected_jaccard_removed"] == about(3 / 9)
+    # small: 2 kept by both, 6 by either, 2 removed by both, 6 by either; of large every sampled weight stands for four.
+    assert row["matrices"] == 2
+    assert row["jaccard_kept"] == row["jaccard_removed"] == about((2 + half) / (6 + half))
+    # By chance half of each half: 2 of 8 and a quarter of large by both, 6 and three quarters by either.
+    assert row["expected_jaccard_kept"] == about((2 + half / 2) / (6 + 3 * half / 2))
+    assert row["expected_jaccard_removed"] == row["expected_jaccard_kept"]
 
 
 def test_q28_has_no_overlap_of_removed_weights_where_none_is_removed(ask: Ask) -> None:
