@@ -37,6 +37,8 @@ bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.texts
 	$(BIN)/python -m tests.benchmarks.generation
 	$(BIN)/python -m tests.benchmarks.pruning
+	$(BIN)/python -m tests.benchmarks.warehouse 1e6
+	$(BIN)/python -m tests.benchmarks.warehouse 1e7
 
 ui: $(READY)
 	$(BIN)/prunescope ui

@@ -29,10 +29,11 @@ from assets.plan import Request
 from pipelines.progress import SILENT
 from pipelines.pruning.recipes import Recipe
 from pipelines.studies import Study
-from warehouse.catalogue import connect, literal
+from warehouse.catalogue import connect
 from warehouse.provenance import Provenance, fingerprint
 from warehouse.snapshots import damage_explained
 from warehouse.store import Store
+from warehouse.subset import narrow
 from warehouse.tables import TABLES
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class WarehouseResource(ConfigurableResource):
             WarehouseError: the views cannot be built, or a file is damaged.
         """
         if self._connection is None:
-            self._connection = connect(self.store().root)
+            self._connection = connect(self.store().root, explained=False)
         return _frame(self._connection, query)
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
@@ -85,14 +86,8 @@ class WarehouseResource(ConfigurableResource):
     @contextmanager
     def only(self, study: Study) -> Iterator[Ask]:
         """Asks as if the warehouse held this study's models and recipes and nothing else."""
-        models = ", ".join(literal(model.name) for model in study.models)
-        recipes = ", ".join(literal(recipe.name) for recipe in study.recipes)
-        with connect(self.store().root) as connection:
-            for name in (*TABLES, "provenance"):
-                per_model = name in TABLES and TABLES[name].partitioning == "model"
-                rows = f"model IN ({models})" + ("" if per_model else f" AND coalesce(recipe, 'dense') IN ({recipes})")
-                connection.execute(f"ALTER VIEW {name} RENAME TO all_{name}")
-                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM all_{name} WHERE {rows}")  # noqa: S608
+        with connect(self.store().root, explained=False) as connection:
+            narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
             yield lambda query: _frame(connection, query)
 
 
@@ -102,7 +97,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    with damage_explained():
+    with damage_explained(connection):
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 

@@ -71,6 +71,15 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
     return tuple(text for text in texts if text is not None)
 
 
+def text_hash(source: str, what: str) -> str:
+    """SHA-256 of the whole text of a source in UTF-8, by which tables tell texts apart.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    return hashlib.sha256(read_text(source, what).encode()).hexdigest()
+
+
 def contents_hash(source: str, what: str) -> str:
     """SHA-256 of a source's contents; Python's own help topics differ between versions of Python.
 

@@ -1,1 +1,4 @@
-"""The SQL views, one file each: macros, staging, marts, questions and tests; no Python lives here."""
+"""The SQL views, one file each: macros, staging, marts, questions and tests; `notebook.py` asks five of them.
+
+What is computed outside of SQL lives in `pipelines`.
+"""

@@ -36,10 +36,10 @@ class Wanted:
 def ask(root: Place | str, view: View, wanted: Wanted) -> pa.Table:
     """The rows of the answer that are wanted.
 
-    Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, and a variant
-    is compared with the others that the question compares it with. Of other models no file is opened, because no view
-    relates two models. The other filters stand outside the view; DuckDB moves them to the files where that changes
-    nothing, which is where the question groups by the filtered column.
+    Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, a variant is
+    compared with the others that the question compares it with, and only the rounding of sums may differ. Of other
+    models no file is opened, because no view relates two models. The other filters stand outside the view; DuckDB
+    moves them to the files where that changes nothing, which is where the question groups by the filtered column.
 
     Args:
         root: the warehouse.

@@ -30,7 +30,7 @@ from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
 from warehouse.remote import register
 from warehouse.schema import Table
-from warehouse.snapshots import File, Snapshot
+from warehouse.snapshots import FOOTERS, File, Snapshot
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -52,7 +52,7 @@ _TYPES = {
     pa.string(): "VARCHAR",
     pa.binary(): "BLOB",
 }
-_PROVENANCE_COMMENT = (
+PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
 )
 
@@ -88,6 +88,7 @@ def connect(
     safe: bool = False,
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
+    explained: bool = True,
 ) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
@@ -99,6 +100,8 @@ def connect(
         safe: lock the connection: only the tables' files can be read, and no setting changed.
         gibibytes: most memory that a locked connection may use, in GiB.
         models: see only the partitions of these models; all where None.
+        explained: whether tables, views and columns have their comments, which no query needs and which take a
+            quarter of the time of a process's first connection.
 
     Raises:
         DamagedFileError: a partition is damaged; the message names it.
@@ -106,7 +109,7 @@ def connect(
     """
     with ThreadPoolExecutor(1) as beside:
         # Python looks at the files while DuckDB binds the views.
-        template = beside.submit(_template, _sources(SQL))
+        template = beside.submit(_template, _sources(SQL), explained)
         snapshot = Snapshot(Store(root), models)
     try:
         connection = duckdb.connect()
@@ -141,7 +144,7 @@ def build_file(root: Place | str, path: Place) -> None:
             if not isinstance(snapshot.root, Path):
                 register(connection, snapshot.root)
             _set_up(connection)
-            _define(connection, _sources(SQL))
+            _define(connection, _sources(SQL), explained=True)
             _fill(connection, files)
 
     write_atomically(path.absolute(), write)
@@ -212,13 +215,13 @@ class _Template:
     To bind and explain the views takes a hundred times as long as to copy them.
     """
 
-    def __init__(self, sources: tuple[_Source, ...]) -> None:
+    def __init__(self, sources: tuple[_Source, ...], *, explained: bool) -> None:
         folder = mkdtemp(prefix="prunescope-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.path = Path(folder) / "views.duckdb"
         with duckdb.connect(self.path) as connection:
             _set_up(connection)
-            _define(connection, sources)
+            _define(connection, sources, explained=explained)
 
     def copy_to(self, connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"ATTACH {literal(str(self.path))} AS template (READ_ONLY)")
@@ -226,9 +229,9 @@ class _Template:
         connection.execute("DETACH template")
 
 
-@lru_cache(maxsize=1)
-def _template(sources: tuple[_Source, ...]) -> _Template:
-    return _Template(sources)
+@lru_cache(maxsize=2)
+def _template(sources: tuple[_Source, ...], explained: bool) -> _Template:
+    return _Template(sources, explained=explained)
 
 
 def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
@@ -238,8 +241,8 @@ def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET TimeZone = 'UTC'")
 
 
-def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...]) -> None:
-    """Creates all views with their comments, over tables without files: DuckDB opens files for every view it binds."""
+def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...], *, explained: bool) -> None:
+    """Creates all views over tables without files, because DuckDB opens files for every view that it binds."""
     views = _views(sources)
     connection.execute("BEGIN")
     connection.execute("CREATE SCHEMA files")
@@ -247,13 +250,14 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...])
     for table in TABLES.values():
         columns = ", ".join(quoted(column.name) for column in table.columns)
         connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT {columns} FROM {_files_of(table.name)}")  # noqa: S608
-    connection.execute(f"CREATE VIEW {PROVENANCE} AS SELECT * FROM {_files_of(PROVENANCE)}")  # noqa: S608
+    connection.execute(f"CREATE VIEW {PROVENANCE} AS SELECT {', '.join(PROVENANCE_COLUMNS)} FROM {FOOTERS}")  # noqa: S608
     for layer, path, text in sources:
         if layer == "macros":
             _execute(connection, path, text)
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
-    connection.execute(";".join(_comments(views)))
+    if explained:
+        connection.execute(";".join(_comments(views)))
     connection.execute("COMMIT")
 
 
@@ -273,7 +277,7 @@ def _files_of(name: str) -> str:
 
 def _comments(views: Mapping[str, View]) -> Iterator[str]:
     """The statements that explain every table, view and column."""
-    yield _comment("VIEW", PROVENANCE, text=_PROVENANCE_COMMENT)
+    yield _comment("VIEW", PROVENANCE, text=PROVENANCE_COMMENT)
     for table in TABLES.values():
         yield _comment("VIEW", table.name, text=table.grain)
         for column in table.columns:
@@ -303,8 +307,10 @@ def _relation(table: Table, files: Sequence[File]) -> str:
     for file in files:
         versions.setdefault(file.version, []).append(file.source)
     # Files of no version may differ among themselves.
-    options = {version: [] if version else ["union_by_name = true"] for version in versions}
-    return relation(table, typed, {key: _read(sources, *options[key]) for key, sources in versions.items()})
+    sources = {
+        version: _read(found, *([] if version else ["union_by_name = true"])) for version, found in versions.items()
+    }
+    return relation(table, typed, sources)
 
 
 def _read(sources: Sequence[str], *options: str) -> str:
@@ -332,7 +338,7 @@ def _provenance(files: Sequence[File]) -> str:
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     if not files:
         nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
-        return f"SELECT '' AS table_name, '' AS path, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
+        return f"SELECT '' AS table_name, '' AS path, '' AS source, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
     sources = _list([file.source for file in files])
     paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
     footers = (
@@ -342,7 +348,7 @@ def _provenance(files: Sequence[File]) -> str:
     places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
     sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
     return (
-        f"SELECT table_name, path, {selected} FROM ({footers}) "  # noqa: S608
+        f"SELECT table_name, path, source, {selected} FROM ({footers}) "  # noqa: S608
         f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
     )
 

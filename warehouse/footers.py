@@ -21,7 +21,7 @@ _DECODER = json.JSONDecoder()
 
 
 def is_recognised(table: Table, tail: bytes) -> bool:
-    """Whether these are the last bytes of an intact footer with the table's columns, types and version and with provenance.
+    """Whether these are the last bytes of an intact footer with the table's columns, types, version and provenance.
 
     False says nothing: the file may come from another version, be damaged, or have a longer footer.
 
@@ -34,7 +34,7 @@ def is_recognised(table: Table, tail: bytes) -> bool:
     if not tail.endswith(_MAGIC) or start < 0 or not tail.startswith(_columns(table), start):
         return False
     version = str(table.version).encode()
-    # Two versions may have the same columns and mean other things. \x18 is a Thrift string's mark: the value comes next.
+    # Two versions may have the same columns and mean other things. \x18 marks a Thrift string: the value comes next.
     if tail.find(VERSION_KEY + b"\x18" + bytes([len(version)]) + version, start, end) < 0:
         return False
     found = tail.find(FOOTER_KEY + b"\x18", start, end)

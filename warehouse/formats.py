@@ -83,8 +83,8 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
     first 500 are counted there.
     """
     shown = rows.slice(0, TEXT_ROWS)
-    names = [_visible(name) for name in rows.column_names]
-    cells = [[_visible(cell) for cell in column] for column in _cells(shown, digits)]
+    names = [visible(name) for name in rows.column_names]
+    cells = [[visible(cell) for cell in column] for column in _cells(shown, digits)]
     numeric = [_is_number(field.type) for field in rows.schema]
     if rows.num_rows == 1:
         return _drawn(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
@@ -141,12 +141,12 @@ def _json(rows: pa.Table) -> str:
 
 
 def _markdown(rows: pa.Table, digits: int) -> str:
-    return _tabulated(rows, digits, "pipe", _markdown_escaped)
+    return _tabulated(rows, digits, "pipe", markdown_escaped)
 
 
 def _latex(rows: pa.Table, digits: int) -> str:
     # tabulate escapes LaTeX's special characters itself; it only must not see line breaks.
-    return _tabulated(rows, digits, "latex_booktabs", lambda text: " ".join(_visible(text, keep="\n\t").split()))
+    return _tabulated(rows, digits, "latex_booktabs", lambda text: " ".join(visible(text, keep="\n\t").split()))
 
 
 def _tabulated(rows: pa.Table, digits: int, style: str, escape: Callable[[str], str]) -> str:
@@ -173,10 +173,11 @@ def _parquet(rows: pa.Table) -> bytes:
 
 def _cells(rows: pa.Table, digits: int) -> list[list[str]]:
     """The columns as texts for a person."""
-    return [[_cell(value, digits) for value in _values(column)] for column in rows.columns]
+    return [[shown_cell(value, digits) for value in _values(column)] for column in rows.columns]
 
 
-def _cell(value: object, digits: int) -> str:
+def shown_cell(value: object, digits: int) -> str:
+    """One value as text for a person."""
     match value:
         case None:
             text = NULL
@@ -188,9 +189,9 @@ def _cell(value: object, digits: int) -> str:
         case Decimal():
             text = str(int(value)) if value == value.to_integral_value() else f"{value:.{digits}g}"
         case list():
-            text = ", ".join(_cell(item, digits) for item in value)
+            text = ", ".join(shown_cell(item, digits) for item in value)
         case dict():
-            text = ", ".join(f"{key}: {_cell(item, digits)}" for key, item in value.items())
+            text = ", ".join(f"{key}: {shown_cell(item, digits)}" for key, item in value.items())
         case bytes():
             text = value.hex()
         case _:
@@ -238,14 +239,15 @@ def _plain(value: object) -> object:
     return plain
 
 
-def _markdown_escaped(text: str) -> str:
-    text = _visible(text, keep="\n").replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+def markdown_escaped(text: str) -> str:
+    """The text as a cell of a Markdown table shows it."""
+    text = visible(text, keep="\n").replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([|*`\[\]~$])", r"\\\1", text)
     # Within a word an underscore is only an underscore, and column names stay readable.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     return text.replace("\n", "<br>")
 
 
-def _visible(text: str, keep: str = "") -> str:
+def visible(text: str, keep: str = "") -> str:
     """Control characters as escapes: a token must not steer the terminal that shows it."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -92,7 +92,9 @@ class _ColumnHash:
         self._values.update(codes[pc.fill_null(values.indices, len(codes) - 1).to_numpy(zero_copy_only=False)].data)
 
     def digest(self) -> bytes:
-        whole = xxhash.xxh3_128(f"{self._type}:{self._rows}:".encode())
+        # A list's type has a name for its items, which Parquet changes.
+        kind = "list" if self._items is not None else str(self._type)
+        whole = xxhash.xxh3_128(f"{kind}:{self._rows}:".encode())
         whole.update(self._nulls.digest() + self._values.digest())
         for text in self._codes:
             encoded = text if isinstance(text, bytes) else text.encode()

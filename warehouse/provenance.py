@@ -18,6 +18,8 @@ from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.places import Place, failures, is_local, read_from
 
 FOOTER_KEY = b"prunescope"
+# What Arrow raises about bytes that are no Parquet file; names of columns may be no text any more.
+BROKEN = (pa.ArrowException, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def read_footer(path: Place) -> Footer:
         schema, rows, size = read_from(path, _facts)
     except FileNotFoundError:
         raise
-    except pa.ArrowException as error:
+    except BROKEN as error:
         raise damaged(path, error) from error
     except failures() as error:
         raise unreadable(path, error) from error

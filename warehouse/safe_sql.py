@@ -72,7 +72,8 @@ def run_safe(
         DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
-    with connect(root, safe=True, gibibytes=gibibytes, models=models) as connection:
+    shows_comments = any(word in sql.lower() for word in ("duckdb_", "information_schema"))
+    with connect(root, safe=True, gibibytes=gibibytes, models=models, explained=shows_comments) as connection:
         check(connection, sql)
         return _run(connection, sql, parameters, seconds)
 
@@ -161,7 +162,7 @@ def _run(
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
-        with damage_explained():
+        with damage_explained(connection):
             return _fetched(connection, sql, parameters)
     except duckdb.InterruptException as error:
         raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)") from error

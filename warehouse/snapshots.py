@@ -21,11 +21,14 @@ from warehouse.migrations import version_of
 from warehouse.places import is_local
 from warehouse.provenance import damaged, read_footer, unreadable
 from warehouse.remote import REPLACED, register
+from warehouse.seals import is_intact
 from warehouse.store import PART, Partition, Store
 from warehouse.tables import TABLES
 
 # An open file keeps its name here as long as it is open, also after another file was renamed to its place.
 _DESCRIPTORS = Path("/proc/self/fd")
+# The catalogue's view with one row per file: what DuckDB opens, the partition's path, and its footer.
+FOOTERS = "files.provenance_files"
 # What the rest of the process may still open; DuckDB opens a file once more a thread while it reads it.
 _SPARE = 200
 _REMOVED = " (deleted)"
@@ -40,7 +43,7 @@ class File:
     Attributes:
         partition: which one.
         source: what DuckDB opens: the open file, or the partition's path where files cannot be held open.
-        version: which version of the table wrote it; None where its columns are those of none.
+        version: the version of its table that it was written by; None where its columns are those of no version.
     """
 
     partition: Partition
@@ -152,14 +155,14 @@ def _remote_file(partition: Partition) -> File | None:
 
 
 @contextmanager
-def damage_explained() -> Iterator[None]:
+def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turns DuckDB's error about a file of the warehouse into one that names the partition.
 
-    The failed connection must still be open: only then does an open file still know its path.
+    Args:
+        connection: what the queries run on, from `catalogue.connect`; it must still be open where they fail.
 
     Raises:
-        DamagedFileError: a file does not hold what its footer says, or is no longer there; the message names it,
-            or the command that does where DuckDB does not say.
+        DamagedFileError: a file does not hold what its footer says, or is no longer there; the message names it.
         WarehouseError: an object of a store was replaced since the connection was opened.
     """
     try:
@@ -177,9 +180,20 @@ def damage_explained() -> Iterator[None]:
         if isinstance(error, OSError) or _KIND.match(message):
             raise
         # Only what DuckDB's Parquet reader stumbles over has no kind, and then it does not say where.
-        raise DamagedFileError(
-            f"a file that this reads is damaged ({message}); `prunescope verify` names it"
-        ) from error
+        if broken := _broken(connection):
+            raise damaged(broken, message) from error
+        raise DamagedFileError(f"a file that this reads is damaged ({message})") from error
+
+
+def _broken(connection: duckdb.DuckDBPyConnection) -> Path | None:
+    """The first file whose bytes are not as they were sealed; None where that can be said of none."""
+    query = f"SELECT source, path FROM {FOOTERS} ORDER BY path"  # noqa: S608 - a name of ours
+    for source, path in connection.execute(query).fetchall():
+        if Path(source).is_file():
+            with Path(source).open("rb") as file:
+                if is_intact(file) is False:
+                    return Path(path)
+    return None
 
 
 def _schema(source: str) -> pa.Schema:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from assets.cli import checkpoint, query, service, study
+from assets.cli import checkpoint, keeping, paper, query, service, study
 from assets.cli.options import Debug, Globals, Warehouse
 from assets.cli.output import say
 from pipelines.errors import ComputationError, InputError
@@ -57,7 +57,9 @@ def prunescope(
 
 study.register(app)
 query.register(app)
+paper.register(app)
 checkpoint.register(app)
+keeping.register(app)
 service.register(app)
 
 

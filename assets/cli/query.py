@@ -1,4 +1,4 @@
-"""Commands that read the warehouse: SQL, questions, tables, variants, report, export. None writes to it.
+"""Commands that read the warehouse: SQL, questions, tables, variants, report. None writes to it.
 
 Rows come from `warehouse`; nothing is computed here.
 """
@@ -7,7 +7,6 @@ Rows come from `warehouse`; nothing is computed here.
 
 import re
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -21,9 +20,8 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
 from warehouse import headers
 from warehouse.asking import Wanted, ask
-from warehouse.catalogue import GIBIBYTES, PROVENANCE, connect, quoted, view_sql
+from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, quoted, view_sql
 from warehouse.explanations import PROVENANCE_COLUMNS, explain
-from warehouse.export import export as export_views
 from warehouse.provenance import read_footer
 from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
@@ -35,7 +33,7 @@ _BROWSING = re.compile(r"\s*(?:tables|\\d|(?:describe|\\d)\s+(?P<name>\w+))\s*;?
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (recipes, sql, questions, question, tables, describe, variants, report, export):
+    for command in (recipes, sql, questions, question, tables, describe, variants, report):
         app.command()(command)
 
 
@@ -223,7 +221,7 @@ def describe(
     explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     if name not in explained:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
-    with connect(root(context)) as connection:
+    with connect(root(context), explained=False) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = list(zip(relation.columns, relation.types, strict=True))
     said = explained[name]
@@ -239,10 +237,13 @@ def describe(
         for column, type_ in columns
     ]
     keys = _keys()
-    say(TABLES[name].grain if name in TABLES else view_sql()[name].header if name in view_sql() else "", "dim")
+    about = {view.name: view.header for view in view_sql().values()} | {PROVENANCE: PROVENANCE_COMMENT}
+    say(TABLES[name].grain if name in TABLES else about[name], "dim")
+    if keys.get(name):
+        say(f"key: {', '.join(keys[name])}", "dim")
     if name in TABLES:
-        for told in (f"key: {', '.join(keys[name])}", *(str(reference) for reference in TABLES[name].references)):
-            say(told, "dim")
+        for reference in TABLES[name].references:
+            say(str(reference), "dim")
     if found := headers.joins(name, [column for column, _ in columns], keys):
         say("joins that add columns and never rows:", "dim")
         for other, using in found.items():
@@ -299,23 +300,3 @@ def report(
         typer.echo(str(reports[chosen]))
     else:
         write_file(output, reports[chosen].read_bytes())
-
-
-def export(
-    context: typer.Context,
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
-    ],
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this question or mart. Repeatable.")
-    ] = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
-) -> None:
-    """Write questions and marts as Parquet, CSV, Markdown and LaTeX with a manifest of their provenance.
-
-    For example: `prunescope export paper/tables --only q11_first_flip`
-    """
-    done = export_views(root(context), directory.expanduser(), only or None)
-    say(f"{len(done.views)} views in {len(done.files)} files")
-    typer.echo(str(done.directory))

@@ -165,7 +165,7 @@ def _show(outcome: Outcome, place: Place) -> None:
         WHERE model IN ({models}) AND recipe IN ({recipes})
         ORDER BY list_position([{models}], model), list_position([{recipes}], recipe)
     """  # noqa: S608 - literals are quoted
-    with connect(place) as connection:
+    with connect(place, explained=False) as connection:
         rows = connection.sql(query).to_arrow_table()
     if rows.num_rows:
         if len(outcome.study.models) == 1:

@@ -121,6 +121,7 @@ class Variant:
             "weight_hash": weight_hash,
             "variant_hash": self.hash,
         }
+        about["about_hash"] = _about_hash(about)
         tensors = {f"parameter:{name}": tensor.contiguous() for name, tensor in self.parameters.items()}
         for name, change in self.changes.items():
             tensors |= {f"{key}:{name}": tensor.contiguous() for key, tensor in change.tensors.items()}
@@ -167,6 +168,24 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
         DamagedVariantError: the file is cut short or altered.
         InputError: it is missing, cannot be read, or belongs to other weights.
     """
+    variant, of = _read(file)
+    if of != weight_hash:
+        raise InputError(f"{file}: belongs to other weights of the model; run the recipe again")
+    return variant
+
+
+def verify_variant(file: Path) -> None:
+    """Compares a variant file of any weights with the hashes in it.
+
+    Raises:
+        DamagedVariantError: the file is cut short or altered.
+        InputError: it is missing or cannot be read.
+    """
+    _read(file)
+
+
+def _read(file: Path) -> tuple[Variant, str]:
+    """The variant and the hash of the weights that it belongs to."""
     try:
         opened: Any = safe_open(file, framework="pt")
         about = opened.metadata()
@@ -179,21 +198,27 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
             about["noise"] or None,
             json.loads(about["facts"]),
         )
-        found = variant.hash
+        found, weight_hash = variant.hash, about["weight_hash"]
     except OSError as error:
         raise InputError(f"{file}: {error.strerror or 'no readable variant file'}; run the recipe again") from error
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DamagedVariantError(f"{file}: no readable variant file; run the recipe again") from error
-    if about["weight_hash"] != weight_hash:
-        raise InputError(f"{file}: belongs to other weights of the model; run the recipe again")
     if found != about["variant_hash"]:
         raise DamagedVariantError(f"{file}: its changes are not the ones it was written with; run the recipe again")
-    return variant
+    # Files of the first version have no hash of what is said about them.
+    if "about_hash" in about and about["about_hash"] != _about_hash(about):
+        raise DamagedVariantError(f"{file}: what it says of itself is not what was written; run the recipe again")
+    return variant, weight_hash
 
 
 def masked(masks: Iterable[tuple[str, Mask]]) -> dict[str, Change]:
     """Changes that only set weights to zero, packed as they come."""
     return {name: Change.masked(mask) for name, mask in masks}
+
+
+def _about_hash(about: Mapping[str, str]) -> str:
+    kept = {key: text for key, text in about.items() if key != "about_hash"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _bytes(tensor: Tensor) -> Any:  # noqa: ANN401 (numpy's buffer has no type)

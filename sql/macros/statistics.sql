@@ -19,43 +19,64 @@ create or replace macro midrank(x, grp) as (
     + (count(*) over (partition by grp order by x groups between current row and current row) - 1) / 2.0
 );
 
--- Area under the ROC curve from midranks over the whole group (Mann-Whitney): the chance that a random positive ranks
--- above a random negative, ties counting half. NULL below 3 of either.
-create or replace macro auc_from_midranks(midrank_of_all, is_positive) as case
-    when count_if(is_positive) >= 3 and count_if(not is_positive) >= 3
-        then
-            (
-                sum(midrank_of_all) filter (where is_positive)
-                - count_if(is_positive) * (count_if(is_positive) + 1) / 2.0
-            )
-            / (count_if(is_positive) * count_if(not is_positive))
-end;
-
--- What one prompt adds to a pooled AUC beyond its expected part: the linearised (infinitesimal jackknife) influence.
--- Its squares give a variance that respects prompts as blocks. `above` sums midrank_of_all − midrank_of_class over the
--- prompt's positives, `below` the same over its negatives.
-create or replace macro auc_influence(positives, negatives, above, below, all_positives, all_negatives, auc) as (
-    (above / all_negatives - positives * auc) / all_positives
-    + (negatives - below / all_positives - negatives * auc) / all_negatives
+-- Pearson correlation from a count, sums, squares and products; NULL where a side does not vary.
+create or replace macro correlation_of_sums(n, x, y, xx, yy, xy) as (
+    (n * xy - x * y) / nullif(sqrt(greatest(n * xx - x * x, 0) * greatest(n * yy - y * y, 0)), 0)
 );
 
--- 97.5 % quantile of Student's t: Cornish-Fisher series around the normal one, within 0.04 % from 4 degrees of freedom.
-create or replace macro t_quantile_975(df) as (
-    1.959964 + 2.372271 / df + 2.822499 / df ** 2 + 2.555850 / df ** 3 + 1.589534 / df ** 4
+-- Rows of a group that lie below x, equal ones counting half (itself included): midrank − 1/2.
+create or replace macro count_below(x, grp) as (
+    (rank() over (partition by grp order by x) - 1 + count(*) over (partition by grp order by x)) / 2.0
 );
 
--- Half the width of a 95 % interval over prompts from their influences. NULL below 5 prompts, and where no prompt
--- deviates, for then nothing says how uncertain the figure is.
-create or replace macro half_width_over_prompts(influence) as case
-    when count(influence) >= 5 and sum(influence ** 2) > 0
-        then
-            t_quantile_975(count(influence) - 1)
-            * sqrt(count(influence) / (count(influence) - 1.0) * sum(influence ** 2))
-end;
+-- Sum of a over the rows of a group that lie below x, those of equal x (itself included) counting half. With
+-- count_below of the same x it shares one sort.
+create or replace macro sum_below(a, x, grp) as (
+    (
+        sum(a) over (partition by grp order by x)
+        + coalesce(
+            sum(a) over (partition by grp order by x groups between unbounded preceding and 1 preceding), 0
+        )
+    )
+    / 2.0
+);
 
 -- Standard error of the mean of independent values; NULL below two.
 create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 
+-- Standard error of a difference from those of both sides and the covariance of their means.
+create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
+    -- Two sides that move together exactly must not give the root of a rounding error below 0.
+    case when se ** 2 + other_se ** 2 > 2 * covariance then se ** 2 + other_se ** 2 - 2 * covariance else 0 * se end
+);
+
 -- Two logits nearer than this are a tie that rounding may turn: passes of other shapes round differently. NULL, a model
 -- that is not there, counts as float32.
 create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;
+
+-- Geometric mean of values from 0 up, 0 where one is 0; NULL where one is negative, and over no value.
+create or replace macro geometric_mean_of(x) as case
+    when min(x) = 0 then 0
+    when min(x) > 0 then exp(avg(ln(case when x > 0 then x end)))
+end;
+
+-- Concordant minus discordant pairs of two lists in step, every pair counted twice; NULL where an entry is NULL.
+create or replace macro concordance(x, y) as case
+    when len(list_filter(x, lambda one: one is null)) + len(list_filter(y, lambda one: one is null)) = 0
+        then
+            list_sum(
+                list_transform(
+                    range(1, len(x) + 1),
+                    lambda i: list_sum(
+                        list_transform(
+                            range(1, len(x) + 1), lambda j: cast(sign(x[i] - x[j]) * sign(y[i] - y[j]) as bigint)
+                        )
+                    )
+                )
+            )
+end;
+
+-- Kendall's τ-b of two lists in step, ties discounted; NULL where one side does not vary or an entry is NULL.
+create or replace macro kendall_tau_b(x, y) as (
+    concordance(x, y) / nullif(sqrt(cast(concordance(x, x) as double) * concordance(y, y)), 0)
+);

@@ -1,12 +1,13 @@
 -- How well each second-order estimate meets its truth.
 -- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem.
 -- key: model, recipe, scope, lens, temperature, sublayer, theorem
--- inputs: estimate_points, stg_layer_transitions, noise_variants
+-- inputs: stg_layer_transitions, noise_variants
 -- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` holds the same estimate
 --   against KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median ratio is
 --   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary.
 --   Dense and untouched sublayers in local scope have no truth to meet and are left out, and so is noise.
--- reason: q02, q03 and q04 ask the same thing of different theorems.
+-- reason: q02, q03 and q04 ask the same thing of different theorems. One pass a theorem serves both of its estimates,
+--   and a filter on theorem leaves the other passes out.
 -- columns:
 --   theorem: Which estimate: T1 h, T1 z, T2 p, T3 KL or, against KL(pruned‖dense), T3 KL reversed
 --   n: Points with a truth above 0 [points]
@@ -20,22 +21,8 @@
 --   worst_layer_ratio_median: Median of estimate over truth in that layer [ratio]
 with
 
-points as (
-    select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        theorem,
-        cast(estimate as double) as estimate,
-        cast(truth as double) as truth
-    from estimate_points
-
-    union all
-
+-- Read once a theorem rather than kept: a hundred million rows are cheaper to read than to store.
+compared as not materialized (
     select
         transitions.model,
         transitions.recipe,
@@ -44,13 +31,174 @@ points as (
         transitions.scope,
         transitions.lens,
         transitions.temperature,
-        'T3 KL reversed' as theorem,
-        cast(transitions.t3_kl_nats as double) as estimate,
-        cast(transitions.kl_pruned_dense_nats as double) as truth
+        transitions.t1_h,
+        transitions.one_minus_cos_h,
+        transitions.t1_z,
+        transitions.one_minus_cos_z,
+        transitions.t2_p,
+        transitions.one_minus_cos_p,
+        transitions.t3_kl_nats,
+        transitions.kl_dense_pruned_nats,
+        transitions.kl_pruned_dense_nats
     from stg_layer_transitions as transitions
     anti join noise_variants
         on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
-    where transitions.kl_pruned_dense_nats > 0
+),
+
+theorem_1_fits as (
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        fit_to_truth(t1_h, one_minus_cos_h) as h,
+        fit_to_truth(t1_z, one_minus_cos_z) as z
+    from compared
+    where one_minus_cos_h > 0 or one_minus_cos_z > 0
+    group by model, recipe, sublayer, scope, lens, temperature
+),
+
+theorem_1_layers as (
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        median(ratio_to_truth(t1_h, one_minus_cos_h)) as h,
+        median(ratio_to_truth(t1_z, one_minus_cos_z)) as z
+    from compared
+    where one_minus_cos_h > 0 or one_minus_cos_z > 0
+    group by model, recipe, layer, sublayer, scope, lens, temperature
+),
+
+theorem_2_fits as (
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        fit_to_truth(t2_p, one_minus_cos_p) as p
+    from compared
+    where one_minus_cos_p > 0
+    group by model, recipe, sublayer, scope, lens, temperature
+),
+
+theorem_2_layers as (
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        median(ratio_to_truth(t2_p, one_minus_cos_p)) as p
+    from compared
+    where one_minus_cos_p > 0
+    group by model, recipe, layer, sublayer, scope, lens, temperature
+),
+
+theorem_3_fits as (
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        fit_to_truth(t3_kl_nats, kl_dense_pruned_nats) as kl,
+        fit_to_truth(t3_kl_nats, kl_pruned_dense_nats) as reversed_kl
+    from compared
+    where kl_dense_pruned_nats > 0 or kl_pruned_dense_nats > 0
+    group by model, recipe, sublayer, scope, lens, temperature
+),
+
+theorem_3_layers as (
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        median(ratio_to_truth(t3_kl_nats, kl_dense_pruned_nats)) as kl,
+        median(ratio_to_truth(t3_kl_nats, kl_pruned_dense_nats)) as reversed_kl
+    from compared
+    where kl_dense_pruned_nats > 0 or kl_pruned_dense_nats > 0
+    group by model, recipe, layer, sublayer, scope, lens, temperature
+),
+
+fits as (
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T1 h' as theorem,
+        h as fit
+    from theorem_1_fits
+
+    union all
+
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T1 z' as theorem,
+        z as fit
+    from theorem_1_fits
+
+    union all
+
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T2 p' as theorem,
+        p as fit
+    from theorem_2_fits
+
+    union all
+
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T3 KL' as theorem,
+        kl as fit
+    from theorem_3_fits
+
+    union all
+
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T3 KL reversed' as theorem,
+        reversed_kl as fit
+    from theorem_3_fits
 ),
 
 layers as (
@@ -62,10 +210,65 @@ layers as (
         scope,
         lens,
         temperature,
-        theorem,
-        median(estimate / truth) as ratio_median
-    from points
-    group by model, recipe, layer, sublayer, scope, lens, temperature, theorem
+        'T1 h' as theorem,
+        h as ratio_median
+    from theorem_1_layers
+
+    union all
+
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T1 z' as theorem,
+        z as ratio_median
+    from theorem_1_layers
+
+    union all
+
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T2 p' as theorem,
+        p as ratio_median
+    from theorem_2_layers
+
+    union all
+
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T3 KL' as theorem,
+        kl as ratio_median
+    from theorem_3_layers
+
+    union all
+
+    select
+        model,
+        recipe,
+        layer,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        'T3 KL reversed' as theorem,
+        reversed_kl as ratio_median
+    from theorem_3_layers
 ),
 
 worst_layers as (
@@ -83,24 +286,7 @@ worst_layers as (
             row(-abs(ln(greatest(ratio_median, 1e-300))), layer)
         ) as worst
     from layers
-    group by model, recipe, sublayer, scope, lens, temperature, theorem
-),
-
-fits as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        theorem,
-        count(*) as n,
-        correlation(log10_positive(estimate), log10_positive(truth)) as pearson_log10,
-        correlation(estimate, truth) as pearson,
-        quantile_cont(estimate / truth, [0.1, 0.5, 0.9]) as ratio_quantiles,
-        avg(cast(abs(estimate / truth - 1) <= 0.1 as integer)) as share_within_10_percent
-    from points
+    where ratio_median is not null
     group by model, recipe, sublayer, scope, lens, temperature, theorem
 )
 
@@ -112,13 +298,13 @@ select
     fits.temperature,
     fits.sublayer,
     fits.theorem,
-    fits.n,
-    fits.pearson_log10,
-    fits.pearson,
-    fits.ratio_quantiles[2] as ratio_median,
-    fits.ratio_quantiles[1] as ratio_p10,
-    fits.ratio_quantiles[3] as ratio_p90,
-    fits.share_within_10_percent,
+    fits.fit.n,
+    fits.fit.pearson_log10,
+    fits.fit.pearson,
+    fits.fit.ratio_quantiles[2] as ratio_median,
+    fits.fit.ratio_quantiles[1] as ratio_p10,
+    fits.fit.ratio_quantiles[3] as ratio_p90,
+    fits.fit.share_within_10_percent,
     worst_layers.worst[1] as worst_layer,
     worst_layers.worst[2] as worst_layer_ratio_median
 from fits

@@ -8,9 +8,11 @@
 --   tokens err together. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability on the pruned side
 --   minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired token by
 --   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours.
---   kl_noise_p95_nats is the 95th percentile of the KL that rounding alone makes on the same text, of the largest noise
---   variant; is_below_noise says that the median KL is not above it. Noise itself is left out. Two perplexities
---   compare only where text_hash, context and stride are the same; calibration_hash is that of the variant's tokens.
+--   *_noise and kl_noise_* are the same figures of the dense model against itself, rounded or batched in another way,
+--   on the same text; of several noise variants the one that moves most counts, so that what lies within them says
+--   nothing about pruning. is_below_noise says that the median KL is at most their 95th percentile. Noise itself is
+--   left out. Two perplexities compare only where text_hash, context and stride are the same; calibration_hash is that
+--   of the variant's tokens.
 -- reason: perplexity and these figures are how people already compare compressed models, text by text.
 -- columns:
 --   tokens: Scored tokens [tokens]
@@ -30,6 +32,10 @@
 --   ppl_ratio_se_iid: Standard error of ppl_ratio as if all tokens were independent [ratio]
 --   ln_ppl_correlation: Correlation of the tokens' log-probabilities on both sides [-1 to 1] = corr(ln p(target), ln
 --     q(target))
+--   ln_ppl_ratio_noise: Size of ln_ppl_ratio that rounding alone makes; NULL without noise [nats]
+--   ppl_difference: Difference of the perplexities [tokens] = ppl_pruned − ppl_dense
+--   ppl_difference_se: Standard error of ppl_difference, windows as independent units; NULL below two [tokens]
+--   ppl_difference_se_iid: Standard error of ppl_difference as if all tokens were independent [tokens]
 --   kl_mean_nats: Mean KL(dense‖pruned) [nats]
 --   kl_mean_nats_se: Standard error of kl_mean_nats, windows as independent units; NULL below two [nats]
 --   kl_mean_nats_se_iid: Standard error of kl_mean_nats as if all tokens were independent [nats]
@@ -42,8 +48,13 @@
 --   kl_p10_nats: 10th percentile of KL(dense‖pruned) [nats]
 --   kl_p05_nats: 5th percentile of KL(dense‖pruned) [nats]
 --   kl_p01_nats: 1st percentile of KL(dense‖pruned) [nats]
+--   kl_p001_nats: 0.1st percentile of KL(dense‖pruned) [nats]
 --   kl_min_nats: Smallest of KL(dense‖pruned) [nats]
+--   kl_noise_mean_nats: Mean KL that rounding alone makes on this text; NULL without noise [nats]
+--   kl_noise_max_nats: Largest KL that rounding alone makes on this text; NULL without noise [nats]
+--   kl_noise_p99_nats: 99th percentile of the KL that rounding alone makes on this text; NULL without noise [nats]
 --   kl_noise_p95_nats: 95th percentile of the KL that rounding alone makes on this text; NULL without noise [nats]
+--   kl_noise_median_nats: Median of the KL that rounding alone makes on this text; NULL without noise [nats]
 --   is_below_noise: Whether the median KL is at most what rounding makes; NULL without noise = kl_median_nats <=
 --     kl_noise_p95_nats
 --   delta_p_mean: Mean change of the target's probability; below 0 the variant does worse [probability] = mean
@@ -53,6 +64,7 @@
 --   delta_p_rms: Root mean square of that change [probability] = √mean (q(target) − p(target))²
 --   delta_p_rms_se: Standard error of delta_p_rms, windows as independent units; NULL below two [probability]
 --   delta_p_rms_se_iid: Standard error of delta_p_rms as if all tokens were independent [probability]
+--   delta_p_rms_noise: delta_p_rms that rounding alone makes; NULL without noise [probability]
 --   delta_p_max: Largest of the change of the target's probability [probability]
 --   delta_p_p999: 99.9th percentile of the change of the target's probability [probability]
 --   delta_p_p99: 99th percentile of the change of the target's probability [probability]
@@ -69,6 +81,7 @@
 --   top1_agreement: Share of tokens with the same most likely token on both sides [share]
 --   top1_agreement_se: Standard error of top1_agreement, windows as independent units; NULL below two [share]
 --   top1_agreement_se_iid: Standard error of top1_agreement as if all tokens were independent [share]
+--   top1_agreement_noise: top1_agreement under rounding alone; NULL without noise [share]
 with
 
 tokens as (
@@ -115,6 +128,7 @@ over_windows as (
         count(*) as windows,
         standard_error(nll_dense) as nll_dense_se,
         standard_error(nll_pruned) as nll_pruned_se,
+        covar_samp(nll_dense, nll_pruned) / count(*) as nll_covariance,
         standard_error(ln_ratio) as ln_ratio_se,
         standard_error(delta_p_target) as delta_p_target_se,
         standard_error(delta_p_square) as delta_p_square_se,
@@ -137,6 +151,7 @@ over_tokens as (
         standard_error(nll_dense) as nll_dense_se,
         avg(nll_pruned) as nll_pruned,
         standard_error(nll_pruned) as nll_pruned_se,
+        covar_samp(nll_dense, nll_pruned) / count(*) as nll_covariance,
         case
             when correlation(nll_dense, nll_pruned) is not null
                 then least(1, greatest(-1, correlation(nll_dense, nll_pruned)))
@@ -152,7 +167,7 @@ over_tokens as (
         avg(kl) as kl,
         standard_error(kl) as kl_se,
         max(kl) as kl_max,
-        quantile_cont(kl, [0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01]) as kl_quantiles,
+        quantile_cont(kl, [0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0.001]) as kl_quantiles,
         min(kl) as kl_min,
         max(delta_p_target) as delta_p_max,
         quantile_cont(
@@ -167,7 +182,14 @@ floors as (
     select
         over_tokens.model,
         over_tokens.text_id,
-        max(over_tokens.kl_quantiles[3]) as kl_noise_p95_nats
+        max(abs(over_tokens.ln_ratio)) as ln_ppl_ratio_noise,
+        max(over_tokens.kl) as kl_noise_mean_nats,
+        max(over_tokens.kl_max) as kl_noise_max_nats,
+        max(over_tokens.kl_quantiles[2]) as kl_noise_p99_nats,
+        max(over_tokens.kl_quantiles[3]) as kl_noise_p95_nats,
+        max(over_tokens.kl_quantiles[5]) as kl_noise_median_nats,
+        max(over_tokens.delta_p_rms) as delta_p_rms_noise,
+        min(over_tokens.is_top1_same) as top1_agreement_noise
     from over_tokens
     inner join noise_variants
         on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe
@@ -197,6 +219,18 @@ select
     exp(over_tokens.ln_ratio) * over_windows.ln_ratio_se as ppl_ratio_se,
     exp(over_tokens.ln_ratio) * over_tokens.ln_ratio_se as ppl_ratio_se_iid,
     over_tokens.nll_correlation as ln_ppl_correlation,
+    floors.ln_ppl_ratio_noise,
+    exp(over_tokens.nll_pruned) - exp(over_tokens.nll_dense) as ppl_difference,
+    error_of_difference(
+        exp(over_tokens.nll_pruned) * over_windows.nll_pruned_se,
+        exp(over_tokens.nll_dense) * over_windows.nll_dense_se,
+        exp(over_tokens.nll_pruned + over_tokens.nll_dense) * over_windows.nll_covariance
+    ) as ppl_difference_se,
+    error_of_difference(
+        exp(over_tokens.nll_pruned) * over_tokens.nll_pruned_se,
+        exp(over_tokens.nll_dense) * over_tokens.nll_dense_se,
+        exp(over_tokens.nll_pruned + over_tokens.nll_dense) * over_tokens.nll_covariance
+    ) as ppl_difference_se_iid,
     over_tokens.kl as kl_mean_nats,
     over_windows.kl_se as kl_mean_nats_se,
     over_tokens.kl_se as kl_mean_nats_se_iid,
@@ -209,8 +243,13 @@ select
     over_tokens.kl_quantiles[6] as kl_p10_nats,
     over_tokens.kl_quantiles[7] as kl_p05_nats,
     over_tokens.kl_quantiles[8] as kl_p01_nats,
+    over_tokens.kl_quantiles[9] as kl_p001_nats,
     over_tokens.kl_min as kl_min_nats,
+    floors.kl_noise_mean_nats,
+    floors.kl_noise_max_nats,
+    floors.kl_noise_p99_nats,
     floors.kl_noise_p95_nats,
+    floors.kl_noise_median_nats,
     over_tokens.kl_quantiles[5] <= floors.kl_noise_p95_nats as is_below_noise,
     over_tokens.delta_p_target as delta_p_mean,
     over_windows.delta_p_target_se as delta_p_mean_se,
@@ -218,6 +257,7 @@ select
     over_tokens.delta_p_rms,
     over_windows.delta_p_square_se / (2 * nullif(over_tokens.delta_p_rms, 0)) as delta_p_rms_se,
     over_tokens.delta_p_square_se / (2 * nullif(over_tokens.delta_p_rms, 0)) as delta_p_rms_se_iid,
+    floors.delta_p_rms_noise,
     over_tokens.delta_p_max,
     over_tokens.delta_p_quantiles[1] as delta_p_p999,
     over_tokens.delta_p_quantiles[2] as delta_p_p99,
@@ -233,7 +273,8 @@ select
     over_tokens.delta_p_min,
     over_tokens.is_top1_same as top1_agreement,
     over_windows.is_top1_same_se as top1_agreement_se,
-    over_tokens.is_top1_same_se as top1_agreement_se_iid
+    over_tokens.is_top1_same_se as top1_agreement_se_iid,
+    floors.top1_agreement_noise
 from over_tokens
 inner join over_windows
     on

@@ -20,10 +20,10 @@ select
     scope,
     lens,
     count(*) as n,
-    median(orth_rel_h) as orth_rel_h_median,
+    median(cast(orth_rel_h as float)) as orth_rel_h_median,
     max(orth_rel_h) as orth_rel_h_max,
     avg(cast(orth_rel_h > 0.37 as integer)) as share_non_local,
-    median(orth_rel_h) > 0.37 as is_non_local
+    median(cast(orth_rel_h as float)) > 0.37 as is_non_local
 from shifts
 group by model, recipe, layer, sublayer, scope, lens
 order by model, recipe, scope, lens, layer, sublayer

@@ -38,9 +38,9 @@ select
     scope,
     lens,
     count(*) as n,
-    median(orth_rel_h) as orth_rel_h_median,
-    median(orth_rel_z) as orth_rel_z_median,
-    median(z_over_h) as z_over_h_median,
+    median(cast(orth_rel_h as float)) as orth_rel_h_median,
+    median(cast(orth_rel_z as float)) as orth_rel_z_median,
+    median(cast(z_over_h as float)) as z_over_h_median,
     avg(cast(z_over_h < 1 as integer)) as share_compressed
 from positions
 group by model, recipe, layer, sublayer, scope, lens

@@ -4,9 +4,9 @@
 -- inputs: reference_steps
 -- how to read: every teacher-forced step asks whether the pruned model would choose another token in the dense model's
 --   text. auc is the chance that a flipped step has the smaller margin (predictor `margin`) or the larger entropy
---   (`entropy`) than a kept one; 0.5 = no use. auc_low and auc_high bound it (95 %, prompts as blocks). NULL says
---   that the data cannot carry it: auc below 3 flips or 3 kept steps, its bounds below 5 prompts or 3 prompts with a
---   flip. The dense recipe is left out.
+--   (`entropy`) than a kept one; 0.5 = no use. auc_low and auc_high bound it with 95 % by drawing whole prompts, as in
+--   q01. NULL says that the data cannot carry it: auc below 3 flips or 3 kept steps, its bounds below 5 prompts, below
+--   3 prompts with a flip or where no resample differs. The dense recipe is left out.
 -- reason: if the margin foretells flips, the dense model alone says which answers are at risk, before any pruning.
 -- columns:
 --   predictor: margin, the dense logit of the first token minus that of the second, or entropy of the dense p
@@ -14,8 +14,8 @@
 --   n_prompts: Prompts that they come from [prompts]
 --   n_flips: Steps at which the pruned model would choose another token [steps]
 --   auc: Chance that a flipped step has the smaller margin or the larger entropy than a kept one [probability]
---   auc_low: Lower end of the 95 % interval of auc, prompts as blocks [probability]
---   auc_high: Upper end of the 95 % interval of auc, prompts as blocks [probability]
+--   auc_low: Lower end of the 95 % interval of auc over prompts [probability]
+--   auc_high: Upper end of the 95 % interval of auc over prompts [probability]
 with
 
 scored as (
@@ -49,9 +49,23 @@ ranked as (
         prompt_id,
         predictor,
         is_flip,
-        midrank(score, row(model, recipe, predictor)) as rank_score,
-        midrank(score, row(model, recipe, predictor, is_flip)) as rank_score_of_class
+        count_below(score, row(model, recipe, predictor)) as steps_below,
+        sum_below(cast(not is_flip as integer), score, row(model, recipe, predictor)) as kept_below
     from scored
+),
+
+prompt_sums as (
+    select
+        model,
+        recipe,
+        predictor,
+        prompt_id,
+        cast(count_if(is_flip) as double) as flips,
+        cast(count_if(not is_flip) as double) as kept,
+        coalesce(sum(kept_below) filter (where is_flip), 0) as kept_below_flips,
+        coalesce(sum(steps_below - kept_below) filter (where not is_flip), 0) as flips_below_kept
+    from ranked
+    group by model, recipe, predictor, prompt_id
 ),
 
 fits as (
@@ -59,60 +73,50 @@ fits as (
         model,
         recipe,
         predictor,
-        count(*) as n,
-        count(distinct prompt_id) as n_prompts,
-        count_if(is_flip) as n_flips,
-        auc_from_midranks(rank_score, is_flip) as auc
-    from ranked
+        cast(sum(flips + kept) as bigint) as n,
+        count(*) as n_prompts,
+        cast(sum(flips) as bigint) as n_flips,
+        count_if(flips > 0) as n_prompts_with_flips,
+        case
+            when sum(flips) >= 3 and sum(kept) >= 3 then sum(kept_below_flips) / (sum(flips) * sum(kept))
+        end as auc,
+        list(flips order by prompt_id) as flips,
+        list(kept order by prompt_id) as kept,
+        list(kept_below_flips order by prompt_id) as kept_below_flips,
+        list(flips_below_kept order by prompt_id) as flips_below_kept
+    from prompt_sums
     group by model, recipe, predictor
 ),
 
-prompts as (
-    select
-        model,
-        recipe,
-        predictor,
-        prompt_id,
-        count_if(is_flip) as flips,
-        count_if(not is_flip) as kept,
-        coalesce(sum(rank_score - rank_score_of_class) filter (where is_flip), 0) as above,
-        coalesce(sum(rank_score - rank_score_of_class) filter (where not is_flip), 0) as below
-    from ranked
-    group by model, recipe, predictor, prompt_id
+sizes as (
+    select distinct n_prompts
+    from fits
+    where n_prompts >= 5
 ),
 
-influences as (
+resamples as (
     select
-        prompts.model,
-        prompts.recipe,
-        prompts.predictor,
-        prompts.flips,
-        auc_influence(
-            prompts.flips,
-            prompts.kept,
-            prompts.above,
-            prompts.below,
-            fits.n_flips,
-            fits.n - fits.n_flips,
-            fits.auc
-        ) as influence
-    from prompts
-    inner join fits
-        on
-            prompts.model = fits.model
-            and prompts.recipe = fits.recipe
-            and prompts.predictor = fits.predictor
-    where fits.auc is not null
+        n_prompts,
+        unnest(bootstrap_weights(n_prompts)) as weights
+    from sizes
 ),
 
-bounds as (
+intervals as (
     select
-        model,
-        recipe,
-        predictor,
-        case when count_if(flips > 0) >= 3 then half_width_over_prompts(influence) end as half_width
-    from influences
-    group by model, recipe, predictor
+        fits.model,
+        fits.recipe,
+        fits.predictor,
+        bootstrap_interval(
+            resampled_auc(
+                resamples.weights, fits.kept_below_flips, fits.flips, fits.flips_below_kept, fits.kept, fits.auc
+            ),
+            any_value(fits.n_prompts)
+        ) as auc
+    from fits
+    inner join resamples
+        on fits.n_prompts = resamples.n_prompts
+    where fits.auc is not null and fits.n_prompts_with_flips >= 3
+    group by fits.model, fits.recipe, fits.predictor
 )
 
 select
@@ -123,12 +127,12 @@ select
     fits.n_prompts,
     fits.n_flips,
     fits.auc,
-    case when bounds.half_width is not null then greatest(fits.auc - bounds.half_width, 0) end as auc_low,
-    case when bounds.half_width is not null then least(fits.auc + bounds.half_width, 1) end as auc_high
+    within_0_and_1(intervals.auc[1]) as auc_low,
+    within_0_and_1(intervals.auc[2]) as auc_high
 from fits
-left join bounds
+left join intervals
     on
-        fits.model = bounds.model
-        and fits.recipe = bounds.recipe
-        and fits.predictor = bounds.predictor
+        fits.model = intervals.model
+        and fits.recipe = intervals.recipe
+        and fits.predictor = intervals.predictor
 order by fits.model, fits.recipe, fits.predictor

@@ -1,7 +1,7 @@
 -- What does an N:M pattern cost against unstructured pruning at the same sparsity?
 -- grain: one row per masked variant.
 -- key: model, recipe
--- inputs: stg_variants, variant_summary
+-- inputs: masked_patterns, variant_summary
 -- how to read: pattern is kept:block, such as 2:4, or `unstructured`. The baseline is the unstructured variant of the
 --   same model, method and sparsity in whole per cent (the one with the lowest KL, should there be several); NULL where
 --   none was run. kl is the mean teacher-forced KL(dense‖pruned), kl_ratio the variant's over the baseline's.
@@ -17,27 +17,17 @@ with
 
 masked as (
     select
-        totals.model,
-        totals.recipe,
-        totals.method,
-        totals.sparsity,
-        cast(round(100 * totals.sparsity) as integer) as sparsity_percent,
+        patterns.model,
+        patterns.recipe,
+        patterns.method,
+        patterns.sparsity,
+        patterns.sparsity_percent,
+        patterns.pattern,
         totals.kl_teacher_forced_mean_nats as kl_nats,
-        totals.top1_agreement,
-        coalesce(
-            json_extract_string(variants.parameters_json, '$.keep')
-            || ':'
-            || json_extract_string(variants.parameters_json, '$.block'),
-            'unstructured'
-        ) as pattern
-    from variant_summary as totals
-    inner join stg_variants as variants
-        on totals.model = variants.model and totals.recipe = variants.recipe
-    -- Neurons and heads are no pattern of weights, and of a composition it is not known which part made the zeros.
-    where
-        totals.sparsity > 0
-        and totals.method <> 'composed'
-        and json_extract(try_cast(variants.parameters_json as json), '$.share') is null
+        totals.top1_agreement
+    from masked_patterns as patterns
+    inner join variant_summary as totals
+        on patterns.model = totals.model and patterns.recipe = totals.recipe
 ),
 
 baselines as (

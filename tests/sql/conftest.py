@@ -1,10 +1,27 @@
-"""A way to ask a view of a warehouse written by hand for its rows."""
+"""A way to ask a view of a warehouse written by hand for its rows, and warehouses that many tests read."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
+from tests.sql.handmade_whole import crowded_warehouse, whole_warehouse
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A warehouse in which every view has rows; not to be changed."""
+    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The same with a second model of equal names beside it; not to be changed."""
+    with crowded_warehouse().connect(tmp_path_factory.mktemp("crowded")) as connection:
+        yield connection
 
 
 @pytest.fixture

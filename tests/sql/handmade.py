@@ -289,7 +289,7 @@ class Handmade:
         for (model, recipe), rows in self._partitions(table).items():
             columns = {column.name: [row[column.name] for row in rows] for column in table.columns}
             frame = pl.DataFrame(columns, strict=False)
-            written = Store(root).write(table, frame, _provenance(model, recipe), model, recipe)
+            written = Store(root).write(table, frame, provenance_of(model, recipe), model, recipe)
             broken += [str(violation) for violation in written.violations]
         return broken
 
@@ -372,7 +372,7 @@ def _places(values: Sequence[float]) -> list[int]:
     return [1 + sum(other > value for other in values) for value in values]
 
 
-def _provenance(model: str, recipe: str | None) -> Provenance:
+def provenance_of(model: str, recipe: str | None) -> Provenance:
     return Provenance(
         fingerprint="f",
         study="by hand",

@@ -18,12 +18,17 @@ STEPS = 4
 
 
 def whole_warehouse() -> Handmade:
-    """A model with its dense variant, four recipes and a noise floor, measured in every way, in which all is well."""
+    """A model with its dense variant, six recipes and a noise floor, measured in every way, in which all is well."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant("wanda-50", sparsity=0.5, removed=0.4)
     warehouse.variant("wanda-2of4", sparsity=0.5, removed=0.4, keep=2, block=4)
-    warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"])
-    warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"])
+    drop = {"by": "influence", "count": 1}
+    warehouse.variant("attn-drop-1", method="attn-drop", removed=0.1, dropped=["attn.1"], **drop)
+    warehouse.variant("mlp-drop-1", method="mlp-drop", removed=0.2, dropped=["mlp.1"], **drop)
+    warehouse.variant("rtn-4bit", method="rtn", bits=4)
+    warehouse.variant("wanda-50-c4", sparsity=0.5, removed=0.4)
+    for recipe, calibration in (("wanda-50", "help"), ("wanda-50-c4", "c4")):
+        warehouse.where("variants", recipe=recipe)[0].update(recipe_hash="wanda-50", calibration_hash=calibration)
     warehouse.variant("noise-bfloat16", method="noise", kind="bfloat16")
     for seed, row in enumerate(list(warehouse.rows["variants"])):
         chance = np.random.default_rng(seed)
@@ -32,6 +37,24 @@ def whole_warehouse() -> Handmade:
         _sample_masks(warehouse, row["recipe"], row["sublayers_dropped"], chance)
     for method, dropped, value in (("dense", 0, 0.8), ("attn-drop", 1, 0.7), ("mlp-drop", 1, 0.3)):
         paper_reference(warehouse, method, "maths", value, dropped=dropped, metric="exact_match")
+    return warehouse
+
+
+def crowded_warehouse() -> Handmade:
+    """The same beside a second model whose recipes, prompts, texts and samples have the same names and other rows."""
+    warehouse, other = whole_warehouse(), whole_warehouse()
+    swapped = {
+        "wanda-50": "wanda-2of4",
+        "wanda-2of4": "wanda-50",
+        "attn-drop-1": "mlp-drop-1",
+        "mlp-drop-1": "attn-drop-1",
+    }
+    for name, rows in other.rows.items():
+        for row in rows:
+            recipe = {"recipe": swapped.get(row["recipe"], row["recipe"])} if "recipe" in row else {}
+            warehouse.rows[name].append(row | recipe | {"model": "other"})
+            if name == "text_tokens":
+                warehouse.rows[name].append(row | recipe | {"model": "other", "text_id": "code"})
     return warehouse
 
 

@@ -8,6 +8,32 @@ import pytest
 from tests.sql.handmade import Ask, Handmade, Row
 from tests.sql.handmade_texts import text_token
 
+NOISE = {f"kl_noise_{name}_nats" for name in ("mean", "max", "p99", "p95", "median")}
+NOISE |= {"ln_ppl_ratio_noise", "delta_p_rms_noise", "top1_agreement_noise"}
+# What the tool prints, in its order, and the columns that hold it.
+PRINTED = {
+    "Mean PPL(Q)": "ppl_pruned ± ppl_pruned_se_iid",
+    "Mean PPL(base)": "ppl_dense ± ppl_dense_se_iid",
+    "Cor(ln(PPL(Q)), ln(PPL(base)))": "ln_ppl_correlation",
+    "Mean ln(PPL(Q)/PPL(base))": "ln_ppl_ratio ± ln_ppl_ratio_se_iid",
+    "Mean PPL(Q)/PPL(base)": "ppl_ratio ± ppl_ratio_se_iid",
+    "Mean PPL(Q)-PPL(base)": "ppl_difference ± ppl_difference_se_iid",
+    "Mean KLD": "kl_mean_nats ± kl_mean_nats_se_iid",
+    "Maximum KLD": "kl_max_nats",
+    **{f"{level} KLD": f"kl_{name}_nats" for level, name in (("99.9%", "p999"), ("99.0%", "p99"), ("95.0%", "p95"))},
+    **{f"{level} KLD": f"kl_{name}_nats" for level, name in (("90.0%", "p90"), ("Median", "median"), ("10.0%", "p10"))},
+    **{f"{level} KLD": f"kl_{name}_nats" for level, name in (("5.0%", "p05"), ("1.0%", "p01"), ("0.1%", "p001"))},
+    "Minimum KLD": "kl_min_nats",
+    "Mean Δp": "delta_p_mean ± delta_p_mean_se_iid",
+    "Maximum Δp": "delta_p_max",
+    **{f"{level} Δp": f"delta_p_{name}" for level, name in (("99.9%", "p999"), ("99.0%", "p99"), ("95.0%", "p95"))},
+    **{f"{level} Δp": f"delta_p_{name}" for level, name in (("90.0%", "p90"), ("75.0%", "p75"), ("Median", "median"))},
+    **{f"{level} Δp": f"delta_p_{name}" for level, name in (("25.0%", "p25"), ("10.0%", "p10"), ("5.0%", "p05"))},
+    **{f"{level} Δp": f"delta_p_{name}" for level, name in (("1.0%", "p01"), ("0.1%", "p001"), ("Minimum", "min"))},
+    "RMS Δp": "delta_p_rms ± delta_p_rms_se_iid",
+    "Same top p": "top1_agreement ± top1_agreement_se_iid",
+}
+
 
 def about(value: float) -> object:
     """The value as float32 columns keep it."""
@@ -41,6 +67,55 @@ def test_perplexities_and_their_errors_by_hand(ask: Ask) -> None:
     assert row["ln_ppl_correlation"] is None, "four pairs carry no correlation"
 
 
+def test_everything_that_llama_cpp_prints_has_its_column(ask: Ask) -> None:
+    warehouse = Handmade()
+    text_token(warehouse, "wanda-50", 1)
+    (row,) = ask(warehouse, "kld_summary")
+
+    assert len(PRINTED) == 34
+    assert {column for columns in PRINTED.values() for column in columns.split(" ± ")} <= row.keys()
+
+
+def test_the_figures_of_rounding_alone_stand_beside_those_of_pruning(ask: Ask) -> None:
+    warehouse = Handmade().variant("wanda-50").variant("noise-batch", method="noise")
+    warehouse.variant("noise-bfloat16", method="noise")
+    for recipe, kls, p in (
+        ("wanda-50", [1.0, 2.0, 3.0], 0.25),
+        ("noise-batch", [0.0, 0.0, 0.0], 0.5),
+        ("noise-bfloat16", [0.1, 0.2, 0.6], 0.4),
+    ):
+        for position, kl in enumerate(kls, start=1):
+            text_token(warehouse, recipe, position, kl, p_pruned=p, flips=kl > 0.5)
+            text_token(warehouse, recipe, position, 10 * kl, text="without noise" if p == 0.25 else "other")
+    rows = {row["text_id"]: row for row in ask(warehouse, "kld_summary")}
+    row = rows["wiki"]
+
+    assert rows.keys() == {"wiki", "without noise"}
+    assert {name: row[name] for name in NOISE} == {
+        "kl_noise_mean_nats": about(0.3),
+        "kl_noise_max_nats": about(0.6),
+        "kl_noise_p99_nats": about(0.592),
+        "kl_noise_p95_nats": about(0.56),
+        "kl_noise_median_nats": about(0.2),
+        "ln_ppl_ratio_noise": about(math.log(0.5 / 0.4)),
+        "delta_p_rms_noise": about(0.1),
+        "top1_agreement_noise": about(2 / 3),
+    }
+    assert row["is_below_noise"] is False
+    assert {rows["without noise"][name] for name in NOISE} == {None}
+
+
+def test_perplexities_that_move_together_differ_with_less_error_than_either_has(ask: Ask) -> None:
+    warehouse = Handmade()
+    for position, p in enumerate((1 / 4, 1 / 16, 1 / 4, 1 / 16), start=1):
+        text_token(warehouse, "wanda-50", position, window=position // 2, p_dense=p, p_pruned=p / 2)
+    (row,) = ask(warehouse, "kld_summary")
+
+    # Perplexities 8 and 16 with errors in one proportion, so that the difference has that of 8.
+    assert row["ppl_difference"] == about(8)
+    assert row["ppl_difference_se_iid"] == about(row["ppl_dense_se_iid"])
+
+
 def test_windows_that_err_together_have_a_larger_error_than_their_tokens_alone(ask: Ask) -> None:
     warehouse = Handmade()
     for position in range(8):
@@ -64,7 +139,7 @@ def test_one_window_says_nothing_about_the_error_over_windows(ask: Ask) -> None:
     assert {name for name, value in row.items() if value is None} == {
         "calibration_hash", "ln_ppl_correlation", "delta_p_rms_se", "delta_p_rms_se_iid",
         *(f"{name}_se" for name in ("ppl_dense", "ppl_pruned", "ln_ppl_ratio", "ppl_ratio", "kl_mean_nats")),
-        *("delta_p_mean_se", "top1_agreement_se", "kl_noise_p95_nats", "is_below_noise"),
+        *("delta_p_mean_se", "top1_agreement_se", "ppl_difference_se", "is_below_noise", *NOISE),
     }  # fmt: skip
 
 
@@ -103,7 +178,7 @@ def test_every_statistic_equals_numpys_in_float64(ask: Ask) -> None:
     expected = statistics64(kl, p, q, ~flips, np.arange(count) % windows)
 
     others = {"model", "recipe", "text_id", "text_hash", "context", "stride", "calibration_hash"}
-    others |= {"tokens", "windows", "kl_noise_p95_nats", "is_below_noise"}
+    others |= {"tokens", "windows", "is_below_noise", *NOISE}
     assert expected.keys() | others == row.keys()
     for name, value in expected.items():
         assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
@@ -131,10 +206,21 @@ def statistics64(kl: np.ndarray, p: np.ndarray, q: np.ndarray, same: np.ndarray,
     ratio = nll2 - nll
     add("ln_ppl_ratio", ratio.mean(), ratio)
     add("ppl_ratio", np.exp(ratio.mean()), ratio, np.exp(ratio.mean()))
+    perplexities = np.exp(nll2.mean()), np.exp(nll.mean())
+    add("ppl_difference", perplexities[0] - perplexities[1], perplexities[0] * nll2 - perplexities[1] * nll)
     rows["ln_ppl_correlation"] = np.corrcoef(nll, nll2)[0, 1]
     add("kl_mean_nats", kl.mean(), kl)
     rows |= {"kl_max_nats": kl.max(), "kl_min_nats": kl.min(), "kl_median_nats": np.median(kl)}
-    for name, level in (("p999", 99.9), ("p99", 99), ("p95", 95), ("p90", 90), ("p10", 10), ("p05", 5), ("p01", 1)):
+    for name, level in (
+        ("p999", 99.9),
+        ("p99", 99),
+        ("p95", 95),
+        ("p90", 90),
+        ("p10", 10),
+        ("p05", 5),
+        ("p01", 1),
+        ("p001", 0.1),
+    ):
         rows[f"kl_{name}_nats"] = np.percentile(kl, level)
     dp = q - p
     add("delta_p_mean", dp.mean(), dp)

@@ -24,12 +24,6 @@ def about(value: float) -> object:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
-        yield connection
-
-
-@pytest.fixture(scope="module")
 def without_isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
     warehouse = whole_warehouse()
     rows = warehouse.rows["layer_transitions"]

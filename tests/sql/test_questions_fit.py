@@ -1,11 +1,14 @@
 """The questions about theorems and geometry (q01 to q10), against hand-made points and independent statistics."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from tests.sql.handmade import Ask, Handmade, Row
-from tests.sql.pairs import auc_of_pairs, half_width
+from tests.sql.handmade import Ask, Handmade, Row, rows_of
+from tests.sql.resampling import auc_of_pairs, draws, interval
 
 RECIPE = "wanda-50"
 
@@ -22,12 +25,12 @@ def spiky(prompts: int, steps: int = 12, seed: int = 0) -> tuple[Handmade, dict[
     variance = np.round(kl + chance.gamma(1.0, 0.5, kl.shape), 1).astype(np.float32) + np.float32(0.125)
     warehouse = Handmade()
     for prompt, step in np.ndindex(kl.shape):
-        warehouse.step(RECIPE, f"p{prompt}", step, float(kl[prompt, step]))
-        warehouse.step(RECIPE, f"p{prompt}", step, 9.0, trajectory="free_running")
+        warehouse.step(RECIPE, f"p{prompt:02}", step, float(kl[prompt, step]))
+        warehouse.step(RECIPE, f"p{prompt:02}", step, 9.0, trajectory="free_running")
         for scope, value in (("local", variance[prompt, step]), ("propagated", 1.0)):
-            warehouse.transition(RECIPE, f"p{prompt}", step, 1.0, scope=scope, var_p_dz=float(value))
-        warehouse.transition(RECIPE, f"p{prompt}", step, layer=1, is_changed=False)
-        warehouse.transition("dense", f"p{prompt}", step).step("dense", f"p{prompt}", step)
+            warehouse.transition(RECIPE, f"p{prompt:02}", step, 1.0, scope=scope, var_p_dz=float(value))
+        warehouse.transition(RECIPE, f"p{prompt:02}", step, layer=1, is_changed=False)
+        warehouse.transition("dense", f"p{prompt:02}", step).step("dense", f"p{prompt:02}", step)
     return warehouse, {"kl": kl, "variance": variance}
 
 
@@ -35,27 +38,115 @@ def test_q01_agrees_with_independent_statistics(ask: Ask) -> None:
     warehouse, data = spiky(prompts=6)
     kl, variance = data["kl"], data["variance"]
     is_spike = kl > np.quantile(kl.astype(float), 0.9)
-    auc, half = auc_of_pairs(variance, is_spike, np.ones(6)), half_width(variance, is_spike)
-    top = stats.rankdata(variance.ravel()) > 0.9 * kl.size
+    top = (stats.rankdata(variance.ravel(), method="min") - 1) / (kl.size - 1) >= 0.9
+    (row,) = ask(warehouse, "q01_spike_predictors")
+    bounds = {name for name in row if name.endswith(("_low", "_high"))}
 
-    assert ask(warehouse, "q01_spike_predictors") == [
-        {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "layer": 0,
-            "sublayer": "attn",
-            "lens": "normed",
-            "n": 72,
-            "n_prompts": 6,
-            "n_spikes": 8,
-            "spearman": about(stats.spearmanr(variance.ravel(), kl.ravel()).statistic),
-            "pearson_log10": about(stats.pearsonr(np.log10(variance.ravel()), np.log10(kl.ravel())).statistic),
-            "auc": about(auc),
-            "auc_low": pytest.approx(auc - half, rel=1e-3),
-            "auc_high": pytest.approx(min(auc + half, 1), rel=1e-3),
-            "top_decile_lift": about(is_spike.ravel()[top].mean() / is_spike.mean()),
-        }
-    ]
+    assert {name: value for name, value in row.items() if name not in bounds} == {
+        "model": "tiny",
+        "recipe": RECIPE,
+        "layer": 0,
+        "sublayer": "attn",
+        "lens": "normed",
+        "n": 72,
+        "n_prompts": 6,
+        "n_spikes": 8,
+        "spearman": about(stats.spearmanr(variance.ravel(), kl.ravel()).statistic),
+        "pearson_log10": about(stats.pearsonr(np.log10(variance.ravel()), np.log10(kl.ravel())).statistic),
+        "auc": about(auc_of_pairs(variance, is_spike)),
+        "top_decile_lift": about(is_spike.ravel()[top].mean() / is_spike.mean()),
+    }
+    assert all(row[bound] is not None for bound in bounds)
+
+
+@pytest.mark.parametrize(("prompts", "seed", "share"), [(12, 0, 0.1), (30, 1, 0.1), (6, 2, 0.2)])
+def test_q01_bounds_its_figures_as_a_bootstrap_does_that_draws_prompts_and_ranks_anew(
+    prompts: int, seed: int, share: float, ask: Ask
+) -> None:
+    warehouse, data = spiky(prompts, seed=seed)
+    kl, variance = data["kl"], data["variance"]
+    is_spike = kl > np.quantile(kl.astype(float), 0.9)
+    order = stats.rankdata(variance, method="min").reshape(kl.shape)
+    is_top = (order - 1) / (kl.size - 1) >= 0.9
+
+    def lift(drawn: np.ndarray) -> float:
+        top, spikes = is_top[drawn], is_spike[drawn]
+        return spikes[top].mean() / spikes.mean() if top.any() and spikes.any() else float("nan")
+
+    expected = {
+        "auc": interval(lambda drawn: auc_of_pairs(variance[drawn], is_spike[drawn]), prompts),
+        "spearman": interval(
+            lambda drawn: stats.spearmanr(variance[drawn].ravel(), kl[drawn].ravel()).statistic, prompts
+        ),
+    }
+    (row,) = ask(warehouse, "q01_spike_predictors")
+    for name, (low, high) in expected.items():
+        error = share * (high - low)
+        assert (row[f"{name}_low"], row[f"{name}_high"]) == (
+            pytest.approx(low, abs=error),
+            pytest.approx(high, abs=error),
+        ), name
+    low, high = interval(lift, prompts)
+    assert (row["top_decile_lift_low"], row["top_decile_lift_high"]) == (about(low), about(high))
+
+
+def test_q01_passes_over_resamples_that_draw_no_spike(ask: Ask) -> None:
+    warehouse = Handmade()
+    chance = np.random.default_rng(4)
+    kl, variance = chance.uniform(0.1, 1, (2, 12, 10))
+    kl[:3, :4] += 9.0
+    variance[:3, 1:] += 0.5
+    for prompt, step in np.ndindex(kl.shape):
+        warehouse.step(RECIPE, f"p{prompt:02}", step, kl[prompt, step])
+        warehouse.transition(RECIPE, f"p{prompt:02}", step, 1.0, var_p_dz=variance[prompt, step])
+    (row,) = ask(warehouse, "q01_spike_predictors")
+    is_spike = kl > 9
+    is_largest = (stats.rankdata(variance, method="min").reshape(kl.shape) - 1) / (kl.size - 1) >= 0.9
+
+    def lift(drawn: np.ndarray) -> float:
+        largest, spikes = is_largest[drawn], is_spike[drawn]
+        return spikes[largest].mean() / spikes.mean() if largest.any() and spikes.any() else float("nan")
+
+    assert row["n_spikes"] == is_spike.sum() == 12
+    assert any(not is_spike[drawn].any() for drawn in draws(12))
+    low, high = interval(lift, 12)
+    assert (row["top_decile_lift_low"], row["top_decile_lift_high"]) == (about(low), about(high))
+    low, high = interval(lambda drawn: auc_of_pairs(variance[drawn], is_spike[drawn]), 12)
+    assert row["auc_low"] == pytest.approx(low, abs=0.1 * (high - low))
+    assert row["auc_high"] == pytest.approx(high, abs=0.1 * (high - low))
+
+
+def test_q01_ranks_outputs_in_the_variant_where_a_sublayer_has_only_some_of_them(ask: Ask) -> None:
+    warehouse, data = spiky(prompts=6)
+    rows = warehouse.rows["layer_transitions"]
+    kept = [row for row in rows if row["step"] % 2 or row["recipe"] == "dense"]
+    warehouse.rows["layer_transitions"] = kept
+    (row,) = ask(warehouse, "q01_spike_predictors")
+    ranks = stats.rankdata(data["kl"]).reshape(data["kl"].shape)[:, 1::2].ravel()
+
+    assert row["n"] == 36
+    assert row["spearman"] == about(np.corrcoef(stats.rankdata(data["variance"][:, 1::2]), ranks)[0, 1])
+
+
+def test_q01_finds_the_uncertainty_of_prompts_that_differ_and_not_only_that_of_positions(ask: Ask) -> None:
+    chance = np.random.default_rng(3)
+    shift = np.repeat(chance.normal(0, 2, 12), 12)
+    kl = np.exp(chance.normal(0, 0.3, shift.size) + shift)
+    variance = np.exp(chance.normal(0, 0.3, shift.size) + shift * chance.choice([0.2, 1], shift.size))
+    widths = []
+    for prompts in (np.repeat(np.arange(12), 12), np.tile(np.arange(12), 12)):
+        warehouse = Handmade()
+        steps = dict.fromkeys(range(12), 0)
+        for prompt, at, local in zip(prompts, kl, variance, strict=True):
+            warehouse.step(RECIPE, f"p{prompt:02}", steps[prompt], at)
+            warehouse.transition(RECIPE, f"p{prompt:02}", steps[prompt], 1.0, var_p_dz=local)
+            steps[prompt] += 1
+        with tempfile.TemporaryDirectory() as folder, warehouse.connect(Path(folder)) as connection:
+            (row,) = rows_of(connection, "q01_spike_predictors")
+        widths.append(row["spearman_high"] - row["spearman_low"])
+    together, scattered = widths
+
+    assert together > 1.5 * scattered
 
 
 def test_q01_gives_no_interval_for_few_prompts(ask: Ask) -> None:
@@ -64,7 +155,7 @@ def test_q01_gives_no_interval_for_few_prompts(ask: Ask) -> None:
 
     assert row["n_prompts"] == 3
     assert row["auc"] is not None
-    assert row["auc_low"] is row["auc_high"] is None
+    assert all(value is None for name, value in row.items() if name.endswith(("_low", "_high")))
 
 
 def test_q01_says_nothing_where_nothing_varies_or_little_was_seen(ask: Ask) -> None:
@@ -75,11 +166,12 @@ def test_q01_says_nothing_where_nothing_varies_or_little_was_seen(ask: Ask) -> N
     for step in range(4):
         flat.transition("few", "p", step, 1.0, var_p_dz=step + 1.0)
     few, constant = sorted(ask(flat, "q01_spike_predictors"), key=lambda row: row["recipe"])
-    measures = ("spearman", "pearson_log10", "auc", "auc_low", "auc_high", "top_decile_lift")
+    figures = ("spearman", "pearson_log10", "auc", "top_decile_lift")
+    measures = [name for name in few if name.startswith(figures)]
 
     assert (few["n"], constant["n"], constant["n_spikes"]) == (4, 20, 0)
-    assert [few[name] for name in measures] == [None] * 6
-    assert [constant[name] for name in measures] == [None] * 6
+    assert len(measures) == 10
+    assert {few[name] for name in measures} == {constant[name] for name in measures} == {None}
 
 
 def test_q01_says_how_its_layers_correlate_but_not_how_they_rank_two_spikes(ask: Ask) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.sql.handmade import Ask, Handmade
-from tests.sql.pairs import auc_of_pairs, half_width
+from tests.sql.resampling import auc_of_pairs, interval
 
 RECIPE = "wanda-50"
 
@@ -90,22 +90,22 @@ def test_q14_tells_the_answer_from_what_comes_after_it(ask: Ask) -> None:
 
 def test_q15_agrees_with_the_area_over_all_pairs_and_an_independent_interval(ask: Ask) -> None:
     chance = np.random.default_rng(2)
-    margin = np.round(chance.uniform(0, 4, (6, 10)), 1).astype(np.float32)
+    margin = np.round(chance.uniform(0, 4, (12, 10)), 1).astype(np.float32)
     entropy = chance.uniform(0, 3, margin.shape).astype(np.float32)
     is_flip = margin + chance.normal(0, 1, margin.shape) < 1
     warehouse = Handmade()
     for prompt, step in np.ndindex(margin.shape):
         values = {"margin_dense": margin[prompt, step], "entropy_dense_nats": entropy[prompt, step]}
-        warehouse.step(RECIPE, f"p{prompt}", step, 1.0, flips=bool(is_flip[prompt, step]), **values)
-        warehouse.step("dense", f"p{prompt}", step)
+        warehouse.step(RECIPE, f"p{prompt:02}", step, 1.0, flips=bool(is_flip[prompt, step]), **values)
+        warehouse.step("dense", f"p{prompt:02}", step)
     by_entropy, by_margin = ask(warehouse, "q15_flip_predictors")
 
     for row, score in ((by_entropy, entropy), (by_margin, -margin)):
-        auc, half = auc_of_pairs(score, is_flip, np.ones(6)), half_width(score, is_flip)
-        assert (row["n"], row["n_prompts"], row["n_flips"]) == (60, 6, is_flip.sum())
-        assert row["auc"] == about(auc)
-        assert row["auc_low"] == pytest.approx(max(auc - half, 0), rel=1e-3)
-        assert row["auc_high"] == pytest.approx(min(auc + half, 1), rel=1e-3)
+        low, high = interval(lambda drawn, score=score: auc_of_pairs(score[drawn], is_flip[drawn]), 12)
+        assert (row["n"], row["n_prompts"], row["n_flips"]) == (120, 12, is_flip.sum())
+        assert row["auc"] == about(auc_of_pairs(score, is_flip))
+        assert row["auc_low"] == pytest.approx(low, abs=0.1 * (high - low))
+        assert row["auc_high"] == pytest.approx(high, abs=0.1 * (high - low))
 
 
 def test_q15_says_nothing_with_two_flips_and_gives_no_interval_where_all_are_told_apart(ask: Ask) -> None:

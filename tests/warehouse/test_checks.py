@@ -107,3 +107,10 @@ def test_bounds_hold_exactly_at_the_bound():
     table = TABLES["layer_transitions"]
     rows = rows_of(table).with_columns(topk5_overlap=pl.lit(1.0), norm_h=pl.lit(0.0), temperature=pl.lit(1e-6))
     assert violations(table, to_arrow(table, rows)) == []
+
+
+def test_sound_rows_whose_key_only_sql_can_prove_pass():
+    table = TABLES["top_tokens"]
+    rows = rows_of(table, rows=2000)
+    shuffled = rows.sample(fraction=1, shuffle=True, seed=0)
+    assert violations(table, to_arrow(table, rows)) == violations(table, to_arrow(table, shuffled)) == []

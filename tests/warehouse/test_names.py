@@ -1,6 +1,8 @@
 """Names of models and recipes become folders that are safe and never shared."""
 
 import re
+import string
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -36,6 +38,23 @@ def test_different_names_get_different_folders(one, other):
 @given(HOSTILE)
 def test_a_name_comes_back_unless_it_was_shortened(name):
     assert original(path_safe(name)) in {name, None}
+
+
+@given(HOSTILE)
+def test_on_a_disk_without_case_only_names_without_case_share_a_folder(name):
+    for other in {name.upper(), name.lower(), name.swapcase(), unicodedata.normalize("NFC", name)} - {name}:
+        share = path_safe(name).lower() == path_safe(other).lower()
+        ascii_only = {ord(letter): letter.lower() for letter in string.ascii_uppercase}
+        assert not share or name.translate(ascii_only) == other.translate(ascii_only)
+
+
+@pytest.mark.parametrize(
+    "device", ["CON", "prn", "Aux", "NUL", *(f"{port}{n}" for port in ("COM", "lpt") for n in range(10))]
+)
+@pytest.mark.parametrize("ending", ["", ".txt", ".tar.gz", "."])
+def test_no_folder_is_called_as_a_device_of_windows(device, ending):
+    assert path_safe(device + ending).partition(".")[0].lower() != device.lower()
+    assert original(path_safe(device + ending)) == device + ending
 
 
 def test_a_whole_name_cannot_imitate_a_shortened_one():

@@ -103,9 +103,9 @@ def test_what_was_replaced_before_it_was_first_read_is_refused(remote, monkeypat
     write(remote, fingerprint="old")
     with connect(remote.root) as connection:
         write(remote, fingerprint="new")
-        with pytest.raises(WarehouseError, match="^bucket/.* was replaced after .*; open the warehouse again$"):
-            with damage_explained():
-                connection.sql("SELECT * FROM variants").fetchall()
+        refused = pytest.raises(WarehouseError, match="^bucket/.* was replaced after .*; open the warehouse again$")
+        with refused, damage_explained(connection):
+            connection.sql("SELECT * FROM variants").fetchall()
 
 
 def test_readers_beside_a_writer_see_the_old_or_the_new_partition(remote):

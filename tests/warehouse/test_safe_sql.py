@@ -329,3 +329,11 @@ def test_a_damaged_warehouse_says_so(root, tmp_path):
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedFileError, match="delete it and run its study again"):
         run_safe(tmp_path, "SELECT 1")
+
+
+def test_comments_are_there_for_who_asks_for_them(root):
+    for sql in (
+        "SELECT comment FROM duckdb_columns() WHERE table_name = 'models' AND column_name = 'model'",
+        "SELECT comment FROM DUCKDB_COLUMNS() WHERE table_name = 'models' AND column_name = 'model'",
+    ):
+        assert run_safe(root, sql).to_pylist() == [{"comment": TABLES["models"].column("model").comment()}]

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
 from tests.warehouse.test_names import HOSTILE
@@ -64,7 +65,7 @@ def test_floats_are_split_and_labels_have_a_dictionary(store):
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert "BYTE_STREAM_SPLIT" in columns["norm_h"].encodings
     assert columns["scope"].has_dictionary_page
-    assert {column.compression for column in columns.values()} == {"ZSTD"}
+    assert {column.compression for column in columns.values()} == {"LZ4"}
 
 
 def test_missing_and_unexpected_columns_are_named(store):
@@ -210,6 +211,28 @@ def test_other_files_are_written_below_underscore_folders(store):
     assert path == store.root / "_variants/tiny/wanda-50.safetensors"
     assert path.read_bytes() == b"mask"
     assert list(path.parent.iterdir()) == [path]
+
+
+@given(place=HOSTILE | st.lists(HOSTILE, max_size=3).map("/".join) | HOSTILE.map("_a/{}".format))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_other_file_is_written_outside_its_folder(tmp_path, place):
+    store = Store(tmp_path / "warehouse")
+    try:
+        path = store.write_bytes(place, lambda path: path.write_bytes(b"x"))
+    except WarehouseError:
+        return
+    assert store.root in path.resolve().parents
+    assert path.relative_to(store.root).parts[0].startswith("_")
+    path.unlink()
+
+
+def test_a_place_that_holds_another_name_is_not_overwritten(store):
+    """As on a disk that keeps Tiny and tiny for the same."""
+    write(store, table=MODELS, model="Tiny", recipe=None)
+    (store.root / "models/model=Tiny").rename(store.root / "models/model=tiny")
+    with pytest.raises(WarehouseError, match="holds Tiny, and this disk keeps its name and that of tiny for the same"):
+        write(store, table=MODELS, model="tiny", recipe=None)
+    assert store.read(MODELS, "tiny", None)["model"].to_pylist() == ["Tiny"]
 
 
 @pytest.mark.parametrize("place", ["/etc/x", "../x/y", "_a/../../x", "models/x", "_x", "", "_a/.."])

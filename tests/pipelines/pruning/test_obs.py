@@ -88,8 +88,12 @@ def test_several_threads_give_the_numbers_of_one(monkeypatch: pytest.MonkeyPatch
     weight, x = random_weight(64, 96), correlated(128, 96)
     alone = changed(weight, x, "sparsegpt-2of4")
     monkeypatch.setattr("pipelines.pruning.methods.sweep._WORTH_A_THREAD", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    shared = changed(weight, x, "sparsegpt-2of4")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        shared = changed(weight, x, "sparsegpt-2of4")
+    finally:
+        torch.set_num_threads(threads)
     assert torch.equal(shared.weight(weight), alone.weight(weight))
 
 

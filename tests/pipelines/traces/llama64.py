@@ -100,7 +100,7 @@ class Llama64:
 
 def measures64(h: torch.Tensor, h2: torch.Tensor, head: torch.Tensor, temperature: float) -> dict[str, np.ndarray]:
     """Measures between two states, (n, width) each, from their definitions in float64."""
-    z, z2 = h @ head.T, h2 @ head.T
+    z, z2 = (torch.cat([h, h2]) @ head.T).split(len(h))  # reading the head once takes half as long as twice
     log_p, log_q = (torch.log_softmax(each / temperature, -1) for each in (z, z2))
     p, q = log_p.exp(), log_q.exp()
     m = (p + q) / 2

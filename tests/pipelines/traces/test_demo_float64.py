@@ -16,8 +16,8 @@ from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import GenerationSpec, Study, load_study
 from pipelines.traces.session import Session, _after, _local, _propagated
-from tests.pipelines.traces.llama64 import Llama64, measures64
-from tests.pipelines.traces.test_session import assert_close, compare
+from tests.pipelines.traces.llama64 import Llama64
+from tests.pipelines.traces.test_session import compare, compare_scopes
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,20 @@ def study() -> Study:
     return demo.model_copy(update={"prompts": demo.prompts[:1], "generation": GenerationSpec(new_tokens=3)})
 
 
+@pytest.fixture(scope="module")
+def model(decoder: Decoder) -> Llama64:
+    return Llama64.load(decoder.folder)
+
+
 @pytest.mark.parametrize("name", ["magnitude-2of4", "drops"])
-def test_every_row_of_the_demos_layer_table_agrees_with_float64(decoder: Decoder, study: Study, name: str) -> None:
+def test_every_row_of_the_demos_layer_table_agrees_with_float64(
+    decoder: Decoder, model: Llama64, study: Study, name: str
+) -> None:
     variant = (
         Variant(dropped=("attn.7", "attn.14", "mlp.14")) if name == "drops" else prune(decoder, parse_recipe(name))
     )
     session = Session(decoder, "smollm2", study)
     tables = session.trace(name, variant)
-    model = Llama64.load(decoder.folder)
     changed = {module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()}
     rows = 0
     with torch.inference_mode():
@@ -72,17 +78,14 @@ def compare_raw(
             else torch.zeros_like(state)
         )
         swapped = before + model.sublayer(before, label, changed, set(variant.dropped))
-        for scope, shift, moved in (("local", local, swapped), ("propagated", shifts[label], pruned[label][1])):
+        moves = {"local": (local, swapped), "propagated": (shifts[label], pruned[label][1])}
+        for shift, moved in moves.values():
             torch.testing.assert_close(state.double(), after[at], rtol=0, atol=2e-5 * float(after[at].abs().max()))
             exact = moved[at] - after[at]
             assert (shift.double() - exact).norm() <= 1e-4 * exact.norm()
-            rows = table.filter(
-                pl.col("lens") == "raw",
-                pl.col("scope") == scope,
-                pl.col("layer") == sublayer.layer,
-                pl.col("sublayer") == sublayer.kind,
-            ).sort("position")
-            measured = measures64(state.double(), state.double() + shift.double(), model.head, 1.0)
-            assert_close(rows, measured, f"{label} {scope} raw")
-            compared += len(rows)
+        rows = table.filter(
+            pl.col("lens") == "raw", pl.col("layer") == sublayer.layer, pl.col("sublayer") == sublayer.kind
+        ).with_columns(pl.col("position").replace_strict({position: row for row, position in enumerate(at)}))
+        moved = {scope: state.double() + shift.double() for scope, (shift, _) in moves.items()}
+        compared += compare_scopes(rows, state.double(), moved, model.head, 1.0, f"{label} raw")
     return compared

@@ -1,0 +1,152 @@
+"""`prunescope verify` and `prunescope gc`: whether files are as they were written, and which ones no study names.
+
+How a file is verified and what counts as waste is the warehouse's and the variants' own business.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+
+from assets import settings
+from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.output import chosen_format, emit, say
+from assets.cli.progress import Bars
+from pipelines.studies import load_study, study_names
+from warehouse.gc import Named, Waste, remove, waste
+from warehouse.store import Store
+from warehouse.verify import Verdict
+from warehouse.verify import verify as verify_tables
+
+FAILED = 1
+_CHANGED = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
+_WASTE = pa.schema({"kind": pa.string(), "study": pa.string(), "bytes": pa.int64(), "path": pa.string()})
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(verify)
+    app.command()(gc)
+
+
+def verify(
+    context: typer.Context,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Read every file again and compare it with the hashes that it was written with; exit code 1 where one differs.
+
+    Partitions carry a hash of their rows, one of their provenance and a seal over all bytes; variant files a hash of
+    what they change. Files that were written before there were hashes are counted, and are no failure.
+
+    For example: `prunescope verify --format json`
+    """
+    chosen_format(format_, output)
+    store, counts, changed = Store(root(context)), Counter[str](), []
+    for verdict in (*verify_tables(store), *_variants(store)):
+        counts[verdict.state] += 1
+        if verdict.state == "changed":
+            row = {"path": str(verdict.path), "state": "changed", "reason": verdict.reason, "bytes": verdict.bytes}
+            changed.append(row)
+    if changed or format_ or output:
+        emit(pa.Table.from_pylist(changed, _CHANGED), format_, output)
+    say(f"{counts['intact']} files are as they were written, {counts['changed']} are not")
+    if counts["unverifiable"]:
+        say(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
+    if changed:
+        say("delete what changed and run its study again", "red")
+        raise typer.Exit(FAILED)
+
+
+def _variants(store: Store) -> Iterator[Verdict]:
+    files = [path for path in store.files("_variants") if path.suffix == ".safetensors"]
+    if not files:
+        return
+    from pipelines.pruning.variant import DamagedVariantError, verify_variant
+
+    with tempfile.TemporaryDirectory() as folder:
+        for path in files:
+            size = int(path.stat().st_size)
+            try:
+                verify_variant(store.local_file(str(path.relative_to(store.root)), Path(folder)))
+            except DamagedVariantError as error:
+                yield Verdict(path, "changed", str(error).partition(": ")[2].partition(";")[0], size)
+            else:
+                yield Verdict(path, "intact", "", size)
+
+
+def gc(
+    context: typer.Context,
+    study: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--study", "-s", metavar="STUDY", help="Keep what this study names, a name or a YAML file. Repeatable."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """List what no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
+
+    Kept is what the shipped studies name, and what each --study does. In a warehouse that others use, give all of
+    their studies: the column `study` says who computed a partition. Nothing is removed without --yes.
+
+    For example:
+
+    - `prunescope gc --study mine.yaml --study theirs.yaml`
+    - `prunescope gc --study mine.yaml --yes`
+    """
+    from assets.instance import only_writer
+
+    chosen_format(format_, output)
+    studies = [_named(name) for name in (*study_names(), *(study or []))]
+    store = Store(root(context))
+    local = store.local(settings.cache_folder())
+    # Removing waits for a run that is at work, whose files might look like waste.
+    with only_writer(local, Bars().waiting) if yes else nullcontext():
+        found = waste(store, studies, local)
+        if found or format_ or output:
+            emit(pa.Table.from_pylist([_row(each, store) for each in found], _WASTE), format_, output)
+        freed = remove(store, found) if yes else 0
+    _tell(found, freed, removed=yes)
+
+
+def _named(name: str) -> Named:
+    study = load_study(name)
+    models, recipes = (frozenset(each.name for each in of) for of in (study.models, study.recipes))
+    return Named(study.name, models, recipes)
+
+
+def _row(each: Waste, store: Store) -> dict[str, object]:
+    inside = each.path.is_relative_to(store.root)
+    path = each.path.relative_to(store.root) if inside else each.path
+    return {"kind": each.kind, "study": each.study or None, "bytes": each.bytes, "path": str(path)}
+
+
+def _tell(found: list[Waste], freed: int, *, removed: bool) -> None:
+    if not found:
+        say("every file belongs to a study; there is nothing to remove")
+        return
+    size = sum(each.bytes for each in found)
+    if removed:
+        say(f"{len(found)} files removed, {freed / 1e6:,.1f} MB")
+        return
+    whose = sorted({each.study for each in found if each.kind == "partition" and each.study})
+    say(f"{len(found)} files, {size / 1e6:,.1f} MB; nothing was removed, --yes removes them")
+    if whose:
+        say(
+            f"partitions among them were computed by: {', '.join(whose)}; --study FILE keeps what a study names",
+            "yellow",
+        )

@@ -1,0 +1,85 @@
+"""`prunescope compare` and `prunescope export`: what goes into a paper. Neither writes to the warehouse.
+
+How rows are compared and typeset is `warehouse`'s business, how figures are drawn that of `pipelines.charts`.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.output import chosen_format, emit, say
+from assets.cli.progress import Bars
+from assets.export import export as export_all
+from pipelines.studies import load_study
+from warehouse.compare import compare as compare_variants
+
+_Variant = Annotated[str, typer.Argument(help="MODEL@RECIPE, or RECIPE where one model has it.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(compare)
+    app.command()(export)
+
+
+def compare(
+    context: typer.Context,
+    a: _Variant,
+    b: _Variant,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Compare two variants of one model, paired token by token: perplexity, KL and top token of texts and prompts.
+
+    difference is B − A; its error takes windows of a text, and prompts, as the independent units, and low and high are
+    its 95 % interval (from five units on). noise_p95 is the KL that rounding alone makes.
+
+    For example:
+
+    - `prunescope compare wanda-50 magnitude-50`
+    - `prunescope compare mine@wanda-50 mine@dense -o difference.tex`
+    """
+    chosen_format(format_, output)
+    found = compare_variants(root(context), a, b)
+    for reason in found.missing:
+        say(f"not compared: {reason}", "dim")
+    say(f"A is {found.model}@{found.recipe_a}, B is {found.model}@{found.recipe_b}", "dim")
+    emit(found.rows, format_, output)
+
+
+def export(
+    context: typer.Context,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
+    ],
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="STUDY", help="Only this study's models and recipes: name or path.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this question, mart or figure. Repeatable."),
+    ] = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Write tables (LaTeX, Markdown, HTML, CSV, Parquet), figures (SVG, PDF, PNG, Vega-Lite), methods and BibTeX.
+
+    Numbers are rounded by their uncertainty, best and second best marked; `paper_*` are the tables made for print. A
+    manifest has the hash, the SQL and the provenance of every file. The same warehouse gives the same bytes.
+
+    For example:
+
+    - `prunescope export paper/ --study demo`
+    - `prunescope export paper/ --only paper_variants --only q11 --only generation`
+    """
+    chosen = load_study(study) if study is not None else None
+    with Bars() as bars:
+        done = export_all(root(context), directory.expanduser(), only or (), chosen, bars)
+    say(f"{len(done.items)} tables and figures in {len(done.files)} files")
+    typer.echo(str(done.directory))

@@ -1,0 +1,194 @@
+"""An export for a paper: which views and figures, from one state of the warehouse, and what the hashes stand for.
+
+Tables are typeset by `warehouse.export`, figures drawn by `pipelines.charts`; here they are only put together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from assets.fingerprints import calibration_hash
+from assets.lineage import reading
+from pipelines.charts.registry import FIGURES
+from pipelines.data_sets import PREFIX
+from pipelines.errors import InputError
+from pipelines.progress import SILENT, Progress
+from pipelines.reading import CORPORA, text_hash
+from pipelines.studies import Study, load_study, study_names
+from warehouse.catalogue import View, connect, view_sql
+from warehouse.errors import WarehouseError
+from warehouse.export.folder import ExportFolder
+from warehouse.export.methods import Calibration, Known, methods
+from warehouse.export.tables import reads, table_files
+from warehouse.places import Place
+from warehouse.subset import narrow
+
+
+@dataclass
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        directory: the folder.
+        items: views and figures.
+        files: the files, the manifest last.
+    """
+
+    directory: Path
+    items: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+@dataclass
+class _Contents:
+    """What has been exported so far."""
+
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    used: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, name: str, frame: pl.DataFrame, **told: object) -> None:
+        self.told[name] = {"rows": frame.height, "columns": frame.columns, **told}
+        if "model" in frame.columns:
+            # What tells of a model and no recipe tells of the dense one.
+            recipe = pl.col("recipe") if "recipe" in frame.columns else pl.lit("dense").alias("recipe")
+            pairs = frame.select(pl.col("model").cast(pl.String), recipe.cast(pl.String)).unique().drop_nulls()
+            self.used.update(pairs.iter_rows())
+
+
+def export(
+    root: Place,
+    directory: Path,
+    only: Sequence[str] = (),
+    study: Study | None = None,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Writes tables, figures, the methods paragraph with its bibliography, and a manifest.
+
+    Args:
+        root: the warehouse.
+        directory: an empty or new folder, or one that an earlier export made, whose files are then replaced.
+        only: names of questions, marts and figures; all where empty.
+        study: restricts all of it to the study's models and recipes.
+        progress: is told of every table and figure.
+
+    Raises:
+        WarehouseError: a name is unknown, the folder holds something else, or it cannot be written.
+    """
+    below = view_sql()
+    views = {name: view for name, view in below.items() if view.layer in {"marts", "questions"}}
+    chosen = _chosen(only, views)
+    contents = _Contents()
+    with ExportFolder(directory) as folder, connect(root) as connection:
+        # In one thread sums add up in one order, so the last digit is the same every time.
+        connection.execute("SET threads = 1")
+        if study is not None:
+            narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
+        progress.start("tables and figures", len(chosen))
+        for name in chosen:
+            if name in views:
+                _add_view(folder, connection, views[name], contents)
+            else:
+                _add_figure(folder, connection, name, contents)
+            progress.advance()
+        progress.done()
+        for name in chosen:
+            found = reads([name], below) if name in views else reading(FIGURES[name].query).tables
+            contents.told[name]["tables"] = list(found)
+        tables = sorted({table for told in contents.told.values() for table in told["tables"]})
+        known = Known(_calibrations(connection, study), _corpora())
+        section = methods(connection, contents.used, tables, known, version("prunescope"))
+        folder.add("methods.md", section.markdown.encode())
+        folder.add("methods.tex", section.latex.encode())
+        folder.add("references.bib", section.bibtex.encode())
+        files = folder.finish(
+            {
+                "prunescope": version("prunescope"),
+                "study": None if study is None else study.name,
+                "contents": contents.told,
+                "provenance": _provenance(connection, tables, contents.used),
+            }
+        )
+    return Exported(directory, tuple(chosen), files)
+
+
+def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
+    """The names to export in the order of the manifest; a question may be called by its number."""
+    numbers = {name.partition("_")[0]: name for name, view in views.items() if view.layer == "questions"}
+    wanted = [numbers.get(name, name) for name in only] or [*views, *FIGURES]
+    if unknown := [name for name in wanted if name not in views and name not in FIGURES]:
+        raise WarehouseError(
+            f"there is no question, mart or figure {', '.join(unknown)}; see `prunescope tables`, "
+            f"figures are {', '.join(FIGURES)}"
+        )
+    return sorted(set(wanted))
+
+
+def _add_view(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, view: View, contents: _Contents) -> None:
+    made = table_files(connection, view)
+    for name, content in made.contents.items():
+        folder.add(name, content)
+    contents.add(
+        view.name, pl.DataFrame(made.rows), kind=view.layer, caption=made.caption, sql=view.sql, files=[*made.contents]
+    )
+
+
+def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, name: str, contents: _Contents) -> None:
+    from pipelines.charts.files import chart_files
+
+    figure = FIGURES[name]
+    frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
+    files = []
+    for drawing in figure.draw_all(frame):
+        for suffix, content in chart_files(drawing.chart).items():
+            folder.add(f"{drawing.name}{suffix}", content)
+            files.append(f"{drawing.name}{suffix}")
+    contents.add(name, frame, kind="figure", caption=figure.caption, sql=figure.query, files=files)
+
+
+def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, Calibration]:
+    """What the calibration hashes of the warehouse stand for, as far as a study at hand has the very same hash."""
+    named = {name for (name,) in connection.execute("SELECT DISTINCT study FROM provenance").fetchall()}
+    studies = [load_study(name) for name in study_names() if name in named] + ([study] if study else [])
+    found = {}
+    for one in studies:
+        spec = one.calibration
+        if spec.source.startswith(PREFIX):  # its contents lie on the network
+            continue
+        with suppress(InputError):  # a file that is no longer there proves nothing
+            found[calibration_hash(spec)] = Calibration(
+                Path(spec.source).name, spec.sequences, spec.length, spec.seed, spec.documents
+            )
+    return found
+
+
+def _corpora() -> dict[str, str]:
+    """Names of the texts that travel with the package by the hash that `text_tokens` has of them."""
+    return {text_hash(name, "corpus"): name for name in CORPORA}
+
+
+def _provenance(
+    connection: duckdb.DuckDBPyConnection, tables: Sequence[str], used: set[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """What made every partition that the export stands on."""
+    columns = "table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed"
+    rows = connection.execute(
+        f"SELECT {columns}, inputs_json, libraries_json FROM provenance ORDER BY ALL"  # noqa: S608 - the line above
+    ).fetchall()
+    named = [dict(zip([*columns.split(", "), "inputs_json", "libraries_json"], row, strict=True)) for row in rows]
+    models = {model for model, _ in used}
+    return list(_relevant(named, set(tables), models, used))
+
+
+def _relevant(
+    rows: Sequence[dict[str, Any]], tables: set[str], models: set[str], used: set[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        is_used = row["model"] in models and (row["recipe"] is None or (row["model"], row["recipe"]) in used)
+        if row["table_name"] in tables and (is_used or not used):
+            yield row

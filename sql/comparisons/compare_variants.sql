@@ -1,0 +1,314 @@
+-- How do two variants of one model differ, paired token by token?
+-- grain: one row per text or set of prompts × temperature × statistic.
+-- key: measured_on, temperature, statistic
+-- inputs: stg_text_tokens, stg_decoding_steps, stg_generations, noise_variants, noise_at_output
+-- parameters: $1 the model, $2 the recipe of A, $3 the recipe of B; bound, never pasted
+-- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
+--   of a text the same text_hash, context, stride and position, T = 1; of the prompts (teacher forced, so that both
+--   read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors take
+--   windows of a text, and prompts, as the independent units (cluster-robust); that of the difference comes from the
+--   paired differences, so what is hard for both cancels. low and high are its 95 % interval by Student's t; NULL below
+--   five units and where none deviates. Percentiles and extremes have no error. share_nearer is the share of tokens
+--   whose KL is the smaller one, ties counting half. noise_p95 is the 95th percentile of the KL that rounding alone
+--   makes there.
+-- reason: two figures with an error each say little about which variant is better; their paired difference does.
+with
+
+pairs as (
+    select
+        'text ' || a.text_id as measured_on,
+        1.0 as temperature,
+        cast(a.window_id as varchar) as block,
+        -cast(a.log_p_target_pruned as double) as nll_a,
+        -cast(b.log_p_target_pruned as double) as nll_b,
+        a.delta_p_target as delta_p_a,
+        b.delta_p_target as delta_p_b,
+        cast(a.kl_dense_pruned_nats as double) as kl_a,
+        cast(b.kl_dense_pruned_nats as double) as kl_b,
+        cast(a.is_top1_same as integer) as top1_a,
+        cast(b.is_top1_same as integer) as top1_b
+    from stg_text_tokens as a
+    inner join stg_text_tokens as b
+        on
+            a.model = b.model
+            and a.text_id = b.text_id
+            and a.text_hash = b.text_hash
+            and a.context = b.context
+            and a.stride = b.stride
+            and a.window_id = b.window_id
+            and a.position = b.position
+    where a.model = $1 and a.recipe = $2 and b.recipe = $3
+
+    union all
+
+    select
+        'prompts' as measured_on,
+        a.temperature,
+        a.prompt_id as block,
+        null as nll_a,
+        null as nll_b,
+        null as delta_p_a,
+        null as delta_p_b,
+        cast(a.kl_dense_pruned_nats as double) as kl_a,
+        cast(b.kl_dense_pruned_nats as double) as kl_b,
+        cast(a.is_top1_same as integer) as top1_a,
+        cast(b.is_top1_same as integer) as top1_b
+    from stg_decoding_steps as a
+    inner join stg_decoding_steps as b
+        on
+            a.model = b.model
+            and a.prompt_id = b.prompt_id
+            and a.trajectory = b.trajectory
+            and a.step = b.step
+            and a.position = b.position
+            and a.temperature = b.temperature
+            and a.token_id_dense = b.token_id_dense
+    inner join stg_generations as text_a
+        on a.model = text_a.model and a.recipe = text_a.recipe and a.prompt_id = text_a.prompt_id
+    inner join stg_generations as text_b
+        on
+            b.model = text_b.model
+            and b.recipe = text_b.recipe
+            and b.prompt_id = text_b.prompt_id
+            and text_a.prompt_text = text_b.prompt_text
+    where
+        a.model = $1
+        and a.recipe = $2
+        and b.recipe = $3
+        and a.trajectory = 'teacher_forced'
+),
+
+-- One shape for every mean.
+stacked as (
+    select
+        measured_on,
+        temperature,
+        block,
+        unnest([
+            { 'measure': 'nll', 'a': nll_a, 'b': nll_b },
+            { 'measure': 'kl', 'a': kl_a, 'b': kl_b },
+            { 'measure': 'delta_p', 'a': delta_p_a, 'b': delta_p_b },
+            { 'measure': 'delta_p_square', 'a': delta_p_a ** 2, 'b': delta_p_b ** 2 },
+            { 'measure': 'top1', 'a': top1_a, 'b': top1_b },
+            {
+                'measure': 'nearer',
+                'a': case when kl_a < kl_b then 1 when kl_a = kl_b then 0.5 else 0 end,
+                'b': case when kl_b < kl_a then 1 when kl_a = kl_b then 0.5 else 0 end
+            }
+        ]) as one
+    from pairs
+),
+
+-- What the prompts do not have is NULL and drops out.
+measures as (
+    select
+        stacked.measured_on,
+        stacked.temperature,
+        stacked.block,
+        stacked.one.measure,
+        stacked.one.a,
+        stacked.one.b
+    from stacked
+    where stacked.one.a is not null
+),
+
+means as (
+    select
+        measured_on,
+        temperature,
+        measure,
+        count(*) as tokens,
+        avg(a) as a,
+        avg(b) as b
+    from measures
+    group by measured_on, temperature, measure
+),
+
+-- What each window or prompt adds to the mean beyond its expected part.
+influences as (
+    select
+        means.measured_on,
+        means.temperature,
+        means.measure,
+        measures.block,
+        any_value(means.tokens) as tokens,
+        any_value(means.a) as a,
+        any_value(means.b) as b,
+        sum(measures.a - means.a) / any_value(means.tokens) as of_a,
+        sum(measures.b - means.b) / any_value(means.tokens) as of_b
+    from means
+    inner join measures
+        on
+            means.measured_on = measures.measured_on
+            and means.temperature = measures.temperature
+            and means.measure = measures.measure
+    group by means.measured_on, means.temperature, means.measure, measures.block
+),
+
+-- A perplexity and a root mean square are functions of a mean: their influence is that of the mean times the slope.
+linearised as (
+    select
+        measured_on,
+        temperature,
+        case measure
+            when 'nll' then 'ln_ppl'
+            when 'kl' then 'kl_mean_nats'
+            when 'delta_p' then 'delta_p_mean'
+            when 'delta_p_square' then 'delta_p_rms'
+            when 'top1' then 'top1_agreement'
+            else 'share_nearer'
+        end as statistic,
+        tokens,
+        case when measure = 'delta_p_square' then sqrt(a) else a end as a,
+        case when measure = 'delta_p_square' then sqrt(b) else b end as b,
+        case when measure = 'delta_p_square' then of_a / (2 * nullif(sqrt(a), 0)) else of_a end as of_a,
+        case when measure = 'delta_p_square' then of_b / (2 * nullif(sqrt(b), 0)) else of_b end as of_b
+    from influences
+
+    union all
+
+    select
+        measured_on,
+        temperature,
+        'ppl' as statistic,
+        tokens,
+        exp(a) as a,
+        exp(b) as b,
+        exp(a) * of_a as of_a,
+        exp(b) * of_b as of_b
+    from influences
+    where measure = 'nll'
+),
+
+with_errors as (
+    select
+        measured_on,
+        temperature,
+        statistic,
+        any_value(tokens) as tokens,
+        count(*) as clusters,
+        any_value(a) as a,
+        error_over_clusters(of_a) as a_se,
+        any_value(b) as b,
+        error_over_clusters(of_b) as b_se,
+        any_value(b) - any_value(a) as difference,
+        error_over_clusters(of_b - of_a) as difference_se,
+        half_width_over_clusters(of_b - of_a) as half_width
+    from linearised
+    group by measured_on, temperature, statistic
+),
+
+spreads as (
+    select
+        measured_on,
+        temperature,
+        count(*) as tokens,
+        count(distinct block) as clusters,
+        unnest([
+            'kl_max_nats', 'kl_p999_nats', 'kl_p99_nats', 'kl_p95_nats', 'kl_p90_nats', 'kl_median_nats', 'kl_p10_nats',
+            'kl_p05_nats', 'kl_p01_nats', 'kl_min_nats'
+        ]) as statistic,
+        unnest(quantile_cont(kl_a, [1, 0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0])) as a,
+        unnest(quantile_cont(kl_b, [1, 0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0])) as b
+    from pairs
+    group by measured_on, temperature
+),
+
+noise_on_texts as (
+    select
+        tokens.recipe,
+        tokens.text_id,
+        quantile_cont(cast(tokens.kl_dense_pruned_nats as double), 0.95) as noise_p95
+    from stg_text_tokens as tokens
+    inner join noise_variants
+        on tokens.model = noise_variants.model and tokens.recipe = noise_variants.recipe
+    where tokens.model = $1
+    group by tokens.recipe, tokens.text_id
+),
+
+-- Of several noise variants the largest counts.
+floors as (
+    select
+        'text ' || text_id as measured_on,
+        1.0 as temperature,
+        max(noise_p95) as noise_p95
+    from noise_on_texts
+    group by text_id
+
+    union all
+
+    select
+        'prompts' as measured_on,
+        temperature,
+        max(kl_p95_nats) as noise_p95
+    from noise_at_output
+    where model = $1
+    group by temperature
+),
+
+statistics as (
+    select
+        measured_on,
+        temperature,
+        statistic,
+        tokens,
+        clusters,
+        a,
+        a_se,
+        b,
+        b_se,
+        difference,
+        difference_se,
+        difference - half_width as difference_low,
+        difference + half_width as difference_high
+    from with_errors
+
+    union all
+
+    select
+        measured_on,
+        temperature,
+        statistic,
+        tokens,
+        clusters,
+        a,
+        null as a_se,
+        b,
+        null as b_se,
+        b - a as difference,
+        null as difference_se,
+        null as difference_low,
+        null as difference_high
+    from spreads
+)
+
+select
+    statistics.measured_on,
+    statistics.temperature,
+    statistics.statistic,
+    statistics.a,
+    statistics.a_se,
+    statistics.b,
+    statistics.b_se,
+    statistics.difference,
+    statistics.difference_se,
+    statistics.difference_low,
+    statistics.difference_high,
+    case when statistics.statistic like 'kl\_%' escape '\' then floors.noise_p95 end as noise_p95,
+    statistics.tokens,
+    statistics.clusters
+from statistics
+left join floors
+    on statistics.measured_on = floors.measured_on and statistics.temperature = floors.temperature
+order by
+    statistics.measured_on = 'prompts',
+    statistics.measured_on,
+    statistics.temperature,
+    list_position(
+        [
+            'ppl', 'ln_ppl', 'kl_mean_nats', 'kl_median_nats', 'kl_p90_nats', 'kl_p95_nats', 'kl_p99_nats',
+            'kl_p999_nats', 'kl_max_nats', 'kl_p10_nats', 'kl_p05_nats', 'kl_p01_nats', 'kl_min_nats', 'delta_p_mean',
+            'delta_p_rms', 'top1_agreement', 'share_nearer'
+        ],
+        statistics.statistic
+    )

@@ -1,0 +1,26 @@
+-- Which variants leave zeros behind in the weights, in which pattern, and at which sparsity.
+-- grain: one row per masked variant.
+-- key: model, recipe
+-- inputs: stg_variants
+-- columns:
+--   pattern: kept:block, such as 2:4, or `unstructured`
+--   sparsity_percent: sparsity in whole per cent [%]
+-- how to read: neurons and heads are no pattern of weights and are left out; so are compositions, of which it is not
+--   known which part made the zeros, and noise.
+-- reason: one place that says what a pattern is.
+select
+    model,
+    recipe,
+    method,
+    sparsity,
+    cast(round(100 * sparsity) as integer) as sparsity_percent,
+    coalesce(
+        json_extract_string(parameters_json, '$.keep') || ':' || json_extract_string(parameters_json, '$.block'),
+        'unstructured'
+    ) as pattern
+from stg_variants
+where
+    sparsity > 0
+    and not is_noise
+    and method <> 'composed'
+    and json_extract(try_cast(parameters_json as json), '$.share') is null

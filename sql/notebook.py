@@ -1,0 +1,163 @@
+"""Five of the questions with their charts, as a marimo notebook: `marimo edit sql/notebook.py`.
+
+It only asks: what a question computes stands in its SQL file, how a chart looks in `pipelines.charts`.
+"""
+
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(width="medium", app_title="Prunescope")
+
+
+@app.cell
+def _():
+    import marimo as mo
+    import polars as pl
+
+    import warehouse
+    from pipelines.charts import answers
+    from warehouse.catalogue import view_sql
+    from warehouse.headers import parse
+
+    # PRUNESCOPE_WAREHOUSE, else warehouse/data; warehouse.open("elsewhere") reads another one.
+    connection = warehouse.open()
+    return answers, connection, mo, parse, pl, view_sql
+
+
+@app.cell
+def _(answers, connection, mo, parse, view_sql):
+    def ask(name):
+        """The answer as a frame, and what is shown of it: the question, how to read it, chart and rows."""
+        header = parse(view_sql()[name].header)
+        frame = connection.sql(f'from "{name}"').pl()
+        chart = answers.draw(name, frame, header.key, header.asks)
+        shown = mo.vstack([mo.md(f"## {header.asks}\n\n{header.how_to_read}"), chart, frame])
+        return frame, shown
+
+    return (ask,)
+
+
+@app.cell
+def _(connection, mo):
+    found = connection.sql("select model, recipe from variants order by all").pl()
+    mo.md(
+        f"""
+        # When does pruning work?
+
+        This warehouse holds **{found.height} variants** of {found["model"].n_unique()} model(s):
+        {", ".join(found["recipe"].unique().sort()) or "none yet; `prunescope run demo` fills it"}.
+
+        Each part below asks one question of `sql/questions/`, draws all rows of its answer and says what they add up
+        to. Every number can be asked for again: `connection.sql("from q11_first_flip")` in a cell, or
+        `prunescope question q11` in a terminal.
+        """
+    )
+    return
+
+
+@app.cell
+def _(ask):
+    flips, _shown = ask("q11_first_flip")
+    _shown
+    return (flips,)
+
+
+@app.cell
+def _(flips, mo, pl):
+    _flipped = flips.drop_nulls("first_flip_step")
+    _close = _flipped.filter(pl.col("margin_dense") < 1)
+    mo.md(
+        f"""
+        **Answer.** {_flipped.height} of {flips.height} texts leave the dense one, half of them by step
+        {_flipped["first_flip_step"].median()}. At {_close.height} of these flips the dense model's first two logits lay
+        less than 1 apart: there a small push was enough. The others were pushed over a wide margin, which is damage.
+        """
+    )
+    return
+
+
+@app.cell
+def _(ask):
+    amplification, _shown = ask("q07_amplification")
+    _shown
+    return (amplification,)
+
+
+@app.cell
+def _(amplification, mo, pl):
+    _local = amplification.filter((pl.col("scope") == "local") & (pl.col("lens") == "normed"))
+    mo.md(
+        f"""
+        **Answer.** Behind one changed sublayer the head shrinks the move from *h* to *z* to
+        {_local["h_to_z_median"].median() or float("nan"):.2g} of it (median over {_local.height} sublayers), and the
+        softmax makes it {_local["z_to_p_median"].median() or float("nan"):.2g} times as large again in *p*.
+        """
+    )
+    return
+
+
+@app.cell
+def _(ask):
+    fit, _shown = ask("q04_fit_of_theorem_3")
+    _shown
+    return (fit,)
+
+
+@app.cell
+def _(fit, mo, pl):
+    _local = fit.filter((pl.col("scope") == "local") & (pl.col("direction") == "dense_pruned"))
+    mo.md(
+        f"""
+        **Answer.** Var_p(Δz) / 2T² estimates the KL divergence behind one sublayer with a median ratio of
+        {_local["ratio_median"].median() or float("nan"):.2f} (1 is exact), and it ranks positions with a correlation of
+        logarithms of at least {_local["pearson_log10"].min() or float("nan"):.2f}.
+        """
+    )
+    return
+
+
+@app.cell
+def _(ask):
+    spikes, _shown = ask("q01_spike_predictors")
+    _shown
+    return (spikes,)
+
+
+@app.cell
+def _(mo, pl, spikes):
+    _best = spikes.drop_nulls("auc").sort("auc", descending=True).head(3)
+    _told = [f"{row['recipe']}, {row['sublayer']} {row['layer']} (AUC {row['auc']:.2f})" for row in _best.to_dicts()]
+    _sure = spikes.filter(pl.col("auc_low") > 0.5).height
+    mo.md(
+        f"""
+        **Answer.** The sublayers that foretell spikes best: {"; ".join(_told) or "none can be told yet"}. With 95 %
+        confidence {_sure} of {spikes.height} do better than chance; where `auc_low` is NULL there are too few prompts
+        to say, and more prompts in the study are the remedy.
+        """
+    )
+    return
+
+
+@app.cell
+def _(ask):
+    feedback, _shown = ask("q13_free_running_against_teacher_forced")
+    _shown
+    return (feedback,)
+
+
+@app.cell
+def _(feedback, mo, pl):
+    _after = feedback.filter(pl.col("context") != "shared")
+    mo.md(
+        f"""
+        **Answer.** On the dense model's own tokens the variants stay at a median of
+        {_after["kl_teacher_forced_median_nats"].median() or float("nan"):.2f} nats a token; on their own tokens, after the
+        first flip, at {_after["kl_free_running_median_nats"].median() or float("nan"):.2f}. What pruning breaks is less
+        the single prediction than the text that is fed back.
+        """
+    )
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,164 @@
+-- Do cheap probes rank the variants of a model as its tasks do?
+-- grain: one row per model × probe × task × metric.
+-- key: model, probe, task, metric
+-- inputs: stg_task_scores, reference_steps
+-- how to read: probes are means over prompts, teacher forced at the reference temperature: kl_step0, var_p_step0 and
+--   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change
+--   every token.
+--   Each is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the
+--   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
+--   interval draws variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side
+--   does not vary. Noise is left out.
+-- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
+-- columns:
+--   probe: What was measured without any task [label]
+--   metric: Name of the score within its task
+--   n_variants: Pruned variants with both [variants]
+--   spearman: Rank correlation of probe and loss; NULL below 5 variants [-1 to 1]
+--   spearman_low: Lower end of its 95 % interval over variants [-1 to 1]
+--   spearman_high: Upper end of its 95 % interval over variants [-1 to 1]
+--   kendall_tau_b: Concordant minus discordant pairs of variants, ties discounted; NULL below 5 variants [-1 to 1]
+with
+
+measured as (
+    select
+        steps.model,
+        steps.recipe,
+        avg(steps.kl_dense_pruned_nats) filter (where steps.step = 0) as kl_step0,
+        avg(steps.var_p_dz) filter (where steps.step = 0) as var_p_step0,
+        avg(steps.one_minus_cos_h) filter (where steps.step = 0) as one_minus_cos_h_step0,
+        avg(steps.kl_dense_pruned_nats) as kl_mean,
+        1 - avg(cast(steps.is_top1_same as integer)) as top1_change
+    from reference_steps as steps
+    where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
+    group by steps.model, steps.recipe
+),
+
+probes as (
+    -- Lists that are unnested in one select run in step.
+    select
+        model,
+        recipe,
+        unnest(['kl_step0', 'var_p_step0', 'one_minus_cos_h_step0', 'kl_mean', 'top1_change']) as probe,
+        unnest([kl_step0, var_p_step0, one_minus_cos_h_step0, kl_mean, top1_change]) as damage
+    from measured
+),
+
+losses as (
+    select
+        pruned.model,
+        pruned.recipe,
+        pruned.task,
+        pruned.metric,
+        pruned.kind,
+        case when pruned.is_higher_better then dense.value - pruned.value else pruned.value - dense.value end as loss
+    from stg_task_scores as pruned
+    inner join stg_task_scores as dense
+        on
+            pruned.model = dense.model
+            and pruned.task = dense.task
+            and pruned.metric = dense.metric
+            and dense.recipe = 'dense'
+    where pruned.recipe <> 'dense'
+),
+
+ranked as (
+    select
+        losses.model,
+        losses.recipe,
+        losses.task,
+        losses.metric,
+        losses.kind,
+        probes.probe,
+        probes.damage,
+        losses.loss,
+        count_below(probes.damage, row(losses.model, losses.task, losses.metric, probes.probe)) as damage_below,
+        count_below(losses.loss, row(losses.model, losses.task, losses.metric, probes.probe)) as loss_below
+    from losses
+    inner join probes
+        on losses.model = probes.model and losses.recipe = probes.recipe
+    where probes.damage is not null
+),
+
+fits as (
+    select
+        model,
+        probe,
+        task,
+        metric,
+        any_value(kind) as kind,
+        count(*) as n_variants,
+        case
+            when count(*) >= 5
+                then
+                    correlation_of_sums(
+                        count(*),
+                        sum(damage_below),
+                        sum(loss_below),
+                        sum(damage_below ** 2),
+                        sum(loss_below ** 2),
+                        sum(damage_below * loss_below)
+                    )
+        end as spearman,
+        case
+            when count(*) >= 5 then kendall_tau_b(list(damage order by recipe), list(loss order by recipe))
+        end as kendall_tau_b,
+        list(1.0 order by recipe) as ones,
+        list(damage_below order by recipe) as x,
+        list(loss_below order by recipe) as y,
+        list(damage_below ** 2 order by recipe) as xx,
+        list(loss_below ** 2 order by recipe) as yy,
+        list(damage_below * loss_below order by recipe) as xy
+    from ranked
+    group by model, probe, task, metric
+),
+
+sizes as (
+    select distinct n_variants
+    from fits
+    where n_variants >= 5
+),
+
+resamples as (
+    select
+        n_variants,
+        unnest(bootstrap_weights(n_variants)) as weights
+    from sizes
+),
+
+intervals as (
+    select
+        fits.model,
+        fits.probe,
+        fits.task,
+        fits.metric,
+        bootstrap_interval(
+            resampled_correlation(resamples.weights, fits.ones, fits.x, fits.y, fits.xx, fits.yy, fits.xy),
+            any_value(fits.n_variants)
+        ) as spearman
+    from fits
+    inner join resamples
+        on fits.n_variants = resamples.n_variants
+    where fits.spearman is not null
+    group by fits.model, fits.probe, fits.task, fits.metric
+)
+
+select
+    fits.model,
+    fits.probe,
+    fits.task,
+    fits.metric,
+    fits.kind,
+    fits.n_variants,
+    fits.spearman,
+    intervals.spearman[1] as spearman_low,
+    intervals.spearman[2] as spearman_high,
+    fits.kendall_tau_b
+from fits
+left join intervals
+    on
+        fits.model = intervals.model
+        and fits.probe = intervals.probe
+        and fits.task = intervals.task
+        and fits.metric = intervals.metric
+order by fits.model, fits.task, fits.metric, fits.probe

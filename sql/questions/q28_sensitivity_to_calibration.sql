@@ -1,0 +1,211 @@
+-- How much does a variant depend on the tokens that it was calibrated on?
+-- grain: one row per pair of variants of one model whose recipes are the same but for their calibration or seed.
+-- key: model, recipe, other_recipe
+-- inputs: stg_variants, stg_mask_samples, reference_steps
+-- how to read: two names for the same parameters (differs_in `calibration`: other tokens, be it another text, size or
+--   seed of the draw), or parameters that differ in nothing but `seed` (differs_in `seed`); every pair once.
+--   jaccard_kept and jaccard_removed are the overlap of the two masks, both over all matrices, each sample weighted
+--   with the weights it stands for;
+--   expected_* is the overlap of masks of the same sizes that know nothing of each other, so
+--   that overlap far above it is agreement. KL(dense‖pruned), teacher forced, at the reference temperature: the
+--   difference is paired by prompt and step, its interval draws whole prompts (400 fixed resamples; NULL below 5).
+--   Masks without samples and steps that only one of the two has are left out; NULL where nothing is left.
+-- reason: a result that changes with 128 random sequences is a result about these sequences.
+-- columns:
+--   other_recipe: The second of the pair, later in the alphabet
+--   differs_in: What is not the same, calibration or seed [label]
+--   calibration_hash: SHA-256 of the first one's calibration tokens
+--   other_calibration_hash: SHA-256 of the second one's calibration tokens
+--   matrices: Matrices with samples of both masks [matrices]
+--   jaccard_kept: Weights that both keep over weights that one of them keeps [share]
+--   expected_jaccard_kept: The same of independent masks of these sizes, matrix by matrix [share]
+--   jaccard_removed: Weights that both remove over weights that one of them removes; NULL where none is [share]
+--   expected_jaccard_removed: The same of independent masks of these sizes, matrix by matrix [share]
+--   n_steps: Steps that both were measured at [steps]
+--   n_prompts: Prompts that they come from [prompts]
+--   kl_nats: Mean KL of the first one there [nats]
+--   other_kl_nats: Mean KL of the second one there [nats]
+--   kl_difference_nats: Second minus first [nats] = other_kl_nats − kl_nats
+--   kl_difference_low_nats: Lower end of its 95 % interval over prompts [nats]
+--   kl_difference_high_nats: Upper end of its 95 % interval over prompts [nats]
+with
+
+described as (
+    select
+        model,
+        recipe,
+        method,
+        recipe_hash,
+        calibration_hash,
+        -- The parameters without their seed, to find recipes that differ in it alone.
+        json_merge_patch(try_cast(parameters_json as json), '{"seed": null}') as seedless
+    from stg_variants
+    where not is_noise and recipe <> 'dense'
+),
+
+pairs as (
+    select
+        one.model,
+        one.recipe,
+        other.recipe as other_recipe,
+        one.method,
+        case when one.recipe_hash = other.recipe_hash then 'calibration' else 'seed' end as differs_in,
+        one.calibration_hash,
+        other.calibration_hash as other_calibration_hash
+    from described as one
+    inner join described as other
+        on
+            one.model = other.model
+            and one.method = other.method
+            and one.seedless = other.seedless
+            and one.recipe < other.recipe
+    where
+        (one.recipe_hash = other.recipe_hash and one.calibration_hash <> other.calibration_hash)
+        or (one.recipe_hash <> other.recipe_hash and one.calibration_hash is not distinct from other.calibration_hash)
+),
+
+matrices as (
+    select
+        pairs.model,
+        pairs.recipe,
+        pairs.other_recipe,
+        cast(one.weights as double) / one.sampled as scale,
+        one.sampled,
+        bit_count(one.kept) as kept,
+        bit_count(other.kept) as other_kept,
+        bit_count(one.kept & other.kept) as both_kept
+    from pairs
+    inner join stg_mask_samples as one
+        on pairs.model = one.model and pairs.recipe = one.recipe
+    inner join stg_mask_samples as other
+        on
+            one.model = other.model
+            and pairs.other_recipe = other.recipe
+            and one.layer = other.layer
+            and one.sublayer = other.sublayer
+            and one.module = other.module
+            and one.sampled = other.sampled
+),
+
+mask_sums as (
+    select
+        model,
+        recipe,
+        other_recipe,
+        count(*) as matrices,
+        sum(scale * both_kept) as both_kept,
+        sum(scale * (kept + other_kept - both_kept)) as either_kept,
+        sum(scale * (sampled - kept - other_kept + both_kept)) as both_removed,
+        sum(scale * (sampled - both_kept)) as either_removed,
+        sum(scale * kept * other_kept / sampled) as both_kept_expected,
+        sum(scale * (kept + other_kept - kept * other_kept / sampled)) as either_kept_expected,
+        sum(scale * (sampled - kept) * (sampled - other_kept) / sampled) as both_removed_expected,
+        sum(scale * (sampled - kept * other_kept / sampled)) as either_removed_expected
+    from matrices
+    group by model, recipe, other_recipe
+),
+
+prompt_sums as (
+    select
+        pairs.model,
+        pairs.recipe,
+        pairs.other_recipe,
+        one.prompt_id,
+        cast(count(*) as double) as steps,
+        sum(cast(one.kl_dense_pruned_nats as double)) as kl_sum_nats,
+        sum(cast(other.kl_dense_pruned_nats as double)) as other_kl_sum_nats
+    from pairs
+    inner join reference_steps as one
+        on pairs.model = one.model and pairs.recipe = one.recipe
+    inner join reference_steps as other
+        on
+            one.model = other.model
+            and pairs.other_recipe = other.recipe
+            and one.prompt_id = other.prompt_id
+            and one.trajectory = other.trajectory
+            and one.step = other.step
+            and one.temperature = other.temperature
+    where one.trajectory = 'teacher_forced'
+    group by pairs.model, pairs.recipe, pairs.other_recipe, one.prompt_id
+),
+
+divergences as (
+    select
+        model,
+        recipe,
+        other_recipe,
+        cast(sum(steps) as bigint) as n_steps,
+        count(*) as n_prompts,
+        sum(kl_sum_nats) / sum(steps) as kl_nats,
+        sum(other_kl_sum_nats) / sum(steps) as other_kl_nats,
+        list(steps order by prompt_id) as steps,
+        list(other_kl_sum_nats - kl_sum_nats order by prompt_id) as differences
+    from prompt_sums
+    group by model, recipe, other_recipe
+),
+
+sizes as (
+    select distinct n_prompts
+    from divergences
+    where n_prompts >= 5
+),
+
+resamples as (
+    select
+        n_prompts,
+        unnest(bootstrap_weights(n_prompts)) as weights
+    from sizes
+),
+
+intervals as (
+    select
+        divergences.model,
+        divergences.recipe,
+        divergences.other_recipe,
+        bootstrap_interval(
+            resampled_share(resamples.weights, divergences.differences, divergences.steps),
+            any_value(divergences.n_prompts)
+        ) as difference
+    from divergences
+    inner join resamples
+        on divergences.n_prompts = resamples.n_prompts
+    group by divergences.model, divergences.recipe, divergences.other_recipe
+)
+
+select
+    pairs.model,
+    pairs.recipe,
+    pairs.other_recipe,
+    pairs.method,
+    pairs.differs_in,
+    pairs.calibration_hash,
+    pairs.other_calibration_hash,
+    coalesce(mask_sums.matrices, 0) as matrices,
+    mask_sums.both_kept / nullif(mask_sums.either_kept, 0) as jaccard_kept,
+    mask_sums.both_kept_expected / nullif(mask_sums.either_kept_expected, 0) as expected_jaccard_kept,
+    mask_sums.both_removed / nullif(mask_sums.either_removed, 0) as jaccard_removed,
+    mask_sums.both_removed_expected / nullif(mask_sums.either_removed_expected, 0) as expected_jaccard_removed,
+    coalesce(divergences.n_steps, 0) as n_steps,
+    coalesce(divergences.n_prompts, 0) as n_prompts,
+    divergences.kl_nats,
+    divergences.other_kl_nats,
+    divergences.other_kl_nats - divergences.kl_nats as kl_difference_nats,
+    intervals.difference[1] as kl_difference_low_nats,
+    intervals.difference[2] as kl_difference_high_nats
+from pairs
+left join mask_sums
+    on
+        pairs.model = mask_sums.model
+        and pairs.recipe = mask_sums.recipe
+        and pairs.other_recipe = mask_sums.other_recipe
+left join divergences
+    on
+        pairs.model = divergences.model
+        and pairs.recipe = divergences.recipe
+        and pairs.other_recipe = divergences.other_recipe
+left join intervals
+    on
+        pairs.model = intervals.model
+        and pairs.recipe = intervals.recipe
+        and pairs.other_recipe = intervals.other_recipe
+order by pairs.model, pairs.recipe, pairs.other_recipe

@@ -1,0 +1,139 @@
+-- Does the cosine between dense and pruned embeddings foretell what retrieval loses?
+-- grain: one row per model × recipe × data set.
+-- key: model, recipe, data_set
+-- inputs: stg_retrieval_scores, noise_variants
+-- how to read: ndcg_loss is the dense nDCG@10 minus the variant's, ndcg_loss_share the part of the dense one that it
+--   is; below 0 the variant finds more. spearman relates 1 − embedding_cosine and ndcg_loss_share over all rows of the
+--   model with both (the same in each of its rows): 1 says that a look at the embeddings ranks the losses. Its interval
+--   draws whole data sets (400 fixed resamples, ranks as they are over all; NULL below 5 data sets). NULL below 10 rows
+--   or where one side does not vary. Dense and noise are left out.
+-- reason: retrieval reads h and never the softmax, so that the paper expects it to survive as long as h does.
+-- columns:
+--   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured
+--     [-1 to 1]
+--   ndcg_dense: The dense model's nDCG@10 [share]
+--   ndcg_pruned: The variant's nDCG@10 [share]
+--   ndcg_loss: What the variant loses [share] = ndcg_dense − ndcg_pruned
+--   ndcg_loss_share: Part of the dense score that is lost; NULL where that is 0 [share] = ndcg_loss/ndcg_dense
+--   n_queries: Queries of the data set [queries]
+--   spearman: Rank correlation of 1 − embedding_cosine and ndcg_loss_share over the model's rows [-1 to 1]
+--   spearman_low: Lower end of its 95 % interval over data sets [-1 to 1]
+--   spearman_high: Upper end of its 95 % interval over data sets [-1 to 1]
+with
+
+losses as (
+    select
+        pruned.model,
+        pruned.recipe,
+        pruned.data_set,
+        cosines.value as embedding_cosine,
+        dense.value as ndcg_dense,
+        pruned.value as ndcg_pruned,
+        dense.value - pruned.value as ndcg_loss,
+        (dense.value - pruned.value) / nullif(dense.value, 0) as ndcg_loss_share,
+        pruned.n as n_queries
+    from stg_retrieval_scores as pruned
+    inner join stg_retrieval_scores as dense
+        on
+            pruned.model = dense.model
+            and pruned.data_set = dense.data_set
+            and pruned.metric = dense.metric
+            and dense.recipe = 'dense'
+    left join stg_retrieval_scores as cosines
+        on
+            pruned.model = cosines.model
+            and pruned.recipe = cosines.recipe
+            and pruned.data_set = cosines.data_set
+            and cosines.metric = 'embedding_cosine'
+    anti join noise_variants
+        on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
+    where pruned.metric = 'ndcg_at_10' and pruned.recipe <> 'dense'
+),
+
+ranked as (
+    select
+        model,
+        data_set,
+        count_below(-embedding_cosine, row(model)) as x,
+        count_below(ndcg_loss_share, row(model)) as y
+    from losses
+    where embedding_cosine is not null and ndcg_loss_share is not null
+),
+
+data_set_sums as (
+    select
+        model,
+        data_set,
+        cast(count(*) as double) as n,
+        sum(x) as x,
+        sum(y) as y,
+        sum(x * x) as xx,
+        sum(y * y) as yy,
+        sum(x * y) as xy
+    from ranked
+    group by model, data_set
+),
+
+fits as (
+    select
+        model,
+        count(*) as n_data_sets,
+        case
+            when sum(n) >= 10 then correlation_of_sums(sum(n), sum(x), sum(y), sum(xx), sum(yy), sum(xy))
+        end as spearman,
+        list(n order by data_set) as n,
+        list(x order by data_set) as x,
+        list(y order by data_set) as y,
+        list(xx order by data_set) as xx,
+        list(yy order by data_set) as yy,
+        list(xy order by data_set) as xy
+    from data_set_sums
+    group by model
+),
+
+sizes as (
+    select distinct n_data_sets
+    from fits
+    where n_data_sets >= 5
+),
+
+resamples as (
+    select
+        n_data_sets,
+        unnest(bootstrap_weights(n_data_sets)) as weights
+    from sizes
+),
+
+intervals as (
+    select
+        fits.model,
+        bootstrap_interval(
+            resampled_correlation(resamples.weights, fits.n, fits.x, fits.y, fits.xx, fits.yy, fits.xy),
+            any_value(fits.n_data_sets)
+        ) as spearman
+    from fits
+    inner join resamples
+        on fits.n_data_sets = resamples.n_data_sets
+    where fits.spearman is not null
+    group by fits.model
+)
+
+select
+    losses.model,
+    losses.recipe,
+    losses.data_set,
+    losses.embedding_cosine,
+    losses.ndcg_dense,
+    losses.ndcg_pruned,
+    losses.ndcg_loss,
+    losses.ndcg_loss_share,
+    losses.n_queries,
+    fits.spearman,
+    intervals.spearman[1] as spearman_low,
+    intervals.spearman[2] as spearman_high
+from losses
+left join fits
+    on losses.model = fits.model
+left join intervals
+    on losses.model = intervals.model
+order by losses.model, losses.recipe, losses.data_set

@@ -1,0 +1,135 @@
+"""`prunescope verify` and `prunescope gc` on a computed warehouse, and a whole study on an object store."""
+
+import json
+
+import boto3
+import pytest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from tests.assets.tiny_study import RECIPES, partitions, prunescope, rows
+from tests.object_store import KEY, SECRET, s3_server
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+
+@pytest.fixture
+def ask(warehouse, capsys):
+    """Runs a command on the warehouse; gives its exit code, its rows and what it said."""
+
+    def asked(*arguments, place=warehouse):
+        code = run([*map(str, arguments), "--warehouse", str(place)], Globals())
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return asked
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_warehouse_as_it_was_written_is_verified(ask, warehouse):
+    code, out, said = ask("verify")
+    files = len(partitions(warehouse)) + len(RECIPES)
+    assert (code, out) == (0, "")
+    assert f"{files} files are as they were written, 0 are not" in said
+
+
+def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
+    store = Store(warehouse)
+    table = store.path(TABLES["layer_transitions"], "tiny-a", "wanda-2of4")
+    footer = store.path(TABLES["models"], "tiny-a", None)
+    masks = next((warehouse / "_variants/tiny-a/wanda-2of4").glob("*.safetensors"))
+    about = next((warehouse / "_variants/tiny-a/attn-drop-1").glob("*.safetensors"))
+    flip(table, 200)
+    flip(footer, -40)
+    flip(masks, -3)
+    flip(about, about.read_bytes().index(b"weight_hash") + 20)
+    code, out, said = ask("verify", "--format", "json")
+    assert code == 1
+    assert {row["path"] for row in json.loads(out)} == {str(path) for path in (table, footer, masks, about)}
+    assert all(row["reason"] for row in json.loads(out))
+    assert "4 are not" in said
+    assert "delete what changed and run its study again" in said
+
+
+def test_gc_without_yes_lists_and_removes_nothing(ask, warehouse):
+    before = partitions(warehouse)
+    code, out, said = ask("gc", "--format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert {row["study"] for row in found if row["kind"] == "partition"} == {"tiny"}
+    assert {row["kind"] for row in found} == {"partition", "variant", "report"}
+    assert len([row for row in found if row["kind"] == "partition"]) == len(before)
+    assert "nothing was removed, --yes removes them" in said
+    assert "computed by: tiny" in said
+    assert partitions(warehouse) == before
+
+
+def test_gc_keeps_what_a_given_study_names(ask, warehouse, study):
+    code, _, said = ask("gc", "--study", study.path, "--yes")
+    assert (code, "there is nothing to remove" in said) == (0, True)
+    study.write(recipes=["dense", "magnitude-50", "attn-drop-1"])
+    before = partitions(warehouse)
+    code, out, said = ask("gc", "--study", study.path, "--yes")
+    assert code == 0
+    assert "wanda-2of4" in out
+    assert "files removed" in said
+    assert {name for name in before if "wanda-2of4" not in name} == set(partitions(warehouse))
+    assert not (warehouse / "_variants/tiny-a/wanda-2of4").exists()
+    assert (warehouse / "_reports/tiny.html").exists()
+    assert (warehouse / "_dagster").exists()
+
+
+def test_gc_with_a_study_that_is_none_removes_nothing(ask, warehouse):
+    before = partitions(warehouse)
+    for wrong in ("nosuch", "nosuch.yaml", ""):
+        code, _, said = ask("gc", "--yes", "--study", wrong)
+        assert (code, "error" in said) == (2, True)
+    assert partitions(warehouse) == before
+
+
+def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask):
+    """Equal rows as on the disk, nothing computed twice, and no credential anywhere."""
+    study.write(recipes=["dense", "attn-drop-1"])
+    place, copy = "s3://bucket/pre fix/warehouse", tmp_path / "copy"
+    with s3_server() as credentials, pytest.MonkeyPatch.context() as patch:
+        for name, value in credentials.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        environment = credentials | {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        done = prunescope("run", study.path, "--warehouse", place, environment=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout + done.stderr
+        for command, wanted in (
+            (("run", study.path), "everything is current; nothing was computed"),
+            (("verify",), "0 are not"),
+            (("gc", "--study", study.path, "--yes"), "there is nothing to remove"),
+            (("report",), f"{place}/_reports/tiny.html"),
+            (("variants",), "attn-drop-1"),
+            (("checkpoint", "tiny-a@attn-drop-1", tmp_path / "out"), "plain transformers gives the same logits"),
+        ):
+            code, out, told = ask(*command, place=place)
+            assert (code, wanted in out + told) == (0, True), out + told
+            said += out + told
+        code, out, told = ask("tables", place="s3://nosuch/x")
+        assert (code, "there is no bucket 'nosuch'" in told) == (2, True)
+        said += out + told
+        for each in client.list_objects_v2(Bucket="bucket")["Contents"]:
+            file = copy / each["Key"].removeprefix("pre fix/warehouse/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(client.get_object(Bucket="bucket", Key=each["Key"])["Body"].read())
+    local = {name: table for name, table in rows(warehouse).items() if "2of4" not in name and "magnitude" not in name}
+    there = rows(copy)
+    assert there.keys() == local.keys()
+    assert all(there[name].equals(local[name]) for name in local)
+    written = [path for folder in (copy, cache) for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".duckdb" for path in written)
+    assert any(path.name == "runs.db" for path in written)
+    for secret in (KEY, SECRET):
+        assert secret not in said
+        assert not [path for path in written if secret.encode() in path.read_bytes()]

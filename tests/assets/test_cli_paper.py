@@ -1,0 +1,178 @@
+"""`compare` and `export` on a computed warehouse: what lands in the folder, and that it lands there the same twice."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from pipelines.charts.registry import FIGURES
+from tests.assets.tiny_study import RECIPES, StudyFile
+from tests.warehouse.export.test_typeset import compile_tex
+from warehouse.catalogue import view_sql
+from warehouse.export.paper_tables import PAPER_TABLES
+
+VIEWS = {name: view for name, view in view_sql().items() if view.layer in {"marts", "questions"}}
+SHORT = ["paper_variants", "q11", "options"]
+
+Shell = Callable[..., str]
+
+
+@pytest.fixture
+def shell(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    def call(*arguments: object, code: int = 0) -> str:
+        found = run([*map(str, arguments)], Globals(warehouse=str(computed_once)))
+        shown = capsys.readouterr()
+        assert found == code, shown.err
+        return shown.err if code else shown.out
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def exported(computed_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "paper"
+    assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def only(*names: str) -> list[str]:
+    return [part for name in names for part in ("--only", name)]
+
+
+def test_every_view_and_figure_is_there_in_every_format(exported: Path) -> None:
+    files = content(exported)
+    manifest = json.loads(files.pop("manifest.json"))
+    assert manifest["is_complete"]
+    assert manifest["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    assert set(manifest["contents"]) == {*VIEWS, *FIGURES}
+    assert set(PAPER_TABLES) <= VIEWS.keys()
+    for name, view in VIEWS.items():
+        told = manifest["contents"][name]
+        assert {Path(one).suffix for one in told["files"]} >= {".parquet", ".csv"}
+        if told["rows"] <= 1000:
+            assert {f"{name}{suffix}" for suffix in (".tex", ".md", ".html")} <= set(files)
+        assert told["sql"] == view.sql
+        assert pq.read_table(exported / f"{name}.parquet").num_rows == told["rows"]
+    for name in FIGURES:
+        suffixes = {one.partition(".")[2] for one in manifest["contents"][name]["files"]}
+        assert suffixes == {"vl.json", "svg", "pdf", "png"}
+        assert manifest["contents"][name]["sql"] == FIGURES[name].query
+
+
+def test_the_manifest_has_the_provenance_of_what_was_read_and_no_place_of_this_machine(
+    exported: Path, computed_once: Path
+) -> None:
+    manifest = json.loads((exported / "manifest.json").read_text())
+    assert {row["study"] for row in manifest["provenance"]} == {"tiny"}
+    recipes = {row["recipe"] for row in manifest["provenance"] if row["table_name"] == "variants"}
+    assert recipes == set(RECIPES)
+    for name, data in content(exported).items():
+        assert str(computed_once).encode() not in data, name
+
+
+def test_the_same_export_twice_is_the_same_bytes_wherever_it_goes(exported: Path, shell: Shell, tmp_path: Path) -> None:
+    chosen = only(*PAPER_TABLES, "kld_summary", "shifts", "q01", "q13", "generation", "tokens")
+    shell("export", tmp_path / "one", *chosen)
+    shell("export", tmp_path / "two", "--only", "q01")
+    shell("export", tmp_path / "two", *chosen)
+    found = content(tmp_path / "one")
+    assert content(tmp_path / "two") == found
+    whole = content(exported)
+    assert {name for name in found if found[name] != whole[name]} <= {
+        *("manifest.json", "methods.md", "methods.tex", "references.bib")
+    }
+
+
+def test_only_takes_names_numbers_and_figures_and_replaces_the_earlier_export(
+    exported: Path, shell: Shell, tmp_path: Path
+) -> None:
+    folder = tmp_path / "paper"
+    shutil.copytree(exported, folder)
+    assert shell("export", folder, *only(*SHORT)).strip() == str(folder)
+    left = content(folder)
+    assert {name.partition(".")[0] for name in left} == {
+        *("paper_variants", "q11_first_flip", "options", "methods", "references", "manifest"),
+    }
+    # What is exported alone is what the whole export has of it.
+    before = content(exported)
+    assert all(left[name] == before[name] for name in left if name.startswith(("paper", "q11", "options")))
+    assert "text_tokens" not in left["methods.md"].decode()
+
+
+def test_an_unknown_name_is_told_before_anything_is_touched(exported: Path, shell: Shell, tmp_path: Path) -> None:
+    before = content(exported)
+    message = shell("export", exported, *only("q99", "models"), code=2)
+    assert "no question, mart or figure q99, models" in message
+    assert "figures are hierarchy" in message
+    assert content(exported) == before
+    shell("export", tmp_path / "new", *only("q99"), code=2)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_study_restricts_rows_methods_and_provenance_and_names_the_calibration(
+    shell: Shell, study: StudyFile, tmp_path: Path
+) -> None:
+    study.write(recipes=["dense", "wanda-2of4"])
+    shell("export", tmp_path / "out", "--study", study.path, *only("paper_variants"))
+    rows = pq.read_table(tmp_path / "out" / "paper_variants.parquet")
+    assert rows["recipe"].to_pylist() == ["dense", "wanda-2of4"]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {row["recipe"] for row in manifest["provenance"]} <= {None, "dense", "wanda-2of4"}
+    methods = (tmp_path / "out" / "methods.md").read_text()
+    assert "2 sequences of 32 tokens from Python's help topics" in methods
+    assert "magnitude" not in methods
+    assert "han2015learning" not in (tmp_path / "out" / "references.bib").read_text()
+
+
+def test_a_calibration_that_no_study_at_hand_proves_stays_a_hash(exported: Path) -> None:
+    methods = (exported / "methods.md").read_text()
+    assert "SHA-256 of its settings and contents" in methods
+    assert "sequences of" not in methods
+
+
+def test_a_folder_with_something_else_is_refused(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    assert "choose a new folder" in shell("export", tmp_path, code=2)
+
+
+def test_compare_gives_rows_in_every_format_and_says_which_is_which(shell: Shell, tmp_path: Path) -> None:
+    found = json.loads(shell("compare", "magnitude-50", "tiny-a@wanda-2of4", "--format", "json"))
+    kinds = {(row["measured_on"], row["statistic"]) for row in found}
+    assert {("text help", "ppl"), ("text help", "kl_mean_nats"), ("prompts", "kl_mean_nats")} <= kinds
+    for row in found:
+        assert row["difference"] == pytest.approx(row["b"] - row["a"], abs=1e-12)
+    shell("compare", "magnitude-50", "wanda-2of4", "-o", tmp_path / "rows.parquet")
+    assert pq.read_table(tmp_path / "rows.parquet").num_rows == len(found)
+    for text in ("table", "markdown", "latex", "csv"):
+        assert "share" in shell("compare", "magnitude-50", "wanda-2of4", "--format", text)
+
+
+def test_compare_refuses_with_the_reason(shell: Shell) -> None:
+    assert "there is no variant 'nope'" in shell("compare", "nope", "dense", code=2)
+    assert "same variant" in shell("compare", "dense", "tiny-a@dense", code=2)
+
+
+@pytest.mark.tex
+def test_every_exported_table_compiles_in_one_document(exported: Path, tmp_path: Path) -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(exported.glob("*.tex"))}
+    assert set(PAPER_TABLES) <= {name.removesuffix(".tex") for name in texts}
+    compile_tex(tmp_path, texts)
+
+
+@pytest.mark.tex
+def test_every_exported_picture_can_be_included(exported: Path, tmp_path: Path) -> None:
+    pictures = sorted(exported.glob("*.pdf"))
+    for path in pictures:
+        shutil.copy(path, tmp_path / path.name)
+    included = "".join(f"\\includegraphics[width=5cm]{{{path.stem}}}\n\n" for path in pictures)
+    compile_tex(tmp_path, {"pictures.tex": included}, packages="booktabs,graphicx")

@@ -1,0 +1,52 @@
+"""One view of a warehouse asked whole: seconds and peak memory of a process that does nothing else.
+
+Run by `tests.benchmarks.warehouse`, once a view: `python -m tests.benchmarks.warehouse_view FOLDER VIEW`; prints JSON.
+"""
+
+import json
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+
+from warehouse.catalogue import connect, quoted
+
+# What runs to one row a record is counted: nobody reads it whole.
+ROW_BY_ROW = ("estimate_points", "shifts")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def cpu_seconds() -> float:
+    """User and system time of all threads."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    """Opens, asks, prints."""
+    folder, view = sys.argv[1:]
+    start = time.perf_counter()
+    with connect(folder) as connection:
+        opened = time.perf_counter()
+        cpu = cpu_seconds()
+        selected = "count(*)" if view in ROW_BY_ROW else "*"
+        batches = connection.execute(f"SELECT {selected} FROM {quoted(view)}").to_arrow_reader(100_000)
+        rows = sum(batch.column(0)[0].as_py() if view in ROW_BY_ROW else batch.num_rows for batch in batches)
+        figures = {
+            "rows": rows,
+            "seconds": time.perf_counter() - opened,
+            "cpu_seconds": cpu_seconds() - cpu,
+            "peak_gib": peak_bytes() / 2**30,
+            "open_seconds": opened - start,
+        }
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    main()

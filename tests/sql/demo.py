@@ -1,0 +1,61 @@
+"""The demo as a warehouse: a part of what `make demo` measures, kept in `demo/` as one file a table.
+
+`python -m tests.sql.demo WAREHOUSE` takes the part anew from a warehouse; tests read what is stored.
+"""
+
+import sys
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from tests.sql.handmade import provenance_of
+from warehouse import catalogue
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+FOLDER = Path(__file__).parent / "demo"
+# Few enough to stay small: the first, a middle and the last layer, and of the drops one layer that they dropped.
+KEPT = {
+    "models": "true",
+    "variants": "true",
+    "block_influence": "true",
+    "decoding_steps": "true",
+    "generations": "true",
+    "option_subspace": "true",
+    "text_tokens": "window_id < 2",
+    "top_tokens": "rank <= 2",
+    "layer_transitions": """
+        layer in (0, 15, 29) or (recipe like '%drop%' and layer in (
+            select min(changed.layer) from layer_transitions as changed
+            where changed.recipe = layer_transitions.recipe and is_changed and changed.layer not in (0, 15, 29)
+        ))
+    """,
+}
+
+
+def connect(root: Path) -> duckdb.DuckDBPyConnection:
+    """Writes the stored rows through the real store and opens the catalogue on them."""
+    for name in KEPT:
+        table, rows = TABLES[name], pl.read_parquet(FOLDER / f"{name}.parquet")
+        # A column that came after the rows were measured is NULL.
+        rows = rows.with_columns(pl.lit(None).alias(column.name) for column in table.columns if column.name not in rows)
+        rows = rows.select(column.name for column in table.columns)
+        by = ["model", "recipe"] if table.partitioning == "variant" else ["model"]
+        for key, part in rows.partition_by(by, as_dict=True).items():
+            model, recipe = [*map(str, key), None][:2]
+            assert model is not None
+            Store(root).write(table, part, provenance_of(model, recipe), model, recipe)
+    return catalogue.connect(root)
+
+
+def take(root: Path) -> None:
+    """Stores the part of a warehouse that tests read."""
+    with catalogue.connect(root) as connection:
+        for name, kept in KEPT.items():
+            rows = connection.sql(f"select * from {name} where {kept} order by all").pl()
+            rows.write_parquet(FOLDER / f"{name}.parquet", compression="zstd", compression_level=19)
+
+
+if __name__ == "__main__":
+    take(Path(sys.argv[1]))

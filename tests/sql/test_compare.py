@@ -1,0 +1,243 @@
+"""Two variants side by side and their paired difference: by hand, against numpy and scipy, and what is not paired."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from tests.sql.handmade import Handmade, Row
+from tests.sql.handmade_texts import text_token
+from warehouse.compare import Comparison, compare
+from warehouse.errors import WarehouseError
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+
+def write(warehouse: Handmade, root: Path) -> Path:
+    warehouse.connect(root).close()
+    return root
+
+
+def by_statistic(found: Comparison, measured_on: str) -> dict[str, Row]:
+    rows = [row for row in found.rows.to_pylist() if row["measured_on"] == measured_on]
+    assert len({row["statistic"] for row in rows}) == len(rows)
+    return {row["statistic"]: row for row in rows}
+
+
+def two_variants(*recipes: str) -> Handmade:
+    warehouse = Handmade().model().variant("dense")
+    for recipe in recipes or ("a", "b"):
+        warehouse.variant(recipe)
+    return warehouse
+
+
+def clustered(values: np.ndarray, cluster: np.ndarray) -> float:
+    """Standard error of the mean by the sandwich formula, clusters of any size."""
+    rest = values - values.mean()
+    sums = np.array([rest[cluster == one].sum() for one in np.unique(cluster)])
+    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
+
+
+def test_the_difference_is_paired_so_what_is_hard_for_both_cancels(tmp_path: Path) -> None:
+    warehouse = two_variants()
+    # Windows differ widely, but B is one bit worse at every token.
+    for position, p in enumerate([1 / 4, 1 / 4, 1 / 64, 1 / 64], start=1):
+        for recipe, bits in (("a", 1), ("b", 2)):
+            text_token(warehouse, recipe, position, bits, window=position // 3, p_dense=p, p_pruned=p / 2**bits)
+    found = by_statistic(compare(write(warehouse, tmp_path), "a", "tiny@b"), "text wiki")
+
+    ln_ppl = found["ln_ppl"]
+    assert (ln_ppl["a"], ln_ppl["b"]) == (pytest.approx(5 * math.log(2)), pytest.approx(6 * math.log(2)))
+    assert ln_ppl["a_se"] == pytest.approx(2 * math.log(2))
+    assert ln_ppl["difference"] == pytest.approx(math.log(2))
+    assert ln_ppl["difference_se"] == pytest.approx(0, abs=1e-6)
+    assert (found["ppl"]["a"], found["ppl"]["b"]) == (pytest.approx(32), pytest.approx(64))
+    assert found["kl_mean_nats"]["difference"] == 1
+    assert (found["share_nearer"]["a"], found["share_nearer"]["b"]) == (1, 0)
+    assert (ln_ppl["tokens"], ln_ppl["clusters"]) == (4, 2)
+    assert ln_ppl["difference_low"] is None, "two windows carry no interval"
+    assert found["kl_p99_nats"]["difference_se"] is None
+
+
+def test_texts_agree_with_numpy_and_scipy(tmp_path: Path) -> None:
+    chance, warehouse, windows, each = np.random.default_rng(7), two_variants(), 8, 5
+    count = windows * each
+    window = np.arange(count) // each
+    hard = chance.normal(size=windows)[window]  # tokens of a window err together
+    kl = {side: np.exp(hard + chance.normal(size=count)).astype(np.float32).astype(float) for side in "ab"}
+    p_dense = chance.uniform(0.01, 1, count)
+    p = {side: np.clip(p_dense * np.exp(-kl[side] / 4), 1e-6, 1) for side in "ab"}
+    same = {side: chance.random(count) < 0.7 for side in "ab"}
+    for side in "ab":
+        for at in range(count):
+            text_token(
+                warehouse,
+                side,
+                at + 1,
+                kl[side][at],
+                window=int(window[at]),
+                p_dense=p_dense[at],
+                p_pruned=p[side][at],
+                flips=not same[side][at],
+            )
+    found = by_statistic(compare(write(warehouse, tmp_path), "a", "b"), "text wiki")
+
+    nll, dp = {s: -np.log(p[s]) for s in "ab"}, {s: p[s] - p_dense for s in "ab"}
+    rms = {s: math.sqrt((dp[s] ** 2).mean()) for s in "ab"}
+    ppl = {s: math.exp(nll[s].mean()) for s in "ab"}
+    nearer = {"a": (kl["a"] < kl["b"]).astype(float), "b": (kl["b"] < kl["a"]).astype(float)}
+    # Value of each side, and the tokens whose mean has the same error to first order.
+    expected = {
+        "ln_ppl": ({s: nll[s].mean() for s in "ab"}, nll),
+        "ppl": (ppl, {s: ppl[s] * nll[s] for s in "ab"}),
+        "kl_mean_nats": ({s: kl[s].mean() for s in "ab"}, kl),
+        "delta_p_mean": ({s: dp[s].mean() for s in "ab"}, dp),
+        "delta_p_rms": (rms, {s: dp[s] ** 2 / (2 * rms[s]) for s in "ab"}),
+        "top1_agreement": ({s: same[s].mean() for s in "ab"}, {s: same[s].astype(float) for s in "ab"}),
+        "share_nearer": ({s: nearer[s].mean() for s in "ab"}, nearer),
+    }
+    quantile = stats.t.ppf(0.975, windows - 1)
+    for name, (value, of) in expected.items():
+        row, error = found[name], clustered(of["b"] - of["a"], window)
+        assert (row["a"], row["b"]) == (pytest.approx(value["a"], rel=1e-5), pytest.approx(value["b"], rel=1e-5)), name
+        assert row["a_se"] == pytest.approx(clustered(of["a"], window), rel=1e-5), name
+        assert row["b_se"] == pytest.approx(clustered(of["b"], window), rel=1e-5), name
+        assert row["difference_se"] == pytest.approx(error, rel=1e-5), name
+        middle = value["b"] - value["a"]
+        assert row["difference"] == pytest.approx(middle, rel=1e-4), name
+        assert row["difference_low"] == pytest.approx(middle - quantile * error, rel=1e-3), name
+        assert row["difference_high"] == pytest.approx(middle + quantile * error, rel=1e-3), name
+    # Windows of one size: the paired error is that of a t test over the windows' means.
+    means = [[kl[s][window == one].mean() for one in range(windows)] for s in "ba"]
+    interval = stats.ttest_rel(*means).confidence_interval(0.95)
+    assert found["kl_mean_nats"]["difference_low"] == pytest.approx(interval.low, rel=1e-3)
+    for name, level in (("p999", 99.9), ("p99", 99), ("p95", 95), ("p90", 90), ("median", 50), ("p01", 1)):
+        row = found[f"kl_{name}_nats"]
+        assert row["b"] == pytest.approx(np.percentile(kl["b"], level), rel=1e-5)
+        assert row["difference"] == pytest.approx(row["b"] - row["a"])
+
+
+def test_generations_are_paired_by_prompt_and_step_with_errors_over_prompts(tmp_path: Path) -> None:
+    chance, warehouse, lengths = np.random.default_rng(3), two_variants(), [3, 1, 4, 2, 5, 3]
+    prompt = np.repeat(np.arange(len(lengths)), lengths)
+    kl = {side: chance.lognormal(size=len(prompt)).astype(np.float32).astype(float) for side in "ab"}
+    for side in "ab":
+        for number, length in enumerate(lengths):
+            warehouse.generation(side, f"p{number}")
+            for step in range(length):
+                warehouse.step(side, f"p{number}", step, kl[side][prompt == number][step])
+        # What only one side has, and what each reads of its own, is not compared.
+        warehouse.step(side, "p0", 7 if side == "a" else 8, 99.0)
+        warehouse.step(side, "p0", 0, 99.0, trajectory="free_running")
+    found = by_statistic(compare(write(warehouse, tmp_path), "a", "b"), "prompts")
+
+    row, difference = found["kl_mean_nats"], kl["b"] - kl["a"]
+    error = clustered(difference, prompt)
+    assert (row["tokens"], row["clusters"]) == (len(prompt), len(lengths))
+    assert row["difference"] == pytest.approx(difference.mean(), rel=1e-5)
+    assert row["difference_se"] == pytest.approx(error, rel=1e-5)
+    half = stats.t.ppf(0.975, len(lengths) - 1) * error
+    assert row["difference_high"] == pytest.approx(difference.mean() + half, rel=1e-3)
+    assert found["share_nearer"]["a"] == pytest.approx((kl["a"] < kl["b"]).mean())
+    assert "ppl" not in found
+
+
+def test_every_temperature_of_the_prompts_stands_by_itself_and_ties_count_half(tmp_path: Path) -> None:
+    warehouse = two_variants()
+    for recipe in "ab":
+        warehouse.generation(recipe, "p")
+        for temperature in (0.5, 1.0):
+            warehouse.step(recipe, "p", 0, temperature, temperature=temperature)
+    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+
+    shares = {row["temperature"]: row["a"] for row in rows if row["statistic"] == "share_nearer"}
+    assert shares == {0.5: 0.5, 1.0: 0.5}
+    assert {row["a_se"] for row in rows} == {None}, "one prompt says nothing about the error"
+
+
+def test_the_noise_floor_stands_beside_every_kl(tmp_path: Path) -> None:
+    warehouse = two_variants().variant("noise-batch", method="noise")
+    for recipe, kl in (("a", 1.0), ("b", 2.0), ("noise-batch", 0.25)):
+        text_token(warehouse, recipe, 1, kl)
+        warehouse.generation(recipe, "p").step(recipe, "p", 0, kl / 2)
+    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+
+    floors = {(row["measured_on"], row["statistic"].startswith("kl_"), row["noise_p95"]) for row in rows}
+    assert floors == {
+        *(("text wiki", True, 0.25), ("text wiki", False, None)),
+        *(("prompts", True, 0.125), ("prompts", False, None)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"text_hash": "1" * 8}, "text wiki was scored in two ways: other contents"),
+        ({"context": 8}, "text wiki was scored in two ways: context 4 and 8"),
+        ({"stride": 1, "context": 3}, "context 4 and 3, stride 2 and 1"),
+        ({"position": 9}, "text wiki was scored in two ways: no token in common"),
+        ({"text_id": "other"}, "only b was scored on text other; only a was scored on text wiki"),
+    ],
+)
+def test_a_text_scored_in_two_ways_is_refused_with_the_reason(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    warehouse = two_variants()
+    for recipe in "ab":
+        text_token(warehouse, recipe, 1, 1.0)
+    warehouse.where("text_tokens", recipe="b")[0].update(change)
+    with pytest.raises(WarehouseError, match="a and b share nothing to compare: ") as refused:
+        compare(write(warehouse, tmp_path), "a", "b")
+    assert all(part in str(refused.value) for part in reason.split("; "))
+    assert "neither has a teacher-forced generation" in str(refused.value)
+
+
+@pytest.mark.parametrize("table", ["generations", "decoding_steps"])
+def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(tmp_path: Path, table: str) -> None:
+    warehouse = two_variants()
+    for recipe in "ab":
+        text_token(warehouse, recipe, 1, 1.0)
+        warehouse.generation(recipe, "p").step(recipe, "p", 0, 1.0)
+    changed = {"prompt_text": "else?"} if table == "generations" else {"token_id_dense": 5, "token_id_pruned": 5}
+    warehouse.where(table, recipe="b")[0].update(changed)
+    found = compare(write(warehouse, tmp_path), "a", "b")
+    assert set(found.rows["measured_on"].to_pylist()) == {"text wiki"}
+    assert found.missing == ("their prompts of the same name have other texts or other dense tokens",)
+
+
+def test_variants_are_found_by_recipe_where_one_model_has_it(tmp_path: Path) -> None:
+    warehouse = two_variants().model("other").variant("dense", model="other").variant("c", model="other")
+    for recipe in ("dense", "a"):
+        text_token(warehouse, recipe, 1, float(recipe == "a"))
+    root = write(warehouse, tmp_path)
+    assert compare(root, "tiny@dense", "a").model == "tiny"
+    for a, b, message in (
+        ("dense", "a", "'dense' is a recipe of other, tiny; write MODEL@RECIPE"),
+        ("a", "c", "a is of model tiny and c of other; compare two variants of one model"),
+        ("a", "tiny@a", "the same variant; name two"),
+        ("a", "tiny@nope", "there is no variant 'tiny@nope'; see `prunescope variants`"),
+        ("a' OR 1=1 --", "b", "there is no variant"),
+        ("a", "b", "share nothing to compare: only a was scored on text wiki"),
+    ):
+        with pytest.raises(WarehouseError, match=message):
+            compare(root, a, b)
+
+
+def test_variants_measured_against_other_dense_weights_are_refused(tmp_path: Path) -> None:
+    warehouse = two_variants()
+    for recipe in "ab":
+        text_token(warehouse, recipe, 1, 1.0)
+    store = Store(write(warehouse, tmp_path))
+    table = TABLES["text_tokens"]
+    for recipe, weights in (("a", "1" * 64), ("b", "2" * 64)):
+        made = store.provenance(table, "tiny", recipe)
+        assert made is not None
+        rows = pl.DataFrame(store.read(table, "tiny", recipe))
+        other = dataclasses.replace(made, inputs=made.inputs | {"weight_hash": weights})
+        store.write(table, rows, other, "tiny", recipe)
+    with pytest.raises(WarehouseError, match="a and b were measured against different dense weights .111111111111…"):
+        compare(tmp_path, "a", "b")

@@ -1,0 +1,208 @@
+"""Every question asked of what the demo measured: answers that a real model can give, and the ones that are known."""
+
+import re
+from collections.abc import Iterator
+
+import duckdb
+import polars as pl
+import pytest
+
+from tests.sql import demo
+from warehouse import catalogue
+
+VIEWS = catalogue.view_sql()
+QUESTIONS = {name[:3]: name for name, view in VIEWS.items() if view.layer == "questions"}
+KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
+PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}
+# Tasks, retrieval, roundings, other temperatures and calibrations, and scope isolated: the demo measures none of them.
+UNASKED = {"q19", "q20", "q21", "q22", "q23", "q26", "q27", "q28", "q29", "q30"}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    with demo.connect(tmp_path_factory.mktemp("demo")) as connection:
+        yield connection
+
+
+def of(connection: duckdb.DuckDBPyConnection, question: str, where: str = "true") -> pl.DataFrame:
+    """The rows of a question, numbers as floats."""
+    rows = connection.sql(f"select * from {QUESTIONS[question]} where {where}").pl()
+    assert len(rows) > 0
+    return rows.with_columns(pl.col(pl.Decimal, pl.Float32).cast(pl.Float64))
+
+
+def test_there_are_thirty_questions() -> None:
+    assert sorted(QUESTIONS) == [f"q{number:02}" for number in range(1, 31)]
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_keys_identify_rows_and_no_figure_is_infinite(name: str, measured: duckdb.DuckDBPyConnection) -> None:
+    [key] = re.findall(r"^key: (.+)$", VIEWS[name].header, re.MULTILINE)
+    rows = measured.sql(f"select * from {name}").pl()
+    floats = rows.select(pl.col(pl.Float32, pl.Float64))
+
+    assert rows.select(key.split(", ")).is_duplicated().sum() == 0
+    assert not any(series.is_infinite().any() or series.is_nan().any() for series in floats)
+
+
+@pytest.mark.parametrize("question", sorted(set(QUESTIONS) - UNASKED))
+def test_a_question_answers_for_every_pruned_variant(question: str, measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, question)
+    recipes = set(rows["recipe"]) if "recipe" in rows.columns else PRUNED
+    expected = {"q24": {name for name in PRUNED if "drop" in name}, "q25": {name for name in PRUNED if "-" in name}}
+    expected["q25"] -= expected["q24"]
+
+    assert recipes == expected.get(question, PRUNED)
+
+
+@pytest.mark.parametrize("question", sorted(UNASKED))
+def test_a_question_that_was_not_measured_has_no_row(question: str, measured: duckdb.DuckDBPyConnection) -> None:
+    assert measured.execute(f"select count(*) from {QUESTIONS[question]}").fetchall() == [(0,)]
+
+
+def test_q01_finds_a_tenth_of_spikes_and_claims_no_interval_from_three_prompts(
+    measured: duckdb.DuckDBPyConnection,
+) -> None:
+    rows = of(measured, "q01")
+
+    assert set(rows["n"]) == {72}
+    assert set(rows["n_spikes"]) == {8}
+    assert rows["auc"].is_between(0, 1).all()
+    assert rows["spearman"].is_between(-1, 1).all()
+    assert rows["top_decile_lift"].is_between(0, 9).all()
+    assert rows.select(pl.col("^.*_(low|high)$").is_null().all()).row(0) == (True,) * 6
+    # The last attention's local variance stands next to the output, so it says most about it.
+    wanda = rows.filter(pl.col("recipe") == "wanda-50", pl.col("lens") == "normed")
+    assert wanda["auc"].max() > 0.6
+
+
+@pytest.mark.parametrize("question", ["q02", "q03", "q04"])
+def test_the_theorems_hold_roughly_behind_one_sublayer(question: str, measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, question, "scope = 'local' and lens = 'normed'")
+
+    assert rows["pearson_log10"].min() > 0.85
+    assert rows["ratio_median"].is_between(0.5, 2).all()
+    assert (rows["ratio_p10"] <= rows["ratio_median"]).all()
+    assert (rows["ratio_median"] <= rows["ratio_p90"]).all()
+
+
+def test_theorem_1_is_the_closest_and_theorem_3_closer_than_theorem_2(measured: duckdb.DuckDBPyConnection) -> None:
+    where = "scope = 'local' and lens = 'normed'"
+    first = of(measured, "q02", f"{where} and theorem = 'T1 h'")["share_within_10_percent"].median()
+    second = of(measured, "q03", where)["share_within_10_percent"].median()
+    third = of(measured, "q04", f"{where} and direction = 'dense_pruned'")["share_within_10_percent"].median()
+
+    assert first > third > second
+
+
+def test_q05_the_estimates_are_better_at_the_smallest_deviations(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q05", "scope = 'local' and lens = 'normed' and theorem = 'T3 KL'").sort("decile")
+    shares = rows["share_within_10_percent"]
+
+    assert rows["decile"].to_list() == list(range(1, 11))
+    assert (rows["truth_max"][:-1] <= rows["truth_min"][1:]).all()
+    assert shares[:3].mean() > shares[-3:].mean()
+
+
+def test_q06_the_first_layers_move_furthest_across(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q06", "scope = 'local' and lens = 'raw' and recipe = 'magnitude-50'")
+
+    assert rows["share_non_local"].is_between(0, 1).all()
+    assert rows.sort("orth_rel_h_median")["layer"][-1] in (0, 29)
+
+
+def test_q07_the_softmax_amplifies_in_the_middle_of_the_model(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q07", "scope = 'local' and lens = 'normed' and layer = 15")
+
+    assert (rows["z_to_p_median"] > 1).all()
+    assert rows["share_amplified"].is_between(0.5, 1).all()
+    assert (rows["h_to_z_p10"] <= rows["h_to_z_p90"]).all()
+
+
+def test_q08_and_q09_describe_shifts_of_positive_length(measured: duckdb.DuckDBPyConnection) -> None:
+    compression, parts = of(measured, "q08"), of(measured, "q09")
+
+    assert (compression["z_over_h_median"] > 0).all()
+    assert compression["share_compressed"].is_between(0, 1).all()
+    assert parts["orthogonal_share_median"].is_between(0, 1).all()
+    assert (parts["par_rel_median"].abs() <= parts["par_rel_abs_median"] + 1e-12).all()
+
+
+def test_q10_the_weighted_variance_follows_the_divergence_better_than_the_uniform_one(
+    measured: duckdb.DuckDBPyConnection,
+) -> None:
+    rows = of(measured, "q10", "scope = 'local' and lens = 'normed'")
+
+    assert (rows["pearson_log10_var_p_kl"] > rows["pearson_log10_var_uniform_kl"]).all()
+
+
+def test_q11_at_the_first_flip_both_models_disagree_about_one_choice(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q11", "first_flip_step is not null")
+
+    assert (rows["token_text_dense"] != rows["token_text_pruned"]).all()
+    assert (rows["rank_of_pruned_top1"] >= 2).all()
+    assert (rows["margin_dense"] >= 0).all()
+    assert (rows["kl_dense_pruned_nats"] > 0).all()
+
+
+def test_q12_a_collapse_comes_after_the_flip(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q12")
+
+    assert (rows["steps_to_collapse"].drop_nulls() >= 0).all()
+    assert rows["repeat_rate"].is_between(0, 1).all()
+    assert len(rows) == 18
+
+
+def test_q13_own_tokens_make_the_divergence_grow_and_shared_ones_do_not(measured: duckdb.DuckDBPyConnection) -> None:
+    shared, own = (of(measured, "q13", f"context = '{context}'") for context in ("shared", "own"))
+
+    assert (shared["feedback_share"].abs() < 1e-4).all()
+    assert (own["kl_free_running_median_nats"] > own["kl_teacher_forced_median_nats"]).all()
+    assert own["feedback_share"].is_between(0.4, 1).all()
+
+
+def test_q14_the_phases_share_out_the_whole_divergence(measured: duckdb.DuckDBPyConnection) -> None:
+    sums = of(measured, "q14").group_by("recipe", "trajectory").agg(pl.col("kl_share").sum(), pl.col("n").sum())
+
+    assert sums["kl_share"].to_list() == pytest.approx([1.0] * 12)
+    assert set(sums["n"]) == {72}
+
+
+def test_q15_a_small_margin_foretells_flips(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q15")
+
+    assert (rows["auc"] > 0.6).all()
+    assert rows["auc_low"].is_null().all()
+
+
+def test_q16_to_q18_the_options_are_four_tokens_at_the_top(measured: duckdb.DuckDBPyConnection) -> None:
+    against, ranking, places = of(measured, "q16"), of(measured, "q17"), of(measured, "q18")
+
+    assert against["mass_dense_mean"].unique().to_list() == pytest.approx([0.805388], rel=1e-4)
+    assert (against["kl_options_mean_nats"] <= against["kl_vocabulary_mean_nats"]).all()
+    assert against["argmax_kept"].to_list() == ranking["argmax_kept"].to_list()
+    assert ranking["kendall_tau_mean"].is_between(-1, 1).all()
+    assert places["rank_dense_worst"].unique().to_list() == [4]
+
+
+def test_q24_attention_is_the_cheapest_to_drop_at_equal_parameters(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q24", "recipe = 'attn-drop-4'")
+
+    assert (rows["kl_ratio"] < 1).all()
+
+
+def test_q25_a_pattern_costs_more_than_free_choice(measured: duckdb.DuckDBPyConnection) -> None:
+    [row] = of(measured, "q25", "pattern = '2:4'").to_dicts()
+
+    assert (row["baseline_recipe"], row["kl_ratio"] > 1) == ("wanda-50", True)
+
+
+def test_kld_summary_has_rounding_far_below_pruning(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = measured.sql("select * from kld_summary where recipe <> 'dense'").pl()
+
+    assert (rows["kl_mean_nats"] > 10 * rows["kl_noise_mean_nats"]).all()
+    assert (rows["kl_p001_nats"] >= rows["kl_min_nats"]).all()
+    assert (rows["ppl_difference"] > 0).all()
+    assert (rows["ppl_difference_se_iid"] > 0).all()
+    assert rows["top1_agreement_noise"].is_between(0.8, 1).all()
+    assert not rows["is_below_noise"].any()

@@ -1,0 +1,117 @@
+"""No join multiplies rows, and no row of one model finds its way into another's answer."""
+
+import duckdb
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from warehouse import catalogue
+
+VIEWS = catalogue.view_sql()
+KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
+PRUNED = "recipe <> 'dense' and recipe not like 'noise%'"
+COMPARED = "recipe not like 'noise%'"
+FORCED = "trajectory = 'teacher_forced'"
+AT_REFERENCE = f"temperature = 1 and {COMPARED}"
+LOCAL = f"temperature = 1 and scope = 'local' and is_changed and {PRUNED}"
+MOVED = f"temperature = 1 and (is_changed or scope = 'propagated') and {PRUNED}"
+POINTS = f"""(
+    select count_if(one_minus_cos_h > 0) + count_if(one_minus_cos_z > 0)
+        + count_if(one_minus_cos_p > 0) + count_if(kl_dense_pruned_nats > 0)
+    from layer_transitions where {COMPARED}
+)"""
+
+# What is counted in the view, and the same counted in the stored rows that it stands on.
+COUNTS = {
+    "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),
+    "estimate_points": ("count(*)", POINTS),
+    "kld_summary": ("sum(tokens)", f"(select count(*) from text_tokens where {COMPARED})"),
+    "layer_summary": ("sum(positions)", f"(select count(*) from layer_transitions where {COMPARED})"),
+    "noise_at_output": (
+        "sum(steps)",
+        f"(select count(*) from decoding_steps where recipe like 'noise%' and {FORCED})",
+    ),
+    "noise_floor": (
+        "sum(positions)",
+        "(select count(*) from layer_transitions where recipe like 'noise%' and scope = 'propagated')",
+    ),
+    "option_shift": ("count(*)", f"(select sum(len(options)) from option_subspace where {COMPARED})"),
+    "reference_steps": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
+    "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
+    "shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "token_trace": (
+        "count(*)",
+        f"(select count(*) from decoding_steps where {AT_REFERENCE} and trajectory = 'free_running')",
+    ),
+    "variant_summary": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
+    "q01_spike_predictors": ("sum(n)", f"(select count(*) from layer_transitions where {LOCAL})"),
+    "q05_bias_by_deviation": ("sum(n)", POINTS),
+    "q06_non_local_layers": ("sum(n)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "q11_first_flip": ("count(*)", f"(select count(*) from generations where {PRUNED})"),
+    "q12_flip_to_collapse": ("count(*)", f"(select count(*) from generations where {PRUNED})"),
+    "q14_before_and_after_the_answer": (
+        "sum(n)",
+        f"(select count(*) from decoding_steps where temperature = 1 and {PRUNED})",
+    ),
+    "q15_flip_predictors": (
+        "sum(n)",
+        f"(select 2 * count(*) from decoding_steps where temperature = 1 and {FORCED} and {PRUNED})",
+    ),
+    "q16_options_against_vocabulary": (
+        "sum(n_questions)",
+        f"(select count(*) from option_subspace where {PRUNED})",
+    ),
+    "q17_ranking_lost": (
+        "sum(n_questions)",
+        f"(select count(*) from option_subspace where temperature = 1 and {PRUNED})",
+    ),
+    "q18_options_in_the_tail": (
+        "sum(n_options)",
+        f"(select sum(len(options)) from option_subspace where temperature = 1 and {PRUNED})",
+    ),
+    "q19_label_against_full_option": (
+        "sum(n_samples)",
+        f"(select count(*) from task_samples where scoring = 'letter' and {COMPARED})",
+    ),
+    "q20_answers_flipped": ("sum(n_samples)", f"(select count(*) from task_samples where {PRUNED})"),
+    "q22_generative_gap": ("count(*)", f"(select count(*) from variants where {PRUNED})"),
+    "q26_temperature_of_lowest_kl": ("2 * sum(n)", f"(select count(*) from decoding_steps where {PRUNED})"),
+    "q30_retrieval_loss": (
+        "count(*)",
+        f"(select count(*) from retrieval_scores where metric = 'ndcg_at_10' and {PRUNED})",
+    ),
+}
+
+
+def key_of(name: str) -> str:
+    [line] = [line for line in VIEWS[name].header.splitlines() if line.startswith("key: ")]
+    return line.removeprefix("key: ")
+
+
+def rows(connection: duckdb.DuckDBPyConnection, name: str) -> pl.DataFrame:
+    return connection.sql(f"select * from {name} where model = 'tiny' order by {key_of(name)}").pl()
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_second_model_with_the_same_names_changes_nothing_for_the_first(
+    name: str, whole: duckdb.DuckDBPyConnection, crowded: duckdb.DuckDBPyConnection
+) -> None:
+    alone, beside = rows(whole, name), rows(crowded, name)
+
+    assert len(alone) > 0
+    assert_frame_equal(alone, beside, rel_tol=1e-9, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_key_identifies_rows_among_equal_names_of_two_models(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
+    [(count, keys)] = crowded.execute(f"select count(*), count(distinct row({key_of(name)})) from {name}").fetchall()
+
+    assert keys == count > 0
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_view_has_as_many_rows_as_what_it_stands_on(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
+    counted, stored = COUNTS[name]
+    [(found, expected)] = crowded.execute(f"select {counted}, {stored} from {name}").fetchall()
+
+    assert found == expected > 0

@@ -1,0 +1,57 @@
+"""The notebook runs on any warehouse and becomes a page without a browser."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from sql import notebook
+from tests.sql.handmade_whole import whole_warehouse
+
+NOTEBOOK = notebook.__file__
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("notebook") / "warehouse"
+    whole_warehouse().connect(root).close()
+    return root
+
+
+def texts(outputs):
+    return [" ".join(re.sub(r"<[^>]+>", "", output.text).split()) for output in outputs if hasattr(output, "text")]
+
+
+def test_it_asks_five_questions_and_explains_each_answer(root, monkeypatch):
+    monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(root))
+    outputs, defined = notebook.app.run()
+    said = [text for text in texts(outputs) if text.startswith("Answer.")]
+    assert len(said) == 5
+    assert not any("nan" in text.split() for text in said)
+    flips = defined["flips"]
+    assert flips.height
+    flipped = flips.drop_nulls("first_flip_step").height
+    assert said[0].startswith(f"Answer. {flipped} of {flips.height} texts leave the dense one")
+
+
+def test_an_empty_warehouse_is_told_and_breaks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(tmp_path))
+    outputs, defined = notebook.app.run()
+    assert defined["flips"].is_empty()
+    assert any("prunescope run demo" in text for text in texts(outputs))
+
+
+def test_it_is_exported_to_a_page_without_a_browser(root, tmp_path):
+    # A copy, because marimo keeps a session beside the file that it runs.
+    copy = shutil.copy(NOTEBOOK, tmp_path)
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "marimo", "export", "html", str(copy), "-o", str(page)]
+    environment = {**os.environ, "PRUNESCOPE_WAREHOUSE": str(root), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content = page.read_text()
+    assert content.count("Answer.") >= 5
+    assert "Traceback" not in content

@@ -1,0 +1,201 @@
+"""The tables of a paper: by hand, and against numpy; every declared column is there."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from tests.sql.handmade import Ask, Handmade, Row, rows_of
+from tests.sql.handmade_tasks import paper_reference, task_score
+from tests.sql.handmade_texts import text_token
+from tests.sql.handmade_whole import whole_warehouse
+from warehouse.catalogue import view_sql
+from warehouse.export.paper_tables import PAPER_TABLES
+from warehouse.export.typeset import printed, to_latex
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
+        yield connection
+
+
+def by(rows: list[Row], *columns: str) -> dict[object, Row]:
+    found = {tuple(row[column] for column in columns) if len(columns) > 1 else row[columns[0]]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def clustered(values: np.ndarray, cluster: np.ndarray) -> float:
+    rest = values - values.mean()
+    sums = np.array([rest[cluster == one].sum() for one in np.unique(cluster)])
+    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
+
+
+def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDBPyConnection) -> None:
+    assert set(PAPER_TABLES) == {name for name in view_sql() if name.startswith("paper_")}
+    for name, layout in PAPER_TABLES.items():
+        rows = whole.sql(f"from {name}").to_arrow_table()
+        needed = {column for shown in layout.columns for column in shown.reads} | {*layout.within}
+        assert needed <= set(rows.column_names), name
+        errors = {name for name in rows.column_names if name.endswith("_se")}
+        assert errors <= needed, f"{name}: an uncertainty is not printed"
+        assert to_latex(printed(name, rows, layout)).count("\\\\\n") == rows.num_rows + 1
+
+
+def test_variants_have_errors_over_prompts_of_any_length(ask: Ask) -> None:
+    chance, lengths = np.random.default_rng(2), [3, 1, 5, 2]
+    prompt = np.repeat(np.arange(len(lengths)), lengths)
+    kl = chance.lognormal(size=len(prompt)).astype(np.float32).astype(float)
+    flips = chance.random(len(prompt)) < 0.4
+    warehouse = Handmade().model().variant("dense").variant("a", sparsity=0.5)
+    for at, (number, value) in enumerate(zip(prompt, kl, strict=True)):
+        step = int(at - np.flatnonzero(prompt == number)[0])
+        warehouse.step("a", f"p{number}", step, value, flips=bool(flips[at]))
+    row = by(ask(warehouse, "paper_variants"), "recipe")["a"]
+
+    assert (row["steps"], row["sparsity"]) == (len(prompt), 0.5)
+    assert row["kl_teacher_forced_mean_nats"] == pytest.approx(kl.mean(), rel=1e-6)
+    assert row["kl_teacher_forced_mean_nats_se"] == pytest.approx(clustered(kl, prompt), rel=1e-6)
+    assert row["top1_agreement"] == pytest.approx(1 - flips.mean())
+    assert row["top1_agreement_se"] == pytest.approx(clustered(flips.astype(float), prompt))
+    assert row["kl_free_running_mean_nats"] is None
+
+
+def test_patterns_stand_side_by_side_with_their_own_errors(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense")
+    for recipe, method, pattern in (
+        *(("w", "wanda", None), ("w24", "wanda", (2, 4)), ("w48", "wanda", (4, 8)), ("w24b", "wanda", (2, 4))),
+        *(("m", "magnitude", None), ("n", "neurons", "share"), ("c", "composed", None)),
+    ):
+        given = (
+            {"share": 0.5} if pattern == "share" else dict(zip(("keep", "block"), pattern or (None, None), strict=True))
+        )
+        warehouse.variant(recipe, method=method, sparsity=0.5, **given)
+    for recipe, kl in (("dense", 0), ("w", 1), ("w24", 4), ("w24b", 3), ("w48", 2), ("m", 5), ("n", 9), ("c", 9)):
+        for prompt, factor in (("p", 0.5), ("q", 1.5)):
+            warehouse.step(recipe, prompt, 0, kl * factor)
+    found = by(ask(warehouse, "paper_patterns"), "method")
+
+    assert set(found) == {"wanda", "magnitude"}
+    wanda = found["wanda"]
+    assert (wanda["measured_on"], wanda["measure"], wanda["sparsity_percent"]) == ("prompts", "KL, nats", 50)
+    assert [wanda[name] for name in ("dense", "unstructured", "pattern_4of8", "pattern_2of4")] == [0, 1, 2, 3]
+    # Two prompts at 0.5 and 1.5 times the mean.
+    assert wanda["pattern_2of4_se"] == pytest.approx(1.5)
+    assert (found["magnitude"]["unstructured"], found["magnitude"]["pattern_2of4"]) == (5, None)
+
+
+def test_patterns_have_perplexities_text_by_text(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("w", sparsity=0.5)
+    for recipe, p in (("dense", 1 / 4), ("w", 1 / 16)):
+        for window in range(2):
+            text_token(warehouse, recipe, window + 1, float(recipe == "w"), window=window, p_dense=1 / 4, p_pruned=p)
+    found = by(ask(warehouse, "paper_patterns"), "measured_on", "measure")
+    row = found["wiki", "perplexity"]
+    assert (row["dense"], row["unstructured"]) == (pytest.approx(4), pytest.approx(16))
+    assert found["wiki", "KL, nats"]["unstructured"] == 1
+
+
+def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("w", sparsity=0.5)
+    warehouse.variant("b", method="block-drop", removed=0.2, dropped=["attn.1", "mlp.1"])
+    warehouse.variant("a", method="attn-drop", removed=0.1, dropped=["attn.0", "attn.1"])
+    task_score(warehouse, "a", "one", 0.6, standard_error=0.03)
+    task_score(warehouse, "a", "one", 0.8, metric="acc_norm", standard_error=0.05)
+    task_score(warehouse, "a", "two", 0.1, standard_error=0.03)
+    task_score(warehouse, "a", "three", 0.5, kind="generative", standard_error=None)
+    rows = ask(warehouse, "paper_drops")
+    assert [row["recipe"] for row in rows] == ["dense", "a", "b"]
+    found = by(rows, "recipe")
+    assert [found[recipe]["dropped"] for recipe in ("dense", "a", "b")] == [0, 2, 1]
+    assert found["a"]["non_generative_score"] == pytest.approx(0.4)
+    assert found["a"]["non_generative_score_se"] == pytest.approx(math.hypot(0.04, 0.03) / 2)
+    assert (found["a"]["generative_score"], found["a"]["generative_score_se"]) == (0.5, None)
+    assert found["b"]["non_generative_score"] is None
+
+
+def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("wanda-50", sparsity=0.5)
+    warehouse.variant("mine", method="block-drop", removed=0.2, dropped=["attn.1", "mlp.1"])
+    for recipe, value in (("dense", 0.8), ("wanda-50", 0.6), ("mine", 0.5)):
+        task_score(warehouse, recipe, "maths", value)
+    for method, dropped, value in (
+        ("dense", 0, 0.9),
+        ("wanda-50", 0, 0.5),
+        ("block-drop", 1, 0.6),
+        ("block-drop", 2, 0),
+    ):
+        paper_reference(warehouse, method, "maths", value, dropped=dropped, metric="accuracy")
+    paper_reference(warehouse, "dense", "unseen", 0.5, metric="accuracy")
+    found = by(ask(warehouse, "paper_published"), "recipe")
+    assert {recipe: (row["value_published"], row["value_ours"]) for recipe, row in found.items()} == {
+        "dense": (0.9, 0.8),
+        "wanda-50": (0.5, 0.6),
+        "mine": (0.6, 0.5),
+    }
+    assert found["mine"]["difference"] == pytest.approx(-0.1)
+    assert found["mine"]["value_ours_se"] == 0.05
+
+
+def test_fits_pool_a_methods_variants_with_a_jackknife_over_prompts(ask: Ask) -> None:
+    chance, warehouse, points = np.random.default_rng(4), Handmade().model().variant("dense"), []
+    warehouse.variant("w1").variant("w2")
+    for recipe in ("w1", "w2"):
+        for prompt in range(4):
+            warehouse.step(recipe, f"p{prompt}", 0, 1.0)
+            for step in range(3 + prompt):
+                kl = float(np.float32(chance.lognormal(-2, 1)))
+                estimate = float(np.float32(kl * chance.lognormal(0.1, 0.2)))
+                warehouse.transition(recipe, f"p{prompt}", step, kl, t3_kl_nats=estimate, var_p_dz=2 * estimate)
+                warehouse.transition(recipe, f"p{prompt}", step, 9.0, scope="propagated", sublayer="mlp")
+                points.append((prompt, math.log10(estimate), math.log10(kl)))
+    row = by(ask(warehouse, "paper_fits"), "theorem", "method")["T3 KL", "wanda"]
+
+    prompt, x, y = (np.array(column) for column in zip(*points, strict=True))
+    assert (row["n"], row["prompts"]) == (len(points), 4)
+    assert row["pearson_log10"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-6)
+    rests = [np.corrcoef(x[prompt != one], y[prompt != one])[0, 1] for one in range(4)]
+    assert row["pearson_log10_se"] == pytest.approx(math.sqrt(3 * np.var(rests)), rel=1e-5)
+    ratio = 10 ** (x - y)
+    assert [row[f"ratio_median{end}"] for end in ("_low", "", "_high")] == pytest.approx(
+        list(np.percentile(ratio, [10, 50, 90])), rel=1e-5
+    )
+    assert row["share_within_10_percent"] == pytest.approx((abs(ratio - 1) <= 0.1).mean())
+
+
+def test_fits_without_enough_points_or_prompts_have_no_correlation_and_no_error(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("w").variant("v", method="magnitude")
+    for recipe, steps in (("w", 3), ("v", 12)):
+        warehouse.step(recipe, "p", 0, 1.0)
+        for step in range(steps):
+            warehouse.transition(recipe, "p", step, 0.1 + step)
+    found = by(ask(warehouse, "paper_fits"), "theorem", "method")
+    assert (found["T3 KL", "wanda"]["pearson_log10"], found["T3 KL", "wanda"]["pearson_log10_se"]) == (None, None)
+    assert found["T3 KL", "magnitude"]["pearson_log10"] == pytest.approx(1)
+    assert found["T3 KL", "magnitude"]["pearson_log10_se"] is None, "one prompt"
+
+
+def test_rows_come_dense_first_and_then_by_name(whole: duckdb.DuckDBPyConnection) -> None:
+    recipes = [row["recipe"] for row in rows_of(whole, "paper_variants")]
+    assert recipes == ["dense", *sorted(set(recipes) - {"dense"})]
+    assert "noise-bfloat16" not in recipes
+
+
+def test_a_narrowed_catalogue_answers_as_if_nothing_else_were_there(tmp_path: Path) -> None:
+    from warehouse.subset import narrow
+
+    warehouse = Handmade().model().model("other's").variant("dense").variant("a").variant("a", model="other's")
+    for recipe in ("dense", "a"):
+        warehouse.step(recipe, "p", 0, 0.0)
+    with warehouse.connect(tmp_path) as connection:
+        narrow(connection, ["tiny"], ["a", "o'x"])
+        assert [row["recipe"] for row in rows_of(connection, "paper_variants")] == ["a"]
+        assert [row["model"] for row in rows_of(connection, "models")] == ["tiny"]
+        assert {row["model"] for row in rows_of(connection, "provenance")} == {"tiny"}
+    with warehouse.connect(tmp_path) as connection:
+        narrow(connection, [], [])
+        assert rows_of(connection, "models") == []

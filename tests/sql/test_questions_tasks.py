@@ -1,0 +1,302 @@
+"""The questions about tasks and retrieval (q19 to q23, q30), against numbers that can be worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.sql.handmade import Ask, Handmade
+from tests.sql.handmade_tasks import retrieval_score, task_sample, task_score
+from tests.sql.resampling import interval
+
+RECIPE = "wanda-50"
+TWO_SIDED = 1.959963984540054
+
+
+def about(value: float) -> object:
+    """The value but for rounding."""
+    return pytest.approx(value, rel=1e-6, abs=1e-9)
+
+
+def test_q19_pairs_the_two_ways_of_asking_sample_by_sample(ask: Ask) -> None:
+    warehouse = Handmade()
+    # Right option 0. Label and text: both right, label alone, label alone, neither (one chooses 1, the other 2).
+    for sample, letter, whole, per_byte in (
+        ("a", [-1, -2, -3], [-1, -2, -3], [-1, -2, -3]),
+        ("b", [-1, -2, -3], [-2, -1, -3], [-1, -2, -3]),
+        ("c", [-1, -2, -3], [-2, -1, -3], [-2, -1, -3]),
+        ("d", [-2, -1, -3], [-3, -2, -1], [-3, -2, -1]),
+    ):
+        task_sample(warehouse, RECIPE, "arc", sample, scoring="letter", log_likelihoods=letter)
+        task_sample(warehouse, RECIPE, "arc", sample, scoring="full_text", log_likelihoods=whole, per_byte=per_byte)
+    # Scored one way only, and without options: no pair.
+    task_sample(warehouse, RECIPE, "arc", "e", scoring="letter")
+    task_sample(warehouse, RECIPE, "arc", "a")
+    (row,) = ask(warehouse, "q19_label_against_full_option")
+    low, high = stats.binomtest(1, 4).proportion_ci(method="wilson")
+
+    assert row == {
+        "model": "tiny",
+        "recipe": RECIPE,
+        "task": "arc",
+        "n_samples": 4,
+        "accuracy_letter": 0.75,
+        "accuracy_full_text": 0.25,
+        "accuracy_full_text_per_byte": 0.5,
+        "same_answer": 0.25,
+        "same_answer_low": about(low),
+        "same_answer_high": about(high),
+        "only_letter_correct": 2,
+        "only_full_text_correct": 0,
+        "mcnemar_p": about(0.5),
+    }
+
+
+def test_q19_takes_the_first_of_equal_options_and_does_not_test_where_both_ways_agree(ask: Ask) -> None:
+    warehouse = Handmade()
+    for scoring in ("letter", "full_text"):
+        task_sample(warehouse, "dense", "arc", "a", scoring=scoring, log_likelihoods=[-1, -1], target=0)
+    (row,) = ask(warehouse, "q19_label_against_full_option")
+
+    assert (row["recipe"], row["same_answer"], row["accuracy_letter"], row["mcnemar_p"]) == ("dense", 1, 1, None)
+
+
+def test_q20_finds_flips_that_the_accuracy_hides(ask: Ask) -> None:
+    warehouse = Handmade()
+    for sample, dense, pruned in (
+        ("a", True, True),
+        ("b", True, False),
+        ("c", True, False),
+        ("d", False, True),
+        ("e", False, False),
+    ):
+        task_sample(warehouse, "dense", "gsm8k", sample, is_correct=dense)
+        task_sample(warehouse, RECIPE, "gsm8k", sample, is_correct=pruned)
+    # Wrong in two ways, found nothing on one side, and without a right answer.
+    task_sample(warehouse, "dense", "gsm8k", "f", is_correct=False)
+    task_sample(warehouse, RECIPE, "gsm8k", "f", is_correct=False, answer="14")
+    task_sample(warehouse, "dense", "gsm8k", "g", is_correct=False)
+    task_sample(warehouse, RECIPE, "gsm8k", "g", is_correct=False, answer=None)
+    task_sample(warehouse, "dense", "gsm8k", "h", is_correct=None)
+    task_sample(warehouse, RECIPE, "gsm8k", "h", is_correct=None, answer="15")
+    task_sample(warehouse, RECIPE, "gsm8k", "only here")
+    (row,) = ask(warehouse, "q20_answers_flipped")
+    low, high = stats.binomtest(6, 8).proportion_ci(method="wilson")
+
+    assert row == {
+        "model": "tiny",
+        "recipe": RECIPE,
+        "task": "gsm8k",
+        "scoring": "greedy",
+        "n_samples": 8,
+        "n_graded": 7,
+        "accuracy_dense": about(3 / 7),
+        "accuracy_pruned": about(2 / 7),
+        "accuracy_change": about(-1 / 7),
+        "lost": 2,
+        "gained": 1,
+        "flipped": 6,
+        "flip_share": 0.75,
+        "flip_share_low": about(low),
+        "flip_share_high": about(high),
+        "hidden_flips": 5,
+        "mcnemar_p": about(1.0),
+    }
+
+
+def test_q20_says_nothing_of_accuracy_where_no_sample_has_a_right_answer(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe in ("dense", RECIPE):
+        task_sample(warehouse, recipe, "open", "a", is_correct=None)
+    (row,) = ask(warehouse, "q20_answers_flipped")
+
+    assert row["accuracy_dense"] is row["accuracy_change"] is row["mcnemar_p"] is None
+    assert (row["n_graded"], row["flipped"], row["flip_share"]) == (0, 0, 0.0)
+
+
+def cliff(scores: dict[int, float], error: float | None = 0.05) -> Handmade:
+    """Scores by number of dropped attention sublayers; 0 is the dense model."""
+    warehouse = Handmade()
+    for count, score in scores.items():
+        recipe = f"attn-drop-{count}" if count else "dense"
+        warehouse.variant(recipe, method="attn-drop", count=count, by="influence")
+        task_score(warehouse, recipe, "gsm8k", score, kind="generative", standard_error=error)
+    return warehouse
+
+
+def test_q21_interpolates_where_the_score_halves_and_where_it_may(ask: Ask) -> None:
+    (row,) = ask(cliff({0: 0.8, 4: 0.7, 8: 0.3, 12: 0.0}), "q21_critical_drops")
+    # Half the dense score is 0.4, which lies three quarters of the way from 0.7 to 0.3. The band is as wide everywhere:
+    # 1.96 · sqrt(0.05² + 0.05²/4), but for the dense model, whose own half has half its error.
+    band = TWO_SIDED * 0.05 * math.sqrt(1.25)
+
+    assert {name: row[name] for name in row if name not in {"model", "task", "metric", "kind"}} == {
+        "method": "attn-drop",
+        "chosen_by": "influence",
+        "score_dense": 0.8,
+        "n_points": 3,
+        "k_largest": 12,
+        "score_at_largest": 0.0,
+        "critical_k": about(7.0),
+        "critical_k_low": about(4 + 4 * (0.3 - band) / 0.4),
+        "critical_k_high": about(8 + 4 * (-0.1 + band) / 0.3),
+    }
+
+
+def test_q21_extrapolates_nothing_and_bounds_nothing_without_errors(ask: Ask) -> None:
+    (beyond,) = ask(cliff({0: 0.8, 4: 0.7, 8: 0.45}), "q21_critical_drops")
+    (unknown,) = ask(cliff({0: 0.8, 4: 0.2}, error=None), "q21_critical_drops")
+
+    assert (beyond["critical_k"], beyond["critical_k_high"], beyond["k_largest"]) == (None, None, 8)
+    assert 4 < beyond["critical_k_low"] < 8
+    assert unknown["critical_k"] == about(4 * 0.4 / 0.6)
+    assert unknown["critical_k_low"] is unknown["critical_k_high"] is None
+
+
+def test_q21_takes_the_first_fall_and_averages_variants_of_equal_k(ask: Ask) -> None:
+    warehouse = cliff({0: 0.8, 2: 0.4, 4: 0.8})
+    for seed, score in ((1, 0.2), (2, 0.4)):
+        recipe = f"attn-drop-2-random{seed}"
+        warehouse.variant(recipe, method="attn-drop", count=2, by="random", seed=seed)
+        task_score(warehouse, recipe, "gsm8k", score, kind="generative", standard_error=0.03)
+    rows = {row["chosen_by"]: row for row in ask(warehouse, "q21_critical_drops")}
+
+    assert rows["influence"]["critical_k"] == 2.0
+    assert rows["random"]["score_at_largest"] == about(0.3)
+    assert rows["random"]["critical_k"] == about(2 * 0.4 / 0.5)
+
+
+def test_q21_asks_only_for_scores_of_which_more_is_better_and_that_can_halve(ask: Ask) -> None:
+    warehouse = cliff({0: 0.0, 4: 0.0})
+    for recipe, perplexity in (("dense", 10.0), ("attn-drop-4", 40.0)):
+        task_score(warehouse, recipe, "wikitext2", perplexity, kind="perplexity", metric="perplexity")
+
+    assert ask(warehouse, "q21_critical_drops") == []
+
+
+def test_q22_sets_what_choosing_loses_against_what_writing_loses(ask: Ask) -> None:
+    warehouse = Handmade().variant("dense").variant(RECIPE)
+    for task, kind, dense, pruned in (
+        ("arc", "non_generative", 0.8, 0.8),
+        ("boolq", "non_generative", 0.5, 0.4),
+        ("gsm8k", "generative", 0.5, 0.1),
+        ("lambada", "perplexity", 10.0, 20.0),
+        ("mbpp", "generative", 0.0, 0.0),
+    ):
+        for recipe, value in (("dense", dense), (RECIPE, pruned)):
+            task_score(warehouse, recipe, task, value, kind=kind, standard_error=0.02)
+    # A second metric of one task does not make it count twice.
+    for recipe, value in (("dense", 0.4), (RECIPE, 0.32)):
+        task_score(warehouse, recipe, "boolq", value, metric="accuracy_per_byte", standard_error=0.025)
+    (row,) = ask(warehouse, "q22_generative_gap")
+
+    def kept_se(dense: float, pruned: float, error: float = 0.02) -> float:
+        return error * math.hypot(1 / dense, pruned / dense**2)
+
+    boolq = (kept_se(0.5, 0.4) + kept_se(0.4, 0.32, 0.025)) / 2
+    gap_se = math.sqrt((kept_se(0.8, 0.8) ** 2 + boolq**2) / 4 + kept_se(0.5, 0.1) ** 2)
+    assert row == {
+        "model": "tiny",
+        "recipe": RECIPE,
+        "method": "wanda",
+        "n_non_generative": 2,
+        "n_generative": 1,
+        "loss_non_generative": about(0.1),
+        "loss_generative": about(0.8),
+        "kept_non_generative": about(math.sqrt(0.8)),
+        "kept_generative": about(0.2),
+        "loss_gap": about(-0.7),
+        "loss_gap_low": about(-0.7 - TWO_SIDED * gap_se),
+        "loss_gap_high": about(-0.7 + TWO_SIDED * gap_se),
+    }
+
+
+def test_q22_has_no_gap_with_one_kind_of_task_and_no_interval_without_an_error(ask: Ask) -> None:
+    warehouse = Handmade().variant("dense").variant("one").variant("two")
+    for recipe, value in (("dense", 0.8), ("one", 0.4), ("two", 0.0)):
+        task_score(warehouse, recipe, "arc", value, standard_error=None)
+        if recipe != "one":
+            task_score(warehouse, recipe, "gsm8k", value, kind="generative")
+    one, two = ask(warehouse, "q22_generative_gap")
+
+    assert (one["n_generative"], one["loss_generative"], one["loss_gap"]) == (0, None, None)
+    assert (two["loss_gap"], two["loss_gap_low"], two["kept_generative"]) == (0.0, None, 0.0)
+
+
+def test_q23_ranks_variants_by_probe_and_by_task(ask: Ask) -> None:
+    chance = np.random.default_rng(5)
+    probes, losses = chance.gamma(1, 1, 7), chance.integers(0, 5, 7) / 10
+    warehouse = Handmade().step("dense", "p", 0)
+    task_score(warehouse, "dense", "gsm8k", 0.9)
+    task_score(warehouse, "dense", "wikitext2", 10.0, kind="perplexity", metric="perplexity")
+    for index, (probe, loss) in enumerate(zip(probes, losses, strict=True)):
+        recipe = f"r{index}"
+        for prompt, share in (("p", 0.5), ("q", 1.5)):
+            warehouse.step(recipe, prompt, 0, probe * share).step(recipe, prompt, 1, 5.0)
+            warehouse.step(recipe, prompt, 0, 99.0, trajectory="free_running")
+        task_score(warehouse, recipe, "gsm8k", 0.9 - loss)
+        task_score(warehouse, recipe, "wikitext2", 10.0 + probe, kind="perplexity", metric="perplexity")
+    rows = {(row["probe"], row["task"]): row for row in ask(warehouse, "q23_probes_rank_variants")}
+    row = rows["kl_step0", "gsm8k"]
+    low, high = interval(
+        lambda drawn: (
+            np.corrcoef(stats.rankdata(probes)[drawn], stats.rankdata(losses)[drawn])[0, 1]
+            if np.ptp(probes[drawn]) and np.ptp(losses[drawn])
+            else float("nan")
+        ),
+        7,
+    )
+
+    assert row["n_variants"] == 7
+    assert row["spearman"] == about(stats.spearmanr(probes, losses).statistic)
+    assert row["kendall_tau_b"] == about(stats.kendalltau(probes, losses).statistic)
+    assert (row["spearman_low"], row["spearman_high"]) == (about(low), about(high))
+    # A perplexity that rises is a loss, so that a probe equal to it ranks as it does.
+    assert rows["var_p_step0", "wikitext2"]["spearman"] == about(1.0)
+    assert rows["top1_change", "gsm8k"]["spearman"] is None, "no token changes, so nothing varies"
+
+
+def test_q23_says_nothing_of_four_variants(ask: Ask) -> None:
+    warehouse = Handmade()
+    task_score(warehouse, "dense", "gsm8k", 0.9)
+    for index in range(4):
+        warehouse.step(f"r{index}", "p", 0, index + 1.0)
+        task_score(warehouse, f"r{index}", "gsm8k", 0.8 - index / 10)
+    row = ask(warehouse, "select * from q23_probes_rank_variants where probe = 'kl_step0'")[0]
+
+    assert (row["n_variants"], row["spearman"], row["spearman_low"], row["kendall_tau_b"]) == (4, None, None, None)
+
+
+def test_q30_relates_the_move_of_embeddings_to_what_retrieval_loses(ask: Ask) -> None:
+    chance = np.random.default_rng(6)
+    warehouse = Handmade().variant("noise-batch", method="noise")
+    cosines = np.round(chance.uniform(0.5, 1, (5, 2)), 1)
+    lost = np.round((1 - cosines) / 2 + chance.uniform(0, 0.2, cosines.shape), 2)
+    for at in range(5):
+        retrieval_score(warehouse, "dense", f"set{at}", 0.5)
+        retrieval_score(warehouse, "noise-batch", f"set{at}", 0.5)
+        for variant in range(2):
+            retrieval_score(warehouse, f"r{variant}", f"set{at}", 0.5 * (1 - lost[at, variant]))
+            retrieval_score(warehouse, f"r{variant}", f"set{at}", cosines[at, variant], metric="embedding_cosine")
+    rows = ask(warehouse, "q30_retrieval_loss")
+    ranks = [stats.rankdata(np.round(values, 6).ravel()).reshape(5, 2) for values in (1 - cosines, lost)]
+    low, high = interval(lambda drawn: np.corrcoef(ranks[0][drawn].ravel(), ranks[1][drawn].ravel())[0, 1], 5)
+
+    assert [(row["recipe"], row["data_set"]) for row in rows] == [
+        (f"r{i}", f"set{j}") for i in (0, 1) for j in range(5)
+    ]
+    assert rows[0]["ndcg_loss_share"] == about(lost[0, 0])
+    assert rows[0]["ndcg_loss"] == about(lost[0, 0] / 2)
+    [told] = {(row["spearman"], row["spearman_low"], row["spearman_high"]) for row in rows}
+    assert told == (about(np.corrcoef(ranks[0].ravel(), ranks[1].ravel())[0, 1]), about(low), about(high))
+
+
+def test_q30_keeps_a_row_without_a_cosine_and_has_no_share_of_nothing(ask: Ask) -> None:
+    warehouse = Handmade()
+    retrieval_score(warehouse, "dense", "news", 0.0)
+    retrieval_score(warehouse, RECIPE, "news", 0.25)
+    (row,) = ask(warehouse, "q30_retrieval_loss")
+
+    assert (row["ndcg_loss"], row["ndcg_loss_share"], row["embedding_cosine"]) == (-0.25, None, None)
+    assert row["spearman"] is row["spearman_low"] is None

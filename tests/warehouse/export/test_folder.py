@@ -1,0 +1,171 @@
+"""An export replaces the earlier one whole, touches nothing else, and says so where it was cut off in between."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from warehouse.errors import WarehouseError
+from warehouse.export.folder import MANIFEST, ExportFolder
+
+ROOT = Path(__file__).parents[3]
+
+
+def export(folder: Path, files: dict[str, str]) -> None:
+    with ExportFolder(folder) as made:
+        for name, text in files.items():
+            made.add(name, text.encode())
+        made.finish({"contents": sorted(files)})
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_the_manifest_has_the_hash_of_every_file_and_what_it_is_told(tmp_path: Path) -> None:
+    export(tmp_path / "deep" / "out", {"b.csv": "2", "a.csv": "1"})
+    files = content(tmp_path / "deep" / "out")
+    manifest = json.loads(files.pop(MANIFEST))
+    assert manifest == {
+        "made_by": "prunescope export",
+        "is_complete": True,
+        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()},
+        "contents": ["a.csv", "b.csv"],
+    }
+
+
+def test_the_earlier_export_is_replaced_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    export(tmp_path, {"a.csv": "1", "b.csv": "2"})
+    (tmp_path / "mine.txt").write_text("mine")
+    export(tmp_path, {"b.csv": "3"})
+    assert set(content(tmp_path)) == {"b.csv", "mine.txt", MANIFEST}
+    assert content(tmp_path)["b.csv"] == "3"
+
+
+def test_an_export_that_fails_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
+    export(tmp_path, {"a.csv": "1"})
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="no name"):
+        export(tmp_path, {"a.csv": "2", "c.csv": "2", "../x": ""})
+    assert content(tmp_path) == before
+
+
+def test_a_new_folder_that_nothing_came_of_is_gone_again(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no name"):
+        export(tmp_path / "new", {"a.csv": "1", "../x": ""})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notes.txt", "x"),
+        (MANIFEST, "{}"),
+        (MANIFEST, "[1]"),
+        (MANIFEST, "{"),
+        (MANIFEST, '{"made_by": 1, "files": {}}'),
+        (MANIFEST, '{"made_by": "prunescope export"}'),
+    ],
+)
+def test_a_folder_that_is_no_earlier_export_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(WarehouseError, match="is not empty and no earlier export; choose a new folder"):
+        ExportFolder(tmp_path)
+    assert content(tmp_path) == {name: text}
+
+
+def test_a_manifest_from_elsewhere_cannot_delete_files_outside(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "out").mkdir()
+    files = {"../precious": "", "..": "", ".": "", "/etc/passwd": ""}
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps({"made_by": "prunescope export", "files": files}))
+    export(tmp_path / "out", {"a.csv": "1"})
+    assert (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/b", MANIFEST, ".hidden", ""])
+def test_a_name_that_leaves_the_folder_or_is_taken_is_refused(tmp_path: Path, name: str) -> None:
+    with ExportFolder(tmp_path / "out") as made:
+        made.add("twice", b"")
+        for wrong in (name, "twice"):
+            with pytest.raises(ValueError, match="is no name for another file"):
+                made.add(wrong, b"")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_with_a_fix_about_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(WarehouseError, match="a part of the path is a file, not a folder: choose another DIR"):
+            export(place, {})
+
+
+def test_what_a_dead_export_left_aside_is_removed_and_what_a_living_one_has_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".prunescope-export-dead").mkdir()
+    (tmp_path / ".prunescope-export-dead" / "a.csv").touch()
+    with ExportFolder(tmp_path) as living:
+        living.add("a.csv", b"1")
+        with ExportFolder(tmp_path) as other:
+            other.add("b.csv", b"2")
+            other.finish({})
+        living.finish({})
+    assert set(content(tmp_path)) == {"a.csv", "b.csv", MANIFEST}
+
+
+LOOP = """
+import sys
+from pathlib import Path
+from warehouse.export.folder import ExportFolder
+folder, first = Path(sys.argv[1]), True
+while True:
+    for version in "AB":
+        with ExportFolder(folder) as made:
+            for number in range(12):
+                made.add(f"{version if number % 3 else ''}{number}.csv", version.encode() * 1000)
+            made.finish({})
+        if first:
+            sys.stdout.write("ready\\n"); sys.stdout.flush()
+            first = False
+"""
+
+
+def test_killed_at_any_point_an_export_is_whole_or_says_that_it_is_not(tmp_path: Path) -> None:
+    chance, whole = np.random.default_rng(5), 0
+    for number in range(15):
+        folder = tmp_path / str(number % 3)  # what one killed export leaves, the next one finds
+        with subprocess.Popen(
+            [sys.executable, "-c", LOOP, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            time.sleep(chance.uniform(0, 0.03))
+            child.send_signal(signal.SIGKILL)
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["is_complete"]:
+            whole += 1
+            found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.csv")}
+            assert found == manifest["files"]
+            assert len({path.read_bytes() for path in folder.glob("*.csv")}) == 1
+    assert whole
+    export(folder, {"a.csv": "1"})
+    assert set(content(folder)) == {"a.csv", MANIFEST}
+
+
+def test_an_export_refused_between_two_files_says_that_it_is_incomplete_until_the_next_one(tmp_path: Path) -> None:
+    export(tmp_path, {"a.csv": "1", "b.csv": "1", "c.csv": "1"})
+    (tmp_path / "b.csv").unlink()
+    (tmp_path / "b.csv").mkdir()  # a file cannot take its place
+    with pytest.raises(WarehouseError, match="a folder stands where the file should"):
+        export(tmp_path, {"a.csv": "2", "b.csv": "2", "d.csv": "2"})
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert not manifest["is_complete"]
+    assert set(manifest["files"]) == {"a.csv", "b.csv", "c.csv", "d.csv"}, "whatever either of them had"
+    (tmp_path / "b.csv").rmdir()
+    export(tmp_path, {"d.csv": "3"})
+    assert set(content(tmp_path)) == {"d.csv", MANIFEST}
+    assert json.loads((tmp_path / MANIFEST).read_text())["is_complete"]

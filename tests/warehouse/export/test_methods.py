@@ -1,0 +1,147 @@
+"""The methods section says what the exported rows stand on, and cites for that and nothing else."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from tests.warehouse.conftest import provenance_of, rows_of
+from warehouse import catalogue
+from warehouse.export import bibliography
+from warehouse.export.methods import Calibration, Known, Methods, methods
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+RECIPES = {
+    "dense": ("dense", {}),
+    "wanda-50": ("wanda", {"ratios": "uniform"}),
+    "wanda-owl": ("wanda", {"ratios": "owl"}),
+    "block-drop-4": ("block-drop", {"by": "greedy"}),
+    "both": ("composed", {"steps": [{"method": "sparsegpt"}, {"method": "dsnot"}]}),
+    "noise-batch": ("noise", {}),
+}
+TABLES_READ = ("variants", "generations", "decoding_steps", "text_tokens", "layer_transitions")
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    store = Store(tmp_path_factory.mktemp("warehouse"))
+    models = rows_of(TABLES["models"], "tiny", None).with_columns(source=pl.lit("embedded"))
+    store.write(TABLES["models"], models, provenance_of("tiny", None), "tiny", None)
+    for recipe, (method, parameters) in RECIPES.items():
+        rows = rows_of(TABLES["variants"], "tiny", recipe).with_columns(
+            method=pl.lit(method), parameters_json=pl.lit(json.dumps(parameters))
+        )
+        inputs = {"weight_hash": "a"} | ({"calibration_hash": "c" * 64} if method not in {"dense", "noise"} else {})
+        store.write(TABLES["variants"], rows, provenance_of("tiny", recipe, inputs=inputs), "tiny", recipe)
+        for name in ("generations", "decoding_steps", "text_tokens", "layer_transitions"):
+            inputs = {"prompts_hash": "p" * 64}
+            made = provenance_of("tiny", recipe, inputs=inputs, seed=7)
+            store.write(TABLES[name], rows_of(TABLES[name], "tiny", recipe), made, "tiny", recipe)
+    with catalogue.connect(store.root) as connection:
+        yield connection
+
+
+def written(
+    warehouse: duckdb.DuckDBPyConnection,
+    *recipes: str,
+    model: str = "tiny",
+    tables: tuple[str, ...] = TABLES_READ,
+    known: Known | None = None,
+) -> Methods:
+    return methods(warehouse, {(model, recipe) for recipe in recipes}, tables, known or Known(), "1.2.3")
+
+
+def keys(section: Methods) -> set[str]:
+    return set(re.findall(r"^@\w+\{([^,]+),$", section.bibtex, re.MULTILINE))
+
+
+def test_only_what_the_rows_use_is_named_and_cited(warehouse: duckdb.DuckDBPyConnection) -> None:
+    section = written(warehouse, "dense", "wanda-50")
+    assert keys(section) == {"he2026demystifying", "allal2025smollm2", "sun2024wanda"}
+    assert "wanda-owl" not in section.markdown + section.latex
+    assert set(re.findall(r"\[@([^\]]+)\]", section.markdown)) == keys(section)
+    assert set(re.findall(r"\\cite\{([^}]+)\}", section.latex)) == keys(section)
+
+
+def test_the_ideas_of_parameters_and_the_steps_of_a_composition_are_cited(
+    warehouse: duckdb.DuckDBPyConnection,
+) -> None:
+    section = written(warehouse, "wanda-owl", "block-drop-4", "both")
+    assert keys(section) >= {
+        *("yin2024owl", "sun2024wanda", "men2024shortgpt", "song2024sleb"),
+        *("frantar2023sparsegpt", "zhang2024dsnot"),
+    }
+
+
+def test_the_section_has_seeds_versions_device_prompts_and_texts(warehouse: duckdb.DuckDBPyConnection) -> None:
+    text = written(warehouse, "dense", "wanda-50", "noise-batch").markdown
+    for part in ("torch 2.9.0", "seed 0, 7", "`cpu`", "`float32`", "Prunescope 1.2.3", "`pppppppppppp`"):
+        assert part in text
+    assert "`noise-batch`) gives the floor that rounding sets" in text
+    assert "SHA-256 of its settings and contents `cccccccccccc`" in text
+    assert "Text `text_id 0`: 1 tokens scored in windows of 2 every 1" in text
+    assert len(text.split()) < 500, "one page"
+
+
+def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckDBPyConnection) -> None:
+    drawn = Calibration("c4", 128, 2048, 3, "single")
+    known = Known({"c" * 64: drawn}, {"text_hash 0": "wikitext2"})
+    section = written(warehouse, "wanda-50", known=known)
+    assert "128 sequences of 2,048 tokens from C4 [@raffel2020t5], each within one document, drawn with seed 3" in (
+        section.markdown
+    )
+    assert "(WikiText-2 [@merity2017pointer])" in section.markdown
+    assert keys(section) >= {"raffel2020t5", "merity2017pointer"}
+
+
+def test_what_was_not_read_is_not_told(warehouse: duckdb.DuckDBPyConnection) -> None:
+    section = written(warehouse, "dense", tables=("models",))
+    for word in ("scored", "decoded", "Calibration", "lens"):
+        assert word not in section.markdown
+    assert keys(written(warehouse)) == {"he2026demystifying"}
+
+
+def test_an_unknown_model_gets_an_entry_without_invented_authors(store: Store) -> None:
+    rows = rows_of(TABLES["models"], "my_model%", None).with_columns(source=pl.lit("org/x_&_y{}"))
+    store.write(TABLES["models"], rows, provenance_of("my_model%", None), "my_model%", None)
+    section = written(catalogue.connect(store.root), "dense", model="my_model%")
+    [entry] = [one for one in section.bibtex.split("\n\n") if one.startswith("@misc")]
+    assert "author" not in entry
+    assert r"org/x\_\&\_y\{\}" in entry
+    assert entry.count("{") == entry.count("}")
+    assert r"\texttt{my\_model\%}" in section.latex
+
+
+def test_every_citation_has_an_entry_with_title_authors_and_year() -> None:
+    found = bibliography.entries()
+    cited = {bibliography.PAPER, *bibliography.CORPORA.values()}
+    for method, parameters in RECIPES.values():
+        cited |= set(bibliography.of_recipe(method, json.dumps(parameters)))
+    source = Path(bibliography.__file__).read_text()
+    cited |= set(re.findall(r'"([a-z]+20\d\d[a-z0-9]+)"', source))
+    assert cited == set(found), "no key without an entry, no entry without a key"
+    for entry in found.values():
+        for name in ("title", "author", "year"):
+            assert re.search(rf"^  {name} = \{{.+\}},$", entry, re.MULTILINE), entry
+        assert entry.count("{") == entry.count("}")
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "key"),
+    [
+        ("x", "embedded", "allal2025smollm2"),
+        ("x", "Qwen/Qwen2.5-7B-Instruct", "qwen2024qwen25"),
+        ("x", "meta-llama/Llama-2-7b-hf", "touvron2023llama2"),
+        ("x", "meta-llama/Meta-Llama-3-8B", "grattafiori2024llama3"),
+        ("e5", "intfloat/e5-mistral-7b-instruct", "wang2024e5mistral"),
+        ("m", "mistralai/Mistral-7B-Instruct-v0.3", "jiang2023mistral"),
+        ("embedded-thing", "./my", None),
+    ],
+)
+def test_models_are_known_by_source_or_name(model: str, source: str, key: str | None) -> None:
+    assert bibliography.of_model(model, source) == key

@@ -1,0 +1,239 @@
+"""Tables in LaTeX, Markdown and HTML hold the same numbers, and no name from a user breaks out of its cell."""
+
+import html.parser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pylatexenc.latex2text import LatexNodes2Text
+from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
+
+from warehouse.export.escape import latex
+from warehouse.export.html import to_html
+from warehouse.export.layout import Layout, Shown, derived
+from warehouse.export.typeset import Printed, printed, to_latex, to_markdown
+
+HOSTILE = [
+    r"a_b&c%",
+    "<script>alert(1)</script>",
+    "a|b||c",
+    r"\input{/etc/passwd}\\ \end{tabular}",
+    "$x^2$ #1 {y} ~z~ `c` *d* **e** [f](g) [-1pt] *",
+    "Übergröße ł ñ ç ő Å œ ß",
+    "α β ‖Δh⊥‖ ≤ 2 × 10² ± ∞",
+    "日本語 😀 العربية",
+    "\u202eevil\u200b\x1b[31m\x00",
+    "e\u0301 \u0301 x\u0336",
+    "-- --- ?` !` ,, '' `` \"q\"",
+    "two\nlines\tand\rmore",
+    "",
+    " ",
+]
+LAYOUT = Layout(
+    "Caption with 100 % & <b>",
+    (
+        *(Shown("model"), Shown("recipe", "recipe")),
+        Shown("kl", "KL", "nats", error="kl_se", best="min"),
+        Shown("agreement", "same", "%", error="agreement_se", best="max", scale=100),
+        Shown("ratio", "estimate / truth", interval=("ratio_low", "ratio_high")),
+        Shown("correct", "right", of="graded"),
+    ),
+    "A note with x_se and 5 % of #1.",
+    within=("model",),
+)
+
+
+def rows() -> pa.Table:
+    return pa.table(
+        {
+            "model": ["m", "m", "m", "n_1", "n_1"],
+            "recipe": ["dense", "a", "b", "a", "b"],
+            "kl": [0.0, 0.6912, 3.0, None, 1e-5],
+            "kl_se": [0.0, 0.0234, 0.1, None, 2e-6],
+            "agreement": [1.0, 0.5, 0.25, 0.5, 0.5],
+            "agreement_se": [0.0, 0.012, 0.01, None, None],
+            "ratio": [None, 0.8, 1.0, 1.0, 2.0],
+            "ratio_low": [None, 0.55, 0.9, None, 1.0],
+            "ratio_high": [None, 0.93, 1.2, None, 3.0],
+            "correct": [2, 1, 0, 0, 3],
+            "graded": [2, 2, 2, 0, 3],
+        }
+    )
+
+
+def hostile() -> Printed:
+    names = [*HOSTILE, "end"]
+    return printed("hostile", pa.table({"recipe": names, "x_1": [1.5] * len(names)}), derived("h", _schema(), {}))
+
+
+def _schema() -> pa.Schema:
+    return pa.schema({"recipe": pa.string(), "x_1": pa.float64()})
+
+
+def tabular(text: str) -> list[list[str]]:
+    """The cells of the only tabular, read back by a parser."""
+    [table] = [node for node in LatexWalker(text).get_latex_nodes()[0] if isinstance(node, LatexEnvironmentNode)]
+    [inner] = [
+        node for node in table.nodelist if isinstance(node, LatexEnvironmentNode) and node.environmentname == "tabular"
+    ]
+    body = inner.latex_verbatim().partition("}\n")[2].rpartition(r"\end{tabular}")[0]
+    lines = re.sub(r"\\(top|mid|bottom)rule\n", "", body).strip().removesuffix(r"\\").split("\\\\\n")
+    return [re.split(r"(?<!\\)&", line) for line in lines]
+
+
+def read_back(cell: str) -> str:
+    for command, character in (("less", "<"), ("greater", ">"), ("bar", "|")):
+        cell = cell.replace(rf"\text{command}{{}}", character)  # which the parser does not know
+    return str(LatexNodes2Text().latex_to_text(cell.strip()))
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        assert not any(name.startswith("on") for name, _ in attributes)
+        if tag == "td":
+            self.texts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.texts:
+            self.texts[-1] += data
+
+
+def test_latex_has_rounded_numbers_marks_units_and_groups() -> None:
+    text = to_latex(printed("my_table", rows(), LAYOUT))
+    assert text.splitlines()[:7] == [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{Caption with 100 \% \& \textless{}b\textgreater{}}",
+        r"\label{tab:my-table}",
+        r"\begin{tabular}{llrrrr}",
+        r"\toprule",
+    ]
+    cells = tabular(text)
+    assert [cell.strip() for cell in cells[0]] == [
+        "model",
+        "recipe",
+        "KL, nats",
+        r"same, \%",
+        "estimate / truth",
+        "right",
+    ]
+    assert [cell.strip() for cell in cells[1]] == ["m", "dense", "$0$", "$100$", r"\textendash{}", "2 of 2"]
+    assert [cell.strip() for cell in cells[2]] == [
+        *("m", "a", r"\textbf{\boldmath $0.691 \pm 0.023$}", r"\textbf{\boldmath $50.0 \pm 1.2$}"),
+        *(r"$0.80\;[0.55,\,0.93]$", "1 of 2"),
+    ]
+    assert cells[3][2].strip() == r"\underline{$3.00 \pm 0.10$}"
+    assert text.count(r"\midrule") == 2, "below the head and between the models"
+    assert cells[4][2:].copy() == [r" \textendash{} ", " $50$ ", " $1$ ", r" \textendash{} "]
+    assert cells[5][2].strip() == r"$(1.00 \pm 0.20) \times 10^{-5}$"
+
+
+def test_markdown_and_html_show_the_same_cells() -> None:
+    table = printed("my_table", rows(), LAYOUT)
+    lines = to_markdown(table).splitlines()
+    assert lines[4] == "| m | dense | 0 | 100 | – | 2 of 2 |"
+    assert lines[5] == "| m | a | **0.691 ± 0.023** | **50.0 ± 1.2** | 0.80 [0.55, 0.93] | 1 of 2 |"
+    assert lines[6].startswith("| m | b | <u>3.00 ± 0.10</u> | <u>25.0 ± 1.0</u> |")
+    assert "errors count as independent" in lines[-1]
+    page = to_html(table)
+    assert "(1.00 ± 0.20) × 10⁻⁵" in page
+    assert re.search(r'font-weight: bold;"[^>]*>0\.691 ± 0\.023<', page)
+    assert page == to_html(table)
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_hostile_names_stay_in_their_cells_in_every_format() -> None:
+    table = hostile()
+    text = to_latex(table)
+    assert {len(row) for row in tabular(text)} == {2}
+    assert len(tabular(text)) == len(HOSTILE) + 2
+    for raw, escaped in zip(HOSTILE[:3], tabular(text)[1:], strict=False):
+        assert read_back(escaped[0]) == raw
+    markdown = to_markdown(table)
+    body = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(body) == len(HOSTILE) + 3
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in body} == {3}
+    assert "<script" not in markdown
+    page = _Page(to_html(table))
+    assert not page.tags & {"script", "img", "iframe", "link", "object"}
+    assert any("<script>alert(1)</script>" in found for found in page.texts)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=30))
+def test_any_text_becomes_ascii_without_a_command_of_its_own(text: str) -> None:
+    escaped = latex(text)
+    assert escaped.isascii()
+    assert not re.search("--|,,|``|''", escaped), "signs that TeX joins"
+    commands = re.findall(r"\\[A-Za-z]+", escaped)
+    known = re.compile(r"\\(text\w+|symbol|ensuremath|ldots|ss|ae|AE|oe|OE|[oOlLiSruHvc]|[a-zA-Z]+)")
+    assert all(known.fullmatch(command) for command in commands)
+    assert not re.search(r"(?<!\\)[%&#_$]", escaped)
+    depth = 0
+    for character in re.sub(r"\\[{}]", "", escaped):
+        depth += (character == "{") - (character == "}")
+        assert depth >= 0
+    assert depth == 0
+
+
+def test_different_unwritable_characters_stay_apart() -> None:
+    assert latex("日") == "{[}U+65E5{]}"
+    assert len({latex(name) for name in ("日", "本", "\u202e", "a\u0336", "a")}) == 5
+
+
+def test_a_view_without_a_layout_pairs_values_with_their_errors_and_intervals() -> None:
+    schema = pa.schema({name: pa.float64() for name in ("x", "x_se", "y", "y_low", "y_high", "z_se", "w_low")})
+    found = derived(
+        "What is x?\ngrain: one row.\nhow to read: above 1\nit overshoots.\nreason: r", schema, {"x": "nats"}
+    )
+    assert found.caption == "What is x?"
+    assert found.note == "above 1 it overshoots."
+    assert [(one.title, one.error, one.interval) for one in found.columns] == [
+        *(("x, nats", "x_se", ()), ("y", "", ("y_low", "y_high"))),
+        *(("z_se", "", ()), ("w_low", "", ())),
+    ]
+
+
+def test_a_table_without_rows_has_its_head(tmp_path: Path) -> None:
+    table = printed("empty", rows().slice(0, 0), LAYOUT)
+    assert len(tabular(to_latex(table))) == 1
+    assert len(to_markdown(table).splitlines()) == 6
+    assert "estimate / truth" in to_html(table)
+
+
+@pytest.mark.tex
+def test_hostile_names_compile(tmp_path: Path) -> None:
+    compile_tex(tmp_path, {"hostile.tex": to_latex(hostile()), "my.tex": to_latex(printed("my", rows(), LAYOUT))})
+
+
+def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs") -> None:
+    """Sets all files in one document with nothing but booktabs loaded, and what the test needs."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("apt-get update && apt-get install -y --no-install-recommends texlive-latex-recommended")
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    body = "\\clearpage\n".join(f"\\input{{{name}}}\n" for name in files)
+    (folder / "all.tex").write_text(
+        f"\\documentclass{{article}}\n\\usepackage{{{packages}}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    assert b"Missing character" not in (folder / "all.log").read_bytes()
+    assert (folder / "all.pdf").stat().st_size > 10_000

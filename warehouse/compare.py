@@ -1,0 +1,148 @@
+"""How two variants of one model differ, paired token by token, from `sql/comparisons/compare_variants.sql`.
+
+The statistics stand in the SQL; here is only what has to be the same on both sides before a difference means anything.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from warehouse.catalogue import SQL, connect
+from warehouse.errors import CatalogueError, WarehouseError
+from warehouse.places import Place
+
+_FILE = Path("comparisons") / "compare_variants.sql"
+_SIDES = """
+SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
+FROM provenance
+WHERE model = $1 AND recipe IN ($2, $3) AND table_name IN ('text_tokens', 'decoding_steps')
+GROUP BY ALL ORDER BY ALL
+"""
+_TEXTS = """
+SELECT DISTINCT recipe, text_id, text_hash, context, stride FROM text_tokens
+WHERE model = $1 AND recipe IN ($2, $3) ORDER BY ALL
+"""
+_PROMPTS = """
+SELECT DISTINCT recipe, prompt_id, temperature FROM decoding_steps
+WHERE model = $1 AND recipe IN ($2, $3) AND trajectory = 'teacher_forced' ORDER BY ALL
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        model: the dense model that both were made from.
+        recipe_a: A.
+        recipe_b: B.
+        rows: one row per text or set of prompts × temperature × statistic, see the SQL file.
+        missing: sentences on what could not be compared, and why.
+    """
+
+    model: str
+    recipe_a: str
+    recipe_b: str
+    rows: pa.Table
+    missing: tuple[str, ...]
+
+
+def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
+    """Compares two variants at everything that both were measured on.
+
+    Args:
+        root: the warehouse.
+        variant_a: `MODEL@RECIPE`, or a recipe where the warehouse has it of one model.
+        variant_b: the same.
+
+    Raises:
+        WarehouseError: there is no such variant, they are of two models or measured against different dense weights,
+            or they share neither a text nor a prompt; the message says which.
+    """
+    with connect(root, explained=False) as connection:
+        model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
+        asked = [model, recipe_a, recipe_b]
+        _check_dense_sides(connection, asked)
+        sql = (SQL / _FILE).read_text(encoding="utf-8")
+        try:
+            rows = connection.sql(sql, params=asked).to_arrow_table()
+        except duckdb.ParserException as error:
+            raise CatalogueError(f"{SQL / _FILE}: {str(error).strip()}") from error
+        measured = set(rows["measured_on"].to_pylist())
+        missing = _missing_texts(connection, asked, measured)
+        if "prompts" not in measured:
+            missing.append(_missing_prompts(connection, asked))
+    if not measured:
+        raise WarehouseError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(missing)}")
+    return Comparison(model, recipe_a, recipe_b, rows, tuple(missing))
+
+
+def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
+    """The model, and both recipes."""
+    known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
+    (model_a, recipe_a), (model_b, recipe_b) = _found(variant_a, known), _found(variant_b, known)
+    if model_a != model_b:
+        raise WarehouseError(
+            f"{variant_a} is of model {model_a} and {variant_b} of {model_b}; compare two variants of one model"
+        )
+    if recipe_a == recipe_b:
+        raise WarehouseError(f"{variant_a} and {variant_b} are the same variant; name two")
+    return model_a, recipe_a, recipe_b
+
+
+def _found(variant: str, known: list[tuple[str, str]]) -> tuple[str, str]:
+    found = [names for names in known if variant in {"@".join(names), names[1]}]
+    if not found:
+        raise WarehouseError(f"there is no variant {variant!r}; see `prunescope variants`")
+    if len(found) > 1:
+        raise WarehouseError(f"{variant!r} is a recipe of {', '.join(model for model, _ in found)}; write MODEL@RECIPE")
+    return found[0]
+
+
+def _check_dense_sides(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> None:
+    sides = {(weights, dtype) for _, weights, dtype in connection.execute(_SIDES, asked).fetchall()}
+    if len(sides) > 1:
+        told = " and ".join(f"{str(weights)[:12]}… in {dtype}" for weights, dtype in sorted(sides, key=str))
+        raise WarehouseError(
+            f"{asked[1]} and {asked[2]} were measured against different dense weights ({told}); run their study again"
+        )
+
+
+def _missing_texts(connection: duckdb.DuckDBPyConnection, asked: list[str], measured: set[str]) -> list[str]:
+    """Why each text of either side is not compared."""
+    scored: dict[str, dict[str, tuple[object, ...]]] = {}
+    for recipe, text, *how in connection.execute(_TEXTS, asked).fetchall():
+        scored.setdefault(text, {})[recipe] = tuple(how)
+    if not scored:
+        return ["neither was scored on a text"]
+    reasons = []
+    for text, sides in scored.items():
+        if f"text {text}" in measured:
+            continue
+        if len(sides) == 1:
+            reasons.append(f"only {next(iter(sides))} was scored on text {text}")
+            continue
+        a, b = (sides[recipe] for recipe in asked[1:])
+        told = [
+            f"{what} {of_a} and {of_b}" if what != "text_hash" else "other contents (text_hash)"
+            for what, of_a, of_b in zip(("text_hash", "context", "stride"), a, b, strict=True)
+            if of_a != of_b
+        ]
+        reasons.append(f"text {text} was scored in two ways: {', '.join(told) or 'no token in common'}")
+    return reasons
+
+
+def _missing_prompts(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> str:
+    """Why no prompt is compared."""
+    traced: dict[str, set[tuple[str, float]]] = {asked[1]: set(), asked[2]: set()}
+    for recipe, prompt, temperature in connection.execute(_PROMPTS, asked).fetchall():
+        traced[recipe].add((prompt, temperature))
+    if not all(traced.values()):
+        without = [recipe for recipe, steps in traced.items() if not steps]
+        return f"{'neither has a' if len(without) > 1 else f'{without[0]} has no'} teacher-forced generation"
+    a, b = traced.values()
+    if not a & b:
+        return "they have no prompt at one temperature in common"
+    return "their prompts of the same name have other texts or other dense tokens"

@@ -1,0 +1,97 @@
+"""Whom to cite for a recipe, a model or a corpus; the entries themselves stand in `references.bib`.
+
+What was used is the caller's knowledge.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from typing import Any
+
+from warehouse.export.escape import latex
+
+PAPER = "he2026demystifying"
+_METHODS = {
+    "magnitude": "han2015learning",
+    "wanda": "sun2024wanda",
+    "ria": "zhang2024ria",
+    "dsnot": "zhang2024dsnot",
+    "sparsegpt": "frantar2023sparsegpt",
+    "admm": "boza2024fast",
+    "attn-drop": "he2024matters",
+    "mlp-drop": "he2024matters",
+    "attn+mlp-drop": "he2024matters",
+    "block-drop": "men2024shortgpt",
+    "flap": "an2024flap",
+    "neurons": "molchanov2017pruning",
+    "heads": "michel2019sixteen",
+    "gptq": "frantar2023gptq",
+    "awq": "lin2024awq",
+}
+# Parameters whose value is somebody's idea.
+_IDEAS = {
+    ("ratios", "owl"): "yin2024owl",
+    ("by", "greedy"): "song2024sleb",
+    ("by", "consecutive"): "gromov2024unreasonable",
+    ("score", "flap"): "an2024flap",
+    ("score", "wanda"): "sun2024wanda",
+}
+# The first pattern that a model's name or source matches.
+_MODELS = (
+    (r"^embedded$|smollm2", "allal2025smollm2"),
+    (r"qwen2\.5", "qwen2024qwen25"),
+    (r"qwen3", "yang2025qwen3"),
+    (r"llama-?2", "touvron2023llama2"),
+    (r"llama-?3", "grattafiori2024llama3"),
+    (r"e5-mistral", "wang2024e5mistral"),
+    (r"mistral-7b", "jiang2023mistral"),
+)
+CORPORA = {"c4": "raffel2020t5", "wikitext2": "merity2017pointer"}
+_ENTRY = re.compile(r"^@\w+\{([^,]+),\n.*?^\}\n", re.MULTILINE | re.DOTALL)
+
+
+def entries() -> dict[str, str]:
+    """The entries of `references.bib` by key."""
+    text = (resources.files("warehouse.export") / "references.bib").read_text(encoding="utf-8")
+    return {match[1]: match[0] for match in _ENTRY.finditer(text)}
+
+
+def of_recipe(method: str, parameters_json: str) -> tuple[str, ...]:
+    """Keys for a recipe: its method's paper, and those of the ideas that its parameters choose."""
+    found = []
+    for step in ({"method": method}, *_objects(json.loads(parameters_json))):
+        found += [_METHODS.get(str(step.get("method")))]
+        found += [key for (name, value), key in _IDEAS.items() if step.get(name) == value]
+    return tuple(dict.fromkeys(key for key in found if key))
+
+
+def of_model(model: str, source: str) -> str | None:
+    """Key for a model that is known by its name or source; None for any other."""
+    for pattern, key in _MODELS:
+        if any(re.search(pattern, text.lower()) for text in (source, model)):
+            return key
+    return None
+
+
+def misc(name: str, source: str, note: str) -> tuple[str, str]:
+    """Key and entry for what has no known paper: only what is known of it, no invented authors."""
+    key = f"{re.sub('[^a-z0-9]+', '', name.lower())[:30]}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
+    fields = {"title": f"{{{latex(name)}}}", "howpublished": latex(source), "note": latex(note)}
+    return key, "".join([f"@misc{{{key},\n", *(f"  {field} = {{{text}}},\n" for field, text in fields.items()), "}\n"])
+
+
+def bibtex(keys: Iterable[str], others: dict[str, str]) -> str:
+    """The entries of some keys, sorted."""
+    known = entries() | others
+    return "\n".join(known[key] for key in sorted(set(keys)))
+
+
+def _objects(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any JSON
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _objects(item)

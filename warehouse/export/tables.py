@@ -1,0 +1,92 @@
+"""Views as files: exact as Parquet and CSV, typeset as LaTeX, Markdown and HTML.
+
+Which views, and where the files go, is the caller's business.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import sqlglot
+
+from warehouse import headers
+from warehouse.catalogue import View, quoted
+from warehouse.export.html import to_html
+from warehouse.export.layout import derived
+from warehouse.export.paper_tables import PAPER_TABLES
+from warehouse.export.typeset import printed, to_latex, to_markdown
+from warehouse.formats import render
+from warehouse.tables import TABLES
+
+# No one typesets more; Parquet and CSV have every row.
+TYPESET_ROWS = 1000
+_UNIT = re.compile(r"\[([^\]]+)\]")
+_UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """One view as files.
+
+    Attributes:
+        contents: bytes by file name.
+        rows: what they hold.
+        caption: of the typeset ones.
+    """
+
+    contents: Mapping[str, bytes]
+    rows: pa.Table
+    caption: str
+
+
+def table_files(connection: duckdb.DuckDBPyConnection, view: View) -> TableFiles:
+    """Asks a view and renders its rows in every format; typeset ones only up to 1,000 rows.
+
+    Rows come in the view's order, else by its key.
+    """
+    query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - the name of a file
+    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and (
+        key := headers.parse(view.header).key
+    ):
+        query += f" ORDER BY {', '.join(map(quoted, key))}"
+    rows = connection.sql(query).to_arrow_table()
+    contents = {
+        f"{view.name}.parquet": _bytes(render(rows, "parquet")),
+        f"{view.name}.csv": _bytes(render(rows, "csv")),
+    }
+    layout = PAPER_TABLES.get(view.name) or derived(view.header, rows.schema, _units(connection, view.name))
+    if rows.num_rows <= TYPESET_ROWS:
+        table = printed(view.name, rows, layout)
+        contents |= {
+            f"{view.name}.tex": to_latex(table).encode(),
+            f"{view.name}.md": to_markdown(table).encode(),
+            f"{view.name}.html": to_html(table).encode(),
+        }
+    return TableFiles(contents, rows, layout.caption)
+
+
+def reads(names: Iterable[str], views: Mapping[str, View]) -> tuple[str, ...]:
+    """The tables that some views and tables stand on, through all the views between."""
+    found, rest = set[str](), list(names)
+    while rest:
+        name = rest.pop()
+        if name not in found:
+            found.add(name)
+            rest.extend(views[name].depends_on if name in views else ())
+    return tuple(name for name in TABLES if name in found)
+
+
+def _bytes(rendered: str | bytes) -> bytes:
+    return rendered if isinstance(rendered, bytes) else rendered.encode()
+
+
+def _units(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
+    """Unit by column: as its comment tells, else of the table's column of that name."""
+    query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ?"
+    units = {}
+    for column, comment in connection.execute(query, [name]).fetchall():
+        found = _UNIT.search(comment or "")
+        units[column] = found[1] if found else _UNITS.get(column, "")
+    return units

@@ -1,0 +1,22 @@
+"""A catalogue narrowed to some models and recipes: every view then answers as if nothing else were there.
+
+Which models and recipes those are is the caller's business.
+"""
+
+from collections.abc import Iterable
+
+import duckdb
+
+from warehouse.catalogue import PROVENANCE, literal
+from warehouse.tables import TABLES
+
+
+def narrow(connection: duckdb.DuckDBPyConnection, models: Iterable[str], recipes: Iterable[str]) -> None:
+    """Narrows an open catalogue, for as long as it is open."""
+    these_models, these_recipes = (", ".join(map(literal, names)) or "NULL" for names in (models, recipes))
+    for name in (*TABLES, PROVENANCE):
+        per_model = name in TABLES and TABLES[name].partitioning == "model"
+        rows = f"model IN ({these_models})"
+        rows += "" if per_model else f" AND coalesce(recipe, 'dense') IN ({these_recipes})"
+        connection.execute(f"ALTER VIEW {name} RENAME TO all_{name}")
+        connection.execute(f"CREATE VIEW {name} AS SELECT * FROM all_{name} WHERE {rows}")  # noqa: S608
