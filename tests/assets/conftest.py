@@ -1,5 +1,7 @@
 """A tiny study and a warehouse in which it has been computed once."""
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -32,12 +34,24 @@ def study(tmp_path: Path, tiny_folder: Path) -> StudyFile:
 
 @pytest.fixture(scope="session")
 def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Path:
-    """A warehouse in which the tiny study has been computed from nothing by the command line."""
-    folder = tmp_path_factory.mktemp("once")
-    study = StudyFile(folder / "tiny.yaml", tiny_folder)
-    environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    done = prunescope("run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    """A warehouse in which the tiny study has been computed from nothing by the command line; nobody changes it.
+
+    All processes of a test run share the one that the first of them has made.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, done = shared / "once", shared / "once-is-done"
+    with (shared / "once-lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir()
+            study = StudyFile(folder / "tiny.yaml", tiny_folder)
+            environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+            run = prunescope(
+                "run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder
+            )
+            assert run.returncode == 0, run.stderr
+            done.touch()
     return folder / "warehouse"
 
 
