@@ -6,13 +6,16 @@ Nothing here knows what is computed.
 import fcntl
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.instance.ref import InstanceRef
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import Pool
 
 from warehouse.atomic import refusals_explained
 from warehouse.errors import WarehouseError
@@ -77,12 +80,41 @@ def opened(root: Path) -> Iterator[DagsterInstance]:
     home = prepare_home(root)
     try:
         ref = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
-        with DagsterInstance.from_ref(ref) as instance:
+        with _databases_kept_open(), DagsterInstance.from_ref(ref) as instance:
             yield instance
     except OperationalError as error:
         raise WarehouseError(
             f"{home}: {error.orig}; free some space or choose another place with --warehouse"
         ) from error
+
+
+@contextmanager
+def _databases_kept_open() -> Iterator[None]:
+    """Keeps Dagster from waiting for the disk at each of the hundreds of events of a run.
+
+    It connects anew for every event; whoever is the last to leave a file moves its log into it. One more connection,
+    held here, makes sure that nobody is the last before the end. Nor does a commit wait: should the machine lose
+    power, the last events may be missing, the files stay whole, and what was computed is known from the Parquet files.
+    """
+    kept: dict[str, sqlite3.Connection] = {}
+
+    def keep(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = NORMAL")
+            (_, _, file) = connection.execute("PRAGMA database_list").fetchone()
+            if file and file not in kept:
+                # Dagster's workers are other threads than the one that closes.
+                kept[file] = sqlite3.connect(file, check_same_thread=False)
+                # Only a connection that has read once counts as one.
+                kept[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
+
+    event.listen(Pool, "connect", keep)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "connect", keep)
+        for connection in kept.values():
+            connection.close()
 
 
 def require_space(root: Path) -> None:

@@ -1,11 +1,15 @@
 """A tiny study and a warehouse in which it has been computed once."""
 
+import fcntl
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.assets.tiny_study import StudyFile, prunescope
+from tests.tiny_models import save_tiny
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +34,37 @@ def study(tmp_path: Path, tiny_folder: Path) -> StudyFile:
     return StudyFile(tmp_path / "tiny.yaml", tiny_folder)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that all processes of a test run share and the first of them has filled; nobody changes it."""
+    own = factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, done = shared / name, shared / f"{name}-is-done"
+    with (shared / f"{name}-lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of three layers, in one place for all processes: a report is current for one place only."""
+    return made_once(tmp_path_factory, "tiny-llama", save_tiny)
+
+
 @pytest.fixture(scope="session")
 def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Path:
     """A warehouse in which the tiny study has been computed from nothing by the command line."""
-    folder = tmp_path_factory.mktemp("once")
-    study = StudyFile(folder / "tiny.yaml", tiny_folder)
-    environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    done = prunescope("run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "warehouse"
+
+    def compute(folder: Path) -> None:
+        study = StudyFile(folder / "tiny.yaml", tiny_folder)
+        environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        done = prunescope("run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "once", compute) / "warehouse"
 
 
 @pytest.fixture
@@ -50,6 +76,4 @@ def warehouse(tmp_path: Path, computed_once: Path) -> Path:
 @pytest.fixture(scope="session")
 def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second tiny model with other weights."""
-    from tests.tiny_models import save_tiny
-
     return save_tiny(tmp_path_factory.mktemp("models") / "other-llama", seed=1)

@@ -1,16 +1,19 @@
 """Pruning inside a study: recipes share passes, orders and finished layers, and end in the same variants."""
 
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from assets.plan import Request
 from assets.run import Failure, run_study
 from tests.assets.test_interrupted import PATIENCE, start, stop_once_there_is
 from tests.assets.tiny_study import StudyFile, rows
 
-DENSE = "predecessors: dense"
+# The first test that asks for `runs` waits for five studies.
+pytestmark = pytest.mark.timeout(900)
 
 
 class Heard:
@@ -56,58 +59,94 @@ def variant_of(warehouse: Path, recipe: str) -> dict[str, object]:
     return rows(warehouse)[f"variants/model=tiny-a/recipe={recipe}/part.parquet"].to_pylist()[0]
 
 
-def test_recipes_with_dense_predecessors_are_pruned_in_one_pass_and_a_failing_one_alone_fails(
-    study: StudyFile, tmp_path: Path, cache: Path
-) -> None:
-    family = [
-        {"name": "a", "method": "sparsegpt", "sparsity": 0.5, "predecessors": "dense"},
-        {"name": "b", "method": "gptq", "bits": 4, "predecessors": "dense"},
-        {"name": "c", "method": "sparsegpt", "sparsity": 0.5, "predecessors": "dense", "modules": ["nothing"]},
-    ]
-    study.write(recipes=["dense", *family, "sparsegpt-50"], **LITTLE)
-    together = heard(study, tmp_path / "together", cache)
-    assert "prune a and 2 more" in together.tasks or "prune a and 1 more" in together.tasks
-    assert [failure.name for failure in together.failures] == ["tiny-a@c"]
-    assert "matches no matrix" in together.failures[0].message
-    study.write(recipes=["dense", family[0]])
-    heard(study, tmp_path / "alone", cache)
-    assert variant_of(tmp_path / "alone", "a")["variant_hash"] == variant_of(tmp_path / "together", "a")["variant_hash"]
-    assert not list((tmp_path / "together" / "_unfinished").rglob("*.safetensors"))
-    # A damaged file is told of once; the next run makes it again.
-    (file,) = (tmp_path / "alone" / "_variants/tiny-a/a").iterdir()
-    content = bytearray(file.read_bytes())
-    content[-3] ^= 16
-    file.write_bytes(content)
-    study.write(generation={"new_tokens": 2})
-    (failure,) = heard(study, tmp_path / "alone", cache).failures
+FAMILY = [
+    {"name": "a", "method": "sparsegpt", "sparsity": 0.5, "predecessors": "dense"},
+    {"name": "b", "method": "gptq", "bits": 4, "predecessors": "dense"},
+    {"name": "c", "method": "sparsegpt", "sparsity": 0.5, "predecessors": "dense", "modules": ["nothing"]},
+]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Two warehouses filled in different orders, what was heard meanwhile, and what the very first run left behind."""
+
+    one: Path
+    two: Path
+    in_one_pass: dict[str, object]
+    unfinished: list[Path]
+    family: Heard
+    alone: Heard
+    longer: Heard
+    shorter: Heard
+    mended: Heard
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Runs:
+    """Every run here does its part for several tests: the answers and the report cost more than the pruning."""
+    folder = tmp_path_factory.mktemp("together")
+    one, two = folder / "one", folder / "two"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes have that these runs are compared with
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        patch.delenv("DAGSTER_HOME", raising=False)
+        study = StudyFile(folder / "tiny.yaml", tiny_folder)
+        study.write(recipes=["dense", *FAMILY, "sparsegpt-50", "mlp-drop-1-iterative"], **LITTLE)
+        family = heard(study, one, cache)
+        in_one_pass, unfinished = variant_of(one, "a"), list((one / "_unfinished").rglob("*.safetensors"))
+        study.write(recipes=["dense", FAMILY[0], "mlp-drop-2-iterative"])
+        alone = heard(study, two, cache)
+        # A file is damaged; only what has to read it can notice.
+        (file,) = (one / "_variants/tiny-a/a").iterdir()
+        content = bytearray(file.read_bytes())
+        content[-3] ^= 16
+        file.write_bytes(content)
+        study.write(generation={"new_tokens": 2})
+        longer = heard(study, one, cache)
+        mended = heard(study, one, cache)
+        study.write(recipes=["dense", "mlp-drop-2-iterative", "mlp-drop-1-iterative"], **LITTLE)
+        shorter = heard(study, two, cache)
+    torch.set_num_threads(threads)
+    return Runs(one, two, in_one_pass, unfinished, family, alone, longer, shorter, mended)
+
+
+def test_recipes_with_dense_predecessors_are_pruned_in_one_pass_and_a_failing_one_alone_fails(runs: Runs) -> None:
+    assert "prune a and 2 more" in runs.family.tasks or "prune a and 1 more" in runs.family.tasks
+    assert [failure.name for failure in runs.family.failures] == ["tiny-a@c"]
+    assert "matches no matrix" in runs.family.failures[0].message
+    assert "prune a" in runs.alone.tasks
+    assert variant_of(runs.two, "a")["variant_hash"] == runs.in_one_pass["variant_hash"]
+    assert not runs.unfinished
+
+
+def test_a_damaged_file_is_told_of_once_and_the_next_run_makes_it_again(runs: Runs) -> None:
+    (failure,) = runs.longer.failures
+    assert failure.name == "tiny-a@a"
     assert "run the recipe again" in failure.message
-    assert not heard(study, tmp_path / "alone", cache).failures
+    assert not runs.mended.failures
 
 
-def test_a_longer_drop_goes_on_where_a_shorter_one_ended(study: StudyFile, tmp_path: Path, cache: Path) -> None:
-    study.write(recipes=["dense", "mlp-drop-1-iterative"], **LITTLE)
-    assert heard(study, tmp_path / "w", cache).tasks["order of mlp-drop-1-iterative"] == 1
-    study.write(recipes=["dense", "mlp-drop-1-iterative", "mlp-drop-2-iterative"])
-    assert heard(study, tmp_path / "w", cache).tasks["order of mlp-drop-2-iterative"] == 1
-    study.write(recipes=["dense", "mlp-drop-2-iterative"])
-    assert heard(study, tmp_path / "new", cache).tasks["order of mlp-drop-2-iterative"] == 2
-    assert variant_of(tmp_path / "w", "mlp-drop-2-iterative") == variant_of(tmp_path / "new", "mlp-drop-2-iterative")
-    study.write(recipes=["dense", "mlp-drop-2-iterative", "mlp-drop-1-iterative"], **LITTLE)
-    assert heard(study, tmp_path / "new", cache).tasks["order of mlp-drop-1-iterative"] == 0, "a longer one knows it"
-    assert variant_of(tmp_path / "new", "mlp-drop-1-iterative") == variant_of(tmp_path / "w", "mlp-drop-1-iterative")
+def test_a_longer_drop_goes_on_where_a_shorter_one_ended(runs: Runs) -> None:
+    assert runs.family.tasks["order of mlp-drop-1-iterative"] == 1
+    assert runs.longer.tasks["order of mlp-drop-2-iterative"] == 1
+    assert runs.alone.tasks["order of mlp-drop-2-iterative"] == 2
+    assert variant_of(runs.one, "mlp-drop-2-iterative") == variant_of(runs.two, "mlp-drop-2-iterative")
+    assert runs.shorter.tasks["order of mlp-drop-1-iterative"] == 0, "a longer one knows it"
+    assert variant_of(runs.two, "mlp-drop-1-iterative") == variant_of(runs.one, "mlp-drop-1-iterative")
 
 
-@pytest.mark.timeout(600)
-def test_a_run_killed_while_it_prunes_goes_on_at_the_layer_it_had_reached(study: StudyFile, tmp_path: Path) -> None:
+def test_a_run_killed_while_it_prunes_goes_on_at_the_layer_it_had_reached(
+    study: StudyFile, tmp_path: Path, runs: Runs
+) -> None:
     study.write(recipes=["dense", "sparsegpt-50"], **LITTLE)
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed = tmp_path / "killed"
     layer = "_unfinished/tiny-a/sparsegpt-50/layer-0000.safetensors"
     assert stop_once_there_is(layer, signal.SIGKILL, study, killed) == -signal.SIGKILL
     before = (killed / layer).stat().st_ino if (killed / layer).exists() else None
-    for warehouse in (killed, whole):
-        process = start(study, warehouse)
-        shown, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, shown.decode()
+    process = start(study, killed)
+    shown, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, shown.decode()
     assert before is not None
-    assert variant_of(killed, "sparsegpt-50") == variant_of(whole, "sparsegpt-50")
+    assert variant_of(killed, "sparsegpt-50") == variant_of(runs.one, "sparsegpt-50")
     assert not list((killed / "_unfinished").rglob("*.safetensors"))

@@ -1,7 +1,11 @@
 """A whole study on a tiny model, through Dagster: what is computed when, and what is kept."""
 
+import io
+import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -21,6 +25,9 @@ from warehouse import catalogue
 from warehouse.doctor import diagnose
 from warehouse.provenance import read_footer
 from warehouse.tables import TABLES
+
+# The first test that asks for `computed_once` waits for that study too.
+pytestmark = pytest.mark.timeout(900)
 
 
 def prunescope_run(study: StudyFile, warehouse: Path, *more: object) -> int:
@@ -65,50 +72,53 @@ def test_another_model_brings_its_own_partitions_only(study: StudyFile, warehous
     assert len(written) == len(MODEL_TABLES) + 2 * len(VARIANT_TABLES)
 
 
-def test_a_changed_recipe_parameter_recomputes_that_variant_only(study: StudyFile, warehouse: Path) -> None:
-    before = partitions(warehouse)
-    changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
-    study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
-    assert prunescope_run(study, warehouse) == 0
-    written = written_since(before, warehouse)
-    assert written == of("magnitude-50", written)
-    assert {name.split("/")[0] for name in written} == set(VARIANT_TABLES)
-    # The masks of the old parameters are gone.
-    assert len(list((warehouse / "_variants/tiny-a/magnitude-50").iterdir())) == 1
+@dataclass(frozen=True)
+class Changed:
+    """A run that had several things to do: its warehouse, exit code, what it wrote and what it said."""
+
+    warehouse: Path
+    code: int
+    written: set[str]
+    out: str
+    err: str
 
 
-def test_a_failing_variant_does_not_stop_the_others(
-    study: StudyFile, warehouse: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, computed_once: Path, cache: Path) -> Changed:
+    """The computed study with one parameter changed, one recipe that fails and one that is new."""
+    folder = tmp_path_factory.mktemp("changed")
+    warehouse = shutil.copytree(computed_once, folder / "warehouse")
     before = partitions(warehouse)
+    less = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
     # So small a share prunes nothing, which is a failure of the computation.
     nothing = {"name": "nothing", "method": "magnitude", "sparsity": 1e-6}
-    study.write(recipes=["dense", nothing, "mlp-drop-1"])
-    assert prunescope_run(study, warehouse) == 1
-    shown = capsys.readouterr()
-    assert "tiny-a@nothing: ComputationError: " in shown.err
-    assert "Traceback" not in shown.err
-    assert "mlp-drop-1" in shown.out
-    assert (
-        len(written_since(before, warehouse))
-        == len(of("mlp-drop-1", written_since(before, warehouse)))
-        == len(VARIANT_TABLES)
-    )
+    study = StudyFile(folder / "tiny.yaml", tiny_folder)
+    study.write(recipes=["dense", nothing, less, "wanda-2of4", "attn-drop-1", "mlp-drop-1"])
+    # Rows are written as bytes, below the text of the stream.
+    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.delenv("DAGSTER_HOME", raising=False)
+        patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        code = prunescope_run(study, warehouse)
+    return Changed(warehouse, code, written_since(before, warehouse), out.buffer.getvalue().decode(), err.getvalue())
 
 
-def test_a_changed_text_recomputes_the_table_of_texts_only(study: StudyFile, warehouse: Path) -> None:
-    before = partitions(warehouse)
-    study.write(texts=[{"id": "help", "source": "embedded", "context": 24, "max_tokens": 24}])
-    assert prunescope_run(study, warehouse) == 0
-    assert {name.split("/")[0] for name in written_since(before, warehouse)} == {"text_tokens"}
-    assert len(written_since(before, warehouse)) == len(RECIPES)
+def test_a_changed_recipe_parameter_recomputes_that_variant_only(changed: Changed) -> None:
+    again = of("magnitude-50", changed.written)
+    # Nothing else of what was there is written.
+    assert changed.written == again | of("mlp-drop-1", changed.written)
+    assert {name.split("/")[0] for name in again} == set(VARIANT_TABLES)
+    # The masks of the old parameters are gone.
+    assert len(list((changed.warehouse / "_variants/tiny-a/magnitude-50").iterdir())) == 1
 
 
-def test_a_study_without_texts_leaves_empty_partitions(study: StudyFile, warehouse: Path) -> None:
-    study.write(texts=[])
-    assert prunescope_run(study, warehouse) == 0
-    assert {read_footer(path).rows for path in (warehouse / "text_tokens").rglob("*.parquet")} == {0}
-    assert not diagnose(warehouse)
+def test_a_failing_variant_does_not_stop_the_others(changed: Changed) -> None:
+    assert changed.code == 1
+    assert "tiny-a@nothing: ComputationError: " in changed.err
+    assert "Traceback" not in changed.err
+    assert "mlp-drop-1" in changed.out
+    assert len(of("mlp-drop-1", changed.written)) == len(of("magnitude-50", changed.written)) == len(VARIANT_TABLES)
+    assert not of("nothing", changed.written)
 
 
 def test_dagster_knows_every_partition_by_the_fingerprint_in_its_footer(warehouse: Path) -> None:
@@ -158,19 +168,28 @@ def test_a_changed_parameter_makes_exactly_its_variants_stale_in_the_ui(study: S
         assert stale_variants(instance) == {"tiny-a|magnitude-50"}
 
 
-def test_the_job_study_computes_what_is_missing_from_inside_a_run(study: StudyFile, warehouse: Path) -> None:
+def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(
+    study: StudyFile, warehouse: Path
+) -> None:
     before = partitions(warehouse)
+    study.write(texts=[])
     config = {
         "resources": {
-            "study": {"config": {"study": str(study.path), "recipes": ["mlp-drop-1"]}},
+            "study": {"config": {"study": str(study.path), "recipes": [*RECIPES, "mlp-drop-1"]}},
             "warehouse": {"config": {"root": str(warehouse)}},
         }
     }
     with opened(warehouse) as instance:
         assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=config).success
-        written = written_since(before, warehouse)
-        assert len(written) == len(of("mlp-drop-1", written)) == len(VARIANT_TABLES)
         assert {record.status for record in instance.get_runs(limit=4)} == {DagsterRunStatus.SUCCESS}
+    written = written_since(before, warehouse)
+    new = of("mlp-drop-1", written)
+    assert len(new) == len(VARIANT_TABLES)
+    # A study without texts leaves empty partitions of that table, and all others as they are.
+    assert {name.split("/")[0] for name in written - new} == {"text_tokens"}
+    assert len(written - new) == len(RECIPES)
+    assert {read_footer(path).rows for path in (warehouse / "text_tokens").rglob("*.parquet")} == {0}
+    assert not diagnose(warehouse)
 
 
 def test_the_users_own_dagster_home_is_used_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,15 +216,20 @@ def test_every_run_leaves_a_catalogue_that_duckdb_opens_by_itself(warehouse: Pat
     assert count > 1
 
 
-def test_the_noise_floor_of_a_study_is_measured_with_it_and_the_report_holds(
+def test_the_noise_floor_and_a_changed_text_are_measured_nothing_else_and_the_report_holds(
     study: StudyFile, warehouse: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = partitions(warehouse)
-    study.write(noise=["bfloat16", "batch"])
+    study.write(
+        noise=["bfloat16", "batch"], texts=[{"id": "help", "source": "embedded", "context": 24, "max_tokens": 24}]
+    )
     assert prunescope_run(study, warehouse) == 0
     written = written_since(before, warehouse)
-    assert written == of("noise-bfloat16", written) | of("noise-batch", written)
-    assert len(written) == 2 * len(VARIANT_TABLES)
+    noise = of("noise-bfloat16", written) | of("noise-batch", written)
+    assert len(noise) == 2 * len(VARIANT_TABLES)
+    # A changed text recomputes the table of texts only.
+    assert {name.split("/")[0] for name in written - noise} == {"text_tokens"}
+    assert len(written - noise) == len(RECIPES)
     assert "noise" not in capsys.readouterr().out
     with catalogue.connect(warehouse) as connection:
         (floor,) = connection.execute("select min(kl_p95_nats) from noise_floor where lens = 'normed'").fetchone()
