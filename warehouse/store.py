@@ -197,7 +197,7 @@ class Store:
         """On a disk that does not tell upper from lower case two names can have one place, which is the first one's."""
         try:
             found = read_footer(path).provenance
-        except (FileNotFoundError, DamagedFileError):
+        except (FileNotFoundError, WarehouseError):  # whatever is wrong with the place, writing says it
             return
         if (found.model, found.recipe) != (model, recipe):
             holds = found.model if found.recipe is None else f"{found.model}@{found.recipe}"

@@ -15,7 +15,9 @@ select
     sparsity,
     cast(round(100 * sparsity) as integer) as sparsity_percent,
     coalesce(
-        json_extract_string(parameters_json, '$.keep') || ':' || json_extract_string(parameters_json, '$.block'),
+        json_extract_string(try_cast(parameters_json as json), '$.keep')
+        || ':'
+        || json_extract_string(try_cast(parameters_json as json), '$.block'),
         'unstructured'
     ) as pattern
 from stg_variants
