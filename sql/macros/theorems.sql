@@ -18,3 +18,9 @@ create or replace macro fit_to_truth(estimate, truth) as struct_pack(
 
 -- The part, from 1, into which ascending cuts put a value; what equals a cut lies below it.
 create or replace macro part_of(value, cuts) as cast(1 + len(list_filter(cuts, lambda cut: cut < value)) as integer);
+
+-- The layer whose median ratio is furthest from 1 on a log scale, and that ratio. Of equal offenders the first layer is
+-- named; an estimate of 0 is the worst there is.
+create or replace macro worst_layer_of(layer, ratio) as arg_min(
+    row(layer, ratio), row(-abs(ln(greatest(ratio, 1e-300))), layer)
+) filter (where ratio is not null);

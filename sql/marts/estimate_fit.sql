@@ -21,30 +21,6 @@
 --   worst_layer_ratio_median: Median of estimate over truth in that layer [ratio]
 with
 
--- Read once a theorem rather than kept: a hundred million rows are cheaper to read than to store.
-compared as not materialized (
-    select
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
-        transitions.t1_h,
-        transitions.one_minus_cos_h,
-        transitions.t1_z,
-        transitions.one_minus_cos_z,
-        transitions.t2_p,
-        transitions.one_minus_cos_p,
-        transitions.t3_kl_nats,
-        transitions.kl_dense_pruned_nats,
-        transitions.kl_pruned_dense_nats
-    from stg_layer_transitions as transitions
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
-),
-
 theorem_1_fits as (
     select
         model,
@@ -55,7 +31,7 @@ theorem_1_fits as (
         temperature,
         fit_to_truth(t1_h, one_minus_cos_h) as h,
         fit_to_truth(t1_z, one_minus_cos_z) as z
-    from compared
+    from stg_layer_transitions
     where one_minus_cos_h > 0 or one_minus_cos_z > 0
     group by model, recipe, sublayer, scope, lens, temperature
 ),
@@ -71,9 +47,23 @@ theorem_1_layers as (
         temperature,
         median(ratio_to_truth(t1_h, one_minus_cos_h)) as h,
         median(ratio_to_truth(t1_z, one_minus_cos_z)) as z
-    from compared
+    from stg_layer_transitions
     where one_minus_cos_h > 0 or one_minus_cos_z > 0
     group by model, recipe, layer, sublayer, scope, lens, temperature
+),
+
+theorem_1_worst as (
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        worst_layer_of(layer, h) as h,
+        worst_layer_of(layer, z) as z
+    from theorem_1_layers
+    group by model, recipe, sublayer, scope, lens, temperature
 ),
 
 theorem_2_fits as (
@@ -85,7 +75,7 @@ theorem_2_fits as (
         lens,
         temperature,
         fit_to_truth(t2_p, one_minus_cos_p) as p
-    from compared
+    from stg_layer_transitions
     where one_minus_cos_p > 0
     group by model, recipe, sublayer, scope, lens, temperature
 ),
@@ -100,9 +90,22 @@ theorem_2_layers as (
         lens,
         temperature,
         median(ratio_to_truth(t2_p, one_minus_cos_p)) as p
-    from compared
+    from stg_layer_transitions
     where one_minus_cos_p > 0
     group by model, recipe, layer, sublayer, scope, lens, temperature
+),
+
+theorem_2_worst as (
+    select
+        model,
+        recipe,
+        sublayer,
+        scope,
+        lens,
+        temperature,
+        worst_layer_of(layer, p) as p
+    from theorem_2_layers
+    group by model, recipe, sublayer, scope, lens, temperature
 ),
 
 theorem_3_fits as (
@@ -115,7 +118,7 @@ theorem_3_fits as (
         temperature,
         fit_to_truth(t3_kl_nats, kl_dense_pruned_nats) as kl,
         fit_to_truth(t3_kl_nats, kl_pruned_dense_nats) as reversed_kl
-    from compared
+    from stg_layer_transitions
     where kl_dense_pruned_nats > 0 or kl_pruned_dense_nats > 0
     group by model, recipe, sublayer, scope, lens, temperature
 ),
@@ -131,12 +134,12 @@ theorem_3_layers as (
         temperature,
         median(ratio_to_truth(t3_kl_nats, kl_dense_pruned_nats)) as kl,
         median(ratio_to_truth(t3_kl_nats, kl_pruned_dense_nats)) as reversed_kl
-    from compared
+    from stg_layer_transitions
     where kl_dense_pruned_nats > 0 or kl_pruned_dense_nats > 0
     group by model, recipe, layer, sublayer, scope, lens, temperature
 ),
 
-fits as (
+theorem_3_worst as (
     select
         model,
         recipe,
@@ -144,176 +147,142 @@ fits as (
         scope,
         lens,
         temperature,
-        'T1 h' as theorem,
-        h as fit
-    from theorem_1_fits
-
-    union all
-
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        'T1 z' as theorem,
-        z as fit
-    from theorem_1_fits
-
-    union all
-
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        'T2 p' as theorem,
-        p as fit
-    from theorem_2_fits
-
-    union all
-
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        'T3 KL' as theorem,
-        kl as fit
-    from theorem_3_fits
-
-    union all
-
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        'T3 KL reversed' as theorem,
-        reversed_kl as fit
-    from theorem_3_fits
+        worst_layer_of(layer, kl) as kl,
+        worst_layer_of(layer, reversed_kl) as reversed_kl
+    from theorem_3_layers
+    group by model, recipe, sublayer, scope, lens, temperature
 ),
 
-layers as (
+-- Joined theorem by theorem, so that a filter on theorem leaves out both passes of the others.
+theorems as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        fits.model,
+        fits.recipe,
+        fits.sublayer,
+        fits.scope,
+        fits.lens,
+        fits.temperature,
         'T1 h' as theorem,
-        h as ratio_median
-    from theorem_1_layers
+        fits.h as fit,
+        worst.h as worst
+    from theorem_1_fits as fits
+    inner join theorem_1_worst as worst
+        on
+            fits.model = worst.model
+            and fits.recipe = worst.recipe
+            and fits.sublayer = worst.sublayer
+            and fits.scope = worst.scope
+            and fits.lens = worst.lens
+            and fits.temperature = worst.temperature
 
     union all
 
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        fits.model,
+        fits.recipe,
+        fits.sublayer,
+        fits.scope,
+        fits.lens,
+        fits.temperature,
         'T1 z' as theorem,
-        z as ratio_median
-    from theorem_1_layers
+        fits.z as fit,
+        worst.z as worst
+    from theorem_1_fits as fits
+    inner join theorem_1_worst as worst
+        on
+            fits.model = worst.model
+            and fits.recipe = worst.recipe
+            and fits.sublayer = worst.sublayer
+            and fits.scope = worst.scope
+            and fits.lens = worst.lens
+            and fits.temperature = worst.temperature
 
     union all
 
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        fits.model,
+        fits.recipe,
+        fits.sublayer,
+        fits.scope,
+        fits.lens,
+        fits.temperature,
         'T2 p' as theorem,
-        p as ratio_median
-    from theorem_2_layers
+        fits.p as fit,
+        worst.p as worst
+    from theorem_2_fits as fits
+    inner join theorem_2_worst as worst
+        on
+            fits.model = worst.model
+            and fits.recipe = worst.recipe
+            and fits.sublayer = worst.sublayer
+            and fits.scope = worst.scope
+            and fits.lens = worst.lens
+            and fits.temperature = worst.temperature
 
     union all
 
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        fits.model,
+        fits.recipe,
+        fits.sublayer,
+        fits.scope,
+        fits.lens,
+        fits.temperature,
         'T3 KL' as theorem,
-        kl as ratio_median
-    from theorem_3_layers
+        fits.kl as fit,
+        worst.kl as worst
+    from theorem_3_fits as fits
+    inner join theorem_3_worst as worst
+        on
+            fits.model = worst.model
+            and fits.recipe = worst.recipe
+            and fits.sublayer = worst.sublayer
+            and fits.scope = worst.scope
+            and fits.lens = worst.lens
+            and fits.temperature = worst.temperature
 
     union all
 
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        fits.model,
+        fits.recipe,
+        fits.sublayer,
+        fits.scope,
+        fits.lens,
+        fits.temperature,
         'T3 KL reversed' as theorem,
-        reversed_kl as ratio_median
-    from theorem_3_layers
-),
-
-worst_layers as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        theorem,
-        -- Of equal offenders the first layer is named; an estimate of 0 is the worst there is.
-        arg_min(
-            row(layer, ratio_median),
-            row(-abs(ln(greatest(ratio_median, 1e-300))), layer)
-        ) as worst
-    from layers
-    where ratio_median is not null
-    group by model, recipe, sublayer, scope, lens, temperature, theorem
+        fits.reversed_kl as fit,
+        worst.reversed_kl as worst
+    from theorem_3_fits as fits
+    inner join theorem_3_worst as worst
+        on
+            fits.model = worst.model
+            and fits.recipe = worst.recipe
+            and fits.sublayer = worst.sublayer
+            and fits.scope = worst.scope
+            and fits.lens = worst.lens
+            and fits.temperature = worst.temperature
 )
 
 select
-    fits.model,
-    fits.recipe,
-    fits.scope,
-    fits.lens,
-    fits.temperature,
-    fits.sublayer,
-    fits.theorem,
-    fits.fit.n,
-    fits.fit.pearson_log10,
-    fits.fit.pearson,
-    fits.fit.ratio_quantiles[2] as ratio_median,
-    fits.fit.ratio_quantiles[1] as ratio_p10,
-    fits.fit.ratio_quantiles[3] as ratio_p90,
-    fits.fit.share_within_10_percent,
-    worst_layers.worst[1] as worst_layer,
-    worst_layers.worst[2] as worst_layer_ratio_median
-from fits
-inner join worst_layers
-    on
-        fits.model = worst_layers.model
-        and fits.recipe = worst_layers.recipe
-        and fits.sublayer = worst_layers.sublayer
-        and fits.scope = worst_layers.scope
-        and fits.lens = worst_layers.lens
-        and fits.temperature = worst_layers.temperature
-        and fits.theorem = worst_layers.theorem
+    theorems.model,
+    theorems.recipe,
+    theorems.scope,
+    theorems.lens,
+    theorems.temperature,
+    theorems.sublayer,
+    theorems.theorem,
+    theorems.fit.n,
+    theorems.fit.pearson_log10,
+    theorems.fit.pearson,
+    theorems.fit.ratio_quantiles[2] as ratio_median,
+    theorems.fit.ratio_quantiles[1] as ratio_p10,
+    theorems.fit.ratio_quantiles[3] as ratio_p90,
+    theorems.fit.share_within_10_percent,
+    theorems.worst[1] as worst_layer,
+    theorems.worst[2] as worst_layer_ratio_median
+from theorems
+-- Noise is left out here, where its rows are few.
+anti join noise_variants
+    on theorems.model = noise_variants.model and theorems.recipe = noise_variants.recipe
+where theorems.fit.n > 0
