@@ -25,7 +25,7 @@ from warehouse.catalogue import View, connect, view_sql
 from warehouse.errors import WarehouseError
 from warehouse.export.folder import ExportFolder
 from warehouse.export.methods import Calibration, Known, methods
-from warehouse.export.tables import reads, table_files
+from warehouse.export.tables import reads, stands_on, table_files
 from warehouse.places import Place
 from warehouse.subset import narrow
 
@@ -50,15 +50,27 @@ class _Contents:
     """What has been exported so far."""
 
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, set[str]] = field(default_factory=dict)
     used: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, name: str, frame: pl.DataFrame, **told: object) -> None:
         self.told[name] = {"rows": frame.height, "columns": frame.columns, **told}
-        if "model" in frame.columns:
-            # What tells of a model and no recipe tells of the dense one.
-            recipe = pl.col("recipe") if "recipe" in frame.columns else pl.lit("dense").alias("recipe")
-            pairs = frame.select(pl.col("model").cast(pl.String), recipe.cast(pl.String)).unique().drop_nulls()
-            self.used.update(pairs.iter_rows())
+        if "model" not in frame.columns:
+            return
+        self.models[name] = set(frame["model"].cast(pl.String).drop_nulls())
+        # A row may set a variant beside another one: other_recipe, baseline_recipe.
+        for column in frame.columns:
+            if column == "recipe" or column.endswith("_recipe"):
+                pairs = frame.select(pl.col("model", column).cast(pl.String)).unique().drop_nulls()
+                self.used.update(pairs.iter_rows())
+
+    def add_behind(self, name: str, read: set[str], variants: Sequence[tuple[str, str, str]], noise: set[str]) -> None:
+        """The variants that the rows stand on without naming them: the dense one, noise, and what was aggregated."""
+        names_recipes = "recipe" in self.told[name]["columns"]
+        for table, model, recipe in variants:
+            is_behind = not names_recipes or recipe == "dense" or (recipe in noise and "noise_variants" in read)
+            if is_behind and table in read and model in self.models.get(name, ()):
+                self.used.add((model, recipe))
 
 
 def export(
@@ -97,9 +109,14 @@ def export(
                 _add_figure(folder, connection, name, contents)
             progress.advance()
         progress.done()
+        variants = connection.execute(
+            "SELECT DISTINCT table_name, model, recipe FROM provenance WHERE recipe IS NOT NULL"
+        ).fetchall()
+        noise = {recipe for (recipe,) in connection.execute("SELECT DISTINCT recipe FROM noise_variants").fetchall()}
         for name in chosen:
             found = reads([name], below) if name in views else reading(FIGURES[name].query).tables
             contents.told[name]["tables"] = list(found)
+            contents.add_behind(name, stands_on([name], below) if name in views else set(found), variants, noise)
         tables = sorted({table for told in contents.told.values() for table in told["tables"]})
         known = Known(_calibrations(connection, study), _corpora())
         section = methods(connection, contents.used, tables, known, version("prunescope"))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from warehouse.catalogue import View, quoted
+from warehouse.catalogue import GIBIBYTES, View, quoted
 from warehouse.errors import WarehouseError
 from warehouse.places import Place
-from warehouse.safe_sql import run_safe
+from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -33,7 +33,9 @@ class Wanted:
     variants: tuple[tuple[str, str], ...] = ()
 
 
-def ask(root: Place | str, view: View, wanted: Wanted) -> pa.Table:
+def ask(
+    root: Place | str, view: View, wanted: Wanted, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
+) -> pa.Table:
     """The rows of the answer that are wanted.
 
     Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, a variant is
@@ -45,6 +47,8 @@ def ask(root: Place | str, view: View, wanted: Wanted) -> pa.Table:
         root: the warehouse.
         view: the question, or any other view.
         wanted: the filters.
+        seconds: longest time that it may take.
+        gibibytes: most memory that it may use.
 
     Raises:
         WarehouseError: the view lacks a filtered column, or the warehouse has nothing of a model or recipe that is
@@ -58,7 +62,7 @@ def ask(root: Place | str, view: View, wanted: Wanted) -> pa.Table:
     where = f" WHERE {conditions}" if filters else ""
     parameters = {name: value for _, values in filters for name, value in values.items()}
     query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - a file's name and our own parameters
-    return run_safe(root, query, parameters or None, models=models or None)
+    return run_safe(root, query, parameters or None, models=models or None, seconds=seconds, gibibytes=gibibytes)
 
 
 def _filters(view: View, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:

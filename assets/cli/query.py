@@ -117,6 +117,8 @@ def question(
     chart: Annotated[
         bool, typer.Option("--chart", help="Draw the answer: opened, or written to -o as png, svg, pdf, html or json.")
     ] = False,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Longest time that it may take.")] = SECONDS,
+    memory: Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Most memory that it may use.")] = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -146,7 +148,7 @@ def question(
         chosen_format(format_, output)
     pairs = tuple(variant_names(text) for text in variant or ())
     wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
-    rows = ask(root(context), asked, wanted)
+    rows = ask(root(context), asked, wanted, seconds=seconds, gibibytes=memory)
     header = headers.parse(asked.header)
     say(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain says more)", "dim")
     if chart:

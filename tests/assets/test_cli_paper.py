@@ -119,6 +119,17 @@ def test_an_unknown_name_is_told_before_anything_is_touched(exported: Path, shel
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["paper_fits", "q05"])
+def test_a_table_that_sums_recipes_up_names_all_that_it_stands_on(
+    name: str, shell: Shell, tmp_path: Path, computed_once: Path
+) -> None:
+    shell("export", tmp_path / "paper", *only(name))
+    manifest = json.loads((tmp_path / "paper/manifest.json").read_text())
+    recipes = {row["recipe"] for row in manifest["provenance"] if row["table_name"] == "layer_transitions"}
+    assert recipes == set(RECIPES)
+    assert "Every model was changed by" in (tmp_path / "paper/methods.md").read_text()
+
+
 def test_a_study_restricts_rows_methods_and_provenance_and_names_the_calibration(
     shell: Shell, study: StudyFile, tmp_path: Path
 ) -> None:

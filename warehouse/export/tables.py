@@ -67,14 +67,20 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View) -> TableFiles
     return TableFiles(contents, rows, layout.caption)
 
 
-def reads(names: Iterable[str], views: Mapping[str, View]) -> tuple[str, ...]:
-    """The tables that some views and tables stand on, through all the views between."""
+def stands_on(names: Iterable[str], views: Mapping[str, View]) -> set[str]:
+    """These views and tables, and all that they read, through all the views between."""
     found, rest = set[str](), list(names)
     while rest:
         name = rest.pop()
         if name not in found:
             found.add(name)
             rest.extend(views[name].depends_on if name in views else ())
+    return found
+
+
+def reads(names: Iterable[str], views: Mapping[str, View]) -> tuple[str, ...]:
+    """The tables that some views and tables stand on."""
+    found = stands_on(names, views)
     return tuple(name for name in TABLES if name in found)
 
 

@@ -161,3 +161,7 @@ def test_a_variant_that_was_read_back_gives_the_same_rows(decoder: Decoder, tmp_
     variant.save(tmp_path / "v.safetensors", parse_recipe("magnitude-50"), "hash")
     back = load_variant(tmp_path / "v.safetensors", "hash")
     assert mask_samples(decoder, "tiny", "m", back).equals(mask_samples(decoder, "tiny", "m", variant))
+
+
+def test_the_table_allows_as_many_places_as_are_sampled() -> None:
+    assert TABLES["mask_samples"].column("sampled").maximum == MOST_SAMPLED
