@@ -169,6 +169,9 @@ def test_q28_overlaps_masks_by_the_weights_that_their_samples_stand_for(ask: Ask
         mask_sample(warehouse, recipe, [True] * 8192 + [False] * 8192, module="large", layer=1)
         warehouse.where("mask_samples", recipe=recipe, module="large")[0]["weights"] = 4 * 16384
     mask_sample(warehouse, "a", [True], module="only here")
+    for recipe, weights in (("a", 8), ("b", 9)):
+        mask_sample(warehouse, recipe, [True] * 8, module="of another shape")
+        warehouse.where("mask_samples", recipe=recipe, module="of another shape")[0]["weights"] = weights
     (row,) = ask(warehouse, "q28_sensitivity_to_calibration")
     half = 4 * 8192
 
