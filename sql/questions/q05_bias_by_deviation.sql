@@ -22,12 +22,18 @@
 --   is_good: Whether the median ratio is within 10 % of 1 = abs(ratio_median − 1) <= 0.1
 with
 
-strides as (
+models as (
     select
         model,
         greatest(count(*) // 2000000, 1) as stride
     from stg_layer_transitions
     group by model
+),
+
+-- One map to look up instead of a table to join, with which the records would take three times as long.
+strides as (
+    select map_from_entries(list(row(model, stride))) as of_model
+    from models
 ),
 
 records as materialized (
@@ -45,12 +51,9 @@ records as materialized (
         transitions.t3_kl_nats,
         transitions.kl_dense_pruned_nats
     from stg_layer_transitions as transitions
-    inner join strides
-        on
-            transitions.model = strides.model
-            and (transitions.position + transitions.layer) % strides.stride = 0
     anti join noise_variants
         on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    where (transitions.position + transitions.layer) % (select strides.of_model from strides)[transitions.model] = 0
 ),
 
 points as not materialized (
