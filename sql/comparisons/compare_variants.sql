@@ -10,7 +10,7 @@
 --   paired differences, so what is hard for both cancels. low and high are its 95 % interval by Student's t; NULL below
 --   five units and where none deviates. Percentiles and extremes have no error. share_nearer is the share of tokens
 --   whose KL is the smaller one, ties counting half. noise_p95 is the 95th percentile of the KL that rounding alone
---   makes there.
+--   makes there, of a text under the same conditions; NULL where it was not measured.
 -- reason: two figures with an error each say little about which variant is better; their paired difference does.
 with
 
@@ -214,6 +214,17 @@ spreads as (
     group by measured_on, temperature
 ),
 
+conditions as (
+    select distinct
+        text_id,
+        text_hash,
+        context,
+        stride
+    from stg_text_tokens
+    where model = $1 and recipe = $2
+),
+
+-- Those of A are those of every pair: a floor under other ones is none.
 noise_on_texts as (
     select
         tokens.recipe,
@@ -222,6 +233,12 @@ noise_on_texts as (
     from stg_text_tokens as tokens
     inner join noise_variants
         on tokens.model = noise_variants.model and tokens.recipe = noise_variants.recipe
+    inner join conditions
+        on
+            tokens.text_id = conditions.text_id
+            and tokens.text_hash = conditions.text_hash
+            and tokens.context = conditions.context
+            and tokens.stride = conditions.stride
     where tokens.model = $1
     group by tokens.recipe, tokens.text_id
 ),

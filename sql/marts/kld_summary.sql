@@ -7,12 +7,12 @@
 --   ends in _se_iid takes every token as independent, as llama.cpp prints it, which is too small where neighbouring
 --   tokens err together. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability on the pruned side
 --   minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired token by
---   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours.
---   *_noise and kl_noise_* are the same figures of the dense model against itself, rounded or batched in another way,
---   on the same text; of several noise variants the one that moves most counts, so that what lies within them says
---   nothing about pruning. is_below_noise says that the median KL is at most their 95th percentile. Noise itself is
---   left out. Two perplexities compare only where text_hash, context and stride are the same; calibration_hash is that
---   of the variant's tokens.
+--   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours. *_noise
+--   and kl_noise_* are the same figures of the dense model against itself, rounded or batched in another way, on the
+--   same text_hash, context and stride (NULL where there is none); of several noise variants the one that moves most
+--   counts, so that what lies within them says nothing about pruning. is_below_noise says that the median KL is at most
+--   their 95th percentile. Noise itself is left out. Two perplexities compare only where text_hash, context and stride
+--   are the same; calibration_hash is that of the variant's tokens.
 -- reason: perplexity and these figures are how people already compare compressed models, text by text.
 -- columns:
 --   tokens: Scored tokens [tokens]
@@ -182,6 +182,9 @@ floors as (
     select
         over_tokens.model,
         over_tokens.text_id,
+        over_tokens.text_hash,
+        over_tokens.context,
+        over_tokens.stride,
         max(abs(over_tokens.ln_ratio)) as ln_ppl_ratio_noise,
         max(over_tokens.kl) as kl_noise_mean_nats,
         max(over_tokens.kl_max) as kl_noise_max_nats,
@@ -193,7 +196,8 @@ floors as (
     from over_tokens
     inner join noise_variants
         on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe
-    group by over_tokens.model, over_tokens.text_id
+    group by
+        over_tokens.model, over_tokens.text_id, over_tokens.text_hash, over_tokens.context, over_tokens.stride
 )
 
 select
@@ -284,6 +288,11 @@ inner join over_windows
 left join stg_variants
     on over_tokens.model = stg_variants.model and over_tokens.recipe = stg_variants.recipe
 left join floors
-    on over_tokens.model = floors.model and over_tokens.text_id = floors.text_id
+    on
+        over_tokens.model = floors.model
+        and over_tokens.text_id = floors.text_id
+        and over_tokens.text_hash = floors.text_hash
+        and over_tokens.context = floors.context
+        and over_tokens.stride = floors.stride
 anti join noise_variants
     on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe

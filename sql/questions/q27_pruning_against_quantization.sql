@@ -1,12 +1,13 @@
 -- At equal mean KL, does pruning do other damage than quantization?
 -- grain: one row per pruned variant × method of quantization × measure.
 -- key: model, recipe, quantization, measure
--- inputs: variant_summary
+-- inputs: variant_summary, stg_variants
 -- how to read: both sides are at the pruned variant's mean teacher-forced KL(dense‖pruned). value_quantized is the
 --   measure on a straight line in KL between the two nearest quantized variants of the method, where the dense model
 --   (KL 0, nothing changed) is the first point of every line; NULL beyond its largest KL, for nothing is extrapolated.
 --   In every measure more is worse; difference above 0 says that pruning does more of it. A variant that prunes and
---   quantizes is on neither side. A measure that was not taken gives no row.
+--   quantizes, such as a composition that a method of quantization is part of, is on neither side. A measure that was
+--   not taken gives no row.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:
 --   quantization: Method of quantization that it is held against, such as gptq [label]
@@ -113,6 +114,16 @@ methods as (
     from quantized
 ),
 
+quantizing_compositions as (
+    select
+        model,
+        recipe
+    from stg_variants
+    where list_has_any(
+        json_extract_string(try_cast(parameters_json as json), '$.parts[*].method'), ['rtn', 'gptq', 'awq']
+    )
+),
+
 pruned as (
     select
         measures.model,
@@ -124,6 +135,8 @@ pruned as (
     from measures
     inner join methods
         on measures.model = methods.model
+    anti join quantizing_compositions
+        on measures.model = quantizing_compositions.model and measures.recipe = quantizing_compositions.recipe
     where measures.parameters_removed_share > 0 and measures.amount is not null
 ),
 

@@ -84,6 +84,8 @@ matrices as (
             and one.layer = other.layer
             and one.sublayer = other.sublayer
             and one.module = other.module
+            -- The same places: a file of another revision of the model may have other shapes.
+            and one.weights = other.weights
             and one.sampled = other.sampled
 ),
 

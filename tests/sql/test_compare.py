@@ -173,6 +173,17 @@ def test_the_noise_floor_stands_beside_every_kl(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("change", [{"text_hash": "1" * 8}, {"context": 8}, {"stride": 1}])
+def test_rounding_measured_under_other_conditions_is_no_floor(tmp_path: Path, change: dict[str, object]) -> None:
+    warehouse = two_variants().variant("noise-batch", method="noise")
+    for recipe in ("a", "b", "noise-batch"):
+        text_token(warehouse, recipe, 1, 1.0)
+    warehouse.where("text_tokens", recipe="noise-batch")[0].update(change)
+    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+
+    assert {row["noise_p95"] for row in rows} == {None}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

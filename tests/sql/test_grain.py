@@ -20,10 +20,16 @@ POINTS = f"""(
         + count_if(one_minus_cos_p > 0) + count_if(kl_dense_pruned_nats > 0)
     from layer_transitions where {COMPARED}
 )"""
+BOTH_KL = "count_if(kl_dense_pruned_nats > 0) + count_if(kl_pruned_dense_nats > 0)"
+SPACES_MOVED = " + ".join(f"count_if(orth_rel_{space} > 0 or par_rel_{space} <> 0)" for space in "hzp")
 
 # What is counted in the view, and the same counted in the stored rows that it stands on.
 COUNTS = {
     "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),
+    "estimate_fit": (
+        "sum(n)",
+        f"(select count_if(kl_pruned_dense_nats > 0) from layer_transitions where {COMPARED}) + {POINTS}",
+    ),
     "estimate_points": ("count(*)", POINTS),
     "kld_summary": ("sum(tokens)", f"(select count(*) from text_tokens where {COMPARED})"),
     "layer_summary": ("sum(positions)", f"(select count(*) from layer_transitions where {COMPARED})"),
@@ -39,16 +45,51 @@ COUNTS = {
     "reference_steps": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
     "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
     "shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "three_causes": (
+        "sum(positions)",
+        "(select count(*) from layer_transitions where temperature = 1 and scope = 'isolated' and lens = 'normed'"
+        f" and is_changed and {PRUNED})",
+    ),
     "token_trace": (
         "count(*)",
         f"(select count(*) from decoding_steps where {AT_REFERENCE} and trajectory = 'free_running')",
     ),
     "variant_summary": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
     "q01_spike_predictors": ("sum(n)", f"(select count(*) from layer_transitions where {LOCAL})"),
+    "q02_fit_of_theorem_1": (
+        "sum(n)",
+        "(select count_if(one_minus_cos_h > 0) + count_if(one_minus_cos_z > 0)"
+        f" from layer_transitions where {AT_REFERENCE})",
+    ),
+    "q03_fit_of_theorem_2": (
+        "sum(n)",
+        f"(select count(*) from layer_transitions where one_minus_cos_p > 0 and {COMPARED})",
+    ),
+    "q04_fit_of_theorem_3": ("sum(n)", f"(select {BOTH_KL} from layer_transitions where {COMPARED})"),
     "q05_bias_by_deviation": ("sum(n)", POINTS),
     "q06_non_local_layers": ("sum(n)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "q07_amplification": (
+        "sum(n)",
+        f"(select count(*) from layer_transitions where one_minus_cos_h > 0 and one_minus_cos_z > 0 and {COMPARED})",
+    ),
+    "q08_head_compression": (
+        "sum(n)",
+        f"(select count(*) from layer_transitions where orth_rel_h > 0 and {MOVED})",
+    ),
+    "q09_parallel_against_orthogonal": (
+        "sum(n)",
+        f"(select {SPACES_MOVED} from layer_transitions where {MOVED})",
+    ),
+    "q10_weighting_of_the_variance": (
+        "sum(n)",
+        f"(select count(*) from layer_transitions where var_uniform_dz > 0 and {MOVED})",
+    ),
     "q11_first_flip": ("count(*)", f"(select count(*) from generations where {PRUNED})"),
     "q12_flip_to_collapse": ("count(*)", f"(select count(*) from generations where {PRUNED})"),
+    "q13_free_running_against_teacher_forced": (
+        "sum(n)",
+        f"(select count(*) from decoding_steps where temperature = 1 and {FORCED} and {PRUNED})",
+    ),
     "q14_before_and_after_the_answer": (
         "sum(n)",
         f"(select count(*) from decoding_steps where temperature = 1 and {PRUNED})",

@@ -105,6 +105,17 @@ def test_the_figures_of_rounding_alone_stand_beside_those_of_pruning(ask: Ask) -
     assert {rows["without noise"][name] for name in NOISE} == {None}
 
 
+@pytest.mark.parametrize("change", [{"text_hash": "1" * 8}, {"context": 8}, {"stride": 1}])
+def test_rounding_measured_under_other_conditions_is_no_floor(ask: Ask, change: dict[str, object]) -> None:
+    warehouse = Handmade().variant("wanda-50").variant("noise-batch", method="noise")
+    for recipe in ("wanda-50", "noise-batch"):
+        text_token(warehouse, recipe, 1, 1.0)
+    warehouse.where("text_tokens", recipe="noise-batch")[0].update(change)
+    (row,) = ask(warehouse, "kld_summary")
+
+    assert {row[name] for name in (*NOISE, "is_below_noise")} == {None}
+
+
 def test_perplexities_that_move_together_differ_with_less_error_than_either_has(ask: Ask) -> None:
     warehouse = Handmade()
     for position, p in enumerate((1 / 4, 1 / 16, 1 / 4, 1 / 16), start=1):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
 from tests.sql.resampling import auc_of_pairs, draws, interval
+from warehouse import catalogue
 
 RECIPE = "wanda-50"
 
@@ -282,6 +283,17 @@ def test_q05_keeps_equal_truths_in_one_decile(ask: Ask) -> None:
     assert {(row["theorem"], row["decile"], row["n"]) for row in rows} == {
         (theorem, 1, 20) for theorem in ("T1 h", "T1 z", "T2 p", "T3 KL")
     }
+
+
+def test_q05_thins_each_model_by_its_own_records(tmp_path: Path) -> None:
+    warehouse = fit_points([0.5] * 12, [1.0] * 12)
+    for step in range(4):
+        warehouse.transition(RECIPE, "p", step, 0.5, model="small")
+    thinned = catalogue.view_sql()["q05_bias_by_deviation"].sql.replace("2000000", "4")
+    rows = rows_of(warehouse.connect(tmp_path), f"select distinct model, n from ({thinned}) order by model")
+
+    # Every third position of the large model stays, and of the small one every position.
+    assert rows == [{"model": "small", "n": 4}, {"model": "tiny", "n": 4}]
 
 
 def geometry(**columns: list[float]) -> Handmade:

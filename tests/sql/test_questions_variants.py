@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipelines.pruning.recipes import parse_recipe
 from tests.sql.handmade import Ask, Handmade
 from tests.sql.handmade_tasks import mask_sample
 from tests.sql.resampling import RESAMPLES, draws, interval
@@ -136,6 +137,20 @@ def test_q27_takes_the_mean_of_quantized_variants_with_the_same_kl(ask: Ask) -> 
     assert row["difference"] == -0.125
 
 
+def test_q27_has_a_composition_on_the_side_of_pruning_only_where_no_part_of_it_quantizes(ask: Ask) -> None:
+    warehouse = compressed(wanda_50=1.0, gptq_4=4.0)
+    for text in ("wanda-50+gptq-4bit", "attn-drop-1+wanda-50"):
+        recipe = parse_recipe(text)
+        warehouse.variant(text, method=recipe.method, removed=0.5)
+        warehouse.where("variants", recipe=text)[0]["parameters_json"] = recipe.parameters_json
+        for step in range(4):
+            warehouse.step(text, "p", step, 2.0)
+    rows = ask(warehouse, "q27_pruning_against_quantization")
+
+    assert {row["recipe"] for row in rows} == {"attn-drop-1+wanda-50", RECIPE}
+    assert {row["recipe_above"] for row in rows} == {"gptq-4"}
+
+
 def calibrated(*pairs: tuple[str, str, str]) -> Handmade:
     """Variants by name, hash of the parameters and hash of the calibration."""
     warehouse = Handmade()
@@ -169,6 +184,9 @@ def test_q28_overlaps_masks_by_the_weights_that_their_samples_stand_for(ask: Ask
         mask_sample(warehouse, recipe, [True] * 8192 + [False] * 8192, module="large", layer=1)
         warehouse.where("mask_samples", recipe=recipe, module="large")[0]["weights"] = 4 * 16384
     mask_sample(warehouse, "a", [True], module="only here")
+    for recipe, weights in (("a", 20_000), ("b", 30_000)):
+        mask_sample(warehouse, recipe, [True] * 16384, module="of another shape")
+        warehouse.where("mask_samples", recipe=recipe, module="of another shape")[0]["weights"] = weights
     (row,) = ask(warehouse, "q28_sensitivity_to_calibration")
     half = 4 * 8192
 
