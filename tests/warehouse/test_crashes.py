@@ -56,6 +56,7 @@ def test_a_kill_between_any_two_steps_leaves_the_old_file_or_the_new_one_and_the
 
 def test_of_two_processes_that_write_one_partition_at_once_one_wins_whole(tmp_path):
     found = crashing("two_at_once", tmp_path)
+    assert found["seen"]
     assert set(found["seen"]) <= {"low", "high"}
     assert found["left"] == []
 
