@@ -64,7 +64,8 @@ def test_gc_without_yes_lists_and_removes_nothing(ask, warehouse):
     assert {row["study"] for row in found if row["kind"] == "partition"} == {"tiny"}
     assert {row["kind"] for row in found} == {"partition", "variant", "report"}
     assert len([row for row in found if row["kind"] == "partition"]) == len(before)
-    assert "nothing was removed, --yes removes them" in said
+    assert {row["removed_by"] for row in found} == {"--yes --computed-by tiny"}
+    assert "nothing was removed, see removed_by" in said
     assert "computed by: tiny" in said
     assert partitions(warehouse) == before
 
@@ -76,7 +77,12 @@ def test_gc_keeps_what_a_given_study_names(ask, warehouse, study):
     before = partitions(warehouse)
     code, out, said = ask("gc", "--study", study.path, "--yes")
     assert code == 0
+    assert "0 files removed" in said
+    assert partitions(warehouse) == before
+    code, out, said = ask("gc", "--study", study.path, "--yes", "--computed-by", "tiny", "--computed-by", "nosuch")
+    assert code == 0
     assert "wanda-2of4" in out
+    assert "computed by nosuch" in said
     assert "files removed" in said
     assert {name for name in before if "wanda-2of4" not in name} == set(partitions(warehouse))
     assert not (warehouse / "_variants/tiny-a/wanda-2of4").exists()
