@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,9 @@ from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
+from pipelines.errors import InputError
 from pipelines.studies import load_study, study_names
+from warehouse.errors import WarehouseError
 from warehouse.gc import Named, Waste, removable, remove, waste
 from warehouse.store import Store
 from warehouse.verify import Verdict
@@ -46,7 +49,7 @@ def verify(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Read every file again and compare it with the hashes that it was written with; exit code 1 where one differs.
+    """Read every file again and compare it with its hashes; exit code 1 where one differs or cannot be read.
 
     Partitions carry a hash of their rows, one of their provenance and a seal over all bytes; variant files a hash of
     what they change. Files that were written before there were hashes are counted, and are no failure.
@@ -55,18 +58,21 @@ def verify(
     """
     chosen_format(format_, output)
     store, counts, changed = Store(root(context)), Counter[str](), []
-    for verdict in (*verify_tables(store), *_variants(store)):
+    for verdict in chain(verify_tables(store), _variants(store)):
         counts[verdict.state] += 1
-        if verdict.state == "changed":
-            row = {"path": str(verdict.path), "state": "changed", "reason": verdict.reason, "bytes": verdict.bytes}
+        if verdict.state in {"changed", "unreadable"}:
+            row = {"path": str(verdict.path), "state": verdict.state, "reason": verdict.reason, "bytes": verdict.bytes}
             changed.append(row)
     if changed or format_ or output:
         emit(pa.Table.from_pylist(changed, _CHANGED), format_, output)
     say(f"{counts['intact']} files are as they were written, {counts['changed']} are not")
     if counts["unverifiable"]:
         say(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
-    if changed:
+    if counts["unreadable"]:
+        say(f"{counts['unreadable']} files could not be read; check the disk or the store and verify again", "red")
+    if counts["changed"]:
         say("delete what changed and run its study again", "red")
+    if changed:
         raise typer.Exit(FAILED)
 
 
@@ -76,13 +82,18 @@ def _variants(store: Store) -> Iterator[Verdict]:
         return
     from pipelines.pruning.variant import DamagedVariantError, verify_variant
 
-    with tempfile.TemporaryDirectory() as folder:
-        for path in files:
-            size = int(path.stat().st_size)
+    for path in files:
+        with tempfile.TemporaryDirectory() as folder:
+            size = 0
             try:
+                size = int(path.stat().st_size)
                 verify_variant(store.local_file(str(path.relative_to(store.root)), Path(folder)))
             except DamagedVariantError as error:
                 yield Verdict(path, "changed", str(error).partition(": ")[2].partition(";")[0], size)
+            except (OSError, InputError, WarehouseError) as error:
+                cause = error.__cause__ or error
+                if not isinstance(cause, FileNotFoundError):  # removed since it was listed
+                    yield Verdict(path, "unreadable", str(getattr(cause, "strerror", None) or cause), size)
             else:
                 yield Verdict(path, "intact", "", size)
 
