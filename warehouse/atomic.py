@@ -57,7 +57,7 @@ def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
     # The name says who writes, so that a later run can tell a leftover from work in progress.
     temporary = path.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
     with refusals_explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             writer(temporary)
             _sync(temporary)
@@ -101,6 +101,14 @@ def _fix(path: Place, error: Exception) -> str:
         return f"{reason}: check that the bucket exists, and the store's address and credentials in the environment"
     number = getattr(error, "errno", None)
     return _FIXES.get(number or 0, f"{reason}: check the disk and the path")
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes missing folders and syncs their entries, without which a power cut would lose them with all in them."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        _sync(each.parent)
 
 
 def _sync(path: Path) -> None:

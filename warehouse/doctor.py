@@ -42,11 +42,7 @@ class Finding:
 
 
 def diagnose(root: Place | str) -> list[Finding]:
-    """All findings about the warehouse, empty where it is well. Reads every file whole.
-
-    Raises:
-        WarehouseError: the root is a URL.
-    """
+    """All findings about the warehouse, empty where it is well. Reads every file whole."""
     store = Store(root)
     findings = list(_place(store.root))
     if store.root.is_dir():
@@ -94,7 +90,11 @@ def _partition(store: Store, table: Table, path: Place) -> Iterator[Finding]:
             yield Finding("error", str(path), f"holds {names}, whose place is another", again)
             return
         store.read(table, model, recipe)
+    except FileNotFoundError:  # removed since it was listed
+        return
     except WarehouseError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return
         yield Finding("error", str(path), str(error), again)
         return
     for violation in footer.violations:

@@ -1,11 +1,12 @@
-"""What lies in a warehouse and belongs to no study any more, with sizes; removing it is a step of its own.
+"""What lies in a warehouse and is named by no study, with sizes and whose it is; removing it is a step of its own.
 
-Which studies there are is the caller's knowledge. Dagster's history, the catalogue and files of strangers stay.
+Which studies there are, and whose results may go, is the caller's knowledge. Dagster's history, the catalogue and
+files of strangers stay.
 """
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from warehouse.errors import DamagedFileError
 from warehouse.names import original, path_safe
 from warehouse.places import Place
 from warehouse.provenance import read_footer
-from warehouse.store import Store
+from warehouse.store import Partition, Store
 from warehouse.tables import TABLES
 
 Kind = Literal["temporary", "partition", "variant", "unfinished", "report"]
@@ -49,13 +50,21 @@ class Waste:
         kind: what it is.
         path: the file.
         bytes: its size.
-        study: who computed it, from its footer; empty where a file does not tell.
+        study: who computed it or the result that it belongs to, from a footer; empty where none tells.
     """
 
     kind: Kind
     path: Place
     bytes: int
     study: str = ""
+
+    @property
+    def is_result(self) -> bool:
+        """Whether results go with it: a study file does not name what `run --model` or `--recipe` computed."""
+        return bool(self.study) or self.kind in {"partition", "report"}
+
+
+Rows = dict[tuple[str, str], Partition]
 
 
 def waste(store: Store, studies: Sequence[Named], local: Path) -> list[Waste]:
@@ -69,13 +78,22 @@ def waste(store: Store, studies: Sequence[Named], local: Path) -> list[Waste]:
     Raises:
         WarehouseError: the warehouse cannot be read.
     """
+    rows = {
+        (path_safe(each.model), path_safe(each.recipe or "")): each for each in store.partitions(TABLES["variants"])
+    }
+    partitions = list(_partitions(store, studies))
     return [
-        *(Waste("temporary", path, _size(path)) for path in temporaries(store.root)),
-        *_partitions(store, studies),
-        *_variants(store, studies),
-        *_unfinished(local, studies),
-        *_reports(store, studies),
+        *(each for path in temporaries(store.root) for each in _waste("temporary", path)),
+        *partitions,
+        *_variants(store, studies, rows),
+        *_unfinished(local, studies, rows),
+        *_reports(store, studies, {each.study for each in partitions}),
     ]
+
+
+def removable(found: Iterable[Waste], computed_by: Container[str]) -> list[Waste]:
+    """What holds no results, and all that these studies computed; damaged files, which tell no study, are neither."""
+    return [each for each in found if not each.is_result or (each.study and each.study in computed_by)]
 
 
 def remove(store: Store, found: Iterable[Waste]) -> int:
@@ -102,40 +120,39 @@ def _partitions(store: Store, studies: Sequence[Named]) -> Iterator[Waste]:
     for table in TABLES.values():
         for partition in store.partitions(table):
             if not _is_named(studies, partition.model, partition.recipe):
-                yield Waste("partition", partition.path, _size(partition.path), _study(partition.path))
+                yield from _waste("partition", partition.path, _study(partition.path))
 
 
-def _variants(store: Store, studies: Sequence[Named]) -> Iterator[Waste]:
-    """Files of variants that no study names, and those that were pruned with other parameters than the row tells."""
-    rows = {
-        (path_safe(each.model), path_safe(each.recipe or "")): each for each in store.partitions(TABLES["variants"])
-    }
+def _variants(store: Store, studies: Sequence[Named], rows: Rows) -> Iterator[Waste]:
+    """Files of variants that no study names, and those that no row tells of, or only with other parameters."""
     for path in store.files("_variants"):
         row = rows.get((path.parent.parent.name, path.parent.name))
-        if row is None:
-            # Its row comes a moment later: another machine may be at work.
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                yield Waste("variant", path, _size(path))
-            continue
-        with suppress(DamagedFileError):
-            made = read_footer(row.path).provenance
-            if not _is_named(studies, row.model, row.recipe) or made.fingerprint[:16] != path.stem:
-                yield Waste("variant", path, _size(path), made.study)
+        with suppress(DamagedFileError, FileNotFoundError):
+            made = read_footer(row.path).provenance if row else None
+            if row is None or made is None or made.fingerprint[:16] != path.stem:
+                # Its row comes a moment later: another machine may be at work.
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    yield from _waste("variant", path)
+            elif not _is_named(studies, row.model, row.recipe):
+                yield from _waste("variant", path, made.study)
 
 
-def _unfinished(local: Path, studies: Sequence[Named]) -> Iterator[Waste]:
+def _unfinished(local: Path, studies: Sequence[Named], rows: Rows) -> Iterator[Waste]:
     for path in sorted((local / "_unfinished").rglob("*")):
         parts = path.relative_to(local / "_unfinished").parts
-        if path.is_file() and not (len(parts) > 2 and _is_named(studies, original(parts[0]), parts[1])):
-            yield Waste("unfinished", path, _size(path))
+        model, recipe = (parts[0], parts[1]) if len(parts) > 2 else ("", "")
+        if path.is_file() and not (recipe and _is_named(studies, original(model), recipe)):
+            row = rows.get((model, path_safe(recipe))) if recipe else None
+            yield from _waste("unfinished", path, _study(row.path) if row else "")
 
 
-def _reports(store: Store, studies: Sequence[Named]) -> Iterator[Waste]:
-    """A study with other models or recipes than its file says has eight digits behind its name."""
+def _reports(store: Store, studies: Sequence[Named], rests: Container[str]) -> Iterator[Waste]:
+    """Those of no study, and of a study with unnamed results those with eight digits: it ran in parts, or with more."""
     names = {each.study for each in studies}
     for path in store.files("_reports"):
-        if path.suffix == ".html" and not names & {path.stem, re.sub(r"-[0-9a-f]{8}$", "", path.stem)}:
-            yield Waste("report", path, _size(path), path.stem)
+        study = re.sub(r"-[0-9a-f]{8}$", "", path.stem)
+        if path.suffix == ".html" and path.stem not in names and (study not in names or study in rests):
+            yield from _waste("report", path, study)
 
 
 def _is_named(studies: Sequence[Named], model: str | None, recipe: str | None) -> bool:
@@ -145,9 +162,11 @@ def _is_named(studies: Sequence[Named], model: str | None, recipe: str | None) -
 def _study(path: Place) -> str:
     try:
         return read_footer(path).provenance.study
-    except DamagedFileError:
+    except (DamagedFileError, FileNotFoundError):
         return ""
 
 
-def _size(path: Place) -> int:
-    return int(path.stat().st_size)
+def _waste(kind: Kind, path: Place, study: str = "") -> Iterator[Waste]:
+    """The file, or nothing where it was removed since it was listed."""
+    with suppress(FileNotFoundError):
+        yield Waste(kind, path, int(path.stat().st_size), study)

@@ -6,21 +6,22 @@ Looks and tells; what to do with a file that changed is the user's choice. Wheth
 import io
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import pyarrow.parquet as pq
 
-from warehouse.errors import DamagedFileError
+from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.hashing import KIND, RowsHash
 from warehouse.places import Place, failures, fetch
-from warehouse.provenance import BROKEN, Footer, read_footer, unreadable
+from warehouse.provenance import BROKEN, Footer, read_footer
 from warehouse.seals import is_intact
 from warehouse.store import PART, Store
 from warehouse.tables import TABLES
 
-State = Literal["intact", "changed", "unverifiable"]
+State = Literal["intact", "changed", "unverifiable", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Verdict:
 
     Attributes:
         path: the file.
-        state: unverifiable where the file was written before there were hashes.
+        state: unverifiable where the file was written before there were hashes, unreadable where the system or the
+            store does not let us read it.
         reason: what is wrong, in words; empty where nothing is.
         bytes: its size.
     """
@@ -41,22 +43,23 @@ class Verdict:
 
 
 def verify(store: Store) -> Iterator[Verdict]:
-    """Reads every file of every table whole, table by table.
+    """Reads every file of every table whole, table by table; one that cannot be read does not stop it.
 
     Raises:
-        WarehouseError: the warehouse cannot be listed, or the system does not let us read a file.
+        WarehouseError: the warehouse cannot be listed.
     """
     for table in TABLES.values():
         for path in store.files(table.name):
             if path.name == PART:
-                yield verify_file(path)
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    yield verify_file(path)
 
 
 def verify_file(path: Place) -> Verdict:
     """Compares a partition's bytes with its seal, its provenance and its rows with their hashes.
 
     Raises:
-        WarehouseError: the system or the store does not let us read it.
+        FileNotFoundError: there is no such file.
     """
     if isinstance(path, Path):
         return _verdict(path, path)
@@ -64,23 +67,32 @@ def verify_file(path: Place) -> Verdict:
         copy = Path(folder) / PART
         try:
             fetch(path, copy)
+        except FileNotFoundError:
+            raise
         except failures() as error:
-            raise unreadable(path, error) from error
+            return Verdict(path, "unreadable", _reason(error), 0)
         return _verdict(copy, path)
 
 
 def _verdict(file: Path, path: Place) -> Verdict:
+    size = 0
     try:
         with file.open("rb") as opened:
             size = opened.seek(0, io.SEEK_END)
             reason = _difference(opened, file)
-    except OSError as error:
-        if error.errno is None:  # Arrow's word for bytes that cannot be
-            return Verdict(path, "changed", str(error).partition("\n")[0], size)
-        raise unreadable(path, error) from error
+    except FileNotFoundError:
+        raise
+    except (OSError, WarehouseError) as error:
+        is_damage = isinstance(error, OSError) and error.errno is None  # Arrow's word for bytes that cannot be
+        return Verdict(path, "changed" if is_damage else "unreadable", _reason(error), size)
     if reason is None:
         return Verdict(path, "unverifiable", "written before there were hashes", size)
     return Verdict(path, "changed" if reason else "intact", reason, size)
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(getattr(cause, "strerror", None) or cause).partition("\n")[0]
 
 
 def _difference(opened: BinaryIO, file: Path) -> str | None:

@@ -5,10 +5,12 @@ How a file is verified and what counts as waste is the warehouse's and the varia
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +21,19 @@ from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
+from pipelines.errors import InputError
 from pipelines.studies import load_study, study_names
-from warehouse.gc import Named, Waste, remove, waste
+from warehouse.errors import WarehouseError
+from warehouse.gc import Named, Waste, removable, remove, waste
 from warehouse.store import Store
 from warehouse.verify import Verdict
 from warehouse.verify import verify as verify_tables
 
 FAILED = 1
 _CHANGED = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
-_WASTE = pa.schema({"kind": pa.string(), "study": pa.string(), "bytes": pa.int64(), "path": pa.string()})
+_WASTE = pa.schema(
+    {"kind": pa.string(), "study": pa.string(), "removed_by": pa.string(), "bytes": pa.int64(), "path": pa.string()}
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +49,7 @@ def verify(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Read every file again and compare it with the hashes that it was written with; exit code 1 where one differs.
+    """Read every file again and compare it with its hashes; exit code 1 where one differs or cannot be read.
 
     Partitions carry a hash of their rows, one of their provenance and a seal over all bytes; variant files a hash of
     what they change. Files that were written before there were hashes are counted, and are no failure.
@@ -52,18 +58,21 @@ def verify(
     """
     chosen_format(format_, output)
     store, counts, changed = Store(root(context)), Counter[str](), []
-    for verdict in (*verify_tables(store), *_variants(store)):
+    for verdict in chain(verify_tables(store), _variants(store)):
         counts[verdict.state] += 1
-        if verdict.state == "changed":
-            row = {"path": str(verdict.path), "state": "changed", "reason": verdict.reason, "bytes": verdict.bytes}
+        if verdict.state in {"changed", "unreadable"}:
+            row = {"path": str(verdict.path), "state": verdict.state, "reason": verdict.reason, "bytes": verdict.bytes}
             changed.append(row)
     if changed or format_ or output:
         emit(pa.Table.from_pylist(changed, _CHANGED), format_, output)
     say(f"{counts['intact']} files are as they were written, {counts['changed']} are not")
     if counts["unverifiable"]:
         say(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
-    if changed:
+    if counts["unreadable"]:
+        say(f"{counts['unreadable']} files could not be read; check the disk or the store and verify again", "red")
+    if counts["changed"]:
         say("delete what changed and run its study again", "red")
+    if changed:
         raise typer.Exit(FAILED)
 
 
@@ -73,13 +82,18 @@ def _variants(store: Store) -> Iterator[Verdict]:
         return
     from pipelines.pruning.variant import DamagedVariantError, verify_variant
 
-    with tempfile.TemporaryDirectory() as folder:
-        for path in files:
-            size = int(path.stat().st_size)
+    for path in files:
+        with tempfile.TemporaryDirectory() as folder:
+            size = 0
             try:
+                size = int(path.stat().st_size)
                 verify_variant(store.local_file(str(path.relative_to(store.root)), Path(folder)))
             except DamagedVariantError as error:
                 yield Verdict(path, "changed", str(error).partition(": ")[2].partition(";")[0], size)
+            except (OSError, InputError, WarehouseError) as error:
+                cause = error.__cause__ or error
+                if not isinstance(cause, FileNotFoundError):  # removed since it was listed
+                    yield Verdict(path, "unreadable", str(getattr(cause, "strerror", None) or cause), size)
             else:
                 yield Verdict(path, "intact", "", size)
 
@@ -92,7 +106,15 @@ def gc(
             "--study", "-s", metavar="STUDY", help="Keep what this study names, a name or a YAML file. Repeatable."
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what holds no results.")] = False,
+    computed_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--computed-by",
+            metavar="STUDY",
+            help="With --yes: remove also the listed results that this study computed. Repeatable.",
+        ),
+    ] = None,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -100,13 +122,16 @@ def gc(
 ) -> None:
     """List what no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 
-    Kept is what the shipped studies name, and what each --study does. In a warehouse that others use, give all of
-    their studies: the column `study` says who computed a partition. Nothing is removed without --yes.
+    Named is what the shipped studies name, and what each --study does. The column `study` says who computed a result,
+    `removed_by` which options remove it. Plain --yes removes only leftovers, unfinished layers and variant files
+    without a row. Results go only with --computed-by and the name of their study, known here or not: they may be
+    another person's, or those of `run STUDY --model X` or `--recipe Y`.
 
     For example:
 
     - `prunescope gc --study mine.yaml --study theirs.yaml`
-    - `prunescope gc --study mine.yaml --yes`
+    - `prunescope gc --yes`
+    - `prunescope gc --yes --study mine.yaml --computed-by demo`
     """
     from assets.instance import only_writer
 
@@ -119,8 +144,11 @@ def gc(
         found = waste(store, studies, local)
         if found or format_ or output:
             emit(pa.Table.from_pylist([_row(each, store) for each in found], _WASTE), format_, output)
-        freed = remove(store, found) if yes else 0
-    _tell(found, freed, removed=yes)
+        gone = removable(found, computed_by or ())
+        freed = remove(store, gone) if yes else 0
+    _tell(found, len(gone), freed, removed=yes)
+    if strange := sorted(set(computed_by or ()) - {each.study for each in found}):
+        say(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
 
 
 def _named(name: str) -> Named:
@@ -133,21 +161,33 @@ def _row(each: Waste, store: Store) -> dict[str, object]:
     # Unfinished layers of a warehouse on a store lie on this machine.
     inside = isinstance(each.path, Path) == isinstance(store.root, Path) and each.path.is_relative_to(store.root)
     path = each.path.relative_to(store.root) if inside else each.path
-    return {"kind": each.kind, "study": each.study or None, "bytes": each.bytes, "path": str(path)}
+    return {
+        "kind": each.kind,
+        "study": each.study or None,
+        "removed_by": _options(each),
+        "bytes": each.bytes,
+        "path": str(path),
+    }
 
 
-def _tell(found: list[Waste], freed: int, *, removed: bool) -> None:
+def _options(each: Waste) -> str:
+    if not each.is_result:
+        return "--yes"
+    return f"--yes --computed-by {shlex.quote(each.study)}" if each.study else "none, it is damaged: delete it by hand"
+
+
+def _tell(found: list[Waste], chosen: int, freed: int, *, removed: bool) -> None:
     if not found:
         say("every file belongs to a study; there is nothing to remove")
         return
     size = sum(each.bytes for each in found)
     if removed:
-        say(f"{len(found)} files removed, {freed / 1e6:,.1f} MB")
-        return
-    whose = sorted({each.study for each in found if each.kind == "partition" and each.study})
-    say(f"{len(found)} files, {size / 1e6:,.1f} MB; nothing was removed, --yes removes them")
-    if whose:
+        say(f"{chosen} files removed, {freed / 1e6:,.1f} MB; {len(found) - chosen} of the list stay")
+    else:
+        say(f"{len(found)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
+    if whose := sorted({each.study for each in found if each.study}):
         say(
-            f"partitions among them were computed by: {', '.join(whose)}; --study FILE keeps what a study names",
+            f"results among them were computed by: {', '.join(whose)}; --study FILE keeps what a study names, "
+            "--computed-by STUDY removes the others",
             "yellow",
         )

@@ -7,6 +7,7 @@ Rows come from `warehouse`; nothing is computed here.
 
 import re
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import pyarrow as pa
@@ -177,7 +178,10 @@ def tables(
     """List tables and views: what a row is, how many there are; `prunescope describe NAME` has the columns."""
     store, rows = Store(root(context)), []
     for table in TABLES.values():
-        footers = [read_footer(partition.path) for partition in store.partitions(table)]
+        footers = []
+        for partition in store.partitions(table):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                footers.append(read_footer(partition.path))
         count = sum(footer.rows for footer in footers)
         rows.append(
             {

@@ -1,12 +1,17 @@
 """`prunescope verify` and `prunescope gc` on a computed warehouse, and a whole study on an object store."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import boto3
 import pytest
 
 from assets.cli.main import run
 from assets.cli.options import Globals
+from pipelines.errors import InputError
+from pipelines.pruning import variant
 from tests.assets.tiny_study import RECIPES, partitions, prunescope, rows
 from tests.object_store import KEY, SECRET, s3_server
 from warehouse.store import Store
@@ -56,6 +61,27 @@ def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
     assert "delete what changed and run its study again" in said
 
 
+def test_variant_files_that_cannot_be_read_are_told_and_do_not_hide_what_changed(tmp_path, capsys, monkeypatch):
+    store, real = Store(tmp_path), variant.verify_variant
+    for name in ("a", "b", "c"):
+        store.write_bytes(f"_variants/tiny/{name}/0.safetensors", lambda path: path.write_bytes(b"no variant"))
+
+    def failing(file):
+        if file.parent.name == "a":
+            raise InputError(f"{file}: Input/output error") from OSError(errno.EIO, os.strerror(errno.EIO))
+        if file.parent.name == "b":
+            file.unlink()
+        real(file)
+
+    monkeypatch.setattr(variant, "verify_variant", failing)
+    code = run(["verify", "--format", "json", "--warehouse", str(tmp_path)], Globals())
+    out, said = capsys.readouterr()
+    told = [(Path(row["path"]).parent.name, row["state"], row["reason"]) for row in json.loads(out)]
+    assert code == 1
+    assert told == [("a", "unreadable", "Input/output error"), ("c", "changed", "no readable variant file")]
+    assert "1 files could not be read" in said
+
+
 def test_gc_without_yes_lists_and_removes_nothing(ask, warehouse):
     before = partitions(warehouse)
     code, out, said = ask("gc", "--format", "json")
@@ -64,7 +90,8 @@ def test_gc_without_yes_lists_and_removes_nothing(ask, warehouse):
     assert {row["study"] for row in found if row["kind"] == "partition"} == {"tiny"}
     assert {row["kind"] for row in found} == {"partition", "variant", "report"}
     assert len([row for row in found if row["kind"] == "partition"]) == len(before)
-    assert "nothing was removed, --yes removes them" in said
+    assert {row["removed_by"] for row in found} == {"--yes --computed-by tiny"}
+    assert "nothing was removed, see removed_by" in said
     assert "computed by: tiny" in said
     assert partitions(warehouse) == before
 
@@ -76,7 +103,12 @@ def test_gc_keeps_what_a_given_study_names(ask, warehouse, study):
     before = partitions(warehouse)
     code, out, said = ask("gc", "--study", study.path, "--yes")
     assert code == 0
+    assert "0 files removed" in said
+    assert partitions(warehouse) == before
+    code, out, said = ask("gc", "--study", study.path, "--yes", "--computed-by", "tiny", "--computed-by", "nosuch")
+    assert code == 0
     assert "wanda-2of4" in out
+    assert "computed by nosuch" in said
     assert "files removed" in said
     assert {name for name in before if "wanda-2of4" not in name} == set(partitions(warehouse))
     assert not (warehouse / "_variants/tiny-a/wanda-2of4").exists()

@@ -13,6 +13,8 @@ from assets.cli.options import Globals
 from assets.lineage import questions
 from tests.assets.tiny_study import RECIPES, partitions
 from tests.tiny_models import save_tiny
+from tests.warehouse.conftest import provenance_of, rows_of
+from warehouse.store import Store
 from warehouse.tables import TABLES
 
 
@@ -270,3 +272,19 @@ def test_an_empty_warehouse_answers_with_no_rows(tmp_path: Path, capsys: pytest.
 def test_help_shows_what_a_command_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"], Globals()) == 0
     assert "--warehouse" in capsys.readouterr().out
+
+
+def test_tables_counts_what_is_still_there_after_one_was_removed_meanwhile(tmp_path, capsys, monkeypatch):
+    table, store, real = TABLES["models"], Store(tmp_path), Store.partitions
+    for model in ("stays", "goes"):
+        store.write(table, rows_of(table, model, None, rows=1), provenance_of(model, None), model, None)
+
+    def removed_after(self, of):
+        found = real(self, of)
+        store.path(table, "goes", None).unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Store, "partitions", removed_after)
+    assert run(["tables", "--format", "json", "--warehouse", str(tmp_path)], Globals()) == 0
+    told = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (told["models"]["partitions"], told["models"]["rows"]) == (1, 1)

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,13 +45,18 @@ def write(to: Store, recipe: str, count: int) -> None:
 
 
 def forked(body: Callable[[], None]) -> int:
-    """The id of a child that runs something and ends."""
+    """The id of a child that runs something and ends, with status 1 where it raises."""
     child = os.fork()
     if child == 0:
+        status = 1
         try:
             body()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
-            os._exit(0)
+            os._exit(status)
     return child
 
 
@@ -156,6 +162,8 @@ def at_every_step(root: Path) -> dict[str, Any]:
             to = Store(place)
             if has_old:
                 write(to, "a", 1)
+            else:  # the entries of new folders have a sync of their own
+                to.path(TABLE, "tiny", "a").parent.mkdir(parents=True)
 
             def write_once(patched: Callable[[], None], target: Store) -> None:
                 patched()
@@ -193,7 +201,7 @@ def two_at_once(root: Path) -> dict[str, Any]:
             to.write(TABLE, rows, provenance_of("tiny", "a", fingerprint=name), "tiny", "a")
 
     children = [forked(partial(write_often, ROWS["a"], "low")), forked(partial(write_often, other, "high"))]
-    seen = set()
+    seen, statuses = set(), []
     while children:
         path = to.path(TABLE, "tiny", "a")
         if path.exists():
@@ -203,7 +211,15 @@ def two_at_once(root: Path) -> dict[str, Any]:
             name = json.loads(content.schema.metadata[b"prunescope"])["fingerprint"]
             assert (min(content["rank"].to_pylist()) > 100) == (name == "high")
             seen.add(name)
-        children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
+        for child in tuple(children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                children.remove(child)
+                statuses.append(status)
+    assert statuses == [0, 0]
+    last = to.provenance(TABLE, "tiny", "a")
+    assert last is not None
+    assert to.read(TABLE, "tiny", "a").equals({"low": ROWS["a"], "high": other}[last.fingerprint])
     return {"seen": sorted(seen), "left": leftovers(root)}
 
 
@@ -231,7 +247,8 @@ def refused(root: Path) -> dict[str, str]:
             except WarehouseError as error:
                 os.write(out, str(error).encode())
 
-        os.waitpid(forked(partial(attempt, name, to, writer)), 0)
+        _, status = os.waitpid(forked(partial(attempt, name, to, writer)), 0)
+        assert status == 0, name
         os.close(writer)
         with os.fdopen(reader) as text:
             told[name] = text.read()

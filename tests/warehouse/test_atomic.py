@@ -132,3 +132,21 @@ def test_only_abandoned_temporaries_are_removed(store):
         os.utime(store.root / names[name], (two_hours_ago, two_hours_ago))
     removed = {path.name for path in store.clean_temporaries()}
     assert removed == {names["dead"], names["old"]}
+
+
+def test_the_entry_of_every_new_folder_is_synced_and_that_of_an_old_one_is_not_again(store, monkeypatch):
+    real, synced = os.fsync, []
+
+    def recorded(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    file = write(store).path
+    folders = [file.parent, *file.parent.parents]
+    made = folders[: folders.index(store.root.parent) + 1]
+    assert {folder.stat().st_ino for folder in made} <= set(synced)
+    assert synced.index(store.root.parent.stat().st_ino) < synced.index(file.stat().st_ino)
+    synced.clear()
+    write(store)
+    assert synced == [file.stat().st_ino, file.parent.stat().st_ino]

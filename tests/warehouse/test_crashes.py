@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import warehouse.verify
 from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
 from warehouse.atomic import is_temporary
 from warehouse.catalogue import connect
@@ -56,6 +57,7 @@ def test_a_kill_between_any_two_steps_leaves_the_old_file_or_the_new_one_and_the
 
 def test_of_two_processes_that_write_one_partition_at_once_one_wins_whole(tmp_path):
     found = crashing("two_at_once", tmp_path)
+    assert found["seen"]
     assert set(found["seen"]) <= {"low", "high"}
     assert found["left"] == []
 
@@ -206,3 +208,32 @@ def test_files_that_are_older_than_the_hashes_are_told_apart_from_changed_ones(s
     }
     older.write_bytes(older.read_bytes()[:-30])
     assert [verdict.state for verdict in verify(store)] == ["changed", "intact"]
+
+
+@pytest.mark.parametrize("reader", ["is_intact", "read_footer"])
+def test_one_file_that_the_disk_does_not_give_back_is_told_and_the_others_are_still_verified(
+    store, monkeypatch, reader
+):
+    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
+    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    error = OSError(errno.EIO, os.strerror(errno.EIO))
+    real, refused = getattr(warehouse.verify, reader), WarehouseError("cannot be read")
+    refused.__cause__ = error
+
+    def failing(file):
+        if (file if isinstance(file, Path) else Path(file.name)) == first:
+            raise error if reader == "is_intact" else refused
+        return real(file)
+
+    monkeypatch.setattr(warehouse.verify, reader, failing)
+    told = {verdict.path: (verdict.state, verdict.reason) for verdict in verify(store)}
+    assert told == {first: ("unreadable", "Input/output error"), second: ("intact", "")}
+
+
+def test_a_file_that_is_removed_while_others_are_verified_is_passed_over(store):
+    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
+    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    verdicts = verify(store)
+    assert next(verdicts).path == first
+    second.unlink()
+    assert list(verdicts) == []

@@ -12,7 +12,7 @@ import pytest
 
 from tests.warehouse.conftest import provenance_of, rows_of
 from tests.warehouse.test_atomic import temporary_name
-from warehouse import catalogue
+from warehouse import catalogue, doctor
 from warehouse.doctor import diagnose
 from warehouse.provenance import footer_json
 from warehouse.tables import TABLES
@@ -125,3 +125,19 @@ def test_a_broken_view_is_found(filled, monkeypatch, tmp_path):
     level, _, message = only(diagnose(filled.root))
     assert level == "error"
     assert "a.sql reads nothing" in message
+
+
+@pytest.mark.parametrize("when", ["before its footer is read", "before its rows are read"])
+def test_a_partition_that_is_removed_meanwhile_is_no_finding(filled, monkeypatch, when):
+    gone, real = filled.path(TABLES["generations"], "tiny", "wanda-50"), doctor.read_footer
+
+    def removed(path):
+        if path != gone:
+            return real(path)
+        footer = real(path) if when == "before its rows are read" else None
+        path.unlink()
+        return footer or real(path)
+
+    monkeypatch.setattr(doctor, "read_footer", removed)
+    assert diagnose(filled.root) == []
+    assert not gone.exists()

@@ -7,7 +7,7 @@ import pytest
 
 from assets.cli.keeping import _row
 from tests.warehouse.conftest import provenance_of, rows_of
-from warehouse.gc import Named, remove, waste
+from warehouse.gc import Named, removable, remove, waste
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -59,7 +59,7 @@ def test_everything_that_no_study_names_is_told_with_the_study_that_computed_it(
         ("partition", "variants/model=other/recipe=dense/part.parquet", "theirs"),
         ("partition", "variants/model=tiny/recipe=gone/part.parquet", "theirs"),
         ("variant", f"_variants/tiny/gone/{'f' * 16}.safetensors", "theirs"),
-        ("unfinished", "_unfinished/other/dense/layer-0000.safetensors", ""),
+        ("unfinished", "_unfinished/other/dense/layer-0000.safetensors", "theirs"),
         ("report", "_reports/theirs.html", "theirs"),
         ("report", "_reports/mine-notes.html", "mine-notes"),
     }
@@ -85,10 +85,15 @@ def test_masks_of_other_parameters_are_waste_and_those_whose_row_is_still_to_com
     masks(store, f"tiny/dense/{'f' * 16}")
     older = masks(store, f"tiny/dense/{'e' * 16}")
     coming = masks(store, f"tiny/wanda-50/{'a' * 16}")
-    assert [each.path for each in waste(store, [KEPT], store.root)] == [older]
+    # The row of either may be about to be written by another machine.
+    assert waste(store, [KEPT], store.root) == []
     two_hours_ago = time.time() - 2 * 3600
+    os.utime(older, (two_hours_ago, two_hours_ago))
+    assert [each.path for each in waste(store, [KEPT], store.root)] == [older]
     os.utime(coming, (two_hours_ago, two_hours_ago))
-    assert {each.path for each in waste(store, [KEPT], store.root)} == {older, coming}
+    found = waste(store, [KEPT], store.root)
+    assert {each.path for each in found} == {older, coming}
+    assert removable(found, ()) == found
 
 
 def test_a_damaged_partition_that_no_study_names_is_waste_of_an_unknown_study(store):
@@ -149,3 +154,67 @@ def test_a_file_that_cannot_be_removed_is_told(store, monkeypatch):
     with pytest.raises(WarehouseError, match=r"part\.parquet .*no permission"):
         remove(store, found)
     assert len(Store(store.root).partitions(VARIANTS)) == 1
+
+
+def test_results_go_only_with_the_name_of_their_study_whether_it_is_known_or_not(store):
+    """As `run mine --model other` and `--recipe gone` leave them: the footer's study is known and names neither."""
+    write(store, "tiny", "dense")
+    write(store, "tiny", "gone")
+    write(store, "other", "dense", study="theirs")
+    masks(store, f"tiny/gone/{'f' * 16}")
+    for place in (
+        "_unfinished/tiny/gone/layer-0000.safetensors",
+        "_unfinished/tiny/killed/layer-0000.safetensors",
+        "_reports/mine.html",
+        "_reports/mine-0123abcd.html",
+        "_reports/theirs.html",
+    ):
+        store.write_bytes(place, lambda path: path.touch())
+    found = waste(store, [KEPT], store.root)
+
+    def chosen(*computed_by):
+        return {(each.kind, each.path.relative_to(store.root).parts[1:3]) for each in removable(found, computed_by)}
+
+    free = {("unfinished", ("tiny", "killed"))}
+    mine = {
+        ("partition", ("model=tiny", "recipe=gone")),
+        ("variant", ("tiny", "gone")),
+        ("unfinished", ("tiny", "gone")),
+        ("report", ("mine-0123abcd.html",)),
+    }
+    theirs = {
+        ("partition", ("model=other", "part.parquet")),
+        ("partition", ("model=other", "recipe=dense")),
+        ("report", ("theirs.html",)),
+    }
+    assert chosen() == chosen("nobody", "") == free
+    assert chosen("mine") == free | mine
+    assert chosen("theirs") == free | theirs
+    assert chosen("mine", "theirs") == free | mine | theirs
+    assert len(found) == len(free | mine | theirs)
+
+
+def test_a_damaged_partition_is_removed_with_no_name(store):
+    write(store, "other", "dense")
+    store.path(MODELS, "other", None).write_bytes(b"PAR1")
+    found = waste(store, [KEPT], store.root)
+    assert {_row(each, store)["removed_by"] for each in found} == {
+        "none, it is damaged: delete it by hand",
+        "--yes --computed-by mine",
+    }
+    assert [each.study for each in removable(found, ("mine", ""))] == ["mine"]
+
+
+def test_what_is_removed_while_the_list_is_made_is_not_in_it(store, monkeypatch):
+    write(store, "other", "dense")
+    masks(store, f"other/dense/{'f' * 16}")
+    real = store.partitions
+
+    def removed_after(table):
+        found = real(table)
+        for each in found if table is VARIANTS else ():
+            each.path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(store, "partitions", removed_after)
+    assert [each.path for each in waste(store, [KEPT], store.root)] == [store.path(MODELS, "other", None)]
