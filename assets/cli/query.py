@@ -63,7 +63,7 @@ def recipes(
 def sql(
     context: typer.Context,
     query: Annotated[str, typer.Argument(help="One SELECT, `tables` or `describe NAME`; `-`: from standard input.")],
-    seconds: Annotated[float, typer.Option(min=0.001, help="Longest time that it may run.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(min=0.001, max=86_400, help="Longest time that it may run.")] = SECONDS,
     memory: Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Most memory that it may use.")] = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
@@ -118,7 +118,7 @@ def question(
     chart: Annotated[
         bool, typer.Option("--chart", help="Draw the answer: opened, or written to -o as png, svg, pdf, html or json.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0.001, help="Longest time that it may take.")] = SECONDS,
+    seconds: Annotated[float, typer.Option(min=0.001, max=86_400, help="Longest time that it may take.")] = SECONDS,
     memory: Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Most memory that it may use.")] = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
