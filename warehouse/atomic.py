@@ -31,7 +31,7 @@ _FIXES = {
     errno.EPERM: "no permission: make it writable or choose another place with --warehouse",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place with --warehouse",
     errno.EEXIST: "a file stands where a folder should: choose another place with --warehouse",
-    errno.EISDIR: "a folder stands where the file should: remove it",
+    errno.EISDIR: "a folder stands where the file should: choose another name",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter place with --warehouse",
     errno.EIO: "the disk failed: check it, then run again",
 }

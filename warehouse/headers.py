@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+# A position or step says nothing without the sequence of tokens that it counts in.
+_PLACES, _SEQUENCES = {"position", "step"}, {"prompt_id", "text_id"}
 _PART = re.compile(r"(grain|key|inputs|how to read|reason): *")
 
 
@@ -18,6 +20,7 @@ class Header:
         asks: its first sentence, which a question's file asks.
         grain: what one row is, such as "one row per model".
         key: columns that identify a row; empty where the view has one row.
+        inputs: the tables and views that it reads.
         how_to_read: what to know before reading the numbers.
         reason: why someone asks.
     """
@@ -25,6 +28,7 @@ class Header:
     asks: str
     grain: str
     key: tuple[str, ...]
+    inputs: str
     how_to_read: str
     reason: str
 
@@ -46,6 +50,7 @@ def parse(header: str) -> Header:
         asks=parts["asks"],
         grain=parts.get("grain", "").rstrip("."),
         key=tuple(key) if key != ["none"] else (),
+        inputs=parts.get("inputs", ""),
         how_to_read=parts.get("how to read", ""),
         reason=parts.get("reason", ""),
     )
@@ -74,5 +79,8 @@ def finer(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...
     return {
         other: using
         for other, using in shared.items()
-        if other != name and set(using) > {"model", "recipe"} and set(using) != set(keys[other])
+        if other != name
+        and set(using) > {"model", "recipe"}
+        and set(using) != set(keys[other])
+        and (not _PLACES & set(using) or _SEQUENCES & set(keys[other]) <= set(using))
     }

@@ -18,7 +18,7 @@ import pyarrow as pa
 import typer
 
 from assets import settings
-from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
@@ -57,7 +57,7 @@ def verify(
     For example: `prunescope verify --format json`
     """
     chosen_format(format_, output)
-    store, counts, changed = Store(root(context)), Counter[str](), []
+    store, counts, changed = Store(existing(context)), Counter[str](), []
     for verdict in chain(verify_tables(store), _variants(store)):
         counts[verdict.state] += 1
         if verdict.state in {"changed", "unreadable"}:

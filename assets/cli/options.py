@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from assets import settings
+from assets.cli.output import say
 from pipelines.errors import InputError
 from warehouse.places import Place
 from warehouse.store import Store
@@ -50,6 +51,18 @@ def root(context: typer.Context) -> Place:
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
     if not existing.is_dir():
         raise InputError(f"{existing} is a file, not a folder; choose another place with --warehouse")
+    return place
+
+
+def existing(context: typer.Context) -> Place:
+    """The warehouse to read; says so where there is none yet, which a mistyped place looks like.
+
+    Raises:
+        InputError, WarehouseError: as `root`.
+    """
+    place = root(context)
+    if isinstance(place, Path) and not place.exists():
+        say(f"there is no warehouse at {place} yet; a run makes one, such as `prunescope run demo`", "yellow")
     return place
 
 

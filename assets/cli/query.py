@@ -14,7 +14,7 @@ import pyarrow as pa
 import typer
 
 from assets.cli.charts import check_place, show
-from assets.cli.options import Debug, Format, Output, Warehouse, root, variant_names
+from assets.cli.options import Debug, Format, Output, Warehouse, existing, variant_names
 from assets.cli.output import chosen_format, emit, say, write_file
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
@@ -88,7 +88,7 @@ def sql(
         else:
             tables(context, format_, output)
         return
-    emit(run_safe(root(context), text, seconds=seconds, gibibytes=memory), format_, output)
+    emit(run_safe(existing(context), text, seconds=seconds, gibibytes=memory), format_, output)
 
 
 def questions(
@@ -149,7 +149,7 @@ def question(
         chosen_format(format_, output)
     pairs = tuple(variant_names(text) for text in variant or ())
     wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
-    rows = ask(root(context), asked, wanted, seconds=seconds, gibibytes=memory)
+    rows = ask(existing(context), asked, wanted, seconds=seconds, gibibytes=memory)
     header = headers.parse(asked.header)
     say(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain says more)", "dim")
     if chart:
@@ -164,8 +164,9 @@ def question(
 
 def _reading(rows: int, header: headers.Header) -> str:
     """How to read an answer, in one line."""
-    counted = f"{rows} row{'' if rows == 1 else 's'}, {header.grain}" if rows else "no row"
-    return f"{counted}: {header.reading()}"
+    if not rows:
+        return f"no row: the warehouse lacks what {header.inputs or 'it'} would tell, or a filter leaves nothing"
+    return f"{rows} row{'' if rows == 1 else 's'}, {header.grain}: {header.reading()}"
 
 
 def tables(
@@ -176,7 +177,7 @@ def tables(
     debug: Debug = False,
 ) -> None:
     """List tables and views: what a row is, how many there are; `prunescope describe NAME` has the columns."""
-    store, rows = Store(root(context)), []
+    store, rows = Store(existing(context)), []
     for table in TABLES.values():
         footers = []
         for partition in store.partitions(table):
@@ -225,9 +226,11 @@ def describe(
     For example: `prunescope describe layer_transitions`
     """
     explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
+    numbers = {view.partition("_")[0]: view for view in question_views()}
+    name = numbers.get(name.lower(), name if name in explained else name.lower())
     if name not in explained:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
-    with connect(root(context), explained=False) as connection:
+    with connect(existing(context), explained=False) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = list(zip(relation.columns, relation.types, strict=True))
     said = explained[name]
@@ -282,7 +285,7 @@ def variants(
                        AND provenance.recipe = variants.recipe
         ORDER BY variants.model, variants.recipe <> 'dense', variants.recipe
     """
-    emit(run_safe(root(context), query), format_, output)
+    emit(run_safe(existing(context), query), format_, output)
 
 
 def report(
@@ -298,7 +301,7 @@ def report(
 
     For example: `prunescope report demo -o report.html`
     """
-    reports = {path.stem: path for path in Store(root(context)).files("_reports") if path.suffix == ".html"}
+    reports = {path.stem: path for path in Store(existing(context)).files("_reports") if path.suffix == ".html"}
     names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
     if study is None and len(reports) != 1:
         raise InputError(f"which report? name the study; there are {names}")
