@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 KEY, SECRET = "AKIAPLANTEDKEY", "planted-secret-4711"
 
@@ -15,6 +16,8 @@ def s3_server() -> Iterator[dict[str, str]]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    # File systems are kept by their arguments, which do not tell the server of an earlier test.
+    S3FileSystem.clear_instance_cache()
     try:
         host, port = server.get_host_and_port()
         yield {
@@ -25,3 +28,4 @@ def s3_server() -> Iterator[dict[str, str]]:
         }
     finally:
         server.stop()
+        S3FileSystem.clear_instance_cache()

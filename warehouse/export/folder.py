@@ -16,12 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from warehouse.atomic import refusals_explained, write_atomically
+from warehouse.atomic import refusals_explained, temporaries, write_atomically
 from warehouse.errors import WarehouseError
 
 MANIFEST = "manifest.json"
 _MADE_BY = "prunescope export"
-_ASIDE = ".prunescope-export-"
+_OURS = ".prunescope-"
+_ASIDE = f"{_OURS}export-"
 
 
 class ExportFolder:
@@ -52,6 +53,8 @@ class ExportFolder:
         with _explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.directory)
+            for temporary in temporaries(self.directory):  # a manifest whose writer died
+                temporary.unlink(missing_ok=True)
             self._aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self.directory))
             self._lock = os.open(self._aside, os.O_RDONLY)
             # Whoever finds the folder unlocked knows that its writer is dead.
@@ -130,7 +133,7 @@ def _explained(path: Path) -> Iterator[None]:
 def _earlier_files(directory: Path) -> set[str]:
     """Names of the files that an earlier export wrote here; refuses a folder with anything else in charge of it."""
     with _explained(directory):
-        if not directory.exists() or all(path.name.startswith(_ASIDE) for path in directory.iterdir()):
+        if not directory.exists() or all(path.name.startswith(_OURS) for path in directory.iterdir()):
             return set()
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
