@@ -48,3 +48,12 @@ def test_a_table_with_more_rows_is_named_where_more_than_the_variant_is_shared()
         "layers": ("model", "recipe", "prompt_id", "position")
     }
     assert finer("variants", ["model", "recipe"], keys) == {}
+
+
+def test_a_position_joins_only_within_its_own_sequence():
+    keys = {
+        "texts": ("model", "recipe", "text_id", "position"),
+        "tops": ("model", "recipe", "prompt_id", "step", "rank"),
+    }
+    columns = ["model", "recipe", "prompt_id", "step", "position"]
+    assert finer("steps", columns, keys) == {"tops": ("model", "recipe", "prompt_id", "step")}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,6 +116,15 @@ def test_what_a_dead_export_left_aside_is_removed_and_what_a_living_one_has_is_k
             other.finish({})
         living.finish({})
     assert set(content(tmp_path)) == {"a.csv", "b.csv", MANIFEST}
+
+
+def test_what_a_killed_export_was_writing_is_removed_and_is_no_reason_to_refuse_the_next(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    (tmp_path / f".prunescope-tmp-{host}-{dead.pid}-0.json").touch()
+    export(tmp_path, {"a.csv": "1"})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", MANIFEST}
 
 
 LOOP = """
