@@ -15,7 +15,7 @@ from typing import Literal
 
 from pipelines.errors import ComputationError
 
-Outcome = Literal["passed", "failed", "timed_out", "out_of_memory", "refused"]
+Outcome = Literal["passed", "failed", "timed_out", "memory", "refused"]
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def serve(task: dict[str, Any], calls: BufferedReader, answer: int) -> None:
         try:
             send("returned", work())
         except MemoryError:
-            send("out_of_memory", "the program asked for more memory than it may have")
+            send("memory", "the program asked for more memory than it may have")
         except BaseException as error:  # whatever the program raises, a SystemExit too
             send("raised", traceback.format_exception_only(error)[-1].strip()[:_LONGEST_REASON])
 
@@ -279,7 +279,7 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
             raise Ending("failed", "the program sent something that is no result") from error
         if kind == "returned":
             return value
-        raise Ending("out_of_memory" if kind == "out_of_memory" else "failed", str(value)[:_LONGEST_REASON])
+        raise Ending("memory" if kind == "memory" else "failed", str(value)[:_LONGEST_REASON])
 
     def candidate(*arguments: object, **keywords: object) -> object:
         data = pickle.dumps((arguments, keywords))
@@ -298,7 +298,7 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
         namespace[task["entry_point"]] = candidate
         exec(compile(task["tests"], "tests", "exec"), namespace)  # noqa: S102
     except MemoryError as error:
-        raise Ending("out_of_memory", "the tests ran out of memory") from error
+        raise Ending("memory", "the tests ran out of memory") from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "tests"]
         line = tests[lines[-1] - 1].strip() if lines and lines[-1] else ""

@@ -161,7 +161,7 @@ def test_no_more_processes_are_made_than_allowed_in_whatever_way() -> None:
     ["    return bytearray(10 * 2**30)\n", "    x = [x]\n    while True: x = x * 2\n"],
 )
 def test_memory_has_a_limit(completion: str) -> None:
-    assert verdict_of(completion).outcome == "out_of_memory"
+    assert verdict_of(completion).outcome == "memory"
 
 
 def test_its_folder_is_new_and_empty_and_holds_so_many_bytes() -> None:
@@ -188,6 +188,8 @@ def test_all_that_is_seen_are_libraries_and_none_can_be_written(tmp_path: Path) 
         reason = verdict_of(f"    open({path!r}, 'a')\n").reason
         assert "Read-only file system" in reason or "Permission denied" in reason
     assert secret.read_text() == "s"
+    flags = "[bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in ('/', '/usr/lib', os.__file__, '/box')]"
+    assert told(flags) == [True, True, True, False]
 
 
 def test_nothing_of_the_caller_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
