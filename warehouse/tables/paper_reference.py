@@ -29,8 +29,8 @@ TABLE = Table(
         Column(
             "metric",
             c.LABEL,
-            "Name of the metric as in `task_scores` or `retrieval_scores`; `unnamed` where the publication does not say; "
-            "`cosine_h`, `cosine_z`, `cosine_p` layer by layer.",
+            "Name of the metric as in `task_scores` or `retrieval_scores`; `unnamed` where the publication does not "
+            "say; `cosine_h`, `cosine_z`, `cosine_p` layer by layer.",
         ),
         Column(
             "layer",

@@ -29,8 +29,8 @@ TABLE = Table(
             "scoring",
             c.LABEL,
             "What was compared: `letter` the likelihoods of the option labels, `full_text` those of the options' whole "
-            "texts, `greedy` the text that the variant writes, `rolling` nothing: a text is read, and counts as the one "
-            "option.",
+            "texts, `greedy` the text that the variant writes, `rolling` nothing: a text is read, and counts as the "
+            "only option.",
             values=("letter", "full_text", "greedy", "rolling"),
         ),
         Column(
