@@ -221,6 +221,8 @@ class Study(Part):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     # Which other models or recipes it was given; what is drawn of them is not drawn over the whole study's.
     subset: Annotated[str, Field(exclude=True)] = ""
+    # Whether programs that variants write for its tasks may run; the command line's to say, never a file's.
+    allow_code_execution: Annotated[bool, Field(exclude=True)] = False
 
     @field_validator("recipes", mode="before")
     @classmethod
@@ -361,6 +363,8 @@ def load_study(name_or_path: str) -> Study:
     if not isinstance(fields, dict):
         raise InputError(f"{path}: a study is a mapping of keys (name, models, recipes, prompts, ...)")
     fields.setdefault("name", path.stem)
+    if "allow_code_execution" in fields:
+        raise InputError(f"{path}: `allow_code_execution` is no key of a study; say --allow-code-execution to `run`")
     return _validated(fields, str(path))
 
 

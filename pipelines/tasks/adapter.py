@@ -7,7 +7,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -48,7 +48,7 @@ class _Question:
     options: tuple[_Option, ...]
 
 
-class WornModel(HFLM):
+class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
     """Answers lm-eval's requests with a decoder that was loaded once, worn or dense.
 
     A context that several options share passes through the model once; the options go on from its key-value cache,
@@ -102,7 +102,8 @@ class WornModel(HFLM):
             InputError: a continuation is longer than the model's context.
             ComputationError: a logit is NaN or infinite.
         """
-        shared, alone = [], []
+        shared: list[_Question] = []
+        alone: list[_Question] = []
         for question in self._questions(requests):
             (shared if self._can_share and len(question.options) > 1 else alone).append(question)
         found: dict[int, Likelihood] = {}
@@ -147,13 +148,13 @@ class WornModel(HFLM):
     def _questions(self, requests: Sequence[Request]) -> Iterator[_Question]:
         """Requests by the context that they have once it is cut from the left, as lm-eval cuts it."""
         by_context: dict[tuple[int, ...], list[_Option]] = defaultdict(list)
-        for index, (_, context, continuation) in enumerate(requests):
+        for index, (_, before, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise InputError(
                     f"a task asks for an answer of {len(continuation)} tokens; the model's context holds "
                     f"{self.max_length}, and one is the least"
                 )
-            whole = (*context, *continuation)[-(self.max_length + 1) :]
+            whole = (*before, *continuation)[-(self.max_length + 1) :]
             by_context[whole[: -len(continuation)]].append(_Option(index, tuple(continuation)))
         for context, options in by_context.items():
             yield _Question(context, tuple(options))
@@ -195,7 +196,9 @@ class WornModel(HFLM):
         }
         if longer:
             chosen = torch.tensor([row for row, _ in longer], device=device)
-            cache.reorder_cache(chosen)  # repeats rows, and is the one selection that recurrent states know too
+            cache.reorder_cache(
+                cast(torch.LongTensor, chosen)
+            )  # repeats rows, and is the one selection that recurrent states know too
             width = max(len(option.tokens) for _, option in longer) - 1
             tokens = torch.zeros(len(longer), width, dtype=torch.long)
             for row, (_, option) in enumerate(longer):
@@ -240,7 +243,7 @@ def _can_share(decoder: Decoder) -> bool:
     try:
         cache = decoder.new_cache()
         decoder.hidden(tokens[:, :split], cache)
-        cache.reorder_cache(torch.zeros(2, dtype=torch.long, device=decoder.device))
+        cache.reorder_cache(cast(torch.LongTensor, torch.zeros(2, dtype=torch.long, device=decoder.device)))
         found = decoder.hidden(tokens[:, split:].repeat(2, 1), cache)
     except (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False  # whatever an architecture raises on a cache that it does not know

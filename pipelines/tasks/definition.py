@@ -23,7 +23,6 @@ from pipelines.studies.measured import TaskSpec
 
 FOLDER = Path(__file__).parent / "definitions"
 DATA = Path(__file__).parent / "data"
-HARNESS = f"lm_eval {version('lm_eval')}"
 PREFIX = "lm_eval:"
 # Beside a definition that compares whole options may stand one that compares their letters, on the same samples.
 LETTER = "_letter"
@@ -44,6 +43,24 @@ class Definition:
     files: tuple[Path, ...]
     is_harness: bool = False
     is_group: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its samples lie in files here, and need not be fetched."""
+        return not self.is_group and bool({"custom_dataset"} & fields(self.files[0]).keys() or self.named_files)
+
+    @property
+    def named_files(self) -> list[Path]:
+        """Files that a data set of `datasets`' own loaders names."""
+        named = (fields(self.files[0]).get("dataset_kwargs") or {}).get("data_files")
+        values = list(named.values()) if isinstance(named, dict) else named
+        return [path for path in map(Path, _flat(values)) if path.is_file()]
+
+
+@cache
+def harness() -> str:
+    """What asks and judges, with its version."""
+    return f"lm_eval {version('lm_eval')}"
 
 
 def shipped() -> list[str]:
@@ -72,7 +89,7 @@ def find(spec: TaskSpec) -> Definition:
         return Definition((known[name],), is_harness=True, is_group="group" in fields(known[name]))
     near = get_close_matches(name, [*shipped(), *known], n=3)
     hint = f"near it are {', '.join(near)}" if near else f"shipped are {', '.join(shipped())}"
-    raise InputError(f"task {spec.name}: neither shipped nor a task of {HARNESS} is called {name!r}; {hint}")
+    raise InputError(f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}")
 
 
 def contents_hash(spec: TaskSpec) -> str:
@@ -85,7 +102,7 @@ def contents_hash(spec: TaskSpec) -> str:
     """
     found = find(spec)
     paths = sorted({path for file in found.files for path in _sources(file)})
-    digest = hashlib.sha256(f"{spec.hash}\n{HARNESS}\n".encode())
+    digest = hashlib.sha256(f"{spec.hash}\n{harness()}\n".encode())
     for path in [*paths, *_data_files(spec, found)]:
         digest.update(hashlib.sha256(_read(path)).digest())
     return digest.hexdigest()
@@ -136,7 +153,7 @@ class _Loader(yaml.SafeLoader):
     """Reads lm-eval's `!function` as text."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: str(loader.construct_scalar(node)))
+_Loader.add_constructor("!function", lambda _, node: str(node.value))
 
 
 def _with_letter(path: Path) -> tuple[Path, ...]:
@@ -169,14 +186,14 @@ def _data_files(spec: TaskSpec, found: Definition) -> list[Path]:
         return [Path(spec.data).expanduser().absolute()]
     if "file" in given:
         return [data_file(given["file"])]
-    named = given.get("data_files")
-    listed = list(named.values()) if isinstance(named, dict) else named if isinstance(named, list) else [named]
-    return [path for path in map(Path, filter(None, _flat(listed))) if path.is_file()]
+    return found.named_files
 
 
-def _flat(values: list[Any]) -> Iterator[str]:
-    for value in values:
-        yield from _flat(value) if isinstance(value, list) else [value]
+def _flat(values: Any) -> Iterator[str]:  # noqa: ANN401 (a name, a list of them, or nothing)
+    if isinstance(values, str):
+        yield values
+    for value in values if isinstance(values, list) else ():
+        yield from _flat(value)
 
 
 def _read(path: Path) -> bytes:
@@ -184,6 +201,15 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"task file {path}: {error.strerror or error}; give the path of a readable file") from error
+
+
+def runs_code(spec: TaskSpec) -> bool:
+    """Whether the programs that a variant writes for a task have to run to be judged.
+
+    Raises:
+        InputError: as `find`.
+    """
+    return bool((fields(find(spec).files[0]).get("metadata") or {}).get("runs_code"))
 
 
 def described(spec: TaskSpec) -> str:

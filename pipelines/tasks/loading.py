@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipelines.errors import InputError
 from pipelines.studies.measured import TaskSpec
-from pipelines.tasks.definition import HARNESS, LETTER, find
+from pipelines.tasks.definition import LETTER, find, harness
 
 Scoring = Literal["letter", "full_text", "greedy", "rolling"]
 _SCORINGS: dict[str, Scoring] = {
@@ -150,7 +150,7 @@ def _built(spec: TaskSpec, manager: Any, asked: Any) -> dict[str, Any]:  # noqa:
             f"({_reason(error)}); connect, leave it out, or give a YAML over local files as its `definition`"
         ) from error
     except (*_REFUSALS, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"task {spec.name}: {HARNESS} cannot load it ({_reason(error)})") from error
+        raise InputError(f"task {spec.name}: {harness()} cannot load it ({_reason(error)})") from error
     return tasks
 
 

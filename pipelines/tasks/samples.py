@@ -8,7 +8,7 @@ import json
 import lzma
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -19,7 +19,7 @@ from pipelines.tasks.definition import data_file
 
 # Titles of articles in WikiText: one = on either side, sections have two and more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
@@ -66,7 +66,7 @@ def articles(file: str, **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition'
     text = read_text(file if file in CORPORA else str(data_file(file)), "task data")
     starts = [match.start() for match in _TITLE.finditer(text)]
     cuts = sorted({0, *starts, len(text)})
-    pages = [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    pages = [text[start:end] for start, end in pairwise(cuts)]
     found = [{"page": page} for page in pages if page.strip()]
     if not found:
         raise InputError(f"task data {file}: no text in it")

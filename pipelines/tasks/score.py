@@ -21,38 +21,36 @@ from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies.measured import TaskSpec
 from pipelines.tasks.adapter import WornModel, written_key
-from pipelines.tasks.definition import HARNESS
+from pipelines.tasks.definition import harness
 from pipelines.tasks.loading import Loaded, load_tasks, quiet
 
-SCORE_SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("model", "recipe", "task", "metric", "kind"), pl.String),
-        **dict.fromkeys(("value", "standard_error"), pl.Float64),
-        "n": pl.Int64,
-        "is_higher_better": pl.Boolean,
-        "shots": pl.Int32,
-        "fewshot_seed": pl.Int64,
-        **dict.fromkeys(("task_version", "harness", "task_hash"), pl.String),
-    }
-)
-SAMPLE_SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("model", "recipe", "task", "sample_id", "sample_hash", "scoring", "question"), pl.String),
-        "options": pl.List(pl.String),
-        **dict.fromkeys(("target", "answer"), pl.String),
-        "is_correct": pl.Boolean,
-        "answer_lenient": pl.String,
-        **dict.fromkeys(("is_correct_lenient", "is_answer_same"), pl.Boolean),
-        **dict.fromkeys(("option_log_likelihoods", "option_log_likelihoods_per_byte"), pl.List(pl.Float32)),
-        "target_index": pl.Int32,
-        "text": pl.String,
-        "tokens_generated": pl.Int32,
-        "ended": pl.Boolean,
-        "collapse_step": pl.Int32,
-        **dict.fromkeys(("distinct_2", "repeat_rate"), pl.Float32),
-        "verdict": pl.String,
-    }
-)
+_Types = dict[str, pl.DataType | type[pl.DataType]]
+_SCORE_TYPES: _Types = {
+    **dict.fromkeys(("model", "recipe", "task", "metric", "kind"), pl.String),
+    **dict.fromkeys(("value", "standard_error"), pl.Float64),
+    "n": pl.Int64,
+    "is_higher_better": pl.Boolean,
+    "shots": pl.Int32,
+    "fewshot_seed": pl.Int64,
+    **dict.fromkeys(("task_version", "harness", "task_hash"), pl.String),
+}
+_SAMPLE_TYPES: _Types = {
+    **dict.fromkeys(("model", "recipe", "task", "sample_id", "sample_hash", "scoring", "question"), pl.String),
+    "options": pl.List(pl.String),
+    **dict.fromkeys(("target", "answer"), pl.String),
+    "is_correct": pl.Boolean,
+    "answer_lenient": pl.String,
+    **dict.fromkeys(("is_correct_lenient", "is_answer_same"), pl.Boolean),
+    **dict.fromkeys(("option_log_likelihoods", "option_log_likelihoods_per_byte"), pl.List(pl.Float32)),
+    "target_index": pl.Int32,
+    "text": pl.String,
+    "tokens_generated": pl.Int32,
+    "ended": pl.Boolean,
+    "collapse_step": pl.Int32,
+    **dict.fromkeys(("distinct_2", "repeat_rate"), pl.Float32),
+    "verdict": pl.String,
+}
+SCORE_SCHEMA, SAMPLE_SCHEMA = pl.Schema(_SCORE_TYPES), pl.Schema(_SAMPLE_TYPES)
 _KINDS = {"letter": "non_generative", "full_text": "non_generative", "greedy": "generative", "rolling": "perplexity"}
 # Our names of lm-eval's metrics, by scoring; what is not here keeps its name behind a prefix.
 _METRICS = {
@@ -121,11 +119,20 @@ class TaskSession:
         scored = self._asked(recipe, variant, progress)
         if recipe == "dense":
             self._dense = scored.samples
-        elif dense is not None:
-            self._dense = dense
-        elif self._dense is None and self._tasks:
-            self._dense = self._asked("dense", Variant(), progress).samples
-        return self._beside_dense(scored) if self._tasks else scored
+        elif self._dense is None:
+            self._dense = self._asked("dense", Variant(), progress).samples if dense is None else dense
+        return self._beside_dense(scored)
+
+    @property
+    def dense(self) -> pl.DataFrame:
+        """The dense model's rows of `task_samples`, known as soon as a variant was scored.
+
+        Raises:
+            ValueError: none was.
+        """
+        if self._dense is None:
+            raise ValueError("no variant was scored yet")
+        return self._dense
 
     def _asked(self, recipe: str, variant: Variant, progress: Progress) -> Scored:
         scores, samples = [], []
@@ -156,9 +163,7 @@ class TaskSession:
 
     def _beside_dense(self, scored: Scored) -> Scored:
         """Whether answers are the dense model's own, and the share of those."""
-        if self._dense is None:
-            raise ValueError("the dense model was asked")
-        own = self._dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
+        own = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
         samples = (
             scored.samples.join(own, on=_SAMPLE_KEY, how="left", maintain_order="left")
             .with_columns(
@@ -205,20 +210,18 @@ def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def shares(scores: pl.DataFrame) -> pl.DataFrame:
+    """What a person wants to see of the scores."""
+    return scores.select("task", "metric", "value", "standard_error", "n")
+
+
 def _answer() -> pl.Expr:
     """The answer that is held against the dense model's: the lenient one of a text."""
     return pl.when(pl.col("scoring") == "greedy").then(pl.col("answer_lenient")).otherwise(pl.col("answer"))
 
 
 def _whole(frames: Sequence[pl.DataFrame], schema: pl.Schema) -> pl.DataFrame:
-    names = [name for name in schema.names() if name not in {"model", "recipe"}]
-    empty = schema.to_frame()
-    return pl.concat([empty, *(_filled(frame, schema, names) for frame in frames)])
-
-
-def _filled(frame: pl.DataFrame, schema: pl.Schema, names: Sequence[str]) -> pl.DataFrame:
-    lacking = {name: pl.lit(None, dtype=schema[name]) for name in schema.names() if name not in frame.columns}
-    return frame.with_columns(**lacking).select(pl.col(name).cast(schema[name]) for name in schema.names())
+    return pl.concat([schema.to_frame(), *frames], how="diagonal").select(schema.names())
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def _score_rows(loaded: Loaded, answered: _Answered) -> Iterator[Row]:
         "shots": loaded.shots,
         "fewshot_seed": loaded.spec.seed if loaded.draws else None,
         "task_version": loaded.version,
-        "harness": HARNESS,
+        "harness": harness(),
         "task_hash": _task_hash(loaded, answered),
     }
     filters = list(dict.fromkeys(str(sample["filter"]) for sample in answered.samples))
@@ -326,8 +329,9 @@ def _chosen_row(loaded: Loaded, same: Sequence[Mapping[str, Any]], answered: _An
     (sample,) = same
     task, doc = loaded.task, sample["doc"]
     target = sample["target"]
+    place: int | None = 0
     if task.OUTPUT_TYPE == "loglikelihood":
-        options, question, place = [str(target)], task.doc_to_text(doc), 0
+        options, question = [str(target)], task.doc_to_text(doc)
     else:
         options = [str(option) for option in task.doc_to_choice(doc)]
         right = task.doc_to_text(doc) if task.multiple_input else target
@@ -337,7 +341,7 @@ def _chosen_row(loaded: Loaded, same: Sequence[Mapping[str, Any]], answered: _An
     own = [float(response[0]) for response in sample["filtered_resps"][: len(options)]]
     sizes = [max(1, len(option.encode())) for option in options]
     best = int(np.argmax(own))
-    is_correct = sample["acc"] if "acc" in sample else None if place is None else best == place
+    is_correct = sample.get("acc", best == place)
     return {
         "question": str(question),
         "options": options,
