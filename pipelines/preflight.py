@@ -28,7 +28,14 @@ def check_study(study: Study, folder: Path) -> None:
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
-    check_outline(study, load_outline(folder))
+    outline = load_outline(folder)
+    check_outline(study, outline)
+    # Their samples may have to be fetched, which planning leaves to the run.
+    if study.tasks:
+        from pipelines.tasks.loading import load_tasks
+        from pipelines.tasks.sizes import check_lengths
+
+        check_lengths(load_tasks(study.tasks), outline.context_length)
 
 
 def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt], list[TokenizedText]]:
