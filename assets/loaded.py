@@ -190,7 +190,10 @@ class LoadedModels:
             from pipelines.tasks.score import TaskSession
 
             self._tasks = None
-            self._tasks = (key, TaskSession(decoder, dense.spec.name, study.tasks))
+            self._tasks = (
+                key,
+                TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution),
+            )
         return self._tasks[1]
 
     @contextmanager

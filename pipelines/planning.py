@@ -23,6 +23,8 @@ Kind = Literal["head", "body", "memory", "vocabulary"]
 _FLOAT = 4
 # Questions that a task writes answers to together.
 ROWS = 16
+# Rows of `task_scores` that a shipped task gives.
+_METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
 
 
 @dataclass(frozen=True)
@@ -413,7 +415,7 @@ class Workload:
             Rows("generations", prompts if "free_running" in measure.trajectories else 0),
             *([Rows("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
             Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
-            Rows("task_scores", 3 * len(self.tasks)),
+            Rows("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
             Rows("task_samples", samples, listed=round(2 * sum(t.samples * t.options_a_sample for t in self.tasks))),
         ]
 

@@ -67,6 +67,11 @@ class Loaded:
         return self.shots > 0 and type(getattr(self.task, "sampler", None)) is ContextSampler
 
     @property
+    def runs_code(self) -> bool:
+        """Whether the programs that are written have to run to be judged."""
+        return bool((self.task.config.metadata or {}).get("runs_code"))
+
+    @property
     def version(self) -> str:
         """That the definition gives itself; empty where it gives none."""
         found = (self.task.config.metadata or {}).get("version", "")
