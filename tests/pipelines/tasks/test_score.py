@@ -1,5 +1,6 @@
 """Scores and samples of variants: recomputed by hand from the log-likelihoods and texts that stand in the rows."""
 
+import json
 import math
 import statistics
 from pathlib import Path
@@ -14,7 +15,8 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant
 from pipelines.studies.measured import TaskSpec
-from pipelines.tasks import score
+from pipelines.tasks import rows
+from pipelines.tasks.execution import refusal
 from pipelines.tasks.score import Scored, TaskSession, flips
 from tests.pipelines.tasks import harness
 from warehouse.tables import TABLES
@@ -127,11 +129,11 @@ def test_perplexities_follow_from_the_log_likelihoods_of_the_texts(scored: Score
 def test_the_error_of_a_perplexity_is_that_of_its_exponent_where_texts_have_one_size() -> None:
     likelihoods = [-30.0, -24.0, -27.0, -29.5]
     value = math.exp(-sum(likelihoods) / 40)
-    error, n = score._standard_error("byte_perplexity", [(each, 10) for each in likelihoods], value)
+    error, n = rows._standard_error("byte_perplexity", [(each, 10) for each in likelihoods], value)
     per_byte = [each / 10 for each in likelihoods]
     assert error == pytest.approx(value * statistics.stdev(per_byte) / 2)
     assert n == 40
-    assert score._standard_error("byte_perplexity", [(-30.0, 10)], 20.0) == (None, 10)
+    assert rows._standard_error("byte_perplexity", [(-30.0, 10)], 20.0) == (None, 10)
 
 
 def test_written_answers_are_found_strictly_and_leniently(scored: Scored) -> None:
@@ -182,6 +184,32 @@ def test_every_variant_is_asked_the_same_and_another_seed_asks_otherwise(
     mine = dense.samples.filter(task="examples")
     assert not set(other.samples["sample_hash"]) & set(mine["sample_hash"])
     assert other.samples["question"].to_list() == mine["question"].to_list()
+
+
+def test_programs_are_judged_where_they_may_run_and_only_there(decoder: Decoder, tmp_path: Path) -> None:
+    # One token behind the sign of a comment changes nothing, whatever it is.
+    programs = [
+        {
+            "prompt": f"def number():\n    return {value}\n\n\n#",
+            "test": "def check(found):\n    assert found() == 1",
+            "entry_point": "number",
+        }
+        for value in (1, 2)
+    ]
+    data = tmp_path / "programs.jsonl"
+    data.write_text("\n".join(map(json.dumps, programs)))
+    spec = TaskSpec(name="humaneval", data=str(data), max_new_tokens=1)
+    kept = TaskSession(decoder, "tiny", [spec]).score("dense", Variant())
+    assert kept.scores.is_empty()
+    assert kept.samples["verdict"].to_list() == ["not_run"] * 2
+    assert kept.samples["is_correct"].to_list() == [None, None]
+    judged = TaskSession(decoder, "tiny", [spec], allows_code=True).score("dense", Variant())
+    if reason := refusal():
+        pytest.skip(reason)
+    assert judged.samples["verdict"].to_list() == ["passed", "failed"]
+    assert judged.samples["is_correct"].to_list() == [True, False]
+    assert values(judged, "humaneval")["pass_at_1"]["value"] == 0.5
+    assert judged.samples["text"].to_list() == kept.samples["text"].to_list()
 
 
 def test_flips_are_counted_both_ways() -> None:
