@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.texts
 	$(BIN)/python -m tests.benchmarks.generation
+	$(BIN)/python -m tests.benchmarks.tasks
 	$(BIN)/python -m tests.benchmarks.pruning
 	$(BIN)/python -m tests.benchmarks.warehouse 1e6
 	$(BIN)/python -m tests.benchmarks.warehouse 1e7

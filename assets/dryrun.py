@@ -9,17 +9,19 @@ from pathlib import Path
 
 import polars as pl
 
-from assets.fingerprints import MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
+from assets.fingerprints import MODEL_TABLES, TASK_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
 from assets.loaded import MOST_TOGETHER, MOST_WAITING
 from assets.plan import Work, model_work
 from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
-from pipelines.models.outline import load_outline, shape_of
+from pipelines.models.outline import Outline, load_outline, shape_of
 from pipelines.models.sources import locate_outline
-from pipelines.planning import Cost, Held, Rows, Workload, peak
+from pipelines.planning import Cost, Held, Rows, TaskSize, Workload, peak
 from pipelines.preflight import check_outline
 from pipelines.progress import Progress
 from pipelines.pruning.row import peak_memory_bytes
 from pipelines.studies import Study
+from pipelines.studies.measured import TaskSpec
+from pipelines.tasks.definition import find
 from warehouse.sizes import expected_bytes
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -54,6 +56,7 @@ class ModelEstimate:
         rows: rows of each partition that would be written.
         machine: measured speeds.
         available: bytes that may be filled; None where the system does not tell.
+        uncounted: tasks whose samples a run would fetch.
     """
 
     model: str
@@ -65,6 +68,7 @@ class ModelEstimate:
     rows: dict[str | None, Sequence[Rows]]
     machine: Machine
     available: int | None
+    uncounted: Sequence[str] = ()
 
     @property
     def seconds(self) -> float:
@@ -95,13 +99,16 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     shape = shape_of(outline)
     device = chosen_device(study.device)
     lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
-    load = Workload(study, shape, lengths, windows, workers_on(device))
+    local = [task for task in study.tasks if find(task).is_local]
+    sizes = task_sizes(local, outline) if local else []
+    load = Workload(study, shape, lengths, windows, workers_on(device), sizes)
     process = 0 if device.startswith("cuda") else peak_memory_bytes()
     machine = measured(shape, load.dtype, device, max(load.lengths), len(study.measure.temperatures))
     traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
     groups = load.groups(traced, MOST_TOGETHER, MOST_WAITING)
     group_of = {recipe.name: group for group in groups for recipe in group}
     read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
+    asked = [work.recipe for work in works if work.recipe and set(work.tables) & set(TASK_TABLES)]
     pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables]
     statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
@@ -118,9 +125,10 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
                 *(load.pruning(recipe) if recipe in pruned else ()),
                 *(load.variant(recipe) if recipe in traced else ()),
                 *(load.text_variant(recipe) if recipe in read else ()),
+                *(load.task_variant(recipe) if recipe in asked else ()),
             ]
             for recipe in study.recipes
-            if recipe in traced or recipe in read or recipe in pruned
+            if recipe in traced or recipe in read or recipe in pruned or recipe in asked
         },
         held={
             work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)
@@ -130,7 +138,22 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
         machine=machine,
         available=available_bytes(device),
+        uncounted=[task.name for task in study.tasks if task not in local],
     )
+
+
+def task_sizes(tasks: Sequence[TaskSpec], outline: Outline) -> list[TaskSize]:
+    """What tasks ask, counted in the model's tokens.
+
+    Raises:
+        InputError: a task cannot be loaded, or leaves the model no room.
+    """
+    from pipelines.tasks.loading import load_tasks
+    from pipelines.tasks.sizes import check_lengths, size_of
+
+    loaded = load_tasks(tasks)
+    check_lengths(loaded, outline.context_length)
+    return [size_of(each, outline.tokenizer) for each in loaded]
 
 
 def _all(study: Study, name: str) -> list[Work]:
@@ -213,6 +236,9 @@ def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
         told.append((f"{found.model}: its weights are not all there; `run` needs them whole, this plan does not", True))
     if not found.held and not any(work.tables for work in found.works):
         return [*told, (f"{found.model}: everything is current; nothing would be computed", False)]
+    if found.uncounted:
+        names = ", ".join(found.uncounted)
+        told.append((f"{found.model}: not counted are tasks whose samples `run` fetches: {names}", False))
     machine = found.machine
     told.append(
         (

@@ -4,7 +4,7 @@ A changed recipe parameter reaches that variant only, a changed prompt the trace
 table only, a changed view nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from pipelines.progress import Progress
 from pipelines.pruning.recipes import External, Recipe, steps
 from pipelines.reading import contents_hash
 from pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
+from pipelines.tasks.definition import contents_hash as task_hash
+from pipelines.tasks.definition import described, harness, runs_code
 from warehouse.names import path_safe
 from warehouse.provenance import fingerprint
 
@@ -29,7 +31,8 @@ TRACE_TABLES = (
 )
 MASK_TABLE = "mask_samples"
 TEXT_TABLE = "text_tokens"
-VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE)
+TASK_TABLES = ("task_scores", "task_samples")
+VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE, *TASK_TABLES)
 
 CODE_VERSIONS = {
     "models": versions.MODELS,
@@ -39,6 +42,7 @@ CODE_VERSIONS = {
     MASK_TABLE: versions.MASKS,
     **dict.fromkeys(TRACE_TABLES, versions.TRACES),
     TEXT_TABLE: versions.TEXTS,
+    **dict.fromkeys(TASK_TABLES, versions.TASKS),
 }
 
 
@@ -73,7 +77,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
 
     Args:
         table: one of MODEL_TABLES (without recipe) or VARIANT_TABLES (with one).
-        study: prompts, texts, calibration and measurement settings.
+        study: prompts, texts, tasks, calibration and measurement settings.
         identity: the dense model.
         recipe: the recipe of a variant.
     """
@@ -100,9 +104,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
     if table == MASK_TABLE:
         return found
     found |= {"tokenizer_hash": identity.tokenizer_hash}
-    if table == TEXT_TABLE:
-        return found | {"texts_hash": texts_hash(study.texts)}
-    return found | {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash}
+    return found | _MEASURED[table](study)
 
 
 def expected(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> str:
@@ -127,3 +129,30 @@ def calibration_hash(spec: CalibrationSpec) -> str:
 def texts_hash(texts: Sequence[TextSpec]) -> str:
     """Hash of the settings and the contents of all texts of a study."""
     return fingerprint({text.id: [text.hash, contents_hash(text.source, text.what)] for text in texts})
+
+
+def tasks_hash(study: Study) -> str:
+    """Hash of the settings and the contents of all tasks of a study, and of whether their programs run."""
+    return fingerprint(_tasks(study))
+
+
+def _tasks(study: Study) -> dict[str, str]:
+    """What the scores follow from: the harness, every task's settings and contents, leave to run programs."""
+    if not study.tasks:
+        return {}
+    found = {"harness": harness()}
+    for task in study.tasks:
+        found |= {f"task {task.name}": described(task), f"task {task.name} hash": task_hash(task)}
+    if any(runs_code(task) for task in study.tasks):
+        found["code_execution"] = "allowed" if study.allow_code_execution else "not allowed"
+    return found
+
+
+# What measures of a variant follow from beside the variant itself.
+_MEASURED: dict[str, Callable[[Study], dict[str, str]]] = {
+    **dict.fromkeys(
+        TRACE_TABLES, lambda study: {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash}
+    ),
+    TEXT_TABLE: lambda study: {"texts_hash": texts_hash(study.texts)},
+    **dict.fromkeys(TASK_TABLES, _tasks),
+}

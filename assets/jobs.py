@@ -18,7 +18,6 @@ from dagster import Failure as StepFailure
 from assets import settings
 from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
 from assets.inputs import RECIPE
-from assets.plan import Request
 from assets.resources import StudyResource, WarehouseResource
 from assets.run import Failure, run_study
 
@@ -34,7 +33,7 @@ def whole_study(
     context: OpExecutionContext, config: WholeStudy, study: StudyResource, warehouse: WarehouseResource
 ) -> None:
     """Starts the runs of a study, as `prunescope run` does."""
-    request = Request(study.study, tuple(study.models), tuple(study.recipes))
+    request = study.request()
     listener = LogListener(context.log)
     root = warehouse.store().root
     outcome = run_study(request, root, settings.cache_folder(), listener, replace=config.replace)

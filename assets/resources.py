@@ -51,10 +51,17 @@ class StudyResource(ConfigurableResource):
         default=[], description="Models in place of the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
     )
     recipes: list[str] = Field(default=[], description="Recipes in place of the study's; `dense` always stays.")
+    allow_code_execution: bool = Field(
+        default=False, description="Whether programs that variants write for tasks may run, locked up."
+    )
+
+    def request(self) -> Request:
+        """What is asked for."""
+        return Request(self.study, tuple(self.models), tuple(self.recipes), self.allow_code_execution)
 
     def load(self) -> Study:
         """Reads and checks the study; InputError where it is not valid."""
-        return Request(self.study, tuple(self.models), tuple(self.recipes)).load()
+        return self.request().load()
 
 
 class WarehouseResource(ConfigurableResource):
@@ -162,6 +169,14 @@ class Subject:
     def read(self, table: str) -> pl.DataFrame:
         """The model's rows of a table that is kept per model."""
         return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
+
+    def of_dense(self, table: str) -> pl.DataFrame | None:
+        """The dense model's rows of a table that is kept per variant; None where they are not current."""
+        recipe = self.study.recipe("dense")
+        wanted = fingerprints.expected(table, self.study, self.dense.identity, recipe)
+        if not self.store.is_current(TABLES[table], self.model, recipe.name, wanted):
+            return None
+        return pl.DataFrame(self.store.read(TABLES[table], self.model, recipe.name))
 
     def write(
         self,

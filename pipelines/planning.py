@@ -21,6 +21,10 @@ from pipelines.studies import Study
 
 Kind = Literal["head", "body", "memory", "vocabulary"]
 _FLOAT = 4
+# Questions that a task writes answers to together.
+ROWS = 16
+# Rows of `task_scores` that a shipped task gives.
+_METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,29 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class TaskSize:
+    """What a task asks, scored one way.
+
+    Attributes:
+        name: in the tables.
+        scoring: what is compared.
+        samples: how many are asked.
+        contexts: tokens of every context, which passes once.
+        options: tokens of all continuations behind them, or of a text that is read.
+        options_a_sample: continuations of a sample, on average.
+        new_tokens: at most so many are written to each context.
+    """
+
+    name: str
+    scoring: str
+    samples: int
+    contexts: tuple[int, ...]
+    options: int
+    options_a_sample: float
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Workload:
     """One study on one model.
 
@@ -92,6 +119,7 @@ class Workload:
         prompts: tokens of each prompt, answer not included.
         windows: windows of each text of the study.
         workers: sublayers that are measured at once.
+        tasks: what each task asks, every way of scoring on its own.
     """
 
     study: Study
@@ -99,6 +127,7 @@ class Workload:
     prompts: Sequence[int]
     windows: Sequence[int]
     workers: int
+    tasks: Sequence[TaskSize] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -198,6 +227,24 @@ class Workload:
             Cost("head product, texts", "head", 2 * logits * self.shape.width),
             Cost("measures at T = 1, texts", "vocabulary", logits),
         ]
+
+    def task_variant(self, recipe: Recipe) -> list[Cost]:
+        """The tasks of one variant: contexts once, what stands behind them, and a head product for each of those."""
+        costs = []
+        for task in self.tasks:
+            read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
+            costs.append(Cost(f"task {task.name}", "body", read * _copies(recipe)))
+            asked = task.options or len(task.contexts)
+            costs.append(Cost(f"head product, task {task.name}", "head", 2.0 * asked * self._head_size))
+            if task.new_tokens:
+                rounds = -(-len(task.contexts) // ROWS) * task.new_tokens
+                weights = self.shape.active * self.item_size + self._head_size * _FLOAT
+                costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * weights)))
+        return costs
+
+    @property
+    def _head_size(self) -> int:
+        return self.shape.vocabulary * self.shape.width
 
     @property
     def scored(self) -> int:
@@ -354,6 +401,7 @@ class Workload:
         decoded = written * len(measure.temperatures)
         # Of the dense model its stream; of a variant the shifts that there are, local ones of changed sublayers alone.
         kept = self.positions * (2 * self.shape.layers if recipe.method == "dense" else moved)
+        samples = sum(task.samples for task in self.tasks)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
         masks = any(isinstance(part, MatrixRecipe) for part in steps(recipe))
         sampled = min(self.shape.prunable, self.shape.modules * MOST_SAMPLED) // 8
@@ -367,6 +415,8 @@ class Workload:
             Rows("generations", prompts if "free_running" in measure.trajectories else 0),
             *([Rows("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
             Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
+            Rows("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
+            Rows("task_samples", samples, listed=round(2 * sum(t.samples * t.options_a_sample for t in self.tasks))),
         ]
 
 

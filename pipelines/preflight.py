@@ -28,7 +28,17 @@ def check_study(study: Study, folder: Path) -> None:
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
-    check_outline(study, load_outline(folder))
+    outline = load_outline(folder)
+    check_outline(study, outline)
+    # Their samples may have to be fetched, which planning leaves to the run.
+    if study.tasks:
+        from pipelines.tasks.loading import load_tasks
+        from pipelines.tasks.sizes import check_lengths
+
+        tasks = load_tasks(study.tasks)
+        check_lengths(tasks, outline.context_length)
+        if study.allow_code_execution and any(each.runs_code for each in tasks):
+            _require_a_jail()
 
 
 def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt], list[TokenizedText]]:
@@ -48,6 +58,14 @@ def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt]
     calibration_tokens(tokenizer, study.calibration)
     _check_recipes(study, outline)
     return prompts, texts
+
+
+def _require_a_jail() -> None:
+    """Refuses to run programs on a machine that cannot shut them in."""
+    from pipelines.tasks.execution import refusal
+
+    if reason := refusal():
+        raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unjudged")
 
 
 def _check_recipes(study: Study, outline: Outline) -> None:

@@ -18,6 +18,7 @@ from assets.plan import Request, report_file
 from assets.run import Outcome, run_study
 from pipelines.errors import InputError
 from pipelines.studies import load_study
+from pipelines.tasks.definition import runs_code
 from warehouse.catalogue import connect, literal
 from warehouse.places import Place
 from warehouse.store import Store
@@ -34,6 +35,13 @@ Models = Annotated[
         metavar="MODEL",
         help="In place of the study's models: a folder with safetensors, a .gguf file or a hub id; "
         "`NAME=MODEL` names it. Repeatable.",
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code-execution",
+        help="Run the programs that variants write for tasks such as humaneval, locked up; else nobody judges them.",
     ),
 ]
 Recipes = Annotated[
@@ -63,6 +71,7 @@ def run(
         bool,
         typer.Option("--replace", help="Compute again what another study computed from other inputs."),
     ] = False,
+    allow_code_execution: AllowCode = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
@@ -76,8 +85,9 @@ def run(
     - `prunescope run demo --model ./my-model --recipe wanda-50 --recipe wanda-2of4`
     - `prunescope run my-study.yaml --warehouse /data/prunescope`
     """
-    request = _request(study, model or [], recipe or [])
+    request = _request(study, model or [], recipe or [], allow_code_execution)
     place = root(context)
+    _tell_of_code(request)
     with Bars() as bars:
         outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace)
     if not outcome.computed and not outcome.failures:
@@ -98,6 +108,7 @@ def plan(
     study: StudyName,
     model: Models = None,
     recipe: Recipes = None,
+    allow_code_execution: AllowCode = False,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -120,7 +131,8 @@ def plan(
     with Bars() as bars:
         from assets.dryrun import SECTIONS, estimate, table, verdict
 
-        found = estimate(_request(study, model or [], recipe or []).load(), Store(place), settings.cache_folder(), bars)
+        request = _request(study, model or [], recipe or [], allow_code_execution)
+        found = estimate(request.load(), Store(place), settings.cache_folder(), bars)
     rows = table(found)
     if output is None and chosen_format(format_, output) == "table":
         for section in SECTIONS:
@@ -134,12 +146,22 @@ def plan(
         say(message, "yellow" if is_warning else None)
 
 
-def _request(study: str, models: list[str], recipes: list[str]) -> Request:
+def _request(study: str, models: list[str], recipes: list[str], allow_code_execution: bool) -> Request:
     """The request with absolute paths: the UI may execute it again from another folder."""
     known = {model.name for model in load_study(study).models}
     path = Path(study)
     place = str(path.absolute()) if path.suffix in {".yaml", ".yml"} else study
-    return Request(place, tuple(m if m in known else _absolute(m) for m in models), tuple(recipes))
+    return Request(
+        place, tuple(m if m in known else _absolute(m) for m in models), tuple(recipes), allow_code_execution
+    )
+
+
+def _tell_of_code(request: Request) -> None:
+    """Says which answers will not be judged."""
+    unjudged = [task.name for task in request.load().tasks if runs_code(task)]
+    if unjudged and not request.allow_code_execution:
+        names = ", ".join(unjudged)
+        say(f"{names}: programs do not run without --allow-code-execution; answers are kept, but not judged", "yellow")
 
 
 def _absolute(model: str) -> str:

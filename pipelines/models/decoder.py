@@ -4,7 +4,7 @@ Loading and finding only; what is measured on it lives in `pipelines.traces`, wh
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,10 @@ class TokenCache(DynamicCache):
     def fresh(self) -> "TokenCache":
         """An empty one of the same form."""
         return TokenCache(self._config)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows of the batch stay."""
+        self.reorder_cache(torch.LongTensor(rows))  # the one selection that states of a recurrence know too
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Decoder:
         end_ids: tokens that end a text.
         folder: where it was loaded from.
         cache_refusal: why tokens cannot pass one by one through a cache; None where they can, as proved at load.
-        can_pad: whether a prompt padded on the left gives the same states, as proved at load.
+        can_pad: whether a prompt padded on the left gives the same states beside a longer one, and when that one has
+            left the cache, as proved at load.
     """
 
     model: nn.Module
@@ -129,6 +134,17 @@ class Decoder:
                 positions = (real.cumsum(dim=1) - 1).clamp(min=0)
                 keywords["position_ids"] = positions[:, -tokens.shape[1] :]
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
+
+
+def padded_left(
+    contexts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+    """Contexts of any lengths as one batch that ends together, and 1 where a token of it counts; for `hidden`."""
+    longest = max(len(context) for context in contexts)
+    padding = [longest - len(context) for context in contexts]
+    given = [[0] * pad + list(context) for pad, context in zip(padding, contexts, strict=True)]
+    real = [[0] * pad + [1] * (longest - pad) for pad in padding]
+    return torch.tensor(given, device=device), torch.tensor(real, device=device)
 
 
 def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 tokens"]:

@@ -74,9 +74,8 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     )
     added, states = _contributions(decoder, probe)
     _require_same(decoder, run, states)
-    return replace(
-        decoder, cache_refusal=_cache_refusal(decoder, probe, added), can_pad=_can_pad(decoder, probe, states)
-    )
+    decoder = replace(decoder, cache_refusal=_cache_refusal(decoder, probe, added))
+    return replace(decoder, can_pad=_can_pad(decoder, probe, states))
 
 
 def _note(products: dict[int, Tensor], operand: Tensor) -> None:
@@ -184,10 +183,21 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) ->
 
 
 def _can_pad(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+    """Whether the probe behind padding gives the same states beside a longer text, which then leaves the cache."""
     padded = torch.nn.functional.pad(probe, (_PADDING, 0))
-    real = torch.nn.functional.pad(torch.ones_like(probe), (_PADDING, 0))
+    tokens = torch.cat([torch.roll(padded, 1, dims=1), padded])
+    real = torch.ones_like(tokens)
+    real[1, :_PADDING] = 0
     try:
-        found = decoder.hidden(padded, None, real)[:, _PADDING:]
+        if decoder.cache_refusal is not None:
+            found = decoder.hidden(tokens, None, real)[1:, _PADDING:]
+        else:
+            cache, start = decoder.new_cache(), _PADDING + _CHUNKS[0]
+            parts = [decoder.hidden(tokens[:, :start], cache, real[:, :start])[1:, _PADDING:]]
+            cache.keep([1])
+            ends = range(start + 1, tokens.shape[1] + 1)
+            parts += [decoder.hidden(tokens[1:, end - 1 : end], cache, real[1:, :end]) for end in ends]
+            found = torch.cat(parts, dim=1)
     except (RuntimeError, ValueError, TypeError, IndexError):  # an architecture without masks
         return False
     return is_close(found, states)

@@ -1,12 +1,12 @@
 -- How many answers change while the accuracy hardly does?
--- grain: one row per model × recipe × task × way of scoring.
--- key: model, recipe, task, scoring
--- inputs: stg_task_samples, noise_variants
--- how to read: every sample is paired with the dense model's. An answer is flipped where the two differ (no answer
---   differs from any); lost are right answers that became wrong, gained the reverse. hidden_flips is what the change of
---   accuracy does not show: flipped − |lost − gained|. mcnemar_p is the chance of a split between lost and gained at
---   least as uneven if pruning had no direction. Samples without a right answer count as flipped or not, but not in the
---   accuracies. Dense and noise are left out.
+-- grain: one row per model × recipe × task × metric.
+-- key: model, recipe, task, metric
+-- inputs: task_pairs
+-- how to read: every sample is paired with the dense model's answer to the same request, as the metric reads it. An
+--   answer is flipped where the two differ (no answer differs from any); lost are right answers that became wrong,
+--   gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|. mcnemar_p
+--   is the chance of a split between lost and gained at least as uneven if pruning had no direction. Samples without a
+--   right answer count as flipped or not, but not in the accuracies. Dense and noise are left out.
 -- reason: two models of equal accuracy need not agree on a single question; users feel the flips.
 -- columns:
 --   n_samples: Samples that both models answered [samples]
@@ -26,36 +26,27 @@ with
 
 counted as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.task,
-        pruned.scoring,
+        model,
+        recipe,
+        task,
+        metric,
         count(*) as n_samples,
-        count(*) filter (where pruned.is_correct is not null and dense.is_correct is not null) as n_graded,
-        count(*) filter (where dense.is_correct and pruned.is_correct is not null) as dense_correct,
-        count(*) filter (where pruned.is_correct and dense.is_correct is not null) as pruned_correct,
-        count(*) filter (where dense.is_correct and not pruned.is_correct) as lost,
-        count(*) filter (where pruned.is_correct and not dense.is_correct) as gained,
-        count(*) filter (where pruned.answer is distinct from dense.answer) as flipped
-    from stg_task_samples as pruned
-    inner join stg_task_samples as dense
-        on
-            pruned.model = dense.model
-            and pruned.task = dense.task
-            and pruned.sample_id = dense.sample_id
-            and pruned.scoring = dense.scoring
-            and dense.recipe = 'dense'
-    anti join noise_variants
-        on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
-    where pruned.recipe <> 'dense'
-    group by pruned.model, pruned.recipe, pruned.task, pruned.scoring
+        count(is_lost) as n_graded,
+        count(*) filter (where is_correct_dense) as dense_correct,
+        count(*) filter (where is_correct_pruned) as pruned_correct,
+        count(*) filter (where is_lost) as lost,
+        count(*) filter (where is_gained) as gained,
+        count(*) filter (where is_flipped) as flipped
+    from task_pairs
+    where is_flipped is not null
+    group by model, recipe, task, metric
 )
 
 select
     model,
     recipe,
     task,
-    scoring,
+    metric,
     n_samples,
     n_graded,
     dense_correct / nullif(n_graded, 0) as accuracy_dense,
@@ -70,4 +61,4 @@ select
     flipped - abs(lost - gained) as hidden_flips,
     mcnemar_exact(lost, gained) as mcnemar_p
 from counted
-order by model, task, scoring, recipe
+order by model, task, metric, recipe

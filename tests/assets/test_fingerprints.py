@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from assets import fingerprints, state
-from assets.fingerprints import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, expected
+from assets.fingerprints import (
+    MASK_TABLE,
+    MODEL_TABLES,
+    TASK_TABLES,
+    TEXT_TABLE,
+    TRACE_TABLES,
+    VARIANT_TABLES,
+    expected,
+)
 from assets.plan import Request
 from pipelines.models.sources import ModelIdentity
 from pipelines.studies import Study
@@ -44,8 +52,8 @@ def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
 
 def test_tables_of_one_partition_differ_and_so_do_partitions(study: StudyFile) -> None:
     found = versions(load(study))
-    shared = len(TRACE_TABLES) - 1
-    # One computation gives all five trace tables of a variant, and both statistics of a model.
+    shared = len(TRACE_TABLES) - 1 + len(TASK_TABLES) - 1
+    # One computation gives all trace tables of a variant, one both of its task tables, one both statistics of a model.
     assert len(set(found.values())) == len(found) - shared * len(ALL_RECIPES) - 1
 
 
@@ -68,6 +76,41 @@ def test_a_changed_text_reaches_its_own_table_only(study: StudyFile, change: dic
     before = versions(load(study))
     study.write(texts=[{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16} | change])
     assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
+
+
+@pytest.mark.parametrize("change", [{"samples": 3}, {"shots": 1}, {"seed": 2}, {"name": "arc_challenge"}])
+def test_a_changed_task_reaches_its_own_tables_only(study: StudyFile, change: dict[str, object]) -> None:
+    before = versions(load(study))
+    study.write(tasks=[{"name": "openbookqa", "samples": 2} | change])
+    assert changed(before, versions(load(study))) == of(TASK_TABLES, *ALL_RECIPES)
+
+
+def test_changed_samples_and_definitions_count_as_a_changed_task(study: StudyFile, tmp_path: Path) -> None:
+    data, definition, code = tmp_path / "mine.jsonl", tmp_path / "mine.yaml", tmp_path / "mine_code.py"
+    data.write_text('{"query": "Q", "choices": ["a", "b"], "gold": 0}\n')
+    code.write_text("def text(doc): return doc['q']\n")
+    (tmp_path / "base.yaml").write_text("output_type: multiple_choice\n")
+    definition.write_text("include: base.yaml\ntask: mine\ndoc_to_text: !function mine_code.text\n")
+    study.write(
+        tasks=[{"name": "openbookqa", "data": str(data)}, {"name": "mine", "definition": str(definition)}],
+    )
+    for path in (data, definition, code, tmp_path / "base.yaml"):
+        before = versions(load(study))
+        path.write_text(path.read_text() + "\n")
+        assert changed(before, versions(load(study))) == of(TASK_TABLES, *ALL_RECIPES), path
+
+
+def test_leave_to_run_programs_counts_where_a_task_writes_them(study: StudyFile, tmp_path: Path) -> None:
+    def both() -> tuple[dict[str, str], dict[str, str]]:
+        return versions(load(study)), versions(Request(str(study.path), allow_code_execution=True).load())
+
+    without, allowed = both()
+    assert without == allowed
+    definition = tmp_path / "programs.yaml"
+    definition.write_text("task: programs\nmetadata: {runs_code: true}\n")
+    study.write(tasks=[{"name": "programs", "definition": str(definition)}])
+    without, allowed = both()
+    assert changed(without, allowed) == of(TASK_TABLES, *ALL_RECIPES)
 
 
 def test_a_changed_file_counts_as_a_changed_text(study: StudyFile, tmp_path: Path) -> None:

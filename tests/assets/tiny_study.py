@@ -41,6 +41,7 @@ class StudyFile:
                 {"id": "choice", "kind": "choice", "text": "Which? A. No B. Yes", "options": ["A", "B"], "gold": "B"},
             ],
             "texts": [{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16}],
+            "tasks": [{"name": "openbookqa", "samples": 2}],
             "calibration": {"sequences": 2, "length": 32},
             "generation": {"new_tokens": 4},
             "noise": [],

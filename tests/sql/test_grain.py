@@ -22,6 +22,8 @@ POINTS = f"""(
 )"""
 BOTH_KL = "count_if(kl_dense_pruned_nats > 0) + count_if(kl_pruned_dense_nats > 0)"
 SPACES_MOVED = " + ".join(f"count_if(orth_rel_{space} > 0 or par_rel_{space} <> 0)" for space in "hzp")
+# Strict and lenient, summed and per byte: most samples are read twice.
+READINGS = "sum(case when scoring = 'letter' then 1 else 2 end)"
 
 # What is counted in the view, and the same counted in the stored rows that it stands on.
 COUNTS = {
@@ -45,6 +47,9 @@ COUNTS = {
     "reference_steps": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
     "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
     "shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "task_answers": ("count(*)", f"(select {READINGS} from task_samples)"),
+    "task_comparisons": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),
+    "task_pairs": ("count(*)", f"(select {READINGS} from task_samples where {PRUNED})"),
     "three_causes": (
         "sum(positions)",
         "(select count(*) from layer_transitions where temperature = 1 and scope = 'isolated' and lens = 'normed'"
@@ -114,7 +119,7 @@ COUNTS = {
         "sum(n_samples)",
         f"(select count(*) from task_samples where scoring = 'letter' and {COMPARED})",
     ),
-    "q20_answers_flipped": ("sum(n_samples)", f"(select count(*) from task_samples where {PRUNED})"),
+    "q20_answers_flipped": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),
     "q22_generative_gap": ("count(*)", f"(select count(*) from variants where {PRUNED})"),
     "q26_temperature_of_lowest_kl": ("2 * sum(n)", f"(select count(*) from decoding_steps where {PRUNED})"),
     "q30_retrieval_loss": (

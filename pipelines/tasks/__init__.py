@@ -1,0 +1,1 @@
+"""Tasks: what a variant scores, sample by sample."""

@@ -1,0 +1,217 @@
+"""Finds what a study's task asks: a shipped definition, one of lm-eval's, or a YAML of the user's. No torch here.
+
+The definitions are lm-eval's own format; loading and asking them is `loading.py`'s.
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.errors import InputError
+from pipelines.reading import CORPORA
+from pipelines.studies.measured import TaskSpec
+
+FOLDER = Path(__file__).parent / "definitions"
+DATA = Path(__file__).parent / "data"
+PREFIX = "lm_eval:"
+# Beside a definition that compares whole options may stand one that compares their letters, on the same samples.
+LETTER = "_letter"
+_NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'\[\]{}:#-][^\s\"'#]*)", re.MULTILINE)
+_PACKINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """Where a task stands.
+
+    Attributes:
+        files: its YAML, and that of its letters where there is one; of a group of lm-eval's the one file.
+        is_harness: whether it is lm-eval's own.
+        is_group: whether it stands for several tasks, each under its own name.
+    """
+
+    files: tuple[Path, ...]
+    is_harness: bool = False
+    is_group: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its samples lie in files here, and need not be fetched."""
+        return not self.is_group and bool({"custom_dataset"} & fields(self.files[0]).keys() or self.named_files)
+
+    @property
+    def named_files(self) -> list[Path]:
+        """Files that a data set of `datasets`' own loaders names."""
+        named = (fields(self.files[0]).get("dataset_kwargs") or {}).get("data_files")
+        values = list(named.values()) if isinstance(named, dict) else named
+        return [path for path in map(Path, _flat(values)) if path.is_file()]
+
+
+@cache
+def harness() -> str:
+    """What asks and judges, with its version."""
+    return f"lm_eval {version('lm_eval')}"
+
+
+def shipped() -> list[str]:
+    """Names of the tasks whose samples travel with the package."""
+    return sorted(
+        path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_") and not path.stem.endswith(LETTER)
+    )
+
+
+def find(spec: TaskSpec) -> Definition:
+    """The definition of a study's task.
+
+    Raises:
+        InputError: there is none of that name, with near matches; or the file cannot be read.
+    """
+    asked = spec.asked
+    if Path(asked).suffix in {".yaml", ".yml"}:
+        path = Path(asked).expanduser().absolute()
+        config = fields(path)
+        return Definition(_with_letter(path), is_group="group" in config)
+    if asked in shipped():
+        return Definition(_with_letter(FOLDER / f"{asked}.yaml"))
+    name = asked.removeprefix(PREFIX)
+    known = harness_names()
+    if name in known:
+        return Definition((known[name],), is_harness=True, is_group="group" in fields(known[name]))
+    near = get_close_matches(name, [*shipped(), *known], n=3)
+    hint = f"near it are {', '.join(near)}" if near else f"shipped are {', '.join(shipped())}"
+    raise InputError(f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}")
+
+
+def contents_hash(spec: TaskSpec) -> str:
+    """Hash of all that a task asks: settings, definition with what it includes, samples, version of the harness.
+
+    Data sets that lm-eval fetches are known by name only.
+
+    Raises:
+        InputError: as `find`, or a file cannot be read.
+    """
+    found = find(spec)
+    paths = sorted({path for file in found.files for path in _sources(file)})
+    digest = hashlib.sha256(f"{spec.hash}\n{harness()}\n".encode())
+    for path in [*paths, *_data_files(spec, found)]:
+        digest.update(hashlib.sha256(_read(path)).digest())
+    return digest.hexdigest()
+
+
+def data_file(name: str) -> Path:
+    """The file of a name that a definition gives: a shipped one, else a path."""
+    if name in CORPORA:
+        return CORPORA[name]
+    for ending in _PACKINGS:
+        if (path := DATA / f"{name}{ending}").is_file():
+            return path
+    return Path(name).expanduser().absolute()
+
+
+def fields(path: Path) -> dict[str, Any]:
+    """The keys of a definition, those that it includes among them; functions by their names.
+
+    Raises:
+        InputError: it cannot be read, or is no mapping.
+    """
+    try:
+        found = yaml.load(_read(path), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
+    except yaml.YAMLError as error:
+        raise InputError(f"task definition {path}: not valid YAML") from error
+    if not isinstance(found, dict):
+        raise InputError(f"task definition {path}: a definition is a mapping of keys (task, output_type, ...)")
+    whole: dict[str, Any] = {}
+    for other in _included(path, found):
+        whole |= fields(other)
+    return whole | found
+
+
+@cache
+def harness_names() -> dict[str, Path]:
+    """Files of lm-eval's tasks and groups by name, without importing it."""
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("lm-eval is not installed; install prunescope again")
+    found: dict[str, Path] = {}
+    for path in sorted(Path(spec.submodule_search_locations[0], "tasks").rglob("*.yaml")):
+        for name in _NAME.findall(path.read_text(encoding="utf-8", errors="replace")):
+            found.setdefault(name, path)
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads lm-eval's `!function` as text."""
+
+
+_Loader.add_constructor("!function", lambda _, node: str(node.value))
+
+
+def _with_letter(path: Path) -> tuple[Path, ...]:
+    letter = path.with_stem(path.stem + LETTER)
+    return (path, letter) if letter.is_file() else (path,)
+
+
+def _included(path: Path, found: dict[str, Any]) -> list[Path]:
+    includes = found.get("include", [])
+    return [path.parent / name for name in ([includes] if isinstance(includes, str) else includes)]
+
+
+def _sources(path: Path) -> Iterator[Path]:
+    """A definition, those that it includes, and Python files beside it whose functions it names."""
+    yield path
+    found = yaml.load(_read(path), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
+    for other in _included(path, found):
+        yield from _sources(other)
+    for module in re.findall(r"!function\s+([\w.]+)\.\w+", _read(path).decode("utf-8", "replace")):
+        if (code := path.parent / f"{module.replace('.', '/')}.py").is_file():
+            yield code
+
+
+def _data_files(spec: TaskSpec, found: Definition) -> list[Path]:
+    """Local files that hold the samples."""
+    given = fields(found.files[0]).get("dataset_kwargs") or {}
+    if spec.data is not None:
+        if "file" not in given:
+            raise InputError(f"task {spec.name}: `data` takes the place of a shipped task's samples; this is none")
+        return [Path(spec.data).expanduser().absolute()]
+    if "file" in given:
+        return [data_file(given["file"])]
+    return found.named_files
+
+
+def _flat(values: Any) -> Iterator[str]:  # noqa: ANN401 (a name, a list of them, or nothing)
+    if isinstance(values, str):
+        yield values
+    for value in values if isinstance(values, list) else ():
+        yield from _flat(value)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"task file {path}: {error.strerror or error}; give the path of a readable file") from error
+
+
+def runs_code(spec: TaskSpec) -> bool:
+    """Whether the programs that a variant writes for a task have to run to be judged.
+
+    Raises:
+        InputError: as `find`.
+    """
+    return bool((fields(find(spec).files[0]).get("metadata") or {}).get("runs_code"))
+
+
+def described(spec: TaskSpec) -> str:
+    """A task's settings in one line, as provenance keeps them."""
+    return json.dumps(spec.model_dump(exclude_none=True), sort_keys=True)

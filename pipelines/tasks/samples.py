@@ -1,0 +1,90 @@
+"""Reads the samples of a task from a file, in the form in which lm-eval takes a data set of one's own.
+
+The definitions beside this file name these functions; what is asked of a sample stands there.
+"""
+
+import gzip
+import json
+import lzma
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+
+from pipelines.errors import InputError
+from pipelines.reading import CORPORA, read_text
+from pipelines.tasks.definition import data_file
+
+# Titles of articles in WikiText: one = on either side, sections have two and more.
+_TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+
+
+def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
+    """The records of a JSONL file.
+
+    Args:
+        file: name of a shipped file, or a path; it may be packed (.gz, .xz).
+        keys: what every record must have. With `choices` and `gold` among them, options are two or more texts and
+            the right one's place is among them.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no such record; names file and line.
+    """
+    path = data_file(file)
+    opener = _OPENERS.get(path.suffix, open)
+    try:
+        with opener(path, "rt", encoding="utf-8") as stream:
+            lines = list(stream)
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file in UTF-8, or cut short"
+        raise InputError(f"task data {path}: {reason}; give a readable JSONL file") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"task data {path}, line {number}: not valid JSON; one record a line") from error
+        if problem := _problem(record, keys):
+            raise InputError(f"task data {path}, line {number}: {problem}")
+        found.append({key: record[key] for key in keys} if keys else record)
+    if not found:
+        raise InputError(f"task data {path}: no record in it")
+    return DatasetDict({"test": Dataset.from_list(found)})
+
+
+def articles(file: str, **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
+    """A text in WikiText's form, one record an article; what stands before the first title is left out if blank.
+
+    Raises:
+        InputError: the text cannot be read, or holds nothing.
+    """
+    text = read_text(file if file in CORPORA else str(data_file(file)), "task data")
+    starts = [match.start() for match in _TITLE.finditer(text)]
+    cuts = sorted({0, *starts, len(text)})
+    pages = [text[start:end] for start, end in pairwise(cuts)]
+    found = [{"page": page} for page in pages if page.strip()]
+    if not found:
+        raise InputError(f"task data {file}: no text in it")
+    return DatasetDict({"test": Dataset.from_list(found)})
+
+
+def _problem(record: object, keys: Sequence[str]) -> str | None:
+    """What is wrong with a record; None where nothing is."""
+    if not isinstance(record, dict):
+        return "not an object"
+    if missing := [key for key in keys if key not in record]:
+        return f"has no `{missing[0]}`; every record needs {', '.join(keys)}"
+    if "choices" in keys and "gold" in keys:
+        choices, gold = record["choices"], record["gold"]
+        if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
+            return "`choices` must be a list of texts, none of them empty"
+        if not 2 <= len(choices) <= 26:
+            return f"{len(choices)} `choices`; two to 26 can be lettered"
+        if type(gold) is not int or not 0 <= gold < len(choices):
+            return f"`gold` must be the place of the right one of {len(choices)} `choices`, from 0"
+    return None

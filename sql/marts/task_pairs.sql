@@ -1,0 +1,56 @@
+-- Every sample of every task beside the dense model's answer to the same request.
+-- grain: one row per pruned variant × task × metric × sample.
+-- key: model, recipe, task, metric, sample_id
+-- inputs: task_answers, noise_variants
+-- how to read: a pair was asked the same thing: task, metric, sample_id and sample_hash are equal. lost is a right
+--   answer that became wrong, gained the reverse; a sample that one side was not judged on is neither. An answer is
+--   flipped where the two differ, and no answer differs from any. Dense and noise are left out.
+-- reason: differences between models on the same samples are a fraction as noisy as those of two averages.
+-- columns:
+--   answer_dense: The dense model's answer; NULL where it has none
+--   answer_pruned: The variant's answer; NULL where it has none
+--   is_correct_dense: Whether the dense answer is the right one; NULL where that is not known of both
+--   is_correct_pruned: Whether the variant's answer is the right one; NULL where that is not known of both
+--   is_flipped: Whether the answers differ; NULL where a text is only read
+--   is_lost: Whether a right answer became wrong; NULL where that is not known of both
+--   is_gained: Whether a wrong answer became right; NULL where that is not known of both
+--   log_likelihood_change: What the target's log-likelihood gained by pruning, signed; NULL where there is none [nats
+--     or nats per byte]
+--   margin_change: What the target's margin over the best other option gained, signed; NULL where there is none [nats
+--     or nats per byte]
+select
+    pruned.model,
+    pruned.recipe,
+    pruned.task,
+    pruned.metric,
+    pruned.scoring,
+    pruned.sample_id,
+    dense.answer as answer_dense,
+    pruned.answer as answer_pruned,
+    case when pruned.is_correct is not null then dense.is_correct end as is_correct_dense,
+    case when dense.is_correct is not null then pruned.is_correct end as is_correct_pruned,
+    case when pruned.scoring <> 'rolling' then pruned.answer is distinct from dense.answer end as is_flipped,
+    -- False and NULL is false: without the case, what was not judged would count as not lost.
+    case
+        when dense.is_correct is not null and pruned.is_correct is not null
+            then dense.is_correct and not pruned.is_correct
+    end as is_lost,
+    case
+        when dense.is_correct is not null and pruned.is_correct is not null
+            then pruned.is_correct and not dense.is_correct
+    end as is_gained,
+    pruned.target_log_likelihood - dense.target_log_likelihood as log_likelihood_change,
+    pruned.target_margin - dense.target_margin as margin_change,
+    dense.weight
+from task_answers as pruned
+inner join task_answers as dense
+    on
+        pruned.model = dense.model
+        and pruned.task = dense.task
+        and pruned.metric = dense.metric
+        and pruned.sample_id = dense.sample_id
+        and pruned.sample_hash = dense.sample_hash
+        and dense.recipe = 'dense'
+anti join noise_variants
+    on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
+where pruned.recipe <> 'dense'

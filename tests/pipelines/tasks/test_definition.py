@@ -1,0 +1,118 @@
+"""Which definition a task of a study finds, and what is refused before any model is loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import InputError
+from pipelines.studies.measured import TaskSpec
+from pipelines.tasks.definition import contents_hash, find, runs_code, shipped
+from pipelines.tasks.loading import load_tasks
+from tests.assets.tiny_study import ROOT
+
+GOOD = {"query": "Which?", "choices": ["one", "two"], "gold": 1}
+
+
+def test_names_are_found_without_torch_and_without_lm_eval() -> None:
+    code = (
+        "import sys; from pipelines.studies.measured import TaskSpec; from pipelines.tasks import definition as d;"
+        "found = [d.find(TaskSpec(name=name)) for name in ('boolq', 'hellaswag', 'mmlu')];"
+        "assert [len(each.files) for each in found] == [2, 1, 1], found;"
+        "assert [each.is_harness for each in found] == [False, True, True];"
+        "assert [each.is_group for each in found] == [False, False, True];"
+        "assert [each.is_local for each in found] == [True, False, False];"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'lm_eval', 'datasets')))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_an_unknown_name_is_refused_with_near_ones() -> None:
+    with pytest.raises(
+        InputError, match=r"task mine: neither shipped nor a task of lm_eval .* 'helaswag'; .*hellaswag"
+    ):
+        find(TaskSpec(name="mine", definition="helaswag"))
+    with pytest.raises(InputError, match=r"shipped are arc_challenge, boolq"):
+        find(TaskSpec(name="zzzzzzzzzzzz"))
+
+
+def test_a_shipped_name_comes_before_the_harness_and_a_prefix_turns_that_round() -> None:
+    ours, theirs = (find(TaskSpec(name="x", definition=name)) for name in ("arc_challenge", "lm_eval:arc_challenge"))
+    assert [file.stem for file in ours.files] == ["arc_challenge", "arc_challenge_letter"]
+    assert not ours.is_harness
+    assert theirs.is_harness
+    assert [file.parent.name for file in theirs.files] == ["arc"]
+
+
+def test_every_shipped_task_loads_and_only_humaneval_runs_code() -> None:
+    loaded = load_tasks([TaskSpec(name=name) for name in shipped()])
+    assert {each.name for each in loaded} == set(shipped())
+    assert all(len(each.docs) > 0 for each in loaded)
+    assert {name for name in shipped() if runs_code(TaskSpec(name=name))} <= {"humaneval"}
+
+
+def test_a_file_of_ones_own_takes_the_place_of_the_samples(tmp_path: Path) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(f"{json.dumps(GOOD | {'query': str(number)})}\n\n" for number in range(3)))
+    full, letter = load_tasks([TaskSpec(name="arc_challenge", data=str(data), samples=2)])
+    assert [doc["query"] for doc in full.docs] == [doc["query"] for doc in letter.docs] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"query": ', "line 1: not valid JSON"),
+        ("[1]", "line 1: not an object"),
+        (json.dumps(GOOD) + "\n" + json.dumps({"query": "Q", "gold": 0}), "line 2: has no `choices`"),
+        (json.dumps(GOOD | {"gold": 2}), "line 1: `gold` must be the place of the right one of 2 `choices`"),
+        (json.dumps(GOOD | {"gold": True}), "line 1: `gold` must be the place"),
+        (json.dumps(GOOD | {"choices": ["one"]}), "line 1: 1 `choices`; two to 26 can be lettered"),
+        (json.dumps(GOOD | {"choices": ["", "b"]}), "line 1: `choices` must be a list of texts"),
+        ("\n\n", "no record in it"),
+        (b"\xff\xfe", "not a text file in UTF-8"),
+    ],
+)
+def test_samples_in_another_form_are_refused_by_line(tmp_path: Path, lines: str | bytes, message: str) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
+    with pytest.raises(InputError, match=f"task boolq: task data {data}.*{message}"):
+        load_tasks([TaskSpec(name="boolq", data=str(data))])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"name": "arc_challenge", "samples": 101}, r"`samples` 101, but there are 100"),
+        ({"name": "arc_challenge", "max_new_tokens": 4}, r"`max_new_tokens` is for tasks that write"),
+        ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that read a text"),
+        ({"name": "arc_challenge", "data": "/no/such.jsonl"}, r"/no/such.jsonl: No such file"),
+        ({"name": "x", "definition": "/no/such.yaml"}, r"task file /no/such.yaml: No such file"),
+    ],
+)
+def test_keys_that_do_not_fit_the_task_are_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_tasks([TaskSpec.model_validate(keys)])
+
+
+def test_two_tasks_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="task boolq: two of the study's tasks bring it, scored by full_text"):
+        load_tasks([TaskSpec(name="boolq"), TaskSpec(name="boolq")])
+
+
+def test_data_for_a_task_that_has_none_of_ours_is_refused() -> None:
+    with pytest.raises(InputError, match="`data` takes the place of a shipped task's samples; this is none"):
+        contents_hash(TaskSpec(name="hellaswag", data="/some/file"))
+
+
+def test_a_damaged_definition_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for text, message in (("task: [", "not valid YAML"), ("- 1", "a definition is a mapping")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            find(TaskSpec(name="mine", definition=str(path)))
+    path.write_text("task: mine\ndataset_path: json\noutput_type: multiple_choice\n")
+    with pytest.raises(InputError, match=r"task mine: lm_eval [\d.]+ cannot load it"):
+        load_tasks([TaskSpec(name="mine", definition=str(path))])

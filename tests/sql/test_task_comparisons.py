@@ -1,0 +1,220 @@
+"""Paired statistics of tasks, against scipy, brute force over every resample, and Holm's rule as it is written."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.sql.handmade import Ask, Handmade, Row
+from tests.sql.handmade_tasks import task_sample
+from tests.sql.resampling import interval
+
+RECIPE = "wanda-50"
+
+
+def about(value: float) -> object:
+    """The value but for rounding."""
+    return pytest.approx(value, rel=1e-6, abs=1e-9)
+
+
+def written(warehouse: Handmade, recipe: str, right: list[bool | None], task: str = "gsm8k") -> None:
+    """One written answer a sample."""
+    for sample, is_correct in enumerate(right):
+        task_sample(warehouse, recipe, task, f"s{sample:03d}", is_correct=is_correct)
+
+
+def strict(ask: Ask, warehouse: Handmade, view: str = "task_comparisons") -> list[Row]:
+    """The rows of strictly found answers."""
+    return ask(warehouse, f"select * from {view} where metric = 'exact_match'")
+
+
+def test_pairs_are_tested_as_scipy_tests_them_and_drawn_as_brute_force_draws_them(ask: Ask) -> None:
+    chance = np.random.default_rng(1)
+    dense, pruned = chance.random(40) < 0.7, chance.random(40) < 0.45
+    warehouse = Handmade()
+    written(warehouse, "dense", dense.tolist())
+    written(warehouse, RECIPE, pruned.tolist())
+    (row,) = strict(ask, warehouse)
+    lost, gained = int((dense & ~pruned).sum()), int((pruned & ~dense).sum())
+    changes = pruned.astype(float) - dense
+    low, high = interval(lambda drawn: changes[drawn].mean(), 40)
+
+    assert (row["n_samples"], row["n_graded"], row["lost"], row["gained"]) == (40, 40, lost, gained)
+    assert (row["accuracy_dense"], row["accuracy_pruned"]) == (about(dense.mean()), about(pruned.mean()))
+    assert row["accuracy_change"] == about(changes.mean())
+    assert row["mcnemar_p"] == about(stats.binomtest(lost, lost + gained).pvalue)
+    assert (row["accuracy_change_low"], row["accuracy_change_high"]) == (about(low), about(high))
+    theirs = stats.bootstrap((changes,), np.mean, method="percentile", rng=np.random.default_rng(2)).confidence_interval
+    # Other draws: an end may differ by what 400 of them leave open.
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+
+
+def test_no_flip_all_flips_one_sample_and_an_even_split_have_their_exact_p(ask: Ask) -> None:
+    cases: dict[str, tuple[list[bool], list[bool], int, int, float]] = {
+        "no flip": ([True] * 6, [True] * 6, 0, 0, 1.0),
+        "all lost": ([True] * 6, [False] * 6, 6, 0, 2 * 0.5**6),
+        "all gained": ([False] * 6, [True] * 6, 0, 6, 2 * 0.5**6),
+        "one sample": ([True], [False], 1, 0, 1.0),
+        "even split": ([True, False] * 3, [False, True] * 3, 3, 3, 1.0),
+    }
+    warehouse = Handmade()
+    for task, (dense, pruned, *_) in cases.items():
+        written(warehouse, "dense", dense, task)
+        written(warehouse, RECIPE, pruned, task)
+    rows = {row["task"]: row for row in strict(ask, warehouse)}
+
+    for task, (dense, _, lost, gained, p) in cases.items():
+        row = rows[task]
+        assert (row["lost"], row["gained"], row["mcnemar_p"]) == (lost, gained, about(p))
+        assert row["accuracy_change"] == about((gained - lost) / len(dense))
+        # Where every resample gives the same, nothing says how uncertain it is.
+        assert (row["accuracy_change_low"] is not None) == (task == "even split")
+
+
+def test_samples_that_one_side_was_not_judged_on_are_counted_and_tested_by_nobody(ask: Ask) -> None:
+    warehouse = Handmade()
+    written(warehouse, "dense", [True, True, None, True, False, True, None])
+    written(warehouse, RECIPE, [False, None, True, True, True, True, None])
+    (row,) = strict(ask, warehouse)
+
+    assert (row["n_samples"], row["n_graded"], row["lost"], row["gained"]) == (7, 4, 1, 1)
+    assert (row["accuracy_dense"], row["accuracy_pruned"]) == (0.75, 0.75)
+    assert row["accuracy_change_low"] is None, "four graded pairs are too few"
+
+
+def test_nothing_graded_gives_no_accuracy_no_test_and_no_place_in_the_family(ask: Ask) -> None:
+    warehouse = Handmade()
+    written(warehouse, "dense", [None, True])
+    written(warehouse, RECIPE, [None, None])
+    written(warehouse, "rtn-4bit", [None, False])
+    rows = {row["recipe"]: row for row in strict(ask, warehouse)}
+
+    nothing = ("accuracy_dense", "accuracy_change", "mcnemar_p", "holm_p", "log_likelihood_change", "margin_change")
+    assert {rows[RECIPE][name] for name in nothing} == {None}
+    assert (rows["rtn-4bit"]["n_tests"], rows["rtn-4bit"]["holm_p"]) == (1, 1.0)
+
+
+def test_other_requests_under_the_same_name_are_no_pair(ask: Ask) -> None:
+    warehouse = Handmade()
+    task_sample(warehouse, "dense", "gsm8k", "a")
+    task_sample(warehouse, "dense", "gsm8k", "b")
+    task_sample(warehouse, RECIPE, "gsm8k", "a", is_correct=False)
+    task_sample(warehouse, RECIPE, "gsm8k", "b", is_correct=False, sample_hash="five worked examples more")
+    (row,) = strict(ask, warehouse)
+
+    assert (row["n_samples"], row["lost"]) == (1, 1)
+
+
+def test_holms_correction_is_that_of_his_rule_ties_included(ask: Ask) -> None:
+    warehouse = Handmade().variant("noise-batch", method="noise")
+    lost = {"a": 0, "b": 9, "c": 5, "d": 9, "e": 2, "f": 7, "noise-batch": 9}
+    written(warehouse, "dense", [True] * 10)
+    written(warehouse, "dense", [True] * 10, task="other")
+    for recipe, count in lost.items():
+        written(warehouse, recipe, [False] * count + [True] * (10 - count))
+    written(warehouse, "b", [True] * 10, task="other")
+    rows = {row["recipe"]: row for row in strict(ask, warehouse) if row["task"] == "gsm8k"}
+    p = {recipe: stats.binomtest(lost[recipe], lost[recipe]).pvalue if lost[recipe] else 1.0 for recipe in rows}
+
+    def holm(recipe: str) -> float:
+        """The largest (m − rank + 1)·p of the p-values that are not above this one, at most 1."""
+        ordered = sorted(p.values())
+        return max(min(1.0, (len(p) - at) * one) for at, one in enumerate(ordered) if one <= p[recipe])
+
+    assert sorted(rows) == list("abcdef"), "noise is nobody's competitor"
+    assert {recipe: row["holm_p"] for recipe, row in rows.items()} == {recipe: about(holm(recipe)) for recipe in rows}
+    assert {row["n_tests"] for row in rows.values()} == {6}
+
+
+def test_targets_move_in_log_likelihood_and_margin_before_an_answer_turns(ask: Ask) -> None:
+    chance = np.random.default_rng(3)
+    dense, pruned = (np.float32(-chance.exponential(3, (12, 4))).astype(float) for _ in range(2))
+    size, target = chance.integers(3, 20, (12, 4)), chance.integers(0, 4, 12)
+    warehouse = Handmade()
+    for recipe, likelihoods in (("dense", dense), (RECIPE, pruned)):
+        for sample, row in enumerate(likelihoods):
+            options = {"log_likelihoods": row.tolist(), "target": int(target[sample])}
+            per_byte = np.float32(row / size[sample]).astype(float).tolist()
+            task_sample(warehouse, recipe, "arc", f"{sample:02d}", scoring="full_text", per_byte=per_byte, **options)
+            task_sample(warehouse, recipe, "arc", f"{sample:02d}", scoring="letter", **options)
+    rows = {row["metric"]: row for row in ask(warehouse, "task_comparisons")}
+
+    def figures(likelihoods: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every sample: log-likelihood of the target, its margin over the best other, whether it is the best."""
+        samples = np.arange(12)
+        own = likelihoods[samples, target]
+        others = np.where(np.eye(4, dtype=bool)[target], -np.inf, likelihoods).max(axis=1)
+        return own, own - others, own > others
+
+    for metric, scale in (("accuracy", 1), ("accuracy_letter", 1), ("accuracy_per_byte", size)):
+        before, after = (figures(likelihoods / scale) for likelihoods in (dense, pruned))
+        row = rows[metric]
+        assert row["lost"] == int((before[2] & ~after[2]).sum())
+        assert row["gained"] == int((after[2] & ~before[2]).sum())
+        for name, place in (("log_likelihood_change", 0), ("margin_change", 1)):
+            changes = after[place] - before[place]
+            low, high = interval(lambda drawn, of=changes: of[drawn].mean(), 12)
+            assert row[name] == pytest.approx(changes.mean(), rel=1e-5)
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx((low, high), rel=1e-5)
+
+
+def test_of_equal_options_the_first_answers_and_one_option_has_no_margin(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe in ("dense", RECIPE):
+        task_sample(warehouse, recipe, "tie", "a", scoring="letter", log_likelihoods=[-1, -1, -1], target=1)
+        task_sample(warehouse, recipe, "one", "a", scoring="letter", log_likelihoods=[-2])
+    rows = {row["task"]: row for row in ask(warehouse, "task_answers") if row["recipe"] == RECIPE}
+
+    assert (rows["tie"]["answer"], rows["tie"]["is_correct"], rows["tie"]["target_margin"]) == ("A", False, 0.0)
+    assert (rows["one"]["answer"], rows["one"]["is_correct"], rows["one"]["target_margin"]) == ("A", True, None)
+
+
+def test_a_text_that_is_read_weighs_as_many_bytes_as_it_has(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe, first, second in (("dense", -200.0, -30.0), (RECIPE, -260.0, -45.0)):
+        for sample, nats, size in (("a", first, 100), ("b", second, 10)):
+            of_text = {"options": None, "target": None, "answer": None, "is_correct": None, "target_index": 0}
+            task_sample(warehouse, recipe, "wiki", sample, scoring="letter", log_likelihoods=[nats])
+            warehouse.rows["task_samples"][-1].update(
+                of_text, scoring="rolling", option_log_likelihoods_per_byte=[nats / size]
+            )
+    (row,) = ask(warehouse, "task_comparisons")
+
+    # The logarithm of dense over pruned perplexity a byte.
+    assert (row["metric"], row["log_likelihood_change"]) == ("byte_perplexity", about((-305 + 230) / 110))
+    assert (row["n_graded"], row["mcnemar_p"]) == (0, None)
+    assert ask(warehouse, "q20_answers_flipped") == ask(warehouse, "task_flips") == []
+
+
+def test_every_changed_answer_is_told_with_its_direction(ask: Ask) -> None:
+    warehouse = Handmade()
+    cases = {
+        "kept": (True, "12", True, "12"),
+        "lost": (True, "12", False, None),
+        "gained": (False, None, True, "12"),
+        "wrong in another way": (False, "3", False, "4"),
+        "nobody knows": (None, "3", None, "4"),
+    }
+    for sample, (before, said, after, says) in cases.items():
+        task_sample(warehouse, "dense", "gsm8k", sample, is_correct=before, answer=said)
+        task_sample(warehouse, RECIPE, "gsm8k", sample, is_correct=after, answer=says)
+    rows = {row["sample_id"]: row for row in strict(ask, warehouse, "task_flips")}
+
+    assert {sample: row["direction"] for sample, row in rows.items()} == {
+        "lost": "lost",
+        "gained": "gained",
+        "wrong in another way": "other",
+        "nobody knows": "other",
+    }
+    assert (rows["lost"]["answer_dense"], rows["lost"]["answer_pruned"]) == ("12", None)
+    assert rows["lost"]["question"] == "question lost"
+
+
+def test_a_program_is_judged_once_and_not_as_text(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe in ("dense", RECIPE):
+        for sample in ("a", "b"):
+            task_sample(warehouse, recipe, "humaneval", sample, verdict="passed")
+        task_sample(warehouse, recipe, "humaneval", "c", is_correct=None, verdict="not_run")
+    (row,) = ask(warehouse, "task_comparisons")
+
+    assert (row["metric"], row["n_samples"], row["n_graded"], row["accuracy_pruned"]) == ("pass_at_1", 3, 2, 1.0)
