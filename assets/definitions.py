@@ -10,6 +10,7 @@ from assets.figures import figure_assets
 from assets.inputs import recipe
 from assets.jobs import JOBS
 from assets.loaded import LOADED
+from assets.published import paper_reference
 from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
@@ -20,6 +21,7 @@ defs = Definitions(
     assets=[
         *(recipe, models, calibration, variants, mask_samples, traces, texts),
         *UNWRITTEN,
+        paper_reference,
         *question_assets(),
         *figure_assets(),
         report,
