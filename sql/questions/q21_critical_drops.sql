@@ -16,7 +16,8 @@
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   chosen_by: What chose the units, such as influence [label]
---   metric: Name of the score within its task
+--   metric: Name of the score within its task, or of the probe
+--   kind: How the task is answered, or probe where no task is asked [label]
 --   score_dense: The dense model's score [share]
 --   n_points: Different numbers of drops that were scored, the dense model not counted
 --   k_largest: Largest number of drops that was scored [units]

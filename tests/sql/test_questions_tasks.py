@@ -172,6 +172,7 @@ def test_q21_holds_probes_that_halve_and_the_first_answer_that_flips_beside_the_
     warehouse = cliff({0: 0.8, 2: 0.7, 4: 0.3, 6: 0.0})
     nats = {2: (0.1, 0.3), 4: (1.0, 2.0), 6: (3.0, 3.0)}
     warehouse.generation("dense", "sum", kind="maths", answer="12").generation("dense", "why", answer="so")
+    task_score(warehouse, "dense", "gsm8k", 0.5, kind="generative", metric="exact_match")
     for sample in ("a", "b"):
         task_sample(warehouse, "dense", "gsm8k", sample)
     for count, (first, second) in nats.items():
@@ -183,6 +184,7 @@ def test_q21_holds_probes_that_halve_and_the_first_answer_that_flips_beside_the_
         warehouse.generation(recipe, "sum", kind="maths", answer=answer).generation(recipe, "why", answer="else")
         task_sample(warehouse, recipe, "gsm8k", "a")
         task_sample(warehouse, recipe, "gsm8k", "b", is_correct=count < 6)
+        task_score(warehouse, recipe, "gsm8k", 0.5, kind="generative", metric="exact_match")
     rows = {row["metric"]: row for row in ask(warehouse, "q21_critical_drops")}
     row, kept = rows["accuracy"], [1.0, *(math.exp(-sum(pair) / 2) for pair in nats.values())]
     # top1: 1, then 5/8, 3/8 and 3/8 of the steps; the mean KL passes ln 2 between 2 and 4.
@@ -195,7 +197,8 @@ def test_q21_holds_probes_that_halve_and_the_first_answer_that_flips_beside_the_
     assert rows["kl_step0_kept"]["score_at_largest"] == about(kept[3])
     assert (rows["kl_kept"]["kind"], rows["kl_kept"]["task"]) == ("probe", "probes")
     assert 2 < rows["kl_kept"]["critical_k_low"] < row["critical_k_kl"] < rows["kl_kept"]["critical_k_high"]
-    assert (row["first_flip_k"], row["first_maths_flip_k"]) == (None, 4), "this task has no metric of samples"
+    assert (rows["exact_match"]["first_flip_k"], row["first_maths_flip_k"]) == (6, 4)
+    assert row["first_flip_k"] is None, "no sample is read by this metric"
 
 
 def test_q21_asks_only_for_scores_of_which_more_is_better_and_that_can_halve(ask: Ask) -> None:

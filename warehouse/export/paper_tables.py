@@ -89,6 +89,16 @@ PAPER_TABLES: dict[str, Layout] = {
         "truth: median [10th, 90th percentile of the points].",
         within=("model", "theorem"),
     ),
+    "paper_claims": Layout(
+        "The paper's claims held against this model",
+        (
+            *(_MODEL, Shown("claim"), Shown("measure"), Shown("says", "in words")),
+            Shown("amount", "figure", interval=("amount_low", "amount_high")),
+            *(Shown("threshold"), Shown("n"), Shown("units", "of"), Shown("verdict")),
+        ),
+        "Figure [95 % interval]. A claim holds, or does not, where the whole interval is on one side of the threshold.",
+        within=("model", "claim"),
+    ),
     "paper_published": Layout(
         "Published scores beside ours",
         (
