@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from assets.fingerprints import MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
+from assets.fingerprints import MODEL_TABLES, SPEED_TABLE, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
 from assets.loaded import MOST_TOGETHER, MOST_WAITING
 from assets.plan import Work, model_work
 from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
@@ -102,6 +102,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     groups = load.groups(traced, MOST_TOGETHER, MOST_WAITING)
     group_of = {recipe.name: group for group in groups for recipe in group}
     read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
+    timed = [work.recipe for work in works if work.recipe and SPEED_TABLE in work.tables]
     pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables]
     statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
@@ -118,9 +119,10 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
                 *(load.pruning(recipe) if recipe in pruned else ()),
                 *(load.variant(recipe) if recipe in traced else ()),
                 *(load.text_variant(recipe) if recipe in read else ()),
+                *(load.speed_variant(recipe) if recipe in timed else ()),
             ]
             for recipe in study.recipes
-            if recipe in traced or recipe in read or recipe in pruned
+            if recipe in (*traced, *read, *timed, *pruned)
         },
         held={
             work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)

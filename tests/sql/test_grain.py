@@ -45,6 +45,7 @@ COUNTS = {
     "reference_steps": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
     "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
     "shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "speed_summary": ("count(*)", f"(select count(*) from speed where {COMPARED})"),
     "three_causes": (
         "sum(positions)",
         "(select count(*) from layer_transitions where temperature = 1 and scope = 'isolated' and lens = 'normed'"

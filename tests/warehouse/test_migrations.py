@@ -225,7 +225,7 @@ KNOWN = {
     "task_scores": (1, "bedc5a60e1f0"),
     "task_samples": (1, "986276aa7dd0"),
     "retrieval_scores": (1, "d6f76777adaf"),
-    "speed": (1, "4c5ac0849199"),
+    "speed": (1, "32addccda877"),
     "paper_reference": (1, "412d16243025"),
 }
 
