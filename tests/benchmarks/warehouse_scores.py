@@ -68,6 +68,7 @@ def scores(model: str, recipe: str, strength: float, rng: np.random.Generator) -
             **whose,
             batch=[1, 1, 8, 8],
             length=[128, 1024, 128, 1024],
+            new_tokens=32,
             **dict.fromkeys(("prefill_tokens_per_second", "prefill_tokens_per_second_dense"), 900.0),
             **dict.fromkeys(("decode_tokens_per_second", "decode_tokens_per_second_dense"), 45.0),
         ),
