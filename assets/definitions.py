@@ -14,13 +14,14 @@ from assets.published import paper_reference
 from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
+from assets.speed import speed
 from assets.tasks import tasks
 from assets.unwritten import UNWRITTEN
 from assets.variants import mask_samples, texts, traces, variants
 
 defs = Definitions(
     assets=[
-        *(recipe, models, calibration, variants, mask_samples, traces, texts, tasks),
+        *(recipe, models, calibration, variants, mask_samples, traces, texts, tasks, speed),
         *UNWRITTEN,
         paper_reference,
         *question_assets(),

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import polars as pl
 
-from assets.fingerprints import MODEL_TABLES, TASK_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, find_model
+from assets.fingerprints import (
+    MODEL_TABLES,
+    SPEED_TABLE,
+    TASK_TABLES,
+    TEXT_TABLE,
+    TRACE_TABLES,
+    VARIANT_TABLES,
+    find_model,
+)
 from assets.loaded import MOST_TOGETHER, MOST_WAITING
 from assets.plan import Work, model_work
 from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
@@ -109,6 +117,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     group_of = {recipe.name: group for group in groups for recipe in group}
     read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
     asked = [work.recipe for work in works if work.recipe and set(work.tables) & set(TASK_TABLES)]
+    timed = [work.recipe for work in works if work.recipe and SPEED_TABLE in work.tables]
     pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables]
     statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
@@ -126,9 +135,10 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
                 *(load.variant(recipe) if recipe in traced else ()),
                 *(load.text_variant(recipe) if recipe in read else ()),
                 *(load.task_variant(recipe) if recipe in asked else ()),
+                *(load.speed_variant(recipe) if recipe in timed else ()),
             ]
             for recipe in study.recipes
-            if recipe in traced or recipe in read or recipe in pruned or recipe in asked
+            if recipe in (*traced, *read, *asked, *timed, *pruned)
         },
         held={
             work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)

@@ -6,10 +6,12 @@ table only, a changed view nothing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from assets.settings import cache_folder
 from pipelines import versions
+from pipelines.hardware import hardware
 from pipelines.models.sources import ModelIdentity, identify, locate, source_hash
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import External, Recipe, steps
@@ -32,7 +34,8 @@ TRACE_TABLES = (
 MASK_TABLE = "mask_samples"
 TEXT_TABLE = "text_tokens"
 TASK_TABLES = ("task_scores", "task_samples")
-VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE, *TASK_TABLES)
+SPEED_TABLE = "speed"
+VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE, *TASK_TABLES, SPEED_TABLE)
 
 CODE_VERSIONS = {
     "models": versions.MODELS,
@@ -43,6 +46,7 @@ CODE_VERSIONS = {
     **dict.fromkeys(TRACE_TABLES, versions.TRACES),
     TEXT_TABLE: versions.TEXTS,
     **dict.fromkeys(TASK_TABLES, versions.TASKS),
+    SPEED_TABLE: versions.SPEED,
 }
 
 
@@ -77,7 +81,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
 
     Args:
         table: one of MODEL_TABLES (without recipe) or VARIANT_TABLES (with one).
-        study: prompts, texts, tasks, calibration and measurement settings.
+        study: prompts, texts, tasks, speed, calibration and measurement settings.
         identity: the dense model.
         recipe: the recipe of a variant.
     """
@@ -101,8 +105,8 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
         made = [source_hash(step.source, cache_folder()) for step in steps(recipe) if isinstance(step, External)]
         return found | {"recipe_hash": recipe.hash} | needed | ({"external_hash": made[0]} if made else {})
     found |= {"variant": fingerprint(inputs("variants", study, identity, recipe))}
-    if table == MASK_TABLE:
-        return found
+    if table in {MASK_TABLE, SPEED_TABLE}:
+        return found | (_speed_inputs(study) if table == SPEED_TABLE else {})
     found |= {"tokenizer_hash": identity.tokenizer_hash}
     return found | _MEASURED[table](study)
 
@@ -124,6 +128,15 @@ def variant_file(study: Study, dense: DenseModel, recipe: Recipe) -> str:
 def calibration_hash(spec: CalibrationSpec) -> str:
     """Hash of the settings and of the contents of the calibration text."""
     return fingerprint({"settings": spec.hash, "contents": contents_hash(spec.source, "calibration source")})
+
+
+def _speed_inputs(study: Study) -> dict[str, str]:
+    """What is run, and where: times of another machine are measured again on this one."""
+    if not study.speed:
+        return {"speed_hash": ""}
+    libraries = f"torch {version('torch')}, transformers {version('transformers')}"
+    where = {"device": study.device, "hardware": hardware(), "libraries": libraries}
+    return {"speed_hash": fingerprint({spec.what: spec.hash for spec in study.speed})} | where
 
 
 def texts_hash(texts: Sequence[TextSpec]) -> str:

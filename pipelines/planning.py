@@ -246,6 +246,13 @@ class Workload:
     def _head_size(self) -> int:
         return self.shape.vocabulary * self.shape.width
 
+    def speed_variant(self, recipe: Recipe) -> list[Cost]:
+        """What is timed of one variant and of the dense model in turn, as if dropped sublayers ran."""
+        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed if recipe.method != "noise"]
+        read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
+        written = sum(count * (spec.new_tokens - 1) * self._read_a_token for count, spec in runs)
+        return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)] if runs else []
+
     @property
     def scored(self) -> int:
         """Scored tokens of all texts."""
@@ -287,12 +294,16 @@ class Workload:
 
     def _decode(self, who: str, copies: int) -> list[Cost]:
         """All prompts together through one cache: the prompts at once, then token by token at memory speed."""
-        shape, steps = self.shape, self.study.generation.new_tokens
-        weights = shape.active * self.item_size + shape.vocabulary * shape.width * _FLOAT
+        steps = self.study.generation.new_tokens
         return [
             Cost(f"{who} decodes: prompts", "body", copies * self.forward(max(self.prompts), len(self.prompts))),
-            Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * weights)),
+            Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * self._read_a_token)),
         ]
+
+    @property
+    def _read_a_token(self) -> int:
+        """Bytes of weights that are read for every token that is written."""
+        return self.shape.active * self.item_size + self.shape.vocabulary * self.shape.width * _FLOAT
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -334,15 +345,18 @@ class Workload:
         states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
         masked = recipe.changes_matrices
-        # More than that is made layer by layer.
+        # More than that is made layer by layer, except where nothing may be made while the clock runs.
         pruned = shape.prunable * size
-        worn = pruned if pruned <= MOST_HELD else -(-pruned // shape.layers)
+        worn = pruned if pruned <= MOST_HELD or self.study.speed else -(-pruned // shape.layers)
         moves = len(group) * self.positions * shape.width * sublayers * _FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
         # Logits of both sides as they come from the products, and the workspace's own.
         block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * _FLOAT
-        cached = len(self.prompts) * max(self.lengths) * shape.cache_width * shape.layers * size
+        timed = [(spec.batch * spec.length, spec.batch * (spec.length + spec.new_tokens)) for spec in self.study.speed]
+        whole = max([len(self.prompts) * max(self.lengths), *(tokens for _, tokens in timed)])
+        cached = whole * shape.cache_width * shape.layers * size
+        read = max((tokens for tokens, _ in timed), default=0)
         calibration = self.study.calibration
         longest = BATCH * calibration.length
         streams = calibration.sequences * calibration.length * shape.width
@@ -364,6 +378,7 @@ class Workload:
             Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
             Held("states of the variant", states, "worn"),
             Held("key-value cache", cached, "worn"),
+            Held("activations of the prompts of `speed`", read * self._widest * size, "worn"),
             Held("masks, a bit a weight", masks, "measured"),
             Held("shifts of the stream", moves, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
@@ -417,6 +432,7 @@ class Workload:
             Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
             Rows("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
             Rows("task_samples", samples, listed=round(2 * sum(t.samples * t.options_a_sample for t in self.tasks))),
+            Rows("speed", len(self.study.speed) if recipe.method != "noise" else 0),
         ]
 
 

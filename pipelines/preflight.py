@@ -14,6 +14,7 @@ from pipelines.models.load import check_device
 from pipelines.models.outline import Outline, load_outline
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
 from pipelines.pruning.recipes import Drop, Masked, steps
+from pipelines.speed import check_speed
 from pipelines.studies import Study
 from pipelines.texts import TokenizedText, tokenize_texts
 
@@ -55,6 +56,7 @@ def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt]
         raise InputError(
             f"calibration length {study.calibration.length} is over the model's context of {context} tokens"
         )
+    check_speed(study, context)
     calibration_tokens(tokenizer, study.calibration)
     _check_recipes(study, outline)
     return prompts, texts

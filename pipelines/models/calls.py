@@ -3,7 +3,7 @@
 Which module is what is found in `structure.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -64,3 +64,17 @@ def hooks(*registered: RemovableHandle) -> Iterator[None]:
     finally:
         for handle in registered:
             handle.remove()
+
+
+@contextmanager
+def other_forward(module: nn.Module, instead: Callable[..., object]) -> Iterator[None]:
+    """Another forward in place of a module's for a while; one that somebody else had put there comes back."""
+    before = vars(module).get("forward")
+    cast(Any, module).forward = instead
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            cast(Any, module).forward = before

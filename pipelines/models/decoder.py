@@ -4,7 +4,8 @@ Loading and finding only; what is measured on it lives in `pipelines.traces`, wh
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from transformers.cache_utils import DynamicCache
 from pipelines.errors import InputError
 from pipelines.metrics.heads import Head
 from pipelines.models.matrices import Matrix
+from pipelines.models.skipping import Skips
 from pipelines.models.sublayer import Sublayer
 
 
@@ -67,6 +69,8 @@ class Decoder:
         cache_refusal: why tokens cannot pass one by one through a cache; None where they can, as proved at load.
         can_pad: whether a prompt padded on the left gives the same states beside a longer one, and when that one has
             left the cache, as proved at load.
+        skips: how sublayers are left out of a pass, as proved at load; None where that gives something else than
+            running them and adding nothing.
     """
 
     model: nn.Module
@@ -82,6 +86,7 @@ class Decoder:
     device: torch.device
     cache_refusal: str | None = None
     can_pad: bool = True
+    skips: Skips | None = None
 
     @property
     def is_rounded(self) -> bool:
@@ -98,6 +103,24 @@ class Decoder:
     def matrices(self) -> dict[str, Matrix]:
         """Every weight matrix of every sublayer, by name."""
         return {name: matrix for sublayer in self.sublayers for name, matrix in sublayer.matrices.items()}
+
+    @contextmanager
+    def without(self, labels: Collection[str], *, skips: bool = True) -> Iterator[None]:
+        """Some sublayers add nothing to the stream for a while.
+
+        Args:
+            labels: which.
+            skips: whether they are left out where that is proved; else they run, for hooks that look at every module,
+                and what they add is taken away.
+        """
+        gone = [sublayer for sublayer in self.sublayers if sublayer.label in labels]
+        with ExitStack() as stack:
+            if skips and self.skips is not None:
+                stack.enter_context(self.skips.without(gone))
+            else:
+                for sublayer in gone:
+                    stack.enter_context(sublayer.dropped())
+            yield
 
     def new_cache(self) -> TokenCache:
         """An empty cache for `hidden`.

@@ -18,6 +18,7 @@ from pipelines.models.layers import find_layer
 from pipelines.models.matrices import Products
 from pipelines.models.output import find_output
 from pipelines.models.probe import Recorder, distance, is_close, numbers_of
+from pipelines.models.skipping import Skips, find_skips
 from pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
 from pipelines.prompts import context_length
 
@@ -25,6 +26,7 @@ from pipelines.prompts import context_length
 _PROBE_TOKENS = 12
 _CHUNKS = (9, 1, 1, 1)
 _PADDING = 3
+_CHUNKS_SKIPPED = (10, 1, 1)
 
 
 @torch.inference_mode()
@@ -33,7 +35,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
 
     Proof, to the rounding of the model's type: the stream plus the contributions of its sublayers rebuilds every
     layer's output; a sublayer called again adds the same; without its sublayers a layer returns what it was given;
-    norm, head, scale and cap rebuild the logits. It costs about 20 passes over 12 tokens.
+    norm, head, scale and cap rebuild the logits. It costs about 30 passes over 12 tokens.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.
@@ -75,7 +77,8 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     added, states = _contributions(decoder, probe)
     _require_same(decoder, run, states)
     decoder = replace(decoder, cache_refusal=_cache_refusal(decoder, probe, added))
-    return replace(decoder, can_pad=_can_pad(decoder, probe, states))
+    decoder = replace(decoder, can_pad=_can_pad(decoder, probe, states))
+    return replace(decoder, skips=_skips(decoder, probe, run))
 
 
 def _note(products: dict[int, Tensor], operand: Tensor) -> None:
@@ -201,3 +204,29 @@ def _can_pad(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
     except (RuntimeError, ValueError, TypeError, IndexError):  # an architecture without masks
         return False
     return is_close(found, states)
+
+
+def _skips(decoder: Decoder, probe: Tensor, run: Recorder) -> Skips | None:
+    """How sublayers are left out; proved on every attention, every MLP and every layer, through a cache if it can."""
+    found = find_skips(list(decoder.sublayers), run)
+    # A norm that the layer itself reads, too (as the stream), has to run.
+    for skips in () if found is None else (found, replace(found, norms={})):
+        if all(_is_skipped(replace(decoder, skips=skips), probe, turn) for turn in range(3)):
+            return skips
+    return None
+
+
+def _is_skipped(decoder: Decoder, probe: Tensor, turn: int) -> bool:
+    """Whether a third of the layers without attention, a third without MLP and a third without both compute right."""
+    kept = {"attn": 1, "mlp": 0}
+    gone = [each.label for each in decoder.sublayers if (each.layer + turn) % 3 != kept[each.kind]]
+    with decoder.without(gone, skips=False):
+        truth = decoder.hidden(probe)
+    cache = decoder.new_cache() if decoder.cache_refusal is None else None
+    chunks = (probe,) if cache is None else probe.split(list(_CHUNKS_SKIPPED), dim=1)
+    try:
+        with decoder.without(gone):
+            found = torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return False  # whatever a layer raises that reads more of a module than its first tensor
+    return is_close(found, truth)

@@ -1,4 +1,4 @@
-"""How a decoder wears a variant for a while: weights swapped in, sublayers silent, noise; the dense ones come back.
+"""How a decoder wears a variant for a while: weights swapped in, sublayers left out, noise; the dense ones come back.
 
 What a variant is stands in `variant.py`.
 """
@@ -82,8 +82,8 @@ def _replaced(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def applied(decoder: Decoder, variant: Variant, most_held: int | None = None) -> Iterator[None]:
-    """The decoder computes as the variant for a while: changed weights swapped in, dropped sublayers add nothing.
+def applied(decoder: Decoder, variant: Variant, most_held: int | None = None, *, skips: bool = True) -> Iterator[None]:
+    """The decoder computes as the variant for a while: changed weights swapped in, dropped sublayers left out.
 
     Hooks on its modules see the shapes of the dense model whatever the variant; in bfloat16 they see that type.
 
@@ -91,6 +91,7 @@ def applied(decoder: Decoder, variant: Variant, most_held: int | None = None) ->
         decoder: the dense model.
         variant: what it is for a while.
         most_held: up to so many bytes of changed weights lie in memory together; None is MOST_HELD.
+        skips: as in `Decoder.without`; False where hooks must see the modules of dropped sublayers, too.
     """
     most_held = MOST_HELD if most_held is None else most_held
     changed = [matrix.stored.nbytes for name, matrix in decoder.matrices.items() if name in variant.changes]
@@ -100,9 +101,7 @@ def applied(decoder: Decoder, variant: Variant, most_held: int | None = None) ->
                 stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
         else:
             stack.enter_context(_layer_by_layer(decoder, variant))
-        for sublayer in decoder.sublayers:
-            if sublayer.label in variant.dropped:
-                stack.enter_context(sublayer.dropped())
+        stack.enter_context(decoder.without(variant.dropped, skips=skips))
         stack.enter_context(outside(decoder, variant))
         stack.enter_context(_noisy(decoder, variant.noise))
         yield

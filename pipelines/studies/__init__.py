@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
-from pipelines.studies.measured import TaskSpec
+from pipelines.studies.measured import SpeedSpec, TaskSpec
 from pipelines.studies.part import Part
 from pipelines.validation import first_problem
 
@@ -215,6 +215,7 @@ class Study(Part):
     prompts: tuple[Prompt, ...] = Field(min_length=1)
     texts: tuple[TextSpec, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
+    speed: tuple[SpeedSpec, ...] = ()
     calibration: CalibrationSpec = CalibrationSpec()
     generation: GenerationSpec = GenerationSpec()
     measure: MeasureSpec = MeasureSpec()
@@ -251,6 +252,7 @@ class Study(Part):
             ("prompts", [prompt.id for prompt in self.prompts]),
             ("texts", [text.id for text in self.texts]),
             ("tasks", [task.name for task in self.tasks]),
+            ("speed", [speed.what for speed in self.speed]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:

@@ -1,6 +1,6 @@
-"""What a study measures on whole models beside prompts and texts: tasks. No torch here.
+"""What a study measures on whole models beside prompts and texts: tasks and speed. No torch here.
 
-What the tasks are is told by `pipelines.tasks`.
+How it is done is told by `pipelines.tasks` and `pipelines.speed`.
 """
 
 from pydantic import Field
@@ -39,3 +39,24 @@ class TaskSpec(Part):
     def asked(self) -> str:
         """What the task is asked by: its definition, else its name."""
         return self.definition or self.name
+
+
+class SpeedSpec(Part):
+    """How fast every variant reads and writes, timed in turn with the dense model.
+
+    Attributes:
+        batch: sequences that run together.
+        length: tokens of every prompt; they are drawn at random, for speed does not depend on which they are.
+        new_tokens: tokens that every sequence writes, the first one among them.
+        repeats: timings of each side, of which the median counts.
+    """
+
+    batch: int = Field(default=1, ge=1)
+    length: int = Field(default=128, ge=1)
+    new_tokens: int = Field(default=32, ge=2)
+    repeats: int = Field(default=5, ge=1)
+
+    @property
+    def what(self) -> str:
+        """How messages call it."""
+        return f"batch {self.batch}, length {self.length}, new_tokens {self.new_tokens}"

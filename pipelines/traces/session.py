@@ -176,7 +176,7 @@ class Session:
         """The variant run whole on the dense tokens, and writing its own."""
         shifts: list[dict[str, Tensor]] = []
         free = None
-        with applied(self.decoder, variant):
+        with applied(self.decoder, variant, skips=False):
             for dense in self._prompts:
                 captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
                 shifts.append(_propagated(self.decoder, dense.capture, captured))

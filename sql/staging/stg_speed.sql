@@ -13,6 +13,7 @@ select
     length,
     new_tokens,
     repeats,
+    machine,
     sublayers_skipped,
     prefill_tokens_per_second,
     decode_tokens_per_second,

@@ -214,6 +214,8 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
         ({"tasks": [{"name": "boolq"}, {"name": "boolq"}]}, "`tasks`: 'boolq' stands there twice"),
         ({"allow_code_execution": True}, "`allow_code_execution` is no key of a study; say --allow-code-execution"),
         ({"texts": [{"id": "gone", "source": "/no/such/text"}]}, "text 'gone', source /no/such/text: No such file"),
+        ({"speed": [{"length": 4096}]}, "speed, batch 1, length 4096, new_tokens 32: 4128 tokens are over the model's"),
+        ({"speed": [{}, {"repeats": 2}]}, "`speed`: 'batch 1, length 128, new_tokens 32' stands there twice"),
         ({"device": "cuda:99"}, "device cuda:99: torch sees"),
     ],
 )

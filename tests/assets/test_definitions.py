@@ -46,6 +46,7 @@ def test_the_tables_form_this_graph() -> None:
         "block_influence": ("statistics", ["models"], MODELS),
         "variants": ("variants", [*statistics, "models", "recipe"], VARIANTS),
         "mask_samples": ("variants", ["variants"], VARIANTS),
+        "speed": ("tasks", ["variants"], VARIANTS),
         **{table: ("brought", [], None) for table in TABLES if table not in CODE_VERSIONS},
         "paper_reference": ("published", [], None),
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},

@@ -9,6 +9,7 @@ from assets import fingerprints, state
 from assets.fingerprints import (
     MASK_TABLE,
     MODEL_TABLES,
+    SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
     TRACE_TABLES,
@@ -122,6 +123,20 @@ def test_a_changed_file_counts_as_a_changed_text(study: StudyFile, tmp_path: Pat
     assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
 
 
+def test_what_is_timed_and_on_which_machine_reaches_the_speed_only(
+    study: StudyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = versions(load(study))
+    monkeypatch.setattr(fingerprints, "hardware", lambda: "another machine")
+    assert versions(load(study)) == found  # nothing is timed
+    for runs in ([{"length": 8}], [{"length": 8}, {"length": 16}], [{"length": 8, "repeats": 3}]):
+        study.write(speed=runs)
+        before, found = found, versions(load(study))
+        assert changed(before, found) == of((SPEED_TABLE,), *ALL_RECIPES)
+    monkeypatch.setattr(fingerprints, "hardware", lambda: "a third machine")
+    assert changed(found, versions(load(study))) == of((SPEED_TABLE,), *ALL_RECIPES)
+
+
 @pytest.mark.parametrize("change", [{"generation": {"new_tokens": 5}}, {"measure": {"lenses": ["raw"]}}])
 def test_a_changed_measurement_reaches_the_traces_only(study: StudyFile, change: dict[str, object]) -> None:
     before = versions(load(study))
@@ -154,7 +169,9 @@ def test_other_weights_reach_everything(study: StudyFile) -> None:
 def test_another_tokenizer_leaves_masks_that_need_no_calibration(study: StudyFile) -> None:
     before = versions(load(study))
     after = versions(load(study), ModelIdentity("w", "other", 1))
-    kept = {f"{table} {recipe}" for table in ("variants", MASK_TABLE) for recipe in ("dense", "magnitude-50")}
+    kept = {
+        f"{table} {recipe}" for table in ("variants", MASK_TABLE, SPEED_TABLE) for recipe in ("dense", "magnitude-50")
+    }
     assert set(after) - changed(before, after) == kept
 
 

@@ -216,24 +216,28 @@ def test_every_run_leaves_a_catalogue_that_duckdb_opens_by_itself(warehouse: Pat
     assert count > 1
 
 
-def test_the_noise_floor_and_a_changed_text_are_measured_nothing_else_and_the_report_holds(
+def test_the_noise_floor_a_changed_text_and_the_speed_are_measured_nothing_else_and_the_report_holds(
     study: StudyFile, warehouse: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = partitions(warehouse)
     study.write(
-        noise=["bfloat16", "batch"], texts=[{"id": "help", "source": "embedded", "context": 24, "max_tokens": 24}]
+        noise=["bfloat16", "batch"],
+        texts=[{"id": "help", "source": "embedded", "context": 24, "max_tokens": 24}],
+        speed=[{"batch": 2, "length": 8, "new_tokens": 2, "repeats": 1}],
     )
     assert prunescope_run(study, warehouse) == 0
     written = written_since(before, warehouse)
     noise = of("noise-bfloat16", written) | of("noise-batch", written)
     assert len(noise) == 2 * len(VARIANT_TABLES)
-    # A changed text recomputes the table of texts only.
-    assert {name.split("/")[0] for name in written - noise} == {"text_tokens"}
-    assert len(written - noise) == len(RECIPES)
+    # A changed text recomputes the table of texts only, what is timed that of speed.
+    assert {name.split("/")[0] for name in written - noise} == {"text_tokens", "speed"}
+    assert len(written - noise) == 2 * len(RECIPES)
     assert "noise" not in capsys.readouterr().out
     with catalogue.connect(warehouse) as connection:
         (floor,) = connection.execute("select min(kl_p95_nats) from noise_floor where lens = 'normed'").fetchone()
         marked = connection.execute("select bool_or(is_below_noise) from variant_summary where recipe = 'dense'")
         assert floor > 0
         assert marked.fetchone() == (True,)
+        timed = connection.execute("select recipe, sublayers_skipped from speed_summary where decode_speedup > 0")
+        assert dict(timed.fetchall()) == dict.fromkeys(RECIPES, 0) | {"attn-drop-1": 1}
     assert "Rounding alone" in (warehouse / "_reports" / "tiny.html").read_text()

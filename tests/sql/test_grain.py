@@ -47,6 +47,7 @@ COUNTS = {
     "reference_steps": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
     "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
     "shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "speed_summary": ("count(*)", f"(select count(*) from speed where {COMPARED})"),
     "task_answers": ("count(*)", f"(select {READINGS} from task_samples)"),
     "task_comparisons": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),
     "task_pairs": ("count(*)", f"(select {READINGS} from task_samples where {PRUNED})"),

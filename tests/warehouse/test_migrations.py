@@ -225,7 +225,7 @@ KNOWN = {
     "task_scores": (1, "db4abc41d3f2"),
     "task_samples": (1, "20d9511afa25"),
     "retrieval_scores": (1, "08113d352c9a"),
-    "speed": (1, "15ad93a4b6b4"),
+    "speed": (1, "32addccda877"),
     "paper_reference": (1, "dde1acbdc2fc"),
 }
 

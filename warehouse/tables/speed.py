@@ -8,11 +8,17 @@ import pyarrow as pa
 from warehouse.schema import Column, Table
 from warehouse.tables import columns as c
 
+_MEMORY = "Weights that the model needs, and the most that cache and activations took beside them"
 _MEASURES = (
-    ("prefill_tokens_per_second", c.METRIC, "Prompt tokens read a second, all sequences together", "tokens/s"),
-    ("decode_tokens_per_second", c.METRIC, "Tokens written a second, all sequences together", "tokens/s"),
+    ("prefill_tokens_per_second", c.METRIC, "Prompt tokens read a second, in all sequences", "tokens/s"),
+    (
+        "decode_tokens_per_second",
+        c.METRIC,
+        "Tokens written a second behind the first, in all sequences",
+        "tokens/s",
+    ),
     ("seconds_to_first_token", c.METRIC, "Time from the prompt to the first written token", "s"),
-    ("peak_memory_bytes", pa.int64(), "Peak memory of weights, cache and activations", "bytes"),
+    ("peak_memory_bytes", pa.int64(), f"{_MEMORY}; NULL where the system does not tell", "bytes"),
 )
 
 TABLE = Table(
@@ -26,9 +32,12 @@ TABLE = Table(
         Column("length", pa.int32(), "Length of every prompt.", "tokens", minimum=1),
         Column("new_tokens", pa.int32(), "Tokens that every sequence writes.", "tokens", minimum=1),
         Column("repeats", pa.int32(), "Timings of each side, of which the median counts.", minimum=1),
+        Column(
+            "machine", c.LABEL, "Processor and threads, or graphics card; times of two do not compare.", is_timing=True
+        ),
         Column("sublayers_skipped", pa.int32(), "Dropped sublayers that did not run.", "sublayers", minimum=0),
         *(
-            Column(f"{name}{suffix}", of, f"{doc}{whose}.", unit, minimum=0, is_timing=True)
+            Column(f"{name}{suffix}", of, f"{doc}{whose}.", unit, minimum=0, is_timing=True, nullable=of == pa.int64())
             for suffix, whose in (("", ""), ("_dense", ", by the dense model in the same interleaved run"))
             for name, of, doc, unit in _MEASURES
         ),

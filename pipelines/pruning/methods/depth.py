@@ -3,8 +3,7 @@
 How a decoder computes without them is `wearing.py`'s; what becomes of the matrices that stay, other methods'.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -133,7 +132,7 @@ def drop_order(
         return [Removal(left[place], None) for place in drawn.tolist()]
     if tokens is None or not tokens.numel():
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    with applied(decoder, base), cast(decoder.trunk.parameters(), dtype):
+    with applied(decoder, base, skips=False), cast(decoder.trunk.parameters(), dtype):
         match recipe.by:
             case "influence":
                 return ordered(influences(decoder, left, tokens))
@@ -162,7 +161,7 @@ def _one_by_one(
         removed = {label for label, _ in order}
         gone = {part for label in removed for part in parts_of(label)}
         still = [label for label in left if label not in removed]
-        with silenced(decoder, gone):
+        with decoder.without(gone, skips=False):
             scores = (
                 influences(decoder, still, tokens)
                 if recipe.by == "iterative"
@@ -183,16 +182,6 @@ def parts_of(label: str) -> tuple[str, ...]:
     """Labels of the sublayers that a unit consists of: `block.3` of `attn.3` and `mlp.3`."""
     kind, _, layer = label.partition(".")
     return (f"attn.{layer}", f"mlp.{layer}") if kind == "block" else (label,)
-
-
-@contextmanager
-def silenced(decoder: Decoder, labels: set[str]) -> Iterator[None]:
-    """Some sublayers add nothing for a while."""
-    with ExitStack() as stack:
-        for sublayer in decoder.sublayers:
-            if sublayer.label in labels:
-                stack.enter_context(sublayer.dropped())
-        yield
 
 
 def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[str, float]:
@@ -259,7 +248,7 @@ def _without(
     gone = {*dropped, *parts_of(label)}
     start = int(label.partition(".")[2])
     stream = stream_of(*calls[start])
-    with silenced(decoder, set(parts_of(label))):
+    with decoder.without(parts_of(label), skips=False):
         for layer, call in zip(decoder.layers[start:], calls[start:], strict=True):
             if not {each.label for each in layer.sublayers} <= gone:
                 stream = call_with_state(layer.module, *call, stream)

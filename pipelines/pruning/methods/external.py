@@ -108,7 +108,7 @@ def _without_silent(decoder: Decoder, variant: Variant) -> Variant:
     def see(label: str) -> Callable[[Tensor], None]:
         return lambda added: loud.add(label) if bool(added.any()) else None
 
-    with applied(decoder, variant), hooks(*(h for each in suspects for h in each.watch(see(each.label)))):
+    with applied(decoder, variant, skips=False), hooks(*(h for each in suspects for h in each.watch(see(each.label)))):
         decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=2))
     silent = [sublayer for sublayer in suspects if sublayer.label not in loud]
     gone = {name for sublayer in silent for name in (*sublayer.matrices, *sublayer.modules)}

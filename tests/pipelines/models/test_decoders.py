@@ -108,7 +108,7 @@ def test_a_dropped_sublayer_equals_one_without_weights_and_leaves_the_stream_unc
     for labels in ({"attn.0"}, {"mlp.1"}, {"attn.1", "mlp.1"}):
         twin = twin_of(decoder)
         write_zeros(twin, labels)
-        with applied(decoder, Variant(dropped=tuple(labels))):
+        with applied(decoder, Variant(dropped=tuple(labels)), skips=False):
             close(logits(decoder), logits(twin))
             added, outputs = added_by(decoder), layer_outputs(decoder)
         assert not any(added[label].any() for label in labels)

@@ -27,7 +27,7 @@ def twin_of(decoder: Decoder) -> Decoder:
         replace(layer, module=twins[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))
         for layer in decoder.layers
     )
-    return replace(decoder, model=model, trunk=twins[decoder.trunk], layers=layers)
+    return replace(decoder, model=model, trunk=twins[decoder.trunk], layers=layers, skips=None)
 
 
 def write_masks(twin: Decoder, variant: Variant, names: set[str]) -> None:
