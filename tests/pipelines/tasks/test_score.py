@@ -107,6 +107,17 @@ def test_letters_and_texts_are_asked_of_the_same_samples(scored: Scored) -> None
         assert one["is_correct"] == (one["answer"] == one["target"])
 
 
+def test_options_are_measured_in_bytes_and_not_in_characters(decoder: Decoder, tmp_path: Path) -> None:
+    data = tmp_path / "umlauts.jsonl"
+    data.write_text(json.dumps({"query": "Was?", "choices": ["äöü", "abc"], "gold": 0}))
+    found = TaskSession(decoder, "tiny", [TaskSpec(name="openbookqa", data=str(data))]).score("dense", Variant())
+    (row,) = samples(found, "openbookqa", "full_text")
+    totals = row["option_log_likelihoods"]
+    assert row["option_log_likelihoods_per_byte"] == pytest.approx([totals[0] / 6, totals[1] / 3])
+    right = values(found, "openbookqa")["accuracy_per_byte"]["value"]
+    assert right == float(totals[0] / 6 > totals[1] / 3)
+
+
 def test_perplexities_follow_from_the_log_likelihoods_of_the_texts(scored: Scored) -> None:
     read, rows = samples(scored, "wikitext2", "rolling"), values(scored, "wikitext2")
     totals = [row["option_log_likelihoods"][0] for row in read]
