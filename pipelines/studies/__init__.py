@@ -217,7 +217,7 @@ class Study(_Part):
     """A study as its YAML file gives it.
 
     `noise` names floors that are measured beside the recipes, and it adds them to `recipes`: the dense model against
-    itself in bfloat16 (not where it runs in bfloat16 anyway) and at another batch shape.
+    itself in bfloat16 (not where it runs in bfloat16 anyway) and with its sums in another order.
     """
 
     name: NAME
