@@ -7,6 +7,7 @@ Rows come from `warehouse`; nothing is computed here.
 
 import re
 import sys
+import textwrap
 from contextlib import suppress
 from typing import Annotated
 
@@ -253,13 +254,19 @@ def describe(
         for reference in TABLES[name].references:
             say(str(reference), "dim")
     names = [column for column, _ in columns]
+    stored = {table.name: [column.name for column in table.columns] for table in TABLES.values()}
     for heading, found in (
         ("joins that add columns and never rows:", headers.joins(name, names, keys)),
         ("tables with several rows for each:", headers.finer(name, names, {t.name: t.key for t in TABLES.values()})),
     ):
-        lines = [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in found.items()]
+        lines = [
+            f"  LEFT JOIN {other} USING ({', '.join(using)}){headers.forced(name, other, stored)}"
+            for other, using in found.items()
+        ]
         if lines:
             say("\n".join([heading, *lines]), "dim")
+    if name in TABLES and TABLES[name].example:
+        say(f"for example:\n{textwrap.indent(TABLES[name].example, '  ')}", "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
 
 

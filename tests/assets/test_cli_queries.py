@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import textwrap
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -168,7 +169,9 @@ def test_describe_names_the_key_and_the_joins_that_multiply_nothing(shell: Shell
     assert "key: model, recipe, prompt_id, trajectory, step, temperature" in shell.messages
     assert "  LEFT JOIN generations USING (model, recipe, prompt_id)" in shell.messages.splitlines()
     safe, finer = shell.messages.split("tables with several rows for each:")
-    assert "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)" in finer.splitlines()
+    layers = "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)"
+    # At a place behind the flip the two trajectories read other tokens.
+    assert f"{layers} WHERE trajectory = 'teacher_forced'" in finer.splitlines()
     for line in safe.splitlines():
         if line.startswith("  LEFT JOIN"):
             counted = shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}")
@@ -189,6 +192,19 @@ def test_describe_explains_every_column_of_a_table(shell: Shell) -> None:
     assert "One row per variant" in shell.messages
     assert "key: model, recipe, prompt_id, position, layer" in shell.messages
     assert "(model, recipe) references variants (model, recipe)" in " ".join(shell.messages.split())
+
+
+def test_the_example_of_a_table_runs_as_it_is_printed(shell: Shell) -> None:
+    examples = {table.name: table.example for table in TABLES.values() if table.example}
+    assert "layer_transitions" in examples
+    for name, example in examples.items():
+        shell("describe", name)
+        assert textwrap.indent(example, "  ") in shell.messages
+        rows = shell.records("sql", example)
+    assert {row["sublayer"] for row in rows} == {"attn", "mlp"}
+    assert "of the model's output" in next(
+        str(row["about"]) for row in shell.records("describe", "layer_transitions") if row["column"] == "margin_dense"
+    )
 
 
 def test_describe_explains_a_views_columns_by_what_they_come_from_or_by_its_notes(shell: Shell) -> None:

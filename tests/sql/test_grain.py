@@ -26,6 +26,10 @@ SPACES_MOVED = " + ".join(f"count_if(orth_rel_{space} > 0 or par_rel_{space} <> 
 # What is counted in the view, and the same counted in the stored rows that it stands on.
 COUNTS = {
     "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),
+    "first_divergent_layer": (
+        "sum(steps)",
+        f"(select count(*) from decoding_steps where {AT_REFERENCE} and {FORCED} and {PRUNED})",
+    ),
     "estimate_fit": (
         "sum(n)",
         f"(select count_if(kl_pruned_dense_nats > 0) from layer_transitions where {COMPARED}) + {POINTS}",
