@@ -117,7 +117,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
             recipe.name: [
                 *(load.pruning(recipe) if recipe in pruned else ()),
                 *(load.variant(recipe) if recipe in traced else ()),
-                *(load.text_variant(recipe) if recipe in read else ()),
+                *(load.text_variant() if recipe in read else ()),
             ]
             for recipe in study.recipes
             if recipe in traced or recipe in read or recipe in pruned

@@ -187,7 +187,7 @@ class Workload:
         """What the texts of all variants share."""
         return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored else []
 
-    def text_variant(self, recipe: Recipe) -> list[Cost]:
+    def text_variant(self) -> list[Cost]:
         """The texts of one variant: a pass, and both sides of every scored token at T = 1."""
         if not self.scored:
             return []

@@ -135,7 +135,7 @@ class Table:
         references: foreign keys.
         version: rises by one whenever a column comes, goes or changes its name, type or meaning.
         migrations: from earlier versions, in order; a version that only brought columns needs none.
-        example: a query that shows how its rows are chosen and joined, ready for `prunescope sql "…"`; empty where that is plain.
+        example: a query that shows how its rows are chosen and joined, for `prunescope sql`; empty where that is plain.
     """
 
     name: str

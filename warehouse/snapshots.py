@@ -74,9 +74,11 @@ class Snapshot:
 
         Raises:
             DamagedFileError: a partition's footer is damaged; the message names the file.
-            WarehouseError: the system does not let us read a partition.
+            WarehouseError: the place is a file, or the system does not let us read a partition.
         """
         self.root = store.root
+        if isinstance(self.root, Path) and self.root.exists() and not self.root.is_dir():
+            raise WarehouseError(f"{self.root} is a file and no warehouse; give the folder that the tables lie in")
         self._descriptors: list[int] = []
         partitions = [
             partition

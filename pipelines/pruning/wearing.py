@@ -179,14 +179,14 @@ def _in_reverse_order(decoder: Decoder) -> Iterator[None]:
     before: dict[nn.Module, Tensor] = {}
 
     def reverse(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        (rows,), weight = args, module.weight
+        (rows,), weight = args, module.get_parameter("weight")
         before[module] = weight.data
         weight.data = weight.data.flip(0 if isinstance(module, Conv1D) else 1)
         return (rows.flip(-1),)
 
     def restore(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
         if module in before:
-            module.weight.data = before.pop(module)
+            module.get_parameter("weight").data = before.pop(module)
 
     # Hooks, not another forward: whatever kernel the dense run multiplies with is the one that sees the other order.
     handles = [

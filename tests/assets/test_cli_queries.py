@@ -59,6 +59,33 @@ def test_the_files_name_says_the_format_unless_it_is_given(shell: Shell, tmp_pat
     assert (tmp_path / "rows.txt").read_text().splitlines() == ["one", "1"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sql", "SELECT 1", "-o", "r.csv", "--format", "json"), "-o r.csv --format json: the name says another"),
+        (("sql", "SELECT 1", "-o", "r.pdf", "--format", "csv"), "-o r.pdf --format csv: the name says another"),
+        (("tables", "-o", "r.txt", "--format", "parquet"), "-o r.txt --format parquet: the name says another"),
+        (("question", "q11", "--chart", "-o", "r.png", "--format", "csv"), "--chart --format csv: that is for rows"),
+        (("report", "-o", "r.pdf"), "-o r.pdf: a report is one HTML page; end the name in .html"),
+        (("report", "-o", "r"), "-o r: a report is one HTML page"),
+        (("sql", "SELECT 1", "-o", ""), "-o '': that is a folder; name a file"),
+        (("sql", "SELECT 1", "-o", "."), "-o '': that is a folder; name a file"),
+        (("tables", "-o", "there"), "-o there: that is a folder; name a file"),
+        (("tables", "-o", "no/such/r.csv"), "-o no/such/r.csv: there is no folder no/such; make it first"),
+        (("question", "q11", "--memory", "1e9"), "--memory 1e+09: this machine has "),
+        (("sql", "SELECT 1", "--memory", "nan"), "Invalid value for '--memory'"),
+    ],
+)
+def test_a_place_or_a_limit_that_cannot_be_meant_is_refused_and_nothing_is_written(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    assert shell(*arguments, code=2) == ""
+    assert message in " ".join(shell.messages.split())
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_sql_can_come_from_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 7 AS seven"))
     assert shell.records("sql", "-") == [{"seven": 7}]
@@ -117,7 +144,7 @@ def test_a_question_is_read_in_one_line_and_filtered_by_its_columns(shell: Shell
         (("q05", "--variant", "m@r"), "--variant: q05_bias_by_deviation has no column recipe; use --model"),
         (("q11", "--model", "nope"), "there is no model 'nope' in the warehouse; there are "),
         (("q11", "--recipe", "nope"), "there is no recipe 'nope' in the warehouse; there are "),
-        (("q11", "--prompt", "' OR true --"), "there is no prompt \"' OR true --\" in the warehouse; there are "),
+        (("q11", "--prompt", "' OR true --"), 'there is no prompt "\' OR true --" in the warehouse; there are '),
         (("q11", "--variant", "nope"), "'nope': write MODEL@RECIPE"),
         (("q11", "--chart", "-o", "x.gif"), "--chart -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
     ],
@@ -159,12 +186,19 @@ def test_a_chart_is_written_in_the_format_of_its_name_or_said_where_it_lies(
 
 
 def test_sql_shows_what_there_is(shell: Shell) -> None:
-    for words in ("tables", " \\d ; ", "TABLES"):
+    for words in ("tables", " \\d ; ", "TABLES", "describe", "show tables;", "SHOW ALL TABLES", "\\dt"):
         assert shell("sql", words) == shell("tables")
     for words in ("describe models", "\\d models", "DESCRIBE models;"):
         assert shell("sql", words) == shell("describe", "models")
     shell("sql", "describe nothing", code=2)
     assert "there is no table or view 'nothing'" in shell.messages
+
+
+def test_sql_draws_the_plan_of_a_query(shell: Shell) -> None:
+    drawn = shell("sql", "EXPLAIN FROM models")
+    assert "╭" in drawn
+    assert "\\n" not in drawn
+    assert [row["explain_value"] for row in shell.records("sql", "EXPLAIN FROM models")] == [drawn.removesuffix("\n")]
 
 
 def test_sql_keeps_its_limits(shell: Shell) -> None:

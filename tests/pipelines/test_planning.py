@@ -163,7 +163,7 @@ def test_single_swaps_cost_the_layers_above_them() -> None:
 def test_texts_cost_a_pass_a_side_and_every_scored_token_twice_through_the_head() -> None:
     # Three windows of 6 tokens, of which 4 are scored.
     assert amounts(load().text_dense(), "body") == load().forward(6, sequences=3)
-    costs = load(temperatures=(0.5, 1.0)).text_variant(parse_recipe("noise-batch"))
+    costs = load(temperatures=(0.5, 1.0)).text_variant()
     assert amounts(costs, "body") == load().forward(6, sequences=3)
     assert (amounts(costs, "head"), amounts(costs, "vocabulary")) == (2 * 12 * 2 * 50 * 8, 2 * 12 * 50)
     (rows,) = [rows for rows in load().variant_rows(parse_recipe("wanda-50")) if rows.table == "text_tokens"]

@@ -226,7 +226,7 @@ def test_the_first_divergent_layer_is_where_the_lens_parts_at_the_first_flipped_
             warehouse.step("wanda-50", "p", step, step + 0.5, trajectory=trajectory, flips=step in (2, 4),
                            margin_dense=margin)  # fmt: skip
             warehouse.step("wanda-50", "never", step, trajectory=trajectory)
-    # At the flip: the same token, apart, the same again, apart up to the output; before it all are apart, which is no flip.
+    # At the flip the lens agrees, parts, agrees again and parts up to the output.
     for step, places in ((1, (True, True, True, True)), (2, (False, True, False, True))):
         for place, flips in enumerate(places):
             at = {"layer": place // 2, "sublayer": ("attn", "mlp")[place % 2]}

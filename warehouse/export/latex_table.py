@@ -1,7 +1,7 @@
 """A printed table as LaTeX with booktabs that stays on the page, however many columns and rows it has.
 
 One that fits is set as it is; a wider one in small type, its headings broken, what is the same in all rows in a note,
-and its columns in parts that repeat the key; a longer one over several pages. What stands in the cells is decided in `typeset`.
+and its columns in parts that repeat the key; a longer one over several pages. The cells are decided in `typeset`.
 """
 
 import re
@@ -126,7 +126,7 @@ def _points(columns: Sequence[_Column], type_: _Type) -> float:
 def _height(part: Sequence[_Column]) -> int:
     """Lines of type."""
     rows = zip(*(column.lines for column in part), strict=True)
-    return sum(map(max, rows)) + max(len(column.heading) for column in part) + 2
+    return sum(max(lines) for lines in rows) + max(len(column.heading) for column in part) + 2
 
 
 def _float(table: Printed, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
@@ -208,7 +208,7 @@ def _text(cell: Cell) -> str:
 def _characters(cell: Cell) -> int:
     text = _text(cell)
     length = sum(map(_length, text))
-    return length if cell.mark is not Mark.BEST else -(-length * 7 // 6)
+    return length * 7 // 6 + 1 if cell.mark is Mark.BEST else length
 
 
 def _length(letter: str) -> int:

@@ -13,7 +13,7 @@ from warehouse.export import marks
 from warehouse.export.layout import Layout, Shown
 from warehouse.export.marks import Mark
 from warehouse.export.rounding import Number, rounded
-from warehouse.formats import NULL, markdown_escaped, shown_cell, visible
+from warehouse.formats import NULL, markdown_escaped, shown_cell
 
 _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -280,8 +280,16 @@ _DIVERGENCE: tuple[Column, ...] = (
     ),
     Column("entropy_dense_nats", METRIC, "Entropy of the dense distribution.", "nats", "−Σp log p", minimum=0),
     Column("entropy_pruned_nats", METRIC, "Entropy of the pruned distribution.", "nats", "−Σq log q", minimum=0),
-    Column("margin_dense", METRIC, "Dense logit of the output's first token minus that of its second.", "logit", minimum=0),
-    Column("margin_pruned", METRIC, "Pruned logit of the output's first token minus that of its second.", "logit", minimum=0),
+    Column(
+        "margin_dense", METRIC, "Dense logit of the output's first token minus that of its second.", "logit", minimum=0
+    ),
+    Column(
+        "margin_pruned",
+        METRIC,
+        "Pruned logit of the output's first token minus that of its second.",
+        "logit",
+        minimum=0,
+    ),
 )
 
 DIVERGENCE: tuple[Column, ...] = tuple(column.but(cost=_COSTS[column.name]) for column in _DIVERGENCE)

@@ -32,7 +32,10 @@ class Noise(BaseRecipe):
     SPELLING = re.compile(r"(?P<method>noise)-(?P<kind>bfloat16|batch)")
     EXAMPLES: ClassVar = (
         ("noise-bfloat16", "the dense model in bfloat16: a floor, no pruning"),
-        ("noise-batch", "the dense model with its sums in another order, as another batch shape rounds: a floor, no pruning"),
+        (
+            "noise-batch",
+            "the dense model with its sums in another order: a floor, no pruning",
+        ),
     )
 
     method: Literal["noise"] = "noise"

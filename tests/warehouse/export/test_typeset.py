@@ -69,7 +69,9 @@ def rows() -> pa.Table:
 
 def hostile() -> Printed:
     names = [*HOSTILE, "end"]
-    return printed("hostile", pa.table({"recipe": names, "x_1": [*map(float, range(len(names)))]}), derived("h", _schema(), {}))
+    return printed(
+        "hostile", pa.table({"recipe": names, "x_1": [*map(float, range(len(names)))]}), derived("h", _schema(), {})
+    )
 
 
 def _schema() -> pa.Schema:
@@ -253,8 +255,8 @@ def test_a_table_wider_than_the_page_comes_in_parts_that_repeat_the_key() -> Non
 
 
 def test_a_table_longer_than_the_page_goes_over_several_with_its_head_on_each() -> None:
-    for table, parts in ((printed("long", pa.table({"x": range(90)}), derived("h", pa.schema({"x": pa.int64()}), {})), 1),
-                         (wide(60), 3)):  # fmt: skip
+    numbers = pa.table({"x": range(90)})
+    for table, parts in ((printed("long", numbers, derived("h", numbers.schema, {})), 1), (wide(60), 3)):
         text = to_latex(table)
         assert text.splitlines()[0] == "% needs \\usepackage{booktabs,longtable}"
         assert text.count(r"\begin{longtable}") == text.count(r"\endhead") >= parts
@@ -273,13 +275,20 @@ def test_a_wide_table_without_a_key_numbers_its_rows() -> None:
 
 @pytest.mark.tex
 def test_no_table_is_wider_than_the_page(tmp_path: Path) -> None:
-    tables = [printed("my", rows(), LAYOUT), hostile(), wide(4, figures=10), wide(60), wide(6, figures=2), wide(60, figures=1)]
+    tables = [
+        printed("my", rows(), LAYOUT),
+        hostile(),
+        wide(4, figures=10),
+        wide(60),
+        wide(6, figures=2),
+        wide(60, figures=1),
+    ]
     folder = compile_tex(tmp_path, {f"t{at}.tex": to_latex(table) for at, table in enumerate(tables)})
     assert_fits(folder)
 
 
 def assert_fits(folder: Path) -> None:
-    """No box is wider than the text, by what TeX says of it: boxes in its log, the columns of a longtable in the aux."""
+    """No box is wider than the text: TeX tells boxes in its log, and the columns of a longtable in the aux."""
     log = (folder / "all.log").read_text(errors="replace")
     assert all(float(over) < 3 for over in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)), log[-3000:]
     tables = re.findall(r"\\gdef \\LT@\w+ \{((?:[^{}]|\{[^{}]*\})*)\}", (folder / "all.aux").read_text())
