@@ -9,9 +9,10 @@ from difflib import get_close_matches
 
 import pyarrow as pa
 
-from warehouse.catalogue import GIBIBYTES, View, quoted
+from warehouse.catalogue import GIBIBYTES, View
 from warehouse.errors import WarehouseError
 from warehouse.places import Place
+from warehouse.quoting import quoted
 from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES

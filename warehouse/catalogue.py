@@ -28,6 +28,7 @@ from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, spl
 from warehouse.migrations import relation
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
+from warehouse.quoting import literal, quoted
 from warehouse.remote import register
 from warehouse.schema import Table
 from warehouse.snapshots import FOOTERS, File, Snapshot
@@ -190,16 +191,6 @@ def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
     except CycleError as error:
         circle = error.args[1]
         raise CatalogueError(f"{views[circle[0]].path} reads itself: {' -> '.join(reversed(circle))}") from error
-
-
-def literal(text: str) -> str:
-    """The text as a SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def quoted(name: str) -> str:
-    """The name as a SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def sql_type(of: pa.DataType) -> str:

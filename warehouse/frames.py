@@ -9,9 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 
-from warehouse.catalogue import PROVENANCE, connect, quoted, view_sql
+from warehouse.catalogue import PROVENANCE, connect, view_sql
 from warehouse.errors import WarehouseError
 from warehouse.places import Place, is_local
+from warehouse.quoting import quoted
 from warehouse.schema import Table
 from warehouse.snapshots import Snapshot, damage_explained
 from warehouse.store import Store

@@ -22,9 +22,10 @@ from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
 from warehouse import headers
 from warehouse.asking import Wanted, ask
-from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, quoted, view_sql
+from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
 from warehouse.explanations import PROVENANCE_COLUMNS, explain
 from warehouse.provenance import read_footer
+from warehouse.quoting import quoted
 from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES

@@ -18,8 +18,9 @@ from assets.plan import Request, report_file
 from assets.run import Outcome, run_study
 from pipelines.errors import InputError
 from pipelines.studies import load_study
-from warehouse.catalogue import connect, literal
+from warehouse.catalogue import connect
 from warehouse.places import Place
+from warehouse.quoting import literal
 from warehouse.store import Store
 
 FAILED, WRONG_INPUT = 1, 2

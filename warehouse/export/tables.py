@@ -12,13 +12,14 @@ import pyarrow as pa
 import sqlglot
 
 from warehouse import headers
-from warehouse.catalogue import View, quoted
+from warehouse.catalogue import View
 from warehouse.export.html import to_html
 from warehouse.export.latex_table import to_latex
 from warehouse.export.layout import derived
 from warehouse.export.paper_tables import PAPER_TABLES
 from warehouse.export.typeset import printed, to_markdown
 from warehouse.formats import render
+from warehouse.quoting import quoted
 from warehouse.tables import TABLES
 
 # No one typesets more; Parquet and CSV have the others too.
