@@ -32,9 +32,12 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
         reads your own files to join with, and writes where you say COPY. Run the SQL of somebody else, or of a model,
         by `warehouse.safe_sql.run_safe(root, sql)`, which lets it read the tables and views and nothing else.
 
+    Warns:
+        DamagedFileWarning: of each file that cannot be read. A query that reads it fails with its name, all others
+            work.
+
     Raises:
         WarehouseError: there is a file in the place of the folder.
-        DamagedFileError: a file is damaged; the message names it.
     """
     from warehouse.catalogue import connect
 

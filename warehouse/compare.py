@@ -158,11 +158,13 @@ def _same_prompts(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> tu
         who = "neither has a" if len(without) > 1 else f"{without[0]} has no"
         return [], [f"{who} teacher-forced generation"]
     a, b = sides.values()
-    same, reasons = [], []
+    same: list[str] = []
+    reasons: list[str] = []
     for recipe, mine, theirs in ((asked[1], a, b), (asked[2], b, a)):
         if alone := sorted(set(mine) - set(theirs)):
             reasons.append(f"only {recipe} has {_named(alone)}")
-    others, unknown = [], []
+    others: list[str] = []
+    unknown: list[str] = []
     for prompt in sorted(set(a) & set(b)):
         (text_a, hash_a), (text_b, hash_b) = a[prompt], b[prompt]
         if (hash_a is not None and hash_a == hash_b) or (text_a is not None and text_a == text_b):

@@ -348,3 +348,27 @@ def test_tables_counts_what_is_still_there_after_one_was_removed_meanwhile(tmp_p
     assert run(["tables", "--format", "json", "--warehouse", str(tmp_path)], Globals()) == 0
     told = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert (told["models"]["partitions"], told["models"]["rows"]) == (1, 1)
+
+
+def test_one_damaged_file_is_told_and_stops_only_what_reads_it(tmp_path, capsys):
+    store = Store(tmp_path)
+    for recipe in ("a", "b"):
+        for name in ("variants", "top_tokens"):
+            table = TABLES[name]
+            rows = rows_of(table, "tiny", recipe, rows=1)
+            store.write(table, rows, provenance_of("tiny", recipe), "tiny", recipe)
+    damaged = store.path(TABLES["top_tokens"], "tiny", "b")
+    damaged.write_bytes(damaged.read_bytes()[:50])
+
+    def ask(*command, code=0):
+        assert run([*command, "--format", "json", "--warehouse", str(tmp_path)], Globals()) == code
+        shown = capsys.readouterr()
+        assert f"{damaged} is damaged" in shown.err
+        return shown.out
+
+    assert [row["recipe"] for row in json.loads(ask("variants"))] == ["a", "b"]
+    told = {row["name"]: row for row in json.loads(ask("tables"))}
+    assert (told["top_tokens"]["partitions"], told["top_tokens"]["rows"]) == (1, 1)
+    assert json.loads(ask("describe", "top_tokens"))
+    assert len(json.loads(ask("sql", "FROM top_tokens WHERE recipe = 'a'"))) == 1
+    assert ask("sql", "FROM top_tokens", code=1) == ""

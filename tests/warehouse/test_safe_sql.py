@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from warehouse.catalogue import connect, view_sql
-from warehouse.errors import DamagedFileError, SqlError, UnsafeSqlError
+from warehouse.errors import DamagedFileError, DamagedFileWarning, SqlError, UnsafeSqlError
 from warehouse.safe_sql import check, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -344,8 +344,13 @@ def test_a_damaged_warehouse_says_so(root, tmp_path):
     path = Store(tmp_path).path(TABLES["models"], "tiny", None)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1")
-    with pytest.raises(DamagedFileError, match="delete it and run its study again"):
-        run_safe(tmp_path, "SELECT 1")
+    with pytest.warns(DamagedFileWarning, match="delete it and run its study again"):
+        assert run_safe(tmp_path, "FROM variants").num_rows == 0
+    with (
+        pytest.warns(DamagedFileWarning),
+        pytest.raises(DamagedFileError, match="^/.* is damaged .*run its study again"),
+    ):
+        run_safe(tmp_path, "FROM models")
 
 
 def test_comments_are_there_for_who_asks_for_them(root):

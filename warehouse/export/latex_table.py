@@ -125,8 +125,9 @@ def _points(columns: Sequence[_Column], type_: _Type) -> float:
 
 def _height(part: Sequence[_Column]) -> int:
     """Lines of type."""
-    rows = zip(*(column.lines for column in part), strict=True)
-    return sum(max(lines) for lines in rows) + max(len(column.heading) for column in part) + 2
+    rows = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
+    heading: int = max(len(column.heading) for column in part)
+    return sum(rows) + heading + 2
 
 
 def _float(table: Printed, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
@@ -206,8 +207,7 @@ def _text(cell: Cell) -> str:
 
 
 def _characters(cell: Cell) -> int:
-    text = _text(cell)
-    length = sum(map(_length, text))
+    length: int = sum(map(_length, _text(cell)))
     return length * 7 // 6 + 1 if cell.mark is Mark.BEST else length
 
 
