@@ -147,7 +147,7 @@ def test_a_table_that_sums_recipes_up_names_all_that_it_stands_on(
     manifest = json.loads((tmp_path / "paper/manifest.json").read_text())
     recipes = {row["recipe"] for row in manifest["provenance"] if row["table_name"] == "layer_transitions"}
     assert recipes == set(RECIPES)
-    assert "Every model was changed by" in (tmp_path / "paper/methods.md").read_text()
+    assert "The model was changed by" in (tmp_path / "paper/methods.md").read_text()
 
 
 def test_a_study_restricts_rows_methods_and_provenance_and_names_the_calibration(

@@ -125,9 +125,8 @@ def _points(columns: Sequence[_Column], type_: _Type) -> float:
 
 def _height(part: Sequence[_Column]) -> int:
     """Lines of type."""
-    rows = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
-    heading: int = max(len(column.heading) for column in part)
-    return sum(rows) + heading + 2
+    rows: list[int] = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
+    return sum(rows) + max(len(column.heading) for column in part) + 2
 
 
 def _float(table: Printed, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
