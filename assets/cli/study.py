@@ -19,8 +19,9 @@ from assets.run import Outcome, run_study
 from pipelines.errors import InputError
 from pipelines.studies import load_study
 from pipelines.tasks.definition import runs_code
-from warehouse.catalogue import connect, literal
+from warehouse.catalogue import connect
 from warehouse.places import Place
+from warehouse.quoting import literal
 from warehouse.store import Store
 
 FAILED, WRONG_INPUT = 1, 2
