@@ -5,7 +5,6 @@ The statistics stand in the SQL; here is only what has to be the same on both si
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -14,7 +13,6 @@ from warehouse.catalogue import SQL, connect
 from warehouse.errors import CatalogueError, WarehouseError
 from warehouse.places import Place
 
-_FILES = ("compare_variants.sql", "compare_tasks.sql")
 _SIDES = """
 SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
 FROM provenance
@@ -82,10 +80,8 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
         asked = [model, recipe_a, recipe_b]
         _check_dense_sides(connection, asked)
         prompts, reasons = _same_prompts(connection, asked)
-        tokens, tasks = (
-            _rows(connection, SQL / "comparisons" / file, parameters)
-            for file, parameters in zip(_FILES, ([*asked, prompts], asked), strict=True)
-        )
+        tokens = _rows(connection, "compare_variants.sql", [*asked, prompts])
+        tasks = _rows(connection, "compare_tasks.sql", asked)
         rows = pa.concat_tables([tokens, tasks], promote_options="default") if tasks.num_rows else tokens
         measured = set(rows["measured_on"].to_pylist())
         missing = [*_missing_texts(connection, asked, measured), *_missing_tasks(connection, asked, measured), *reasons]
@@ -96,7 +92,8 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
     return Comparison(model, recipe_a, recipe_b, rows, tuple(missing))
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequence[object]) -> pa.Table:
+def _rows(connection: duckdb.DuckDBPyConnection, name: str, parameters: Sequence[object]) -> pa.Table:
+    file = SQL / "comparisons" / name
     try:
         return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
     except duckdb.ParserException as error:
