@@ -30,6 +30,9 @@ marts = [name for name, view in view_sql().items() if view.layer == "marts"]
 rounds, generations, torn = 0, set(), []
 while rounds < 2 or len(generations) < 10:
     with connect(root, explained=False) as connection:
+        # DuckDB takes a program without a file for a person at a terminal, and draws where the answer is printed.
+        connection.execute("SET enable_progress_bar = false")
+
         def answers():
             return {mart: len(connection.execute(f'SELECT * FROM "{mart}"').fetchall()) for mart in marts}
 
