@@ -160,7 +160,7 @@ def test_a_study_restricts_rows_methods_and_provenance_and_names_the_calibration
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {row["recipe"] for row in manifest["provenance"]} <= {None, "dense", "wanda-2of4"}
     methods = (tmp_path / "out" / "methods.md").read_text()
-    assert "2 sequences of 32 tokens from Python's help topics" in methods
+    assert "2 sequences of 32 tokens from `LICENSE`" in methods
     assert "magnitude" not in methods
     assert "han2015learning" not in (tmp_path / "out" / "references.bib").read_text()
 

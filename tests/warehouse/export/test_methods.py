@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -97,6 +98,8 @@ def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckD
     )
     assert "(WikiText-2 [@merity2017pointer])" in section.markdown
     assert keys(section) >= {"raffel2020t5", "merity2017pointer"}
+    embedded = Known({"c" * 64: replace(drawn, source="embedded")}, {})
+    assert "tokens from Python's help topics" in written(warehouse, "wanda-50", known=embedded).markdown
 
 
 def test_what_was_not_read_is_not_told(warehouse: duckdb.DuckDBPyConnection) -> None:
