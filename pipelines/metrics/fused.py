@@ -49,7 +49,11 @@ _SMALL = _F(0.5)  # below it, power series take the place of differences
 
 # Element-wise formulas keep their order of operations; only sums may be split over vector lanes.
 _element = njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
-_sums = njit(fastmath={"contract", "reassoc", "nsz", "nnan"}, error_model="numpy", nogil=True, cache=True)
+_REGROUPED = {"contract", "reassoc", "nsz", "nnan"}
+_sums = njit(fastmath=_REGROUPED, error_model="numpy", nogil=True, cache=True)
+# What they call is inlined: a function of its own is compiled alone and again inside its caller, sums in another order
+# there, and which of the two runs depends on whether the caller was compiled in this process or read from the cache.
+_part = njit(fastmath=_REGROUPED, error_model="numpy", nogil=True, forceinline=True)
 
 
 @intrinsic
@@ -181,7 +185,7 @@ def _top(values: _F, ids: int, best: _F) -> None:
                     ids[place] = start + i
 
 
-@_sums
+@_part
 def _largest(values: _F) -> _F:
     largest = values[0]
     for i in range(len(values)):
@@ -190,7 +194,7 @@ def _largest(values: _F) -> _F:
     return largest
 
 
-@_sums
+@_part
 def _rank(values: _F, token: int) -> int:
     """Place of a token: 1 + those above it + those equal to it with a lower id."""
     own = values[token]
@@ -203,7 +207,7 @@ def _rank(values: _F, token: int) -> int:
     return rank
 
 
-@_sums
+@_part
 def _exact(weight: _F, state: _F) -> float:
     """Inner product in float64."""
     total = 0.0
@@ -412,7 +416,7 @@ def _refine(gap, dz, dense, x, dx, head, reach, chosen, after) -> None:
         after[token] = before - dense.highest + moved
 
 
-@_sums
+@_part
 def _stay(dense, out) -> None:
     """A row that does not move: the pruned side is the dense one, bit for bit."""
     out.mean = out.log_growth = out.log_growth_direct = 0
@@ -421,7 +425,7 @@ def _stay(dense, out) -> None:
     out.tail, out.gap = dense.tail, dense.gap
 
 
-@_sums
+@_part
 def _linear(z, dz, dense, out) -> None:
     """Geometry of z and the plain variance of Δz; the orthogonal part and the variance element by element."""
     size = len(z)
@@ -459,7 +463,7 @@ def _linear(z, dz, dense, out) -> None:
     out.variance = max(variance / size - (mean - np.float64(mean32)) ** 2, 0.0)
 
 
-@_sums
+@_part
 def _move(w, dense, dz, factor, highest, top, after, q, is_empty, out) -> None:
     """One row's shift in p-space at one temperature; `after` is z + Δz − max(z + Δz), `highest` the shift of that max.
 
