@@ -10,6 +10,7 @@ from assets.figures import figure_assets
 from assets.inputs import recipe
 from assets.jobs import JOBS
 from assets.loaded import LOADED
+from assets.published import paper_reference
 from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
@@ -21,6 +22,7 @@ defs = Definitions(
     assets=[
         *(recipe, models, calibration, variants, mask_samples, traces, texts, tasks),
         *UNWRITTEN,
+        paper_reference,
         *question_assets(),
         *figure_assets(),
         report,

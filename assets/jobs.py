@@ -92,7 +92,7 @@ JOBS = [
     define_asset_job("variant_tables", _tables(VARIANT_TABLES), description="Prune and trace one variant."),
     define_asset_job(
         "answers",
-        AssetSelection.groups("questions", "figures", "report"),
-        description="Answer the questions, draw the figures, write the report.",
+        AssetSelection.groups("published", "questions", "figures", "report"),
+        description="Bring the published numbers, answer the questions, draw the figures, write the report.",
     ),
 ]

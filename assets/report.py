@@ -47,7 +47,11 @@ ORDER BY one.model, one.prompt_id, one.recipe <> 'dense', one.recipe
     group_name="report",
     kinds={"html"},
     description="The study's findings, charts and texts as one HTML file that works offline.",
-    deps=[*(AssetKey(name) for name in questions()), *(figure_key(name) for name in FIGURES)],
+    deps=[
+        AssetKey("paper_reference"),
+        *(AssetKey(name) for name in questions()),
+        *(figure_key(name) for name in FIGURES),
+    ],
     code_version=state.charts_version(),
     check_specs=[
         AssetCheckSpec(

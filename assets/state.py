@@ -45,6 +45,7 @@ def report_version(store: Store, study: Study) -> str:
         {
             "study": study.hash,
             "partitions": partitions_of(store, study),
+            "of no study": partitions(store, (table.name for table in TABLES.values() if not table.is_of_studies)),
             "sql": _folder_hash(SQL, ("*.sql",)),
             "charts": charts_version(),
         }

@@ -19,5 +19,5 @@ UNWRITTEN = [
         metadata=table_metadata(table),
     )
     for table in TABLES.values()
-    if table.name not in CODE_VERSIONS
+    if table.is_of_studies and table.name not in CODE_VERSIONS
 ]

@@ -28,6 +28,7 @@ def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_setting
         ("sql", "*.sql"),
         ("pipelines/studies", "*.yaml"),
         ("pipelines/corpora", "*"),
+        ("pipelines/published", "*.yaml"),
         ("pipelines/charts/templates", "*"),
     ):
         own = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob(pattern) if file.is_file()}

@@ -1,4 +1,4 @@
-"""How two variants of one model differ, paired token by token, from `sql/comparisons/compare_variants.sql`.
+"""How two variants of one model differ, paired token by token and sample by sample, from `sql/comparisons/`.
 
 The statistics stand in the SQL; here is only what has to be the same on both sides before a difference means anything.
 """
@@ -13,11 +13,11 @@ from warehouse.catalogue import SQL, connect
 from warehouse.errors import CatalogueError, WarehouseError
 from warehouse.places import Place
 
-_FILE = Path("comparisons") / "compare_variants.sql"
+_FILES = ("compare_variants.sql", "compare_tasks.sql")
 _SIDES = """
 SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
 FROM provenance
-WHERE model = $1 AND recipe IN ($2, $3) AND table_name IN ('text_tokens', 'decoding_steps')
+WHERE model = $1 AND recipe IN ($2, $3) AND table_name IN ('text_tokens', 'decoding_steps', 'task_samples')
 GROUP BY ALL ORDER BY ALL
 """
 _TEXTS = """
@@ -27,6 +27,9 @@ WHERE model = $1 AND recipe IN ($2, $3) ORDER BY ALL
 _PROMPTS = """
 SELECT DISTINCT recipe, prompt_id, temperature FROM decoding_steps
 WHERE model = $1 AND recipe IN ($2, $3) AND trajectory = 'teacher_forced' ORDER BY ALL
+"""
+_TASKS = """
+SELECT DISTINCT recipe, task FROM task_samples WHERE model = $1 AND recipe IN ($2, $3) ORDER BY ALL
 """
 
 
@@ -38,7 +41,8 @@ class Comparison:
         model: the dense model that both were made from.
         recipe_a: A.
         recipe_b: B.
-        rows: one row per text or set of prompts × temperature × statistic, see the SQL file.
+        rows: one row per text or set of prompts × temperature × statistic, then one per task × statistic, see the
+            SQL files; the columns of tasks are there where a task is.
         missing: sentences on what could not be compared, and why.
     """
 
@@ -59,24 +63,28 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
 
     Raises:
         WarehouseError: there is no such variant, they are of two models or measured against different dense weights,
-            or they share neither a text nor a prompt; the message says which.
+            or they share no text, prompt or sample of a task; the message says which.
     """
     with connect(root, explained=False) as connection:
         model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
         asked = [model, recipe_a, recipe_b]
         _check_dense_sides(connection, asked)
-        sql = (SQL / _FILE).read_text(encoding="utf-8")
-        try:
-            rows = connection.sql(sql, params=asked).to_arrow_table()
-        except duckdb.ParserException as error:
-            raise CatalogueError(f"{SQL / _FILE}: {str(error).strip()}") from error
+        tokens, tasks = (_rows(connection, SQL / "comparisons" / file, asked) for file in _FILES)
+        rows = pa.concat_tables([tokens, tasks], promote_options="default") if tasks.num_rows else tokens
         measured = set(rows["measured_on"].to_pylist())
-        missing = _missing_texts(connection, asked, measured)
+        missing = [*_missing_texts(connection, asked, measured), *_missing_tasks(connection, asked, measured)]
         if "prompts" not in measured:
             missing.append(_missing_prompts(connection, asked))
     if not measured:
         raise WarehouseError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(missing)}")
     return Comparison(model, recipe_a, recipe_b, rows, tuple(missing))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, file: Path, asked: list[str]) -> pa.Table:
+    try:
+        return connection.sql(file.read_text(encoding="utf-8"), params=asked).to_arrow_table()
+    except duckdb.ParserException as error:
+        raise CatalogueError(f"{file}: {str(error).strip()}") from error
 
 
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
@@ -132,6 +140,20 @@ def _missing_texts(connection: duckdb.DuckDBPyConnection, asked: list[str], meas
         ]
         reasons.append(f"text {text} was scored in two ways: {', '.join(told) or 'no token in common'}")
     return reasons
+
+
+def _missing_tasks(connection: duckdb.DuckDBPyConnection, asked: list[str], measured: set[str]) -> list[str]:
+    """Why each task of either side is not compared."""
+    scored: dict[str, list[str]] = {}
+    for recipe, task in connection.execute(_TASKS, asked).fetchall():
+        scored.setdefault(task, []).append(recipe)
+    return [
+        f"only {recipes[0]} was scored on task {task}"
+        if len(recipes) == 1
+        else f"task {task} has no sample that both were asked in the same way"
+        for task, recipes in scored.items()
+        if f"task {task}" not in measured
+    ]
 
 
 def _missing_prompts(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> str:

@@ -118,7 +118,7 @@ def remove(store: Store, found: Iterable[Waste]) -> int:
 
 def _partitions(store: Store, studies: Sequence[Named]) -> Iterator[Waste]:
     for table in TABLES.values():
-        for partition in store.partitions(table):
+        for partition in store.partitions(table) if table.is_of_studies else ():
             if not _is_named(studies, partition.model, partition.recipe):
                 yield from _waste("partition", partition.path, _study(partition.path))
 

@@ -135,6 +135,7 @@ class Table:
         references: foreign keys.
         version: rises by one whenever a column comes, goes or changes its name, type or meaning.
         migrations: from earlier versions, in order; a version that only brought columns needs none.
+        is_of_studies: whether studies compute its rows. What is not belongs to no study's models: it is there for all.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Table:
     references: tuple[Reference, ...] = ()
     version: int = 1
     migrations: tuple[Migration, ...] = ()
+    is_of_studies: bool = True
 
     def __post_init__(self) -> None:
         """Refuses a table whose key or references are not among its columns, or whose names or versions clash."""

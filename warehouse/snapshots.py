@@ -70,7 +70,7 @@ class Snapshot:
 
         Args:
             store: the warehouse.
-            models: only the partitions of these models; all where None.
+            models: only the partitions of these models, and what is of no study; all where None.
 
         Raises:
             DamagedFileError: a partition's footer is damaged; the message names the file.
@@ -82,7 +82,7 @@ class Snapshot:
             partition
             for table in TABLES.values()
             for partition in store.partitions(table)
-            if models is None or partition.model in models
+            if models is None or partition.model in models or not table.is_of_studies
         ]
         self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:

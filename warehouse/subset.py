@@ -14,7 +14,7 @@ from warehouse.tables import TABLES
 def narrow(connection: duckdb.DuckDBPyConnection, models: Iterable[str], recipes: Iterable[str]) -> None:
     """Narrows an open catalogue, for as long as it is open."""
     these_models, these_recipes = (", ".join(map(literal, names)) or "NULL" for names in (models, recipes))
-    for name in (*TABLES, PROVENANCE):
+    for name in (*(table.name for table in TABLES.values() if table.is_of_studies), PROVENANCE):
         per_model = name in TABLES and TABLES[name].partitioning == "model"
         rows = f"model IN ({these_models})"
         rows += "" if per_model else f" AND coalesce(recipe, 'dense') IN ({these_recipes})"

@@ -35,10 +35,11 @@ def compare(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Compare two variants of one model, paired token by token: perplexity, KL and top token of texts and prompts.
+    """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 
     difference is B − A; its error takes windows of a text, and prompts, as the independent units, and low and high are
-    its 95 % interval (from five units on). noise_p95 is the KL that rounding alone makes.
+    its 95 % interval (from five units on). noise_p95 is the KL that rounding alone makes. Of tasks the units are
+    samples, and mcnemar_p tests those that only one side answers right.
 
     For example:
 

@@ -48,6 +48,10 @@ from variant_summary
 where recipe <> 'dense'
 group by model
 order by model""",
+    "claims": """\
+select model, claim, measure, says, amount, amount_low, amount_high, n, units, verdict
+from paper_claims
+order by model, verdict = 'too little data', verdict desc, claim, measure""",
     "texts": """\
 select kld_summary.*
 from kld_summary
@@ -307,6 +311,26 @@ def _options(frame: pl.DataFrame) -> list[str]:
     return told
 
 
+def _claims(frame: pl.DataFrame) -> list[str]:
+    """One sentence a claim: what it says, whether it holds here, and the numbers that say so."""
+    verdicts = {"holds": "this holds here", "does not hold": "this does not hold here"}
+    told = []
+    for row in frame.iter_rows(named=True):
+        measure = "" if row["measure"] == "all" else f" ({label(row['measure'])})"
+        spread = (
+            f", 95 % interval {number(row['amount_low'])} to {number(row['amount_high'])}"
+            if row["amount_low"] is not None
+            else ""
+        )
+        verdict = verdicts.get(row["verdict"], "there is too little data to say so")
+        units = row["units"].removesuffix("s") if row["n"] == 1 else row["units"]
+        told.append(
+            f"Claim{measure}: {row['says'].removesuffix('.')} – {verdict}: {number(row['amount'])}{spread}, "
+            f"{row['n']} {units}."
+        )
+    return told
+
+
 _TELLERS: tuple[tuple[str, Callable[[pl.DataFrame], list[str]]], ...] = (
     ("variants", _flips),
     ("variants", _answers),
@@ -318,4 +342,5 @@ _TELLERS: tuple[tuple[str, Callable[[pl.DataFrame], list[str]]], ...] = (
     ("noise", _noise),
     ("texts", _texts),
     ("options", _options),
+    ("claims", _claims),
 )

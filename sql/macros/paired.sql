@@ -6,7 +6,7 @@ create or replace macro likeliest(log_likelihoods) as list_position(log_likeliho
 -- Log-likelihood of an option, place from 1, over the best of the others; NULL where there is no other.
 create or replace macro margin_of(log_likelihoods, place) as (
     cast(log_likelihoods[place] as double)
-    - list_max(list_filter(log_likelihoods, lambda one, i: i <> place))
+    - list_max(list_concat(log_likelihoods[1:place - 1], log_likelihoods[place + 1:]))
 );
 
 -- Holm's step-down correction of a p among those of its family, of which NULL is none: what p has to be held against

@@ -1,19 +1,31 @@
--- Published numbers beside our own, where the same model was pruned in the same way and scored on the same task.
--- grain: one row per published number that has one of ours, × recipe.
--- key: model, source, method, dropped, task, metric, recipe
--- inputs: stg_paper_reference, stg_task_scores, stg_variants
+-- Published numbers beside our own of the same drop or recipe and the same task, whichever model ours are of.
+-- grain: one row per model of ours × published number of a whole model × recipe.
+-- key: model, recipe, model_published, source, method, dropped, task, metric
+-- inputs: stg_paper_reference, stg_task_scores, stg_retrieval_scores, kld_summary, stg_variants
 -- columns:
---   model: name of the model in both
---   task: name of the task in both
---   metric: name of the metric in both
+--   model: name of our model
+--   model_published: name of the published model
+--   is_same_model: whether that is the name of ours
+--   source: where it was published
 --   method: how the model was pruned, as the publication's table names it: a recipe without its count
---   value_published: the published number [share; tokens for perplexity]
---   value_ours: ours [share; tokens for perplexity]
---   value_ours_se: its standard error over samples [share; tokens for perplexity]
---   difference: ours minus the published one [share; tokens for perplexity]
+--   dropped: sublayers or blocks that are gone in both
+--   task: name of the task, of the retrieval data set, or of the text
+--   metric: name of the metric in both
+--   value_published: the published number [share; units of text for perplexity]
+--   value_ours: ours [share; units of text for perplexity]
+--   value_ours_se: its standard error [share; units of text for perplexity]
+--   n: samples, queries or tokens that ours is over
+--   shots: worked examples in front of ours; NULL where it has none
+--   difference: ours minus the published one [share; units of text for perplexity]
+--   kept_published: what pruning left of the published dense score; NULL where that is 0 or not published [ratio] =
+--     value/dense
+--   kept_ours: what pruning left of our dense score, the same way [ratio] = value/dense
 -- how to read: a published drop meets the variants of the same method that drop as many sublayers or blocks; any other
---   published method meets the recipe of that name. Published numbers come without an error, so difference has ours
---   only. Shots and prompts of a task may differ between the two.
+--   published method meets the recipe of that name. Of another model the numbers themselves do not compare, what
+--   pruning left of them (kept_*) does, roughly: models differ in depth and in what they can. Of a perplexity more than
+--   1 is lost. A published token_perplexity meets our perplexity of the texts whose name begins with the task's.
+--   Published numbers come without an error, so difference has ours only. Shots, prompts and samples of a task may
+--   differ between the two.
 -- reason: whoever repeats a paper prints its numbers beside the new ones.
 with
 
@@ -26,40 +38,140 @@ variants as (
         cast(sublayers_dropped_count / case when method = 'block-drop' then 2 else 1 end as integer) as dropped
     from stg_variants
     where not is_noise
+),
+
+texts as (
+    select
+        model,
+        recipe,
+        text_id,
+        ppl_pruned as score,
+        ppl_pruned_se as standard_error,
+        cast(tokens as bigint) as n
+    from kld_summary
+),
+
+ours as (
+    select
+        model,
+        recipe,
+        task,
+        metric,
+        value as score,
+        standard_error,
+        n,
+        shots
+    from stg_task_scores
+
+    union all
+
+    select
+        model,
+        recipe,
+        data_set,
+        metric,
+        value as score,
+        standard_error,
+        n,
+        null as shots
+    from stg_retrieval_scores
+
+    union all
+
+    select
+        model,
+        recipe,
+        text_id,
+        'token_perplexity' as metric,
+        score,
+        standard_error,
+        n,
+        null as shots
+    from texts
+),
+
+published as (
+    select
+        pruned.model,
+        pruned.source,
+        pruned.method,
+        pruned.dropped,
+        pruned.task,
+        pruned.metric,
+        pruned.value,
+        pruned.value / nullif(dense.value, 0) as kept
+    from stg_paper_reference as pruned
+    left join stg_paper_reference as dense
+        on
+            pruned.model = dense.model
+            and pruned.source = dense.source
+            and pruned.task = dense.task
+            and pruned.metric = dense.metric
+            and dense.method = 'dense'
+            and dense.layer = -1
+    where pruned.layer = -1
+),
+
+scored as (
+    select
+        variants.model,
+        variants.recipe,
+        variants.published_as,
+        variants.dropped,
+        pruned.task,
+        pruned.metric,
+        pruned.score,
+        pruned.standard_error,
+        pruned.n,
+        pruned.shots,
+        pruned.score / nullif(dense.score, 0) as kept
+    from variants
+    inner join ours as pruned
+        on variants.model = pruned.model and variants.recipe = pruned.recipe
+    left join ours as dense
+        on
+            pruned.model = dense.model
+            and pruned.task = dense.task
+            and pruned.metric = dense.metric
+            and dense.recipe = 'dense'
 )
 
 select
-    published.model,
+    scored.model,
+    scored.recipe,
+    published.model as model_published,
+    published.model = scored.model as is_same_model,
     published.source,
     published.method,
     published.dropped,
     published.task,
     published.metric,
-    variants.recipe,
     published.value as value_published,
-    ours.value as value_ours,
-    ours.standard_error as value_ours_se,
-    ours.n,
-    ours.shots,
-    ours.value - published.value as difference
-from stg_paper_reference as published
-inner join variants
+    scored.score as value_ours,
+    scored.standard_error as value_ours_se,
+    scored.n,
+    scored.shots,
+    scored.score - published.value as difference,
+    published.kept as kept_published,
+    scored.kept as kept_ours
+from published
+inner join scored
     on
-        published.model = variants.model
-        and published.method = variants.published_as
-        and published.dropped = variants.dropped
-inner join stg_task_scores as ours
-    on
-        variants.model = ours.model
-        and variants.recipe = ours.recipe
-        and published.task = ours.task
-        and published.metric = ours.metric
+        published.method = scored.published_as
+        and published.dropped = scored.dropped
+        and published.metric = scored.metric
+        and (
+            published.task = scored.task
+            or (published.metric = 'token_perplexity' and starts_with(scored.task, published.task))
+        )
 order by
+    scored.model,
+    not published.model = scored.model,
     published.model,
     published.task,
     published.metric,
     published.method <> 'dense',
     published.method,
     published.dropped,
-    variants.recipe,
+    scored.recipe,
     published.source

@@ -11,7 +11,7 @@
 --   answer_pruned: The variant's answer; NULL where it has none
 --   is_correct_dense: Whether the dense answer is the right one; NULL where that is not known of both
 --   is_correct_pruned: Whether the variant's answer is the right one; NULL where that is not known of both
---   is_flipped: Whether the answers differ; NULL where a text is only read
+--   is_flipped: Whether the answers differ
 --   is_lost: Whether a right answer became wrong; NULL where that is not known of both
 --   is_gained: Whether a wrong answer became right; NULL where that is not known of both
 --   log_likelihood_change: What the target's log-likelihood gained by pruning, signed; NULL where there is none [nats
@@ -29,7 +29,7 @@ select
     pruned.answer as answer_pruned,
     case when pruned.is_correct is not null then dense.is_correct end as is_correct_dense,
     case when dense.is_correct is not null then pruned.is_correct end as is_correct_pruned,
-    case when pruned.scoring <> 'rolling' then pruned.answer is distinct from dense.answer end as is_flipped,
+    coalesce(pruned.answer <> dense.answer, (pruned.answer is null) <> (dense.answer is null)) as is_flipped,
     -- False and NULL is false: without the case, what was not judged would count as not lost.
     case
         when dense.is_correct is not null and pruned.is_correct is not null

@@ -38,7 +38,7 @@ counted as (
         count(*) filter (where is_gained) as gained,
         count(*) filter (where is_flipped) as flipped
     from task_pairs
-    where is_flipped is not null
+    where scoring <> 'rolling'
     group by model, recipe, task, metric
 )
 

@@ -1,14 +1,18 @@
 -- How much less do tasks that choose among options lose than tasks that write text?
--- grain: one row per model × recipe.
--- key: model, recipe
+-- grain: one row per model × recipe × measure.
+-- key: model, recipe, measure
 -- inputs: stg_task_scores, stg_variants
 -- how to read: a task's loss is the share of its dense score that is gone, 1 − score / dense score, negative where the
 --   score rose; the metrics of a task are averaged first, then the tasks. loss_gap is non-generative minus generative:
 --   below 0 generation suffers more, as the paper claims. Its interval adds the errors of all scores as independent
 --   ones; scores of one model on the same samples move together, so that it is rather too wide. NULL where one kind of
---   task, or an error, is missing. Perplexities and dense scores of 0 are left out, and so are dense and noise.
+--   task, or an error, is missing. measure score takes every metric but agreement, measure agreement that one alone:
+--   how many of the dense model's own answers are kept, right or wrong, which a model too weak for a task can lose too.
+--   A guess keeps a part of either where options are given, so that their loss ends before 1; paper_claims takes that
+--   off. Perplexities and dense scores of 0 are left out, and so are dense and noise.
 -- reason: the paper's headline in one number a variant, comparable between methods at equal loss of either kind.
 -- columns:
+--   measure: score, by right answers, or agreement, by the dense model's own ones
 --   n_non_generative: Tasks answered by the likelihood of options [tasks]
 --   n_generative: Tasks answered by writing [tasks]
 --   loss_non_generative: Mean loss of the former [share]
@@ -24,6 +28,7 @@ metrics as (
     select
         pruned.model,
         pruned.recipe,
+        case when pruned.metric = 'agreement' then 'agreement' else 'score' end as measure,
         pruned.task,
         pruned.kind,
         pruned.value / dense.value as kept,
@@ -44,32 +49,35 @@ tasks as (
     select
         model,
         recipe,
+        measure,
         task,
         kind,
         avg(kept) as kept,
         -- Metrics of one task are of the same samples: their errors are taken as the same one.
         case when count(kept_se) = count(*) then avg(kept_se) end as kept_se
     from metrics
-    group by model, recipe, task, kind
+    group by model, recipe, measure, task, kind
 ),
 
 kinds as (
     select
         model,
         recipe,
+        measure,
         kind,
         count(*) as n,
         1 - avg(kept) as loss,
         geometric_mean_of(kept) as kept,
         case when count(kept_se) = count(*) then sum(kept_se ** 2) / count(*) ** 2 end as variance
     from tasks
-    group by model, recipe, kind
+    group by model, recipe, measure, kind
 ),
 
 variants as (
     select
         model,
         recipe,
+        measure,
         coalesce(max(n) filter (where kind = 'non_generative'), 0) as n_non_generative,
         coalesce(max(n) filter (where kind = 'generative'), 0) as n_generative,
         max(loss) filter (where kind = 'non_generative') as loss_non_generative,
@@ -80,12 +88,13 @@ variants as (
             max(variance) filter (where kind = 'non_generative') + max(variance) filter (where kind = 'generative')
         ) as gap_se
     from kinds
-    group by model, recipe
+    group by model, recipe, measure
 )
 
 select
     variants.model,
     variants.recipe,
+    variants.measure,
     stg_variants.method,
     variants.n_non_generative,
     variants.n_generative,
@@ -100,4 +109,4 @@ from variants
 inner join stg_variants
     on variants.model = stg_variants.model and variants.recipe = stg_variants.recipe
 where not stg_variants.is_noise
-order by variants.model, stg_variants.method, variants.recipe
+order by variants.model, variants.measure <> 'score', stg_variants.method, variants.recipe

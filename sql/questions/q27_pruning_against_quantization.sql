@@ -6,8 +6,10 @@
 --   measure on a straight line in KL between the two nearest quantized variants of the method, where the dense model
 --   (KL 0, nothing changed) is the first point of every line; NULL beyond its largest KL, for nothing is extrapolated.
 --   In every measure more is worse; difference above 0 says that pruning does more of it. A variant that prunes and
---   quantizes, such as a composition that a method of quantization is part of, is on neither side. A measure that was
---   not taken gives no row.
+--   quantizes, such as a composition that a method of quantization is part of, is on neither side. An imported
+--   checkpoint (external) is on the pruned side where it drops sublayers or only sets weights to zero; where it also
+--   changes weights that stay it is on neither, for rounding makes zeros too and nothing says which it was. A measure
+--   that was not taken gives no row.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:
 --   quantization: Method of quantization that it is held against, such as gptq [label]
@@ -114,14 +116,16 @@ methods as (
     from quantized
 ),
 
-quantizing_compositions as (
+not_only_pruned as (
     select
         model,
         recipe
     from stg_variants
-    where list_has_any(
-        json_extract_string(try_cast(parameters_json as json), '$.parts[*].method'), ['rtn', 'gptq', 'awq']
-    )
+    where
+        list_has_any(
+            json_extract_string(try_cast(parameters_json as json), '$.parts[*].method'), ['rtn', 'gptq', 'awq']
+        )
+        or (method = 'external' and weights_updated > 0 and sublayers_dropped_count = 0)
 ),
 
 pruned as (
@@ -135,8 +139,8 @@ pruned as (
     from measures
     inner join methods
         on measures.model = methods.model
-    anti join quantizing_compositions
-        on measures.model = quantizing_compositions.model and measures.recipe = quantizing_compositions.recipe
+    anti join not_only_pruned
+        on measures.model = not_only_pruned.model and measures.recipe = not_only_pruned.recipe
     where measures.parameters_removed_share > 0 and measures.amount is not null
 ),
 

@@ -37,6 +37,7 @@ losses as (
         on
             pruned.model = dense.model
             and pruned.data_set = dense.data_set
+            and pruned.data_hash = dense.data_hash
             and pruned.metric = dense.metric
             and dense.recipe = 'dense'
     left join stg_retrieval_scores as cosines

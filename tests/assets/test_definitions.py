@@ -47,6 +47,7 @@ def test_the_tables_form_this_graph() -> None:
         "variants": ("variants", [*statistics, "models", "recipe"], VARIANTS),
         "mask_samples": ("variants", ["variants"], VARIANTS),
         **{table: ("brought", [], None) for table in TABLES if table not in CODE_VERSIONS},
+        "paper_reference": ("published", [], None),
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},
         **{table: ("tasks", ["variants"], VARIANTS) for table in TASK_TABLES},
     }
@@ -68,7 +69,7 @@ def test_every_figure_is_an_asset_on_the_tables_that_its_query_reads() -> None:
 
 
 def test_the_report_stands_on_all_questions_and_figures() -> None:
-    wanted = {*questions(), *(f"figures/{name}" for name in FIGURES)}
+    wanted = {"paper_reference", *questions(), *(f"figures/{name}" for name in FIGURES)}
     assert {key.to_user_string() for key in GRAPH.get(AssetKey("report")).parent_keys} == wanted
 
 
@@ -87,7 +88,7 @@ def test_a_tables_asset_shows_all_columns_and_is_checked(table) -> None:
     assert [column.name for column in shown] == [column.name for column in table.columns]
     assert [column.constraints.nullable for column in shown] == [column.nullable for column in table.columns]
     assert all(column.description for column in shown)
-    is_written = table.name in CODE_VERSIONS
+    is_written = table.name in {*CODE_VERSIONS, "paper_reference"}
     assert node.is_executable == is_written
     checks = {key.name: GRAPH.get(key).blocking for key in GRAPH.asset_check_keys if key.asset_key == node.key}
     references = {f"rows_have_their_{reference.table}": True for reference in table.references}

@@ -10,7 +10,9 @@ import pytest
 from scipy import stats
 
 from tests.sql.handmade import Handmade, Row
+from tests.sql.handmade_tasks import task_sample
 from tests.sql.handmade_texts import text_token
+from tests.sql.resampling import interval
 from warehouse.compare import Comparison, compare
 from warehouse.errors import WarehouseError
 from warehouse.store import Store
@@ -218,6 +220,53 @@ def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(tmp
     found = compare(write(warehouse, tmp_path), "a", "b")
     assert set(found.rows["measured_on"].to_pylist()) == {"text wiki"}
     assert found.missing == ("their prompts of the same name have other texts or other dense tokens",)
+
+
+def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_path: Path) -> None:
+    chance, warehouse = np.random.default_rng(11), two_variants()
+    right = {side: chance.random(30) < share for side, share in (("a", 0.8), ("b", 0.5))}
+    nats = {side: np.float32(-chance.exponential(3, (9, 3))).astype(float) for side in "ab"}
+    for side in "ab":
+        for sample in range(30):
+            # The lenient answers: right where the dense model says so, which neither is of sample 0.
+            same = None if sample == 0 else bool(right[side][sample])
+            known = {"is_correct": bool(right[side][sample]), "is_answer_same": same}
+            task_sample(warehouse, side, "gsm8k", f"{sample:02d}", **known)
+        for sample in range(9):
+            task_sample(warehouse, side, "arc", f"{sample}", scoring="letter", log_likelihoods=nats[side][sample])
+    task_sample(warehouse, "a", "gsm8k", "only A was asked")
+    found = compare(write(warehouse, tmp_path), "a", "b")
+
+    assert found.missing == ("neither was scored on a text", "neither has a teacher-forced generation")
+    row = by_statistic(found, "task gsm8k")["exact_match"]
+    only_a, only_b = int((right["a"] & ~right["b"]).sum()), int((right["b"] & ~right["a"]).sum())
+    assert (row["only_a_right"], row["only_b_right"], row["clusters"]) == (only_a, only_b, 30)
+    assert row["mcnemar_p"] == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+    change = right["b"].astype(float) - right["a"]
+    low, high = interval(lambda drawn: change[drawn].mean(), 30)
+    assert (row["a"], row["difference"]) == (pytest.approx(right["a"].mean()), pytest.approx(change.mean()))
+    assert (row["a_se"], row["difference_se"]) == (
+        pytest.approx(stats.sem(right["a"])),
+        pytest.approx(stats.sem(change)),
+    )
+    assert (row["difference_low"], row["difference_high"]) == (pytest.approx(low), pytest.approx(high))
+    assert by_statistic(found, "task gsm8k")["agreement"]["clusters"] == 29
+    letters = by_statistic(found, "task arc")
+    assert set(letters) == {"accuracy_letter", "accuracy_letter_log_likelihood", "accuracy_letter_margin"}
+    moved = nats["b"][:, 0] - nats["a"][:, 0]
+    assert letters["accuracy_letter_log_likelihood"]["difference"] == pytest.approx(moved.mean(), rel=1e-5)
+    assert letters["accuracy_letter_log_likelihood"]["mcnemar_p"] is None
+
+
+def test_tasks_without_a_shared_sample_are_refused_with_the_reason(tmp_path: Path) -> None:
+    warehouse = two_variants()
+    task_sample(warehouse, "a", "gsm8k", "s", sample_hash="no example")
+    task_sample(warehouse, "b", "gsm8k", "s", sample_hash="five examples")
+    task_sample(warehouse, "b", "arc", "s", scoring="letter")
+    with pytest.raises(WarehouseError, match="share nothing to compare: ") as refused:
+        compare(write(warehouse, tmp_path), "a", "b")
+    assert "task gsm8k has no sample that both were asked in the same way" in str(refused.value)
+    assert "only b was scored on task arc" in str(refused.value)
 
 
 def test_variants_are_found_by_recipe_where_one_model_has_it(tmp_path: Path) -> None:

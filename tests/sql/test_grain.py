@@ -122,6 +122,11 @@ COUNTS = {
     "q20_answers_flipped": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),
     "q22_generative_gap": ("count(*)", f"(select count(*) from variants where {PRUNED})"),
     "q26_temperature_of_lowest_kl": ("2 * sum(n)", f"(select count(*) from decoding_steps where {PRUNED})"),
+    "q29_isolated_against_joint": (
+        "4 * sum(n)",
+        "(select count(*) from layer_transitions where temperature = 1 and scope = 'propagated' and lens = 'normed'"
+        f" and {PRUNED} and recipe not like 'rtn%')",
+    ),
     "q30_retrieval_loss": (
         "count(*)",
         f"(select count(*) from retrieval_scores where metric = 'ndcg_at_10' and {PRUNED})",

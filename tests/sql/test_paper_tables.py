@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
-from tests.sql.handmade_tasks import paper_reference, task_score
+from tests.sql.handmade_tasks import paper_reference, retrieval_score, task_score
 from tests.sql.handmade_texts import text_token
 from warehouse.catalogue import view_sql
 from warehouse.export.paper_tables import PAPER_TABLES
@@ -123,7 +123,15 @@ def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: As
     ):
         paper_reference(warehouse, method, "maths", value, dropped=dropped, metric="accuracy")
     paper_reference(warehouse, "dense", "unseen", 0.5, metric="accuracy")
-    found = by(ask(warehouse, "paper_published"), "recipe")
+    paper_reference(warehouse, "mlp-drop", "layerwise", 0.9, dropped=1, metric="cosine_h", layer=0)
+    paper_reference(warehouse, "dense", "maths", 0.5, model="theirs")
+    paper_reference(warehouse, "wanda-50", "maths", 0.1, model="theirs")
+    paper_reference(warehouse, "wanda-50", "news", 0.6, metric="ndcg_at_10", model="theirs")
+    paper_reference(warehouse, "wanda-50", "wiki", 12.0, metric="token_perplexity", model="theirs")
+    retrieval_score(warehouse, "wanda-50", "news", 0.4)
+    text_token(warehouse, "wanda-50", 1, 1.0, p_dense=0.5, p_pruned=0.25)
+    rows = ask(warehouse, "paper_published")
+    found = by([row for row in rows if row["is_same_model"]], "recipe")
     assert {recipe: (row["value_published"], row["value_ours"]) for recipe, row in found.items()} == {
         "dense": (0.9, 0.8),
         "wanda-50": (0.5, 0.6),
@@ -131,6 +139,16 @@ def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: As
     }
     assert found["mine"]["difference"] == pytest.approx(-0.1)
     assert found["mine"]["value_ours_se"] == 0.05
+    assert found["mine"]["kept_published"] == pytest.approx(0.6 / 0.9)
+    assert found["mine"]["kept_ours"] == pytest.approx(0.5 / 0.8)
+    # Beside another model's numbers, what pruning left of them compares.
+    others = by([row for row in rows if not row["is_same_model"] and row["recipe"] == "wanda-50"], "task", "metric")
+    assert {row["model_published"] for row in others.values()} == {"theirs"}
+    maths = others["maths", "accuracy"]
+    assert (maths["kept_published"], maths["kept_ours"]) == (pytest.approx(0.2), pytest.approx(0.75))
+    assert others["news", "ndcg_at_10"]["difference"] == pytest.approx(-0.2)
+    perplexity = others["wiki", "token_perplexity"]
+    assert (perplexity["value_ours"], perplexity["n"], perplexity["kept_published"]) == (pytest.approx(4.0), 1, None)
 
 
 def test_fits_pool_a_methods_variants_with_a_jackknife_over_prompts(ask: Ask) -> None:

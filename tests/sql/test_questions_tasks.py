@@ -141,6 +141,7 @@ def test_q21_interpolates_where_the_score_halves_and_where_it_may(ask: Ask) -> N
         "critical_k": about(7.0),
         "critical_k_low": about(4 + 4 * (0.3 - band) / 0.4),
         "critical_k_high": about(8 + 4 * (-0.1 + band) / 0.3),
+        **dict.fromkeys(("critical_k_top1", "critical_k_kl", "first_flip_k", "first_maths_flip_k")),
     }
 
 
@@ -165,6 +166,39 @@ def test_q21_takes_the_first_fall_and_averages_variants_of_equal_k(ask: Ask) -> 
     assert rows["influence"]["critical_k"] == 2.0
     assert rows["random"]["score_at_largest"] == about(0.3)
     assert rows["random"]["critical_k"] == about(2 * 0.4 / 0.5)
+
+
+def test_q21_holds_probes_that_halve_and_the_first_answer_that_flips_beside_the_score(ask: Ask) -> None:
+    warehouse = cliff({0: 0.8, 2: 0.7, 4: 0.3, 6: 0.0})
+    nats = {2: (0.1, 0.3), 4: (1.0, 2.0), 6: (3.0, 3.0)}
+    warehouse.generation("dense", "sum", kind="maths", answer="12").generation("dense", "why", answer="so")
+    task_score(warehouse, "dense", "gsm8k", 0.5, kind="generative", metric="exact_match")
+    for sample in ("a", "b"):
+        task_sample(warehouse, "dense", "gsm8k", sample)
+    for count, (first, second) in nats.items():
+        recipe = f"attn-drop-{count}"
+        for step in range(4):
+            warehouse.step(recipe, "p", step, first, flips=step < count).step(recipe, "q", step, second, flips=step < 1)
+        # An open prompt's answer is no maths answer; the maths one flips at 4, a sample of the task at 6.
+        answer = "12" if count < 4 else None
+        warehouse.generation(recipe, "sum", kind="maths", answer=answer).generation(recipe, "why", answer="else")
+        task_sample(warehouse, recipe, "gsm8k", "a")
+        task_sample(warehouse, recipe, "gsm8k", "b", is_correct=count < 6)
+        task_score(warehouse, recipe, "gsm8k", 0.5, kind="generative", metric="exact_match")
+    rows = {row["metric"]: row for row in ask(warehouse, "q21_critical_drops")}
+    row, kept = rows["accuracy"], [1.0, *(math.exp(-sum(pair) / 2) for pair in nats.values())]
+    # top1: 1, then 5/8, 3/8 and 3/8 of the steps; the mean KL passes ln 2 between 2 and 4.
+    critical_top1 = 2 + 2 * (5 / 8 - 1 / 2) / (5 / 8 - 3 / 8)
+    critical_kl = 2 + 2 * (kept[1] - 0.5) / (kept[1] - kept[2])
+
+    assert (row["critical_k_top1"], row["critical_k_kl"]) == (about(critical_top1), about(critical_kl))
+    assert rows["top1_agreement"]["critical_k"] == row["critical_k_top1"]
+    assert rows["kl_kept"]["score_at_largest"] == about(kept[3])
+    assert rows["kl_step0_kept"]["score_at_largest"] == about(kept[3])
+    assert (rows["kl_kept"]["kind"], rows["kl_kept"]["task"]) == ("probe", "probes")
+    assert 2 < rows["kl_kept"]["critical_k_low"] < row["critical_k_kl"] < rows["kl_kept"]["critical_k_high"]
+    assert (rows["exact_match"]["first_flip_k"], row["first_maths_flip_k"]) == (6, 4)
+    assert row["first_flip_k"] is None, "no sample is read by this metric"
 
 
 def test_q21_asks_only_for_scores_of_which_more_is_better_and_that_can_halve(ask: Ask) -> None:
@@ -200,6 +234,7 @@ def test_q22_sets_what_choosing_loses_against_what_writing_loses(ask: Ask) -> No
     assert row == {
         "model": "tiny",
         "recipe": RECIPE,
+        "measure": "score",
         "method": "wanda",
         "n_non_generative": 2,
         "n_generative": 1,
@@ -211,6 +246,21 @@ def test_q22_sets_what_choosing_loses_against_what_writing_loses(ask: Ask) -> No
         "loss_gap_low": about(-0.7 - TWO_SIDED * gap_se),
         "loss_gap_high": about(-0.7 + TWO_SIDED * gap_se),
     }
+
+
+def test_q22_counts_the_dense_models_own_answers_apart_from_right_ones(ask: Ask) -> None:
+    warehouse = Handmade().variant("dense").variant(RECIPE)
+    # A model too weak for the task scores nothing, but its answers change.
+    for metric, dense, pruned in (("exact_match", 0.0, 0.0), ("agreement", 1.0, 0.25)):
+        task_score(warehouse, "dense", "gsm8k", dense, kind="generative", metric=metric)
+        task_score(warehouse, RECIPE, "gsm8k", pruned, kind="generative", metric=metric)
+    for metric, dense, pruned in (("accuracy", 0.5, 0.4), ("agreement", 1.0, 0.9)):
+        task_score(warehouse, "dense", "arc", dense, metric=metric)
+        task_score(warehouse, RECIPE, "arc", pruned, metric=metric)
+    score, agreement = ask(warehouse, "q22_generative_gap")
+
+    assert (score["measure"], score["loss_non_generative"], score["loss_generative"]) == ("score", about(0.2), None)
+    assert (agreement["measure"], agreement["loss_gap"]) == ("agreement", about(0.1 - 0.75))
 
 
 def test_q22_has_no_gap_with_one_kind_of_task_and_no_interval_without_an_error(ask: Ask) -> None:

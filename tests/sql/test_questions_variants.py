@@ -151,6 +151,17 @@ def test_q27_has_a_composition_on_the_side_of_pruning_only_where_no_part_of_it_q
     assert {row["recipe_above"] for row in rows} == {"gptq-4"}
 
 
+def test_q27_has_an_imported_checkpoint_on_the_side_of_pruning_only_where_nothing_else_may_have_been_done(
+    ask: Ask,
+) -> None:
+    warehouse = compressed(gptq_4=4.0, external_mask=1.0, external_values=1.0, external_layers=1.0)
+    warehouse.where("variants", recipe="external-values")[0].update(weights_updated=400)
+    warehouse.where("variants", recipe="external-layers")[0].update(weights_updated=400, sublayers_dropped=["attn.0"])
+    rows = ask(warehouse, "q27_pruning_against_quantization")
+
+    assert {row["recipe"] for row in rows} == {"external-mask", "external-layers"}
+
+
 def calibrated(*pairs: tuple[str, str, str]) -> Handmade:
     """Variants by name, hash of the parameters and hash of the calibration."""
     warehouse = Handmade()

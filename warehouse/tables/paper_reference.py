@@ -49,4 +49,5 @@ TABLE = Table(
     partitioning="model",
     invariants=(Invariant("dense_drops_nothing", "method <> 'dense' or dropped = 0"),),
     may_be_empty=True,
+    is_of_studies=False,
 )

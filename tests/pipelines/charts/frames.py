@@ -284,7 +284,22 @@ def kld_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def paper_claims(models=(MODEL,)) -> pl.DataFrame:
+    rows = [
+        {"model": model, "claim": claim, "measure": measure, "says": says, "amount": amount, "amount_low": low,
+         "amount_high": high, "n": n, "units": units, "verdict": verdict}
+        for model in models
+        for claim, measure, says, amount, low, high, n, units, verdict in (
+            ("choosing_survives", "agreement", "Choosing survives.", 0.125, 0.05, 0.2, 7, "variants", "holds"),
+            ("second_order_fits", "T9", "The estimate fits.", 0.9, 0.85, 0.95, 1, "methods", "does not hold"),
+            ("choice_is_kept", "all", "Choices are kept.", 0.5, None, None, 2, "questions", "too little data"),
+        )
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
 MARTS = (
+    paper_claims,
     layer_summary,
     estimate_points,
     decoding_curve,

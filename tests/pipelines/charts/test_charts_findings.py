@@ -122,6 +122,14 @@ def test_options_that_change_are_counted():
     assert "does not hold here for 1." in sentence
 
 
+def test_claims_are_told_with_their_verdict_and_numbers_those_without_enough_data_last():
+    assert [sentence for sentence in told() if sentence.startswith("Claim")] == [
+        "Claim (agreement): Choosing survives – this holds here: 0.125, 95 % interval 0.0500 to 0.200, 7 variants.",
+        "Claim (T9): The estimate fits – this does not hold here: 0.900, 95 % interval 0.850 to 0.950, 1 method.",
+        "Claim: Choices are kept – there is too little data to say so: 0.500, 2 questions.",
+    ]
+
+
 def test_texts_are_told_from_the_least_perplexity_to_the_most():
     assert the_one(told(), "perplexity") == (
         "Read over 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0 and the pruned ones of "

@@ -1,0 +1,63 @@
+"""The asset of what others published: one small file a model, written where it is missing or another one.
+
+It stands on no study; every study is laid beside it.
+"""
+
+import datetime
+
+from dagster import AssetExecutionContext, MaterializeResult, asset
+
+from assets.metadata import check_specs, materialized, table_metadata
+from assets.resources import WarehouseResource
+from pipelines.published import contents_hash, published
+from warehouse.provenance import Provenance, fingerprint
+from warehouse.store import Store, Written
+from warehouse.tables import TABLES
+
+TABLE = TABLES["paper_reference"]
+
+
+@asset(
+    name=TABLE.name,
+    group_name="published",
+    kinds={"parquet"},
+    description=TABLE.grain,
+    code_version=contents_hash(),
+    metadata=table_metadata(TABLE),
+    check_specs=check_specs([TABLE]),
+)
+def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+    """Brings the published numbers of the package into the warehouse."""
+    written, version = write_published(warehouse.store())
+    return materialized(TABLE, written, version)
+
+
+def write_published(store: Store) -> tuple[Written, str]:
+    """Writes each model's numbers unless they are there; gives what lies there in all, and its fingerprint.
+
+    Raises:
+        WarehouseError: the numbers do not fit the table, or the disk refused.
+    """
+    inputs = {"published_hash": contents_hash()}
+    version = fingerprint(inputs)
+    rows, violations = published(), ()
+    for (model,), own in rows.group_by("model", maintain_order=True):
+        if not store.is_current(TABLE, str(model), None, version):
+            made = Provenance(
+                fingerprint=version,
+                study="published",
+                model=str(model),
+                recipe=None,
+                inputs=inputs,
+                code_version=str(TABLE.version),
+                libraries={},
+                seed=0,
+                device="",
+                dtype="",
+                seconds=0.0,
+                created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            )
+            violations += store.write(TABLE, own, made, str(model), None).violations
+    files = [partition.path for partition in store.partitions(TABLE)]
+    size = sum(int(file.stat().st_size) for file in files)
+    return Written(store.root / TABLE.name, rows.height, size, violations), version

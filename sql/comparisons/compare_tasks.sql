@@ -1,0 +1,168 @@
+-- How do two variants of one model differ in what they answer, paired sample by sample?
+-- grain: one row per task × statistic.
+-- key: measured_on, statistic
+-- inputs: task_answers, stg_task_samples
+-- parameters: $1 the model, $2 the recipe of A, $3 the recipe of B; bound, never pasted
+-- how to read: a pair was asked the same thing (task, metric, sample_id, sample_hash). A statistic named as a metric of
+--   task_scores is the share of right answers, over the samples where right and wrong are known of both; agreement is
+--   the share of the dense model's own answers. *_log_likelihood is that of the right option or, a byte, of a text that
+--   is read; *_margin is its distance from the best other option. difference is b − a; its error is that of the paired
+--   differences, low and high draw samples (400 fixed resamples; NULL below 5 and where none deviates). only_a_right
+--   and only_b_right are right for one side alone, and mcnemar_p is the chance of a split between them at least as
+--   uneven if both were as good, 1 where there is none. clusters are samples.
+-- reason: two variants of equal accuracy need not answer the same questions right.
+with
+
+answers as (
+    select
+        recipe,
+        task,
+        metric,
+        sample_id,
+        sample_hash,
+        is_correct,
+        target_log_likelihood,
+        target_margin,
+        weight
+    from task_answers
+    where model = $1 and recipe in ($2, $3)
+
+    union all
+
+    select
+        recipe,
+        task,
+        'agreement' as metric,
+        sample_id,
+        sample_hash,
+        is_answer_same as is_correct,
+        null as target_log_likelihood,
+        null as target_margin,
+        1.0 as weight
+    from stg_task_samples
+    where model = $1 and recipe in ($2, $3) and scoring in ('full_text', 'greedy')
+),
+
+stacked as (
+    select
+        a.task,
+        a.metric,
+        a.sample_id,
+        a.weight,
+        unnest([
+            {
+                'statistic': a.metric,
+                'place': 1,
+                'a': cast(cast(a.is_correct as integer) as double),
+                'b': cast(cast(b.is_correct as integer) as double)
+            },
+            {
+                'statistic': a.metric || '_log_likelihood',
+                'place': 2,
+                'a': a.target_log_likelihood / a.weight,
+                'b': b.target_log_likelihood / a.weight
+            },
+            { 'statistic': a.metric || '_margin', 'place': 3, 'a': a.target_margin, 'b': b.target_margin }
+        ]) as one
+    from answers as a
+    inner join answers as b
+        on
+            a.task = b.task
+            and a.metric = b.metric
+            and a.sample_id = b.sample_id
+            and a.sample_hash = b.sample_hash
+    where a.recipe = $2 and b.recipe = $3
+),
+
+pairs as (
+    select
+        stacked.task,
+        stacked.one.statistic,
+        stacked.one.place,
+        stacked.sample_id,
+        stacked.weight,
+        stacked.one.a,
+        stacked.one.b
+    from stacked
+    where stacked.one.a is not null and stacked.one.b is not null
+),
+
+means as (
+    select
+        task,
+        statistic,
+        any_value(place) as place,
+        count(*) as samples,
+        sum(weight) as weight,
+        sum(weight * a) / sum(weight) as a,
+        sum(weight * b) / sum(weight) as b,
+        count(*) filter (where a > b) as only_a_right,
+        count(*) filter (where b > a) as only_b_right,
+        list(weight * (b - a) order by sample_id) as differences,
+        list(weight order by sample_id) as weights
+    from pairs
+    group by task, statistic
+),
+
+errors as (
+    select
+        means.task,
+        means.statistic,
+        error_over_clusters(pairs.weight * (pairs.a - means.a) / means.weight) as a_se,
+        error_over_clusters(pairs.weight * (pairs.b - means.b) / means.weight) as b_se,
+        error_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as difference_se
+    from means
+    inner join pairs
+        on means.task = pairs.task and means.statistic = pairs.statistic
+    group by means.task, means.statistic
+),
+
+sizes as (
+    select distinct samples
+    from means
+    where samples >= 5
+),
+
+resamples as (
+    select
+        samples,
+        unnest(bootstrap_weights(samples)) as draws
+    from sizes
+),
+
+intervals as (
+    select
+        means.task,
+        means.statistic,
+        bootstrap_interval(
+            resampled_share(resamples.draws, means.differences, means.weights), any_value(means.samples)
+        ) as difference
+    from means
+    inner join resamples
+        on means.samples = resamples.samples
+    group by means.task, means.statistic
+)
+
+select
+    'task ' || means.task as measured_on,
+    means.statistic,
+    means.a,
+    errors.a_se,
+    means.b,
+    errors.b_se,
+    means.b - means.a as difference,
+    errors.difference_se,
+    intervals.difference[1] as difference_low,
+    intervals.difference[2] as difference_high,
+    means.samples as clusters,
+    case when means.place = 1 then means.only_a_right end as only_a_right,
+    case when means.place = 1 then means.only_b_right end as only_b_right,
+    case
+        when means.place = 1 then coalesce(mcnemar_exact(means.only_a_right, means.only_b_right), 1.0)
+    end as mcnemar_p
+from means
+inner join errors
+    on means.task = errors.task and means.statistic = errors.statistic
+left join intervals
+    on means.task = intervals.task and means.statistic = intervals.statistic
+order by means.task, means.place, means.statistic

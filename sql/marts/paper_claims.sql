@@ -1,0 +1,309 @@
+-- Whether the paper's claims hold on a model: each with its number, the uncertainty, and a verdict.
+-- grain: one row per model × claim × measure.
+-- key: model, claim, measure
+-- inputs: stg_task_scores, stg_task_samples, noise_variants, paper_fits, layer_summary, reference_temperature,
+--   stg_option_subspace, variant_summary
+-- columns:
+--   model: name of the dense model
+--   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
+--     options_move_less, options_in_the_tail or decoding_feeds_back [label]
+--   measure: what it is measured by: score or agreement of tasks, a theorem, a lens; all where there is one way [label]
+--   says: the claim in words, with its threshold
+--   n: what the number stands on, in `units`
+--   units: variants, methods, sublayers or questions [label]
+--   amount: the number [share; correlation for second_order_fits]
+--   amount_low: lower end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
+--   amount_high: upper end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
+--   threshold: what the claim holds it against [as amount]
+--   verdict: holds or does not hold where the whole interval lies on one side of the threshold, else too little data
+-- how to read: a task's loss is the part of what its dense score has above a guess that is gone; a guess at options is
+--   the mean of 1/options, at a text 0. Tasks whose dense score is not two standard errors above a guess have nothing
+--   to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no proof of knowledge.
+--   agreement takes the dense model's own answers for the right ones. The first two claims are about variants whose
+--   writing loses at least half; their intervals add the spread over variants and the error over samples, the latter
+--   taken as the same for all. Theorems: correlation of the logarithms of estimate and truth (paper_fits), mean over
+--   methods, error over prompts. The others are shares of sublayers, questions or variants for which the claim holds in
+--   more than half of the variants, with Wilson's interval.
+-- reason: a claim is worth what it is held against; a report says what holds here, what does not, and what it cannot
+--   tell.
+with
+
+guesses as (
+    select
+        model,
+        task,
+        avg(1.0 / len(option_log_likelihoods)) as guess
+    from stg_task_samples
+    where recipe = 'dense' and scoring in ('full_text', 'letter')
+    group by model, task
+),
+
+dense_scores as (
+    select
+        scores.model,
+        scores.task,
+        scores.metric,
+        scores.kind,
+        case when scores.metric = 'agreement' then 'agreement' else 'score' end as measure,
+        scores.value,
+        scores.standard_error,
+        case when scores.kind = 'generative' then 0.0 else guesses.guess end as guess
+    from stg_task_scores as scores
+    left join guesses
+        on scores.model = guesses.model and scores.task = guesses.task
+    where
+        scores.recipe = 'dense'
+        and scores.is_higher_better
+        and scores.kind in ('generative', 'non_generative')
+),
+
+metric_losses as (
+    select
+        pruned.model,
+        pruned.recipe,
+        dense.measure,
+        dense.kind,
+        dense.task,
+        (dense.value - pruned.value) / (dense.value - dense.guess) as loss,
+        -- First order in both errors.
+        sqrt(
+            pruned.standard_error ** 2
+            + ((pruned.value - dense.guess) / (dense.value - dense.guess) * dense.standard_error) ** 2
+        ) / (dense.value - dense.guess) as loss_se
+    from stg_task_scores as pruned
+    inner join dense_scores as dense
+        on pruned.model = dense.model and pruned.task = dense.task and pruned.metric = dense.metric
+    anti join noise_variants
+        on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
+    where pruned.recipe <> 'dense' and dense.value - dense.guess > 2 * coalesce(dense.standard_error, 0)
+),
+
+task_losses as (
+    select
+        model,
+        recipe,
+        measure,
+        kind,
+        task,
+        avg(loss) as loss,
+        -- Metrics of one task are of the same samples.
+        avg(loss_se) as loss_se
+    from metric_losses
+    group by model, recipe, measure, kind, task
+),
+
+losses as (
+    select
+        model,
+        recipe,
+        measure,
+        avg(loss) filter (where kind = 'generative') as writing,
+        avg(loss) filter (where kind = 'non_generative') as choosing,
+        sqrt(sum(loss_se ** 2) filter (where kind = 'generative')) / count(*) filter (where kind = 'generative')
+            as writing_se,
+        sqrt(sum(loss_se ** 2) filter (where kind = 'non_generative'))
+        / count(*) filter (where kind = 'non_generative') as choosing_se
+    from task_losses
+    group by model, recipe, measure
+),
+
+-- Lists that are unnested in one select run in step.
+broken as (
+    select
+        model,
+        measure,
+        unnest(['choosing_survives', 'writing_loses_more']) as claim,
+        unnest([choosing, writing - choosing]) as amount,
+        unnest([choosing_se, sqrt(writing_se ** 2 + choosing_se ** 2)]) as amount_se
+    from losses
+    where writing >= 0.5 and choosing is not null
+),
+
+task_claims as (
+    select
+        model,
+        claim,
+        measure,
+        count(*) as n,
+        'variants' as units,
+        avg(amount) as value_of_claim,
+        1.959963984540054 * sqrt(var_samp(amount) / count(*) + avg(amount_se) ** 2) as half_width
+    from broken
+    group by model, claim, measure
+),
+
+fit_claims as (
+    select
+        model,
+        'second_order_fits' as claim,
+        theorem,
+        count(*) as n,
+        'methods' as units,
+        avg(pearson_log10) as value_of_claim,
+        -- Methods are seen on the same prompts.
+        1.959963984540054 * avg(pearson_log10_se) as half_width
+    from paper_fits
+    where pearson_log10 is not null
+    group by model, theorem
+),
+
+sublayers as (
+    select
+        layers.model,
+        layers.lens,
+        avg(cast(layers.one_minus_cos_p_mean > layers.one_minus_cos_z_mean as integer)) > 0.5 as is_so
+    from layer_summary as layers
+    semi join reference_temperature
+        on
+            layers.model = reference_temperature.model
+            and layers.recipe = reference_temperature.recipe
+            and layers.temperature = reference_temperature.temperature
+    where layers.is_changed and layers.scope = 'local' and layers.recipe <> 'dense'
+    group by layers.model, layers.lens, layers.layer, layers.sublayer
+),
+
+questions as (
+    select
+        options.model,
+        avg(cast(options.is_argmax_same as integer)) > 0.5 as is_kept,
+        avg(cast(options.kl_options_dense_pruned_nats < options.kl_dense_pruned_nats as integer)) > 0.5 as is_less,
+        any_value(options.mass_dense) < 0.01 as is_tail
+    from stg_option_subspace as options
+    semi join reference_temperature
+        on
+            options.model = reference_temperature.model
+            and options.recipe = reference_temperature.recipe
+            and options.temperature = reference_temperature.temperature
+    where options.recipe <> 'dense'
+    group by options.model, options.prompt_id
+),
+
+counted as (
+    select
+        model,
+        unnest(['choice_is_kept', 'options_move_less', 'options_in_the_tail']) as claim,
+        'all' as measure,
+        'questions' as units,
+        unnest([is_kept, is_less, is_tail]) as is_so
+    from questions
+
+    union all
+
+    select
+        model,
+        'softmax_amplifies' as claim,
+        lens,
+        'sublayers' as units,
+        is_so
+    from sublayers
+
+    union all
+
+    select
+        model,
+        'decoding_feeds_back' as claim,
+        'all' as measure,
+        'variants' as units,
+        kl_free_running_median_nats > kl_teacher_forced_median_nats as is_so
+    from variant_summary
+    where
+        recipe <> 'dense'
+        and kl_free_running_median_nats is not null
+        and kl_teacher_forced_median_nats is not null
+),
+
+share_claims as (
+    select
+        model,
+        claim,
+        measure,
+        units,
+        count(*) as n,
+        count(*) filter (where is_so) as times
+    from counted
+    group by model, claim, measure, units
+),
+
+numbers as (
+    select
+        model,
+        claim,
+        measure,
+        n,
+        units,
+        value_of_claim as amount,
+        value_of_claim - half_width as amount_low,
+        -- No correlation is above 1.
+        case
+            when claim = 'second_order_fits' then within_0_and_1(value_of_claim + half_width)
+            else value_of_claim + half_width
+        end as amount_high
+    from (
+        select * from task_claims
+        union all
+        select * from fit_claims
+    ) as with_errors
+
+    union all
+
+    select
+        model,
+        claim,
+        measure,
+        n,
+        units,
+        times / n as amount,
+        wilson_interval(times, n)[1] as amount_low,
+        wilson_interval(times, n)[2] as amount_high
+    from share_claims
+),
+
+claims as (
+    select
+        unnest([
+            'choosing_survives',
+            'writing_loses_more',
+            'second_order_fits',
+            'softmax_amplifies',
+            'choice_is_kept',
+            'options_move_less',
+            'options_in_the_tail',
+            'decoding_feeds_back'
+        ]) as claim,
+        unnest([
+            'Where writing loses at least half, choosing among options loses less than half.',
+            'Where writing loses at least half, it loses more than choosing.',
+            'The second-order estimate follows the truth: its logarithm correlates above 0.99.',
+            'Probabilities move further than logits behind most sublayers.',
+            'Most questions keep the choice among their options.',
+            'The options move less than the whole vocabulary for most questions.',
+            'The options of most questions have less than 1 % of the dense probability.',
+            'Reading its own tokens moves most variants further than reading the dense ones.'
+        ]) as says,
+        unnest(cast([0.5, 0.0, 0.99, 0.5, 0.5, 0.5, 0.5, 0.5] as double[])) as threshold,
+        -- Whether more is better for the claim.
+        unnest([false, true, true, true, true, true, true, true]) as is_more
+)
+
+select
+    numbers.model,
+    numbers.claim,
+    numbers.measure,
+    claims.says,
+    numbers.n,
+    numbers.units,
+    numbers.amount,
+    numbers.amount_low,
+    numbers.amount_high,
+    claims.threshold,
+    case
+        when (claims.is_more and numbers.amount_low > claims.threshold) then 'holds'
+        when (not claims.is_more and numbers.amount_high < claims.threshold) then 'holds'
+        when (claims.is_more and numbers.amount_high < claims.threshold) then 'does not hold'
+        when (not claims.is_more and numbers.amount_low > claims.threshold) then 'does not hold'
+        else 'too little data'
+    end as verdict
+from numbers
+inner join claims
+    on numbers.claim = claims.claim
+order by numbers.model, claims.claim, numbers.measure
