@@ -136,6 +136,17 @@ class Decoder:
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
 
 
+def padded_left(
+    contexts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+    """Contexts of any lengths as one batch that ends together, and 1 where a token of it counts; for `hidden`."""
+    longest = max(len(context) for context in contexts)
+    padding = [longest - len(context) for context in contexts]
+    given = [[0] * pad + list(context) for pad, context in zip(padding, contexts, strict=True)]
+    real = [[0] * pad + [1] * (longest - pad) for pad in padding]
+    return torch.tensor(given, device=device), torch.tensor(real, device=device)
+
+
 def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 tokens"]:
     """Random tokens on the decoder's device, the same for the same seed; no more than its context holds."""
     generator = torch.Generator().manual_seed(seed)

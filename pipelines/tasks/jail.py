@@ -142,7 +142,7 @@ def hide_files(root: str, bytes_of_folder: int) -> None:
     for path in (*_LIBRARIES, f"{sys.base_prefix}/lib", *sys.path):
         if Path(path).is_dir() and not any(f"{path}/".startswith(f"{known}/") for known in libraries):
             libraries.append(path)
-    with _needing("no mounts in a user namespace: on Ubuntu set sysctl kernel.apparmor_restrict_unprivileged_userns=0"):
+    with _needing("no mounts in a user namespace: let the container, or on Ubuntu AppArmor, allow them"):
         _mount("none", "/", "", _RECURSIVE | _PRIVATE)
         _mount("tmpfs", root, "tmpfs", _NO_SET_UID | _NO_DEVICES, "size=1m,mode=755")
         for path in libraries:

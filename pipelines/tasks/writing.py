@@ -13,7 +13,7 @@ from torch import Tensor
 from pipelines.errors import ComputationError, InputError
 from pipelines.metrics.products import quick_linears
 from pipelines.metrics.text import distinct_n, repeat_rates
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, padded_left
 
 # Tokens of one batch, padding and answers included, whatever its rows: bounds the cache and the activations.
 MOST_TOKENS = 16_384
@@ -123,15 +123,12 @@ def _batches(rows: Sequence[_Row], new: int, most: int) -> Iterator[list[_Row]]:
 def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int) -> None:
     """Fills the rows' tokens, all through one key-value cache."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
-    longest = len(rows[0].context)
-    padding = [longest - len(row.context) for row in rows]
-    given = torch.tensor([[0] * pad + list(row.context) for pad, row in zip(padding, rows, strict=True)])
-    real = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
-    given, real = given.to(decoder.device), real.to(decoder.device)
+    given, real = padded_left([row.context for row in rows], decoder.device)
+    starts_with_one = given.shape[1] == 1
     for step in range(max_new_tokens):
         # Models that keep a recurrence's state in their modules (RecurrentGemma) would go on from the last text's if a
         # text began with one token; without a cache all tokens pass again.
-        through = None if step == 0 and longest == 1 else cache
+        through = None if step == 0 and starts_with_one else cache
         best = _best(decoder, decoder.hidden(given, through, real)[:, -1])
         for row, token in zip(rows, best.tolist(), strict=True):
             row.tokens.append(token)

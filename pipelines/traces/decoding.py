@@ -20,7 +20,7 @@ from pipelines.metrics.products import quick_linears
 from pipelines.metrics.ranking import top_ids
 from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
 from pipelines.models.calls import first_tensor, hooks, state_argument
-from pipelines.models.decoder import Decoder
+from pipelines.models.decoder import Decoder, padded_left
 from pipelines.prompts import TokenizedPrompt, find_answer
 
 # Types of the tables that may have no row, or no value in a column, to take them from.
@@ -85,9 +85,7 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
     last: dict[str, Tensor] = {}  # what the last position met in the current step
     streams: list[Tensor] = []
     tokens: list[list[int]] = []
-    longest = max(len(prompt) for prompt in prompts)
-    given = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=decoder.device)
-    real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(given)
+    given, real = padded_left(prompts, decoder.device)
     with hooks(*_watch(decoder, last)), quick_linears(decoder.model):
         for _ in range(steps):
             decoder.hidden(given, cache, real)

@@ -161,7 +161,7 @@ def test_no_more_processes_are_made_than_allowed_in_whatever_way() -> None:
     ["    return bytearray(10 * 2**30)\n", "    x = [x]\n    while True: x = x * 2\n"],
 )
 def test_memory_has_a_limit(completion: str) -> None:
-    assert verdict_of(completion).outcome == "memory"
+    assert verdict_of(completion, Limits(memory_bytes=2**28)).outcome == "memory"
 
 
 def test_its_folder_is_new_and_empty_and_holds_so_many_bytes() -> None:
