@@ -197,6 +197,8 @@ def test_compare_refuses_with_the_reason(shell: Shell) -> None:
 def test_every_exported_table_compiles_in_one_document(exported: Path, tmp_path: Path) -> None:
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(exported.glob("*.tex"))}
     assert set(PAPER_TABLES) - {"paper_published"} <= {name.removesuffix(".tex") for name in texts}
+    (tmp_path / "prose").mkdir()
+    compile_tex(tmp_path / "prose", {"methods.tex": texts.pop("methods.tex")})
     assert_fits(compile_tex(tmp_path, texts))
 
 

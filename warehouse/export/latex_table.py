@@ -166,7 +166,10 @@ def _caption(table: Printed) -> tuple[str, str]:
 
 
 def _notes(table: Printed) -> Iterator[str]:
-    return (rf"\par\smallskip{{\footnotesize\sloppy {latex(note)}\par}}" for note in table.notes)
+    for note in table.notes:
+        # The names of columns are long, and TeX breaks no line in them by itself.
+        text = latex(note).replace(r"\_", r"\_\allowbreak{}")
+        yield rf"\par\smallskip{{\footnotesize\sloppy {text}\par}}"
 
 
 def _letters(part: Sequence[_Column]) -> str:
