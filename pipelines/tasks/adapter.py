@@ -5,9 +5,9 @@ Tokenization, windows and truncation are lm-eval's own code; only token ids come
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,7 @@ Likelihood = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]
 # Request, row and place of a state, and the token whose likelihood is read there.
 Read = tuple[int, int, int, int]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -195,36 +196,37 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         tokens = torch.tensor([[0] * pad + list(fed) for pad, fed in zip(padding, begun, strict=True)])
         real = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=device)
         states = self.decoder.hidden(tokens.to(device), cache, real)
-        before: list[Read] = []
-        behind: list[Read] = []
-        rest: list[tuple[int, ...]] = []
-        chosen: list[int] = []
-        for index, group in enumerate(groups):
-            for row in group.rows:
-                reads = _reads(row, index)
-                before += [
-                    (each, index, padding[index] + place, token)
-                    for each, _, place, token in reads
-                    if place < group.shared
-                ]
-                behind += [
-                    (each, len(rest), place - group.shared, token)
-                    for each, _, place, token in reads
-                    if place >= group.shared
-                ]
-                if len(row.fed) > group.shared:
-                    rest.append(row.fed[group.shared :])
-                    chosen.append(index)
-        yield states, before
-        if not rest:
-            return
-        kept = torch.tensor(chosen, device=device)
-        cache.reorder_cache(cast(torch.LongTensor, kept))  # repeats rows, and is the one that recurrent states know
-        tokens = _padded(rest)
-        # What pads on the right comes last and is never read; but it must not be counted as a position either.
-        lengths = torch.tensor([len(each) for each in rest])
-        after = (torch.arange(tokens.shape[1]) < lengths[:, None]) if self.decoder.can_pad else torch.ones_like(tokens)
-        yield self.decoder.hidden(tokens.to(device), cache, torch.cat([real[kept], after.to(real)], dim=1)), behind
+        rest = [(index, row) for index, group in enumerate(groups) for row in group.rows]
+        yield (
+            states,
+            [
+                (request, each, padding[index] + place, token)
+                for index, row in rest
+                for request, each, place, token in _reads(row, index)
+                if place < groups[index].shared
+            ],
+        )
+        left = [(index, row) for index, row in rest if len(row.fed) > groups[index].shared]
+        # Long ends and short ones apart, each behind a cache of its own.
+        alike = list(_alike(left, lambda each: len(each[1].fed) - groups[each[0]].shared))
+        for number, ends in enumerate(alike, start=1):
+            own = cache if number == len(alike) else copy.deepcopy(cache)
+            kept = torch.tensor([index for index, _ in ends], device=device)
+            own.reorder_cache(cast(torch.LongTensor, kept))  # repeats rows, and is the one that recurrent states know
+            tokens = _padded([row.fed[groups[index].shared :] for index, row in ends])
+            # What pads on the right comes last and is never read; but it must not be counted as a position either.
+            lengths = torch.tensor([len(row.fed) - groups[index].shared for index, row in ends])
+            is_real = torch.arange(tokens.shape[1]) < lengths[:, None]
+            after = is_real if self.decoder.can_pad else torch.ones_like(tokens)
+            yield (
+                self.decoder.hidden(tokens.to(device), own, torch.cat([real[kept], after.to(real)], dim=1)),
+                [
+                    (request, each, place - groups[index].shared, token)
+                    for number, (index, row) in enumerate(ends)
+                    for request, each, place, token in _reads(row, number)
+                    if place >= groups[index].shared
+                ],
+            )
 
     def _answer(self, found: dict[int, list[Likelihood]], passes: Iterator[tuple[Tensor, list[Read]]]) -> None:
         """Adds the likelihoods of tokens to their requests."""
@@ -276,6 +278,18 @@ def _reads(row: _Row, index: int) -> list[Read]:
         for request, first, tokens in row.asked
         for step, token in enumerate(tokens)
     ]
+
+
+def _alike(rows: Sequence[_T], length_of: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Rows from the longest to the shortest, so that none is padded to more than twice its length."""
+    together: list[_T] = []
+    for row in sorted(rows, key=length_of, reverse=True):
+        if together and 2 * length_of(row) < length_of(together[0]):
+            yield together
+            together = []
+        together.append(row)
+    if together:
+        yield together
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "rows tokens"]:
