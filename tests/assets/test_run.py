@@ -41,6 +41,7 @@ def of(recipe: str, names: set[str]) -> set[str]:
 def test_a_run_from_nothing_fills_every_table_and_writes_the_report(computed_once: Path) -> None:
     found = partitions(computed_once)
     assert len(found) == len(MODEL_TABLES) + len(RECIPES) * len(VARIANT_TABLES)
+    assert len(list((computed_once / "paper_reference").rglob("*.parquet"))) == 4, "what others published, by model"
     assert not diagnose(computed_once)
     report = (computed_once / "_reports" / "tiny.html").read_text()
     assert "wanda-2of4" in report

@@ -65,11 +65,12 @@ def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> su
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:
-    """Every partition file with its inode and time of change: equal means untouched."""
+    """Every partition file of a study with its inode and time of change: equal means untouched."""
     return {
         str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for table in TABLES
-        for path in (root / table).rglob("*.parquet")
+        for table in TABLES.values()
+        if table.is_of_studies
+        for path in (root / table.name).rglob("*.parquet")
     }
 
 
