@@ -11,8 +11,6 @@ from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -23,6 +21,8 @@ from pydantic import (
 from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
+from pipelines.studies.measured import RetrievalSpec
+from pipelines.studies.part import Part
 from pipelines.validation import first_problem
 
 FOLDER = Path(__file__).parent
@@ -30,23 +30,14 @@ FOLDER = Path(__file__).parent
 MAX_BYTES = 1_000_000
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 over all fields."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
-
-
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """A dense model: `source` is `embedded`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
 
     name: NAME
     source: str = Field(min_length=1)
 
 
-class Prompt(_Part):
+class Prompt(Part):
     """One probe prompt.
 
     Attributes:
@@ -95,7 +86,7 @@ class Prompt(_Part):
         return self
 
 
-class CalibrationSpec(_Part):
+class CalibrationSpec(Part):
     """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
 
     Attributes:
@@ -128,7 +119,7 @@ class CalibrationSpec(_Part):
         return source
 
 
-class TextSpec(_Part):
+class TextSpec(Part):
     """A text that both models read: windows of `context` tokens, one every `stride` tokens; nothing is generated.
 
     The last `stride` tokens of every window are scored, so each token once and with at least `context` − `stride`
@@ -174,13 +165,13 @@ class TextSpec(_Part):
         return f"text {self.id!r}, source"
 
 
-class GenerationSpec(_Part):
+class GenerationSpec(Part):
     """Greedy decoding of a fixed number of tokens, so that steps pair up between variants."""
 
     new_tokens: int = Field(default=24, ge=1)
 
 
-class MeasureSpec(_Part):
+class MeasureSpec(Part):
     """What is measured, and where.
 
     `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
@@ -213,7 +204,7 @@ class MeasureSpec(_Part):
         return self
 
 
-class Study(_Part):
+class Study(Part):
     """A study as its YAML file gives it.
 
     `noise` names floors that are measured beside the recipes, and it adds them to `recipes`: the dense model against
@@ -227,8 +218,9 @@ class Study(_Part):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
     recipes: tuple[Recipe, ...] = Field(min_length=1)
-    prompts: tuple[Prompt, ...] = Field(min_length=1)
+    prompts: tuple[Prompt, ...] = ()
     texts: tuple[TextSpec, ...] = ()
+    retrieval: tuple[RetrievalSpec, ...] = ()
     calibration: CalibrationSpec = CalibrationSpec()
     generation: GenerationSpec = GenerationSpec()
     measure: MeasureSpec = MeasureSpec()
@@ -262,6 +254,7 @@ class Study(_Part):
             ("recipes", [recipe.name for recipe in self.recipes]),
             ("prompts", [prompt.id for prompt in self.prompts]),
             ("texts", [text.id for text in self.texts]),
+            ("retrieval", [each.name for each in self.retrieval]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -269,6 +262,12 @@ class Study(_Part):
         for recipe in self.recipes:
             if (recipe.name == "dense") != (recipe.method == "dense"):
                 raise ValueError("the name `dense` belongs to the method dense")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Self:
+        if not (self.prompts or self.texts or self.retrieval):
+            raise ValueError("nothing is measured; name `prompts`, `texts` or `retrieval`")
         return self
 
     @property
