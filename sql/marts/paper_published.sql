@@ -3,6 +3,9 @@
 -- key: model, source, method, dropped, task, metric, recipe
 -- inputs: stg_paper_reference, stg_task_scores, stg_variants
 -- columns:
+--   model: name of the model in both
+--   task: name of the task in both
+--   metric: name of the metric in both
 --   method: how the model was pruned, as the publication's table names it: a recipe without its count
 --   value_published: the published number [share; tokens for perplexity]
 --   value_ours: ours [share; tokens for perplexity]

@@ -12,5 +12,7 @@ select
     data_set,
     metric,
     value,
-    n
+    standard_error,
+    n,
+    data_hash
 from retrieval_scores

@@ -1,6 +1,6 @@
 -- The table speed as the marts read it: every column by name, and what follows from it at once.
--- grain: one row per variant × batch × length.
--- key: model, recipe, batch, length
+-- grain: one row per variant × batch × length × new tokens.
+-- key: model, recipe, batch, length, new_tokens
 -- inputs: speed
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
 -- columns:
@@ -11,6 +11,9 @@ select
     model || '@' || recipe as variant,
     batch,
     length,
+    new_tokens,
+    repeats,
+    sublayers_skipped,
     prefill_tokens_per_second,
     decode_tokens_per_second,
     seconds_to_first_token,

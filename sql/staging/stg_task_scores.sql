@@ -17,5 +17,8 @@ select
     n,
     is_higher_better,
     shots,
+    fewshot_seed,
+    task_version,
+    harness,
     task_hash
 from task_scores

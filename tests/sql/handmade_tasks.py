@@ -33,6 +33,9 @@ def task_score(
         n=n,
         is_higher_better=kind != "perplexity",
         shots=shots,
+        fewshot_seed=None,
+        task_version="1",
+        harness="by hand",
         task_hash=f"hash of {task}",
     )
 
@@ -63,18 +66,26 @@ def task_sample(
         "recipe": recipe,
         "task": task,
         "sample_id": sample,
+        "sample_hash": f"hash of {sample}",
         "scoring": scoring,
         "question": f"question {sample}",
+        "options": None if is_greedy else labels,
         "target": (None if is_correct is None else "12") if is_greedy else labels[target],
         "answer": ("12" if is_correct else "13") if is_greedy else labels[best],
         "is_correct": is_correct if is_greedy else best == target,
+        "answer_lenient": None,
+        "is_correct_lenient": None,
+        "is_answer_same": None,
         "option_log_likelihoods": None if is_greedy else list(log_likelihoods),
         "option_log_likelihoods_per_byte": None if is_greedy else list(per_byte or log_likelihoods),
         "target_index": None if is_greedy else target,
+        "text": "so it is 12" if is_greedy else None,
         "tokens_generated": 8 if is_greedy else None,
         "ended": True if is_greedy else None,
+        "collapse_step": None,
         "distinct_2": 1.0 if is_greedy else None,
         "repeat_rate": 0.0 if is_greedy else None,
+        "verdict": None,
     }
     warehouse.add("task_samples", **(row | given))
 
@@ -86,12 +97,22 @@ def retrieval_score(
     value: float,
     *,
     metric: str = "ndcg_at_10",
+    standard_error: float | None = 0.02,
     n: int = 50,
     model: str = MODEL,
 ) -> None:
     """A row of `retrieval_scores`."""
-    row = {"model": model, "recipe": recipe, "data_set": data_set, "metric": metric, "value": value, "n": n}
-    warehouse.add("retrieval_scores", **row)
+    warehouse.add(
+        "retrieval_scores",
+        model=model,
+        recipe=recipe,
+        data_set=data_set,
+        metric=metric,
+        value=value,
+        standard_error=standard_error,
+        n=n,
+        data_hash=f"hash of {data_set}",
+    )
 
 
 def speed(
@@ -111,6 +132,9 @@ def speed(
         recipe=recipe,
         batch=batch,
         length=length,
+        new_tokens=32,
+        repeats=5,
+        sublayers_skipped=0,
         **{name: ratio * value for name, value in dense.items()},
         **{f"{name}_dense": value for name, value in dense.items()},
         seconds_to_first_token=0.1 / ratio,
@@ -128,6 +152,7 @@ def paper_reference(
     *,
     dropped: int = 0,
     metric: str = "accuracy",
+    layer: int = -1,
     source: str = "2603.24652 Figure 1",
     model: str = MODEL,
 ) -> None:
@@ -140,6 +165,7 @@ def paper_reference(
         dropped=dropped,
         task=task,
         metric=metric,
+        layer=layer,
         value=value,
     )
 

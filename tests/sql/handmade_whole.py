@@ -61,7 +61,7 @@ def crowded_warehouse() -> Handmade:
 def _score(warehouse: Handmade, recipe: str, chance: np.random.Generator) -> None:
     """Eight samples a task; pruning costs written answers and hardly any chosen ones."""
     is_dense = recipe == "dense"
-    task_score(warehouse, recipe, "text", 10.0 if is_dense else 20.0, metric="perplexity", kind="perplexity")
+    task_score(warehouse, recipe, "text", 10.0 if is_dense else 20.0, metric="word_perplexity", kind="perplexity")
     written = [is_dense or bool(chance.random() < 0.5) for _ in range(8)]
     chosen = [[-1.0, -2.0] if is_dense or chance.random() < 0.8 else [-2.0, -1.0] for _ in range(8)]
     for sample in range(8):

@@ -97,7 +97,7 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
     warehouse.variant("b", method="block-drop", removed=0.2, dropped=["attn.1", "mlp.1"])
     warehouse.variant("a", method="attn-drop", removed=0.1, dropped=["attn.0", "attn.1"])
     task_score(warehouse, "a", "one", 0.6, standard_error=0.03)
-    task_score(warehouse, "a", "one", 0.8, metric="acc_norm", standard_error=0.05)
+    task_score(warehouse, "a", "one", 0.8, metric="accuracy_per_byte", standard_error=0.05)
     task_score(warehouse, "a", "two", 0.1, standard_error=0.03)
     task_score(warehouse, "a", "three", 0.5, kind="generative", standard_error=None)
     rows = ask(warehouse, "paper_drops")

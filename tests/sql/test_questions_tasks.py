@@ -170,7 +170,7 @@ def test_q21_takes_the_first_fall_and_averages_variants_of_equal_k(ask: Ask) -> 
 def test_q21_asks_only_for_scores_of_which_more_is_better_and_that_can_halve(ask: Ask) -> None:
     warehouse = cliff({0: 0.0, 4: 0.0})
     for recipe, perplexity in (("dense", 10.0), ("attn-drop-4", 40.0)):
-        task_score(warehouse, recipe, "wikitext2", perplexity, kind="perplexity", metric="perplexity")
+        task_score(warehouse, recipe, "wikitext2", perplexity, kind="perplexity", metric="word_perplexity")
 
     assert ask(warehouse, "q21_critical_drops") == []
 
@@ -185,7 +185,8 @@ def test_q22_sets_what_choosing_loses_against_what_writing_loses(ask: Ask) -> No
         ("mbpp", "generative", 0.0, 0.0),
     ):
         for recipe, value in (("dense", dense), (RECIPE, pruned)):
-            task_score(warehouse, recipe, task, value, kind=kind, standard_error=0.02)
+            metric = "word_perplexity" if kind == "perplexity" else "accuracy"
+            task_score(warehouse, recipe, task, value, kind=kind, metric=metric, standard_error=0.02)
     # A second metric of one task does not make it count twice.
     for recipe, value in (("dense", 0.4), (RECIPE, 0.32)):
         task_score(warehouse, recipe, "boolq", value, metric="accuracy_per_byte", standard_error=0.025)
@@ -229,14 +230,14 @@ def test_q23_ranks_variants_by_probe_and_by_task(ask: Ask) -> None:
     probes, losses = chance.gamma(1, 1, 7), chance.integers(0, 5, 7) / 10
     warehouse = Handmade().step("dense", "p", 0)
     task_score(warehouse, "dense", "gsm8k", 0.9)
-    task_score(warehouse, "dense", "wikitext2", 10.0, kind="perplexity", metric="perplexity")
+    task_score(warehouse, "dense", "wikitext2", 10.0, kind="perplexity", metric="word_perplexity")
     for index, (probe, loss) in enumerate(zip(probes, losses, strict=True)):
         recipe = f"r{index}"
         for prompt, share in (("p", 0.5), ("q", 1.5)):
             warehouse.step(recipe, prompt, 0, probe * share).step(recipe, prompt, 1, 5.0)
             warehouse.step(recipe, prompt, 0, 99.0, trajectory="free_running")
         task_score(warehouse, recipe, "gsm8k", 0.9 - loss)
-        task_score(warehouse, recipe, "wikitext2", 10.0 + probe, kind="perplexity", metric="perplexity")
+        task_score(warehouse, recipe, "wikitext2", 10.0 + probe, kind="perplexity", metric="word_perplexity")
     rows = {(row["probe"], row["task"]): row for row in ask(warehouse, "q23_probes_rank_variants")}
     row = rows["kl_step0", "gsm8k"]
     low, high = interval(

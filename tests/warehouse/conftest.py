@@ -53,8 +53,18 @@ def _value(column: Column, row: int) -> object:
 # Columns that follow from others, in three rows.
 _OF_OPTIONS, _OF_TEXT = [[0.5], [0.25], None], [None, None, 1]
 _FITTING: dict[str, dict[str, list[object]]] = {
-    "task_scores": {"value": [0.5, 1.0, 1.0], "is_higher_better": [True, False, False]},
+    "task_scores": {
+        "metric": ["accuracy", "token_perplexity", "word_perplexity"],
+        "value": [0.5, 1.0, 1.0],
+        "kind": ["generative", "perplexity", "perplexity"],
+        "is_higher_better": [True, False, False],
+    },
     "task_samples": {
+        "options": [["A"], ["A"], None],
+        "text": [None, None, "so it is"],
+        "answer_lenient": [None, None, "12"],
+        "is_correct_lenient": [None, None, True],
+        "verdict": [None, None, "passed"],
         "option_log_likelihoods": _OF_OPTIONS,
         "option_log_likelihoods_per_byte": _OF_OPTIONS,
         "target_index": [0, 0, None],

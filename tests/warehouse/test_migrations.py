@@ -222,11 +222,11 @@ KNOWN = {
     "generations": (1, "9834fedc0398"),
     "text_tokens": (2, "281e4cd8648c"),
     "hidden_states": (1, "16c709a59620"),
-    "task_scores": (1, "bedc5a60e1f0"),
-    "task_samples": (1, "986276aa7dd0"),
-    "retrieval_scores": (1, "d6f76777adaf"),
-    "speed": (1, "4c5ac0849199"),
-    "paper_reference": (1, "412d16243025"),
+    "task_scores": (1, "db4abc41d3f2"),
+    "task_samples": (1, "20d9511afa25"),
+    "retrieval_scores": (1, "08113d352c9a"),
+    "speed": (1, "15ad93a4b6b4"),
+    "paper_reference": (1, "dde1acbdc2fc"),
 }
 
 

@@ -50,7 +50,29 @@ OF_MODEL = Reference("models", ("model",))
 OF_VARIANT = Reference("variants", ("model", "recipe"))
 
 TASK = Column("task", LABEL, "Name of the task.")
-TASK_METRIC = Column("metric", LABEL, "Name of the metric, such as accuracy, exact_match or perplexity.")
+TASK_METRICS: dict[str, str] = {
+    "accuracy": "the likeliest whole text of an option, log-likelihoods summed, is the right one",
+    "accuracy_per_byte": "the same with log-likelihoods over the options' bytes",
+    "accuracy_letter": "the likeliest option label is the right one",
+    "exact_match": "the answer in the text, found strictly in the form that the examples show, is the right one",
+    "exact_match_lenient": "the same, found leniently",
+    "pass_at_1": "the program that was written passes its tests",
+    "f1": "overlap of the words written with those of the right answer",
+    "agreement": "the answer (by whole texts; found leniently in a written one) is the dense model's own, over the "
+    "samples that the dense model answers",
+    "word_perplexity": "perplexity a word, as the harness counts words",
+    "byte_perplexity": "perplexity a byte of UTF-8",
+    "token_perplexity": "perplexity a token",
+}
+PERPLEXITIES = ("word_perplexity", "byte_perplexity", "token_perplexity")
+# What a task of the harness is scored by besides: under the harness's own name.
+OTHER_METRICS = "lm_eval/"
+TASK_METRIC = Column(
+    "metric",
+    LABEL,
+    f"Name of the metric. {'; '.join(f'`{name}`: {doc}' for name, doc in TASK_METRICS.items())}. `{OTHER_METRICS}NAME` "
+    "is any other metric of the harness, under the name that it has there.",
+)
 TASK_HASH = Column("task_hash", pa.string(), "SHA-256 of the task: its samples, prompts, shots and scoring.")
 
 T1, T2, T3 = "2603.24652 Theorem 1", "2603.24652 Theorem 2", "2603.24652 Theorem 3"

@@ -10,10 +10,10 @@ from warehouse.tables import columns as c
 
 TABLE = Table(
     name="paper_reference",
-    grain="One row per published number: model × source × method × dropped × task × metric.",
-    key=("model", "source", "method", "dropped", "task", "metric"),
+    grain="One row per published number: model × source × method × dropped × task × metric × layer.",
+    key=("model", "source", "method", "dropped", "task", "metric", "layer"),
     columns=(
-        c.MODEL,
+        c.MODEL.but(doc="Name of the published model, whether or not a study has it."),
         Column("source", c.LABEL, "Where it was published: arXiv number and table or figure."),
         Column(
             "method",
@@ -22,13 +22,27 @@ TABLE = Table(
             "wanda-50, sparsegpt-2of4.",
         ),
         Column("dropped", pa.int32(), "Sublayers or blocks dropped; 0 where the method drops none.", minimum=0),
-        c.TASK,
-        c.TASK_METRIC,
+        c.TASK.but(
+            doc="Name of the task, of the retrieval data set, or of the text; `layerwise` for the paper's comparison "
+            "layer by layer."
+        ),
+        Column(
+            "metric",
+            c.LABEL,
+            "Name of the metric as in `task_scores` or `retrieval_scores`; `unnamed` where the publication does not say; "
+            "`cosine_h`, `cosine_z`, `cosine_p` layer by layer.",
+        ),
+        Column(
+            "layer",
+            pa.int16(),
+            "Layer that was changed, from 0; −1 for a number of the whole model.",
+            minimum=-1,
+        ),
         Column(
             "value",
             pa.float64(),
             "The number in the unit of `task_scores`: published percents are shares here, perplexities stay.",
-            "share; tokens for perplexity",
+            "share; units of text for perplexity",
             minimum=0,
         ),
     ),

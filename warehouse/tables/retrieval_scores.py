@@ -25,7 +25,21 @@ TABLE = Table(
             values=("ndcg_at_10", "recall_at_100", "mrr_at_10", "embedding_cosine"),
         ),
         Column("value", pa.float64(), "The score; a cosine may be negative.", "share", minimum=-1, maximum=1),
+        Column(
+            "standard_error",
+            pa.float64(),
+            "Standard error of `value` over queries or texts; NULL where there is one.",
+            "share",
+            nullable=True,
+            minimum=0,
+        ),
         Column("n", pa.int64(), "Queries; for embedding_cosine texts, queries and documents together.", minimum=1),
+        Column(
+            "data_hash",
+            pa.string(),
+            "SHA-256 of corpus, queries and judgements, and of how texts were cut, prefixed and pooled: what has to be "
+            "equal for two scores to compare.",
+        ),
     ),
     partitioning="variant",
     references=(c.OF_VARIANT,),

@@ -17,13 +17,16 @@ _MEASURES = (
 
 TABLE = Table(
     name="speed",
-    grain="One row per variant × batch × length.",
-    key=("model", "recipe", "batch", "length"),
+    grain="One row per variant × batch × length × new tokens.",
+    key=("model", "recipe", "batch", "length", "new_tokens"),
     columns=(
         c.MODEL,
         c.RECIPE,
         Column("batch", pa.int32(), "Sequences that run together.", "sequences", minimum=1),
         Column("length", pa.int32(), "Length of every prompt.", "tokens", minimum=1),
+        Column("new_tokens", pa.int32(), "Tokens that every sequence writes.", "tokens", minimum=1),
+        Column("repeats", pa.int32(), "Timings of each side, of which the median counts.", minimum=1),
+        Column("sublayers_skipped", pa.int32(), "Dropped sublayers that did not run.", "sublayers", minimum=0),
         *(
             Column(f"{name}{suffix}", of, f"{doc}{whose}.", unit, minimum=0, is_timing=True)
             for suffix, whose in (("", ""), ("_dense", ", by the dense model in the same interleaved run"))

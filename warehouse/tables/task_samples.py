@@ -20,27 +20,69 @@ TABLE = Table(
         c.TASK,
         Column("sample_id", pa.string(), "Name of the sample in its task, the same for every variant."),
         Column(
+            "sample_hash",
+            pa.string(),
+            "SHA-256 of all that was asked: the prompt, worked examples included, and the options or the limits of the "
+            "text. Samples of two variants are a pair only where it is equal.",
+        ),
+        Column(
             "scoring",
             c.LABEL,
             "What was compared: `letter` the likelihoods of the option labels, `full_text` those of the options' whole "
-            "texts, `greedy` the text that the variant writes.",
-            values=("letter", "full_text", "greedy"),
+            "texts, `greedy` the text that the variant writes, `rolling` nothing: a text is read, and counts as the one "
+            "option.",
+            values=("letter", "full_text", "greedy", "rolling"),
         ),
-        Column("question", pa.string(), "The sample as the variant reads it, without worked examples."),
+        Column(
+            "question",
+            pa.string(),
+            "The sample as the variant reads it, without worked examples; under rolling where the text begins.",
+        ),
+        Column(
+            "options",
+            pa.list_(pa.string()),
+            "What was compared, in the task's order; NULL under greedy and rolling.",
+            nullable=True,
+        ),
         Column("target", pa.string(), "The right answer; NULL where the task names none.", nullable=True),
         Column(
             "answer",
             pa.string(),
-            "The variant's answer: the likeliest option, or what was found in its text; NULL where nothing was.",
+            "The variant's answer: the likeliest option, by its summed log-likelihood and the first of equal ones, or "
+            "what was found strictly in its text (the program itself where that is run); NULL where nothing was found.",
             nullable=True,
         ),
         Column(
-            "is_correct", pa.bool_(), "Whether the answer is the right one; NULL without a right answer.", nullable=True
+            "is_correct",
+            pa.bool_(),
+            "Whether the answer is the right one, an answer that was not found being none; NULL without a right "
+            "answer, and where the program was not run.",
+            nullable=True,
+        ),
+        Column(
+            "answer_lenient",
+            pa.string(),
+            "What was found leniently in the text; NULL where nothing was, and but under greedy.",
+            nullable=True,
+        ),
+        Column(
+            "is_correct_lenient",
+            pa.bool_(),
+            "As `is_correct`, of the lenient answer; NULL but under greedy.",
+            nullable=True,
+        ),
+        Column(
+            "is_answer_same",
+            pa.bool_(),
+            "Whether the answer (under greedy the lenient one) is the dense model's own; NULL where the dense model "
+            "gives none.",
+            nullable=True,
         ),
         Column(
             "option_log_likelihoods",
             _FLOATS,
-            "Log-likelihood of each option behind the question, summed over its tokens; NULL under greedy.",
+            "Log-likelihood of each option behind the question, summed over its tokens; under rolling that of the "
+            "text; NULL under greedy.",
             "nats",
             "Σ ln p(token)",
             nullable=True,
@@ -56,9 +98,16 @@ TABLE = Table(
         Column(
             "target_index",
             pa.int32(),
-            "Place of the right option, from 0; NULL under greedy or without a right answer.",
+            "Place of the right option, from 0, which is the text under rolling; NULL under greedy or without a right "
+            "answer.",
             nullable=True,
             minimum=0,
+        ),
+        Column(
+            "text",
+            pa.string(),
+            "The generated text, up to the first stop string; NULL where none was generated.",
+            nullable=True,
         ),
         Column(
             "tokens_generated",
@@ -73,6 +122,15 @@ TABLE = Table(
             pa.bool_(),
             "Whether the text came to an end by itself before the limit; NULL where none was generated.",
             nullable=True,
+        ),
+        Column(
+            "collapse_step",
+            pa.int32(),
+            "First step of the text that completes a loop: one n-gram (n ≤ 8) three times or more over 6 tokens; "
+            "NULL where none does.",
+            "step",
+            nullable=True,
+            minimum=0,
         ),
         Column(
             "distinct_2",
@@ -94,12 +152,25 @@ TABLE = Table(
             minimum=0,
             maximum=1,
         ),
+        Column(
+            "verdict",
+            c.LABEL,
+            "What running the program that was written came to; NULL where no program is asked for.",
+            nullable=True,
+            values=("passed", "failed", "timed_out", "memory", "refused", "not_run"),
+        ),
     ),
     partitioning="variant",
     references=(c.OF_VARIANT,),
     invariants=(
         Invariant("options_or_text", "(scoring = 'greedy') = (option_log_likelihoods is null)"),
-        Invariant("text_has_its_length", "(scoring = 'greedy') = (tokens_generated is not null)"),
+        Invariant("text_has_its_length", "(scoring = 'greedy') = (tokens_generated is not null and text is not null)"),
+        Invariant("a_text_is_one_option", "scoring <> 'rolling' or len(option_log_likelihoods) = 1"),
+        Invariant(
+            "options_are_named", "scoring in ('greedy', 'rolling') or len(options) = len(option_log_likelihoods)"
+        ),
+        Invariant("lenient_answers_are_written", "scoring = 'greedy' or (answer_lenient is null and verdict is null)"),
+        Invariant("what_was_not_run_is_not_judged", "verdict <> 'not_run' or is_correct is null"),
         Invariant("an_option_has_both", "len(option_log_likelihoods) = len(option_log_likelihoods_per_byte)"),
         Invariant("target_is_an_option", "target_index < len(option_log_likelihoods)"),
         Invariant("correct_against_a_target", "is_correct is null or target is not null"),

@@ -3,10 +3,19 @@
 The samples that it was averaged from are in `task_samples`.
 """
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from warehouse.schema import Column, Invariant, Table
 from warehouse.tables import columns as c
+
+
+def _names(metrics: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in metrics)
+
+
+_IS_OTHER = f"metric like '{c.OTHER_METRICS.replace('_', '^_')}%' escape '^'"
 
 TABLE = Table(
     name="task_scores",
@@ -28,9 +37,9 @@ TABLE = Table(
         Column(
             "value",
             pa.float64(),
-            "The score over all samples; perplexities are at least 1, every other score is a share.",
-            "share; tokens for perplexity",
-            minimum=0,
+            "The score over all samples; perplexities are at least 1, every other score is a share but those under the "
+            "harness's own name.",
+            "share; units of text for perplexity",
         ),
         Column(
             "standard_error",
@@ -40,17 +49,27 @@ TABLE = Table(
             nullable=True,
             minimum=0,
         ),
-        Column("n", pa.int64(), "What was averaged over: samples, or tokens for perplexity.", "samples", minimum=1),
+        Column("n", pa.int64(), "What was averaged over: samples, or the units of a perplexity.", "samples", minimum=1),
         Column("is_higher_better", pa.bool_(), "Whether a larger value is a better one."),
         Column("shots", pa.int32(), "Worked examples in front of every question.", "examples", minimum=0),
+        Column(
+            "fewshot_seed",
+            pa.int64(),
+            "Seed that drew the worked examples; NULL where none was drawn: no example, or a fixed list.",
+            nullable=True,
+        ),
+        Column("task_version", c.LABEL, "Version that the task's definition gives itself; empty where it gives none."),
+        Column("harness", c.LABEL, "What asked and scored, with its version, such as `lm_eval 0.4.13`."),
         c.TASK_HASH,
     ),
     partitioning="variant",
     references=(c.OF_VARIANT,),
     invariants=(
-        Invariant("scores_are_shares", "kind = 'perplexity' or value <= 1"),
-        Invariant("perplexity_is_at_least_one", "kind <> 'perplexity' or value >= 1"),
-        Invariant("low_perplexity_is_better", "kind <> 'perplexity' or not is_higher_better"),
+        Invariant("metric_is_known", f"metric in ({_names(c.TASK_METRICS)}) or {_IS_OTHER}"),
+        Invariant("scores_are_shares", f"metric in ({_names(c.PERPLEXITIES)}) or value between 0 and 1 or {_IS_OTHER}"),
+        Invariant("perplexity_is_at_least_one", f"metric not in ({_names(c.PERPLEXITIES)}) or value >= 1"),
+        Invariant("low_perplexity_is_better", f"metric not in ({_names(c.PERPLEXITIES)}) or not is_higher_better"),
+        Invariant("perplexity_is_read", f"metric not in ({_names(c.PERPLEXITIES)}) or kind = 'perplexity'"),
     ),
     may_be_empty=True,
 )
