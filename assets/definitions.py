@@ -13,12 +13,13 @@ from assets.loaded import LOADED
 from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
+from assets.retrieval import retrieval
 from assets.unwritten import UNWRITTEN
 from assets.variants import mask_samples, texts, traces, variants
 
 defs = Definitions(
     assets=[
-        *(recipe, models, calibration, variants, mask_samples, traces, texts),
+        *(recipe, models, calibration, variants, mask_samples, traces, texts, retrieval),
         *UNWRITTEN,
         *question_assets(),
         *figure_assets(),

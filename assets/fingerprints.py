@@ -10,11 +10,13 @@ from pathlib import Path
 
 from assets.settings import cache_folder
 from pipelines import versions
-from pipelines.models.sources import ModelIdentity, identify, locate, source_hash
+from pipelines.models.sources import ModelIdentity, file_hash, identify, locate, source_hash
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import External, Recipe, steps
 from pipelines.reading import contents_hash
+from pipelines.retrieval.data import files_of, require_files
 from pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
+from pipelines.studies.measured import RetrievalSpec
 from warehouse.names import path_safe
 from warehouse.provenance import fingerprint
 
@@ -29,7 +31,8 @@ TRACE_TABLES = (
 )
 MASK_TABLE = "mask_samples"
 TEXT_TABLE = "text_tokens"
-VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE)
+RETRIEVAL_TABLES = ("retrieval_scores", "retrieval_queries", "retrieval_embeddings")
+VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE, *RETRIEVAL_TABLES)
 
 CODE_VERSIONS = {
     "models": versions.MODELS,
@@ -39,6 +42,7 @@ CODE_VERSIONS = {
     MASK_TABLE: versions.MASKS,
     **dict.fromkeys(TRACE_TABLES, versions.TRACES),
     TEXT_TABLE: versions.TEXTS,
+    **dict.fromkeys(RETRIEVAL_TABLES, versions.RETRIEVAL),
 }
 
 
@@ -55,6 +59,18 @@ class DenseModel:
     spec: ModelSpec
     folder: Path
     identity: ModelIdentity
+
+
+def variant_tables(study: Study) -> tuple[str, ...]:
+    """Those of VARIANT_TABLES that a study fills: what it does not name belongs to other studies of the variant."""
+    left = set[str]()
+    if not study.prompts:
+        left.update(TRACE_TABLES)
+    if not (study.prompts or study.texts):
+        left.add(TEXT_TABLE)
+    if not study.retrieval:
+        left.update(RETRIEVAL_TABLES)
+    return tuple(table for table in VARIANT_TABLES if table not in left)
 
 
 def find_model(study: Study, name: str, cache: Path, progress: Progress) -> DenseModel:
@@ -100,9 +116,13 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
     if table == MASK_TABLE:
         return found
     found |= {"tokenizer_hash": identity.tokenizer_hash}
-    if table == TEXT_TABLE:
-        return found | {"texts_hash": texts_hash(study.texts)}
-    return found | {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash}
+    if table in RETRIEVAL_TABLES:
+        found |= {"retrieval_hash": retrieval_hash(study.retrieval)}
+    elif table == TEXT_TABLE:
+        found |= {"texts_hash": texts_hash(study.texts)}
+    else:
+        found |= {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash}
+    return found
 
 
 def expected(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> str:
@@ -127,3 +147,12 @@ def calibration_hash(spec: CalibrationSpec) -> str:
 def texts_hash(texts: Sequence[TextSpec]) -> str:
     """Hash of the settings and the contents of all texts of a study."""
     return fingerprint({text.id: [text.hash, contents_hash(text.source, text.what)] for text in texts})
+
+
+def retrieval_hash(data_sets: Sequence[RetrievalSpec]) -> str:
+    """Hash of the settings and of the files of all retrieval data sets of a study."""
+    found = {}
+    for each in data_sets:
+        require_files(each)
+        found[each.name] = [each.hash, *(file_hash(file, cache_folder()) for file in files_of(each))]
+    return fingerprint(found)

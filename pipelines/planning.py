@@ -16,6 +16,7 @@ from pipelines.models.outline import Shape
 from pipelines.pruning.mask_samples import MOST_SAMPLED
 from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
 from pipelines.pruning.wearing import COPIES, MOST_HELD
+from pipelines.retrieval.size import RetrievalSize
 from pipelines.streams import BATCH
 from pipelines.studies import Study
 
@@ -92,6 +93,7 @@ class Workload:
         prompts: tokens of each prompt, answer not included.
         windows: windows of each text of the study.
         workers: sublayers that are measured at once.
+        embedded: what is embedded of each retrieval data set.
     """
 
     study: Study
@@ -99,6 +101,7 @@ class Workload:
     prompts: Sequence[int]
     windows: Sequence[int]
     workers: int
+    embedded: Sequence[RetrievalSize] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -199,6 +202,25 @@ class Workload:
             Cost("measures at T = 1, texts", "vocabulary", logits),
         ]
 
+    def retrieval_dense(self) -> list[Cost]:
+        """What the retrieval of all variants shares."""
+        return [Cost("retrieval, dense pass", "body", self._embedding_pass)] if self.embedded else []
+
+    def retrieval_variant(self, recipe: Recipe) -> list[Cost]:
+        """Embeddings of one variant, and the similarities of all queries and documents; the dense model's are there."""
+        if not self.embedded:
+            return []
+        similar = sum(2.0 * each.queries * each.documents * self.shape.width for each in self.embedded)
+        passes = [] if recipe.method == "dense" else [self._embedding_pass * _copies(recipe)]
+        return [
+            *(Cost("retrieval, variant pass", "body", amount) for amount in passes),
+            Cost("similarities of queries and documents", "body", similar),
+        ]
+
+    @property
+    def _embedding_pass(self) -> float:
+        return sum(self.forward(each.tokens // each.texts, each.texts) for each in self.embedded)
+
     @property
     def scored(self) -> int:
         """Scored tokens of all texts."""
@@ -295,7 +317,7 @@ class Workload:
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
         # Logits of both sides as they come from the products, and the workspace's own.
         block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * _FLOAT
-        cached = len(self.prompts) * max(self.lengths) * shape.cache_width * shape.layers * size
+        cached = len(self.prompts) * max(self.lengths, default=0) * shape.cache_width * shape.layers * size
         calibration = self.study.calibration
         longest = BATCH * calibration.length
         streams = calibration.sequences * calibration.length * shape.width
@@ -309,6 +331,11 @@ class Workload:
             Held("dense states of the prompts", states),
             Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
             Held("final streams of the texts", self.scored * shape.width * _FLOAT),
+            Held("embeddings of the dense model", sum(each.texts for each in self.embedded) * shape.width * _FLOAT),
+            # Of one data set at a time: as they are, as unit vectors in float64, and rounded.
+            Held(
+                "embeddings of the variant", max((e.texts for e in self.embedded), default=0) * shape.width * 14, "worn"
+            ),
             Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
             Held("streams of the calibration tokens", streams * size, "calibrated"),
             Held("Gram matrices of a layer", round(gram), "calibrated"),
@@ -321,7 +348,9 @@ class Workload:
             Held("shifts of the stream", moves, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
             Held("shifts of the texts", self.scored * shape.width * _FLOAT, "measured"),
-            Held("shifts of single swaps, in float64", max(self.lengths) * shape.width * swaps * 8, "measured"),
+            Held(
+                "shifts of single swaps, in float64", max(self.lengths, default=0) * shape.width * swaps * 8, "measured"
+            ),
             Held("logits of a block", self.workers * block, "measured"),
             Held("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
         ]
@@ -356,6 +385,7 @@ class Workload:
         kept = self.positions * (2 * self.shape.layers if recipe.method == "dense" else moved)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
         masks = any(isinstance(part, MatrixRecipe) for part in steps(recipe))
+        kept_texts = sum(each.texts for each in self.embedded if each.is_kept)
         sampled = min(self.shape.prunable, self.shape.modules * MOST_SAMPLED) // 8
         return [
             Rows("variants", 1),
@@ -367,6 +397,10 @@ class Workload:
             Rows("generations", prompts if "free_running" in measure.trajectories else 0),
             *([Rows("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
             Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
+            Rows("retrieval_scores", 4 * len(self.embedded)),
+            Rows("retrieval_queries", 4 * sum(each.queries for each in self.embedded)),
+            # Half of what a listed float32 takes.
+            Rows("retrieval_embeddings", kept_texts, listed=kept_texts * self.shape.width // 2),
         ]
 
 

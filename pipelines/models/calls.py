@@ -3,6 +3,7 @@
 Which module is what is found in `structure.py`.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -54,6 +55,11 @@ def with_cache(call: Arguments, cache: Cache) -> Arguments:
         tuple(cache if isinstance(value, Cache) else value for value in args),
         {key: cache if isinstance(value, Cache) else value for key, value in kwargs.items()},
     )
+
+
+def without_cache(model: nn.Module) -> dict[str, Any]:
+    """Keywords with which a model keeps no cache; none where it knows none (DistilBERT)."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
 @contextmanager

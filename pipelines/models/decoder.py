@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from pipelines.errors import InputError
 from pipelines.metrics.heads import Head
+from pipelines.models.calls import without_cache
 from pipelines.models.matrices import Matrix
 from pipelines.models.output import Output
 from pipelines.models.sublayer import Sublayer
@@ -155,7 +156,7 @@ class Decoder:
             real: 1 where a token counts, 0 where it pads on the left, over all tokens seen so far and the new ones.
         """
         parameters = inspect.signature(self.trunk.forward).parameters
-        keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in parameters else {}
+        keywords = without_cache(self.trunk)
         if cache is not None:  # transformers 5.2x renamed the argument
             keywords = {"use_cache": True, "cache" if "cache" in parameters else "past_key_values": cache}
         if real is not None and not bool(real.all()):
@@ -184,7 +185,8 @@ class Decoder:
         if not self.can_pad:
             raise InputError(f"{type(self.model).__name__}: padding changes the states of a text; it cannot embed")
         real = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
-        return cast(Tensor, self.trunk(input_ids=tokens, attention_mask=real).last_hidden_state)
+        output = self.trunk(input_ids=tokens, attention_mask=real, **without_cache(self.trunk))
+        return cast(Tensor, output.last_hidden_state)
 
 
 def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 tokens"]:

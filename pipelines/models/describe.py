@@ -6,7 +6,6 @@ Finding it is `structure.py`'s.
 from typing import Any, cast
 
 import polars as pl
-
 from torch import nn
 
 from pipelines.models.decoder import Decoder

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.calls import first_tensor, hooks
+from pipelines.models.calls import first_tensor, hooks, without_cache
 from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.layers import find_layer
 from pipelines.models.matrices import Products
@@ -50,7 +50,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
 
     run, products = Recorder(model), dict[int, Tensor]()
     with run, Products(lambda _, operand: _note(products, operand)):
-        result = model(input_ids=probe, use_cache=False) if has_head else model(input_ids=probe)
+        result = model(input_ids=probe, **without_cache(model))
     _require_finite(run, names)
     stack = _layer_stack(model, run, names)
     config = typed.config
@@ -60,9 +60,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
         for index, module in enumerate(stack)
     )
     _require_own_weights(layers)
-    output = (
-        find_output(model, probe, first_tensor(result.logits), stack[-1], run, names, known) if has_head else None
-    )
+    output = find_output(model, probe, first_tensor(result.logits), stack[-1], run, names, known) if has_head else None
 
     owners = (getattr(model, "generation_config", None), config, tokenizer)
     ends = [getattr(owner, "eos_token_id", None) for owner in owners]

@@ -47,6 +47,11 @@ def require_files(spec: RetrievalSpec) -> None:
             raise InputError(f"{spec.what}: {file} is missing; {_FORM}")
 
 
+def is_there(spec: RetrievalSpec) -> bool:
+    """Whether all files of a data set are there."""
+    return all(file.is_file() for file in files_of(spec))
+
+
 def contents_hash(collection: Collection) -> str:
     """SHA-256 over all texts and judgements that are used, in their order."""
     parts = [list(collection.documents.items()), list(collection.queries.items()), list(collection.relevance.items())]
@@ -72,9 +77,13 @@ def read_collection(spec: RetrievalSpec) -> Collection:
     return Collection(_few(spec, documents, relevance), {name: queries[name] for name in judged}, relevance)
 
 
-def _few(
-    spec: RetrievalSpec, documents: dict[str, str], relevance: Mapping[str, Mapping[str, int]]
-) -> dict[str, str]:
+def texts_of(spec: RetrievalSpec, collection: Collection) -> list[str]:
+    """What is embedded of a data set: its queries, then its documents, with their prefixes."""
+    queries = [spec.query_prefix + text for text in collection.queries.values()]
+    return [*queries, *(spec.document_prefix + text for text in collection.documents.values())]
+
+
+def _few(spec: RetrievalSpec, documents: dict[str, str], relevance: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
     """As many documents as are wanted, every relevant one among them."""
     if spec.max_documents is None or spec.max_documents >= len(documents):
         return documents
@@ -92,16 +101,21 @@ def _few(
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, by number. They end in \\n only: a JSON string may hold other line separators."""
+    """Lines that are not blank, by number; they end in a line feed, for a JSON string may hold other separators."""
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    yield number, line.decode().rstrip("\r\n")
+                    yield number, _decoded(line, f"{file}: line {number}")
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; {_FORM}") from error
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: line {number + 1}: not UTF-8 text; save it as UTF-8") from error
+        raise InputError(f"{where}: not UTF-8 text; save it as UTF-8") from error
 
 
 def _texts(file: Path) -> dict[str, str]:
@@ -124,9 +138,7 @@ def _texts(file: Path) -> dict[str, str]:
     return found
 
 
-def _judgements(
-    file: Path, documents: Mapping[str, str], queries: Mapping[str, str]
-) -> dict[str, dict[str, int]]:
+def _judgements(file: Path, documents: Mapping[str, str], queries: Mapping[str, str]) -> dict[str, dict[str, int]]:
     """Relevance by query and document; a first line that is no judgement is the header."""
     found: dict[str, dict[str, int]] = {}
     for number, line in _lines(file):

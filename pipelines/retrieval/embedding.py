@@ -4,25 +4,42 @@ Which texts, and what their vectors are compared with, is the caller's business.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.models.decoder import Decoder
 from pipelines.progress import SILENT, Progress
+from pipelines.retrieval.pooling import Pooling, pooled
+from pipelines.studies.measured import RetrievalSpec
 
-Pooling = Literal["last", "mean"]
 # A batch holds at most so many texts, and tokens with their padding; texts of a batch have about the same length.
 _BATCH_TEXTS, _BATCH_TOKENS = 64, 4096
 # The tokenizer is given so many texts at once.
 _TOKENIZED = 1000
 
 
+def require_fits(spec: RetrievalSpec, context_length: int) -> None:
+    """Refuses texts that are cut at more tokens than the model reads.
+
+    Raises:
+        InputError: names the key.
+    """
+    if spec.max_length > context_length:
+        raise InputError(
+            f"{spec.what}: `max_length` {spec.max_length} is over the model's context of {context_length} "
+            "tokens; lower it"
+        )
+
+
 def tokens_of(
-    texts: Sequence[str], tokenizer: Any, max_length: int, pooling: Pooling  # noqa: ANN401 (any tokenizer)
+    texts: Sequence[str],
+    tokenizer: Any,  # noqa: ANN401 (any tokenizer)
+    max_length: int,
+    pooling: Pooling,
 ) -> list[tuple[int, ...]]:
     """Token ids of texts, cut at `max_length`, special tokens included.
 
@@ -65,8 +82,9 @@ def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 def embed(
     decoder: Decoder, texts: Sequence[tuple[int, ...]], pooling: Pooling, progress: Progress = SILENT
 ) -> Float[Tensor, "texts width"]:
-    """Vectors of texts in float32, pooled in float64 from the states behind the final norm; texts that are alike
-    share one.
+    """Vectors of texts in float32, pooled in float64 from the states behind the final norm.
+
+    Texts that are alike share one, so that they tie.
 
     Args:
         decoder: the model, as whatever variant it computes now.
@@ -98,21 +116,3 @@ def embed(
     if not bool(torch.isfinite(found).all()):
         raise ComputationError("an embedding is NaN or infinite")
     return found
-
-
-def pooled(
-    states: Float[Tensor, "texts tokens width"], lengths: Int[Tensor, " texts"], pooling: Pooling
-) -> Float[Tensor, "texts width"]:
-    """One vector a text, in float64: its last state, or the mean of its states; what pads on the right counts nothing.
-
-    Args:
-        states: of texts padded on the right.
-        lengths: tokens of each.
-        pooling: `last` or `mean`.
-    """
-    if pooling == "last":
-        return states[torch.arange(len(states), device=states.device), lengths - 1].double()
-    real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-    # Selected, not multiplied by zero: what stands in padding may be infinite.
-    whole = torch.where(real[..., None], states.double(), 0.0)
-    return whole.sum(dim=1) / lengths[:, None]

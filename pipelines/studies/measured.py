@@ -3,6 +3,7 @@
 How each is computed is told in its own package.
 """
 
+import hashlib
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -51,6 +52,11 @@ class RetrievalSpec(Part):
         if self.folder is None and self.name not in SHIPPED:
             raise ValueError(f"no data set {self.name!r} is shipped (there is {', '.join(SHIPPED)}); give its `folder`")
         return self
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all fields but the place of the files, whose contents count."""
+        return hashlib.sha256(self.model_dump_json(exclude={"folder"}).encode()).hexdigest()
 
     @property
     def what(self) -> str:
