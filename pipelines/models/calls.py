@@ -58,8 +58,10 @@ def with_cache(call: Arguments, cache: Cache) -> Arguments:
 
 
 def without_cache(model: nn.Module) -> dict[str, Any]:
-    """Keywords with which a model keeps no cache; none where it knows none (DistilBERT)."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    """Keywords with which a model keeps no cache; none where it takes none."""
+    parameters = inspect.signature(model.forward).parameters
+    takes = "use_cache" in parameters or any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return {"use_cache": False} if takes else {}
 
 
 @contextmanager

@@ -54,12 +54,12 @@ def _parameters(decoder: Decoder, kind: str) -> int:
     return sum(sublayer.size for sublayer in decoder.sublayers if sublayer.kind == kind)
 
 
-def _own_head(decoder: Decoder) -> nn.Module | None:
+def _own_head(decoder: Decoder) -> nn.Linear | None:
     """The LM head where it has weights of its own; None where it is tied to the embedding, or is not there."""
     model = cast(Any, decoder.model)
     head = model.get_output_embeddings()
     is_own = head is not None and head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
-    return head if is_own else None
+    return cast(nn.Linear, head) if is_own else None
 
 
 def structure_rows(decoder: Decoder) -> pl.DataFrame:

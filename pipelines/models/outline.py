@@ -122,7 +122,8 @@ def shape_of(outline: Outline) -> Shape:
     weight = embedding if outline.head is None else cast(torch.Tensor, outline.head.weight)
     if stack is None:
         raise InputError(
-            f"{type(outline.module).__name__}: no list of {config.num_hidden_layers} layers was found; is it a decoder?"
+            f"{type(outline.module).__name__}: no list of {config.num_hidden_layers} decoder layers was found; is "
+            "it a decoder?"
         )
     linears = [module for module in stack.modules() if isinstance(module, (nn.Linear, Conv1D))]
     mixers = [child for layer in stack for child in layer.children()]

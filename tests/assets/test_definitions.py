@@ -7,7 +7,7 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import defs
-from assets.fingerprints import CODE_VERSIONS, TEXT_TABLE, TRACE_TABLES
+from assets.fingerprints import CODE_VERSIONS, RETRIEVAL_TABLES, TEXT_TABLE, TRACE_TABLES
 from assets.lineage import questions, reading
 from assets.metadata import table_schema
 from assets.partitions import MODELS, RECIPES, VARIANTS, register
@@ -48,6 +48,7 @@ def test_the_tables_form_this_graph() -> None:
         "mask_samples": ("variants", ["variants"], VARIANTS),
         **{table: ("brought", [], None) for table in TABLES if table not in CODE_VERSIONS},
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},
+        **{table: ("tasks", ["variants"], VARIANTS) for table in RETRIEVAL_TABLES},
     }
 
 

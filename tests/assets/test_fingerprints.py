@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from assets import fingerprints, state
-from assets.fingerprints import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES, VARIANT_TABLES, expected
+from assets.fingerprints import (
+    MASK_TABLE,
+    MODEL_TABLES,
+    RETRIEVAL_TABLES,
+    TEXT_TABLE,
+    TRACE_TABLES,
+    VARIANT_TABLES,
+    expected,
+)
 from assets.plan import Request
 from pipelines.models.sources import ModelIdentity
 from pipelines.studies import Study
@@ -44,8 +52,8 @@ def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
 
 def test_tables_of_one_partition_differ_and_so_do_partitions(study: StudyFile) -> None:
     found = versions(load(study))
-    shared = len(TRACE_TABLES) - 1
-    # One computation gives all five trace tables of a variant, and both statistics of a model.
+    shared = len(TRACE_TABLES) - 1 + len(RETRIEVAL_TABLES) - 1
+    # One computation gives all trace tables of a variant, one all of retrieval, one both statistics of a model.
     assert len(set(found.values())) == len(found) - shared * len(ALL_RECIPES) - 1
 
 

@@ -7,18 +7,22 @@ from pathlib import Path
 import duckdb
 import pytest
 import yaml
+from transformers import MistralConfig
 
 import warehouse
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.fingerprints import RETRIEVAL_TABLES
 from assets.plan import Request, make_plan
+from pipelines.models.outline import load_outline, shape_of
+from pipelines.preflight import check_outline
 from pipelines.progress import SILENT
 from pipelines.retrieval.data import files_of
 from pipelines.studies.measured import RetrievalSpec
 from tests.assets.conftest import made_once
 from tests.assets.tiny_study import StudyFile, partitions
 from tests.tiny_encoders import save_embedder
+from tests.tiny_models import tiny_tokenizer
 from warehouse.store import Store
 
 Capture = pytest.CaptureFixture[str]
@@ -148,3 +152,19 @@ def test_the_plans_bytes_are_those_of_the_run_within_a_factor_of_2(
             assert size / 2 <= row["bytes"] <= 2 * size
             counted = duckdb.sql(" union all ".join(f"select count(*) n from '{file}'" for file in files))
             assert sum(count for (count,) in counted.fetchall()) == row["rows"]
+
+
+def test_the_papers_study_is_planned_from_a_config_without_weights_or_data(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_key_value_heads": 8}
+    config = MistralConfig(**sizes, vocab_size=32000, max_position_embeddings=32768, architectures=["MistralModel"])
+    config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    study = Request("paper-retrieval", (f"e5-mistral-7b={tmp_path}",)).load()
+    assert len(study.retrieval) == 13
+    outline = load_outline(tmp_path)
+    there = study.model_copy(update={"retrieval": (RetrievalSpec(name="python-help", max_length=512),)})
+    prompts, texts, embedded = check_outline(there, outline)
+    assert (prompts, texts, outline.head) == ([], [], None)
+    assert (embedded[0].queries, embedded[0].documents) == (166, 166)
+    shape = shape_of(outline)
+    assert (shape.layers, shape.width, shape.parameters) == (32, 4096, 7_110_660_096)

@@ -6,8 +6,11 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModel
 
 from pipelines.calibration import Calibrated, calibrate, calibration_tokens
+from pipelines.checkpoints.card import About
+from pipelines.checkpoints.export import export
 from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.describe import model_row, structure_rows
@@ -186,3 +189,29 @@ def test_a_model_without_a_head_is_described(folders: dict[str, Path], bert: Dec
     assert forms == {"attn.0": "stream normed by LayerNorm", "reads": "both ways"}
     shape = shape_of(load_outline(folders["bert"]))
     assert (shape.layers, shape.width, shape.vocabulary, shape.parameters) == (3, 48, 300, shape.body)
+
+
+@pytest.mark.parametrize("name", ["bert", "mistral"])
+def test_a_pruned_embedder_is_written_as_a_folder_that_transformers_opens(
+    decoders: dict[str, Decoder], calibrated: dict[str, Calibrated], tmp_path: Path, name: str
+) -> None:
+    decoder = decoders[name]
+    variant = prune(decoder, parse_recipe("wanda-2of4"), tokens=calibration_tokens(decoder.tokenizer, CALIBRATION))
+    about = About("tiny", "here", "w", "wanda-2of4", "wanda", "{}")
+    export(decoder, variant, tmp_path / "pruned", about)
+    tokens = probe_tokens(decoder, 10)
+    with applied(decoder, variant):
+        truth = decoder.hidden(tokens)
+    again = AutoModel.from_pretrained(tmp_path / "pruned", use_safetensors=True).eval()
+    with torch.inference_mode():
+        assert torch.allclose(again(input_ids=tokens).last_hidden_state, truth, rtol=1e-4, atol=1e-5)
+    assert "`AutoModel.from_pretrained` opens it without further code." in (tmp_path / "pruned/README.md").read_text()
+
+
+def test_a_norm_that_goes_with_its_sublayer_has_no_form_in_transformers(bert: Decoder, tmp_path: Path) -> None:
+    about = About("tiny", "here", "w", "attn-drop-1", "attn-drop", "{}")
+    with pytest.raises(
+        InputError, match=r"attn\.1: adds to the stream even without weights; its drop cannot be exported"
+    ):
+        export(bert, Variant(dropped=("attn.1",)), tmp_path / "dropped", about)
+    assert not (tmp_path / "dropped").exists()
