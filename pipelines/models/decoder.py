@@ -70,8 +70,8 @@ class Decoder:
         width: of the stream and the last states.
         folder: where it was loaded from.
         cache_refusal: why tokens cannot pass one by one through a cache; None where they can, as proved at load.
-        can_pad: whether a text that is padded gives the same states, as proved at load: on the left beside a longer one,
-            and when that one has left the cache; on the right where the model reads both ways.
+        can_pad: whether a text that is padded gives the same states, as proved at load: on the left, beside a longer
+            one and when that one has left the cache; on the right where the model reads both ways.
         is_causal: whether no token's state depends on those behind it, as seen at load.
         skips: how sublayers are left out of a pass, as proved at load; None where that gives something else than
             running them and adding nothing.

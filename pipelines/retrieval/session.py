@@ -32,16 +32,12 @@ SCORES = pl.Schema(
 )
 QUERIES = pl.Schema({**_LABELS, "query_id": pl.String, "value": pl.Float64, "data_hash": pl.String})
 EMBEDDINGS = pl.Schema(
-    {
-        "model": pl.String,
-        "recipe": pl.String,
-        "data_set": pl.String,
-        "side": pl.String,
-        "text_id": pl.String,
-        "tokens": pl.Int32,
-        "norm": pl.Float32,
-        "embedding": pl.List(pl.Float16),
-    }
+    [
+        *((name, pl.String()) for name in ("model", "recipe", "data_set", "side", "text_id")),
+        ("tokens", pl.Int32()),
+        ("norm", pl.Float32()),
+        ("embedding", pl.List(pl.Float16)),
+    ]
 )
 Tables = dict[str, pl.DataFrame]
 
