@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assets import settings, state
-from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES, DenseModel, expected, find_model, variant_file
+from assets.fingerprints import MODEL_TABLES, DenseModel, expected, find_model, variant_file, variant_tables
 from pipelines.errors import InputError
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import Recipe
@@ -145,7 +145,7 @@ def report_fingerprint(store: Store, study: Study) -> str | None:
 def _work(study: Study, store: Store, dense: DenseModel, recipe: Recipe | None, *, replace: bool) -> Work:
     name = recipe.name if recipe else None
     stale = []
-    for table in MODEL_TABLES if recipe is None else VARIANT_TABLES:
+    for table in MODEL_TABLES if recipe is None else variant_tables(study):
         wanted = expected(table, study, dense.identity, recipe)
         current = store.is_current(TABLES[table], dense.spec.name, name, wanted)
         if table == "variants" and recipe is not None:

@@ -17,10 +17,10 @@ from dagster._core.loader import LoadingContextForTest
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
-from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
+from assets.fingerprints import MODEL_TABLES
 from assets.instance import opened
 from assets.partitions import variant_key
-from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, partitions, written_since
+from tests.assets.tiny_study import RECIPES, ROOT, VARIANT_TABLES, StudyFile, partitions, written_since
 from warehouse import catalogue
 from warehouse.doctor import diagnose
 from warehouse.provenance import read_footer

@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from assets import fingerprints
 from tests.tiny_models import SHORT_TEXT
 from warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from assets.cli import main; main()"]
+# What the tiny study fills of a variant.
+VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in fingerprints.RETRIEVAL_TABLES)
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]
 
 
