@@ -85,8 +85,12 @@ class _Runs:
                 self._variants([work for work in self.plan.variants if work.model == model.name])
         LOADED.release()
         if state.partitions_of(self.store, study):
-            self._run("answers", "questions, figures and report", None, None)
-            build_file(self.store.root, self.store.root / CATALOGUE)
+            self._answers()
+
+    def _answers(self) -> None:
+        """What is asked of the whole warehouse when its partitions are there, and the views for DuckDB itself."""
+        self._run("answers", "questions, figures and report", None, None)
+        build_file(self.store.root, self.store.root / CATALOGUE)
 
     def _variants(self, works: list[Work]) -> None:
         """Prunes all variants of a model, then measures them: known together, they share the dense side's work."""

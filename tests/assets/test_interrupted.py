@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,29 +10,22 @@ import pytest
 from dagster import DagsterRunStatus
 
 from assets.instance import only_writer, opened, recover
-from tests.assets.tiny_study import COMMAND, StudyFile, environment, pages, partitions, rows
+from tests.assets.tiny_study import Running, StudyFile, pages, partitions, rows
 from warehouse.atomic import temporaries
 from warehouse.doctor import diagnose
 
 PATIENCE = 240.0
 
 
-def start(study: StudyFile, warehouse: Path) -> subprocess.Popen[bytes]:
-    command = [*COMMAND, "run", str(study.path), "--warehouse", str(warehouse)]
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def stop_once_there_is(pattern: str, signal_: signal.Signals, study: StudyFile, warehouse: Path) -> int:
+def stop_once_there_is(pattern: str, number: signal.Signals, study: StudyFile, warehouse: Path) -> int | None:
     """Starts a run, waits for a file and sends the signal; the exit code."""
-    process = start(study, warehouse)
+    running = Running(study, warehouse)
     deadline = time.monotonic() + PATIENCE
     while not list(warehouse.glob(pattern)):
-        assert process.poll() is None, process.communicate()[0].decode()
+        assert running.code(0.01) is None, running.told()
         assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal_)
-    process.communicate(timeout=PATIENCE)
-    return process.returncode
+    running.send(number)
+    return running.code(PATIENCE)
 
 
 def nothing_is_left_running(warehouse: Path) -> bool:
@@ -55,9 +49,8 @@ def test_killed_again_and_again_a_study_ends_in_the_same_pages(
         assert stop_once_there_is(moment, signal.SIGKILL, study, warehouse) == -signal.SIGKILL
         assert not [finding for finding in diagnose(warehouse) if finding.level == "error"]
     # In a process of its own as well: the sums of floats depend on the number of threads.
-    last = start(study, warehouse)
-    shown, _ = last.communicate(timeout=PATIENCE)
-    assert last.returncode == 0, shown.decode()
+    last = Running(study, warehouse)
+    assert last.code(PATIENCE) == 0, last.told()
     undisturbed, found = rows(computed_once), rows(warehouse)
     assert found.keys() == undisturbed.keys()
     for name, table in undisturbed.items():
@@ -102,7 +95,7 @@ def test_one_study_at_a_time_writes_a_warehouse(tmp_path: Path) -> None:
     waits: list[str] = []
     other = subprocess.Popen(
         [
-            *COMMAND[:2],
+            *(sys.executable, "-c"),
             "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f,2); print(flush=True); time.sleep(1)",
             str(tmp_path / "_lock"),
         ],

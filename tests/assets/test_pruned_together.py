@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from assets.plan import Request
 from assets.run import Failure, run_study
-from tests.assets.test_interrupted import PATIENCE, start, stop_once_there_is
-from tests.assets.tiny_study import StudyFile, rows
+from tests.assets.test_interrupted import stop_once_there_is
+from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
 
 # The first test that asks for `runs` waits for five studies.
 pytestmark = pytest.mark.timeout(900)
@@ -51,7 +50,9 @@ LITTLE = {
 
 def heard(study: StudyFile, warehouse: Path, cache: Path) -> Heard:
     listener = Heard()
-    run_study(Request(str(study.path)), warehouse, cache, listener)
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        without_answers(patch)
+        run_study(Request(str(study.path)), warehouse, cache, listener)
     return listener
 
 
@@ -83,11 +84,9 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Runs:
-    """Every run here does its part for several tests: the answers and the report cost more than the pruning."""
+    """Every run here does its part for several tests."""
     folder = tmp_path_factory.mktemp("together")
     one, two = folder / "one", folder / "two"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the processes have that these runs are compared with
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
         patch.delenv("DAGSTER_HOME", raising=False)
@@ -107,7 +106,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Pat
         mended = heard(study, one, cache)
         study.write(recipes=["dense", "mlp-drop-2-iterative", "mlp-drop-1-iterative"], **LITTLE)
         shorter = heard(study, two, cache)
-    torch.set_num_threads(threads)
     return Runs(one, two, in_one_pass, unfinished, family, alone, longer, shorter, mended)
 
 
@@ -137,16 +135,14 @@ def test_a_longer_drop_goes_on_where_a_shorter_one_ended(runs: Runs) -> None:
 
 
 def test_a_run_killed_while_it_prunes_goes_on_at_the_layer_it_had_reached(
-    study: StudyFile, tmp_path: Path, runs: Runs
+    study: StudyFile, tmp_path: Path, runs: Runs, cache: Path
 ) -> None:
     study.write(recipes=["dense", "sparsegpt-50"], **LITTLE)
     killed = tmp_path / "killed"
     layer = "_unfinished/tiny-a/sparsegpt-50/layer-0000.safetensors"
     assert stop_once_there_is(layer, signal.SIGKILL, study, killed) == -signal.SIGKILL
     before = (killed / layer).stat().st_ino if (killed / layer).exists() else None
-    process = start(study, killed)
-    shown, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, shown.decode()
+    assert not heard(study, killed, cache).failures
     assert before is not None
     assert variant_of(killed, "sparsegpt-50") == variant_of(runs.one, "sparsegpt-50")
     assert not list((killed / "_unfinished").rglob("*.safetensors"))

@@ -20,7 +20,15 @@ from assets.definitions import defs
 from assets.fingerprints import MODEL_TABLES
 from assets.instance import opened
 from assets.partitions import variant_key
-from tests.assets.tiny_study import RECIPES, ROOT, VARIANT_TABLES, StudyFile, partitions, written_since
+from tests.assets.tiny_study import (
+    RECIPES,
+    ROOT,
+    VARIANT_TABLES,
+    StudyFile,
+    partitions,
+    without_answers,
+    written_since,
+)
 from warehouse import catalogue
 from warehouse.doctor import diagnose
 from warehouse.provenance import read_footer
@@ -65,7 +73,10 @@ def test_a_second_run_computes_nothing_and_imports_neither_torch_nor_dagster(stu
     assert partitions(warehouse) == before
 
 
-def test_another_model_brings_its_own_partitions_only(study: StudyFile, warehouse: Path, other_folder: Path) -> None:
+def test_another_model_brings_its_own_partitions_only(
+    study: StudyFile, warehouse: Path, other_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_answers(monkeypatch)
     before = partitions(warehouse)
     assert prunescope_run(study, warehouse, "--model", f"tiny-b={other_folder}", "--recipe", "magnitude-50") == 0
     written = written_since(before, warehouse)
@@ -100,6 +111,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, compute
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.delenv("DAGSTER_HOME", raising=False)
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        without_answers(patch)
         code = prunescope_run(study, warehouse)
     return Changed(warehouse, code, written_since(before, warehouse), out.buffer.getvalue().decode(), err.getvalue())
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.instance import opened
-from tests.assets.tiny_study import COMMAND, RECIPES, StudyFile, environment
+from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
 from warehouse.tables import TABLES
 
 PATIENCE = 240.0
@@ -60,7 +61,8 @@ def port() -> int:
 def interface(study: StudyFile, warehouse: Path, port: int) -> Iterator[Interface]:
     change_magnitude(study, warehouse)
     command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         asked = Interface(port)
         asked.wait(process)

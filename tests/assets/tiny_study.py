@@ -1,14 +1,20 @@
 """A small study of a tiny model, the command line as a process, and what a warehouse holds."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+import torch
 import yaml
 
 from assets import fingerprints
@@ -54,17 +60,69 @@ class StudyFile:
         return self.path
 
 
-def environment() -> dict[str, str]:
-    """For a process of the command line started anywhere."""
-    return os.environ | {"PYTHONPATH": str(ROOT)}
-
-
 def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """The command line as a user starts it."""
     command = [*COMMAND, *map(str, arguments)]
     inherited = {key: value for key, value in os.environ.items() if key not in {"DAGSTER_HOME", "PRUNESCOPE_WAREHOUSE"}}
     whole = inherited | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, check=False)
+
+
+# Processes that have imported what a study needs: by itself each would spend more on that than on the tiny study.
+_WARM = multiprocessing.get_context("forkserver")
+_WARM.set_forkserver_preload(["assets.cli.main", "assets.execution", "assets.definitions", "pipelines.tasks.loading"])
+
+
+def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
+    """The command line in a process of `_WARM`, with both of its streams in a file."""
+    from assets.cli import main
+
+    os.environ.clear()
+    os.environ.update(variables)
+    torch.set_num_threads(1)  # the libraries that read OMP_NUM_THREADS were loaded before it was set
+    with told.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv[1:] = arguments
+    main()
+
+
+class Running:
+    """`prunescope run` in a process of its own, which can be killed."""
+
+    def __init__(self, study: StudyFile, warehouse: Path) -> None:
+        self._told = warehouse.with_suffix(".told")
+        arguments = ["run", str(study.path), "--warehouse", str(warehouse)]
+        self._process = _WARM.Process(target=_main, args=(arguments, dict(os.environ), self._told))
+        self._process.start()
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
+    def code(self, patience: float) -> int | None:
+        """The exit code, none if it still runs after so many seconds."""
+        self._process.join(patience)
+        return self._process.exitcode
+
+    def told(self) -> str:
+        """What it has said so far."""
+        return self._told.read_text() if self._told.exists() else ""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As many as the processes have that a run is compared with: sums of floats depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def without_answers(patch: pytest.MonkeyPatch) -> None:
+    """Runs end with the partitions: questions, figures and report are half the work and not what is looked at."""
+    patch.setattr("assets.execution._Runs._answers", lambda runs: None)
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:
