@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from warehouse import headers
 from warehouse.catalogue import GIBIBYTES, View, quoted
 from warehouse.errors import WarehouseError
 from warehouse.places import Place
@@ -40,7 +41,7 @@ def ask(
 
     Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, a variant is
     compared with the others that the question compares it with, and only the rounding of sums may differ. Of other
-    models no file is opened, because no view relates two models. The other filters stand outside the view; DuckDB
+    models no file is opened, but where the view's header says that it relates models. The other filters stand outside the view; DuckDB
     moves them to the files where that changes nothing, which is where the question groups by the filtered column.
 
     Args:
@@ -62,7 +63,8 @@ def ask(
     where = f" WHERE {conditions}" if filters else ""
     parameters = {name: value for _, values in filters for name, value in values.items()}
     query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - a file's name and our own parameters
-    return run_safe(root, query, parameters or None, models=models or None, seconds=seconds, gibibytes=gibibytes)
+    read = None if headers.parse(view.header).across else models or None
+    return run_safe(root, query, parameters or None, models=read, seconds=seconds, gibibytes=gibibytes)
 
 
 def _filters(view: View, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:

@@ -1,0 +1,107 @@
+"""`prunescope advise`: the cheap probes of a model, and which recipes it bears by what they say.
+
+Probes run as `prunescope run` runs them, predictions are the view loss_predictions, verdicts `pipelines.advice`.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from assets import settings
+from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.output import chosen_format, emit, say
+from assets.cli.progress import Bars
+from assets.cli.study import FAILED, WRONG_INPUT, Recipes, request_of
+from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
+from assets.plan import Request
+from assets.run import Failure, run_study
+from pipelines.advice import advise as judge
+from pipelines.errors import InputError
+from pipelines.studies import load_study, study_names
+from warehouse.catalogue import connect
+from warehouse.snapshots import damage_explained
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+STUDY = "advise"
+# What the verdicts read; a study's texts, tasks and times stay as they are.
+PROBE_TABLES = (*MODEL_TABLES, "variants", *TRACE_TABLES)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(advise)
+
+
+def advise(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder with safetensors, a .gguf file, a hub id, `NAME=MODEL`, or a model's name in the warehouse."
+        ),
+    ],
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY",
+            help="Whose recipes and prompts, a name or a path; else that which computed the model, else `advise`.",
+        ),
+    ] = None,
+    recipe: Recipes = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the dense model's skill that may be lost.")
+    ] = 0.1,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Say which recipes a model bears: safe, non-generative only, or broken, before any task is run.
+
+    A few short prompts are probed under every recipe, as far as that was not done. Losses in tasks are predicted from
+    other models of the warehouse that were scored; where they are too few, a rule of the paper decides and says so.
+
+    For example:
+
+    - `prunescope advise ./my-model`
+    - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
+    - `prunescope advise smollm2-135m-instruct --study paper-small`
+    """
+    chosen_format(format_, output)
+    place = root(context)
+    request = _request(model, study, recipe or [], Store(place))
+    with Bars() as bars:
+        outcome = run_study(request, place, settings.cache_folder(), bars, tables=PROBE_TABLES)
+    [spec], recipes = outcome.study.models, [one.name for one in outcome.study.recipes if one.method != "dense"]
+    with connect(place, explained=False) as connection, damage_explained(connection):
+        variants, predictions = (
+            pl.DataFrame(
+                connection.execute(
+                    f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
+                    [spec.name, recipes],
+                ).to_arrow_table()
+            )
+            for view in ("variant_summary", "loss_predictions")
+        )
+    advice = judge(variants, predictions, tolerance)
+    is_shown = chosen_format(format_, output) == "table"
+    rows = advice.rows
+    emit(rows.select(s for s in rows if s.null_count() < len(s)).to_arrow() if is_shown else rows.to_arrow(), format_, output)
+    for line in advice.told:
+        say(line)
+    if outcome.failures:
+        raise typer.Exit(WRONG_INPUT if all(failure.is_input for failure in outcome.failures) else FAILED)
+
+
+def _request(model: str, study: str | None, recipes: list[str], store: Store) -> Request:
+    """What is probed, by the study that computed the model where it is in the warehouse: then nothing is done twice."""
+    found = None
+    if not Path(model).expanduser().exists() and "/" not in model:
+        found = store.provenance(TABLES["models"], model, None)
+    return request_of(study or STUDY, [model], recipes)
