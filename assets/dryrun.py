@@ -133,8 +133,8 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
             recipe.name: [
                 *(load.pruning(recipe) if recipe in pruned else ()),
                 *(load.variant(recipe) if recipe in traced else ()),
-                *(load.text_variant(recipe) if recipe in read else ()),
-                *(load.task_variant(recipe) if recipe in asked else ()),
+                *(load.text_variant() if recipe in read else ()),
+                *(load.task_variant() if recipe in asked else ()),
                 *(load.speed_variant(recipe) if recipe in timed else ()),
             ]
             for recipe in study.recipes

@@ -25,7 +25,7 @@ from warehouse.catalogue import View, connect, view_sql
 from warehouse.errors import WarehouseError
 from warehouse.export.folder import ExportFolder
 from warehouse.export.methods import Calibration, Known, methods
-from warehouse.export.tables import reads, stands_on, table_files
+from warehouse.export.tables import MOST_ROWS, reads, stands_on, table_files
 from warehouse.places import Place
 from warehouse.subset import narrow
 
@@ -36,13 +36,17 @@ class Exported:
 
     Attributes:
         directory: the folder.
-        items: views and figures.
+        items: views and figures that it has files of.
         files: the files, the manifest last.
+        empty: views without a row, of which it has none.
+        cut: views of which it has the first rows only.
     """
 
     directory: Path
     items: tuple[str, ...]
     files: tuple[Path, ...]
+    empty: tuple[str, ...]
+    cut: tuple[str, ...]
 
 
 @dataclass
@@ -79,6 +83,8 @@ def export(
     only: Sequence[str] = (),
     study: Study | None = None,
     progress: Progress = SILENT,
+    *,
+    all_rows: bool = False,
 ) -> Exported:
     """Writes tables, figures, the methods paragraph with its bibliography, and a manifest.
 
@@ -88,6 +94,7 @@ def export(
         only: names of questions, marts and figures; all where empty.
         study: restricts all of it to the study's models and recipes.
         progress: is told of every table and figure.
+        all_rows: write views whole that have more rows than `MOST_ROWS`.
 
     Raises:
         WarehouseError: a name is unknown, the folder holds something else, or it cannot be written.
@@ -101,10 +108,11 @@ def export(
         connection.execute("SET threads = 1")
         if study is not None:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
+            _require_any(connection, study)
         progress.start("tables and figures", len(chosen))
         for name in chosen:
             if name in views:
-                _add_view(folder, connection, views[name], contents)
+                _add_view(folder, connection, views[name], contents, None if all_rows else MOST_ROWS)
             else:
                 _add_figure(folder, connection, name, contents)
             progress.advance()
@@ -131,7 +139,19 @@ def export(
                 "provenance": _provenance(connection, tables, contents.used),
             }
         )
-    return Exported(directory, tuple(chosen), files)
+    empty, cut = (tuple(name for name in chosen if contents.told[name].get(is_so)) for is_so in ("is_empty", "is_cut"))
+    return Exported(directory, tuple(name for name in chosen if name not in empty), files, empty, cut)
+
+
+def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
+    """Refuses a study of which the warehouse has nothing, whose tables would all be empty."""
+    if not connection.execute("SELECT 1 FROM variants LIMIT 1").fetchall():
+        known = connection.execute("SELECT DISTINCT model FROM all_variants ORDER BY model").fetchall()
+        listed = ", ".join(model for (model,) in known) or "nothing yet"
+        raise WarehouseError(
+            f"the warehouse has no variant of study {study.name}, of models "
+            f"{', '.join(model.name for model in study.models)}; it has {listed}: run the study first"
+        )
 
 
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
@@ -146,12 +166,23 @@ def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     return sorted(set(wanted))
 
 
-def _add_view(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, view: View, contents: _Contents) -> None:
-    made = table_files(connection, view)
+def _add_view(
+    folder: ExportFolder, connection: duckdb.DuckDBPyConnection, view: View, contents: _Contents, most: int | None
+) -> None:
+    made = table_files(connection, view, most)
     for name, content in made.contents.items():
         folder.add(name, content)
+    is_cut = made.rows_of_view > made.rows.num_rows
     contents.add(
-        view.name, pl.DataFrame(made.rows), kind=view.layer, caption=made.caption, sql=view.sql, files=[*made.contents]
+        view.name,
+        pl.DataFrame(made.rows),
+        kind=view.layer,
+        caption=made.caption,
+        sql=view.sql,
+        files=[*made.contents],
+        is_empty=not made.rows_of_view,
+        is_cut=is_cut,
+        rows_of_view=made.rows_of_view,
     )
 
 

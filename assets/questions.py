@@ -16,8 +16,9 @@ from dagster import (
 from assets.lineage import questions, reading
 from assets.resources import WarehouseResource
 from assets.state import data_version
-from warehouse.catalogue import View, quoted
+from warehouse.catalogue import View
 from warehouse.formats import render
+from warehouse.quoting import quoted
 
 PREVIEW_ROWS = 20
 

@@ -1,8 +1,9 @@
-"""Where things lie: the warehouse and the cache of converted models, from the environment.
+"""What this machine says: where the warehouse and the cache of converted models lie, its screen, its memory.
 
 The only module that reads environment variables for the product; no I/O.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,14 @@ def warehouse_root(chosen: str | None = None) -> str:
 def has_screen() -> bool:
     """Whether a browser can open a window here."""
     return sys.platform in {"win32", "darwin"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def memory_gibibytes() -> float:
+    """The machine's memory in GiB; infinite where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def cache_folder() -> Path:

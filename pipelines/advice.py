@@ -1,4 +1,4 @@
-"""Which recipes a model bears: verdicts from predicted losses, or by a rule of the paper where there is too little data.
+"""Which recipes a model bears: verdicts from predicted losses, or by a rule of the paper where data are few.
 
 Predictions are made in SQL (loss_predictions); running probes and asking the warehouse belong to the caller.
 """
@@ -141,10 +141,10 @@ def _verdict(is_choosing_kept: bool, is_writing_kept: bool) -> str:
 
 def _measured(predictions: pl.DataFrame, measure: str | None) -> dict[str, dict[str, float]]:
     """Losses of the model's variants that were scored, by recipe."""
-    measure = measure or next((name for name in MEASURES if name in set(predictions["measure"])), None)
-    scored = predictions.filter(pl.col("measure") == measure, pl.col("loss").is_not_null())
+    scored = predictions.filter(pl.col("loss").is_not_null())
+    shown = measure or next((name for name in MEASURES if name in set(scored["measure"])), "")
     found: dict[str, dict[str, float]] = {}
-    for row in scored.iter_rows(named=True):
+    for row in scored.filter(pl.col("measure") == shown).iter_rows(named=True):
         found.setdefault(row["recipe"], {})[f"loss_{row['kind']}"] = row["loss"]
     return found
 
@@ -160,20 +160,22 @@ def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | 
     told = [f"kept means: at most {tolerance:.0%} of the dense model's skill is lost"]
     by_rule = [row["recipe"] for row in rows if row["basis"] == "rule"]
     if measure:
-        known = predictions.filter(pl.col("measure") == measure)
+        known = predictions.filter(pl.col("measure") == measure, pl.col("predicted_loss_high").is_not_null())
+        numbers = (known.get_column(name).cast(pl.Int64).to_list() for name in ("n_models", "n_variants"))
+        models, variants = numbers
         told.append(
-            f"predicted ({measure}) from {known['n_models'].max()} other models with {known['n_variants'].max()} scored "
-            "variants; an interval holds for 9 of 10 variants of a model no stranger than these: `prunescope question "
-            "q31` says how often it did, and is_certain where both of its ends lead to the same verdict"
+            f"predicted ({measure}) from {min(models)} other models or more with {min(variants)} scored variants or "
+            "more; an interval holds for 9 of 10 variants of a model no stranger than these: `prunescope question q31` "
+            "says how often it did; is_certain where both of its ends lead to the same verdict"
         )
         if by_rule:
             told.append(f"beyond every probe that was seen, so by the rule: {', '.join(by_rule)}")
     else:
         others = min((_others(predictions, kind) for kind in (WRITING, CHOOSING)), default=0)
-        models = f"{others} other model{'' if others == 1 else 's'}"
+        known_models = f"{others} other model{'' if others == 1 else 's'}"
         told.append(
-            f"too little data to predict losses: {models} with at least 5 variants scored on writing and on choosing, "
-            "and 2 are needed"
+            f"too little data to predict losses: {known_models} with at least 5 variants scored on writing and on "
+            "choosing, and 2 are needed"
         )
     if by_rule:
         told.append(f"the rule claims no calibration: {RULE}")

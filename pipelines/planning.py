@@ -15,7 +15,7 @@ from pipelines.metrics.divergence import COLUMN_NAMES
 from pipelines.models.outline import Shape
 from pipelines.pruning.mask_samples import MOST_SAMPLED
 from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
-from pipelines.pruning.wearing import COPIES, MOST_HELD
+from pipelines.pruning.wearing import MOST_HELD
 from pipelines.streams import BATCH
 from pipelines.studies import Study
 
@@ -186,17 +186,16 @@ class Workload:
 
     def dense(self, groups: int) -> list[Cost]:
         """What the traces of all variants share; the dense logits once for each group that is traced together."""
-        costs = [*self._decode("dense model", 1), Cost("dense pass", "body", self._pass)]
+        costs = [*self._decode("dense model"), Cost("dense pass", "body", self._pass)]
         for lens in self.study.measure.lenses:
             costs += self._head(f"lens {lens}, dense side", groups * self._rows)
         return costs
 
     def variant(self, recipe: Recipe) -> list[Cost]:
         """Pruning apart, everything that the traces of one variant need; drops are counted as if all layers moved."""
-        copies = _copies(recipe)
         costs = []
         if recipe.method != "dense":
-            costs.append(Cost("variant pass", "body", self._pass * copies))
+            costs.append(Cost("variant pass", "body", self._pass))
         if recipe.changes_matrices and "local" in self.study.measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._pass))
         if swapped := self.changed(recipe) * ("isolated" in self.study.measure.scopes):
@@ -204,7 +203,7 @@ class Workload:
             share = 0.5 if swapped == 2 * self.shape.layers else 1.0
             costs.append(Cost("single swaps through the layers above", "body", swapped * share * self._pass))
         if "free_running" in self.study.measure.trajectories:
-            costs += self._decode("variant", copies)
+            costs += self._decode("variant")
         for lens in self.study.measure.lenses:
             for scope in self.study.measure.scopes:
                 if sublayers := self.moved(recipe, scope):
@@ -217,23 +216,23 @@ class Workload:
         """What the texts of all variants share."""
         return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored else []
 
-    def text_variant(self, recipe: Recipe) -> list[Cost]:
+    def text_variant(self) -> list[Cost]:
         """The texts of one variant: a pass, and both sides of every scored token at T = 1."""
         if not self.scored:
             return []
         logits = 2.0 * self.scored * self.shape.vocabulary
         return [
-            Cost("texts, variant pass", "body", self._text_pass * _copies(recipe)),
+            Cost("texts, variant pass", "body", self._text_pass),
             Cost("head product, texts", "head", 2 * logits * self.shape.width),
             Cost("measures at T = 1, texts", "vocabulary", logits),
         ]
 
-    def task_variant(self, recipe: Recipe) -> list[Cost]:
+    def task_variant(self) -> list[Cost]:
         """The tasks of one variant: contexts once, what stands behind them, and a head product for each of those."""
         costs = []
         for task in self.tasks:
             read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
-            costs.append(Cost(f"task {task.name}", "body", read * _copies(recipe)))
+            costs.append(Cost(f"task {task.name}", "body", read))
             asked = task.options or len(task.contexts)
             costs.append(Cost(f"head product, task {task.name}", "head", 2.0 * asked * self._head_size))
             if task.new_tokens:
@@ -292,11 +291,11 @@ class Workload:
         for temperature in measure.temperatures:
             yield Cost(f"measures at T = {temperature:g}, {item}", "vocabulary", logits)
 
-    def _decode(self, who: str, copies: int) -> list[Cost]:
+    def _decode(self, who: str) -> list[Cost]:
         """All prompts together through one cache: the prompts at once, then token by token at memory speed."""
         steps = self.study.generation.new_tokens
         return [
-            Cost(f"{who} decodes: prompts", "body", copies * self.forward(max(self.prompts), len(self.prompts))),
+            Cost(f"{who} decodes: prompts", "body", self.forward(max(self.prompts), len(self.prompts))),
             Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * self._read_a_token)),
         ]
 
@@ -434,10 +433,6 @@ class Workload:
             Rows("task_samples", samples, listed=round(2 * sum(t.samples * t.options_a_sample for t in self.tasks))),
             Rows("speed", len(self.study.speed) if recipe.method != "noise" else 0),
         ]
-
-
-def _copies(recipe: Recipe) -> int:
-    return COPIES if isinstance(recipe, Noise) and recipe.kind == "batch" else 1
 
 
 def peak(held: Sequence[Held]) -> int:

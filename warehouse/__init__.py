@@ -28,10 +28,16 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
         root: folder or URL of the warehouse; None: PRUNESCOPE_WAREHOUSE, else `warehouse/data`.
 
     Returns:
-        A DuckDB connection in memory; it sees the files that exist now and writes nothing.
+        A DuckDB connection in memory. It sees the files of the warehouse that exist now. It is yours and not locked: it
+        reads your own files to join with, and writes where you say COPY. Run the SQL of somebody else, or of a model,
+        by `warehouse.safe_sql.run_safe(root, sql)`, which lets it read the tables and views and nothing else.
+
+    Warns:
+        DamagedFileWarning: of each file that cannot be read. A query that reads it fails with its name, all others
+            work.
 
     Raises:
-        DamagedFileError: a file is damaged; the message names it.
+        WarehouseError: there is a file in the place of the folder.
     """
     from warehouse.catalogue import connect
 

@@ -3,18 +3,23 @@
 A filter chooses rows of the answer and never changes them; safe_sql runs the statement.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import pyarrow as pa
 
 from warehouse import headers
-from warehouse.catalogue import GIBIBYTES, View, quoted
+from warehouse.catalogue import GIBIBYTES, View
 from warehouse.errors import WarehouseError
 from warehouse.places import Place
+from warehouse.quoting import quoted
 from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
+
+# The tables that know prompts, the small ones first.
+_OF_PROMPTS = ("generations", "option_subspace", "decoding_steps", "layer_transitions")
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ def ask(
 
     Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, a variant is
     compared with the others that the question compares it with, and only the rounding of sums may differ. Of other
-    models no file is opened, but where the view's header says that it relates models. The other filters stand outside the view; DuckDB
-    moves them to the files where that changes nothing, which is where the question groups by the filtered column.
+    models no file is opened, but where the view's header says that it relates models. The other filters stand outside
+    the view; DuckDB moves them to the files where that changes nothing, which is where the question groups by the
+    filtered column.
 
     Args:
         root: the warehouse.
@@ -52,8 +58,8 @@ def ask(
         gibibytes: most memory that it may use.
 
     Raises:
-        WarehouseError: the view lacks a filtered column, or the warehouse has nothing of a model or recipe that is
-            named.
+        WarehouseError: the view lacks a filtered column, or the warehouse has nothing of a model, recipe or prompt
+            that is named.
         SqlError: as `run_safe`.
     """
     filters = list(_filters(view, wanted))
@@ -96,21 +102,26 @@ def _require_column(view: View, option: str, column: str) -> None:
         raise WarehouseError(f"{option}: {view.name} has no column {column}; {fix}")
 
 
-def _require(root: Place | str, models: Sequence[str] | set[str], wanted: Wanted) -> None:
+def _require(root: Place | str, models: Collection[str], wanted: Wanted) -> None:
     """Refuses names of which the warehouse has nothing, where an empty answer would say something else."""
-    if not models and not wanted.recipes:
-        return
-    store = Store(root)
-    found = [partition for table in TABLES.values() for partition in store.partitions(table)]
-    for kind, names, known in (
-        ("model", models, {partition.model for partition in found}),
-        ("recipe", wanted.recipes, {partition.recipe for partition in found if partition.recipe}),
-        (
-            "variant",
-            [f"{model}@{recipe}" for model, recipe in wanted.variants],
-            {f"{partition.model}@{partition.recipe}" for partition in found if partition.recipe},
-        ),
-    ):
-        if unknown := sorted(set(names) - known):
-            listed = ", ".join(sorted(known)[:20]) or "none yet"
-            raise WarehouseError(f"there is no {kind} {unknown[0]!r} in the warehouse; there are {listed}")
+    if models or wanted.recipes:
+        store = Store(root)
+        found = [partition for table in TABLES.values() for partition in store.partitions(table)]
+        _require_known("model", models, {partition.model for partition in found})
+        _require_known("recipe", wanted.recipes, {partition.recipe for partition in found if partition.recipe})
+        variants = {f"{partition.model}@{partition.recipe}" for partition in found if partition.recipe}
+        _require_known("variant", [f"{model}@{recipe}" for model, recipe in wanted.variants], variants)
+    prompts: set[str] = set()
+    for table in _OF_PROMPTS:
+        if not set(wanted.prompts) <= prompts:
+            query = f"SELECT DISTINCT prompt_id FROM {table}"  # noqa: S608 - one of ours
+            prompts.update(run_safe(root, query, models=models or None)["prompt_id"].to_pylist())
+    _require_known("prompt", wanted.prompts, prompts)
+
+
+def _require_known(kind: str, names: Collection[str], known: Collection[str]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        like = get_close_matches(unknown[0], known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, like))}? " if like else ""
+        listed = ", ".join(sorted(known)[:20]) or "none yet"
+        raise WarehouseError(f"there is no {kind} {unknown[0]!r} in the warehouse; {hint}there are {listed}")

@@ -6,6 +6,7 @@ It holds no data and is rebuilt at every opening; running a user's SQL safely is
 import json
 import re
 import shutil
+import warnings
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +24,15 @@ from sqlglot import exp
 from sqlglot.optimizer.scope import traverse_scope
 
 from warehouse.atomic import write_atomically
-from warehouse.errors import CatalogueError
+from warehouse.errors import CatalogueError, DamagedFileWarning
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
 from warehouse.migrations import relation
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
+from warehouse.quoting import literal, quoted
 from warehouse.remote import register
 from warehouse.schema import Table
-from warehouse.snapshots import FOOTERS, File, Snapshot
+from warehouse.snapshots import FOOTERS, UNUSABLE, File, Snapshot, Unusable
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -103,14 +105,19 @@ def connect(
         explained: whether tables, views and columns have their comments, which no query needs and which take a
             quarter of the time of a process's first connection.
 
+    Warns:
+        DamagedFileWarning: of each partition whose footer cannot be read. A query that reads it fails with its name.
+
     Raises:
-        DamagedFileError: a partition is damaged; the message names it.
+        WarehouseError: the place is a file, or cannot be listed.
         CatalogueError: a file in `sql/` is wrong; the message names it.
     """
     with ThreadPoolExecutor(1) as beside:
         # Python looks at the files while DuckDB binds the views.
         template = beside.submit(_template, _sources(SQL), explained)
         snapshot = Snapshot(Store(root), models)
+    for unusable in snapshot.unusable:
+        warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=2)
     try:
         connection = duckdb.connect()
         snapshot.hold(connection)
@@ -120,7 +127,7 @@ def connect(
     try:
         _set_up(connection)
         template.result().copy_to(connection)
-        _fill(connection, snapshot.files)
+        _fill(connection, snapshot.files, snapshot.unusable)
         if safe:
             _lock(connection, snapshot.root, gibibytes)
     except BaseException:
@@ -145,7 +152,7 @@ def build_file(root: Place | str, path: Place) -> None:
                 register(connection, snapshot.root)
             _set_up(connection)
             _define(connection, _sources(SQL), explained=True)
-            _fill(connection, files)
+            _fill(connection, files, snapshot.unusable)
 
     write_atomically(path.absolute(), write)
 
@@ -190,16 +197,6 @@ def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
     except CycleError as error:
         circle = error.args[1]
         raise CatalogueError(f"{views[circle[0]].path} reads itself: {' -> '.join(reversed(circle))}") from error
-
-
-def literal(text: str) -> str:
-    """The text as a SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def quoted(name: str) -> str:
-    """The name as a SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def sql_type(of: pa.DataType) -> str:
@@ -261,12 +258,14 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...],
     connection.execute("COMMIT")
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File]) -> None:
+def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File], unusable: Sequence[Unusable] = ()) -> None:
     """Puts the files under the tables, of which views know only the columns."""
     for name in (*TABLES, PROVENANCE):
         of_table = [file for file in files if name in {file.partition.table, PROVENANCE}]
-        if of_table or not files:
+        failing = [_failing(TABLES[name], each) for each in unusable if each.partition.table == name]
+        if of_table or failing or not files:
             select = _provenance(of_table) if name == PROVENANCE else _relation(TABLES[name], of_table)
+            select = " UNION ALL ".join([select, *failing])
             connection.execute(f"CREATE OR REPLACE VIEW {_files_of(name)} AS {select}")
 
 
@@ -311,6 +310,17 @@ def _relation(table: Table, files: Sequence[File]) -> str:
         version: _read(found, *([] if version else ["union_by_name = true"])) for version, found in versions.items()
     }
     return relation(table, typed, sources)
+
+
+def _failing(table: Table, unusable: Unusable) -> str:
+    """A SELECT in the place of a file that cannot be used: it fails, unless a filter leaves out its model or recipe."""
+    fails = f"error({literal(UNUSABLE + unusable.reason)})"
+    names = {"model": unusable.partition.model, "recipe": unusable.partition.recipe}
+    columns = ", ".join(
+        literal(known) if (known := names.get(column.name)) else f"CAST({fails} AS {sql_type(column.type)})"
+        for column in table.columns
+    )
+    return f"SELECT {columns} WHERE {fails} IS NULL"
 
 
 def _read(sources: Sequence[str], *options: str) -> str:

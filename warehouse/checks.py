@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from warehouse import screen
+from warehouse.quoting import literal, quoted
 from warehouse.schema import Column, Table
 
 NOT_EMPTY, KEY_UNIQUE = "not_empty", "key_is_unique"
@@ -70,7 +71,7 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
     is_key_proved = screen.is_key_unique(rows, table.key)
     if is_key_proved and not tests:
         return []
-    key = ", ".join(_quoted(name) for name in table.key)
+    key = ", ".join(quoted(name) for name in table.key)
     distinct_keys = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM rows))"  # noqa: S608
     # An aggregate in either case: without one the answer has as many rows as there are.
     keys = "count(*)" if is_key_proved else f"max({distinct_keys})"
@@ -109,14 +110,6 @@ def _named(table: Table, values: list[object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in zip(table.key, values, strict=True))
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _tests(table: Table) -> list[_Test]:
     tests = [test for column in table.columns for test in _column_tests(column)]
     # Grouped by kind, so that the names come in one order however the columns are mixed.
@@ -128,7 +121,7 @@ def _tests(table: Table) -> list[_Test]:
 
 
 def _column_tests(column: Column) -> list[_Test]:
-    name, tests = _quoted(column.name), []
+    name, tests = quoted(column.name), []
     if not column.nullable:
         tests.append(_Test(column.name, NOT_NULL, f"{name} IS NULL", "NULL", f"{column.name} is NULL"))
     floating = pa.types.is_floating(column.type)
@@ -146,7 +139,7 @@ def _column_tests(column: Column) -> list[_Test]:
         finite = f"isfinite({name}) AND {fails}" if floating else fails
         tests.append(_Test(column.name, IN_RANGE, finite, name, f"{column.name} = {{shown}} is {bound}"))
     if column.values:
-        legal = ", ".join(_literal(value) for value in column.values)
+        legal = ", ".join(literal(value) for value in column.values)
         rule = f"{column.name} = {{shown}} is none of {', '.join(column.values)}"
         tests.append(_Test(column.name, LEGAL_VALUES, f"{name} NOT IN ({legal})", name, rule))
     return tests

@@ -3,8 +3,8 @@
 The statistics stand in the SQL; here is only what has to be the same on both sides before a difference means anything.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -13,7 +13,6 @@ from warehouse.catalogue import SQL, connect
 from warehouse.errors import CatalogueError, WarehouseError
 from warehouse.places import Place
 
-_FILES = ("compare_variants.sql", "compare_tasks.sql")
 _SIDES = """
 SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
 FROM provenance
@@ -25,12 +24,23 @@ SELECT DISTINCT recipe, text_id, text_hash, context, stride FROM text_tokens
 WHERE model = $1 AND recipe IN ($2, $3) ORDER BY ALL
 """
 _PROMPTS = """
-SELECT DISTINCT recipe, prompt_id, temperature FROM decoding_steps
-WHERE model = $1 AND recipe IN ($2, $3) AND trajectory = 'teacher_forced' ORDER BY ALL
+SELECT steps.recipe, steps.prompt_id, any_value(generations.prompt_text) AS text, any_value(made.prompts_hash) AS hash
+FROM (
+    SELECT DISTINCT model, recipe, prompt_id FROM decoding_steps
+    WHERE model = $1 AND recipe IN ($2, $3) AND trajectory = 'teacher_forced'
+) AS steps
+LEFT JOIN generations USING (model, recipe, prompt_id)
+LEFT JOIN (
+    SELECT model, recipe, json_extract_string(inputs_json, '$.prompts_hash') AS prompts_hash
+    FROM provenance WHERE table_name = 'decoding_steps'
+) AS made USING (model, recipe)
+GROUP BY ALL ORDER BY ALL
 """
 _TASKS = """
 SELECT DISTINCT recipe, task FROM task_samples WHERE model = $1 AND recipe IN ($2, $3) ORDER BY ALL
 """
+# Names that one sentence lists.
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -69,20 +79,23 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
         model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
         asked = [model, recipe_a, recipe_b]
         _check_dense_sides(connection, asked)
-        tokens, tasks = (_rows(connection, SQL / "comparisons" / file, asked) for file in _FILES)
+        prompts, reasons = _same_prompts(connection, asked)
+        tokens = _rows(connection, "compare_variants.sql", [*asked, prompts])
+        tasks = _rows(connection, "compare_tasks.sql", asked)
         rows = pa.concat_tables([tokens, tasks], promote_options="default") if tasks.num_rows else tokens
         measured = set(rows["measured_on"].to_pylist())
-        missing = [*_missing_texts(connection, asked, measured), *_missing_tasks(connection, asked, measured)]
-        if "prompts" not in measured:
-            missing.append(_missing_prompts(connection, asked))
+        missing = [*_missing_texts(connection, asked, measured), *_missing_tasks(connection, asked, measured), *reasons]
+        if prompts and "prompts" not in measured:
+            missing.append(f"{_named(prompts)}: other dense tokens, or no temperature in common")
     if not measured:
         raise WarehouseError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(missing)}")
     return Comparison(model, recipe_a, recipe_b, rows, tuple(missing))
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, file: Path, asked: list[str]) -> pa.Table:
+def _rows(connection: duckdb.DuckDBPyConnection, name: str, parameters: Sequence[object]) -> pa.Table:
+    file = SQL / "comparisons" / name
     try:
-        return connection.sql(file.read_text(encoding="utf-8"), params=asked).to_arrow_table()
+        return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
     except duckdb.ParserException as error:
         raise CatalogueError(f"{file}: {str(error).strip()}") from error
 
@@ -156,15 +169,38 @@ def _missing_tasks(connection: duckdb.DuckDBPyConnection, asked: list[str], meas
     ]
 
 
-def _missing_prompts(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> str:
-    """Why no prompt is compared."""
-    traced: dict[str, set[tuple[str, float]]] = {asked[1]: set(), asked[2]: set()}
-    for recipe, prompt, temperature in connection.execute(_PROMPTS, asked).fetchall():
-        traced[recipe].add((prompt, temperature))
-    if not all(traced.values()):
-        without = [recipe for recipe, steps in traced.items() if not steps]
-        return f"{'neither has a' if len(without) > 1 else f'{without[0]} has no'} teacher-forced generation"
-    a, b = traced.values()
-    if not a & b:
-        return "they have no prompt at one temperature in common"
-    return "their prompts of the same name have other texts or other dense tokens"
+def _same_prompts(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> tuple[list[str], list[str]]:
+    """The prompts of both sides whose text is certainly the same, and why each other one is not compared.
+
+    The text is the same where the sides were measured with one set of prompts, or where their generations tell it.
+    """
+    sides: dict[str, dict[str, tuple[str | None, str | None]]] = {recipe: {} for recipe in asked[1:]}
+    for recipe, prompt, *told in connection.execute(_PROMPTS, asked).fetchall():
+        sides[recipe][prompt] = tuple(told)
+    if without := [recipe for recipe, prompts in sides.items() if not prompts]:
+        who = "neither has a" if len(without) > 1 else f"{without[0]} has no"
+        return [], [f"{who} teacher-forced generation"]
+    a, b = sides.values()
+    same: list[str] = []
+    reasons: list[str] = []
+    for recipe, mine, theirs in ((asked[1], a, b), (asked[2], b, a)):
+        if alone := sorted(set(mine) - set(theirs)):
+            reasons.append(f"only {recipe} has {_named(alone)}")
+    others: list[str] = []
+    unknown: list[str] = []
+    for prompt in sorted(set(a) & set(b)):
+        (text_a, hash_a), (text_b, hash_b) = a[prompt], b[prompt]
+        if (hash_a is not None and hash_a == hash_b) or (text_a is not None and text_a == text_b):
+            same.append(prompt)
+        else:
+            (unknown if None in {text_a, text_b} else others).append(prompt)
+    if others:
+        reasons.append(f"{_named(others)} of the same name: other texts")
+    if unknown:
+        reasons.append(f"{_named(unknown)}: nothing says that the texts are the same (no generations)")
+    return same, reasons
+
+
+def _named(prompts: list[str]) -> str:
+    more = f" and {len(prompts) - _LISTED} more" if len(prompts) > _LISTED else ""
+    return f"prompt{'' if len(prompts) == 1 else 's'} {', '.join(prompts[:_LISTED])}{more}"

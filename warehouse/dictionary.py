@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from warehouse.catalogue import LAYERS, PROVENANCE, View, connect, quoted, sql_type, view_sql
+from warehouse.catalogue import LAYERS, PROVENANCE, View, connect, sql_type, view_sql
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain
+from warehouse.quoting import quoted
 from warehouse.schema import Column, Table
 from warehouse.tables import TABLES
 

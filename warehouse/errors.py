@@ -12,6 +12,10 @@ class DamagedFileError(WarehouseError):
     """A file of the warehouse is truncated, unreadable or not ours."""
 
 
+class DamagedFileWarning(UserWarning):
+    """A file that cannot be read; the catalogue opens, and only what reads the file fails."""
+
+
 class CatalogueError(WarehouseError):
     """A view file in `sql/` cannot become a view; the message names the file."""
 

@@ -9,9 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 
-from warehouse.catalogue import PROVENANCE, connect, quoted, view_sql
-from warehouse.errors import WarehouseError
+from warehouse.catalogue import PROVENANCE, connect, view_sql
+from warehouse.errors import DamagedFileError, WarehouseError
 from warehouse.places import Place, is_local
+from warehouse.quoting import quoted
 from warehouse.schema import Table
 from warehouse.snapshots import Snapshot, damage_explained
 from warehouse.store import Store
@@ -62,6 +63,9 @@ def _files(name: str, root: Place | str) -> list[str] | None:
         return None
     snapshot = Snapshot(store)
     snapshot.close()
+    for unusable in snapshot.unusable:
+        if unusable.partition.table == name:
+            raise DamagedFileError(unusable.reason)
     files = [file for file in snapshot.files if file.partition.table == name]
     is_present = all(file.version == TABLES[name].version for file in files)
     return [str(file.partition.path) for file in files] if is_present else None

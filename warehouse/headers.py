@@ -87,3 +87,21 @@ def finer(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...
         and set(using) != set(keys[other])
         and (not _PLACES & set(using) or _SEQUENCES & set(keys[other]) <= set(using))
     }
+
+
+def forced(name: str, other: str, columns: Mapping[str, Collection[str]]) -> str:
+    """What a join of two tables must add so that both rows are of the same tokens; empty where nothing.
+
+    A table with places of a prompt and no trajectory was measured on the dense model's tokens, and the place alone does
+    not keep it from the rows of a generation that went elsewhere.
+
+    Args:
+        name: the one table.
+        other: the other table.
+        columns: the columns of the stored tables.
+    """
+    if name not in columns or other not in columns or not all("prompt_id" in columns[table] for table in (name, other)):
+        return ""
+    bare = [table for table in (name, other) if "trajectory" not in columns[table]]
+    is_mixed = len(bare) == 1 and "position" in columns[bare[0]]
+    return " WHERE trajectory = 'teacher_forced'" if is_mixed else ""

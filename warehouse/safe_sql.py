@@ -43,6 +43,10 @@ _SCALARS = {
 _INTERNAL = ("duckdb_", "pragma_", "sqlite_", "pg_")
 _SHOWN = {'"tables"', "__show_tables_expanded"}
 _NAME = re.compile(r"\w+")
+_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?", re.IGNORECASE)
+# DuckDB shows its insides here, too: the schema with the files under the tables.
+_SHOW_ALL = re.compile(r"\s*(?:DESCRIBE|SHOW\s+ALL\s+TABLES)\s*;?\s*", re.IGNORECASE)
+_ALL_TABLES = "SELECT * FROM (SHOW ALL TABLES) WHERE schema = 'main'"
 
 
 def run_safe(
@@ -56,7 +60,7 @@ def run_safe(
 ) -> pa.Table:
     """The rows of one SELECT over the warehouse.
 
-    WITH, VALUES, FROM first, DESCRIBE, SUMMARIZE and SHOW TABLES count as SELECT.
+    WITH, VALUES, FROM first, DESCRIBE, SUMMARIZE, SHOW TABLES and EXPLAIN of a SELECT count as SELECT.
 
     Args:
         root: the warehouse.
@@ -72,6 +76,8 @@ def run_safe(
         DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
+    if _SHOW_ALL.fullmatch(sql):
+        sql = _ALL_TABLES
     shows_comments = any(word in sql.lower() for word in ("duckdb_", "information_schema"))
     with connect(root, safe=True, gibibytes=gibibytes, models=models, explained=shows_comments) as connection:
         check(connection, sql)
@@ -79,7 +85,7 @@ def run_safe(
 
 
 def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Refuses SQL that is not one SELECT over tables and views.
+    """Refuses SQL that is not one SELECT over tables and views, or EXPLAIN of one, which at most runs it.
 
     Raises:
         UnsafeSqlError: it is not; the message names the rule.
@@ -87,6 +93,8 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """
     if max(accumulate((char == "(") - (char == ")") for char in sql), default=0) > DEPTH:
         raise SqlError(f"SQL: parentheses are nested deeper than {DEPTH}")
+    if explained := _EXPLAIN.match(sql):
+        sql = sql[explained.end() :]
     try:
         [(serialized,)] = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
         parsed = json.loads(serialized)
@@ -94,7 +102,9 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise SqlError(f"SQL that cannot be parsed: {_short(error)}") from error
     if parsed["error"]:
         if parsed["error_type"] == "not implemented":
-            raise UnsafeSqlError("only SELECT is allowed here; the warehouse is read-only (a PIVOT needs IN (...))")
+            # A PIVOT without its values is more than one statement to DuckDB.
+            hint = " (a PIVOT needs IN (...))" if re.search(r"\bPIVOT\b", sql, re.IGNORECASE) else ""
+            raise UnsafeSqlError(f"only SELECT is allowed here; the warehouse is read-only{hint}")
         raise SqlError(f"SQL: {parsed['error_message']}{_place(sql, parsed)}")
     statements = parsed["statements"]
     if not statements:

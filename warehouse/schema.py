@@ -136,6 +136,7 @@ class Table:
         version: rises by one whenever a column comes, goes or changes its name, type or meaning.
         migrations: from earlier versions, in order; a version that only brought columns needs none.
         is_of_studies: whether studies compute its rows. What is not belongs to no study's models: it is there for all.
+        example: a query that shows how its rows are chosen and joined, for `prunescope sql`; empty where that is plain.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Table:
     version: int = 1
     migrations: tuple[Migration, ...] = ()
     is_of_studies: bool = True
+    example: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a table whose key or references are not among its columns, or whose names or versions clash."""

@@ -31,6 +31,8 @@ _DESCRIPTORS = Path("/proc/self/fd")
 FOOTERS = "files.provenance_files"
 # What the rest of the process may still open; DuckDB opens a file once more a thread while it reads it.
 _SPARE = 200
+# What a query says first that reads a partition which cannot be used; the message about it follows.
+UNUSABLE = "a file that this reads cannot be used: "
 _REMOVED = " (deleted)"
 _FILE_IN_A_MESSAGE = re.compile(rf"{_DESCRIPTORS}/\d+|(?<=[\"'])/[^\"\n]*/{re.escape(PART)}(?=[\"'])")
 _KIND = re.compile(r"(?:[A-Z]\w+ )+Error: ")
@@ -51,6 +53,19 @@ class File:
     version: int | None
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """One partition that cannot be read.
+
+    Attributes:
+        partition: which one; its names are empty where only its footer could tell them.
+        reason: the message about it.
+    """
+
+    partition: Partition
+    reason: str
+
+
 class Snapshot:
     """The files of a warehouse at one moment.
 
@@ -62,6 +77,7 @@ class Snapshot:
     Attributes:
         root: the warehouse.
         files: its partitions, table by table, in the order of their paths.
+        unusable: those whose footer is damaged or that the system does not let us read.
         is_held: whether the files are held open, instead of opened by their paths when they are read.
     """
 
@@ -73,17 +89,19 @@ class Snapshot:
             models: only the partitions of these models, and what is of no study; all where None.
 
         Raises:
-            DamagedFileError: a partition's footer is damaged; the message names the file.
-            WarehouseError: the system does not let us read a partition.
+            WarehouseError: the place is a file, or cannot be listed.
         """
         self.root = store.root
+        if isinstance(self.root, Path) and self.root.exists() and not self.root.is_dir():
+            raise WarehouseError(f"{self.root} is a file and no warehouse; give the folder that the tables lie in")
         self._descriptors: list[int] = []
         partitions = [
             partition
             for table in TABLES.values()
             for partition in store.partitions(table)
-            if models is None or partition.model in models or not table.is_of_studies
+            if models is None or partition.model in models or not (partition.model and table.is_of_studies)
         ]
+        self.unusable: list[Unusable] = []
         self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:
             found = [self._file(partition) for partition in partitions]
@@ -111,7 +129,18 @@ class Snapshot:
         _close(self._descriptors)
 
     def _file(self, partition: Partition) -> File | None:
-        """The partition, opened; None where it was removed since it was listed."""
+        """The partition, opened; None where it was removed since it was listed, or cannot be used."""
+        held = len(self._descriptors)
+        try:
+            return self._opened(partition)
+        except WarehouseError as error:
+            for descriptor in self._descriptors[held:]:
+                os.close(descriptor)
+            del self._descriptors[held:]
+            self.unusable.append(Unusable(partition, str(error)))
+            return None
+
+    def _opened(self, partition: Partition) -> File | None:
         path = partition.path
         if not isinstance(path, Path):
             return _remote_file(partition)
@@ -171,6 +200,8 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
     except (duckdb.Error, pa.ArrowException, OSError) as error:  # rows that come in batches fail as Arrow's errors
         message = str(error)
+        if UNUSABLE in message:
+            raise DamagedFileError(message.strip().splitlines()[-1].partition(UNUSABLE)[2]) from error
         if REPLACED in message:
             raise WarehouseError(message.strip().splitlines()[-1].partition(": ")[2]) from error
         for found in _FILE_IN_A_MESSAGE.finditer(message):

@@ -53,8 +53,8 @@ class Partition:
 
     Attributes:
         table: name of the table.
-        model: name of the model.
-        recipe: name of the recipe; None in tables with one file per model.
+        model: name of the model; empty where a damaged footer alone could tell it.
+        recipe: name of the recipe, or empty as the model's; None in tables with one file per model.
         path: the file.
     """
 
@@ -398,7 +398,10 @@ def _partition(table: Table, path: Place) -> Partition:
     folders = [path.parent.name] if table.partitioning == "model" else [path.parent.parent.name, path.parent.name]
     names = [original(folder.partition("=")[2]) for folder in folders]
     if None in names:
-        provenance = read_footer(path).provenance
-        names = [provenance.model, provenance.recipe][: len(folders)]
+        try:
+            provenance = read_footer(path).provenance
+            names = [provenance.model, provenance.recipe][: len(folders)]
+        except WarehouseError:  # whoever reads it says so
+            pass
     model, *recipe = [name or "" for name in names]
     return Partition(table.name, model, recipe[0] if recipe else None, path)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import duckdb
 
-from warehouse.catalogue import PROVENANCE, literal
+from warehouse.catalogue import PROVENANCE
+from warehouse.quoting import literal
 from warehouse.tables import TABLES
 
 

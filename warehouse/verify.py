@@ -30,8 +30,8 @@ class Verdict:
 
     Attributes:
         path: the file.
-        state: unverifiable where the file was written before there were hashes, unreadable where the system or the
-            store does not let us read it.
+        state: unverifiable where the file was written before there were hashes and every page of it can be read,
+            unreadable where the system or the store does not let us read it.
         reason: what is wrong, in words; empty where nothing is.
         bytes: its size.
     """
@@ -86,7 +86,7 @@ def _verdict(file: Path, path: Place) -> Verdict:
         is_damage = isinstance(error, OSError) and error.errno is None  # Arrow's word for bytes that cannot be
         return Verdict(path, "changed" if is_damage else "unreadable", _reason(error), size)
     if reason is None:
-        return Verdict(path, "unverifiable", "written before there were hashes", size)
+        return Verdict(path, "unverifiable", "written before there were hashes; all its pages can be read", size)
     return Verdict(path, "changed" if reason else "intact", reason, size)
 
 
@@ -101,6 +101,7 @@ def _difference(opened: BinaryIO, file: Path) -> str | None:
     try:
         footer = read_footer(file)
         if seal is None and footer.content_hash is None:
+            _read_whole(file)
             return None
         rows = _rows_differ(file, footer)
     except (DamagedFileError, *BROKEN) as error:
@@ -110,6 +111,13 @@ def _difference(opened: BinaryIO, file: Path) -> str | None:
     if footer.provenance_hash != footer.provenance.hash:
         return "its provenance is not the one that it was written with"
     return "" if seal else "its rows are intact, but a byte beside them is not as it was written"
+
+
+def _read_whole(file: Path) -> None:
+    """Decodes every page, and compares it with its checksum where it has one; raises where that fails."""
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        for _ in parquet.iter_batches():
+            pass
 
 
 def _rows_differ(file: Path, footer: Footer) -> str:

@@ -15,15 +15,15 @@ from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
-from assets.cli.study import FAILED, WRONG_INPUT, Recipes, request_of
+from assets.cli.study import Recipes, Replace, end, request_of
 from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
 from assets.plan import Request
-from assets.run import Failure, run_study
+from assets.run import run_study
 from pipelines.advice import advise as judge
 from pipelines.errors import InputError
-from pipelines.studies import load_study, study_names
+from pipelines.studies import Study, load_study, study_names
 from warehouse.catalogue import connect
-from warehouse.snapshots import damage_explained
+from warehouse.places import Place
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -54,6 +54,7 @@ def advise(
         ),
     ] = None,
     recipe: Recipes = None,
+    replace: Replace = False,
     tolerance: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the dense model's skill that may be lost.")
     ] = 0.1,
@@ -73,35 +74,46 @@ def advise(
     - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
     - `prunescope advise smollm2-135m-instruct --study paper-small`
     """
-    chosen_format(format_, output)
+    shown = chosen_format(format_, output)
     place = root(context)
     request = _request(model, study, recipe or [], Store(place))
     with Bars() as bars:
-        outcome = run_study(request, place, settings.cache_folder(), bars, tables=PROBE_TABLES)
-    [spec], recipes = outcome.study.models, [one.name for one in outcome.study.recipes if one.method != "dense"]
-    with connect(place, explained=False) as connection, damage_explained(connection):
-        variants, predictions = (
-            pl.DataFrame(
-                connection.execute(
-                    f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
-                    [spec.name, recipes],
-                ).to_arrow_table()
-            )
-            for view in ("variant_summary", "loss_predictions")
-        )
-    advice = judge(variants, predictions, tolerance)
-    is_shown = chosen_format(format_, output) == "table"
-    rows = advice.rows
-    emit(rows.select(s for s in rows if s.null_count() < len(s)).to_arrow() if is_shown else rows.to_arrow(), format_, output)
+        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
+    advice = judge(*_measured(outcome.study, place), tolerance)
+    told = [column.name for column in advice.rows if shown != "table" or column.null_count() < len(column)]
+    emit(advice.rows.select(told).to_arrow(), format_, output)
     for line in advice.told:
         say(line)
-    if outcome.failures:
-        raise typer.Exit(WRONG_INPUT if all(failure.is_input for failure in outcome.failures) else FAILED)
+    end(context, outcome)
 
 
 def _request(model: str, study: str | None, recipes: list[str], store: Store) -> Request:
-    """What is probed, by the study that computed the model where it is in the warehouse: then nothing is done twice."""
-    found = None
-    if not Path(model).expanduser().exists() and "/" not in model:
-        found = store.provenance(TABLES["models"], model, None)
-    return request_of(study or STUDY, [model], recipes)
+    """What is probed: by the study that computed the model where the warehouse has it, so that nothing is done twice.
+
+    Raises:
+        InputError: that study is in a file of the user's, which has to be named.
+    """
+    [spec] = load_study(STUDY).replaced([model], []).models
+    made = store.provenance(TABLES["models"], spec.name, None)
+    if study is None and made is not None and made.study not in study_names():
+        raise InputError(f"model {spec.name} was computed by study {made.study!r}; name its file with --study")
+    chosen = study or (made.study if made else STUDY)
+    is_bare = not {"/", "="} & set(model) and not Path(model).exists()
+    if made and is_bare and model not in {known.name for known in load_study(chosen).models}:
+        source = store.read(TABLES["models"], model, None)["source"][0].as_py()
+        model = f"{model}={source}"
+    return request_of(chosen, [model], recipes)
+
+
+def _measured(study: Study, place: Place) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The model's pruned variants, and what is predicted of them."""
+    recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
+    with connect(place, explained=False) as connection:
+        variants, predictions = (
+            connection.sql(
+                f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
+                params=[study.models[0].name, recipes],
+            ).to_arrow_table()
+            for view in ("variant_summary", "loss_predictions")
+        )
+    return pl.DataFrame(variants), pl.DataFrame(predictions)

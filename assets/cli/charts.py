@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 _FORMATS = ("png", "svg", "pdf", "html", "json")
 
 
-def check_place(output: Path | None) -> None:
-    """Refuses a file whose name says no format of a picture, before anything is computed.
+def check_place(output: Path | None, format_: str | None = None) -> None:
+    """Refuses a file whose name says no format of a picture, and a format of rows, before anything is computed.
 
     Raises:
-        InputError: it does not.
+        InputError: it is so.
     """
+    if format_ is not None:
+        raise InputError(f"--chart --format {format_}: that is for rows; the name of -o says the format of a picture")
     if output is not None and output.suffix.lower().removeprefix(".") not in _FORMATS:
         raise InputError(f"--chart -o {output}: end the name in .{', .'.join(_FORMATS)}")
 

@@ -20,10 +20,11 @@ from pipelines.errors import InputError
 from pipelines.models.sources import identify, locate
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import CalibrationSpec
-from warehouse.catalogue import connect, literal
+from warehouse.catalogue import connect
 from warehouse.errors import DamagedFileError
 from warehouse.names import path_safe
 from warehouse.places import Place
+from warehouse.quoting import literal
 from warehouse.store import Store
 from warehouse.tables import TABLES
 

@@ -5,18 +5,21 @@ What each command does stands in the modules beside this one.
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Abort, TyperException
 
-from assets.cli import checkpoint, keeping, paper, query, service, study
+from assets.cli import advise, checkpoint, keeping, paper, query, service, study
 from assets.cli.options import Debug, Globals, Warehouse
 from assets.cli.output import say
 from pipelines.errors import ComputationError, InputError
-from warehouse.errors import CatalogueError, DamagedFileError, WarehouseError
+from warehouse.errors import CatalogueError, DamagedFileError, DamagedFileWarning, WarehouseError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -56,6 +59,7 @@ def prunescope(
 
 
 study.register(app)
+advise.register(app)
 query.register(app)
 paper.register(app)
 checkpoint.register(app)
@@ -75,7 +79,8 @@ def run(arguments: list[str], chosen: Globals) -> int:
     """Runs a command line and gives its exit code; unexpected errors pass through."""
     code: object = DONE
     try:
-        code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=chosen)
+        with _damage_told():
+            code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=chosen)
     except TyperException as error:
         error.show()
         code = error.exit_code
@@ -92,6 +97,25 @@ def run(arguments: list[str], chosen: Globals) -> int:
     except OSError as error:
         code = _told(f"{error.filename or 'a file'}: {error.strerror or error}", WRONG_INPUT, error, chosen)
     return code if isinstance(code, int) else DONE
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Says once of each damaged file that it is, and goes on: only what reads it fails."""
+    told: set[str] = set()
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:  # noqa: ANN401 - as Python passes it
+        if not issubclass(category, DamagedFileWarning):
+            others(message, category, *where)
+        elif str(message) not in told:
+            told.add(str(message))
+            say(f"warning: {message}", "yellow")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DamagedFileWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _told(message: str, code: int, error: Exception, chosen: Globals) -> int:

@@ -36,6 +36,27 @@ def _keep_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
+def _named_file(value: Path | None) -> Path | None:
+    """Refuses a place where no file can come to lie, before anything is computed."""
+    if value is None:
+        return None
+    path = value.expanduser()
+    if path == Path() or path.is_dir():
+        shown = value if path != Path() else "''"
+        raise InputError(f"-o {shown}: that is a folder; name a file")
+    if not path.parent.exists():
+        raise InputError(f"-o {value}: there is no folder {value.parent}; make it first")
+    return value
+
+
+def _existing_memory(value: float) -> float:
+    """Refuses a limit that the machine could never keep."""
+    there_is = settings.memory_gibibytes()
+    if value > there_is:
+        raise InputError(f"--memory {value:g}: this machine has {there_is:.1f} GiB; give less")
+    return value
+
+
 def root(context: typer.Context) -> Place:
     """The warehouse that the command works on.
 
@@ -98,5 +119,12 @@ Format = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file instead of standard output.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", callback=_named_file, help="Write to a file instead of standard output."
+    ),
+]
+Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Longest time that it may take.")]
+Memory = Annotated[
+    float, typer.Option(min=0.05, metavar="GIB", callback=_existing_memory, help="Most memory that it may use.")
 ]

@@ -15,6 +15,8 @@ from warehouse.errors import WarehouseError
 from warehouse.formats import FORMATS, render
 
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names that promise something else than rows.
+_PICTURES = {".html", ".htm", ".pdf", ".png", ".svg"}
 _SUFFIXES = {
     "": "table",
     ".txt": "table",
@@ -37,7 +39,8 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
     """The format asked for, else the one that the file's name says, else table.
 
     Raises:
-        InputError: there is no such format, the file's name says none, or Parquet would go to a terminal.
+        InputError: there is no such format, the file's name says none or another one, or Parquet would go to a
+            terminal.
     """
     suffix = output.suffix.lower() if output else ""
     if format_ is None and suffix not in _SUFFIXES:
@@ -47,6 +50,9 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
     chosen = format_ or _SUFFIXES[suffix]
     if chosen not in FORMATS:
         raise InputError(f"--format {chosen!r}: choose one of {', '.join(FORMATS)}")
+    is_another = suffix in _PICTURES or _SUFFIXES.get(suffix, chosen) not in {chosen, "table"}
+    if is_another or (chosen == "parquet" and suffix == ".txt"):
+        raise InputError(f"-o {output} --format {chosen}: the name says another format; leave out one of the two")
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise InputError("--format parquet: a terminal cannot show it; add -o FILE or a pipe")
     return chosen

@@ -16,6 +16,7 @@ from assets.cli.progress import Bars
 from assets.export import export as export_all
 from pipelines.studies import load_study
 from warehouse.compare import compare as compare_variants
+from warehouse.export.tables import MOST_ROWS
 
 _Variant = Annotated[str, typer.Argument(help="MODEL@RECIPE, or RECIPE where one model has it.")]
 
@@ -66,13 +67,17 @@ def export(
         list[str] | None,
         typer.Option("--only", metavar="NAME", help="Only this question, mart or figure. Repeatable."),
     ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help=f"Write tables whole that have over {MOST_ROWS:,} rows.")
+    ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
     """Write tables (LaTeX, Markdown, HTML, CSV, Parquet), figures (SVG, PDF, PNG, Vega-Lite), methods and BibTeX.
 
     Numbers are rounded by their uncertainty, best and second best marked; `paper_*` are the tables made for print. A
-    manifest has the hash, the SQL and the provenance of every file. The same warehouse gives the same bytes.
+    manifest has the hash, the SQL and the provenance of every file, and names the tables that have no row and so no
+    file. The same warehouse gives the same bytes.
 
     For example:
 
@@ -81,6 +86,10 @@ def export(
     """
     chosen = load_study(study) if study is not None else None
     with Bars() as bars:
-        done = export_all(root(context), directory.expanduser(), only or (), chosen, bars)
+        done = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
     say(f"{len(done.items)} tables and figures in {len(done.files)} files")
+    if done.empty:
+        say(f"without a row, so not written: {', '.join(done.empty)}", "dim")
+    if done.cut:
+        say(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
     typer.echo(str(done.directory))

@@ -7,29 +7,34 @@ Rows come from `warehouse`; nothing is computed here.
 
 import re
 import sys
-from contextlib import suppress
+import textwrap
 from typing import Annotated
 
 import pyarrow as pa
 import typer
 
 from assets.cli.charts import check_place, show
-from assets.cli.options import Debug, Format, Output, Warehouse, existing, variant_names
+from assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
 from assets.cli.output import chosen_format, emit, say, write_file
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
 from warehouse import headers
 from warehouse.asking import Wanted, ask
-from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, quoted, view_sql
+from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
+from warehouse.errors import WarehouseError
 from warehouse.explanations import PROVENANCE_COLUMNS, explain
 from warehouse.provenance import read_footer
+from warehouse.quoting import quoted
 from warehouse.safe_sql import SECONDS, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
 # What one types for a look around, in psql's words too.
-_BROWSING = re.compile(r"\s*(?:tables|\\d|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE)
+_BROWSING = re.compile(
+    r"\s*(?:(?:show\s+(?:all\s+)?)?tables|describe|\\dt?|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE
+)
+_PLAN = ["explain_key", "explain_value"]
 
 
 def register(app: typer.Typer) -> None:
@@ -63,8 +68,8 @@ def recipes(
 def sql(
     context: typer.Context,
     query: Annotated[str, typer.Argument(help="One SELECT, `tables` or `describe NAME`; `-`: from standard input.")],
-    seconds: Annotated[float, typer.Option(min=0.001, max=86_400, help="Longest time that it may run.")] = SECONDS,
-    memory: Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Most memory that it may use.")] = GIBIBYTES,
+    seconds: Seconds = SECONDS,
+    memory: Memory = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -80,7 +85,7 @@ def sql(
     - `prunescope sql "FROM layer_summary" -o layers.parquet`
     - `prunescope sql - --format csv < mine.sql`
     """
-    chosen_format(format_, output)
+    chosen = chosen_format(format_, output)
     text = sys.stdin.read() if query == "-" else query
     if browsed := _BROWSING.fullmatch(text):
         if browsed["name"]:
@@ -88,7 +93,11 @@ def sql(
         else:
             tables(context, format_, output)
         return
-    emit(run_safe(existing(context), text, seconds=seconds, gibibytes=memory), format_, output)
+    rows = run_safe(existing(context), text, seconds=seconds, gibibytes=memory)
+    if rows.column_names == _PLAN and chosen == "table" and output is None:
+        typer.echo("\n".join(rows["explain_value"].to_pylist()))  # a drawing of its own
+    else:
+        emit(rows, format_, output)
 
 
 def questions(
@@ -118,8 +127,8 @@ def question(
     chart: Annotated[
         bool, typer.Option("--chart", help="Draw the answer: opened, or written to -o as png, svg, pdf, html or json.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0.001, max=86_400, help="Longest time that it may take.")] = SECONDS,
-    memory: Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Most memory that it may use.")] = GIBIBYTES,
+    seconds: Seconds = SECONDS,
+    memory: Memory = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -144,7 +153,7 @@ def question(
         )
     asked = found[0]
     if chart:
-        check_place(output)
+        check_place(output, format_)
     else:
         chosen_format(format_, output)
     pairs = tuple(variant_names(text) for text in variant or ())
@@ -181,8 +190,12 @@ def tables(
     for table in TABLES.values():
         footers = []
         for partition in store.partitions(table):
-            with suppress(FileNotFoundError):  # removed since it was listed
+            try:
                 footers.append(read_footer(partition.path))
+            except FileNotFoundError:  # removed since it was listed
+                continue
+            except WarehouseError as error:
+                say(f"warning: {error}; its rows are not counted", "yellow")
         count = sum(footer.rows for footer in footers)
         rows.append(
             {
@@ -253,13 +266,19 @@ def describe(
         for reference in TABLES[name].references:
             say(str(reference), "dim")
     names = [column for column, _ in columns]
+    stored = {table.name: [column.name for column in table.columns] for table in TABLES.values()}
     for heading, found in (
         ("joins that add columns and never rows:", headers.joins(name, names, keys)),
         ("tables with several rows for each:", headers.finer(name, names, {t.name: t.key for t in TABLES.values()})),
     ):
-        lines = [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in found.items()]
+        lines = [
+            f"  LEFT JOIN {other} USING ({', '.join(using)}){headers.forced(name, other, stored)}"
+            for other, using in found.items()
+        ]
         if lines:
             say("\n".join([heading, *lines]), "dim")
+    if name in TABLES and TABLES[name].example:
+        say(f"for example:\n{textwrap.indent(TABLES[name].example, '  ')}", "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
 
 
@@ -301,6 +320,8 @@ def report(
 
     For example: `prunescope report demo -o report.html`
     """
+    if output is not None and output.suffix.lower() not in {".html", ".htm"}:
+        raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
     reports = {path.stem: path for path in Store(existing(context)).files("_reports") if path.suffix == ".html"}
     names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
     if study is None and len(reports) != 1:

@@ -32,6 +32,10 @@ _VALUES = {
     "q24_attention_mlp_block": "kl_ratio",
     "q25_pattern_cost": "kl_ratio",
 }
+# A second figure of the question's, drawn as the size of the points.
+_SIZES = {"q11_first_flip": "margin_dense"}
+# Fewer prompts carry no interval, as the headers of the questions say.
+_FEWEST_PROMPTS = 5
 
 
 def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme.AnyChart:
@@ -58,6 +62,11 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
             "--model, --recipe, --variant or --prompt"
         )
     value, low, high = _value(name, frame, key)
+    unbounded = ""
+    if low and high and frame[low].null_count() == frame.height:
+        unbounded = f"no interval: {low} and {high} are NULL in every row{_reason(frame)}"
+        low = high = None
+    size = _SIZES.get(name)
     shown = frame.with_columns(pl.col(column).cast(pl.Float64) for column in (value, low, high) if column)
     missing = shown[value].is_null() | shown[value].is_nan()
     shown = shown.filter(~missing)
@@ -75,12 +84,21 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
     told = {along, color, *panels}
     untold = [column for column in varying if column not in told]
     subtitle = [
-        value + (f", with {low} to {high}" if low else ""),
+        value + (f", with {low} to {high}" if low else "") + (f"; larger points: larger {size}" if size else ""),
+        unbounded,
         ", ".join(constant),
         f"points of one place differ in {', '.join(untold)}" if untold else "",
         f"without {int(missing.sum())} rows in which it is NULL" if missing.any() else "",
     ]
-    return _chart(shown, (along, value, low, high), color, panels, not untold, theme.title(title, *subtitle))  # type: ignore[arg-type]
+    return _chart(shown, (along, value, low, high, size), color, panels, not untold, theme.title(title, *subtitle))  # type: ignore[arg-type]
+
+
+def _reason(frame: pl.DataFrame) -> str:
+    """Why an answer has no interval, where its number of prompts says it."""
+    most = frame["n_prompts"].max() if "n_prompts" in frame.columns else None
+    if not isinstance(most, int) or most >= _FEWEST_PROMPTS:
+        return ""
+    return f", because {most} prompts carry none ({_FEWEST_PROMPTS} would)"
 
 
 def _by_series(columns: Sequence[str]) -> list[str]:
@@ -107,13 +125,13 @@ def _value(name: str, frame: pl.DataFrame, key: Sequence[str]) -> tuple[str, str
 
 def _chart(
     shown: pl.DataFrame,
-    columns: tuple[str, str, str | None, str | None],
+    columns: tuple[str, str, str | None, str | None, str | None],
     color: str | None,
     panels: Sequence[str],
     is_whole: bool,
     title: alt.TitleParams,
 ) -> theme.AnyChart:
-    along, value, low, high = columns
+    along, value, low, high, size = columns
     bounds = [column for column in (low, high) if column]
     named = shown.with_columns(
         pl.concat_str([pl.col(column).cast(pl.String) for column in panels], separator=" · ").alias("panel")
@@ -122,7 +140,8 @@ def _chart(
     )
     series = [*([color] if color else []), *panels]
     named = named.sort(*series, along).with_columns(_runs(named.sort(*series, along), along, series))
-    named = named.select(*dict.fromkeys([along, value, *bounds, *series, "panel", "run"]))
+    sizes = [size] if size else []
+    named = named.select(*dict.fromkeys([along, value, *bounds, *sizes, *series, "panel", "run"]))
     is_ordered = shown[along].dtype.is_numeric()
     # A line joins what one key leads through in order; where points of one place differ it would join strangers.
     x = alt.X(f"{along}:Q" if is_ordered else f"{along}:N", title=along)
@@ -143,7 +162,10 @@ def _chart(
     layers = [base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))] if bounds else []
     if is_ordered and is_whole:
         layers.append(base.mark_line(strokeWidth=1.2, opacity=0.6).encode(y=y, detail="run:N"))
-    layers.append(base.mark_point(filled=True, size=35, opacity=0.85).encode(y=y))
+    points = base.mark_point(filled=True, size=35, opacity=0.85).encode(y=y)
+    if size:
+        points = points.encode(size=alt.Size(f"{size}:Q", title=size, scale=alt.Scale(range=[15, 260])))
+    layers.append(points)
     width = 260 if panels else 560
     layered = alt.layer(*layers, data=theme.rows(named)).properties(width=width, height=200 if panels else 320)
     if not panels:

@@ -17,8 +17,6 @@ from pipelines.models.sublayer import Sublayer
 from pipelines.pruning.variant import Variant
 from pipelines.streams import cast
 
-# Rows of a matrix product under noise `batch`, over those of the dense run.
-COPIES = 3
 # Up to so many bytes of changed weights lie in memory beside the dense ones; larger variants have them made for one
 # layer at a time, each time that it runs.
 MOST_HELD = 4 * 2**30
@@ -154,7 +152,7 @@ def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
             with cast(decoder.trunk.parameters(), torch.bfloat16):  # all weights below the head
                 yield
         case "batch":
-            with _at_another_batch_shape(decoder):
+            with _in_reverse_order(decoder):
                 yield
         case None:
             yield
@@ -163,38 +161,40 @@ def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _at_another_batch_shape(decoder: Decoder) -> Iterator[None]:
-    """Every product of a linear module in the layers runs with copies of its rows, of which the first come back.
+def _in_reverse_order(decoder: Decoder) -> Iterator[None]:
+    """Every product of a linear module in the layers adds up its terms from the last to the first.
 
-    Attention's own products and stacked experts keep their shape.
-
-    What else a layer computes, it computes row by row, whatever the batch; so everything outside the products, hooks
-    and caches included, keeps its shape.
+    Another batch shape does to a sum what another order does: other rounding. More rows alone will not do, because a
+    kernel treats each row alike from some number of rows on, and what it then leaves is no floor but zero. Attention's
+    own products and stacked experts keep their order.
     """
     linears = [
         module
         for sublayer in decoder.sublayers
         for mixer in sublayer.mixers
         for module in mixer.modules()
-        if isinstance(module, (nn.Linear, Conv1D))
+        if type(module) in {nn.Linear, Conv1D}
     ]
-    # Hooks, not another forward: whatever kernel the dense run multiplies with is the one that sees the copies.
+    before: dict[nn.Module, Tensor] = {}
+
+    def reverse(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        (rows,), weight = args, module.get_parameter("weight")
+        before[module] = weight.data
+        weight.data = weight.data.flip(0 if isinstance(module, Conv1D) else 1)
+        return (rows.flip(-1),)
+
+    def restore(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+        if module in before:
+            module.get_parameter("weight").data = before.pop(module)
+
+    # Hooks, not another forward: whatever kernel the dense run multiplies with is the one that sees the other order.
     handles = [
         handle
         for linear in linears
         for handle in (
-            linear.register_forward_pre_hook(_with_copies),
-            linear.register_forward_hook(_without_copies, prepend=True),
+            linear.register_forward_pre_hook(reverse),
+            linear.register_forward_hook(restore, prepend=True, always_call=True),
         )
     ]
     with hooks(*handles):
         yield
-
-
-def _with_copies(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG001 (a torch hook)
-    (rows,) = args
-    return (rows.repeat(COPIES, *[1] * (rows.dim() - 1)),)
-
-
-def _without_copies(module: nn.Module, args: object, output: Tensor) -> Tensor:  # noqa: ARG001 (a torch hook)
-    return output[: len(output) // COPIES]

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -202,7 +203,7 @@ class Study(Part):
     """A study as its YAML file gives it.
 
     `noise` names floors that are measured beside the recipes, and it adds them to `recipes`: the dense model against
-    itself in bfloat16 (not where it runs in bfloat16 anyway) and at another batch shape.
+    itself in bfloat16 (not where it runs in bfloat16 anyway) and with its sums in another order.
     """
 
     name: NAME
@@ -346,8 +347,12 @@ def load_study(name_or_path: str) -> Study:
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         if name_or_path not in study_names():
-            known = ", ".join(study_names())
-            raise InputError(f"no study {name_or_path!r}; shipped are {known}, or give the path of a .yaml file")
+            known = study_names()
+            like = get_close_matches(name_or_path.lower(), known, n=1)
+            hint = f"did you mean {like[0]}? " if like else ""
+            raise InputError(
+                f"no study {name_or_path!r}; {hint}shipped are {', '.join(known)}, or give the path of a .yaml file"
+            )
         path = FOLDER / f"{name_or_path}.yaml"
     try:
         if path.stat().st_size > MAX_BYTES:

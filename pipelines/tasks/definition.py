@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def contents_hash(spec: TaskSpec) -> str:
     paths = sorted({path for file in found.files for path in _sources(file)})
     digest = hashlib.sha256(f"{spec.hash}\n{harness()}\n".encode())
     for path in [*paths, *_data_files(spec, found)]:
-        digest.update(hashlib.sha256(_read(path)).digest())
+        digest.update(_digest(path, *_stamp(path)))
     return digest.hexdigest()
 
 
@@ -124,12 +124,7 @@ def fields(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is no mapping.
     """
-    try:
-        found = yaml.load(_read(path), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
-    except yaml.YAMLError as error:
-        raise InputError(f"task definition {path}: not valid YAML") from error
-    if not isinstance(found, dict):
-        raise InputError(f"task definition {path}: a definition is a mapping of keys (task, output_type, ...)")
+    found = _own_fields(path, *_stamp(path))
     whole: dict[str, Any] = {}
     for other in _included(path, found):
         whole |= fields(other)
@@ -156,6 +151,33 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("!function", lambda _, node: str(node.value))
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=1024)
+def _own_fields(path: Path, changed: int, size: int) -> dict[str, Any]:  # noqa: ARG001
+    """The keys that stand in the file itself; read once as long as it does not change."""
+    try:
+        found = yaml.load(_read(path), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
+    except yaml.YAMLError as error:
+        raise InputError(f"task definition {path}: not valid YAML") from error
+    if not isinstance(found, dict):
+        raise InputError(f"task definition {path}: a definition is a mapping of keys (task, output_type, ...)")
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, changed: int, size: int) -> bytes:  # noqa: ARG001
+    """SHA-256 of the file; computed once as long as it does not change."""
+    return hashlib.sha256(_read(path)).digest()
+
+
 def _with_letter(path: Path) -> tuple[Path, ...]:
     letter = path.with_stem(path.stem + LETTER)
     return (path, letter) if letter.is_file() else (path,)
@@ -169,8 +191,7 @@ def _included(path: Path, found: dict[str, Any]) -> list[Path]:
 def _sources(path: Path) -> Iterator[Path]:
     """A definition, those that it includes, and Python files beside it whose functions it names."""
     yield path
-    found = yaml.load(_read(path), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
-    for other in _included(path, found):
+    for other in _included(path, _own_fields(path, *_stamp(path))):
         yield from _sources(other)
     for module in re.findall(r"!function\s+([\w.]+)\.\w+", _read(path).decode("utf-8", "replace")):
         if (code := path.parent / f"{module.replace('.', '/')}.py").is_file():
@@ -200,7 +221,11 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"task file {path}: {error.strerror or error}; give the path of a readable file") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"task file {path}: {error.strerror or error}; give the path of a readable file")
 
 
 def runs_code(spec: TaskSpec) -> bool:

@@ -1,8 +1,9 @@
 -- How do two variants of one model differ, paired token by token?
 -- grain: one row per text or set of prompts × temperature × statistic.
 -- key: measured_on, temperature, statistic
--- inputs: stg_text_tokens, stg_decoding_steps, stg_generations, noise_variants, noise_at_output
--- parameters: $1 the model, $2 the recipe of A, $3 the recipe of B; bound, never pasted
+-- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, noise_at_output
+-- parameters: $1 the model, $2 the recipe of A, $3 the recipe of B, $4 the prompts whose text is the same on both
+--   sides; bound, never pasted
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
 --   of a text the same text_hash, context, stride and position, T = 1; of the prompts (teacher forced, so that both
 --   read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors take
@@ -63,19 +64,12 @@ pairs as (
             and a.position = b.position
             and a.temperature = b.temperature
             and a.token_id_dense = b.token_id_dense
-    inner join stg_generations as text_a
-        on a.model = text_a.model and a.recipe = text_a.recipe and a.prompt_id = text_a.prompt_id
-    inner join stg_generations as text_b
-        on
-            b.model = text_b.model
-            and b.recipe = text_b.recipe
-            and b.prompt_id = text_b.prompt_id
-            and text_a.prompt_text = text_b.prompt_text
     where
         a.model = $1
         and a.recipe = $2
         and b.recipe = $3
         and a.trajectory = 'teacher_forced'
+        and list_contains($4, a.prompt_id)
 ),
 
 -- One shape for every mean.

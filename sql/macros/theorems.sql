@@ -5,7 +5,8 @@ create or replace macro ratio_to_truth(estimate, truth) as case when truth > 0 t
 
 -- All figures of one estimate as a struct, over the rows whose truth is above 0.
 create or replace macro fit_to_truth(estimate, truth) as struct_pack(
-    n := count_if(truth > 0),
+    -- count_if is a HUGEINT, which other tools read as a decimal.
+    n := cast(count_if(truth > 0) as bigint),
     pearson_log10 := correlation(log10_positive(case when truth > 0 then estimate end), log10_positive(truth)),
     pearson := correlation(
         cast(case when truth > 0 then estimate end as double), cast(case when truth > 0 then truth end as double)

@@ -8,7 +8,7 @@
 --   tokens err together. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability on the pruned side
 --   minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired token by
 --   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours. *_noise
---   and kl_noise_* are the same figures of the dense model against itself, rounded or batched in another way, on the
+--   and kl_noise_* are the same figures of the dense model against itself, rounded or summed in another way, on the
 --   same text_hash, context and stride (NULL where there is none); of several noise variants the one that moves most
 --   counts, so that what lies within them says nothing about pruning. is_below_noise says that the median KL is at most
 --   their 95th percentile. Noise itself is left out. Two perplexities compare only where text_hash, context and stride

@@ -64,7 +64,7 @@ left_out_names as (
         measure,
         kind,
         probe,
-        unnest(list_append(list(model), '')) as name
+        unnest(list_append(list(model), '')) as left_out
     from known_models
     group by measure, kind, probe
 ),
@@ -73,20 +73,20 @@ curves as (
     select
         -- Joins on one number take a fraction of the time of those on five names.
         row_number() over (
-            order by first_out.measure, first_out.kind, first_out.probe, first_out.name, second_out.name
+            order by first_out.measure, first_out.kind, first_out.probe, first_out.left_out, second_out.left_out
         ) as curve,
         first_out.measure,
         first_out.kind,
         first_out.probe,
-        first_out.name as out_a,
-        second_out.name as out_b
+        first_out.left_out as out_a,
+        second_out.left_out as out_b
     from left_out_names as first_out
     inner join left_out_names as second_out
         on
             first_out.measure = second_out.measure
             and first_out.kind = second_out.kind
             and first_out.probe = second_out.probe
-            and (first_out.name < second_out.name or (first_out.name = '' and second_out.name = ''))
+            and (first_out.left_out < second_out.left_out or (first_out.left_out = '' and second_out.left_out = ''))
 ),
 
 lessons as (
@@ -146,7 +146,8 @@ means as (
         beginnings.curve,
         beginnings.place as from_place,
         ends.place as to_place,
-        (ends.loss_to - beginnings.loss_to + beginnings.loss) / (ends.n_to - beginnings.n_to + beginnings.n) as mean_loss
+        (ends.loss_to - beginnings.loss_to + beginnings.loss)
+        / (ends.n_to - beginnings.n_to + beginnings.n) as mean_loss
     from heaped as beginnings
     inner join heaped as ends
         on beginnings.curve = ends.curve and beginnings.place <= ends.place
@@ -183,6 +184,13 @@ totals as (
     group by measure, kind, probe
 ),
 
+probed as (
+    select distinct
+        model,
+        probe
+    from probes
+),
+
 -- Whose variants are predicted, and under which name the curves leave it out.
 asked as (
     select
@@ -193,7 +201,7 @@ asked as (
         coalesce(known_models.model, '') as left_out,
         totals.n_models - cast(known_models.model is not null as integer) as n_models,
         totals.n_variants - coalesce(known_models.n_variants, 0) as n_variants
-    from (select distinct model, probe from probes) as models
+    from probed as models
     inner join totals
         on models.probe = totals.probe
     left join known_models

@@ -1,6 +1,6 @@
 -- Published numbers beside our own of the same drop or recipe and the same task, whichever model ours are of.
--- grain: one row per model of ours × published number of a whole model × recipe.
--- key: model, recipe, model_published, source, method, dropped, task, metric
+-- grain: one row per model of ours × published number of a whole model × recipe × what ours was measured on.
+-- key: model, recipe, model_published, source, method, dropped, task, metric, measured_on
 -- inputs: stg_paper_reference, stg_task_scores, stg_retrieval_scores, kld_summary, stg_variants
 -- columns:
 --   model: name of our model
@@ -11,6 +11,7 @@
 --   dropped: sublayers or blocks that are gone in both
 --   task: name of the task, of the retrieval data set, or of the text
 --   metric: name of the metric in both
+--   measured_on: `task`, `retrieval` or `text` and the name of what ours was measured on
 --   value_published: the published number [share; units of text for perplexity]
 --   value_ours: ours [share; units of text for perplexity]
 --   value_ours_se: its standard error [share; units of text for perplexity]
@@ -23,7 +24,8 @@
 -- how to read: a published drop meets the variants of the same method that drop as many sublayers or blocks; any other
 --   published method meets the recipe of that name. Of another model the numbers themselves do not compare, what
 --   pruning left of them (kept_*) does, roughly: models differ in depth and in what they can. Of a perplexity more than
---   1 is lost. A published token_perplexity meets our perplexity of the texts whose name begins with the task's.
+--   1 is lost. A published token_perplexity meets our perplexities of the tasks and texts whose name begins with the
+--   task's; perplexities of another context do not compare.
 --   Published numbers come without an error, so difference has ours only. Shots, prompts and samples of a task may
 --   differ between the two.
 -- reason: whoever repeats a paper prints its numbers beside the new ones.
@@ -55,6 +57,7 @@ ours as (
     select
         model,
         recipe,
+        'task ' || task as measured_on,
         task,
         metric,
         value as score,
@@ -68,6 +71,7 @@ ours as (
     select
         model,
         recipe,
+        'retrieval ' || data_set as measured_on,
         data_set,
         metric,
         value as score,
@@ -81,6 +85,7 @@ ours as (
     select
         model,
         recipe,
+        'text ' || text_id as measured_on,
         text_id,
         'token_perplexity' as metric,
         score,
@@ -118,6 +123,7 @@ scored as (
         variants.recipe,
         variants.published_as,
         variants.dropped,
+        pruned.measured_on,
         pruned.task,
         pruned.metric,
         pruned.score,
@@ -131,7 +137,7 @@ scored as (
     left join ours as dense
         on
             pruned.model = dense.model
-            and pruned.task = dense.task
+            and pruned.measured_on = dense.measured_on
             and pruned.metric = dense.metric
             and dense.recipe = 'dense'
 )
@@ -146,6 +152,7 @@ select
     published.dropped,
     published.task,
     published.metric,
+    scored.measured_on,
     published.value as value_published,
     scored.score as value_ours,
     scored.standard_error as value_ours_se,
@@ -174,4 +181,5 @@ order by
     published.method,
     published.dropped,
     scored.recipe,
+    scored.measured_on,
     published.source

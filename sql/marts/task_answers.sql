@@ -27,6 +27,8 @@ by_options as (
         sample_id,
         sample_hash,
         options,
+        answer,
+        is_correct,
         target_index,
         unnest(case when scoring = 'letter' then ['accuracy_letter'] else ['accuracy', 'accuracy_per_byte'] end)
             as metric,
@@ -63,8 +65,12 @@ select
     scoring,
     sample_id,
     sample_hash,
-    options[likeliest(log_likelihoods)] as answer,
-    likeliest(log_likelihoods) - 1 = target_index as is_correct,
+    case when metric = 'accuracy_per_byte' then options[likeliest(log_likelihoods)] else answer end as answer,
+    case
+        when metric <> 'accuracy_per_byte' then is_correct
+        -- A single option is no choice.
+        when len(options) > 1 then likeliest(log_likelihoods) - 1 = target_index
+    end as is_correct,
     cast(log_likelihoods[target_index + 1] as double) as target_log_likelihood,
     margin_of(log_likelihoods, target_index + 1) as target_margin,
     1.0 as weight
@@ -101,6 +107,7 @@ select
     null as is_correct,
     cast(option_log_likelihoods[1] as double) as target_log_likelihood,
     null as target_margin,
+    -- The length of a text is what its two log-likelihoods differ by; an empty text has none.
     round(cast(option_log_likelihoods[1] as double) / option_log_likelihoods_per_byte[1]) as weight
 from stg_task_samples
-where scoring = 'rolling'
+where scoring = 'rolling' and option_log_likelihoods_per_byte[1] < 0

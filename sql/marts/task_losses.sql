@@ -10,7 +10,7 @@
 -- reason: losses of strong and weak models, of two and of four options, become comparable.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
---   tasks: Tasks that count [tasks]
+--   n_tasks: Tasks that count [tasks]
 --   loss: Mean over tasks of what is gone [share]
 --   loss_se: Its standard error over samples; NULL where a score has none [share]
 with
@@ -84,7 +84,7 @@ select
     recipe,
     measure,
     kind,
-    count(*) as tasks,
+    count(*) as n_tasks,
     avg(loss) as loss,
     sqrt(sum(loss_se ** 2)) / count(*) as loss_se
 from each_task

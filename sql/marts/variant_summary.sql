@@ -53,7 +53,7 @@ texts as (
         count(first_flip_step) as prompts_flipped,
         count(collapse_step) as prompts_collapsed,
         count(is_correct) as prompts_graded,
-        count_if(is_correct) as prompts_correct
+        cast(count_if(is_correct) as bigint) as prompts_correct
     from stg_generations
     group by model, recipe
 ),
@@ -63,7 +63,7 @@ choices as (
         options.model,
         options.recipe,
         count(*) as questions,
-        count_if(options.is_argmax_same) as options_argmax_kept
+        cast(count_if(options.is_argmax_same) as bigint) as options_argmax_kept
     from stg_option_subspace as options
     inner join reference_temperature
         on

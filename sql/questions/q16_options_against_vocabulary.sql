@@ -26,7 +26,7 @@ select
     questions.recipe,
     questions.temperature,
     count(*) as n_questions,
-    count_if(questions.is_argmax_same) as argmax_kept,
+    cast(count_if(questions.is_argmax_same) as bigint) as argmax_kept,
     avg(questions.kl_options_dense_pruned_nats) as kl_options_mean_nats,
     avg(questions.kl_dense_pruned_nats) as kl_vocabulary_mean_nats,
     avg(questions.kl_options_dense_pruned_nats) / nullif(avg(questions.kl_dense_pruned_nats), 0) as kl_share,

@@ -16,9 +16,9 @@ select
     options.model,
     options.recipe,
     count(*) as n_questions,
-    count_if(options.is_argmax_same) as argmax_kept,
-    count_if(options.is_argmax_same and options.kendall_tau < 1 - 1e-6) as kept_but_reordered,
-    count_if(options.kendall_tau >= 1 - 1e-6) as ranking_kept,
+    cast(count_if(options.is_argmax_same) as bigint) as argmax_kept,
+    cast(count_if(options.is_argmax_same and options.kendall_tau < 1 - 1e-6) as bigint) as kept_but_reordered,
+    cast(count_if(options.kendall_tau >= 1 - 1e-6) as bigint) as ranking_kept,
     avg(options.kendall_tau) as kendall_tau_mean,
     min(options.kendall_tau) as kendall_tau_min
 from stg_option_subspace as options

@@ -2,10 +2,11 @@
 -- grain: one row per model × probe × task × metric.
 -- key: model, probe, task, metric
 -- inputs: stg_task_scores, probes
--- how to read: the mart probes says what each probe is; influence is of recipes that drop sublayers alone. Each is 0 for
---   the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
---   interval draws variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side
---   does not vary. Noise is left out.
+-- how to read: the mart probes says what each probe is; influence is of recipes alone that drop sublayers. Each is 0
+--   for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned variants,
+--   to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The interval draws
+--   variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side does not vary.
+--   Noise is left out.
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: What was measured without any task [label]

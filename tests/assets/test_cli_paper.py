@@ -13,7 +13,7 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from pipelines.charts.registry import FIGURES
 from tests.assets.tiny_study import RECIPES, StudyFile
-from tests.warehouse.export.test_typeset import compile_tex
+from tests.warehouse.export.test_typeset import assert_fits, compile_tex
 from warehouse.catalogue import view_sql
 from warehouse.export.paper_tables import PAPER_TABLES
 
@@ -58,6 +58,10 @@ def test_every_view_and_figure_is_there_in_every_format(exported: Path) -> None:
     assert set(PAPER_TABLES) <= VIEWS.keys()
     for name, view in VIEWS.items():
         told = manifest["contents"][name]
+        assert told["is_empty"] == (told["rows"] == 0) == (told["files"] == [])
+        if told["is_empty"]:
+            assert not [file for file in files if file.startswith(f"{name}.")]
+            continue
         assert {Path(one).suffix for one in told["files"]} >= {".parquet", ".csv"}
         if told["rows"] <= 1000:
             assert {f"{name}{suffix}" for suffix in (".tex", ".md", ".html")} <= set(files)
@@ -119,6 +123,22 @@ def test_an_unknown_name_is_told_before_anything_is_touched(exported: Path, shel
     assert not (tmp_path / "new").exists()
 
 
+def test_of_a_larger_table_the_first_rows_are_written_unless_all_are_asked_for(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assets.export.MOST_ROWS", 5)
+    found = {}
+    for name, options in (("cut", []), ("all", ["--all-rows"])):
+        shell("export", tmp_path / name, *only("shifts"), *options)
+        told = json.loads((tmp_path / name / "manifest.json").read_text())["contents"]["shifts"]
+        rows = pq.read_table(tmp_path / name / "shifts.parquet")
+        assert rows.num_rows == told["rows"] == len((tmp_path / name / "shifts.csv").read_text().splitlines()) - 1
+        found[name] = (rows, told)
+    assert found["cut"][0] == found["all"][0].slice(0, 5)
+    assert [found[name][1]["is_cut"] for name in found] == [True, False]
+    assert found["cut"][1]["rows_of_view"] == found["all"][1]["rows"] > 5
+
+
 @pytest.mark.parametrize("name", ["paper_fits", "q05"])
 def test_a_table_that_sums_recipes_up_names_all_that_it_stands_on(
     name: str, shell: Shell, tmp_path: Path, computed_once: Path
@@ -127,7 +147,7 @@ def test_a_table_that_sums_recipes_up_names_all_that_it_stands_on(
     manifest = json.loads((tmp_path / "paper/manifest.json").read_text())
     recipes = {row["recipe"] for row in manifest["provenance"] if row["table_name"] == "layer_transitions"}
     assert recipes == set(RECIPES)
-    assert "Every model was changed by" in (tmp_path / "paper/methods.md").read_text()
+    assert "The model was changed by" in (tmp_path / "paper/methods.md").read_text()
 
 
 def test_a_study_restricts_rows_methods_and_provenance_and_names_the_calibration(
@@ -140,7 +160,7 @@ def test_a_study_restricts_rows_methods_and_provenance_and_names_the_calibration
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {row["recipe"] for row in manifest["provenance"]} <= {None, "dense", "wanda-2of4"}
     methods = (tmp_path / "out" / "methods.md").read_text()
-    assert "2 sequences of 32 tokens from Python's help topics" in methods
+    assert "2 sequences of 32 tokens from `LICENSE`" in methods
     assert "magnitude" not in methods
     assert "han2015learning" not in (tmp_path / "out" / "references.bib").read_text()
 
@@ -176,8 +196,10 @@ def test_compare_refuses_with_the_reason(shell: Shell) -> None:
 @pytest.mark.tex
 def test_every_exported_table_compiles_in_one_document(exported: Path, tmp_path: Path) -> None:
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(exported.glob("*.tex"))}
-    assert set(PAPER_TABLES) <= {name.removesuffix(".tex") for name in texts}
-    compile_tex(tmp_path, texts)
+    assert set(PAPER_TABLES) - {"paper_published"} <= {name.removesuffix(".tex") for name in texts}
+    (tmp_path / "prose").mkdir()
+    compile_tex(tmp_path / "prose", {"methods.tex": texts.pop("methods.tex")})
+    assert_fits(compile_tex(tmp_path, texts))
 
 
 @pytest.mark.tex

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import textwrap
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -58,6 +59,33 @@ def test_the_files_name_says_the_format_unless_it_is_given(shell: Shell, tmp_pat
     assert (tmp_path / "rows.txt").read_text().splitlines() == ["one", "1"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sql", "SELECT 1", "-o", "r.csv", "--format", "json"), "-o r.csv --format json: the name says another"),
+        (("sql", "SELECT 1", "-o", "r.pdf", "--format", "csv"), "-o r.pdf --format csv: the name says another"),
+        (("tables", "-o", "r.txt", "--format", "parquet"), "-o r.txt --format parquet: the name says another"),
+        (("question", "q11", "--chart", "-o", "r.png", "--format", "csv"), "--chart --format csv: that is for rows"),
+        (("report", "-o", "r.pdf"), "-o r.pdf: a report is one HTML page; end the name in .html"),
+        (("report", "-o", "r"), "-o r: a report is one HTML page"),
+        (("sql", "SELECT 1", "-o", ""), "-o '': that is a folder; name a file"),
+        (("sql", "SELECT 1", "-o", "."), "-o '': that is a folder; name a file"),
+        (("tables", "-o", "there"), "-o there: that is a folder; name a file"),
+        (("tables", "-o", "no/such/r.csv"), "-o no/such/r.csv: there is no folder no/such; make it first"),
+        (("question", "q11", "--memory", "1e9"), "--memory 1e+09: this machine has "),
+        (("sql", "SELECT 1", "--memory", "nan"), "Invalid value for '--memory'"),
+    ],
+)
+def test_a_place_or_a_limit_that_cannot_be_meant_is_refused_and_nothing_is_written(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    assert shell(*arguments, code=2) == ""
+    assert message in " ".join(shell.messages.split())
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_sql_can_come_from_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 7 AS seven"))
     assert shell.records("sql", "-") == [{"seven": 7}]
@@ -107,8 +135,6 @@ def test_a_question_is_read_in_one_line_and_filtered_by_its_columns(shell: Shell
     both = [str(row["recipe"]) for row in (rows[0], rows[-1])]
     found = shell.records("question", "q11", "--recipe", both[0], "--recipe", both[1], "--prompt", prompt)
     assert found == [row for row in rows if row["recipe"] in both and row["prompt_id"] == prompt]
-    assert shell.records("question", "q11", "--prompt", "' OR true --") == []
-    assert shell.messages.splitlines()[1].startswith("no row: ")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +144,7 @@ def test_a_question_is_read_in_one_line_and_filtered_by_its_columns(shell: Shell
         (("q05", "--variant", "m@r"), "--variant: q05_bias_by_deviation has no column recipe; use --model"),
         (("q11", "--model", "nope"), "there is no model 'nope' in the warehouse; there are "),
         (("q11", "--recipe", "nope"), "there is no recipe 'nope' in the warehouse; there are "),
+        (("q11", "--prompt", "' OR true --"), 'there is no prompt "\' OR true --" in the warehouse; there are '),
         (("q11", "--variant", "nope"), "'nope': write MODEL@RECIPE"),
         (("q11", "--chart", "-o", "x.gif"), "--chart -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
     ],
@@ -125,6 +152,17 @@ def test_a_question_is_read_in_one_line_and_filtered_by_its_columns(shell: Shell
 def test_a_filter_that_cannot_hold_is_refused_by_name(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
     assert shell("question", *arguments, code=2) == ""
     assert message in shell.messages
+
+
+def test_a_mistyped_name_is_refused_with_the_ones_that_are_like_it(shell: Shell) -> None:
+    prompt = str(shell.records("question", "q11")[0]["prompt_id"])
+    shell("question", "q11", "--recipe", "wanda-2of5", "--prompt", prompt, code=2)
+    assert "there is no recipe 'wanda-2of5' in the warehouse; did you mean 'wanda-2of4'? there are" in shell.messages
+    shell("question", "q11", "--prompt", f"{prompt}x", code=2)
+    assert f"there is no prompt '{prompt}x' in the warehouse; did you mean '{prompt}'" in shell.messages
+    shell("export", "nowhere", "--study", "dmo", code=2)
+    assert "no study 'dmo'; did you mean demo? shipped are" in shell.messages
+    assert not Path("nowhere").exists()
 
 
 def test_every_question_has_a_chart(shell: Shell, tmp_path: Path) -> None:
@@ -148,12 +186,19 @@ def test_a_chart_is_written_in_the_format_of_its_name_or_said_where_it_lies(
 
 
 def test_sql_shows_what_there_is(shell: Shell) -> None:
-    for words in ("tables", " \\d ; ", "TABLES"):
+    for words in ("tables", " \\d ; ", "TABLES", "describe", "show tables;", "SHOW ALL TABLES", "\\dt"):
         assert shell("sql", words) == shell("tables")
     for words in ("describe models", "\\d models", "DESCRIBE models;"):
         assert shell("sql", words) == shell("describe", "models")
     shell("sql", "describe nothing", code=2)
     assert "there is no table or view 'nothing'" in shell.messages
+
+
+def test_sql_draws_the_plan_of_a_query(shell: Shell) -> None:
+    drawn = shell("sql", "EXPLAIN FROM models")
+    assert "╭" in drawn
+    assert "\\n" not in drawn
+    assert [row["explain_value"] for row in shell.records("sql", "EXPLAIN FROM models")] == [drawn.removesuffix("\n")]
 
 
 def test_sql_keeps_its_limits(shell: Shell) -> None:
@@ -168,7 +213,9 @@ def test_describe_names_the_key_and_the_joins_that_multiply_nothing(shell: Shell
     assert "key: model, recipe, prompt_id, trajectory, step, temperature" in shell.messages
     assert "  LEFT JOIN generations USING (model, recipe, prompt_id)" in shell.messages.splitlines()
     safe, finer = shell.messages.split("tables with several rows for each:")
-    assert "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)" in finer.splitlines()
+    layers = "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)"
+    # At a place behind the flip the two trajectories read other tokens.
+    assert f"{layers} WHERE trajectory = 'teacher_forced'" in finer.splitlines()
     for line in safe.splitlines():
         if line.startswith("  LEFT JOIN"):
             counted = shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}")
@@ -189,6 +236,19 @@ def test_describe_explains_every_column_of_a_table(shell: Shell) -> None:
     assert "One row per variant" in shell.messages
     assert "key: model, recipe, prompt_id, position, layer" in shell.messages
     assert "(model, recipe) references variants (model, recipe)" in " ".join(shell.messages.split())
+
+
+def test_the_example_of_a_table_runs_as_it_is_printed(shell: Shell) -> None:
+    examples = {table.name: table.example for table in TABLES.values() if table.example}
+    assert "layer_transitions" in examples
+    for name, example in examples.items():
+        shell("describe", name)
+        assert textwrap.indent(example, "  ") in shell.messages
+        rows = shell.records("sql", example)
+    assert {row["sublayer"] for row in rows} == {"attn", "mlp"}
+    assert "of the model's output" in next(
+        str(row["about"]) for row in shell.records("describe", "layer_transitions") if row["column"] == "margin_dense"
+    )
 
 
 def test_describe_explains_a_views_columns_by_what_they_come_from_or_by_its_notes(shell: Shell) -> None:
@@ -288,3 +348,27 @@ def test_tables_counts_what_is_still_there_after_one_was_removed_meanwhile(tmp_p
     assert run(["tables", "--format", "json", "--warehouse", str(tmp_path)], Globals()) == 0
     told = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert (told["models"]["partitions"], told["models"]["rows"]) == (1, 1)
+
+
+def test_one_damaged_file_is_told_and_stops_only_what_reads_it(tmp_path, capsys):
+    store = Store(tmp_path)
+    for recipe in ("a", "b"):
+        for name in ("variants", "top_tokens"):
+            table = TABLES[name]
+            rows = rows_of(table, "tiny", recipe, rows=1)
+            store.write(table, rows, provenance_of("tiny", recipe), "tiny", recipe)
+    damaged = store.path(TABLES["top_tokens"], "tiny", "b")
+    damaged.write_bytes(damaged.read_bytes()[:50])
+
+    def ask(*command, code=0):
+        assert run([*command, "--format", "json", "--warehouse", str(tmp_path)], Globals()) == code
+        shown = capsys.readouterr()
+        assert f"{damaged} is damaged" in shown.err
+        return shown.out
+
+    assert [row["recipe"] for row in json.loads(ask("variants"))] == ["a", "b"]
+    told = {row["name"]: row for row in json.loads(ask("tables"))}
+    assert (told["top_tokens"]["partitions"], told["top_tokens"]["rows"]) == (1, 1)
+    assert json.loads(ask("describe", "top_tokens"))
+    assert len(json.loads(ask("sql", "FROM top_tokens WHERE recipe = 'a'"))) == 1
+    assert ask("sql", "FROM top_tokens", code=1) == ""

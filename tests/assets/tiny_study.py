@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from tests.tiny_models import SHORT_TEXT
 from warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ class StudyFile:
             ],
             "texts": [{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16}],
             "tasks": [{"name": "openbookqa", "samples": 2}],
-            "calibration": {"sequences": 2, "length": 32},
+            "calibration": {"source": SHORT_TEXT, "sequences": 2, "length": 32},
             "generation": {"new_tokens": 4},
             "noise": [],
         } | self.keys

@@ -30,9 +30,9 @@ from pipelines.tasks.loading import load_tasks, quiet
 from pipelines.tasks.score import TaskSession
 
 TASKS = (
-    TaskSpec(name="arc_challenge", samples=16),
-    TaskSpec(name="openbookqa", samples=16),
-    TaskSpec(name="boolq", samples=8),
+    TaskSpec(name="arc_challenge", samples=8),
+    TaskSpec(name="openbookqa", samples=8),
+    TaskSpec(name="boolq", samples=4),
     TaskSpec(name="wikitext2", samples=1, context=512),
 )
 RECIPES = ("magnitude-30", "magnitude-50", "magnitude-2of4")

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from warehouse.catalogue import connect, quoted
+from warehouse.catalogue import connect
+from warehouse.quoting import quoted
 
 # What runs to one row a record is counted: nobody reads it whole.
 ROW_BY_ROW = ("estimate_points", "shifts")

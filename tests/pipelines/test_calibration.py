@@ -18,9 +18,9 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.reading import contents_hash, read_documents
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import save_tiny, tiny_tokenizer
+from tests.tiny_models import SHORT_TEXT, save_tiny, tiny_tokenizer
 
-SPEC = CalibrationSpec(sequences=5, length=24, seed=3)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +138,11 @@ def test_moments_of_an_expert_are_those_of_the_tokens_routed_to_it(experts: Deco
 
 def test_an_expert_that_no_token_reached_has_no_row_and_wanda_names_it(tmp_path: Path) -> None:
     experts = load_decoder(save_tiny(tmp_path / "many", "mixtral", num_local_experts=40))
-    few = calibrate(experts, CalibrationSpec(sequences=1, length=16), "tiny").activation_stats
+    few = calibrate(experts, CalibrationSpec(source=SHORT_TEXT, sequences=1, length=16), "tiny").activation_stats
     seen = set(few["module"])
     unseen = next(name for name in experts.matrices if name not in seen)
     assert "experts" in unseen
-    tokens = calibration_tokens(experts.tokenizer, CalibrationSpec(sequences=1, length=16))
+    tokens = calibration_tokens(experts.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=1, length=16))
     with pytest.raises(InputError, match=r"no calibration token reached model.layers.0.mlp.experts.*raise calibration"):
         prune(experts, parse_recipe("wanda-50"), tokens=tokens)
 

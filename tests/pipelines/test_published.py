@@ -20,7 +20,7 @@ def value(model: str, task: str, metric: str, method: str = "dense", dropped: in
 def test_single_numbers_stand_where_they_were_printed() -> None:
     assert value("qwen2.5-7b-instruct", "gsm8k", "exact_match") == 0.75588
     assert value("qwen2.5-7b-instruct", "gsm8k", "exact_match", "attn-drop", 4) == 0.30023
-    assert value("qwen2.5-7b-instruct", "mmlu", "accuracy", "mlp-drop", 12) == 0.2662
+    assert value("qwen2.5-7b-instruct", "mmlu", "accuracy_letter", "mlp-drop", 12) == 0.2662
     assert value("qwen2.5-7b-instruct", "humaneval", "pass_at_1", "block-drop", 1) == 0.52
     assert value("qwen2.5-7b-instruct", "layerwise", "cosine_z", "attn-drop", 1, 0) == 0.07
     assert value("qwen2.5-7b-instruct", "layerwise", "cosine_p", "mlp-drop", 1, 27) == 0.616

@@ -209,8 +209,16 @@ def test_a_text_scored_in_two_ways_is_refused_with_the_reason(
     assert "neither has a teacher-forced generation" in str(refused.value)
 
 
-@pytest.mark.parametrize("table", ["generations", "decoding_steps"])
-def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(tmp_path: Path, table: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("generations", "prompt p of the same name: other texts"),
+        ("decoding_steps", "prompt p: other dense tokens, or no temperature in common"),
+    ],
+)
+def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(
+    tmp_path: Path, table: str, reason: str
+) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         text_token(warehouse, recipe, 1, 1.0)
@@ -219,7 +227,44 @@ def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(tmp
     warehouse.where(table, recipe="b")[0].update(changed)
     found = compare(write(warehouse, tmp_path), "a", "b")
     assert set(found.rows["measured_on"].to_pylist()) == {"text wiki"}
-    assert found.missing == ("their prompts of the same name have other texts or other dense tokens",)
+    assert found.missing == (reason,)
+
+
+def test_what_some_prompts_lack_is_told_and_the_others_are_paired(tmp_path: Path) -> None:
+    warehouse = two_variants()
+    for recipe in "ab":
+        for prompt in ("same", "other", f"only-{recipe}"):
+            warehouse.generation(recipe, prompt).step(recipe, prompt, 0, 5.0 if prompt == "other" else 1.0)
+    warehouse.where("generations", recipe="b", prompt_id="other")[0]["prompt_text"] = "else?"
+    found = compare(write(warehouse, tmp_path), "a", "b")
+
+    row = by_statistic(found, "prompts")["kl_max_nats"]
+    assert (row["a"], row["tokens"]) == (1.0, 1)
+    assert found.missing == (
+        "neither was scored on a text",
+        *("only a has prompt only-a", "only b has prompt only-b", "prompt other of the same name: other texts"),
+    )
+
+
+@pytest.mark.parametrize(("hash_of_b", "is_paired"), [("1" * 64, True), ("2" * 64, False)])
+def test_without_generations_one_set_of_prompts_proves_their_texts(
+    tmp_path: Path, hash_of_b: str, is_paired: bool
+) -> None:
+    warehouse = two_variants()
+    for recipe in "ab":
+        text_token(warehouse, recipe, 1, 1.0)
+        warehouse.step(recipe, "p", 0, 1.0)
+    store, table = Store(write(warehouse, tmp_path)), TABLES["decoding_steps"]
+    for recipe, prompts in (("a", "1" * 64), ("b", hash_of_b)):
+        made = store.provenance(table, "tiny", recipe)
+        assert made is not None
+        rows = pl.DataFrame(store.read(table, "tiny", recipe))
+        store.write(table, rows, dataclasses.replace(made, inputs={"prompts_hash": prompts}), "tiny", recipe)
+    found = compare(tmp_path, "a", "b")
+
+    assert ("prompts" in found.rows["measured_on"].to_pylist()) == is_paired
+    reason = "prompt p: nothing says that the texts are the same (no generations)"
+    assert found.missing == (() if is_paired else (reason,))
 
 
 def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ READINGS = "sum(case when scoring = 'letter' then 1 else 2 end)"
 # What is counted in the view, and the same counted in the stored rows that it stands on.
 COUNTS = {
     "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),
+    "first_divergent_layer": (
+        "sum(steps)",
+        f"(select count(*) from decoding_steps where {AT_REFERENCE} and {FORCED} and {PRUNED})",
+    ),
     "estimate_fit": (
         "sum(n)",
         f"(select count_if(kl_pruned_dense_nats > 0) from layer_transitions where {COMPARED}) + {POINTS}",

@@ -216,3 +216,47 @@ def test_shifts_leave_out_what_cannot_move_and_keep_what_earlier_layers_moved(as
     rows = ask(warehouse, "select layer, scope, kl_dense_pruned_nats from shifts order by layer")
 
     assert [tuple(row.values()) for row in rows] == [(0, "local", 1.0), (1, "propagated", 3.0)]
+
+
+def test_the_first_divergent_layer_is_where_the_lens_parts_at_the_first_flipped_step(ask: Ask) -> None:
+    warehouse = Handmade()
+    # The dense margins of five steps; step 2 is the first flip, and only step 4 was less sure.
+    for trajectory in ("teacher_forced", "free_running"):
+        for step, margin in enumerate((3.0, 4.0, 0.5, 2.0, 0.25)):
+            warehouse.step("wanda-50", "p", step, step + 0.5, trajectory=trajectory, flips=step in (2, 4),
+                           margin_dense=margin)  # fmt: skip
+            warehouse.step("wanda-50", "never", step, trajectory=trajectory)
+    # At the flip the lens agrees, parts, agrees again and parts up to the output.
+    for step, places in ((1, (True, True, True, True)), (2, (False, True, False, True))):
+        for place, flips in enumerate(places):
+            at = {"layer": place // 2, "sublayer": ("attn", "mlp")[place % 2]}
+            warehouse.transition("wanda-50", "p", step, 10 * step + place, flips=flips, scope="propagated",
+                                 margin_dense=step + place / 8, **at)  # fmt: skip
+            # What must not be read: another lens and another scope, which part at once.
+            warehouse.transition("wanda-50", "p", step, 90.0, flips=True, scope="propagated", lens="raw", **at)
+            warehouse.transition("wanda-50", "p", step, 90.0, flips=True, **at)
+
+    never, p = ask(warehouse, "select * from first_divergent_layer order by prompt_id")
+
+    assert p == {
+        "model": "tiny", "recipe": "wanda-50", "prompt_id": "p", "step": 2,
+        "token_text_dense": "d2", "token_text_pruned": "x2",
+        "layer": 0, "sublayer": "mlp", "lens_kl_nats": 21.0, "lens_margin_dense": 2.125,
+        "from_layer": 1, "from_sublayer": "mlp", "kl_output_nats": 2.5,
+        "margin_dense": 0.5, "margin_share_below": 0.25, "is_margin_low": False, "steps": 5,
+    }  # fmt: skip
+    told = {"model", "recipe", "prompt_id", "steps"}
+    assert {name for name, value in never.items() if value is not None} == told
+
+
+@pytest.mark.parametrize(("margins", "is_low"), [((1.0, 2.0, 3.0), None), ((1.0, 2.0, 3.0, 4.0), True)])
+def test_a_margin_is_low_in_the_lowest_quarter_and_only_where_there_are_four_steps(
+    margins: tuple[float, ...], is_low: bool | None, ask: Ask
+) -> None:
+    warehouse = Handmade()
+    for step, margin in enumerate(margins):
+        warehouse.step("a", "p", step, flips=step == 0, margin_dense=margin, trajectory="free_running")
+
+    [row] = ask(warehouse, "first_divergent_layer")
+
+    assert (row["step"], row["is_margin_low"], row["layer"]) == (0, is_low, None)

@@ -1,6 +1,7 @@
 """The tables of a paper: by hand, and against numpy; every declared column is there."""
 
 import math
+import re
 from pathlib import Path
 
 import duckdb
@@ -10,9 +11,11 @@ import pytest
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
 from tests.sql.handmade_tasks import paper_reference, retrieval_score, task_score
 from tests.sql.handmade_texts import text_token
+from warehouse import headers
 from warehouse.catalogue import view_sql
+from warehouse.export.latex_table import to_latex
 from warehouse.export.paper_tables import PAPER_TABLES
-from warehouse.export.typeset import printed, to_latex
+from warehouse.export.typeset import printed
 
 
 def by(rows: list[Row], *columns: str) -> dict[object, Row]:
@@ -35,7 +38,10 @@ def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDB
         assert needed <= set(rows.column_names), name
         errors = {name for name in rows.column_names if name.endswith("_se")}
         assert errors <= needed, f"{name}: an uncertainty is not printed"
-        assert to_latex(printed(name, rows, layout)).count("\\\\\n") == rows.num_rows + 1
+        key = headers.parse(view_sql()[name].header).key
+        bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", to_latex(printed(name, rows, layout, key)), re.DOTALL)
+        assert bodies
+        assert {body.count("\\\\\n") for body in bodies} == {rows.num_rows}
 
 
 def test_variants_have_errors_over_prompts_of_any_length(ask: Ask) -> None:
@@ -130,6 +136,7 @@ def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: As
     paper_reference(warehouse, "wanda-50", "wiki", 12.0, metric="token_perplexity", model="theirs")
     retrieval_score(warehouse, "wanda-50", "news", 0.4)
     text_token(warehouse, "wanda-50", 1, 1.0, p_dense=0.5, p_pruned=0.25)
+    task_score(warehouse, "wanda-50", "wiki", 9.0, metric="token_perplexity", kind="perplexity")
     rows = ask(warehouse, "paper_published")
     found = by([row for row in rows if row["is_same_model"]], "recipe")
     assert {recipe: (row["value_published"], row["value_ours"]) for recipe, row in found.items()} == {
@@ -142,12 +149,17 @@ def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: As
     assert found["mine"]["kept_published"] == pytest.approx(0.6 / 0.9)
     assert found["mine"]["kept_ours"] == pytest.approx(0.5 / 0.8)
     # Beside another model's numbers, what pruning left of them compares.
-    others = by([row for row in rows if not row["is_same_model"] and row["recipe"] == "wanda-50"], "task", "metric")
+    others = by([row for row in rows if not row["is_same_model"] and row["recipe"] == "wanda-50"], "measured_on")
     assert {row["model_published"] for row in others.values()} == {"theirs"}
-    maths = others["maths", "accuracy"]
+    maths = others["task maths"]
     assert (maths["kept_published"], maths["kept_ours"]) == (pytest.approx(0.2), pytest.approx(0.75))
-    assert others["news", "ndcg_at_10"]["difference"] == pytest.approx(-0.2)
-    perplexity = others["wiki", "token_perplexity"]
+    assert others["retrieval news"]["difference"] == pytest.approx(-0.2)
+    both = [row for row in rows if row["metric"] == "token_perplexity"]
+    assert {row["measured_on"]: row["value_ours"] for row in both} == {
+        "text wiki": pytest.approx(4.0),
+        "task wiki": 9.0,
+    }
+    perplexity = next(row for row in both if row["measured_on"] == "text wiki")
     assert (perplexity["value_ours"], perplexity["n"], perplexity["kept_published"]) == (pytest.approx(4.0), 1, None)
 
 

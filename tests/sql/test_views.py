@@ -43,6 +43,11 @@ def test_a_view_over_an_empty_warehouse_has_its_columns_and_no_rows(
     assert result.fetchall() == []
 
 
+def test_no_count_comes_as_a_type_that_other_tools_read_as_a_decimal(empty: duckdb.DuckDBPyConnection) -> None:
+    query = "select table_name, column_name from duckdb_columns() where data_type similar to '(HUGEINT|DECIMAL).*'"
+    assert empty.execute(query).fetchall() == []
+
+
 @pytest.mark.parametrize("name", KEYED)
 def test_a_view_has_rows_and_its_declared_key_identifies_them(name: str, whole: duckdb.DuckDBPyConnection) -> None:
     key = key_of(name)

@@ -1,6 +1,8 @@
 """Rows that fit each table of the warehouse and break no check."""
 
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +112,31 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "warehouse")
 
 
-@pytest.fixture
-def fill() -> Callable[[Store, str, str], None]:
+@pytest.fixture(scope="session")
+def _written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The folder of a store that holds one partition of every table; written once for all tests."""
+
+    @cache
+    def written(model: str, recipe: str) -> Path:
+        store = Store(tmp_path_factory.mktemp("written"))
+        write_all(store, model, recipe)
+        return store.root
+
+    return written
+
+
+def write_all(store: Store, model: str, recipe: str) -> None:
     """Writes one partition of every table."""
+    for table in TABLES.values():
+        of = recipe if table.partitioning == "variant" else None
+        store.write(table, rows_of(table, model, of), provenance_of(model, of), model, of)
 
-    def write(store: Store, model: str, recipe: str) -> None:
-        for table in TABLES.values():
-            of = recipe if table.partitioning == "variant" else None
-            store.write(table, rows_of(table, model, of), provenance_of(model, of), model, of)
 
-    return write
+@pytest.fixture
+def fill(_written: Callable[[str, str], Path]) -> Callable[[Store, str, str], None]:
+    """Puts one partition of every table into a local store, as the store wrote them before."""
+
+    def copy(store: Store, model: str, recipe: str) -> None:
+        shutil.copytree(_written(model, recipe), store.root, dirs_exist_ok=True)
+
+    return copy

@@ -1,6 +1,7 @@
 """The catalogue shows every table and view, whatever the warehouse holds."""
 
 import math
+import re
 from datetime import UTC, datetime
 
 import duckdb
@@ -12,8 +13,9 @@ import pytest
 import warehouse
 from tests.warehouse.conftest import provenance_of, rows_of
 from warehouse.catalogue import SQL, build_file, connect, load_views, sql_type, view_sql
-from warehouse.errors import CatalogueError, DamagedFileError
+from warehouse.errors import CatalogueError, DamagedFileError, DamagedFileWarning
 from warehouse.provenance import footer_json, read_footer
+from warehouse.snapshots import damage_explained
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -114,12 +116,53 @@ def test_comments_come_from_the_tables_and_the_headers(tmp_path):
     assert expected <= set(comments)
 
 
-def test_a_damaged_file_is_named_at_opening(store, fill):
-    fill(store, "tiny", "wanda-50")
-    path = store.path(TABLES["generations"], "tiny", "wanda-50")
+LONG = "long" * 60
+
+
+@pytest.mark.parametrize("recipe", ["wanda-50", LONG])
+def test_a_damaged_file_is_named_at_opening_and_fails_what_reads_it_and_nothing_else(store, fill, recipe):
+    fill(store, "tiny", "a")
+    fill(store, "tiny", recipe)
+    path = store.path(TABLES["generations"], "tiny", recipe)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DamagedFileError, match=r"generations/model=tiny/recipe=wanda-50/part\.parquet is damaged"):
-        connect(store.root)
+    named = rf"^{re.escape(str(path))} is damaged \(.*\); delete it and run its study again$"
+    with pytest.warns(DamagedFileWarning, match=named):
+        connection = connect(store.root)
+    with connection:
+        for query in (
+            "FROM variants",
+            "FROM decoding_steps",
+            "FROM reference_steps",
+            f"FROM decoding_steps WHERE recipe = '{recipe}'",
+            *(["FROM generations WHERE recipe = 'a'", "SELECT count(*) FROM token_trace WHERE recipe = 'a'"]
+              if recipe != LONG else []),
+        ):  # fmt: skip
+            assert connection.sql(query).fetchall(), query
+        for query in (
+            "FROM generations",
+            "SELECT count(*) FROM generations",
+            "SELECT max(prompt_id) FROM generations",
+            "FROM generations WHERE kind = 'no such kind'",
+            "FROM generations WHERE kind IS NULL",
+            f"FROM generations WHERE recipe = '{recipe}'",
+            "FROM q11_first_flip",
+        ):
+            with pytest.raises(DamagedFileError, match=named), damage_explained(connection):
+                connection.sql(query).fetchall()
+        found = connection.execute("SELECT table_name, count(*) FROM provenance GROUP BY 1").fetchall()
+        assert {counts["generations"] for counts in [dict(found)]} == {1}
+        assert dict(found)["variants"] == 2
+
+
+def test_what_the_system_does_not_let_us_read_fails_only_what_reads_it(store, fill):
+    fill(store, "tiny", "a")
+    store.path(TABLES["top_tokens"], "tiny", "b").mkdir(parents=True)
+    with pytest.warns(DamagedFileWarning, match="cannot be read"):
+        connection = connect(store.root)
+    with connection:
+        assert connection.execute("SELECT count(*) FROM generations").fetchall() != [(0,)]
+        with pytest.raises(DamagedFileError, match="cannot be read"), damage_explained(connection):
+            connection.execute("FROM top_tokens").fetchall()
 
 
 def test_files_of_another_version_still_read_with_null_for_what_they_lack(store):

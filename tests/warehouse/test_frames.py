@@ -1,5 +1,7 @@
 """Tables and views come out of the warehouse as polars, Arrow and Hugging Face hold them, row for row."""
 
+from functools import partial
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
@@ -97,3 +99,12 @@ def test_the_warehouse_is_found_as_the_command_line_finds_it(root, tmp_path, mon
         assert connection.execute("SELECT count(*) FROM models").fetchall() == [(1,)]
     assert warehouse.scan("models").collect().height == 1
     assert warehouse.arrow("models").count_rows() == 1
+
+
+@pytest.mark.parametrize(
+    "way_in", [warehouse.open, partial(warehouse.scan, "models"), partial(warehouse.arrow, "models")]
+)
+def test_a_file_is_no_warehouse(way_in, tmp_path):
+    (tmp_path / "passwd").write_text("x")
+    with pytest.raises(WarehouseError, match="passwd is a file and no warehouse; give the folder"):
+        way_in(root=tmp_path / "passwd")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.object_store import KEY, SECRET, s3_server
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import provenance_of, rows_of, write_all
 from warehouse.catalogue import build_file, connect
 from warehouse.doctor import diagnose
 from warehouse.errors import DamagedFileError, UnsafeSqlError, WarehouseError
@@ -49,8 +49,8 @@ def keys():
     return {each["Key"] for each in found}
 
 
-def test_every_table_comes_back_and_every_view_answers(remote, fill):
-    fill(remote, "tiny", "dense")
+def test_every_table_comes_back_and_every_view_answers(remote):
+    write_all(remote, "tiny", "dense")
     for table in TABLES.values():
         recipe = "dense" if table.partitioning == "variant" else None
         assert remote.read(table, "tiny", recipe).to_pylist() == rows_of(table, "tiny", recipe).to_dicts()

@@ -1,9 +1,8 @@
-"""Readers ask everything while a writer replaces partitions for half a minute: no error, no torn answer, no waiting."""
+"""Readers ask everything again and again while a writer replaces partitions: no error, no torn answer, no waiting."""
 
 import json
 import subprocess
 import sys
-import time
 
 import polars as pl
 import pyarrow as pa
@@ -12,7 +11,6 @@ import pytest
 from tests.warehouse.conftest import provenance_of, rows_of
 from warehouse.tables import TABLES
 
-SECONDS = 30
 READERS = 4
 RECIPES = ("dense", "wanda-50", "attn-drop-4")
 
@@ -24,17 +22,19 @@ MARKS = {
 }
 
 READER = """
-import json, sys, time
+import json, sys
 from warehouse.catalogue import connect, view_sql
 
-root, seconds, marks = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])
+root, marks = sys.argv[1], json.loads(sys.argv[2])
 marts = [name for name, view in view_sql().items() if view.layer == "marts"]
 rounds, generations, torn = 0, set(), []
-end = time.monotonic() + seconds
-while time.monotonic() < end:
-    with connect(root) as connection:
+while rounds < 2 or len(generations) < 10:
+    with connect(root, explained=False) as connection:
+        # DuckDB takes a program without a file for a person at a terminal, and draws where the answer is printed.
+        connection.execute("SET enable_progress_bar = false")
+
         def answers():
-            return {mart: connection.execute(f'SELECT count(*) FROM "{mart}"').fetchall() for mart in marts}
+            return {mart: len(connection.execute(f'SELECT * FROM "{mart}"').fetchall()) for mart in marts}
 
         def marked():
             return {
@@ -45,8 +45,6 @@ while time.monotonic() < end:
             }
 
         first, before = marked(), answers()
-        for name in marts:
-            connection.execute(f'SELECT * FROM "{name}"').fetchall()
         if (marked(), answers()) != (first, before):
             torn.append("two queries of one connection saw two states")
         for table, rows in first.items():
@@ -56,7 +54,7 @@ while time.monotonic() < end:
                 if low != high or count != low:
                     torn.append(f"{table} {of}: {count} rows of generations {low} to {high}")
     rounds += 1
-print(json.dumps({"rounds": rounds, "generations": len(generations), "torn": torn}))
+print(json.dumps(torn))
 """
 
 
@@ -79,20 +77,16 @@ def test_four_readers_and_a_writer_never_see_or_hinder_each_other(store):
         table.name: (MARKS[table.name], "model" if table.partitioning == "model" else "model, recipe")
         for table in tables
     }
-    command = [sys.executable, "-c", READER, str(store.root), str(SECONDS), json.dumps(marks)]
+    command = [sys.executable, "-c", READER, str(store.root), json.dumps(marks)]
     readers = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(READERS)
     ]
-    written, end = 0, time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    written = 0
+    while any(reader.poll() is None for reader in readers):
         written += 1
         table = tables[written % len(tables)]
         write(store, table, RECIPES[written // len(tables) % len(RECIPES)], 2 + written % 50)
     for reader in readers:
         out, err = reader.communicate()
         assert reader.returncode == 0, err
-        found = json.loads(out)
-        assert found["torn"] == []
-        assert found["rounds"] >= 2
-        assert found["generations"] >= 3
-    assert written > len(tables)
+        assert json.loads(out) == []

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warehouse.catalogue import connect
-from warehouse.errors import DamagedFileError, SqlError, UnsafeSqlError
+from warehouse.catalogue import connect, view_sql
+from warehouse.errors import DamagedFileError, DamagedFileWarning, SqlError, UnsafeSqlError
 from warehouse.safe_sql import check, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -62,8 +62,25 @@ def test_a_table_can_be_described(root, sql):
 
 
 def test_tables_and_views_can_be_listed(root):
-    for sql in ("SHOW TABLES", "SHOW ALL TABLES", "FROM (SHOW TABLES)"):
-        assert set(TABLES) <= set(run_safe(root, sql)["name"].to_pylist())
+    for sql in ("SHOW TABLES", "SHOW ALL TABLES", "FROM (SHOW TABLES)", "DESCRIBE", " describe ;"):
+        assert {*TABLES, *view_sql(), "provenance"} == set(run_safe(root, sql)["name"].to_pylist())
+
+
+@pytest.mark.parametrize("explain", ["EXPLAIN", "explain\n analyze"])
+def test_a_select_can_be_explained_and_nothing_else(root, locked, explain):
+    for sql, found in (("FROM models", "parquet"), ("WITH m AS (SELECT 1 AS a) SELECT a FROM m", "projection")):
+        [plan] = run_safe(root, f"{explain} {sql}")["explain_value"].to_pylist()
+        assert found in plan.lower()
+    for sql in ("COPY models TO '/tmp/x.csv'", "SELECT 1; DROP VIEW models", "EXPLAIN SELECT 1", "FROM '/etc/passwd'"):
+        with pytest.raises(UnsafeSqlError):
+            check(locked, f"{explain} {sql}")
+
+
+def test_only_a_pivot_is_told_what_a_pivot_needs(locked):
+    for sql, is_told in (("PIVOT models ON model USING count(*)", True), ("DROP VIEW models", False)):
+        with pytest.raises(UnsafeSqlError) as caught:
+            check(locked, sql)
+        assert ("IN (...)" in str(caught.value)) == is_told
 
 
 @pytest.mark.parametrize(
@@ -109,7 +126,7 @@ ONLY_SELECT = [
     "CHECKPOINT",
     "VACUUM",
     "ANALYZE",
-    "EXPLAIN ANALYZE SELECT 1",
+    "EXPLAIN ANALYZE COPY models TO '/tmp/x.csv'",
     "PREPARE p AS SELECT 1",
     "EXECUTE p",
     "PIVOT models ON model USING count(*)",
@@ -327,8 +344,13 @@ def test_a_damaged_warehouse_says_so(root, tmp_path):
     path = Store(tmp_path).path(TABLES["models"], "tiny", None)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1")
-    with pytest.raises(DamagedFileError, match="delete it and run its study again"):
-        run_safe(tmp_path, "SELECT 1")
+    with pytest.warns(DamagedFileWarning, match="delete it and run its study again"):
+        assert run_safe(tmp_path, "FROM variants").num_rows == 0
+    with (
+        pytest.warns(DamagedFileWarning),
+        pytest.raises(DamagedFileError, match="^/.* is damaged .*run its study again"),
+    ):
+        run_safe(tmp_path, "FROM models")
 
 
 def test_comments_are_there_for_who_asks_for_them(root):

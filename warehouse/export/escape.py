@@ -83,6 +83,7 @@ _GREEK |= {letter.upper(): f"\\{_GREEK[letter][1:].capitalize()}" for letter in 
 _MATH = _GREEK | {
     **{"‖": r"\|", "⊥": r"\perp", "×": r"\times", "±": r"\pm", "−": "-", "·": r"\cdot", "≤": r"\le", "≥": r"\ge"},
     **{"≈": r"\approx", "→": r"\rightarrow", "∞": r"\infty", "²": "^{2}", "³": "^{3}", "√": r"\surd", "∑": r"\sum"},
+    **{power: f"^{{{digit}}}" for power, digit in zip("⁻⁰¹⁴⁵⁶⁷⁸⁹", "-01456789", strict=True)},
     **{"≠": r"\ne", "∈": r"\in", "°": r"^{\circ}", "µ": r"\mu", "∆": r"\Delta", "Σ": r"\Sigma", "Δ": r"\Delta"},
 }
 

@@ -125,14 +125,18 @@ def _models(connection: duckdb.DuckDBPyConnection, others: dict[str, str]) -> li
     for index, row in enumerate(rows):
         key = bibliography.of_model(row["model"], row["source"])
         if key is None:
-            key, entry = bibliography.misc(row["model"], row["source"], f"revision {row['revision']}")
+            revision = row["revision"]
+            note = f"revision {revision}" if revision != row["weight_hash"] else f"SHA-256 of the weights {revision}"
+            key, entry = bibliography.misc(row["model"], row["source"], note)
             others[key] = entry
+        # A model that is no commit of a hub's has the hash of its weights for its revision.
+        is_commit = row["revision"] != row["weight_hash"]
         parts += [
             "; " if index else "",
             *(_Code(row["model"]), " ", _Cite(key), " ("),
             *(_Code(row["architecture"]), f", {row['layers']} layers, {row['parameters']:,} parameters, source "),
-            *(_Code(row["source"]), ", revision ", _Code(str(row["revision"])[:_HASH]), ", SHA-256 of the weights "),
-            *(_Code(row["weight_hash"][:_HASH]), ")"),
+            *(_Code(row["source"]), *((", revision ", _Code(str(row["revision"])[:_HASH])) if is_commit else ())),
+            *(", SHA-256 of the weights ", _Code(row["weight_hash"][:_HASH]), ")"),
         ]
     return [*parts, "."] if rows else []
 
@@ -143,6 +147,8 @@ def _recipes(connection: duckdb.DuckDBPyConnection) -> list[_Part]:
         "SELECT DISTINCT method, recipe, parameters_json FROM variants SEMI JOIN exported_variants "
         "USING (model, recipe) WHERE method <> 'dense' ORDER BY method, recipe",
     )
+    [[models]] = connection.execute("SELECT count(DISTINCT model) FROM exported_variants").fetchall()
+    subject, baseline = ("The models were", "its dense model") if models > 1 else ("The model was", "the dense model")
     by_method: dict[str, list[_Row]] = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
@@ -153,11 +159,11 @@ def _recipes(connection: duckdb.DuckDBPyConnection) -> list[_Part]:
         keys = dict.fromkeys(
             key for row in recipes for key in bibliography.of_recipe(row["method"], row["parameters_json"])
         )
-        parts += ["; " if parts else "Every model was changed by ", _Code(method)]
+        parts += ["; " if parts else f"{subject} changed by ", _Code(method)]
         parts += [part for key in keys for part in (" ", _Cite(key))]
         parts += [" (", *_listed([row["recipe"] for row in recipes]), ")"]
     if parts:
-        parts.append("; every variant is compared with the dense model.")
+        parts.append(f"; every variant is compared with {baseline}.")
     if noise := [row["recipe"] for row in by_method.get("noise", [])]:
         parts += [
             " The dense model computed in another way (",
@@ -264,7 +270,10 @@ def _software(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], vers
     seeds = sorted({row["seed"] for row in rows})
     parts: list[_Part] = ["Weights were held in ", *_listed(sorted({row["dtype"] for row in rows}))]
     parts += [" on ", *_listed(sorted({row["device"] for row in rows}))]
-    parts += [f", seed {', '.join(map(str, seeds))}; ", ", ".join(f"{name} {of}" for name, of in libraries)]
+    parts += [
+        f", seed {', '.join(map(str, seeds))}",
+        *(f"{', ' if at else '; '}{name} {of}" for at, (name, of) in enumerate(libraries)),
+    ]
     parts += [f"; exported by Prunescope {version} (versions of its computations: "]
     return [*parts, ", ".join(f"{table} {code}" for table, code in codes), ")."]
 

@@ -12,16 +12,20 @@ import pyarrow as pa
 import sqlglot
 
 from warehouse import headers
-from warehouse.catalogue import View, quoted
+from warehouse.catalogue import View
 from warehouse.export.html import to_html
+from warehouse.export.latex_table import to_latex
 from warehouse.export.layout import derived
 from warehouse.export.paper_tables import PAPER_TABLES
-from warehouse.export.typeset import printed, to_latex, to_markdown
+from warehouse.export.typeset import printed, to_markdown
 from warehouse.formats import render
+from warehouse.quoting import quoted
 from warehouse.tables import TABLES
 
-# No one typesets more; Parquet and CSV have every row.
+# No one typesets more; Parquet and CSV have the others too.
 TYPESET_ROWS = 1000
+# Of a larger view the first rows are written, unless all are asked for: a mart may have a row for each measurement.
+MOST_ROWS = 1_000_000
 _UNIT = re.compile(r"\[([^\]]+)\]")
 _UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
 
@@ -31,40 +35,52 @@ class TableFiles:
     """One view as files.
 
     Attributes:
-        contents: bytes by file name.
+        contents: bytes by file name; none where the view has no row.
         rows: what they hold.
         caption: of the typeset ones.
+        rows_of_view: how many rows the view has, of which `rows` are the first.
     """
 
     contents: Mapping[str, bytes]
     rows: pa.Table
     caption: str
+    rows_of_view: int
 
 
-def table_files(connection: duckdb.DuckDBPyConnection, view: View) -> TableFiles:
+def table_files(connection: duckdb.DuckDBPyConnection, view: View, most: int | None = MOST_ROWS) -> TableFiles:
     """Asks a view and renders its rows in every format; typeset ones only up to 1,000 rows.
 
     Rows come in the view's order, else by its key.
+
+    Args:
+        connection: an open catalogue.
+        view: one of its views.
+        most: rows that are written; all where None.
     """
     query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - the name of a file
-    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and (
-        key := headers.parse(view.header).key
-    ):
+    key = headers.parse(view.header).key
+    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and key:
         query += f" ORDER BY {', '.join(map(quoted, key))}"
-    rows = connection.sql(query).to_arrow_table()
+    rows = connection.sql(query if most is None else f"{query} LIMIT {most + 1}").to_arrow_table()
+    count = rows.num_rows
+    if most is not None and count > most:
+        [(count,)] = connection.execute(f"SELECT count(*) FROM {quoted(view.name)}").fetchall()  # noqa: S608
+        rows = rows.slice(0, most)
+    layout = PAPER_TABLES.get(view.name) or derived(view.header, rows.schema, _units(connection, view.name))
+    if not count:
+        return TableFiles({}, rows, layout.caption, count)
     contents = {
         f"{view.name}.parquet": _bytes(render(rows, "parquet")),
         f"{view.name}.csv": _bytes(render(rows, "csv")),
     }
-    layout = PAPER_TABLES.get(view.name) or derived(view.header, rows.schema, _units(connection, view.name))
     if rows.num_rows <= TYPESET_ROWS:
-        table = printed(view.name, rows, layout)
+        table = printed(view.name, rows, layout, key)
         contents |= {
             f"{view.name}.tex": to_latex(table).encode(),
             f"{view.name}.md": to_markdown(table).encode(),
             f"{view.name}.html": to_html(table).encode(),
         }
-    return TableFiles(contents, rows, layout.caption)
+    return TableFiles(contents, rows, layout.caption, count)
 
 
 def stands_on(names: Iterable[str], views: Mapping[str, View]) -> set[str]:

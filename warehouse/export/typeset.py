@@ -1,21 +1,19 @@
-"""Rows and a layout as LaTeX with booktabs, and as Markdown.
+"""Rows and a layout as a table ready to be written, and as Markdown.
 
-What the numbers and marks are is decided in `rounding` and `marks`; HTML is made in `html`.
+What the numbers and marks are is decided in `rounding` and `marks`; LaTeX is made in `latex_table`, HTML in `html`.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import pyarrow as pa
 
 from warehouse.export import marks
-from warehouse.export.escape import latex
 from warehouse.export.layout import Layout, Shown
 from warehouse.export.marks import Mark
 from warehouse.export.rounding import Number, rounded
-from warehouse.formats import NULL, markdown_escaped, shown_cell, visible
+from warehouse.formats import NULL, markdown_escaped, shown_cell
 
 _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -40,6 +38,7 @@ class Printed:
         is_number: which columns are set flush right.
         rows: cells, row by row.
         breaks: rows before which a new group begins.
+        key: places of the columns that tell rows apart.
     """
 
     name: str
@@ -49,10 +48,18 @@ class Printed:
     is_number: tuple[bool, ...]
     rows: tuple[tuple[Cell, ...], ...]
     breaks: frozenset[int]
+    key: frozenset[int] = frozenset()
 
 
-def printed(name: str, rows: pa.Table, layout: Layout) -> Printed:
-    """The table that a layout makes of rows."""
+def printed(name: str, rows: pa.Table, layout: Layout, key: Collection[str] = ()) -> Printed:
+    """The table that a layout makes of rows.
+
+    Args:
+        name: the view's.
+        rows: its rows.
+        layout: which columns are shown, and how.
+        key: names of the columns that tell rows apart.
+    """
     values = {column: rows[column].to_pylist() for shown in layout.columns for column in shown.reads}
     groups = list(zip(*(rows[column].to_pylist() for column in layout.within), strict=True)) or [()] * rows.num_rows
     recipes = rows["recipe"].to_pylist() if "recipe" in rows.column_names else [None] * rows.num_rows
@@ -73,35 +80,7 @@ def printed(name: str, rows: pa.Table, layout: Layout) -> Printed:
         is_number=tuple(_is_number(shown, rows.schema.field(shown.name).type) for shown in layout.columns),
         rows=tuple(zip(*columns, strict=True)),
         breaks=frozenset(index for index, (one, other) in enumerate(pairwise(groups), start=1) if one != other),
-    )
-
-
-def to_latex(table: Printed) -> str:
-    """A table environment with caption, label and a whole tabular; needs the package booktabs and nothing else."""
-    letters = "".join("r" if number else "l" for number in table.is_number)
-    body = []
-    for index, row in enumerate(table.rows):
-        body += [r"\midrule"] if index in table.breaks else []
-        body.append(" & ".join(_latex_cell(cell) for cell in row) + r" \\")
-    headings = " & ".join(latex(heading) for heading in table.headings)
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex(table.caption)}}}",
-            rf"\label{{tab:{re.sub('[^a-zA-Z0-9]+', '-', table.name)}}}",
-            rf"\begin{{tabular}}{{{letters}}}",
-            r"\toprule",
-            rf"{headings} \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\smallskip{{\footnotesize {latex(note)}\par}}" for note in table.notes),
-            r"\end{table}",
-            "",
-        ]
+        key=frozenset(at for at, shown in enumerate(layout.columns) if shown.name in key),
     )
 
 
@@ -173,31 +152,6 @@ def _marks(shown: Shown, values: dict[str, list[object]], groups: Sequence[objec
 
 def _is_number(shown: Shown, of: pa.DataType) -> bool:
     return bool(shown.of or pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of))
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = _latex_number(cell.content) if isinstance(cell.content, Number) else latex(visible(cell.content, "\n\t"))
-    match cell.mark:
-        case Mark.BEST:
-            return rf"\textbf{{\boldmath {text}}}"
-        case Mark.SECOND:
-            return rf"\underline{{{text}}}"
-        case _:
-            return text
-
-
-def _latex_number(number: Number) -> str:
-    if number.value == "NaN":
-        return "NaN"
-    text = number.value
-    if number.error:
-        text += rf" \pm {number.error}".replace("NaN", r"\mathrm{NaN}")
-    if number.interval:
-        text += r"\;[" + r",\,".join(number.interval) + "]"
-    if number.exponent:
-        text = f"({text})" if number.error or number.interval else text
-        text += rf" \times 10^{{{number.exponent}}}"
-    return f"${text}$".replace("inf", r"\infty")
 
 
 def _piped(cells: Iterator[str] | Sequence[str]) -> str:

@@ -302,8 +302,16 @@ _DIVERGENCE: tuple[Column, ...] = (
     ),
     Column("entropy_dense_nats", METRIC, "Entropy of the dense distribution.", "nats", "−Σp log p", minimum=0),
     Column("entropy_pruned_nats", METRIC, "Entropy of the pruned distribution.", "nats", "−Σq log q", minimum=0),
-    Column("margin_dense", METRIC, "Dense logit of the first token minus that of the second.", "logit", minimum=0),
-    Column("margin_pruned", METRIC, "Pruned logit of the first token minus that of the second.", "logit", minimum=0),
+    Column(
+        "margin_dense", METRIC, "Dense logit of the output's first token minus that of its second.", "logit", minimum=0
+    ),
+    Column(
+        "margin_pruned",
+        METRIC,
+        "Pruned logit of the output's first token minus that of its second.",
+        "logit",
+        minimum=0,
+    ),
 )
 
 DIVERGENCE: tuple[Column, ...] = tuple(column.but(cost=_COSTS[column.name]) for column in _DIVERGENCE)
@@ -314,6 +322,15 @@ _LATER = (
 )
 DIVERGENCE_SINCE_2: tuple[Column, ...] = tuple(
     column.but(since=2) if column.name in _LATER else column for column in DIVERGENCE
+)
+DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
+    column.but(
+        doc=f"{side} logit of the first token minus that of the second, as the lens reads the stream at this place; "
+        "the margin of the model's output is in decoding_steps."
+    )
+    if (side := {"margin_dense": "Dense", "margin_pruned": "Pruned"}.get(column.name))
+    else column
+    for column in DIVERGENCE_SINCE_2
 )
 DIVERGENCE_NAMES: tuple[str, ...] = tuple(column.name for column in DIVERGENCE)
 

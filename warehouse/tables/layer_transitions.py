@@ -8,6 +8,17 @@ import pyarrow as pa
 from warehouse.schema import Column, Table
 from warehouse.tables import columns as c
 
+_EXAMPLE = """\
+SELECT -- each sublayer at the step at which a text of wanda-2of4 first flips; first_divergent_layer has the answer
+       prompt_id, step, layer, sublayer, here.is_top1_same, here.kl_dense_pruned_nats,
+       here.margin_dense AS lens_margin_dense, output.margin_dense
+FROM layer_transitions AS here
+JOIN decoding_steps AS output USING (model, recipe, prompt_id, step, temperature)
+JOIN generations USING (model, recipe, prompt_id)
+WHERE recipe = 'wanda-2of4' AND step = first_flip_step AND temperature = 1
+  AND output.trajectory = 'teacher_forced' AND scope = 'propagated' AND lens = 'normed'
+ORDER BY prompt_id, layer, sublayer"""
+
 TABLE = Table(
     name="layer_transitions",
     grain="One row per variant × prompt × position × layer × sublayer × scope × lens × temperature.",
@@ -32,10 +43,11 @@ TABLE = Table(
             "Whether the recipe changed this sublayer's weights or dropped it; "
             "where it did not, the local shift is exactly zero and was not computed.",
         ),
-        *c.DIVERGENCE_SINCE_2,
+        *c.DIVERGENCE_BY_LENS,
     ),
     partitioning="variant",
     references=(c.OF_VARIANT,),
     version=2,
     invariants=c.DIVERGENCE_INVARIANTS,
+    example=_EXAMPLE,
 )

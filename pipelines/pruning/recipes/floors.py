@@ -25,13 +25,17 @@ class Noise(BaseRecipe):
 
     Attributes:
         kind: `bfloat16`: weights and activations of the body in bfloat16, head and metrics in float32; `batch`: the
-            same weights, with every matrix product of the layers at another batch shape.
+            same weights, with every matrix product of the layers summed in the opposite order, which rounds as
+            another batch shape, kernel or machine would.
     """
 
     SPELLING = re.compile(r"(?P<method>noise)-(?P<kind>bfloat16|batch)")
     EXAMPLES: ClassVar = (
         ("noise-bfloat16", "the dense model in bfloat16: a floor, no pruning"),
-        ("noise-batch", "the dense model at another batch shape: a floor, no pruning"),
+        (
+            "noise-batch",
+            "the dense model with its sums in another order: a floor, no pruning",
+        ),
     )
 
     method: Literal["noise"] = "noise"

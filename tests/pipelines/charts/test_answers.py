@@ -53,6 +53,26 @@ def test_every_row_with_a_value_is_one_mark_with_its_interval():
     ]
 
 
+def test_an_interval_that_no_row_has_is_not_claimed_and_its_reason_is_told():
+    bare = {"auc_low": [None] * 4, "auc_high": [None] * 4}
+    for prompts, reason in ((3, ", because 3 prompts carry none (5 would)"), (8, "")):
+        spec = drawn(frame(**bare, n_prompts=[prompts] * 4).cast({"auc_low": pl.Float64, "auc_high": pl.Float64}))
+        assert marks(spec) == ["line", "point"]
+        assert spec["title"]["subtitle"][:2] == [
+            "auc",
+            f"no interval: auc_low and auc_high are NULL in every row{reason}",
+        ]
+
+
+def test_the_first_flips_are_as_large_as_the_dense_margin_there():
+    rows = pl.DataFrame({"recipe": ["a", "b"], "prompt_id": ["p", "p"], "first_flip_step": [3, 0],
+                         "margin_dense": [0.25, 2.0]})  # fmt: skip
+    spec = drawn(rows, ("recipe", "prompt_id"), "q11_first_flip")
+    assert spec["layer"][-1]["encoding"]["size"]["field"] == "margin_dense"
+    assert sorted(row["margin_dense"] for row in data(spec)) == [0.25, 2.0]
+    assert "larger points: larger margin_dense" in spec["title"]["subtitle"][0]
+
+
 def test_no_line_crosses_a_gap():
     rows = frame(auc=[0.5, 0.6, 0.7, 0.8], auc_low=[0.4] * 4, auc_high=[0.9] * 4)
     runs = {(row["recipe"], row["layer"]): row["run"] for row in data(drawn(rows))}

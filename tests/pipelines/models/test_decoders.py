@@ -21,7 +21,7 @@ from pipelines.traces.capture import replay, run_known
 from pipelines.traces.decoding import decode_greedily
 from pipelines.traces.session import Session
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
-from tests.tiny_models import DECODERS, save_tiny
+from tests.tiny_models import DECODERS, SHORT_TEXT, save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 # transformers' own cached pass of it differs from its uncached one; found at load.
@@ -175,7 +175,7 @@ def test_magnitude_masks_exactly_half_of_every_matrix_experts_included(decoder: 
 @pytest.mark.parametrize("recipe", ["magnitude-50", "block-drop-1"])
 def test_traces_end_where_the_pruned_copy_ends(architecture: str, recipe: str, tmp_path: Path) -> None:
     dense = load_decoder(save_tiny(tmp_path / architecture, architecture))
-    stats = calibrate(dense, CalibrationSpec(sequences=2, length=16), "tiny")
+    stats = calibrate(dense, CalibrationSpec(source=SHORT_TEXT, sequences=2, length=16), "tiny")
     pruned = prune(dense, parse_recipe(recipe), stats.activation_stats, stats.block_influence)
     prompt = Prompt(id="a", kind="open", text="Why?")
     study = Study(

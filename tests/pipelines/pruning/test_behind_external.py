@@ -16,9 +16,9 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe, steps
 from pipelines.pruning.variant import Variant
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import save_tiny, tiny_tokenizer
+from tests.tiny_models import SHORT_TEXT, save_tiny, tiny_tokenizer
 
-SPEC = CalibrationSpec(source=str(Path(__file__).parents[3] / "LICENSE"), sequences=5, length=24)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 
 
 def retouched(source: Path, folder: Path, is_touched: Callable[[str, nn.Parameter], bool], by: float) -> Path:

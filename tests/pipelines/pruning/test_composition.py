@@ -19,9 +19,9 @@ from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
-from tests.tiny_models import save_tiny
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
-SPEC = CalibrationSpec(source=str(Path(__file__).parents[3] / "LICENSE"), sequences=5, length=24)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 SUBLAYERS = [f"{kind}.{layer}" for layer in range(5) for kind in ("attn", "mlp")]
 
 
@@ -251,7 +251,7 @@ def test_a_drop_after_pruning_needs_tokens_and_not_the_dense_models_table(decode
 @pytest.mark.parametrize("name", ["magnitude-50+magnitude-50", "wanda-50+magnitude-20", "block-drop-1+block-drop-1"])
 def test_a_part_that_changes_nothing_is_an_error_and_one_that_does_is_none(name: str, tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "llama"))
-    spec = CalibrationSpec(sequences=2, length=32)
+    spec = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=32)
     calibrated, tokens = calibrate(decoder, spec, "tiny"), calibration_tokens(decoder.tokenizer, spec)
     given = (calibrated.activation_stats, calibrated.block_influence, tokens)
     if name.startswith("block"):  # drops the next one

@@ -22,10 +22,10 @@ from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
 from tests.pipelines.models.twins import twin_of, write_zeros
-from tests.tiny_models import save_tiny
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
 LAYERS = 5
-SPEC = CalibrationSpec(source=str(Path(__file__).parents[3] / "LICENSE"), sequences=5, length=24)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 ALL = [f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("attn", "mlp")]
 BLOCKS = [f"block.{layer}" for layer in range(LAYERS)]
 # In sequence, in parallel, with norms behind the sublayers, with the stream passed through them.

@@ -20,6 +20,7 @@ from pipelines.pruning.methods.exchange import Channels, eager, exchange
 from pipelines.pruning.recipes import DSnoT, parse_recipe
 from pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random_weight
+from tests.tiny_models import SHORT_TEXT
 
 
 def exchanged(
@@ -221,7 +222,7 @@ def test_it_needs_an_earlier_mask() -> None:
 @pytest.mark.parametrize("before", ["wanda-50", "magnitude-2of4", "sparsegpt-50", "wanda-50+rtn-8bit"])
 def test_it_works_on_top_of_any_mask_of_a_model(tiny_folder: Path, before: str) -> None:
     decoder = load_decoder(tiny_folder)
-    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(sequences=4, length=32))
+    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32))
     first = prune(decoder, parse_recipe(before), None, None, tokens)
     variant = prune(decoder, parse_recipe(f"{before}+dsnot"), None, None, tokens)
     assert variant.facts["dsnot_exchanges"] > 0

@@ -14,9 +14,9 @@ from pipelines.pruning.statistics import Statistics
 from pipelines.pruning.variant import Variant, load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import ARCHITECTURES, DECODERS, save_tiny
+from tests.tiny_models import ARCHITECTURES, DECODERS, SHORT_TEXT, save_tiny
 
-SPEC = CalibrationSpec(sequences=2, length=48)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=48)
 # Every method that goes matrix by matrix on forms that differ where it could matter; one that scores, one that solves
 # and one that quantizes on all. With experts every one of them is reached by some token or left out.
 FAMILIES = {"magnitude-2of4", "wanda", "sparsegpt", "gptq"}

@@ -23,9 +23,9 @@ from pipelines.pruning.variant import load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.streams import Streams
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import save_tiny
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
-SPEC = CalibrationSpec(sequences=6, length=24)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
 
 
 @pytest.fixture(scope="module")

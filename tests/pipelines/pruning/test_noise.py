@@ -14,7 +14,7 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.row import variant_row
 from pipelines.pruning.variant import Variant, load_variant
-from pipelines.pruning.wearing import COPIES, applied
+from pipelines.pruning.wearing import applied
 from pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
 from pipelines.traces.capture import run_known
 from pipelines.traces.decoding import decode_greedily
@@ -92,30 +92,17 @@ def test_in_bfloat16_what_sublayers_add_sums_to_the_rounded_stream(decoder: Deco
     assert torch.equal(decoded.streams, torch.stack([final[0, -1].double() for final in finals[1:]]))
 
 
-def test_at_another_batch_shape_every_product_sees_copies_and_hooks_see_none(decoder: Decoder) -> None:
-    linear = next(m for m in decoder.layers[1].mlp.mixers[0].modules() if hasattr(m, "weight") and not m._modules)
-    rows: list[int] = []
-    plain = type(linear).forward
-
-    def counted(rows_: torch.Tensor) -> torch.Tensor:
-        rows.append(len(rows_))
-        return plain(linear, rows_)
-
-    seen: list[int] = []
-    handle = linear.register_forward_hook(lambda _, args, output: seen.append(len(output)))
-    linear.forward = counted
-    try:
-        with applied(decoder, Variant(noise="batch")):
-            assert rows == []
-            noisy = decoder.hidden(TOKENS)
-    finally:
-        handle.remove()
-        vars(linear).pop("forward", None)
-    assert (rows, seen) == ([COPIES], [1])
-    torch.testing.assert_close(noisy, decoder.hidden(TOKENS), rtol=1e-4, atol=1e-5)
+def test_in_another_order_a_product_of_many_rows_rounds_otherwise_and_means_the_same(decoder: Decoder) -> None:
+    # More rows alone change nothing where a kernel treats each row alike, and a floor of zero is none.
+    many = torch.arange(3, 43).repeat(8, 3)[:, :100]
+    dense = decoder.hidden(many)
+    with applied(decoder, Variant(noise="batch")):
+        noisy = decoder.hidden(many)
+    assert (noisy != dense).float().mean() > 0.3
+    torch.testing.assert_close(noisy, dense, rtol=1e-4, atol=1e-5)
 
 
-def test_at_another_batch_shape_decoding_multiplies_by_the_same_kernel(
+def test_in_another_order_decoding_multiplies_by_the_same_kernel(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     products: dict[str, int] = {}
@@ -160,7 +147,7 @@ def test_the_traces_of_noise_move_whole_runs_and_no_single_sublayer(decoder: Dec
         measure={"cache": cache},
     )
     session = Session(decoder, "tiny", study)
-    for kind, least, most in (("bfloat16", 1e-9, 1e-1), ("batch", 0.0, 1e-6)):
+    for kind, least, most in (("bfloat16", 1e-9, 1e-1), ("batch", 1e-16, 1e-6)):
         tables = session.trace(f"noise-{kind}", Variant(noise=kind))
         rows = tables["layer_transitions"]
         local, whole = (rows.filter(pl.col("scope") == scope) for scope in ("local", "propagated"))

@@ -11,7 +11,7 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import CalibrationSpec
 from tests.benchmarks.plain_pruning import Solve, plain_layers, plain_sparsegpt, plain_wanda, put_back
-from tests.tiny_models import save_tiny
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_the_same_weights_go_as_in_a_plain_pass_over_pruned_layers(
     recipe: str, solve: Solve, differing: float, architecture: str, tmp_path: Path
 ) -> None:
     decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
-    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(sequences=6, length=64))
+    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=6, length=64))
     variant = prune(decoder, parse_recipe(recipe), tokens=tokens)
     dense = {name: matrix.weight.clone() for name, matrix in decoder.matrices.items()}
     with put_back(decoder):

@@ -16,6 +16,7 @@ from pipelines.pruning.variant import load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, random_weight
+from tests.tiny_models import SHORT_TEXT
 
 
 def nearest(row: Tensor, bits: int, symmetric: bool, share: float = 1.0) -> Tensor:
@@ -190,7 +191,7 @@ def test_a_quantized_model_is_kept_in_few_bits_and_comes_back_bit_for_bit(
     tiny_folder: Path, tmp_path: Path, name: str
 ) -> None:
     decoder = load_decoder(tiny_folder)
-    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(sequences=4, length=32))
+    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32))
     variant = prune(decoder, parse_recipe(name), None, None, tokens)
     for key, change in variant.changes.items():
         assert isinstance(change, Change)

@@ -16,9 +16,9 @@ from pipelines.pruning.methods.ratios import layer_sparsities
 from pipelines.pruning.recipes import Masked, MatrixRecipe, Recipe, parse_recipe
 from pipelines.pruning.variant import Variant
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import save_tiny
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
-SPEC = CalibrationSpec(sequences=4, length=32)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,9 @@ from pipelines.pruning.recipes import Flap, Heads, Neurons, parse_recipe
 from pipelines.pruning.variant import Variant, load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import DECODERS, save_tiny
+from tests.tiny_models import DECODERS, SHORT_TEXT, save_tiny
 
-# A short text: tokenizing the embedded one takes longer than all that is tested here.
-SPEC = CalibrationSpec(source=str(Path(__file__).parents[3] / "LICENSE"), sequences=6, length=24)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 NEURONS = "{name: n, method: neurons, share: 0.25"
 Load = Callable[[str], tuple[Decoder, Calibrated]]

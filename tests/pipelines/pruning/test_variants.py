@@ -17,9 +17,9 @@ from pipelines.pruning.row import variant_row
 from pipelines.pruning.variant import Variant, load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import save_tiny
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
-SPEC = CalibrationSpec(sequences=6, length=32)
+SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=32)
 
 
 @pytest.fixture(scope="module")

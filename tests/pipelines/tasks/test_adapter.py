@@ -14,11 +14,12 @@ from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
+from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies.measured import TaskSpec
 from pipelines.tasks.adapter import WornModel
 from pipelines.tasks.loading import Loaded, load_tasks, quiet
-from tests.pipelines.models.twins import twin_of, write_masks
+from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
 from tests.pipelines.tasks import harness
 from tests.tiny_models import save_tiny
 
@@ -68,15 +69,18 @@ def test_answers_are_those_of_lm_evals_own_model(architecture: str, tasks: list[
 
 
 def test_a_worn_variant_answers_as_a_checkpoint_of_it_does(decoder: Decoder, tasks: list[Loaded]) -> None:
-    ours, variant, twin = WornModel(decoder), prune(decoder, parse_recipe("magnitude-50")), twin_of(decoder)
-    write_masks(twin, variant, set(variant.masks))
-    with quiet():
-        other = HFLM(pretrained=twin.model, tokenizer=decoder.tokenizer, softmax_dtype="float64", batch_size=3)
+    ours, masked, dropped = WornModel(decoder), prune(decoder, parse_recipe("magnitude-50")), ("attn.0", "mlp.1")
     dense = harness.answers(ours, tasks[0])
-    for loaded in (tasks[0], tasks[1], tasks[-1]):
-        with applied(decoder, variant):
-            require_same(ours, other, loaded)
-    assert harness.answers(ours, tasks[0]) == dense != harness.answers(other, tasks[0])
+    for variant in (masked, Variant(dropped=dropped)):
+        twin = twin_of(decoder)
+        write_masks(twin, variant, set(variant.masks))
+        write_zeros(twin, set(variant.dropped))
+        with quiet():
+            other = HFLM(pretrained=twin.model, tokenizer=decoder.tokenizer, softmax_dtype="float64", batch_size=3)
+        for loaded in (tasks[0], tasks[1], tasks[-1]):
+            with applied(decoder, variant):
+                require_same(ours, other, loaded)
+        assert harness.answers(ours, tasks[0]) == dense != harness.answers(other, tasks[0])
 
 
 def test_options_share_the_pass_over_their_context(decoder: Decoder, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, Mode
 from pipelines.traces.decoding import decode_greedily
 from pipelines.traces.session import Session
 from tests.pipelines.traces.llama64 import Llama64, measures64
-from tests.tiny_models import ARCHITECTURES, save_tiny
+from tests.tiny_models import ARCHITECTURES, SHORT_TEXT, save_tiny
 from warehouse.tables import TABLES
 
 STEPS = 6
@@ -46,7 +46,7 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 
 def variant_of(decoder: Decoder, name: str) -> Variant:
-    spec = CalibrationSpec(sequences=2, length=32)
+    spec = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=32)
     calibrated, tokens = calibrate(decoder, spec, "tiny"), calibration_tokens(decoder.tokenizer, spec)
     return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens)
 

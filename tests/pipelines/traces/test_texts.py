@@ -134,6 +134,12 @@ def test_the_dense_model_against_itself_is_exactly_zero(session: TextSession) ->
     assert (rows["entropy_dense_nats"] == rows["entropy_pruned_nats"]).all()
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "batch"])
+def test_rounding_alone_leaves_a_floor_above_zero(session: TextSession, kind: str) -> None:
+    kl = session.trace(f"noise-{kind}", Variant(noise=kind))["kl_dense_pruned_nats"]
+    assert 0 < kl.min() <= kl.max() < (1e-9 if kind == "batch" else 1e-2)
+
+
 def test_the_dense_side_is_the_same_beside_every_variant(decoder: Decoder, session: TextSession) -> None:
     first = session.trace("dense", Variant())
     second = session.trace("magnitude-50", prune(decoder, parse_recipe("magnitude-50")))

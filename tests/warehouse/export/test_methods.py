@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -97,6 +98,8 @@ def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckD
     )
     assert "(WikiText-2 [@merity2017pointer])" in section.markdown
     assert keys(section) >= {"raffel2020t5", "merity2017pointer"}
+    embedded = Known({"c" * 64: replace(drawn, source="embedded")}, {})
+    assert "tokens from Python's help topics" in written(warehouse, "wanda-50", known=embedded).markdown
 
 
 def test_what_was_not_read_is_not_told(warehouse: duckdb.DuckDBPyConnection) -> None:
@@ -145,3 +148,28 @@ def test_every_citation_has_an_entry_with_title_authors_and_year() -> None:
 )
 def test_models_are_known_by_source_or_name(model: str, source: str, key: str | None) -> None:
     assert bibliography.of_model(model, source) == key
+
+
+@pytest.mark.parametrize(("revision", "is_told"), [("weights", False), ("commit", True)])
+def test_a_revision_is_told_where_it_says_more_than_the_hash_of_the_weights(
+    tmp_path: Path, revision: str, is_told: bool
+) -> None:
+    store = Store(tmp_path)
+    for model in ("one", "two"):
+        values = {"source": "unknown/paper", "revision": revision, "weight_hash": "weights"}
+        rows = rows_of(TABLES["models"], model, None).with_columns(**{name: pl.lit(of) for name, of in values.items()})
+        store.write(TABLES["models"], rows, provenance_of(model, None), model, None)
+        rows = rows_of(TABLES["variants"], model, "wanda-50").with_columns(
+            method=pl.lit("wanda"), parameters_json=pl.lit("{}")
+        )
+        store.write(TABLES["variants"], rows, provenance_of(model, "wanda-50"), model, "wanda-50")
+    with catalogue.connect(store.root) as connection:
+        one = written(connection, "wanda-50", model="one")
+        both = methods(connection, {("one", "wanda-50"), ("two", "wanda-50")}, TABLES_READ, Known(), "1")
+
+    assert (f"revision `{revision}`" in one.markdown) == (f"revision {revision}" in one.bibtex) == is_told
+    assert one.markdown.count("SHA-256 of the weights `weights`") == 1
+    assert "The model was changed by `wanda`" in one.markdown
+    assert "compared with the dense model." in one.markdown
+    assert "The models were changed by `wanda`" in both.markdown
+    assert "compared with its dense model." in both.markdown

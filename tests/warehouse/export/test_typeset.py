@@ -15,8 +15,9 @@ from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 
 from warehouse.export.escape import latex
 from warehouse.export.html import to_html
+from warehouse.export.latex_table import to_latex
 from warehouse.export.layout import Layout, Shown, derived
-from warehouse.export.typeset import Printed, printed, to_latex, to_markdown
+from warehouse.export.typeset import Printed, printed, to_markdown
 
 HOSTILE = [
     r"a_b&c%",
@@ -68,7 +69,9 @@ def rows() -> pa.Table:
 
 def hostile() -> Printed:
     names = [*HOSTILE, "end"]
-    return printed("hostile", pa.table({"recipe": names, "x_1": [1.5] * len(names)}), derived("h", _schema(), {}))
+    return printed(
+        "hostile", pa.table({"recipe": names, "x_1": [*map(float, range(len(names)))]}), derived("h", _schema(), {})
+    )
 
 
 def _schema() -> pa.Schema:
@@ -112,12 +115,14 @@ class _Page(html.parser.HTMLParser):
 
 def test_latex_has_rounded_numbers_marks_units_and_groups() -> None:
     text = to_latex(printed("my_table", rows(), LAYOUT))
-    assert text.splitlines()[:7] == [
+    assert text.splitlines()[:9] == [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
         r"\caption{Caption with 100 \% \& \textless{}b\textgreater{}}",
         r"\label{tab:my-table}",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}",
         r"\begin{tabular}{llrrrr}",
         r"\toprule",
     ]
@@ -220,8 +225,79 @@ def test_hostile_names_compile(tmp_path: Path) -> None:
     compile_tex(tmp_path, {"hostile.tex": to_latex(hostile()), "my.tex": to_latex(printed("my", rows(), LAYOUT))})
 
 
-def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs") -> None:
-    """Sets all files in one document with nothing but booktabs loaded, and what the test needs."""
+def wide(rows: int, figures: int = 20) -> Printed:
+    """More columns than a page is wide, two of them keys, one the same everywhere, one with texts of any length."""
+    columns: dict[str, list[object]] = {"recipe": [f"wanda-{row}" for row in range(rows)], "same": ["all"] * rows}
+    columns["text"] = ["why " * 30 if row % 2 else "0123456789abcdef" * 4 for row in range(rows)]
+    columns |= {
+        f"kl_teacher_forced_{name}_nats": [row * 1.25 + at for row in range(rows)]
+        for at, name in enumerate(map(chr, range(97, 97 + figures)))
+    }
+    columns["layer"] = list(range(rows))
+    table = pa.table(columns)
+    return printed("wide", table, derived("Too wide?", table.schema, {}), ["recipe", "layer"])
+
+
+def test_a_table_wider_than_the_page_comes_in_parts_that_repeat_the_key() -> None:
+    text = to_latex(wide(4, figures=10))
+    parts = re.findall(r"\\begin\{tabular\}\{([^\n]*)\}\n\\toprule\n(.*?)\\bottomrule", text, re.DOTALL)
+    assert len(parts) > 2
+    heads = [body.partition(r"\midrule")[0] for _, body in parts]
+    assert all("recipe" in head and "layer" in head for head in heads)
+    for name in map(chr, range(97, 107)):
+        assert sum(rf"\_{name}\_" in head for head in heads) == 1
+    for _, body in parts:
+        lines = body.partition("\\midrule\n")[2].splitlines()
+        assert [line.partition(" & ")[0] for line in lines] == [f"wanda-{row}" for row in range(4)]
+    assert "In all rows: same: all." in text
+    assert text.count(r"\caption") == text.count(r"\label") == 1
+    assert text.splitlines()[0] == "% needs \\usepackage{booktabs}"
+
+
+def test_a_table_longer_than_the_page_goes_over_several_with_its_head_on_each() -> None:
+    numbers = pa.table({"x": range(90)})
+    for table, parts in ((printed("long", numbers, derived("h", numbers.schema, {})), 1), (wide(60), 3)):
+        text = to_latex(table)
+        assert text.splitlines()[0] == "% needs \\usepackage{booktabs,longtable}"
+        assert text.count(r"\begin{longtable}") == text.count(r"\endhead") >= parts
+        assert text.count(r"\label") == text.count(r"\caption{") == 1
+        assert text.count(r"\addtocounter{table}{-1}") == text.count(r"\begin{longtable}") - 1
+        assert r"\begin{table}" not in text
+
+
+def test_a_wide_table_without_a_key_numbers_its_rows() -> None:
+    table = pa.table({f"figure_{name}": [1.0, 2.0, 3.0] for name in "abcdefghijklmnopqrstuvwxyz"})
+    text = to_latex(printed("bare", table, derived("h", table.schema, {})))
+    heads = re.findall(r"\\toprule\n(.*?)\\\\\n\\midrule", text, re.DOTALL)
+    assert len(heads) > 1
+    assert all(head.startswith("row & ") for head in heads)
+
+
+@pytest.mark.tex
+def test_no_table_is_wider_than_the_page(tmp_path: Path) -> None:
+    tables = [
+        printed("my", rows(), LAYOUT),
+        hostile(),
+        wide(4, figures=10),
+        wide(60),
+        wide(6, figures=2),
+        wide(60, figures=1),
+    ]
+    folder = compile_tex(tmp_path, {f"t{at}.tex": to_latex(table) for at, table in enumerate(tables)})
+    assert_fits(folder)
+
+
+def assert_fits(folder: Path) -> None:
+    """No box is wider than the text: TeX tells boxes in its log, and the columns of a longtable in the aux."""
+    log = (folder / "all.log").read_text(errors="replace")
+    assert all(float(over) < 3 for over in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)), log[-3000:]
+    tables = re.findall(r"\\gdef \\LT@\w+ \{((?:[^{}]|\{[^{}]*\})*)\}", (folder / "all.aux").read_text())
+    widths = [sum(map(float, re.findall(r"\{([\d.]+)pt\}", table))) for table in tables]
+    assert max(widths, default=0) < 346
+
+
+def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs,longtable") -> Path:
+    """Sets all files in one document with nothing loaded but what they name, and what the test needs."""
     if shutil.which("pdflatex") is None:
         pytest.skip("apt-get update && apt-get install -y --no-install-recommends texlive-latex-recommended")
     for name, text in files.items():
@@ -239,3 +315,4 @@ def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs")
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
     assert b"Missing character" not in (folder / "all.log").read_bytes()
     assert (folder / "all.pdf").stat().st_size > 10_000
+    return folder
