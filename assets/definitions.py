@@ -14,6 +14,7 @@ from assets.published import paper_reference
 from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
+from assets.retrieval import retrieval
 from assets.speed import speed
 from assets.tasks import tasks
 from assets.unwritten import UNWRITTEN
@@ -21,7 +22,7 @@ from assets.variants import mask_samples, texts, traces, variants
 
 defs = Definitions(
     assets=[
-        *(recipe, models, calibration, variants, mask_samples, traces, texts, tasks, speed),
+        *(recipe, models, calibration, variants, mask_samples, traces, texts, tasks, retrieval, speed),
         *UNWRITTEN,
         paper_reference,
         *question_assets(),

@@ -11,22 +11,26 @@ import polars as pl
 
 from assets.fingerprints import (
     MODEL_TABLES,
+    RETRIEVAL_TABLES,
     SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
     TRACE_TABLES,
-    VARIANT_TABLES,
     find_model,
+    variant_tables,
 )
 from assets.loaded import MOST_TOGETHER, MOST_WAITING
 from assets.plan import Work, model_work
 from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
 from pipelines.models.outline import Outline, load_outline, shape_of
 from pipelines.models.sources import locate_outline
-from pipelines.planning import Cost, Held, Rows, TaskSize, Workload, peak
+from pipelines.planning.measured import TaskSize
+from pipelines.planning.parts import Cost, Held, Rows, peak
+from pipelines.planning.workload import Workload
 from pipelines.preflight import check_outline
 from pipelines.progress import Progress
 from pipelines.pruning.row import peak_memory_bytes
+from pipelines.retrieval.data import is_there
 from pipelines.studies import Study
 from pipelines.studies.measured import TaskSpec
 from pipelines.tasks.definition import find
@@ -57,6 +61,8 @@ class ModelEstimate:
     Attributes:
         model: its name.
         is_whole: whether all of its weights are there.
+        lacking: retrieval data sets whose files are not there; nothing of them is in the estimate.
+        tables: those of every variant.
         works: every partition, with the tables to compute, which may be none.
         shared: work that all variants share, and that of the model's own tables.
         costs: work of each variant that has tables to compute.
@@ -69,6 +75,8 @@ class ModelEstimate:
 
     model: str
     is_whole: bool
+    lacking: Sequence[str]
+    tables: Sequence[str]
     works: Sequence[Work]
     shared: Sequence[Cost]
     costs: dict[str, Sequence[Cost]]
@@ -100,45 +108,54 @@ def estimate(study: Study, store: Store, cache: Path, progress: Progress) -> lis
 
 
 def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str) -> ModelEstimate:
+    lacking = [each.name for each in study.retrieval if not is_there(each)]
+    study = study.model_copy(update={"retrieval": tuple(each for each in study.retrieval if is_there(each))})
     place, is_whole = locate_outline(study.model(name).source, cache, progress)
     works = model_work(study, store, find_model(study, name, cache, progress)) if is_whole else _all(study, name)
     outline = load_outline(place)
-    prompts, texts = check_outline(study, outline)
+    prompts, texts, embedded = check_outline(study, outline)
     shape = shape_of(outline)
     device = chosen_device(study.device)
     lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
     local = [task for task in study.tasks if find(task).is_local]
     sizes = task_sizes(local, outline) if local else []
-    load = Workload(study, shape, lengths, windows, workers_on(device), sizes)
+    load = Workload(study, shape, lengths, windows, workers_on(device), sizes, embedded)
     process = 0 if device.startswith("cuda") else peak_memory_bytes()
-    machine = measured(shape, load.dtype, device, max(load.lengths), len(study.measure.temperatures))
+    machine = measured(
+        shape, load.dtype, device, max(load.lengths, default=study.calibration.length), len(study.measure.temperatures)
+    )
     traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
     groups = load.groups(traced, MOST_TOGETHER, MOST_WAITING)
     group_of = {recipe.name: group for group in groups for recipe in group}
     read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
     asked = [work.recipe for work in works if work.recipe and set(work.tables) & set(TASK_TABLES)]
     timed = [work.recipe for work in works if work.recipe and SPEED_TABLE in work.tables]
+    searched = [work.recipe for work in works if work.recipe and set(work.tables) & set(RETRIEVAL_TABLES)]
     pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables]
     statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
         model=name,
         is_whole=is_whole,
+        lacking=lacking,
+        tables=variant_tables(study),
         works=works,
         shared=[
             *(load.calibration() if statistics else ()),
             *(load.dense(len(groups)) if groups else ()),
             *(load.text_dense() if read else ()),
+            *(load.measured.retrieval_dense() if searched else ()),
         ],
         costs={
             recipe.name: [
                 *(load.pruning(recipe) if recipe in pruned else ()),
                 *(load.variant(recipe) if recipe in traced else ()),
                 *(load.text_variant() if recipe in read else ()),
-                *(load.task_variant() if recipe in asked else ()),
-                *(load.speed_variant(recipe) if recipe in timed else ()),
+                *(load.measured.task_variant() if recipe in asked else ()),
+                *(load.measured.retrieval_variant(recipe) if recipe in searched else ()),
+                *(load.measured.speed_variant(recipe) if recipe in timed else ()),
             ]
             for recipe in study.recipes
-            if recipe in (*traced, *read, *asked, *timed, *pruned)
+            if recipe in (*traced, *read, *asked, *searched, *timed, *pruned)
         },
         held={
             work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)
@@ -168,7 +185,7 @@ def task_sizes(tasks: Sequence[TaskSpec], outline: Outline) -> list[TaskSize]:
 
 def _all(study: Study, name: str) -> list[Work]:
     """Of weights that are not there nothing can be current."""
-    return [Work(name, None, MODEL_TABLES), *(Work(name, recipe, VARIANT_TABLES) for recipe in study.recipes)]
+    return [Work(name, None, MODEL_TABLES), *(Work(name, recipe, variant_tables(study)) for recipe in study.recipes)]
 
 
 def _rows(load: Workload, work: Work) -> list[Rows]:
@@ -187,7 +204,7 @@ def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
     for work in found.works:
         recipe = work.recipe.name if work.recipe else None
         about = {"section": "partitions", "model": found.model, "recipe": recipe}
-        whole = MODEL_TABLES if recipe is None else VARIANT_TABLES
+        whole = MODEL_TABLES if recipe is None else found.tables
         if reused := [name for name in whole if name not in work.tables]:
             yield about | {"when": "reused", "item": ", ".join(reused)}
         if work.tables:
@@ -244,6 +261,10 @@ def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
     told = []
     if not found.is_whole:
         told.append((f"{found.model}: its weights are not all there; `run` needs them whole, this plan does not", True))
+    told += [
+        (f"{found.model}: retrieval {name!r} is not there; `run` needs it, this plan leaves it out", True)
+        for name in found.lacking
+    ]
     if not found.held and not any(work.tables for work in found.works):
         return [*told, (f"{found.model}: everything is current; nothing would be computed", False)]
     if found.uncounted:

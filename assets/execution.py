@@ -13,7 +13,7 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from assets import settings, state
-from assets.fingerprints import MODEL_TABLES, TASK_TABLES, TRACE_TABLES
+from assets.fingerprints import MODEL_TABLES, RETRIEVAL_TABLES, TASK_TABLES, TRACE_TABLES
 from assets.inputs import RECIPE
 from assets.instance import WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
@@ -29,7 +29,12 @@ _INPUT_ERRORS = {"InputError", "WarehouseError"}
 # The views as a file, for people who open the warehouse with DuckDB itself; made again by every run.
 CATALOGUE = "_catalogue/prunescope.duckdb"
 # Tables that come out of one computation are computed together or not at all.
-_TOGETHER = (frozenset(TRACE_TABLES), frozenset(TASK_TABLES), frozenset(MODEL_TABLES) - {"models"})
+_TOGETHER = (
+    frozenset(TRACE_TABLES),
+    frozenset(TASK_TABLES),
+    frozenset(RETRIEVAL_TABLES),
+    frozenset(MODEL_TABLES) - {"models"},
+)
 
 
 def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> Outcome:

@@ -12,11 +12,13 @@ from pathlib import Path
 from assets.settings import cache_folder
 from pipelines import versions
 from pipelines.hardware import hardware
-from pipelines.models.sources import ModelIdentity, identify, locate, source_hash
+from pipelines.models.sources import ModelIdentity, file_hash, identify, locate, source_hash
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import External, Recipe, steps
 from pipelines.reading import contents_hash
+from pipelines.retrieval.data import files_of, require_files
 from pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
+from pipelines.studies.measured import RetrievalSpec
 from pipelines.tasks.definition import contents_hash as task_hash
 from pipelines.tasks.definition import described, harness, runs_code
 from warehouse.names import path_safe
@@ -34,8 +36,9 @@ TRACE_TABLES = (
 MASK_TABLE = "mask_samples"
 TEXT_TABLE = "text_tokens"
 TASK_TABLES = ("task_scores", "task_samples")
+RETRIEVAL_TABLES = ("retrieval_scores", "retrieval_queries", "retrieval_embeddings")
 SPEED_TABLE = "speed"
-VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE, *TASK_TABLES, SPEED_TABLE)
+VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE, *TASK_TABLES, *RETRIEVAL_TABLES, SPEED_TABLE)
 
 CODE_VERSIONS = {
     "models": versions.MODELS,
@@ -46,6 +49,7 @@ CODE_VERSIONS = {
     **dict.fromkeys(TRACE_TABLES, versions.TRACES),
     TEXT_TABLE: versions.TEXTS,
     **dict.fromkeys(TASK_TABLES, versions.TASKS),
+    **dict.fromkeys(RETRIEVAL_TABLES, versions.RETRIEVAL),
     SPEED_TABLE: versions.SPEED,
 }
 
@@ -65,6 +69,22 @@ class DenseModel:
     identity: ModelIdentity
 
 
+def variant_tables(study: Study) -> tuple[str, ...]:
+    """Those of VARIANT_TABLES that a study fills: what it does not name belongs to other studies of the variant."""
+    left = set[str]()
+    if not study.prompts:
+        left.update(TRACE_TABLES)
+    if not (study.prompts or study.texts):
+        left.add(TEXT_TABLE)
+    if not study.tasks:
+        left.update(TASK_TABLES)
+    if not study.retrieval:
+        left.update(RETRIEVAL_TABLES)
+    if not study.speed:
+        left.add(SPEED_TABLE)
+    return tuple(table for table in VARIANT_TABLES if table not in left)
+
+
 def find_model(study: Study, name: str, cache: Path, progress: Progress) -> DenseModel:
     """Locates and hashes a model of the study; fetches or converts it where that was never done.
 
@@ -81,7 +101,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
 
     Args:
         table: one of MODEL_TABLES (without recipe) or VARIANT_TABLES (with one).
-        study: prompts, texts, tasks, speed, calibration and measurement settings.
+        study: prompts, texts, tasks, retrieval, speed, calibration and measurement settings.
         identity: the dense model.
         recipe: the recipe of a variant.
     """
@@ -161,6 +181,15 @@ def _tasks(study: Study) -> dict[str, str]:
     return found
 
 
+def retrieval_hash(data_sets: Sequence[RetrievalSpec]) -> str:
+    """Hash of the settings and of the files of all retrieval data sets of a study."""
+    found = {}
+    for each in data_sets:
+        require_files(each)
+        found[each.name] = [each.hash, *(file_hash(file, cache_folder()) for file in files_of(each))]
+    return fingerprint(found)
+
+
 # What measures of a variant follow from beside the variant itself.
 _MEASURED: dict[str, Callable[[Study], dict[str, str]]] = {
     **dict.fromkeys(
@@ -168,4 +197,5 @@ _MEASURED: dict[str, Callable[[Study], dict[str, str]]] = {
     ),
     TEXT_TABLE: lambda study: {"texts_hash": texts_hash(study.texts)},
     **dict.fromkeys(TASK_TABLES, _tasks),
+    **dict.fromkeys(RETRIEVAL_TABLES, lambda study: {"retrieval_hash": retrieval_hash(study.retrieval)}),
 }

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assets.fingerprints import DenseModel, calibration_hash, tasks_hash, texts_hash
+from assets.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
 from pipelines.errors import ComputationError, InputError
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.recipes import Recipe, shares_passes
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.models.decoder import Decoder
     from pipelines.pruning.statistics import Statistics
     from pipelines.pruning.variant import Variant
+    from pipelines.retrieval.session import RetrievalSession
     from pipelines.tasks.score import TaskSession
     from pipelines.traces.session import Session
     from pipelines.traces.texts import TextSession
@@ -34,7 +35,7 @@ MOST_WAITING = 2**30
 
 @dataclass
 class LoadedModels:
-    """Keeps the last decoder, and the last session of prompts, of texts and of tasks.
+    """Keeps the last decoder and the last session of each kind: prompts, texts, tasks, retrieval.
 
     Attributes:
         progress: told about long work in the asset bodies that use the model.
@@ -45,6 +46,7 @@ class LoadedModels:
     _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
     _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
     _tasks: "tuple[tuple[str, ...], TaskSession] | None" = field(default=None, init=False)
+    _retrieval: "tuple[tuple[str, ...], RetrievalSession] | None" = field(default=None, init=False)
     _tokens: "tuple[tuple[str, str], Tensor] | None" = field(default=None, init=False)
     _family: list[Recipe] = field(default_factory=list, init=False)
     _pruned: "dict[str, tuple[Variant | Exception, float]]" = field(default_factory=dict, init=False)
@@ -196,6 +198,21 @@ class LoadedModels:
             )
         return self._tasks[1]
 
+    def retrieval(self, dense: DenseModel, study: Study) -> "RetrievalSession":
+        """The dense side of the study's retrieval on the loaded model.
+
+        Raises:
+            InputError: the model cannot be loaded, or a data set is not as it should be.
+        """
+        decoder = self.decoder(dense, study)
+        key = (dense.spec.name, retrieval_hash(study.retrieval))
+        if self._retrieval is None or self._retrieval[0] != key:
+            from pipelines.retrieval.session import RetrievalSession
+
+            self._retrieval = None
+            self._retrieval = (key, RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress))
+        return self._retrieval[1]
+
     @contextmanager
     def telling(self, progress: Progress) -> Iterator[None]:
         """Tells somebody about long work for a while, and frees the model at the end."""
@@ -208,7 +225,7 @@ class LoadedModels:
 
     def release(self) -> None:
         """Frees everything."""
-        self._tasks = self._texts = self._session = self._decoder = None
+        self._retrieval = self._tasks = self._texts = self._session = self._decoder = None
         self._announced, self._traced = [], {}
         self._family, self._pruned, self._tokens = [], {}, None
         gc.collect()

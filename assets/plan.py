@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assets import settings, state
-from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES, DenseModel, expected, find_model, variant_file
+from assets.fingerprints import MODEL_TABLES, DenseModel, expected, find_model, variant_file, variant_tables
 from pipelines.errors import InputError
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import Recipe
@@ -169,7 +169,7 @@ def _work(
 ) -> Work:
     name = recipe.name if recipe else None
     stale = []
-    for table in MODEL_TABLES if recipe is None else VARIANT_TABLES:
+    for table in MODEL_TABLES if recipe is None else variant_tables(study):
         if tables is not None and table not in tables:
             continue
         wanted = expected(table, study, dense.identity, recipe)

@@ -100,8 +100,9 @@ def run_study(
         if plan.models or plan.variants:
             from pipelines.preflight import check_study
 
-            # Tasks that are not asked for are neither fetched nor refused.
-            checked = study if tables is None else study.model_copy(update={"tasks": ()})
+            # What is not asked for is neither fetched nor refused.
+            unasked = {} if tables is None else {"tasks": (), "retrieval": ()}
+            checked = study.model_copy(update=unasked)
             for spec in study.models:
                 check_study(checked, find_model(study, spec.name, cache, listener).folder)
         return Outcome(study) if plan.is_empty else execute(plan, request, store, listener)

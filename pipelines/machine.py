@@ -1,6 +1,6 @@
 """What this machine gives: free memory, and its speed at the four kinds of work that a study is made of.
 
-Measured within two seconds on numbers of no meaning; what the speeds are used for is told in `planning.py`.
+Measured within two seconds on numbers of no meaning; what the speeds are used for is told in `pipelines.planning`.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Refuses what cannot work before anything is computed: prompts, texts, calibration, recipes, device.
+"""Refuses what cannot work before anything is computed: prompts, texts, data sets, calibration, recipes, device.
 
 Tokenizer, config and empty modules are enough; no weights are read.
 """
@@ -14,6 +14,8 @@ from pipelines.models.load import check_device
 from pipelines.models.outline import Outline, load_outline
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
 from pipelines.pruning.recipes import Drop, Masked, steps
+from pipelines.retrieval.embedding import require_fits
+from pipelines.retrieval.size import RetrievalSize, size_of
 from pipelines.speed import check_speed
 from pipelines.studies import Study
 from pipelines.texts import TokenizedText, tokenize_texts
@@ -42,14 +44,22 @@ def check_study(study: Study, folder: Path) -> None:
             _require_a_jail()
 
 
-def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt], list[TokenizedText]]:
-    """The same of a model whose outline is known; the study's prompts and texts in its tokens.
+def check_outline(
+    study: Study, outline: Outline
+) -> tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]:
+    """The same of a model whose outline is known; the study's prompts and texts in its tokens, and what is embedded.
 
     Raises:
         InputError: names the prompt, key or recipe, and the fix.
     """
     check_device(study.device)
     tokenizer, context = outline.tokenizer, outline.context_length
+    headed = [key for key in ("prompts", "texts", "tasks", "speed") if getattr(study, key)]
+    if outline.head is None and headed:
+        raise InputError(
+            f"study {study.name}: {type(outline.module).__name__} has no LM head; `{headed[0]}` cannot be measured on "
+            "it, `retrieval` can"
+        )
     prompts = tokenize_prompts(study, tokenizer, context)
     texts = tokenize_texts(study, tokenizer, context)
     if study.calibration.length > context:
@@ -59,7 +69,9 @@ def check_outline(study: Study, outline: Outline) -> tuple[list[TokenizedPrompt]
     check_speed(study, context)
     calibration_tokens(tokenizer, study.calibration)
     _check_recipes(study, outline)
-    return prompts, texts
+    for each in study.retrieval:
+        require_fits(each, context)
+    return prompts, texts, [size_of(each, tokenizer) for each in study.retrieval]
 
 
 def _require_a_jail() -> None:

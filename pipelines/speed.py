@@ -110,8 +110,7 @@ def speed_rows(
     """
     if not specs or variant.noise is not None:
         return SCHEMA.to_frame()
-    writes = cast(Any, decoder.model).get_output_embeddings() is not None
-    refusal = decoder.cache_refusal if writes else f"{type(decoder.model).__name__} has no LM head"
+    refusal = decoder.cache_refusal if decoder.output else f"{type(decoder.model).__name__} has no LM head"
     if refusal is not None:
         raise InputError(f"speed: {refusal}; take `speed` out of the study for this model")
     progress.start(f"speed {recipe}", sum(2 * (spec.repeats + 2) for spec in specs))
@@ -184,9 +183,8 @@ def _worn(decoder: Decoder, variant: Variant, side: Side) -> AbstractContextMana
 
 
 def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:
-    rows = cast(Any, decoder.model).get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, rows, (spec.batch, spec.length), generator=generator).to(decoder.device)
+    return torch.randint(0, decoder.vocabulary, (spec.batch, spec.length), generator=generator).to(decoder.device)
 
 
 def _memory(

@@ -7,6 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ FOOTERS = "files.provenance_files"
 _SPARE = 200
 # What a query says first that reads a partition which cannot be used; the message about it follows.
 UNUSABLE = "a file that this reads cannot be used: "
+# Footers of an object store that are asked for at once.
+_REQUESTS = 16
 _REMOVED = " (deleted)"
 _FILE_IN_A_MESSAGE = re.compile(rf"{_DESCRIPTORS}/\d+|(?<=[\"'])/[^\"\n]*/{re.escape(PART)}(?=[\"'])")
 _KIND = re.compile(r"(?:[A-Z]\w+ )+Error: ")
@@ -104,7 +107,12 @@ class Snapshot:
         self.unusable: list[Unusable] = []
         self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:
-            found = [self._file(partition) for partition in partitions]
+            if is_local(store.root):
+                found = [self._file(partition) for partition in partitions]
+            else:
+                # Each is a request, of which nearly all time is waiting.
+                with ThreadPoolExecutor(_REQUESTS) as pool:
+                    found = list(pool.map(self._file, partitions))
         except BaseException:
             self.close()
             raise

@@ -91,13 +91,15 @@ def _request(model: str, study: str | None, recipes: list[str], store: Store) ->
     """What is probed: by the study that computed the model where the warehouse has it, so that nothing is done twice.
 
     Raises:
-        InputError: that study is in a file of the user's, which has to be named.
+        InputError: that study is in a file of the user's, which has to be named, or has no prompts to probe with.
     """
     [spec] = load_study(STUDY).replaced([model], []).models
     made = store.provenance(TABLES["models"], spec.name, None)
     if study is None and made is not None and made.study not in study_names():
         raise InputError(f"model {spec.name} was computed by study {made.study!r}; name its file with --study")
     chosen = study or (made.study if made else STUDY)
+    if not load_study(chosen).prompts:
+        raise InputError(f"study {chosen}: `prompts` is empty, and probes read prompts; name another with --study")
     is_bare = not {"/", "="} & set(model) and not Path(model).exists()
     if made and is_bare and model not in {known.name for known in load_study(chosen).models}:
         source = store.read(TABLES["models"], model, None)["source"][0].as_py()

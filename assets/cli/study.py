@@ -185,7 +185,7 @@ def _show(outcome: Outcome, place: Place) -> None:
     """Findings to standard output, the report's place to standard error."""
     models = ", ".join(literal(model.name) for model in outcome.study.models)
     recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)
-    query = f"""
+    measured = f"""
         SELECT model, recipe, parameters_removed_share AS removed_share, kl_step0_nats,
                kl_teacher_forced_median_nats AS kl_forced_nats, kl_free_running_median_nats AS kl_free_nats,
                top1_agreement, first_flip_step_median AS first_flip_step,
@@ -194,12 +194,21 @@ def _show(outcome: Outcome, place: Place) -> None:
         WHERE model IN ({models}) AND recipe IN ({recipes})
         ORDER BY list_position([{models}], model), list_position([{recipes}], recipe)
     """  # noqa: S608 - literals are quoted
+    sets = ", ".join(literal(each.name) for each in outcome.study.retrieval)
+    found = f"""
+        PIVOT (
+            SELECT model, recipe, data_set, metric, value FROM retrieval_scores
+            WHERE model IN ({models}) AND recipe IN ({recipes}) AND data_set IN ({sets})
+        )
+        ON metric IN ('ndcg_at_10', 'recall_at_100', 'mrr_at_10', 'embedding_cosine') USING any_value(value)
+        ORDER BY list_position([{models}], model), list_position([{recipes}], recipe), data_set
+    """  # noqa: S608 - literals are quoted
+    queries = [measured] if outcome.study.prompts or outcome.study.texts else []
     with connect(place, explained=False) as connection:
-        rows = connection.sql(query).to_arrow_table()
-    if rows.num_rows:
-        if len(outcome.study.models) == 1:
-            rows = rows.drop_columns(["model"])
-        emit(rows)
+        answers = [connection.sql(query).to_arrow_table() for query in (*queries, *([found] if sets else []))]
+    for rows in answers:
+        if rows.num_rows:
+            emit(rows.drop_columns(["model"]) if len(outcome.study.models) == 1 else rows)
     report = place / report_file(outcome.study)
     if report.exists():
         say(f"report: {report}")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pipelines.checkpoints.export import Exported
 
 # The embedded model, as its publisher names it.
-_EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+_EMBEDDED = {
+    "embedded": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+    "embedded-encoder": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+}
 # What other models say of themselves and still holds of this one.
 _KEPT = ("license", "license_name", "license_link", "language")
 
@@ -50,6 +53,7 @@ class About:
 def card(about: About, exported: "Exported", decoder: Decoder, variant: Variant) -> str:
     """The README.md of the folder."""
     base, front = _front(about, decoder)
+    opener = "AutoModel" if decoder.output is None else "AutoModelForCausalLM"
     masked = sum(int(change.mask.logical_not().sum()) for change in _masked(variant))
     prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
     dense = sum(parameter.numel() for parameter in decoder.model.parameters())
@@ -64,8 +68,8 @@ def card(about: About, exported: "Exported", decoder: Decoder, variant: Variant)
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n",
         f"# {about.model}, {about.recipe}\n",
-        f"{base}, changed by the recipe `{about.recipe}` of Prunescope. `AutoModelForCausalLM.from_pretrained` "
-        "opens it without further code.\n",
+        f"{base}, changed by the recipe `{about.recipe}` of Prunescope. `{opener}.from_pretrained` opens it "
+        "without further code.\n",
         *_table(("", ""), facts),
         *(f"- {note}" for note in exported.notes),
         "\n## Recipe\n",
@@ -120,11 +124,12 @@ def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
     """The base model's name and the card's front matter; a path of this machine stands in neither."""
-    front: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["pruned"]}
+    use = "feature-extraction" if decoder.output is None else "text-generation"
+    front: dict[str, object] = {"library_name": "transformers", "pipeline_tag": use, "tags": ["pruned"]}
     theirs = _front_of(decoder)
     kept = {key: theirs[key] for key in _KEPT if key in theirs}
-    if about.source == "embedded":
-        base, licence = _EMBEDDED
+    if about.source in _EMBEDDED:
+        base, licence = _EMBEDDED[about.source]
         return base, front | {"base_model": base, "license": licence} | kept
     if _is_hub_id(about.source):
         base = about.source.partition("@")[0]

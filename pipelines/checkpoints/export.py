@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from pipelines.checkpoints.card import About, card
@@ -22,8 +22,9 @@ from pipelines.checkpoints.forms import Form, form_of
 from pipelines.checkpoints.places import appearing, check_place, require_room
 from pipelines.checkpoints.worn import Worn, as_stored, stored_dtype, unchanged
 from pipelines.errors import ComputationError
-from pipelines.models.calls import first_tensor
+from pipelines.models.calls import first_tensor, without_cache
 from pipelines.models.decoder import Decoder, probe_tokens
+from pipelines.models.outline import auto_class
 from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import TOKENIZER_FILES
@@ -122,7 +123,9 @@ def export(
 
 
 def _logits(model: Any, tokens: Int[Tensor, "1 tokens"]) -> Tensor:  # noqa: ANN401 (transformers has no common type)
-    return first_tensor(model(input_ids=tokens, use_cache=False).logits)
+    """The logits, or the last states of a model without an LM head."""
+    output = model(input_ids=tokens, **without_cache(model))
+    return first_tensor(output.logits if "logits" in output else output.last_hidden_state)
 
 
 def _worn_logits(decoder: Decoder, variant: Variant, probe: Int[Tensor, "1 tokens"]) -> Tensor:
@@ -221,7 +224,7 @@ def _write_rest(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype)
     generation = decoder.folder / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, scratch / generation.name)
-    else:
+    elif decoder.output is not None:
         cast(Any, decoder.model).generation_config.save_pretrained(scratch)
     for name in TOKENIZER_FILES:
         if (decoder.folder / name).is_file():
@@ -235,7 +238,7 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
         ComputationError: it is more than rounding, or transformers misses a weight.
     """
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(AutoConfig.from_pretrained(scratch, local_files_only=True)).from_pretrained(
             scratch, dtype=decoder.dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (ValueError, KeyError, RuntimeError, OSError) as error:

@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from pipelines.checkpoints.widths import Rules, Widths, widths_of
 from pipelines.checkpoints.worn import Worn, last_matrices
 from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder
+from pipelines.models.outline import auto_class
 from pipelines.pruning.variant import Variant
 
 # Configs that are tried before the search for one ends.
@@ -133,7 +133,7 @@ class _Configs:
         try:
             config = type(self._config).from_dict(whole)
             with torch.device("meta"):
-                model: nn.Module = AutoModelForCausalLM.from_config(config)
+                model: nn.Module = auto_class(config).from_config(config)
         except _REFUSALS:
             return None
         return model if type(model) is self._class else None

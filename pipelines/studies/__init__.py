@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
-from pipelines.studies.measured import SpeedSpec, TaskSpec
+from pipelines.studies.measured import RetrievalSpec, SpeedSpec, TaskSpec
 from pipelines.studies.part import Part
 from pipelines.validation import first_problem
 
@@ -213,9 +213,10 @@ class Study(Part):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
     recipes: tuple[Recipe, ...] = Field(min_length=1)
-    prompts: tuple[Prompt, ...] = Field(min_length=1)
+    prompts: tuple[Prompt, ...] = ()
     texts: tuple[TextSpec, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
+    retrieval: tuple[RetrievalSpec, ...] = ()
     speed: tuple[SpeedSpec, ...] = ()
     calibration: CalibrationSpec = CalibrationSpec()
     generation: GenerationSpec = GenerationSpec()
@@ -253,6 +254,7 @@ class Study(Part):
             ("prompts", [prompt.id for prompt in self.prompts]),
             ("texts", [text.id for text in self.texts]),
             ("tasks", [task.name for task in self.tasks]),
+            ("retrieval", [each.name for each in self.retrieval]),
             ("speed", [speed.what for speed in self.speed]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -261,6 +263,12 @@ class Study(Part):
         for recipe in self.recipes:
             if (recipe.name == "dense") != (recipe.method == "dense"):
                 raise ValueError("the name `dense` belongs to the method dense")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Self:
+        if not (self.prompts or self.texts or self.tasks or self.retrieval or self.speed):
+            raise ValueError("nothing is measured; name `prompts`, `texts`, `tasks`, `retrieval` or `speed`")
         return self
 
     @property

@@ -5,9 +5,9 @@ Tokenization, windows and truncation are lm-eval's own code; only token ids come
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -30,29 +30,53 @@ BLOCK_ROWS = 256
 # A continuation's log-likelihood, and whether greedy decoding would write it.
 Likelihood = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]
+# Request, row and place of a state, and the token whose likelihood is read there.
+Read = tuple[int, int, int, int]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class _Option:
-    """A continuation, and the request that asks for it."""
+class _Row:
+    """Tokens that the model reads, and what is asked of it there.
 
-    request: int
-    tokens: tuple[int, ...]
+    Attributes:
+        fed: the tokens.
+        asked: request, place of the state that predicts its first token, and its tokens.
+    """
+
+    fed: tuple[int, ...]
+    asked: tuple[tuple[int, int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
-class _Question:
-    """A context, cut to what the model holds, and everything that is asked behind it."""
+class _Group:
+    """Rows that begin alike, so that their beginning passes once.
 
-    context: tuple[int, ...]
-    options: tuple[_Option, ...]
+    Attributes:
+        rows: in the order of their tokens.
+        shared: tokens of the beginning; all of a row that is alone.
+    """
+
+    rows: tuple[_Row, ...]
+    shared: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.fed) for row in self.rows)
+
+    @property
+    def requests(self) -> int:
+        """How many requests it answers."""
+        return sum(len(row.asked) for row in self.rows)
 
 
 class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
     """Answers lm-eval's requests with a decoder that was loaded once, worn or dense.
 
-    A context that several options share passes through the model once; the options go on from its key-value cache,
-    all of a batch together. Logits are formed only where something is asked. Log-likelihoods equal those of lm-eval's
+    What several requests begin with passes through the model once, a question with its options and with their letters;
+    they go on from its key-value cache, all of a batch together. Logits are formed only where something is asked.
+    Log-likelihoods equal those of lm-eval's
     `hf` model in float32 up to the rounding of sums in another order.
 
     Args:
@@ -102,21 +126,20 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
             InputError: a continuation is longer than the model's context.
             ComputationError: a logit is NaN or infinite.
         """
-        shared: list[_Question] = []
-        alone: list[_Question] = []
-        for question in self._questions(requests):
-            (shared if self._can_share and len(question.options) > 1 else alone).append(question)
-        found: dict[int, Likelihood] = {}
+        groups = _groups(self._rows(requests), can_share=self._can_share)
+        alone = [group for group in groups if len(group.rows) == 1]
+        shared = [group for group in groups if len(group.rows) > 1]
+        likelihoods: dict[int, list[Likelihood]] = defaultdict(list)
         self.progress.start(self.task, len(requests))
         with quick_linears(self.decoder.model):
-            for batch in _batches(alone, self._whole_length, is_alike=False):
-                found |= self._whole(batch)
-                self.progress.advance(sum(len(question.options) for question in batch))
-            for batch in _batches(shared, lambda question: len(question.context), is_alike=not self.decoder.can_pad):
-                found |= self._sharing(batch)
-                self.progress.advance(sum(len(question.options) for question in batch))
+            for batch in _batches(alone, is_alike=False):
+                self._answer(likelihoods, self._whole(batch))
+                self.progress.advance(sum(group.requests for group in batch))
+            for batch in _batches(shared, is_alike=not self.decoder.can_pad):
+                self._answer(likelihoods, self._sharing(batch))
+                self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
-        return [found[index] for index in range(len(requests))]
+        return [_summed(likelihoods[index]) for index in range(len(requests))]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
         """Greedy answers up to the first stop string; kept whole in `written`.
@@ -145,79 +168,71 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         self.progress.done()
         return [texts[index] for index in range(len(requests))]
 
-    def _questions(self, requests: Sequence[Request]) -> Iterator[_Question]:
-        """Requests by the context that they have once it is cut from the left, as lm-eval cuts it."""
-        by_context: dict[tuple[int, ...], list[_Option]] = defaultdict(list)
+    def _rows(self, requests: Sequence[Request]) -> list[_Row]:
+        """What has to be read, every row once, cut from the left as lm-eval cuts it."""
+        asked: dict[tuple[int, ...], list[tuple[int, int, tuple[int, ...]]]] = defaultdict(list)
         for index, (_, before, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise InputError(
                     f"a task asks for an answer of {len(continuation)} tokens; the model's context holds "
                     f"{self.max_length}, and one is the least"
                 )
-            whole = (*before, *continuation)[-(self.max_length + 1) :]
-            by_context[whole[: -len(continuation)]].append(_Option(index, tuple(continuation)))
-        for context, options in by_context.items():
-            yield _Question(context, tuple(options))
+            fed = (*before, *continuation)[-(self.max_length + 1) : -1]
+            asked[fed].append((index, len(fed) - len(continuation), tuple(continuation)))
+        return [_Row(fed, tuple(each)) for fed, each in asked.items()]
 
-    @staticmethod
-    def _whole_length(question: _Question) -> int:
-        return len(question.context) + max(len(option.tokens) for option in question.options)
+    def _whole(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
+        """Rows in one pass; padding on the right, which causal models never read."""
+        rows = [row for group in groups for row in group.rows]
+        states = self.decoder.hidden(_padded([row.fed for row in rows]).to(self.decoder.device))
+        yield states, [read for index, row in enumerate(rows) for read in _reads(row, index)]
 
-    def _whole(self, questions: Sequence[_Question]) -> dict[int, Likelihood]:
-        """Every context with every continuation in one pass; padding on the right, which causal models never read."""
-        rows = [(question.context, option) for question in questions for option in question.options]
-        longest = max(len(context) + len(option.tokens) - 1 for context, option in rows)
-        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-        for row, (context, option) in enumerate(rows):
-            ids = (*context, *option.tokens[:-1])
-            tokens[row, : len(ids)] = torch.tensor(ids)
-        states = self.decoder.hidden(tokens.to(self.decoder.device))
-        reads = [
-            (row, len(context) - 1 + place, token)
-            for row, (context, option) in enumerate(rows)
-            for place, token in enumerate(option.tokens)
-        ]
-        return _summed([option for _, option in rows], self._likelihoods(states, reads))
-
-    def _sharing(self, questions: Sequence[_Question]) -> dict[int, Likelihood]:
-        """Contexts once, padded on the left; then all continuations of more than one token behind their caches."""
-        device = self.decoder.device
-        longest = max(len(question.context) for question in questions)
-        padding = [longest - len(question.context) for question in questions]
-        tokens = torch.tensor([[0] * pad + list(q.context) for pad, q in zip(padding, questions, strict=True)])
+    def _sharing(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
+        """Beginnings once, padded on the left; then what is left of all rows behind their caches."""
+        device, cache = self.decoder.device, self.decoder.new_cache()
+        longest = max(group.shared for group in groups)
+        padding = [longest - group.shared for group in groups]
+        begun = [group.rows[0].fed[: group.shared] for group in groups]
+        tokens = torch.tensor([[0] * pad + list(fed) for pad, fed in zip(padding, begun, strict=True)])
         real = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=device)
-        cache = self.decoder.new_cache()
-        last = self.decoder.hidden(tokens.to(device), cache, real)[:, -1:]
-        options = [(row, option) for row, question in enumerate(questions) for option in question.options]
-        firsts = self._likelihoods(last, [(row, 0, option.tokens[0]) for row, option in options])
-        longer = [(row, option) for row, option in options if len(option.tokens) > 1]
-        likelihoods: dict[int, list[Likelihood]] = {
-            option.request: [first] for (_, option), first in zip(options, firsts, strict=True)
-        }
-        if longer:
-            chosen = torch.tensor([row for row, _ in longer], device=device)
-            cache.reorder_cache(
-                cast(torch.LongTensor, chosen)
-            )  # repeats rows, and is the one selection that recurrent states know too
-            width = max(len(option.tokens) for _, option in longer) - 1
-            tokens = torch.zeros(len(longer), width, dtype=torch.long)
-            for row, (_, option) in enumerate(longer):
-                tokens[row, : len(option.tokens) - 1] = torch.tensor(option.tokens[:-1])
+        states = self.decoder.hidden(tokens.to(device), cache, real)
+        rest = [(index, row) for index, group in enumerate(groups) for row in group.rows]
+        yield (
+            states,
+            [
+                (request, each, padding[index] + place, token)
+                for index, row in rest
+                for request, each, place, token in _reads(row, index)
+                if place < groups[index].shared
+            ],
+        )
+        left = [(index, row) for index, row in rest if len(row.fed) > groups[index].shared]
+        # Long ends and short ones apart, each behind a cache of its own.
+        alike = list(_alike(left, lambda each: len(each[1].fed) - groups[each[0]].shared))
+        for number, ends in enumerate(alike, start=1):
+            own = cache if number == len(alike) else copy.deepcopy(cache)
+            kept = torch.tensor([index for index, _ in ends], device=device)
+            own.reorder_cache(cast(torch.LongTensor, kept))  # repeats rows, and is the one that recurrent states know
+            tokens = _padded([row.fed[groups[index].shared :] for index, row in ends])
             # What pads on the right comes last and is never read; but it must not be counted as a position either.
-            lengths = torch.tensor([len(option.tokens) - 1 for _, option in longer])
-            after = (torch.arange(width) < lengths[:, None]) if self.decoder.can_pad else torch.ones_like(tokens)
-            seen = torch.cat([real[chosen], after.to(real)], dim=1)
-            states = self.decoder.hidden(tokens.to(device), cache, seen)
-            reads = [
-                (row, place, token)
-                for row, (_, option) in enumerate(longer)
-                for place, token in enumerate(option.tokens[1:])
-            ]
-            rest = iter(self._likelihoods(states, reads))
-            for _, option in longer:
-                likelihoods[option.request] += [next(rest) for _ in option.tokens[1:]]
-        whole = [option for _, option in options]
-        return _summed(whole, [each for option in whole for each in likelihoods[option.request]])
+            lengths = torch.tensor([len(row.fed) - groups[index].shared for index, row in ends])
+            is_real = torch.arange(tokens.shape[1]) < lengths[:, None]
+            after = is_real if self.decoder.can_pad else torch.ones_like(tokens)
+            yield (
+                self.decoder.hidden(tokens.to(device), own, torch.cat([real[kept], after.to(real)], dim=1)),
+                [
+                    (request, each, place - groups[index].shared, token)
+                    for number, (index, row) in enumerate(ends)
+                    for request, each, place, token in _reads(row, number)
+                    if place >= groups[index].shared
+                ],
+            )
+
+    def _answer(self, found: dict[int, list[Likelihood]], passes: Iterator[tuple[Tensor, list[Read]]]) -> None:
+        """Adds the likelihoods of tokens to their requests."""
+        for states, reads in passes:
+            for (request, *_), each in zip(reads, self._likelihoods(states, [read[1:] for read in reads]), strict=True):
+                found[request].append(each)
 
     def _likelihoods(
         self, states: Float[Tensor, "rows tokens width"], reads: Sequence[tuple[int, int, int]]
@@ -256,34 +271,73 @@ def written_key(arguments: tuple[Any, ...]) -> tuple[str, str]:
     return context, repr(asked)
 
 
-def _summed(options: Sequence[_Option], likelihoods: Sequence[Likelihood]) -> dict[int, Likelihood]:
-    """Likelihoods of tokens, option by option, as likelihoods of options; summed in float64."""
-    each = iter(likelihoods)
-    found = {}
-    for option in options:
-        own = [next(each) for _ in option.tokens]
-        found[option.request] = (sum(value for value, _ in own), all(is_greedy for _, is_greedy in own))
-    return found
+def _reads(row: _Row, index: int) -> list[Read]:
+    """Every token that is asked for in a row: request, row, place of the state that predicts it, token."""
+    return [
+        (request, index, first + step, token)
+        for request, first, tokens in row.asked
+        for step, token in enumerate(tokens)
+    ]
 
 
-def _batches(questions: Sequence[_Question], length_of: Any, *, is_alike: bool) -> Iterator[list[_Question]]:  # noqa: ANN401
-    """Questions that pass together, the longest first, so that what does not fit fails at once.
+def _alike(rows: Sequence[_T], length_of: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Rows from the longest to the shortest, so that none is padded to more than twice its length."""
+    together: list[_T] = []
+    for row in sorted(rows, key=length_of, reverse=True):
+        if together and 2 * length_of(row) < length_of(together[0]):
+            yield together
+            together = []
+        together.append(row)
+    if together:
+        yield together
+
+
+def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "rows tokens"]:
+    """Rows with zeros on the right."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
+def _summed(likelihoods: Sequence[Likelihood]) -> Likelihood:
+    """Of an answer, from those of its tokens; summed in float64."""
+    return sum(value for value, _ in likelihoods), all(is_greedy for _, is_greedy in likelihoods)
+
+
+def _groups(rows: Sequence[_Row], *, can_share: bool) -> list[_Group]:
+    """Neighbours in the order of their tokens join as long as fewer tokens pass together than apart."""
+    groups: list[_Group] = []
+    for row in sorted(rows, key=lambda row: row.fed):
+        if groups and can_share:
+            last = groups[-1]
+            common = min(last.shared, _common(last.rows[-1].fed, row.fed))
+            is_worth_it = (last.shared - common) * len(last.rows) < common
+            if is_worth_it and (len(last.rows) + 1) * max(last.longest, len(row.fed)) <= PASS_TOKENS:
+                groups[-1] = _Group((*last.rows, row), common)
+                continue
+        groups.append(_Group((row,), len(row.fed)))
+    return groups
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _batches(groups: Sequence[_Group], *, is_alike: bool) -> Iterator[list[_Group]]:
+    """Groups that pass together, the longest beginnings first, so that what does not fit fails at once.
 
     Args:
-        questions: all of them.
-        length_of: tokens that a question takes.
-        is_alike: whether only questions of one length may pass together.
+        groups: all of them.
+        is_alike: whether only beginnings of one length may pass together.
     """
-    together: list[_Question] = []
+    together: list[_Group] = []
     rows = longest = 0
-    for question in sorted(questions, key=lambda question: (-length_of(question), question.context)):
-        length, more = length_of(question), len(question.options)
-        if together and ((rows + more) * longest > PASS_TOKENS or (is_alike and length != longest)):
+    for group in sorted(groups, key=lambda group: -group.shared):
+        width = max(longest, group.longest)
+        is_full = (rows + len(group.rows)) * width > PASS_TOKENS
+        if together and (is_full or (is_alike and group.shared != together[0].shared)):
             yield together
-            together, rows = [], 0
-        if not together:
-            longest = length
-        together.append(question)
-        rows += more
+            together, rows, width = [], 0, group.longest
+        together.append(group)
+        rows, longest = rows + len(group.rows), width
     if together:
         yield together

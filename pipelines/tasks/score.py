@@ -3,8 +3,9 @@
 How requests are answered is `adapter.py`'s, how tasks are loaded `loading.py`'s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -92,29 +93,37 @@ class TaskSession:
         scores, samples = [], []
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         with applied(self.decoder, variant):
-            for loaded in self._tasks:
-                answered = self._evaluated(loaded, recipe, progress)
-                scores.append(pl.DataFrame(list(score_rows(loaded, answered)), schema_overrides=SCORE_SCHEMA))
-                samples.append(pl.DataFrame(list(sample_rows(loaded, answered)), schema_overrides=SAMPLE_SCHEMA))
+            for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
+                for loaded, answered in self._evaluated(list(together), recipe, progress):
+                    scores.append(pl.DataFrame(list(score_rows(loaded, answered)), schema_overrides=SCORE_SCHEMA))
+                    samples.append(pl.DataFrame(list(sample_rows(loaded, answered)), schema_overrides=SAMPLE_SCHEMA))
         return Scored(
             _whole(scores, SCORE_SCHEMA).with_columns(**names), _whole(samples, SAMPLE_SCHEMA).with_columns(**names)
         )
 
-    def _evaluated(self, loaded: Loaded, recipe: str, progress: Progress) -> "Answered":
-        """One task through lm-eval's evaluator, with its own draw of worked examples every time."""
-        worn = self._worn
+    def _evaluated(
+        self, together: Sequence[Loaded], recipe: str, progress: Progress
+    ) -> Iterator[tuple[Loaded, Answered]]:
+        """A task in all its ways of scoring through lm-eval's evaluator, so that these share what they begin with.
+
+        Every time with its own draw of worked examples.
+        """
+        worn, spec = self._worn, together[0].spec
         if worn is None:
             raise ValueError("a session without tasks asks nothing")
-        worn.progress, worn.task = progress, f"{recipe}: {loaded.name} ({loaded.scoring})"
-        worn.set_context(loaded.spec.context)
+        worn.progress, worn.task = progress, f"{recipe}: {spec.name}"
+        worn.set_context(spec.context)
         worn.written.clear()
-        loaded.task.set_fewshot_seed(loaded.spec.seed)
-        tasks = {"tasks": {loaded.name: loaded.task}, "groups": {}}
+        named = {f"{loaded.name} by {loaded.scoring}": loaded for loaded in together}
+        for loaded in together:
+            loaded.task.set_fewshot_seed(spec.seed)
+        tasks = {"tasks": {name: loaded.task for name, loaded in named.items()}, "groups": {}}
         with quiet():
-            found: Any = evaluate(worn, tasks, limit=loaded.spec.samples, bootstrap_iters=0, log_samples=True)
-        tokens = [len(worn.tok_encode(text)) for text in texts_of(loaded, found["samples"][loaded.name])]
-        results, samples = found["results"][loaded.name], found["samples"][loaded.name]
-        return Answered(results, samples, dict(worn.written), tokens, self._verdicts(loaded, samples))
+            found: Any = evaluate(worn, tasks, limit=spec.samples, bootstrap_iters=0, log_samples=True)
+        for name, loaded in named.items():
+            results, samples = found["results"][name], found["samples"][name]
+            tokens = [len(worn.tok_encode(text)) for text in texts_of(loaded, samples)]
+            yield loaded, Answered(results, samples, dict(worn.written), tokens, self._verdicts(loaded, samples))
 
     def _verdicts(self, loaded: Loaded, samples: Sequence[Mapping[str, Any]]) -> dict[int, Verdict]:
         """Runs every program that was written, one after the other; none where that is not allowed."""

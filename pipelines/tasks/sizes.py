@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.errors import InputError
-from pipelines.planning import TaskSize
+from pipelines.planning.measured import TaskSize
 from pipelines.tasks.loading import Loaded, quiet
 
 # What lm-eval takes where a definition does not say how much is written at most.

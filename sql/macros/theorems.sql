@@ -3,17 +3,35 @@
 -- Estimate over truth in float32, as both are stored; NULL where there is no truth to meet.
 create or replace macro ratio_to_truth(estimate, truth) as case when truth > 0 then estimate / truth end;
 
--- All figures of one estimate as a struct, over the rows whose truth is above 0.
+-- The value where both it and its partner have a logarithm.
+create or replace macro if_both_positive(x, partner) as case when x > 0 and partner > 0 then x end;
+
+-- All figures of one estimate as a struct, over the rows whose truth is above 0. The correlations are NULL where
+-- `correlation` gives NULL; they are spelled out because logarithms vary where their arguments do, which is cheaper to
+-- see, and because natural logarithms are cheaper than common ones and correlate the same.
 create or replace macro fit_to_truth(estimate, truth) as struct_pack(
     -- count_if is a HUGEINT, which other tools read as a decimal.
     n := cast(count_if(truth > 0) as bigint),
-    pearson_log10 := correlation(log10_positive(case when truth > 0 then estimate end), log10_positive(truth)),
-    pearson := correlation(
-        cast(case when truth > 0 then estimate end as double), cast(case when truth > 0 then truth end as double)
-    ),
+    pearson_log10 := case
+        when
+            count(if_both_positive(estimate, truth)) >= 10
+            and min(if_both_positive(estimate, truth)) < max(if_both_positive(estimate, truth))
+            and min(if_both_positive(truth, estimate)) < max(if_both_positive(truth, estimate))
+            then corr(ln(case when estimate > 0 then estimate end), ln(case when truth > 0 then truth end))
+    end,
+    pearson := case
+        when
+            count_if(truth > 0) >= 10
+            and min(case when truth > 0 then estimate end) < max(case when truth > 0 then estimate end)
+            and min(case when truth > 0 then truth end) < max(case when truth > 0 then truth end)
+            then corr(
+                cast(case when truth > 0 then estimate end as double),
+                cast(case when truth > 0 then truth end as double)
+            )
+    end,
     ratio_quantiles := quantile_cont(ratio_to_truth(estimate, truth), [0.1, 0.5, 0.9]),
-    share_within_10_percent := avg(
-        cast(abs(ratio_to_truth(cast(estimate as double), truth) - 1) <= 0.1 as integer)
+    share_within_10_percent := (
+        count_if(abs(ratio_to_truth(cast(estimate as double), truth) - 1) <= 0.1) / nullif(count_if(truth > 0), 0)
     )
 );
 

@@ -61,6 +61,11 @@ def test_a_model_of_a_study_in_a_file_wants_that_file(warehouse: Path, capsys: C
     assert "model tiny-a was computed by study 'tiny'; name its file with --study" in told
 
 
+def test_a_study_without_prompts_cannot_be_probed(warehouse: Path, capsys: Capture) -> None:
+    _, told = advised(capsys, "tiny-a", "--study", "retrieval-small", "--warehouse", warehouse, code=2)
+    assert "study retrieval-small: `prompts` is empty" in told
+
+
 def test_a_name_that_nobody_knows_is_refused(warehouse: Path, capsys: Capture) -> None:
     _, told = advised(capsys, "nobody", "--warehouse", warehouse, code=2)
     assert "'nobody': no such folder or file" in told

@@ -12,8 +12,8 @@ from transformers import AutoConfig
 
 from assets.cli.main import run
 from assets.cli.options import Globals
-from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
-from tests.assets.tiny_study import RECIPES, StudyFile, partitions
+from assets.fingerprints import MODEL_TABLES
+from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
 
 Capture = pytest.CaptureFixture[str]
 

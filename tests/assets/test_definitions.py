@@ -7,7 +7,7 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import defs
-from assets.fingerprints import CODE_VERSIONS, TASK_TABLES, TEXT_TABLE, TRACE_TABLES
+from assets.fingerprints import CODE_VERSIONS, RETRIEVAL_TABLES, TASK_TABLES, TEXT_TABLE, TRACE_TABLES
 from assets.lineage import questions, reading
 from assets.metadata import table_schema
 from assets.partitions import MODELS, RECIPES, VARIANTS, register
@@ -50,7 +50,7 @@ def test_the_tables_form_this_graph() -> None:
         **{table: ("brought", [], None) for table in TABLES if table not in CODE_VERSIONS},
         "paper_reference": ("published", [], None),
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},
-        **{table: ("tasks", ["variants"], VARIANTS) for table in TASK_TABLES},
+        **{table: ("tasks", ["variants"], VARIANTS) for table in (*TASK_TABLES, *RETRIEVAL_TABLES)},
     }
 
 

@@ -9,6 +9,7 @@ from assets import fingerprints, state
 from assets.fingerprints import (
     MASK_TABLE,
     MODEL_TABLES,
+    RETRIEVAL_TABLES,
     SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
@@ -53,8 +54,9 @@ def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
 
 def test_tables_of_one_partition_differ_and_so_do_partitions(study: StudyFile) -> None:
     found = versions(load(study))
-    shared = len(TRACE_TABLES) - 1 + len(TASK_TABLES) - 1
-    # One computation gives all trace tables of a variant, one both of its task tables, one both statistics of a model.
+    shared = len(TRACE_TABLES) - 1 + len(TASK_TABLES) - 1 + len(RETRIEVAL_TABLES) - 1
+    # One computation gives all trace tables of a variant, one both of its task tables, one all of retrieval, and one
+    # both statistics of a model.
     assert len(set(found.values())) == len(found) - shared * len(ALL_RECIPES) - 1
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from assets.fingerprints import MODEL_TABLES, TRACE_TABLES, VARIANT_TABLES
+from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
 from assets.plan import Plan, Request, make_plan
 from pipelines.errors import InputError
 from pipelines.progress import SILENT
-from tests.assets.tiny_study import RECIPES, StudyFile
+from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
 from warehouse.store import Store
 
 

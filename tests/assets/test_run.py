@@ -17,10 +17,10 @@ from dagster._core.loader import LoadingContextForTest
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
-from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
+from assets.fingerprints import MODEL_TABLES
 from assets.instance import opened
 from assets.partitions import variant_key
-from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, partitions, written_since
+from tests.assets.tiny_study import RECIPES, ROOT, VARIANT_TABLES, StudyFile, partitions, written_since
 from warehouse import catalogue
 from warehouse.doctor import diagnose
 from warehouse.provenance import read_footer
@@ -41,6 +41,7 @@ def of(recipe: str, names: set[str]) -> set[str]:
 def test_a_run_from_nothing_fills_every_table_and_writes_the_report(computed_once: Path) -> None:
     found = partitions(computed_once)
     assert len(found) == len(MODEL_TABLES) + len(RECIPES) * len(VARIANT_TABLES)
+    assert len(list((computed_once / "paper_reference").rglob("*.parquet"))) == 4, "what others published, by model"
     assert not diagnose(computed_once)
     report = (computed_once / "_reports" / "tiny.html").read_text()
     assert "wanda-2of4" in report

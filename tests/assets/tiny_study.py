@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from assets import fingerprints
 from tests.tiny_models import SHORT_TEXT
 from warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from assets.cli import main; main()"]
+# What the tiny study fills of a variant.
+VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in fingerprints.RETRIEVAL_TABLES)
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]
 
 
@@ -65,11 +68,12 @@ def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> su
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:
-    """Every partition file with its inode and time of change: equal means untouched."""
+    """Every partition file of a study with its inode and time of change: equal means untouched."""
     return {
         str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for table in TABLES
-        for path in (root / table).rglob("*.parquet")
+        for table in TABLES.values()
+        if table.is_of_studies
+        for path in (root / table.name).rglob("*.parquet")
     }
 
 

@@ -12,7 +12,8 @@ from pipelines.errors import InputError
 from pipelines.machine import Machine, available_bytes, measured
 from pipelines.models.load import load_decoder
 from pipelines.models.outline import Shape, load_outline, shape_of
-from pipelines.planning import Cost, Held, Workload, peak
+from pipelines.planning.parts import Cost, Held, peak
+from pipelines.planning.workload import Workload
 from pipelines.prompts import tokenize_prompts
 from pipelines.pruning.recipes import Recipe, parse_recipe
 from pipelines.pruning.wearing import applied
@@ -174,14 +175,14 @@ def test_texts_cost_a_pass_a_side_and_every_scored_token_twice_through_the_head(
 def test_what_is_timed_runs_two_and_its_repeats_on_both_sides_and_holds_its_cache() -> None:
     timed = study().model_copy(update={"speed": (SpeedSpec(batch=4, length=30, new_tokens=10, repeats=3),)})
     work, (recipe, group) = Workload(timed, SHAPE, (5, 7), [3], workers=2), alone("magnitude-50")
-    costs = work.speed_variant(recipe)
+    costs = work.measured.speed_variant(recipe)
     assert amounts(costs, "body") == 2 * 5 * work.forward(30, sequences=4)
     assert amounts(costs, "memory") == 2 * 5 * 9 * (960 * 4 + 50 * 8 * 4)
     held = {each.item: each.bytes for each in work.held(recipe, group, 0) if each.phase == "worn"}
     assert held["key-value cache"] == 4 * (30 + 10) * 8 * 2 * 4
     assert [rows.rows for rows in work.variant_rows(recipe) if rows.table == "speed"] == [1]
-    assert not work.speed_variant(parse_recipe("noise-batch"))
-    assert not load().speed_variant(recipe)
+    assert not work.measured.speed_variant(parse_recipe("noise-batch"))
+    assert not load().measured.speed_variant(recipe)
 
 
 def test_decoding_reads_all_weights_for_every_token() -> None:

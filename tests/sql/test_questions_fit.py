@@ -261,6 +261,39 @@ def test_an_estimate_of_zero_is_the_worst_and_does_not_break_the_fit(ask: Ask) -
     assert (row["n"], row["worst_layer"], row["worst_layer_ratio_median"]) == (2, 0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("ratios", "has_logarithmic"),
+    [
+        ([0.0, 0.0, *(1 + index / 10 for index in range(10))], True),
+        ([0.0, 0.0, 0.0, *(1 + index / 10 for index in range(9))], False),  # nine logarithms
+    ],
+)
+def test_points_whose_estimate_is_zero_count_for_all_but_the_correlation_of_logarithms(
+    ratios: list[float], has_logarithmic: bool, ask: Ask
+) -> None:
+    truths = [1 / (1 + index) for index in range(12)]
+    estimates = np.array(truths) * ratios
+    (row,) = ask(fit_points(truths, ratios), "q03_fit_of_theorem_2")
+    kept = estimates > 0
+    logarithmic = stats.pearsonr(np.log10(estimates[kept]), np.log10(np.array(truths)[kept])).statistic
+
+    assert (row["n"], row["pearson"]) == (12, about(stats.pearsonr(estimates, truths).statistic))
+    assert row["pearson_log10"] == (about(logarithmic) if has_logarithmic else None)
+
+
+def test_logarithms_that_do_not_vary_beside_estimates_of_zero_have_no_correlation(ask: Ask) -> None:
+    # Estimates are 0 or 0.1, which vary; of the logarithms only that of 0.1 is left.
+    truths = [0.1 * (1 + index) for index in range(12)]
+    ratios = [0.0, 0.0, *(0.1 / truth for truth in truths[2:])]
+    (row,) = ask(fit_points(truths, ratios), "q03_fit_of_theorem_2")
+    # The truth varies only where the estimate is 0.
+    (other,) = ask(fit_points([0.2, *[0.1] * 11], [0.0, *(1 + step for step in range(11))]), "q03_fit_of_theorem_2")
+
+    assert row["pearson"] is not None
+    assert other["pearson"] is not None
+    assert row["pearson_log10"] is other["pearson_log10"] is None
+
+
 def test_q05_shows_from_which_deviation_on_the_estimate_fails(ask: Ask) -> None:
     truths = [index / 100 for index in range(1, 21)]
     rows = ask(fit_points(truths, [1.0 if truth <= 0.1 else 1.5 for truth in truths]), "q05_bias_by_deviation")
@@ -342,6 +375,26 @@ def test_q09_splits_the_shift_into_along_and_across(ask: Ask) -> None:
     assert {row["space"] for row in rows} == {"h", "z", "p"}
     assert (row["n"], row["par_rel_median"], row["par_rel_abs_median"], row["orth_rel_median"]) == (3, -0.5, 0.5, 0.5)
     assert row["orthogonal_share_median"] == 0.5
+
+
+def test_q09_thins_each_model_by_its_own_records(tmp_path: Path) -> None:
+    warehouse = Handmade()
+    for model, steps in (("large", 12), ("small", 4)):
+        for step in range(steps):
+            warehouse.step(RECIPE, "p", step, model=model)
+            for layer in range(2):
+                warehouse.transition(RECIPE, "p", step, 0.5, model=model, layer=layer, orth_rel_h=float(step))
+    thinned = catalogue.view_sql()["q09_parallel_against_orthogonal"].sql.replace("1500000", "8")
+    query = f"select model, layer, n, orth_rel_median from ({thinned}) where space = 'h' order by model, layer"
+
+    # Of 24 records those of every third position stay, in the next layer of those before. Of 8 all stay, and of every
+    # layer one did not move.
+    assert [tuple(row.values()) for row in rows_of(warehouse.connect(tmp_path), query)] == [
+        ("large", 0, 4, 6.5),
+        ("large", 1, 4, 5.5),
+        ("small", 0, 3, 2.0),
+        ("small", 1, 3, 2.0),
+    ]
 
 
 def test_q10_says_which_weighting_follows_the_divergence(ask: Ask) -> None:

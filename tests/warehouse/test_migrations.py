@@ -225,6 +225,8 @@ KNOWN = {
     "task_scores": (1, "db4abc41d3f2"),
     "task_samples": (1, "20d9511afa25"),
     "retrieval_scores": (1, "08113d352c9a"),
+    "retrieval_queries": (1, "51077a48fa69"),
+    "retrieval_embeddings": (1, "e15ae9386c36"),
     "speed": (1, "32addccda877"),
     "paper_reference": (1, "dde1acbdc2fc"),
 }

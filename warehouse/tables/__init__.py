@@ -12,6 +12,8 @@ from warehouse.tables import (
     models,
     option_subspace,
     paper_reference,
+    retrieval_embeddings,
+    retrieval_queries,
     retrieval_scores,
     speed,
     task_samples,
@@ -39,6 +41,8 @@ TABLES: dict[str, Table] = {
         task_scores,
         task_samples,
         retrieval_scores,
+        retrieval_queries,
+        retrieval_embeddings,
         speed,
         paper_reference,
     )

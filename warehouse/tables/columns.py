@@ -75,6 +75,14 @@ TASK_METRIC = Column(
 )
 TASK_HASH = Column("task_hash", pa.string(), "SHA-256 of the task: its samples, prompts, shots and scoring.")
 
+DATA_SET = Column("data_set", LABEL, "Name of the retrieval data set.")
+DATA_HASH = Column(
+    "data_hash",
+    pa.string(),
+    "SHA-256 of corpus, queries and judgements, and of how texts were cut, prefixed and pooled: what has to be equal "
+    "for two scores to compare.",
+)
+
 T1, T2, T3 = "2603.24652 Theorem 1", "2603.24652 Theorem 2", "2603.24652 Theorem 3"
 
 

@@ -15,7 +15,7 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.RECIPE,
-        Column("data_set", c.LABEL, "Name of the retrieval data set."),
+        c.DATA_SET,
         Column(
             "metric",
             c.LABEL,
@@ -34,12 +34,7 @@ TABLE = Table(
             minimum=0,
         ),
         Column("n", pa.int64(), "Queries; for embedding_cosine texts, queries and documents together.", minimum=1),
-        Column(
-            "data_hash",
-            pa.string(),
-            "SHA-256 of corpus, queries and judgements, and of how texts were cut, prefixed and pooled: what has to be "
-            "equal for two scores to compare.",
-        ),
+        c.DATA_HASH,
     ),
     partitioning="variant",
     references=(c.OF_VARIANT,),

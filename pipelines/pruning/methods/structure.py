@@ -88,7 +88,7 @@ def prune_units(
 def _found(decoder: Decoder, recipe: Structured, base: Variant, progress: Progress) -> list[Units]:
     chosen = [each for each in decoder.sublayers if each.kind in recipe.KINDS and each.label not in base.dropped]
     calls = probe_calls(decoder, chosen)
-    width = decoder.head.weight.shape[1]
+    width = decoder.width
     units: list[Units] = []
     progress.start(f"prune {recipe.name}", len(chosen))
     for each in chosen:

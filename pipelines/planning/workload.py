@@ -5,129 +5,35 @@ Pure numbers; what a machine gives is measured in `machine.py`, what is current 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
 
-import torch
-
-from pipelines.machine import Machine
 from pipelines.metrics.blocks import BLOCK_ROWS
 from pipelines.metrics.divergence import COLUMN_NAMES
-from pipelines.models.outline import Shape
+from pipelines.planning.measured import Measured, TaskSize
+from pipelines.planning.parts import FLOAT, Cost, Held, Passes, Rows
 from pipelines.pruning.mask_samples import MOST_SAMPLED
 from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
 from pipelines.pruning.wearing import MOST_HELD
+from pipelines.retrieval.size import RetrievalSize
 from pipelines.streams import BATCH
-from pipelines.studies import Study
-
-Kind = Literal["head", "body", "memory", "vocabulary"]
-_FLOAT = 4
-# Questions that a task writes answers to together.
-ROWS = 16
-# Rows of `task_scores` that a shipped task gives.
-_METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One piece of work.
-
-    Attributes:
-        item: what it is.
-        kind: which of the machine's speeds bounds it.
-        amount: floating-point operations of `head` and `body`, bytes of `memory`, logits of `vocabulary`.
-    """
-
-    item: str
-    kind: Kind
-    amount: float
-
-    def seconds(self, machine: Machine) -> float:
-        """On a machine that is kept at its measured speed."""
-        speeds = {
-            "head": machine.head,
-            "body": machine.body,
-            "memory": machine.memory,
-            "vocabulary": machine.vocabulary,
-        }
-        return self.amount / speeds[self.kind]
-
-
-@dataclass(frozen=True)
-class Held:
-    """Bytes in memory.
-
-    Attributes:
-        item: what they hold.
-        bytes: how many.
-        phase: `always`, or while the model is `calibrated`, a variant is `worn`, or layers are `measured`.
-    """
-
-    item: str
-    bytes: int
-    phase: Literal["always", "calibrated", "worn", "measured"] = "always"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one partition.
-
-    Attributes:
-        table: its table.
-        rows: how many.
-        unmoved: those among them whose shift is exactly zero, which are stored in few bytes.
-        listed: numbers in its list columns.
-        packed: bytes of masks, which do not compress.
-    """
-
-    table: str
-    rows: int
-    unmoved: int = 0
-    listed: int = 0
-    packed: int = 0
-
-
-@dataclass(frozen=True)
-class TaskSize:
-    """What a task asks, scored one way.
-
-    Attributes:
-        name: in the tables.
-        scoring: what is compared.
-        samples: how many are asked.
-        contexts: tokens of every context, which passes once.
-        options: tokens of all continuations behind them, or of a text that is read.
-        options_a_sample: continuations of a sample, on average.
-        new_tokens: at most so many are written to each context.
-    """
-
-    name: str
-    scoring: str
-    samples: int
-    contexts: tuple[int, ...]
-    options: int
-    options_a_sample: float
-    new_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Workload:
+class Workload(Passes):
     """One study on one model.
 
     Attributes:
-        study: the study.
-        shape: sizes of the model.
         prompts: tokens of each prompt, answer not included.
         windows: windows of each text of the study.
         workers: sublayers that are measured at once.
         tasks: what each task asks, every way of scoring on its own.
+        embedded: what is embedded of each retrieval data set.
     """
 
-    study: Study
-    shape: Shape
     prompts: Sequence[int]
     windows: Sequence[int]
     workers: int
     tasks: Sequence[TaskSize] = ()
+    embedded: Sequence[RetrievalSize] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -142,19 +48,9 @@ class Workload:
         return len(self.prompts) * (self.study.generation.new_tokens + 1)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The type in which the model runs."""
-        return cast(torch.dtype, getattr(torch, self.study.dtype))
-
-    @property
-    def item_size(self) -> int:
-        """Bytes of a number in it."""
-        return self.dtype.itemsize
-
-    def forward(self, tokens: int, sequences: int = 1) -> float:
-        """Floating-point operations of a pass below the head: 2 a weight and token, and attention over the square."""
-        squares = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
-        return sequences * float(2 * tokens * self.shape.active + squares)
+    def measured(self) -> Measured:
+        """Tasks, retrieval and speed."""
+        return Measured(self.study, self.shape, self.tasks, self.embedded)
 
     # -- work -----------------------------------------------------------------------------------------------------
 
@@ -227,31 +123,6 @@ class Workload:
             Cost("measures at T = 1, texts", "vocabulary", logits),
         ]
 
-    def task_variant(self) -> list[Cost]:
-        """The tasks of one variant: contexts once, what stands behind them, and a head product for each of those."""
-        costs = []
-        for task in self.tasks:
-            read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
-            costs.append(Cost(f"task {task.name}", "body", read))
-            asked = task.options or len(task.contexts)
-            costs.append(Cost(f"head product, task {task.name}", "head", 2.0 * asked * self._head_size))
-            if task.new_tokens:
-                rounds = -(-len(task.contexts) // ROWS) * task.new_tokens
-                weights = self.shape.active * self.item_size + self._head_size * _FLOAT
-                costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * weights)))
-        return costs
-
-    @property
-    def _head_size(self) -> int:
-        return self.shape.vocabulary * self.shape.width
-
-    def speed_variant(self, recipe: Recipe) -> list[Cost]:
-        """What is timed of one variant and of the dense model in turn, as if dropped sublayers ran."""
-        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed if recipe.method != "noise"]
-        read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
-        written = sum(count * (spec.new_tokens - 1) * self._read_a_token for count, spec in runs)
-        return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)] if runs else []
-
     @property
     def scored(self) -> int:
         """Scored tokens of all texts."""
@@ -296,13 +167,8 @@ class Workload:
         steps = self.study.generation.new_tokens
         return [
             Cost(f"{who} decodes: prompts", "body", self.forward(max(self.prompts), len(self.prompts))),
-            Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * self._read_a_token)),
+            Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * self.read_a_token)),
         ]
-
-    @property
-    def _read_a_token(self) -> int:
-        """Bytes of weights that are read for every token that is written."""
-        return self.shape.active * self.item_size + self.shape.vocabulary * self.shape.width * _FLOAT
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -315,7 +181,7 @@ class Workload:
         measure = self.study.measure
         kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
         states = self._rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
-        return self._rows * kinds * len(COLUMN_NAMES) * _FLOAT * 5 // 4 + states + self.shape.prunable // 8
+        return self._rows * kinds * len(COLUMN_NAMES) * FLOAT * 5 // 4 + states + self.shape.prunable // 8
 
     def groups(self, recipes: Sequence[Recipe], most: int, waiting: int) -> list[Sequence[Recipe]]:
         """The variants that are traced together.
@@ -338,24 +204,22 @@ class Workload:
         """
         shape, measure, size = self.shape, self.study.measure, self.item_size
         tokens, sublayers = sum(self.lengths), 2 * shape.layers
-        head = 0 if size == _FLOAT else shape.vocabulary * shape.width * _FLOAT
+        head = 0 if size == FLOAT else self.head_size * FLOAT
         # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
-        kept = tokens if size == _FLOAT else self.positions
-        states = kept * shape.width * (shape.layers + sublayers) * _FLOAT
+        kept = tokens if size == FLOAT else self.positions
+        states = kept * shape.width * (shape.layers + sublayers) * FLOAT
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
         masked = recipe.changes_matrices
         # More than that is made layer by layer, except where nothing may be made while the clock runs.
         pruned = shape.prunable * size
         worn = pruned if pruned <= MOST_HELD or self.study.speed else -(-pruned // shape.layers)
-        moves = len(group) * self.positions * shape.width * sublayers * _FLOAT
+        moves = len(group) * self.positions * shape.width * sublayers * FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
         # Logits of both sides as they come from the products, and the workspace's own.
-        block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * _FLOAT
-        timed = [(spec.batch * spec.length, spec.batch * (spec.length + spec.new_tokens)) for spec in self.study.speed]
-        whole = max([len(self.prompts) * max(self.lengths), *(tokens for _, tokens in timed)])
-        cached = whole * shape.cache_width * shape.layers * size
-        read = max((tokens for tokens, _ in timed), default=0)
+        block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * FLOAT
+        cached_tokens = max(len(self.prompts) * max(self.lengths, default=0), self.measured.tokens_cached)
+        cached = cached_tokens * shape.cache_width * shape.layers * size
         calibration = self.study.calibration
         longest = BATCH * calibration.length
         streams = calibration.sequences * calibration.length * shape.width
@@ -368,8 +232,8 @@ class Workload:
             Held("head in float32", head),
             Held("dense states of the prompts", states),
             Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
-            Held("final streams of the texts", self.scored * shape.width * _FLOAT),
-            Held("activations of a calibration batch", longest * self._widest * size, "calibrated"),
+            Held("final streams of the texts", self.scored * shape.width * FLOAT),
+            Held("activations of a calibration batch", longest * self.widest * size, "calibrated"),
             Held("streams of the calibration tokens", streams * size, "calibrated"),
             Held("Gram matrices of a layer", round(gram), "calibrated"),
             Held("masks, a bit a weight", masks, "worn"),
@@ -377,20 +241,17 @@ class Workload:
             Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
             Held("states of the variant", states, "worn"),
             Held("key-value cache", cached, "worn"),
-            Held("activations of the prompts of `speed`", read * self._widest * size, "worn"),
             Held("masks, a bit a weight", masks, "measured"),
             Held("shifts of the stream", moves, "measured"),
             Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
-            Held("shifts of the texts", self.scored * shape.width * _FLOAT, "measured"),
-            Held("shifts of single swaps, in float64", max(self.lengths) * shape.width * swaps * 8, "measured"),
+            Held("shifts of the texts", self.scored * shape.width * FLOAT, "measured"),
+            Held(
+                "shifts of single swaps, in float64", max(self.lengths, default=0) * shape.width * swaps * 8, "measured"
+            ),
             Held("logits of a block", self.workers * block, "measured"),
             Held("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
+            *self.measured.held(),
         ]
-
-    @property
-    def _widest(self) -> int:
-        """Numbers a token that are alive at once inside a layer, about: an MLP's inner states and a few streams."""
-        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
@@ -415,7 +276,6 @@ class Workload:
         decoded = written * len(measure.temperatures)
         # Of the dense model its stream; of a variant the shifts that there are, local ones of changed sublayers alone.
         kept = self.positions * (2 * self.shape.layers if recipe.method == "dense" else moved)
-        samples = sum(task.samples for task in self.tasks)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
         masks = any(isinstance(part, MatrixRecipe) for part in steps(recipe))
         sampled = min(self.shape.prunable, self.shape.modules * MOST_SAMPLED) // 8
@@ -429,15 +289,5 @@ class Workload:
             Rows("generations", prompts if "free_running" in measure.trajectories else 0),
             *([Rows("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
             Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
-            Rows("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
-            Rows("task_samples", samples, listed=round(2 * sum(t.samples * t.options_a_sample for t in self.tasks))),
-            Rows("speed", len(self.study.speed) if recipe.method != "noise" else 0),
+            *self.measured.rows(recipe),
         ]
-
-
-def peak(held: Sequence[Held]) -> int:
-    """The most that is in memory at once: what always is, and the largest of the phases."""
-    totals: dict[str, int] = {}
-    for each in held:
-        totals[each.phase] = totals.get(each.phase, 0) + each.bytes
-    return totals.pop("always", 0) + max(totals.values(), default=0)

@@ -1,0 +1,1 @@
+"""What a study will cost on one model, from sizes alone: nothing is loaded and nothing computed."""

@@ -1,0 +1,30 @@
+"""One vector of a text's states.
+
+Where the states come from is `embedding.py`'s.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Pooling = Literal["last", "mean"]
+
+
+def pooled(
+    states: Float[Tensor, "texts tokens width"], lengths: Int[Tensor, " texts"], pooling: Pooling
+) -> Float[Tensor, "texts width"]:
+    """One vector a text, in float64: its last state, or the mean of its states; what pads on the right counts nothing.
+
+    Args:
+        states: of texts padded on the right.
+        lengths: tokens of each.
+        pooling: `last` or `mean`.
+    """
+    if pooling == "last":
+        return states[torch.arange(len(states), device=states.device), lengths - 1].double()
+    real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+    # Selected, not multiplied by zero: what stands in padding may be infinite.
+    whole = torch.where(real[..., None], states.double(), 0.0)
+    return whole.sum(dim=1) / lengths[:, None]

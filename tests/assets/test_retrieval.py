@@ -1,0 +1,170 @@
+"""A study of an encoder through the command line: what it writes, what it leaves alone, what makes it stale."""
+
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+import yaml
+from transformers import MistralConfig
+
+import warehouse
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.fingerprints import RETRIEVAL_TABLES
+from assets.plan import Request, make_plan
+from pipelines.models.outline import load_outline, shape_of
+from pipelines.preflight import check_outline
+from pipelines.progress import SILENT
+from pipelines.retrieval.data import files_of
+from pipelines.studies.measured import RetrievalSpec
+from tests.assets.conftest import made_once
+from tests.assets.tiny_study import StudyFile, partitions
+from tests.tiny_encoders import save_embedder
+from tests.tiny_models import tiny_tokenizer
+from warehouse.store import Store
+
+Capture = pytest.CaptureFixture[str]
+RECIPES = ["dense", "attn-drop-1"]
+
+
+def written(folder: Path, model: Path, **changes: object) -> Path:
+    """A study of two data sets, one of them in a folder of its own, and a study of nothing else."""
+    place = folder / "beir"
+    if not place.exists():
+        shutil.copytree(files_of(RetrievalSpec(name="python-help"))[0].parent, place)
+    few = {"max_length": 24, "max_queries": 6, "max_documents": 12}
+    fields = {
+        "name": "found",
+        "models": [{"name": "tiny-bert", "source": str(model)}],
+        "recipes": RECIPES,
+        "retrieval": [{"name": "python-help", **few}, {"name": "copy", "folder": str(place), **few}],
+        "calibration": {"sequences": 2, "length": 16},
+        "noise": [],
+    } | changes
+    path = folder / "found.yaml"
+    path.write_text(yaml.safe_dump(fields), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory, "tiny-bert", save_embedder)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, model: Path, cache: Path) -> Path:
+    """A folder with the study and its warehouse."""
+
+    def compute(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PRUNESCOPE_CACHE", str(cache))
+            patch.setenv("OMP_NUM_THREADS", "1")
+            patch.chdir(folder)
+            assert run(["run", str(written(folder, model)), "--warehouse", str(folder / "warehouse")], Globals()) == 0
+
+    return made_once(tmp_path_factory, "found", compute)
+
+
+def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
+    plan = make_plan(Request(str(study)).load(), Store(root), root.parent / "cache", SILENT, replace=True)
+    return {work.name: work.tables for work in (*plan.models, *plan.variants)}
+
+
+def test_a_run_writes_what_the_study_names_and_no_empty_tables(found: Path, capsys: Capture) -> None:
+    tables = {name.split("/")[0] for name in partitions(found / "warehouse")}
+    model = {"models", "activation_stats", "block_influence"}
+    assert tables == model | {"variants", "mask_samples", *RETRIEVAL_TABLES}
+    with warehouse.open(found / "warehouse") as connection:
+        rows = connection.sql("select recipe, data_set, metric, value from retrieval_scores").fetchall()
+        lost = connection.sql("select recipe, data_set, n_queries from q30_retrieval_loss").fetchall()
+    assert len(rows) == len(RECIPES) * 2 * 4
+    assert sorted(lost) == sorted((recipe, data, 6) for recipe in RECIPES[1:] for data in ("python-help", "copy"))
+    # The same texts are the same, whatever they are called.
+    values = {(recipe, data, metric): value for recipe, data, metric, value in rows}
+    assert all(values[recipe, "copy", metric] == value for (recipe, _, metric), value in values.items())
+    assert run(["run", str(found / "found.yaml"), "--warehouse", str(found / "warehouse")], Globals()) == 0
+    shown = capsys.readouterr()
+    assert "nothing was computed" in shown.err
+    assert "ndcg_at_10" in shown.out
+    assert "kl_step0_nats" not in shown.out
+
+
+def test_a_second_run_computes_nothing_and_a_changed_judgement_only_retrieval(found: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(found / "warehouse", tmp_path / "warehouse")
+    study = found / "found.yaml"
+    assert todo(study, root) == {}
+    mine = written(tmp_path, Path(yaml.safe_load(study.read_text())["models"][0]["source"]))
+    assert todo(mine, root) == {}
+    judged = tmp_path / "beir" / "qrels" / "test.tsv"
+    judged.write_text(judged.read_text().replace("q001\td001\t1", "q001\td002\t1"))
+    assert todo(mine, root) == {f"tiny-bert@{recipe}": RETRIEVAL_TABLES for recipe in RECIPES}
+
+
+def test_prompts_on_a_model_without_a_head_are_refused_before_anything_runs(
+    found: Path, tmp_path: Path, model: Path, capsys: Capture
+) -> None:
+    prompts = [{"id": "open", "kind": "open", "text": "Why?"}]
+    study = written(tmp_path, model, prompts=prompts)
+    assert run(["run", str(study), "--warehouse", str(tmp_path / "w")], Globals()) == 2
+    assert "study found: BertModel has no LM head; `prompts` and `texts` cannot be measured" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not partitions(tmp_path / "w")
+
+
+def test_a_study_of_prompts_leaves_the_retrieval_of_a_variant_alone(study: StudyFile, tmp_path: Path) -> None:
+    asked = todo(study.path, tmp_path / "nothing")
+    assert not any(set(tables) & set(RETRIEVAL_TABLES) for tables in asked.values())
+
+
+def test_a_plan_counts_texts_and_leaves_out_what_is_not_there(
+    found: Path, tmp_path: Path, model: Path, capsys: Capture
+) -> None:
+    few = {"max_length": 24, "max_queries": 6, "max_documents": 12}
+    lost = {"name": "lost", "folder": str(tmp_path / "lost")}
+    study = written(tmp_path, model, retrieval=[{"name": "python-help", **few}, lost])
+    assert run(["plan", str(study), "--warehouse", str(tmp_path / "w"), "--format", "json"], Globals()) == 0
+    shown = capsys.readouterr()
+    rows = json.loads(shown.out)
+    assert "retrieval 'lost' is not there; `run` needs it" in " ".join(shown.err.split())
+    (dense,) = [row for row in rows if row["section"] == "partitions" and row["recipe"] == "dense"]
+    modules = 3 * 6
+    assert dense["rows"] == 1 + modules + 4 + 4 * 6 + 6 + 12
+    assert {"retrieval, dense pass", "retrieval, variant pass"} <= {row["item"] for row in rows}
+    assert run(["run", str(study), "--warehouse", str(tmp_path / "w")], Globals()) == 2
+    assert "lost/corpus.jsonl is missing" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_the_plans_bytes_are_those_of_the_run_within_a_factor_of_2(
+    found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = ["plan", str(found / "found.yaml"), "--warehouse", str(tmp_path / "w"), "--format", "json"]
+    assert run(arguments, Globals()) == 0
+    for row in json.loads(capsys.readouterr().out):
+        if row["section"] == "partitions" and row["recipe"]:
+            files = [
+                found / "warehouse" / table / "model=tiny-bert" / f"recipe={row['recipe']}" / "part.parquet"
+                for table in row["item"].split(", ")
+            ]
+            size = sum(file.stat().st_size for file in files)
+            assert size / 2 <= row["bytes"] <= 2 * size
+            counted = duckdb.sql(" union all ".join(f"select count(*) n from '{file}'" for file in files))
+            assert sum(count for (count,) in counted.fetchall()) == row["rows"]
+
+
+def test_the_papers_study_is_planned_from_a_config_without_weights_or_data(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_key_value_heads": 8}
+    config = MistralConfig(**sizes, vocab_size=32000, max_position_embeddings=32768, architectures=["MistralModel"])
+    config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    study = Request("paper-retrieval", (f"e5-mistral-7b={tmp_path}",)).load()
+    assert len(study.retrieval) == 13
+    outline = load_outline(tmp_path)
+    there = study.model_copy(update={"retrieval": (RetrievalSpec(name="python-help", max_length=512),)})
+    prompts, texts, embedded = check_outline(there, outline)
+    assert (prompts, texts, outline.head) == ([], [], None)
+    assert (embedded[0].queries, embedded[0].documents) == (166, 166)
+    shape = shape_of(outline)
+    assert (shape.layers, shape.width, shape.parameters) == (32, 4096, 7_110_660_096)
