@@ -73,7 +73,7 @@ class _Runs:
     def everything(self) -> None:
         """Recipes, then each model with its variants, so that a model is loaded once, then the answers."""
         study = self.plan.study
-        self.listener.planned(len(self.plan.models) + len(self.plan.variants) + 1)
+        self.listener.planned(len(self.plan.models) + len(self.plan.variants) + self.plan.is_report_stale)
         register(self.instance, MODELS, [model.name for model in study.models])
         register(self.instance, RECIPES, [recipe.name for recipe in study.recipes])
         for recipe in study.recipes:
@@ -84,7 +84,7 @@ class _Runs:
             if all(self._run("model_tables", work.name, work.model, _keys(work.tables)) for work in own):
                 self._variants([work for work in self.plan.variants if work.model == model.name])
         LOADED.release()
-        if state.partitions_of(self.store, study):
+        if self.plan.is_report_stale and state.partitions_of(self.store, study):
             self._answers()
 
     def _answers(self) -> None:

@@ -3,7 +3,7 @@
 Also the place where one study refuses to overwrite what another one computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +74,8 @@ class Plan:
         study: the study.
         models: model partitions with stale tables.
         variants: variant partitions with stale tables, grouped by model.
-        is_report_stale: whether the report is older than what it stands on; true where anything is computed.
+        is_report_stale: whether the report is older than what it stands on; true where anything is computed, false
+            where no report is wanted.
     """
 
     study: Study
@@ -88,7 +89,15 @@ class Plan:
         return not (self.models or self.variants or self.is_report_stale)
 
 
-def make_plan(study: Study, store: Store, cache: Path, progress: Progress, *, replace: bool = False) -> Plan:
+def make_plan(
+    study: Study,
+    store: Store,
+    cache: Path,
+    progress: Progress,
+    *,
+    replace: bool = False,
+    tables: Collection[str] | None = None,
+) -> Plan:
     """Compares footers with what the study would give now.
 
     Args:
@@ -97,6 +106,7 @@ def make_plan(study: Study, store: Store, cache: Path, progress: Progress, *, re
         cache: folder for fetched and converted models.
         progress: told about fetching and converting.
         replace: recompute partitions that another study computed from other inputs, instead of refusing.
+        tables: only these are brought up to date, and no report; None for all of the study.
 
     Raises:
         InputError: a model cannot be found, or another study's partition is in the way.
@@ -105,20 +115,26 @@ def make_plan(study: Study, store: Store, cache: Path, progress: Progress, *, re
     works = [
         work
         for spec in study.models
-        for work in model_work(study, store, find_model(study, spec.name, cache, progress), replace=replace)
+        for work in model_work(
+            study, store, find_model(study, spec.name, cache, progress), replace=replace, tables=tables
+        )
         if work.tables
     ]
     models = [work for work in works if work.recipe is None]
     variants = [work for work in works if work.recipe is not None]
+    if tables is not None:
+        return Plan(study, models, variants)
     computes = bool(models or variants)
     return Plan(
         study, models, variants, computes or report_fingerprint(store, study) != state.report_version(store, study)
     )
 
 
-def model_work(study: Study, store: Store, dense: DenseModel, *, replace: bool = False) -> list[Work]:
+def model_work(
+    study: Study, store: Store, dense: DenseModel, *, replace: bool = False, tables: Collection[str] | None = None
+) -> list[Work]:
     """A model's partition and those of its variants, current ones too; arguments and errors as `make_plan`."""
-    return [_work(study, store, dense, recipe, replace=replace) for recipe in (None, *study.recipes)]
+    return [_work(study, store, dense, recipe, replace=replace, tables=tables) for recipe in (None, *study.recipes)]
 
 
 def unfinished_folder(store: Store, model: str) -> Path:
@@ -142,10 +158,20 @@ def report_fingerprint(store: Store, study: Study) -> str | None:
     return last.rpartition(REPORT_MARK)[2].removesuffix(" -->\n") or None
 
 
-def _work(study: Study, store: Store, dense: DenseModel, recipe: Recipe | None, *, replace: bool) -> Work:
+def _work(
+    study: Study,
+    store: Store,
+    dense: DenseModel,
+    recipe: Recipe | None,
+    *,
+    replace: bool,
+    tables: Collection[str] | None,
+) -> Work:
     name = recipe.name if recipe else None
     stale = []
     for table in MODEL_TABLES if recipe is None else variant_tables(study):
+        if tables is not None and table not in tables:
+            continue
         wanted = expected(table, study, dense.identity, recipe)
         current = store.is_current(TABLES[table], dense.spec.name, name, wanted)
         if table == "variants" and recipe is not None:

@@ -176,7 +176,8 @@ class Subject:
         wanted = fingerprints.expected(table, self.study, self.dense.identity, recipe)
         if not self.store.is_current(TABLES[table], self.model, recipe.name, wanted):
             return None
-        return pl.DataFrame(self.store.read(TABLES[table], self.model, recipe.name))
+        rows = pl.DataFrame(self.store.read(TABLES[table], self.model, recipe.name))
+        return rows.with_columns(pl.col(pl.Categorical).cast(pl.String))  # names as text, as they are computed
 
     def write(
         self,

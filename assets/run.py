@@ -3,7 +3,7 @@
 Used by the command line and by the jobs that the UI starts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -65,7 +65,13 @@ class Outcome:
 
 
 def run_study(
-    request: Request, root: Place | str, cache: Path, listener: Listener, *, replace: bool = False
+    request: Request,
+    root: Place | str,
+    cache: Path,
+    listener: Listener,
+    *,
+    replace: bool = False,
+    tables: Collection[str] | None = None,
 ) -> Outcome:
     """Brings the warehouse up to date with a study.
 
@@ -75,6 +81,7 @@ def run_study(
         cache: folder for fetched and converted models.
         listener: told how far it is.
         replace: recompute what another study computed from other inputs, instead of refusing.
+        tables: only these are brought up to date, without questions and report; None for the whole study.
 
     Raises:
         InputError: the study or a model is wrong, or another study's partition is in the way.
@@ -82,17 +89,20 @@ def run_study(
         KeyboardInterrupt: SIGINT or SIGTERM came; whole partitions stay, no partial one does.
     """
     study, store = request.load(), Store(root)
-    if make_plan(study, store, cache, listener, replace=replace).is_empty:
+    if make_plan(study, store, cache, listener, replace=replace, tables=tables).is_empty:
         return Outcome(study)
     from assets.execution import execute
     from assets.instance import only_writer
 
     with only_writer(store.local(cache), listener.waiting):
         # Whoever held the warehouse before may have done it meanwhile.
-        plan = make_plan(study, store, cache, listener, replace=replace)
+        plan = make_plan(study, store, cache, listener, replace=replace, tables=tables)
         if plan.models or plan.variants:
             from pipelines.preflight import check_study
 
+            # What is not asked for is neither fetched nor refused.
+            unasked = {} if tables is None else {"tasks": (), "retrieval": ()}
+            checked = study.model_copy(update=unasked)
             for spec in study.models:
-                check_study(study, find_model(study, spec.name, cache, listener).folder)
+                check_study(checked, find_model(study, spec.name, cache, listener).folder)
         return Outcome(study) if plan.is_empty else execute(plan, request, store, listener)

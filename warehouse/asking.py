@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 import pyarrow as pa
 
+from warehouse import headers
 from warehouse.catalogue import GIBIBYTES, View
 from warehouse.errors import WarehouseError
 from warehouse.places import Place
@@ -45,8 +46,9 @@ def ask(
 
     Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, a variant is
     compared with the others that the question compares it with, and only the rounding of sums may differ. Of other
-    models no file is opened, because no view relates two models. The other filters stand outside the view; DuckDB
-    moves them to the files where that changes nothing, which is where the question groups by the filtered column.
+    models no file is opened, but where the view's header says that it relates models. The other filters stand outside
+    the view; DuckDB moves them to the files where that changes nothing, which is where the question groups by the
+    filtered column.
 
     Args:
         root: the warehouse.
@@ -67,7 +69,8 @@ def ask(
     where = f" WHERE {conditions}" if filters else ""
     parameters = {name: value for _, values in filters for name, value in values.items()}
     query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - a file's name and our own parameters
-    return run_safe(root, query, parameters or None, models=models or None, seconds=seconds, gibibytes=gibibytes)
+    read = None if headers.parse(view.header).across else models or None
+    return run_safe(root, query, parameters or None, models=read, seconds=seconds, gibibytes=gibibytes)
 
 
 def _filters(view: View, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:

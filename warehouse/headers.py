@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 # A position or step says nothing without the sequence of tokens that it counts in.
 _PLACES, _SEQUENCES = {"position", "step"}, {"prompt_id", "text_id"}
-_PART = re.compile(r"(grain|key|inputs|how to read|reason): *")
+_PART = re.compile(r"(grain|key|across|inputs|how to read|reason): *")
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Header:
         asks: its first sentence, which a question's file asks.
         grain: what one row is, such as "one row per model".
         key: columns that identify a row; empty where the view has one row.
+        across: what its rows relate, `models`; empty where a row follows from its own model alone.
         inputs: the tables and views that it reads.
         how_to_read: what to know before reading the numbers.
         reason: why someone asks.
@@ -28,6 +29,7 @@ class Header:
     asks: str
     grain: str
     key: tuple[str, ...]
+    across: str
     inputs: str
     how_to_read: str
     reason: str
@@ -50,6 +52,7 @@ def parse(header: str) -> Header:
         asks=parts["asks"],
         grain=parts.get("grain", "").rstrip("."),
         key=tuple(key) if key != ["none"] else (),
+        across=parts.get("across", ""),
         inputs=parts.get("inputs", ""),
         how_to_read=parts.get("how to read", ""),
         reason=parts.get("reason", ""),

@@ -56,6 +56,10 @@ Recipes = Annotated[
     ),
 ]
 
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Compute again what another study computed from other inputs.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -68,10 +72,7 @@ def run(
     study: StudyName,
     model: Models = None,
     recipe: Recipes = None,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Compute again what another study computed from other inputs."),
-    ] = False,
+    replace: Replace = False,
     allow_code_execution: AllowCode = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
@@ -86,7 +87,7 @@ def run(
     - `prunescope run demo --model ./my-model --recipe wanda-50 --recipe wanda-2of4`
     - `prunescope run my-study.yaml --warehouse /data/prunescope`
     """
-    request = _request(study, model or [], recipe or [], allow_code_execution)
+    request = request_of(study, model or [], recipe or [], allow_code_execution)
     place = root(context)
     _tell_of_code(request)
     with Bars() as bars:
@@ -94,14 +95,7 @@ def run(
     if not outcome.computed and not outcome.failures:
         say("everything is current; nothing was computed")
     _show(outcome, place)
-    if outcome.failures:
-        say(f"{len(outcome.failures)} failed:", "red")
-        for failure in outcome.failures:
-            say(f"  {failure.name}: {failure.message}", "red")
-            if context.ensure_object(Globals).debug:
-                say(failure.traceback)
-        only_input = all(failure.is_input for failure in outcome.failures)
-        raise typer.Exit(WRONG_INPUT if only_input else FAILED)
+    end(context, outcome)
 
 
 def plan(
@@ -132,7 +126,7 @@ def plan(
     with Bars() as bars:
         from assets.dryrun import SECTIONS, estimate, table, verdict
 
-        request = _request(study, model or [], recipe or [], allow_code_execution)
+        request = request_of(study, model or [], recipe or [], allow_code_execution)
         found = estimate(request.load(), Store(place), settings.cache_folder(), bars)
     rows = table(found)
     if output is None and chosen_format(format_, output) == "table":
@@ -147,7 +141,7 @@ def plan(
         say(message, "yellow" if is_warning else None)
 
 
-def _request(study: str, models: list[str], recipes: list[str], allow_code_execution: bool) -> Request:
+def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> Request:
     """The request with absolute paths: the UI may execute it again from another folder."""
     known = {model.name for model in load_study(study).models}
     path = Path(study)
@@ -155,6 +149,18 @@ def _request(study: str, models: list[str], recipes: list[str], allow_code_execu
     return Request(
         place, tuple(m if m in known else _absolute(m) for m in models), tuple(recipes), allow_code_execution
     )
+
+
+def end(context: typer.Context, outcome: Outcome) -> None:
+    """Says what failed, and ends the command with the exit code for it."""
+    if outcome.failures:
+        say(f"{len(outcome.failures)} failed:", "red")
+        for failure in outcome.failures:
+            say(f"  {failure.name}: {failure.message}", "red")
+            if context.ensure_object(Globals).debug:
+                say(failure.traceback)
+        only_input = all(failure.is_input for failure in outcome.failures)
+        raise typer.Exit(WRONG_INPUT if only_input else FAILED)
 
 
 def _tell_of_code(request: Request) -> None:

@@ -1,8 +1,7 @@
 -- Whether the paper's claims hold on a model: each with its number, the uncertainty, and a verdict.
 -- grain: one row per model × claim × measure.
 -- key: model, claim, measure
--- inputs: stg_task_scores, stg_task_samples, noise_variants, paper_fits, layer_summary, reference_temperature,
---   stg_option_subspace, variant_summary
+-- inputs: task_losses, paper_fits, layer_summary, reference_temperature, stg_option_subspace, variant_summary
 -- columns:
 --   model: name of the dense model
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
@@ -16,10 +15,7 @@
 --   amount_high: upper end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
 --   threshold: what the claim holds it against [as amount]
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, else too little data
--- how to read: a task's loss is the part of what its dense score has above a guess that is gone; a guess at options is
---   the mean of 1/options, at a text 0. Tasks whose dense score is not two standard errors above a guess have nothing
---   to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no proof of knowledge.
---   agreement takes the dense model's own answers for the right ones. The first two claims are about variants whose
+-- how to read: losses are those of task_losses, above a guess. The first two claims are about variants whose
 --   writing loses at least half; their intervals add the spread over variants and the error over samples, the latter
 --   taken as the same for all. Theorems: correlation of the logarithms of estimate and truth (paper_fits), mean over
 --   methods, error over prompts. The others are shares of sublayers, questions or variants for which the claim holds in
@@ -28,81 +24,15 @@
 --   tell.
 with
 
-guesses as (
-    select
-        model,
-        task,
-        avg(1.0 / len(option_log_likelihoods)) as guess
-    from stg_task_samples
-    where recipe = 'dense' and scoring in ('full_text', 'letter')
-    group by model, task
-),
-
-dense_scores as (
-    select
-        scores.model,
-        scores.task,
-        scores.metric,
-        scores.kind,
-        case when scores.metric = 'agreement' then 'agreement' else 'score' end as measure,
-        scores.value,
-        scores.standard_error,
-        case when scores.kind = 'generative' then 0.0 else guesses.guess end as guess
-    from stg_task_scores as scores
-    left join guesses
-        on scores.model = guesses.model and scores.task = guesses.task
-    where
-        scores.recipe = 'dense'
-        and scores.is_higher_better
-        and scores.kind in ('generative', 'non_generative')
-),
-
-metric_losses as (
-    select
-        pruned.model,
-        pruned.recipe,
-        dense.measure,
-        dense.kind,
-        dense.task,
-        (dense.value - pruned.value) / (dense.value - dense.guess) as loss,
-        -- First order in both errors.
-        sqrt(
-            pruned.standard_error ** 2
-            + ((pruned.value - dense.guess) / (dense.value - dense.guess) * dense.standard_error) ** 2
-        ) / (dense.value - dense.guess) as loss_se
-    from stg_task_scores as pruned
-    inner join dense_scores as dense
-        on pruned.model = dense.model and pruned.task = dense.task and pruned.metric = dense.metric
-    anti join noise_variants
-        on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
-    where pruned.recipe <> 'dense' and dense.value - dense.guess > 2 * coalesce(dense.standard_error, 0)
-),
-
-task_losses as (
-    select
-        model,
-        recipe,
-        measure,
-        kind,
-        task,
-        avg(loss) as loss,
-        -- Metrics of one task are of the same samples.
-        avg(loss_se) as loss_se
-    from metric_losses
-    group by model, recipe, measure, kind, task
-),
-
 losses as (
     select
         model,
         recipe,
         measure,
-        avg(loss) filter (where kind = 'generative') as writing,
-        avg(loss) filter (where kind = 'non_generative') as choosing,
-        sqrt(sum(loss_se ** 2) filter (where kind = 'generative')) / count(*) filter (where kind = 'generative')
-            as writing_se,
-        sqrt(sum(loss_se ** 2) filter (where kind = 'non_generative'))
-        / count(*) filter (where kind = 'non_generative') as choosing_se
+        max(loss) filter (where kind = 'generative') as writing,
+        max(loss) filter (where kind = 'non_generative') as choosing,
+        max(loss_se) filter (where kind = 'generative') as writing_se,
+        max(loss_se) filter (where kind = 'non_generative') as choosing_se
     from task_losses
     group by model, recipe, measure
 ),

@@ -1,14 +1,12 @@
 -- Do cheap probes rank the variants of a model as its tasks do?
 -- grain: one row per model × probe × task × metric.
 -- key: model, probe, task, metric
--- inputs: stg_task_scores, reference_steps
--- how to read: probes are means over prompts, teacher forced at the reference temperature: kl_step0, var_p_step0 and
---   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change
---   every token.
---   Each is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the
---   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
---   interval draws variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side
---   does not vary. Noise is left out.
+-- inputs: stg_task_scores, probes
+-- how to read: the mart probes says what each probe is; influence is of recipes alone that drop sublayers. Each is 0
+--   for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned variants,
+--   to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The interval draws
+--   variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side does not vary.
+--   Noise is left out.
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: What was measured without any task [label]
@@ -19,30 +17,6 @@
 --   spearman_high: Upper end of its 95 % interval over variants [-1 to 1]
 --   kendall_tau_b: Concordant minus discordant pairs of variants, ties discounted; NULL below 5 variants [-1 to 1]
 with
-
-measured as (
-    select
-        steps.model,
-        steps.recipe,
-        avg(steps.kl_dense_pruned_nats) filter (where steps.step = 0) as kl_step0,
-        avg(steps.var_p_dz) filter (where steps.step = 0) as var_p_step0,
-        avg(steps.one_minus_cos_h) filter (where steps.step = 0) as one_minus_cos_h_step0,
-        avg(steps.kl_dense_pruned_nats) as kl_mean,
-        1 - avg(cast(steps.is_top1_same as integer)) as top1_change
-    from reference_steps as steps
-    where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
-    group by steps.model, steps.recipe
-),
-
-probes as (
-    -- Lists that are unnested in one select run in step.
-    select
-        model,
-        recipe,
-        unnest(['kl_step0', 'var_p_step0', 'one_minus_cos_h_step0', 'kl_mean', 'top1_change']) as probe,
-        unnest([kl_step0, var_p_step0, one_minus_cos_h_step0, kl_mean, top1_change]) as damage
-    from measured
-),
 
 losses as (
     select
@@ -77,7 +51,6 @@ ranked as (
     from losses
     inner join probes
         on losses.model = probes.model and losses.recipe = probes.recipe
-    where probes.damage is not null
 ),
 
 fits as (

@@ -102,15 +102,22 @@ def test_a_second_run_computes_nothing_and_a_changed_judgement_only_retrieval(fo
     assert todo(mine, root) == {f"tiny-bert@{recipe}": RETRIEVAL_TABLES for recipe in RECIPES}
 
 
-def test_prompts_on_a_model_without_a_head_are_refused_before_anything_runs(
-    found: Path, tmp_path: Path, model: Path, capsys: Capture
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ("prompts", {"id": "open", "kind": "open", "text": "Why?"}),
+        ("texts", {"id": "help", "source": "embedded", "context": 16, "max_tokens": 16}),
+        ("tasks", {"name": "openbookqa", "samples": 2}),
+        ("speed", {"length": 8}),
+    ],
+)
+def test_what_needs_a_head_is_refused_on_a_model_without_one_before_anything_runs(
+    tmp_path: Path, model: Path, capsys: Capture, key: str, asked: dict[str, object]
 ) -> None:
-    prompts = [{"id": "open", "kind": "open", "text": "Why?"}]
-    study = written(tmp_path, model, prompts=prompts)
+    study = written(tmp_path, model, **{key: [asked]})
     assert run(["run", str(study), "--warehouse", str(tmp_path / "w")], Globals()) == 2
-    assert "study found: BertModel has no LM head; `prompts` and `texts` cannot be measured" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"study found: BertModel has no LM head; `{key}` cannot be measured on it" in told
     assert not partitions(tmp_path / "w")
 
 

@@ -24,7 +24,8 @@ from warehouse.tables import TABLES
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from assets.cli import main; main()"]
 # What the tiny study fills of a variant.
-VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in fingerprints.RETRIEVAL_TABLES)
+_ELSEWHERE = {*fingerprints.RETRIEVAL_TABLES, fingerprints.SPEED_TABLE}
+VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in _ELSEWHERE)
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import product
 
 import duckdb
 import polars as pl
@@ -15,7 +16,7 @@ QUESTIONS = {name[:3]: name for name, view in VIEWS.items() if view.layer == "qu
 KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
 PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}
 # Tasks, retrieval, roundings, other temperatures and calibrations, and scope isolated: the demo measures none of them.
-UNASKED = {"q19", "q20", "q21", "q22", "q23", "q26", "q27", "q28", "q29", "q30"}
+UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", "q30", "q31"}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,12 @@ def test_a_question_answers_for_every_pruned_variant(question: str, measured: du
 @pytest.mark.parametrize("question", sorted(UNASKED))
 def test_a_question_that_was_not_measured_has_no_row(question: str, measured: duckdb.DuckDBPyConnection) -> None:
     assert measured.execute(f"select count(*) from {QUESTIONS[question]}").fetchall() == [(0,)]
+
+
+def test_without_tasks_the_critical_drops_are_those_of_the_probes(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q21")
+    drops, probes = ("attn-drop", "mlp-drop", "block-drop"), ("top1_agreement", "kl_kept", "kl_step0_kept")
+    assert set(rows.select("method", "kind", "metric").iter_rows()) == set(product(drops, ("probe",), probes))
 
 
 def test_q01_finds_a_tenth_of_spikes_and_claims_no_interval_from_three_prompts(

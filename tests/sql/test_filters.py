@@ -1,4 +1,4 @@
-"""No view relates two models, so the files of other models may stay closed when one model is asked for."""
+"""No view relates two models unless it says so, so the files of others may stay closed when one is asked for."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from warehouse.catalogue import connect, view_sql
 from warehouse.headers import parse
 from warehouse.tables import TABLES
 
-VIEWS = [name for name, view in view_sql().items() if "model" in view.columns]
+VIEWS = [name for name, view in view_sql().items() if "model" in view.columns and not parse(view.header).across]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ Facts come from the footers and tables; what footers only have the hash of is to
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from warehouse.export.escape import latex
 from warehouse.formats import markdown_escaped
 
 _HASH = 12
+# Longer names, of files above all, may go on in the next line.
+_LONGEST_UNBROKEN = 20
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def methods(
     keys = [part.key for parts in kept for part in parts if isinstance(part, _Cite)]
     return Methods(
         "## Methods\n\n" + "\n\n".join("".join(map(_markdown, parts)) for parts in kept) + "\n",
-        "\\paragraph{Methods.}\n" + "\n\n".join("".join(map(_latex, parts)) for parts in kept) + "\n",
+        # Names do not hyphenate: lines may be loose instead of too long.
+        "\\paragraph{Methods.}\n{\\sloppy\n" + "\n\n".join("".join(map(_latex, parts)) for parts in kept) + "\\par}\n",
         bibliography.bibtex(keys, others),
     )
 
@@ -306,7 +310,8 @@ def _markdown(part: _Part) -> str:
 def _latex(part: _Part) -> str:
     match part:
         case _Code():
-            return rf"\texttt{{{latex(part.text)}}}"
+            pieces = re.split(r"(?<=[/\-_.@])", part.text) if len(part.text) > _LONGEST_UNBROKEN else [part.text]
+            return r"\texttt{" + r"\allowbreak{}".join(map(latex, pieces)) + "}"
         case _Cite():
             return rf"\cite{{{part.key}}}"
         case _:

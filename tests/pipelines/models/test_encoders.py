@@ -15,6 +15,7 @@ from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.describe import model_row, structure_rows
 from pipelines.models.load import load_decoder
+from pipelines.models.matrices import Products
 from pipelines.models.outline import load_outline, shape_of
 from pipelines.models.sources import ModelIdentity
 from pipelines.pruning.apply import prune
@@ -118,6 +119,26 @@ def test_a_dropped_sublayer_of_bert_takes_its_norm_along(bert: Decoder, dropped:
     with applied(bert, Variant(dropped=dropped)):
         found = bert.hidden(tokens)[0].double()
     assert (found - truth).norm() / truth.norm() < 1e-5
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+@pytest.mark.parametrize("dropped", [("attn.1",), ("mlp.0",), ("attn.2", "mlp.2"), ("attn.0", "mlp.1")])
+def test_dropped_sublayers_of_embedders_do_not_run_and_give_what_adding_nothing_gives(
+    decoders: dict[str, Decoder], name: str, dropped: tuple[str, ...]
+) -> None:
+    decoder, tokens, read = decoders[name], torch.randint(4, 300, (2, 9)), set[int]()
+    tokens[1, 5:], lengths = decoder.padding, torch.tensor([9, 5])
+    own = {each.address for part in decoder.sublayers if part.label in dropped for each in part.matrices.values()}
+    with decoder.without(dropped, skips=False), Products(lambda _, operand: read.add(operand.data_ptr())):
+        truth = decoder.padded(tokens, lengths)
+    assert own <= read
+    read.clear()
+    with applied(decoder, Variant(dropped=dropped)), Products(lambda _, operand: read.add(operand.data_ptr())):
+        found = decoder.padded(tokens, lengths)
+    assert torch.equal(found[0], truth[0])
+    assert torch.equal(found[1, :5], truth[1, :5])
+    assert read
+    assert not read & own
 
 
 def test_influence_is_how_far_a_sublayer_with_its_norm_turns_the_stream(

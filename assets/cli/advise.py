@@ -1,0 +1,121 @@
+"""`prunescope advise`: the cheap probes of a model, and which recipes it bears by what they say.
+
+Probes run as `prunescope run` runs them, predictions are the view loss_predictions, verdicts `pipelines.advice`.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from assets import settings
+from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.output import chosen_format, emit, say
+from assets.cli.progress import Bars
+from assets.cli.study import Recipes, Replace, end, request_of
+from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
+from assets.plan import Request
+from assets.run import run_study
+from pipelines.advice import advise as judge
+from pipelines.errors import InputError
+from pipelines.studies import Study, load_study, study_names
+from warehouse.catalogue import connect
+from warehouse.places import Place
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+STUDY = "advise"
+# What the verdicts read; a study's texts, tasks and times stay as they are.
+PROBE_TABLES = (*MODEL_TABLES, "variants", *TRACE_TABLES)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(advise)
+
+
+def advise(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder with safetensors, a .gguf file, a hub id, `NAME=MODEL`, or a model's name in the warehouse."
+        ),
+    ],
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY",
+            help="Whose recipes and prompts, a name or a path; else that which computed the model, else `advise`.",
+        ),
+    ] = None,
+    recipe: Recipes = None,
+    replace: Replace = False,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the dense model's skill that may be lost.")
+    ] = 0.1,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Say which recipes a model bears: safe, non-generative only, or broken, before any task is run.
+
+    A few short prompts are probed under every recipe, as far as that was not done. Losses in tasks are predicted from
+    other models of the warehouse that were scored; where they are too few, a rule of the paper decides and says so.
+
+    For example:
+
+    - `prunescope advise ./my-model`
+    - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
+    - `prunescope advise smollm2-135m-instruct --study paper-small`
+    """
+    shown = chosen_format(format_, output)
+    place = root(context)
+    request = _request(model, study, recipe or [], Store(place))
+    with Bars() as bars:
+        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
+    advice = judge(*_measured(outcome.study, place), tolerance)
+    told = [column.name for column in advice.rows if shown != "table" or column.null_count() < len(column)]
+    emit(advice.rows.select(told).to_arrow(), format_, output)
+    for line in advice.told:
+        say(line)
+    end(context, outcome)
+
+
+def _request(model: str, study: str | None, recipes: list[str], store: Store) -> Request:
+    """What is probed: by the study that computed the model where the warehouse has it, so that nothing is done twice.
+
+    Raises:
+        InputError: that study is in a file of the user's, which has to be named, or has no prompts to probe with.
+    """
+    [spec] = load_study(STUDY).replaced([model], []).models
+    made = store.provenance(TABLES["models"], spec.name, None)
+    if study is None and made is not None and made.study not in study_names():
+        raise InputError(f"model {spec.name} was computed by study {made.study!r}; name its file with --study")
+    chosen = study or (made.study if made else STUDY)
+    if not load_study(chosen).prompts:
+        raise InputError(f"study {chosen}: `prompts` is empty, and probes read prompts; name another with --study")
+    is_bare = not {"/", "="} & set(model) and not Path(model).exists()
+    if made and is_bare and model not in {known.name for known in load_study(chosen).models}:
+        source = store.read(TABLES["models"], model, None)["source"][0].as_py()
+        model = f"{model}={source}"
+    return request_of(chosen, [model], recipes)
+
+
+def _measured(study: Study, place: Place) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The model's pruned variants, and what is predicted of them."""
+    recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
+    with connect(place, explained=False) as connection:
+        variants, predictions = (
+            connection.sql(
+                f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
+                params=[study.models[0].name, recipes],
+            ).to_arrow_table()
+            for view in ("variant_summary", "loss_predictions")
+        )
+    return pl.DataFrame(variants), pl.DataFrame(predictions)

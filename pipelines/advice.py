@@ -1,0 +1,190 @@
+"""Which recipes a model bears: verdicts from predicted losses, or by a rule of the paper where data are few.
+
+Predictions are made in SQL (loss_predictions); running probes and asking the warehouse belong to the caller.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED = "safe", "non-generative only", "broken", "not judged"
+VERDICTS = (SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED)
+# What loss is counted by, the first that is known of enough models.
+MEASURES = ("score", "agreement")
+WRITING, CHOOSING = "generative", "non_generative"
+# KL at the first generated token where writing is gone and choosing is not: Qwen2.5-7B without 8 attention sublayers,
+# 2603.24652 (GSM8K 75.6 → 0, MMLU 74.2 → 63.2).
+PUBLISHED_KL_NATS = 0.6
+RULE = (
+    "choosing is kept where most choice prompts keep their likeliest option; writing where, besides, KL at the first "
+    f"generated token is below {PUBLISHED_KL_NATS} nats, at which the paper's writing is gone (2603.24652, 8 attention "
+    "sublayers dropped), and at most the tolerated share of tokens has another likeliest one, for decoding feeds each "
+    "back"
+)
+COLUMNS = {
+    "recipe": pl.String,
+    "verdict": pl.String,
+    "is_certain": pl.Boolean,
+    "basis": pl.String,
+    "parameters_removed_share": pl.Float64,
+    "probe": pl.String,
+    "damage": pl.Float64,
+    **{
+        f"{name}_{kind}": pl.Float64
+        for kind in (WRITING, CHOOSING)
+        for name in ("predicted_loss", "predicted_loss_low", "predicted_loss_high", "loss")
+    },
+}
+
+_Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do with a model.
+
+    Attributes:
+        rows: one row a recipe, best first, columns as COLUMNS. `basis` is `prediction`, or `rule` where nothing was
+            predicted; `probe` and `damage` are what the verdict follows from; `is_certain` says that both ends of the
+            intervals lead to the same verdict, NULL under the rule; `loss_…` was measured, where it was.
+        told: how far to trust it, in sentences.
+    """
+
+    rows: pl.DataFrame
+    told: tuple[str, ...]
+
+
+def advise(variants: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> Advice:
+    """Ranks the recipes of one model.
+
+    Args:
+        variants: a row of variant_summary for each pruned variant of the model.
+        predictions: its rows of loss_predictions.
+        tolerance: share of the dense model's skill that may be lost where a verdict says that it is kept.
+    """
+    measure = next((name for name in MEASURES if _reach(predictions, name)), None)
+    known = predictions.filter(pl.col("measure") == measure) if measure else predictions.clear()
+    rows = [
+        _by_prediction(variant, found, tolerance)
+        if len(found := _narrowest(known, variant["recipe"])) == 2
+        else _by_rule(variant, tolerance)
+        for variant in variants.iter_rows(named=True)
+    ]
+    measured = _measured(predictions, measure)
+    rows = [{**dict.fromkeys(COLUMNS), **row, **measured.get(row["recipe"], {})} for row in rows]
+    rows.sort(key=lambda row: (VERDICTS.index(row["verdict"]), _severity(row), row["recipe"]))
+    return Advice(pl.DataFrame(rows, schema=COLUMNS), tuple(_told(rows, predictions, measure, tolerance)))
+
+
+def _reach(predictions: pl.DataFrame, measure: str) -> bool:
+    """Whether losses of both kinds are predicted, with their intervals, for some variant."""
+    found = predictions.filter(pl.col("measure") == measure, pl.col("predicted_loss_high").is_not_null())
+    return {WRITING, CHOOSING} <= set(found["kind"])
+
+
+def _narrowest(known: pl.DataFrame, recipe: str) -> dict[str, _Row]:
+    """For each kind of task the prediction whose probe erred least elsewhere."""
+    rows = known.filter(pl.col("recipe") == recipe, pl.col("predicted_loss_high").is_not_null())
+    best = rows.sort("half_width", "probe").unique("kind", keep="first", maintain_order=True)
+    return {row["kind"]: row for row in best.iter_rows(named=True)}
+
+
+def _by_prediction(variant: _Row, found: Mapping[str, _Row], tolerance: float) -> dict[str, Any]:
+    def at(bound: str) -> str:
+        return _verdict(found[CHOOSING][bound] <= tolerance, found[WRITING][bound] <= tolerance)
+
+    verdict = at("predicted_loss")
+    decisive = found[CHOOSING if verdict == BROKEN else WRITING]
+    return {
+        "recipe": variant["recipe"],
+        "verdict": verdict,
+        "is_certain": verdict == at("predicted_loss_low") == at("predicted_loss_high"),
+        "basis": "prediction",
+        "parameters_removed_share": variant["parameters_removed_share"],
+        "probe": decisive["probe"],
+        "damage": decisive["damage"],
+        **{
+            f"{name}_{kind}": found[kind][name]
+            for kind in (WRITING, CHOOSING)
+            for name in ("predicted_loss", "predicted_loss_low", "predicted_loss_high")
+        },
+    }
+
+
+def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
+    """A verdict without a prediction, see RULE."""
+    row = {
+        "recipe": variant["recipe"],
+        "verdict": NOT_JUDGED,
+        "basis": "rule",
+        "parameters_removed_share": variant["parameters_removed_share"],
+    }
+    if variant["kl_step0_nats"] is None or not variant["questions"]:
+        return row
+    changed, kl = 1 - variant["top1_agreement"], variant["kl_step0_nats"]
+    options = 1 - variant["options_argmax_kept"] / variant["questions"]
+    verdict = _verdict(options < 0.5, kl < PUBLISHED_KL_NATS and changed <= tolerance)
+    if verdict == BROKEN:
+        probe, damage = "options_changed", options
+    else:
+        probe, damage = ("kl_step0", kl) if kl >= PUBLISHED_KL_NATS else ("top1_change", changed)
+    return row | {"verdict": verdict, "probe": probe, "damage": damage}
+
+
+def _verdict(is_choosing_kept: bool, is_writing_kept: bool) -> str:
+    if not is_choosing_kept:
+        return BROKEN
+    return SAFE if is_writing_kept else CHOOSING_ONLY
+
+
+def _measured(predictions: pl.DataFrame, measure: str | None) -> dict[str, dict[str, float]]:
+    """Losses of the model's variants that were scored, by recipe."""
+    scored = predictions.filter(pl.col("loss").is_not_null())
+    shown = measure or next((name for name in MEASURES if name in set(scored["measure"])), "")
+    found: dict[str, dict[str, float]] = {}
+    for row in scored.filter(pl.col("measure") == shown).iter_rows(named=True):
+        found.setdefault(row["recipe"], {})[f"loss_{row['kind']}"] = row["loss"]
+    return found
+
+
+def _severity(row: _Row) -> tuple[bool, float]:
+    """What orders recipes of one verdict: the loss in writing, behind it what has a probe only."""
+    predicted = row[f"predicted_loss_{WRITING}"]
+    return predicted is None, predicted if predicted is not None else (row["damage"] or 0.0)
+
+
+def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | None, tolerance: float) -> list[str]:
+    """How far to trust the verdicts."""
+    told = [f"kept means: at most {tolerance:.0%} of the dense model's skill is lost"]
+    by_rule = [row["recipe"] for row in rows if row["basis"] == "rule"]
+    if measure:
+        known = predictions.filter(pl.col("measure") == measure, pl.col("predicted_loss_high").is_not_null())
+        numbers = (known.get_column(name).cast(pl.Int64).to_list() for name in ("n_models", "n_variants"))
+        models, variants = numbers
+        told.append(
+            f"predicted ({measure}) from {min(models)} other models or more with {min(variants)} scored variants or "
+            "more; an interval holds for 9 of 10 variants of a model no stranger than these: `prunescope question q31` "
+            "says how often it did; is_certain where both of its ends lead to the same verdict"
+        )
+        if by_rule:
+            told.append(f"beyond every probe that was seen, so by the rule: {', '.join(by_rule)}")
+    else:
+        others = min((_others(predictions, kind) for kind in (WRITING, CHOOSING)), default=0)
+        known_models = f"{others} other model{'' if others == 1 else 's'}"
+        told.append(
+            f"too little data to predict losses: {known_models} with at least 5 variants scored on writing and on "
+            "choosing, and 2 are needed"
+        )
+    if by_rule:
+        told.append(f"the rule claims no calibration: {RULE}")
+    if any(row["verdict"] == NOT_JUDGED for row in rows):
+        told.append("not judged: what was not computed, or was without a prompt of the kind `choice`")
+    return told
+
+
+def _others(predictions: pl.DataFrame, kind: str) -> int:
+    """Other models from which a loss of that kind could be predicted."""
+    found = predictions.filter(pl.col("kind") == kind)["n_models"].max()
+    return found if isinstance(found, int) else 0

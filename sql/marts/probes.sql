@@ -1,0 +1,66 @@
+-- How far a variant moved by what is measured without any task.
+-- grain: one row per pruned variant × probe.
+-- key: model, recipe, probe
+-- inputs: reference_steps, stg_variants, stg_block_influence
+-- how to read: means over prompts, teacher forced at the reference temperature: kl_step0, var_p_step0 and
+--   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change
+--   every token. influence adds up what block_influence says of the sublayers that were dropped; a recipe that drops
+--   none has no such row. Each is 0 for the dense model and larger for more damage. Noise is left out.
+-- reason: one definition of the probes for whoever ranks or predicts by them.
+-- columns:
+--   probe: What was measured without any task [label]
+--   damage: Its amount [nats for kl_; nats² for var_p_; share for top1_change; 1 − cosine for the others]
+with
+
+measured as (
+    select
+        steps.model,
+        steps.recipe,
+        avg(steps.kl_dense_pruned_nats) filter (where steps.step = 0) as kl_step0,
+        avg(steps.var_p_dz) filter (where steps.step = 0) as var_p_step0,
+        avg(steps.one_minus_cos_h) filter (where steps.step = 0) as one_minus_cos_h_step0,
+        avg(steps.kl_dense_pruned_nats) as kl_mean,
+        1 - avg(cast(steps.is_top1_same as integer)) as top1_change
+    from reference_steps as steps
+    where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
+    group by steps.model, steps.recipe
+),
+
+listed as (
+    -- Lists that are unnested in one select run in step.
+    select
+        model,
+        recipe,
+        unnest(['kl_step0', 'var_p_step0', 'one_minus_cos_h_step0', 'kl_mean', 'top1_change']) as probe,
+        unnest([kl_step0, var_p_step0, one_minus_cos_h_step0, kl_mean, top1_change]) as damage
+    from measured
+),
+
+dropped as (
+    select
+        model,
+        recipe,
+        unnest(sublayers_dropped) as sublayer
+    from stg_variants
+    where recipe <> 'dense' and not is_noise
+)
+
+select
+    model,
+    recipe,
+    probe,
+    damage
+from listed
+where damage is not null
+
+union all
+
+select
+    dropped.model,
+    dropped.recipe,
+    'influence' as probe,
+    sum(influences.influence) as damage
+from dropped
+inner join stg_block_influence as influences
+    on dropped.model = influences.model and dropped.sublayer = influences.unit || '.' || influences.layer
+group by dropped.model, dropped.recipe

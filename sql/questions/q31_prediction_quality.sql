@@ -1,0 +1,87 @@
+-- How well do probes predict what a model loses that was not among those they learned from?
+-- grain: one row per model × measure × kind of task × probe.
+-- key: model, measure, kind, probe
+-- across: models
+-- inputs: loss_predictions
+-- how to read: every scored variant of the model is predicted from the other models alone (loss_predictions). spearman
+--   ranks predictions against measured losses within the model: 1 is the same ranking, 0 none. coverage is the share of
+--   variants inside the stated interval, which promises 0.9 of a model like the others; its own interval is Wilson's
+--   and takes variants as independent, which those of one model are not. All are NULL with no other model that has 5
+--   scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe lies
+--   beyond every one seen are not predicted and counted apart.
+-- reason: advice is worth what the prediction behind it got wrong on models that it had not seen.
+-- columns:
+--   measure: score, by right answers, or agreement, by the dense model's own ones
+--   probe: What the loss is predicted from [label]
+--   n_models: Other models that it is predicted from [models]
+--   n_variants: Scored variants that are predicted [variants]
+--   n_beyond: Scored variants beyond the largest probe that was seen elsewhere [variants]
+--   spearman: Rank correlation of predicted and measured loss [-1 to 1]
+--   error_mean: Mean of |measured − predicted loss| [share]
+--   coverage: Variants inside the stated interval [share]
+--   coverage_low: Lower end of its 95 % interval [share]
+--   coverage_high: Upper end of its 95 % interval [share]
+--   half_width: Half the width that is stated [share]
+with
+
+ranked as (
+    select
+        *,
+        case
+            when predicted_loss is not null
+                then count_below(predicted_loss, row(model, measure, kind, probe, predicted_loss is null))
+        end as predicted_below,
+        case
+            when predicted_loss is not null
+                then count_below(loss, row(model, measure, kind, probe, predicted_loss is null))
+        end as loss_below
+    from loss_predictions
+    where loss is not null
+),
+
+counted as (
+    select
+        model,
+        measure,
+        kind,
+        probe,
+        any_value(n_models) as n_models,
+        count(predicted_loss) as n_variants,
+        count(*) filter (where predicted_loss is null and n_models > 0) as n_beyond,
+        case
+            when count(predicted_loss) >= 5
+                then
+                    correlation_of_sums(
+                        count(predicted_loss),
+                        sum(predicted_below),
+                        sum(loss_below),
+                        sum(predicted_below ** 2),
+                        sum(loss_below ** 2),
+                        sum(predicted_below * loss_below)
+                    )
+        end as spearman,
+        avg(abs(loss - predicted_loss)) as error_mean,
+        -- A bound is a sum of what may be the loss itself: rounding must not push it out.
+        count(*) filter (where abs(loss - predicted_loss) <= half_width + 1e-9) as inside,
+        count(predicted_loss + half_width) as n_intervals,
+        any_value(half_width) as half_width
+    from ranked
+    group by model, measure, kind, probe
+)
+
+select
+    model,
+    measure,
+    kind,
+    probe,
+    n_models,
+    n_variants,
+    n_beyond,
+    spearman,
+    error_mean,
+    inside / nullif(n_intervals, 0) as coverage,
+    wilson_interval(inside, n_intervals)[1] as coverage_low,
+    wilson_interval(inside, n_intervals)[2] as coverage_high,
+    half_width
+from counted
+order by model, measure, kind, probe

@@ -1,0 +1,71 @@
+"""`prunescope advise`: probes as `run` makes them, nothing twice, and no table of the study but the probes' touched."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from assets.cli.advise import PROBE_TABLES
+from assets.cli.main import run
+from assets.cli.options import Globals
+from pipelines.advice import COLUMNS, VERDICTS
+from tests.assets.tiny_study import RECIPES, StudyFile, partitions, written_since
+
+Capture = pytest.CaptureFixture[str]
+
+
+def advised(capsys: Capture, *arguments: object, code: int = 0) -> tuple[list[dict[str, object]], str]:
+    found = run(["advise", *map(str, arguments), "--format", "json"], Globals())
+    shown = capsys.readouterr()
+    assert found == code, shown.err
+    return (json.loads(shown.out) if shown.out else []), shown.err
+
+
+def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_touched(
+    study: StudyFile, warehouse: Path, capsys: Capture
+) -> None:
+    before = partitions(warehouse)
+    more = ("--warehouse", warehouse, "--study", study.path, "--recipe", "wanda-2of4", "--recipe", "mlp-drop-1")
+    rows, told = advised(capsys, "tiny-a", *more)
+
+    assert {row["recipe"] for row in rows} == {"wanda-2of4", "mlp-drop-1"}
+    assert all(list(row) == list(COLUMNS) and row["verdict"] in VERDICTS and row["probe"] for row in rows)
+    assert "too little data to predict losses: 0 other models" in told
+    assert "claims no calibration" in told
+    written = written_since(before, warehouse)
+    assert {name.split("/")[0] for name in written} == set(PROBE_TABLES) - {
+        "models",
+        "activation_stats",
+        "block_influence",
+    }
+    assert all("recipe=mlp-drop-1" in name for name in written)
+
+    after = partitions(warehouse)
+    again, _ = advised(capsys, "tiny-a", *more)
+    assert again == rows
+    assert written_since(after, warehouse) == set()
+
+
+def test_a_whole_computed_study_is_read_and_none_of_it_written(
+    study: StudyFile, warehouse: Path, capsys: Capture
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()}
+    rows, _ = advised(capsys, f"tiny-a={study.model}", "--study", study.path, "--warehouse", warehouse)
+
+    assert {row["recipe"] for row in rows} == set(RECIPES) - {"dense"}
+    assert {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_of_a_study_in_a_file_wants_that_file(warehouse: Path, capsys: Capture) -> None:
+    _, told = advised(capsys, "tiny-a", "--warehouse", warehouse, code=2)
+    assert "model tiny-a was computed by study 'tiny'; name its file with --study" in told
+
+
+def test_a_study_without_prompts_cannot_be_probed(warehouse: Path, capsys: Capture) -> None:
+    _, told = advised(capsys, "tiny-a", "--study", "retrieval-small", "--warehouse", warehouse, code=2)
+    assert "study retrieval-small: `prompts` is empty" in told
+
+
+def test_a_name_that_nobody_knows_is_refused(warehouse: Path, capsys: Capture) -> None:
+    _, told = advised(capsys, "nobody", "--warehouse", warehouse, code=2)
+    assert "'nobody': no such folder or file" in told
