@@ -151,7 +151,7 @@ CASES: list[tuple[Case, str]] = [
     (impossible_recipe, "magnitude-0"),
     (malformed_yaml, "tiny.yaml: line 1: not valid YAML"),
     (unknown_key, "tiny.yaml: `promts`"),
-    (unknown_study, "no study 'dmeo'; did you mean demo? shipped are causes, demo"),
+    (unknown_study, "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo"),
     (missing_study_file, "nowhere.yaml: No such file"),
     (missing_model, "nowhere': no such folder or file"),
     (truncated_model, "model.safetensors: cut short"),

@@ -108,7 +108,9 @@ def _parts(table: Printed, columns: Sequence[_Column]) -> list[list[_Column]]:
         return [list(columns)]
     repeated = [columns[at] for at in sorted(table.key)]
     rest = [column for at, column in enumerate(columns) if at not in table.key]
-    if len(table.rows) > 1 and (not repeated or _points(repeated, _SMALL) > _MOST_KEY * _WIDTH):
+    if len(table.rows) == 1:  # nothing to tell apart
+        repeated, rest = [], list(columns)
+    elif not repeated or _points(repeated, _SMALL) > _MOST_KEY * _WIDTH:
         cells = tuple(str(number) for number, _ in enumerate(table.rows, start=1))
         repeated, rest = [_Column("r", ("row",), cells, max(3, len(str(len(cells)))), (1,) * len(cells))], list(columns)
     parts = [list(repeated)]

@@ -238,6 +238,12 @@ def wide(rows: int, figures: int = 20) -> Printed:
     return printed("wide", table, derived("Too wide?", table.schema, {}), ["recipe", "layer"])
 
 
+def one_row() -> Printed:
+    """Keys that fill the line alone; one row needs none of them again."""
+    table = pa.table({f"key_{name}": ["a name of twenty-four"] for name in "abcdefgh"} | {"figure": [1.0]})
+    return printed("one", table, derived("Too wide?", table.schema, {}), [f"key_{name}" for name in "abcdefgh"])
+
+
 def test_a_table_wider_than_the_page_comes_in_parts_that_repeat_the_key() -> None:
     text = to_latex(wide(4, figures=10))
     parts = re.findall(r"\\begin\{tabular\}\{([^\n]*)\}\n\\toprule\n(.*?)\\bottomrule", text, re.DOTALL)
@@ -282,6 +288,7 @@ def test_no_table_is_wider_than_the_page(tmp_path: Path) -> None:
         wide(60),
         wide(6, figures=2),
         wide(60, figures=1),
+        one_row(),
     ]
     folder = compile_tex(tmp_path, {f"t{at}.tex": to_latex(table) for at, table in enumerate(tables)})
     assert_fits(folder)
