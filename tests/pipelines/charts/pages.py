@@ -26,9 +26,8 @@ def page(**marts: pl.DataFrame) -> str:
 def hostile_page() -> str:
     """Every text of the page that comes from outside is an attack."""
     names = frames.HOSTILE
-    marts = {
-        mart.__name__: mart((names[0],), names[1:4]) for mart in frames.MARTS if mart is not frames.estimate_points
-    }
+    unnamed = {frames.estimate_points, frames.paper_claims}  # they have no recipes to name
+    marts = {mart.__name__: mart((names[0],), names[1:4]) for mart in frames.MARTS if mart not in unnamed}
     marts["token_trace"] = frames.token_trace((names[0],), names[1:4], prompts=names[:2], words=names)
     marts["option_shift"] = frames.option_shift((names[0],), names[1:4], questions=names[:1], options=names[:4])
     texts = frames.texts((names[0],), names[1:4], prompts=names[:2]).with_columns(
