@@ -200,7 +200,7 @@ asked as (
         totals.probe,
         coalesce(known_models.model, '') as left_out,
         totals.n_models - cast(known_models.model is not null as integer) as n_models,
-        totals.n_variants - coalesce(known_models.n_variants, 0) as n_variants
+        cast(totals.n_variants - coalesce(known_models.n_variants, 0) as bigint) as n_variants
     from probed as models
     inner join totals
         on models.probe = totals.probe

@@ -59,7 +59,7 @@ def test_top_rows_equal_a_sort_of_the_whole_vocabulary(
     if is_tied:  # small whole numbers: products are exact, and many are equal
         weight = weight.round().clamp(-1, 1)
         pair = replace(pair, streams=pair.streams.round(), shifts=pair.shifts.round())
-    decoder = replace(decoder, head=Head(weight))
+    decoder = replace(decoder, output=replace(decoder.output, head=Head(weight)))
     logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams, pair.shifts), strict=True))
     found = top_rows(decoder, pair, 10).sort("side", "step", "rank")
     expected = pl.DataFrame(slow_top_rows(decoder, logits, 10)).sort("side", "step", "rank")

@@ -63,7 +63,7 @@ def compare_rows(
     (dense,) = session._prompts
     tokens, at = dense.tokens[0].tolist(), list(dense.positions)
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))
-    with applied(session.decoder, variant):
+    with applied(session.decoder, variant, skips=False):
         capture = session._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
     shifts = _propagated(session.decoder, dense.capture, capture)
     compared = 0
