@@ -81,6 +81,8 @@ def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
     os.environ.clear()
     os.environ.update(variables)
     torch.set_num_threads(1)  # the libraries that read OMP_NUM_THREADS were loaded before it was set
+    # Locks that libraries make have a name otherwise, which a killed process leaves behind.
+    multiprocessing.set_start_method("fork", force=True)
     with told.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
