@@ -12,6 +12,7 @@ import typer
 from assets import settings
 from assets.cli.output import say
 from pipelines.errors import InputError
+from warehouse.catalogue import GIBIBYTES
 from warehouse.places import Place
 from warehouse.store import Store
 
@@ -50,8 +51,10 @@ def _named_file(value: Path | None) -> Path | None:
 
 
 def _existing_memory(value: float) -> float:
-    """Refuses a limit that the machine could never keep."""
+    """Refuses a limit that the machine could never keep; what nobody asked for is as much as there is."""
     there_is = settings.memory_gibibytes()
+    if value == GIBIBYTES:
+        return min(value, there_is)
     if value > there_is:
         raise InputError(f"--memory {value:g}: this machine has {there_is:.1f} GiB; give less")
     return value

@@ -209,6 +209,15 @@ def test_sql_keeps_its_limits(shell: Shell) -> None:
     assert "needs more memory than it may have" in shell.messages
 
 
+def test_a_small_machine_takes_what_it_has_where_no_limit_was_asked(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assets.settings.memory_gibibytes", lambda: 1.5)
+    assert shell.records("sql", "SELECT 7 AS seven") == [{"seven": 7}]
+    shell("sql", "SELECT 7 AS seven", "--memory", "1.75", code=2)
+    assert "--memory 1.75: this machine has 1.5 GiB" in shell.messages
+
+
 def test_describe_names_the_key_and_the_joins_that_multiply_nothing(shell: Shell) -> None:
     shell("describe", "decoding_steps")
     assert "key: model, recipe, prompt_id, trajectory, step, temperature" in shell.messages
