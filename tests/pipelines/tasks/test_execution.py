@@ -76,6 +76,32 @@ def test_what_is_not_right_has_not_passed_whatever_it_does(completion: str, reas
     assert reason in verdict.reason
 
 
+def sending(message: str) -> str:
+    """A program that, when called, answers this call and the next with bytes of its own making."""
+    return f"""    import os, pickle, struct, sys
+    data = {message}
+    answer = [file for file in range(3, 32) if is_open(os, file)][-1]
+    os.write(answer, 2 * (struct.pack("<Q", len(data)) + data))
+    import time; time.sleep(60)
+
+
+def is_open(os, file):
+    try:
+        return os.fstat(file)
+    except OSError:
+        return None
+"""
+
+
+@pytest.mark.parametrize("kind", ["collections Counter", "fractions Fraction", "collections OrderedDict"])
+def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
+    module, name = kind.split()
+    # ("returned", kind()) where a state beside it made kind.__eq__ something that is true of all.
+    values = f"b'(S\\'returned\\'\\nc{module}\\n{name}\\n(N}}S\\'__eq__\\'\\ncbuiltins\\nslice\\nstb'"
+    verdict = verdict_of(sending(f"{values} + b')Rt.'"))
+    assert verdict == Verdict("failed", "the program sent something that is no result")
+
+
 @pytest.mark.parametrize("value", ["[1, (2.5, None)]", "{1, 2}", "{'a': [b'x']}", "1e400", "2**200", "1j", "range(3)"])
 def test_values_reach_the_tests_as_they_are(value: str) -> None:
     tests = f"result = f({value})\nassert result == [{value}] * 2 and type(result[0]) is type({value})"
