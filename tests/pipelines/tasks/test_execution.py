@@ -102,6 +102,31 @@ def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
     assert verdict == Verdict("failed", "the program sent something that is no result")
 
 
+def test_a_program_finds_no_text_of_its_tests_in_its_process() -> None:
+    completion = """    import gc, os, sys
+    wanted = "of-the-tests-alone".replace("-", " ")
+    found, seen, frame = [], set(), sys._getframe()
+    while frame:
+        found += [frame.f_locals, frame.f_globals]
+        frame = frame.f_back
+    found += gc.get_objects()
+    while found:
+        each = found.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, str | bytes) and each != wanted and wanted in str(each):
+            raise ValueError(each)
+        found += gc.get_referents(each)
+    if os.read(0, 1):
+        raise ValueError("the tests are still to be read")
+    return 2 * x
+"""
+    tests = TESTS + "# of the tests alone" + " " * 2**17  # longer than a pipe holds
+    verdict = passes(PROBLEM, completion, tests, "double", Limits(seconds=60))
+    assert verdict.outcome == "passed", verdict.reason
+
+
 @pytest.mark.parametrize("value", ["[1, (2.5, None)]", "{1, 2}", "{'a': [b'x']}", "1e400", "2**200", "1j", "range(3)"])
 def test_values_reach_the_tests_as_they_are(value: str) -> None:
     tests = f"result = f({value})\nassert result == [{value}] * 2 and type(result[0]) is type({value})"
