@@ -73,7 +73,7 @@ def passes(problem: str, completion: str, tests: str, entry_point: str, limits: 
         limits: what it may use.
 
     Raises:
-        ComputationError: the jail itself broke.
+        ComputationError: the jail could not be built, for a reason that is no `refused`.
     """
     limits = limits or Limits()
     if not sys.platform.startswith("linux"):

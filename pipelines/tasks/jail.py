@@ -58,6 +58,8 @@ _READABLE = {
     "fractions": ("Fraction",),
 }
 _LONGEST_REASON = 300
+# How the first process inside ends with a verdict, and where the jail could not be built; tests may end it otherwise.
+_SAID, _BROKEN = 100, 101
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -194,6 +196,7 @@ def give_up_rights(limits: dict[str, int]) -> None:
     # Behind the change of user, which clears both: dies with the outermost process, and no other looks into it.
     _call("prctl", _PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
     _call("prctl", _DUMPABLE, 0, 0, 0, 0)
+    os.setsid()  # leaves the group of processes that the outermost is in, which a signal to one's own group reaches
 
 
 def _filter() -> list[tuple[int, int, int, int]]:
@@ -254,6 +257,15 @@ def _read_task() -> dict[str, Any]:
     return json.loads(data)  # type: ignore[no-any-return]
 
 
+def _exhausted(process: int, limits: dict[str, int]) -> tuple[bool, int]:
+    """Whether a child died of the limit on processor time, and its exit status; waits for its end."""
+    _, ended, used = os.wait4(process, 0)
+    status = os.waitstatus_to_exitcode(ended)
+    # For the limit the kernel counts whole ticks of its clock, what it reports is exact: some percent lie between them.
+    spent = used.ru_utime + used.ru_stime >= limits["cpu_seconds"] / 2
+    return status in (-signal.SIGXCPU, -signal.SIGKILL) and spent, status
+
+
 class _Reader(pickle._Unpickler):
     """Reads plain values only: what a program sends is not trusted.
 
@@ -285,8 +297,7 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
             raise Ending("failed", f"the program returned more than {task['limits']['result_bytes']} bytes")
         data = answers.read(size)
         if len(header) < 8 or len(data) < size:
-            _, status = os.waitpid(program, 0)
-            if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+            if _exhausted(program, task["limits"])[0]:
                 raise Ending("timed_out", "the program used up its processor time")
             raise Ending("failed", "the program ended before its tests did")
         try:
@@ -310,14 +321,16 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
 
     namespace: dict[str, Any] = {"__name__": "tests"}
     tests = task["tests"].splitlines()
-    receive()
     try:
+        receive()
         exec(compile(task["problem"], "problem", "exec"), namespace)  # noqa: S102 - the data set's own code
         namespace[task["entry_point"]] = candidate
         exec(compile(task["tests"], "tests", "exec"), namespace)  # noqa: S102
+    except Ending:
+        raise
     except MemoryError as error:
         raise Ending("memory", "the tests ran out of memory") from error
-    except Exception as error:
+    except BaseException as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "tests"]
         line = tests[lines[-1] - 1].strip() if lines and lines[-1] else ""
         said = traceback.format_exception_only(error)[-1].strip()
@@ -332,9 +345,12 @@ def go_inside(task: dict[str, Any]) -> NoReturn:
     give_up_rights(task["limits"])
     calls, call = os.pipe()
     answers, answer = os.pipe()
+    # No signal reaches the first process of a namespace from inside but those it handles: Python handles this one.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     program = os.fork()
     if program == 0:
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             for standard in range(3):
                 os.dup2(silence, standard)
             for other in (silence, call, answers):
@@ -345,7 +361,12 @@ def go_inside(task: dict[str, Any]) -> NoReturn:
     for other in (silence, calls, answer):
         os.close(other)
     task |= _read_task()  # the tests: behind the fork, so that the program's memory never held them
-    judge(task, call, os.fdopen(answers, "rb"), program)
+    try:
+        judge(task, call, os.fdopen(answers, "rb"), program)
+    except Ending:
+        raise
+    except BaseException as error:  # no memory to say what happened, for one
+        raise Ending("failed", "the tests broke off") from error
 
 
 def main() -> None:
@@ -360,17 +381,25 @@ def main() -> None:
         make_namespaces()
         inside = os.fork()
         if inside == 0:
+            status = 1
             try:
                 go_inside(task)
             except Ending as ending:
                 say(*ending.args)
+                status = _SAID
             except Refusal as refusal:
                 say("refused", str(refusal))
+                status = _SAID
             except Exception:
                 traceback.print_exc()
+                status = _BROKEN
             finally:
-                os._exit(0)
-        os.waitpid(inside, 0)
+                os._exit(status)
+        exhausted, status = _exhausted(inside, task["limits"])
+        if exhausted:
+            say("timed_out", "the tests used up their processor time")
+        elif status not in (_SAID, _BROKEN):
+            say("failed", "the tests were ended before their verdict")
     except Refusal as refusal:
         say("refused", str(refusal))
 

@@ -102,6 +102,34 @@ def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
     assert verdict == Verdict("failed", "the program sent something that is no result")
 
 
+@pytest.mark.parametrize("number", [2, 9, 11, 15])
+def test_no_signal_to_them_ends_the_tests(number: int) -> None:
+    assert verdict_of(f"    import os\n    os.kill(1, {number})\n" + RIGHT) == Verdict("passed")
+
+
+@pytest.mark.parametrize("number", [9, 15])
+def test_a_signal_to_its_own_group_ends_the_program_alone(number: int) -> None:
+    verdict = verdict_of(f"    import os\n    os.kill(0, {number})\n")
+    assert verdict == Verdict("failed", "the program ended before its tests did")
+
+
+@pytest.mark.parametrize("at", ["loaded", "called"])
+def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
+    # A bytearray of 2^40 bytes by its head: no memory holds it, whatever follows.
+    completion = sending("b'\\x80\\x05\\x96' + struct.pack('<Q', 2**40)")
+    if at == "loaded":
+        completion += "\n\ndouble(0)\n"
+    assert verdict_of(completion) == Verdict("memory", "the tests ran out of memory")
+
+
+@pytest.mark.parametrize("tests", ["raise SystemExit(0)", "raise KeyboardInterrupt", "import os\nos._exit(0)",
+                                   "import ctypes\nctypes.string_at(0)"])  # fmt: skip
+def test_tests_that_end_themselves_have_failed(tests: str) -> None:
+    verdict = passes(PROBLEM, RIGHT, tests, "double")
+    assert verdict.outcome == "failed"
+    assert verdict.reason
+
+
 def test_a_program_finds_no_text_of_its_tests_in_its_process() -> None:
     completion = """    import gc, os, sys
     wanted = "of-the-tests-alone".replace("-", " ")
@@ -189,6 +217,17 @@ def test_a_child_that_outlives_a_right_program_dies_with_the_verdict(
 def test_processor_time_ends_before_the_deadline_does() -> None:
     verdict = verdict_of("    while True: pass\n", Limits(seconds=60, cpu_seconds=1))
     assert verdict == Verdict("timed_out", "the program used up its processor time")
+
+
+def test_processor_time_of_the_tests_ends_too() -> None:
+    verdict = passes(PROBLEM, RIGHT, "while True: pass", "double", Limits(seconds=60, cpu_seconds=1))
+    assert verdict == Verdict("timed_out", "the tests used up their processor time")
+
+
+@pytest.mark.parametrize("number", [9, 24])  # SIGKILL and SIGXCPU, which the limit sends
+def test_a_program_that_kills_itself_has_not_timed_out(number: int) -> None:
+    verdict = verdict_of(f"    import os\n    os.kill(os.getpid(), {number})\n")
+    assert verdict == Verdict("failed", "the program ended before its tests did")
 
 
 def test_no_more_processes_are_made_than_allowed_in_whatever_way() -> None:
