@@ -338,8 +338,17 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
     raise Ending("passed", "")
 
 
-def go_inside(task: dict[str, Any]) -> NoReturn:
-    """The first process inside: takes the program's along, both without rights, and ends with the verdict."""
+def go_inside(task: dict[str, Any], verdict: int) -> NoReturn:
+    """The first process inside: takes the program's along, both without rights, and ends with the verdict.
+
+    Args:
+        task: what is asked, without its tests.
+        verdict: the open file of the verdict, which the program does not get; what it or the tests print is dropped.
+
+    Raises:
+        Ending: always.
+        Refusal: the machine cannot shut it in.
+    """
     silence = os.open(os.devnull, os.O_RDWR)
     hide_files(task["root"], task["limits"]["file_bytes"])
     give_up_rights(task["limits"])
@@ -353,14 +362,16 @@ def go_inside(task: dict[str, Any]) -> NoReturn:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for standard in range(3):
                 os.dup2(silence, standard)
-            for other in (silence, call, answers):
+            for other in (silence, call, answers, verdict):
                 os.close(other)
             serve(task, os.fdopen(calls, "rb"), answer)
         finally:
             os._exit(1)
+    task |= _read_task()  # the tests: behind the fork, so that the program's memory never held them
+    for standard in range(3):
+        os.dup2(silence, standard)
     for other in (silence, calls, answer):
         os.close(other)
-    task |= _read_task()  # the tests: behind the fork, so that the program's memory never held them
     try:
         judge(task, call, os.fdopen(answers, "rb"), program)
     except Ending:
@@ -372,9 +383,10 @@ def go_inside(task: dict[str, Any]) -> NoReturn:
 def main() -> None:
     """Reads a task from standard input, and writes its verdict to standard output."""
     task = _read_task()
+    verdict = os.dup(1)
 
     def say(outcome: str, reason: str) -> None:
-        os.write(1, json.dumps([outcome, reason]).encode())
+        os.write(verdict, json.dumps([outcome, reason]).encode())
 
     try:
         _call("prctl", _PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
@@ -383,7 +395,7 @@ def main() -> None:
         if inside == 0:
             status = 1
             try:
-                go_inside(task)
+                go_inside(task, verdict)
             except Ending as ending:
                 say(*ending.args)
                 status = _SAID

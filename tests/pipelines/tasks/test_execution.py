@@ -122,6 +122,14 @@ def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
     assert verdict_of(completion) == Verdict("memory", "the tests ran out of memory")
 
 
+def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
+    loud = "import os, sys\nprint('x' * 10_000, flush=True)\nos.write(1, b'y')\nprint('z' * 10_000, file=sys.stderr)\n"
+    assert passes(PROBLEM, RIGHT, loud + TESTS, "double") == Verdict("passed")
+    assert passes(PROBLEM, RIGHT, loud + "raise ValueError", "double") == Verdict(
+        "failed", "ValueError: raise ValueError"
+    )
+
+
 @pytest.mark.parametrize("tests", ["raise SystemExit(0)", "raise KeyboardInterrupt", "import os\nos._exit(0)",
                                    "import ctypes\nctypes.string_at(0)"])  # fmt: skip
 def test_tests_that_end_themselves_have_failed(tests: str) -> None:
