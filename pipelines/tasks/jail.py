@@ -34,13 +34,13 @@ _MOUNT_SETATTR, _FROM_HERE, _WHOLE_TREE = 442, -100, 0x8000
 _PARENT_DEATH, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVILEGES, _BY_FILTER = 1, 4, 22, 38, 2
 _CAPABILITIES_VERSION = 0x20080522
 
-# System calls that answer "not implemented", by machine: its name for the filter, the numbers of socket, shmget (memory
-# that no limit counts), ptrace, process_vm_readv and _writev, unshare, setns, add_key, request_key, keyctl, bpf,
-# perf_event_open, userfaultfd, io_uring_setup and clone3 (whose flags no filter sees; libraries fall back to clone),
-# and that of clone, refused only where it would make new users.
+# System calls that answer "not implemented", by machine: its name for the filter, the numbers of socket, shmget,
+# memfd_create and memfd_secret (memory that no limit counts), ptrace, process_vm_readv and _writev, unshare, setns,
+# add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd, io_uring_setup and clone3 (whose flags no filter
+# sees; libraries fall back to clone), and that of clone, refused only where it would make new users.
 _REFUSED = {
-    "x86_64": (0xC000003E, (41, 29, 101, 310, 311, 272, 308, 248, 249, 250, 321, 298, 323, 425, 435), 56),
-    "aarch64": (0xC00000B7, (198, 194, 117, 270, 271, 97, 268, 217, 218, 219, 280, 241, 282, 425, 435), 220),
+    "x86_64": (0xC000003E, (41, 29, 319, 447, 101, 310, 311, 272, 308, 248, 249, 250, 321, 298, 323, 425, 435), 56),
+    "aarch64": (0xC00000B7, (198, 194, 279, 447, 117, 270, 271, 97, 268, 217, 218, 219, 280, 241, 282, 425, 435), 220),
 }
 _LOAD, _EQUAL, _AT_LEAST, _HAS_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _NOT_IMPLEMENTED, _KILL = 0x7FFF0000, 0x00050000 | 38, 0x80000000
