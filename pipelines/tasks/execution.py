@@ -73,7 +73,7 @@ def passes(problem: str, completion: str, tests: str, entry_point: str, limits: 
         limits: what it may use.
 
     Raises:
-        ComputationError: the jail itself broke.
+        ComputationError: the jail could not be built, for a reason that is no `refused`.
     """
     limits = limits or Limits()
     if not sys.platform.startswith("linux"):
@@ -82,11 +82,13 @@ def passes(problem: str, completion: str, tests: str, entry_point: str, limits: 
         task = {
             "problem": problem,
             "program": problem + completion,
-            "tests": tests,
             "entry_point": entry_point,
             "limits": asdict(limits),
             "root": root,
         }
+        # The tests follow on their own: they are read where the program is not.
+        parts = [json.dumps(part).encode() for part in (task, {"tests": tests})]
+        asked = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
         # Sets come in the same order every time; nothing of the caller's environment goes along.
         environment = {"HOME": "/box", "TMPDIR": "/box", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
         process = subprocess.Popen(
@@ -99,7 +101,7 @@ def passes(problem: str, completion: str, tests: str, entry_point: str, limits: 
             start_new_session=True,
         )
         try:
-            said, complaint = process.communicate(json.dumps(task).encode(), limits.seconds)
+            said, complaint = process.communicate(asked, limits.seconds)
         except subprocess.TimeoutExpired:
             return Verdict("timed_out", f"not done after {limits.seconds:g} s")
         finally:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 # Numbers of the kernel's headers: clone(2), mount(2), mount_setattr(2), umount2(2), prctl(2), capset(2).
 _NEW_USERS = 0x10000000
@@ -34,13 +34,13 @@ _MOUNT_SETATTR, _FROM_HERE, _WHOLE_TREE = 442, -100, 0x8000
 _PARENT_DEATH, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVILEGES, _BY_FILTER = 1, 4, 22, 38, 2
 _CAPABILITIES_VERSION = 0x20080522
 
-# System calls that answer "not implemented", by machine: its name for the filter, the numbers of socket, shmget (memory
-# that no limit counts), ptrace, process_vm_readv and _writev, unshare, setns, add_key, request_key, keyctl, bpf,
-# perf_event_open, userfaultfd, io_uring_setup and clone3 (whose flags no filter sees; libraries fall back to clone),
-# and that of clone, refused only where it would make new users.
+# System calls that answer "not implemented", by machine: its name for the filter, the numbers of socket, shmget,
+# memfd_create and memfd_secret (memory that no limit counts), ptrace, process_vm_readv and _writev, unshare, setns,
+# add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd, io_uring_setup and clone3 (whose flags no filter
+# sees; libraries fall back to clone), and that of clone, refused only where it would make new users.
 _REFUSED = {
-    "x86_64": (0xC000003E, (41, 29, 101, 310, 311, 272, 308, 248, 249, 250, 321, 298, 323, 425, 435), 56),
-    "aarch64": (0xC00000B7, (198, 194, 117, 270, 271, 97, 268, 217, 218, 219, 280, 241, 282, 425, 435), 220),
+    "x86_64": (0xC000003E, (41, 29, 319, 447, 101, 310, 311, 272, 308, 248, 249, 250, 321, 298, 323, 425, 435), 56),
+    "aarch64": (0xC00000B7, (198, 194, 279, 447, 117, 270, 271, 97, 268, 217, 218, 219, 280, 241, 282, 425, 435), 220),
 }
 _LOAD, _EQUAL, _AT_LEAST, _HAS_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _NOT_IMPLEMENTED, _KILL = 0x7FFF0000, 0x00050000 | 38, 0x80000000
@@ -58,6 +58,8 @@ _READABLE = {
     "fractions": ("Fraction",),
 }
 _LONGEST_REASON = 300
+# How the first process inside ends with a verdict, and where the jail could not be built; tests may end it otherwise.
+_SAID, _BROKEN = 100, 101
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -194,6 +196,7 @@ def give_up_rights(limits: dict[str, int]) -> None:
     # Behind the change of user, which clears both: dies with the outermost process, and no other looks into it.
     _call("prctl", _PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
     _call("prctl", _DUMPABLE, 0, 0, 0, 0)
+    os.setsid()  # leaves the group of processes that the outermost is in, which a signal to one's own group reaches
 
 
 def _filter() -> list[tuple[int, int, int, int]]:
@@ -242,8 +245,35 @@ def serve(task: dict[str, Any], calls: BufferedReader, answer: int) -> None:
         attempt(lambda: namespace[task["entry_point"]](*arguments, **keywords))  # noqa: B023 - called at once
 
 
-class _Reader(pickle.Unpickler):
-    """Reads plain values only: what a program sends is not trusted."""
+def _read_task() -> dict[str, Any]:
+    """The next JSON object of standard input; not a byte behind it is read."""
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as stream:
+        data, size = b"", int.from_bytes(stream.read(8), "little")
+        while len(data) < size:
+            more = stream.read(size - len(data))
+            if not more:
+                raise EOFError("a task ends early")
+            data += more
+    return json.loads(data)  # type: ignore[no-any-return]
+
+
+def _exhausted(process: int, limits: dict[str, int]) -> tuple[bool, int]:
+    """Whether a child died of the limit on processor time, and its exit status; waits for its end."""
+    _, ended, used = os.wait4(process, 0)
+    status = os.waitstatus_to_exitcode(ended)
+    # For the limit the kernel counts whole ticks of its clock, what it reports is exact: some percent lie between them.
+    spent = used.ru_utime + used.ru_stime >= limits["cpu_seconds"] / 2
+    return status in (-signal.SIGXCPU, -signal.SIGKILL) and spent, status
+
+
+class _Reader(pickle._Unpickler):
+    """Reads plain values only: what a program sends is not trusted.
+
+    The one instruction that sets attributes is unknown to it: it could give a class shared with the tests, or a value,
+    another `__eq__`, and no readable value needs it. Only the reader written in Python lets an instruction be left out.
+    """
+
+    dispatch: ClassVar = {code: read for code, read in pickle._Unpickler.dispatch.items() if code != pickle.BUILD[0]}
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         if name in _READABLE.get(module, ()):
@@ -267,8 +297,7 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
             raise Ending("failed", f"the program returned more than {task['limits']['result_bytes']} bytes")
         data = answers.read(size)
         if len(header) < 8 or len(data) < size:
-            _, status = os.waitpid(program, 0)
-            if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+            if _exhausted(program, task["limits"])[0]:
                 raise Ending("timed_out", "the program used up its processor time")
             raise Ending("failed", "the program ended before its tests did")
         try:
@@ -292,14 +321,16 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
 
     namespace: dict[str, Any] = {"__name__": "tests"}
     tests = task["tests"].splitlines()
-    receive()
     try:
+        receive()
         exec(compile(task["problem"], "problem", "exec"), namespace)  # noqa: S102 - the data set's own code
         namespace[task["entry_point"]] = candidate
         exec(compile(task["tests"], "tests", "exec"), namespace)  # noqa: S102
+    except Ending:
+        raise
     except MemoryError as error:
         raise Ending("memory", "the tests ran out of memory") from error
-    except Exception as error:
+    except BaseException as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "tests"]
         line = tests[lines[-1] - 1].strip() if lines and lines[-1] else ""
         said = traceback.format_exception_only(error)[-1].strip()
@@ -307,51 +338,80 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
     raise Ending("passed", "")
 
 
-def go_inside(task: dict[str, Any]) -> NoReturn:
-    """The first process inside: takes the program's along, both without rights, and ends with the verdict."""
+def go_inside(task: dict[str, Any], verdict: int) -> NoReturn:
+    """The first process inside: takes the program's along, both without rights, and ends with the verdict.
+
+    Args:
+        task: what is asked, without its tests.
+        verdict: the open file of the verdict, which the program does not get; what it or the tests print is dropped.
+
+    Raises:
+        Ending: always.
+        Refusal: the machine cannot shut it in.
+    """
     silence = os.open(os.devnull, os.O_RDWR)
     hide_files(task["root"], task["limits"]["file_bytes"])
     give_up_rights(task["limits"])
     calls, call = os.pipe()
     answers, answer = os.pipe()
+    # No signal reaches the first process of a namespace from inside but those it handles: Python handles this one.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     program = os.fork()
     if program == 0:
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             for standard in range(3):
                 os.dup2(silence, standard)
-            for other in (silence, call, answers):
+            for other in (silence, call, answers, verdict):
                 os.close(other)
             serve(task, os.fdopen(calls, "rb"), answer)
         finally:
             os._exit(1)
+    task |= _read_task()  # the tests: behind the fork, so that the program's memory never held them
+    for standard in range(3):
+        os.dup2(silence, standard)
     for other in (silence, calls, answer):
         os.close(other)
-    judge(task, call, os.fdopen(answers, "rb"), program)
+    try:
+        judge(task, call, os.fdopen(answers, "rb"), program)
+    except Ending:
+        raise
+    except BaseException as error:  # no memory to say what happened, for one
+        raise Ending("failed", "the tests broke off") from error
 
 
 def main() -> None:
     """Reads a task from standard input, and writes its verdict to standard output."""
-    task = json.load(sys.stdin)
+    task = _read_task()
+    verdict = os.dup(1)
 
     def say(outcome: str, reason: str) -> None:
-        os.write(1, json.dumps([outcome, reason]).encode())
+        os.write(verdict, json.dumps([outcome, reason]).encode())
 
     try:
         _call("prctl", _PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
         make_namespaces()
         inside = os.fork()
         if inside == 0:
+            status = 1
             try:
-                go_inside(task)
+                go_inside(task, verdict)
             except Ending as ending:
                 say(*ending.args)
+                status = _SAID
             except Refusal as refusal:
                 say("refused", str(refusal))
+                status = _SAID
             except Exception:
                 traceback.print_exc()
+                status = _BROKEN
             finally:
-                os._exit(0)
-        os.waitpid(inside, 0)
+                os._exit(status)
+        exhausted, status = _exhausted(inside, task["limits"])
+        if exhausted:
+            say("timed_out", "the tests used up their processor time")
+        elif status not in (_SAID, _BROKEN):
+            say("failed", "the tests were ended before their verdict")
     except Refusal as refusal:
         say("refused", str(refusal))
 

@@ -76,6 +76,93 @@ def test_what_is_not_right_has_not_passed_whatever_it_does(completion: str, reas
     assert reason in verdict.reason
 
 
+def sending(message: str) -> str:
+    """A program that, when called, answers this call and the next with bytes of its own making."""
+    return f"""    import os, pickle, struct, sys
+    data = {message}
+    answer = [file for file in range(3, 32) if is_open(os, file)][-1]
+    os.write(answer, 2 * (struct.pack("<Q", len(data)) + data))
+    import time; time.sleep(60)
+
+
+def is_open(os, file):
+    try:
+        return os.fstat(file)
+    except OSError:
+        return None
+"""
+
+
+@pytest.mark.parametrize("kind", ["collections Counter", "fractions Fraction", "collections OrderedDict"])
+def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
+    module, name = kind.split()
+    # ("returned", kind()) where a state beside it made kind.__eq__ something that is true of all.
+    values = f"b'(S\\'returned\\'\\nc{module}\\n{name}\\n(N}}S\\'__eq__\\'\\ncbuiltins\\nslice\\nstb'"
+    verdict = verdict_of(sending(f"{values} + b')Rt.'"))
+    assert verdict == Verdict("failed", "the program sent something that is no result")
+
+
+@pytest.mark.parametrize("number", [2, 9, 11, 15])
+def test_no_signal_to_them_ends_the_tests(number: int) -> None:
+    assert verdict_of(f"    import os\n    os.kill(1, {number})\n" + RIGHT) == Verdict("passed")
+
+
+@pytest.mark.parametrize("number", [9, 15])
+def test_a_signal_to_its_own_group_ends_the_program_alone(number: int) -> None:
+    verdict = verdict_of(f"    import os\n    os.kill(0, {number})\n")
+    assert verdict == Verdict("failed", "the program ended before its tests did")
+
+
+@pytest.mark.parametrize("at", ["loaded", "called"])
+def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
+    # A bytearray of 2^40 bytes by its head: no memory holds it, whatever follows.
+    completion = sending("b'\\x80\\x05\\x96' + struct.pack('<Q', 2**40)")
+    if at == "loaded":
+        completion += "\n\ndouble(0)\n"
+    assert verdict_of(completion) == Verdict("memory", "the tests ran out of memory")
+
+
+def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
+    loud = "import os, sys\nprint('x' * 10_000, flush=True)\nos.write(1, b'y')\nprint('z' * 10_000, file=sys.stderr)\n"
+    assert passes(PROBLEM, RIGHT, loud + TESTS, "double") == Verdict("passed")
+    assert passes(PROBLEM, RIGHT, loud + "raise ValueError", "double") == Verdict(
+        "failed", "ValueError: raise ValueError"
+    )
+
+
+@pytest.mark.parametrize("tests", ["raise SystemExit(0)", "raise KeyboardInterrupt", "import os\nos._exit(0)",
+                                   "import ctypes\nctypes.string_at(0)"])  # fmt: skip
+def test_tests_that_end_themselves_have_failed(tests: str) -> None:
+    verdict = passes(PROBLEM, RIGHT, tests, "double")
+    assert verdict.outcome == "failed"
+    assert verdict.reason
+
+
+def test_a_program_finds_no_text_of_its_tests_in_its_process() -> None:
+    completion = """    import gc, os, sys
+    wanted = "of-the-tests-alone".replace("-", " ")
+    found, seen, frame = [], set(), sys._getframe()
+    while frame:
+        found += [frame.f_locals, frame.f_globals]
+        frame = frame.f_back
+    found += gc.get_objects()
+    while found:
+        each = found.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, str | bytes) and each != wanted and wanted in str(each):
+            raise ValueError(each)
+        found += gc.get_referents(each)
+    if os.read(0, 1):
+        raise ValueError("the tests are still to be read")
+    return 2 * x
+"""
+    tests = TESTS + "# of the tests alone" + " " * 2**17  # longer than a pipe holds
+    verdict = passes(PROBLEM, completion, tests, "double", Limits(seconds=60))
+    assert verdict.outcome == "passed", verdict.reason
+
+
 @pytest.mark.parametrize("value", ["[1, (2.5, None)]", "{1, 2}", "{'a': [b'x']}", "1e400", "2**200", "1j", "range(3)"])
 def test_values_reach_the_tests_as_they_are(value: str) -> None:
     tests = f"result = f({value})\nassert result == [{value}] * 2 and type(result[0]) is type({value})"
@@ -138,6 +225,17 @@ def test_a_child_that_outlives_a_right_program_dies_with_the_verdict(
 def test_processor_time_ends_before_the_deadline_does() -> None:
     verdict = verdict_of("    while True: pass\n", Limits(seconds=60, cpu_seconds=1))
     assert verdict == Verdict("timed_out", "the program used up its processor time")
+
+
+def test_processor_time_of_the_tests_ends_too() -> None:
+    verdict = passes(PROBLEM, RIGHT, "while True: pass", "double", Limits(seconds=60, cpu_seconds=1))
+    assert verdict == Verdict("timed_out", "the tests used up their processor time")
+
+
+@pytest.mark.parametrize("number", [9, 24])  # SIGKILL and SIGXCPU, which the limit sends
+def test_a_program_that_kills_itself_has_not_timed_out(number: int) -> None:
+    verdict = verdict_of(f"    import os\n    os.kill(os.getpid(), {number})\n")
+    assert verdict == Verdict("failed", "the program ended before its tests did")
 
 
 def test_no_more_processes_are_made_than_allowed_in_whatever_way() -> None:
@@ -224,11 +322,12 @@ def test_its_parent_cannot_be_killed_or_read_and_rights_do_not_come_back() -> No
         "not allowed to raise"
         in verdict_of("    import resource as r; r.setrlimit(r.RLIMIT_AS, (2**40, 2**40))\n").reason
     )
-    names = ("ptrace", "unshare", "shmget", "setns")
+    names = ("ptrace", "unshare", "shmget", "setns", "memfd_create")
     calls = "import ctypes\n    libc = ctypes.CDLL(None, use_errno=True)\n    errors = []"
     calls += "".join(f"\n    libc.{name}(0, 0, 0, 0); errors.append(ctypes.get_errno())" for name in names)
+    calls += "\n    libc.syscall(447, 0); errors.append(ctypes.get_errno())"  # memfd_secret
     calls += "\n    libc.mount(b'none', b'/box', b'tmpfs', 0, 0); errors.append(ctypes.get_errno())"
-    assert told("errors", calls) == [38] * len(names) + [1]
+    assert told("errors", calls) == [38] * (len(names) + 1) + [1]
 
 
 def test_sets_come_in_the_same_order_every_time() -> None:
