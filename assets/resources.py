@@ -173,8 +173,8 @@ class Subject:
     def of_dense(self, table: str) -> pl.DataFrame | None:
         """The dense model's rows of a table that is kept per variant; None where they are not current."""
         recipe = self.study.recipe("dense")
-        wanted = fingerprints.expected(table, self.study, self.dense.identity, recipe)
-        if not self.store.is_current(TABLES[table], self.model, recipe.name, wanted):
+        wanted = fingerprints.accepted(table, self.study, self.dense.identity, recipe)
+        if not any(self.store.is_current(TABLES[table], self.model, recipe.name, each) for each in wanted):
             return None
         rows = pl.DataFrame(self.store.read(TABLES[table], self.model, recipe.name))
         return rows.with_columns(pl.col(pl.Categorical).cast(pl.String))  # names as text, as they are computed
