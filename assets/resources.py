@@ -4,7 +4,7 @@ Run configuration is what the UI shows and executes again, so all that a run dep
 """
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -145,6 +145,10 @@ class Subject:
         if self.recipe is None:
             raise ValueError("a model partition has no recipe")
         return self.recipe
+
+    def asks(self, tables: Iterable[str]) -> bool:
+        """Whether the study fills these tables; what it does not belongs to other studies of the variant."""
+        return set(tables) <= set(fingerprints.variant_tables(self.study))
 
     @property
     def variant_file(self) -> str:
