@@ -29,6 +29,8 @@ def table_spec(table: str, group: str, deps: list[AssetKey]) -> AssetSpec:
         deps=deps,
         code_version=fingerprints.CODE_VERSIONS[table],
         metadata=table_metadata(TABLES[table]),
+        # Of most tables of variants a study may ask nothing.
+        skippable=table in fingerprints.VARIANT_TABLES,
     )
 
 

@@ -4,7 +4,7 @@ A changed recipe parameter reaches that variant only, a changed prompt the trace
 table only, a changed view nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -134,6 +134,16 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
 def expected(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> str:
     """The fingerprint that a current partition carries in its footer."""
     return fingerprint(inputs(table, study, identity, recipe))
+
+
+def accepted(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> Iterator[str]:
+    """Fingerprints under which a partition counts as current, the expected one first.
+
+    Where programs may not run, rows of which they did run hold all that is wanted, and verdicts besides.
+    """
+    yield expected(table, study, identity, recipe)
+    if table in TASK_TABLES and not study.allow_code_execution:
+        yield expected(table, study.model_copy(update={"allow_code_execution": True}), identity, recipe)
 
 
 def variant_file(study: Study, dense: DenseModel, recipe: Recipe) -> str:

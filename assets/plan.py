@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assets import settings, state
-from assets.fingerprints import MODEL_TABLES, DenseModel, expected, find_model, variant_file, variant_tables
+from assets.fingerprints import MODEL_TABLES, DenseModel, accepted, find_model, variant_file, variant_tables
 from pipelines.errors import InputError
 from pipelines.progress import Progress
 from pipelines.pruning.recipes import Recipe
@@ -172,25 +172,27 @@ def _work(
     for table in MODEL_TABLES if recipe is None else variant_tables(study):
         if tables is not None and table not in tables:
             continue
-        wanted = expected(table, study, dense.identity, recipe)
-        current = store.is_current(TABLES[table], dense.spec.name, name, wanted)
+        wanted = accepted(table, study, dense.identity, recipe)
+        current = any(store.is_current(TABLES[table], dense.spec.name, name, each) for each in wanted)
         if table == "variants" and recipe is not None:
             current = current and (store.root / variant_file(study, dense, recipe)).is_file()
         if not current:
             if not replace:
-                _refuse_to_overwrite(study, store, table, dense.spec.name, name, wanted)
+                _refuse_to_overwrite(study, store, table, dense, recipe)
             stale.append(table)
     return Work(dense.spec.name, recipe, tuple(stale))
 
 
-def _refuse_to_overwrite(study: Study, store: Store, table: str, model: str, recipe: str | None, wanted: str) -> None:
+def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None) -> None:
     """What another study computed from other inputs is not ours to replace unasked."""
+    model, name = dense.spec.name, recipe.name if recipe else None
     try:
-        found = store.provenance(TABLES[table], model, recipe)
+        found = store.provenance(TABLES[table], model, name)
     except DamagedFileError:
         return
-    if found is not None and found.study != study.name and found.fingerprint != wanted:
-        partition = model if recipe is None else f"{model}@{recipe}"
+    wanted = accepted(table, study, dense.identity, recipe)
+    if found is not None and found.study != study.name and found.fingerprint not in wanted:
+        partition = model if name is None else f"{model}@{name}"
         raise InputError(
             f"{table} of {partition} was computed by study {found.study!r} from other inputs; "
             "use --replace to compute it again for this study, or another --warehouse"

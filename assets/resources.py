@@ -4,7 +4,7 @@ Run configuration is what the UI shows and executes again, so all that a run dep
 """
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -146,6 +146,10 @@ class Subject:
             raise ValueError("a model partition has no recipe")
         return self.recipe
 
+    def asks(self, tables: Iterable[str]) -> bool:
+        """Whether the study fills these tables; what it does not belongs to other studies of the variant."""
+        return set(tables) <= set(fingerprints.variant_tables(self.study))
+
     @property
     def variant_file(self) -> str:
         """Where the variant's masks lie in the warehouse."""
@@ -173,8 +177,8 @@ class Subject:
     def of_dense(self, table: str) -> pl.DataFrame | None:
         """The dense model's rows of a table that is kept per variant; None where they are not current."""
         recipe = self.study.recipe("dense")
-        wanted = fingerprints.expected(table, self.study, self.dense.identity, recipe)
-        if not self.store.is_current(TABLES[table], self.model, recipe.name, wanted):
+        wanted = fingerprints.accepted(table, self.study, self.dense.identity, recipe)
+        if not any(self.store.is_current(TABLES[table], self.model, recipe.name, each) for each in wanted):
             return None
         rows = pl.DataFrame(self.store.read(TABLES[table], self.model, recipe.name))
         return rows.with_columns(pl.col(pl.Categorical).cast(pl.String))  # names as text, as they are computed

@@ -6,12 +6,12 @@ One partition a variant, in studies that name a data set.
 import time
 from collections.abc import Iterator
 
-from dagster import AssetExecutionContext, AssetKey, MaterializeResult, ResourceParam, multi_asset
+from dagster import AssetCheckResult, AssetExecutionContext, AssetKey, MaterializeResult, ResourceParam, multi_asset
 
 from assets.dense import GPU, table_spec
 from assets.fingerprints import RETRIEVAL_TABLES
 from assets.loaded import LoadedModels
-from assets.metadata import check_specs
+from assets.metadata import check_specs, left_alone
 from assets.partitions import VARIANTS
 from assets.resources import StudyResource, Subject, WarehouseResource
 from warehouse.tables import TABLES
@@ -29,9 +29,12 @@ def retrieval(
     study: StudyResource,
     warehouse: WarehouseResource,
     loaded: ResourceParam[LoadedModels],
-) -> Iterator[MaterializeResult]:
+) -> Iterator[MaterializeResult | AssetCheckResult]:
     """Embeds the study's queries and documents with the variant, and scores what they find."""
     subject = Subject.of(context, study, warehouse)
+    if not subject.asks(RETRIEVAL_TABLES):
+        yield from left_alone([TABLES[table] for table in RETRIEVAL_TABLES])
+        return
     started = time.perf_counter()
     decoder, session = loaded.decoder(subject.dense, subject.study), loaded.retrieval(subject.dense, subject.study)
     recipe = subject.variant_recipe.name

@@ -6,12 +6,20 @@ One partition a variant, `model|recipe`.
 import time
 from collections.abc import Iterator
 
-from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, ResourceParam, multi_asset
+from dagster import (
+    AssetCheckResult,
+    AssetExecutionContext,
+    AssetKey,
+    MaterializeResult,
+    MetadataValue,
+    ResourceParam,
+    multi_asset,
+)
 
 from assets.dense import GPU, table_spec
 from assets.fingerprints import TASK_TABLES
 from assets.loaded import LoadedModels
-from assets.metadata import check_specs
+from assets.metadata import check_specs, left_alone
 from assets.partitions import VARIANTS
 from assets.resources import StudyResource, Subject, WarehouseResource
 from warehouse.formats import render
@@ -30,11 +38,14 @@ def tasks(
     study: StudyResource,
     warehouse: WarehouseResource,
     loaded: ResourceParam[LoadedModels],
-) -> Iterator[MaterializeResult]:
-    """Scores the variant on the study's tasks; no task, no row."""
+) -> Iterator[MaterializeResult | AssetCheckResult]:
+    """Scores the variant on the study's tasks; no task, nothing written."""
     from pipelines.tasks.score import flips, shares
 
     subject = Subject.of(context, study, warehouse)
+    if not subject.asks(TASK_TABLES):
+        yield from left_alone([TABLES[table] for table in TASK_TABLES])
+        return
     started = time.perf_counter()
     decoder, recipe = loaded.decoder(subject.dense, subject.study), subject.variant_recipe.name
     session = loaded.tasks(subject.dense, subject.study)

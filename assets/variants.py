@@ -7,13 +7,21 @@ import time
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from dagster import AssetExecutionContext, AssetKey, MaterializeResult, MetadataValue, ResourceParam, multi_asset
+from dagster import (
+    AssetCheckResult,
+    AssetExecutionContext,
+    AssetKey,
+    MaterializeResult,
+    MetadataValue,
+    ResourceParam,
+    multi_asset,
+)
 
 from assets.dense import GPU, STATISTICS, table_spec
 from assets.fingerprints import MASK_TABLE, TEXT_TABLE, TRACE_TABLES
 from assets.inputs import RECIPE
 from assets.loaded import LoadedModels
-from assets.metadata import check_specs
+from assets.metadata import check_specs, left_alone
 from assets.partitions import VARIANTS
 from assets.plan import unfinished_folder
 from assets.resources import StudyResource, Subject, WarehouseResource
@@ -93,9 +101,12 @@ def traces(
     study: StudyResource,
     warehouse: WarehouseResource,
     loaded: ResourceParam[LoadedModels],
-) -> Iterator[MaterializeResult]:
+) -> Iterator[MaterializeResult | AssetCheckResult]:
     """Measures the variant against the dense model, layer by layer and token by token."""
     subject = Subject.of(context, study, warehouse)
+    if not subject.asks(TRACE_TABLES):
+        yield from left_alone([TABLES[table] for table in TRACE_TABLES])
+        return
     decoder = loaded.decoder(subject.dense, subject.study)
     tables, seconds = loaded.traced(subject.dense, subject.study, subject.variant_recipe.name, subject.variant)
     for table in TRACE_TABLES:
@@ -114,9 +125,12 @@ def texts(
     study: StudyResource,
     warehouse: WarehouseResource,
     loaded: ResourceParam[LoadedModels],
-) -> Iterator[MaterializeResult]:
+) -> Iterator[MaterializeResult | AssetCheckResult]:
     """Measures the variant against the dense model on the study's texts; no text, no row."""
     subject = Subject.of(context, study, warehouse)
+    if not subject.asks((TEXT_TABLE,)):
+        yield from left_alone([TABLES[TEXT_TABLE]])
+        return
     started = time.perf_counter()
     decoder = loaded.decoder(subject.dense, subject.study)
     session = loaded.texts(subject.dense, subject.study)

@@ -168,8 +168,11 @@ def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | 
             "more; an interval holds for 9 of 10 variants of a model no stranger than these: `prunescope question q31` "
             "says how often it did; is_certain where both of its ends lead to the same verdict"
         )
-        if by_rule:
-            told.append(f"beyond every probe that was seen, so by the rule: {', '.join(by_rule)}")
+        above = _beyond(predictions, measure)
+        if beyond := [recipe for recipe in by_rule if recipe in above]:
+            told.append(f"beyond every probe that was seen, so by the rule: {', '.join(beyond)}")
+        if unprobed := [recipe for recipe in by_rule if recipe not in above]:
+            told.append(f"without a probe that predicts both losses, so by the rule: {', '.join(unprobed)}")
     else:
         others = min((_others(predictions, kind) for kind in (WRITING, CHOOSING)), default=0)
         known_models = f"{others} other model{'' if others == 1 else 's'}"
@@ -182,6 +185,13 @@ def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | 
     if any(row["verdict"] == NOT_JUDGED for row in rows):
         told.append("not judged: what was not computed, or was without a prompt of the kind `choice`")
     return told
+
+
+def _beyond(predictions: pl.DataFrame, measure: str) -> set[str]:
+    """Recipes with a kind of loss that every probe they have could predict, were its damage not above all seen."""
+    usable = predictions.filter(pl.col("measure") == measure, pl.col("half_width").is_not_null())
+    above = usable.group_by("recipe", "kind").agg(pl.col("predicted_loss").is_null().all())
+    return set(above.filter("predicted_loss")["recipe"])
 
 
 def _others(predictions: pl.DataFrame, kind: str) -> int:

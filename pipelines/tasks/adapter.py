@@ -1,6 +1,6 @@
 """lm-eval's `hf` model with its arithmetic replaced: serves whatever the loaded decoder wears, shares work, no copies.
 
-Tokenization, windows and truncation are lm-eval's own code; only token ids come here. What is asked is `scoring.py`'s.
+Tokenization, windows and truncation are lm-eval's own code; only token ids come here. What is asked is `score.py`'s.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.metrics.products import quick_linears
-from pipelines.models.decoder import Decoder, probe_tokens
+from pipelines.models.decoder import Decoder, padded_left, probe_tokens
 from pipelines.models.probe import is_close
 from pipelines.progress import SILENT, Progress
 from pipelines.tasks.loading import quiet
@@ -190,12 +190,9 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
     def _sharing(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
         """Beginnings once, padded on the left; then what is left of all rows behind their caches."""
         device, cache = self.decoder.device, self.decoder.new_cache()
-        longest = max(group.shared for group in groups)
-        padding = [longest - group.shared for group in groups]
-        begun = [group.rows[0].fed[: group.shared] for group in groups]
-        tokens = torch.tensor([[0] * pad + list(fed) for pad, fed in zip(padding, begun, strict=True)])
-        real = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=device)
-        states = self.decoder.hidden(tokens.to(device), cache, real)
+        begun, real = padded_left([group.rows[0].fed[: group.shared] for group in groups], device)
+        padding = [begun.shape[1] - group.shared for group in groups]
+        states = self.decoder.hidden(begun, cache, real)
         rest = [(index, row) for index, group in enumerate(groups) for row in group.rows]
         yield (
             states,

@@ -74,13 +74,15 @@ def find(spec: TaskSpec) -> Definition:
     """The definition of a study's task.
 
     Raises:
-        InputError: there is none of that name, with near matches; or the file cannot be read.
+        InputError: there is none of that name, with near matches; the file cannot be read; or it is a group, whose
+            tasks' own files nobody would look at to see what changed and whether programs run.
     """
     asked = spec.asked
     if Path(asked).suffix in {".yaml", ".yml"}:
         path = Path(asked).expanduser().absolute()
-        config = fields(path)
-        return Definition(_with_letter(path), is_group="group" in config)
+        if "group" in fields(path):
+            raise InputError(f"task {spec.name}: {path} is a group; name its tasks in the study one by one")
+        return Definition(_with_letter(path))
     if asked in shipped():
         return Definition(_with_letter(FOLDER / f"{asked}.yaml"))
     name = asked.removeprefix(PREFIX)

@@ -121,9 +121,7 @@ def _load(spec: TaskSpec) -> list[Loaded]:
         if spec.data is not None:
             raise InputError(f"task {spec.name}: a group has no `data` of its own; name its tasks one by one")
         # Only lm-eval's whole index knows what a group stands for.
-        manager = TaskManager(include_path=None if definition.is_harness else str(definition.files[0].parent))
-        name = spec.asked.partition(":")[2] or spec.asked
-        tasks = _built(spec, manager, name if definition.is_harness else str(definition.files[0]))
+        tasks = _built(spec, TaskManager(), spec.asked.partition(":")[2] or spec.asked)
         return [_ready(spec, name, task) for name, task in tasks.items()]
     found = []
     for file in definition.files:

@@ -84,9 +84,9 @@ class Answered:
     verdicts: Mapping[int, Verdict]
 
 
-def score_rows(loaded: Loaded, answered: Answered) -> Iterator[Row]:
-    """Every metric that lm-eval aggregated."""
-    about = {
+def facts(loaded: Loaded, answered: Answered) -> Row:
+    """What all rows of a task say alike in `task_scores`, whatever the metric; known where nothing was judged too."""
+    return {
         "task": loaded.name,
         "kind": _KINDS[loaded.scoring],
         "shots": loaded.shots,
@@ -95,6 +95,11 @@ def score_rows(loaded: Loaded, answered: Answered) -> Iterator[Row]:
         "harness": harness(),
         "task_hash": _task_hash(loaded, answered),
     }
+
+
+def score_rows(loaded: Loaded, answered: Answered) -> Iterator[Row]:
+    """Every metric that lm-eval aggregated."""
+    about = facts(loaded, answered)
     filters = list(dict.fromkeys(str(sample["filter"]) for sample in answered.samples))
     for key, value in answered.results.items():
         metric, _, chosen = key.partition(",")

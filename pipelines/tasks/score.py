@@ -19,9 +19,11 @@ from pipelines.studies.measured import TaskSpec
 from pipelines.tasks.adapter import WornModel
 from pipelines.tasks.execution import Verdict, passes
 from pipelines.tasks.loading import Loaded, load_tasks, quiet
-from pipelines.tasks.rows import SAMPLE_SCHEMA, SCORE_SCHEMA, Answered, sample_rows, score_rows, texts_of
+from pipelines.tasks.rows import SAMPLE_SCHEMA, SCORE_SCHEMA, Answered, facts, sample_rows, score_rows, texts_of
 
 _SAMPLE_KEY = ["task", "sample_id", "scoring"]
+# Ways of scoring whose answers are held against the dense model's; letters are the same questions once more.
+_AGREEING = ("full_text", "greedy")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,17 @@ class Scored:
 
     scores: pl.DataFrame
     samples: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _Asked(Scored):
+    """Rows of one variant by itself.
+
+    Attributes:
+        about: a row of `task_scores` without a metric for each task whose answers are held against the dense model's.
+    """
+
+    about: pl.DataFrame
 
 
 class TaskSession:
@@ -89,16 +102,21 @@ class TaskSession:
             raise ValueError("no variant was scored yet")
         return self._dense
 
-    def _asked(self, recipe: str, variant: Variant, progress: Progress) -> Scored:
-        scores, samples = [], []
+    def _asked(self, recipe: str, variant: Variant, progress: Progress) -> _Asked:
+        scores, samples, about = [], [], []
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         with applied(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
                 for loaded, answered in self._evaluated(list(together), recipe, progress):
+                    if loaded.scoring in _AGREEING:
+                        about.append(facts(loaded, answered))
                     scores.append(pl.DataFrame(list(score_rows(loaded, answered)), schema_overrides=SCORE_SCHEMA))
                     samples.append(pl.DataFrame(list(sample_rows(loaded, answered)), schema_overrides=SAMPLE_SCHEMA))
-        return Scored(
-            _whole(scores, SCORE_SCHEMA).with_columns(**names), _whole(samples, SAMPLE_SCHEMA).with_columns(**names)
+        about_tasks = _whole([pl.DataFrame(about, schema_overrides=SCORE_SCHEMA)] if about else [], SCORE_SCHEMA)
+        return _Asked(
+            _whole(scores, SCORE_SCHEMA).with_columns(**names),
+            _whole(samples, SAMPLE_SCHEMA).with_columns(**names),
+            about_tasks.with_columns(**names),
         )
 
     def _evaluated(
@@ -136,7 +154,7 @@ class TaskSession:
             for sample in samples
         }
 
-    def _beside_dense(self, scored: Scored) -> Scored:
+    def _beside_dense(self, scored: _Asked) -> Scored:
         """Whether answers are the dense model's own, and the share of those."""
         own = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
         samples = (
@@ -148,13 +166,13 @@ class TaskSession:
             )
             .select(SAMPLE_SCHEMA.names())
         )
-        counted = samples.filter(pl.col("scoring").is_in(["full_text", "greedy"]))
+        counted = samples.filter(pl.col("scoring").is_in(_AGREEING))
         agreement = counted.group_by("task", maintain_order=True).agg(
             value=pl.col("is_answer_same").mean(),
             standard_error=pl.col("is_answer_same").cast(pl.Float64).std() / pl.col("is_answer_same").count().sqrt(),
             n=pl.col("is_answer_same").count().cast(pl.Int64),
         )
-        about = scored.scores.filter(pl.col("kind") != "perplexity").unique("task", maintain_order=True)
+        about = scored.about.unique("task", keep="first", maintain_order=True)
         rows = about.drop("value", "standard_error", "n").join(
             agreement.filter(pl.col("n") > 0), on="task", how="inner", maintain_order="left"
         )

@@ -6,7 +6,9 @@
 -- how to read: a sample under full_text is read twice, by summed log-likelihoods (accuracy) and by those over bytes
 --   (accuracy_per_byte), one under greedy by its strict and its lenient answer (exact_match, exact_match_lenient), or
 --   once where a program is run (pass_at_1). A text that is read (byte_perplexity) has no answer; its log-likelihood
---   counts for as many bytes as it has.
+--   counts for its bytes as the model reads them, which in WikiText are a few fewer than those of the page before it
+--   was detokenized, over which task_scores takes its value. A single option (lm_eval/acc) is no choice: right where
+--   it is what the model would write.
 -- reason: strict and lenient, summed and per byte are to be compared alike, by views that need not know them apart.
 -- columns:
 --   metric: Name of the metric in task_scores that the row belongs to
@@ -30,11 +32,16 @@ by_options as (
         answer,
         is_correct,
         target_index,
-        unnest(case when scoring = 'letter' then ['accuracy_letter'] else ['accuracy', 'accuracy_per_byte'] end)
-            as metric,
         unnest(
             case
-                when scoring = 'letter' then [option_log_likelihoods]
+                when scoring = 'letter' then ['accuracy_letter']
+                when len(option_log_likelihoods) = 1 then ['lm_eval/acc']
+                else ['accuracy', 'accuracy_per_byte']
+            end
+        ) as metric,
+        unnest(
+            case
+                when scoring = 'letter' or len(option_log_likelihoods) = 1 then [option_log_likelihoods]
                 else [option_log_likelihoods, option_log_likelihoods_per_byte]
             end
         ) as log_likelihoods
@@ -67,9 +74,8 @@ select
     sample_hash,
     case when metric = 'accuracy_per_byte' then options[likeliest(log_likelihoods)] else answer end as answer,
     case
-        when metric <> 'accuracy_per_byte' then is_correct
-        -- A single option is no choice.
-        when len(options) > 1 then likeliest(log_likelihoods) - 1 = target_index
+        when metric = 'accuracy_per_byte' then likeliest(log_likelihoods) - 1 = target_index
+        else is_correct
     end as is_correct,
     cast(log_likelihoods[target_index + 1] as double) as target_log_likelihood,
     margin_of(log_likelihoods, target_index + 1) as target_margin,

@@ -3,8 +3,9 @@
 -- key: model, recipe, measure, kind
 -- inputs: stg_task_scores, stg_task_samples, noise_variants
 -- how to read: a task's loss is the part of what its dense score has above a guess that is gone; a guess at options is
---   the mean of 1/options, at a text 0. Tasks whose dense score is not two standard errors above a guess have nothing
---   to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no proof of knowledge.
+--   the mean of 1/options, at a text or a single option 0. Tasks whose dense score is not two standard errors above a
+--   guess have nothing to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no
+--   proof of knowledge.
 --   The metrics of a task are averaged first, then the tasks. measure score takes every metric but agreement, measure
 --   agreement that one alone, which takes the dense model's own answers for the right ones. Below 0 the score rose.
 -- reason: losses of strong and weak models, of two and of four options, become comparable.
@@ -19,7 +20,8 @@ guesses as (
     select
         model,
         task,
-        avg(1.0 / len(option_log_likelihoods)) as guess
+        -- At a single option, as LAMBADA's, nothing can be guessed.
+        avg(case when len(option_log_likelihoods) > 1 then 1.0 / len(option_log_likelihoods) else 0.0 end) as guess
     from stg_task_samples
     where recipe = 'dense' and scoring in ('full_text', 'letter')
     group by model, task

@@ -15,6 +15,7 @@ from assets.fingerprints import (
     TEXT_TABLE,
     TRACE_TABLES,
     VARIANT_TABLES,
+    accepted,
     expected,
 )
 from assets.plan import Request
@@ -114,6 +115,20 @@ def test_leave_to_run_programs_counts_where_a_task_writes_them(study: StudyFile,
     study.write(tasks=[{"name": "programs", "definition": str(definition)}])
     without, allowed = both()
     assert changed(without, allowed) == of(TASK_TABLES, *ALL_RECIPES)
+
+
+def test_what_ran_programs_is_current_where_they_may_not_run_and_not_the_reverse(
+    study: StudyFile, tmp_path: Path
+) -> None:
+    definition = tmp_path / "programs.yaml"
+    definition.write_text("task: programs\nmetadata: {runs_code: true}\n")
+    study.write(tasks=[{"name": "programs", "definition": str(definition)}])
+    without, allowed = load(study), Request(str(study.path), allow_code_execution=True).load()
+    for table in VARIANT_TABLES:
+        recipe = without.recipe("magnitude-50")
+        ran, did_not = (expected(table, each, IDENTITY, recipe) for each in (allowed, without))
+        assert {ran, did_not} <= set(accepted(table, without, IDENTITY, recipe)), table
+        assert set(accepted(table, allowed, IDENTITY, recipe)) == {ran}, table
 
 
 def test_a_changed_file_counts_as_a_changed_text(study: StudyFile, tmp_path: Path) -> None:

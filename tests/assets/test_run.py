@@ -19,7 +19,8 @@ from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.fingerprints import MODEL_TABLES
 from assets.instance import opened
-from assets.partitions import variant_key
+from assets.partitions import MODELS, register, variant_key
+from assets.partitions import RECIPES as PRUNED
 from tests.assets.tiny_study import (
     RECIPES,
     ROOT,
@@ -205,6 +206,28 @@ def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_fr
     assert len(written - new) == len(RECIPES)
     assert {read_footer(path).rows for path in (warehouse / "text_tokens").rglob("*.parquet")} == {0}
     assert not diagnose(warehouse)
+
+
+def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_asks_nothing_of(
+    study: StudyFile, warehouse: Path
+) -> None:
+    before = partitions(warehouse)
+    study.write(prompts=[], texts=[], tasks=[], speed=[{"length": 8, "repeats": 1}])
+    config = {
+        "resources": {
+            "study": {"config": {"study": str(study.path)}},
+            "warehouse": {"config": {"root": str(warehouse)}},
+        }
+    }
+    with opened(warehouse) as instance:
+        register(instance, MODELS, ["tiny-a"])
+        register(instance, PRUNED, RECIPES)
+        key = variant_key("tiny-a", "magnitude-50")
+        job = defs.resolve_job_def("variant_tables")
+        assert job.execute_in_process(instance=instance, run_config=config, partition_key=key).success
+    written = {name.split("/")[0] for name in written_since(before, warehouse)}
+    assert written == {"variants", "mask_samples", "speed"}
+    assert set(before) <= set(partitions(warehouse))
 
 
 def test_the_users_own_dagster_home_is_used_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

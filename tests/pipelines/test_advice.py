@@ -97,6 +97,17 @@ def test_where_losses_follow_nothing_no_verdict_is_certain(catalogue: duckdb.Duc
     assert (predicted["predicted_loss_high_generative"] - predicted["predicted_loss_low_generative"] > 0.4).all()
 
 
+def test_only_what_lies_above_all_that_was_seen_is_called_beyond(catalogue: duckdb.DuckDBPyConnection) -> None:
+    known(catalogue, {f"m{seed}": SEEN for seed in range(3)}, cliff, unscored={"new": NEW})
+    variants = pl.concat(
+        [summary(NEW), summary([None]).with_columns(recipe=pl.lit("unprobed"))], how="vertical_relaxed"
+    )
+    told = advise(variants, predictions(catalogue), 0.1).told
+
+    assert "beyond every probe that was seen, so by the rule: r5" in told
+    assert "without a probe that predicts both losses, so by the rule: unprobed" in told
+
+
 @pytest.mark.parametrize("models", [0, 1, 2])
 def test_with_too_few_models_the_rule_of_the_paper_decides_and_claims_nothing(
     catalogue: duckdb.DuckDBPyConnection, models: int

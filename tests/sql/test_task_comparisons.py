@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tests.sql.handmade import Ask, Handmade, Row
-from tests.sql.handmade_tasks import task_sample
+from tests.sql.handmade_tasks import task_sample, task_score
 from tests.sql.resampling import interval
 
 RECIPE = "wanda-50"
@@ -169,7 +169,19 @@ def test_of_equal_options_the_first_answers_and_one_option_has_no_margin(ask: As
 
     assert (rows["tie"]["answer"], rows["tie"]["is_correct"], rows["tie"]["target_margin"]) == ("A", False, 0.0)
     assert (rows["one"]["answer"], rows["one"]["is_correct"], rows["one"]["target_margin"]) == ("A", False, None)
-    assert [row["is_correct"] for row in answers if row["metric"] == "accuracy_per_byte"] == [None]
+    # As task_scores calls it; over its bytes a single option says nothing else.
+    assert [row["metric"] for row in answers if row["task"] == "one"] == ["lm_eval/acc"]
+
+
+def test_at_a_single_option_nothing_is_guessed_so_its_task_counts_as_lost(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe, value in (("dense", 0.6), (RECIPE, 0.15)):
+        warehouse.variant(recipe)
+        task_sample(warehouse, recipe, "lambada", "a", scoring="full_text", log_likelihoods=[-2])
+        task_score(warehouse, recipe, "lambada", value, metric="lm_eval/acc", standard_error=0.01)
+    (row,) = ask(warehouse, "task_losses")
+
+    assert (row["kind"], row["n_tasks"], row["loss"]) == ("non_generative", 1, about(0.75))
 
 
 def test_a_text_that_is_read_weighs_as_many_bytes_as_it_has(ask: Ask) -> None:
@@ -183,7 +195,7 @@ def test_a_text_that_is_read_weighs_as_many_bytes_as_it_has(ask: Ask) -> None:
             )
     (row,) = ask(warehouse, "task_comparisons")
 
-    # The logarithm of dense over pruned perplexity a byte.
+    # The logarithm of dense over pruned perplexity a byte, of bytes as they are read.
     assert (row["metric"], row["log_likelihood_change"]) == ("byte_perplexity", about((-305 + 230) / 110))
     assert (row["n_graded"], row["mcnemar_p"]) == (0, None)
     assert ask(warehouse, "q20_answers_flipped") == ask(warehouse, "task_flips") == []

@@ -107,6 +107,14 @@ def test_data_for_a_task_that_has_none_of_ours_is_refused() -> None:
         contents_hash(TaskSpec(name="hellaswag", data="/some/file"))
 
 
+def test_a_group_of_ones_own_is_refused_where_one_of_the_harness_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text("group: both\ntask: [mine, other]\n")
+    with pytest.raises(InputError, match=rf"task both: {path} is a group; name its tasks in the study one by one"):
+        contents_hash(TaskSpec(name="both", definition=str(path)))
+    assert find(TaskSpec(name="mmlu")).is_group
+
+
 def test_a_damaged_definition_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     for text, message in (("task: [", "not valid YAML"), ("- 1", "a definition is a mapping")):

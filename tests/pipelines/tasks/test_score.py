@@ -211,7 +211,9 @@ def test_programs_are_judged_where_they_may_run_and_only_there(decoder: Decoder,
     data.write_text("\n".join(map(json.dumps, programs)))
     spec = TaskSpec(name="humaneval", data=str(data), max_new_tokens=1)
     kept = TaskSession(decoder, "tiny", [spec]).score("dense", Variant())
-    assert kept.scores.is_empty()
+    assert kept.scores["metric"].to_list() == ["agreement"]
+    assert values(kept, "humaneval")["agreement"]["n"] == 2
+    assert values(kept, "humaneval")["agreement"]["kind"] == "generative"
     assert kept.samples["verdict"].to_list() == ["not_run"] * 2
     assert kept.samples["is_correct"].to_list() == [None, None]
     judged = TaskSession(decoder, "tiny", [spec], allows_code=True).score("dense", Variant())
