@@ -6,8 +6,8 @@
 --   together, so a tenth may be larger or missing); truth_min to truth_max is the tenth's range. ratio is estimate /
 --   truth. `is_good` says that the median is within 10 % of 1: the first tenth where it is false is the deviation from
 --   which on the estimate should not be trusted. Rows without a shift have no truth and are left out, and so is noise.
---   Of a model with over four million records every second position is taken, of one with over six every third, and so
---   on, in the next layer one position earlier: tenths of thousands of points gain little by more.
+--   Of a model with a million records or more every second position is taken, from one and a half million on every
+--   third, and so on, in the next layer one position earlier: tenths of thousands of points gain little by more.
 -- reason: a bias that grows with the deviation belongs to the expansion, one that does not to something else.
 -- columns:
 --   theorem: Which estimate: T1 h, T1 z, T2 p or T3 KL
@@ -25,7 +25,7 @@ with
 models as (
     select
         model,
-        greatest(count(*) // 2000000, 1) as stride
+        greatest(count(*) // 500000, 1) as stride
     from stg_layer_transitions
     group by model
 ),

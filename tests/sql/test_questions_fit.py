@@ -322,7 +322,7 @@ def test_q05_thins_each_model_by_its_own_records(tmp_path: Path) -> None:
     warehouse = fit_points([0.5] * 12, [1.0] * 12)
     for step in range(4):
         warehouse.transition(RECIPE, "p", step, 0.5, model="small")
-    thinned = catalogue.view_sql()["q05_bias_by_deviation"].sql.replace("2000000", "4")
+    thinned = catalogue.view_sql()["q05_bias_by_deviation"].sql.replace("500000", "4")
     rows = rows_of(warehouse.connect(tmp_path), f"select distinct model, n from ({thinned}) order by model")
 
     # Every third position of the large model stays, and of the small one every position.
