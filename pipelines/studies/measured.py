@@ -30,6 +30,7 @@ class TaskSpec(Part):
         seed: of the draw of worked examples; the harness's own by default.
         max_new_tokens: at most so many tokens are written; None as the definition says.
         context: tokens of a window of a text that is read; None is the model's whole context.
+        allow_functions: whether a YAML of the user's may name Python functions (`!function`), which run unconfined.
     """
 
     name: NAME
@@ -40,6 +41,7 @@ class TaskSpec(Part):
     seed: int = Field(default=1234, ge=0, lt=2**63)
     max_new_tokens: int | None = Field(default=None, ge=1)
     context: int | None = Field(default=None, ge=2)
+    allow_functions: bool = False
 
     @property
     def asked(self) -> str:

@@ -74,15 +74,23 @@ def find(spec: TaskSpec) -> Definition:
     """The definition of a study's task.
 
     Raises:
-        InputError: there is none of that name, with near matches; the file cannot be read; or it is a group, whose
-            tasks' own files nobody would look at to see what changed and whether programs run.
+        InputError: there is none of that name, with near matches; the file cannot be read; it is a group, whose
+            tasks' own files nobody would look at to see what changed and whether programs run; or it names Python
+            functions that the study does not allow.
     """
     asked = spec.asked
     if Path(asked).suffix in {".yaml", ".yml"}:
         path = Path(asked).expanduser().absolute()
         if "group" in fields(path):
             raise InputError(f"task {spec.name}: {path} is a group; name its tasks in the study one by one")
-        return Definition(_with_letter(path))
+        files = _with_letter(path)
+        called = [name for file in files for name in _functions(fields(file))]
+        if called and not spec.allow_functions:
+            raise InputError(
+                f"task {spec.name}: {path} runs Python code of its own ({called[0]}); write it in Jinja, or say "
+                "`allow_functions: true` in the study if you trust it"
+            )
+        return Definition(files)
     if asked in shipped():
         return Definition(_with_letter(FOLDER / f"{asked}.yaml"))
     name = asked.removeprefix(PREFIX)
@@ -146,11 +154,29 @@ def harness_names() -> dict[str, Path]:
     return found
 
 
+class _Function(str):
+    """Name of a Python function, which lm-eval imports and calls."""
+
+    __slots__ = ()
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads lm-eval's `!function` as text."""
+    """Reads lm-eval's `!function` as a name."""
 
 
-_Loader.add_constructor("!function", lambda _, node: str(node.value))
+_Loader.add_constructor("!function", lambda _, node: _Function(node.value))
+
+
+def _functions(value: Any) -> Iterator[str]:  # noqa: ANN401 (whatever stands in a YAML)
+    """Names of the functions that a definition calls, at any depth."""
+    if isinstance(value, _Function):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _functions(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _functions(part)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

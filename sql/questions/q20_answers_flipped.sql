@@ -5,8 +5,9 @@
 -- how to read: every sample is paired with the dense model's answer to the same request, as the metric reads it. An
 --   answer is flipped where the two differ (no answer differs from any); lost are right answers that became wrong,
 --   gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|. mcnemar_p
---   is the chance of a split between lost and gained at least as uneven if pruning had no direction. Samples without a
---   right answer count as flipped or not, but not in the accuracies. Dense and noise are left out.
+--   is the chance of a split between lost and gained at least as uneven if pruning had no direction, 1 where nothing
+--   turned. Samples without a right answer count as flipped or not, but not in the accuracies. Dense and noise are
+--   left out.
 -- reason: two models of equal accuracy need not agree on a single question; users feel the flips.
 -- columns:
 --   n_samples: Samples that both models answered [samples]
@@ -21,7 +22,7 @@
 --   flip_share_low: Lower end of its 95 % Wilson interval [share]
 --   flip_share_high: Upper end of its 95 % Wilson interval [share]
 --   hidden_flips: Changed answers that the accuracy does not show [samples] = flipped − |lost − gained|
---   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL where nothing was lost or gained [probability]
+--   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL where nothing is graded [probability]
 with
 
 counted as (
@@ -59,6 +60,6 @@ select
     wilson_interval(flipped, n_samples)[1] as flip_share_low,
     wilson_interval(flipped, n_samples)[2] as flip_share_high,
     flipped - abs(lost - gained) as hidden_flips,
-    mcnemar_exact(lost, gained) as mcnemar_p
+    case when n_graded > 0 then coalesce(mcnemar_exact(lost, gained), 1.0) end as mcnemar_p
 from counted
 order by model, task, metric, recipe

@@ -96,7 +96,10 @@ def test_changed_samples_and_definitions_count_as_a_changed_task(study: StudyFil
     (tmp_path / "base.yaml").write_text("output_type: multiple_choice\n")
     definition.write_text("include: base.yaml\ntask: mine\ndoc_to_text: !function mine_code.text\n")
     study.write(
-        tasks=[{"name": "openbookqa", "data": str(data)}, {"name": "mine", "definition": str(definition)}],
+        tasks=[
+            {"name": "openbookqa", "data": str(data)},
+            {"name": "mine", "definition": str(definition), "allow_functions": True},
+        ],
     )
     for path in (data, definition, code, tmp_path / "base.yaml"):
         before = versions(load(study))

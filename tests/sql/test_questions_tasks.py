@@ -105,6 +105,15 @@ def test_q20_finds_flips_that_the_accuracy_hides(ask: Ask) -> None:
     }
 
 
+def test_q20_holds_what_nothing_turned_against_chance_as_task_comparisons_does(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe in ("dense", RECIPE):
+        task_sample(warehouse, recipe, "gsm8k", "a", is_correct=True)
+    query = "select question.mcnemar_p, mart.mcnemar_p as own from q20_answers_flipped as question"
+    (row, *_) = ask(warehouse, f"{query} inner join task_comparisons as mart using (model, recipe, task, metric)")
+    assert row == {"mcnemar_p": 1.0, "own": 1.0}
+
+
 def test_q20_says_nothing_of_accuracy_where_no_sample_has_a_right_answer(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe in ("dense", RECIPE):

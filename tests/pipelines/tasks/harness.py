@@ -56,7 +56,7 @@ def writing_spec(folder: Path) -> TaskSpec:
     data.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n{"question": "Why?", "answer": "So"}\n')
     path = folder / "mine.yaml"
     path.write_text(WRITING.format(data=data))
-    return TaskSpec(name="mine", definition=str(path))
+    return TaskSpec(name="mine", definition=str(path), allow_functions=True)
 
 
 def answers(model: HFLM, loaded: Loaded) -> list[list[Any]]:

@@ -124,3 +124,26 @@ def test_a_damaged_definition_is_refused(tmp_path: Path) -> None:
     path.write_text("task: mine\ndataset_path: json\noutput_type: multiple_choice\n")
     with pytest.raises(InputError, match=r"task mine: lm_eval [\d.]+ cannot load it"):
         load_tasks([TaskSpec(name="mine", definition=str(path))])
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "doc_to_text: !function code.run",
+        "doc_to_text: !%66unction code.run",
+        "filter_list: [{name: a, filter: [{function: custom, filter_fn: !function code.run}]}]",
+        "include: base.yaml",
+    ],
+)
+def test_python_of_a_definition_runs_only_where_the_study_says_so(tmp_path: Path, yaml: str) -> None:
+    """Loading it would import the file."""
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(doc): return ''\n")
+    (tmp_path / "base.yaml").write_text("process_docs: !function code.run\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"task: mine\noutput_type: multiple_choice\n{yaml}\n")
+    spec = TaskSpec(name="mine", definition=str(path))
+    for load in (find, contents_hash, lambda spec: load_tasks([spec])):
+        with pytest.raises(InputError, match=r"mine.yaml runs Python code of its own \(code.run\).*allow_functions"):
+            load(spec)
+    assert not (tmp_path / "ran").exists()
+    assert find(spec.model_copy(update={"allow_functions": True})).files == (path,)
