@@ -17,7 +17,7 @@ from pipelines.pruning.wearing import applied
 from pipelines.studies import GenerationSpec, Study, load_study
 from pipelines.traces.session import Session, _after, _local, _propagated
 from tests.pipelines.traces.llama64 import Llama64
-from tests.pipelines.traces.test_session import compare_scopes
+from tests.pipelines.traces.test_session import compare, compare_scopes
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def decoder() -> Decoder:
 @pytest.fixture(scope="module")
 def study() -> Study:
     demo = load_study("demo")
-    # One prompt and two tokens keep the float64 side short; sublayers, lenses and scopes are all there.
-    return demo.model_copy(update={"prompts": demo.prompts[:1], "generation": GenerationSpec(new_tokens=2)})
+    # One prompt and three tokens keep the float64 side short; sublayers, lenses and scopes are all there.
+    return demo.model_copy(update={"prompts": demo.prompts[:1], "generation": GenerationSpec(new_tokens=3)})
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +49,15 @@ def test_every_row_of_the_demos_layer_table_agrees_with_float64(
     changed = {module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()}
     with torch.inference_mode():
         rows = compare_rows(tables["layer_transitions"], session, variant, model, changed)
-    assert rows == len(tables["layer_transitions"]) == 3 * 60 * 2 * 2
+        # From the tokens on, too: as uncertain as the margins are, by 1e-5 of the largest logit.
+        compare(tables, model, changed, set(variant.dropped), session, "normed", (1.0,), logit_error=1e-5)
+    assert rows == len(tables["layer_transitions"]) == 4 * 60 * 2 * 2
 
 
 def compare_rows(
     table: pl.DataFrame, session: Session, variant: Variant, model: Llama64, changed: dict[str, torch.Tensor]
 ) -> int:
-    """In two steps: states against the float64 model, measures against float64 on the same states.
-
-    Where p is nearly one-hot its tail is as uncertain as the logits are long: what float32 states leave there (0.1 %
-    of 1 − cos p on some processors, more under the raw lens) is the model's rounding and not the measure's.
-    """
+    """In two steps, without the states' rounding: states against the float64 model, measures on the same states."""
     (dense,) = session._prompts
     tokens, at = dense.tokens[0].tolist(), list(dense.positions)
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))
