@@ -5,14 +5,17 @@ No Dagster: engines call `compute` in this process, in a worker beside it or on 
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import PurePosixPath
 
+from assets.failures import is_out_of_memory
 from assets.fingerprints import MASK_TABLE, SPEED_TABLE, TEXT_TABLE, VARIANT_TABLES
-from assets.loaded import LoadedModels
+from assets.loaded import MOST_TOGETHER, LoadedModels
 from assets.parts import STEPS, Part, Report
 from assets.plan import unfinished_folder
 from assets.statistics import statistics_of
 from assets.subject import Subject
+from pipelines.errors import ComputationError
 from warehouse.formats import render
 
 Reports = Iterator[Report]
@@ -21,11 +24,63 @@ Reports = Iterator[Report]
 def compute(part: Part, loaded: LoadedModels) -> Reports:
     """Computes one part and writes its tables; gives a report as each is written.
 
+    What does not fit into the memory is tried once more with half of what usually passes through the model at once.
+
     Raises:
         InputError: the study, the model or the recipe is wrong.
-        ComputationError: the arithmetic failed.
+        ComputationError: the arithmetic failed, or the memory is too small.
         WarehouseError: the rows do not fit their table, or the disk refused.
     """
+    told = set[str]()
+    try:
+        with loaded.halved() if part.is_halved else nullcontext():
+            for report in _computed(part, loaded):
+                told.add(report.table)
+                yield report
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        first = str(error).splitlines()[0]
+        if part.is_halved:
+            raise ComputationError(_too_small(part, first)) from error
+    else:
+        return
+    # Outside of the handler, whose traceback would keep what fills the memory.
+    try:
+        with loaded.halved():
+            yield from (report for report in _computed(part, loaded) if report.table not in told)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ComputationError(_too_small(part, first)) from error
+        raise
+
+
+def _too_small(part: Part, told: str) -> str:
+    """What was tried, in words."""
+    usual = _at_once().get(part.step)
+    tried = f"with {usual[0]} {usual[1]} at once and with {usual[0] // 2}" if usual else "twice"
+    return f"out of memory {tried}; `prunescope plan` says how much is needed ({told})"
+
+
+def _at_once() -> dict[str, tuple[int, str]]:
+    """How much of what passes through the model at once in each step."""
+    from pipelines.retrieval.embedding import BATCH_TOKENS
+    from pipelines.streams import BATCH
+    from pipelines.tasks.adapter import PASS_TOKENS as TASK_TOKENS
+    from pipelines.traces.texts import PASS_TOKENS
+
+    sequences = (BATCH, "sequences")
+    return {
+        "calibration": sequences,
+        "variants": sequences,
+        "traces": (MOST_TOGETHER, "variants"),
+        "texts": (PASS_TOKENS, "tokens"),
+        "tasks": (TASK_TOKENS, "tokens"),
+        "retrieval": (BATCH_TOKENS, "tokens"),
+    }
+
+
+def _computed(part: Part, loaded: LoadedModels) -> Reports:
     subject, tables = Subject.of(part), STEPS[part.step]
     if set(tables) <= set(VARIANT_TABLES) and not subject.asks(tables):
         yield from (Report(table, is_left_alone=True) for table in tables)

@@ -16,6 +16,8 @@ from assets.resources import StudyResource, WarehouseResource
 from assets.tables import table_assets
 from assets.unwritten import UNWRITTEN
 
+_WAREHOUSE = WarehouseResource.configure_at_launch()
+
 defs = Definitions(
     assets=[
         recipe,
@@ -27,7 +29,7 @@ defs = Definitions(
         report,
     ],
     jobs=JOBS,
-    resources={"study": StudyResource(), "warehouse": WarehouseResource(), "engine": EngineResource()},
+    resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},
     # A run is little work of its own: what is heavy happens in an engine.
     executor=in_process_executor,
 )

@@ -21,6 +21,7 @@ from assets.partitions import MODELS, RECIPES, register, variant_key
 from assets.parts import STEPS
 from assets.plan import Plan, Request, Work, unfinished_folder
 from assets.run import Failure, Listener, Outcome
+from assets.warm import retire
 from warehouse.catalogue import build_file
 from warehouse.store import Store
 
@@ -30,10 +31,17 @@ _INPUT_ERRORS = {"InputError", "WarehouseError"}
 CATALOGUE = "_catalogue/prunescope.duckdb"
 
 
-def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> Outcome:
+def execute(plan: Plan, request: Request, store: Store, listener: Listener, *, computes_here: bool) -> Outcome:
     """Computes everything in the plan; one partition's failure does not stop the others.
 
     Call it as the warehouse's only writer.
+
+    Args:
+        plan: what to compute.
+        request: the study, as the runs' configuration names it.
+        store: the warehouse.
+        listener: told how far it is.
+        computes_here: whether this process computes rather than the warehouse's worker.
 
     Raises:
         WarehouseError: the disk is full.
@@ -45,7 +53,9 @@ def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> O
         recover(instance, str(store.root))
         store.clean_temporaries()
         runs = _Runs(plan, request, store, listener, instance, interrupted)
-        with LOADED.telling(listener):
+        if computes_here:
+            retire(local)
+        with LOADED.telling(listener, claims=computes_here):
             runs.everything()
         return Outcome(plan.study, runs.computed, runs.failures)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import Pool
@@ -129,9 +130,15 @@ def require_space(root: Path) -> None:
         )
 
 
+# Locks that this process holds, by their files.
+_HELD: dict[Path, int] = {}
+
+
 @contextmanager
-def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[int]:
     """Holds the warehouse for one study at a time; a killed process lets go of it by dying.
+
+    What already holds it goes on: a run inside another run's process is part of it.
 
     On an object store only this machine's processes wait for each other: of two machines that write the same
     partition the last one wins, whole.
@@ -140,10 +147,16 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
         root: as in `prepare_home`.
         waiting: called once if another process holds it.
 
+    Yields:
+        The lock's file descriptor. The warehouse is held until every process that was given a copy has closed it.
+
     Raises:
         WarehouseError: the folder cannot be written.
     """
-    lock = root / "_lock"
+    lock = root.resolve() / "_lock"
+    if lock in _HELD:
+        yield _HELD[lock]
+        return
     with refusals_explained(lock):
         root.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
@@ -153,13 +166,18 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        _HELD[lock] = file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            del _HELD[lock]
 
 
 def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
     """Ends runs on this warehouse whose process was killed and frees the places that they hold in pools.
 
-    Call it as the warehouse's only writer: whatever is still unfinished then is dead.
+    Call it as the warehouse's only writer: whatever is still unfinished then is dead. Runs that the UI or the daemon has
+    launched, of which some may wait for the warehouse, are for Dagster's run monitoring.
 
     Args:
         instance: that of the warehouse.
@@ -168,7 +186,8 @@ def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
     Returns:
         Their ids.
     """
-    dead = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: warehouse}))
+    unfinished = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: warehouse}))
+    dead = [run for run in unfinished if GRPC_INFO_TAG not in run.tags]
     for run in dead:
         instance.report_run_failed(run, "The process of this run was killed.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

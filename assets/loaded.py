@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from assets.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
@@ -45,10 +45,14 @@ class LoadedModels:
     """Keeps the last decoder and the last session of each kind: prompts, texts, tasks, retrieval.
 
     Attributes:
-        progress: told about long work in the asset bodies that use the model.
+        progress: told about long work.
+        is_claimed: whether runs inside this process compute with it, rather than where their configuration says.
+        split: into how many parts what usually passes through the model at once is split.
     """
 
     progress: Progress = SILENT
+    is_claimed: bool = field(default=False, init=False)
+    split: int = field(default=1, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
     _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
@@ -70,7 +74,8 @@ class LoadedModels:
             self.release()
             from pipelines.models.load import load_decoder
 
-            self._decoder = (key, load_decoder(dense.folder, study.dtype, study.device))
+            decoder = load_decoder(dense.folder, study.dtype, study.device)
+            self._decoder = (key, replace(decoder, split=self.split))
         return self._decoder[1]
 
     def session(self, dense: DenseModel, study: Study) -> "Session":
@@ -145,7 +150,7 @@ class LoadedModels:
         session = self.session(subject.dense, subject.study)
         self._traced, recipe = _kept(self._traced, subject, beside), subject.variant_recipe.name
         if recipe not in self._traced:
-            most = max(1, min(MOST_TOGETHER, MOST_WAITING // session.bytes_a_variant))
+            most = max(1, min(MOST_TOGETHER // self.split, MOST_WAITING // session.bytes_a_variant))
             started = time.perf_counter()
             try:
                 with self._together(recipe, beside[: most - 1]) as names:
@@ -220,13 +225,39 @@ class LoadedModels:
         return self._retrieval[1]
 
     @contextmanager
-    def telling(self, progress: Progress) -> Iterator[None]:
-        """Tells somebody about long work for a while, and frees the model at the end."""
+    def telling(self, progress: Progress, *, claims: bool) -> Iterator[None]:
+        """Tells somebody about long work for a while, and frees the model at the end.
+
+        Args:
+            progress: who is told.
+            claims: whether runs inside this process compute here meanwhile.
+        """
+        before, self.is_claimed = self.is_claimed, claims
+        try:
+            with self.told_to(progress):
+                yield
+        finally:
+            self.is_claimed = before
+            self.release()
+
+    @contextmanager
+    def told_to(self, progress: Progress) -> Iterator[None]:
+        """Tells somebody else for a while."""
         self.progress, before = progress, self.progress
         try:
             yield
         finally:
             self.progress = before
+
+    @contextmanager
+    def halved(self) -> Iterator[None]:
+        """Loads anew, and lets half of what usually passes at once pass for a while."""
+        self.release()
+        self.split = 2
+        try:
+            yield
+        finally:
+            self.split = 1
             self.release()
 
     def release(self) -> None:

@@ -46,6 +46,8 @@ class Part:
         recipe: name of the recipe; None in the steps of models.
         beside: recipes of the same step that will be asked for next. An engine may compute some of them along, so
             that they share passes over tokens or the dense side, and keep them until they are asked for.
+        is_halved: whether half of what usually passes through the model at once shall pass, because the worker that
+            tried before was lost, most likely to the memory.
     """
 
     step: str
@@ -54,6 +56,7 @@ class Part:
     model: str
     recipe: str | None = None
     beside: tuple[str, ...] = ()
+    is_halved: bool = False
 
     @property
     def name(self) -> str:

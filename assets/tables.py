@@ -22,7 +22,7 @@ from assets.inputs import RECIPE
 from assets.metadata import check_specs, table_metadata
 from assets.partitions import MODELS, VARIANTS
 from assets.parts import STEPS
-from assets.resources import StudyResource, WarehouseResource
+from assets.resources import StudyResource
 from warehouse.tables import TABLES
 
 GPU = "gpu"
@@ -57,9 +57,9 @@ def _step(
         pool=GPU,
     )
     def computed(
-        context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource, engine: EngineResource
+        context: AssetExecutionContext, study: StudyResource, engine: EngineResource
     ) -> Iterator[MaterializeResult | AssetCheckResult]:
-        yield from engine.outcomes(context, step, study, warehouse)
+        yield from engine.outcomes(context, step, study)
 
     return computed
 
