@@ -176,8 +176,8 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[int]:
 def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
     """Ends runs on this warehouse whose process was killed and frees the places that they hold in pools.
 
-    Call it as the warehouse's only writer: whatever is still unfinished then is dead. Runs that the UI or the daemon has
-    launched, of which some may wait for the warehouse, are for Dagster's run monitoring.
+    Call it as the warehouse's only writer: whatever is still unfinished then is dead. Runs that the UI or the daemon
+    has launched, of which some may wait for the warehouse, are for Dagster's run monitoring.
 
     Args:
         instance: that of the warehouse.
