@@ -4,8 +4,10 @@ Nothing here knows what is computed.
 """
 
 import fcntl
+import json
 import os
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ from warehouse.errors import WarehouseError
 CONFIG = "dagster.yaml"
 # Room for Dagster's databases and the tables of one small study.
 LEAST_SPACE = 32 << 20
+# How long a code server may take to accept a connection.
+_SERVER_SECONDS = 5.0
 # Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 _UNFINISHED = [
@@ -192,3 +196,34 @@ def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
         instance.report_run_failed(run, "The process of this run was killed.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in dead]
+
+
+def recover_launched(root: Path) -> list[str]:
+    """Ends runs whose code server is gone, as after a crash of the machine: nobody else would, and they hold places.
+
+    Args:
+        root: as in `prepare_home`.
+
+    Returns:
+        Their ids.
+    """
+    with opened(root) as instance:
+        found = instance.get_runs(RunsFilter(statuses=_UNFINISHED))
+        dead = [run for run in found if GRPC_INFO_TAG in run.tags and not _answers(run.tags[GRPC_INFO_TAG])]
+        for run in dead:
+            instance.report_run_failed(run, "The code server of this run is gone.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in dead]
+
+
+def _answers(server: str) -> bool:
+    """Whether anybody listens where a run's tag says that its code server does."""
+    place = json.loads(server)
+    is_local = bool(place.get("socket"))
+    with socket.socket(socket.AF_UNIX if is_local else socket.AF_INET) as probe:
+        probe.settimeout(_SERVER_SECONDS)
+        try:
+            probe.connect(place["socket"] if is_local else (place["host"], place["port"]))
+        except OSError:
+            return False
+    return True
