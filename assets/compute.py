@@ -57,27 +57,32 @@ def compute(part: Part, loaded: LoadedModels) -> Reports:
 
 def _too_small(part: Part, told: str) -> str:
     """What was tried, in words."""
-    usual = _at_once().get(part.step)
-    tried = f"with {usual[0]} {usual[1]} at once and with {usual[0] // 2}" if usual else "twice"
+    usual, what = _at_once(part.step)
+    tried = f"with {usual} {what} at once and with {usual // 2}" if usual else "twice"
     return f"out of memory {tried}; `prunescope plan` says how much is needed ({told})"
 
 
-def _at_once() -> dict[str, tuple[int, str]]:
-    """How much of what passes through the model at once in each step."""
-    from pipelines.retrieval.embedding import BATCH_TOKENS
-    from pipelines.streams import BATCH
-    from pipelines.tasks.adapter import PASS_TOKENS as TASK_TOKENS
-    from pipelines.traces.texts import PASS_TOKENS
+def _at_once(step: str) -> tuple[int, str]:
+    """How much of what passes through the model at once in a step; imports nothing that the step has not."""
+    if step == "traces":
+        return MOST_TOGETHER, "variants"
+    if step in {"calibration", "variants"}:
+        from pipelines.streams import BATCH
 
-    sequences = (BATCH, "sequences")
-    return {
-        "calibration": sequences,
-        "variants": sequences,
-        "traces": (MOST_TOGETHER, "variants"),
-        "texts": (PASS_TOKENS, "tokens"),
-        "tasks": (TASK_TOKENS, "tokens"),
-        "retrieval": (BATCH_TOKENS, "tokens"),
-    }
+        return BATCH, "sequences"
+    if step == "texts":
+        from pipelines.traces.texts import PASS_TOKENS
+
+        return PASS_TOKENS, "tokens"
+    if step == "tasks":
+        from pipelines.tasks.adapter import PASS_TOKENS
+
+        return PASS_TOKENS, "tokens"
+    if step == "retrieval":
+        from pipelines.retrieval.embedding import BATCH_TOKENS
+
+        return BATCH_TOKENS, "tokens"
+    return 0, ""
 
 
 def _computed(part: Part, loaded: LoadedModels) -> Reports:

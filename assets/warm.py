@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ LOG = "_worker.log"
 # How long a worker may take to go when it is told to, before it is killed.
 _LEAVE_SECONDS = 2.0
 _HOME = Path(__file__).parents[1]
-# Those of this process, which has to ask how its children ended.
-_STARTED: dict[int, subprocess.Popen[bytes]] = {}
+# A process of its own, child of nobody that could end before it or would have to ask how it ended.
+_START = "import os; os.fork() and os._exit(0); from assets.worker import main; main()"
 
 
 class _RemoteError(Exception):
@@ -71,16 +70,16 @@ def compute_warm(part: Part, progress: Progress, local: Path, lock: int) -> Iter
                     return
         raise WorkerLostError(f"the worker of {local} ended in the middle of {part.name}; see {local / LOG}")
     finally:
-        worker.close()
         if not is_over:
             worker.end()
+        worker.close()
 
 
 def retire(local: Path) -> None:
     """Ends the worker of a warehouse, if there is one, so that its model is in nobody's way."""
     if worker := _connected(_socket_of(local)):
-        worker.close()
         worker.end()
+        worker.close()
 
 
 @dataclass(frozen=True)
@@ -110,27 +109,19 @@ class _Worker:
         self.connection.close()
 
     def end(self) -> None:
-        """Waits for the process to go, as it does when the connection ends in the middle of a part; else kills it."""
+        """Ends the process, whatever it is doing, and waits until it has gone: the system then ends the connection."""
+        self.connection.settimeout(_LEAVE_SECONDS)
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            if self._has_gone():
+            with suppress(TimeoutError):
+                self._read_to_the_end()
                 return
 
-    def _has_gone(self) -> bool:
-        deadline = time.monotonic() + _LEAVE_SECONDS
-        while time.monotonic() < deadline:
-            if own := _STARTED.get(self.pid):
-                if own.poll() is not None:
-                    del _STARTED[self.pid]
-                    return True
-            else:
-                try:
-                    os.kill(self.pid, 0)
-                except ProcessLookupError:
-                    return True
-            time.sleep(0.02)
-        return False
+    def _read_to_the_end(self) -> None:
+        with suppress(ConnectionError):
+            while self.connection.recv(1 << 16):
+                pass
 
 
 def _raised(told: dict[str, Any]) -> Exception:
@@ -145,8 +136,8 @@ def _found(local: Path) -> _Worker | None:
     worker = _connected(_socket_of(local))
     if worker is None or worker.identity == _identity():
         return worker
-    worker.close()
     worker.end()
+    worker.close()
     return None
 
 
@@ -159,8 +150,9 @@ def _started(local: Path) -> _Worker:
         listener.bind(str(path))
         listener.listen()
         number = listener.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "assets.worker", str(number), str(path), _identity()],
+        subprocess.run(
+            [sys.executable, "-P", "-c", _START, str(number), str(path), _identity()],
+            check=True,
             pass_fds=[number],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -169,7 +161,6 @@ def _started(local: Path) -> _Worker:
             # What a terminal or a run's process group is told does not concern it.
             start_new_session=True,
         )
-    _STARTED[process.pid] = process
     worker = _connected(path)
     if worker is None:
         raise WorkerLostError(f"the worker of {local} could not start; see {local / LOG}")

@@ -1,6 +1,6 @@
 """The worker of a warehouse: a process beside the runs that keeps a model loaded and computes one part at a time.
 
-`warm.py` starts it, asks it and ends it. Started as `python -m assets.worker`, on a socket that its starter listens on.
+`warm.py` starts it on a socket that listens already, asks it and ends it.
 """
 
 import json
@@ -118,6 +118,7 @@ def _told(error: Exception) -> dict[str, object]:
     return {"kind": kind, "message": message, "traceback": where, "can_pass": can_pass(error)}
 
 
-if __name__ == "__main__":
-    number, place, started_with = sys.argv[1:]
-    serve(socket.socket(fileno=int(number)), Path(place), started_with, settings.worker_idle_seconds())
+def main() -> None:
+    """Serves on the socket whose descriptor, place and starter's identity are the arguments."""
+    number, place, identity = sys.argv[1:]
+    serve(socket.socket(fileno=int(number)), Path(place), identity, settings.worker_idle_seconds())

@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 from dagster import AssetKey, DagsterEventType
 
-from assets import warm
 from assets.compute import compute
 from assets.definitions import defs
 from assets.failures import can_pass, is_out_of_memory
@@ -25,12 +24,13 @@ from assets.plan import Request
 from assets.telling import Lines
 from assets.warm import retire
 from pipelines.errors import ComputationError, InputError
-from tests.assets.tiny_study import StudyFile
+from tests.assets.tiny_study import StudyFile, workers_of
 from tests.tiny_models import save_tiny
 from warehouse.checks import Violation
 from warehouse.errors import WarehouseError
 
 pytestmark = pytest.mark.timeout(900)
+LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="processes and memory are seen as on Linux")
 
 
 def test_parts_and_reports_come_out_of_json_as_they_went_in() -> None:
@@ -43,11 +43,12 @@ def test_parts_and_reports_come_out_of_json_as_they_went_in() -> None:
 # -- tried again ------------------------------------------------------------------------------------------------------
 
 
+@LINUX
 def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile, warehouse: Path) -> None:
     killed = threading.Event()
 
     def kill_the_first() -> None:
-        while not (started := set(warm._STARTED) - before):
+        while not (started := workers_of(warehouse)):
             killed.wait(0.001)
         os.kill(started.pop(), signal.SIGKILL)
         killed.set()
@@ -58,7 +59,7 @@ def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile,
             "warehouse": {"config": {"root": str(warehouse)}},
         }
     }
-    before, killer = set(warm._STARTED), threading.Thread(target=kill_the_first)
+    killer = threading.Thread(target=kill_the_first)
     killer.start()
     with opened(warehouse) as instance:
         register(instance, MODELS, ["tiny-a"])
@@ -119,7 +120,7 @@ def computed(part: Part) -> list[Report]:
         loaded.release()
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits of memory are those of Linux")
+@LINUX
 def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_words(
     tmp_path: Path, study: StudyFile
 ) -> None:

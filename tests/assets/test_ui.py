@@ -8,7 +8,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.instance import opened
-from assets.warm import _socket_of, retire
-from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile, partitions
+from assets.warm import retire
+from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile, partitions, workers_of
 from warehouse.doctor import diagnose
 from warehouse.tables import TABLES
 
@@ -149,17 +148,6 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
     assert status == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
 
 
-def processes_of(warehouse: Path) -> set[int]:
-    """Workers of a warehouse, by their socket among the arguments."""
-    socket_of = os.fsencode(_socket_of(warehouse))
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if socket_of in (folder / "cmdline").read_bytes():
-                found.add(int(folder.name))
-    return found
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_next_run_goes_on(
@@ -171,11 +159,11 @@ def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_ne
     long = interface.launch("text_tokens", "dense", study)
     _, told = interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
     assert any(line.startswith("tiny-a@dense texts: dense model on every text: ") for line in told)
-    assert processes_of(warehouse)
+    assert workers_of(warehouse)
     stopped = interface.ask("mutation Stop($id: String!) { terminateRun(runId: $id) { __typename } }", id=long)
     assert stopped["terminateRun"]["__typename"] == "TerminateRunSuccess"
     interface.wait_for(long, lambda status, _: status == "CANCELED")
-    assert not processes_of(warehouse)
+    assert not workers_of(warehouse)
     assert partitions(warehouse) == before
     assert not diagnose(warehouse)
     # The study asks nothing of the speed: nothing is loaded for it.
