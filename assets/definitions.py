@@ -5,24 +5,23 @@
 
 from dagster import Definitions, in_process_executor
 
-from assets.dense import calibration, models
+from assets.engines import EngineResource
 from assets.figures import figure_assets
 from assets.inputs import recipe
 from assets.jobs import JOBS
-from assets.loaded import LOADED
 from assets.published import paper_reference
 from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
-from assets.retrieval import retrieval
-from assets.speed import speed
-from assets.tasks import tasks
+from assets.tables import table_assets
 from assets.unwritten import UNWRITTEN
-from assets.variants import mask_samples, texts, traces, variants
+
+_WAREHOUSE = WarehouseResource.configure_at_launch()
 
 defs = Definitions(
     assets=[
-        *(recipe, models, calibration, variants, mask_samples, traces, texts, tasks, retrieval, speed),
+        recipe,
+        *table_assets(),
         *UNWRITTEN,
         paper_reference,
         *question_assets(),
@@ -30,7 +29,7 @@ defs = Definitions(
         report,
     ],
     jobs=JOBS,
-    resources={"study": StudyResource(), "warehouse": WarehouseResource(), "loaded": LOADED},
-    # One process per run: steps share the loaded model.
+    resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},
+    # A run is little work of its own: what is heavy happens in an engine.
     executor=in_process_executor,
 )

@@ -13,14 +13,15 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from assets import settings, state
-from assets.fingerprints import MODEL_TABLES, RETRIEVAL_TABLES, TASK_TABLES, TRACE_TABLES
 from assets.inputs import RECIPE
 from assets.instance import WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
 from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
+from assets.parts import STEPS
 from assets.plan import Plan, Request, Work, unfinished_folder
 from assets.run import Failure, Listener, Outcome
+from assets.warm import retire
 from warehouse.catalogue import build_file
 from warehouse.store import Store
 
@@ -28,19 +29,19 @@ from warehouse.store import Store
 _INPUT_ERRORS = {"InputError", "WarehouseError"}
 # The views as a file, for people who open the warehouse with DuckDB itself; made again by every run.
 CATALOGUE = "_catalogue/prunescope.duckdb"
-# Tables that come out of one computation are computed together or not at all.
-_TOGETHER = (
-    frozenset(TRACE_TABLES),
-    frozenset(TASK_TABLES),
-    frozenset(RETRIEVAL_TABLES),
-    frozenset(MODEL_TABLES) - {"models"},
-)
 
 
-def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> Outcome:
+def execute(plan: Plan, request: Request, store: Store, listener: Listener, *, computes_here: bool) -> Outcome:
     """Computes everything in the plan; one partition's failure does not stop the others.
 
     Call it as the warehouse's only writer.
+
+    Args:
+        plan: what to compute.
+        request: the study, as the runs' configuration names it.
+        store: the warehouse.
+        listener: told how far it is.
+        computes_here: whether this process computes rather than the warehouse's worker.
 
     Raises:
         WarehouseError: the disk is full.
@@ -52,7 +53,9 @@ def execute(plan: Plan, request: Request, store: Store, listener: Listener) -> O
         recover(instance, str(store.root))
         store.clean_temporaries()
         runs = _Runs(plan, request, store, listener, instance, interrupted)
-        with LOADED.telling(listener):
+        if computes_here:
+            retire(local)
+        with LOADED.telling(listener, claims=computes_here):
             runs.everything()
         return Outcome(plan.study, runs.computed, runs.failures)
 
@@ -95,18 +98,19 @@ class _Runs:
     def _variants(self, works: list[Work]) -> None:
         """Prunes all variants of a model, then measures them: known together, they share the dense side's work."""
         masks = ("variants",)
-        LOADED.announce_family(work.recipe for work in works if work.recipe and "variants" in work.tables)
-        pruned = [
-            work
-            for work in works
-            if "variants" not in work.tables or self._variant(work, masks, is_last=work.tables == masks)
-        ]
+        to_prune = [work for work in works if "variants" in work.tables]
+        failed = {
+            work.name
+            for number, work in enumerate(to_prune, start=1)
+            if not self._variant(work, masks, to_prune[number:], is_last=work.tables == masks)
+        }
         if works:
-            self._discard_unfinished(works[0].model, {work.name for work in works} - {work.name for work in pruned})
-        measured = [work for work in pruned if work.tables != masks]
-        LOADED.announce(work.recipe.name for work in measured if work.recipe and set(work.tables) & set(TRACE_TABLES))
-        for work in measured:
-            self._variant(work, tuple(table for table in work.tables if table != "variants"), is_last=True)
+            self._discard_unfinished(works[0].model, failed)
+        measured = [work for work in works if work.name not in failed and work.tables != masks]
+        for number, work in enumerate(measured, start=1):
+            tables = tuple(table for table in work.tables if table != "variants")
+            beside = [other for other in measured[number:] if set(other.tables) & set(STEPS["traces"])]
+            self._variant(work, tables, beside, is_last=True)
 
     def _discard_unfinished(self, model: str, failed: set[str]) -> None:
         """Layers of variants that are whole, left by a run killed in between; those of failed ones are used again."""
@@ -117,14 +121,22 @@ class _Runs:
         with suppress(OSError):  # others are in it, or nobody was
             folder.rmdir()
 
-    def _variant(self, work: Work, tables: tuple[str, ...], *, is_last: bool) -> bool:
+    def _variant(self, work: Work, tables: tuple[str, ...], beside: Sequence[Work], *, is_last: bool) -> bool:
         if work.recipe is None:
             raise ValueError("a variant has a recipe")
         key = variant_key(work.model, work.recipe.name)
-        return self._run("variant_tables", work.name, key, _keys(tables), is_last=is_last)
+        coming = [other.recipe.name for other in beside if other.recipe]
+        return self._run("variant_tables", work.name, key, _keys(tables), coming, is_last=is_last)
 
     def _run(
-        self, job_name: str, name: str, partition: str | None, keys: list[AssetKey] | None, *, is_last: bool = True
+        self,
+        job_name: str,
+        name: str,
+        partition: str | None,
+        keys: list[AssetKey] | None,
+        beside: Sequence[str] = (),
+        *,
+        is_last: bool = True,
     ) -> bool:
         """One Dagster run; whether it succeeded. The last one of a partition reports it as computed."""
         from assets.definitions import defs
@@ -134,7 +146,7 @@ class _Runs:
             instance=self.instance,
             partition_key=partition,
             asset_selection=keys,
-            run_config=self._config(),
+            run_config=self._config(beside),
             tags={WAREHOUSE_TAG: str(self.store.root), "prunescope/study": self.plan.study.name},
             raise_on_error=False,
         )
@@ -157,7 +169,7 @@ class _Runs:
                 return record.asset_materialization.tags.get(DATA_VERSION_TAG)
         return None
 
-    def _config(self) -> dict[str, object]:
+    def _config(self, beside: Sequence[str]) -> dict[str, object]:
         """Stands in the run, so that the UI shows it and can execute the run again."""
         request = self.request
         study = {
@@ -170,6 +182,7 @@ class _Runs:
             "resources": {
                 "study": {"config": study},
                 "warehouse": {"config": {"root": str(self.store.root)}},
+                "engine": {"config": {"beside": list(beside)}},
             },
             # Failures are reported by the listener; Dagster keeps its own log in the instance.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -177,10 +190,8 @@ class _Runs:
 
 
 def _keys(tables: tuple[str, ...]) -> list[AssetKey]:
-    wanted = set(tables)
-    for together in _TOGETHER:
-        if wanted & together:
-            wanted |= together
+    """The assets of some tables, and of those that come out of the same computations."""
+    wanted = {table for step in STEPS.values() if set(step) & set(tables) for table in step}
     return [AssetKey(name) for name in sorted(wanted)]
 
 

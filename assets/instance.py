@@ -4,8 +4,10 @@ Nothing here knows what is computed.
 """
 
 import fcntl
+import json
 import os
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import Pool
@@ -23,6 +26,8 @@ from warehouse.errors import WarehouseError
 CONFIG = "dagster.yaml"
 # Room for Dagster's databases and the tables of one small study.
 LEAST_SPACE = 32 << 20
+# How long a code server may take to accept a connection.
+_SERVER_SECONDS = 5.0
 # Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 _UNFINISHED = [
@@ -129,9 +134,15 @@ def require_space(root: Path) -> None:
         )
 
 
+# Locks that this process holds, by their files.
+_HELD: dict[Path, int] = {}
+
+
 @contextmanager
-def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[int]:
     """Holds the warehouse for one study at a time; a killed process lets go of it by dying.
+
+    What already holds it goes on: a run inside another run's process is part of it.
 
     On an object store only this machine's processes wait for each other: of two machines that write the same
     partition the last one wins, whole.
@@ -140,10 +151,16 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
         root: as in `prepare_home`.
         waiting: called once if another process holds it.
 
+    Yields:
+        The lock's file descriptor. The warehouse is held until every process that was given a copy has closed it.
+
     Raises:
         WarehouseError: the folder cannot be written.
     """
-    lock = root / "_lock"
+    lock = root.resolve() / "_lock"
+    if lock in _HELD:
+        yield _HELD[lock]
+        return
     with refusals_explained(lock):
         root.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
@@ -153,13 +170,18 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        _HELD[lock] = file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            del _HELD[lock]
 
 
 def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
     """Ends runs on this warehouse whose process was killed and frees the places that they hold in pools.
 
-    Call it as the warehouse's only writer: whatever is still unfinished then is dead.
+    Call it as the warehouse's only writer: whatever is still unfinished then is dead. Runs that the UI or the daemon
+    has launched, of which some may wait for the warehouse, are for Dagster's run monitoring.
 
     Args:
         instance: that of the warehouse.
@@ -168,8 +190,40 @@ def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
     Returns:
         Their ids.
     """
-    dead = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: warehouse}))
+    unfinished = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: warehouse}))
+    dead = [run for run in unfinished if GRPC_INFO_TAG not in run.tags]
     for run in dead:
         instance.report_run_failed(run, "The process of this run was killed.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in dead]
+
+
+def recover_launched(root: Path) -> list[str]:
+    """Ends runs whose code server is gone, as after a crash of the machine: nobody else would, and they hold places.
+
+    Args:
+        root: as in `prepare_home`.
+
+    Returns:
+        Their ids.
+    """
+    with opened(root) as instance:
+        found = instance.get_runs(RunsFilter(statuses=_UNFINISHED))
+        dead = [run for run in found if GRPC_INFO_TAG in run.tags and not _answers(run.tags[GRPC_INFO_TAG])]
+        for run in dead:
+            instance.report_run_failed(run, "The code server of this run is gone.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in dead]
+
+
+def _answers(server: str) -> bool:
+    """Whether anybody listens where a run's tag says that its code server does."""
+    place = json.loads(server)
+    is_local = bool(place.get("socket"))
+    with socket.socket(socket.AF_UNIX if is_local else socket.AF_INET) as probe:
+        probe.settimeout(_SERVER_SECONDS)
+        try:
+            probe.connect(place["socket"] if is_local else (place["host"], place["port"]))
+        except OSError:
+            return False
+    return True

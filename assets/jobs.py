@@ -20,6 +20,7 @@ from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
 from assets.inputs import RECIPE
 from assets.resources import StudyResource, WarehouseResource
 from assets.run import Failure, run_study
+from assets.telling import Lines
 
 
 class WholeStudy(Config):
@@ -36,7 +37,7 @@ def whole_study(
     request = study.request()
     listener = LogListener(context.log)
     root = warehouse.store().root
-    outcome = run_study(request, root, settings.cache_folder(), listener, replace=config.replace)
+    outcome = run_study(request, root, settings.cache_folder(), listener, replace=config.replace, computes_here=False)
     if outcome.failures:
         raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in outcome.failures))
 
@@ -47,21 +48,12 @@ def whole() -> None:
     whole_study()
 
 
-class LogListener:
+class LogListener(Lines):
     """Tells Dagster's log of the run how far a study is."""
 
     def __init__(self, log: DagsterLogManager) -> None:
+        super().__init__(log.info, "progress")
         self._log = log
-
-    def start(self, task: str, total: int) -> None:
-        """A task begins."""
-        self._log.debug(f"{task}: {total} steps")
-
-    def advance(self, amount: int = 1) -> None:
-        """Says nothing: the log would drown in steps."""
-
-    def done(self) -> None:
-        """Says nothing."""
 
     def waiting(self) -> None:
         """Another process computes in this warehouse."""

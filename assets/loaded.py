@@ -5,12 +5,13 @@ Freed when another model comes. Torch is imported at the first load, not before.
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from assets.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
+from assets.subject import Subject
 from pipelines.errors import ComputationError, InputError
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.recipes import Recipe, shares_passes
@@ -33,25 +34,34 @@ MOST_TOGETHER = 16
 MOST_WAITING = 2**30
 
 
+Found = TypeVar("Found")
+# What came along with another recipe, with its share of the seconds, by recipe. The name of the variant's file tells
+# all that the variant follows from: what waits for an earlier version of the recipe is never handed out.
+Waiting = dict[str, tuple[str, Found, float]]
+
+
 @dataclass
 class LoadedModels:
     """Keeps the last decoder and the last session of each kind: prompts, texts, tasks, retrieval.
 
     Attributes:
-        progress: told about long work in the asset bodies that use the model.
+        progress: told about long work.
+        is_claimed: whether runs inside this process compute with it, rather than where their configuration says.
+        split: into how many parts what usually passes through the model at once is split.
     """
 
     progress: Progress = SILENT
+    is_claimed: bool = field(default=False, init=False)
+    split: int = field(default=1, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
     _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
     _tasks: "tuple[tuple[str, ...], TaskSession] | None" = field(default=None, init=False)
     _retrieval: "tuple[tuple[str, ...], RetrievalSession] | None" = field(default=None, init=False)
     _tokens: "tuple[tuple[str, str], Tensor] | None" = field(default=None, init=False)
-    _family: list[Recipe] = field(default_factory=list, init=False)
-    _pruned: "dict[str, tuple[Variant | Exception, float]]" = field(default_factory=dict, init=False)
-    _announced: list[str] = field(default_factory=list, init=False)
-    _traced: "dict[str, tuple[dict[str, pl.DataFrame], float]]" = field(default_factory=dict, init=False)
+    _pruned: "Waiting[Variant | Exception]" = field(default_factory=dict, init=False)
+    _alone: set[str] = field(default_factory=set, init=False)
+    _traced: "Waiting[dict[str, pl.DataFrame]]" = field(default_factory=dict, init=False)
 
     def decoder(self, dense: DenseModel, study: Study) -> "Decoder":
         """The loaded model.
@@ -64,7 +74,8 @@ class LoadedModels:
             self.release()
             from pipelines.models.load import load_decoder
 
-            self._decoder = (key, load_decoder(dense.folder, study.dtype, study.device))
+            decoder = load_decoder(dense.folder, study.dtype, study.device)
+            self._decoder = (key, replace(decoder, split=self.split))
         return self._decoder[1]
 
     def session(self, dense: DenseModel, study: Study) -> "Session":
@@ -96,19 +107,14 @@ class LoadedModels:
             self._tokens = (key, calibration_tokens(decoder.tokenizer, study.calibration))
         return self._tokens[1]
 
-    def announce_family(self, recipes: Iterable[Recipe]) -> None:
-        """Names the recipes that will be pruned next: those that can share a pass over the tokens come together."""
-        self._family, self._pruned = [recipe for recipe in recipes if shares_passes(recipe)], {}
-
     def pruned(
-        self, dense: DenseModel, study: Study, recipe: Recipe, statistics_of: "Callable[[list[Recipe]], Statistics]"
+        self, subject: Subject, beside: Sequence[str], statistics_of: "Callable[[list[Recipe]], Statistics]"
     ) -> "tuple[Variant, float]":
-        """The variant of a recipe and its share of the seconds; announced recipes are pruned along with it.
+        """The variant of a recipe and its share of the seconds; those beside it that share passes come along.
 
         Args:
-            dense: the model.
-            study: its calibration.
-            recipe: what to do.
+            subject: the variant.
+            beside: names of the recipes that will be asked for next.
             statistics_of: what some recipes need of the dense model.
 
         Raises:
@@ -117,53 +123,58 @@ class LoadedModels:
         """
         from pipelines.pruning.apply import prune_all
 
+        self._pruned, recipe = _kept(self._pruned, subject, beside), subject.variant_recipe
         if recipe.name not in self._pruned:
-            is_announced = any(other.name == recipe.name for other in self._family)
-            together = self._family if is_announced else [recipe]
-            self._family = [] if is_announced else self._family
-            decoder, started = self.decoder(dense, study), time.perf_counter()
-            found = prune_all(decoder, together, statistics_of(together), self.progress)
+            others = map(subject.study.recipe, beside if shares_passes(recipe) else ())
+            decoder = self.decoder(subject.dense, subject.study)
+            with self._together(recipe.name, [other.name for other in others if shares_passes(other)]) as names:
+                started, together = time.perf_counter(), [subject.study.recipe(name) for name in names]
+                found = prune_all(decoder, together, statistics_of(together), self.progress)
             seconds = (time.perf_counter() - started) / len(found)
-            self._pruned |= {name: (variant, seconds) for name, variant in found.items()}
-        variant, seconds = self._pruned.pop(recipe.name)
+            self._pruned |= {name: (subject.file_of(name), variant, seconds) for name, variant in found.items()}
+        _, variant, seconds = self._pruned.pop(subject.variant_recipe.name)
         if isinstance(variant, Exception):
             raise variant
         return variant, seconds
 
-    def announce(self, recipes: Iterable[str]) -> None:
-        """Names the recipes whose pruned variants will be traced next, so that the first one brings the others."""
-        self._announced, self._traced = list(recipes), {}
-
-    def traced(
-        self, dense: DenseModel, study: Study, recipe: str, variant_of: "Callable[[str], Variant]"
-    ) -> "tuple[dict[str, pl.DataFrame], float]":
-        """The trace tables of a variant and its share of the seconds; announced variants are traced along with it.
+    def traced(self, subject: Subject, beside: Sequence[str]) -> "tuple[dict[str, pl.DataFrame], float]":
+        """The trace tables of a variant and its share of the seconds; some of those beside it are traced along.
 
         Args:
-            dense: the model.
-            study: prompts and settings.
-            recipe: name of the variant's recipe.
-            variant_of: the pruned variant of a recipe.
+            subject: the variant.
+            beside: names of the recipes that will be asked for next.
 
         Raises:
             ComputationError: this variant's states are NaN or infinite; others that fail wait for their own turn.
         """
-        session = self.session(dense, study)
+        session = self.session(subject.dense, subject.study)
+        self._traced, recipe = _kept(self._traced, subject, beside), subject.variant_recipe.name
         if recipe not in self._traced:
-            beside = max(1, min(MOST_TOGETHER, MOST_WAITING // session.bytes_a_variant)) - 1
-            others = [name for name in self._announced if name != recipe][:beside]
-            together = [recipe, *others] if recipe in self._announced else [recipe]
-            self._announced = [name for name in self._announced if name not in together]
+            most = max(1, min(MOST_TOGETHER // self.split, MOST_WAITING // session.bytes_a_variant))
             started = time.perf_counter()
             try:
-                found = session.trace_all({name: variant_of(name) for name in together}, self.progress)
+                with self._together(recipe, beside[: most - 1]) as names:
+                    found = session.trace_all({name: subject.variant(name) for name in names}, self.progress)
             except (ComputationError, InputError):
-                if len(together) == 1:
+                if len(names) == 1:
                     raise
-                found = {recipe: session.trace(recipe, variant_of(recipe), self.progress)}
+                found = {recipe: session.trace(recipe, subject.variant(recipe), self.progress)}
             seconds = (time.perf_counter() - started) / len(found)
-            self._traced |= {name: (tables, seconds) for name, tables in found.items()}
-        return self._traced.pop(recipe)
+            self._traced |= {name: (subject.file_of(name), tables, seconds) for name, tables in found.items()}
+        _, tables, seconds = self._traced.pop(recipe)
+        return tables, seconds
+
+    @contextmanager
+    def _together(self, recipe: str, others: Sequence[str]) -> Iterator[list[str]]:
+        """Names the recipes that one computation serves; where it fails, each of them goes alone from then on."""
+        is_alone = recipe in self._alone
+        names = [recipe, *([] if is_alone else [name for name in others if name not in self._alone])]
+        try:
+            yield names
+        except Exception:
+            self._alone.update(names)
+            raise
+        self._alone.discard(recipe)
 
     def texts(self, dense: DenseModel, study: Study) -> "TextSession":
         """The dense side of the study's texts on the loaded model.
@@ -214,21 +225,55 @@ class LoadedModels:
         return self._retrieval[1]
 
     @contextmanager
-    def telling(self, progress: Progress) -> Iterator[None]:
-        """Tells somebody about long work for a while, and frees the model at the end."""
+    def telling(self, progress: Progress, *, claims: bool) -> Iterator[None]:
+        """Tells somebody about long work for a while, and frees the model at the end.
+
+        Args:
+            progress: who is told.
+            claims: whether runs inside this process compute here meanwhile.
+        """
+        before, self.is_claimed = self.is_claimed, claims
+        try:
+            with self.told_to(progress):
+                yield
+        finally:
+            self.is_claimed = before
+            self.release()
+
+    @contextmanager
+    def told_to(self, progress: Progress) -> Iterator[None]:
+        """Tells somebody else for a while."""
         self.progress, before = progress, self.progress
         try:
             yield
         finally:
             self.progress = before
+
+    @contextmanager
+    def halved(self) -> Iterator[None]:
+        """Loads anew, and lets half of what usually passes at once pass for a while."""
+        self.release()
+        self.split = 2
+        try:
+            yield
+        finally:
+            self.split = 1
             self.release()
 
     def release(self) -> None:
         """Frees everything."""
         self._retrieval = self._tasks = self._texts = self._session = self._decoder = None
-        self._announced, self._traced = [], {}
-        self._family, self._pruned, self._tokens = [], {}, None
+        self._traced, self._pruned, self._alone, self._tokens = {}, {}, set(), None
         gc.collect()
+
+
+def _kept(waiting: Waiting[Found], subject: Subject, beside: Sequence[str]) -> Waiting[Found]:
+    """What will still be asked for: a study that ended early leaves rows for which nobody comes."""
+    recipe = subject.variant_recipe.name
+    kept = {name: found for name, found in waiting.items() if name in {recipe, *beside}}
+    if recipe in kept and kept[recipe][0] != subject.variant_file:
+        del kept[recipe]
+    return kept
 
 
 # Dagster wants the very same object in every job of a process, and one model in memory is the point.

@@ -3,7 +3,7 @@
 No knowledge of any single table.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dagster import (
@@ -20,10 +20,10 @@ from dagster import (
     TableSchema,
 )
 
+from assets.parts import Report
 from warehouse.checks import Violation, check_names
 from warehouse.references import check_name
-from warehouse.schema import Column, Reference, Table
-from warehouse.store import Written
+from warehouse.schema import Column, Table
 
 RULES = "keeps_its_rules"
 
@@ -75,44 +75,32 @@ def check_specs(tables: Iterable[Table]) -> list[AssetCheckSpec]:
     ]
 
 
-def left_alone(tables: Iterable[Table]) -> Iterator[AssetCheckResult]:
-    """What an asset reports of tables that its study asks nothing of: it writes nothing that could break a check."""
-    for table in tables:
-        for name in (RULES, *map(check_name, table.references)):
-            told = {"note": "the study asks nothing of this table, which is as it was"}
-            yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=told)
+def left_alone(table: Table) -> Iterator[AssetCheckResult]:
+    """What an asset reports of a table that its study asks nothing of: nothing was written that could break a check."""
+    for name in (RULES, *map(check_name, table.references)):
+        told = {"note": "the study asks nothing of this table, which is as it was"}
+        yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=told)
 
 
-def materialized(
-    table: Table,
-    written: Written,
-    fingerprint: str,
-    orphaned: Collection[Reference] = (),
-    extra: Mapping[str, Any] | None = None,
-) -> MaterializeResult:
-    """What an asset reports about a partition that it wrote: version, sizes and the outcomes of its checks.
-
-    Args:
-        table: the table.
-        written: what the store says.
-        fingerprint: of all that the rows follow from.
-        orphaned: foreign keys that find no row.
-        extra: further metadata.
-    """
+def materialized(table: Table, report: Report) -> MaterializeResult:
+    """What an asset reports about a partition that was written: version, sizes and the outcomes of its checks."""
     return MaterializeResult(
         asset_key=AssetKey(table.name),
-        data_version=DataVersion(fingerprint),
+        data_version=DataVersion(report.fingerprint),
         metadata={
-            "dagster/row_count": written.rows,
-            "bytes": written.bytes,
-            "path": MetadataValue.path(str(written.path)),
-            **(extra or {}),
+            "dagster/row_count": report.rows,
+            "bytes": report.bytes,
+            "path": MetadataValue.path(report.path),
+            "seconds": report.seconds,
+            **{name: MetadataValue.md(told) if isinstance(told, str) else told for name, told in report.shown.items()},
         },
         check_results=[
-            _outcome(table, written.violations),
+            _outcome(table, report.violations),
             *(
                 AssetCheckResult(
-                    asset_key=AssetKey(table.name), check_name=check_name(each), passed=each not in orphaned
+                    asset_key=AssetKey(table.name),
+                    check_name=check_name(each),
+                    passed=each.table not in report.orphaned,
                 )
                 for each in table.references
             ),

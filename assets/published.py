@@ -8,10 +8,11 @@ import datetime
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
 from assets.metadata import check_specs, materialized, table_metadata
+from assets.parts import Report
 from assets.resources import WarehouseResource
 from pipelines.published import contents_hash, published
 from warehouse.provenance import Provenance, fingerprint
-from warehouse.store import Store, Written
+from warehouse.store import Store
 from warehouse.tables import TABLES
 
 TABLE = TABLES["paper_reference"]
@@ -28,12 +29,11 @@ TABLE = TABLES["paper_reference"]
 )
 def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
     """Brings the published numbers of the package into the warehouse."""
-    written, version = write_published(warehouse.store())
-    return materialized(TABLE, written, version)
+    return materialized(TABLE, write_published(warehouse.store()))
 
 
-def write_published(store: Store) -> tuple[Written, str]:
-    """Writes each model's numbers unless they are there; gives what lies there in all, and its fingerprint.
+def write_published(store: Store) -> Report:
+    """Writes each model's numbers unless they are there; tells what lies there in all.
 
     Raises:
         WarehouseError: the numbers do not fit the table, or the disk refused.
@@ -60,4 +60,11 @@ def write_published(store: Store) -> tuple[Written, str]:
             violations += store.write(TABLE, own, made, str(model), None).violations
     files = [partition.path for partition in store.partitions(TABLE)]
     size = sum(int(file.stat().st_size) for file in files)
-    return Written(store.root / TABLE.name, rows.height, size, violations), version
+    return Report(
+        TABLE.name,
+        fingerprint=version,
+        rows=rows.height,
+        bytes=size,
+        path=str(store.root / TABLE.name),
+        violations=violations,
+    )

@@ -72,6 +72,7 @@ def run_study(
     *,
     replace: bool = False,
     tables: Collection[str] | None = None,
+    computes_here: bool = True,
 ) -> Outcome:
     """Brings the warehouse up to date with a study.
 
@@ -82,6 +83,7 @@ def run_study(
         listener: told how far it is.
         replace: recompute what another study computed from other inputs, instead of refusing.
         tables: only these are brought up to date, without questions and report; None for the whole study.
+        computes_here: whether this process computes, which then holds the model; else the warehouse's worker does.
 
     Raises:
         InputError: the study or a model is wrong, or another study's partition is in the way.
@@ -105,4 +107,4 @@ def run_study(
             checked = study.model_copy(update=unasked)
             for spec in study.models:
                 check_study(checked, find_model(study, spec.name, cache, listener).folder)
-        return Outcome(study) if plan.is_empty else execute(plan, request, store, listener)
+        return Outcome(study) if plan.is_empty else execute(plan, request, store, listener, computes_here=computes_here)

@@ -1,11 +1,14 @@
 """What this machine says: where the warehouse and the cache of converted models lie, its screen, its memory.
 
-The only module that reads environment variables for the product; no I/O.
+The only module that reads environment variables for the product.
 """
 
 import math
 import os
+import stat
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -39,3 +42,34 @@ def cache_folder() -> Path:
     """Where fetched and converted models are kept: PRUNESCOPE_CACHE, else the user's cache folder."""
     chosen = os.environ.get("PRUNESCOPE_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("prunescope"))
+
+
+def worker_idle_seconds() -> float:
+    """How long a worker keeps its model when nobody asks: PRUNESCOPE_WORKER_IDLE seconds, else five minutes."""
+    chosen = os.environ.get("PRUNESCOPE_WORKER_IDLE", "300")
+    try:
+        seconds = float(chosen)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"PRUNESCOPE_WORKER_IDLE={chosen}: give a number of seconds over 0")
+    return seconds
+
+
+def sockets_folder() -> Path:
+    """Where sockets of workers lie: a folder of this user alone. The name of a socket has at most about 100 bytes.
+
+    Raises:
+        InputError: somebody else has made the folder.
+    """
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    name = f"prunescope-{os.getuid()}"
+    if len(os.fsencode(base / name)) > 60 or not os.access(base, os.W_OK):
+        base = Path("/tmp")  # noqa: S108 - the folder in it is checked
+    folder = base / name
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise InputError(f"{folder}: must be a folder that only you can open; remove it, or set XDG_RUNTIME_DIR")
+    return folder

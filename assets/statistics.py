@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from assets import settings
 from assets.fingerprints import inputs
 from assets.plan import unfinished_folder
-from assets.resources import Subject
+from assets.subject import Subject
 from pipelines.pruning.recipes import Drop, Recipe
 from warehouse.provenance import read_footer
 from warehouse.tables import TABLES

@@ -36,7 +36,7 @@ class Streams:
     ) -> None:
         self._modules = [layer.module for layer in decoder.layers]
         self._dtype = dtype
-        batches = [batch.to(decoder.device) for batch in tokens.split(BATCH)]
+        batches = [batch.to(decoder.device) for batch in tokens.split(decoder.at_once(BATCH))]
         inside = {parameter for module in self._modules for parameter in module.parameters()}
         outside = [parameter for parameter in decoder.trunk.parameters() if parameter not in inside]
         with torch.inference_mode():

@@ -41,11 +41,13 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Open Dagster's web interface on 127.0.0.1: assets, lineage, charts, runs. Ctrl-C stops it."""
-    from assets.instance import prepare_home
+    from assets.instance import prepare_home, recover_launched
 
     place = root(context)
     _require_free(port)
-    home = prepare_home(Store(place).local(settings.cache_folder()))
+    local = Store(place).local(settings.cache_folder())
+    home = prepare_home(local)
+    recover_launched(local)
     say(f"http://{HOST}:{port} shows {place}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "--module-name", "assets.definitions"]
     command += ["--working-directory", str(Path(__file__).parents[2])]

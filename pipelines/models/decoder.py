@@ -75,6 +75,7 @@ class Decoder:
         is_causal: whether no token's state depends on those behind it, as seen at load.
         skips: how sublayers are left out of a pass, as proved at load; None where that gives something else than
             running them and adding nothing.
+        split: into how many parts what usually passes at once is split, where memory is short.
     """
 
     model: nn.Module
@@ -93,6 +94,11 @@ class Decoder:
     can_pad: bool = True
     is_causal: bool = True
     skips: Skips | None = None
+    split: int = 1
+
+    def at_once(self, usual: int) -> int:
+        """How many tokens, texts or sequences pass at once where `usual` ones do while there is memory."""
+        return max(1, usual // self.split)
 
     @property
     def head(self) -> Head:

@@ -17,7 +17,7 @@ from pipelines.retrieval.pooling import Pooling, pooled
 from pipelines.studies.measured import RetrievalSpec
 
 # A batch holds at most so many texts, and tokens with their padding; texts of a batch have about the same length.
-_BATCH_TEXTS, _BATCH_TOKENS = 64, 4096
+BATCH_TEXTS, BATCH_TOKENS = 64, 4096
 # The tokenizer is given so many texts at once.
 _TOKENIZED = 1000
 
@@ -66,11 +66,11 @@ def tokens_of(
     return found
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], most_texts: int, most_tokens: int) -> Iterator[list[int]]:
     """Indices of texts that run together, the shortest first: little padding, and always the same batches."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == _BATCH_TEXTS or (len(batch) + 1) * lengths[index] > _BATCH_TOKENS):
+        if batch and (len(batch) == most_texts or (len(batch) + 1) * lengths[index] > most_tokens):
             yield batch
             batch = []
         batch.append(index)
@@ -97,7 +97,8 @@ def embed(
         ComputationError: a state is NaN or infinite.
     """
     different = list(dict.fromkeys(texts))
-    runs = list(batches([len(ids) for ids in different]))
+    most_texts, most_tokens = decoder.at_once(BATCH_TEXTS), decoder.at_once(BATCH_TOKENS)
+    runs = list(batches([len(ids) for ids in different], most_texts, most_tokens))
     vectors: list[Tensor] = [torch.empty(0)] * len(different)
     progress.start("embed", len(runs))
     for run in runs:

@@ -126,16 +126,17 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
             InputError: a continuation is longer than the model's context.
             ComputationError: a logit is NaN or infinite.
         """
-        groups = _groups(self._rows(requests), can_share=self._can_share)
+        most = self.decoder.at_once(PASS_TOKENS)
+        groups = _groups(self._rows(requests), most, can_share=self._can_share)
         alone = [group for group in groups if len(group.rows) == 1]
         shared = [group for group in groups if len(group.rows) > 1]
         likelihoods: dict[int, list[Likelihood]] = defaultdict(list)
         self.progress.start(self.task, len(requests))
         with quick_linears(self.decoder.model):
-            for batch in _batches(alone, is_alike=False):
+            for batch in _batches(alone, most, is_alike=False):
                 self._answer(likelihoods, self._whole(batch))
                 self.progress.advance(sum(group.requests for group in batch))
-            for batch in _batches(shared, is_alike=not self.decoder.can_pad):
+            for batch in _batches(shared, most, is_alike=not self.decoder.can_pad):
                 self._answer(likelihoods, self._sharing(batch))
                 self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
@@ -235,9 +236,9 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         self, states: Float[Tensor, "rows tokens width"], reads: Sequence[tuple[int, int, int]]
     ) -> list[Likelihood]:
         """Log-likelihood of tokens, each read from the state at a row and place, and whether it is the likeliest."""
-        found: list[Likelihood] = []
-        for start in range(0, len(reads), BLOCK_ROWS):
-            block: Int[Tensor, "reads three"] = torch.tensor(reads[start : start + BLOCK_ROWS], device=states.device)
+        found, most = list[Likelihood](), self.decoder.at_once(BLOCK_ROWS)
+        for start in range(0, len(reads), most):
+            block: Int[Tensor, "reads three"] = torch.tensor(reads[start : start + most], device=states.device)
             rows, places, tokens = block.unbind(dim=1)
             logits = self.decoder.head.logits_of_state(states[rows, places])
             own = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=1)
@@ -299,7 +300,7 @@ def _summed(likelihoods: Sequence[Likelihood]) -> Likelihood:
     return sum(value for value, _ in likelihoods), all(is_greedy for _, is_greedy in likelihoods)
 
 
-def _groups(rows: Sequence[_Row], *, can_share: bool) -> list[_Group]:
+def _groups(rows: Sequence[_Row], most: int, *, can_share: bool) -> list[_Group]:
     """Neighbours in the order of their tokens join as long as fewer tokens pass together than apart."""
     groups: list[_Group] = []
     for row in sorted(rows, key=lambda row: row.fed):
@@ -307,7 +308,7 @@ def _groups(rows: Sequence[_Row], *, can_share: bool) -> list[_Group]:
             last = groups[-1]
             common = min(last.shared, _common(last.rows[-1].fed, row.fed))
             is_worth_it = (last.shared - common) * len(last.rows) < common
-            if is_worth_it and (len(last.rows) + 1) * max(last.longest, len(row.fed)) <= PASS_TOKENS:
+            if is_worth_it and (len(last.rows) + 1) * max(last.longest, len(row.fed)) <= most:
                 groups[-1] = _Group((*last.rows, row), common)
                 continue
         groups.append(_Group((row,), len(row.fed)))
@@ -319,18 +320,19 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _batches(groups: Sequence[_Group], *, is_alike: bool) -> Iterator[list[_Group]]:
+def _batches(groups: Sequence[_Group], most: int, *, is_alike: bool) -> Iterator[list[_Group]]:
     """Groups that pass together, the longest beginnings first, so that what does not fit fails at once.
 
     Args:
         groups: all of them.
+        most: tokens, padding included.
         is_alike: whether only beginnings of one length may pass together.
     """
     together: list[_Group] = []
     rows = longest = 0
     for group in sorted(groups, key=lambda group: -group.shared):
         width = max(longest, group.longest)
-        is_full = (rows + len(group.rows)) * width > PASS_TOKENS
+        is_full = (rows + len(group.rows)) * width > most
         if together and (is_full or (is_alike and group.shared != together[0].shared)):
             yield together
             together, rows, width = [], 0, group.longest

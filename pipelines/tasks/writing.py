@@ -99,7 +99,8 @@ def write(
         for context, stops in zip(contexts, until, strict=True)
     ]
     with quick_linears(decoder.model):
-        for together in _batches(rows, max_new_tokens, batch if decoder.can_pad else 1):
+        most_rows, most_tokens = decoder.at_once(batch) if decoder.can_pad else 1, decoder.at_once(MOST_TOKENS)
+        for together in _batches(rows, max_new_tokens, most_rows, most_tokens):
             _write_together(decoder, together, max_new_tokens)
     return [_finished(decoder, row) for row in rows]
 
@@ -112,12 +113,12 @@ def _beginning(decoder: Decoder) -> tuple[int]:
     raise InputError(f"{decoder.folder}: a context is empty, and the tokenizer has no token that begins or ends a text")
 
 
-def _batches(rows: Sequence[_Row], new: int, most: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[_Row], new: int, most_rows: int, most_tokens: int) -> Iterator[list[_Row]]:
     """Rows that run together, the longest first, so that what does not fit fails at once."""
     together: list[_Row] = []
     for row in sorted(rows, key=lambda row: -len(row.context)):
         count = len(together)
-        if count and (count == most or (count + 1) * (len(together[0].context) + new) > MOST_TOKENS):
+        if count and (count == most_rows or (count + 1) * (len(together[0].context) + new) > most_tokens):
             yield together
             together = []
         together.append(row)

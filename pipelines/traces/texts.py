@@ -160,7 +160,7 @@ class TextSession:
 
     def _streams(self, text: TokenizedText, who: str, progress: Progress) -> Iterator[Float64[Tensor, "rows width"]]:
         """Final streams from which the scored tokens are predicted, some windows at a time."""
-        for windows in text.windows.split(max(1, PASS_TOKENS // text.text.context)):
+        for windows in text.windows.split(max(1, self.decoder.at_once(PASS_TOKENS) // text.text.context)):
             streams = _final_streams(self.decoder, windows.to(self.decoder.device), text.text.scored)
             if not bool(torch.isfinite(streams).all()):
                 raise ComputationError(f"{who}: NaN or infinite states on text {text.text.id!r}")

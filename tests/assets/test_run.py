@@ -217,6 +217,7 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_asks_nothing_of
         "resources": {
             "study": {"config": {"study": str(study.path)}},
             "warehouse": {"config": {"root": str(warehouse)}},
+            "engine": {"config": {"kind": "inline"}},
         }
     }
     with opened(warehouse) as instance:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.instance import opened
-from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
+from assets.warm import retire
+from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile, partitions, workers_of
+from warehouse.doctor import diagnose
 from warehouse.tables import TABLES
 
 PATIENCE = 240.0
@@ -29,9 +31,10 @@ class Interface:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def ask(self, query: str) -> dict[str, Any]:
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-        body, headers = json.dumps({"query": query}), {"Content-Type": "application/json"}
+        body = json.dumps({"query": query, "variables": variables})
+        headers = {"Content-Type": "application/json"}
         try:
             connection.request("POST", "/graphql", body, headers)
             return json.load(connection.getresponse())["data"]
@@ -48,6 +51,50 @@ class Interface:
             except ConnectionError:
                 time.sleep(0.5)
         raise AssertionError("the interface did not load its assets")
+
+    def launch(self, asset: str, recipe: str, study: StudyFile) -> str:
+        """Starts the run of one asset's partition; its id."""
+        partition = {"": f"tiny-a|{recipe}", "/model": "tiny-a", "/recipe": recipe}
+        parameters = {
+            "selector": {
+                "repositoryName": "__repository__",
+                "repositoryLocationName": "assets.definitions",
+                "pipelineName": "variant_tables",
+                "assetSelection": [{"path": [asset]}],
+            },
+            "mode": "default",
+            "runConfigData": {"resources": {"study": {"config": {"study": str(study.path)}}}},
+            "executionMetadata": {
+                "tags": [{"key": f"dagster/partition{end}", "value": value} for end, value in partition.items()]
+            },
+        }
+        query = """mutation Launch($parameters: ExecutionParams!) {
+            launchRun(executionParams: $parameters) {
+                __typename
+                ... on LaunchRunSuccess { run { runId } }
+                ... on PythonError { message }
+            }
+        }"""
+        launched = self.ask(query, parameters=parameters)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def run(self, run_id: str) -> tuple[str, list[str]]:
+        """Its status, and the lines of its log so far."""
+        query = """query Run($id: ID!) {
+            runOrError(runId: $id) { ... on Run { status } }
+            logsForRun(runId: $id) { ... on EventConnection { events { ... on MessageEvent { message } } } }
+        }"""
+        found = self.ask(query, id=run_id)
+        return found["runOrError"]["status"], [event["message"] for event in found["logsForRun"]["events"]]
+
+    def wait_for(self, run_id: str, is_there: Callable[[str, list[str]], bool]) -> tuple[str, list[str]]:
+        deadline = time.monotonic() + PATIENCE
+        while not is_there(*(found := self.run(run_id))):
+            assert time.monotonic() < deadline, found
+            assert found[0] != "FAILURE", found
+            time.sleep(0.2)
+        return found
 
 
 @pytest.fixture
@@ -99,6 +146,30 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
         for recipe in RECIPES
     }
     assert status == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
+def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_next_run_goes_on(
+    interface: Interface, study: StudyFile, warehouse: Path
+) -> None:
+    before = partitions(warehouse)
+    # Every window scores one token: the tiny model is at work for minutes.
+    study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
+    long = interface.launch("text_tokens", "dense", study)
+    _, told = interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
+    assert any(line.startswith("tiny-a@dense texts: dense model on every text: ") for line in told)
+    assert workers_of(warehouse)
+    stopped = interface.ask("mutation Stop($id: String!) { terminateRun(runId: $id) { __typename } }", id=long)
+    assert stopped["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    interface.wait_for(long, lambda status, _: status == "CANCELED")
+    assert not workers_of(warehouse)
+    assert partitions(warehouse) == before
+    assert not diagnose(warehouse)
+    # The study asks nothing of the speed: nothing is loaded for it.
+    following = interface.launch("speed", "dense", study)
+    interface.wait_for(following, lambda status, _: status == "SUCCESS")
+    retire(warehouse)
 
 
 def test_a_taken_port_is_refused(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from assets import fingerprints
+from assets import fingerprints, warm
 from tests.tiny_models import SHORT_TEXT
 from warehouse.tables import TABLES
 
@@ -121,6 +121,18 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def workers_of(warehouse: Path) -> set[int]:
+    """Processes that compute for a warehouse, found by their socket among the arguments."""
+    socket_of, found = os.fsencode(warm._socket_of(warehouse)), set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # One that is still a child of its starter is about to make the worker and end.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if socket_of in (folder / "cmdline").read_bytes() and parent != os.getpid():
+                found.add(int(folder.name))
+    return found
 
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:

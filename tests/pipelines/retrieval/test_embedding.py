@@ -61,7 +61,7 @@ def test_what_stands_in_padding_is_never_read() -> None:
 
 def test_every_text_is_in_one_batch_and_batches_hold_what_they_may() -> None:
     lengths = [7, 3000, 5, 2000, 1, *[9] * 100, 9000]
-    found = list(batches(lengths))
+    found = list(batches(lengths, 64, 4096))
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     assert all(len(batch) <= 64 and (len(batch) == 1 or len(batch) * lengths[batch[-1]] <= 4096) for batch in found)
     assert [lengths[index] for batch in found for index in batch] == sorted(lengths)

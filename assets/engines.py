@@ -1,0 +1,97 @@
+"""Where parts are computed, as run configuration, and how their reports become what Dagster records.
+
+What is computed stands in `compute.py`.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Literal, Self
+
+from dagster import (
+    AssetCheckResult,
+    AssetExecutionContext,
+    ConfigurableResource,
+    InitResourceContext,
+    MaterializeResult,
+    MultiPartitionKey,
+    ResourceDependency,
+    RetryRequested,
+)
+from pydantic import Field
+
+from assets import settings
+from assets.failures import can_pass
+from assets.instance import only_writer
+from assets.loaded import LOADED
+from assets.metadata import left_alone, materialized
+from assets.parts import Part, Report
+from assets.resources import StudyResource, WarehouseResource
+from assets.telling import Both, Lines
+from assets.warm import compute_warm
+from pipelines.progress import Progress
+from warehouse.tables import TABLES
+
+# Of what can pass later.
+_RETRIES, _SECONDS_BETWEEN = 2, 2
+
+
+class EngineResource(ConfigurableResource):
+    """Where a run's parts are computed, by the only writer of the warehouse.
+
+    `prunescope run` computes in its own process, with the model that it has loaded, whatever `kind` says.
+    """
+
+    warehouse: ResourceDependency[WarehouseResource]
+    kind: Literal["warm", "inline"] = Field(
+        default="warm",
+        description="`warm`: in the warehouse's worker, which keeps a model loaded from run to run and ends some "
+        "minutes after the last one. `inline`: in the process of the run.",
+    )
+    beside: list[str] = Field(
+        default=[],
+        description="Recipes that other runs will ask for next, so that what they share is computed once.",
+    )
+
+    @contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> Generator[Self]:
+        """Holds the warehouse for the run.
+
+        Before any step waits for a place in a pool: whoever holds such a place never waits for the warehouse.
+        """
+        waiting = "another run is at work in this warehouse; waiting for it"
+        local = self.warehouse.store().local(settings.cache_folder())
+        with only_writer(local, lambda: context.log.info(waiting) if context.log else None):
+            yield self
+
+    def outcomes(
+        self, context: AssetExecutionContext, step: str, study: StudyResource
+    ) -> Iterator[MaterializeResult | AssetCheckResult]:
+        """Computes a step of the run's partition, and tells Dagster of every table as it is written.
+
+        Raises:
+            InputError, ComputationError, WarehouseError: as `compute`.
+            RetryRequested: what went wrong can pass.
+        """
+        key = context.partition_key
+        names = key.keys_by_dimension if isinstance(key, MultiPartitionKey) else {"model": key}
+        root, is_again = str(self.warehouse.store().root), context.retry_number > 0
+        part = Part(step, study.request(), root, names["model"], names.get("recipe"), tuple(self.beside), is_again)
+        try:
+            for report in self._computed(part, Both(Lines(context.log.info, part.name), LOADED.progress)):
+                table = TABLES[report.table]
+                yield from left_alone(table) if report.is_left_alone else [materialized(table, report)]
+        except Exception as error:
+            if can_pass(error):
+                raise RetryRequested(_RETRIES, _SECONDS_BETWEEN) from error
+            raise
+
+    def _computed(self, part: Part, progress: Progress) -> Iterator[Report]:
+        if self.kind == "inline" or LOADED.is_claimed:
+            from assets.compute import compute
+
+            with LOADED.told_to(progress):
+                yield from compute(part, LOADED)
+        else:
+            local = self.warehouse.store().local(settings.cache_folder())
+            with only_writer(local, lambda: None) as lock:
+                yield from compute_warm(part, progress, local, lock)

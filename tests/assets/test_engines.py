@@ -1,0 +1,194 @@
+"""Engines under Dagster: what is tried again and how, what memory that is too small does, what a log is told."""
+
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from dagster import AssetKey, DagsterEventType
+
+from assets.compute import compute
+from assets.definitions import defs
+from assets.failures import can_pass, is_out_of_memory
+from assets.instance import opened
+from assets.loaded import LoadedModels, _kept
+from assets.partitions import MODELS, RECIPES, register, variant_key
+from assets.parts import Part, Report
+from assets.plan import Request
+from assets.telling import Lines
+from assets.warm import retire
+from pipelines.errors import ComputationError, InputError
+from tests.assets.tiny_study import StudyFile, workers_of
+from tests.tiny_models import save_tiny
+from warehouse.checks import Violation
+from warehouse.errors import WarehouseError
+
+pytestmark = pytest.mark.timeout(900)
+LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="processes and memory are seen as on Linux")
+
+
+def test_parts_and_reports_come_out_of_json_as_they_went_in() -> None:
+    part = Part("traces", Request("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), is_halved=True)
+    assert Part.from_json(part.to_json()) == part
+    report = Report("speed", violations=(Violation("x", 2, "row 1"),), orphaned=("models",), shown={"a": 1.5, "b": "c"})
+    assert Report.from_json(report.to_json()) == report
+
+
+# -- tried again ------------------------------------------------------------------------------------------------------
+
+
+@LINUX
+def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile, warehouse: Path) -> None:
+    killed = threading.Event()
+
+    def kill_the_first() -> None:
+        while not (started := workers_of(warehouse)):
+            killed.wait(0.001)
+        os.kill(started.pop(), signal.SIGKILL)
+        killed.set()
+
+    config = {
+        "resources": {
+            "study": {"config": {"study": str(study.path)}},
+            "warehouse": {"config": {"root": str(warehouse)}},
+        }
+    }
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    with opened(warehouse) as instance:
+        register(instance, MODELS, ["tiny-a"])
+        register(instance, RECIPES, ["dense"])
+        # The tiny study asks nothing of it, so that nothing has to be loaded.
+        done = defs.resolve_job_def("variant_tables").execute_in_process(
+            instance=instance,
+            partition_key=variant_key("tiny-a", "dense"),
+            asset_selection=[AssetKey("speed")],
+            run_config=config,
+        )
+    killer.join()
+    retire(warehouse)
+    assert done.success
+    assert killed.is_set()
+    told = [event.event_type for event in done.all_events]
+    assert told.count(DagsterEventType.STEP_UP_FOR_RETRY) == 1
+    assert told.count(DagsterEventType.STEP_RESTARTED) == 1
+
+
+def test_only_what_can_pass_later_is_tried_again() -> None:
+    def raised_from(cause: Exception) -> Exception:
+        error = WarehouseError("s3://bucket cannot be read")
+        error.__cause__ = cause
+        return error
+
+    class HTTPClientError(Exception):
+        """Named as the base of what the S3 client raises when nobody answers."""
+
+    class EndpointConnectionError(HTTPClientError): ...
+
+    assert can_pass(raised_from(EndpointConnectionError()))
+    assert can_pass(raised_from(TimeoutError()))
+    assert not can_pass(raised_from(PermissionError()))
+    assert not any(map(can_pass, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def room_for(more: int) -> Iterator[None]:
+    """Lets this process map so many bytes more than now, as a small machine would."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def computed(part: Part) -> list[Report]:
+    loaded = LoadedModels()
+    try:
+        return list(compute(part, loaded))
+    finally:
+        loaded.release()
+
+
+@LINUX
+def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_words(
+    tmp_path: Path, study: StudyFile
+) -> None:
+    # A wide MLP: 2,048 tokens at once take some 256 MiB a tensor, 1,024 half of that.
+    wide = save_tiny(tmp_path / "wide", hidden_size=16, intermediate_size=1 << 15, num_hidden_layers=1)
+    study.write(
+        models=[{"name": "wide", "source": str(wide)}],
+        texts=[{"id": "help", "source": "embedded", "context": 128, "max_tokens": 2048}],
+    )
+    root = tmp_path / "warehouse"
+
+    def part(step: str, recipe: str | None = None) -> Part:
+        return Part(step, Request(str(study.path)), str(root), "wide", recipe)
+
+    for step, recipe in (("models", None), ("variants", "dense")):
+        assert computed(part(step, recipe))
+    (whole,) = computed(part("texts", "dense"))
+    rows = pl.read_parquet(whole.path)
+    Path(whole.path).unlink()
+    with room_for(600 << 20):
+        (halved,) = computed(part("texts", "dense"))
+    again = pl.read_parquet(halved.path)
+    assert again.height == rows.height == 2048
+    assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
+    Path(halved.path).unlink()
+    with (
+        room_for(150 << 20),
+        pytest.raises(ComputationError, match="out of memory with 2048 tokens at once and with 1024; .*allocate"),
+    ):
+        computed(part("texts", "dense"))
+    assert not Path(halved.path).exists()
+
+
+def test_every_librarys_word_for_too_little_memory_is_understood() -> None:
+    cause = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+    error = InputError("transformers cannot load it")
+    error.__cause__ = cause
+    assert is_out_of_memory(error)
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_what_came_along_with_another_recipe_is_never_taken_for_a_later_version_of_it() -> None:
+    subject = SimpleNamespace(variant_recipe=SimpleNamespace(name="a"), variant_file="_variants/m/a/new")
+    waiting = {"a": ("_variants/m/a/old", "rows", 1.0), "b": ("_variants/m/b/x", "rows", 1.0), "c": ("", "", 0.0)}
+    assert set(_kept(waiting, subject, ["b"])) == {"b"}
+    subject.variant_file = "_variants/m/a/old"
+    assert set(_kept(waiting, subject, ["b"])) == {"a", "b"}
+
+
+# -- told -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_gets_the_first_line_at_once_and_then_one_in_five_seconds() -> None:
+    now, said = [0.0], list[str]()
+    lines = Lines(said.append, "m@wanda-50 texts", lambda: now[0])
+    lines.start("texts wanda-50", 60)
+    for _ in range(30):
+        now[0] += 0.5
+        lines.advance(2)
+    lines.done()
+    lines.start("short", 1)
+    lines.advance()
+    lines.done()
+    assert said == [
+        "m@wanda-50 texts: texts wanda-50: 0 of 60",
+        "m@wanda-50 texts: texts wanda-50: 20 of 60",
+        "m@wanda-50 texts: texts wanda-50: 40 of 60",
+        "m@wanda-50 texts: texts wanda-50: 60 of 60",
+        "m@wanda-50 texts: texts wanda-50: done in 15 s",
+    ]

@@ -1,0 +1,126 @@
+"""The worker beside the runs: what it computes, for whom it stops, when it is replaced and when it ends."""
+
+import os
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from assets import settings, warm
+from assets.failures import WorkerLostError
+from assets.instance import only_writer
+from assets.parts import Part, Report
+from assets.plan import Request
+from assets.warm import compute_warm, retire
+from pipelines.errors import InputError
+from pipelines.progress import SILENT, Progress
+from tests.assets.tiny_study import StudyFile, rows, workers_of
+
+PATIENCE = 240.0
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not Path("/proc").exists(), reason="processes are seen as on Linux"),
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """A new warehouse, whose worker does not outlive the test."""
+    folder = tmp_path / "warehouse"
+    folder.mkdir()
+    yield folder
+    retire(folder)
+
+
+def asked(
+    step: str, study: StudyFile, root: Path, recipe: str | None = None, progress: Progress = SILENT
+) -> list[Report]:
+    part = Part(step, Request(str(study.path)), str(root), "tiny-a", recipe)
+    with only_writer(root, lambda: None) as lock:
+        return list(compute_warm(part, progress, root, lock))
+
+
+class Kills:
+    """A listener that kills the worker as soon as it tells of a task."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def start(self, task: str, total: int) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+
+    def advance(self, amount: int = 1) -> None: ...
+
+    def done(self) -> None: ...
+
+
+def test_a_worker_writes_what_a_run_writes_and_when_it_is_killed_another_one_goes_on(
+    study: StudyFile, root: Path, computed_once: Path
+) -> None:
+    reports = asked("models", study, root) + asked("calibration", study, root)
+    assert [report.table for report in reports] == ["models", "activation_stats", "block_influence"]
+    found, wanted = rows(root), rows(computed_once)
+    assert len(found) == len(reports)
+    assert all(found[name].equals(wanted[name]) for name in found)
+    (worker,) = workers_of(root)
+    before = {path: path.stat().st_ino for path in root.rglob("*.parquet")}
+    with pytest.raises(WorkerLostError, match=r"in the middle of tiny-a calibration; see .*_worker\.log"):
+        asked("calibration", study, root, progress=Kills(worker))
+    assert {path: path.stat().st_ino for path in root.rglob("*.parquet")} == before
+    assert [report.is_left_alone for report in asked("speed", study, root, "dense")] == [True]
+    assert len(workers_of(root)) == 1
+    assert workers_of(root) != {worker}
+
+
+def test_a_worker_keeps_errors_what_they_are_and_goes_with_its_environment_or_when_nobody_asks(
+    study: StudyFile, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="nonsense") as caught:
+        asked("speed", study, root, "nonsense")
+    assert "in compute" in str(caught.value.__cause__), "its own traceback is the cause"
+    first = workers_of(root)
+    assert asked("speed", study, root, "dense")
+    assert workers_of(root) == first
+    monkeypatch.setenv("PRUNESCOPE_WORKER_IDLE", "0.2")
+    assert asked("speed", study, root, "dense")
+    assert not first & workers_of(root)
+    deadline = time.monotonic() + PATIENCE
+    while workers_of(root):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not warm._socket_of(root).exists()
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose name leaves room for a socket's."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_sockets_lie_in_a_folder_that_only_the_user_can_open(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    folder = settings.sockets_folder()
+    assert folder.parent == short
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)
+    with pytest.raises(InputError, match="only you can open"):
+        settings.sockets_folder()
+    # A socket's name may not be longer than some hundred bytes.
+    long = short / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    assert settings.sockets_folder().parent != long
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon"])
+def test_an_idle_time_is_a_number_of_seconds(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNESCOPE_WORKER_IDLE", given)
+    with pytest.raises(InputError, match="PRUNESCOPE_WORKER_IDLE"):
+        settings.worker_idle_seconds()
