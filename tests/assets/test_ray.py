@@ -112,6 +112,7 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PRUNESCOPE_CACHE", str(tmp_path_factory.mktemp("worker-cache")))
