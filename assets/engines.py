@@ -4,12 +4,13 @@ What is computed stands in `compute.py`.
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal, Self
 
 from dagster import (
     AssetCheckResult,
     AssetExecutionContext,
+    Config,
     ConfigurableResource,
     InitResourceContext,
     MaterializeResult,
@@ -17,14 +18,17 @@ from dagster import (
     ResourceDependency,
     RetryRequested,
 )
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from assets import settings
 from assets.failures import can_pass
+from assets.fingerprints import SPEED_TABLE
 from assets.instance import only_writer
 from assets.loaded import LOADED
 from assets.metadata import left_alone, materialized
 from assets.parts import Part, Report
+from assets.ray_fleet import Fleet, fleet_of
+from assets.ray_place import RayPlace
 from assets.resources import StudyResource, WarehouseResource
 from assets.telling import Both, Lines
 from assets.warm import compute_warm
@@ -35,6 +39,22 @@ from warehouse.tables import TABLES
 _RETRIES, _SECONDS_BETWEEN = 2, 2
 
 
+class RayConfig(Config):
+    """A Ray cluster."""
+
+    address: str = Field(default="auto", description="`auto`, `local`, HOST:PORT of its head, or ray://HOST:10001.")
+    gpus_per_task: float | None = Field(
+        default=None, ge=0, description="GPUs of a worker; by default one where there are any."
+    )
+    cpus_per_task: int | None = Field(
+        default=None, ge=1, description="CPUs and threads of a worker; by default a machine's, shared by its workers."
+    )
+
+    def place(self) -> RayPlace:
+        """The same without Dagster."""
+        return RayPlace(self.address, self.gpus_per_task, self.cpus_per_task)
+
+
 class EngineResource(ConfigurableResource):
     """Where a run's parts are computed, by the only writer of the warehouse.
 
@@ -42,15 +62,19 @@ class EngineResource(ConfigurableResource):
     """
 
     warehouse: ResourceDependency[WarehouseResource]
-    kind: Literal["warm", "inline"] = Field(
+    kind: Literal["warm", "inline", "ray"] = Field(
         default="warm",
         description="`warm`: in the warehouse's worker, which keeps a model loaded from run to run and ends some "
-        "minutes after the last one. `inline`: in the process of the run.",
+        "minutes after the last one. `inline`: in the process of the run. `ray`: on a machine of a Ray cluster, in a "
+        "worker that ends with the run; job `study` takes the whole cluster.",
     )
+    ray: RayConfig = Field(default=RayConfig(), description="The cluster of `ray`.")
     beside: list[str] = Field(
         default=[],
         description="Recipes that other runs will ask for next, so that what they share is computed once.",
     )
+
+    _fleet: Fleet | None = PrivateAttr(default=None)
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Generator[Self]:
@@ -60,7 +84,10 @@ class EngineResource(ConfigurableResource):
         """
         waiting = "another run is at work in this warehouse; waiting for it"
         local = self.warehouse.store().local(settings.cache_folder())
-        with only_writer(local, lambda: context.log.info(waiting) if context.log else None):
+        with only_writer(local, lambda: context.log.info(waiting) if context.log else None), ExitStack() as stack:
+            if self.kind == "ray":
+                say = context.log.info if context.log else print
+                self._fleet = stack.enter_context(fleet_of(self.ray.place(), say))
             yield self
 
     def outcomes(
@@ -86,7 +113,10 @@ class EngineResource(ConfigurableResource):
             raise
 
     def _computed(self, part: Part, progress: Progress) -> Iterator[Report]:
-        if self.kind == "inline" or LOADED.is_claimed:
+        # Times are those of this machine, as their fingerprint says.
+        if self._fleet is not None and part.step != SPEED_TABLE:
+            yield from self._fleet.reports(part)
+        elif self.kind == "inline" or LOADED.is_claimed:
             from assets.compute import compute
 
             with LOADED.told_to(progress):

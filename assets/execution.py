@@ -7,12 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from assets import settings, state
+from assets.fingerprints import SPEED_TABLE
 from assets.inputs import RECIPE
 from assets.instance import WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
@@ -20,6 +21,7 @@ from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
 from assets.parts import STEPS
 from assets.plan import Plan, Request, Work, unfinished_folder
+from assets.ray_place import RayPlace
 from assets.run import Failure, Listener, Outcome
 from assets.warm import retire
 from warehouse.catalogue import build_file
@@ -31,7 +33,15 @@ _INPUT_ERRORS = {"InputError", "WarehouseError"}
 CATALOGUE = "_catalogue/prunescope.duckdb"
 
 
-def execute(plan: Plan, request: Request, store: Store, listener: Listener, *, computes_here: bool) -> Outcome:
+def execute(
+    plan: Plan,
+    request: Request,
+    store: Store,
+    listener: Listener,
+    *,
+    computes_here: bool,
+    place: RayPlace | None = None,
+) -> Outcome:
     """Computes everything in the plan; one partition's failure does not stop the others.
 
     Call it as the warehouse's only writer.
@@ -42,8 +52,11 @@ def execute(plan: Plan, request: Request, store: Store, listener: Listener, *, c
         store: the warehouse.
         listener: told how far it is.
         computes_here: whether this process computes rather than the warehouse's worker.
+        place: the Ray cluster whose machines compute instead.
 
     Raises:
+        InputError: the cluster cannot be reached, has no room, or its machines do not see the warehouse.
+        ComputationError: the cluster lost all of its workers.
         WarehouseError: the disk is full.
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
@@ -52,7 +65,7 @@ def execute(plan: Plan, request: Request, store: Store, listener: Listener, *, c
     with opened(local) as instance, watched() as interrupted:
         recover(instance, str(store.root))
         store.clean_temporaries()
-        runs = _Runs(plan, request, store, listener, instance, interrupted)
+        runs = _Runs(plan, request, store, listener, instance, interrupted, place)
         if computes_here:
             retire(local)
         with LOADED.telling(listener, claims=computes_here):
@@ -70,6 +83,7 @@ class _Runs:
     listener: Listener
     instance: DagsterInstance
     interrupted: Callable[[], bool]
+    place: RayPlace | None
     computed: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -82,18 +96,40 @@ class _Runs:
         for recipe in study.recipes:
             if self._published(recipe.name) != recipe.hash:
                 self._run("recipes", f"recipe {recipe.name}", recipe.name, [RECIPE])
-        for model in study.models:
-            own = [work for work in self.plan.models if work.model == model.name]
-            if all(self._run("model_tables", work.name, work.model, _keys(work.tables)) for work in own):
-                self._variants([work for work in self.plan.variants if work.model == model.name])
+        if self.place is not None:
+            self._spread(self.place)
+        else:
+            for model in study.models:
+                own = [work for work in self.plan.models if work.model == model.name]
+                if all(self._model(work) for work in own):
+                    self._variants([work for work in self.plan.variants if work.model == model.name])
         LOADED.release()
         if self.plan.is_report_stale and state.partitions_of(self.store, study):
             self._answers()
+
+    def _spread(self, place: RayPlace) -> None:
+        """Models and variants on the machines of a cluster; `speed` is measured here, where the study is run from."""
+        from assets.ray_fleet import Fleet
+        from assets.ray_order import Order
+
+        def record(work: Work, tables: tuple[str, ...], is_last: bool) -> bool:
+            return self._variant(work, tables, (), is_last=is_last) if work.recipe else self._model(work)
+
+        with Fleet(place, self.listener.note) as fleet:
+            order = Order(self.plan, self.request, str(self.store.root), fleet, record, self._discard_unfinished)
+            order.everything()
+        failed = {failure.name for failure in self.failures}
+        for work in self.plan.variants:
+            if SPEED_TABLE in work.tables and not {work.name, work.model} & failed:
+                self._variant(work, (SPEED_TABLE,), (), is_last=True)
 
     def _answers(self) -> None:
         """What is asked of the whole warehouse when its partitions are there, and the views for DuckDB itself."""
         self._run("answers", "questions, figures and report", None, None)
         build_file(self.store.root, self.store.root / CATALOGUE)
+
+    def _model(self, work: Work) -> bool:
+        return self._run("model_tables", work.name, work.model, _keys(work.tables))
 
     def _variants(self, works: list[Work]) -> None:
         """Prunes all variants of a model, then measures them: known together, they share the dense side's work."""
@@ -172,6 +208,7 @@ class _Runs:
     def _config(self, beside: Sequence[str]) -> dict[str, object]:
         """Stands in the run, so that the UI shows it and can execute the run again."""
         request = self.request
+        engine = {"kind": "ray", "ray": asdict(self.place)} if self.place else {}
         study = {
             "study": request.study,
             "models": list(request.models),
@@ -182,7 +219,7 @@ class _Runs:
             "resources": {
                 "study": {"config": study},
                 "warehouse": {"config": {"root": str(self.store.root)}},
-                "engine": {"config": {"beside": list(beside)}},
+                "engine": {"config": {"beside": list(beside)} | engine},
             },
             # Failures are reported by the listener; Dagster keeps its own log in the instance.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},

@@ -14,8 +14,10 @@ from dagster import (
     op,
 )
 from dagster import Failure as StepFailure
+from pydantic import Field
 
 from assets import settings
+from assets.engines import RayConfig
 from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
 from assets.inputs import RECIPE
 from assets.resources import StudyResource, WarehouseResource
@@ -27,6 +29,7 @@ class WholeStudy(Config):
     """What is asked beside the study itself, which stands in its resource."""
 
     replace: bool = False
+    ray: RayConfig | None = Field(default=None, description="The Ray cluster that computes; none: this machine.")
 
 
 @op(description="Computes what the study still needs: one run per model and per variant, one for the answers.")
@@ -37,7 +40,15 @@ def whole_study(
     request = study.request()
     listener = LogListener(context.log)
     root = warehouse.store().root
-    outcome = run_study(request, root, settings.cache_folder(), listener, replace=config.replace, computes_here=False)
+    outcome = run_study(
+        request,
+        root,
+        settings.cache_folder(),
+        listener,
+        replace=config.replace,
+        computes_here=False,
+        place=config.ray.place() if config.ray else None,
+    )
     if outcome.failures:
         raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in outcome.failures))
 
@@ -66,6 +77,10 @@ class LogListener(Lines):
     def computed(self, name: str, seconds: float) -> None:
         """A partition is done."""
         self._log.info(f"{name}: {seconds:.1f} s")
+
+    def note(self, message: str) -> None:
+        """Something that the user should know."""
+        self._log.warning(message)
 
     def failed(self, failure: Failure) -> None:
         """A partition failed."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from assets.fingerprints import find_model
 from assets.plan import Request, make_plan
+from assets.ray_place import RayPlace
 from pipelines.progress import Progress
 from pipelines.studies import Study
 from warehouse.places import Place
@@ -27,6 +28,9 @@ class Listener(Progress, Protocol):
 
     def computed(self, name: str, seconds: float) -> None:
         """A partition is done."""
+
+    def note(self, message: str) -> None:
+        """Something that the user should know, and that stops nothing."""
 
     def failed(self, failure: "Failure") -> None:
         """A partition failed; the run goes on with the others."""
@@ -73,6 +77,7 @@ def run_study(
     replace: bool = False,
     tables: Collection[str] | None = None,
     computes_here: bool = True,
+    place: RayPlace | None = None,
 ) -> Outcome:
     """Brings the warehouse up to date with a study.
 
@@ -84,9 +89,11 @@ def run_study(
         replace: recompute what another study computed from other inputs, instead of refusing.
         tables: only these are brought up to date, without questions and report; None for the whole study.
         computes_here: whether this process computes, which then holds the model; else the warehouse's worker does.
+        place: the Ray cluster whose machines compute instead.
 
     Raises:
-        InputError: the study or a model is wrong, or another study's partition is in the way.
+        InputError: the study or a model is wrong, another study's partition is in the way, or the cluster is unfit.
+        ComputationError: the cluster lost all of its workers.
         WarehouseError: the warehouse cannot be read or written.
         KeyboardInterrupt: SIGINT or SIGTERM came; whole partitions stay, no partial one does.
     """
@@ -107,4 +114,6 @@ def run_study(
             checked = study.model_copy(update=unasked)
             for spec in study.models:
                 check_study(checked, find_model(study, spec.name, cache, listener).folder)
-        return Outcome(study) if plan.is_empty else execute(plan, request, store, listener, computes_here=computes_here)
+        if plan.is_empty:
+            return Outcome(study)
+        return execute(plan, request, store, listener, computes_here=computes_here, place=place)

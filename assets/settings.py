@@ -5,6 +5,7 @@ The only module that reads environment variables for the product.
 
 import math
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -16,6 +17,8 @@ import platformdirs
 from pipelines.errors import InputError
 
 DEFAULT_WAREHOUSE = "warehouse/data"
+# Variables without which another machine reaches neither the warehouse nor the hub.
+_CARRIED = re.compile(r"AWS_.+|AZURE_STORAGE_.+|HF_TOKEN|HF_ENDPOINT")
 
 
 def warehouse_root(chosen: str | None = None) -> str:
@@ -73,3 +76,8 @@ def sockets_folder() -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise InputError(f"{folder}: must be a folder that only you can open; remove it, or set XDG_RUNTIME_DIR")
     return folder
+
+
+def carried_environment() -> dict[str, str]:
+    """The variables that a worker on another machine needs to reach the warehouse and the hub, secrets among them."""
+    return {name: value for name, value in os.environ.items() if _CARRIED.fullmatch(name)}

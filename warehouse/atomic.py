@@ -20,7 +20,7 @@ from pathlib import Path
 from warehouse.errors import WarehouseError
 from warehouse.places import Place, failures, is_local, upload
 
-_PREFIX = ".prunescope-tmp-"
+PREFIX = ".prunescope-tmp-"
 STALE_SECONDS = 3600.0
 
 _FIXES = {
@@ -48,14 +48,14 @@ def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
         WarehouseError: the system or the store refused; whatever stood at `path` still stands there.
     """
     if not isinstance(path, Path):
-        with refusals_explained(path), tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+        with refusals_explained(path), tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
             whole = Path(folder) / f"whole{path.suffix}"
             with refusals_explained(whole):
                 writer(whole)
             upload(whole, path)
         return
     # The name says who writes, so that a later run can tell a leftover from work in progress.
-    temporary = path.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    temporary = path.parent / f"{PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
     with refusals_explained(path):
         _make_folder(path.parent)
         try:
@@ -72,7 +72,7 @@ def temporaries(root: Place) -> Iterator[Path]:
     """Leftover temporaries below `root`: their writer is dead, or they are older than an hour. A store has none."""
     if not isinstance(root, Path):
         return
-    for path in sorted(root.rglob(f"{_PREFIX}*")):
+    for path in sorted(root.rglob(f"{PREFIX}*")):
         try:
             age = time.time() - path.stat().st_mtime
         except FileNotFoundError:  # its writer has just finished
@@ -83,7 +83,7 @@ def temporaries(root: Place) -> Iterator[Path]:
 
 def is_temporary(path: Place) -> bool:
     """Whether a writer of this package is filling the file, or died doing so."""
-    return path.name.startswith(_PREFIX)
+    return path.name.startswith(PREFIX)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _host() -> str:
 
 
 def _writer_is_dead(name: str) -> bool:
-    host, _, rest = name.removeprefix(_PREFIX).partition("-")
+    host, _, rest = name.removeprefix(PREFIX).partition("-")
     pid = rest.partition("-")[0]
     if host != _host() or not pid.isdecimal():
         return False

@@ -68,6 +68,10 @@ class Bars:
         say(f"{name}: {seconds:.1f} s")
         self._step()
 
+    def note(self, message: str) -> None:
+        """Something that the user should know."""
+        say(message, "yellow")
+
     def failed(self, failure: Failure) -> None:
         """A partition failed."""
         self.done()

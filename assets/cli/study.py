@@ -15,6 +15,7 @@ from assets.cli.options import Debug, Format, Globals, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from assets.plan import Request, report_file
+from assets.ray_place import RayPlace
 from assets.run import Outcome, run_study
 from pipelines.errors import InputError
 from pipelines.studies import load_study
@@ -56,6 +57,23 @@ Recipes = Annotated[
     ),
 ]
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Compute on a Ray cluster: `auto` on one of its machines, HOST:PORT of its head, ray://HOST:10001 from "
+        "elsewhere, or `local` to start one here. All machines see the warehouse, the models and the study's files.",
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option("--gpus-per-task", min=0, help="With --ray: GPUs of a worker; by default one where there are any."),
+]
+Cpus = Annotated[
+    int | None,
+    typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs of a worker; by default a whole machine's."),
+]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Compute again what another study computed from other inputs.")
 ]
@@ -74,6 +92,9 @@ def run(
     recipe: Recipes = None,
     replace: Replace = False,
     allow_code_execution: AllowCode = False,
+    ray: Ray = None,
+    gpus_per_task: Gpus = None,
+    cpus_per_task: Cpus = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
@@ -86,12 +107,16 @@ def run(
     - `prunescope run demo`
     - `prunescope run demo --model ./my-model --recipe wanda-50 --recipe wanda-2of4`
     - `prunescope run my-study.yaml --warehouse /data/prunescope`
+    - `prunescope run my-study.yaml --ray auto --warehouse s3://bucket/prunescope`
     """
+    if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
+        raise InputError("--gpus-per-task and --cpus-per-task are of workers on a cluster; name it with --ray")
+    cluster = None if ray is None else RayPlace(ray, gpus_per_task, cpus_per_task)
     request = request_of(study, model or [], recipe or [], allow_code_execution)
     place = root(context)
     _tell_of_code(request)
     with Bars() as bars:
-        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace)
+        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
     if not outcome.computed and not outcome.failures:
         say("everything is current; nothing was computed")
     _show(outcome, place)

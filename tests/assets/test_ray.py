@@ -1,0 +1,234 @@
+"""A study on a Ray cluster: the same tables as in one process, also when a machine dies, and words where it cannot be.
+
+The cluster is a real one, of two nodes on this machine.
+"""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pytest
+from dagster import AssetKey, DagsterInstance
+
+from assets.definitions import defs
+from assets.fingerprints import RETRIEVAL_TABLES
+from assets.loaded import LOADED
+from assets.partitions import MODELS, RECIPES, register, variant_key
+from assets.parts import Part
+from assets.plan import Request
+from assets.ray_fleet import Fleet, Seat, seats
+from assets.ray_place import RayPlace
+from assets.ray_worker import Given, Worker, versions
+from assets.run import Failure, Outcome, run_study
+from pipelines.errors import InputError
+from tests.assets.tiny_study import StudyFile, pages, rows, without_answers
+from tests.object_store import SECRET, s3_server
+from warehouse.store import Store
+
+ray_cluster = pytest.mark.ray
+
+
+class Heard:
+    """A listener that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def start(self, task: str, total: int) -> None: ...
+
+    def advance(self, amount: int = 1) -> None: ...
+
+    def done(self) -> None: ...
+
+    def waiting(self) -> None: ...
+
+    def planned(self, partitions: int) -> None: ...
+
+    def computed(self, name: str, seconds: float) -> None: ...
+
+    def failed(self, failure: Failure) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def node(name: str, cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, object]:
+    has = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    return {"NodeID": name, "Alive": alive, "Resources": has}
+
+
+def test_a_worker_takes_a_whole_machine_without_gpus_and_its_share_of_one_with_them() -> None:
+    place = RayPlace("auto")
+    machines = [node("a", 16), node("b", 4), node("head", 0), node("gone", 64, alive=False)]
+    assert seats(machines, place) == [Seat("a", 16, 0), Seat("b", 4, 0)]
+    assert seats(machines, RayPlace("auto", cpus_per_task=6)) == [Seat("a", 6, 0)] * 2
+    machines.append(node("c", 96, 8))
+    assert seats(machines, place) == [Seat("c", 12, 1)] * 8
+    assert seats(machines, RayPlace("auto", gpus_per_task=4)) == [Seat("c", 48, 4)] * 2
+    assert len(seats([node("d", 8, 1)], RayPlace("auto", gpus_per_task=0.25))) == 4
+
+
+def test_more_than_any_machine_has_is_refused_with_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"):
+        seats([node("c", 96, 8)], RayPlace("auto", gpus_per_task=9))
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Given:
+    return Given({}, versions(), str(tmp_path), "", socket.gethostname())
+
+
+def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(tmp_path: Path, given: Given) -> None:
+    assert Worker().prepare(given) is None
+    other = Worker().prepare(replace(given, versions=versions() | {"torch": "1.0"}, host="the-driver"))
+    assert isinstance(other, InputError)
+    assert f"not 1.0; install the same on every machine (on {socket.gethostname()})" in str(other)
+    unseen = Worker().prepare(replace(given, mark=str(tmp_path / "elsewhere")))
+    assert f"the folder {tmp_path} is not the one that the driver writes to" in str(unseen)
+
+
+def test_an_error_travels_as_what_it_was_and_with_its_traceback(tmp_path: Path, given: Given) -> None:
+    worker = Worker()
+    worker.prepare(given)
+    done = worker.compute(Part("models", Request("no-such-study"), str(tmp_path), "m").to_json())
+    assert isinstance(done.error, InputError)
+    assert "no-such-study" in str(done.error)
+    assert "Traceback" in done.error.__notes__[0]
+
+
+@dataclass
+class Machines:
+    """Two nodes of one CPU each."""
+
+    address: str
+    doomed: str
+    sessions: Path
+
+    def __post_init__(self) -> None:
+        self.kill = lambda: None
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PRUNESCOPE_CACHE", str(tmp_path_factory.mktemp("worker-cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        from ray.cluster_utils import Cluster
+
+        little = {"num_cpus": 1, "object_store_memory": 80 << 20}
+        cluster = Cluster(initialize_head=True, head_node_args=little | {"include_dashboard": False})
+        second = cluster.add_node(**little)
+        found = Machines(cluster.address, second.node_id, Path(second.get_session_dir_path()))
+
+        def kill() -> None:
+            """As a power cut: what computes there stops at once."""
+            raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
+            for process in raylet.children(recursive=True):
+                process.kill()
+            cluster.remove_node(second, allow_graceful=False)
+
+        found.kill = kill
+        yield found
+        cluster.shutdown()
+
+
+@dataclass
+class Ran:
+    """A study whose machines were two and then one."""
+
+    outcome: Outcome
+    notes: list[str]
+    copy: Path
+    asked_for: list[str]
+
+
+@pytest.fixture(scope="module")
+def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Iterator[Ran]:
+    folder, listener, lost = tmp_path_factory.mktemp("ray"), Heard(), []
+    hand_out = Fleet._hand_out
+
+    def hand_out_and_die(fleet: Fleet) -> None:
+        if len(fleet._hired) == 2 and any(hired.ready is not None for hired in fleet._hired) and not lost:
+            return  # work is shared once both are there
+        hand_out(fleet)
+        for hired in fleet._hired:
+            asked = [part.name for _, part in hired.asked.values() if part.recipe is not None]
+            if hired.seat.node == machines.doomed and asked and not lost:
+                lost.extend(asked)
+                machines.kill()
+
+    with pytest.MonkeyPatch.context() as patch, s3_server() as store:
+        for name, value in store.items():
+            patch.setenv(name, value)
+        patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        patch.delenv("DAGSTER_HOME", raising=False)
+        without_answers(patch)
+        patch.setattr(Fleet, "_hand_out", hand_out_and_die)
+        root = Store("s3://bucket/study").root
+        root.fs.mkdir("bucket", exist_ok=True)
+        study = StudyFile(folder / "tiny.yaml", tiny_folder)
+        outcome = run_study(Request(str(study.path)), root, cache, listener, place=RayPlace(machines.address))
+        root.fs.get(root.path, str(folder / "copy"), recursive=True)
+        yield Ran(outcome, listener.notes, folder / "copy", lost)
+
+
+@ray_cluster
+def test_a_study_that_loses_a_machine_ends_in_the_tables_of_a_single_process(ran: Ran, computed_once: Path) -> None:
+    assert not ran.outcome.failures
+    assert len(ran.outcome.computed) == 5
+    assert ran.asked_for, "the machine died while it was at work"
+    assert any("a Ray worker died" in note and "tiny-a@" in note for note in ran.notes)
+    alone, found = rows(computed_once), rows(ran.copy)
+    assert found.keys() == {name for name in alone if not name.startswith("paper_reference")}
+    for name, table in found.items():
+        assert table.equals(alone[name]), name
+        if not name.startswith("variants/"):  # the one table with timings
+            assert pages(ran.copy / name) == pages(computed_once / name), name
+
+
+@ray_cluster
+def test_no_secret_reaches_a_log_of_ray_or_the_warehouse_and_no_worker_stays(ran: Ran, machines: Machines) -> None:
+    logs = [path for path in machines.sessions.rglob("*") if path.is_file()]
+    assert len(logs) > 5
+    for path in [*logs, *ran.copy.rglob("*.*")]:
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    assert not [each.name() for each in psutil.process_iter() if each.name().startswith("ray::Worker")]
+
+
+@ray_cluster
+def test_a_run_of_the_ui_has_its_partition_computed_on_the_cluster(
+    ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path
+) -> None:
+    def run(recipe: str) -> object:
+        engine = {"kind": "ray", "ray": {"address": machines.address}}
+        resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}, "engine": engine}
+        return defs.resolve_job_def("variant_tables").execute_in_process(
+            instance=instance,
+            partition_key=variant_key("tiny-a", recipe),
+            asset_selection=[AssetKey(table) for table in RETRIEVAL_TABLES],
+            run_config={"resources": {name: {"config": config} for name, config in resources.items()}},
+            raise_on_error=False,
+        )
+
+    with DagsterInstance.ephemeral() as instance:
+        register(instance, MODELS, ["tiny-a"])
+        register(instance, RECIPES, ["dense", "nonsense"])
+        assert all(check.passed for check in run("dense").get_asset_check_evaluations())
+        (failed,) = [event for event in run("nonsense").all_events if event.is_step_failure]
+        assert "InputError" in failed.step_failure_data.error.to_string()
+    assert LOADED._decoder is None
+
+
+@ray_cluster
+def test_what_no_machine_has_is_refused_without_waiting(ran: Ran, machines: Machines, tmp_path: Path) -> None:
+    part = Part("models", Request("demo"), str(tmp_path), "m")
+    with (
+        Fleet(RayPlace(machines.address, gpus_per_task=4), print) as fleet,
+        pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"),
+    ):
+        list(fleet.reports(part))
+    assert not list(tmp_path.glob(".prunescope-tmp*"))
