@@ -87,7 +87,7 @@ def opened(root: Path) -> Iterator[DagsterInstance]:
     home = prepare_home(root)
     try:
         ref = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
-        with _databases_kept_open(), DagsterInstance.from_ref(ref) as instance:
+        with databases_kept_open(), DagsterInstance.from_ref(ref) as instance:
             yield instance
     except OperationalError as error:
         raise WarehouseError(
@@ -96,7 +96,7 @@ def opened(root: Path) -> Iterator[DagsterInstance]:
 
 
 @contextmanager
-def _databases_kept_open() -> Iterator[None]:
+def databases_kept_open() -> Iterator[None]:
     """Keeps Dagster from waiting for the disk at each of the hundreds of events of a run.
 
     It connects anew for every event; whoever is the last to leave a file moves its log into it. One more connection,
