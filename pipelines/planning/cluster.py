@@ -75,8 +75,8 @@ class _Queue:
 def simulate(pace: Pace, models: int, variants: int, workers: int) -> Simulated:
     """Runs a study in numbers: a free worker stays with its model, else begins a new one, else helps the slowest.
 
-    Every partition passes through the process that keeps Dagster's books, then its worker, then the store. A worker
-    waits while the books of its own partition are kept, as one does that computes inside the same process.
+    A partition passes through its worker, the store and the process that keeps Dagster's books. One worker is that
+    process itself; several leave the books to it and go on, but variants wait for the books of their model.
 
     Args:
         pace: seconds of everything.
@@ -89,7 +89,7 @@ def simulate(pace: Pace, models: int, variants: int, workers: int) -> Simulated:
     books, store = _Queue(), _Queue()
     # What each worker holds, and whether it is at work on that model's own tables.
     held, is_model_part = [-1] * workers, [False] * workers
-    # When, which of two at once comes first, who, and whether it is free or has computed something.
+    # When, which of two at once comes first, who, and what: it is free, has computed or written, its model is told.
     events = [(begun, index, index, "free") for index in range(workers)]
     idle: list[int] = []
     computing, order, now, loads = 0.0, workers, begun, 0
@@ -112,19 +112,24 @@ def simulate(pace: Pace, models: int, variants: int, workers: int) -> Simulated:
                 fresh.popleft()
             else:
                 left[chosen] -= 1
-            told = pace.model_told if is_model_part[who] else pace.variant_told
             is_loading, held[who] = held[who] != chosen, chosen
             loads += is_loading
             seconds = (pace.load + pace.dense) * is_loading + (pace.model if is_model_part[who] else pace.variant)
             computing += seconds
-            push(books.until(now, told) + seconds, who, "computed")
-        elif is_model_part[who]:
+            push(now + seconds, who, "computed")
+        elif what == "computed":
+            if is_model_part[who]:
+                push(books.until(now, pace.model_told), who, "told")
+            else:
+                push(store.until(now, pace.written), who, "written")
+        elif what == "written":
+            told = books.until(now, pace.variant_told)
+            push(told if workers == 1 else now, who, "free")
+        else:
             ready[held[who]] = True
             for waiting in [who, *idle]:
                 push(now, waiting, "free")
             idle.clear()
-        else:
-            push(store.until(now, pace.written), who, "free")
     amount = models * variants
     serial = {
         PLANNING: pace.planned * amount,
@@ -132,7 +137,8 @@ def simulate(pace: Pace, models: int, variants: int, workers: int) -> Simulated:
         WRITING: pace.written * amount,
         ANSWERS: pace.answers,
     }
-    return Simulated(now + pace.answers, computing, (loads - models) * (pace.load + pace.dense), serial)
+    repeated = (loads - models) * (pace.load + pace.dense)
+    return Simulated(books.until(now, 0.0) + pace.answers, computing, repeated, serial)
 
 
 def _chosen(held: int, fresh: deque[int], left: list[int], ready: list[bool]) -> int | None:
