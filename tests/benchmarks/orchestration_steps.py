@@ -32,14 +32,14 @@ def definitions() -> Figures:
 
 def run(study: str, root: str) -> Figures:
     """`prunescope run`, with everything imported that it may need; a run with nothing to do needs little of it."""
-    from assets.cli import main as cli
+    from assets.cli.main import run as command
     from assets.cli.options import Globals
 
     if not Path(root, "_reports").exists():
         import_all()
 
     def work() -> None:
-        if cli.run(["run", study, "--warehouse", root], Globals()):
+        if command(["run", study, "--warehouse", root], Globals()):
             raise RuntimeError("the run failed")
 
     return timed(work)
@@ -198,6 +198,20 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     return figures
 
 
+def tick(study: str, root: str) -> Figures:
+    """What the sensor and the conditions look at: every footer at first, later which files have changed."""
+    from assets.backlog import Surveyor
+    from assets.cli.main import run as command
+    from assets.cli.options import Globals
+    from warehouse.store import Store
+
+    if command(["watch", study, "--warehouse", root], Globals()):
+        raise RuntimeError("the study cannot be watched")
+    store, surveyor = Store(root), Surveyor()
+    first = timed(lambda: surveyor.survey(store))
+    return {"first": first["cpu"], "later": timed(lambda: surveyor.survey(store))["cpu"]}
+
+
 def answers(root: str, rows: str) -> Figures:
     """Questions and figures over made-up variants; the report, of the demo alone, is part of the demo's figures."""
     from dagster import build_asset_context
@@ -217,7 +231,7 @@ def answers(root: str, rows: str) -> Figures:
 
 
 PARTS: dict[str, Callable[..., Figures]] = {
-    each.__name__: each for each in (definitions, run, direct, partition, retire, simulated, partitions, answers)
+    each.__name__: each for each in (definitions, run, direct, partition, retire, simulated, partitions, tick, answers)
 }
 
 if __name__ == "__main__":
