@@ -38,6 +38,9 @@ from warehouse.sizes import expected_bytes
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
+# Work by step.
+Steps = dict[str, Sequence[Cost]]
+
 SECTIONS = ("partitions", "work", "memory")
 _SCHEMA = pl.Schema(
     {
@@ -64,8 +67,8 @@ class ModelEstimate:
         lacking: retrieval data sets whose files are not there; nothing of them is in the estimate.
         tables: those of every variant.
         works: every partition, with the tables to compute, which may be none.
-        shared: work that all variants share, and that of the model's own tables.
-        costs: work of each variant that has tables to compute.
+        shared: work that all variants share, and that of the model's own tables, by step.
+        costs: work of each variant that has tables to compute, by step.
         held: memory of each such variant.
         rows: rows of each partition that would be written.
         machine: measured speeds.
@@ -78,8 +81,8 @@ class ModelEstimate:
     lacking: Sequence[str]
     tables: Sequence[str]
     works: Sequence[Work]
-    shared: Sequence[Cost]
-    costs: dict[str, Sequence[Cost]]
+    shared: Steps
+    costs: dict[str, Steps]
     held: dict[str, Sequence[Held]]
     rows: dict[str | None, Sequence[Rows]]
     machine: Machine
@@ -89,7 +92,12 @@ class ModelEstimate:
     @property
     def seconds(self) -> float:
         """All work at the machine's measured speed."""
-        return sum(cost.seconds(self.machine) for costs in (self.shared, *self.costs.values()) for cost in costs)
+        return sum(cost.seconds(self.machine) for cost in self.every_cost)
+
+    @property
+    def every_cost(self) -> list[Cost]:
+        """All work, what is shared first."""
+        return [cost for each in (self.shared, *self.costs.values()) for costs in each.values() for cost in costs]
 
     @property
     def peaks(self) -> dict[str, int]:
@@ -139,21 +147,21 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         lacking=lacking,
         tables=variant_tables(study),
         works=works,
-        shared=[
-            *(load.calibration() if statistics else ()),
-            *(load.dense(len(groups)) if groups else ()),
-            *(load.text_dense() if read else ()),
-            *(load.measured.retrieval_dense() if searched else ()),
-        ],
+        shared={
+            "calibration": load.calibration() if statistics else (),
+            "traces": load.dense(len(groups)) if groups else (),
+            "texts": load.text_dense() if read else (),
+            "retrieval": load.measured.retrieval_dense() if searched else (),
+        },
         costs={
-            recipe.name: [
-                *(load.pruning(recipe) if recipe in pruned else ()),
-                *(load.variant(recipe) if recipe in traced else ()),
-                *(load.text_variant() if recipe in read else ()),
-                *(load.measured.task_variant() if recipe in asked else ()),
-                *(load.measured.retrieval_variant(recipe) if recipe in searched else ()),
-                *(load.measured.speed_variant(recipe) if recipe in timed else ()),
-            ]
+            recipe.name: {
+                "variants": load.pruning(recipe) if recipe in pruned else (),
+                "traces": load.variant(recipe) if recipe in traced else (),
+                "texts": load.text_variant() if recipe in read else (),
+                "tasks": load.measured.task_variant() if recipe in asked else (),
+                "retrieval": load.measured.retrieval_variant(recipe) if recipe in searched else (),
+                "speed": load.measured.speed_variant(recipe) if recipe in timed else (),
+            }
             for recipe in study.recipes
             if recipe in (*traced, *read, *asked, *searched, *timed, *pruned)
         },
@@ -193,6 +201,13 @@ def _rows(load: Workload, work: Work) -> list[Rows]:
     return [each for each in rows if each.table in work.tables]
 
 
+def bytes_of(written: Sequence[Rows]) -> int:
+    """Bytes of Parquet."""
+    return sum(
+        expected_bytes(TABLES[each.table], each.rows, each.unmoved, each.listed, each.packed) for each in written
+    )
+
+
 def table(estimates: Sequence[ModelEstimate]) -> pl.DataFrame:
     """The estimates in long form: one row per partition and action, per item of work, per item of memory."""
     rows = [row for each in estimates for row in (*_partitions(each), *_work(each), *_memory(each))]
@@ -209,23 +224,19 @@ def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
             yield about | {"when": "reused", "item": ", ".join(reused)}
         if work.tables:
             written = found.rows[recipe]
-            size = sum(
-                expected_bytes(TABLES[each.table], each.rows, each.unmoved, each.listed, each.packed)
-                for each in written
-            )
-            costs = found.costs.get(recipe, ()) if recipe else ()
+            costs = [cost for each in found.costs.get(recipe or "", {}).values() for cost in each]
             yield about | {
                 "when": "computed",
                 "item": ", ".join(work.tables),
                 "rows": sum(each.rows for each in written),
-                "bytes": size,
+                "bytes": bytes_of(written),
                 "seconds": sum(cost.seconds(found.machine) for cost in costs) if costs else None,
             }
 
 
 def _work(found: ModelEstimate) -> Iterator[dict[str, object]]:
     """Every item of work, summed over the variants that need it."""
-    costs = [*found.shared, *(cost for each in found.costs.values() for cost in each)]
+    costs = found.every_cost
     for item in dict.fromkeys(cost.item for cost in costs):
         same = [cost for cost in costs if cost.item == item]
         amount = sum(cost.amount for cost in same)

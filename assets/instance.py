@@ -28,6 +28,8 @@ CONFIG = "dagster.yaml"
 LEAST_SPACE = 32 << 20
 # How long a code server may take to accept a connection.
 _SERVER_SECONDS = 5.0
+# Databases that are held open.
+_MOST_KEPT = 16
 # Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 _UNFINISHED = [
@@ -85,7 +87,7 @@ def opened(root: Path) -> Iterator[DagsterInstance]:
     home = prepare_home(root)
     try:
         ref = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
-        with _databases_kept_open(), DagsterInstance.from_ref(ref) as instance:
+        with databases_kept_open(), DagsterInstance.from_ref(ref) as instance:
             yield instance
     except OperationalError as error:
         raise WarehouseError(
@@ -94,7 +96,7 @@ def opened(root: Path) -> Iterator[DagsterInstance]:
 
 
 @contextmanager
-def _databases_kept_open() -> Iterator[None]:
+def databases_kept_open() -> Iterator[None]:
     """Keeps Dagster from waiting for the disk at each of the hundreds of events of a run.
 
     It connects anew for every event; whoever is the last to leave a file moves its log into it. One more connection,
@@ -110,8 +112,13 @@ def _databases_kept_open() -> Iterator[None]:
             if file and file not in kept:
                 # Dagster's workers are other threads than the one that closes.
                 kept[file] = sqlite3.connect(file, check_same_thread=False)
-                # Only a connection that has read once counts as one.
+                # Only a connection that has read from the log counts as one, and a new file has no log yet.
+                kept[file].execute("PRAGMA journal_mode = WAL").fetchone()
                 kept[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
+            if len(kept) > _MOST_KEPT:  # every run has a file of its own, and thousands may follow one another
+                kept.pop(next(iter(kept))).close()
+            if file:
+                kept[file] = kept.pop(file)
 
     event.listen(Pool, "connect", keep)
     try:

@@ -5,12 +5,14 @@ No torch and no Dagster, so that a run with nothing to do ends fast.
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import pipelines.charts
 from assets.lineage import Reading
 from pipelines.studies import Study
 from warehouse.catalogue import SQL
+from warehouse.places import Place
 from warehouse.provenance import fingerprint, read_footer
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -28,10 +30,23 @@ def partitions(store: Store, tables: Iterable[str]) -> dict[str, str]:
         DamagedFileError: a partition is damaged.
     """
     return {
-        str(partition.path.relative_to(store.root)): read_footer(partition.path).provenance.fingerprint
+        str(partition.path.relative_to(store.root)): _made_from(partition.path)
         for table in tables
         for partition in store.partitions(TABLES[table])
     }
+
+
+def _made_from(path: Place) -> str:
+    """The fingerprint in a footer. Every question and figure asks for it again: a file that stays is read once."""
+    if not isinstance(path, Path):
+        return read_footer(path).provenance.fingerprint
+    status = path.stat()
+    return _read(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+@lru_cache(maxsize=1 << 20)
+def _read(path: Path, _: tuple[int, int, int]) -> str:
+    return read_footer(path).provenance.fingerprint
 
 
 def charts_version() -> str:
@@ -56,7 +71,7 @@ def partitions_of(store: Store, study: Study) -> dict[str, str]:
     """The fingerprint of every partition of a study's models and recipes, by its place in the warehouse."""
     models, recipes = {model.name for model in study.models}, {recipe.name for recipe in study.recipes}
     return {
-        str(partition.path.relative_to(store.root)): read_footer(partition.path).provenance.fingerprint
+        str(partition.path.relative_to(store.root)): _made_from(partition.path)
         for table in TABLES.values()
         for partition in store.partitions(table)
         if partition.model in models and partition.recipe in {None, *recipes}

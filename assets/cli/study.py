@@ -74,6 +74,15 @@ Cpus = Annotated[
     int | None,
     typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs of a worker; by default a whole machine's."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Instead of the plan, how far the study goes with so many workers: seconds of every step, and how long "
+        "10, 100 and 1,000 models × 30 recipes take.",
+    ),
+]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Compute again what another study computed from other inputs.")
 ]
@@ -129,6 +138,7 @@ def plan(
     model: Models = None,
     recipe: Recipes = None,
     allow_code_execution: AllowCode = False,
+    workers: Workers = None,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -141,28 +151,37 @@ def plan(
     Not counted are loading and hashing the weights, scores of pruning recipes, Python between the products, writing,
     questions and report: add about half on a CPU with small models, little with large ones.
 
+    With `--workers` a run is simulated instead, from seconds that the warehouse's partitions tell or, where there are
+    none, from the estimate; Dagster's bookkeeping and writing are measured. It says what saturates first.
+
     For example:
 
     - `prunescope plan demo`
     - `prunescope plan my-study.yaml --model ./my-7b-model --format json`
+    - `prunescope plan demo --workers 8`
     """
     chosen_format(format_, output)
     place = root(context)
     with Bars() as bars:
-        from assets.dryrun import SECTIONS, estimate, table, verdict
+        from assets import dryrun, scaling
 
-        request = request_of(study, model or [], recipe or [], allow_code_execution)
-        found = estimate(request.load(), Store(place), settings.cache_folder(), bars)
-    rows = table(found)
+        chosen, store = request_of(study, model or [], recipe or [], allow_code_execution).load(), Store(place)
+        if workers is None:
+            found = dryrun.estimate(chosen, store, settings.cache_folder(), bars)
+            sections, rows = dryrun.SECTIONS, dryrun.table(found)
+            told = [line for each in found for line in dryrun.verdict(each)]
+        else:
+            scale = scaling.scale(chosen, store, settings.cache_folder(), bars, workers)
+            sections, rows, told = scaling.SECTIONS, scaling.table(scale, chosen), [(scaling.verdict(scale), False)]
     if output is None and chosen_format(format_, output) == "table":
-        for section in SECTIONS:
+        for section in sections:
             part = rows.filter(section=section).drop("section")
-            told = [column.name for column in part if column.null_count() < len(part)]
-            if told:
-                emit(part.select(told).to_arrow())
+            filled = [column.name for column in part if column.null_count() < len(part)]
+            if filled:
+                emit(part.select(filled).to_arrow())
     else:
         emit(rows.to_arrow(), format_, output)
-    for message, is_warning in (line for each in found for line in verdict(each)):
+    for message, is_warning in told:
         say(message, "yellow" if is_warning else None)
 
 

@@ -1,0 +1,178 @@
+"""What Dagster and the way around it cost: a run with nothing to do, the demo beside plain calls, loads, ticks, scale.
+
+Run by `python -m tests.benchmarks.orchestration [PART ...]`; each part in processes of its own, targets printed met or
+missed. `demo` takes twice as long as `prunescope run demo`, the others some minutes together. Figures as they come go
+to standard error as JSON.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from tests.tiny_models import SHORT_TEXT, save_tiny
+
+# What two quiet cores must keep.
+MOST_SECONDS_NO_OP, MOST_SECONDS_TO_LOAD, MOST_SHARE_OF_DAGSTER = 5.0, 3.0, 0.10
+MOST_SECONDS_A_TICK = 1.0
+VARIANTS = 100
+ROOT = Path(__file__).parents[2]
+
+
+def told(name: str, figures: object) -> None:
+    """Figures as they come."""
+    sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
+
+
+def child(step: str, *arguments: object) -> dict[str, float]:
+    """What a step of `orchestration_steps` says, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.orchestration_steps", step, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{step} failed:\n{done.stderr}")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    told(step, figures)
+    return figures
+
+
+def verdict(is_kept: bool) -> str:
+    """How a target came out."""
+    return "met" if is_kept else "MISSED"
+
+
+def definitions(_: Path) -> Iterator[str]:
+    """Loading all that Dagster knows of, in a new process; the fastest of three."""
+    figures = min((child("definitions") for _ in range(3)), key=lambda each: each["seconds"])
+    kept = figures["seconds"] <= MOST_SECONDS_TO_LOAD and not figures["torch"]
+    yield f"definitions load in {figures['seconds']:.2f} s, without torch: {verdict(kept)}"
+
+
+def no_op(folder: Path) -> Iterator[str]:
+    """`prunescope run` of a study of 100 variants that are all there."""
+    study = tiny_study(folder, [f"magnitude-{index}" for index in range(1, VARIANTS)])
+    child("direct", study, folder / "warehouse")
+    child("run", study, folder / "warehouse")  # the report
+    figures = child("run", study, folder / "warehouse")
+    yield (
+        f"nothing to do for {VARIANTS} variants: {figures['seconds']:.2f} s after import, CPU {figures['cpu']:.2f} s: "
+        f"{verdict(figures['seconds'] <= MOST_SECONDS_NO_OP)}"
+    )
+    figures = child("tick", study, folder / "warehouse")
+    yield (
+        f"a tick over {VARIANTS} watched variants takes {figures['first']:.2f} s of processor time at first, then "
+        f"{figures['later']:.2f} s: {verdict(figures['later'] <= MOST_SECONDS_A_TICK)}"
+    )
+
+
+def demo(folder: Path) -> Iterator[str]:
+    """The demo through `prunescope run`, and by calling the same functions in the same order; and as simulated."""
+    ours = child("run", "demo", folder / "through")
+    plain = child("direct", "demo", folder / "plain")
+    share, cpu = ours["seconds"] / plain["seconds"] - 1, ours["cpu"] / plain["cpu"] - 1
+    yield (
+        f"Dagster adds {share:.1%} to the demo's {plain['seconds']:.0f} s ({cpu:.1%} of processor time): "
+        f"{verdict(share <= MOST_SHARE_OF_DAGSTER)}"
+    )
+    simulated = child("simulated", "demo", folder / "through", 1)
+    yield (
+        f"one worker is simulated to take {simulated['seconds']:.0f} s for the demo and took {ours['seconds']:.0f} s: "
+        f"{simulated['seconds'] / ours['seconds']:.2f} times as long"
+    )
+
+
+def backfill(folder: Path) -> Iterator[str]:
+    """Runs of one partition each, in processes of their own, as a backfill starts them.
+
+    Weights are mapped into memory: who loads them maps them elsewhere, or in another process. Linux tells.
+    """
+    recipes = ["dense", *(f"magnitude-{share}" for share in (20, 40, 60, 80))]
+    study = tiny_study(folder, recipes[1:])
+    child("partition", study, folder / "warehouse", "model_tables", "tiny")
+    loads = [mapped(folder / "model" / "model.safetensors")]
+    for recipe in recipes:
+        child("partition", study, folder / "warehouse", "variant_tables", f"tiny|{recipe}")
+        loads.append(mapped(folder / "model" / "model.safetensors"))
+    child("retire", folder / "warehouse")
+    times = len(set(loads)) if all(loads) else math.inf
+    yield f"a backfill of a model and {len(recipes)} variants loads the model {times:g} times: {verdict(times == 1)}"
+
+
+def mapped(path: Path) -> frozenset[tuple[str, str]]:
+    """Which processes have a file mapped, and where."""
+    found = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # of others, or gone
+            lines = maps.read_text().splitlines()
+            found |= {(maps.parent.name, line.split()[0]) for line in lines if line.endswith(str(path.resolve()))}
+    return frozenset(found)
+
+
+def scale(folder: Path) -> Iterator[str]:
+    """What Dagster does with 1,000 models × 30 recipes, and with a thirtieth of it."""
+    for models in (34, 1000):
+        figures = child("partitions", folder / str(models), models, 30)
+        yield f"{figures['partitions']:,.0f} partitions of a variant's table, processor seconds:"
+        for name in ("keys", "status", "condition"):
+            yield f"  {name:12}{figures[name]:8.2f}"
+
+
+def answers(folder: Path) -> Iterator[str]:
+    """Questions, figures and report over a warehouse of 1 and 10 million layer records."""
+    for rows in (1e6, 1e7):
+        figures = child("answers", folder / f"{rows:.0e}", int(rows))
+        yield f"questions, figures and report at {rows:,.0f} records: {figures['seconds']:.1f} s"
+
+
+def tiny_study(folder: Path, recipes: list[str]) -> Path:
+    """A study of a tiny model that computes as little as one can."""
+    model = folder / "model"
+    save_tiny(model)
+    study = {
+        "name": "tiny",
+        "models": [{"name": "tiny", "source": str(model)}],
+        "recipes": ["dense", *recipes],
+        "prompts": [{"id": "open", "kind": "open", "text": "Why is the sky blue?"}],
+        "calibration": {"source": SHORT_TEXT, "sequences": 2, "length": 32},
+        "generation": {"new_tokens": 2},
+        "noise": [],
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return path
+
+
+PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "definitions": definitions,
+    "no-op": no_op,
+    "backfill": backfill,
+    "scale": scale,
+    "answers": answers,
+    "demo": demo,
+}
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; all of them where none is named")
+    given = parser.parse_args().parts
+    if unknown := set(given) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    sys.stdout.write(f"{os.cpu_count()} cores; targets are those of two quiet cores\n")
+    for name in given or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            for line in PARTS[name](Path(folder)):
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The steps of `orchestration.py`, each run in a process of its own: prints one line of JSON, seconds after imports."""
+
+import contextlib
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Figures = dict[str, float]
+
+
+def timed(work: Callable[[], object]) -> Figures:
+    """Seconds and processor seconds of a call; what it prints is no figure."""
+    started, cpu = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+        work()
+    return {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+
+
+def definitions() -> Figures:
+    """Importing them, and putting together what Dagster's code server puts together."""
+
+    def load() -> None:
+        from assets.definitions import defs
+
+        defs.get_repository_def().load_all_definitions()
+
+    return timed(load) | {"torch": "torch" in sys.modules}
+
+
+def run(study: str, root: str) -> Figures:
+    """`prunescope run`, with everything imported that it may need; a run with nothing to do needs little of it."""
+    from assets.cli.main import run as command
+    from assets.cli.options import Globals
+
+    if not Path(root, "_reports").exists():
+        import_all()
+
+    def work() -> None:
+        if command(["run", study, "--warehouse", root], Globals()):
+            raise RuntimeError("the run failed")
+
+    return timed(work)
+
+
+def import_all() -> None:
+    """What computing imports, so that neither way pays for it while the clock runs."""
+    import pipelines.models.load
+    import pipelines.pruning.apply
+    import pipelines.traces.session
+    import pipelines.traces.texts  # noqa: F401
+
+
+def direct(study: str, root: str) -> Figures:
+    """The functions that the assets call, called in the same order without Dagster; then the answers' functions."""
+    import_all()
+    from dagster import build_asset_context
+
+    from assets.compute import compute
+    from assets.figures import figure_assets
+    from assets.loaded import LoadedModels
+    from assets.parts import STEPS, Part
+    from assets.plan import Request
+    from assets.published import paper_reference
+    from assets.questions import question_assets
+    from assets.report import report
+    from assets.resources import StudyResource, WarehouseResource
+
+    def work() -> None:
+        request, loaded = Request(study), LoadedModels()
+        chosen = request.load()
+        recipes = [recipe.name for recipe in chosen.recipes]
+        for model in (spec.name for spec in chosen.models):
+            for step in ("models", "calibration"):
+                list(compute(Part(step, request, root, model), loaded))
+            for number, name in enumerate(recipes, start=1):
+                list(compute(Part("variants", request, root, model, name, tuple(recipes[number:])), loaded))
+            for number, name in enumerate(recipes, start=1):
+                for step in [step for step in STEPS if step not in {"models", "calibration", "variants"}]:
+                    list(compute(Part(step, request, root, model, name, tuple(recipes[number:])), loaded))
+        loaded.release()
+        given = {"study": StudyResource(study=study), "warehouse": WarehouseResource(root=root)}
+        for asset in (paper_reference, *question_assets(), *figure_assets(), report):
+            asset(build_asset_context(resources={name: given[name] for name in asset.required_resource_keys}))
+
+    return timed(work)
+
+
+def partition(study: str, root: str, job: str, key: str) -> Figures:
+    """One run of one partition with the engine of the UI and the daemon."""
+    from assets.definitions import defs
+    from assets.instance import opened
+    from assets.partitions import MODELS, RECIPES, register, variant_key
+    from assets.plan import Request
+
+    chosen = Request(study).load()
+    model, _, recipe = key.partition("|")
+
+    def work() -> None:
+        with opened(Path(root)) as instance:
+            register(instance, MODELS, [spec.name for spec in chosen.models])
+            register(instance, RECIPES, [each.name for each in chosen.recipes])
+            done = defs.resolve_job_def(job).execute_in_process(
+                instance=instance,
+                partition_key=variant_key(model, recipe) if recipe else model,
+                run_config={
+                    "resources": {
+                        "study": {"config": {"study": study}},
+                        "warehouse": {"config": {"root": root}},
+                    },
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+            )
+            if not done.success:
+                raise RuntimeError(f"the run of {key} failed")
+
+    return timed(work)
+
+
+def retire(root: str) -> Figures:
+    """Ends the worker."""
+    from assets import warm
+
+    warm.retire(Path(root))
+    return {}
+
+
+def simulated(study: str, root: str, workers: str) -> Figures:
+    """What `plan --workers` says of the study itself."""
+    from assets import settings
+    from assets.plan import Request
+    from assets.scaling import scale
+    from pipelines.progress import SILENT
+    from warehouse.store import Store
+
+    chosen = Request(study).load()
+    found = scale(chosen, Store(root), settings.cache_folder(), SILENT, int(workers))
+    return {"seconds": found.simulated(len(chosen.models), len(chosen.recipes)).seconds}
+
+
+def partitions(root: str, models: str, recipes: str) -> Figures:
+    """So many materialized partitions: their keys, the status that the UI shows, the evaluation of a condition."""
+    import sqlite3
+
+    from dagster import (
+        AssetKey,
+        AssetMaterialization,
+        AutomationCondition,
+        Definitions,
+        asset,
+        evaluate_automation_conditions,
+    )
+    from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+    from assets.instance import opened
+    from assets.partitions import MODELS, RECIPES, VARIANTS, register
+
+    @asset(partitions_def=MODELS)
+    def model() -> None: ...
+
+    @asset(partitions_def=VARIANTS, deps=[model], automation_condition=AutomationCondition.eager())
+    def variant() -> None: ...
+
+    with opened(Path(root)) as instance:
+        register(instance, MODELS, [f"m{index}" for index in range(int(models))])
+        register(instance, RECIPES, [f"r{index}" for index in range(int(recipes))])
+        keys = VARIANTS.get_partition_keys(dynamic_partitions_store=instance)
+        instance.report_runless_asset_event(AssetMaterialization("variant", partition=keys[0]))
+        # The others as copies of this event's row: reporting 30,000 would take many minutes.
+        (file,) = Path(root).rglob("index.db")
+        with sqlite3.connect(file) as database:
+            (names,) = zip(*((row[1],) for row in database.execute("PRAGMA table_info(event_logs)")), strict=True)
+            rest = [name for name in names if name != "id"]
+            (row,) = database.execute(
+                f"SELECT {', '.join(rest)} FROM event_logs WHERE partition = ? LIMIT 1",
+                [keys[0]],
+            ).fetchall()
+            rows = (
+                [key if name == "partition" else value for name, value in zip(rest, row, strict=True)]
+                for key in keys[1:]
+            )
+            database.executemany(
+                f"INSERT INTO event_logs ({', '.join(rest)}) VALUES ({', '.join('?' * len(rest))})",
+                rows,
+            )
+        figures = {"partitions": len(keys)}
+        figures["keys"] = timed(lambda: VARIANTS.get_partition_keys(dynamic_partitions_store=instance))["cpu"]
+        key = AssetKey("variant")
+        figures["status"] = timed(
+            lambda: get_and_update_asset_status_cache_value(
+                instance, key, partitions_def=VARIANTS, dynamic_partitions_loader=instance
+            )
+        )["cpu"]
+        both = Definitions(assets=[model, variant])
+        figures["condition"] = timed(lambda: evaluate_automation_conditions(both, instance))["cpu"]
+    return figures
+
+
+def tick(study: str, root: str) -> Figures:
+    """What the sensor and the conditions look at: every footer at first, later which files have changed."""
+    from assets.backlog import Surveyor
+    from assets.cli.main import run as command
+    from assets.cli.options import Globals
+    from warehouse.store import Store
+
+    if command(["watch", study, "--warehouse", root], Globals()):
+        raise RuntimeError("the study cannot be watched")
+    store, surveyor = Store(root), Surveyor()
+    first = timed(lambda: surveyor.survey(store))
+    return {"first": first["cpu"], "later": timed(lambda: surveyor.survey(store))["cpu"]}
+
+
+def answers(root: str, rows: str) -> Figures:
+    """Questions and figures over made-up variants; the report, of the demo alone, is part of the demo's figures."""
+    from dagster import build_asset_context
+
+    from assets.figures import figure_assets
+    from assets.questions import question_assets
+    from assets.resources import WarehouseResource
+    from tests.benchmarks.warehouse import write_warehouse
+
+    write_warehouse(Path(root), int(rows))
+
+    def work() -> None:
+        for asset in (*question_assets(), *figure_assets()):
+            asset(build_asset_context(resources={"warehouse": WarehouseResource(root=root)}))
+
+    return timed(work)
+
+
+PARTS: dict[str, Callable[..., Figures]] = {
+    each.__name__: each for each in (definitions, run, direct, partition, retire, simulated, partitions, tick, answers)
+}
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(PARTS[sys.argv[1]](*sys.argv[2:])) + "\n")
