@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipelines.data_sets import PREFIX, split_source
@@ -19,10 +18,9 @@ from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
 from pipelines.studies.measured import RetrievalSpec, SpeedSpec, TaskSpec
 from pipelines.studies.part import Part
 from pipelines.validation import first_problem
+from pipelines.yaml_text import read_yaml
 
 FOLDER = Path(__file__).parent
-# A study is a page of text; anything larger is a mistake or an attack on the parser.
-MAX_BYTES = 1_000_000
 
 
 class ModelSpec(Part):
@@ -362,19 +360,7 @@ def load_study(name_or_path: str) -> Study:
                 f"no study {name_or_path!r}; {hint}shipped are {', '.join(known)}, or give the path of a .yaml file"
             )
         path = FOLDER / f"{name_or_path}.yaml"
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, which no study is")
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give the path of a readable YAML file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise InputError(f"{path}:{where} not valid YAML: {problem}") from error
+    fields = read_yaml(path)
     if not isinstance(fields, dict):
         raise InputError(f"{path}: a study is a mapping of keys (name, models, recipes, prompts, ...)")
     fields.setdefault("name", path.stem)

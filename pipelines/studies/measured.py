@@ -30,7 +30,8 @@ class TaskSpec(Part):
         seed: of the draw of worked examples; the harness's own by default.
         max_new_tokens: at most so many tokens are written; None as the definition says.
         context: tokens of a window of a text that is read; None is the model's whole context.
-        allow_functions: whether a YAML of the user's may name Python functions (`!function`), which run unconfined.
+        allow_functions: whether a YAML of the user's may name Python functions (`!function`), and any definition a
+            metric of the `evaluate` library; their code runs unconfined.
     """
 
     name: NAME

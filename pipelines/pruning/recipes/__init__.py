@@ -7,7 +7,6 @@ import re
 from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
-import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipelines.errors import InputError
@@ -193,10 +192,7 @@ def _spelled(name: str, text: str) -> dict[str, object]:
 
 
 def _mapping(text: str) -> dict[str, object]:
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError:
-        fields = None
+    fields = parse_yaml(text, f"recipe {text[:200]!r}")
     if not isinstance(fields, dict):
         raise InputError(f"recipe {text!r}: not a YAML mapping; write it as `{{name: mine, method: wanda, …}}`")
     return fields
