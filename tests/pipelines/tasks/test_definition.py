@@ -1,6 +1,8 @@
 """Which definition a task of a study finds, and what is refused before any model is loaded."""
 
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +82,14 @@ def test_samples_in_another_form_are_refused_by_line(tmp_path: Path, lines: str 
     data.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
     with pytest.raises(InputError, match=f"task boolq: task data {data}.*{message}"):
         load_tasks([TaskSpec(name="boolq", data=str(data))])
+
+
+def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tasks.samples.MOST_BYTES", 1000)
+    for name, pack in (("bomb.jsonl.gz", gzip.compress), ("bomb.jsonl.xz", lzma.compress)):
+        (tmp_path / name).write_bytes(pack(json.dumps(GOOD).encode() + b" " * 1000))
+        with pytest.raises(InputError, match=rf"{name}: more than 1,000 bytes, unpacked"):
+            load_tasks([TaskSpec(name="boolq", data=str(tmp_path / name))])
 
 
 @pytest.mark.parametrize(
