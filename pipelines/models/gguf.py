@@ -28,7 +28,11 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     progress.start("convert GGUF to safetensors", 3)
     check_gguf(file)
     metadata = _metadata(file)
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "trust_remote_code": False}
+    place: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(file.parent),
+        "gguf_file": file.name,
+        "trust_remote_code": False,
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         progress.advance()

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
+from pipelines.pruning.recipes.base import SOURCE
 from pipelines.studies.measured import RetrievalSpec, SpeedSpec, TaskSpec
 from pipelines.studies.part import Part
 from pipelines.validation import first_problem
@@ -27,7 +28,7 @@ class ModelSpec(Part):
     """A dense model: `source` is `embedded`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
 
     name: NAME
-    source: str = Field(min_length=1)
+    source: SOURCE
 
 
 class Prompt(Part):
@@ -96,7 +97,7 @@ class CalibrationSpec(Part):
             are summed in float32 and float64 in any case.
     """
 
-    source: str = Field(default="embedded", min_length=1)
+    source: SOURCE = "embedded"
     sequences: int = Field(default=16, ge=1)
     length: int = Field(default=256, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -129,7 +130,7 @@ class TextSpec(Part):
     """
 
     id: NAME
-    source: str = Field(default="wikitext2", min_length=1)
+    source: SOURCE = "wikitext2"
     context: int = Field(default=512, ge=2)
     stride: int | None = Field(default=None, ge=1)
     max_tokens: int = Field(default=4096, ge=1)

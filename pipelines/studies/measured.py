@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.pruning.recipes.base import NAME
+from pipelines.pruning.recipes.base import NAME, SOURCE
 from pipelines.studies.part import Part
 
 # Retrieval data sets that travel with the package.
@@ -35,8 +35,8 @@ class TaskSpec(Part):
     """
 
     name: NAME
-    definition: str | None = Field(default=None, min_length=1)
-    data: str | None = Field(default=None, min_length=1)
+    definition: SOURCE | None = None
+    data: SOURCE | None = None
     samples: int | None = Field(default=None, ge=1)
     shots: int | None = Field(default=None, ge=0)
     seed: int = Field(default=1234, ge=0, lt=2**63)
@@ -71,7 +71,7 @@ class RetrievalSpec(Part):
     """
 
     name: NAME
-    folder: str | None = Field(default=None, min_length=1)
+    folder: SOURCE | None = None
     split: NAME = "test"
     pooling: Literal["auto", "last", "mean"] = "auto"
     query_prefix: str = ""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from assets.cli.main import run
@@ -21,16 +22,17 @@ from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
 from warehouse.tables import TABLES
 
 PATIENCE = 240.0
+NAVIGATION = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
 
 
 class Interface:
     """Asks a running interface in GraphQL."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        self.port, self._process = port, process
 
     def ask(self, query: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         body, headers = json.dumps({"query": query}), {"Content-Type": "application/json"}
         try:
             connection.request("POST", "/graphql", body, headers)
@@ -38,10 +40,25 @@ class Interface:
         finally:
             connection.close()
 
-    def wait(self, process: subprocess.Popen[bytes]) -> None:
+    def status(self, method: str = "POST", path: str = "/graphql?query={version}", **headers: str) -> int:
+        """What a browser gets for a request with these headers, whose names have _ for -."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def listening(self) -> set[str]:
+        """Addresses at which a process of the interface takes connections."""
+        processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
+        found = [each for process in processes for each in process.net_connections("inet")]
+        return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+
+    def wait(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            assert process.poll() is None
+            assert self._process.poll() is None
             try:
                 if self.ask("{ assetNodes { id } }")["assetNodes"]:
                     return
@@ -64,8 +81,8 @@ def interface(study: StudyFile, warehouse: Path, port: int) -> Iterator[Interfac
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        asked = Interface(port)
-        asked.wait(process)
+        asked = Interface(port, process)
+        asked.wait()
         yield asked
     finally:
         process.send_signal(signal.SIGTERM)
@@ -99,6 +116,16 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
         for recipe in RECIPES
     }
     assert status == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
+    assert interface.listening() == {"127.0.0.1"}
+    # Dagster carries out what stands in an address, so it must not matter which website a browser has open.
+    own = f"127.0.0.1:{interface.port}"
+    assert interface.status() == interface.status(Origin=f"http://{own}", Sec_Fetch_Site="same-origin") == 200
+    assert interface.status("GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION) == 200
+    assert interface.status("GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION | {"Sec_Fetch_Dest": "iframe"}) == 403
+    assert interface.status("GET", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
+    assert interface.status(Sec_Fetch_Site="same-site") == interface.status(Origin="https://example.org") == 403
+    assert interface.status(Sec_Fetch_Site="cross-site", **NAVIGATION) == 403
+    assert interface.status(Host=f"rebound.example.org:{interface.port}") == 403
 
 
 def test_a_taken_port_is_refused(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
