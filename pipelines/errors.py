@@ -18,7 +18,7 @@ def masked(text: str) -> str:
 class InputError(Exception):
     """What the user gave cannot work: a file, a name, a value."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         """Takes the message, which may quote what the user gave."""
         super().__init__(masked(message))
 
@@ -26,6 +26,6 @@ class InputError(Exception):
 class ComputationError(Exception):
     """The input was fine and the computation still failed: NaN logits, a drop without effect."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         """Takes the message, which may quote what the user gave."""
         super().__init__(masked(message))

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,5 +34,5 @@ def _contents(path: Path) -> Iterator[bytes]:
             if pa.types.is_string(column.type) or pa.types.is_dictionary(column.type):
                 yield str(column.unique().to_pylist()).encode()
     elif path.suffix == ".db":
-        with sqlite3.connect(path) as database:  # what its log holds is read, too
+        with closing(sqlite3.connect(path)) as database:  # what its log holds is read, too
             yield "".join(database.iterdump()).encode()

@@ -12,7 +12,7 @@ _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^/\s@]*@")
 class WarehouseError(Exception):
     """The warehouse refused or failed; the message names the path and the fix."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         """Takes the message, which may quote an address that the user gave."""
         super().__init__(_CREDENTIALS.sub(r"\1…@", message))
 

@@ -1,8 +1,10 @@
 """Secrets come from the environment, and nothing that a run writes or says holds one."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from assets.cli.main import run
@@ -24,11 +26,12 @@ def test_what_a_study_leaves_behind_holds_no_secret_of_its_environment(computed_
 
 
 def test_the_look_for_secrets_finds_them_where_they_are_packed(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "runs.db") as database:
-        database.execute("PRAGMA journal_mode = wal")
+    pl.DataFrame({"text": [f"x{n} {MARK.decode()}" for n in range(9)]}).write_parquet(tmp_path / "part.parquet")
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
         database.execute("CREATE TABLE runs (body TEXT)")
         database.execute("INSERT INTO runs VALUES (?)", [MARK.decode()])
-    assert found_in(tmp_path) == [str(tmp_path / "runs.db")]
+        database.commit()
+    assert found_in(tmp_path) == [str(tmp_path / name) for name in ("part.parquet", "runs.db")]
 
 
 @pytest.mark.parametrize("debug", [False, True])
