@@ -1,6 +1,7 @@
 """Secrets come from the environment, and nothing that a run writes or says holds one."""
 
 import sqlite3
+import traceback
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.instance import opened
 from assets.partitions import MODELS, register
+from pipelines.errors import InputError
+from pipelines.studies import load_study
 from tests.assets.tiny_study import StudyFile
 from tests.planted import MARK, found_in
 
@@ -70,18 +73,21 @@ def test_an_address_with_a_secret_is_refused_unsaid(
         {"recipes": ["dense", {"name": "mine", "method": "external", "source": ADDRESS}]},
     ],
 )
-def test_a_study_with_a_secret_fails_in_the_interface_and_its_log_keeps_none(
-    changes: dict[str, object], study: StudyFile, tmp_path: Path
-) -> None:
-    """The interface reads the study inside the run, whose errors it keeps with all that caused them."""
-    path = study.write(**changes)
+def test_a_study_that_names_a_place_with_a_secret_is_refused(changes: dict[str, object], study: StudyFile) -> None:
+    with pytest.raises(InputError, match="holds credentials or a signed address") as refused:
+        load_study(str(study.write(**changes)))
+    # Dagster keeps an error with all that caused it.
+    assert MARK.decode() not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_run_of_the_interface_that_fails_on_a_secret_keeps_none(study: StudyFile, tmp_path: Path) -> None:
+    path = study.write(texts=[{"id": "mine", "source": ADDRESS}])
     config = {"study": {"config": {"study": str(path)}}, "warehouse": {"config": {"root": str(tmp_path / "warehouse")}}}
     with opened(tmp_path / "warehouse") as instance:
         register(instance, MODELS, ["tiny-a"])
         done = defs.resolve_job_def("model_tables").execute_in_process(
             instance=instance, partition_key="tiny-a", run_config={"resources": config}, raise_on_error=False
         )
-    assert not done.success
     errors = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
     assert any("holds credentials or a signed address" in error.to_string() for error in errors)
     path.unlink()

@@ -28,11 +28,11 @@ NAVIGATION = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
 class Interface:
     """Asks a running interface in GraphQL."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
-        self.port, self._process = port, process
+    def __init__(self, port: int) -> None:
+        self._port = port
 
     def ask(self, query: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         body, headers = json.dumps({"query": query}), {"Content-Type": "application/json"}
         try:
             connection.request("POST", "/graphql", body, headers)
@@ -40,31 +40,32 @@ class Interface:
         finally:
             connection.close()
 
-    def status(self, method: str = "POST", path: str = "/graphql?query={version}", **headers: str) -> int:
-        """What a browser gets for a request with these headers, whose names have _ for -."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-            return connection.getresponse().status
-        finally:
-            connection.close()
-
-    def listening(self) -> set[str]:
-        """Addresses at which a process of the interface takes connections."""
-        processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
-        found = [each for process in processes for each in process.net_connections("inet")]
-        return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
-
-    def wait(self) -> None:
+    def wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            assert self._process.poll() is None
+            assert process.poll() is None
             try:
                 if self.ask("{ assetNodes { id } }")["assetNodes"]:
                     return
             except ConnectionError:
                 time.sleep(0.5)
         raise AssertionError("the interface did not load its assets")
+
+
+def listening() -> set[str]:
+    """Addresses at which processes that this test started take connections."""
+    found = [each for process in psutil.Process().children(recursive=True) for each in process.net_connections("inet")]
+    return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+
+
+def status(port: int, method: str = "POST", path: str = "/graphql?query={version}", **headers: str) -> int:
+    """What a browser gets for a request with these headers, whose names have _ for -."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 @pytest.fixture
@@ -81,8 +82,8 @@ def interface(study: StudyFile, warehouse: Path, port: int) -> Iterator[Interfac
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        asked = Interface(port, process)
-        asked.wait()
+        asked = Interface(port)
+        asked.wait(process)
         yield asked
     finally:
         process.send_signal(signal.SIGTERM)
@@ -101,31 +102,30 @@ def change_magnitude(study: StudyFile, warehouse: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(interface: Interface) -> None:
+def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(interface: Interface, port: int) -> None:
     nodes = interface.ask("{ assetNodes { assetKey { path } groupName jobNames partitionKeys } }")["assetNodes"]
     shown = {node["assetKey"]["path"][-1]: node for node in nodes}
     assert set(TABLES) | {"recipe", "report", "hierarchy", "q01_spike_predictors"} < set(shown)
     assert sorted(shown["variants"]["partitionKeys"]) == sorted(f"tiny-a|{recipe}" for recipe in RECIPES)
     assert "variant_tables" in shown["generations"]["jobNames"]
     # The interface follows the dependencies by its own copy of the graph, where a mapping of ours would be lost.
-    status = {
+    found = {
         recipe: interface.ask(
             '{ assetNodeOrError(assetKey: {path: ["variants"]}) { ... on AssetNode { '
             f'staleStatus(partition: "tiny-a|{recipe}") }} }} }}'
         )["assetNodeOrError"]["staleStatus"]
         for recipe in RECIPES
     }
-    assert status == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
-    assert interface.listening() == {"127.0.0.1"}
+    assert found == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
+    assert listening() == {"127.0.0.1"}
     # Dagster carries out what stands in an address, so it must not matter which website a browser has open.
-    own = f"127.0.0.1:{interface.port}"
-    assert interface.status() == interface.status(Origin=f"http://{own}", Sec_Fetch_Site="same-origin") == 200
-    assert interface.status("GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION) == 200
-    assert interface.status("GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION | {"Sec_Fetch_Dest": "iframe"}) == 403
-    assert interface.status("GET", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
-    assert interface.status(Sec_Fetch_Site="same-site") == interface.status(Origin="https://example.org") == 403
-    assert interface.status(Sec_Fetch_Site="cross-site", **NAVIGATION) == 403
-    assert interface.status(Host=f"rebound.example.org:{interface.port}") == 403
+    assert status(port) == status(port, Origin=f"http://127.0.0.1:{port}", Sec_Fetch_Site="same-origin") == 200
+    assert status(port, "GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION) == 200
+    assert status(port, "GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION | {"Sec_Fetch_Dest": "iframe"}) == 403
+    assert status(port, "GET", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
+    assert status(port, Sec_Fetch_Site="same-site") == status(port, Origin="https://example.org") == 403
+    assert status(port, Sec_Fetch_Site="cross-site", **NAVIGATION) == 403
+    assert status(port, Host=f"rebound.example.org:{port}") == 403
 
 
 def test_a_taken_port_is_refused(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
