@@ -13,10 +13,14 @@ from torch import Tensor
 from pipelines.errors import ComputationError, InputError
 from pipelines.metrics.products import quick_linears
 from pipelines.metrics.text import distinct_n, repeat_rates
-from pipelines.models.decoder import Decoder, padded_left
+from pipelines.models.decoder import Decoder, TokenCache, padded_left, probe_tokens
+from pipelines.models.probe import is_close
 
 # Tokens of one batch, padding and answers included, whatever its rows: bounds the cache and the activations.
 MOST_TOKENS = 16_384
+# Worked examples stand in front of every question of a task; from so many tokens on, what all contexts of a batch begin
+# with passes once.
+LEAST_SHARED = 64
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def write(
     The text is the one that lm-eval's `hf` model returns: a context too long for the model loses tokens at its
     beginning, an empty one begins with the token that begins a text, a stop string counts wherever tokens end, and
     equal logits go to the lower token id. Contexts are sorted by length and padded on the left; where that was found
-    to change the states (`Decoder.can_pad`), each is written alone. Rows that ended leave their batch.
+    to change the states (`Decoder.can_pad`), each is written alone. Rows that ended leave their batch. A long beginning
+    that all contexts of a batch share passes once, where going on behind it is found to change nothing.
 
     Args:
         decoder: worn or dense.
@@ -123,7 +128,7 @@ def _batches(rows: Sequence[_Row], new: int, most: int) -> Iterator[list[_Row]]:
 def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int) -> None:
     """Fills the rows' tokens, all through one key-value cache."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
-    given, real = padded_left([row.context for row in rows], decoder.device)
+    given, real = _begun(decoder, [row.context for row in rows], cache)
     starts_with_one = given.shape[1] == 1
     for step in range(max_new_tokens):
         # Models that keep a recurrence's state in their modules (RecurrentGemma) would go on from the last text's if a
@@ -142,6 +147,38 @@ def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int) -> 
             rows, given, real = [rows[index] for index in left], given[left], real[left]
             if through is not None:
                 through.keep(left)
+
+
+def _begun(decoder: Decoder, contexts: list[tuple[int, ...]], cache: TokenCache | None) -> tuple[Tensor, Tensor]:
+    """What is still to be read of every context, and which tokens count, those that the cache now holds among them."""
+    first, last = min(contexts), max(contexts)  # in the order of tokens: all begin with what these two share
+    common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    shared = min(common, min(map(len, contexts)) - 2)  # a pass of one token has rules of its own
+    if cache is None or len(contexts) == 1 or shared < LEAST_SHARED or not _can_go_on(decoder):
+        return padded_left(contexts, decoder.device)
+    decoder.hidden(torch.tensor([contexts[0][:shared]], device=decoder.device), cache)
+    cache.keep([0] * len(contexts))
+    given, real = padded_left([context[shared:] for context in contexts], decoder.device)
+    return given, torch.cat([torch.ones_like(real[:, :1]).expand(-1, shared), real], dim=1)
+
+
+def _can_go_on(decoder: Decoder) -> bool:
+    """Whether texts of several lengths go on from one cached beginning, padded in between, found by running two."""
+    cache = decoder.new_cache()
+    if any(getattr(layer, "is_sliding", False) for layer in cache.layers):
+        return False  # padding would push the beginning out of the window
+    tokens = probe_tokens(decoder, 24)[0].tolist()
+    begin, longer, shorter = tokens[:12], tokens[12:], tokens[14:19]
+    try:
+        decoder.hidden(torch.tensor([begin], device=decoder.device), cache)
+        cache.keep([0, 0])
+        given, real = padded_left([longer, shorter], decoder.device)
+        real = torch.cat([torch.ones_like(real[:, :1]).expand(-1, len(begin)), real], dim=1)
+        found = decoder.hidden(given, cache, real)[:, -1]
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return False  # whatever an architecture raises on a cache that it does not know
+    whole = [decoder.hidden(torch.tensor([begin + rest], device=decoder.device))[0, -1] for rest in (longer, shorter)]
+    return is_close(found, torch.stack(whole))
 
 
 def _best(decoder: Decoder, states: Tensor) -> Tensor:

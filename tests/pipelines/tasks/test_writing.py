@@ -16,6 +16,7 @@ from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.wearing import applied
+from pipelines.tasks import writing
 from pipelines.tasks.writing import write
 from tests.pipelines.models.twins import twin_of, write_masks
 from tests.tiny_models import save_tiny
@@ -73,6 +74,30 @@ def test_answers_written_together_are_those_of_generate_one_by_one(architecture:
         assert written.ended == (tokens[length - 1] in ends)
         assert written.text == read(decoder, tokens[: length - written.ended])
     assert found[1].tokens != found[5].tokens, "the contexts do not matter to this model"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_beginning_that_all_contexts_share_changes_no_answer(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    model: Any = decoder.model
+    if model.config._attn_implementation != "eager":
+        model.double()
+    monkeypatch.setattr(writing, "LEAST_SHARED", 8)
+    begin = tuple(range(30, 42))
+    contexts = [begin + rest for rest in ((5, 77), (9, 120, 5, 33, 250), (8, 8, 61, 2, 4, 4, 7, 1), (99, 180, 41))]
+    decoder = replace(decoder, end_ids=frozenset())
+    passes: list[int] = []
+
+    def count(_: Any, __: Any, keywords: dict[str, Any]) -> None:
+        passes.append(keywords["input_ids"].numel())
+
+    with hooks(decoder.trunk.register_forward_pre_hook(count, with_kwargs=True)):
+        found = write(decoder, contexts, [()] * len(contexts), NEW)
+    assert [list(written.tokens) for written in found] == [generated(decoder, context) for context in contexts]
+    if architecture in {"llama", "gpt2", "opt", "bloom"}:
+        assert passes[-NEW] == 4 * 8, "the beginning passed with every context"
 
 
 def test_a_worn_variant_writes_what_a_pruned_copy_writes(endless: Decoder, alone: list[list[int]]) -> None:
