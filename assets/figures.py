@@ -21,6 +21,7 @@ from assets.lineage import reading
 from assets.resources import WarehouseResource
 from assets.state import charts_version, data_version
 from pipelines.charts.registry import FIGURES, Drawing, Figure
+from warehouse.formats import markdown_escaped
 from warehouse.provenance import fingerprint
 
 # The metadata are kept in Dagster's database and sent to the browser as a whole.
@@ -68,4 +69,6 @@ def _embedded(drawing: Drawing) -> str:
     """The chart as a picture inside Markdown."""
     picture = io.BytesIO()
     drawing.chart.save(picture, format="png", scale_factor=1)
-    return f"![{drawing.title}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
+    return (
+        f"![{markdown_escaped(drawing.title)}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
+    )

@@ -1,11 +1,20 @@
 """What goes wrong in the warehouse, in words that a user can act on.
 
-Exception classes only; each message names the file or rule and the fix where it arises.
+Exception classes only; each message names the file or rule and the fix where it arises. Credentials in an address are
+left out of it, for messages are printed, logged and kept by Dagster.
 """
+
+import re
+
+_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^/\s@]*@")
 
 
 class WarehouseError(Exception):
     """The warehouse refused or failed; the message names the path and the fix."""
+
+    def __init__(self, message: str = "") -> None:
+        """Takes the message, which may quote an address that the user gave."""
+        super().__init__(_CREDENTIALS.sub(r"\1…@", message))
 
 
 class DamagedFileError(WarehouseError):

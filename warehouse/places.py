@@ -37,17 +37,19 @@ def place_of(root: Path | UPath | str) -> Place:
     scheme, slashes, rest = found.group(1).lower(), found.group(2), found.group(3)
     if scheme == "file":
         return Path(f"/{rest}").absolute()
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    # On Azure what stands in front of an @ is the container.
+    if at and (":" in user or scheme not in {"az", "abfs", "abfss"}):
+        raise WarehouseError(
+            f"the warehouse {scheme}://… has credentials in its address; leave them out and set AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY, or what the store's library reads from the environment"
+        )
     if len(slashes) < 2:
         raise WarehouseError(f"the warehouse {root} is a URL with one slash; write {scheme}://{rest}")
     if scheme not in _WHOLE:
         raise WarehouseError(
             f"the warehouse {scheme}://… cannot be kept safely: files appear there in parts or cannot be written; "
             f"use a local folder, a mounted one, or one of {', '.join(f'{name}://' for name in _WHOLE)}"
-        )
-    if "@" in rest.partition("/")[0] and scheme in {"s3", "s3a"}:
-        raise WarehouseError(
-            f"the warehouse {scheme}://… has credentials in its address; leave them out and set AWS_ACCESS_KEY_ID "
-            "and AWS_SECRET_ACCESS_KEY"
         )
     if not rest.strip("/"):
         raise WarehouseError(f"the warehouse {scheme}:// names no bucket; write {scheme}://BUCKET/PREFIX")

@@ -40,7 +40,11 @@ def ui(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Open Dagster's web interface on 127.0.0.1: assets, lineage, charts, runs. Ctrl-C stops it."""
+    """Open Dagster's web interface on 127.0.0.1: assets, lineage, charts, runs. Ctrl-C stops it.
+
+    It asks nobody for a password. From elsewhere reach it by `ssh -L 3000:127.0.0.1:3000 MACHINE`, or through a proxy
+    with authentication as SECURITY.md shows.
+    """
     from assets.instance import prepare_home, recover_launched
 
     place = root(context)
@@ -49,10 +53,13 @@ def ui(
     home = prepare_home(local)
     recover_launched(local)
     say(f"http://{HOST}:{port} shows {place}; Ctrl-C stops it")
-    command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "--module-name", "assets.definitions"]
-    command += ["--working-directory", str(Path(__file__).parents[2])]
+    checkout = str(Path(__file__).parents[2])
+    command = [sys.executable, "-W", "ignore", "-c", "from assets.webserver import dev; dev()"]
+    command += ["--module-name", "assets.definitions", "--working-directory", checkout]
     command += ["--host", HOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
-    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(place), "DAGSTER_HOME": str(home)}
+    # The folder is another one by then, and a checkout need not be installed.
+    paths = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(place), "DAGSTER_HOME": str(home), "PYTHONPATH": paths}
     # Started inside its home, Dagster does not take the checkout's dagster.yaml for a second configuration.
     os.chdir(home)
     # In place of this process, so that signals reach Dagster, which then stops its servers in order.

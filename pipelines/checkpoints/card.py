@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.data_sets import PREFIX
+from pipelines.errors import InputError
 from pipelines.models.decoder import Decoder
 from pipelines.pruning.variant import Variant
+from pipelines.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from pipelines.checkpoints.export import Exported
@@ -145,7 +147,7 @@ def _front_of(decoder: Decoder) -> dict[str, Any]:
     if not text.startswith("---\n"):
         return {}
     try:
-        found = yaml.safe_load(text[4:].partition("\n---")[0])
-    except yaml.YAMLError:
+        found = parse_yaml(text[4:].partition("\n---")[0], str(file))
+    except InputError:
         return {}
     return found if isinstance(found, dict) else {}

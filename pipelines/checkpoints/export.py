@@ -238,8 +238,9 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
         ComputationError: it is more than rounding, or transformers misses a weight.
     """
     try:
-        loaded: Any = auto_class(AutoConfig.from_pretrained(scratch, local_files_only=True)).from_pretrained(
-            scratch, dtype=decoder.dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        loaded: Any = auto_class(AutoConfig.from_pretrained(scratch, **where)).from_pretrained(
+            scratch, dtype=decoder.dtype, use_safetensors=True, output_loading_info=True, **where
         )
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         raise ComputationError(

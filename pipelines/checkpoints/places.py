@@ -70,7 +70,8 @@ def unfinished_beside(folder: Path) -> Iterator[Path]:
     scratch = place.parent / f".{place.name}.unfinished"
     with refusals_told(folder):
         scratch.mkdir(exist_ok=True)
-        descriptor = os.open(scratch, os.O_RDONLY)
+        # In a folder that others may write to, a link of theirs would lead what is kept here to somewhere else.
+        descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         if _lock(descriptor) is False:
             raise InputError(f"{folder}: another run is at work on it; wait for it or choose another place")

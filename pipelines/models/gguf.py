@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from pipelines.errors import InputError
+from pipelines.models.headers import check_gguf
 from pipelines.progress import SILENT, Progress
 
 
@@ -25,8 +26,13 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     """
     transformers_logging.disable_progress_bar()
     progress.start("convert GGUF to safetensors", 3)
+    check_gguf(file)
     metadata = _metadata(file)
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    place: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(file.parent),
+        "gguf_file": file.name,
+        "trust_remote_code": False,
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         progress.advance()

@@ -46,13 +46,14 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         loaded: Any = auto_class(config).from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,  # said, or transformers asks at the terminal
             experts_implementation="eager",  # one product an expert: what flows into each is seen
             output_loading_info=True,
         )

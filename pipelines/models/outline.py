@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from pipelines.errors import InputError
+from pipelines.models.headers import check_gguf
 from pipelines.prompts import context_length
 
 
@@ -96,14 +97,18 @@ def load_outline(place: Path) -> Outline:
         InputError: transformers cannot load it.
     """
     transformers_logging.set_verbosity_error()
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(place), "local_files_only": True}
+    # Said, or transformers asks at the terminal.
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if place.is_file():
+        check_gguf(place)
         where |= {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name}
+    else:
+        where["pretrained_model_name_or_path"] = str(place)
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         config = AutoConfig.from_pretrained(**where)
         with torch.device("meta"):
-            module: nn.Module = auto_class(config).from_config(config)
+            module: nn.Module = auto_class(config).from_config(config, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise InputError(f"{place}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     text = config.get_text_config()

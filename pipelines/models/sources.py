@@ -4,10 +4,8 @@ Only safetensors and GGUF are opened; pickle files and repositories with code of
 """
 
 import hashlib
-import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -16,8 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import ComputationError, InputError
+from pipelines.models.headers import check_safetensors, read_description, require_size
 from pipelines.progress import SILENT, Progress
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -160,7 +160,7 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     """
     config_file = folder / "config.json"
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = read_description(config_file)
     except OSError as error:
         raise InputError(f"{config_file}: {error.strerror}; a model folder has a config.json") from error
     except ValueError as error:
@@ -169,6 +169,9 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
         raise InputError(f"{config_file}: has no `model_type`; this is not a transformers model")
     if "auto_map" in config:
         raise InputError(f"{config_file}: `auto_map` wants to run code from the model's folder, which is refused")
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            require_size(folder / name)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and (whole or any(True for pattern in _PICKLES for _ in folder.glob(pattern))):
         pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
@@ -181,15 +184,16 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     index_file = folder / "model.safetensors.index.json"
     if index_file.exists():
         try:
-            names = set(json.loads(index_file.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+            index: Any = read_description(index_file)
+            names = {str(name) for name in index["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
         missing = sorted(names - {file.name for file in weights})
         if missing and whole:
             raise InputError(f"{folder / missing[0]}: named by the index but missing; fetch the model again")
         weights = [file for file in weights if file.name in names]
     for file in weights if whole else ():
-        _check_safetensors(file)
+        check_safetensors(file)
     return weights
 
 
@@ -220,24 +224,6 @@ def source_hash(source: str, cache: Path) -> str:
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)
     return identify(locate(source, cache), cache).weight_hash
-
-
-def _check_safetensors(file: Path) -> None:
-    """The header of a safetensors file says how long the file must be."""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size - 8:
-                raise InputError(f"{file}: cut short at {size:,} bytes; fetch it again")
-            header = json.loads(stream.read(length))
-        end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not a safetensors file, or damaged; fetch it again") from error
-    if size != 8 + length + end:
-        raise InputError(
-            f"{file}: cut short or damaged ({size:,} bytes, {8 + length + end:,} expected); fetch it again"
-        )
 
 
 def _joint_hash(files: list[Path], cache: Path) -> str:

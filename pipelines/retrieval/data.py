@@ -7,11 +7,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipelines.errors import InputError
 from pipelines.studies.measured import RetrievalSpec
 
+# A document of BEIR has a few thousand characters; a file without line feeds would be read whole.
+LONGEST_LINE = 10_000_000
 _FORM = "a folder in BEIR's form holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
 
 
@@ -104,7 +107,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, by number; they end in a line feed, for a JSON string may hold other separators."""
     try:
         with file.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE + 1), b""), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise InputError(f"{file}: line {number}: longer than {LONGEST_LINE:,} bytes; split the document")
                 if line.strip():
                     yield number, _decoded(line, f"{file}: line {number}")
     except OSError as error:

@@ -10,26 +10,25 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
+from pipelines.pruning.recipes.base import SOURCE
 from pipelines.studies.measured import RetrievalSpec, SpeedSpec, TaskSpec
 from pipelines.studies.part import Part
 from pipelines.validation import first_problem
+from pipelines.yaml_text import read_yaml
 
 FOLDER = Path(__file__).parent
-# A study is a page of text; anything larger is a mistake or an attack on the parser.
-MAX_BYTES = 1_000_000
 
 
 class ModelSpec(Part):
     """A dense model: `source` is `embedded`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
 
     name: NAME
-    source: str = Field(min_length=1)
+    source: SOURCE
 
 
 class Prompt(Part):
@@ -98,7 +97,7 @@ class CalibrationSpec(Part):
             are summed in float32 and float64 in any case.
     """
 
-    source: str = Field(default="embedded", min_length=1)
+    source: SOURCE = "embedded"
     sequences: int = Field(default=16, ge=1)
     length: int = Field(default=256, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -131,7 +130,7 @@ class TextSpec(Part):
     """
 
     id: NAME
-    source: str = Field(default="wikitext2", min_length=1)
+    source: SOURCE = "wikitext2"
     context: int = Field(default=512, ge=2)
     stride: int | None = Field(default=None, ge=1)
     max_tokens: int = Field(default=4096, ge=1)
@@ -362,19 +361,7 @@ def load_study(name_or_path: str) -> Study:
                 f"no study {name_or_path!r}; {hint}shipped are {', '.join(known)}, or give the path of a .yaml file"
             )
         path = FOLDER / f"{name_or_path}.yaml"
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, which no study is")
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give the path of a readable YAML file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise InputError(f"{path}:{where} not valid YAML: {problem}") from error
+    fields = read_yaml(path)
     if not isinstance(fields, dict):
         raise InputError(f"{path}: a study is a mapping of keys (name, models, recipes, prompts, ...)")
     fields.setdefault("name", path.stem)

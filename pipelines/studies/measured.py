@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.pruning.recipes.base import NAME
+from pipelines.pruning.recipes.base import NAME, SOURCE
 from pipelines.studies.part import Part
 
 # Retrieval data sets that travel with the package.
@@ -30,12 +30,13 @@ class TaskSpec(Part):
         seed: of the draw of worked examples; the harness's own by default.
         max_new_tokens: at most so many tokens are written; None as the definition says.
         context: tokens of a window of a text that is read; None is the model's whole context.
-        allow_functions: whether a YAML of the user's may name Python functions (`!function`), which run unconfined.
+        allow_functions: whether a YAML of the user's may name Python functions (`!function`), and any definition a
+            metric of the `evaluate` library; their code runs unconfined.
     """
 
     name: NAME
-    definition: str | None = Field(default=None, min_length=1)
-    data: str | None = Field(default=None, min_length=1)
+    definition: SOURCE | None = None
+    data: SOURCE | None = None
     samples: int | None = Field(default=None, ge=1)
     shots: int | None = Field(default=None, ge=0)
     seed: int = Field(default=1234, ge=0, lt=2**63)
@@ -70,7 +71,7 @@ class RetrievalSpec(Part):
     """
 
     name: NAME
-    folder: str | None = Field(default=None, min_length=1)
+    folder: SOURCE | None = None
     split: NAME = "test"
     pooling: Literal["auto", "last", "mean"] = "auto"
     query_prefix: str = ""

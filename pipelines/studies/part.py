@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 class Part(BaseModel):
     """A mapping of a study's YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Errors are logged; what the user gave stands in our own messages, where secrets are left out.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @property
     def hash(self) -> str:

@@ -20,6 +20,7 @@ import yaml
 from pipelines.errors import InputError
 from pipelines.reading import CORPORA
 from pipelines.studies.measured import TaskSpec
+from pipelines.yaml_text import read_yaml
 
 FOLDER = Path(__file__).parent / "definitions"
 DATA = Path(__file__).parent / "data"
@@ -84,7 +85,8 @@ def find(spec: TaskSpec) -> Definition:
         if "group" in fields(path):
             raise InputError(f"task {spec.name}: {path} is a group; name its tasks in the study one by one")
         files = _with_letter(path)
-        called = [name for file in files for name in _functions(fields(file))]
+        # Every file is looked into by itself: lm-eval imports a function that another file then leaves out, too.
+        called = [name for file in files for each in _definitions(file) for name in _functions(_own_fields(each))]
         if called and not spec.allow_functions:
             raise InputError(
                 f"task {spec.name}: {path} runs Python code of its own ({called[0]}); write it in Jinja, or say "
@@ -134,11 +136,10 @@ def fields(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is no mapping.
     """
-    found = _own_fields(path, *_stamp(path))
     whole: dict[str, Any] = {}
-    for other in _included(path, found):
-        whole |= fields(other)
-    return whole | found
+    for each in _definitions(path):
+        whole |= _own_fields(each)
+    return whole
 
 
 @cache
@@ -188,13 +189,15 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
+def _own_fields(path: Path) -> dict[str, Any]:
+    """The keys that stand in the file itself."""
+    return _parsed(path, *_stamp(path))
+
+
 @lru_cache(maxsize=1024)
-def _own_fields(path: Path, changed: int, size: int) -> dict[str, Any]:  # noqa: ARG001
-    """The keys that stand in the file itself; read once as long as it does not change."""
-    try:
-        found = yaml.load(_read(path), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
-    except yaml.YAMLError as error:
-        raise InputError(f"task definition {path}: not valid YAML") from error
+def _parsed(path: Path, changed: int, size: int) -> dict[str, Any]:  # noqa: ARG001
+    """The same, read once as long as the file does not change."""
+    found = read_yaml(path, "task definition", _Loader)
     if not isinstance(found, dict):
         raise InputError(f"task definition {path}: a definition is a mapping of keys (task, output_type, ...)")
     return found
@@ -211,19 +214,27 @@ def _with_letter(path: Path) -> tuple[Path, ...]:
     return (path, letter) if letter.is_file() else (path,)
 
 
-def _included(path: Path, found: dict[str, Any]) -> list[Path]:
-    includes = found.get("include", [])
-    return [path.parent / name for name in ([includes] if isinstance(includes, str) else includes)]
+def _definitions(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """A definition behind those that it includes, at any depth: what comes later overrides.
+
+    Raises:
+        InputError: it includes itself, or one of them cannot be read.
+    """
+    if path.resolve() in above:
+        raise InputError(f"task definition {path}: includes itself; take it out of `include`")
+    includes = _own_fields(path).get("include", [])
+    for name in [includes] if isinstance(includes, str) else includes:
+        yield from _definitions(path.parent / name, (*above, path.resolve()))
+    yield path
 
 
 def _sources(path: Path) -> Iterator[Path]:
-    """A definition, those that it includes, and Python files beside it whose functions it names."""
-    yield path
-    for other in _included(path, _own_fields(path, *_stamp(path))):
-        yield from _sources(other)
-    for module in re.findall(r"!function\s+([\w.]+)\.\w+", _read(path).decode("utf-8", "replace")):
-        if (code := path.parent / f"{module.replace('.', '/')}.py").is_file():
-            yield code
+    """A definition, those that it includes, and Python files beside them whose functions they name."""
+    for each in _definitions(path):
+        yield each
+        for module in re.findall(r"!function\s+([\w.]+)\.\w+", _read(each).decode("utf-8", "replace")):
+            if (code := each.parent / f"{module.replace('.', '/')}.py").is_file():
+                yield code
 
 
 def _data_files(spec: TaskSpec, found: Definition) -> list[Path]:

@@ -11,7 +11,12 @@ from functools import partial
 from typing import Any, Literal
 
 import datasets
+import jinja2
+import lm_eval.api.metrics
 import lm_eval.api.task
+import lm_eval.utils
+from jinja2.sandbox import SandboxedEnvironment
+from lm_eval.api.registry import metric_registry
 from lm_eval.api.samplers import ContextSampler
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -30,7 +35,10 @@ _SCORINGS: dict[str, Scoring] = {
 }
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # What comes out of a definition or a data set that is not what lm-eval expects.
-_REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, AssertionError)
+_REFUSALS = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, AssertionError),
+    jinja2.TemplateError,
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def load_tasks(specs: Sequence[TaskSpec]) -> list[Loaded]:
         InputError: a definition is wrong or is not there, samples are missing or fewer than wanted, or two tasks have
             one name.
     """
+    _confine_templates()
     with quiet():
         loaded = [each for spec in specs for each in _load(spec)]
     keys = [(each.name, each.scoring) for each in loaded]
@@ -113,6 +122,34 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
         if not shows:
             datasets.enable_progress_bars()
+
+
+def _confine_templates() -> None:
+    """Has lm-eval render the templates of definitions where they reach no Python; its own environment lets them."""
+    if not isinstance(lm_eval.utils.env, SandboxedEnvironment):
+        confined = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        confined.filters |= lm_eval.utils.env.filters
+        lm_eval.utils.env = confined
+
+
+@contextmanager
+def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
+    """For a while, a metric that lm-eval does not bring is refused: `evaluate` would fetch or import code for it."""
+
+    def own(name: str, hf_evaluate_metric: bool = False) -> Any:  # noqa: ANN401 - lm-eval's signature
+        if hf_evaluate_metric or name not in metric_registry:
+            raise InputError(
+                f"metric {name!r} is code from outside of lm-eval; choose one of its own, or say "
+                "`allow_functions: true` in the study if you trust it"
+            )
+        return metric_registry[name]
+
+    theirs = lm_eval.api.task.get_metric
+    lm_eval.api.task.get_metric = theirs if spec.allow_functions else own
+    try:
+        yield
+    finally:
+        lm_eval.api.task.get_metric = theirs
 
 
 def _load(spec: TaskSpec) -> list[Loaded]:
@@ -144,7 +181,8 @@ def _config(spec: TaskSpec, read: Any, file: Any) -> dict[str, Any]:  # noqa: AN
 
 def _built(spec: TaskSpec, manager: Any, asked: Any) -> dict[str, Any]:  # noqa: ANN401
     try:
-        tasks: dict[str, Any] = manager.load([asked])["tasks"]
+        with _no_foreign_metrics(spec):
+            tasks: dict[str, Any] = manager.load([asked])["tasks"]
     except InputError as error:
         raise InputError(f"task {spec.name}: {error}") from error
     except ConnectionError as error:

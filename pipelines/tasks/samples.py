@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,8 @@ from pipelines.tasks.definition import data_file
 # Titles of articles in WikiText: one = on either side, sections have two and more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+# Unpacked; a hundred kilobytes of zeros can be packed gigabytes.
+MOST_BYTES = 256_000_000
 
 
 def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
@@ -36,9 +39,12 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
     path = data_file(file)
     opener = _OPENERS.get(path.suffix, open)
     try:
-        with opener(path, "rt", encoding="utf-8") as stream:
-            lines = list(stream)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        with opener(path, "rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(f"task data {path}: more than {MOST_BYTES:,} bytes, unpacked; split it")
+        lines = content.decode().split("\n")  # a JSON string may hold other line separators
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8, or cut short"
         raise InputError(f"task data {path}: {reason}; give a readable JSONL file") from error
     found = []
@@ -47,7 +53,7 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"task data {path}, line {number}: not valid JSON; one record a line") from error
         if problem := _problem(record, keys):
             raise InputError(f"task data {path}, line {number}: {problem}")

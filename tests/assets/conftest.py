@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets.tiny_study import StudyFile, prunescope
+from tests.planted import MARK, PLANTED
 from tests.tiny_models import save_tiny
 
 
@@ -62,9 +63,10 @@ def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, c
 
     def compute(folder: Path) -> None:
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
-        environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | PLANTED
         done = prunescope("run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder)
         assert done.returncode == 0, done.stderr
+        assert MARK.decode() not in done.stdout + done.stderr
 
     return made_once(tmp_path_factory, "once", compute) / "warehouse"
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from assets.cli.main import run
@@ -23,6 +24,7 @@ from warehouse.doctor import diagnose
 from warehouse.tables import TABLES
 
 PATIENCE = 240.0
+NAVIGATION = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
 
 
 class Interface:
@@ -97,6 +99,22 @@ class Interface:
         return found
 
 
+def listening() -> set[str]:
+    """Addresses at which processes that this test started take connections."""
+    found = [each for process in psutil.Process().children(recursive=True) for each in process.net_connections("inet")]
+    return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+
+
+def status(port: int, method: str = "POST", path: str = "/graphql?query={version}", **headers: str) -> int:
+    """What a browser gets for a request with these headers, whose names have _ for -."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 @pytest.fixture
 def port() -> int:
     with socket.socket() as probe:
@@ -131,21 +149,30 @@ def change_magnitude(study: StudyFile, warehouse: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(interface: Interface) -> None:
+def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(interface: Interface, port: int) -> None:
     nodes = interface.ask("{ assetNodes { assetKey { path } groupName jobNames partitionKeys } }")["assetNodes"]
     shown = {node["assetKey"]["path"][-1]: node for node in nodes}
     assert set(TABLES) | {"recipe", "report", "hierarchy", "q01_spike_predictors"} < set(shown)
     assert sorted(shown["variants"]["partitionKeys"]) == sorted(f"tiny-a|{recipe}" for recipe in RECIPES)
     assert "variant_tables" in shown["generations"]["jobNames"]
     # The interface follows the dependencies by its own copy of the graph, where a mapping of ours would be lost.
-    status = {
+    found = {
         recipe: interface.ask(
             '{ assetNodeOrError(assetKey: {path: ["variants"]}) { ... on AssetNode { '
             f'staleStatus(partition: "tiny-a|{recipe}") }} }} }}'
         )["assetNodeOrError"]["staleStatus"]
         for recipe in RECIPES
     }
-    assert status == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
+    assert found == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
+    assert listening() == {"127.0.0.1"}
+    # Dagster carries out what stands in an address, so it must not matter which website a browser has open.
+    assert status(port) == status(port, Origin=f"http://127.0.0.1:{port}", Sec_Fetch_Site="same-origin") == 200
+    assert status(port, "GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION) == 200
+    assert status(port, "GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION | {"Sec_Fetch_Dest": "iframe"}) == 403
+    assert status(port, "GET", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
+    assert status(port, Sec_Fetch_Site="same-site") == status(port, Origin="https://example.org") == 403
+    assert status(port, Sec_Fetch_Site="cross-site", **NAVIGATION) == 403
+    assert status(port, Host=f"rebound.example.org:{port}") == 403
 
 
 @pytest.mark.timeout(900)

@@ -150,3 +150,11 @@ def test_the_entry_of_every_new_folder_is_synced_and_that_of_an_old_one_is_not_a
     synced.clear()
     write(store)
     assert synced == [file.stat().st_ino, file.parent.stat().st_ino]
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "theirs").write_text("whole")
+    (tmp_path / "mine").symlink_to("theirs")
+    write_atomically(tmp_path / "mine", lambda path: path.write_text("new"))
+    assert (tmp_path / "theirs").read_text() == "whole"
+    assert (tmp_path / "mine").read_text() == "new"

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from rich.text import Text
 
 from warehouse.errors import WarehouseError
@@ -97,6 +98,38 @@ def test_markdown_escapes_what_it_would_read():
     assert r"\_a\_" in text
     assert "snake_case" in text
     assert {line.replace(r"\|", "").count("|") for line in text.splitlines()} == {3}
+
+
+PIECES = [
+    "![a](h:1)",
+    "[a](h)",
+    "[a]",
+    "<b>",
+    "<img src=h>",
+    "<!--",
+    "-->",
+    "`",
+    "**",
+    "_",
+    "~~",
+    "&lt;",
+    "&",
+    "|",
+    "$",
+]
+
+
+@given(st.lists(st.sampled_from([*PIECES, "\\", "\n", "\r", "\t", " ", "a", "#", "1. ", "- ", ">"])).map("".join))
+def test_no_text_becomes_markup_in_markdown(text):
+    """Shown in the interface, a picture is fetched from wherever a text says, unasked."""
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    found = [
+        part
+        for block in reader.parse(render(pa.table({"a": [text, "end"], text or "-": ["b", text]}), "markdown"))
+        for part in [block, *(block.children or [])]
+    ]
+    markup = {part.type for part in found if part.nesting >= 0 and not (part.content == "<br>" or part.hidden)}
+    assert markup <= {f"{each}_open" for each in ("table", "thead", "tbody", "tr", "th", "td")} | {"inline", "text"}
 
 
 def test_latex_escapes_what_it_would_read():

@@ -160,6 +160,9 @@ def test_any_name_is_written_below_the_root_and_found_again(tmp_path, model, rec
         ("s3:/bucket/x", "a URL with one slash; write s3://bucket/x"),
         ("s3://", "names no bucket"),
         ("s3://KEYPLANTED:SECRETPLANTED@bucket/x", "has credentials in its address; leave them out"),
+        ("s3:/KEYPLANTED:SECRETPLANTED@bucket/x", "has credentials in its address; leave them out"),
+        ("gs://PLANTED@bucket/x", "has credentials in its address"),
+        ("postgresql://me:PLANTED@host/x", "has credentials in its address"),
     ],
 )
 def test_a_url_that_can_hold_no_warehouse_is_refused_with_the_reason(url, reason):

@@ -7,8 +7,7 @@ import re
 from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
@@ -19,6 +18,7 @@ from pipelines.pruning.recipes.quantization import AWQ, GPTQ, RTN, Quantized
 from pipelines.pruning.recipes.structure import Flap, Heads, Neurons, Structured
 from pipelines.pruning.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 from pipelines.validation import first_problem
+from pipelines.yaml_text import parse_yaml
 
 __all__ = [
     "ADMM",
@@ -148,7 +148,7 @@ def shares_passes(recipe: Recipe) -> bool:
     return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
 
 
-_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe, config=ConfigDict(hide_input_in_errors=True))
 
 
 def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
@@ -193,10 +193,7 @@ def _spelled(name: str, text: str) -> dict[str, object]:
 
 
 def _mapping(text: str) -> dict[str, object]:
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError:
-        fields = None
+    fields = parse_yaml(text, f"recipe {text[:200]!r}")
     if not isinstance(fields, dict):
         raise InputError(f"recipe {text!r}: not a YAML mapping; write it as `{{name: mine, method: wanda, …}}`")
     return fields

@@ -8,9 +8,24 @@ import json
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.errors import masked
 
 NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+
+
+def _without_credentials(address: str) -> str:
+    if masked(address) != address:
+        raise ValueError(
+            "holds credentials or a signed address; put what it names on this machine, for secrets come from the "
+            "environment only (HF_TOKEN, AWS_*)"
+        )
+    return address
+
+
+# Where something lies. It is kept as provenance and shown in the UI.
+SOURCE = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 Statistic = Literal["activation_stats", "block_influence"]
 # What a method reads of the inputs x of a matrix: nothing, E[x] and E[x²] per channel, or E[x xᵀ] as well.
 Reads = Literal["nothing", "moments", "gram"]
@@ -24,7 +39,8 @@ class BaseRecipe(BaseModel):
         method: which recipe it is.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Errors are logged; what the user gave stands in our own messages, where secrets are left out.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # The names that spell this recipe, as one pattern, and examples of them with what they mean.
     SPELLING: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")

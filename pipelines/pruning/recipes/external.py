@@ -5,9 +5,9 @@ How it is read stands in `pipelines.pruning.methods.external`.
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from pipelines.pruning.recipes.base import BaseRecipe
+from pipelines.pruning.recipes.base import SOURCE, BaseRecipe
 
 
 class External(BaseRecipe):
@@ -25,7 +25,7 @@ class External(BaseRecipe):
     EXAMPLES: ClassVar = ()
 
     method: Literal["external"] = "external"
-    source: str = Field(min_length=1)
+    source: SOURCE
     layers: tuple[int, ...] | None = None
     head: Literal["refuse", "dense"] = "refuse"
 

@@ -67,3 +67,10 @@ def test_unfinished_work_stays_where_the_same_command_can_go_on(
     assert [path.name for path in tmp_path.iterdir()] == ([".out.unfinished"] if stays else [])
     with unfinished_beside(tmp_path / "out") as scratch:
         assert (scratch / "layer").exists() == stays
+
+
+def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / ".out.unfinished").symlink_to("theirs")
+    with pytest.raises(InputError, match="out: cannot be written"), unfinished_beside(tmp_path / "out"):
+        pass

@@ -55,6 +55,10 @@ def test_a_file_of_judgements_without_a_header_loses_none(tmp_path: Path) -> Non
         ({"corpus": '{"_id": "d"}'}, r"corpus.jsonl: line 1: not an object"),
         ({"corpus": "[1]"}, r"corpus.jsonl: line 1: not an object"),
         ({"corpus": b'{"_id": "d1", "text": "a"}\n\xff\n'}, r"corpus.jsonl: line 2: not UTF-8"),
+        (
+            {"corpus": '{"_id": "d1", "text": "' + "a" * 10**7 + '"}'},
+            r"corpus.jsonl: line 1: longer than 10,000,000 bytes",
+        ),
         ({"corpus": "", "qrels": "score\n"}, r"no judged queries in .*test.tsv"),
         ({"qrels": QRELS + "a\td9\t1\n"}, r"test.tsv: line 5: 'd9' is not in corpus.jsonl"),
         ({"qrels": QRELS + "z\td1\t1\n"}, r"test.tsv: line 5: 'z' is not in queries.jsonl"),

@@ -1,6 +1,8 @@
 """Which definition a task of a study finds, and what is refused before any model is loaded."""
 
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +84,14 @@ def test_samples_in_another_form_are_refused_by_line(tmp_path: Path, lines: str 
         load_tasks([TaskSpec(name="boolq", data=str(data))])
 
 
+def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tasks.samples.MOST_BYTES", 1000)
+    for name, pack in (("bomb.jsonl.gz", gzip.compress), ("bomb.jsonl.xz", lzma.compress)):
+        (tmp_path / name).write_bytes(pack(json.dumps(GOOD).encode() + b" " * 1000))
+        with pytest.raises(InputError, match=rf"{name}: more than 1,000 bytes, unpacked"):
+            load_tasks([TaskSpec(name="boolq", data=str(tmp_path / name))])
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -133,6 +143,7 @@ def test_a_damaged_definition_is_refused(tmp_path: Path) -> None:
         "doc_to_text: !%66unction code.run",
         "filter_list: [{name: a, filter: [{function: custom, filter_fn: !function code.run}]}]",
         "include: base.yaml",
+        "include: base.yaml\nprocess_docs: null",  # lm-eval imports it before it is overridden
     ],
 )
 def test_python_of_a_definition_runs_only_where_the_study_says_so(tmp_path: Path, yaml: str) -> None:
@@ -147,3 +158,53 @@ def test_python_of_a_definition_runs_only_where_the_study_says_so(tmp_path: Path
             load(spec)
     assert not (tmp_path / "ran").exists()
     assert find(spec.model_copy(update={"allow_functions": True})).files == (path,)
+
+
+# A data set of one row on disk, so that lm-eval goes on to templates and metrics.
+OVER_A_FILE = """task: mine
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{text}"
+doc_to_target: gold
+doc_to_choice: choices
+metric_list: [{{metric: {metric}, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def over_a_file(folder: Path, text: str = "{{query}}", metric: str = "acc") -> TaskSpec:
+    (folder / "data.jsonl").write_text(json.dumps(GOOD) + "\n")
+    (folder / "mine.yaml").write_text(OVER_A_FILE.format(data=folder / "data.jsonl", text=text, metric=metric))
+    return TaskSpec(name="mine", definition=str(folder / "mine.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _own_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
+
+
+def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
+    (loaded,) = load_tasks([over_a_file(tmp_path, text="{{query | trim}}")])
+    assert loaded.task.doc_to_text(loaded.docs[0]) == "Which?"
+    ran = tmp_path / "ran"
+    evil = "{{cycler.__init__.__globals__.os.mkdir('" + str(ran) + "')}}"
+    with pytest.raises(InputError, match="task mine: lm_eval .* cannot load it .*'__init__'.* is unsafe"):
+        load_tasks([over_a_file(tmp_path, text=evil)])
+    assert not ran.exists()
+
+
+def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    """The library `evaluate` takes the path of a script for the name of a metric, and runs it."""
+    script, ran = tmp_path / "evil.py", tmp_path / "ran"
+    script.write_text(f"open({str(ran)!r}, 'w')\n")
+    with pytest.raises(InputError, match=r"task mine: metric '.*evil.py' is code from outside .*allow_functions: true"):
+        load_tasks([over_a_file(tmp_path, metric=str(script))])
+    assert not ran.exists()
+
+
+def test_a_definition_that_includes_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("include: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("include: ./a.yaml\n")
+    with pytest.raises(InputError, match=r"a.yaml: includes itself"):
+        find(TaskSpec(name="mine", definition=str(tmp_path / "a.yaml")))

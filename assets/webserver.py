@@ -1,0 +1,79 @@
+"""Dagster's web interface for one person on one machine: it answers its own pages and programs, and no other website.
+
+Dagster carries out whatever is asked of it, even in the address of a picture, and asks nobody who they are. So any page
+that is open in the same browser could start runs. Nothing here knows what is computed.
+"""
+
+import sys
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_MODULE = "assets.webserver"
+# Another name that leads here is another website's, whose pages the browser would take for ours.
+_HOSTS = {"127.0.0.1", "localhost"}
+
+
+class OwnPagesOnly:
+    """Refuses what a page of another website asks for; what tells such a page from ours is set by the browser alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Takes the application that answers what is not refused."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] not in {"http", "websocket"} or _is_own(Headers(scope=scope), scope.get("method", "")):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            refused = PlainTextResponse("Refused: this interface answers its own pages on 127.0.0.1 only.", 403)
+            await refused(scope, receive, send)
+
+
+def _is_own(headers: Headers, method: str) -> bool:
+    host = headers.get("host", "")
+    if host.rpartition(":")[0] not in _HOSTS or headers.get("origin", f"http://{host}") != f"http://{host}":
+        return False
+    if headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
+        return True
+    # A link that leads here opens a page and does nothing; in a frame it would be clicked unseen.
+    return method == "GET" and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == (
+        "navigate",
+        "document",
+    )
+
+
+def dev() -> None:
+    """`dagster dev` with this web server in the place of Dagster's, and the command line's arguments."""
+    from dagster._cli import dev as theirs
+
+    start = theirs.open_ipc_subprocess
+
+    def started(command: list[str], **options: Any) -> Any:  # noqa: ANN401 - as Dagster calls it
+        return start([_MODULE if part == "dagster_webserver" else part for part in command], **options)
+
+    theirs.open_ipc_subprocess = started
+    theirs.dev_command(args=sys.argv[1:], prog_name="dagster dev")
+
+
+def main() -> None:
+    """`dagster-webserver`, guarded."""
+    from dagster_webserver.cli import main as serve
+    from dagster_webserver.webserver import DagsterWebserver
+
+    unguarded = DagsterWebserver.build_middleware
+
+    def guarded(server: Any) -> list[Middleware]:  # noqa: ANN401 - Dagster's own
+        return [Middleware(OwnPagesOnly), *unguarded(server)]
+
+    DagsterWebserver.build_middleware = guarded
+    serve()
+
+
+if __name__ == "__main__":
+    main()

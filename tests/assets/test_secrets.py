@@ -1,0 +1,94 @@
+"""Secrets come from the environment, and nothing that a run writes or says holds one."""
+
+import sqlite3
+import traceback
+from contextlib import closing
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.definitions import defs
+from assets.instance import opened
+from assets.partitions import MODELS, register
+from pipelines.errors import InputError
+from pipelines.studies import load_study
+from tests.assets.tiny_study import StudyFile
+from tests.planted import MARK, found_in
+
+ADDRESS = "https://me:PLANTED@host/place"
+SIGNED = "https://host/place?X-Amz-Signature=PLANTED"
+
+
+def test_what_a_study_leaves_behind_holds_no_secret_of_its_environment(computed_once: Path, cache: Path) -> None:
+    written = [path for path in computed_once.rglob("*") if path.is_file()]
+    assert {".parquet", ".db", ".html", ".duckdb", ".safetensors", ".yaml"} <= {path.suffix for path in written}
+    assert not found_in(computed_once.parent, cache)
+
+
+def test_the_look_for_secrets_finds_them_where_they_are_packed(tmp_path: Path) -> None:
+    pl.DataFrame({"text": [f"x{n} {MARK.decode()}" for n in range(9)]}).write_parquet(tmp_path / "part.parquet")
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
+        database.execute("CREATE TABLE runs (body TEXT)")
+        database.execute("INSERT INTO runs VALUES (?)", [MARK.decode()])
+        database.commit()
+    assert found_in(tmp_path) == [str(tmp_path / name) for name in ("part.parquet", "runs.db")]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "STUDY", "--model", ADDRESS],
+        ["run", "STUDY", "--model", f"mine={SIGNED}"],
+        ["run", "STUDY", "--recipe", f"{{name: mine, method: external, source: '{ADDRESS}'}}"],
+        ["run", "STUDY", "--warehouse", "s3://me:PLANTED@bucket/x"],
+        ["sql", "SELECT 1", "--warehouse", "postgresql://me:PLANTED@host/x"],
+        ["doctor", "--model", ADDRESS],
+        ["prune", ADDRESS, "--recipe", "magnitude-50", "--output", "out"],
+        ["prune", "STUDY", "--recipe", "wanda-50", "--output", "out", "--calibration", ADDRESS],
+    ],
+)
+def test_an_address_with_a_secret_is_refused_unsaid(
+    arguments: list[str], debug: bool, study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [str(study.path) if each == "STUDY" else each for each in arguments]
+    assert run([*asked, *["--debug"] * debug], Globals()) == 2
+    captured = capsys.readouterr()
+    assert MARK.decode() not in captured.out + captured.err
+    assert not found_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models": [{"name": "tiny-a", "source": ADDRESS}]},
+        {"texts": [{"id": "mine", "source": ADDRESS}]},
+        {"calibration": {"source": SIGNED}},
+        {"tasks": [{"name": "mine", "definition": f"{ADDRESS}.yaml"}]},
+        {"tasks": [{"name": "boolq", "data": ADDRESS}]},
+        {"retrieval": [{"name": "mine", "folder": ADDRESS}]},
+        {"recipes": ["dense", {"name": "mine", "method": "external", "source": ADDRESS}]},
+    ],
+)
+def test_a_study_that_names_a_place_with_a_secret_is_refused(changes: dict[str, object], study: StudyFile) -> None:
+    with pytest.raises(InputError, match="holds credentials or a signed address") as refused:
+        load_study(str(study.write(**changes)))
+    # Dagster keeps an error with all that caused it.
+    assert MARK.decode() not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_run_of_the_interface_that_fails_on_a_secret_keeps_none(study: StudyFile, tmp_path: Path) -> None:
+    path = study.write(texts=[{"id": "mine", "source": ADDRESS}])
+    config = {"study": {"config": {"study": str(path)}}, "warehouse": {"config": {"root": str(tmp_path / "warehouse")}}}
+    with opened(tmp_path / "warehouse") as instance:
+        register(instance, MODELS, ["tiny-a"])
+        done = defs.resolve_job_def("model_tables").execute_in_process(
+            instance=instance, partition_key="tiny-a", run_config={"resources": config}, raise_on_error=False
+        )
+    errors = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
+    assert any("holds credentials or a signed address" in error.to_string() for error in errors)
+    path.unlink()
+    assert not found_in(tmp_path)
