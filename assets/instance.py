@@ -189,9 +189,15 @@ def require_space(root: Path) -> None:
         )
 
 
+# Locks that this process holds, by their files.
+_HELD: dict[Path, int] = {}
+
+
 @contextmanager
-def only_writer(root: Path, waiting: Callable[[], None], url: str | None = None) -> Iterator[None]:
+def only_writer(root: Path, waiting: Callable[[], None], url: str | None = None) -> Iterator[int]:
     """Holds the warehouse for one study at a time; a killed process lets go of it by dying.
+
+    What already holds it goes on: a run inside another run's process is part of it.
 
     In a folder, processes wait for each other; those of other machines too where a shared file system passes locks on,
     as NFS 4 does. On an object store machines wait for each other if DAGSTER_HOME keeps Dagster's history in one
@@ -203,10 +209,17 @@ def only_writer(root: Path, waiting: Callable[[], None], url: str | None = None)
         waiting: called once if another process holds it.
         url: the warehouse as other machines name it too; None for a folder.
 
+    Yields:
+        The lock's file descriptor. The warehouse is held on this machine until every process that was given a copy
+        has closed it.
+
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
     """
-    lock = root / "_lock"
+    lock = root.resolve() / "_lock"
+    if lock in _HELD:
+        yield _HELD[lock]
+        return
     with refusals_explained(lock):
         root.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
@@ -218,7 +231,9 @@ def only_writer(root: Path, waiting: Callable[[], None], url: str | None = None)
             fcntl.flock(file, fcntl.LOCK_EX)
         if url is not None:
             held.enter_context(_only_machine(prepare_home(root), url, waiting))
-        yield
+        _HELD[lock] = file.fileno()
+        held.callback(_HELD.pop, lock)
+        yield file.fileno()
 
 
 @contextmanager
