@@ -73,7 +73,7 @@ class WarehouseResource(ConfigurableResource):
 
     def store(self) -> Store:
         """The Parquet store."""
-        return Store(settings.warehouse_root(self.root))
+        return Store(settings.warehouse_root(self.root or None))
 
     def ask(self, query: str) -> pl.DataFrame:
         """The rows of one of our own queries, all in one run of the same state of the warehouse.
