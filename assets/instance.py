@@ -4,21 +4,26 @@ Nothing here knows what is computed.
 """
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
+from dagster._check import CheckError
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.tags import GRPC_INFO_TAG
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import Pool
+from yaml import YAMLError
 
 from warehouse.atomic import refusals_explained
 from warehouse.errors import WarehouseError
@@ -32,6 +37,13 @@ _SERVER_SECONDS = 5.0
 _MOST_KEPT = 16
 # Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
+# Of a statement in PostgreSQL, and of a connection to it that is kept for the next one.
+_PATIENCE_MS = 60_000
+_RECYCLED_SECONDS = 3600
+# How often the next machine in line asks again.
+_ASKED_AGAIN_SECONDS = 1.0
+# How Dagster names a variable of the environment that its configuration asks for.
+_UNSET = re.compile(r'environment variable "([^"]+)" which is not set')
 _UNFINISHED = [
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
@@ -47,8 +59,9 @@ _NO_CAPTURE = {
 def prepare_home(root: Path) -> Path:
     """DAGSTER_HOME: the user's, else `_dagster` inside the warehouse with a copy of our dagster.yaml.
 
-    Dagster's databases need a folder of this machine. The history of a warehouse on an object store is therefore that
-    of this machine; what is current is told by the partitions alone.
+    Our dagster.yaml keeps Dagster's databases in a folder of this machine. The history of a warehouse on an object
+    store is then that of this machine; what is current is told by the partitions alone. With PostgreSQL in the user's
+    dagster.yaml (`deploy/dagster.yaml`) all machines have one history.
 
     Args:
         root: the warehouse's folder on this machine, see `Store.local`.
@@ -82,17 +95,64 @@ def opened(root: Path) -> Iterator[DagsterInstance]:
     """The instance of a warehouse, for runs inside this process; `root` as in `prepare_home`.
 
     Raises:
-        WarehouseError: its databases cannot be written, above all because the disk is full.
+        WarehouseError: its dagster.yaml is wrong, or its databases cannot be reached or written, above all because the
+            disk is full.
     """
     home = prepare_home(root)
-    try:
-        ref = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
-        with databases_kept_open(), DagsterInstance.from_ref(ref) as instance:
+    with _outages_told(home), databases_kept_open():
+        with _mistakes_told(home):
+            instance = DagsterInstance.from_ref(_ref(home))
+        with instance:
+            if _is_shared(instance.run_storage):
+                # Dagster connects anew for every event otherwise; a password is checked slowly, and on purpose.
+                instance.optimize_for_webserver(_PATIENCE_MS, _RECYCLED_SECONDS, max_overflow=20)
             yield instance
+
+
+def _ref(home: Path) -> InstanceRef:
+    return InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
+
+
+def _is_shared(storage: object) -> bool:
+    """Whether runs are kept in PostgreSQL, which other machines reach too."""
+    return hasattr(storage, "postgres_url")
+
+
+@contextmanager
+def _mistakes_told(home: Path) -> Iterator[None]:
+    """Says in a line what is wrong with the user's dagster.yaml."""
+    try:
+        yield
+    except (DagsterInvalidConfigError, CheckError, YAMLError, ImportError) as error:
+        whole = str(error)
+        if unset := sorted(set(_UNSET.findall(whole))):
+            said = f"{', '.join(unset)} of the environment must be set"
+        elif isinstance(error, DagsterInvalidConfigError):
+            said = "; ".join(message.partition(" Expected:")[0] for message in error.error_messages)
+        else:
+            said = " ".join(whole.removeprefix("Failure condition: ").split())
+        raise WarehouseError(f"{home / CONFIG}: {said}") from error
+
+
+@contextmanager
+def _outages_told(home: Path) -> Iterator[None]:
+    """Says in a line that a database of Dagster's does not answer or cannot be written."""
+    try:
+        yield
     except OperationalError as error:
-        raise WarehouseError(
-            f"{home}: {error.orig}; free some space or choose another place with --warehouse"
-        ) from error
+        raise _refused(home, error) from error
+    except Exception as error:
+        # After its tries to connect Dagster raises an error of its own, of a package that may not be installed.
+        if isinstance(error.__cause__, OperationalError):
+            raise _refused(home, error.__cause__) from error
+        raise
+
+
+def _refused(home: Path, error: OperationalError) -> WarehouseError:
+    said = str(error.orig).strip().partition("\n")[0]
+    if isinstance(error.orig, sqlite3.Error):
+        return WarehouseError(f"{home}: {said}; free some space or choose another place with --warehouse")
+    return WarehouseError(f"{home / CONFIG}: {said}; start the database, or mend `storage` there")
 
 
 @contextmanager
@@ -146,23 +206,27 @@ _HELD: dict[Path, int] = {}
 
 
 @contextmanager
-def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[int]:
+def only_writer(root: Path, waiting: Callable[[], None], url: str | None = None) -> Iterator[int]:
     """Holds the warehouse for one study at a time; a killed process lets go of it by dying.
 
     What already holds it goes on: a run inside another run's process is part of it.
 
-    On an object store only this machine's processes wait for each other: of two machines that write the same
-    partition the last one wins, whole.
+    In a folder, processes wait for each other; those of other machines too where a shared file system passes locks on,
+    as NFS 4 does. On an object store machines wait for each other if DAGSTER_HOME keeps Dagster's history in one
+    PostgreSQL database; else only this machine's processes do, and of two machines that write the same partition the
+    last one wins, whole.
 
     Args:
         root: as in `prepare_home`.
         waiting: called once if another process holds it.
+        url: the warehouse as other machines name it too; None for a folder.
 
     Yields:
-        The lock's file descriptor. The warehouse is held until every process that was given a copy has closed it.
+        The lock's file descriptor. The warehouse is held on this machine until every process that was given a copy
+        has closed it.
 
     Raises:
-        WarehouseError: the folder cannot be written.
+        WarehouseError: the folder cannot be written, or the database cannot be reached.
     """
     lock = root.resolve() / "_lock"
     if lock in _HELD:
@@ -171,17 +235,38 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[int]:
     with refusals_explained(lock):
         root.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
-    with file:
+    with file, ExitStack() as held:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
+        if url is not None:
+            held.enter_context(_only_machine(prepare_home(root), url, waiting))
         _HELD[lock] = file.fileno()
-        try:
-            yield file.fileno()
-        finally:
-            del _HELD[lock]
+        held.callback(_HELD.pop, lock)
+        yield file.fileno()
+
+
+@contextmanager
+def _only_machine(home: Path, url: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds a warehouse among the machines that share a PostgreSQL database; a lost connection lets go of it."""
+    with ExitStack() as kept:
+        with _outages_told(home), _mistakes_told(home):
+            storage = _ref(home).storage
+            runs = None if storage is None else storage.run_storage
+            if _is_shared(runs):
+                connection = kept.enter_context(runs.connect())
+                key = int.from_bytes(hashlib.sha256(f"prunescope {url}".encode()).digest()[:8], "big", signed=True)
+                asked = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=key)
+                is_told = False
+                while not connection.execute(asked).scalar():
+                    if not is_told:
+                        waiting()
+                        is_told = True
+                    # Waiting inside the database would not hear Ctrl-C.
+                    time.sleep(_ASKED_AGAIN_SECONDS)
+        yield
 
 
 def recover(instance: DagsterInstance, warehouse: str) -> list[str]:

@@ -103,7 +103,7 @@ def run_study(
     from assets.execution import execute
     from assets.instance import only_writer
 
-    with only_writer(store.local(cache), listener.waiting):
+    with only_writer(store.local(cache), listener.waiting, store.url):
         # Whoever held the warehouse before may have done it meanwhile.
         plan = make_plan(study, store, cache, listener, replace=replace, tables=tables)
         if plan.models or plan.variants:

@@ -96,6 +96,11 @@ class Store:
         """
         self.root = place_of(root)
 
+    @property
+    def url(self) -> str | None:
+        """The warehouse as every machine names it; None for a folder."""
+        return None if isinstance(self.root, Path) else str(self.root)
+
     def require(self) -> None:
         """Asks an object store whether the warehouse can be reached; a local folder needs no asking.
 

@@ -140,7 +140,7 @@ def gc(
     store = Store(root(context))
     local = store.local(settings.cache_folder())
     # Removing waits for a run that is at work, whose files might look like waste.
-    with only_writer(local, Bars().waiting) if yes else nullcontext():
+    with only_writer(local, Bars().waiting, store.url) if yes else nullcontext():
         found = waste(store, studies, local)
         if found or format_ or output:
             emit(pa.Table.from_pylist([_row(each, store) for each in found], _WASTE), format_, output)

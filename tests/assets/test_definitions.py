@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from dagster import AssetKey, DagsterInstance
@@ -11,6 +12,7 @@ from assets.fingerprints import CODE_VERSIONS, RETRIEVAL_TABLES, TASK_TABLES, TE
 from assets.lineage import questions, reading
 from assets.metadata import table_schema
 from assets.partitions import MODELS, RECIPES, VARIANTS, register
+from assets.resources import WarehouseResource
 from pipelines.charts.registry import FIGURES
 from pipelines.errors import InputError
 from tests.assets.tiny_study import ROOT
@@ -143,3 +145,10 @@ def test_a_partition_key_is_a_name(key: str) -> None:
 @pytest.mark.parametrize("name", ["demo", "study", "model_tables", "variant_tables", "answers", "recipes"])
 def test_jobs_can_be_resolved(name: str) -> None:
     assert defs.resolve_job_def(name).name == name
+
+
+def test_a_run_without_configuration_writes_into_the_warehouse_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(tmp_path / "chosen"))
+    assert WarehouseResource().store().root == tmp_path / "chosen"
