@@ -36,6 +36,7 @@ _UNFINISHED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+UNFINISHED = [DagsterRunStatus.QUEUED, *_UNFINISHED]
 # A process of the command line draws bars on its own standard error, which Dagster must not redirect.
 _NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
@@ -175,6 +176,18 @@ def only_writer(root: Path, waiting: Callable[[], None]) -> Iterator[int]:
             yield file.fileno()
         finally:
             del _HELD[lock]
+
+
+def is_busy(root: Path) -> bool:
+    """Whether a process holds the warehouse as its only writer; `root` as in `prepare_home`."""
+    try:
+        with (root / "_lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
