@@ -5,6 +5,7 @@
 
 from dagster import Definitions, in_process_executor
 
+from assets.automation import OUTDATED, answers_sensor, nightly, watch_sensor
 from assets.engines import EngineResource
 from assets.figures import figure_assets
 from assets.inputs import recipe
@@ -29,6 +30,8 @@ defs = Definitions(
         report,
     ],
     jobs=JOBS,
+    sensors=[watch_sensor, OUTDATED, answers_sensor],
+    schedules=[nightly],
     resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},
     # A run is little work of its own: what is heavy happens in an engine.
     executor=in_process_executor,

@@ -101,8 +101,9 @@ class EngineResource(ConfigurableResource):
         """
         key = context.partition_key
         names = key.keys_by_dimension if isinstance(key, MultiPartitionKey) else {"model": key}
-        root, is_again = str(self.warehouse.store().root), context.retry_number > 0
-        part = Part(step, study.request(), root, names["model"], names.get("recipe"), tuple(self.beside), is_again)
+        store, model, recipe = self.warehouse.store(), names["model"], names.get("recipe")
+        request, is_again = study.request(store, model, recipe), context.retry_number > 0
+        part = Part(step, request, str(store.root), model, recipe, tuple(self.beside), is_again)
         try:
             for report in self._computed(part, Both(Lines(context.log.info, part.name), LOADED.progress)):
                 table = TABLES[report.table]

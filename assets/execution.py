@@ -22,6 +22,7 @@ from assets.partitions import MODELS, RECIPES, register, variant_key
 from assets.parts import STEPS
 from assets.plan import Plan, Request, Work, unfinished_folder
 from assets.ray_place import RayPlace
+from assets.resources import StudyResource
 from assets.run import Failure, Listener, Outcome
 from assets.warm import retire
 from warehouse.catalogue import build_file
@@ -207,17 +208,10 @@ class _Runs:
 
     def _config(self, beside: Sequence[str]) -> dict[str, object]:
         """Stands in the run, so that the UI shows it and can execute the run again."""
-        request = self.request
         engine = {"kind": "ray", "ray": asdict(self.place)} if self.place else {}
-        study = {
-            "study": request.study,
-            "models": list(request.models),
-            "recipes": list(request.recipes),
-            "allow_code_execution": request.allow_code_execution,
-        }
         return {
             "resources": {
-                "study": {"config": study},
+                "study": {"config": StudyResource.config_of(self.request)},
                 "warehouse": {"config": {"root": str(self.store.root)}},
                 "engine": {"config": {"beside": list(beside)} | engine},
             },

@@ -50,6 +50,7 @@ _UNFINISHED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+UNFINISHED = [DagsterRunStatus.QUEUED, *_UNFINISHED]
 # A process of the command line draws bars on its own standard error, which Dagster must not redirect.
 _NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
@@ -267,6 +268,18 @@ def _only_machine(home: Path, url: str, waiting: Callable[[], None]) -> Iterator
                     # Waiting inside the database would not hear Ctrl-C.
                     time.sleep(_ASKED_AGAIN_SECONDS)
         yield
+
+
+def is_busy(root: Path) -> bool:
+    """Whether a process holds the warehouse as its only writer; `root` as in `prepare_home`."""
+    try:
+        with (root / "_lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def recover(instance: DagsterInstance, warehouse: str) -> list[str]:

@@ -20,9 +20,11 @@ from assets import settings
 from assets.engines import RayConfig
 from assets.fingerprints import MODEL_TABLES, VARIANT_TABLES
 from assets.inputs import RECIPE
+from assets.plan import Request
 from assets.resources import StudyResource, WarehouseResource
 from assets.run import Failure, run_study
 from assets.telling import Lines
+from warehouse.store import Store
 
 
 class WholeStudy(Config):
@@ -30,6 +32,7 @@ class WholeStudy(Config):
 
     replace: bool = False
     ray: RayConfig | None = Field(default=None, description="The Ray cluster that computes; none: this machine.")
+    answers: bool = Field(default=True, description="Whether questions, figures and report are made in the end.")
 
 
 @op(description="Computes what the study still needs: one run per model and per variant, one for the answers.")
@@ -37,15 +40,16 @@ def whole_study(
     context: OpExecutionContext, config: WholeStudy, study: StudyResource, warehouse: WarehouseResource
 ) -> None:
     """Starts the runs of a study, as `prunescope run` does."""
-    request = study.request()
-    listener = LogListener(context.log)
-    root = warehouse.store().root
+    store, cache = warehouse.store(), settings.cache_folder()
+    request, listener = study.request(store), LogListener(context.log)
+    tables = None if config.answers else {*MODEL_TABLES, *VARIANT_TABLES}
     outcome = run_study(
         request,
-        root,
-        settings.cache_folder(),
+        store.root,
+        cache,
         listener,
         replace=config.replace,
+        tables=tables,
         computes_here=False,
         place=config.ray.place() if config.ray else None,
     )
@@ -91,15 +95,33 @@ def _tables(names: tuple[str, ...]) -> AssetSelection:
     return AssetSelection.assets(*(AssetKey(name) for name in names))
 
 
+def run_config(request: Request, store: Store, *, answers: bool = True) -> dict[str, object]:
+    """What a run is told, so that the UI shows it and can execute the run again.
+
+    Args:
+        request: which study.
+        store: the warehouse.
+        answers: for the jobs of a whole study, whether questions, figures and report are made in the end.
+    """
+    resources = {
+        "study": {"config": StudyResource.config_of(request)},
+        "warehouse": {"config": {"root": str(store.root)}},
+    }
+    ops = {} if answers else {"ops": {"whole_study": {"config": {"answers": False}}}}
+    return {"resources": resources} | ops
+
+
+STUDY = whole.to_job(name="study")
+ANSWERS = define_asset_job(
+    "answers",
+    AssetSelection.groups("published", "questions", "figures", "report"),
+    description="Bring the published numbers, answer the questions, draw the figures, write the report.",
+)
 JOBS = [
     whole.to_job(name="demo", config={"resources": {"study": {"config": {"study": "demo"}}}}),
-    whole.to_job(name="study"),
+    STUDY,
     define_asset_job("recipes", AssetSelection.assets(RECIPE), description="Publish a recipe's parameters."),
     define_asset_job("model_tables", _tables(MODEL_TABLES), description="Load and calibrate one dense model."),
     define_asset_job("variant_tables", _tables(VARIANT_TABLES), description="Prune and trace one variant."),
-    define_asset_job(
-        "answers",
-        AssetSelection.groups("published", "questions", "figures", "report"),
-        description="Bring the published numbers, answer the questions, draw the figures, write the report.",
-    ),
+    ANSWERS,
 ]

@@ -31,19 +31,21 @@ class Request:
         models: in place of the study's; none keeps them.
         recipes: in place of the study's; none keeps them.
         allow_code_execution: whether programs that variants write for tasks may run.
+        added: models beside the study's, which keeps its name and its report.
     """
 
     study: str
     models: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     allow_code_execution: bool = False
+    added: tuple[str, ...] = ()
 
     def load(self) -> Study:
         """Reads and checks the study; InputError where it is not valid."""
         study = load_study(self.study)
         # Naming the recipes always keeps `dense`, which every other variant is measured against.
         chosen = study.replaced(list(self.models), list(self.recipes) or [recipe.name for recipe in study.recipes])
-        return chosen.model_copy(update={"allow_code_execution": self.allow_code_execution})
+        return chosen.extended(self.added).model_copy(update={"allow_code_execution": self.allow_code_execution})
 
 
 @dataclass(frozen=True)

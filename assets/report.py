@@ -68,7 +68,8 @@ def report(
     warehouse: WarehouseResource,
 ) -> MaterializeResult:
     """Renders the report of the run's study."""
-    chosen, store = study.load(), warehouse.store()
+    store = warehouse.store()
+    chosen = study.request(store).load()
     with warehouse.only(chosen) as ask:
         broken = broken_assertions(ask)
         page = _page(chosen, ask)

@@ -5,6 +5,7 @@ Run configuration is what the UI shows and executes again, so all that a run dep
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import duckdb
 import polars as pl
@@ -13,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from assets import settings
 from assets.plan import Request
+from assets.watch import request_for
 from pipelines.studies import Study
 from warehouse.catalogue import connect
 from warehouse.snapshots import damage_explained
@@ -25,7 +27,11 @@ Ask = Callable[[str], pl.DataFrame]
 class StudyResource(ConfigurableResource):
     """Which study, with the command line's replacements."""
 
-    study: str = Field(default="demo", description="Name of a shipped study, or the path of a YAML file.")
+    study: str = Field(
+        default="",
+        description="Name of a shipped study, or the path of a YAML file; empty: the watched study that names the "
+        "run's partition, else the one that computed it before, else demo.",
+    )
     models: list[str] = Field(
         default=[], description="Models in place of the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
     )
@@ -33,14 +39,38 @@ class StudyResource(ConfigurableResource):
     allow_code_execution: bool = Field(
         default=False, description="Whether programs that variants write for tasks may run, locked up."
     )
+    added: list[str] = Field(default=[], description="Models beside the study's, written like `models`.")
 
-    def request(self) -> Request:
-        """What is asked for."""
-        return Request(self.study, tuple(self.models), tuple(self.recipes), self.allow_code_execution)
+    @staticmethod
+    def config_of(request: Request) -> dict[str, object]:
+        """The resource's configuration for a request."""
+        return {
+            "study": request.study,
+            "models": list(request.models),
+            "recipes": list(request.recipes),
+            "allow_code_execution": request.allow_code_execution,
+            "added": list(request.added),
+        }
 
-    def load(self) -> Study:
-        """Reads and checks the study; InputError where it is not valid."""
-        return self.request().load()
+    def request(self, store: Store, model: str | None = None, recipe: str | None = None) -> Request:
+        """What is asked for.
+
+        Args:
+            store: the warehouse, whose watch list says which study is meant where none is named.
+            model: of the run's partition, if it has one.
+            recipe: of the run's partition, if it has one.
+
+        Raises:
+            InputError: no study is named and none can be found, or the watch list is not valid.
+        """
+        found = Request(self.study) if self.study else request_for(store, model, recipe)
+        return replace(
+            found,
+            models=tuple(self.models) or found.models,
+            recipes=tuple(self.recipes) or found.recipes,
+            allow_code_execution=self.allow_code_execution,
+            added=(*found.added, *self.added),
+        )
 
 
 class WarehouseResource(ConfigurableResource):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from assets.fingerprints import find_model
+from assets.fingerprints import RETRIEVAL_TABLES, TASK_TABLES, VARIANT_TABLES, find_model
 from assets.plan import Request, make_plan
 from assets.ray_place import RayPlace
 from pipelines.progress import Progress
@@ -110,7 +110,10 @@ def run_study(
             from pipelines.preflight import check_study
 
             # What is not asked for is neither fetched nor refused.
-            unasked = {} if tables is None else {"tasks": (), "retrieval": ()}
+            asked = set(tables or VARIANT_TABLES)
+            unasked = {
+                key: () for key, of in (("tasks", TASK_TABLES), ("retrieval", RETRIEVAL_TABLES)) if not asked & set(of)
+            }
             checked = study.model_copy(update=unasked)
             for spec in study.models:
                 check_study(checked, find_model(study, spec.name, cache, listener).folder)

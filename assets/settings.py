@@ -41,6 +41,17 @@ def memory_gibibytes() -> float:
         return math.inf
 
 
+def watch_seconds() -> int:
+    """How often the watch list and the watched folder are looked at: PRUNESCOPE_WATCH_SECONDS, else 30.
+
+    A model that was copied into the folder counts as whole when it has not changed for as long.
+    """
+    chosen = os.environ.get("PRUNESCOPE_WATCH_SECONDS", "30")
+    if not chosen.isdecimal() or not 1 <= int(chosen) <= 86_400:
+        raise InputError(f"PRUNESCOPE_WATCH_SECONDS={chosen!r}: give whole seconds from 1 to 86400")
+    return int(chosen)
+
+
 def cache_folder() -> Path:
     """Where fetched and converted models are kept: PRUNESCOPE_CACHE, else the user's cache folder."""
     chosen = os.environ.get("PRUNESCOPE_CACHE")

@@ -4,7 +4,7 @@ No torch and no Dagster, so that a run with nothing to do ends fast.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,12 +54,18 @@ def charts_version() -> str:
     return _folder_hash(Path(pipelines.charts.__file__).parent, ("*.py", "*.j2", "*.html", "*.css", "*.js"))
 
 
-def report_version(store: Store, study: Study) -> str:
-    """Version of a study's report."""
+def report_version(store: Store, study: Study, found: Mapping[str, str] | None = None) -> str:
+    """Version of a study's report.
+
+    Args:
+        store: the warehouse.
+        study: the study.
+        found: what `partitions_of` gives, for callers that know it already.
+    """
     return fingerprint(
         {
             "study": study.hash,
-            "partitions": partitions_of(store, study),
+            "partitions": dict(partitions_of(store, study) if found is None else found),
             "of no study": partitions(store, (table.name for table in TABLES.values() if not table.is_of_studies)),
             "sql": _folder_hash(SQL, ("*.sql",)),
             "charts": charts_version(),

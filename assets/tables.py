@@ -17,6 +17,7 @@ from dagster import (
 )
 
 from assets import fingerprints
+from assets.conditions import Outdated
 from assets.engines import EngineResource
 from assets.inputs import RECIPE
 from assets.metadata import check_specs, table_metadata
@@ -73,6 +74,7 @@ def _spec(table: str, group: str, deps: Sequence[AssetKey]) -> AssetSpec:
         description=TABLES[table].grain,
         deps=deps,
         code_version=fingerprints.CODE_VERSIONS[table],
+        automation_condition=Outdated(),
         metadata=table_metadata(TABLES[table]),
         # Of most tables of variants a study may ask nothing.
         skippable=table in fingerprints.VARIANT_TABLES,

@@ -84,7 +84,7 @@ def advise(
     emit(advice.rows.select(told).to_arrow(), format_, output)
     for line in advice.told:
         say(line)
-    end(context, outcome)
+    end(context, outcome.failures)
 
 
 def _request(model: str, study: str | None, recipes: list[str], store: Store) -> Request:

@@ -21,8 +21,9 @@ from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
+from assets.watch import look
 from pipelines.errors import InputError
-from pipelines.studies import load_study, study_names
+from pipelines.studies import Study, load_study, study_names
 from warehouse.errors import WarehouseError
 from warehouse.gc import Named, Waste, removable, remove, waste
 from warehouse.store import Store
@@ -122,10 +123,10 @@ def gc(
 ) -> None:
     """List what no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 
-    Named is what the shipped studies name, and what each --study does. The column `study` says who computed a result,
-    `removed_by` which options remove it. Plain --yes removes only leftovers, unfinished layers and variant files
-    without a row. Results go only with --computed-by and the name of their study, known here or not: they may be
-    another person's, or those of `run STUDY --model X` or `--recipe Y`.
+    Named is what the shipped and the watched studies name, and what each --study does. The column `study` says who
+    computed a result, `removed_by` which options remove it. Plain --yes removes only leftovers, unfinished layers and
+    variant files without a row. Results go only with --computed-by and the name of their study, known here or not:
+    they may be another person's, or those of `run STUDY --model X` or `--recipe Y`.
 
     For example:
 
@@ -136,8 +137,9 @@ def gc(
     from assets.instance import only_writer
 
     chosen_format(format_, output)
-    studies = [_named(name) for name in (*study_names(), *(study or []))]
     store = Store(root(context))
+    loaded = [load_study(name) for name in (*study_names(), *(study or []))]
+    studies = [_named(each) for each in (*loaded, *(watched.study for watched in look(store).studies))]
     local = store.local(settings.cache_folder())
     # Removing waits for a run that is at work, whose files might look like waste.
     with only_writer(local, Bars().waiting, store.url) if yes else nullcontext():
@@ -151,8 +153,7 @@ def gc(
         say(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
 
 
-def _named(name: str) -> Named:
-    study = load_study(name)
+def _named(study: Study) -> Named:
     models, recipes = (frozenset(each.name for each in of) for of in (study.models, study.recipes))
     return Named(study.name, models, recipes)
 

