@@ -15,7 +15,6 @@ from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
 from assets.tables import table_assets
-from assets.unwritten import UNWRITTEN
 
 _WAREHOUSE = WarehouseResource.configure_at_launch()
 
@@ -23,7 +22,6 @@ defs = Definitions(
     assets=[
         recipe,
         *table_assets(),
-        *UNWRITTEN,
         paper_reference,
         *question_assets(),
         *figure_assets(),

@@ -114,7 +114,7 @@ def run_config(request: Request, store: Store, *, answers: bool = True) -> dict[
 STUDY = whole.to_job(name="study")
 ANSWERS = define_asset_job(
     "answers",
-    AssetSelection.groups("published", "questions", "figures", "report"),
+    _tables(("paper_reference",)) | AssetSelection.groups("questions", "figures", "report"),
     description="Bring the published numbers, answer the questions, draw the figures, write the report.",
 )
 JOBS = [

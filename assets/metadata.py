@@ -3,7 +3,8 @@
 No knowledge of any single table.
 """
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
@@ -14,6 +15,8 @@ from dagster import (
     DataVersion,
     MaterializeResult,
     MetadataValue,
+    PartitionsDefinition,
+    PreviewWarning,
     TableColumn,
     TableColumnConstraints,
     TableConstraints,
@@ -21,7 +24,10 @@ from dagster import (
 )
 
 from assets.parts import Report
+from warehouse.catalogue import sql_type
 from warehouse.checks import Violation, check_names
+from warehouse.drift import drifts_of
+from warehouse.explanations import Explanation
 from warehouse.references import check_name
 from warehouse.schema import Column, Table
 
@@ -48,14 +54,43 @@ def _column(column: Column, table: Table) -> TableColumn:
         other.append(f"one of {', '.join(column.values)}")
     other += [f"references {each.table}" for each in table.references if column.name in each.columns]
     constraints = TableColumnConstraints(nullable=column.nullable, unique=table.key == (column.name,), other=other)
-    told = {"unit": column.unit, "formula": column.formula, "source": column.source}
     return TableColumn(
-        column.name,
-        str(column.type),
-        description=column.comment(),
-        constraints=constraints,
-        tags={name: text for name, text in told.items() if text},
+        column.name, sql_type(column.type), description=column.comment(), constraints=constraints, tags=_tags(column)
     )
+
+
+def view_schema(
+    explained: Mapping[str, Explanation], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
+) -> TableSchema:
+    """The columns of a view with what each means.
+
+    Args:
+        explained: its columns.
+        types: of those whose types are known, which takes an open catalogue.
+        origins: the tables' columns, as (table, column), that those columns are computed from whose origin is known.
+    """
+    return TableSchema(
+        [
+            TableColumn(
+                name,
+                types.get(name, ""),
+                description=f"{said.comment()}\n\n{_from(origins.get(name, ()))}".strip(),
+                tags=_tags(said),
+            )
+            for name, said in explained.items()
+        ]
+    )
+
+
+def _from(columns: Collection[tuple[str, str]]) -> str:
+    tables = dict.fromkeys(table for table, _ in sorted(columns))
+    told = [f"`{table}`: {', '.join(sorted(name for of, name in columns if of == table))}" for table in tables]
+    return f"From {'; '.join(told)}." if told else ""
+
+
+def _tags(column: Column | Explanation) -> dict[str, str]:
+    told = {"unit": column.unit, "formula": column.formula, "source": column.source}
+    return {name: text for name, text in told.items() if text}
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
@@ -63,22 +98,36 @@ def table_metadata(table: Table) -> dict[str, Any]:
     return {"dagster/column_schema": table_schema(table), "grain": table.grain}
 
 
-def check_specs(tables: Iterable[Table]) -> list[AssetCheckSpec]:
-    """Blocking checks of each table: one for all rules that follow from its definition, one for each foreign key."""
-    return [
-        AssetCheckSpec(name, asset=AssetKey(table.name), blocking=True, description=description)
-        for table in tables
-        for name, description in (
-            (RULES, f"Rules: {', '.join(check_names(table))}."),
-            *((check_name(each), f"Every row has its row in {each.table}: {each}.") for each in table.references),
-        )
-    ]
+def check_specs(tables: Iterable[Table], partitions: PartitionsDefinition | None = None) -> list[AssetCheckSpec]:
+    """Checks of each table: rules and foreign keys, which block what stands on it, and drifts, which warn.
+
+    Args:
+        tables: the tables.
+        partitions: theirs. Each then has an outcome of its own; else that of one variant would hide another one's.
+    """
+    with warnings.catch_warnings():
+        # Dagster calls partitions of checks a preview; its version is pinned, and a test looks at them.
+        warnings.simplefilter("ignore", PreviewWarning)
+        return [
+            AssetCheckSpec(name, asset=table.name, blocking=blocks, description=told, partitions_def=partitions)
+            for table in tables
+            for name, blocks, told in _checks(table)
+        ]
+
+
+def _checks(table: Table) -> Iterator[tuple[str, bool, str]]:
+    """The name of each check of a table, whether it blocks, and what it says."""
+    yield RULES, True, f"Rules: {', '.join(check_names(table))}."
+    for each in table.references:
+        yield check_name(each), True, f"Every row has its row in {each.table}: {each}."
+    for drift in drifts_of(table):
+        yield drift.name, False, f"A warning: {drift.doc}"
 
 
 def left_alone(table: Table) -> Iterator[AssetCheckResult]:
     """What an asset reports of a table that its study asks nothing of: nothing was written that could break a check."""
-    for name in (RULES, *map(check_name, table.references)):
-        told = {"note": "the study asks nothing of this table, which is as it was"}
+    told = {"note": "the study asks nothing of this table, which is as it was"}
+    for name, *_ in _checks(table):
         yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=told)
 
 
@@ -90,9 +139,9 @@ def materialized(table: Table, report: Report) -> MaterializeResult:
         metadata={
             "dagster/row_count": report.rows,
             "bytes": report.bytes,
-            "path": MetadataValue.path(report.path),
             "seconds": report.seconds,
             **{name: MetadataValue.md(told) if isinstance(told, str) else told for name, told in report.shown.items()},
+            "path": MetadataValue.path(report.path),
         },
         check_results=[
             _outcome(table, report.violations),
@@ -103,6 +152,16 @@ def materialized(table: Table, report: Report) -> MaterializeResult:
                     passed=each.table not in report.orphaned,
                 )
                 for each in table.references
+            ),
+            *(
+                AssetCheckResult(
+                    asset_key=AssetKey(table.name),
+                    check_name=found.name,
+                    passed=not found.is_warning,
+                    severity=AssetCheckSeverity.WARN,
+                    metadata=dict(found.figures),
+                )
+                for found in report.drifts
             ),
         ],
     )

@@ -10,19 +10,20 @@ from dagster import AssetExecutionContext, MaterializeResult, asset
 from assets.metadata import check_specs, materialized, table_metadata
 from assets.parts import Report
 from assets.resources import WarehouseResource
+from assets.shown import preview
 from pipelines.published import contents_hash, published
 from warehouse.provenance import Provenance, fingerprint
 from warehouse.store import Store
-from warehouse.tables import TABLES
+from warehouse.tables import ABOUT, TABLES
 
 TABLE = TABLES["paper_reference"]
 
 
 @asset(
     name=TABLE.name,
-    group_name="published",
+    group_name="inputs",
     kinds={"parquet"},
-    description=TABLE.grain,
+    description=f"{ABOUT[TABLE.name]}\n\n{TABLE.grain}",
     code_version=contents_hash(),
     metadata=table_metadata(TABLE),
     check_specs=check_specs([TABLE]),
@@ -67,4 +68,5 @@ def write_published(store: Store) -> Report:
         bytes=size,
         path=str(store.root / TABLE.name),
         violations=violations,
+        shown={"preview": preview(TABLE, rows)},
     )

@@ -24,7 +24,7 @@ from assets.metadata import check_specs, table_metadata
 from assets.partitions import MODELS, VARIANTS
 from assets.parts import STEPS
 from assets.resources import StudyResource
-from warehouse.tables import TABLES
+from warehouse.tables import ABOUT, TABLES
 
 GPU = "gpu"
 _MODEL, _VARIANT = [AssetKey("models")], [AssetKey("variants")]
@@ -52,7 +52,7 @@ def _step(
     @multi_asset(
         name=step,
         specs=[_spec(table, group, deps) for table in STEPS[step]],
-        check_specs=check_specs([TABLES[table] for table in STEPS[step]]),
+        check_specs=check_specs([TABLES[table] for table in STEPS[step]], partitions),
         partitions_def=partitions,
         description=description,
         pool=GPU,
@@ -71,7 +71,7 @@ def _spec(table: str, group: str, deps: Sequence[AssetKey]) -> AssetSpec:
         table,
         group_name=group,
         kinds={"parquet", "pytorch"},
-        description=TABLES[table].grain,
+        description=f"{ABOUT[table]}\n\n{TABLES[table].grain}",
         deps=deps,
         code_version=fingerprints.CODE_VERSIONS[table],
         automation_condition=Outdated(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = ("warehouse/data", "tests", "pipelines/charts/gallery", "assets/deploy")
+LEFT_OUT = ("warehouse/data", "tests", "pipelines/charts/gallery", "assets/deploy", "assets/screenshots")
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def ui(
     local = Store(place).local(settings.cache_folder())
     home = prepare_home(local)
     recover_launched(local)
-    say(f"http://{HOST}:{port} shows {place}; Ctrl-C stops it")
+    say(f"http://{HOST}:{port}/asset-groups shows the lineage of {place}; Ctrl-C stops it")
     checkout = str(Path(__file__).parents[2])
     command = [sys.executable, "-W", "ignore", "-c", "from assets.webserver import dev; dev()"]
     command += ["--module-name", "assets.definitions", "--working-directory", checkout]
