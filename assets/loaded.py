@@ -59,12 +59,12 @@ class LoadedModels:
         Raises:
             InputError: it cannot be loaded, or a part of it could not be proved.
         """
-        key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device)
+        key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device, str(study.memory))
         if self._decoder is None or self._decoder[0] != key:
             self.release()
             from pipelines.models.load import load_decoder
 
-            self._decoder = (key, load_decoder(dense.folder, study.dtype, study.device))
+            self._decoder = (key, load_decoder(dense.folder, study.dtype, study.device, study.memory))
         return self._decoder[1]
 
     def session(self, dense: DenseModel, study: Study) -> "Session":
