@@ -3,10 +3,10 @@
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
-PLACE = r"^(cpu|cuda:\d+)$"
+_PLACE = re.compile(r"cpu|cuda:\d+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)?B?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -27,7 +27,14 @@ def parse_size(size: object) -> object:
     return round(float(found[1]) * base ** _POWERS[unit.removesuffix("i")])
 
 
+def _place(name: str) -> str:
+    if _PLACE.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is no device that holds layers; name cpu, or cuda:0 and so on")
+    return name
+
+
 Size = Annotated[int, Field(ge=0), BeforeValidator(parse_size)]
+Place = Annotated[str, AfterValidator(_place)]
 
 
 def parse_limits(arguments: list[str]) -> dict[str, int] | None:
@@ -39,7 +46,7 @@ def parse_limits(arguments: list[str]) -> dict[str, int] | None:
     found: dict[str, int] = {}
     for argument in arguments:
         place, separator, size = argument.partition("=")
-        if not separator or re.match(PLACE, place) is None:
+        if not separator:
             raise ValueError(f"{argument!r}: write a device and a size, such as cpu=8GiB or cuda:0=20GiB")
-        found[place] = int(str(parse_size(size)))
+        found[_place(place)] = int(str(parse_size(size)))
     return found or None

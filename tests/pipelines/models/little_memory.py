@@ -5,16 +5,14 @@
 
 import resource
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 import torch
 
 from pipelines.calibration import calibrate, calibration_tokens
-from pipelines.checkpoints.card import About
-from pipelines.checkpoints.export import export
 from pipelines.errors import InputError
+from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune_all
 from pipelines.pruning.row import variant_row
@@ -40,16 +38,15 @@ RECIPES = (
     "mlp-drop-1-greedy",
     "attn-drop-1+wanda-50",
 )
+FEW = ("dense", "wanda-2of4")
 
 
-def tables(
-    folder: Path, out: Path, memory: Mapping[str, int] | None, recipes: tuple[str, ...] = RECIPES
-) -> dict[str, pl.DataFrame]:
-    """Everything that a study of a model computes, by name, and a checkpoint of one variant in a folder."""
+def computed(decoder: Decoder, recipes: tuple[str, ...]) -> tuple[dict[str, Variant], dict[str, pl.DataFrame]]:
+    """Variants of a model, and everything that a study computes of them, by name."""
     study = Study.model_validate(
         {
             "name": "tiny",
-            "models": [{"name": "tiny", "source": str(folder)}],
+            "models": [{"name": "tiny", "source": str(decoder.folder)}],
             "recipes": list(recipes),
             "noise": [],
             "prompts": [{"id": "a", "kind": "choice", "text": "Which? A. B.", "options": ["A", "B"], "gold": "B"}],
@@ -57,10 +54,9 @@ def tables(
             "tasks": [{"name": "openbookqa", "samples": 1}],
             "calibration": {"source": SHORT_TEXT, "sequences": 5, "length": 16, "dtype": "bfloat16"},
             "generation": {"new_tokens": 2},
-            "measure": {"scopes": ["local", "isolated", "propagated"], "lenses": ["normed"], "cache": True},
+            "measure": {"scopes": ["local", "isolated", "propagated"], "lenses": ["normed"], "cache": decoder.cache_refusal is None},
         }
     )
-    decoder = load_decoder(folder, device="cpu", memory=memory)
     seen = calibrate(decoder, study.calibration, "tiny")
     tokens = calibration_tokens(decoder.tokenizer, study.calibration)
     statistics = Statistics(seen.activation_stats, seen.block_influence, tokens, torch.bfloat16)
@@ -79,9 +75,7 @@ def tables(
     for name, variant in variants.items():
         found[f"{name} text_tokens"] = texts.trace(name, variant)
         found[f"{name} task_samples"] = tasks.score(name, variant, None).samples
-    about = About("tiny", "tiny", "0" * 64, recipes[-1], "", "{}", {}, [])
-    export(decoder, variants[recipes[-1]], out, about)
-    return found
+    return variants, found
 
 
 def _data_bytes() -> int:
@@ -91,11 +85,15 @@ def _data_bytes() -> int:
 
 
 def main() -> None:
-    """Warms up on another model, then lets the process grow by so many bytes and no more."""
+    """Warms up on another model, then lets the process grow by so many bytes and no more.
+
+    The system counts all of a file that is mapped into memory, read or not. transformers maps all files of a model
+    while it opens it, so the limit is set behind that, and later files are opened one at a time.
+    """
     model, out, warm, size = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
-    recipes = ("dense", "wanda-2of4", "block-drop-1")
-    tables(warm, out / "warm", {}, recipes)
+    computed(load_decoder(warm, device="cpu", memory={}), FEW)
+    decoder = load_decoder(model, device="cpu", memory={})
     most = _data_bytes() + size
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
@@ -104,8 +102,7 @@ def main() -> None:
         told = str(error)
     else:
         told = "it fits"
-    found = tables(model, out / "checkpoint", {}, recipes)
-    for name, frame in found.items():
+    for name, frame in computed(decoder, FEW)[1].items():
         frame.write_ipc(out / f"{name}.arrow")
     (out / "told").write_text(told, encoding="utf-8")
 

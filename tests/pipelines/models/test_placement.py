@@ -11,15 +11,20 @@ import pytest
 import torch
 from torch import nn
 
+from pipelines.checkpoints.card import About
+from pipelines.checkpoints.export import export
 from pipelines.errors import InputError
 from pipelines.models import load
 from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.load import check_device, load_decoder
 from pipelines.models.placement import places_of
+from pipelines.models.sources import count_weights
 from pipelines.models.turns import data_of, present
-from tests.pipelines.models.little_memory import tables
+from tests.pipelines.models.little_memory import FEW, RECIPES, computed
 from tests.tiny_models import save_tiny
 
+# Nearly all of it layers, of which one takes a thirtieth.
+LARGE = {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 30}
 ROOT = Path(__file__).parents[3]
 
 
@@ -38,32 +43,40 @@ def resting(decoder: Decoder) -> set[bool]:
     return {bool(matrix.parameter.isnan().all()) for matrix in decoder.matrices.values()}
 
 
-def test_everything_that_a_study_computes_is_the_same_with_the_layers_on_disk(folder: Path, tmp_path: Path) -> None:
-    whole = tables(folder, tmp_path / "whole", None)
-    found = tables(folder, tmp_path / "streamed", {})
-    assert whole.keys() == found.keys()
-    for name, rows in whole.items():
-        assert rows.equals(found[name]), name
-    written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "streamed")]
-    assert written[0] == written[1]
+def test_everything_that_a_study_computes_is_the_same_with_the_layers_on_disk(
+    folder: Path, streamed: Decoder, tmp_path: Path
+) -> None:
+    decoders = {"whole": load_decoder(folder, device="cpu"), "streamed": streamed}
+    found = {name: computed(decoder, RECIPES) for name, decoder in decoders.items()}
+    assert found["whole"][1].keys() == found["streamed"][1].keys()
+    for name, rows in found["whole"][1].items():
+        assert rows.equals(found["streamed"][1][name]), name
+    assert resting(streamed) == {True}
+    for recipe in ("wanda-2of4", "attn-drop-1+wanda-50"):
+        about = About("tiny", "tiny", "0" * 64, recipe, "", "{}", {}, [])
+        for name, decoder in decoders.items():
+            export(decoder, found[name][0][recipe], tmp_path / name / recipe, about)
+        written = [(tmp_path / name / recipe / "model.safetensors").read_bytes() for name in decoders]
+        assert written[0] == written[1]
 
 
-def test_a_model_larger_than_memory_is_measured_and_written(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 32}
-    large = save_tiny(tmp_path / "large", **sizes)
-    size = sum(file.stat().st_size for file in large.glob("*.safetensors"))
-    out = tmp_path / "out"
+def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_path: Path) -> None:
+    large = save_tiny(tmp_path / "large", shard="2MB", **LARGE)
+    size, out = count_weights(large) * 4, tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-m", "tests.pipelines.models.little_memory", large, out, "WARM", str(size * 2 // 3)]
-    done = subprocess.run([str(each) for each in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.pipelines.models.little_memory", large, out, folder, size // 2]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "it fits" not in done.stdout
+    assert "memory" in (out / "told").read_text(encoding="utf-8")  # it could not be held whole
+    for name, rows in computed(load_decoder(large, device="cpu"), FEW)[1].items():
+        assert rows.equals(pl.read_ipc(out / f"{name}.arrow")), name
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt2", "recurrent_gemma"])
 def test_layers_of_any_form_come_for_their_turn(architecture: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)
-    whole, parted = load_decoder(folder, device="cpu"), load_decoder(folder, device="cpu", memory={"cpu": 200_000})
+    half = count_weights(folder) * 2
+    whole, parted = load_decoder(folder, device="cpu"), load_decoder(folder, device="cpu", memory={"cpu": half})
     tokens = probe_tokens(whole, 20)
     assert torch.equal(whole.hidden(tokens), parted.hidden(tokens))
     assert resting(parted) == {True, False}

@@ -27,12 +27,16 @@ def test_what_is_no_size_is_refused(written: str) -> None:
 def test_limits_of_a_command_line_keep_their_order() -> None:
     assert list((parse_limits(["cuda:1=1GiB", "cpu=0"]) or {}).items()) == [("cuda:1", 2**30), ("cpu", 0)]
     assert parse_limits([]) is None
-    for wrong in ("cpu", "gpu=1", "cpu:0=1", "=1"):
-        with pytest.raises(ValueError, match="write a device and a size"):
+    with pytest.raises(ValueError, match="'cpu': write a device and a size, such as cpu=8GiB"):
+        parse_limits(["cpu"])
+    for wrong in ("gpu=1", "cpu:0=1", "=1"):
+        with pytest.raises(ValueError, match="is no device that holds layers"):
             parse_limits([wrong])
 
 
-@pytest.mark.parametrize(("memory", "told"), [({"cpu": "much"}, "'much' is no size"), ({"gpu": 1}, "should match")])
+@pytest.mark.parametrize(
+    ("memory", "told"), [({"cpu": "much"}, "'much' is no size"), ({"gpu": 1}, "'gpu' is no device that holds layers")]
+)
 def test_a_study_names_its_wrong_limit(memory: dict[str, object], told: str, tmp_path: Path) -> None:
     study = yaml.safe_load((Path("pipelines/studies/demo.yaml")).read_text(encoding="utf-8"))
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"memory": memory}), encoding="utf-8")
