@@ -5,6 +5,7 @@
 
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +20,6 @@ from pipelines.pruning.row import variant_row
 from pipelines.pruning.statistics import Statistics
 from pipelines.pruning.variant import Variant
 from pipelines.studies import Study
-from pipelines.tasks.score import TaskSession
 from pipelines.traces.session import Session
 from pipelines.traces.texts import TextSession
 from tests.tiny_models import SHORT_TEXT
@@ -41,8 +41,8 @@ RECIPES = (
 FEW = ("dense", "wanda-2of4")
 
 
-def computed(decoder: Decoder, recipes: tuple[str, ...]) -> tuple[dict[str, Variant], dict[str, pl.DataFrame]]:
-    """Variants of a model, and everything that a study computes of them, by name."""
+def computed(decoder: Decoder, recipes: Sequence[str]) -> tuple[dict[str, Variant], dict[str, pl.DataFrame]]:
+    """Variants of a model, and what a study computes of them but for tasks, by name."""
     study = Study.model_validate(
         {
             "name": "tiny",
@@ -51,10 +51,13 @@ def computed(decoder: Decoder, recipes: tuple[str, ...]) -> tuple[dict[str, Vari
             "noise": [],
             "prompts": [{"id": "a", "kind": "choice", "text": "Which? A. B.", "options": ["A", "B"], "gold": "B"}],
             "texts": [{"id": "help", "source": "embedded", "context": 8, "max_tokens": 8}],
-            "tasks": [{"name": "openbookqa", "samples": 1}],
             "calibration": {"source": SHORT_TEXT, "sequences": 5, "length": 16, "dtype": "bfloat16"},
             "generation": {"new_tokens": 2},
-            "measure": {"scopes": ["local", "isolated", "propagated"], "lenses": ["normed"], "cache": decoder.cache_refusal is None},
+            "measure": {
+                "scopes": ["local", "isolated", "propagated"],
+                "lenses": ["normed"],
+                "cache": decoder.cache_refusal is None,
+            },
         }
     )
     seen = calibrate(decoder, study.calibration, "tiny")
@@ -71,10 +74,8 @@ def computed(decoder: Decoder, recipes: tuple[str, ...]) -> tuple[dict[str, Vari
         found[f"{recipe.name} variants"] = row.drop("peak_memory_bytes")
     for name, traced in Session(decoder, "tiny", study).trace_all(variants).items():
         found |= {f"{name} {table}": rows for table, rows in traced.items()}
-    texts, tasks = TextSession(decoder, "tiny", study), TaskSession(decoder, "tiny", study.tasks, allows_code=False)
-    for name, variant in variants.items():
-        found[f"{name} text_tokens"] = texts.trace(name, variant)
-        found[f"{name} task_samples"] = tasks.score(name, variant, None).samples
+    texts = TextSession(decoder, "tiny", study)
+    found |= {f"{name} text_tokens": texts.trace(name, variant) for name, variant in variants.items()}
     return variants, found
 
 
