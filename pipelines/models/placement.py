@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.hooks import remove_hook_from_submodules
@@ -68,13 +68,13 @@ class Placement:
         self.places = places_of(stack, limits, dtype)
         self._map = {name: str(device) for name in _outside(outline, self._name)}
         self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self.places)}
-        self._scratch: str | None = None
+        # For weights whose form on disk is not the model's; gone with the model, or when it cannot be loaded.
+        self._scratch = tempfile.mkdtemp(prefix="prunescope-layers-")
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
     def arguments(self) -> dict[str, Any]:
-        """For `from_pretrained`; weights whose form on disk is not the model's are written once more for `place`."""
+        """For `from_pretrained`."""
         logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-        # Beside the files of other programs, and gone with the model.
-        self._scratch = tempfile.mkdtemp(prefix="prunescope-layers-")
         return {"device_map": self._map, "offload_folder": self._scratch}
 
     def place(self, model: nn.Module) -> None:
@@ -83,7 +83,7 @@ class Placement:
         Its hooks give modules other parameters at every call; here parameters stay the same objects, as whoever
         swaps weights, drops sublayers or watches products needs them.
         """
-        weakref.finalize(model, shutil.rmtree, self._scratch, ignore_errors=True)
+        vars(model)["placement"] = self  # lives as long
         weights = _on_disk(model)
         remove_hook_from_submodules(model)
         for module in model.modules():
@@ -132,7 +132,7 @@ def _on_disk(model: nn.Module) -> Mapping[str, torch.Tensor]:
         for each in getattr(hook, "hooks", (hook,)):
             found = getattr(getattr(each, "weights_map", None), "dataset", None)
             if isinstance(found, OffloadedWeightsLoader):
-                return found
+                return cast(Mapping[str, torch.Tensor], found)
     return {}
 
 

@@ -96,7 +96,6 @@ def test_prune_calibrates_as_a_study_can(tiny_folder: Path, tmp_path: Path) -> N
     assert not torch.equal(plain.get_parameter(name), other.get_parameter(name))
 
 
-@pytest.mark.parametrize("recipe", ["sparsegpt-50", "attn-drop-1+wanda-50"])
 def test_prune_of_a_model_that_stays_on_disk_writes_the_same_folder(
     tiny_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -110,6 +109,7 @@ def test_prune_of_a_model_that_stays_on_disk_writes_the_same_folder(
     assert "--memory: '8GiB': write a device and a size, such as cpu=8GiB" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("recipe", ["sparsegpt-50", "attn-drop-1+wanda-50"])
 def test_an_interrupted_prune_goes_on_at_the_layer_that_it_had_reached(
     recipe: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
