@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.tasks
 	$(BIN)/python -m tests.benchmarks.pruning
 	$(BIN)/python -m tests.benchmarks.orchestration
+	$(BIN)/python -m tests.benchmarks.streaming
 	$(BIN)/python -m tests.benchmarks.warehouse 1e6 1e7 1e8
 
 ui: $(READY)

@@ -74,6 +74,9 @@ class ModelEstimate:
         machine: measured speeds.
         available: bytes that may be filled; None where the system does not tell.
         uncounted: tasks whose samples a run would fetch.
+        movable: bytes of layers on the device that could rest on disk.
+        read: bytes of layers that every pass brings to it.
+        place: the device, as the study's `memory` calls it.
     """
 
     model: str
@@ -88,6 +91,9 @@ class ModelEstimate:
     machine: Machine
     available: int | None
     uncounted: Sequence[str] = ()
+    movable: int = 0
+    read: int = 0
+    place: str = "cpu"
 
     @property
     def seconds(self) -> float:
@@ -127,7 +133,8 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
     local = [task for task in study.tasks if find(task).is_local]
     sizes = task_sizes(local, outline) if local else []
-    load = Workload(study, shape, lengths, windows, workers_on(device), sizes, embedded)
+    stays = None if study.memory is None else study.memory.get("cuda:0" if device == "cuda" else device, 0)
+    load = Workload(study, shape, lengths, windows, workers_on(device), sizes, embedded, stays)
     process = 0 if device.startswith("cuda") else peak_memory_bytes()
     machine = measured(
         shape, load.dtype, device, max(load.lengths, default=study.calibration.length), len(study.measure.temperatures)
@@ -173,6 +180,9 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
         machine=machine,
         available=available_bytes(device),
+        movable=0 if study.speed else load.layers_bytes if stays is None else min(stays, load.layers_bytes),
+        read=0 if stays is None else max(0, load.layers_bytes - stays),
+        place="cuda:0" if device == "cuda" else device,
         uncounted=[task.name for task in study.tasks if task not in local],
     )
 
@@ -303,7 +313,19 @@ def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
         else:
             small = [name for name, size in peaks.items() if size <= available]
             advice = f"these fit: {', '.join(small)}" if small else "none of its variants does"
+            stays = found.movable - (peaks[recipe] - available)
+            if stays > 0:
+                limit = f"`memory: {{{found.place}: {stays // 2**20}MiB}}`"
+                advice += f"; {limit} lets all fit: layers beyond it rest on disk until they run"
             told.append((f"{most}, but {gib(available)} are free: IT DOES NOT FIT; {advice}", True))
+    if found.read:
+        told.append(
+            (
+                f"{found.model}: every pass over the layers, and every token that is written, brings "
+                f"{gib(found.read)} of them from where they rest, which is not in the time",
+                False,
+            )
+        )
     return told
 
 

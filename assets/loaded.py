@@ -69,12 +69,12 @@ class LoadedModels:
         Raises:
             InputError: it cannot be loaded, or a part of it could not be proved.
         """
-        key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device)
+        key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device, str(study.memory))
         if self._decoder is None or self._decoder[0] != key:
             self.release()
             from pipelines.models.load import load_decoder
 
-            decoder = load_decoder(dense.folder, study.dtype, study.device)
+            decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
             self._decoder = (key, replace(decoder, split=self.split))
         return self._decoder[1]
 

@@ -195,7 +195,7 @@ class Influence:
     def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001
             before = stream_of(args, kwargs)
-            attn, mlp = self._adds["attn"], self._adds["mlp"]
+            attn, mlp = (self._adds[kind].to(before.device) for kind in ("attn", "mlp"))
             middle = before if self._decoder.layers[index].is_parallel else before + attn
             for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
                 flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
@@ -245,7 +245,7 @@ class Influence:
 
 def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: Inputs, digest: str) -> dict[str, object]:
     second = inputs.second_moment
-    outputs, channels = matrix.weight.shape
+    outputs, channels = matrix.shape
     mean = float(second.mean())
     kurtosis = inputs.fourth / (inputs.tokens * channels) / mean**2 if mean else 0.0
     rms = second.sqrt()

@@ -144,7 +144,7 @@ class Watch:
                 self.see(each, matrix)
             return
         found = self._by_address.get(operand.data_ptr())
-        if found is not None and operand.shape == found.weight.T.shape and rows.shape[-1] == operand.shape[0]:
+        if found is not None and operand.shape == found.shape[::-1] and rows.shape[-1] == operand.shape[0]:
             self._readers.setdefault(id(rows), []).append(found.name)
             self._rows[id(rows)] = rows
             if self._missing:

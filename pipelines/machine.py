@@ -70,8 +70,11 @@ def available_bytes(device: str) -> int | None:
     except (OSError, KeyError, ValueError):
         return None
     group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no such group, or one without a limit (`max`)
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    with suppress(OSError, ValueError, KeyError):  # no such group, or one without a limit (`max`)
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        # Files that were read are counted until somebody needs their room.
+        free.append(limit - used + int(counts["inactive_file"]))
     return min(free)
 
 

@@ -52,7 +52,7 @@ def check_outline(
     Raises:
         InputError: names the prompt, key or recipe, and the fix.
     """
-    check_device(study.device)
+    check_device(study.device, study.memory)
     tokenizer, context = outline.tokenizer, outline.context_length
     headed = [key for key in ("prompts", "texts", "tasks", "speed") if getattr(study, key)]
     if outline.head is None and headed:

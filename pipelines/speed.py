@@ -57,11 +57,13 @@ class Run(NamedTuple):
 
 
 def check_speed(study: Study, context_length: int) -> None:
-    """Refuses runs that do not fit into a model's context.
+    """Refuses runs that do not fit into a model's context, and those of a model that is not whole in one place.
 
     Raises:
         InputError: names the run and the fix.
     """
+    if study.speed and study.memory is not None:
+        raise InputError("speed: with `memory` layers wait for a disk or another device; take one of the two out")
     for spec in study.speed:
         if spec.length + spec.new_tokens > context_length:
             raise InputError(

@@ -4,7 +4,7 @@ What is measured in a layer, and with which weights it computes, is the caller's
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pipelines.inputs import EnoughSeenError, Inputs, Watch
-from pipelines.models.calls import Arguments, call_with_state, hooks, stream_of, with_first
+from pipelines.models.calls import Arguments, call_with_state, hooks, other_forward, stream_of, with_first
 from pipelines.models.decoder import Decoder
 from pipelines.models.matrices import Matrix, Products
+from pipelines.models.turns import present, retyped
 
 # Sequences of one forward pass: enough to fill the matrix products, little memory.
 BATCH = 4
@@ -79,7 +80,8 @@ class Streams:
         """
         if not matrices and not advances:
             return {}
-        with cast(self._modules[index].parameters(), self._dtype):
+        module = self._modules[index]
+        with present(module), cast(module.parameters(), self._dtype):
             watch = Watch(matrices, with_gram=with_gram, with_tails=with_tails, stops=not advances)
             for batch in range(len(states)):
                 with suppress(EnoughSeenError), Products(watch.see):
@@ -92,7 +94,8 @@ class Streams:
     @torch.inference_mode()
     def advance(self, index: int, states: States) -> None:
         """Moves the streams through a layer as it is now."""
-        with cast(self._modules[index].parameters(), self._dtype):
+        module = self._modules[index]
+        with present(module), cast(module.parameters(), self._dtype):
             for batch in range(len(states)):
                 states[batch] = self._run(index, batch, states[batch])
 
@@ -110,7 +113,7 @@ def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> Itera
     before = [] if dtype is None else [(parameter, parameter.data) for parameter in parameters]
     try:
         for parameter, data in before:
-            parameter.data = data.to(dtype)
+            parameter.data = data if dtype is None else retyped(parameter, dtype)
         yield
     finally:
         for parameter, data in before:
@@ -128,14 +131,10 @@ def _outputs(decoder: Decoder, tokens: Int[Tensor, "1 few"]) -> list[object]:
 def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Sequence[object]) -> list[Arguments]:
     """How every layer is called on some tokens; the state among the arguments is that of the embeddings."""
     found: list[Arguments] = []
-    modules = [layer.module for layer in decoder.layers]
-    for module, output in zip(modules, outputs, strict=True):
-        module.forward = _returning_what_it_is_given(found, output)
-    try:
+    with ExitStack() as stack:
+        for layer, output in zip(decoder.layers, outputs, strict=True):
+            stack.enter_context(other_forward(layer.module, _returning_what_it_is_given(found, output)))
         decoder.hidden(tokens)
-    finally:
-        for module in modules:
-            del module.forward
     return found
 
 

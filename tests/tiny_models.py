@@ -115,7 +115,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def save_tiny(folder: Path, architecture: str = "llama", seed: int = 0, **changes: object) -> Path:
+def save_tiny(folder: Path, architecture: str = "llama", seed: int = 0, shard: str = "1GB", **changes: object) -> Path:
     """Saves a random decoder and its tokenizer; weights are large enough for its layers to matter."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -129,6 +129,6 @@ def save_tiny(folder: Path, architecture: str = "llama", seed: int = 0, **change
                 parameter.mul_(6)
             else:  # gains and biases that are neither one nor zero
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=shard)
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -20,6 +20,7 @@ from pipelines.errors import InputError
 from pipelines.models.sources import identify, locate
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import CalibrationSpec
+from pipelines.studies.limits import DEVICE, parse_limits
 from warehouse.catalogue import connect
 from warehouse.errors import DamagedFileError
 from warehouse.names import path_safe
@@ -47,6 +48,15 @@ _ON_TEXTS = {
 Shrink = Annotated[
     bool, typer.Option("--shrink", help="Make matrices smaller where whole neurons or heads are zero in every layer.")
 ]
+Memory = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--memory",
+        metavar="DEVICE=SIZE",
+        help="Layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the others are read from disk as they "
+        "run. Repeatable.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +76,7 @@ def checkpoint(
             "--model-source", metavar="MODEL", help="Where the dense model is now, if not where it was when measured."
         ),
     ] = None,
+    memory: Memory = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
@@ -82,6 +93,7 @@ def checkpoint(
     from pipelines.checkpoints.places import check_place
 
     check_place(folder)
+    limits = _limits(memory)
     store = Store(root(context))
     model, name = variant_names(variant)
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
@@ -119,7 +131,8 @@ def checkpoint(
             {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
             _scores(store.root, model, name),
         )
-        done = export(load_decoder(place, made.dtype), pruned, folder, about, shrink=shrink, progress=bars)
+        decoder = load_decoder(place, made.dtype, memory=limits)
+        done = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
     _tell(done)
 
 
@@ -154,6 +167,7 @@ def prune(
     ] = CalibrationSpec().dtype,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: in which the model runs.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    memory: Memory = None,
     shrink: Shrink = False,
     debug: Debug = False,
 ) -> None:
@@ -183,8 +197,9 @@ def prune(
     )
     if dtype not in {"float32", "bfloat16", "float16"}:
         raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if not re.match(DEVICE, device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
+    limits = _limits(memory)
     with unfinished_beside(output) as scratch, Bars() as bars:
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
@@ -197,7 +212,7 @@ def prune(
         from pipelines.pruning import apply
         from pipelines.pruning.statistics import Unfinished
 
-        decoder = load_decoder(place, dtype, device)
+        decoder = load_decoder(place, dtype, device, limits)
         if parsed.is_calibrated and length > decoder.context_length:
             raise InputError(f"--length {length}: over the model's context of {decoder.context_length} tokens")
         statistics: dict[str, Any] = {}
@@ -234,6 +249,13 @@ def _calibration(**options: object) -> CalibrationSpec:
         key = str(first["loc"][0])
         flag = {"source": "--calibration", "dtype": "--calibration-dtype"}.get(key, f"--{key}")
         raise InputError(f"{flag} {options[key]!r}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _limits(memory: list[str] | None) -> dict[str, int] | None:
+    try:
+        return parse_limits(memory or [])
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from error
 
 
 def _scores(place: Place, model: str, recipe: str) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ def card(about: About, exported: "Exported", decoder: Decoder, variant: Variant)
     base, front = _front(about, decoder)
     opener = "AutoModel" if decoder.output is None else "AutoModelForCausalLM"
     masked = sum(int(change.mask.logical_not().sum()) for change in _masked(variant))
-    prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
+    prunable = sum(matrix.size for matrix in decoder.matrices.values())
     dense = sum(parameter.numel() for parameter in decoder.model.parameters())
     facts = [
         ("Dense model", f"{base} (SHA-256 of its files {about.weight_hash[:16]}…)"),

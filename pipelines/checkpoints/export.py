@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from pipelines.checkpoints.card import About, card
@@ -24,7 +23,7 @@ from pipelines.checkpoints.worn import Worn, as_stored, stored_dtype, unchanged
 from pipelines.errors import ComputationError
 from pipelines.models.calls import first_tensor, without_cache
 from pipelines.models.decoder import Decoder, probe_tokens
-from pipelines.models.outline import auto_class
+from pipelines.models.load import open_folder
 from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import TOKENIZER_FILES
@@ -238,19 +237,14 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
         ComputationError: it is more than rounding, or transformers misses a weight.
     """
     try:
-        where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        loaded: Any = auto_class(AutoConfig.from_pretrained(scratch, **where)).from_pretrained(
-            scratch, dtype=decoder.dtype, use_safetensors=True, output_loading_info=True, **where
-        )
+        model, loading = open_folder(scratch, decoder.dtype, decoder.device, decoder.memory_beside)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         raise ComputationError(
             f"transformers cannot open what was written ({str(error).strip().splitlines()[0]}); nothing was kept"
         ) from error
-    model, loading = loaded
     wrong = sorted(str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in loading[kind])
     if wrong:
         raise ComputationError(f"transformers does not find {wrong[0]} in what was written; nothing was kept")
-    model.to(decoder.device).eval()
     with torch.inference_mode():
         found = _logits(model, probe).float()
     apart = distance(found, truth.float())

@@ -87,7 +87,7 @@ def _alive_neurons(sublayer: Sublayer, worn: Worn, output: Matrix) -> Bool[Tenso
     """Neurons that the last matrix reads and that all matrices before it write."""
     alive = _weight(worn, output).ne(0).any(dim=0)
     for matrix in sublayer.matrices.values():
-        outputs = matrix.weight.shape[0]
+        outputs = matrix.shape[0]
         if matrix is output or outputs not in {len(alive), 2 * len(alive)}:
             continue
         written = _weight(worn, matrix).ne(0).any(dim=1)
@@ -106,7 +106,7 @@ def _heads(
     config = cast(Any, decoder.model).config.get_text_config()
     heads = int(getattr(config, "num_attention_heads", 0) or 0)
     groups = int(getattr(config, "num_key_value_heads", 0) or heads)
-    widths = {matrix.weight.shape[1] for each in sublayers for matrix in last[each.label]}
+    widths = {matrix.shape[1] for each in sublayers for matrix in last[each.label]}
     if not heads or heads % groups or len(widths) != 1 or any(len(last[each.label]) != 1 for each in sublayers):
         return
     (width,) = widths
@@ -140,7 +140,7 @@ def _heads(
 def _writing(sublayer: Sublayer, last: Mapping[str, list[Matrix]], sizes: set[int]) -> Iterator[str]:
     """Weights of a sublayer's last matrix and of those that give it so many numbers to read."""
     for matrix in sublayer.matrices.values():
-        if matrix in last[sublayer.label] or matrix.weight.shape[0] in sizes:
+        if matrix in last[sublayer.label] or matrix.shape[0] in sizes:
             yield f"{matrix.name}.weight"
 
 

@@ -21,7 +21,8 @@ from pipelines.models.decoder import Decoder, probe_tokens
 from pipelines.models.load import load_model
 from pipelines.models.matrices import Matrix, Products
 from pipelines.models.sources import check_folder
-from pipelines.models.sublayer import Part, has_matrix
+from pipelines.models.sublayer import Part, Sublayer, SublayerCall, has_matrix
+from pipelines.models.turns import data_of
 from pipelines.pruning.changes import Change
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
@@ -47,8 +48,24 @@ def unchanged(decoder: Decoder) -> Mapping[str, Tensor]:
     widest = reduce(torch.promote_types, _stored_dtypes(decoder.folder))
     model = decoder.model
     if torch.promote_types(widest, decoder.dtype) != decoder.dtype:
-        model, _ = load_model(decoder.folder, widest, torch.device("cpu"))
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        model, _ = load_model(decoder.folder, widest, torch.device("cpu"), decoder.memory_beside)
+    return _Numbers(dict(model.state_dict(keep_vars=True)))
+
+
+class _Numbers(Mapping[str, Tensor]):
+    """Parameters and buffers; each is read from disk when it is asked for, if it rests there."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return data_of(self._tensors[name]).detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _stored_dtypes(folder: Path) -> Counter[torch.dtype]:
@@ -106,7 +123,7 @@ class Worn:
     def __init__(self, decoder: Decoder, variant: Variant) -> None:
         self.silenced = silencing(decoder, variant) if variant.dropped else frozenset()
         self._variant, self._device = variant, decoder.device
-        self._dense: dict[str, Tensor] = dict(decoder.model.state_dict(keep_vars=True))
+        self._dense = _Numbers(dict(decoder.model.state_dict(keep_vars=True)))
         names = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
         self._matrices: dict[str, list[Matrix]] = {}
         for matrix in decoder.matrices.values():
@@ -123,20 +140,20 @@ class Worn:
 
     def tensor(self, name: str) -> Tensor:
         """The parameter or buffer, on the model's device; a tensor of its own where it was changed."""
-        dense = self._dense.get(name)
-        if dense is None:
+        if name not in self._dense:
             value = self._variant.parameters[name].to(self._device)
             return torch.zeros_like(value) if name in self.silenced else value
-        if name in self.silenced:
-            return torch.zeros_like(dense.detach())
-        if name in self._variant.parameters:
-            return self._variant.parameters[name].to(dense.detach())
         changed = self._matrices.get(name)
-        if changed is None:
-            return dense.detach()
-        if changed[0].expert is None:
+        if changed is not None and changed[0].expert is None and name not in self.silenced:
             return self._own(changed[0])
-        stack = dense.detach().clone()
+        dense = self._dense[name]
+        if name in self.silenced:
+            return torch.zeros_like(dense)
+        if name in self._variant.parameters:
+            return self._variant.parameters[name].to(dense)
+        if changed is None:
+            return dense
+        stack = dense.clone()
         for matrix in changed:
             stack[matrix.expert] = self._own(matrix)
         return stack
@@ -152,22 +169,33 @@ def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
 
     Parts without a product that is known as one of a matrix are left out.
     """
-    by_address = {matrix.address: matrix for matrix in decoder.matrices.values()}
-    order: list[Matrix] = []
-
-    def see(_: Tensor, operand: Tensor) -> None:
-        known = (by_address.get(each.data_ptr()) for each in (operand if operand.dim() == 3 else [operand]))
-        order.extend(matrix for matrix in known if matrix is not None)
-
-    with Products(see):
+    sublayers = list(decoder.sublayers)
+    calls: dict[str, list[SublayerCall]] = {sublayer.label: [] for sublayer in sublayers}
+    with hooks(*(handle for each in sublayers for handle in each.keep_calls(calls[each.label]))):
         decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=1))
     found: dict[str, list[Matrix]] = {}
-    for sublayer in decoder.sublayers:
+    for sublayer in sublayers:
+        order = _products(sublayer, calls[sublayer.label][0])
         for part in sublayer.parts:
             own = {id(parameter) for mixer in part.mixers for parameter in mixer.parameters()}
             last = [matrix for matrix in order if id(matrix.parameter) in own][-1:]
             found.setdefault(sublayer.label, []).extend(last)
     return found
+
+
+def _products(sublayer: Sublayer, call: SublayerCall) -> list[Matrix]:
+    """Its matrices in the order in which it multiplies with them."""
+    order: list[Matrix] = []
+    with sublayer.present():
+        by_address = {matrix.address: matrix for matrix in sublayer.matrices.values()}
+
+        def see(_: Tensor, operand: Tensor) -> None:
+            known = (by_address.get(each.data_ptr()) for each in (operand if operand.dim() == 3 else [operand]))
+            order.extend(matrix for matrix in known if matrix is not None)
+
+        with Products(see):
+            sublayer.replay(call)
+    return order
 
 
 @torch.inference_mode()
@@ -228,9 +256,13 @@ def _adding(decoder: Decoder, labels: tuple[str, ...], zeroed: list[nn.Parameter
 @contextmanager
 def _zero(parameters: list[nn.Parameter]) -> Iterator[None]:
     before = [(parameter, parameter.data) for parameter in parameters]
+    zeros: dict[object, Tensor] = {}  # one for all of a shape: they may be many, and rest on disk otherwise
     try:
         for parameter, data in before:
-            parameter.data = torch.zeros_like(data)
+            form = data.shape, data.dtype, data.device
+            if form not in zeros:
+                zeros[form] = torch.zeros(data.shape, dtype=data.dtype, device=data.device)
+            parameter.data = zeros[form]
         yield
     finally:
         for parameter, data in before:

@@ -46,10 +46,7 @@ def quick_linears(model: nn.Module) -> Iterator[None]:
     quick = [
         module
         for module in model.modules()
-        if type(module) is nn.Linear
-        and module.weight.dtype == torch.float32
-        and module.weight.device.type == "cpu"
-        and "forward" not in vars(module)
+        if type(module) is nn.Linear and module.weight.dtype == torch.float32 and "forward" not in vars(module)
     ]
     for module in quick:
         cast(Any, module).forward = _forward(module)
@@ -62,6 +59,8 @@ def quick_linears(model: nn.Module) -> Iterator[None]:
 
 def _forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        return product(x, module.weight, module.bias)
+        # Looked at when it runs: weights of some models come to their device only then.
+        multiply = product if module.weight.device.type == "cpu" else nn.functional.linear
+        return multiply(x, module.weight, module.bias)
 
     return forward

@@ -4,7 +4,7 @@ Loading and finding only; what is measured on it lives in `pipelines.traces`, wh
 """
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,8 @@ class Decoder:
         skips: how sublayers are left out of a pass, as proved at load; None where that gives something else than
             running them and adding nothing.
         split: into how many parts what usually passes at once is split, where memory is short.
+        memory: bytes of layers on each device, by which it was loaded; None where all of it lies on its own.
+        is_streamed: whether weights of some layers lie elsewhere until the layer runs.
     """
 
     model: nn.Module
@@ -94,6 +96,8 @@ class Decoder:
     can_pad: bool = True
     is_causal: bool = True
     skips: Skips | None = None
+    memory: Mapping[str, int] | None = None
+    is_streamed: bool = False
     split: int = 1
 
     def at_once(self, usual: int) -> int:
@@ -123,6 +127,11 @@ class Decoder:
         if self.output is None:
             raise InputError(f"{type(self.model).__name__}: has no LM head, so only `retrieval` can be measured on it")
         return self.output
+
+    @property
+    def memory_beside(self) -> dict[str, int] | None:
+        """Limits for another model of its size that is loaded beside it: of one with limits no layer stays."""
+        return None if self.memory is None else {}
 
     @property
     def padding(self) -> int:

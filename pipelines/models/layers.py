@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipelines.errors import InputError
 from pipelines.models.calls import call_with_state, first_tensor, hooks, stream_of
 from pipelines.models.decoder import Layer
-from pipelines.models.matrices import matrices_of
+from pipelines.models.matrices import Products, matrices_of
 from pipelines.models.probe import (
     Recorder,
     Seen,
@@ -27,6 +27,7 @@ from pipelines.models.probe import (
     same_memory,
 )
 from pipelines.models.sublayer import Kind, Part, See, Sublayer, SublayerCall, has_matrix, without_residual
+from pipelines.models.turns import present
 
 Names = dict[nn.Module, str]
 
@@ -51,19 +52,17 @@ def find_layer(
     module: nn.Module,
     run: Recorder,
     names: Names,
-    products: dict[int, Tensor],
     known: set[float],
     *,
     may_norm_stream: bool = False,
 ) -> Layer:
-    """Finds and proves one layer.
+    """Finds and proves one layer, whose weights are present meanwhile.
 
     Args:
         index: its number.
         module: the layer.
         run: what its modules read and returned in the probe.
         names: of all modules.
-        products: operands of the probe's matrix products, by address.
         known: numbers of the model's config, among which a multiplier may be.
         may_norm_stream: whether a layer whose norms make the next stream (post-norm) is taken. What it adds is then
             known to the rounding of a stream only, too coarse for traces.
@@ -71,6 +70,13 @@ def find_layer(
     Raises:
         InputError: names the layer, or the module in it, and what could not be proved.
     """
+    with present(module):
+        return _find_layer(index, module, run, names, known, may_norm_stream=may_norm_stream)
+
+
+def _find_layer(
+    index: int, module: nn.Module, run: Recorder, names: Names, known: set[float], *, may_norm_stream: bool
+) -> Layer:
     seen = cast(Seen, run.once(module))
     if not torch.equal(seen.given, seen.state):
         raise InputError(f"{names[module]}: overwrites the stream that it is given; refused")
@@ -81,6 +87,7 @@ def find_layer(
     if parts is None:
         sources = [list(_sources(mixer, module, run)) for mixer in mixers]
         parts = _prove_sum(module, seen, mixers, sources, run, names, known)
+    products = _products(module, seen)
     mixing = {part: _mixes_positions(part, run, names) for part in parts}
     if len(set(mixing.values())) < 2:
         found = ", ".join(names[mixer] for part in parts for mixer in part.mixers)
@@ -97,6 +104,20 @@ def find_layer(
 
     attn, mlp = sublayer("attn"), sublayer("mlp")
     return Layer(module, attn, mlp, is_parallel=_prove_runs(module, seen, attn, mlp, names))
+
+
+def _products(layer: nn.Module, seen: Seen) -> dict[int, Tensor]:
+    """Operands of the layer's matrix products, by address; of a batch of matrices, each."""
+    found: dict[int, Tensor] = {}
+
+    def note(_: Tensor, operand: Tensor) -> None:
+        for matrix in operand if operand.dim() == 3 else [operand]:
+            found.setdefault(matrix.data_ptr(), matrix)
+
+    args, kwargs = seen.call
+    with Products(note):
+        layer(*args, **kwargs)
+    return found
 
 
 def _children(layer: nn.Module, run: Recorder) -> list[nn.Module]:

@@ -1,5 +1,7 @@
-"""From a folder of safetensors to a proved decoder on a device."""
+"""From a folder of safetensors to a proved decoder on a device, or on several, or on one that is smaller than it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +11,104 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from pipelines.errors import InputError
+from pipelines.machine import available_bytes, chosen_device
 from pipelines.models.decoder import Decoder
 from pipelines.models.outline import auto_class
+from pipelines.models.placement import Placement
+from pipelines.models.sources import count_weights
 from pipelines.models.structure import discover
+from pipelines.models.turns import settled
+
+# Share of the free memory of several GPUs that weights may fill; the rest is for what they compute.
+_FILLED = 0.9
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that torch does not see here; InputError names the key and the fix."""
-    if not device.startswith("cuda"):
-        return
+def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
+    """Refuses devices that torch does not see here.
+
+    Args:
+        device: of a study.
+        memory: its limits by device.
+
+    Raises:
+        InputError: names the key and the fix.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = int(device.partition(":")[2] or 0)
-    if index >= count:
-        raise InputError(f"device {device}: torch sees {count} CUDA devices here; set `device: auto` or `cpu`")
+    for key, name in (("device", device), *(("memory", each) for each in memory or ())):
+        if not name.startswith("cuda"):
+            continue
+        if key == "memory" and device == "cpu":
+            raise InputError(f"memory: {name} is named, but `device` is cpu; set `device: auto`, or name cpu alone")
+        if int(name.partition(":")[2] or 0) >= count:
+            raise InputError(f"{key} {name}: torch sees {count} CUDA devices here; set `device: auto` or `cpu`")
 
 
-def load_decoder(folder: Path, dtype: str = "float32", device: str = "auto") -> Decoder:
+def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, int] | None:
+    """Whether a model's weights fit into the memory that is free now.
+
+    Args:
+        folder: of the model.
+        dtype: of its weights.
+        device: as in `load_decoder`.
+
+    Returns:
+        None where they fit on one device; limits for all GPUs where they fit there and `device` is auto.
+
+    Raises:
+        InputError: they do not fit; says how to go on.
+    """
+    needed, where = count_weights(folder) * dtype.itemsize, chosen_device(device)
+    free = available_bytes(where)
+    if free is None or needed <= free:
+        return None
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "auto" else []
+    total = sum(available_bytes(name) or 0 for name in names)
+    if total and needed <= _FILLED * total:
+        # Shares of their free memory, so that what is computed has room on each.
+        return {name: round(_FILLED * (available_bytes(name) or 0)) for name in names}
+    place = "cuda:0" if where == "cuda" else where
+    what = str(dtype).removeprefix("torch.")
+    raise InputError(
+        f"{folder}: its weights take {needed / 2**30:.1f} GiB in {what} and {free / 2**30:.1f} GiB are free; set "
+        f"`memory: {{{place}: {free // 2**21}MiB}}` to read layers beyond that from disk as they run"
+        + ("" if dtype.itemsize == 2 else ", or `dtype: bfloat16`")
+    )
+
+
+def load_decoder(
+    folder: Path, dtype: str = "float32", device: str = "auto", memory: Mapping[str, int] | None = None
+) -> Decoder:
     """Loads a folder of safetensors and proves its structure.
+
+    Args:
+        folder: of the model.
+        dtype: of its weights.
+        device: where it computes; `auto` is the first GPU, or the CPU, and all GPUs where the first one is too small.
+        memory: bytes of layers on each device; what does not fit there is read from disk whenever it runs. None has
+            all of them on the device.
 
     Raises:
         InputError: the architecture is unknown or not a decoder, or a part of it could not be proved; names the module.
+            Or there is less memory than its weights need.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(device)
-    model, tokenizer = load_model(folder, getattr(torch, dtype), torch.device(device))
-    return discover(model, tokenizer, folder)
+    check_device(device, memory)
+    where = torch.device(chosen_device(device))
+    limits = enough_memory(folder, getattr(torch, dtype), device) if memory is None else memory
+    model, tokenizer = load_model(folder, getattr(torch, dtype), where, limits)
+    decoder = discover(model, tokenizer, folder)
+    return replace(decoder, memory=limits, is_streamed=settled(layer.module for layer in decoder.layers))
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, Any]:
+def load_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, memory: Mapping[str, int] | None = None
+) -> tuple[nn.Module, Any]:
     """Loads a folder of safetensors: the model, in eval mode without gradients, and its tokenizer.
+
+    Args:
+        folder: of the model.
+        dtype: of its weights.
+        device: of all that lies nowhere else.
+        memory: as in `load_decoder`.
 
     Raises:
         InputError: transformers cannot load it, or weights are missing.
@@ -47,23 +117,49 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        loaded: Any = auto_class(config).from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,  # said, or transformers asks at the terminal
-            experts_implementation="eager",  # one product an expert: what flows into each is seen
-            output_loading_info=True,
-        )
+        # One product an expert: what flows into each is seen.
+        model, loading = open_folder(folder, dtype, device, memory, experts_implementation="eager")
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
-    model, loading = loaded
     # transformers fills what a checkpoint lacks with random numbers and only warns.
     lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if lacking:
         raise InputError(
             f"{folder}: the weights of {lacking[0]} are missing or of another shape; fetch the model again"
         )
-    return model.to(device).eval().requires_grad_(False), tokenizer
+    return model, tokenizer
+
+
+def open_folder(
+    folder: Path, dtype: torch.dtype, device: torch.device, memory: Mapping[str, int] | None = None, **others: object
+) -> tuple[nn.Module, dict[str, Any]]:
+    """What transformers makes of a folder, in eval mode without gradients, and what it says about its keys.
+
+    Args:
+        folder: of the model.
+        dtype: of its weights.
+        device: of all that lies nowhere else.
+        memory: as in `load_decoder`.
+        others: more arguments for transformers.
+
+    Raises:
+        ValueError, OSError, KeyError, RuntimeError: it cannot load it.
+        InputError: there is a limit of memory, and no list of layers was found.
+    """
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # said, or transformers asks
+    config = AutoConfig.from_pretrained(folder, **where)
+    placement = None
+    if memory is not None:
+        with torch.device("meta"):
+            outline = auto_class(config).from_config(config, dtype=dtype)
+        placement = Placement(outline, int(config.get_text_config().num_hidden_layers), memory, dtype, device)
+        others |= placement.arguments()
+    loaded: Any = auto_class(config).from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **where, **others
+    )
+    model, loading = loaded
+    if placement is None:
+        model.to(device)
+    else:
+        placement.place(model)
+    return model.eval().requires_grad_(False), loading

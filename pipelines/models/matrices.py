@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from pipelines.models.turns import data_of
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Where the matrix stands among a function's arguments; linear's is (out, in), the others' (in, out).
 _LINEAR = torch.nn.functional.linear
@@ -46,8 +48,8 @@ class Matrix:
 
     @property
     def stored(self) -> Float[Tensor, "rows columns"]:
-        """The weight in its own layout, a view."""
-        data = self.parameter.data
+        """The weight in its own layout, a view; read from disk where it rests there (`turns.present` keeps it)."""
+        data = data_of(self.parameter)
         return data if self.expert is None else data[self.expert]
 
     @property
@@ -56,9 +58,21 @@ class Matrix:
         return self.stored.T if self.is_transposed else self.stored
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        rows, columns = self.parameter.shape[-2:]
+        return (columns, rows) if self.is_transposed else (rows, columns)
+
+    @property
+    def size(self) -> int:
+        """How many weights it has."""
+        return self.shape[0] * self.shape[1]
+
+    @property
     def address(self) -> int:
-        """Where its first number lies: the mark by which a product of it is known."""
-        return self.stored.data_ptr()
+        """Where its first number lies while it is present: the mark by which a product of it is known."""
+        data = self.parameter.data
+        return (data if self.expert is None else data[self.expert]).data_ptr()
 
 
 class Products(TorchFunctionMode):

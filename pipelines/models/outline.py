@@ -122,7 +122,7 @@ def shape_of(outline: Outline) -> Shape:
         InputError: it has no list of layers as its config announces.
     """
     config = outline.config
-    stack = _layer_stack(outline.module, int(config.num_hidden_layers))
+    stack = layer_stack(outline.module, int(config.num_hidden_layers))
     embedding: torch.Tensor = outline.module.get_input_embeddings().weight  # type: ignore[operator]
     weight = embedding if outline.head is None else cast(torch.Tensor, outline.head.weight)
     if stack is None:
@@ -159,7 +159,7 @@ def _matrix(module: nn.Linear | Conv1D) -> torch.Tensor:
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
-def _layer_stack(model: nn.Module, layers: int) -> nn.ModuleList | None:
+def layer_stack(model: nn.Module, layers: int) -> nn.ModuleList | None:
     """The list of as many members as the config has layers; experts of one layer are a list of their own."""
     stacks = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == layers)
     return next((stack for stack in stacks if any(p.dim() >= 2 for p in stack[0].parameters())), None)

@@ -4,6 +4,8 @@ Only safetensors and GGUF are opened; pickle files and repositories with code of
 """
 
 import hashlib
+import json
+import math
 import os
 import shutil
 import subprocess
@@ -224,6 +226,20 @@ def source_hash(source: str, cache: Path) -> str:
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)
     return identify(locate(source, cache), cache).weight_hash
+
+
+def count_weights(folder: Path) -> int:
+    """Numbers in the weight files of a folder.
+
+    Raises:
+        InputError: as `check_folder`.
+    """
+    found = 0
+    for file in check_folder(folder):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        found += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return found
 
 
 def _joint_hash(files: list[Path], cache: Path) -> str:

@@ -15,7 +15,6 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.models.calls import first_tensor, hooks, without_cache
 from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.layers import find_layer
-from pipelines.models.matrices import Products
 from pipelines.models.output import find_output
 from pipelines.models.probe import Recorder, Seen, distance, is_close, numbers_of
 from pipelines.models.skipping import Skips, find_skips
@@ -50,16 +49,15 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     names = {module: name for name, module in model.named_modules()}
     has_head = writes(model)
 
-    run, products = Recorder(model), dict[int, Tensor]()
-    with run, Products(lambda _, operand: _note(products, operand)):
+    run = Recorder(model)
+    with run:
         result = model(input_ids=probe, **without_cache(model))
     _require_finite(run, names)
     stack = _layer_stack(model, run, names)
     config = typed.config
     known = numbers_of(config.to_dict())
     layers = tuple(
-        find_layer(index, module, run, names, products, known, may_norm_stream=not has_head)
-        for index, module in enumerate(stack)
+        find_layer(index, module, run, names, known, may_norm_stream=not has_head) for index, module in enumerate(stack)
     )
     _require_own_weights(layers)
     output = find_output(model, probe, first_tensor(result.logits), stack[-1], run, names, known) if has_head else None
@@ -110,12 +108,6 @@ def _can_pad_behind(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
     except (RuntimeError, ValueError, TypeError, IndexError):  # an architecture without masks
         return False
     return is_close(found, states)
-
-
-def _note(products: dict[int, Tensor], operand: Tensor) -> None:
-    """Remembers the operand of a product by its address; of a batch of matrices, each."""
-    for matrix in operand if operand.dim() == 3 else [operand]:
-        products.setdefault(matrix.data_ptr(), matrix)
 
 
 def _require_finite(run: Recorder, names: dict[nn.Module, str]) -> None:

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from pipelines.models.calls import Arguments, first_tensor, hooks, other_forward, stream_of, with_cache, with_first
 from pipelines.models.matrices import Matrix
+from pipelines.models.turns import present
 
 Kind = Literal["attn", "mlp"]
 Added = Float[Tensor, "batch tokens width"]
@@ -240,9 +241,16 @@ class Sublayer:
             cache: takes the place of the cache that was passed then; it must hold this sublayer's own past.
         """
         calls = call.parts if cache is None else tuple(with_cache(part, cache) for part in call.parts)
-        first, *others = (part.run(arguments) for part, arguments in zip(self.parts, calls, strict=True))
+        with self.present():
+            first, *others = [part.run(arguments) for part, arguments in zip(self.parts, calls, strict=True)]
         value = sum(others, start=first)
         return value.reshape(*call.shape, value.shape[-1])
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Its weights are where they are used for a while; see `turns.present`."""
+        with present(*(module for part in self.parts for module in part.chain)):
+            yield
 
     @contextmanager
     def dropped(self) -> Iterator[None]:

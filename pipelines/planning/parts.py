@@ -117,6 +117,11 @@ class Passes:
         return self.shape.vocabulary * self.shape.width
 
     @property
+    def layers_bytes(self) -> int:
+        """Bytes of the layers' weights; learned positions and norms outside them count as theirs."""
+        return (self.shape.body - self.head_size) * self.item_size
+
+    @property
     def read_a_token(self) -> int:
         """Bytes of weights that are read for every token that is written."""
         return self.shape.active * self.item_size + self.head_size * FLOAT

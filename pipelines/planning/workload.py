@@ -27,6 +27,7 @@ class Workload(Passes):
         workers: sublayers that are measured at once.
         tasks: what each task asks, every way of scoring on its own.
         embedded: what is embedded of each retrieval data set.
+        stays: bytes of layers that stay on the device, while the others come for their turn; None where all do.
     """
 
     prompts: Sequence[int]
@@ -34,6 +35,7 @@ class Workload(Passes):
     workers: int
     tasks: Sequence[TaskSize] = ()
     embedded: Sequence[RetrievalSize] = ()
+    stays: int | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -212,7 +214,8 @@ class Workload(Passes):
         masked = recipe.changes_matrices
         # More than that is made layer by layer, except where nothing may be made while the clock runs.
         pruned = shape.prunable * size
-        worn = pruned if pruned <= MOST_HELD or self.study.speed else -(-pruned // shape.layers)
+        is_whole = self.stays is None and pruned <= MOST_HELD
+        worn = pruned if is_whole or self.study.speed else -(-pruned // shape.layers)
         moves = len(group) * self.positions * shape.width * sublayers * FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
@@ -228,7 +231,7 @@ class Workload(Passes):
         gram = 12 * self._gram / shape.layers if reads_gram else 0
         return [
             Held("process and libraries", process),
-            Held(f"weights in {self.study.dtype}", shape.parameters * size),
+            *self._weights(),
             Held("head in float32", head),
             Held("dense states of the prompts", states),
             Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
@@ -252,6 +255,18 @@ class Workload(Passes):
             Held("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
             *self.measured.held(),
         ]
+
+    def _weights(self) -> Iterator[Held]:
+        """The dense model's own, as far as they lie on the device."""
+        name, size, layers = f"weights in {self.study.dtype}", self.item_size, self.layers_bytes
+        if self.stays is None or self.stays >= layers:
+            yield Held(name, self.shape.parameters * size)
+            return
+        yield Held(f"{name} outside the layers", self.shape.parameters * size - layers)
+        yield Held("layers that stay", self.stays)
+        # A whole one in a pass, one sublayer a core where they are measured.
+        turn = max(layers // self.shape.layers, self.workers * self.shape.largest_sublayer * size)
+        yield Held("layers on their turn", turn)
 
     # -- tables ---------------------------------------------------------------------------------------------------
 

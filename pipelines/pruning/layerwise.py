@@ -17,6 +17,7 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.inputs import Inputs
 from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.matrices import Matrix
+from pipelines.models.turns import present
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.changes import Change
 from pipelines.pruning.chosen import chosen_matrices
@@ -91,7 +92,8 @@ def prune_layers(
             lane.states = streams.begin() if streams else None
         progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
         for index in range(len(decoder.layers)):
-            _through_layer(decoder, index, lanes, base, streams)
+            with present(decoder.layers[index].module):
+                _through_layer(decoder, index, lanes, base, streams)
             progress.advance()
         progress.done()
     return [work.result(base) for work in works]

@@ -32,7 +32,7 @@ def mask_samples(decoder: Decoder, model: str, recipe: str, variant: Variant) ->
     for sublayer in decoder.sublayers:
         is_dropped = sublayer.label in variant.dropped
         for name, matrix in sublayer.matrices.items():
-            outputs, inputs = matrix.weight.shape
+            outputs, inputs = matrix.shape
             places = sampled_places(name, outputs, inputs)
             kept = np.zeros(len(places), bool) if is_dropped else _kept(variant.changes.get(name), places)
             rows.append(

@@ -26,7 +26,7 @@ def variant_row(
 ) -> pl.DataFrame:
     """The row of table `variants`: what was removed, from where, at what cost."""
     sublayers = list(decoder.sublayers)
-    prunable = sum(matrix.stored.numel() for matrix in decoder.matrices.values())
+    prunable = sum(matrix.size for matrix in decoder.matrices.values())
     counts = [_counts(variant, sublayer) for sublayer in sublayers if sublayer.label not in variant.dropped]
     masked, updated = sum(zeros for zeros, _ in counts), sum(others for _, others in counts)
     facts = {
@@ -78,7 +78,8 @@ def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
         if mask is not None:
             zeros += int((~mask).sum())
         if change.values is not None or change.codes is not None:
-            moved = change.weight(matrix.weight) != matrix.weight
+            dense = matrix.weight
+            moved = change.weight(dense) != dense
             others += int((moved if mask is None else moved & mask.to(moved.device)).sum())
     return zeros, others
 

@@ -14,6 +14,7 @@ from pipelines.errors import ComputationError
 from pipelines.models.calls import hooks
 from pipelines.models.decoder import Decoder, Layer
 from pipelines.models.sublayer import Sublayer
+from pipelines.models.turns import data_of, present
 from pipelines.pruning.variant import Variant
 from pipelines.streams import cast
 
@@ -32,6 +33,8 @@ def swapped(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Ite
     """
     before: dict[Tensor, Tensor] = {}
     with ExitStack() as stack:
+        for sublayer in sublayers:
+            stack.enter_context(sublayer.present())
         stack.callback(_put_back, before)
         for sublayer in sublayers:
             others = [name for name in weights if name not in sublayer.matrices]
@@ -64,7 +67,7 @@ def _replaced(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
     """Another parameter of a module for a while, one that it does not have otherwise too (a bias that is None)."""
     parameter = getattr(module, key)
     if parameter is None:
-        like = next(module.parameters())
+        like = data_of(next(module.parameters()))
         setattr(module, key, nn.Parameter(value.to(like), requires_grad=False))
         try:
             yield
@@ -92,9 +95,9 @@ def applied(decoder: Decoder, variant: Variant, most_held: int | None = None, *,
         skips: as in `Decoder.without`; False where hooks must see the modules of dropped sublayers, too.
     """
     most_held = MOST_HELD if most_held is None else most_held
-    changed = [matrix.stored.nbytes for name, matrix in decoder.matrices.items() if name in variant.changes]
+    changed = [matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes]
     with ExitStack() as stack:
-        if sum(changed) <= most_held:
+        if not decoder.is_streamed and sum(changed) * decoder.dtype.itemsize <= most_held:
             for sublayer in decoder.sublayers:
                 stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
         else:
@@ -124,6 +127,7 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
 
     def begin(layer: Layer) -> Callable[..., None]:
         def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
+            worn.enter_context(present(module))
             for sublayer in (layer.attn, layer.mlp):
                 worn.enter_context(swapped([sublayer], variant.weights(sublayer)))
 

@@ -17,6 +17,7 @@ from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
 from pipelines.pruning.recipes.base import SOURCE
+from pipelines.studies.limits import DEVICE, Place, Size
 from pipelines.studies.measured import RetrievalSpec, SpeedSpec, TaskSpec
 from pipelines.studies.part import Part
 from pipelines.validation import first_problem
@@ -221,7 +222,9 @@ class Study(Part):
     calibration: CalibrationSpec = CalibrationSpec()
     generation: GenerationSpec = GenerationSpec()
     measure: MeasureSpec = MeasureSpec()
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
+    # Bytes of layers that stay on each device; the others are read from disk when they run. Changes no number.
+    memory: dict[Place, Size] | None = None
     # Which other models or recipes it was given; what is drawn of them is not drawn over the whole study's.
     subset: Annotated[str, Field(exclude=True)] = ""
     # Whether programs that variants write for its tasks may run; the command line's to say, never a file's.

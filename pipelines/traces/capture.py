@@ -65,7 +65,7 @@ def run_known(
                 hooks(layer.module.register_forward_pre_hook(_keep_stream(index, pieces), with_kwargs=True))
             )
             for sublayer in (layer.attn, layer.mlp):
-                stack.enter_context(hooks(*sublayer.watch(_keep_added(sublayer.label, pieces))))
+                stack.enter_context(hooks(*sublayer.watch(_keep_added(sublayer.label, pieces, decoder.device))))
                 if keep_calls:
                     kept = capture.calls.setdefault(sublayer.label, [])
                     stack.enter_context(hooks(*sublayer.keep_calls(kept)))
@@ -133,9 +133,11 @@ def _keep_output(index: int, pieces: dict[tuple[str, int | str], list[Tensor]]) 
     return hook
 
 
-def _keep_added(label: str, pieces: dict[tuple[str, int | str], list[Tensor]]) -> Callable[[Tensor], None]:
+def _keep_added(
+    label: str, pieces: dict[tuple[str, int | str], list[Tensor]], device: torch.device
+) -> Callable[[Tensor], None]:
     def see(added: Tensor) -> None:
-        pieces.setdefault(("added", label), []).append(added)
+        pieces.setdefault(("added", label), []).append(added.to(device))
 
     return see
 

@@ -119,7 +119,7 @@ def _watch(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
 
     def keep_added(name: str) -> Callable[[Tensor], None]:
         def see(added: Tensor) -> None:
-            last[name] = added[:, -1]
+            last[name] = added[:, -1].to(decoder.device)
 
         return see
 

@@ -139,7 +139,7 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
             return None
         moved = contribution.clone()
         for entry, shift in swap.items():
-            moved[entry] += shift
+            moved[entry] += shift.to(moved.device)
         return moved
 
     def mlp(contribution: Tensor) -> None:
@@ -147,7 +147,7 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
 
     with hooks(*layer.attn.watch(attn), *layer.mlp.watch(mlp)):
         call_with_state(layer.module, *call, streams)
-    return added["attn"], added["mlp"]
+    return added["attn"].to(streams.device), added["mlp"].to(streams.device)
 
 
 def _proved(layer: Layer, call: Arguments, dense: Capture) -> bool:

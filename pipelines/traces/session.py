@@ -127,7 +127,7 @@ class Session:
         kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
         places = sum(len(dense.positions) for dense in self._prompts) * 2 * len(self.decoder.layers)
         states = places * len(measure.scopes) * 2 * self.decoder.head.weight.shape[1] if measure.keep_states else 0
-        masks = sum(matrix.stored.numel() for matrix in self.decoder.matrices.values()) // 8
+        masks = sum(matrix.size for matrix in self.decoder.matrices.values()) // 8
         return places * kinds * 5 * len(COLUMN_NAMES) + states + masks
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
@@ -349,11 +349,11 @@ def _local(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture,
     """
     if sublayer.label in variant.dropped:
         return [-dense.whole[sublayer.label][first:] for dense, first in passes]
-    weights = variant.weights(sublayer)
-    return [
-        replay(sublayer, dense.calls[sublayer.label], weights, first) - dense.whole[sublayer.label][first:]
-        for dense, first in passes
-    ]
+    with sublayer.present():
+        weights = variant.weights(sublayer)
+        added = [replay(sublayer, dense.calls[sublayer.label], weights, first) for dense, first in passes]
+    wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]
+    return [own.to(whole.device) - whole for own, whole in zip(added, wholes, strict=True)]
 
 
 def _after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:

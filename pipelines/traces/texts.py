@@ -223,7 +223,7 @@ def _final_streams(
             total[:] = [state[:, reads].double()]
 
     def add(added: Tensor) -> None:
-        total[0] += added[:, reads]
+        total[0] += added[:, reads].to(total[0].device)
 
     summed = [] if decoder.is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
     first = decoder.final_norm if decoder.is_rounded else decoder.layers[0].module

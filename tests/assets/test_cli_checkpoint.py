@@ -16,6 +16,7 @@ from assets.cli.options import Globals
 from pipelines.checkpoints.places import unfinished_beside
 from pipelines.pruning.layer_files import LayerFiles
 from tests.assets.tiny_study import partitions
+from tests.tiny_models import SHORT_TEXT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -93,6 +94,19 @@ def test_prune_calibrates_as_a_study_can(tiny_folder: Path, tmp_path: Path) -> N
     plain, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more"))
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(plain.get_parameter(name), other.get_parameter(name))
+
+
+def test_prune_of_a_model_that_stays_on_disk_writes_the_same_folder(
+    tiny_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    options = ["-r", "wanda-2of4", "--sequences", 2, "--length", 16, "--calibration", SHORT_TEXT]
+    for name, memory in (("whole", []), ("streamed", ["--memory", "cpu=50kB"])):
+        assert command("prune", tiny_folder, *options, "-o", tmp_path / name, *memory) == 0
+    written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "streamed")]
+    assert written[0] == written[1]
+    capsys.readouterr()
+    assert command("prune", tiny_folder, *options, "-o", tmp_path / "no", "--memory", "8GiB") == 2
+    assert "--memory: '8GiB': write a device and a size, such as cpu=8GiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["sparsegpt-50", "attn-drop-1+wanda-50"])

@@ -112,6 +112,18 @@ def test_what_does_not_fit_is_said_and_is_no_error(study: StudyFile, tmp_path: P
     assert "IT DOES NOT FIT; none of its variants does" in told
 
 
+def test_a_plan_with_layers_on_disk_counts_what_is_in_memory_at_once(
+    study: StudyFile, tmp_path: Path, capsys: Capture
+) -> None:
+    (whole,) = of(planned(study, tmp_path / "nothing", capsys)[0], "memory", item="weights in float32")
+    study.write(memory={"cpu": "100kB"})
+    rows, told = planned(study, tmp_path / "nothing", capsys)
+    parts = {row["item"]: row["bytes"] for row in of(rows, "memory")}
+    assert parts["layers that stay"] == 100_000
+    assert parts["weights in float32 outside the layers"] + parts["layers on their turn"] < whole["bytes"] - 100_000
+    assert "of them from where they rest, which is not in the time" in told
+
+
 def a_missing_model(study: StudyFile, tmp_path: Path) -> list[object]:
     return [study.path, "--model", tmp_path / "nowhere"]
 

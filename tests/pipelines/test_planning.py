@@ -1,6 +1,7 @@
 """Costs follow from sizes: closed forms by hand, and torch's own counts and sizes on a real tiny model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,16 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert traced["logits of a block"] == 2 * (2 + 2 + 1) * 8 * 50 * 4
     noise = {each.item: each.bytes for each in load().held(*alone("noise-bfloat16"), 0)}
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
+
+
+def test_of_layers_on_disk_one_at_a_time_is_in_memory() -> None:
+    layers = 4 * (2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8)
+    streamed = replace(load(), stays=1000)
+    held = {each.item: each.bytes for each in streamed.held(*alone("wanda-50"), 0) if each.phase == "always"}
+    assert (held["weights in float32 outside the layers"], held["layers that stay"]) == (4 * 2 * 400, 1000)
+    assert held["layers on their turn"] == max(layers // 2, 2 * 4 * 3 * 96)
+    whole = replace(load(), stays=layers).held(*alone("wanda-50"), 0)
+    assert whole == load().held(*alone("wanda-50"), 0)
 
 
 def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_path: Path) -> None:

@@ -309,7 +309,9 @@ def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[s
     ]
     for sublayer in decoder.sublayers:
         handles += sublayer.watch(
-            lambda value, label=sublayer.label: added.__setitem__(label, value[:, -1].double())  # type: ignore[misc]
+            lambda value, label=sublayer.label: added.__setitem__(  # type: ignore[misc]
+                label, value[:, -1].double().to(decoder.device)
+            )
         )
     with hooks(*handles):
         decoder.hidden(tokens.to(decoder.device))

@@ -23,6 +23,7 @@ from pipelines.models.output import allowed
 from pipelines.models.probe import distance
 from pipelines.models.sources import locate
 from pipelines.models.sublayer import Sublayer
+from pipelines.models.turns import data_of, present
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.changes import Change
 from pipelines.pruning.recipes import External
@@ -56,7 +57,7 @@ def external(decoder: Decoder, recipe: External, cache: Path, progress: Progress
         InputError: the other one does not fit the dense model; names the parameter or setting and the reason.
     """
     folder = locate(recipe.source, cache, progress)
-    model, tokenizer = load_model(folder, decoder.dtype, decoder.device)
+    model, tokenizer = load_model(folder, decoder.dtype, decoder.device, decoder.memory_beside)
     where = f"recipe {recipe.name}: {recipe.source}"
     if type(model) is not type(decoder.model):
         raise InputError(f"{where}: is a {type(model).__name__}, the dense model a {type(decoder.model).__name__}")
@@ -67,14 +68,15 @@ def external(decoder: Decoder, recipe: External, cache: Path, progress: Progress
     changes: dict[str, Change] = {}
     changed = 0
     for new, old in enumerate(layers):
-        for sublayer in decoder.layers[old].sublayers:
-            for name, matrix in sublayer.matrices.items():
-                weight = pair.matrix(matrix, new)
-                change = _change(matrix, weight)
-                if change is not None:
-                    changes[name] = change
-                    kept = weight != 0 if change.bits is not None else torch.ones_like(weight, dtype=torch.bool)
-                    changed += int(((weight != matrix.weight) & kept).sum())
+        with present(decoder.layers[old].module, pair.stack[new]):
+            for sublayer in decoder.layers[old].sublayers:
+                for name, matrix in sublayer.matrices.items():
+                    weight = pair.matrix(matrix, new)
+                    change = _change(matrix, weight)
+                    if change is not None:
+                        changes[name] = change
+                        kept = weight != 0 if change.bits is not None else torch.ones_like(weight, dtype=torch.bool)
+                        changed += int(((weight != matrix.weight) & kept).sum())
         progress.advance()
     own, replaced = pair.others(dict(zip(layers, range(len(layers)), strict=True)), recipe.head)
     progress.done()
@@ -174,7 +176,7 @@ class _Pair:
     def parameter(self, name: str, shape: torch.Size) -> Tensor:
         """A parameter of the other one, which must have a shape and hold numbers."""
         try:
-            found = self.other.get_parameter(name).detach()
+            found = data_of(self.other.get_parameter(name)).detach()
         except AttributeError as error:
             raise InputError(f"{self.where}: has no {name}, which the dense model has") from error
         if found.shape != shape:
@@ -205,18 +207,19 @@ class _Pair:
             renamed = self.renamed(name, numbers.__getitem__)
             theirs.discard(renamed)
             if name.endswith("bias") and renamed not in names:
-                value = torch.zeros_like(parameter)
+                value = torch.zeros_like(data_of(parameter))
             else:
                 value = self.parameter(renamed, parameter.shape)
-            if torch.equal(value, parameter):
+            dense = data_of(parameter)
+            if torch.equal(value, dense):
                 continue
             if id(parameter) not in reading:
                 own[name] = value.cpu().clone()
             elif head == "dense":
-                replaced[name] = distance(value, parameter)
+                replaced[name] = distance(value, dense)
             else:
                 raise InputError(
-                    f"{self.where}: {name} differs from the dense model's by {distance(value, parameter):.1e} of its "
+                    f"{self.where}: {name} differs from the dense model's by {distance(value, dense):.1e} of its "
                     "length, and both sides are read through one head; `head: dense` measures the body under the "
                     "dense model's embeddings and head"
                 )
@@ -239,7 +242,7 @@ class _Pair:
             own = self.renamed(name, back.__getitem__)
             if own in dense:  # a matrix, or tied on one side only
                 continue
-            value = self.other.get_parameter(name).detach()
+            value = data_of(self.other.get_parameter(name)).detach()
             if not bool(value.any()):
                 continue
             module, _, key = own.rpartition(".")
@@ -295,7 +298,7 @@ def _likeness(pair: _Pair) -> Float[Tensor, "dense own"]:
 
 def _sample(layer: nn.Module) -> tuple[dict[str, torch.Size], Tensor]:
     """Shapes of a layer's matrices, and some of their rows as one vector of length 1."""
-    matrices = {name: p for name, p in layer.named_parameters() if p.dim() >= 2}
+    matrices = {name: data_of(p) for name, p in layer.named_parameters() if p.dim() >= 2}
     rows = [p.detach().flatten(0, -2)[:: max(1, p[..., 0].numel() // _ROWS)].float() for p in matrices.values()]
     vector = torch.cat([each.reshape(-1) for each in rows])
     return {name: p.shape for name, p in matrices.items()}, vector / vector.norm().clamp_min(1e-30)

@@ -92,10 +92,11 @@ def _found(decoder: Decoder, recipe: Structured, base: Variant, progress: Progre
     units: list[Units] = []
     progress.start(f"prune {recipe.name}", len(chosen))
     for each in chosen:
-        if each.kind == "mlp":
-            units += neurons_of(each, calls[each.label], width)
-        else:
-            units += heads_of(each, calls[each.label], width, head_count(decoder))
+        with each.present():
+            if each.kind == "mlp":
+                units += neurons_of(each, calls[each.label], width)
+            else:
+                units += heads_of(each, calls[each.label], width, head_count(decoder))
         progress.advance()
     progress.done()
     if not any(each.kind == "heads" for each in units) and "attn" in recipe.KINDS:
@@ -234,11 +235,11 @@ def _standardised(scores: Tensor) -> Tensor:
 def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:
     """Masks of the reader's columns and of the rows that feed it, by matrix name."""
     gone = ~keep
-    reader = torch.ones(units.reader.weight.shape, dtype=torch.bool)
+    reader = torch.ones(units.reader.shape, dtype=torch.bool)
     reader[:, units.columns[gone].flatten()] = False
     masks = {units.reader.name: reader}
     for name, rows in units.rows.items():
-        mask = torch.ones(units.sublayer.matrices[name].weight.shape, dtype=torch.bool)
+        mask = torch.ones(units.sublayer.matrices[name].shape, dtype=torch.bool)
         mask[rows[gone].flatten()] = False
         masks[name] = mask
     return masks
@@ -262,7 +263,7 @@ def _compensated(
     gone = units.columns[~keep].flatten()
     added = weight[:, gone] @ moments[reader.name].mean[gone]
     bias = added if before is None else before.double().cpu() + added
-    return name, bias.to(reader.weight.dtype)
+    return name, bias.to(reader.parameter.dtype)
 
 
 def _fact(units: Units, keep: Bool[Tensor, " units"], earlier: Sequence[int]) -> dict[str, Any]:

@@ -48,13 +48,13 @@ class Units:
     @property
     def columns(self) -> Int[Tensor, "units columns"]:
         """The reader's columns of every unit."""
-        return torch.arange(self.reader.weight.shape[1]).reshape(self.count, -1)
+        return torch.arange(self.reader.shape[1]).reshape(self.count, -1)
 
     @property
     def weights(self) -> int:
         """Weights of one unit, in the reader and in what feeds it."""
-        fed = sum(own.shape[1] * self.sublayer.matrices[name].weight.shape[1] for name, own in self.rows.items())
-        return self.columns.shape[1] * self.reader.weight.shape[0] + fed
+        fed = sum(own.shape[1] * self.sublayer.matrices[name].shape[1] for name, own in self.rows.items())
+        return self.columns.shape[1] * self.reader.shape[0] + fed
 
 
 Stack = Mapping[int | None, Matrix]
@@ -319,8 +319,7 @@ def _own_layout(matrix: Matrix, weight: Tensor) -> Tensor:
 
 
 def _shape(stack: Stack) -> tuple[int, int]:
-    outputs, inputs = next(iter(stack.values())).weight.shape
-    return outputs, inputs
+    return next(iter(stack.values())).shape
 
 
 def _families(sublayer: Sublayer, without: Collection[nn.Module] = ()) -> list[Family]:

@@ -1,0 +1,189 @@
+"""Models whose layers lie on disk, or on several devices, until they run: the same numbers, and nothing left behind."""
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from pipelines.checkpoints.card import About
+from pipelines.checkpoints.export import export
+from pipelines.errors import InputError
+from pipelines.models import load
+from pipelines.models.decoder import Decoder, probe_tokens
+from pipelines.models.load import check_device, load_decoder
+from pipelines.models.placement import places_of
+from pipelines.models.sources import count_weights
+from pipelines.models.turns import data_of, present
+from pipelines.studies.measured import TaskSpec
+from pipelines.tasks.score import TaskSession
+from tests.pipelines.models.little_memory import FEW, RECIPES, computed
+from tests.tiny_models import save_tiny
+
+# Nearly all of it layers, of which one takes a thirtieth.
+LARGE = {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 30}
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="module")
+def streamed(folder: Path) -> Decoder:
+    return load_decoder(folder, device="cpu", memory={})
+
+
+def resting(decoder: Decoder) -> set[bool]:
+    """Whether the matrices of a decoder are away; they are NaN then for whoever reads them all the same."""
+    return {bool(matrix.parameter.isnan().all()) for matrix in decoder.matrices.values()}
+
+
+def test_everything_that_a_study_computes_is_the_same_with_the_layers_on_disk(
+    folder: Path, streamed: Decoder, tmp_path: Path
+) -> None:
+    decoders = {"whole": load_decoder(folder, device="cpu"), "streamed": streamed}
+    found = {name: computed(decoder, RECIPES) for name, decoder in decoders.items()}
+    assert found["whole"][1].keys() == found["streamed"][1].keys()
+    for name, rows in found["whole"][1].items():
+        assert rows.equals(found["streamed"][1][name]), name
+    asked = (TaskSpec(name="openbookqa", samples=1), TaskSpec(name="gsm8k", samples=1, shots=0, max_new_tokens=2))
+    for recipe in ("wanda-2of4", "attn-drop-1+wanda-50", "noise-bfloat16"):
+        scored = [
+            TaskSession(decoder, "tiny", asked, allows_code=False).score(recipe, found[name][0][recipe], None).samples
+            for name, decoder in decoders.items()
+        ]
+        assert scored[0].equals(scored[1])
+    assert resting(streamed) == {True}
+    for recipe in ("wanda-2of4", "attn-drop-1+wanda-50"):
+        about = About("tiny", "tiny", "0" * 64, recipe, "", "{}", {}, [])
+        for name, decoder in decoders.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            export(decoder, found[name][0][recipe], tmp_path / name / recipe, about)
+        written = [(tmp_path / name / recipe / "model.safetensors").read_bytes() for name in decoders]
+        assert written[0] == written[1]
+
+
+def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_path: Path) -> None:
+    large = save_tiny(tmp_path / "large", shard="2MB", **LARGE)
+    size, out = count_weights(large) * 4, tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-m", "tests.pipelines.models.little_memory", large, out, folder, size * 2 // 3]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "memory" in (out / "told").read_text(encoding="utf-8")  # it could not be held whole
+    for name, rows in computed(load_decoder(large, device="cpu"), FEW)[1].items():
+        assert rows.equals(pl.read_ipc(out / f"{name}.arrow")), name
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt2", "recurrent_gemma"])
+def test_layers_of_any_form_come_for_their_turn(architecture: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / architecture, architecture)
+    half = count_weights(folder) * 2
+    whole, parted = load_decoder(folder, device="cpu"), load_decoder(folder, device="cpu", memory={"cpu": half})
+    tokens = probe_tokens(whole, 20)
+    assert torch.equal(whole.hidden(tokens), parted.hidden(tokens))
+    assert resting(parted) == {True, False}
+    assert {name: each.shape for name, each in whole.matrices.items()} == {
+        name: each.shape for name, each in parted.matrices.items()
+    }
+    assert all(torch.equal(each.weight, parted.matrices[name].weight) for name, each in whole.matrices.items())
+
+
+def test_weights_are_away_again_when_a_layer_has_run(streamed: Decoder) -> None:
+    streamed.hidden(probe_tokens(streamed, 4))
+    assert resting(streamed) == {True}
+    with present(streamed.layers[1].module):
+        assert not any(parameter.isnan().any() for parameter in streamed.layers[1].module.parameters())
+    assert resting(streamed) == {True}
+
+
+def test_an_error_in_a_layer_leaves_no_weights_behind(streamed: Decoder) -> None:
+    with pytest.raises(RuntimeError, match="stop"), present(streamed.layers[0].module):
+        raise RuntimeError("stop")
+    assert resting(streamed) == {True}
+
+
+def test_the_last_of_several_threads_lets_the_weights_go(streamed: Decoder) -> None:
+    matrix, together = next(iter(streamed.matrices.values())), threading.Barrier(4)
+    seen: list[bool] = []
+
+    def work() -> None:
+        for _ in range(50):
+            with present(matrix.parameter):
+                together.wait()
+                seen.append(bool(matrix.parameter.isnan().any()))
+                together.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 200
+    assert not any(seen)
+    assert resting(streamed) == {True}
+
+
+def test_other_weights_put_in_meanwhile_are_the_ones_that_compute(streamed: Decoder) -> None:
+    parameter = next(iter(streamed.matrices.values())).parameter
+    before, other = parameter.data, torch.ones(parameter.shape)
+    parameter.data = other
+    assert torch.equal(data_of(parameter), other)
+    with present(parameter):
+        assert torch.equal(parameter, other)
+    assert torch.equal(parameter, other)
+    parameter.data = before
+
+
+def test_a_model_that_is_let_go_is_gone_with_what_was_written_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    decoder = load_decoder(save_tiny(tmp_path / "mixtral", "mixtral"), device="cpu", memory={})
+    assert list(scratch.rglob("*.safetensors"))  # stacked experts have another form on disk
+    model = weakref.ref(decoder.model)
+    del decoder
+    gc.collect()
+    assert model() is None
+    assert not list(scratch.iterdir())
+
+
+def test_devices_are_filled_in_their_order_and_the_rest_stays_on_disk() -> None:
+    with torch.device("meta"):
+        layers = nn.ModuleList(nn.Linear(10, 10, bias=False) for _ in range(7))
+    limits = {"cuda:0": 900, "cuda:1": 399, "cuda:2": 400, "cpu": 1200}
+    assert places_of(layers, limits, torch.float32) == ["cuda:0"] * 2 + ["cuda:2"] + ["cpu"] * 3 + ["disk"]
+    assert places_of(layers, limits, torch.bfloat16)[:5] == ["cuda:0"] * 4 + ["cuda:1"]
+    assert places_of(layers, {}, torch.float32) == ["disk"] * 7
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "available_bytes", lambda device: 100_000)
+    with pytest.raises(InputError, match=r"weights take 0.0 GiB in float32 .*`memory: {cpu: 0MiB}` .*bfloat16"):
+        load_decoder(folder, device="cpu")
+    assert load_decoder(folder, device="cpu", memory={}).is_streamed
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "told"),
+    [
+        ("cpu", {"cuda:0": 1}, "memory: cuda:0 is named, but `device` is cpu"),
+        ("auto", {"cuda:63": 1}, "memory cuda:63: torch sees"),
+        ("cuda:63", None, "device cuda:63: torch sees"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(device: str, memory: dict[str, int] | None, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        check_device(device, memory)
