@@ -112,7 +112,7 @@ def absolute_model(model: str) -> str:
     if separator and "/" not in name:
         return f"{name}={absolute_model(source)}"
     if not model.strip():
-        raise InputError("the model '' is no model; give a folder, a .gguf file or a hub id")
+        raise InputError("model '': names no model; give a folder, a .gguf file or a hub id")
     path = Path(model).expanduser()
     return str(path.absolute()) if path.exists() else model
 

@@ -175,7 +175,7 @@ CASES: list[tuple[Case, str]] = [
     (unknown_suffix, "out.foo: no format is called .foo; use .txt, .csv"),
     (export_over_a_strangers_folder, "choose a new folder"),
     (unknown_command, "No such command"),
-    (missing_argument, "Missing argument"),
+    (missing_argument, "name one, such as `prunescope run demo`"),
 ]
 
 
