@@ -42,7 +42,10 @@ _RETRIES, _SECONDS_BETWEEN = 2, 2
 class RayConfig(Config):
     """A Ray cluster."""
 
-    address: str = Field(default="auto", description="`auto`, `local`, HOST:PORT of its head, or ray://HOST:10001.")
+    address: str = Field(
+        default=settings.ray_address() or "auto",
+        description="`auto`, `local`, HOST:PORT of its head, or ray://HOST:10001; by default RAY_ADDRESS.",
+    )
     gpus_per_task: float | None = Field(
         default=None, ge=0, description="GPUs of a worker; by default one where there are any."
     )
@@ -63,10 +66,11 @@ class EngineResource(ConfigurableResource):
 
     warehouse: ResourceDependency[WarehouseResource]
     kind: Literal["warm", "inline", "ray"] = Field(
-        default="warm",
+        default="ray" if settings.ray_address() else "warm",
         description="`warm`: in the warehouse's worker, which keeps a model loaded from run to run and ends some "
         "minutes after the last one. `inline`: in the process of the run. `ray`: on a machine of a Ray cluster, in a "
-        "worker that ends with the run; job `study` takes the whole cluster.",
+        "worker that ends with the run; job `study` takes the whole cluster. Where RAY_ADDRESS is set `ray`, else "
+        "`warm`.",
     )
     ray: RayConfig = Field(default=RayConfig(), description="The cluster of `ray`.")
     beside: list[str] = Field(
@@ -83,11 +87,13 @@ class EngineResource(ConfigurableResource):
         Before any step waits for a place in a pool: whoever holds such a place never waits for the warehouse.
         """
         waiting = "another run is at work in this warehouse; waiting for it"
-        local = self.warehouse.store().local(settings.cache_folder())
-        with only_writer(local, lambda: context.log.info(waiting) if context.log else None), ExitStack() as stack:
+        store = self.warehouse.store()
+        local = store.local(settings.cache_folder())
+        with ExitStack() as stack:
+            told = context.log.info if context.log else print
+            stack.enter_context(only_writer(local, lambda: told(waiting), store.url))
             if self.kind == "ray":
-                say = context.log.info if context.log else print
-                self._fleet = stack.enter_context(fleet_of(self.ray.place(), say))
+                self._fleet = stack.enter_context(fleet_of(self.ray.place(), told))
             yield self
 
     def outcomes(

@@ -31,7 +31,9 @@ class WholeStudy(Config):
     """What is asked beside the study itself, which stands in its resource."""
 
     replace: bool = False
-    ray: RayConfig | None = Field(default=None, description="The Ray cluster that computes; none: this machine.")
+    ray: RayConfig | None = Field(
+        default=None, description="The Ray cluster that computes, by default that of RAY_ADDRESS; none: this machine."
+    )
     answers: bool = Field(default=True, description="Whether questions, figures and report are made in the end.")
 
 
@@ -42,6 +44,7 @@ def whole_study(
     """Starts the runs of a study, as `prunescope run` does."""
     store, cache = warehouse.store(), settings.cache_folder()
     request, listener = study.request(store), LogListener(context.log)
+    cluster = config.ray or (RayConfig() if settings.ray_address() else None)
     tables = None if config.answers else {*MODEL_TABLES, *VARIANT_TABLES}
     outcome = run_study(
         request,
@@ -51,7 +54,7 @@ def whole_study(
         replace=config.replace,
         tables=tables,
         computes_here=False,
-        place=config.ray.place() if config.ray else None,
+        place=cluster.place() if cluster else None,
     )
     if outcome.failures:
         raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in outcome.failures))

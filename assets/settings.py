@@ -52,6 +52,11 @@ def watch_seconds() -> int:
     return int(chosen)
 
 
+def ray_address() -> str | None:
+    """The Ray cluster that runs of the UI and the daemon use: RAY_ADDRESS, which Ray's own programs read too."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
 def cache_folder() -> Path:
     """Where fetched and converted models are kept: PRUNESCOPE_CACHE, else the user's cache folder."""
     chosen = os.environ.get("PRUNESCOPE_CACHE")

@@ -24,6 +24,7 @@ from pipelines.pruning.recipes import NAME
 from pipelines.studies import ModelSpec, Study, load_study, model_name, study_names
 from pipelines.studies.part import Part
 from pipelines.validation import first_problem
+from pipelines.yaml_text import parse_yaml
 from warehouse.atomic import refusals_explained, write_atomically
 from warehouse.errors import DamagedFileError
 from warehouse.places import failures, read_from
@@ -134,10 +135,10 @@ def read_list(store: Store) -> WatchList:
     if len(content) > _MAX_BYTES:
         raise InputError(f"{place}: larger than {_MAX_BYTES:,} bytes, which no watch list is")
     try:
-        fields = yaml.safe_load(content.decode())
+        fields = parse_yaml(content.decode(), str(place))
         return WatchList.model_validate({} if fields is None else fields)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{place}: not valid YAML; mend it, or delete it and watch again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: not UTF-8 text; mend it, or delete it and watch again") from error
     except ValidationError as error:
         where, message = first_problem(error, list(WatchList.model_fields))
         key = ".".join(str(part) for part in where)
