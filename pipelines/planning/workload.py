@@ -214,8 +214,8 @@ class Workload(Passes):
         masked = recipe.changes_matrices
         # More than that is made layer by layer, except where nothing may be made while the clock runs.
         pruned = shape.prunable * size
-        is_whole = self.stays is None and pruned <= MOST_HELD
-        worn = pruned if is_whole or self.study.speed else -(-pruned // shape.layers)
+        is_whole = self.stays is None or self.stays >= self.layers_bytes
+        worn = pruned if (is_whole and pruned <= MOST_HELD) or self.study.speed else -(-pruned // shape.layers)
         moves = len(group) * self.positions * shape.width * sublayers * FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
