@@ -43,7 +43,7 @@ def test_padding_and_batches_change_nothing(either: Decoder, pooling: Pooling, m
     ids = tokens_of(TEXTS, either.tokenizer, 60, pooling)
     truth = one_by_one(either, ids, pooling)
     for most in (64, 2, 1):
-        monkeypatch.setattr(embedding, "_BATCH_TEXTS", most)
+        monkeypatch.setattr(embedding, "BATCH_TEXTS", most)
         found = embed(either, ids, pooling)
         assert found.dtype == torch.float32
         assert torch.allclose(found, truth, rtol=1e-4, atol=1e-5)
