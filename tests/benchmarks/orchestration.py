@@ -102,7 +102,7 @@ def backfill(folder: Path) -> Iterator[str]:
         loads.append(mapped(folder / "model" / "model.safetensors"))
     child("retire", folder / "warehouse")
     times = len(set(loads)) if all(loads) else math.inf
-    yield f"a backfill of a model and {len(recipes)} variants loads the model {times:g} times: {verdict(times == 1)}"
+    yield f"loads of the model in a backfill of {len(recipes)} variants: {times:g}: {verdict(times == 1)}"
 
 
 def mapped(path: Path) -> frozenset[tuple[str, str]]:

@@ -83,7 +83,10 @@ def direct(study: str, root: str) -> Figures:
         loaded.release()
         given = {"study": StudyResource(study=study), "warehouse": WarehouseResource(root=root)}
         for asset in (paper_reference, *question_assets(), *figure_assets(), report):
-            asset(build_asset_context(resources={name: given[name] for name in asset.required_resource_keys}))
+            with build_asset_context(
+                resources={name: given[name] for name in given.keys() & asset.required_resource_keys}
+            ) as context:
+                asset(context)
 
     return timed(work)
 
@@ -225,7 +228,8 @@ def answers(root: str, rows: str) -> Figures:
 
     def work() -> None:
         for asset in (*question_assets(), *figure_assets()):
-            asset(build_asset_context(resources={"warehouse": WarehouseResource(root=root)}))
+            with build_asset_context(resources={"warehouse": WarehouseResource(root=root)}) as context:
+                asset(context)
 
     return timed(work)
 
