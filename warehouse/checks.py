@@ -78,7 +78,7 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
     # An aggregate in either case: without one the answer has as many rows as there are.
     keys = "count(*)" if is_key_proved else f"max({distinct_keys})"
     counts = ", ".join([keys, *(f"count(*) FILTER (WHERE {test.fails})" for test in tests)])
-    with _engine(os.getpid()).cursor() as connection:
+    with engine(os.getpid()).cursor() as connection:
         connection.register("rows", _widened(rows))
         # Names and conditions come from the table's definition, never from data.
         distinct, *failing = _one(connection, f"SELECT {counts} FROM rows")  # noqa: S608
@@ -97,7 +97,7 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
 
 
 @functools.cache
-def _engine(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001
+def engine(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001
     """A database of this process; one cannot be used after a fork.
 
     To make one takes ten times what the checks of a small partition do. Rows are registered with a cursor, which alone
