@@ -14,7 +14,6 @@ from assets.questions import question_assets
 from assets.report import report
 from assets.resources import StudyResource, WarehouseResource
 from assets.tables import table_assets
-from assets.unwritten import UNWRITTEN
 
 _WAREHOUSE = WarehouseResource.configure_at_launch()
 
@@ -22,7 +21,6 @@ defs = Definitions(
     assets=[
         recipe,
         *table_assets(),
-        *UNWRITTEN,
         paper_reference,
         *question_assets(),
         *figure_assets(),

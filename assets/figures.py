@@ -45,9 +45,10 @@ def _figure(figure: Figure) -> AssetsDefinition:
         key=figure_key(figure.name),
         group_name="figures",
         kinds={"altair", "duckdb"},
-        description=f"{figure.title}. {figure.caption}",
+        description=f"**{figure.title}**\n\n{figure.caption}",
         deps=[AssetKey(table) for table in found.tables],
         code_version=code,
+        metadata={"SQL": MetadataValue.md(f"```sql\n{figure.query}\n```")},
     )
     def drawn(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         frame = warehouse.ask(figure.query)
@@ -57,7 +58,6 @@ def _figure(figure: Figure) -> AssetsDefinition:
             metadata={
                 "dagster/row_count": frame.height,
                 "preview": MetadataValue.md("\n\n".join(_embedded(drawing) for drawing in drawings)),
-                "SQL": MetadataValue.md(f"```sql\n{figure.query}\n```"),
             },
         )
 

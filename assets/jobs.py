@@ -84,7 +84,7 @@ JOBS = [
     define_asset_job("variant_tables", _tables(VARIANT_TABLES), description="Prune and trace one variant."),
     define_asset_job(
         "answers",
-        AssetSelection.groups("published", "questions", "figures", "report"),
+        _tables(("paper_reference",)) | AssetSelection.groups("questions", "figures", "report"),
         description="Bring the published numbers, answer the questions, draw the figures, write the report.",
     ),
 ]

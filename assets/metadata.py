@@ -21,7 +21,9 @@ from dagster import (
 )
 
 from assets.parts import Report
+from warehouse.catalogue import sql_type
 from warehouse.checks import Violation, check_names
+from warehouse.explanations import Explanation
 from warehouse.references import check_name
 from warehouse.schema import Column, Table
 
@@ -48,14 +50,24 @@ def _column(column: Column, table: Table) -> TableColumn:
         other.append(f"one of {', '.join(column.values)}")
     other += [f"references {each.table}" for each in table.references if column.name in each.columns]
     constraints = TableColumnConstraints(nullable=column.nullable, unique=table.key == (column.name,), other=other)
-    told = {"unit": column.unit, "formula": column.formula, "source": column.source}
     return TableColumn(
-        column.name,
-        str(column.type),
-        description=column.comment(),
-        constraints=constraints,
-        tags={name: text for name, text in told.items() if text},
+        column.name, sql_type(column.type), description=column.comment(), constraints=constraints, tags=_tags(column)
     )
+
+
+def view_schema(explained: Mapping[str, Explanation], types: Mapping[str, str]) -> TableSchema:
+    """The columns of a view with what each means; types where they are known, which takes an open catalogue."""
+    return TableSchema(
+        [
+            TableColumn(name, types.get(name, ""), description=said.comment(), tags=_tags(said))
+            for name, said in explained.items()
+        ]
+    )
+
+
+def _tags(column: Column | Explanation) -> dict[str, str]:
+    told = {"unit": column.unit, "formula": column.formula, "source": column.source}
+    return {name: text for name, text in told.items() if text}
 
 
 def table_metadata(table: Table) -> dict[str, Any]:

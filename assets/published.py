@@ -20,7 +20,7 @@ TABLE = TABLES["paper_reference"]
 
 @asset(
     name=TABLE.name,
-    group_name="published",
+    group_name="inputs",
     kinds={"parquet"},
     description=TABLE.grain,
     code_version=contents_hash(),

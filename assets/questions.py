@@ -1,7 +1,9 @@
-"""One asset a question view: its answer as a preview, its SQL, and the tables that it stands on.
+"""One asset a question view: its answer as a preview, its SQL, the tables and columns that it stands on.
 
 The questions themselves are files of `sql/questions/`; nothing is listed here.
 """
+
+from collections.abc import Mapping
 
 from dagster import (
     AssetExecutionContext,
@@ -10,13 +12,18 @@ from dagster import (
     DataVersion,
     MaterializeResult,
     MetadataValue,
+    TableColumnDep,
+    TableColumnLineage,
     asset,
 )
 
-from assets.lineage import questions, reading
+from assets.lineage import origins, questions, reading
+from assets.metadata import view_schema
 from assets.resources import WarehouseResource
 from assets.state import data_version
-from warehouse.catalogue import View
+from warehouse import headers
+from warehouse.catalogue import View, view_sql
+from warehouse.explanations import Explanation, explain
 from warehouse.formats import render
 from warehouse.quoting import quoted
 
@@ -25,29 +32,53 @@ PREVIEW_ROWS = 20
 
 def question_assets() -> list[AssetsDefinition]:
     """An unpartitioned asset for every question; it depends on all partitions of its tables."""
-    return [_question(view) for view in questions().values()]
+    explained = explain(view_sql().values())
+    return [_question(view, explained[view.name]) for view in questions().values()]
 
 
-def _question(view: View) -> AssetsDefinition:
+def _question(view: View, explained: Mapping[str, Explanation]) -> AssetsDefinition:
     found = reading(view.sql)
 
     @asset(
         name=view.name,
         group_name="questions",
         kinds={"sql", "duckdb"},
-        description=view.header,
+        description=_description(view),
         deps=[AssetKey(table) for table in found.tables],
         code_version=found.sql_hash,
+        metadata={
+            "dagster/column_schema": view_schema(explained, {}),
+            "ask": f"prunescope question {view.name.partition('_')[0]}",
+            "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
+        },
     )
     def answer(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         rows = warehouse.ask(f"SELECT * FROM {quoted(view.name)}")  # noqa: S608 - the name of a file of ours
+        types = dict(warehouse.ask(f"SELECT column_name, column_type FROM (DESCRIBE {quoted(view.name)})").iter_rows())
         return MaterializeResult(
             data_version=DataVersion(data_version(warehouse.store(), found)),
             metadata={
                 "dagster/row_count": rows.height,
+                "dagster/column_schema": view_schema(explained, types),
+                "dagster/column_lineage": _column_lineage(view.name),
                 "preview": MetadataValue.md(str(render(rows.head(PREVIEW_ROWS).to_arrow(), "markdown"))),
-                "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
             },
         )
 
     return answer
+
+
+def _description(view: View) -> str:
+    """The question, what a row of the answer is, why one asks and how to read it."""
+    header = headers.parse(view.header)
+    told = [f"**{header.asks}**", f"{header.reason} {header.grain.capitalize()}."]
+    return "\n\n".join([*told, f"How to read it: {header.how_to_read}", f"Reads {header.inputs}."])
+
+
+def _column_lineage(question: str) -> TableColumnLineage:
+    return TableColumnLineage(
+        {
+            column: [TableColumnDep(AssetKey(table), name) for table, name in sorted(below)]
+            for column, below in origins()[question].items()
+        }
+    )

@@ -3,6 +3,7 @@
 What it says and how it looks is the business of `pipelines.charts`; which SQL feeds it stands there too.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,12 @@ def report(
     path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))
     return MaterializeResult(
         data_version=DataVersion(version or "broken"),
-        metadata={"path": MetadataValue.path(str(path)), "bytes": path.stat().st_size},
+        metadata={
+            "path": MetadataValue.path(str(path)),
+            "bytes": path.stat().st_size,
+            "study": chosen.name,
+            "read it": f"prunescope report {path.stem} -o report.html --warehouse {shlex.quote(str(store.root))}",
+        },
         check_results=[AssetCheckResult(check_name=ASSERTIONS, passed=not broken, metadata=broken)],
     )
 

@@ -136,6 +136,7 @@ class Table:
         version: rises by one whenever a column comes, goes or changes its name, type or meaning.
         migrations: from earlier versions, in order; a version that only brought columns needs none.
         is_of_studies: whether studies compute its rows. What is not belongs to no study's models: it is there for all.
+        telling: the columns beside the key that say most, for where there is room for few.
         example: a query that shows how its rows are chosen and joined, for `prunescope sql`; empty where that is plain.
     """
 
@@ -150,6 +151,7 @@ class Table:
     version: int = 1
     migrations: tuple[Migration, ...] = ()
     is_of_studies: bool = True
+    telling: tuple[str, ...] = ()
     example: str = ""
 
     def __post_init__(self) -> None:
@@ -159,6 +161,8 @@ class Table:
             raise ValueError(f"table {self.name}: a column name repeats")
         if not set(self.key) <= set(names):
             raise ValueError(f"table {self.name}: key {self.key} is not among its columns")
+        if not set(self.telling) <= set(names):
+            raise ValueError(f"table {self.name}: {self.telling} are not among its columns")
         if missing := [each for each in self.references if not set(each.columns) <= set(names)]:
             raise ValueError(f"table {self.name}: {missing[0]} names a column that it has not")
         steps = [each.to for each in self.migrations]

@@ -49,6 +49,7 @@ TABLE = Table(
         Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
     ),
     partitioning="model",
+    telling=("rms", "kurtosis", "max_abs", "outlier_channels"),
     references=(c.OF_MODEL,),
     version=2,
 )

@@ -45,5 +45,6 @@ TABLE = Table(
         Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
     ),
     partitioning="model",
+    telling=("influence", "drop_order"),
     references=(c.OF_MODEL,),
 )

@@ -50,6 +50,7 @@ TABLE = Table(
         *c.DIVERGENCE_SINCE_2,
     ),
     partitioning="variant",
+    telling=("token_text_dense", "token_text_pruned", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
     version=2,
     invariants=c.DIVERGENCE_INVARIANTS,

@@ -57,6 +57,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("text", "first_flip_step", "answer", "gold", "is_correct"),
     references=(c.OF_VARIANT,),
     # A study may leave the free-running trajectory out.
     may_be_empty=True,

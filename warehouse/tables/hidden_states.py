@@ -48,6 +48,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("scale",),
     references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

@@ -46,6 +46,7 @@ TABLE = Table(
         *c.DIVERGENCE_BY_LENS,
     ),
     partitioning="variant",
+    telling=("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
     version=2,
     invariants=c.DIVERGENCE_INVARIANTS,

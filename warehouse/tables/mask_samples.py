@@ -42,6 +42,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("weights", "sampled"),
     references=(c.OF_VARIANT,),
     invariants=(
         Invariant("samples_what_it_can", f"sampled = least(weights, {MOST_SAMPLED})"),

@@ -38,4 +38,5 @@ TABLE = Table(
         _count("weight_bytes", "Size of the weight files.", "bytes"),
     ),
     partitioning="model",
+    telling=("architecture", "layers", "hidden_size", "parameters", "dtype", "revision"),
 )

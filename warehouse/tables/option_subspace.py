@@ -136,6 +136,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("options", "gold", "argmax_dense", "argmax_pruned", "kl_options_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
     version=2,
     may_be_empty=True,

@@ -47,6 +47,7 @@ TABLE = Table(
         ),
     ),
     partitioning="model",
+    telling=("value",),
     invariants=(Invariant("dense_drops_nothing", "method <> 'dense' or dropped = 0"),),
     may_be_empty=True,
     is_of_studies=False,

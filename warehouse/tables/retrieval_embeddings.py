@@ -37,6 +37,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("tokens", "norm"),
     references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

@@ -27,6 +27,7 @@ TABLE = Table(
         c.DATA_HASH,
     ),
     partitioning="variant",
+    telling=("value",),
     references=(c.OF_VARIANT,),
     invariants=(Invariant("only_a_cosine_is_negative", "metric = 'embedding_cosine' or value >= 0"),),
     may_be_empty=True,

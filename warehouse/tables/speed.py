@@ -43,6 +43,10 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=(
+        *("prefill_tokens_per_second", "prefill_tokens_per_second_dense"),
+        *("decode_tokens_per_second", "decode_tokens_per_second_dense"),
+    ),
     references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

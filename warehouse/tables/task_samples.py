@@ -161,6 +161,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("target", "answer", "is_correct"),
     references=(c.OF_VARIANT,),
     invariants=(
         Invariant("options_or_text", "(scoring = 'greedy') = (option_log_likelihoods is null)"),

@@ -63,6 +63,7 @@ TABLE = Table(
         c.TASK_HASH,
     ),
     partitioning="variant",
+    telling=("value", "standard_error", "n"),
     references=(c.OF_VARIANT,),
     invariants=(
         Invariant("metric_is_known", f"metric in ({_names(c.TASK_METRICS)}) or {_IS_OTHER}"),

@@ -75,6 +75,7 @@ TABLE = Table(
         *(_DIVERGENCE[name] for name in NAMES),
     ),
     partitioning="variant",
+    telling=("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
     version=2,
     invariants=(

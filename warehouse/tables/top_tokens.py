@@ -32,5 +32,6 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("token_text", "probability_dense", "probability_pruned"),
     references=(c.OF_VARIANT,),
 )

@@ -78,6 +78,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
+    telling=("method", "sparsity", "parameters_removed_share", "sublayers_changed", "file_bytes", "peak_memory_bytes"),
     references=(c.OF_MODEL,),
     version=3,
     migrations=(
