@@ -3,7 +3,7 @@
 No knowledge of any single table.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
@@ -23,6 +23,7 @@ from dagster import (
 from assets.parts import Report
 from warehouse.catalogue import sql_type
 from warehouse.checks import Violation, check_names
+from warehouse.drift import drifts_of
 from warehouse.explanations import Explanation
 from warehouse.references import check_name
 from warehouse.schema import Column, Table
@@ -76,22 +77,23 @@ def table_metadata(table: Table) -> dict[str, Any]:
 
 
 def check_specs(tables: Iterable[Table]) -> list[AssetCheckSpec]:
-    """Blocking checks of each table: one for all rules that follow from its definition, one for each foreign key."""
+    """Checks of each table: rules and foreign keys, which block what stands on it, and drifts, which warn."""
     return [
-        AssetCheckSpec(name, asset=AssetKey(table.name), blocking=True, description=description)
+        AssetCheckSpec(name, asset=AssetKey(table.name), blocking=is_blocking, description=description)
         for table in tables
-        for name, description in (
-            (RULES, f"Rules: {', '.join(check_names(table))}."),
-            *((check_name(each), f"Every row has its row in {each.table}: {each}.") for each in table.references),
+        for name, is_blocking, description in (
+            (RULES, True, f"Rules: {', '.join(check_names(table))}."),
+            *((check_name(each), True, f"Every row has its row in {each.table}: {each}.") for each in table.references),
+            *((drift.name, False, f"A warning: {drift.doc}") for drift in drifts_of(table)),
         )
     ]
 
 
 def left_alone(table: Table) -> Iterator[AssetCheckResult]:
     """What an asset reports of a table that its study asks nothing of: nothing was written that could break a check."""
-    for name in (RULES, *map(check_name, table.references)):
-        told = {"note": "the study asks nothing of this table, which is as it was"}
-        yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=told)
+    told = {"note": "the study asks nothing of this table, which is as it was"}
+    for spec in check_specs([table]):
+        yield AssetCheckResult(asset_key=spec.asset_key, check_name=spec.name, passed=True, metadata=told)
 
 
 def materialized(table: Table, report: Report) -> MaterializeResult:
@@ -102,9 +104,9 @@ def materialized(table: Table, report: Report) -> MaterializeResult:
         metadata={
             "dagster/row_count": report.rows,
             "bytes": report.bytes,
-            "path": MetadataValue.path(report.path),
             "seconds": report.seconds,
             **{name: MetadataValue.md(told) if isinstance(told, str) else told for name, told in report.shown.items()},
+            "path": MetadataValue.path(report.path),
         },
         check_results=[
             _outcome(table, report.violations),
@@ -115,6 +117,16 @@ def materialized(table: Table, report: Report) -> MaterializeResult:
                     passed=each.table not in report.orphaned,
                 )
                 for each in table.references
+            ),
+            *(
+                AssetCheckResult(
+                    asset_key=AssetKey(table.name),
+                    check_name=found.name,
+                    passed=not found.is_warning,
+                    severity=AssetCheckSeverity.WARN,
+                    metadata=dict(found.figures),
+                )
+                for found in report.drifts
             ),
         ],
     )

@@ -19,6 +19,7 @@ from assets.fingerprints import (
 )
 from assets.plan import Request
 from warehouse.checks import Violation
+from warehouse.drift import Measured
 
 # The tables of each step: they come out of one computation, so they are computed together or not at all.
 STEPS = {
@@ -86,6 +87,7 @@ class Report:
         path: the file.
         violations: rules of the table that rows break.
         orphaned: tables in which rows that this one refers to are missing.
+        drifts: comparisons of its numbers, those that are as they should be among them.
         seconds: of the computation.
         device: where it ran.
         shown: what people are shown besides, by name: a number, or a text in Markdown.
@@ -99,6 +101,7 @@ class Report:
     path: str = ""
     violations: tuple[Violation, ...] = ()
     orphaned: tuple[str, ...] = ()
+    drifts: tuple[Measured, ...] = ()
     seconds: float = 0.0
     device: str = ""
     shown: dict[str, float | str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from assets.resources import WarehouseResource
 from pipelines.published import contents_hash, published
 from warehouse.provenance import Provenance, fingerprint
 from warehouse.store import Store
-from warehouse.tables import TABLES
+from warehouse.tables import ABOUT, TABLES
 
 TABLE = TABLES["paper_reference"]
 
@@ -22,7 +22,7 @@ TABLE = TABLES["paper_reference"]
     name=TABLE.name,
     group_name="inputs",
     kinds={"parquet"},
-    description=TABLE.grain,
+    description=f"{ABOUT[TABLE.name]}\n\n{TABLE.grain}",
     code_version=contents_hash(),
     metadata=table_metadata(TABLE),
     check_specs=check_specs([TABLE]),

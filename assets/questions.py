@@ -53,13 +53,13 @@ def _question(view: View, explained: Mapping[str, Explanation]) -> AssetsDefinit
         },
     )
     def answer(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
-        rows = warehouse.ask(f"SELECT * FROM {quoted(view.name)}")  # noqa: S608 - the name of a file of ours
-        types = dict(warehouse.ask(f"SELECT column_name, column_type FROM (DESCRIBE {quoted(view.name)})").iter_rows())
+        rows = warehouse.ask(f"FROM {quoted(view.name)}")
+        types = warehouse.ask(f"DESCRIBE {quoted(view.name)}").select("column_name", "column_type")
         return MaterializeResult(
             data_version=DataVersion(data_version(warehouse.store(), found)),
             metadata={
                 "dagster/row_count": rows.height,
-                "dagster/column_schema": view_schema(explained, types),
+                "dagster/column_schema": view_schema(explained, dict(types.iter_rows())),
                 "dagster/column_lineage": _column_lineage(view.name),
                 "preview": MetadataValue.md(str(render(rows.head(PREVIEW_ROWS).to_arrow(), "markdown"))),
             },

@@ -15,9 +15,11 @@ import polars as pl
 from assets import fingerprints, settings
 from assets.fingerprints import DenseModel
 from assets.parts import Part, Report
+from assets.shown import command, origin, preview
 from pipelines.progress import SILENT
 from pipelines.pruning.recipes import Recipe
 from pipelines.studies import Study
+from warehouse.drift import measured
 from warehouse.provenance import Provenance, fingerprint
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -159,9 +161,15 @@ class Subject:
                 for reference in TABLES[table].references
                 if self.store.provenance(TABLES[reference.table], *self._partition(reference.table)) is None
             ),
+            drifts=tuple(measured(TABLES[table], rows, written.violations)),
             seconds=seconds,
             device=device,
-            shown=shown or {},
+            shown={
+                "ask": f"`{command(table, self.model, recipe, str(self.store.root))}`",
+                "preview": preview(TABLES[table], rows),
+                "made from": origin(provenance, self.dense.spec.source),
+                **(shown or {}),
+            },
         )
 
     def _partition(self, table: str) -> tuple[str, str | None]:

@@ -23,7 +23,7 @@ from assets.metadata import check_specs, table_metadata
 from assets.partitions import MODELS, VARIANTS
 from assets.parts import STEPS
 from assets.resources import StudyResource
-from warehouse.tables import TABLES
+from warehouse.tables import ABOUT, TABLES
 
 GPU = "gpu"
 _MODEL, _VARIANT = [AssetKey("models")], [AssetKey("variants")]
@@ -70,7 +70,7 @@ def _spec(table: str, group: str, deps: Sequence[AssetKey]) -> AssetSpec:
         table,
         group_name=group,
         kinds={"parquet", "pytorch"},
-        description=TABLES[table].grain,
+        description=f"{ABOUT[table]}\n\n{TABLES[table].grain}",
         deps=deps,
         code_version=fingerprints.CODE_VERSIONS[table],
         metadata=table_metadata(TABLES[table]),

@@ -8,12 +8,13 @@ from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import defs
 from assets.fingerprints import CODE_VERSIONS, RETRIEVAL_TABLES, TASK_TABLES, TEXT_TABLE, TRACE_TABLES
-from assets.lineage import questions, reading
+from assets.lineage import origins, questions, reading
 from assets.metadata import table_schema
 from assets.partitions import MODELS, RECIPES, VARIANTS, register
 from pipelines.charts.registry import FIGURES
 from pipelines.errors import InputError
 from tests.assets.tiny_study import ROOT
+from warehouse.drift import drifts_of
 from warehouse.tables import TABLES
 
 GRAPH = defs.resolve_asset_graph()
@@ -47,8 +48,7 @@ def test_the_tables_form_this_graph() -> None:
         "variants": ("variants", [*statistics, "models", "recipe"], VARIANTS),
         "mask_samples": ("variants", ["variants"], VARIANTS),
         "speed": ("tasks", ["variants"], VARIANTS),
-        **{table: ("brought", [], None) for table in TABLES if table not in CODE_VERSIONS},
-        "paper_reference": ("published", [], None),
+        "paper_reference": ("inputs", [], None),
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},
         **{table: ("tasks", ["variants"], VARIANTS) for table in (*TASK_TABLES, *RETRIEVAL_TABLES)},
     }
@@ -89,11 +89,33 @@ def test_a_tables_asset_shows_all_columns_and_is_checked(table) -> None:
     assert [column.name for column in shown] == [column.name for column in table.columns]
     assert [column.constraints.nullable for column in shown] == [column.nullable for column in table.columns]
     assert all(column.description for column in shown)
-    is_written = table.name in {*CODE_VERSIONS, "paper_reference"}
-    assert node.is_executable == is_written
     checks = {key.name: GRAPH.get(key).blocking for key in GRAPH.asset_check_keys if key.asset_key == node.key}
     references = {f"rows_have_their_{reference.table}": True for reference in table.references}
-    assert checks == ({"keeps_its_rules": True} | references if is_written else {})
+    drifts = {drift.name: False for drift in drifts_of(table)}
+    assert checks == {"keeps_its_rules": True} | references | drifts
+
+
+def test_a_question_shows_every_column_with_its_meaning_and_its_sql() -> None:
+    for name, view in questions().items():
+        node = GRAPH.get(AssetKey(name))
+        shown = node.metadata["dagster/column_schema"].columns
+        assert [column.name for column in shown] == list(view.columns)
+        assert all(column.description for column in shown)
+        assert view.sql in node.metadata["SQL"].value
+        assert node.description.startswith(f"**{view.header.splitlines()[0]}")
+
+
+def test_a_questions_columns_lead_to_the_columns_of_the_tables_that_they_are_computed_from() -> None:
+    below = origins()["q11_first_flip"]
+    assert below["margin_pruned"] == {("decoding_steps", "margin_pruned")}
+    assert below["first_flip_step"] == {("generations", "first_flip_step")}
+    for name, view in questions().items():
+        assert list(origins()[name]) == list(view.columns)
+        for column, found in origins()[name].items():
+            assert {table for table, _ in found} <= set(reading(view.sql).tables), (name, column)
+            assert all(TABLES[table].column(read) for table, read in found)
+        # Counts and labels come from no column; all else does.
+        assert sum(not found for found in origins()[name].values()) <= 3
 
 
 def test_a_column_tells_the_ui_its_unit_formula_bounds_and_what_it_refers_to() -> None:
