@@ -48,7 +48,7 @@ def ui(
     local = Store(place).local(settings.cache_folder())
     home = prepare_home(local)
     recover_launched(local)
-    say(f"http://{HOST}:{port} shows {place}; Ctrl-C stops it")
+    say(f"http://{HOST}:{port}/asset-groups shows the lineage of {place}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "--module-name", "assets.definitions"]
     command += ["--working-directory", str(Path(__file__).parents[2])]
     command += ["--host", HOST, "--port", str(port), "--log-level", "info" if debug else "warning"]

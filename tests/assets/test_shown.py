@@ -1,0 +1,80 @@
+"""What the UI shows of a partition: small enough to be printed in place, true to the rows, and safe in Markdown."""
+
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+from dagster import AssetCheckSeverity
+
+from assets.metadata import left_alone, materialized
+from assets.parts import Report
+from assets.shown import MOST_CHARACTERS, command, origin, preview
+from tests.warehouse.conftest import provenance_of, rows_of
+from warehouse.drift import Measured
+from warehouse.safe_sql import run_safe
+from warehouse.tables import TABLES
+
+HASH = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_every_table_has_a_preview_that_fits_in_place(table) -> None:
+    rows = rows_of(table, rows=3)
+    text = preview(table, rows)
+    head, _, *body = text.splitlines()
+    assert len(body) == rows.height
+    assert all(name in head for name in table.telling)
+    assert 0 < len(text) <= MOST_CHARACTERS
+
+
+def test_a_preview_spreads_over_the_partition_from_its_first_row_to_its_last() -> None:
+    table = TABLES["decoding_steps"]
+    rows = rows_of(table, rows=1000).with_columns(step=pl.int_range(1000, dtype=pl.Int32))
+    shown = [int(line.split("|")[3]) for line in preview(table, rows).splitlines()[2:]]
+    assert (shown[0], shown[-1]) == (0, 999)
+    assert all(after - before > 100 for before, after in zip(shown, shown[1:], strict=False))
+
+
+def test_a_preview_of_nothing_is_empty_and_long_texts_are_cut() -> None:
+    table = TABLES["generations"]
+    assert preview(table, rows_of(table, rows=0)) == ""
+    long = rows_of(table, rows=3).with_columns(text=pl.lit("<script>|" * 500))
+    assert len(preview(table, long)) <= MOST_CHARACTERS
+    assert "<script>" not in preview(table, long)
+
+
+def test_the_origin_names_model_hashes_settings_and_libraries() -> None:
+    made = provenance_of("tiny", "wanda-50", inputs={"weight_hash": HASH, "calibration_hash": HASH, "code": "7"}, seed=3)
+    told = origin(made, "org/tiny@abc|def")
+    for row in (
+        r"| model | org/tiny@abc\|def |",
+        "| weight hash | 0123456789ab |",
+        "| calibration hash | 0123456789ab |",
+        "| code | 7 |",
+        "| seed | 3 |",
+        "| dtype, device | float32, cpu |",
+        "| libraries | torch 2.9.0 |",
+    ):
+        assert row in told.splitlines()
+    assert str(date(2026, 1, 2)) in told
+
+
+def test_the_command_asks_for_this_partition_in_sql_that_the_warehouse_answers(tmp_path: Path) -> None:
+    shown = command("variants", "a-model", "wanda-50", "/some where")
+    start, query, end = shown.split('"')
+    assert (start, end) == ("prunescope sql ", " --warehouse '/some where'")
+    assert run_safe(tmp_path, query).num_rows == 0
+    assert query == "from variants where model = 'a-model' and recipe = 'wanda-50'"
+    assert "recipe" not in command("models", "a-model", None, "wh")
+
+
+def test_a_drift_is_a_warning_with_its_numbers_and_what_was_not_asked_is_none() -> None:
+    table = TABLES["task_samples"]
+    drift = Measured("answers_are_graded", {"samples": 4, "share_not_graded": 0.25, "share_not_run": None}, True)
+    told = materialized(table, Report.from_json(Report(table.name, rows=4, drifts=(drift,)).to_json()))
+    [result] = [each for each in told.check_results if each.check_name == "answers_are_graded"]
+    assert (result.passed, result.severity) == (False, AssetCheckSeverity.WARN)
+    assert {name: value.value for name, value in result.metadata.items()} == drift.figures
+    assert {each.check_name for each in left_alone(table)} == {each.check_name for each in told.check_results}
+    assert all(each.passed for each in left_alone(table))
