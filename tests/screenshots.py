@@ -10,11 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import urlopen
 
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -40,11 +38,9 @@ def interface(warehouse: Path) -> Iterator[str]:
     try:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
-            try:
-                urlopen(f"{address}/server_info")
+            time.sleep(1)
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
-            except URLError:
-                time.sleep(1)
         yield address
     finally:
         process.terminate()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
+from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._serdes import serialize_value
 
 from assets.cli.main import run
 from assets.cli.options import Globals
@@ -32,6 +34,7 @@ from tests.assets.tiny_study import (
 )
 from warehouse import catalogue
 from warehouse.doctor import diagnose
+from warehouse.drift import DRIFTS
 from warehouse.provenance import read_footer
 from warehouse.tables import TABLES
 
@@ -162,7 +165,8 @@ def test_dagster_shows_questions_figures_and_the_report(warehouse: Path) -> None
                     assert metadata["preview"].value.startswith("![")
                     assert "data:image/png;base64," in metadata["preview"].value
                 elif node.group_name == "questions":
-                    assert "```sql" in metadata["SQL"].value
+                    columns = [column.name for column in metadata["dagster/column_schema"].value.columns]
+                    assert list(metadata["dagster/column_lineage"].value.deps_by_column) == columns
 
 
 def stale_variants(instance: DagsterInstance) -> set[str]:
@@ -182,6 +186,36 @@ def test_a_changed_parameter_makes_exactly_its_variants_stale_in_the_ui(study: S
             config = {"resources": {"study": {"config": {"study": str(study.path)}}}}
             assert job.execute_in_process(instance=instance, partition_key=recipe, run_config=config).success
         assert stale_variants(instance) == {"tiny-a|magnitude-50"}
+
+
+def test_a_question_and_a_figure_older_than_their_tables_are_stale_in_the_ui(warehouse: Path, changed: Changed) -> None:
+    answers = [AssetKey("q04_fit_of_theorem_3"), AssetKey(["figures", "generation"])]
+    for place, wanted in ((warehouse, StaleStatus.FRESH), (changed.warehouse, StaleStatus.STALE)):
+        with opened(place) as instance:
+            graph = defs.resolve_asset_graph()
+            resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+            assert [resolver.get_status(key) for key in answers] == [wanted, wanted]
+
+
+def test_drifts_are_checked_and_a_sound_study_warns_of_none(warehouse: Path) -> None:
+    with opened(warehouse) as instance:
+        for table, drifts in DRIFTS.items():
+            for drift in drifts:
+                key = AssetCheckKey(AssetKey(table), drift.name)
+                records = instance.event_log_storage.get_asset_check_execution_history(key, limit=len(RECIPES))
+                assert [record.status for record in records] == [AssetCheckExecutionRecordStatus.SUCCEEDED] * len(
+                    RECIPES
+                )
+
+
+def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path) -> None:
+    with opened(warehouse) as instance:
+        for node in defs.resolve_asset_graph().asset_nodes:
+            told = instance.get_latest_materialization_event(node.key).asset_materialization.metadata
+            assert len(serialize_value(told)) < 100_000, node.key
+            if node.partitions_def not in {None, PRUNED}:
+                assert {"dagster/row_count", "bytes", "seconds", "ask", "preview", "made from", "path"} <= set(told)
+                assert "| weight hash |" in told["made from"].value
 
 
 def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(

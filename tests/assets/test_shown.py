@@ -1,5 +1,6 @@
 """What the UI shows of a partition: small enough to be printed in place, true to the rows, and safe in Markdown."""
 
+import itertools
 from datetime import date
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_a_preview_spreads_over_the_partition_from_its_first_row_to_its_last() -
     rows = rows_of(table, rows=1000).with_columns(step=pl.int_range(1000, dtype=pl.Int32))
     shown = [int(line.split("|")[3]) for line in preview(table, rows).splitlines()[2:]]
     assert (shown[0], shown[-1]) == (0, 999)
-    assert all(after - before > 100 for before, after in zip(shown, shown[1:], strict=False))
+    assert all(after - before > 100 for before, after in itertools.pairwise(shown))
 
 
 def test_a_preview_of_nothing_is_empty_and_long_texts_are_cut() -> None:
@@ -45,7 +46,9 @@ def test_a_preview_of_nothing_is_empty_and_long_texts_are_cut() -> None:
 
 
 def test_the_origin_names_model_hashes_settings_and_libraries() -> None:
-    made = provenance_of("tiny", "wanda-50", inputs={"weight_hash": HASH, "calibration_hash": HASH, "code": "7"}, seed=3)
+    made = provenance_of(
+        "tiny", "wanda-50", inputs={"weight_hash": HASH, "calibration_hash": HASH, "code": "7"}, seed=3
+    )
     told = origin(made, "org/tiny@abc|def")
     for row in (
         r"| model | org/tiny@abc\|def |",

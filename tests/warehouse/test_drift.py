@@ -25,6 +25,10 @@ def warned(table: str, **changes) -> set[str]:
     return {name for name, each in found(table, **changes).items() if each.is_warning}
 
 
+def test_a_table_without_drifts_is_not_looked_at() -> None:
+    assert measured(TABLES["hidden_states"], rows_of(TABLES["hidden_states"])) == []
+
+
 @pytest.mark.parametrize("table", DRIFTS)
 def test_sound_rows_and_no_rows_warn_of_nothing(table: str) -> None:
     assert warned(table) == warned(table, rows=0) == set()
