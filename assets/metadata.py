@@ -3,7 +3,8 @@
 No knowledge of any single table.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
@@ -14,11 +15,13 @@ from dagster import (
     DataVersion,
     MaterializeResult,
     MetadataValue,
+    PartitionsDefinition,
     TableColumn,
     TableColumnConstraints,
     TableConstraints,
     TableSchema,
 )
+from dagster_shared.utils.warnings import PreviewWarning
 
 from assets.parts import Report
 from warehouse.catalogue import sql_type
@@ -56,14 +59,33 @@ def _column(column: Column, table: Table) -> TableColumn:
     )
 
 
-def view_schema(explained: Mapping[str, Explanation], types: Mapping[str, str]) -> TableSchema:
-    """The columns of a view with what each means; types where they are known, which takes an open catalogue."""
+def view_schema(
+    explained: Mapping[str, Explanation], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
+) -> TableSchema:
+    """The columns of a view with what each means.
+
+    Args:
+        explained: its columns.
+        types: of those whose types are known, which takes an open catalogue.
+        origins: the tables' columns, as (table, column), that those columns are computed from whose origin is known.
+    """
     return TableSchema(
         [
-            TableColumn(name, types.get(name, ""), description=said.comment(), tags=_tags(said))
+            TableColumn(
+                name,
+                types.get(name, ""),
+                description=f"{said.comment()}\n\n{_from(origins.get(name, ()))}".strip(),
+                tags=_tags(said),
+            )
             for name, said in explained.items()
         ]
     )
+
+
+def _from(columns: Collection[tuple[str, str]]) -> str:
+    tables = dict.fromkeys(table for table, _ in sorted(columns))
+    told = [f"`{table}`: {', '.join(sorted(name for of, name in columns if of == table))}" for table in tables]
+    return f"From {'; '.join(told)}." if told else ""
 
 
 def _tags(column: Column | Explanation) -> dict[str, str]:
@@ -76,24 +98,37 @@ def table_metadata(table: Table) -> dict[str, Any]:
     return {"dagster/column_schema": table_schema(table), "grain": table.grain}
 
 
-def check_specs(tables: Iterable[Table]) -> list[AssetCheckSpec]:
-    """Checks of each table: rules and foreign keys, which block what stands on it, and drifts, which warn."""
-    return [
-        AssetCheckSpec(name, asset=AssetKey(table.name), blocking=is_blocking, description=description)
-        for table in tables
-        for name, is_blocking, description in (
-            (RULES, True, f"Rules: {', '.join(check_names(table))}."),
-            *((check_name(each), True, f"Every row has its row in {each.table}: {each}.") for each in table.references),
-            *((drift.name, False, f"A warning: {drift.doc}") for drift in drifts_of(table)),
-        )
-    ]
+def check_specs(tables: Iterable[Table], partitions: PartitionsDefinition | None = None) -> list[AssetCheckSpec]:
+    """Checks of each table: rules and foreign keys, which block what stands on it, and drifts, which warn.
+
+    Args:
+        tables: the tables.
+        partitions: theirs. Each then has an outcome of its own; else that of one variant would hide another one's.
+    """
+    with warnings.catch_warnings():
+        # Dagster calls partitions of checks a preview; its version is pinned, and a test looks at them.
+        warnings.simplefilter("ignore", PreviewWarning)
+        return [
+            AssetCheckSpec(name, asset=table.name, blocking=blocks, description=told, partitions_def=partitions)
+            for table in tables
+            for name, blocks, told in _checks(table)
+        ]
+
+
+def _checks(table: Table) -> Iterator[tuple[str, bool, str]]:
+    """The name of each check of a table, whether it blocks, and what it says."""
+    yield RULES, True, f"Rules: {', '.join(check_names(table))}."
+    for each in table.references:
+        yield check_name(each), True, f"Every row has its row in {each.table}: {each}."
+    for drift in drifts_of(table):
+        yield drift.name, False, f"A warning: {drift.doc}"
 
 
 def left_alone(table: Table) -> Iterator[AssetCheckResult]:
     """What an asset reports of a table that its study asks nothing of: nothing was written that could break a check."""
     told = {"note": "the study asks nothing of this table, which is as it was"}
-    for spec in check_specs([table]):
-        yield AssetCheckResult(asset_key=spec.asset_key, check_name=spec.name, passed=True, metadata=told)
+    for name, *_ in _checks(table):
+        yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=told)
 
 
 def materialized(table: Table, report: Report) -> MaterializeResult:

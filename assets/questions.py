@@ -47,7 +47,7 @@ def _question(view: View, explained: Mapping[str, Explanation]) -> AssetsDefinit
         deps=[AssetKey(table) for table in found.tables],
         code_version=found.sql_hash,
         metadata={
-            "dagster/column_schema": view_schema(explained, {}),
+            "dagster/column_schema": view_schema(explained, {}, {}),
             "ask": f"prunescope question {view.name.partition('_')[0]}",
             "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
         },
@@ -59,7 +59,7 @@ def _question(view: View, explained: Mapping[str, Explanation]) -> AssetsDefinit
             data_version=DataVersion(data_version(warehouse.store(), found)),
             metadata={
                 "dagster/row_count": rows.height,
-                "dagster/column_schema": view_schema(explained, dict(types.iter_rows())),
+                "dagster/column_schema": view_schema(explained, dict(types.iter_rows()), origins()[view.name]),
                 "dagster/column_lineage": _column_lineage(view.name),
                 "preview": MetadataValue.md(str(render(rows.head(PREVIEW_ROWS).to_arrow(), "markdown"))),
             },
@@ -71,8 +71,13 @@ def _question(view: View, explained: Mapping[str, Explanation]) -> AssetsDefinit
 def _description(view: View) -> str:
     """The question, what a row of the answer is, why one asks and how to read it."""
     header = headers.parse(view.header)
-    told = [f"**{header.asks}**", f"{header.reason} {header.grain.capitalize()}."]
-    return "\n\n".join([*told, f"How to read it: {header.how_to_read}", f"Reads {header.inputs}."])
+    reason, grain = _sentence(header.reason), _sentence(header.grain)
+    told = [f"**{header.asks}**", f"{reason} {grain}", f"How to read it: {header.how_to_read}"]
+    return "\n\n".join([*told, f"It reads {header.inputs}."])
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _column_lineage(question: str) -> TableColumnLineage:

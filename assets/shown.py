@@ -47,10 +47,10 @@ def origin(provenance: Provenance, source: str) -> str:
         **{name.replace("_", " "): short(text) for name, text in provenance.inputs.items() if name != "dtype"},
         "seed": str(provenance.seed),
         "dtype, device": f"{provenance.dtype}, {provenance.device}",
-        "libraries": ", ".join(f"{name} {version}" for name, version in provenance.libraries.items()),
+        "libraries": "\n".join(f"{name} {version}" for name, version in provenance.libraries.items()),
         "made": provenance.created_at,
     }
-    return "\n".join(["| made from | |", "|---|---|", *(f"| {k} | {markdown_escaped(v)} |" for k, v in told.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {markdown_escaped(v)} |" for k, v in told.items())])
 
 
 def short(text: str) -> str:
@@ -59,6 +59,7 @@ def short(text: str) -> str:
 
 
 def command(table: str, model: str, recipe: str | None, root: str) -> str:
-    """The command line that shows a partition; names are partition keys, which need no escape."""
+    """The command line that shows a partition, as Markdown; names are partition keys, which need no escape."""
     where = f"model = {literal(model)}" + (f" and recipe = {literal(recipe)}" if recipe else "")
-    return f'prunescope sql "from {table} where {where}" --warehouse {shlex.quote(root)}'
+    # Lines as short as they get, for what is wider than the page has to be scrolled.
+    return f'```sh\nprunescope sql --warehouse {shlex.quote(root)} "\n  from {table}\n  where {where}"\n```'

@@ -165,7 +165,7 @@ class Subject:
             seconds=seconds,
             device=device,
             shown={
-                "ask": f"`{command(table, self.model, recipe, str(self.store.root))}`",
+                "ask": command(table, self.model, recipe, str(self.store.root)),
                 "preview": preview(TABLES[table], rows),
                 "made from": origin(provenance, self.dense.spec.source),
                 **(shown or {}),

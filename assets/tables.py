@@ -51,7 +51,7 @@ def _step(
     @multi_asset(
         name=step,
         specs=[_spec(table, group, deps) for table in STEPS[step]],
-        check_specs=check_specs([TABLES[table] for table in STEPS[step]]),
+        check_specs=check_specs([TABLES[table] for table in STEPS[step]], partitions),
         partitions_def=partitions,
         description=description,
         pool=GPU,

@@ -1,6 +1,7 @@
 """What the UI shows of a partition: small enough to be printed in place, true to the rows, and safe in Markdown."""
 
 import itertools
+import shlex
 from datetime import date
 from pathlib import Path
 
@@ -64,11 +65,11 @@ def test_the_origin_names_model_hashes_settings_and_libraries() -> None:
 
 
 def test_the_command_asks_for_this_partition_in_sql_that_the_warehouse_answers(tmp_path: Path) -> None:
-    shown = command("variants", "a-model", "wanda-50", "/some where")
-    start, query, end = shown.split('"')
-    assert (start, end) == ("prunescope sql ", " --warehouse '/some where'")
+    _, line, *_ = command("variants", "a-model", "wanda-50", str(tmp_path)).split("```")
+    program, name, option, place, query = shlex.split(line.removeprefix("sh\n"))
+    assert (program, name, option, place) == ("prunescope", "sql", "--warehouse", str(tmp_path))
+    assert " ".join(query.split()) == "from variants where model = 'a-model' and recipe = 'wanda-50'"
     assert run_safe(tmp_path, query).num_rows == 0
-    assert query == "from variants where model = 'a-model' and recipe = 'wanda-50'"
     assert "recipe" not in command("models", "a-model", None, "wh")
 
 
