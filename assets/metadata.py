@@ -16,12 +16,12 @@ from dagster import (
     MaterializeResult,
     MetadataValue,
     PartitionsDefinition,
+    PreviewWarning,
     TableColumn,
     TableColumnConstraints,
     TableConstraints,
     TableSchema,
 )
-from dagster_shared.utils.warnings import PreviewWarning
 
 from assets.parts import Report
 from warehouse.catalogue import sql_type
