@@ -10,6 +10,7 @@ from dagster import AssetExecutionContext, MaterializeResult, asset
 from assets.metadata import check_specs, materialized, table_metadata
 from assets.parts import Report
 from assets.resources import WarehouseResource
+from assets.shown import preview
 from pipelines.published import contents_hash, published
 from warehouse.provenance import Provenance, fingerprint
 from warehouse.store import Store
@@ -67,4 +68,5 @@ def write_published(store: Store) -> Report:
         bytes=size,
         path=str(store.root / TABLE.name),
         violations=violations,
+        shown={"preview": preview(TABLE, rows)},
     )

@@ -21,8 +21,12 @@ _HASH = 12
 
 
 def preview(table: Table, rows: pl.DataFrame) -> str:
-    """Rows spread evenly over a partition, as a Markdown table of the key and the columns that say most."""
-    names = [name for name in table.key if name not in {"model", "recipe"}] + list(table.telling)
+    """Rows spread evenly over a partition, as a Markdown table of the key and the columns that say most.
+
+    A column of the key that is the same in all rows, as model and recipe are, is left out.
+    """
+    key = [name for name in table.key if rows.height and (rows[name] != rows[name][0]).any()]
+    names = [*key, *table.telling]
     for wanted in range(min(_ROWS, rows.height), 0, -1):
         places = [place * (rows.height - 1) // max(wanted - 1, 1) for place in range(wanted)]
         some = rows.select(names)[places].with_columns(pl.col(pl.Categorical).cast(pl.String))
@@ -47,7 +51,7 @@ def origin(provenance: Provenance, source: str) -> str:
         **{name.replace("_", " "): short(text) for name, text in provenance.inputs.items() if name != "dtype"},
         "seed": str(provenance.seed),
         "dtype, device": f"{provenance.dtype}, {provenance.device}",
-        "libraries": "\n".join(f"{name} {version}" for name, version in provenance.libraries.items()),
+        **provenance.libraries,
         "made": provenance.created_at,
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {k} | {markdown_escaped(v)} |" for k, v in told.items())])
@@ -60,6 +64,6 @@ def short(text: str) -> str:
 
 def command(table: str, model: str, recipe: str | None, root: str) -> str:
     """The command line that shows a partition, as Markdown; names are partition keys, which need no escape."""
-    where = f"model = {literal(model)}" + (f" and recipe = {literal(recipe)}" if recipe else "")
+    where = f"model = {literal(model)}" + (f"\n    and recipe = {literal(recipe)}" if recipe else "")
     # Lines as short as they get, for what is wider than the page has to be scrolled.
     return f'```sh\nprunescope sql --warehouse {shlex.quote(root)} "\n  from {table}\n  where {where}"\n```'
