@@ -5,7 +5,6 @@ How a figure looks and which SQL feeds it is the business of `pipelines.charts`.
 
 import base64
 import io
-from itertools import islice
 
 from dagster import (
     AssetExecutionContext,
@@ -22,9 +21,6 @@ from assets.resources import WarehouseResource
 from assets.state import charts_version, data_version
 from pipelines.charts.registry import FIGURES, Drawing, Figure
 from warehouse.provenance import fingerprint
-
-# The metadata are kept in Dagster's database and sent to the browser as a whole.
-PREVIEWS = 2
 
 
 def figure_assets() -> list[AssetsDefinition]:
@@ -45,19 +41,20 @@ def _figure(figure: Figure) -> AssetsDefinition:
         key=figure_key(figure.name),
         group_name="figures",
         kinds={"altair", "duckdb"},
-        description=f"**{figure.title}**\n\n{figure.caption}",
+        description=f"**{figure.title}**\n\n{figure.caption}\n\nThe preview is its first drawing; the report has all.",
         deps=[AssetKey(table) for table in found.tables],
         code_version=code,
         metadata={"SQL": MetadataValue.md(f"```sql\n{figure.query}\n```")},
     )
     def drawn(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         frame = warehouse.ask(figure.query)
-        drawings = islice(figure.draw_all(frame), PREVIEWS)
+        # The metadata are kept in Dagster's database and sent to the browser as a whole.
+        first = next(figure.draw_all(frame))
         return MaterializeResult(
             data_version=DataVersion(fingerprint({"data": data_version(warehouse.store(), found), "code": code})),
             metadata={
                 "dagster/row_count": frame.height,
-                "preview": MetadataValue.md("\n\n".join(_embedded(drawing) for drawing in drawings)),
+                "preview": MetadataValue.md(_embedded(first)),
             },
         )
 

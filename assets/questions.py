@@ -1,6 +1,8 @@
 """One asset a question view: its answer as a preview, its SQL, the tables and columns that it stands on.
 
-The questions themselves are files of `sql/questions/`; nothing is listed here.
+The questions themselves are files of `sql/questions/`; nothing is listed here. The views between them and the tables
+are no assets: they hold no data, a changed one shows in the code version of each question above it, and fifty more
+nodes would hide the path that a reader looks for.
 """
 
 from collections.abc import Mapping

@@ -90,7 +90,7 @@ def main() -> None:
     with interface(warehouse) as address, browser() as window:
         take(window, f"{address}/asset-groups", "lineage", "questions")
         page = f"{address}/assets/layer_transitions?view=partitions&partition={partition}"
-        take(window, page, "partition", "made from", 1300)
+        take(window, page, "partition", "made from", 1150, "Hide navigation")
         take(window, f"{address}/assets/figures/generation", "figure", "preview", 1000, "[Show Markdown]")
 
 
