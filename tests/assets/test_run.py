@@ -210,7 +210,11 @@ def test_drifts_are_checked_variant_by_variant_and_a_sound_study_warns_of_none(w
 def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path) -> None:
     with opened(warehouse) as instance:
         for node in defs.resolve_asset_graph().asset_nodes:
-            told = instance.get_latest_materialization_event(node.key).asset_materialization.metadata
+            event = instance.get_latest_materialization_event(node.key)
+            if event is None:
+                assert node.key.path[-1] not in VARIANT_TABLES, "only what the study asks nothing of"
+                continue
+            told = event.asset_materialization.metadata
             # Of a figure the picture is what one comes for.
             assert len(serialize_value(told)) < (200_000 if node.group_name == "figures" else 100_000), node.key
             if node.partitions_def not in {None, PRUNED}:
