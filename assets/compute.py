@@ -6,6 +6,7 @@ No Dagster: engines call `compute` in this process, in a worker beside it or on 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from assets.failures import is_out_of_memory
@@ -48,7 +49,11 @@ def compute(part: Part, loaded: LoadedModels) -> Reports:
     # Outside of the handler, whose traceback would keep what fills the memory.
     try:
         with loaded.halved():
-            yield from (report for report in _computed(part, loaded) if report.table not in told)
+            for report in _computed(part, loaded):
+                if report.table not in told:
+                    yield replace(
+                        report, shown=report.shown | {"memory": "too small at first; half at once was enough"}
+                    )
     except Exception as error:
         if is_out_of_memory(error):
             raise ComputationError(_too_small(part, first)) from error

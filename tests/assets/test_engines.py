@@ -112,14 +112,6 @@ def room_for(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def computed(part: Part) -> list[Report]:
-    loaded = LoadedModels()
-    try:
-        return list(compute(part, loaded))
-    finally:
-        loaded.release()
-
-
 @LINUX
 def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_words(
     tmp_path: Path, study: StudyFile
@@ -130,18 +122,19 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
         models=[{"name": "wide", "source": str(wide)}],
         texts=[{"id": "help", "source": "embedded", "context": 128, "max_tokens": 2048}],
     )
-    root = tmp_path / "warehouse"
+    root, loaded = tmp_path / "warehouse", LoadedModels()
 
-    def part(step: str, recipe: str | None = None) -> Part:
-        return Part(step, Request(str(study.path)), str(root), "wide", recipe)
+    def computed(step: str, recipe: str | None = None) -> list[Report]:
+        return list(compute(Part(step, Request(str(study.path)), str(root), "wide", recipe), loaded))
 
-    for step, recipe in (("models", None), ("variants", "dense")):
-        assert computed(part(step, recipe))
-    (whole,) = computed(part("texts", "dense"))
+    assert computed("models") + computed("variants", "dense")
+    (whole,) = computed("texts", "dense")
+    loaded.release()
     rows = pl.read_parquet(whole.path)
     Path(whole.path).unlink()
     with room_for(600 << 20):
-        (halved,) = computed(part("texts", "dense"))
+        (halved,) = computed("texts", "dense")
+    assert (whole.shown, halved.shown) == ({}, {"memory": "too small at first; half at once was enough"})
     again = pl.read_parquet(halved.path)
     assert again.height == rows.height == 2048
     assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
@@ -150,7 +143,7 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
         room_for(150 << 20),
         pytest.raises(ComputationError, match="out of memory with 2048 tokens at once and with 1024; .*allocate"),
     ):
-        computed(part("texts", "dense"))
+        computed("texts", "dense")
     assert not Path(halved.path).exists()
 
 
