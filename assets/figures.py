@@ -23,6 +23,9 @@ from pipelines.charts.registry import FIGURES, Drawing, Figure
 from warehouse.formats import markdown_escaped
 from warehouse.provenance import fingerprint
 
+# Of a picture: metadata are kept in Dagster's database and sent to the browser as a whole.
+_MOST_BYTES = 100_000
+
 
 def figure_assets() -> list[AssetsDefinition]:
     """An unpartitioned asset for every figure."""
@@ -49,7 +52,6 @@ def _figure(figure: Figure) -> AssetsDefinition:
     )
     def drawn(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         frame = warehouse.ask(figure.query)
-        # The metadata are kept in Dagster's database and sent to the browser as a whole.
         first = next(figure.draw_all(frame))
         return MaterializeResult(
             data_version=DataVersion(fingerprint({"data": data_version(warehouse.store(), found), "code": code})),
@@ -63,9 +65,12 @@ def _figure(figure: Figure) -> AssetsDefinition:
 
 
 def _embedded(drawing: Drawing) -> str:
-    """The chart as a picture inside Markdown."""
-    picture = io.BytesIO()
-    drawing.chart.save(picture, format="png", scale_factor=1)
+    """The chart as a picture inside Markdown, drawn smaller where it would be too large."""
+    for scale in (1.0, 0.75, 0.5):
+        picture = io.BytesIO()
+        drawing.chart.save(picture, format="png", scale_factor=scale)
+        if picture.tell() <= _MOST_BYTES:
+            break
     return (
         f"![{markdown_escaped(drawing.title)}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
     )
