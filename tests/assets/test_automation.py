@@ -288,7 +288,7 @@ def test_a_second_look_opens_no_file(night: Night, monkeypatch: pytest.MonkeyPat
 def test_a_watch_list_that_is_wrong_is_told_by_the_sensors_and_starts_nothing(night: Night) -> None:
     (night.warehouse / "_watch.yaml").write_text("studies: [")
     found = watch_sensor(build_sensor_context(instance=night.instance))
-    assert "_watch.yaml: not valid YAML" in found.skip_message
+    assert "_watch.yaml: line 1: not valid YAML" in found.skip_message
     assert night.outdated() == {}
 
 

@@ -168,8 +168,8 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         patch.delenv("DAGSTER_HOME", raising=False)
         without_answers(patch)
         patch.setattr(Fleet, "_hand_out", hand_out_and_die)
-        root = Store("s3://bucket/study").root
-        root.fs.mkdir("bucket", exist_ok=True)
+        root = Store("s3://cluster/study").root
+        root.fs.mkdir("cluster")
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
         outcome = run_study(Request(str(study.path)), root, cache, listener, place=RayPlace(machines.address))
         root.fs.get(root.path, str(folder / "copy"), recursive=True)
