@@ -88,7 +88,7 @@ def main() -> None:
     partition = quote(f"{variant.model}|{variant.recipe}")
     FOLDER.mkdir(exist_ok=True)
     with interface(warehouse) as address, browser() as window:
-        take(window, f"{address}/asset-groups", "lineage", "questions")
+        take(window, f"{address}/asset-groups", "lineage", "questions", 680)
         page = f"{address}/assets/layer_transitions?view=partitions&partition={partition}"
         take(window, page, "partition", "made from", 1150, "Hide navigation")
         take(window, f"{address}/assets/figures/generation", "figure", "preview", 860, "[Show Markdown]")
