@@ -30,12 +30,13 @@ from pipelines.tasks.definition import harness
 from pipelines.tasks.loading import load_tasks, quiet
 from pipelines.tasks.score import TaskSession
 
+# In the proportions of the study paper-small, and two programs.
 TASKS = (
-    TaskSpec(name="arc_challenge", samples=8),
-    TaskSpec(name="openbookqa", samples=8),
-    TaskSpec(name="boolq", samples=4),
-    TaskSpec(name="gsm8k", samples=8, max_new_tokens=48),
-    TaskSpec(name="humaneval", samples=4, max_new_tokens=48),
+    TaskSpec(name="arc_challenge", samples=16),
+    TaskSpec(name="openbookqa", samples=16),
+    TaskSpec(name="boolq", samples=8),
+    TaskSpec(name="gsm8k", samples=4, shots=3, max_new_tokens=96),
+    TaskSpec(name="humaneval", samples=2, max_new_tokens=96),
     TaskSpec(name="wikitext2", samples=1, context=512),
 )
 RECIPES = ("magnitude-30", "magnitude-50", "magnitude-2of4")
