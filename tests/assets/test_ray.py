@@ -75,6 +75,12 @@ def test_more_than_any_machine_has_is_refused_with_what_there_is() -> None:
         seats([node("c", 96, 8)], RayPlace("auto", gpus_per_task=9))
 
 
+def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
+    assert [RayPlace("auto", gpus).gpus_per_task for gpus in (None, 0, 0.25, 1, 2)] == [None, 0, 0.25, 1, 2]
+    with pytest.raises(InputError, match=r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"):
+        RayPlace("auto", gpus_per_task=1.5)
+
+
 @pytest.fixture
 def given(tmp_path: Path) -> Given:
     return Given({}, versions(), str(tmp_path), "", socket.gethostname())
