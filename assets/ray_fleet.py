@@ -306,8 +306,12 @@ def connected(address: str) -> Iterator[None]:
     # A cluster that starts here calls nobody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    connection = Connection(address=address, object_store_bytes=OBJECT_STORE, lifecycle=Lifecycle(cleanup="never"))
-    with connection.yield_for_execution(build_init_resource_context()):
+    # Connected here: dagster-ray would log the traceback of what is told in one line.
+    lifecycle = Lifecycle(connect=False, cleanup="never")
+    connection = Connection(address=address, object_store_bytes=OBJECT_STORE, lifecycle=lifecycle)
+    context = build_init_resource_context()
+    with connection.yield_for_execution(context):
+        connection.connect(context)
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray puts its own in their place
                 signal.signal(number, handler)

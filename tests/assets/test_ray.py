@@ -18,7 +18,7 @@ from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
 from assets.parts import Part
 from assets.plan import Request
-from assets.ray_fleet import Fleet, Seat, seats
+from assets.ray_fleet import Fleet, Seat, connected, seats
 from assets.ray_place import RayPlace
 from assets.ray_worker import Given, Worker, versions
 from assets.run import Failure, Outcome, run_study
@@ -79,6 +79,24 @@ def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
     assert [RayPlace("auto", gpus).gpus_per_task for gpus in (None, 0, 0.25, 1, 2)] == [None, 0, 0.25, 1, 2]
     with pytest.raises(InputError, match=r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"):
         RayPlace("auto", gpus_per_task=1.5)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_refused_in_one_line(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would wait for minutes"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    with (
+        pytest.raises(InputError, match=rf"--ray {address}: no Ray cluster .*refused\); start one with `ray start"),
+        connected(address),
+    ):
+        pass
+    with pytest.raises(InputError, match="no port is given"), connected("nowhere"):
+        pass
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.fixture
