@@ -263,7 +263,7 @@ class Fleet:
                 for part in task.parts:
                     self._found.setdefault(_key(part), Done(error=why))
             else:
-                if task.deaths == MOST_DEATHS - 1:  # it may be the memory
+                if task.deaths == MOST_DEATHS - 1 and _may_be_memory(error):
                     task.parts = tuple(replace(part, is_halved=True) for part in task.parts)
                 self._busy.remove(task)
                 self._waiting.insert(0, task)
@@ -287,6 +287,13 @@ class Fleet:
             self._tell("waiting for room on the Ray cluster; `ray status` on one of its machines says who uses it")
         if waited > GIVEN_UP_AFTER:
             raise ComputationError(f"no worker started on the Ray cluster within {GIVEN_UP_AFTER:.0f} s; is it busy?")
+
+
+def _may_be_memory(error: Exception) -> bool:
+    """Whether the worker alone died, as the system kills it; not its machine, and not the way to it."""
+    from ray.exceptions import ActorUnavailableError
+
+    return not isinstance(error, ActorUnavailableError) and "its node has died" not in str(error)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
 from assets.parts import Part
 from assets.plan import Request
-from assets.ray_fleet import Fleet, Seat, connected, seats
+from assets.ray_fleet import Fleet, Seat, _may_be_memory, connected, seats
 from assets.ray_place import RayPlace
 from assets.ray_worker import Given, Worker, versions
 from assets.run import Failure, Outcome, run_study
@@ -79,6 +79,14 @@ def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
     assert [RayPlace("auto", gpus).gpus_per_task for gpus in (None, 0, 0.25, 1, 2)] == [None, 0, 0.25, 1, 2]
     with pytest.raises(InputError, match=r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"):
         RayPlace("auto", gpus_per_task=1.5)
+
+
+def test_only_a_worker_that_died_by_itself_may_have_had_too_little_memory() -> None:
+    errors = pytest.importorskip("ray.exceptions", reason="needs Ray: pip install 'prunescope[ray]'")
+    killed = errors.ActorDiedError("The actor is dead because its worker process has died. Worker exit type: OOM")
+    assert _may_be_memory(killed)
+    assert not _may_be_memory(errors.ActorDiedError("The actor died because its node has died. Node Id: 0"))
+    assert not _may_be_memory(errors.ActorUnavailableError("out of reach", b"0" * 16))
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
