@@ -3,6 +3,7 @@
 Imported only where Ray is asked for, since it needs the extra `ray`.
 """
 
+import logging
 import os
 import socket
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from pipelines.errors import ComputationError, InputError
 
+_AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 # For whoever listens at an address to take a connection.
 _LISTENER_SECONDS = 5.0
 
@@ -60,6 +62,7 @@ class Connection(RayResource):
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if self.address == "local":
             options |= {"include_dashboard": False, "object_store_memory": self.object_store_bytes}
+            logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_of_interest)
         try:
             self._context = ray.init(self.address, **options)
         except Exception as error:  # Ray raises plain ones where its processes do not come up
@@ -68,6 +71,11 @@ class Connection(RayResource):
                 raise ComputationError(f"Ray did not start on this machine ({reason})") from error
             raise _no_cluster(self.address, reason) from error
         return self._context
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether it is not Ray's word that a cluster has a token, as it should, and how to go without."""
+    return not record.getMessage().startswith("Token authentication is enabled")
 
 
 def _require_listener(address: str) -> None:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -105,6 +106,24 @@ def test_an_address_where_nobody_listens_is_refused_in_one_line(
     with pytest.raises(InputError, match="no port is given"), connected("nowhere"):
         pass
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_local_cluster_with_a_token_is_not_told_how_to_go_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    from ray._private.authentication import authentication_token_setup as setup
+
+    def init(*_: object, **__: object) -> SimpleNamespace:
+        setup._warn_token_auth_enabled()
+        setup._warn_token_auth_disabled()
+        return SimpleNamespace(disconnect=lambda: None)
+
+    monkeypatch.setattr(ray, "init", init)
+    with connected("local"):
+        pass
+    (said,) = [record.getMessage() for record in caplog.records if record.name == setup.__name__]
+    assert said.startswith("Token authentication is disabled")
 
 
 @pytest.fixture
