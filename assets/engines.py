@@ -5,6 +5,7 @@ What is computed stands in `compute.py`.
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Literal, Self
 
 from dagster import (
@@ -21,7 +22,7 @@ from dagster import (
 from pydantic import Field, PrivateAttr
 
 from assets import settings
-from assets.failures import can_pass
+from assets.failures import WorkerLostError, can_pass
 from assets.fingerprints import SPEED_TABLE
 from assets.instance import only_writer
 from assets.loaded import LOADED
@@ -79,6 +80,8 @@ class EngineResource(ConfigurableResource):
     )
 
     _fleet: Fleet | None = PrivateAttr(default=None)
+    # Names of the parts that lost their worker, most likely to the memory; steps and retries share this process.
+    _lost: set[str] = PrivateAttr(default_factory=set)
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Generator[Self]:
@@ -108,13 +111,15 @@ class EngineResource(ConfigurableResource):
         key = context.partition_key
         names = key.keys_by_dimension if isinstance(key, MultiPartitionKey) else {"model": key}
         store, model, recipe = self.warehouse.store(), names["model"], names.get("recipe")
-        request, is_again = study.request(store, model, recipe), context.retry_number > 0
-        part = Part(step, request, str(store.root), model, recipe, tuple(self.beside), is_again)
+        part = Part(step, study.request(store, model, recipe), str(store.root), model, recipe, tuple(self.beside))
+        part = replace(part, is_halved=part.name in self._lost)
         try:
             for report in self._computed(part, Both(Lines(context.log.info, part.name), LOADED.progress)):
                 table = TABLES[report.table]
                 yield from left_alone(table) if report.is_left_alone else [materialized(table, report)]
         except Exception as error:
+            if isinstance(error, WorkerLostError):
+                self._lost.add(part.name)
             if can_pass(error):
                 raise RetryRequested(_RETRIES, _SECONDS_BETWEEN) from error
             raise

@@ -263,7 +263,7 @@ class Fleet:
                 for part in task.parts:
                     self._found.setdefault(_key(part), Done(error=why))
             else:
-                if task.deaths == MOST_DEATHS - 1:  # it may be the memory
+                if task.deaths == MOST_DEATHS - 1 and _may_be_memory(error):
                     task.parts = tuple(replace(part, is_halved=True) for part in task.parts)
                 self._busy.remove(task)
                 self._waiting.insert(0, task)
@@ -289,6 +289,13 @@ class Fleet:
             raise ComputationError(f"no worker started on the Ray cluster within {GIVEN_UP_AFTER:.0f} s; is it busy?")
 
 
+def _may_be_memory(error: Exception) -> bool:
+    """Whether the worker alone died, as the system kills it; not its machine, and not the way to it."""
+    from ray.exceptions import ActorUnavailableError
+
+    return not isinstance(error, ActorUnavailableError) and "its node has died" not in str(error)
+
+
 @contextmanager
 def connected(address: str) -> Iterator[None]:
     """A connection to the cluster, by dagster-ray; it ends with the block, and a local cluster with it.
@@ -306,8 +313,12 @@ def connected(address: str) -> Iterator[None]:
     # A cluster that starts here calls nobody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    connection = Connection(address=address, object_store_bytes=OBJECT_STORE, lifecycle=Lifecycle(cleanup="never"))
-    with connection.yield_for_execution(build_init_resource_context()):
+    # Connected here: dagster-ray would log the traceback of what is told in one line.
+    lifecycle = Lifecycle(connect=False, cleanup="never")
+    connection = Connection(address=address, object_store_bytes=OBJECT_STORE, lifecycle=lifecycle)
+    context = build_init_resource_context()
+    with connection.yield_for_execution(context):
+        connection.connect(context)
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray puts its own in their place
                 signal.signal(number, handler)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipelines.errors import InputError
+
 
 @dataclass(frozen=True)
 class RayPlace:
@@ -17,3 +19,15 @@ class RayPlace:
     address: str
     gpus_per_task: float | None = None
     cpus_per_task: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what Ray would refuse later.
+
+        Raises:
+            InputError: more than one GPU, and a part of one.
+        """
+        gpus = self.gpus_per_task
+        if gpus is not None and gpus > 1 and gpus % 1:
+            raise InputError(
+                f"--gpus-per-task {gpus:g}: Ray divides one GPU only; give a whole number, or a part such as 0.5"
+            )

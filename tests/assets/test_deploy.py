@@ -306,8 +306,10 @@ def test_the_ray_cluster_fits_its_operator_and_its_pods_fit_kubernetes() -> None
     assert set(cluster["spec"]["authOptions"]) == {"mode", "secretName"}
     ray_cluster(cluster["spec"])
     for group, template in groups():
-        assert set(group) <= {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams"}
+        assert set(group) <= {"groupName", "replicas", "rayStartParams"}
         kubernetes(client.V1PodTemplateSpec, template)
+    assert "enableInTreeAutoscaling" not in cluster["spec"]  # nothing would ask it for a worker
+    assert all(group["replicas"] >= 1 for group in cluster["spec"]["workerGroupSpecs"])
     kubernetes(client.V1NetworkPolicy, policy)
     with pytest.raises(AssertionError):
         ray_cluster(cluster["spec"] | {"workerGroupSpec": []})

@@ -15,7 +15,7 @@ from dagster import AssetKey, DagsterEventType
 
 from assets.compute import compute
 from assets.definitions import defs
-from assets.failures import can_pass, is_out_of_memory
+from assets.failures import WorkerLostError, can_pass, is_out_of_memory
 from assets.instance import opened
 from assets.loaded import LoadedModels, _kept
 from assets.partitions import MODELS, RECIPES, register, variant_key
@@ -97,6 +97,34 @@ def test_only_what_can_pass_later_is_tried_again() -> None:
     assert not any(map(can_pass, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
 
 
+@pytest.mark.parametrize(("error", "is_halved"), [(TimeoutError("s3"), False), (WorkerLostError("killed"), True)])
+def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path, error: Exception, is_halved: bool
+) -> None:
+    asked: list[Part] = []
+
+    def answer(part: Part, *_: object) -> Iterator[Report]:
+        asked.append(part)
+        if len(asked) == 1:
+            raise error
+        yield Report("speed", is_left_alone=True)
+
+    monkeypatch.setattr("assets.engines.compute_warm", answer)
+    monkeypatch.setattr("assets.engines._SECONDS_BETWEEN", 0)
+    resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(warehouse)}}
+    with opened(warehouse) as instance:
+        register(instance, MODELS, ["tiny-a"])
+        register(instance, RECIPES, ["dense"])
+        done = defs.resolve_job_def("variant_tables").execute_in_process(
+            instance=instance,
+            partition_key=variant_key("tiny-a", "dense"),
+            asset_selection=[AssetKey("speed")],
+            run_config={"resources": {name: {"config": config} for name, config in resources.items()}},
+        )
+    assert done.success
+    assert [part.is_halved for part in asked] == [False, is_halved]
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +162,11 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
     Path(whole.path).unlink()
     with room_for(600 << 20):
         (halved,) = computed("texts", "dense")
-    assert (whole.shown, halved.shown) == ({}, {"memory": "too small at first; half at once was enough"})
+    assert "memory" not in whole.shown
+    assert halved.shown["memory"] == "too small at first; half at once was enough"
+    part = Part("texts", Request(str(study.path)), str(root), "wide", "dense", is_halved=True)
+    (after_loss,) = compute(part, loaded)
+    assert after_loss.shown["memory"] == "its worker was lost at first; half at once was enough"
     again = pl.read_parquet(halved.path)
     assert again.height == rows.height == 2048
     assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
 from assets.parts import Part
 from assets.plan import Request
-from assets.ray_fleet import Fleet, Seat, seats
+from assets.ray_fleet import Fleet, Seat, _may_be_memory, connected, seats
 from assets.ray_place import RayPlace
 from assets.ray_worker import Given, Worker, versions
 from assets.run import Failure, Outcome, run_study
@@ -73,6 +74,59 @@ def test_a_worker_takes_a_whole_machine_without_gpus_and_its_share_of_one_with_t
 def test_more_than_any_machine_has_is_refused_with_what_there_is() -> None:
     with pytest.raises(InputError, match=r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"):
         seats([node("c", 96, 8)], RayPlace("auto", gpus_per_task=9))
+
+
+def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
+    assert [RayPlace("auto", gpus).gpus_per_task for gpus in (None, 0, 0.25, 1, 2)] == [None, 0, 0.25, 1, 2]
+    with pytest.raises(InputError, match=r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"):
+        RayPlace("auto", gpus_per_task=1.5)
+
+
+def test_only_a_worker_that_died_by_itself_may_have_had_too_little_memory() -> None:
+    errors = pytest.importorskip("ray.exceptions", reason="needs Ray: pip install 'prunescope[ray]'")
+    killed = errors.ActorDiedError("The actor is dead because its worker process has died. Worker exit type: OOM")
+    assert _may_be_memory(killed)
+    assert not _may_be_memory(errors.ActorDiedError("The actor died because its node has died. Node Id: 0"))
+    assert not _may_be_memory(errors.ActorUnavailableError("out of reach", b"0" * 16))
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_refused_in_one_line(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would wait for minutes"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    with (
+        pytest.raises(InputError, match=rf"--ray {address}: no Ray cluster .*refused\); start one with `ray start"),
+        connected(address),
+    ):
+        pass
+    with pytest.raises(InputError, match="no port is given"), connected("nowhere"):
+        pass
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_local_cluster_with_a_token_is_not_told_how_to_go_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    from ray._private.authentication import authentication_token_setup as setup
+
+    def init(*_: object, **__: object) -> SimpleNamespace:
+        setup._warn_token_auth_enabled()
+        setup._warn_token_auth_disabled()
+        return SimpleNamespace(disconnect=lambda: None)
+
+    monkeypatch.setattr(ray, "init", init)
+    # Ray's loggers tell the root nothing.
+    monkeypatch.setattr(setup.logger, "propagate", False)
+    monkeypatch.setattr(setup.logger, "handlers", [caplog.handler])
+    with connected("local"):
+        pass
+    (said,) = caplog.messages
+    assert said.startswith("Token authentication is disabled")
 
 
 @pytest.fixture
