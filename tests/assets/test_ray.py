@@ -84,9 +84,13 @@ def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
 
 def test_only_a_worker_that_died_by_itself_may_have_had_too_little_memory() -> None:
     errors = pytest.importorskip("ray.exceptions", reason="needs Ray: pip install 'prunescope[ray]'")
-    killed = errors.ActorDiedError("The actor is dead because its worker process has died. Worker exit type: OOM")
-    assert _may_be_memory(killed)
-    assert not _may_be_memory(errors.ActorDiedError("The actor died because its node has died. Node Id: 0"))
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+    def died(reason: str) -> Exception:
+        return errors.ActorDiedError(ActorDiedErrorContext(actor_id=b"0" * 16, error_message=reason))
+
+    assert _may_be_memory(died("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"))
+    assert not _may_be_memory(died("The actor died because its node has died. Node Id: 0"))
     assert not _may_be_memory(errors.ActorUnavailableError("out of reach", b"0" * 16))
 
 
