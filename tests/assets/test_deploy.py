@@ -254,7 +254,11 @@ def test_the_values_fit_dagsters_chart(values_schema: dict[str, Any]) -> None:
     config = UserDefinedDagsterK8sConfig.from_dict(snake)
     assert config.container_config["resources"]["limits"]
     # Dagster's own settings, the rest of which the chart writes.
-    assert values["additionalInstanceConfig"]["concurrency"] == read("dagster.yaml")["concurrency"]
+    server = read("dagster.yaml")
+    assert values["additionalInstanceConfig"]["concurrency"] == server["concurrency"]
+    monitoring = values["dagsterDaemon"]["runMonitoring"]
+    written = {re.sub(r"(?=[A-Z])", "_", key).lower(): value for key, value in monitoring.items()}
+    assert written == server["run_monitoring"]
 
 
 @pytest.mark.parametrize(
