@@ -306,6 +306,8 @@ def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
 def recover_launched(root: Path) -> list[str]:
     """Ends runs whose code server is gone, as after a crash of the machine: nobody else would, and they hold places.
 
+    With one history for several machines it ends none: a code server of another machine cannot be asked from here.
+
     Args:
         root: as in `prepare_home`.
 
@@ -313,6 +315,8 @@ def recover_launched(root: Path) -> list[str]:
         Their ids.
     """
     with opened(root) as instance:
+        if _is_shared(instance.run_storage):
+            return []
         found = instance.get_runs(RunsFilter(statuses=_UNFINISHED))
         dead = [run for run in found if GRPC_INFO_TAG in run.tags and not _answers(run.tags[GRPC_INFO_TAG])]
         for run in dead:

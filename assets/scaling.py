@@ -4,6 +4,7 @@ Seconds come from the footers of partitions that are there, else from the estima
 reading of footers are measured while one waits. The simulation is `pipelines.planning.cluster`.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,7 @@ def scale(study: Study, store: Store, cache: Path, progress: Progress, workers: 
     rows = [each.rows[recipe.name] for each in estimates for recipe in study.recipes if recipe.name in each.rows]
     size = round(fmean(bytes_of(each) for each in rows))
     records = fmean(sum(one.rows for one in each if one.table == "layer_transitions") for each in rows)
-    steps += [*_bookkeeping(study), *_storage(study, size)]
+    steps += [*_bookkeeping(study), *_storage(study, size, store.local(cache))]
 
     def of(when: str, *items: str) -> float:
         return sum(step.seconds for step in steps if step.when == when and (not items or step.item in items))
@@ -302,10 +303,15 @@ def _bookkeeping(study: Study) -> Iterator[Step]:
         yield Step("Dagster", when, seconds, "measured now, on SQLite")
 
 
-def _storage(study: Study, size: int) -> Iterator[Step]:
-    """Partitions of made-up numbers, written with checks, hash and fsync into the folder for temporary files."""
+def _storage(study: Study, size: int, local: Path) -> Iterator[Step]:
+    """Partitions of made-up numbers, written with checks, hash and fsync to the disk of the warehouse's folder.
+
+    Where that cannot be written, to the one of the folder for temporary files. Nothing of it stays.
+    """
     number = len(variant_tables(study))
-    with tempfile.TemporaryDirectory() as folder:
+    there = next(folder for folder in (local, *local.absolute().parents) if folder.is_dir())
+    beside = there if os.access(there, os.W_OK) else Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=".plan-", dir=beside) as folder:
         store, kind = Store(folder), TABLES["layer_transitions"]
         small, large = _rows(100), _rows(40_000)
 
@@ -323,7 +329,7 @@ def _storage(study: Study, size: int) -> Iterator[Step]:
         reading = _fastest(lambda: [read_footer(path) for _ in range(20)], time.process_time) / 20
     yield Step("reading footers", _VARIANT, _READ * number * reading, "measured now")
     yield Step("checks and packing", _VARIANT, packing, "measured now")
-    yield Step("writing", _VARIANT, max(0.0, whole - packing), "measured now")
+    yield Step("writing", _VARIANT, max(0.0, whole - packing), f"measured now in {beside}")
 
 
 _NOBODY = Provenance("0" * 64, "plan", "model", "recipe", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00")

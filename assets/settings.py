@@ -57,6 +57,12 @@ def ray_address() -> str | None:
     return os.environ.get("RAY_ADDRESS") or None
 
 
+def hosts() -> frozenset[str]:
+    """Names under which the interface is reached besides those of this machine: PRUNESCOPE_HOSTS, with commas."""
+    names = os.environ.get("PRUNESCOPE_HOSTS", "").lower().split(",")
+    return frozenset(name.strip() for name in names) - {""}
+
+
 def cache_folder() -> Path:
     """Where fetched and converted models are kept: PRUNESCOPE_CACHE, else the user's cache folder."""
     chosen = os.environ.get("PRUNESCOPE_CACHE")

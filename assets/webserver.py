@@ -1,9 +1,10 @@
-"""Dagster's web interface for one person on one machine: it answers its own pages and programs, and no other website.
+"""Dagster's web interface: it answers its own pages and programs, and no other website.
 
 Dagster carries out whatever is asked of it, even in the address of a picture, and asks nobody who they are. So any page
 that is open in the same browser could start runs. Nothing here knows what is computed.
 """
 
+import re
 import sys
 from typing import Any
 
@@ -12,9 +13,13 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from assets import settings
+
 _MODULE = "assets.webserver"
 # Another name that leads here is another website's, whose pages the browser would take for ours.
 _HOSTS = {"127.0.0.1", "localhost"}
+_REFUSAL = "Refused: this interface answers its own pages only, on 127.0.0.1 or under a name in PRUNESCOPE_HOSTS."
+_PORT = re.compile(r":\d+\Z")
 
 
 class OwnPagesOnly:
@@ -22,30 +27,31 @@ class OwnPagesOnly:
 
     def __init__(self, app: ASGIApp) -> None:
         """Takes the application that answers what is not refused."""
-        self._app = app
+        self._app, self._hosts = app, _HOSTS | settings.hosts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] not in {"http", "websocket"} or _is_own(Headers(scope=scope), scope.get("method", "")):
+        if scope["type"] not in {"http", "websocket"} or self._is_own(Headers(scope=scope), scope.get("method", "")):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            refused = PlainTextResponse("Refused: this interface answers its own pages on 127.0.0.1 only.", 403)
+            refused = PlainTextResponse(_REFUSAL, 403)
             await refused(scope, receive, send)
 
-
-def _is_own(headers: Headers, method: str) -> bool:
-    host = headers.get("host", "")
-    if host.rpartition(":")[0] not in _HOSTS or headers.get("origin", f"http://{host}") != f"http://{host}":
-        return False
-    if headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
-        return True
-    # A link that leads here opens a page and does nothing; in a frame it would be clicked unseen.
-    return method == "GET" and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == (
-        "navigate",
-        "document",
-    )
+    def _is_own(self, headers: Headers, method: str) -> bool:
+        host = headers.get("host", "")
+        # A proxy in front speaks HTTPS.
+        own = {f"http://{host}", f"https://{host}"}
+        if _PORT.sub("", host) not in self._hosts or headers.get("origin", f"http://{host}") not in own:
+            return False
+        if headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
+            return True
+        # A link that leads here opens a page and does nothing; in a frame it would be clicked unseen.
+        return method == "GET" and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == (
+            "navigate",
+            "document",
+        )
 
 
 def dev() -> None:

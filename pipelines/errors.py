@@ -6,8 +6,8 @@ for they are printed, logged and kept by Dagster.
 
 import re
 
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]*@")
-_QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s'\"]*", re.IGNORECASE)
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^/\s@]*@")
+_QUERY = re.compile(r"(https?:/+[^\s?]*)\?[^\s'\"]*", re.IGNORECASE)
 
 
 def masked(text: str) -> str:

@@ -91,7 +91,6 @@ def main() -> None:
         take(window, f"{address}/asset-groups", "lineage", "questions", 680)
         page = f"{address}/assets/layer_transitions?view=partitions&partition={partition}"
         take(window, page, "partition", "made from", 1150, "Hide navigation")
-        take(window, f"{address}/assets/figures/generation", "figure", "preview", 860, "[Show Markdown]")
 
 
 if __name__ == "__main__":

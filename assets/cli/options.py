@@ -118,9 +118,12 @@ def absolute_model(model: str) -> str:
 
 
 def absolute_study(study: str) -> str:
-    """A study as a run elsewhere finds it: a shipped one by its name, a file by its whole path."""
+    """A study as a run elsewhere finds it: a shipped one by its name, a file by its whole path.
+
+    An address stays as it is, so that it is refused for one where it is loaded.
+    """
     path = Path(study).expanduser()
-    return str(path.absolute()) if path.suffix in {".yaml", ".yml"} else study
+    return str(path.absolute()) if path.suffix in {".yaml", ".yml"} and "://" not in study else study
 
 
 Warehouse = Annotated[

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipelines.data_sets import PREFIX, split_source
-from pipelines.errors import InputError
+from pipelines.errors import InputError, masked
 from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
 from pipelines.pruning.recipes.base import SOURCE
 from pipelines.studies.limits import DEVICE, Place, Size
@@ -372,6 +372,8 @@ def load_study(name_or_path: str) -> Study:
     Raises:
         InputError: there is no such study, or the file is not a valid one; the message names file and key.
     """
+    if "://" in name_or_path or masked(name_or_path) != name_or_path:
+        raise InputError(f"study {name_or_path!r}: an address; give a file of this machine")
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         if name_or_path not in study_names():

@@ -159,7 +159,11 @@ def test_the_services_commands_are_understood_by_their_programs() -> None:
             continue
         said = VARIABLE.sub("4", service["command"]).split() if isinstance(service["command"], str) else None
         for command in (said or service["command"], service["healthcheck"]["test"][1:]):
-            if command[0] != "python":
+            assert command[0] != "dagster-webserver", "nothing guards it"
+            if command[:3] == ["python", "-m", "assets.webserver"]:
+                parsed(["dagster-webserver", *command[3:]])
+                started += 1
+            elif command[0] != "python":
                 parsed(command)
                 started += 1
     assert started == 9
@@ -254,7 +258,11 @@ def test_the_values_fit_dagsters_chart(values_schema: dict[str, Any]) -> None:
     config = UserDefinedDagsterK8sConfig.from_dict(snake)
     assert config.container_config["resources"]["limits"]
     # Dagster's own settings, the rest of which the chart writes.
-    assert values["additionalInstanceConfig"]["concurrency"] == read("dagster.yaml")["concurrency"]
+    server = read("dagster.yaml")
+    assert values["additionalInstanceConfig"]["concurrency"] == server["concurrency"]
+    monitoring = values["dagsterDaemon"]["runMonitoring"]
+    written = {re.sub(r"(?=[A-Z])", "_", key).lower(): value for key, value in monitoring.items()}
+    assert written == server["run_monitoring"]
 
 
 @pytest.mark.parametrize(

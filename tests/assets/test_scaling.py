@@ -28,6 +28,8 @@ def test_seconds_are_those_of_the_partitions_that_are_there_else_estimated(
         files = [warehouse / STEPS[step][0] / "model=tiny-a" / f"recipe={name}/part.parquet" for name in RECIPES[1:]]
         assert row["seconds"] == pytest.approx(fmean(read_footer(file).provenance.seconds for file in files))
         assert (row["source"], row["when"]) == ("measured, 3 partitions", "a variant")
+    assert [row["source"] for row in of(rows, "steps", item="writing")] == [f"measured now in {warehouse}"]
+    assert not list(warehouse.glob(".plan-*"))
     runs = of(rows, "scale")
     assert [(row["models"], row["recipes"]) for row in runs] == [(1, 4), (10, 30), (100, 30), (1000, 30)]
     assert all(row["workers"] == 3 and row["bytes"] > 0 for row in runs)

@@ -41,7 +41,12 @@ def test_the_look_for_secrets_finds_them_where_they_are_packed(tmp_path: Path) -
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["run", f"{ADDRESS}.yaml"],
         ["run", "STUDY", "--model", ADDRESS],
+        ["run", "STUDY", "--model", ADDRESS.replace("//", "/")],
+        ["watch", f"{ADDRESS}.yaml"],
+        ["watch", f"{ADDRESS}.yaml".replace("//", "/")],
+        ["watch", f"{SIGNED}.yaml".replace("//", "/")],
         ["run", "STUDY", "--model", f"mine={SIGNED}"],
         ["run", "STUDY", "--recipe", f"{{name: mine, method: external, source: '{ADDRESS}'}}"],
         ["run", "STUDY", "--warehouse", "s3://me:PLANTED@bucket/x"],

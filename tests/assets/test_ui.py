@@ -1,5 +1,6 @@
 """The web interface as a user starts it: it loads the asset graph, knows what is stale, and stops when told to."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -13,12 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
+from starlette.responses import PlainTextResponse
 
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.instance import opened
 from assets.warm import retire
+from assets.webserver import OwnPagesOnly
 from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile, partitions, workers_of
 from warehouse.doctor import diagnose
 from warehouse.tables import TABLES
@@ -197,6 +200,37 @@ def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_ne
     following = interface.launch("speed", "dense", study)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
     retire(warehouse)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "code"),
+    [
+        ("127.0.0.1", None, 200),  # port 80, which no browser writes
+        ("localhost:3000", "http://localhost:3000", 200),
+        ("scope.example.org", "https://scope.example.org", 200),
+        ("[2001:db8::1]:3000", "http://[2001:db8::1]:3000", 200),
+        ("[2001:db8::1]", None, 200),
+        ("scope.example.org", "https://rebound.example.org", 403),
+        ("rebound.example.org", None, 403),
+        ("localhost:3000.rebound.example.org", None, 403),
+        ("[::2]:3000", None, 403),
+        ("", None, 403),
+    ],
+)
+def test_the_interface_answers_under_its_own_names(
+    host: str, origin: str | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_HOSTS", "Scope.example.org, [2001:db8::1]")
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    given = {"host": host} | ({"origin": origin} if origin else {})
+    headers = [(name.encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "http", "method": "POST", "path": "/graphql", "headers": headers}
+    asyncio.run(OwnPagesOnly(PlainTextResponse("answered"))(scope, None, send))
+    assert sent[0]["status"] == code
 
 
 def test_a_taken_port_is_refused(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
