@@ -253,8 +253,17 @@ def test_answers_follow_when_nothing_runs(night: Night, study: StudyFile) -> Non
     night.instance.report_run_failed(night.instance.get_run_by_id(running))
     (request,) = night.tick(answers_sensor)
     assert (config_of(request)["study"], request.tags[WATCH_TAG]) == (str(study.path), "answers")
-    (again,) = night.tick(answers_sensor)
-    assert again.run_key == request.run_key, "so that the daemon starts no second run"
+    assert night.tick(answers_sensor) == [], "also where that run has failed"
+
+
+def test_answers_of_a_version_that_comes_back_are_asked_for_again(night: Night, study: StudyFile) -> None:
+    keys = []
+    for title in ("one", "two", "one"):
+        study.write(title=title)
+        (request,) = night.tick(answers_sensor)
+        keys.append(request.run_key)
+        assert night.tick(answers_sensor) == []
+    assert len(set(keys)) == 3, "of a key the daemon starts one run"
 
 
 def test_answers_wait_a_while_for_tables_that_are_outdated(night: Night, study: StudyFile) -> None:
