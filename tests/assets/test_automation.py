@@ -225,6 +225,16 @@ def test_nothing_is_made_again_while_something_computes(night: Night, study: Stu
     assert night.outdated() == {}
     night.instance.report_run_failed(night.instance.get_run_by_id(whole))
     assert set(night.outdated()) == set(TRACE_TABLES)
+    night.unfinished("study", DagsterRunStatus.STARTED)
+    assert night.outdated() == {}
+    night.instance.report_run_failed(night.instance.get_runs(limit=1)[0])
+    assert night.outdated() == {}, "what was asked for before is still outdated"
+
+
+def test_what_was_current_for_a_while_is_asked_for_again(night: Night, study: StudyFile) -> None:
+    for tokens, wanted in ((3, set(TRACE_TABLES)), (4, set()), (3, set(TRACE_TABLES))):
+        study.write(generation={"new_tokens": tokens})
+        assert set(night.outdated()) == wanted
 
 
 def test_what_another_study_computed_is_left_alone(night: Night, study: StudyFile, tmp_path: Path) -> None:
