@@ -46,9 +46,17 @@ _PATIENCE = 3
 
 
 class Quiet(BaseModel):
-    """What the sensor `answers` keeps: the version that a study's report lacks, and ticks in a row without a run."""
+    """What the sensor `answers` keeps from tick to tick.
+
+    Attributes:
+        ticks: by study, the version that its report lacks, and ticks in a row without a run.
+        asked: by study, the version that a run was asked for; only while the report lacks it.
+        times: as in `Memory`.
+    """
 
     ticks: dict[str, tuple[str, int]] = {}
+    asked: dict[str, str] = {}
+    times: int = 0
 
 
 class Memory(BaseModel):
@@ -107,29 +115,34 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
 )
 def answers_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """Waits until nothing runs, so that a night's variants bring one run of the answers and not one each."""
-    store, quiet = Store(settings.warehouse_root()), Quiet()
+    store = Store(settings.warehouse_root())
     try:
         backlog = SURVEYOR.survey(store)
     except (InputError, WarehouseError) as error:
         return SkipReason(str(error))
     before = Quiet.model_validate_json(context.cursor) if context.cursor else Quiet()
     if context.instance.get_runs(RunsFilter(statuses=UNFINISHED), limit=1):
-        return SensorResult(cursor=quiet.model_dump_json())
-    requests = []
+        return SensorResult(cursor=before.model_copy(update={"ticks": {}}).model_dump_json())
+    quiet, requests = Quiet(times=before.times), []
     for watched in backlog.watch.studies:
         name = watched.study.name
         if (version := backlog.stale_reports.get(name)) is None:
             continue
         quiet.ticks[name] = (version, before.ticks[name][1] + 1 if before.ticks.get(name, ("",))[0] == version else 1)
+        if before.asked.get(name) == version:
+            quiet.asked[name] = version
+            continue
         # What is missing or outdated gets some time to start a run; perhaps it has failed and will not.
         if quiet.ticks[name][1] >= (_PATIENCE if backlog.waits_for_tables(watched.study) else 1):
+            quiet.asked[name] = version
             requests.append(
                 RunRequest(
-                    run_key=f"answers of {name} {version}",
+                    run_key=f"answers of {name} {version} {before.times}",
                     run_config=run_config(watched.request, store),
                     tags={WATCH_TAG: "answers", STUDY_TAG: name},
                 )
             )
+    quiet.times += bool(requests)
     return SensorResult(run_requests=requests, cursor=quiet.model_dump_json())
 
 

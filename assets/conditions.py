@@ -52,10 +52,10 @@ class Look:
             return cls(None, {})
         return cls(backlog, published_recipes(instance, sorted(backlog.recipe_hashes())))
 
-    def outdated(self, asset: str) -> dict[str, str]:
-        """The partitions of an asset that are to be computed again, each with the version that is wanted."""
+    def outdated(self, asset: str) -> dict[str, str] | None:
+        """The partitions of an asset to be computed again, each with the version wanted; None where none may start."""
         if self.backlog is None:
-            return {}
+            return None
         hashes = self.backlog.recipe_hashes()
         behind = {name for name, version in self.published.items() if version not in hashes[name]}
         if asset == RECIPE.to_user_string():
@@ -97,6 +97,8 @@ class Outdated(AutomationCondition[AssetKey]):
         view = context.asset_graph_view
         wanted = _LOOKS.at(context.evaluation_time, view.instance).outdated(context.key.to_user_string())
         asked = json.loads(context.cursor or "{}")
+        if wanted is None:  # a look at which nothing may start tells nothing
+            return AutomationResult(context, view.get_empty_subset(key=context.key), cursor=json.dumps(asked))
         running = [
             await view.compute_run_in_progress_subset(key=context.key, from_subset=context.candidate_subset),
             await view.compute_backfill_in_progress_subset(key=context.key, from_subset=context.candidate_subset),
@@ -104,8 +106,8 @@ class Outdated(AutomationCondition[AssetKey]):
         known = set(context.candidate_subset.expensively_compute_partition_keys())
         under_way = {key for subset in running for key in subset.expensively_compute_partition_keys()}
         new = {key for key, version in wanted.items() if asked.get(key) != version} & known - under_way
-        # Kept for as long as it is outdated: a look at which nothing may start tells nothing.
-        kept = {key: version for key, version in asked.items() if not wanted or wanted.get(key) == version}
+        # Kept for as long as it is outdated.
+        kept = {key: version for key, version in asked.items() if wanted.get(key) == version}
         return AutomationResult(
             context,
             true_subset=view.get_subset_from_partition_keys(context.key, context.partitions_def, new),

@@ -21,7 +21,7 @@ from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
-from assets.watch import look
+from assets.watch import Watch, look
 from pipelines.errors import InputError
 from pipelines.studies import Study, load_study, study_names
 from warehouse.errors import WarehouseError
@@ -126,7 +126,8 @@ def gc(
     Named is what the shipped and the watched studies name, and what each --study does. The column `study` says who
     computed a result, `removed_by` which options remove it. Plain --yes removes only leftovers, unfinished layers and
     variant files without a row. Results go only with --computed-by and the name of their study, known here or not:
-    they may be another person's, or those of `run STUDY --model X` or `--recipe Y`.
+    they may be another person's, or those of `run STUDY --model X` or `--recipe Y`. While a watched study or model
+    cannot be read or is still being copied, nothing is removed.
 
     For example:
 
@@ -139,10 +140,13 @@ def gc(
     chosen_format(format_, output)
     store = Store(root(context))
     loaded = [load_study(name) for name in (*study_names(), *(study or []))]
-    studies = [_named(each) for each in (*loaded, *(watched.study for watched in look(store).studies))]
     local = store.local(settings.cache_folder())
     # Removing waits for a run that is at work, whose files might look like waste.
     with only_writer(local, Bars().waiting, store.url) if yes else nullcontext():
+        watch = look(store)
+        if yes:
+            _refuse_while_unknown(watch)
+        studies = [_named(each) for each in (*loaded, *(watched.study for watched in watch.studies))]
         found = waste(store, studies, local)
         if found or format_ or output:
             emit(pa.Table.from_pylist([_row(each, store) for each in found], _WASTE), format_, output)
@@ -151,6 +155,16 @@ def gc(
     _tell(found, len(gone), freed, removed=yes)
     if strange := sorted(set(computed_by or ()) - {each.study for each in found}):
         say(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
+
+
+def _refuse_while_unknown(watch: Watch) -> None:
+    """What is watched and cannot be read names nothing, so that its results look like anybody's."""
+    unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
+    if unknown:
+        raise InputError(
+            f"nothing was removed, for what is watched cannot be told: {'; '.join(unknown)}; mend or finish it, "
+            "or take it out of what is watched"
+        )
 
 
 def _named(study: Study) -> Named:

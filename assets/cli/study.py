@@ -6,6 +6,7 @@ The work itself is `assets.run`, the estimate `assets.dryrun`.
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
 import dataclasses
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -32,6 +33,7 @@ from pipelines.errors import InputError
 from pipelines.studies import load_study
 from pipelines.tasks.definition import runs_code
 from warehouse.catalogue import connect
+from warehouse.errors import CatalogueError, DamagedFileError, WarehouseError
 from warehouse.places import Place
 from warehouse.quoting import literal
 from warehouse.store import Store
@@ -142,13 +144,13 @@ def run(
         requests = [_with_added(Store(place), request_of(study, model or [], recipe or [], allow_code_execution))]
     failures: list[Failure] = []
     for request in requests:
-        _tell_of_code(request)
-        with Bars() as bars:
-            outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
-        if not outcome.computed and not outcome.failures:
-            say("everything is current; nothing was computed")
-        _show(outcome, place)
-        failures += outcome.failures
+        try:
+            failures += _computed(request, place, cluster, replace=replace)
+        except (InputError, WarehouseError) as error:
+            if study is not None:
+                raise
+            is_input = not isinstance(error, DamagedFileError | CatalogueError)
+            failures.append(Failure(request.study, str(error), is_input, traceback.format_exc()))
     end(context, failures)
 
 
@@ -223,6 +225,17 @@ def end(context: typer.Context, failures: Sequence[Failure]) -> None:
                 say(failure.traceback)
         only_input = all(failure.is_input for failure in failures)
         raise typer.Exit(WRONG_INPUT if only_input else FAILED)
+
+
+def _computed(request: Request, place: Place, cluster: RayPlace | None, *, replace: bool) -> Sequence[Failure]:
+    """Runs one study and shows its findings; gives what failed."""
+    _tell_of_code(request)
+    with Bars() as bars:
+        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
+    if not outcome.computed and not outcome.failures:
+        say("everything is current; nothing was computed")
+    _show(outcome, place)
+    return outcome.failures
 
 
 def _watched(

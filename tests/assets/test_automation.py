@@ -225,6 +225,16 @@ def test_nothing_is_made_again_while_something_computes(night: Night, study: Stu
     assert night.outdated() == {}
     night.instance.report_run_failed(night.instance.get_run_by_id(whole))
     assert set(night.outdated()) == set(TRACE_TABLES)
+    night.unfinished("study", DagsterRunStatus.STARTED)
+    assert night.outdated() == {}
+    night.instance.report_run_failed(night.instance.get_runs(limit=1)[0])
+    assert night.outdated() == {}, "what was asked for before is still outdated"
+
+
+def test_what_was_current_for_a_while_is_asked_for_again(night: Night, study: StudyFile) -> None:
+    for tokens, wanted in ((3, set(TRACE_TABLES)), (4, set()), (3, set(TRACE_TABLES))):
+        study.write(generation={"new_tokens": tokens})
+        assert set(night.outdated()) == wanted
 
 
 def test_what_another_study_computed_is_left_alone(night: Night, study: StudyFile, tmp_path: Path) -> None:
@@ -253,8 +263,17 @@ def test_answers_follow_when_nothing_runs(night: Night, study: StudyFile) -> Non
     night.instance.report_run_failed(night.instance.get_run_by_id(running))
     (request,) = night.tick(answers_sensor)
     assert (config_of(request)["study"], request.tags[WATCH_TAG]) == (str(study.path), "answers")
-    (again,) = night.tick(answers_sensor)
-    assert again.run_key == request.run_key, "so that the daemon starts no second run"
+    assert night.tick(answers_sensor) == [], "also where that run has failed"
+
+
+def test_answers_of_a_version_that_comes_back_are_asked_for_again(night: Night, study: StudyFile) -> None:
+    keys = []
+    for title in ("one", "two", "one"):
+        study.write(title=title)
+        (request,) = night.tick(answers_sensor)
+        keys.append(request.run_key)
+        assert night.tick(answers_sensor) == []
+    assert len(set(keys)) == 3, "of a key the daemon starts one run"
 
 
 def test_answers_wait_a_while_for_tables_that_are_outdated(night: Night, study: StudyFile) -> None:

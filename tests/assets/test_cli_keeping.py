@@ -124,6 +124,26 @@ def test_gc_with_a_study_that_is_none_removes_nothing(ask, warehouse):
     assert partitions(warehouse) == before
 
 
+def test_gc_removes_nothing_while_a_watched_study_or_model_cannot_be_read(ask, warehouse, study, tmp_path):
+    before, remove = partitions(warehouse), ("gc", "--yes", "--computed-by", "tiny")
+    assert ask("watch", study.path)[0] == 0
+    whole = study.path.read_text()
+    study.path.write_text("models: [")
+    code, _, said = ask(*remove)
+    assert (code, str(study.path) in said.replace("\n", "")) == (2, True)
+    study.path.write_text(whole)
+    copying = warehouse / "_models" / "new"
+    copying.mkdir(parents=True)
+    (copying / "model.safetensors.part").touch()
+    code, _, said = ask(*remove)
+    assert (code, "new is still being copied" in said) == (2, True)
+    assert partitions(warehouse) == before
+    assert ask("gc")[0] == 0
+    copying.rename(tmp_path / "new")
+    assert ask(*remove)[0] == 0
+    assert partitions(warehouse) == before
+
+
 def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask):
     """Equal rows as on the disk, nothing computed twice, and no credential anywhere."""
     study.write(recipes=["dense", "attn-drop-1"])

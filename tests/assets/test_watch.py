@@ -296,6 +296,19 @@ def test_run_without_a_study_does_all_that_is_watched(store: Store, study: Study
     assert prunescope(Store(warehouse), "run", "--recipe", "wanda-50") == 2
 
 
+def test_run_without_a_study_goes_on_after_one_that_cannot_be_computed(
+    study: StudyFile, warehouse: Path, tmp_path: Path, capsys
+) -> None:
+    other = StudyFile(tmp_path / "other.yaml", Path("/gone/model"), name="other")
+    assert prunescope(Store(warehouse), "watch", other.path, study.path) == 0
+    capsys.readouterr()
+    assert prunescope(Store(warehouse), "run") == 2
+    said = capsys.readouterr().err
+    assert "everything is current" in said
+    assert "1 failed" in said
+    assert f"{other.path}: model '/gone/model'" in said.replace("\n", " ")
+
+
 def test_run_of_a_watched_study_computes_the_models_beside_it_too(store: Store, study: StudyFile, capsys) -> None:
     with changed(store) as versions:
         versions.append(WatchList(studies=(str(study.path),), models=(Added(name="mine", source="/gone/model"),)))
