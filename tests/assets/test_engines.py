@@ -99,7 +99,7 @@ def test_only_what_can_pass_later_is_tried_again() -> None:
 
 @pytest.mark.parametrize(("error", "is_halved"), [(TimeoutError("s3"), False), (WorkerLostError("killed"), True)])
 def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
-    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path, error: Exception, is_halved: bool
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, tmp_path: Path, error: Exception, is_halved: bool
 ) -> None:
     asked: list[Part] = []
 
@@ -111,8 +111,8 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
 
     monkeypatch.setattr("assets.engines.compute_warm", answer)
     monkeypatch.setattr("assets.engines._SECONDS_BETWEEN", 0)
-    resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(warehouse)}}
-    with opened(warehouse) as instance:
+    resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}}
+    with opened(tmp_path) as instance:
         register(instance, MODELS, ["tiny-a"])
         register(instance, RECIPES, ["dense"])
         done = defs.resolve_job_def("variant_tables").execute_in_process(
