@@ -65,12 +65,15 @@ class Backlog:
         outdated: by table, the partitions that a watched study made from other inputs than it has now; each with the
             fingerprint that is wanted.
         stale_reports: by study, the version that its report should have.
+        of_others: by study and model, recipes (None: the model itself) that another study measured from other inputs,
+            each with that study's name; nothing makes them again.
     """
 
     watch: Watch
     due: list[Due]
     outdated: dict[str, dict[Partition, str]]
     stale_reports: dict[str, str]
+    of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
 
     def ready(self, table: str) -> dict[Partition, str]:
         """The outdated partitions whose turn it is: nothing above them is outdated, nothing beside them missing."""
@@ -122,6 +125,7 @@ class _Findings:
         due: as in `Backlog`.
         current: the partitions that some watched study takes for current.
         outdated: as in `Backlog`, those among them that are current for another study included.
+        of_others: as in `Backlog`.
         refused: models that cannot be found, by study and name, and why.
     """
 
@@ -129,6 +133,7 @@ class _Findings:
     due: list[Due] = field(default_factory=list)
     current: set[tuple[str, Partition]] = field(default_factory=set)
     outdated: dict[str, dict[Partition, str]] = field(default_factory=dict)
+    of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -187,7 +192,7 @@ class Surveyor:
             for table, partitions in found.outdated.items()
         }
         refused = watch.refused | found.refused
-        return Backlog(replace(watch, refused=refused), found.due, _together(outdated), reports)
+        return Backlog(replace(watch, refused=refused), found.due, _together(outdated), reports, found.of_others)
 
     def _partitions(self, store: Store, studies: Iterable[Watched]) -> dict[tuple[str, Partition], _Seen | None]:
         wanted = {
@@ -237,6 +242,8 @@ class Surveyor:
                     found.current.add((table, partition))
                 elif wanted and seen.study == study.name:
                     found.outdated.setdefault(table, {})[partition] = wanted[table, name][0]
+                elif wanted:
+                    found.of_others.setdefault((study.name, model), {})[name] = seen.study
                 is_there = is_there or seen is not None
         changed = dense.files if is_there and not wanted else ""
         if missing or changed:

@@ -5,6 +5,7 @@ What is kept stands in `assets.watch`; who starts the runs is `assets.automation
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from pipelines.validation import first_problem
 from warehouse.store import Store
 
 _NEXT = "`prunescope ui` computes what is missing, now and whenever something changes; `prunescope run` does it once"
+_MEND = "give the recipes other names, use another --warehouse, or `prunescope run STUDY --replace`"
 _ROWS = pa.schema(
     {
         "study": pa.string(),
@@ -32,6 +34,7 @@ _ROWS = pa.schema(
         "source": pa.string(),
         "missing": pa.int64(),
         "outdated": pa.int64(),
+        "of_another_study": pa.int64(),
     }
 )
 
@@ -76,6 +79,8 @@ def watch(
     if rows.num_rows or format_ or output:
         emit(rows, format_, output)
     _tell(backlog.watch, store)
+    for (study, model), makers in backlog.of_others.items():
+        say(f"{study}: {', '.join(sorted(set(makers.values())))} measures {model} from other inputs; {_MEND}", "yellow")
 
 
 def add_model(
@@ -116,6 +121,12 @@ def add_model(
         concerned = [load_study(each) for each in ([chosen] if chosen else others or [DEFAULT])]
         _refuse_what_cannot_work(added, concerned, is_alone=not others)
     say(f"{called} is now measured by {', '.join(each.name for each in concerned)}")
+    counts = Counter(recipe.name for each in concerned for recipe in each.recipes)
+    if shared := [name for name, count in counts.items() if count > 1]:
+        say(
+            f"{', '.join(shared)}: where inputs differ, the study that computes first keeps them; else {_MEND}",
+            "yellow",
+        )
     say(_NEXT)
 
 
@@ -216,6 +227,7 @@ def _rows(backlog: Backlog) -> list[dict[str, object]]:
             "source": model.source,
             "missing": missing.get((watched.study.name, model.name), 0),
             "outdated": sum(name == model.name for name, _ in outdated),
+            "of_another_study": len(backlog.of_others.get((watched.study.name, model.name), {})),
         }
         for watched in backlog.watch.studies
         for model in watched.study.models

@@ -241,6 +241,8 @@ def test_what_another_study_computed_is_left_alone(night: Night, study: StudyFil
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys={"generation": {"new_tokens": 3}})
     assert run(["watch", str(other.path)], Globals()) == 0
     assert night.outdated() == {}, "tiny's traces are tiny's"
+    found = backlog.Surveyor().survey(Store(night.warehouse))
+    assert found.of_others == {("other", "tiny-a"): dict.fromkeys(RECIPES, "tiny")}
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
     assert night.outdated() == {}, "also where it is no longer watched"
 
