@@ -43,7 +43,9 @@ _SCALARS = {
 _INTERNAL = ("duckdb_", "pragma_", "sqlite_", "pg_")
 _SHOWN = {'"tables"', "__show_tables_expanded"}
 _NAME = re.compile(r"\w+")
-_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?", re.IGNORECASE)
+# Comments that end at the same place whether or not they may nest: else a statement could hide from the check in one.
+_BLANK = r"(?:\s|/\*(?:(?!/\*|\*/).)*\*/|--[^\n\r]*[\n\r])"
+_EXPLAIN = re.compile(rf"{_BLANK}*EXPLAIN{_BLANK}+(?:ANALYZE{_BLANK}+)?", re.IGNORECASE | re.DOTALL)
 # DuckDB shows its insides here, too: the schema with the files under the tables.
 _SHOW_ALL = re.compile(r"\s*(?:DESCRIBE|SHOW\s+ALL\s+TABLES)\s*;?\s*", re.IGNORECASE)
 _ALL_TABLES = "SELECT * FROM (SHOW ALL TABLES) WHERE schema = 'main'"

@@ -253,6 +253,21 @@ def test_case_comments_and_space_do_not_hide_anything(locked, sql, data):
 @pytest.mark.parametrize(
     "sql",
     [
+        "/* ; SELECT */ EXPLAIN /**/ ANALYZE -- SELECT 1\nCOPY models TO '/tmp/x.csv'",
+        "/* /* */ EXPLAIN SELECT 1 -- */ COPY models TO '/tmp/x.csv'",
+        "EXPLAIN ANALYZE /* /* */ SELECT 1 -- */ COPY models TO '/tmp/x.csv'",
+        "EXPLAIN --\rANALYZE COPY models TO '/tmp/x.csv' --\nSELECT 1",
+    ],
+)
+def test_no_comment_around_explain_hides_a_statement(locked, sql):
+    with pytest.raises((UnsafeSqlError, SqlError)):
+        check(locked, sql)
+    check(locked, "/* why */ EXPLAIN -- how\n/**/ SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
         "FROM read_csv('/etc/passwd')",
         "FROM '/etc/passwd'",
         "FROM read_text('{root}/../secret.txt')",
