@@ -7,6 +7,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,7 +22,7 @@ from pipelines.models.decoder import Decoder, padded_left, probe_tokens
 from pipelines.models.probe import is_close
 from pipelines.progress import SILENT, Progress
 from pipelines.tasks.loading import quiet
-from pipelines.tasks.writing import Written, write
+from pipelines.tasks.writing import Written, can_go_on, write
 
 # Tokens of one forward pass, padding included: enough to fill the matrix products, little memory.
 PASS_TOKENS = 2048
@@ -165,13 +166,17 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         for limit, group in by_limit.items():
             others = [self._other(requests[index]) for index, *_ in group]
             contexts, stops = [ids for _, ids, _ in group], [until for *_, until in group]
-            answers = write(self.decoder, contexts, stops, limit, others=others)
+            answers = write(self.decoder, contexts, stops, limit, others=others, goes_on=self._goes_on)
             for (index, *_), answer in zip(group, answers, strict=True):
                 texts[index] = answer.text
                 self.written[written_key(requests[index].args)] = answer
             self.progress.advance(len(group))
         self.progress.done()
         return [texts[index] for index in range(len(requests))]
+
+    @cached_property
+    def _goes_on(self) -> bool:
+        return can_go_on(self.decoder)
 
     def _other(self, request: Any) -> list[int]:  # noqa: ANN401 (lm-eval has no types)
         text = self.others.get(int(request.doc_id), "")

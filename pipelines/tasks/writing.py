@@ -72,6 +72,8 @@ def write(
     max_new_tokens: int,
     batch: int = 16,
     others: Sequence[Sequence[int]] | None = None,
+    *,
+    goes_on: bool | None = None,
 ) -> list[Written]:
     """Answers every context greedily, up to one of its stop strings, an end token or the limit.
 
@@ -92,6 +94,7 @@ def write(
         max_new_tokens: the limit.
         batch: most rows that are written together; fewer where they would take more than MOST_TOKENS.
         others: what another model wrote behind each context, to guess by; it decides no token.
+        goes_on: what `can_go_on` found of the decoder, if it was asked already.
 
     Raises:
         InputError: the limit leaves no room for a context; or a context is empty and no token begins a text.
@@ -112,10 +115,11 @@ def write(
         for context, stops, other in zip(contexts, until, others or [()] * len(contexts), strict=True)
     ]
     with quick_linears(decoder.model):
-        can_go_on = bool(rows) and decoder.cache_refusal is None and _can_go_on(decoder)
+        if goes_on is None:
+            goes_on = can_go_on(decoder)
         most_rows, most_tokens = decoder.at_once(batch) if decoder.can_pad else 1, decoder.at_once(MOST_TOKENS)
         for together in _batches(rows, max_new_tokens, most_rows, most_tokens):
-            _write_together(decoder, together, max_new_tokens, can_go_on=can_go_on)
+            _write_together(decoder, together, max_new_tokens, goes_on=goes_on)
     return [_finished(decoder, row) for row in rows]
 
 
@@ -140,10 +144,10 @@ def _batches(rows: Sequence[_Row], new: int, most_rows: int, most_tokens: int) -
         yield together
 
 
-def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, can_go_on: bool) -> None:
+def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, goes_on: bool) -> None:
     """Fills the rows' tokens, all through one key-value cache."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
-    given, real = _begun(decoder, [row.context for row in rows], cache, can_go_on=can_go_on)
+    given, real = _begun(decoder, [row.context for row in rows], cache, goes_on=goes_on)
     # Models that keep a recurrence's state in their modules (RecurrentGemma) would go on from the last text's if a
     # text began with one token; without a cache all tokens pass again.
     through = None if given.shape[1] == 1 else cache
@@ -164,13 +168,15 @@ def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, 
             _forget(through, width - max(right))
             # A wrong guess that stays in the cache, for another row's was right there, is never read.
             real = torch.cat([real[:, :-width], _first(right, max(right)).to(real)], dim=1)
-        guesses = [row.guesser.guess(max_new_tokens - len(row.tokens) - 1) for row in rows] if can_go_on else []
-        width = worth(guesses)
-        guesses = [guess[:width] for guess in guesses] or [[] for _ in rows]
+        guesses = [row.guesser.guess(max_new_tokens - len(row.tokens) - 1) if goes_on else [] for row in rows]
+        # What pads a guess is read like one, so that no row is masked whole; positions end with the model's context.
+        room = decoder.context_length - max(len(row.context) + len(row.tokens) for row in rows)
+        width = min(worth(guesses), room)
+        guesses = [guess[:width] for guess in guesses]
         new = [[row.tokens[-1], *guess] + [0] * (width - len(guess)) for row, guess in zip(rows, guesses, strict=True)]
         read = torch.tensor(new, device=decoder.device)
         given = torch.cat([given, read], dim=1) if through is None else read
-        real = torch.cat([real, _first([1 + len(guess) for guess in guesses], 1 + width).to(real)], dim=1)
+        real = torch.cat([real, torch.ones_like(read)], dim=1)
         through = cache
 
 
@@ -205,13 +211,13 @@ def _forget(cache: TokenCache, tokens: int) -> None:
 
 
 def _begun(
-    decoder: Decoder, contexts: list[tuple[int, ...]], cache: TokenCache | None, *, can_go_on: bool
+    decoder: Decoder, contexts: list[tuple[int, ...]], cache: TokenCache | None, *, goes_on: bool
 ) -> tuple[Tensor, Tensor]:
     """What is still to be read of every context, and which tokens count, those that the cache now holds among them."""
     first, last = min(contexts), max(contexts)  # in the order of tokens: all begin with what these two share
     common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     shared = min(common, min(map(len, contexts)) - 2)  # a pass of one token has rules of its own
-    if cache is None or len(contexts) == 1 or shared < LEAST_SHARED or not can_go_on:
+    if cache is None or len(contexts) == 1 or shared < LEAST_SHARED or not goes_on:
         return padded_left(contexts, decoder.device)
     decoder.hidden(torch.tensor([contexts[0][:shared]], device=decoder.device), cache)
     cache.keep([0] * len(contexts))
@@ -219,8 +225,11 @@ def _begun(
     return given, torch.cat([torch.ones_like(real[:, :1]).expand(-1, shared), real], dim=1)
 
 
-def _can_go_on(decoder: Decoder) -> bool:
+@torch.inference_mode()
+def can_go_on(decoder: Decoder) -> bool:
     """Whether texts of several lengths go on from one cached beginning, padded in between, found by running two."""
+    if decoder.cache_refusal is not None:
+        return False
     cache = decoder.new_cache()
     if any(getattr(layer, "is_sliding", False) for layer in cache.layers):
         return False  # padding would push the beginning out of the window
