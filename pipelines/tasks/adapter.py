@@ -5,8 +5,9 @@ Tokenization, windows and truncation are lm-eval's own code; only token ids come
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,7 +22,7 @@ from pipelines.models.decoder import Decoder, padded_left, probe_tokens
 from pipelines.models.probe import is_close
 from pipelines.progress import SILENT, Progress
 from pipelines.tasks.loading import quiet
-from pipelines.tasks.writing import Written, write
+from pipelines.tasks.writing import Written, can_go_on, write
 
 # Tokens of one forward pass, padding included: enough to fill the matrix products, little memory.
 PASS_TOKENS = 2048
@@ -86,6 +87,7 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         progress: told one step a request, or a window of a text.
         task: how progress calls what is asked.
         written: what was written to each context, by context and arguments, until the caller clears it.
+        others: what another model wrote to a sample, by the sample's number, to guess by; it decides no token.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -98,6 +100,7 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         self.progress: Progress = SILENT
         self.task = "task"
         self.written: dict[tuple[str, str], Written] = {}
+        self.others: Mapping[int, str] = {}
 
     def set_context(self, context: int | None) -> None:
         """How many tokens a window of a text has; None is what the model holds."""
@@ -161,13 +164,23 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         texts: dict[int, str] = {}
         self.progress.start(self.task, len(requests))
         for limit, group in by_limit.items():
-            answers = write(self.decoder, [ids for _, ids, _ in group], [until for *_, until in group], limit)
+            others = [self._other(requests[index]) for index, *_ in group]
+            contexts, stops = [ids for _, ids, _ in group], [until for *_, until in group]
+            answers = write(self.decoder, contexts, stops, limit, others=others, goes_on=self._goes_on)
             for (index, *_), answer in zip(group, answers, strict=True):
                 texts[index] = answer.text
                 self.written[written_key(requests[index].args)] = answer
             self.progress.advance(len(group))
         self.progress.done()
         return [texts[index] for index in range(len(requests))]
+
+    @cached_property
+    def _goes_on(self) -> bool:
+        return can_go_on(self.decoder)
+
+    def _other(self, request: Any) -> list[int]:  # noqa: ANN401 (lm-eval has no types)
+        text = self.others.get(int(request.doc_id), "")
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def _rows(self, requests: Sequence[Request]) -> list[_Row]:
         """What has to be read, every row once, cut from the left as lm-eval cuts it."""

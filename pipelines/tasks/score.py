@@ -84,12 +84,13 @@ class TaskSession:
             InputError: a question does not fit the model.
             ComputationError: the variant's logits are NaN or infinite.
         """
-        scored = self._asked(recipe, variant, progress)
         if recipe == "dense":
+            scored = self._asked(recipe, variant, progress)
             self._dense = scored.samples
-        elif self._dense is None:
+            return self._beside_dense(scored)
+        if self._dense is None:
             self._dense = self._asked("dense", Variant(), progress).samples if dense is None else dense
-        return self._beside_dense(scored)
+        return self._beside_dense(self._asked(recipe, variant, progress, self._dense))
 
     @property
     def dense(self) -> pl.DataFrame:
@@ -102,12 +103,12 @@ class TaskSession:
             raise ValueError("no variant was scored yet")
         return self._dense
 
-    def _asked(self, recipe: str, variant: Variant, progress: Progress) -> _Asked:
+    def _asked(self, recipe: str, variant: Variant, progress: Progress, dense: pl.DataFrame | None = None) -> _Asked:
         scores, samples, about = [], [], []
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         with applied(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
-                for loaded, answered in self._evaluated(list(together), recipe, progress):
+                for loaded, answered in self._evaluated(list(together), recipe, progress, dense):
                     if loaded.scoring in _AGREEING:
                         about.append(facts(loaded, answered))
                     scores.append(pl.DataFrame(list(score_rows(loaded, answered)), schema_overrides=SCORE_SCHEMA))
@@ -120,11 +121,11 @@ class TaskSession:
         )
 
     def _evaluated(
-        self, together: Sequence[Loaded], recipe: str, progress: Progress
+        self, together: Sequence[Loaded], recipe: str, progress: Progress, dense: pl.DataFrame | None
     ) -> Iterator[tuple[Loaded, Answered]]:
         """A task in all its ways of scoring through lm-eval's evaluator, so that these share what they begin with.
 
-        Every time with its own draw of worked examples.
+        Every time with its own draw of worked examples. What a variant writes is guessed by the dense model's texts.
         """
         worn, spec = self._worn, together[0].spec
         if worn is None:
@@ -132,6 +133,7 @@ class TaskSession:
         worn.progress, worn.task = progress, f"{recipe}: {spec.name}"
         worn.set_context(spec.context)
         worn.written.clear()
+        worn.others = {} if dense is None else _written(dense, together)
         named = {f"{loaded.name} by {loaded.scoring}": loaded for loaded in together}
         for loaded in together:
             loaded.task.set_fewshot_seed(spec.seed)
@@ -196,6 +198,15 @@ def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
 def shares(scores: pl.DataFrame) -> pl.DataFrame:
     """What a person wants to see of the scores."""
     return scores.select("task", "metric", "value", "standard_error", "n")
+
+
+def _written(samples: pl.DataFrame, together: Sequence[Loaded]) -> dict[int, str]:
+    """The texts of a task by the number of the sample; none of several tasks at once, whose numbers are the same."""
+    names = {loaded.name for loaded in together}
+    if len(names) > 1:
+        return {}
+    texts = samples.filter(pl.col("task").is_in(names), pl.col("scoring") == "greedy", pl.col("text").is_not_null())
+    return {int(number): text for number, text in texts.select("sample_id", "text").iter_rows()}
 
 
 def _answer() -> pl.Expr:

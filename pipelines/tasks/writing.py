@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
@@ -15,6 +16,7 @@ from pipelines.metrics.products import quick_linears
 from pipelines.metrics.text import distinct_n, repeat_rates
 from pipelines.models.decoder import Decoder, TokenCache, padded_left, probe_tokens
 from pipelines.models.probe import is_close
+from pipelines.tasks.guessing import Guesser, worth
 
 # Tokens of one batch, padding and answers included, whatever its rows: bounds the cache and the activations.
 MOST_TOKENS = 16_384
@@ -57,6 +59,7 @@ class _Row:
 
     context: tuple[int, ...]
     until: tuple[str, ...]
+    guesser: Guesser
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
 
@@ -68,6 +71,9 @@ def write(
     until: Sequence[Sequence[str]],
     max_new_tokens: int,
     batch: int = 16,
+    others: Sequence[Sequence[int]] | None = None,
+    *,
+    goes_on: bool | None = None,
 ) -> list[Written]:
     """Answers every context greedily, up to one of its stop strings, an end token or the limit.
 
@@ -77,12 +83,18 @@ def write(
     to change the states (`Decoder.can_pad`), each is written alone. Rows that ended leave their batch. A long beginning
     that all contexts of a batch share passes once, where going on behind it is found to change nothing.
 
+    Where that is found, too, tokens that are guessed (`guessing.py`) pass together with the last one, and of them stay
+    those which the model would have written: the text is the one of single tokens but for logits that are equal up to
+    the rounding of a pass with more rows.
+
     Args:
         decoder: worn or dense.
         contexts: token ids.
         until: the stop strings of each context; empty ones do not count.
         max_new_tokens: the limit.
         batch: most rows that are written together; fewer where they would take more than MOST_TOKENS.
+        others: what another model wrote behind each context, to guess by; it decides no token.
+        goes_on: what `can_go_on` found of the decoder, if it was asked already.
 
     Raises:
         InputError: the limit leaves no room for a context; or a context is empty and no token begins a text.
@@ -95,13 +107,19 @@ def write(
             "for a question; choose fewer"
         )
     rows = [
-        _Row(tuple(context)[-room:] or _beginning(decoder), tuple(stop for stop in stops if stop))
-        for context, stops in zip(contexts, until, strict=True)
+        _Row(
+            kept := tuple(context)[-room:] or _beginning(decoder),
+            tuple(stop for stop in stops if stop),
+            Guesser(kept, other),
+        )
+        for context, stops, other in zip(contexts, until, others or [()] * len(contexts), strict=True)
     ]
     with quick_linears(decoder.model):
+        if goes_on is None:
+            goes_on = can_go_on(decoder)
         most_rows, most_tokens = decoder.at_once(batch) if decoder.can_pad else 1, decoder.at_once(MOST_TOKENS)
         for together in _batches(rows, max_new_tokens, most_rows, most_tokens):
-            _write_together(decoder, together, max_new_tokens)
+            _write_together(decoder, together, max_new_tokens, goes_on=goes_on)
     return [_finished(decoder, row) for row in rows]
 
 
@@ -126,36 +144,80 @@ def _batches(rows: Sequence[_Row], new: int, most_rows: int, most_tokens: int) -
         yield together
 
 
-def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int) -> None:
+def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, goes_on: bool) -> None:
     """Fills the rows' tokens, all through one key-value cache."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
-    given, real = _begun(decoder, [row.context for row in rows], cache)
-    starts_with_one = given.shape[1] == 1
-    for step in range(max_new_tokens):
-        # Models that keep a recurrence's state in their modules (RecurrentGemma) would go on from the last text's if a
-        # text began with one token; without a cache all tokens pass again.
-        through = None if step == 0 and starts_with_one else cache
-        best = _best(decoder, decoder.hidden(given, through, real)[:, -1])
-        for row, token in zip(rows, best.tolist(), strict=True):
-            row.tokens.append(token)
-            row.ended = token in decoder.end_ids or _is_stopped(decoder.tokenizer, row)
-        left = [index for index, row in enumerate(rows) if not row.ended]
+    given, real = _begun(decoder, [row.context for row in rows], cache, goes_on=goes_on)
+    # Models that keep a recurrence's state in their modules (RecurrentGemma) would go on from the last text's if a
+    # text began with one token; without a cache all tokens pass again.
+    through = None if given.shape[1] == 1 else cache
+    guesses: list[list[int]] = [[] for _ in rows]
+    while True:
+        width = max(map(len, guesses))
+        best = _best(decoder, decoder.hidden(given, through, real)[:, -1 - width :])
+        right = [
+            _take(decoder, row, guess, tokens) for row, guess, tokens in zip(rows, guesses, best.tolist(), strict=True)
+        ]
+        left = [n for n, row in enumerate(rows) if not row.ended and len(row.tokens) < max_new_tokens]
         if not left:
             return
-        real = torch.cat([real, torch.ones_like(best[:, None])], dim=1)
-        given = torch.cat([given, best[:, None]], dim=1) if through is None else best[:, None]
-        if len(left) < len(rows):
-            rows, given, real = [rows[index] for index in left], given[left], real[left]
-            if through is not None:
-                through.keep(left)
+        rows, right, given, real = [rows[n] for n in left], [right[n] for n in left], given[left], real[left]
+        if through is not None and len(left) < len(best):
+            through.keep(left)
+        if width and through is not None:
+            _forget(through, width - max(right))
+            # A wrong guess that stays in the cache, for another row's was right there, is never read.
+            real = torch.cat([real[:, :-width], _first(right, max(right)).to(real)], dim=1)
+        guesses = [row.guesser.guess(max_new_tokens - len(row.tokens) - 1) if goes_on else [] for row in rows]
+        # What pads a guess is read like one, so that no row is masked whole; positions end with the model's context.
+        room = decoder.context_length - max(len(row.context) + len(row.tokens) for row in rows)
+        width = min(worth(guesses), room)
+        guesses = [guess[:width] for guess in guesses]
+        new = [[row.tokens[-1], *guess] + [0] * (width - len(guess)) for row, guess in zip(rows, guesses, strict=True)]
+        read = torch.tensor(new, device=decoder.device)
+        given = torch.cat([given, read], dim=1) if through is None else read
+        real = torch.cat([real, torch.ones_like(read)], dim=1)
+        through = cache
 
 
-def _begun(decoder: Decoder, contexts: list[tuple[int, ...]], cache: TokenCache | None) -> tuple[Tensor, Tensor]:
+def _take(decoder: Decoder, row: _Row, guess: Sequence[int], tokens: Sequence[int]) -> int:
+    """Adds what the model writes, up to the text's end; how many guesses were right.
+
+    Args:
+        decoder: whose end tokens and tokenizer count.
+        row: the text.
+        guess: what the model was given behind the last token.
+        tokens: the likeliest behind the last token and behind each guess.
+    """
+    right = next((n for n, (a, b) in enumerate(zip(guess, tokens, strict=False)) if a != b), len(guess))
+    row.guesser.saw(tokens[: right + 1])
+    for token in tokens[: right + 1]:
+        row.tokens.append(token)
+        row.ended = token in decoder.end_ids or _is_stopped(decoder.tokenizer, row)
+        if row.ended:
+            break
+    return right
+
+
+def _first(counts: Sequence[int], width: int) -> Tensor:
+    """Of every row as many ones as it counts, then zeros up to the width."""
+    return torch.arange(width) < torch.tensor(counts)[:, None]
+
+
+def _forget(cache: TokenCache, tokens: int) -> None:
+    """The last tokens leave."""
+    if tokens:
+        cache.crop(-tokens)
+
+
+def _begun(
+    decoder: Decoder, contexts: list[tuple[int, ...]], cache: TokenCache | None, *, goes_on: bool
+) -> tuple[Tensor, Tensor]:
     """What is still to be read of every context, and which tokens count, those that the cache now holds among them."""
     first, last = min(contexts), max(contexts)  # in the order of tokens: all begin with what these two share
     common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     shared = min(common, min(map(len, contexts)) - 2)  # a pass of one token has rules of its own
-    if cache is None or len(contexts) == 1 or shared < LEAST_SHARED or not _can_go_on(decoder):
+    if cache is None or len(contexts) == 1 or shared < LEAST_SHARED or not goes_on:
         return padded_left(contexts, decoder.device)
     decoder.hidden(torch.tensor([contexts[0][:shared]], device=decoder.device), cache)
     cache.keep([0] * len(contexts))
@@ -163,8 +225,11 @@ def _begun(decoder: Decoder, contexts: list[tuple[int, ...]], cache: TokenCache 
     return given, torch.cat([torch.ones_like(real[:, :1]).expand(-1, shared), real], dim=1)
 
 
-def _can_go_on(decoder: Decoder) -> bool:
+@torch.inference_mode()
+def can_go_on(decoder: Decoder) -> bool:
     """Whether texts of several lengths go on from one cached beginning, padded in between, found by running two."""
+    if decoder.cache_refusal is not None:
+        return False
     cache = decoder.new_cache()
     if any(getattr(layer, "is_sliding", False) for layer in cache.layers):
         return False  # padding would push the beginning out of the window
@@ -182,12 +247,12 @@ def _can_go_on(decoder: Decoder) -> bool:
     return is_close(found, torch.stack(whole))
 
 
-def _best(decoder: Decoder, states: Tensor) -> Tensor:
+def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> Int[Tensor, "texts tokens"]:
     """The likeliest token behind each state, the lower id where two are equal."""
-    logits, best = decoder.head.logits_of_state(states).max(dim=-1)
+    logits, best = decoder.head.logits_of_state(states.flatten(0, 1)).max(dim=-1)
     if not bool(logits.isfinite().all()):
         raise ComputationError("NaN or infinite logits while an answer was written; the variant's weights are damaged")
-    return best
+    return best.reshape(states.shape[:2])
 
 
 def _is_stopped(tokenizer: Any, row: _Row) -> bool:  # noqa: ANN401

@@ -15,9 +15,10 @@ from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant
 from pipelines.studies.measured import TaskSpec
-from pipelines.tasks import rows
+from pipelines.tasks import adapter, rows
 from pipelines.tasks.execution import refusal
 from pipelines.tasks.score import Scored, TaskSession, flips
+from pipelines.tasks.writing import write
 from tests.pipelines.tasks import harness
 from warehouse.tables import TABLES
 
@@ -170,6 +171,24 @@ def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: Scored, 
         assert values(scored, task)["agreement"]["value"] == statistics.mean(same)
         assert values(scored, task)["agreement"]["n"] == len(same)
     assert scored.scores.filter(task="wikitext2", metric="agreement").is_empty()
+
+
+def test_what_a_variant_writes_is_guessed_by_the_dense_models_texts(
+    session: TaskSession, pruned: Variant, dense: Scored, scored: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[list[str]] = []
+
+    def spy(decoder: Decoder, *given: Any, others: list[list[int]], **named: Any) -> Any:
+        known.append([decoder.tokenizer.decode(tokens) for tokens in others])
+        return write(decoder, *given, others=others, **named)
+
+    monkeypatch.setattr(adapter, "write", spy)
+    texts = [row["text"] for row in samples(dense, "mine", "greedy")]
+    assert session.score(RECIPE, pruned, dense.samples).samples.equals(scored.samples)
+    assert known == [texts]
+    assert any(texts)
+    assert session.score("dense", Variant()).samples.equals(dense.samples)
+    assert known[1:] == [[""] * len(texts)]
 
 
 def test_dense_rows_that_are_known_are_not_computed_again(

@@ -97,7 +97,8 @@ def test_a_beginning_that_all_contexts_share_changes_no_answer(
         found = write(decoder, contexts, [()] * len(contexts), NEW)
     assert [list(written.tokens) for written in found] == [generated(decoder, context) for context in contexts]
     if architecture in {"llama", "gpt2", "opt", "bloom"}:
-        assert passes[-NEW] == 4 * 8, "the beginning passed with every context"
+        assert 4 * 8 in passes, "the beginning passed with every context"
+        assert max(passes) < 4 * (12 + 8)
 
 
 def test_a_worn_variant_writes_what_a_pruned_copy_writes(endless: Decoder, alone: list[list[int]]) -> None:
@@ -194,7 +195,7 @@ def test_rows_that_ended_leave_and_a_batch_takes_no_more_tokens_than_it_may(
     def run(batch: int) -> list[tuple[int, ...]]:
         shapes.clear()
         with hooks(decoder.trunk.register_forward_pre_hook(watch, with_kwargs=True)):
-            return [written.tokens for written in write(decoder, CONTEXTS, [()] * 6, NEW, batch=batch)]
+            return [written.tokens for written in write(decoder, CONTEXTS, [()] * 6, NEW, batch, goes_on=False)]
 
     together = run(16)
     lengths = [len(tokens) for tokens in together]
