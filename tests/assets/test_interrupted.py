@@ -52,9 +52,10 @@ def test_killed_again_and_again_a_study_ends_in_the_same_pages(
     last = Running(study, warehouse)
     assert last.code(PATIENCE) == 0, last.told()
     undisturbed, found = rows(computed_once), rows(warehouse)
-    assert found.keys() == undisturbed.keys()
-    for name, table in undisturbed.items():
-        assert found[name].equals(table), name
+    # What was published comes with the answers.
+    assert found.keys() == {name for name in undisturbed if not name.startswith("paper_reference/")}
+    for name, table in found.items():
+        assert undisturbed[name].equals(table), name
         if not name.startswith("variants/"):  # the one table with timings
             assert pages(warehouse / name) == pages(computed_once / name), name
     assert not diagnose(warehouse)

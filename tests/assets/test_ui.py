@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -311,10 +312,13 @@ def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_ne
     retire(warehouse)
 
 
-def server_of_code(process: subprocess.Popen[bytes]) -> psutil.Process:
-    """The one whose children runs are."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    (found,) = [each for each in below if "grpc" in each.cmdline() and each.status() != psutil.STATUS_ZOMBIE]
+def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
+    """Living processes that a process has started, itself or through others, with a word among their arguments."""
+    found = []
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if word in each.cmdline():
+                found.append(each)
     return found
 
 
@@ -324,12 +328,11 @@ def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_int
     ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
     long = ui.interface.launch("text_tokens", "attn-drop-1", ui.study)
     ui.interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
-    server_of_code(ui.process).kill()
+    (server_of_code,) = below(ui.process, "grpc")
+    server_of_code.kill()
     until(lambda: not workers_of(ui.warehouse), lambda: "the worker goes on")
     until(lambda: ui.interface.run(long)[0] in {"CANCELED", "FAILURE"}, lambda: ui.interface.run(long))
-    children = [
-        each for each in psutil.Process(ui.process.pid).children(recursive=True) if "assets.child" in each.cmdline()
-    ]
+    children = below(ui.process, "assets.child")
     assert len(children) == 2
     ui.process.kill()
     _, alive = psutil.wait_procs(children, timeout=PATIENCE)
