@@ -233,8 +233,9 @@ def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path)
 
 
 def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(
-    study: StudyFile, warehouse: Path
+    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    without_answers(monkeypatch)
     before = partitions(warehouse)
     study.write(texts=[])
     config = {

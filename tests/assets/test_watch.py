@@ -16,7 +16,7 @@ from assets.plan import Request
 from assets.watch import Added, WatchList, changed, look, read_list, request_for
 from pipelines.errors import InputError
 from pipelines.models.sources import TOKENIZER_FILES
-from tests.assets.tiny_study import StudyFile
+from tests.assets.tiny_study import StudyFile, without_answers
 from warehouse.store import Store
 
 # The first test that asks for a computed study waits for it.
@@ -322,7 +322,11 @@ def test_run_without_a_study_goes_on_after_one_that_cannot_be_computed(
     assert f"{other.path}: model '/gone/model'" in said.replace("\n", " ")
 
 
-def test_run_of_a_watched_study_computes_the_models_beside_it_too(store: Store, study: StudyFile, capsys) -> None:
+def test_run_of_a_watched_study_computes_the_models_beside_it_too(
+    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    without_answers(monkeypatch)
+    store = Store(warehouse)
     with changed(store) as versions:
         versions.append(WatchList(studies=(str(study.path),), models=(Added(name="mine", source="/gone/model"),)))
     assert prunescope(store, "run", study.path) == 2

@@ -129,7 +129,7 @@ def test_removing_frees_what_was_told_and_leaves_no_empty_folder(store):
     temporary = store.root / "variants" / ".prunescope-tmp-ffffffff-1-00000000.parquet"
     temporary.write_bytes(b"half")
     os.utime(temporary, (0, 0))
-    tried = [store.root / f".plan-{name}" / "models" / "part.parquet" for name in ("killed", "under_way")]
+    tried = [store.root / f".plan-{name}" / "part.parquet" for name in ("killed", "under_way")]
     for path in tried:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"some")
