@@ -31,7 +31,7 @@ from pydantic import BaseModel
 from assets import settings
 from assets.backlog import Due
 from assets.conditions import RECIPE, SURVEYOR
-from assets.instance import UNFINISHED
+from assets.instance import STUDY_TAG, UNFINISHED
 from assets.jobs import ANSWERS, STUDY, run_config
 from assets.partitions import MODELS, RECIPES
 from assets.watch import Watch, Watched
@@ -40,7 +40,7 @@ from warehouse.errors import WarehouseError
 from warehouse.provenance import fingerprint
 from warehouse.store import Store
 
-STUDY_TAG, MODEL_TAG, WATCH_TAG = "prunescope/study", "prunescope/model", "prunescope/watched"
+MODEL_TAG, WATCH_TAG = "prunescope/model", "prunescope/watched"
 # So many ticks without a run pass before answers are made without what is still missing or outdated.
 _PATIENCE = 3
 

@@ -15,19 +15,21 @@ from dagster import (
     ConfigurableResource,
     InitResourceContext,
     MaterializeResult,
-    MultiPartitionKey,
     ResourceDependency,
     RetryRequested,
+    RunsFilter,
 )
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 from pydantic import Field, PrivateAttr
 
 from assets import settings
 from assets.failures import WorkerLostError, can_pass
 from assets.fingerprints import SPEED_TABLE
-from assets.instance import only_writer
+from assets.instance import STUDY_TAG, WAREHOUSE_TAG, only_writer
 from assets.loaded import LOADED
 from assets.metadata import left_alone, materialized
 from assets.parts import Part, Report
+from assets.plan import Request
 from assets.ray_fleet import Fleet, fleet_of
 from assets.ray_place import RayPlace
 from assets.resources import StudyResource, WarehouseResource
@@ -109,9 +111,17 @@ class EngineResource(ConfigurableResource):
             RetryRequested: what went wrong can pass.
         """
         key = context.partition_key
-        names = key.keys_by_dimension if isinstance(key, MultiPartitionKey) else {"model": key}
-        store, model, recipe = self.warehouse.store(), names["model"], names.get("recipe")
-        part = Part(step, study.request(store, model, recipe), str(store.root), model, recipe, tuple(self.beside))
+        # As text: a run that was asked for with the tag of the whole key alone has no other form of it.
+        model, _, name = key.partition("|")
+        store, recipe = self.warehouse.store(), name or None
+
+        def remembered(study_name: str) -> Request | None:
+            tags = {STUDY_TAG: study_name, WAREHOUSE_TAG: str(store.root), PARTITION_NAME_TAG: str(key)}
+            runs = context.instance.get_runs(RunsFilter(tags=tags), limit=1)
+            return StudyResource.of_run(runs[0].run_config) if runs else None
+
+        request = study.request(store, model, recipe, remembered)
+        part = Part(step, request, str(store.root), model, recipe, tuple(self.beside))
         part = replace(part, is_halved=part.name in self._lost)
         try:
             for report in self._computed(part, Both(Lines(context.log.info, part.name), LOADED.progress)):

@@ -15,7 +15,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from assets import settings, state
 from assets.fingerprints import SPEED_TABLE
 from assets.inputs import RECIPE
-from assets.instance import WAREHOUSE_TAG, opened, recover, require_space
+from assets.instance import STUDY_TAG, WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
 from assets.loaded import LOADED
 from assets.partitions import MODELS, RECIPES, register, variant_key
@@ -25,6 +25,7 @@ from assets.ray_place import RayPlace
 from assets.resources import StudyResource
 from assets.run import Failure, Listener, Outcome
 from assets.warm import retire
+from assets.watch import make_models_folder
 from warehouse.catalogue import build_file
 from warehouse.store import Store
 
@@ -63,6 +64,7 @@ def execute(
     """
     local = store.local(settings.cache_folder())
     require_space(local)
+    make_models_folder(store)
     with opened(local) as instance, watched() as interrupted:
         recover(instance, str(store.root))
         store.clean_temporaries()
@@ -184,7 +186,7 @@ class _Runs:
             partition_key=partition,
             asset_selection=keys,
             run_config=self._config(beside),
-            tags={WAREHOUSE_TAG: str(self.store.root), "prunescope/study": self.plan.study.name},
+            tags={WAREHOUSE_TAG: str(self.store.root), STUDY_TAG: self.plan.study.name},
             raise_on_error=False,
         )
         if self.interrupted():

@@ -37,6 +37,7 @@ _SERVER_SECONDS = 5.0
 _MOST_KEPT = 16
 # Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
+STUDY_TAG = "prunescope/study"
 # Of a statement in PostgreSQL, and of a connection to it that is kept for the next one.
 _PATIENCE_MS = 60_000
 _RECYCLED_SECONDS = 3600

@@ -1,10 +1,12 @@
-"""Whether somebody pressed Ctrl-C, even when Dagster's own signal handlers swallowed it.
+"""Whether somebody pressed Ctrl-C, even when Dagster swallowed it, and what follows when a parent process is gone.
 
 Dagster replaces the handlers during a run and turns an interrupt into a failed step, or drops it between steps.
 """
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -32,3 +34,20 @@ def watched() -> Iterator[Callable[[], bool]]:
         signal.set_wakeup_fd(before)
         os.close(reader)
         os.close(writer)
+
+
+# How often a process looks whether its parent is still there, and how long it may take to end in order.
+_LOOKED_EVERY, _IN_ORDER_SECONDS = 1.0, 20.0
+
+
+def end_with_parent() -> None:
+    """Interrupts this process, as Ctrl-C does, as soon as the one that has started it is gone, however it ended."""
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOKED_EVERY)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(_IN_ORDER_SECONDS)
+    os._exit(1)

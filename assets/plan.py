@@ -99,6 +99,7 @@ def make_plan(
     *,
     replace: bool = False,
     tables: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> Plan:
     """Compares footers with what the study would give now.
 
@@ -109,6 +110,7 @@ def make_plan(
         progress: told about fetching and converting.
         replace: recompute partitions that another study computed from other inputs, instead of refusing.
         tables: only these are brought up to date, and no report; None for all of the study.
+        without: models of the study that are left as they are.
 
     Raises:
         InputError: a model cannot be found, or another study's partition is in the way.
@@ -117,6 +119,7 @@ def make_plan(
     works = [
         work
         for spec in study.models
+        if spec.name not in without
         for work in model_work(
             study, store, find_model(study, spec.name, cache, progress), replace=replace, tables=tables
         )

@@ -3,9 +3,11 @@
 Run configuration is what the UI shows and executes again, so all that a run depends on stands there.
 """
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -13,6 +15,7 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field, PrivateAttr
 
 from assets import settings
+from assets.interrupts import end_with_parent
 from assets.plan import Request
 from assets.watch import request_for
 from pipelines.studies import Study
@@ -30,7 +33,7 @@ class StudyResource(ConfigurableResource):
     study: str = Field(
         default="",
         description="Name of a shipped study, or the path of a YAML file; empty: the watched study that names the "
-        "run's partition, else the one that computed it before, else demo.",
+        "run's partition, else the one that computed it before, as it was asked for then, else demo.",
     )
     models: list[str] = Field(
         default=[], description="Models in place of the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
@@ -52,18 +55,32 @@ class StudyResource(ConfigurableResource):
             "added": list(request.added),
         }
 
-    def request(self, store: Store, model: str | None = None, recipe: str | None = None) -> Request:
+    @classmethod
+    def of_run(cls, run_config: Mapping[str, Any]) -> Request | None:
+        """What a run was asked for by its configuration; None where that names no study."""
+        told = cls(**run_config.get("resources", {}).get("study", {}).get("config", {}))
+        asked = (tuple(told.models), tuple(told.recipes), told.allow_code_execution, tuple(told.added))
+        return Request(told.study, *asked) if told.study else None
+
+    def request(
+        self,
+        store: Store,
+        model: str | None = None,
+        recipe: str | None = None,
+        remembered: Callable[[str], Request | None] = lambda _: None,
+    ) -> Request:
         """What is asked for.
 
         Args:
             store: the warehouse, whose watch list says which study is meant where none is named.
             model: of the run's partition, if it has one.
             recipe: of the run's partition, if it has one.
+            remembered: as `request_for`.
 
         Raises:
             InputError: no study is named and none can be found, or the watch list is not valid.
         """
-        found = Request(self.study) if self.study else request_for(store, model, recipe)
+        found = Request(self.study) if self.study else request_for(store, model, recipe, remembered)
         return replace(
             found,
             models=tuple(self.models) or found.models,
@@ -93,6 +110,11 @@ class WarehouseResource(ConfigurableResource):
         if self._connection is None:
             self._connection = connect(self.store().root, explained=False)
         return _frame(self._connection, query)
+
+    def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
+        """Lets a run that a code server has started end with that server: nobody could stop it any more."""
+        if multiprocessing.parent_process() is not None:
+            end_with_parent()
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Closes the catalogue at the end of a run."""

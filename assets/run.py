@@ -3,14 +3,17 @@
 Used by the command line and by the jobs that the UI starts.
 """
 
-from collections.abc import Collection, Sequence
+import dataclasses
+import traceback
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from assets.fingerprints import RETRIEVAL_TABLES, TASK_TABLES, VARIANT_TABLES, find_model
-from assets.plan import Request, make_plan
+from assets.plan import Plan, Request, make_plan
 from assets.ray_place import RayPlace
+from pipelines.errors import InputError
 from pipelines.progress import Progress
 from pipelines.studies import Study
 from warehouse.places import Place
@@ -81,6 +84,8 @@ def run_study(
 ) -> Outcome:
     """Brings the warehouse up to date with a study.
 
+    Of several models, those that cannot be found or do not fit the study are failures, and the others go on.
+
     Args:
         request: which study.
         root: the warehouse.
@@ -92,20 +97,27 @@ def run_study(
         place: the Ray cluster whose machines compute instead.
 
     Raises:
-        InputError: the study or a model is wrong, another study's partition is in the way, or the cluster is unfit.
+        InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
+            is unfit.
         ComputationError: the cluster lost all of its workers.
         WarehouseError: the warehouse cannot be read or written.
         KeyboardInterrupt: SIGINT or SIGTERM came; whole partitions stay, no partial one does.
     """
     study, store = request.load(), Store(root)
-    if make_plan(study, store, cache, listener, replace=replace, tables=tables).is_empty:
-        return Outcome(study)
+    refused = _Refused(study, listener)
+    refused.where(lambda name: find_model(study, name, cache, listener))
+
+    def planned() -> Plan:
+        return make_plan(study, store, cache, listener, replace=replace, tables=tables, without=refused.failures)
+
+    if planned().is_empty:
+        return refused.added_to(Outcome(study))
     from assets.execution import execute
     from assets.instance import only_writer
 
     with only_writer(store.local(cache), listener.waiting, store.url):
         # Whoever held the warehouse before may have done it meanwhile.
-        plan = make_plan(study, store, cache, listener, replace=replace, tables=tables)
+        plan = planned()
         if plan.models or plan.variants:
             from pipelines.preflight import check_study
 
@@ -115,8 +127,39 @@ def run_study(
                 key: () for key, of in (("tasks", TASK_TABLES), ("retrieval", RETRIEVAL_TABLES)) if not asked & set(of)
             }
             checked = study.model_copy(update=unasked)
-            for spec in study.models:
-                check_study(checked, find_model(study, spec.name, cache, listener).folder)
+            refused.where(lambda name: check_study(checked, find_model(study, name, cache, listener).folder))
+            plan = planned()
         if plan.is_empty:
-            return Outcome(study)
-        return execute(plan, request, store, listener, computes_here=computes_here, place=place)
+            return refused.added_to(Outcome(study))
+        outcome = execute(plan, request, store, listener, computes_here=computes_here, place=place)
+        return refused.added_to(outcome)
+
+
+class _Refused:
+    """The models of a study that cannot be computed, each with the reason."""
+
+    def __init__(self, study: Study, listener: Listener) -> None:
+        self.failures: dict[str, Failure] = {}
+        self._names, self._listener = [model.name for model in study.models], listener
+
+    def where(self, check: Callable[[str], object]) -> None:
+        """Refuses the models for whose names the check raises.
+
+        Raises:
+            InputError: that of the first model, where none is left.
+        """
+        errors = []
+        for name in self._names:
+            if name not in self.failures:
+                try:
+                    check(name)
+                except InputError as error:
+                    errors.append((name, error, traceback.format_exc()))
+        if errors and len(self.failures) + len(errors) == len(self._names):
+            raise errors[0][1]
+        for name, error, where in errors:
+            self.failures[name] = Failure(name, str(error), is_input=True, traceback=where)
+            self._listener.failed(self.failures[name])
+
+    def added_to(self, outcome: Outcome) -> Outcome:
+        return dataclasses.replace(outcome, failures=(*self.failures.values(), *outcome.failures))

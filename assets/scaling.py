@@ -42,6 +42,7 @@ from pipelines.planning.cluster import Pace, Simulated, simulate
 from pipelines.progress import Progress
 from pipelines.studies import Study
 from warehouse.drift import Measured, drifts_of
+from warehouse.gc import TRIED
 from warehouse.provenance import Provenance, read_footer
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -311,7 +312,7 @@ def _storage(study: Study, size: int, local: Path) -> Iterator[Step]:
     number = len(variant_tables(study))
     there = next(folder for folder in (local, *local.absolute().parents) if folder.is_dir())
     beside = there if os.access(there, os.W_OK) else Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix=".plan-", dir=beside) as folder:
+    with tempfile.TemporaryDirectory(prefix=TRIED, dir=beside) as folder:
         store, kind = Store(folder), TABLES["layer_transitions"]
         small, large = _rows(100), _rows(40_000)
 

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,17 @@ def models_folder(store: Store) -> Path:
     return store.local(settings.cache_folder()) / FOLDER
 
 
+def make_models_folder(store: Store) -> None:
+    """Makes the watched folder, so that whoever wants to drop a model finds it.
+
+    Raises:
+        WarehouseError: it cannot be made.
+    """
+    folder = models_folder(store)
+    with refusals_explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def read_list(store: Store) -> WatchList:
     """The watch list; an empty one where there is no file.
 
@@ -204,13 +215,19 @@ def look(store: Store) -> Watch:
     )
 
 
-def request_for(store: Store, model: str | None = None, recipe: str | None = None) -> Request:
+def request_for(
+    store: Store,
+    model: str | None = None,
+    recipe: str | None = None,
+    remembered: Callable[[str], Request | None] = lambda _: None,
+) -> Request:
     """The request of a run that names no study: that of a watched study, else of the study that made the partition.
 
     Args:
         store: the warehouse.
         model: of the run's partition, if it has one.
         recipe: of the run's partition, if it has one.
+        remembered: what the run was asked for in which a study, by its name, made the partition before.
 
     Raises:
         InputError, WarehouseError: as `look`.
@@ -226,6 +243,8 @@ def request_for(store: Store, model: str | None = None, recipe: str | None = Non
     # Of two that name it, the one that computed it may compute it again.
     if naming:
         return next((each for each in naming if each.study.name == maker), naming[0]).request
+    if maker is not None and (request := remembered(maker)):
+        return request
     if maker is None or maker in study_names():
         return Request(maker or DEFAULT)
     raise InputError(

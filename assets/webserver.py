@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assets import settings
 
-_MODULE = "assets.webserver"
+# What takes the place of the modules that `dagster dev` starts.
+_CHILDREN = {"dagster_webserver": ["assets.child", "webserver"], "dagster._daemon": ["assets.child", "daemon"]}
 # Another name that leads here is another website's, whose pages the browser would take for ours.
 _HOSTS = {"127.0.0.1", "localhost"}
 _REFUSAL = "Refused: this interface answers its own pages only, on 127.0.0.1 or under a name in PRUNESCOPE_HOSTS."
@@ -55,13 +56,13 @@ class OwnPagesOnly:
 
 
 def dev() -> None:
-    """`dagster dev` with this web server in the place of Dagster's, and the command line's arguments."""
+    """`dagster dev` with our web server and daemon in the place of Dagster's, and the command line's arguments."""
     from dagster._cli import dev as theirs
 
     start = theirs.open_ipc_subprocess
 
     def started(command: list[str], **options: Any) -> Any:  # noqa: ANN401 - as Dagster calls it
-        return start([_MODULE if part == "dagster_webserver" else part for part in command], **options)
+        return start([word for part in command for word in _CHILDREN.get(part, [part])], **options)
 
     theirs.open_ipc_subprocess = started
     theirs.dev_command(args=sys.argv[1:], prog_name="dagster dev")

@@ -13,6 +13,24 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+# Files that take longest, in this order, for a long one at the end leaves all other processes idle. The second one
+# computes the warehouse that most of the others copy; the first one needs none, so that nobody waits for it.
+_LONGEST = [
+    f"assets/test_{name}.py"
+    for name in (
+        *("story", "automation", "ui", "interrupted", "server", "ray", "cli_keeping", "cli_queries", "cli_paper"),
+        *("run", "engines", "worker", "cli_checkpoint"),
+    )
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order within a file and of all others stays."""
+    place = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of three layers."""

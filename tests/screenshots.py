@@ -1,13 +1,16 @@
 """Pictures of the running interface for the README: `python -m tests.screenshots WAREHOUSE`, with Chromium installed.
 
-It starts `prunescope ui` on the warehouse, opens pages as a person would, and writes `assets/screenshots/*.png`.
+It starts `prunescope ui` on a copy of a warehouse in which `demo` was computed, opens pages as a person would, drops a
+model, changes a parameter, and writes `assets/screenshots/*.png`.
 """
 
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,15 +18,20 @@ from pathlib import Path
 from urllib.parse import quote
 
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.assets.tiny_study import COMMAND, ROOT
+from assets.conditions import published_recipes
+from assets.instance import opened
+from tests.assets.tiny_study import COMMAND, ROOT, prunescope
+from tests.tiny_models import save_tiny
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
 FOLDER = ROOT / "assets" / "screenshots"
-WIDTH, PATIENCE = 1400, 300.0
+WIDTH, PATIENCE = 1400, 600.0
+NEW, CHANGED = "night-llama", "wanda-50"
 
 
 @contextmanager
@@ -33,7 +41,7 @@ def interface(warehouse: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "PRUNESCOPE_WATCH_SECONDS": "10"})
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + PATIENCE
@@ -66,8 +74,10 @@ def browser() -> Iterator[webdriver.Chrome]:
         started.quit()
 
 
-def take(window: webdriver.Chrome, address: str, name: str, shows: str, height: int = 900, click: str = "") -> None:
-    """Opens a page, waits until it shows a text, clicks on another one, and keeps the picture."""
+def take(
+    window: webdriver.Chrome, address: str, name: str, shows: str, height: int = 900, click: str = "", point: str = ""
+) -> None:
+    """Opens a page, waits until it shows a text, clicks on another one, points at one, and keeps the picture."""
     window.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False},
@@ -77,20 +87,50 @@ def take(window: webdriver.Chrome, address: str, name: str, shows: str, height: 
     wait.until(lambda page: shows in page.find_element(By.TAG_NAME, "body").text)
     if click:
         wait.until(lambda page: page.find_elements(By.XPATH, f"//*[contains(text(), '{click}')]"))[0].click()
+    if point:
+        found = wait.until(lambda page: page.find_elements(By.XPATH, f"//*[contains(text(), '{point}')]"))
+        ActionChains(window).move_to_element(found[0]).perform()
     time.sleep(3)  # pictures and lines are drawn after the texts
     window.save_screenshot(FOLDER / f"{name}.png")
 
 
+def change(study: Path, warehouse: Path) -> int:
+    """Changes a parameter, waits until it is published, and holds the warehouse, so that nothing is made again yet."""
+    with opened(warehouse) as instance:
+        before = published_recipes(instance, [CHANGED])
+        text = study.read_text()
+        study.write_text(text.replace(f"{CHANGED}, ", f"{{name: {CHANGED}, method: wanda, sparsity: 0.6}}, "))
+        while published_recipes(instance, [CHANGED]) == before:
+            time.sleep(0.2)
+    held = os.open(warehouse / "_lock", os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return held
+
+
 def main() -> None:
     """All pictures."""
-    warehouse = Path(sys.argv[1]).resolve()
-    [*_, variant] = Store(warehouse).partitions(TABLES["layer_transitions"])
-    partition = quote(f"{variant.model}|{variant.recipe}")
     FOLDER.mkdir(exist_ok=True)
-    with interface(warehouse) as address, browser() as window:
-        take(window, f"{address}/asset-groups", "lineage", "questions", 680)
-        page = f"{address}/assets/layer_transitions?view=partitions&partition={partition}"
-        take(window, page, "partition", "made from", 1150, "Hide navigation")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        warehouse = shutil.copytree(Path(sys.argv[1]).resolve(), folder / "warehouse")
+        study = Path(shutil.copy(ROOT / "pipelines" / "studies" / "demo.yaml", folder / "my-study.yaml"))
+        prunescope("watch", study, "--warehouse", warehouse, cwd=folder, environment={}).check_returncode()
+        [*_, variant] = Store(warehouse).partitions(TABLES["layer_transitions"])
+        with interface(warehouse) as address, browser() as window:
+            take(window, f"{address}/asset-groups", "lineage", "questions", 680)
+            page = f"{address}/assets/layer_transitions?view=partitions&partition="
+            chosen = quote(f"{variant.model}|{variant.recipe}")
+            take(window, page + chosen, "partition", "made from", 1150, "Hide navigation")
+
+            made = save_tiny(folder / NEW, num_hidden_layers=8, max_position_embeddings=512)
+            shutil.copytree(made, warehouse / "_models" / NEW)
+            runs = f"{address}/runs?q%5B0%5D=" + quote(f"tag:prunescope/model={NEW}")
+            take(window, runs, "dropped", "Success", 420)
+
+            held = change(study, warehouse)
+            page = f"{address}/assets/variants?view=partitions&partition=" + quote(f"{NEW}|{CHANGED}")
+            take(window, page, "stale", "Unsynced", 520, point="Unsynced")
+            os.close(held)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from warehouse.provenance import read_footer
 from warehouse.store import Partition, Store
 from warehouse.tables import TABLES
 
+# Begins the name of a folder in which `plan` tries how fast the disk is.
+TRIED = ".plan-"
 Kind = Literal["temporary", "partition", "variant", "unfinished", "report"]
 
 
@@ -84,6 +86,7 @@ def waste(store: Store, studies: Sequence[Named], local: Path) -> list[Waste]:
     partitions = list(_partitions(store, studies))
     return [
         *(each for path in temporaries(store.root) for each in _waste("temporary", path)),
+        *_tried(local),
         *partitions,
         *_variants(store, studies, rows),
         *_unfinished(local, studies, rows),
@@ -153,6 +156,13 @@ def _reports(store: Store, studies: Sequence[Named], rests: Container[str]) -> I
         study = re.sub(r"-[0-9a-f]{8}$", "", path.stem)
         if path.suffix == ".html" and path.stem not in names and (study not in names or study in rests):
             yield from _waste("report", path, study)
+
+
+def _tried(local: Path) -> Iterator[Waste]:
+    """What a killed `plan` wrote to see how fast that is; one that goes on has begun less than an hour ago."""
+    for path in sorted(local.glob(f"{TRIED}*/**/*")):
+        if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
+            yield from _waste("temporary", path)
 
 
 def _is_named(studies: Sequence[Named], model: str | None, recipe: str | None) -> bool:

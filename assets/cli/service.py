@@ -19,6 +19,7 @@ from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
+from assets.watch import make_models_folder
 from pipelines.errors import InputError
 from pipelines.models.sources import identify, locate
 from warehouse.doctor import diagnose
@@ -49,6 +50,7 @@ def ui(
 
     place = root(context)
     _require_free(port)
+    make_models_folder(Store(place))
     local = Store(place).local(settings.cache_folder())
     home = prepare_home(local)
     recover_launched(local)

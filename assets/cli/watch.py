@@ -18,7 +18,7 @@ from assets.backlog import Backlog, Surveyor
 from assets.cli.options import Debug, Format, Output, Warehouse, absolute_model, absolute_study, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
-from assets.watch import DEFAULT, Added, Watch, WatchList, changed, look, models_folder, read_list
+from assets.watch import DEFAULT, Added, Watch, WatchList, changed, look, make_models_folder, models_folder, read_list
 from pipelines.errors import InputError
 from pipelines.studies import Study, load_study, model_name
 from pipelines.validation import first_problem
@@ -74,6 +74,7 @@ def watch(
     store = Store(root(context))
     if studies or stop:
         _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
+        make_models_folder(store)
     backlog = Surveyor().survey(store)
     rows = pa.Table.from_pylist(_rows(backlog), _ROWS)
     if rows.num_rows or format_ or output:
@@ -239,7 +240,15 @@ def _tell(watch: Watch, store: Store) -> None:
         say(f"not watched: {reason}", "yellow")
     for name in watch.copying:
         say(f"{name} is still being copied")
-    if not watch.studies:
+    if read_list(store).studies:
+        return
+    if unclaimed := [name for each in watch.studies for name in each.origins]:
+        say(
+            f"no study is watched, so {DEFAULT} measures what came without one: {', '.join(unclaimed)}; `prunescope "
+            f"remove-model` takes out what was added, a model in {models_folder(store)} is moved out of there",
+            "yellow",
+        )
+    else:
         say(
             "nothing is watched; `prunescope watch STUDY` keeps a study current, and a model copied into "
             f"{models_folder(store)} is measured by {DEFAULT}"

@@ -77,15 +77,25 @@ def test_a_second_run_computes_nothing_and_imports_neither_torch_nor_dagster(stu
     assert partitions(warehouse) == before
 
 
-def test_another_model_brings_its_own_partitions_only(
-    study: StudyFile, warehouse: Path, other_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_model_brings_its_own_partitions_only_and_one_that_is_gone_does_not_stop_it(
+    study: StudyFile,
+    warehouse: Path,
+    other_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     without_answers(monkeypatch)
     before = partitions(warehouse)
-    assert prunescope_run(study, warehouse, "--model", f"tiny-b={other_folder}", "--recipe", "magnitude-50") == 0
+    places = {"gone": tmp_path / "gone", "tiny-b": other_folder}
+    study.write(models=[{"name": name, "source": str(place)} for name, place in places.items()])
+    assert prunescope_run(study, warehouse, "--recipe", "magnitude-50") == 2
     written = written_since(before, warehouse)
     assert {name.split("/")[1] for name in written} == {"model=tiny-b"}
     assert len(written) == len(MODEL_TABLES) + 2 * len(VARIANT_TABLES)
+    said = capsys.readouterr().err
+    assert "1 failed" in said
+    assert str(places["gone"]) in said.replace("\n", "")
 
 
 @dataclass(frozen=True)
@@ -223,8 +233,9 @@ def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path)
 
 
 def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(
-    study: StudyFile, warehouse: Path
+    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    without_answers(monkeypatch)
     before = partitions(warehouse)
     study.write(texts=[])
     config = {

@@ -1,28 +1,39 @@
-"""The web interface as a user starts it: it loads the asset graph, knows what is stale, and stops when told to."""
+"""The web interface as a user starts it: what it shows, what a click starts, and how it ends.
+
+One interface for all tests, in their order: the last one kills it.
+"""
 
 import asyncio
 import http.client
 import json
-import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from dagster import DagsterRunStatus
+from selenium import webdriver
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 from starlette.responses import PlainTextResponse
 
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
-from assets.instance import opened
+from assets.instance import STUDY_TAG, WAREHOUSE_TAG, opened
 from assets.warm import retire
 from assets.webserver import OwnPagesOnly
-from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile, partitions, workers_of
+from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile, partitions, workers_of, written_since
+from tests.screenshots import browser
 from warehouse.doctor import diagnose
 from warehouse.tables import TABLES
 
@@ -34,6 +45,7 @@ class Interface:
     """Asks a running interface in GraphQL."""
 
     def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
         self._port = port
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
@@ -93,11 +105,17 @@ class Interface:
         found = self.ask(query, id=run_id)
         return found["runOrError"]["status"], [event["message"] for event in found["logsForRun"]["events"]]
 
+    def newest(self) -> str:
+        """The run that was asked for last."""
+        return self.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")["runsOrError"]["results"][0][
+            "runId"
+        ]
+
     def wait_for(self, run_id: str, is_there: Callable[[str, list[str]], bool]) -> tuple[str, list[str]]:
         deadline = time.monotonic() + PATIENCE
         while not is_there(*(found := self.run(run_id))):
             assert time.monotonic() < deadline, found
-            assert found[0] != "FAILURE", found
+            assert found[0] not in {"FAILURE", "CANCELED"}, found
             time.sleep(0.2)
         return found
 
@@ -118,37 +136,80 @@ def status(port: int, method: str = "POST", path: str = "/graphql?query={version
         connection.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def interface(study: StudyFile, warehouse: Path, port: int) -> Iterator[Interface]:
-    change_magnitude(study, warehouse)
-    command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@dataclass
+class Opened:
+    """A running interface, over a warehouse in which one recipe's parameter has changed since."""
+
+    interface: Interface
+    process: subprocess.Popen[bytes]
+    study: StudyFile
+    warehouse: Path
+
+
+@pytest.fixture(scope="module")
+def ui(
+    port: int, tmp_path_factory: pytest.TempPathFactory, computed_once: Path, tiny_folder: Path, cache: Path
+) -> Iterator[Opened]:
+    folder = tmp_path_factory.mktemp("ui")
+    study = StudyFile(folder / "tiny.yaml", tiny_folder)
+    warehouse = shutil.copytree(computed_once, folder / "warehouse")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        patch.setenv("PRUNESCOPE_WORKER_IDLE", "30")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.delenv("DAGSTER_HOME", raising=False)
+        change_magnitude(study, warehouse)
+        computed_by_the_command_line("wanda-2of4", study, warehouse)
+        command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        asked = Interface(port)
-        asked.wait(process)
-        yield asked
+        interface = Interface(port)
+        interface.wait(process)
+        yield Opened(interface, process, study, warehouse)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=PATIENCE)
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture
+def interface(ui: Opened) -> Interface:
+    return ui.interface
 
 
 def change_magnitude(study: StudyFile, warehouse: Path) -> None:
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
     study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
-    config = {"resources": {"study": {"config": {"study": str(study.path)}}}}
     with opened(warehouse) as instance:
         job = defs.resolve_job_def("recipes")
+        config = asks_for(study)
         assert job.execute_in_process(instance=instance, partition_key="magnitude-50", run_config=config).success
+
+
+def computed_by_the_command_line(recipe: str, study: StudyFile, warehouse: Path) -> None:
+    """Leaves the run that made a variant in the history, as it stands there when nobody has moved the warehouse."""
+    tags = {STUDY_TAG: study.name, WAREHOUSE_TAG: str(warehouse), "dagster/partition": f"tiny-a|{recipe}"}
+    with opened(warehouse) as instance:
+        job = defs.resolve_job_def("variant_tables")
+        instance.create_run_for_job(job, status=DagsterRunStatus.SUCCESS, tags=tags, run_config=asks_for(study))
+
+
+def asks_for(study: StudyFile) -> dict[str, object]:
+    return {"resources": {"study": {"config": {"study": str(study.path)}}}}
+
+
+def until(is_so: Callable[[], object], what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.2)
 
 
 @pytest.mark.timeout(900)
@@ -178,11 +239,60 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
     assert status(port, Host=f"rebound.example.org:{port}") == 403
 
 
+@pytest.fixture
+def window() -> Iterator[webdriver.Chrome]:
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("needs Chromium: apt-get update && apt-get install -y chromium chromium-driver")
+    with browser() as opened_window:
+        opened_window.set_window_size(1400, 1000)
+        yield opened_window
+
+
+def press(window: webdriver.Chrome, text: str) -> None:
+    """Clicks on a button as soon as it is there and takes clicks."""
+
+    def found(page: webdriver.Chrome) -> bool:
+        buttons = page.find_elements(By.XPATH, f"//button[contains(., '{text}')]")
+        ready = [each for each in buttons if each.is_displayed() and each.is_enabled()]
+        if ready:
+            ready[0].click()
+        return bool(ready)
+
+    moving = [StaleElementReferenceException, ElementClickInterceptedException]
+    wait = WebDriverWait(window, PATIENCE, ignored_exceptions=moving)
+    wait.until(found, f"no button {text!r}")
+
+
+@pytest.mark.chromium
+@pytest.mark.timeout(900)
+def test_a_click_computes_a_variant_again_and_what_failed_is_executed_again_from_its_page(
+    ui: Opened, window: webdriver.Chrome
+) -> None:
+    interface, before, earlier = ui.interface, partitions(ui.warehouse), ui.interface.newest()
+    away = ui.study.path.rename(ui.study.path.with_suffix(".away"))
+    window.get(f"{interface.address}/assets/variants?view=partitions&partition=tiny-a%7Cwanda-2of4")
+    press(window, "Materialize…")
+    press(window, "Launch 1 run")
+    until(lambda: interface.newest() != earlier, lambda: window.find_element(By.TAG_NAME, "body").text)
+    failed = interface.newest()
+    until(lambda: interface.run(failed)[0] == "FAILURE", lambda: interface.run(failed))
+    window.get(f"{interface.address}/runs/{failed}")
+    WebDriverWait(window, PATIENCE).until(
+        lambda page: str(ui.study.path) in page.find_element(By.TAG_NAME, "body").text
+    )
+    assert partitions(ui.warehouse) == before
+
+    away.rename(ui.study.path)
+    press(window, "Re-execute all")
+    until(lambda: interface.newest() != failed, lambda: window.find_element(By.TAG_NAME, "body").text)
+    interface.wait_for(interface.newest(), lambda status, _: status == "SUCCESS")
+    assert written_since(before, ui.warehouse) == {"variants/model=tiny-a/recipe=wanda-2of4/part.parquet"}
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
-def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_next_run_goes_on(
-    interface: Interface, study: StudyFile, warehouse: Path
-) -> None:
+def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_next_run_goes_on(ui: Opened) -> None:
+    interface, study, warehouse = ui.interface, ui.study, ui.warehouse
     before = partitions(warehouse)
     # Every window scores one token: the tiny model is at work for minutes.
     study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
@@ -200,6 +310,36 @@ def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_ne
     following = interface.launch("speed", "dense", study)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
     retire(warehouse)
+
+
+def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
+    """Living processes that a process has started, itself or through others, with a word among their arguments."""
+    found = []
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if word in each.cmdline():
+                found.append(each)
+    return found
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
+def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_interface(ui: Opened, port: int) -> None:
+    ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
+    long = ui.interface.launch("text_tokens", "attn-drop-1", ui.study)
+    ui.interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
+    (server_of_code,) = below(ui.process, "grpc")
+    server_of_code.kill()
+    until(lambda: not workers_of(ui.warehouse), lambda: "the worker goes on")
+    until(lambda: ui.interface.run(long)[0] in {"CANCELED", "FAILURE"}, lambda: ui.interface.run(long))
+    children = below(ui.process, "assets.child")
+    assert len(children) == 2
+    ui.process.kill()
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
+    assert not alive
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from assets.plan import Request
 from assets.watch import Added, WatchList, changed, look, read_list, request_for
 from pipelines.errors import InputError
 from pipelines.models.sources import TOKENIZER_FILES
-from tests.assets.tiny_study import StudyFile
+from tests.assets.tiny_study import StudyFile, without_answers
 from warehouse.store import Store
 
 # The first test that asks for a computed study waits for it.
@@ -165,9 +165,20 @@ def test_a_study_is_watched_once_listed_and_stopped(store: Store, study: StudyFi
         ("tiny", "tiny-a", "study", 5),
         ("demo", "smollm2-135m-instruct", "study", 10),
     ]
+    assert (store.root / "_models").is_dir(), "where to drop a model"
     assert prunescope(store, "watch", "--stop", "tiny") == 0
     assert read_list(store).studies == ("demo",)
     assert prunescope(store, "watch", "--stop", "tiny") == 2
+
+
+def test_whoever_stops_the_last_study_is_told_what_demo_measures_from_now_on(
+    store: Store, study: StudyFile, drop, settled, capsys
+) -> None:
+    drop("new")
+    assert prunescope(store, "watch", study.path) == 0
+    assert "demo" not in capsys.readouterr().err
+    assert prunescope(store, "watch", "--stop", "tiny") == 0
+    assert "no study is watched, so demo measures what came without one: new;" in capsys.readouterr().err
 
 
 def test_add_model_looks_at_the_model_at_once(
@@ -276,6 +287,8 @@ def test_a_run_without_a_study_takes_the_watched_one_that_names_its_partition(
     assert request_for(store, recipe="attn-drop-1") == Request(str(study.path))
     with pytest.raises(InputError, match="computed by study 'tiny', which is not watched"):
         request_for(Store(warehouse), "tiny-a", "dense")
+    asked = Request("elsewhere.yaml", recipes=("dense",))
+    assert request_for(Store(warehouse), "tiny-a", "dense", {"tiny": asked}.get) == asked
 
 
 def test_of_two_watched_studies_the_one_that_computed_a_partition_computes_it_again(
@@ -309,7 +322,11 @@ def test_run_without_a_study_goes_on_after_one_that_cannot_be_computed(
     assert f"{other.path}: model '/gone/model'" in said.replace("\n", " ")
 
 
-def test_run_of_a_watched_study_computes_the_models_beside_it_too(store: Store, study: StudyFile, capsys) -> None:
+def test_run_of_a_watched_study_computes_the_models_beside_it_too(
+    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    without_answers(monkeypatch)
+    store = Store(warehouse)
     with changed(store) as versions:
         versions.append(WatchList(studies=(str(study.path),), models=(Added(name="mine", source="/gone/model"),)))
     assert prunescope(store, "run", study.path) == 2

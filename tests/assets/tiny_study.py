@@ -75,8 +75,10 @@ _WARM.set_forkserver_preload(["assets.cli.main", "assets.execution", "assets.def
 
 
 def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
-    """The command line in a process of `_WARM`, with both of its streams in a file."""
+    """The command line in a process of `_WARM`, with both of its streams in a file; runs end with the partitions."""
     from assets.cli import main
+
+    without_answers(pytest.MonkeyPatch())
 
     os.environ.clear()
     os.environ.update(variables)
@@ -91,7 +93,7 @@ def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
 
 
 class Running:
-    """`prunescope run` in a process of its own, which can be killed."""
+    """`prunescope run` up to its partitions, in a process of its own, which can be killed."""
 
     def __init__(self, study: StudyFile, warehouse: Path) -> None:
         self._told = warehouse.with_suffix(".told")
