@@ -10,12 +10,13 @@ from pipelines.charts import theme
 
 TITLE = "From hidden state to KL along the generation"
 CAPTION = (
-    "How far each variant lies from the dense model at each generated token, as 1 − cos in h, z and p and as KL "
-    "(nats), on one axis that is linear below 0.001 and logarithmic above, so that zeros show. Teacher forced, both "
-    "models read the dense tokens; free running, each reads its own, so that the distance grows by feedback. Lines are "
-    "medians over prompts, bands run from the 10th to the 90th percentile. Marks above a panel say at which steps "
-    "prompts first leave the dense text, and at which the first of the two models completes its answer. Of a model "
-    "with more than 64 generated tokens as many neighbouring steps share a point as leave at most 64 points."
+    "How far each variant lies from the dense model at each generated token, as 1 − cos in h, z and p and as "
+    "KL(dense ‖ pruned) in nats, on one axis that is linear below 0.001 and logarithmic above, so that zeros show. "
+    "Teacher forced, both models read the dense tokens; free running, each reads its own, so that the distance grows "
+    "by feedback. Lines are medians over prompts, bands run from the 10th to the 90th percentile. Marks above a panel "
+    "say at which steps prompts first leave the dense text, and at which the first of the two models completes its "
+    "answer. Of a model with more than 64 generated tokens as many neighbouring steps share a point as leave at most "
+    "64 points."
 )
 QUERY = """\
 with strides as (
@@ -50,10 +51,10 @@ order by curve.model, curve.recipe, curve.trajectory desc, step"""
 
 TRAJECTORIES = {"teacher_forced": "teacher forced", "free_running": "free running"}
 QUANTITIES = {
-    "one_minus_cos_h": "1 − cos in h",
-    "one_minus_cos_z": "1 − cos in z",
-    "one_minus_cos_p": "1 − cos in p",
-    "kl": "KL(dense ‖ pruned), nats",
+    "one_minus_cos_h": "1 − cos h",
+    "one_minus_cos_z": "1 − cos z",
+    "one_minus_cos_p": "1 − cos p",
+    "kl": "KL, nats",
 }
 EVENTS = {"prompts_flipping": "first flipped token", "prompts_answered": "answer complete"}
 _Y_TITLE = "1 − cos, or nats"
@@ -114,7 +115,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         return theme.no_data(TITLE, "no variant generated a token")
     curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
     data = pl.concat([_long(curves), _events(curves)], how="diagonal_relaxed")
-    x = theme.whole_axis("step", "generated token (step)", curves["step"])
+    x = theme.whole_axis("step", "step", curves["step"])
     scale, axis = distance_axis()
     # Vega draws a missing value of a line as a gap, but of a band or point as 0: each layer takes its own rows.
     base = alt.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())

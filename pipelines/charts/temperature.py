@@ -10,10 +10,10 @@ from pipelines.charts import generation, theme
 
 TITLE = "Divergence against the temperature of the softmax"
 CAPTION = (
-    "1 − cos between the dense and the pruned distribution, and KL, at each temperature T that was measured: medians "
-    "over all prompts and generated tokens, the bars from the 10th to the 90th percentile. A hotter softmax flattens "
-    "both distributions, so that every divergence vanishes in the end. h and z do not depend on T. A study with one "
-    "temperature shows its variants below each other."
+    "1 − cos between the dense and the pruned distribution, and KL(dense ‖ pruned), at each temperature T that was "
+    "measured: medians over all prompts and generated tokens, the bars from the 10th to the 90th percentile. A hotter "
+    "softmax flattens both distributions, so that every divergence vanishes in the end. h and z do not depend on T. A "
+    "study with one temperature shows its variants below each other."
 )
 QUERY = """\
 select model, recipe, trajectory, temperature,
@@ -64,7 +64,7 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
     scale, axis = generation.distance_axis()
     x = alt.X(
         "temperature:Q",
-        title="temperature T of the softmax",
+        title="temperature T",
         scale=alt.Scale(zero=False, nice=False, padding=10),
         axis=alt.Axis(values=sorted(data["temperature"].unique()), format="~g", grid=False),
     )

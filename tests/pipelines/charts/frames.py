@@ -303,7 +303,8 @@ def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
     rows = [
         {"model": model, "scope": scope, "lens": lens, "temperature": 1.0, "theorem": theorem, "decile": decile,
          "n": 75, "truth_min": 10.0 ** (decile - 8), "truth_max": 4 * 10.0 ** (decile - 8),
-         "ratio_median": (1.0 if decile < 10 else 0.5) + bias / 100, "ratio_p10": 0.9 if decile < 10 else 0.1, "ratio_p90": 1.2}
+         "ratio_median": (1.0 if decile < 10 else 0.5) + bias / 100, "ratio_p10": 0.1,
+         "ratio_p90": 1.2}
         for model in models for scope in ("local", "propagated", "isolated") for lens in ("raw", "normed")
         for bias, theorem in enumerate(("T1 h", "T1 z", "T2 p", "T3 KL")) for decile in range(1, 11)
     ]  # fmt: skip
