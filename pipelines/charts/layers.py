@@ -30,22 +30,24 @@ def by_space(frame: pl.DataFrame, values: dict[str, str]) -> pl.DataFrame:
 
     Returns:
         The panel's name, layer, space and the values. `run` numbers the unbroken series of layers of a panel,
-        so that no line crosses layers that the recipe left alone.
+        so that no line crosses layers that the recipe left alone; `is_alone` says that a series is one layer long.
     """
     key = ["model", "recipe", "sublayer", "lens"]
     named = (
         with_variant(frame)
         .sort(*key, "layer", maintain_order=True)
         .with_columns(
-            (pl.col("variant") + " · " + pl.col("sublayer").cast(pl.String).replace(SUBLAYER_TITLES)).alias("panel"),
+            (pl.col("sublayer").cast(pl.String).replace(SUBLAYER_TITLES) + " · " + pl.col("variant")).alias("panel"),
             (pl.col("layer").cast(pl.Int32).diff().over(key).fill_null(1) != 1).cum_sum().over(key).alias("run"),
         )
+        .with_columns((pl.len().over([*key, "run"]) == 1).alias("is_alone"))
     )
     return pl.concat(
         named.select(
             "panel",
             "layer",
             "run",
+            "is_alone",
             "positions",
             pl.lit(SPACE_TITLES[space]).alias("space"),
             *(pl.col(old.format(space)).cast(pl.Float64).alias(new) for new, old in values.items()),
@@ -76,5 +78,5 @@ def space_dash() -> alt.StrokeDash:
 def panels(frame: pl.DataFrame) -> tuple[alt.Facet, int]:
     """The facet over panels in the order of the rows, attention panels first, and how many stand side by side."""
     order = frame["panel"].unique(maintain_order=True).to_list()
-    order.sort(key=lambda panel: panel.endswith(SUBLAYER_TITLES["mlp"]))
+    order.sort(key=lambda panel: panel.startswith(SUBLAYER_TITLES["mlp"]))
     return alt.Facet("panel:N", title=None, sort=order), min(3, len(order))

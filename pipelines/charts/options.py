@@ -37,7 +37,7 @@ def _side() -> dict[str, alt.Color | alt.Shape]:
 
 def _dumbbell(data: pl.DataFrame, x: alt.X, x2: str, y: alt.Y, tooltip: list[str]) -> theme.AnyChart:
     base = alt.Chart().encode(y=y)
-    link = base.transform_filter("datum.side == 'pruned'").mark_rule(color="#999999").encode(x=x, x2=alt.X2(x2))
+    link = base.transform_filter("datum.side == 'pruned'").mark_rule(style="quiet").encode(x=x, x2=alt.X2(x2))
     ends = base.mark_point(filled=True, size=60, opacity=0.9).encode(x=x, tooltip=tooltip, **_side())
     return alt.layer(link, ends, data=theme.rows(data))
 
@@ -97,10 +97,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     order = theme.names(named, "variant")
     parts = [_shares(named, alt.Y("variant:N", title=None, sort=order))]
     if not shown.is_empty():
-        bare = alt.Axis(labels=False, ticks=False)
-        parts.append(
-            _masses(shown, alt.Y("variant:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=bare))
-        )
+        parts.append(_masses(shown, alt.Y("variant:N", title=None, sort=order, scale=alt.Scale(domain=order))))
     questions = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
     subtitle = f"{theme.models(frame)} · question {questions} · {theme.temperatures(frame)}"
     left_out = theme.without_zeros(masses.height - shown.height)
