@@ -10,7 +10,23 @@ from types import ModuleType
 
 import polars as pl
 
-from pipelines.charts import amplification, estimates, generation, hierarchy, options, tokens
+from pipelines.charts import (
+    amplification,
+    calibration,
+    drops,
+    estimates,
+    flips,
+    generation,
+    hierarchy,
+    layer_map,
+    masks,
+    options,
+    pareto,
+    quantization,
+    speed,
+    spikes,
+    tokens,
+)
 from pipelines.charts.text import label
 from pipelines.charts.theme import AnyChart
 
@@ -67,7 +83,7 @@ class Figure:
 
 
 # How a heading names the part of a figure that it shows.
-_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}"}
+_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}"}
 
 
 def _slug(word: str) -> str:
@@ -87,5 +103,14 @@ FIGURES: dict[str, Figure] = {
         _figure("generation", generation, "model"),
         _figure("tokens", tokens, "model", "prompt_id"),
         _figure("options", options, "model", "prompt_id"),
+        _figure("drops", drops, "model"),
+        _figure("layer_map", layer_map, "model"),
+        _figure("spikes", spikes, "model", "lens"),
+        _figure("flips", flips, "model"),
+        _figure("pareto", pareto, "model"),
+        _figure("quantization", quantization, "model", "quantization"),
+        _figure("calibration", calibration, "model"),
+        _figure("masks", masks, "model"),
+        _figure("speed", speed, "model"),
     )
 }
