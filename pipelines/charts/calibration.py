@@ -19,6 +19,7 @@ QUERY = """\
 select model, recipe, other_recipe, method, differs_in, n_prompts, kl_nats, other_kl_nats, kl_difference_nats,
        kl_difference_low_nats, kl_difference_high_nats, jaccard_removed, expected_jaccard_removed
 from q28_sensitivity_to_calibration
+where kl_difference_nats is not null or jaccard_removed is not null
 order by model, method, recipe, other_recipe"""
 
 MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}
@@ -91,11 +92,9 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
     """Draws rows of `q28_sensitivity_to_calibration` of one model."""
-    measured = pl.any_horizontal(pl.col("kl_difference_nats", "jaccard_removed").is_not_null())
-    shown = frame.filter(measured)
-    if shown.is_empty():
+    if frame.is_empty():
         return theme.no_data(TITLE, "no recipe was calibrated twice, on other tokens or with another seed")
-    named = methods.labelled(shown, "recipe", "other_recipe").with_columns(
+    named = methods.labelled(frame, "recipe", "other_recipe").with_columns(
         pl.format("{} → {} ({})", "recipe", "other_recipe", "differs_in").alias("pair")
     )
     order = theme.names(named, "pair")

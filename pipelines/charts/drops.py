@@ -23,7 +23,7 @@ with drops as (
     from paper_drops
     left join stg_variants using (model, recipe)
 ),
-measured as (
+scored as (
     select model, recipe, method, chosen_by, dropped, 'non_generative' as kind,
            non_generative_score as score, non_generative_score_se as score_se
     from drops
@@ -37,6 +37,13 @@ measured as (
     inner join stg_retrieval_scores using (model, recipe)
     where metric = 'ndcg_at_10'
     group by model, recipe
+),
+-- A dense model alone is no curve.
+measured as (
+    select *
+    from scored
+    where score is not null
+    qualify max(cast(method <> 'dense' as integer)) over (partition by model) = 1
 ),
 published as (
     select model as publication, source, method, dropped,
@@ -52,14 +59,13 @@ published as (
 )
 select model, recipe, method, chosen_by, dropped, kind, score, score_se, null as publication
 from measured
-where score is not null
 union all
 select models.model, source, method, '', dropped, kind, score, null, publication
 from published
-cross join (select distinct model from measured where score is not null) as models
+cross join (select distinct model from measured) as models
 semi join (select distinct publication, source, kind from published where method <> 'dense') as curves
     using (publication, source, kind)
-semi join (select distinct model, kind from measured where score is not null) as kinds using (model, kind)
+semi join (select distinct model, kind from measured) as kinds using (model, kind)
 order by model, kind, publication nulls first, method <> 'dense', method, chosen_by, dropped, recipe, score"""
 
 KINDS = {
@@ -75,14 +81,15 @@ def _from_dense(frame: pl.DataFrame) -> pl.DataFrame:
     start = ["kind", "series"]
     dense = frame.filter(pl.col("method") == "dense").drop(curve)
     pruned = frame.filter(pl.col("method") != "dense")
+    if pruned.is_empty():
+        return frame
     curves = pruned.select(*start, *curve).unique(maintain_order=True)
     return pl.concat([curves.join(dense, on=start), pruned], how="diagonal_relaxed")
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
     """Draws rows of one model, one panel per kind of task."""
-    measured = frame.filter(pl.col("publication").is_null())
-    if measured.is_empty() or (measured["method"] == "dense").all():
+    if frame.is_empty():
         return theme.no_data(TITLE, "the study scores no task for variants that drop sublayers or blocks")
     named = methods.labelled(frame, "recipe", "method", "chosen_by").with_columns(
         (pl.col("publication").cast(pl.String) + ", published").fill_null("measured").alias("series"),

@@ -30,7 +30,6 @@ KEPT_CAPTION = (
     "error is known."
 )
 
-_COLORS = [theme.BLUE, theme.VERMILLION, theme.GREEN, theme.ORANGE, "#CC79A7", "#56B4E9", "#8F8F2E", theme.GREY]
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 
 
@@ -40,7 +39,7 @@ def encodings(methods: pl.Series, column: str = "method") -> dict[str, alt.Color
     legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=6)
     scales = [
         alt.Scale(domain=names, range=[kinds[i % len(kinds)] for i in range(len(names))])
-        for kinds in (_COLORS, _SHAPES)
+        for kinds in (theme.CATEGORIES, _SHAPES)
     ]
     return {
         "color": alt.Color(f"{column}:N", title=None, scale=scales[0], legend=legend),
