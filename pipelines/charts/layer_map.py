@@ -25,7 +25,7 @@ with shown as (
 ),
 cells as (
     select model, recipe, kl_nats, lens, temperature, layer, sublayer, scope, step, kl_dense_pruned_nats, var_p_dz,
-           ceil((1 + max(step) over (partition by model)) / 24.0) as width,
+           cast(ceil((1 + max(step) over (partition by model)) / 24.0) as integer) as width,
            -- 'normed' stands before 'raw'.
            min(lens) over (partition by model) as chosen_lens
     from stg_layer_transitions
@@ -33,8 +33,7 @@ cells as (
     semi join reference_temperature using (model, recipe, temperature)
     where step >= 0 and scope in ('local', 'propagated')
 )
-select model, recipe, lens, temperature, layer, sublayer, cast(width as integer) as width,
-       cast(step // width as integer) as bin,
+select model, recipe, lens, temperature, layer, sublayer, width, step // width as bin,
        median(var_p_dz) filter (where scope = 'local') as var_p_dz,
        median(kl_dense_pruned_nats) filter (where scope = 'propagated') as kl_nats
 from cells
