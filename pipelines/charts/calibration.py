@@ -30,7 +30,10 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     x = alt.X("kl_difference_nats:Q", title="KL of the second − KL of the first, nats", scale=alt.Scale(zero=True))
     base = alt.Chart().encode(y=y)
     return alt.layer(
-        base.mark_rule(strokeWidth=1, style="quiet", color=theme.GREY).encode(x=alt.datum(0)),
+        alt.Chart()
+        .transform_aggregate(rows="count()")
+        .mark_rule(strokeWidth=1, color=theme.GREY)
+        .encode(x=alt.datum(0)),
         base.transform_filter("isValid(datum.kl_difference_low_nats)")
         .mark_rule(strokeWidth=2, color=theme.BLUE)
         .encode(

@@ -82,7 +82,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     best = base.transform_filter("datum.is_best")
     pruned = base.transform_filter("!datum.is_dense")
     chart = alt.layer(
-        best.mark_line(interpolate="step-before", strokeWidth=1.2, style="quiet", color=theme.GREY).encode(
+        best.mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY).encode(
             y=y, order="parameters_removed_share:Q"
         ),
         pruned.transform_filter("isValid(datum.low)")

@@ -74,7 +74,10 @@ def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
     y = alt.Y("auc:Q", title="area under the ROC curve", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     base = alt.Chart().encode(x=x, color=_COLOR)
     chart = alt.layer(
-        alt.Chart().mark_rule(strokeDash=[4, 3], color=theme.GREY).encode(y=alt.datum(0.5)),
+        alt.Chart()
+        .transform_aggregate(rows="count()", groupby=["variant"])
+        .mark_rule(strokeDash=[4, 3], strokeWidth=1, color=theme.GREY)
+        .encode(y=alt.datum(0.5)),
         base.transform_filter("isValid(datum.auc_low)")
         .mark_rule(opacity=0.55)
         .encode(y=alt.Y("auc_low:Q", title="area under the ROC curve"), y2="auc_high:Q"),

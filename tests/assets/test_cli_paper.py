@@ -68,9 +68,13 @@ def test_every_view_and_figure_is_there_in_every_format(exported: Path) -> None:
         assert told["sql"] == view.sql
         assert pq.read_table(exported / f"{name}.parquet").num_rows == told["rows"]
     for name in FIGURES:
-        suffixes = {one.partition(".")[2] for one in manifest["contents"][name]["files"]}
-        assert suffixes == {"vl.json", "svg", "pdf", "png"}
-        assert manifest["contents"][name]["sql"] == FIGURES[name].query
+        told = manifest["contents"][name]
+        suffixes = {one.partition(".")[2] for one in told["files"]}
+        assert suffixes == (set() if told["is_empty"] else {"vl.json", "svg", "pdf", "png"})
+        assert told["is_empty"] == (told["rows"] == 0)
+        assert told["sql"] == FIGURES[name].query
+    drawn = {name for name in FIGURES if manifest["contents"][name]["files"]}
+    assert drawn >= {"hierarchy", "generation", "tokens", "layer_map", "masks", "pareto"}
 
 
 def test_the_manifest_has_the_provenance_of_what_was_read_and_no_place_of_this_machine(

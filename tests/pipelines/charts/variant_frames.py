@@ -40,6 +40,10 @@ def _harm(recipe: str) -> float:
     return dropped * (0.2 if "mlp" in recipe else 0.05) if dropped else 0.1 + 0.8 * _chance(recipe)
 
 
+def _is_changed(recipe: str, layer: int, sublayer: str) -> bool:
+    return "drop" not in recipe or (layer in (2, 4) and ("block" in recipe or sublayer in recipe))
+
+
 def _each(models: tuple[str, ...], recipes: tuple[str, ...], *, dense: bool = False) -> Iterator[tuple[str, str]]:
     yield from ((model, recipe) for model in models for recipe in (("dense", *recipes) if dense else recipes))
 
@@ -167,7 +171,8 @@ def q01_spike_predictors(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
         [{"model": model, "recipe": recipe, "layer": layer, "sublayer": sublayer, "lens": lens, "n_prompts": 6,
           "n_spikes": 9, "auc": auc, "auc_low": max(0.0, auc - 0.15), "auc_high": min(1.0, auc + 0.1)}
          for model, recipe in _each(models, recipes) for layer in range(LAYERS) for sublayer in ("attn", "mlp")
-         for lens in ("raw", "normed") for auc in [0.35 + 0.6 * _chance(recipe, layer, sublayer, lens)]]
+         if _is_changed(recipe, layer, sublayer) for lens in ("raw", "normed")
+         for auc in [0.35 + 0.6 * _chance(recipe, layer, sublayer, lens)]]
     )  # fmt: skip
 
 
@@ -184,7 +189,7 @@ def stg_layer_transitions(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     for model, recipe in _each(models, recipes):
         for layer in range(LAYERS):
             for sublayer in ("attn", "mlp"):
-                is_changed = "drop" not in recipe or (sublayer in recipe and layer in (2, 4))
+                is_changed = _is_changed(recipe, layer, sublayer)
                 for prompt in PROMPTS:
                     for step in range(STEPS):
                         place = math.exp(4 * _chance(recipe, layer, sublayer, prompt, step) - 4)
