@@ -38,7 +38,7 @@ class Exported:
         directory: the folder.
         items: views and figures that it has files of.
         files: the files, the manifest last.
-        empty: views without a row, of which it has none.
+        empty: views and figures without a row, of which it has none.
         cut: views of which it has the first rows only.
     """
 

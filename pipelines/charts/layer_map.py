@@ -3,6 +3,8 @@
 The medians over prompts and the width of the steps are the query's business.
 """
 
+import math
+
 import altair as alt
 import polars as pl
 
@@ -14,14 +16,23 @@ CAPTION = (
     "whole, read behind each sublayer with the final norm where that lens was measured. Each layer is two rows, "
     "attention below its MLP, the first layer at the bottom. A cell is the median over prompts of the generated steps "
     "of a column, at most 24 columns, teacher forced. Blank: exactly 0, so a sublayer that was left alone, or no shift "
-    "yet; darkest: 0.001 and less. At most twelve variants, those of the smallest mean KL."
+    "yet; darkest: 0.001 and less. Of each method the variants of the "
+    "smallest and the largest mean KL, at most twelve in all, the mildest on top."
 )
 QUERY = """\
-with shown as (
-    select model, recipe, kl_teacher_forced_mean_nats as kl_nats
+with ranked as (
+    select model, recipe, kl_teacher_forced_mean_nats as kl_nats,
+           row_number() over (partition by model, method order by kl_teacher_forced_mean_nats, recipe) as place,
+           row_number() over (partition by model, method order by kl_teacher_forced_mean_nats desc, recipe desc)
+               as place_from_last
     from variant_summary
     where recipe <> 'dense' and kl_teacher_forced_mean_nats is not null
-    qualify row_number() over (partition by model order by kl_teacher_forced_mean_nats, recipe) <= 12
+),
+shown as (
+    select model, recipe, kl_nats
+    from ranked
+    where place = 1 or place_from_last = 1
+    qualify row_number() over (partition by model order by place > 1, kl_nats, recipe) <= 12
 ),
 cells as (
     select model, recipe, kl_nats, lens, temperature, layer, sublayer, scope, step, kl_dense_pruned_nats, var_p_dz,
@@ -71,6 +82,9 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
     values = lines["value"].explode()
     low, high = theme.extent(values.filter(values > 0)) if (values > 0).any() else (FLOOR, 1.0)
     low = max(low, FLOOR)
+    high = max(high, 10 * low)
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    shown = [float(f"1e{power}") for power in powers[:: 1 + len(powers) // 5]]
     every = max(1, rows // 2 // 6)
     ticks = [2 * layer for layer in range(0, rows // 2, every)]
     chart = (
@@ -94,10 +108,8 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
             color=alt.Color(
                 "value:Q",
                 title=legend,
-                scale=alt.Scale(
-                    type="log", scheme="viridis", domain=[low, max(high, 10 * low)], clamp=True, nice=False
-                ),
-                legend=alt.Legend(gradientLength=200, format="~g", tickCount=4),
+                scale=alt.Scale(type="log", scheme="viridis", domain=[low, high], clamp=True, nice=False),
+                legend=alt.Legend(gradientLength=200, format="~r", values=shown),
             ),
             tooltip=["variant:N", "layer:Q", "sublayer:N", "step:O", alt.Tooltip("value:Q", title=legend)],
         )

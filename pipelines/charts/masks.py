@@ -18,7 +18,7 @@ CAPTION = (
 # |A ∪ B| = (|A| + |B|)/(1 + j) in each matrix, and the sums over matrices give one j.
 QUERY = """\
 with counts as (
-    select model, recipe, other_recipe, weights,
+    select model, recipe, other_recipe, weights, removed_share, other_removed_share,
            weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed,
            jaccard_removed, jaccard_removed_se,
            weights * removed_share * other_removed_share as both_expected,
@@ -31,7 +31,7 @@ select model, recipe, other_recipe, count(*) as matrices,
        sum(both_expected) / sum(either_expected) as jaccard_removed_expected
 from counts
 group by model, recipe, other_recipe
-having sum(either_removed) > 0 and sum(coalesce(jaccard_removed, 0) * either_removed) is not null
+having sum(weights * removed_share) > 0 and sum(weights * other_removed_share) > 0
 order by model, recipe, other_recipe"""
 
 

@@ -9,25 +9,32 @@ import polars as pl
 from pipelines.charts import theme
 from pipelines.charts.text import label
 
-# What a variant keeps of the dense model, by tasks and, where there are none, by the tokens that it would write.
-KEPT = """\
-select model, recipe, kind as measure, 1 - loss as kept, loss_se as kept_se, n_tasks
-from task_losses
-where measure = 'score'
+# How good a variant is, dense model included: by tasks, and by the tokens that it would write. The means over tasks are
+# those of `paper_drops`.
+SCORES = """\
+select model, recipe, kind as measure, avg(score) as score,
+       case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se, count(*) as n_tasks
+from (
+    select model, recipe, kind, task, avg(value) as score,
+           case when count(standard_error) = count(*) then avg(standard_error) end as error
+    from stg_task_scores
+    where kind in ('non_generative', 'generative')
+    group by model, recipe, kind, task
+) as tasks
+group by model, recipe, kind
 union all
-select model, recipe, 'top1' as measure, top1_agreement as kept, top1_agreement_se as kept_se, null as n_tasks
+select model, recipe, 'top1' as measure, top1_agreement as score, top1_agreement_se as score_se, null as n_tasks
 from paper_variants
-where recipe <> 'dense' and top1_agreement is not null"""
-KEPT_TITLES = {
-    "non_generative": "tasks answered by choosing",
-    "generative": "tasks answered by writing",
+where top1_agreement is not null"""
+SCORE_TITLES = {
+    "non_generative": "mean score, answered by choosing",
+    "generative": "mean score, answered by writing",
     "top1": "same top token, teacher forced",
 }
-KEPT_CAPTION = (
-    "For tasks, what is kept is the part of the dense score above a guess that is left, the mean over the tasks whose "
-    "dense score is above a guess; the last panel is the share of teacher-forced steps with the dense model's most "
-    "likely token. Bars are 95 % intervals (1.96 standard errors, over samples or prompts); where there is no bar no "
-    "error is known."
+SCORE_CAPTION = (
+    "Scores are means over tasks, each task's the mean of its metrics; the last panel is the share of teacher-forced "
+    "steps with the dense model's most likely token. Bars are 95 % intervals (1.96 standard errors, over samples or "
+    "prompts) within 0 to 1; where there is no bar no error is known or it is 0, as where all samples fail."
 )
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
@@ -36,7 +43,7 @@ _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 def encodings(methods: pl.Series, column: str = "method") -> dict[str, alt.Color | alt.Shape]:
     """A colour and a shape for each method, by the order of the names; both tell the first fifty-six apart."""
     names = sorted(methods.unique())
-    legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=6)
+    legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=8)
     scales = [
         alt.Scale(domain=names, range=[kinds[i % len(kinds)] for i in range(len(names))])
         for kinds in (theme.CATEGORIES, _SHAPES)
@@ -56,9 +63,10 @@ def labelled(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
 
 
 def with_interval(frame: pl.DataFrame, value: str, error: str) -> pl.DataFrame:
-    """The frame with `low` and `high`, the 95 % interval of a value with a standard error; null without one."""
+    """The frame with `low` and `high`, the 95 % interval of a share with a standard error; null without one."""
     return frame.with_columns(
-        (pl.col(value) - 1.96 * pl.col(error)).alias("low"), (pl.col(value) + 1.96 * pl.col(error)).alias("high")
+        (pl.col(value) + sign * 1.96 * pl.col(error)).clip(0, 1).alias(name)
+        for name, sign in (("low", -1), ("high", 1))
     )
 
 

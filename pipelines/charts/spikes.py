@@ -66,7 +66,7 @@ _COLOR = alt.Color(
     legend=alt.Legend(symbolOpacity=1, symbolSize=70),
 )
 _SHAPE = alt.Shape("sublayer:N", title=None, scale=alt.Scale(domain=_TITLES, range=["circle", "triangle-up"]))
-_COLUMNS = 4
+_COLUMNS = 5
 
 
 def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
@@ -100,7 +100,7 @@ def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         ),
     )
     faceted: theme.AnyChart = (
-        chart.properties(width=190, height=120)
+        chart.properties(width=150, height=95)
         .facet(facet=alt.Facet("variant:N", title=None, sort=order), columns=min(_COLUMNS, len(order)))
         .resolve_axis(x="independent")
     )
@@ -109,8 +109,13 @@ def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
 
 def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
     rate = alt.Scale(domain=[0, 1], nice=False)
-    x = alt.X("false_positive_rate:Q", title="rest passed", scale=rate, axis=alt.Axis(tickCount=4, grid=False))
-    y = alt.Y("true_positive_rate:Q", title="spikes caught", scale=rate, axis=alt.Axis(tickCount=4))
+    x = alt.X(
+        "false_positive_rate:Q",
+        title="rest passed",
+        scale=rate,
+        axis=alt.Axis(values=[0, 0.5, 1], format="~g", grid=False),
+    )
+    y = alt.Y("true_positive_rate:Q", title="spikes caught", scale=rate, axis=alt.Axis(values=[0, 0.5, 1], format="~g"))
     base = alt.Chart().encode(color=_COLOR)
     chart = alt.layer(
         alt.Chart()
@@ -130,7 +135,7 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         data=theme.rows(curves),
     )
     faceted: theme.AnyChart = (
-        chart.properties(width=190, height=150)
+        chart.properties(width=150, height=120)
         .facet(facet=alt.Facet("variant:N", title=None, sort=order), columns=min(_COLUMNS, len(order)))
         .resolve_axis(x="independent")
     )

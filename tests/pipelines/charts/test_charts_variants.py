@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pipelines.charts import layer_map
-from pipelines.charts.pareto import frontier
+from pipelines.charts.pareto import frontier, labels
 from pipelines.charts.registry import FIGURES
 from tests.pipelines.charts import frames, variant_frames
 from tests.pipelines.charts.test_charts_figures import rows_with
@@ -93,13 +93,15 @@ def test_a_layer_map_of_a_long_text_has_at_most_24_columns():
     assert steps == set(range(0, 100, 5))
 
 
-def test_a_layer_map_shows_the_twelve_mildest_variants():
-    recipes = tuple(f"wanda-{share}" for share in range(10, 30))
+def test_a_layer_map_shows_the_mildest_and_the_harshest_of_each_method_twelve_at_most():
+    recipes = tuple(f"method{method}-{share}" for method in range(7) for share in (10, 20, 30))
     summary = frames.variant_summary(recipes=recipes)
     marts = {"variant_summary": summary, "reference_temperature": frames.reference_temperature(recipes=recipes)}
     chart = drawn("layer_map", **marts, **variant_frames.of((frames.MODEL,), recipes))
-    mildest = summary.filter(pl.col("recipe") != "dense").sort("kl_teacher_forced_mean_nats").head(12)["recipe"]
-    assert {row["variant"] for row in rows_with(chart, "row")} == set(mildest)
+    kl = dict(summary.select("recipe", "kl_teacher_forced_mean_nats").iter_rows())
+    of = [sorted((kl[recipe], recipe) for recipe in recipes if recipe.startswith(f"method{m}-")) for m in range(7)]
+    ends = [mildest for mildest, _, _ in of] + sorted(harshest for _, _, harshest in of)[:5]
+    assert {row["variant"] for row in rows_with(chart, "row")} == {recipe for _, recipe in ends}
 
 
 def test_a_layer_map_of_local_shifts_alone_has_one_map():
@@ -185,26 +187,52 @@ def test_an_answer_that_turned_under_the_same_letter_makes_no_negative_bar():
 
 def test_the_frontier_is_what_nothing_else_beats_in_both_ties_included():
     rows = [("a", 0.1, 0.9), ("b", 0.1, 0.8), ("c", 0.4, 0.5), ("d", 0.4, 0.5), ("e", 0.3, 0.5), ("f", 0.2, 0.95)]
-    frame = pl.DataFrame(rows, schema=["recipe", "parameters_removed_share", "kept"], orient="row")
+    frame = pl.DataFrame(rows, schema=["recipe", "parameters_removed_share", "score"], orient="row")
     best = frontier(frame.with_columns(measure=pl.lit("top1")))
     assert best.filter("is_best")["recipe"].to_list() == ["c", "d", "f"]
 
 
-def test_pareto_and_speed_hold_what_is_kept_with_its_interval():
-    losses = variant_frames.task_losses().filter(measure="score", kind="generative")
-    kept = {row["recipe"]: 1 - row["loss"] for row in losses.to_dicts()}
+def test_pareto_and_speed_hold_the_mean_scores_with_their_intervals():
+    means = variant_frames.stg_task_scores().filter(kind="generative").group_by("recipe").agg(pl.col("value").mean())
+    scores = dict(means.iter_rows())
     for name in ("pareto", "speed"):
-        rows = [row for row in rows_with(drawn(name), "low") if row["panel"] == "tasks answered by writing"]
-        assert {row["variant"]: row["kept"] for row in rows} == pytest.approx(kept)
-        assert [row["kept"] - row["low"] for row in rows] == pytest.approx([1.96 * 0.05] * len(rows))
+        rows = [row for row in rows_with(drawn(name), "low") if row["panel"] == "mean score, answered by writing"]
+        assert {row["variant"]: row["score"] for row in rows} == pytest.approx(scores)
+        for row in rows:
+            assert row["low"] == pytest.approx(max(0, row["score"] - 1.96 * 0.05))
+            assert row["high"] == pytest.approx(row["score"] + 1.96 * 0.05)
 
 
-def test_pareto_names_variants_of_one_place_together_and_leaves_out_what_removes_nothing():
-    losses = variant_frames.task_losses().with_columns(loss=pl.lit(0.25))
-    rows = rows_with(drawn("pareto", task_losses=losses), "label")
-    shown = {row["label"] for row in rows if row["panel"] == "tasks answered by writing"}
-    assert shown == {"dense", "magnitude-50, wanda-2of4, wanda-50"}
-    summary = frames.variant_summary().with_columns(parameters_removed_share=pl.lit(0.0))
+def test_a_mean_over_tasks_has_no_error_where_one_task_has_none():
+    scores = variant_frames.stg_task_scores()
+    second = scores.with_columns(task=pl.lit("second"), standard_error=pl.lit(None, pl.Float64))
+    rows = rows_with(drawn("pareto", stg_task_scores=pl.concat([scores, second])), "score")
+    written = [row for row in rows if row["panel"].endswith("writing") and "variant" in row]
+    assert {row["n_tasks"] for row in written} == {2}
+    assert not any("low" in row for row in written)
+    assert all("low" in row for row in rows if row["panel"].startswith("same top token") and "variant" in row)
+
+
+def test_pareto_names_variants_of_one_place_together_and_none_on_top_of_another():
+    scores = variant_frames.stg_task_scores().with_columns(value=pl.lit(0.25))
+    rows = rows_with(drawn("pareto", stg_task_scores=scores), "label")
+    shown = [row["label"] for row in rows if row["panel"] == "mean score, answered by writing"]
+    assert shown == ["magnitude-50, wanda-2of4, wanda-50"]
+    crowd = pl.DataFrame(
+        [{"panel": "p", "variant": f"v{k}", "parameters_removed_share": k / 100, "score": 1 - k / 1000,
+          "is_best": True} for k in range(20)] + [{"panel": "p", "variant": "far", "parameters_removed_share": 0.9,
+          "score": 0.1, "is_best": True}]
+    )  # fmt: skip
+    assert labels(crowd)["label"].to_list() == ["far", "v19"]
+
+
+def test_pareto_leaves_out_what_removes_nothing_but_the_dense_model():
+    summary = frames.variant_summary().with_columns(
+        parameters_removed_share=pl.when(recipe="wanda-50").then(0.4).otherwise(0.0)
+    )
+    frame = frames.ask(FIGURES["pareto"].query, variant_summary=summary)
+    assert set(frame["recipe"]) == {"dense", "wanda-50"}
+    summary = summary.with_columns(parameters_removed_share=pl.lit(0.0))
     assert frames.ask(FIGURES["pareto"].query, variant_summary=summary).is_empty()
 
 
@@ -217,9 +245,14 @@ def test_speed_is_that_of_the_smallest_batch_and_there_of_the_longest_prompt():
     rows = rows_with(chart, "speedup")
     expected = dict(times.filter(batch=1, length=256).select("recipe", "decode_speedup").iter_rows())
     assert {row["variant"]: row["speedup"] for row in rows if row["work"] == "writing"} == {
-        recipe: expected[recipe] for recipe in frames.RECIPES
+        recipe: expected[recipe] for recipe in ("dense", *frames.RECIPES)
     }
     assert "batch 1 · 256 prompt tokens" in chart.to_dict()["title"]["subtitle"][0]
+
+
+def test_a_dense_model_timed_alone_is_no_figure():
+    alone = variant_frames.speed_summary().filter(recipe="dense")
+    assert frames.ask(FIGURES["speed"].query, speed_summary=alone).is_empty()
 
 
 def test_speed_without_a_dense_row_has_a_band_of_no_width():
@@ -268,8 +301,10 @@ def test_masks_sum_unions_and_intersections_over_matrices():
     assert row["matrices"] == 3
 
 
-def test_variants_without_a_removed_weight_are_no_pair():
+def test_a_variant_without_a_removed_weight_is_in_no_pair():
     overlap = variant_frames.mask_overlap().with_columns(
-        removed_share=pl.lit(0.0), other_removed_share=pl.lit(0.0), jaccard_removed=pl.lit(None, pl.Float64)
+        other_removed_share=pl.when(other_recipe="zero").then(0.0).otherwise("other_removed_share")
     )
-    assert frames.ask(FIGURES["masks"].query, mask_overlap=overlap).is_empty()
+    frame = frames.ask(FIGURES["masks"].query, mask_overlap=overlap)
+    assert frame.height == 15
+    assert "zero" not in frame["other_recipe"]
