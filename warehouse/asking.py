@@ -64,7 +64,7 @@ def ask(
     """
     filters = list(_filters(view, wanted))
     models = {*wanted.models, *(model for model, _ in wanted.variants)}
-    _require(root, models, wanted)
+    require(root, models, wanted)
     conditions = " AND ".join(condition for condition, _ in filters)
     where = f" WHERE {conditions}" if filters else ""
     parameters = {name: value for _, values in filters for name, value in values.items()}
@@ -102,7 +102,7 @@ def _require_column(view: View, option: str, column: str) -> None:
         raise WarehouseError(f"{option}: {view.name} has no column {column}; {fix}")
 
 
-def _require(root: Place | str, models: Collection[str], wanted: Wanted) -> None:
+def require(root: Place | str, models: Collection[str], wanted: Wanted) -> None:
     """Refuses names of which the warehouse has nothing, where an empty answer would say something else."""
     if models or wanted.recipes:
         store = Store(root)

@@ -1,25 +1,118 @@
-"""Where a chart goes: to a file of the user's, or to the browser.
+"""`prunescope figure`, and where a chart goes: to a file of the user's, or to the browser.
 
-What it shows is the business of `pipelines.charts`.
+What a chart shows is the business of `pipelines.charts`.
 """
 
-import io
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
 import tempfile
 import webbrowser
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import pyarrow as pa
+import typer
 
 from assets import settings
-from assets.cli.output import say, write_file
+from assets.cli.options import Debug, Output, Warehouse, existing
+from assets.cli.output import emit, say, write_file
 from pipelines.errors import InputError
+from warehouse.asking import Wanted, require
+from warehouse.catalogue import connect
+from warehouse.subset import narrow
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pipelines.charts.theme import AnyChart
+    from warehouse.places import Place
 
 _FORMATS = ("png", "svg", "pdf", "html", "json")
+_PRINTED = ("pdf", "png", "svg")
 
 
-def check_place(output: Path | None, format_: str | None = None) -> None:
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(figure)
+
+
+def figure(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A figure; without one they are listed.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model. Repeatable.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
+    ] = None,
+    columns: Annotated[
+        int | None,
+        typer.Option("--columns", min=1, max=2, help="As wide as one or two columns of a paper (pdf, svg, png)."),
+    ] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="For a dark screen.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the SQL that feeds it.")] = False,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Draw a figure from the warehouse: opened, or written to -o as png, svg, pdf, html or json.
+
+    Where it has several charts (of models, lenses, prompts, or of many recipes), each goes into a file of its own,
+    beside -o. The caption goes to standard error; it says what was sampled or aggregated.
+
+    For example:
+
+    - `prunescope figure`
+    - `prunescope figure generation --recipe wanda-50 --recipe attn-drop-4 --columns 2 -o generation.pdf`
+    - `prunescope figure hierarchy --dark -o slides.png`
+    """
+    from pipelines.charts.registry import FIGURES
+
+    if name is None:
+        rows = [{"figure": each.name, "shows": each.title} for each in FIGURES.values()]
+        emit(pa.Table.from_pylist(rows), None, output)
+        return
+    if name not in FIGURES:
+        like = get_close_matches(name, FIGURES, n=1)
+        hint = f"did you mean {like[0]}? " if like else ""
+        raise InputError(f"there is no figure {name!r}; {hint}there are {', '.join(FIGURES)}")
+    check_place(output, asked_by="")
+    format_ = None if output is None else output.suffix.lower().removeprefix(".")
+    if columns is not None and format_ not in _PRINTED:
+        raise InputError(f"--columns {columns}: that is for paper; give it -o FILE.{', .'.join(_PRINTED)}")
+    chosen = FIGURES[name]
+    wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
+    drawings = list(chosen.draw_all(_rows(existing(context), chosen.query, wanted)))
+    say(chosen.caption + (f"\n\n{chosen.query}" if explain else ""), "dim")
+    if output is None:
+        show(drawings[0].chart, drawings[0].name, None, dark=dark)
+        if len(drawings) > 1:
+            say(f"this is the first of {len(drawings)} charts; -o FILE writes all of them")
+        return
+    for drawing in drawings:
+        suffix = drawing.name.removeprefix(name) if len(drawings) > 1 else ""
+        content = _rendered(drawing.chart, str(format_), dark=dark, columns=columns)
+        write_file(output.with_name(f"{output.stem}{suffix}{output.suffix}"), content)
+
+
+def _rows(place: "Place", query: str, wanted: Wanted) -> "pl.DataFrame":
+    """The rows of a figure's query, as if nothing else than what is wanted were there.
+
+    Raises:
+        WarehouseError: the warehouse has no such model, recipe or prompt.
+    """
+    import polars as pl
+
+    require(place, wanted.models, wanted)
+    with connect(place, explained=False) as connection:
+        found = connection.sql("SELECT DISTINCT model, coalesce(recipe, 'dense') FROM provenance").fetchall()
+        models = wanted.models or {model for model, _ in found}
+        recipes = {*wanted.recipes, "dense"} if wanted.recipes else {recipe for _, recipe in found}
+        narrow(connection, models, recipes, wanted.prompts or None)
+        return pl.DataFrame(connection.sql(query).to_arrow_table())
+
+
+def check_place(output: Path | None, format_: str | None = None, asked_by: str = "--chart ") -> None:
     """Refuses a file whose name says no format of a picture, and a format of rows, before anything is computed.
 
     Raises:
@@ -28,30 +121,40 @@ def check_place(output: Path | None, format_: str | None = None) -> None:
     if format_ is not None:
         raise InputError(f"--chart --format {format_}: that is for rows; the name of -o says the format of a picture")
     if output is not None and output.suffix.lower().removeprefix(".") not in _FORMATS:
-        raise InputError(f"--chart -o {output}: end the name in .{', .'.join(_FORMATS)}")
+        raise InputError(f"{asked_by}-o {output}: end the name in .{', .'.join(_FORMATS)}")
 
 
-def show(chart: "AnyChart", name: str, output: Path | None) -> None:
+def show(chart: "AnyChart", name: str, output: Path | None, *, dark: bool = False) -> None:
     """Writes the chart to the file, or to a temporary page that the browser opens where there is a screen.
 
     Raises:
         InputError: the system refused the file.
     """
     if output is not None:
-        write_file(output, _rendered(chart, output.suffix.lower().removeprefix(".")))
+        write_file(output, _rendered(chart, output.suffix.lower().removeprefix("."), dark=dark))
         return
     page = Path(tempfile.mkdtemp(prefix="prunescope-")) / f"{name}.html"
-    page.write_bytes(_rendered(chart, "html"))
+    page.write_bytes(_rendered(chart, "html", dark=dark))
     if not (settings.has_screen() and webbrowser.open(page.as_uri())):
         say(f"the chart is {page}; -o FILE.png writes it elsewhere")
 
 
-def _rendered(chart: "AnyChart", format_: str) -> bytes:
-    """The chart as a file; a page holds its script and asks no other machine."""
-    if format_ in {"png", "pdf"}:
-        picture = io.BytesIO()
-        chart.save(picture, format=format_)
-        return picture.getvalue()
-    text = io.StringIO()
-    chart.save(text, format=format_, **({"inline": True} if format_ == "html" else {}))
-    return text.getvalue().encode()
+def _rendered(chart: "AnyChart", format_: str, *, dark: bool = False, columns: int | None = None) -> bytes:
+    """The chart as a file; a page holds its script and asks no other machine.
+
+    Raises:
+        InputError: so narrow, the type could not be read.
+    """
+    import json
+
+    import vl_convert
+
+    from pipelines.charts import theme
+    from pipelines.charts.files import chart_file
+
+    specification = theme.dressed(chart, dark=dark)
+    if format_ == "html":
+        return vl_convert.vegalite_to_html(specification, bundle=True).encode()
+    if format_ == "json":
+        return (json.dumps(specification, allow_nan=False, indent=1) + "\n").encode()
+    return chart_file(specification, format_, columns)  # type: ignore[arg-type]

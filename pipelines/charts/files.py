@@ -5,30 +5,72 @@ Where the files go belongs to the caller.
 
 import json
 import re
+from contextlib import suppress
+from typing import Literal
 
 import vl_convert
 
+from pipelines.charts.sizes import SMALLEST_TYPE, Specification, fitted
 from pipelines.charts.theme import AnyChart
+from pipelines.errors import InputError
 
 # Dots a point: sharp on every screen; print takes the PDF.
 _PNG_SCALE = 2.0
+# Three hundred dots an inch.
+_PRINT_SCALE = 300 / 72
 _REFERENCE = re.compile(rb"(\d+) 0 R\b")
 # Names in a dictionary of resources, one a line, in the order of a hash table.
 _ENTRIES = re.compile(rb"(?:^ *(?:/[\w+-]+ \d+ 0 R)\n){2,}", re.MULTILINE)
 
 
 def chart_files(chart: AnyChart) -> dict[str, bytes]:
-    """The chart's files by suffix.
+    """The chart's files by suffix: the specification, pictures for screens, and a PDF for two columns and one for one.
 
-    Fonts are embedded in the PDF; the SVG names them, with families that every system has.
+    A chart too wide for one column of a paper has no `-column.pdf`.
+
+    Fonts are embedded in the PDFs; the SVG names them, with families that every system has.
     """
     specification = chart.to_dict()
-    return {
+    files = {
         ".vl.json": (json.dumps(specification, allow_nan=False, sort_keys=True) + "\n").encode(),
-        ".svg": vl_convert.vegalite_to_svg(specification).encode(),
-        ".pdf": canonical_pdf(vl_convert.vegalite_to_pdf(specification)),
-        ".png": vl_convert.vegalite_to_png(specification, scale=_PNG_SCALE),
+        ".svg": chart_file(specification, "svg"),
+        ".pdf": chart_file(specification, "pdf", columns=2),
+        ".png": chart_file(specification, "png"),
     }
+    with suppress(InputError):  # too wide for one column
+        files["-column.pdf"] = chart_file(specification, "pdf", columns=1)
+    return files
+
+
+def chart_file(
+    specification: Specification, format_: Literal["pdf", "png", "svg"], columns: int | None = None
+) -> bytes:
+    """One picture of a chart.
+
+    Args:
+        specification: a chart with its config.
+        format_: of the file.
+        columns: 1 or 2, for the width of so many columns of a paper; None: as large as it was drawn.
+
+    Raises:
+        InputError: the chart is so wide that its type could not be read in one column.
+    """
+    if columns is None:
+        svg = vl_convert.vegalite_to_svg(specification)
+    else:
+        printed = fitted(specification, columns)
+        if printed.type_points < SMALLEST_TYPE:
+            raise InputError(
+                f"--columns {columns}: the type would be {printed.type_points:.1f} points high, too small to read"
+                + ("; use --columns 2" if columns == 1 else "; draw fewer variants, or without --columns")
+            )
+        svg = printed.svg
+    if format_ == "pdf":
+        return canonical_pdf(vl_convert.svg_to_pdf(svg))
+    if format_ == "png":
+        # A width in points needs more dots than one in pixels.
+        return vl_convert.svg_to_png(svg, scale=_PNG_SCALE if columns is None else _PRINT_SCALE)
+    return svg.encode()
 
 
 def canonical_pdf(pdf: bytes) -> bytes:

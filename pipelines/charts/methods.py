@@ -43,7 +43,7 @@ _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 def encodings(methods: pl.Series, column: str = "method") -> dict[str, alt.Color | alt.Shape]:
     """A colour and a shape for each method, by the order of the names; both tell the first fifty-six apart."""
     names = sorted(methods.unique())
-    legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=8)
+    legend = alt.Legend(symbolOpacity=1, symbolSize=70)
     scales = [
         alt.Scale(domain=names, range=[kinds[i % len(kinds)] for i in range(len(names))])
         for kinds in (theme.CATEGORIES, _SHAPES)

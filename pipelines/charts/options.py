@@ -97,10 +97,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     order = theme.names(named, "variant")
     parts = [_shares(named, alt.Y("variant:N", title=None, sort=order))]
     if not shown.is_empty():
-        bare = alt.Axis(labels=False, ticks=False)
-        parts.append(
-            _masses(shown, alt.Y("variant:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=bare))
-        )
+        parts.append(_masses(shown, alt.Y("variant:N", title=None, sort=order, scale=alt.Scale(domain=order))))
     questions = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
     subtitle = f"{theme.models(frame)} · question {questions} · {theme.temperatures(frame)}"
     left_out = theme.without_zeros(masses.height - shown.height)

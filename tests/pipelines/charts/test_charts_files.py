@@ -27,7 +27,7 @@ def chart(points: int = 5) -> theme.AnyChart:
 
 def test_every_file_is_what_its_suffix_says() -> None:
     files = chart_files(chart())
-    assert set(files) == {".vl.json", ".svg", ".pdf", ".png"}
+    assert set(files) == {".vl.json", ".svg", ".pdf", "-column.pdf", ".png"}
     assert json.loads(files[".vl.json"])["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
     assert files[".svg"].startswith(b"<svg")
     width, height = struct.unpack(">II", files[".png"][16:24])

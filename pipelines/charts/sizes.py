@@ -1,0 +1,124 @@
+"""Charts at the width of one or two columns of a paper, with type that can still be read there.
+
+What a chart shows does not change: panels are stacked, then made narrower, then the whole is scaled.
+"""
+
+import re
+import textwrap
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import vl_convert
+
+Specification: TypeAlias = dict[str, Any]
+
+# Widths of one and of two columns in points, as ICML, NeurIPS and ACL have them within a few points.
+WIDTHS = {1: 234.0, 2: 486.0}
+# Pixels that a chart may take: its smallest type of 11 pixels is then at least 7.5 points high.
+PIXELS = {1: 340, 2: 705}
+# Smaller type than this is not readable in print.
+SMALLEST_TYPE = 5.0
+_TYPE = 11
+_NARROWEST = 62
+# So much too wide, panels are made narrower and stay beside each other.
+_ALMOST = 1.3
+# Panels of a facet without rows; the number of its columns stands in the data alone.
+_MOST_BESIDE = 4
+_SIZE = re.compile(r'width="([\d.]+)" height="([\d.]+)"')
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A chart for print.
+
+    Attributes:
+        svg: the picture, as wide as the columns, in points.
+        type_points: height of its smallest type.
+    """
+
+    svg: str
+    type_points: float
+
+
+def fitted(specification: Specification, columns: int) -> Fitted:
+    """The chart as a picture of the width of one or two columns of a paper.
+
+    Args:
+        specification: a chart with its config; it is not changed.
+        columns: 1 or 2.
+    """
+    chart, most = deepcopy(specification), PIXELS[columns]
+    _wrap_titles(chart, most)
+    if columns == 1:
+        chart["config"]["legend"] = {**chart["config"]["legend"], "columns": 1}
+    svg = vl_convert.vegalite_to_svg(chart)
+    while _size(svg)[0] > _ALMOST * most and _stack(chart):
+        svg = vl_convert.vegalite_to_svg(chart)
+    # Axes and headings keep their width, so that it takes a few steps.
+    for _ in range(3):
+        width = _size(svg)[0]
+        if width <= most or not _narrow(chart, most / width):
+            break
+        svg = vl_convert.vegalite_to_svg(chart)
+    width, height = _size(svg)
+    # A small chart is not blown up: its type would be larger than the text around it.
+    scale = WIDTHS[columns] / max(width, most)
+    sized = f'width="{width * scale:.2f}" height="{height * scale:.2f}"'
+    return Fitted(_SIZE.sub(sized, svg, count=1), _TYPE * scale)
+
+
+def _size(svg: str) -> tuple[float, float]:
+    match = _SIZE.search(svg)
+    if match is None:
+        raise ValueError("this SVG does not say its size")
+    return float(match[1]), float(match[2])
+
+
+def _parts(chart: Specification) -> list[Specification]:
+    """The chart and all charts inside it."""
+    found = [chart]
+    for key in ("concat", "hconcat", "vconcat"):
+        found += [inner for part in chart.get(key, []) for inner in _parts(part)]
+    return found + (_parts(chart["spec"]) if isinstance(chart.get("spec"), dict) else [])
+
+
+def _stack(chart: Specification) -> bool:
+    """One panel less beside each other, wherever most stand; False where none can move."""
+    for part in _parts(chart):
+        facet = part.get("facet", {})
+        if "column" in facet and "row" not in facet:  # one row of panels becomes several
+            part["facet"], part["columns"] = facet["column"], _MOST_BESIDE
+    wrapped = [part for part in _parts(chart) if part.get("columns", 1) > 1]
+    beside = [part for part in _parts(chart) if len(part.get("hconcat", [])) > 1]
+    if wrapped:
+        most = max(part["columns"] for part in wrapped)
+        for part in wrapped:
+            part["columns"] = min(part["columns"], most - 1)
+    for part in beside if not wrapped else []:
+        part["vconcat"] = part.pop("hconcat")
+    return bool(wrapped or beside)
+
+
+def _narrow(chart: Specification, factor: float) -> bool:
+    """Narrower panels; False where all are as narrow as they may be."""
+    changed = False
+    for part in _parts(chart):
+        width = part.get("width")
+        if isinstance(width, int | float) and width > _NARROWEST:
+            part["width"] = max(_NARROWEST, int(width * factor * 0.97))
+            changed = True
+    return changed
+
+
+def _wrap_titles(chart: Specification, most: int) -> None:
+    for part in _parts(chart):
+        title = part.get("title")
+        if part is chart and isinstance(title, dict):
+            title["text"] = _wrapped(title["text"], int(most / 8.5))
+            if title.get("subtitle"):
+                title["subtitle"] = _wrapped(title["subtitle"], int(most / 6.6))
+
+
+def _wrapped(text: str | list[str], characters: int) -> list[str]:
+    return [line for one in ([text] if isinstance(text, str) else text) for line in textwrap.wrap(one, characters)]
