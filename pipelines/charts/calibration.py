@@ -73,7 +73,7 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         named.select("pair", pl.lit(title).alias("masks"), pl.col(column).alias("overlap"))
         for column, title in MASKS.items()
     ).drop_nulls("overlap")
-    return (
+    chart: theme.AnyChart = (
         alt.Chart(theme.rows(data))
         .mark_point(size=60, opacity=1, filled=True)
         .encode(
@@ -91,6 +91,7 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         )
         .properties(width=200, height=alt.Step(22))
     )
+    return chart
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:

@@ -3,6 +3,8 @@
 Which variants are compared belongs to the charts.
 """
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -40,7 +42,7 @@ SCORE_CAPTION = (
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 
 
-def encodings(methods: pl.Series, column: str = "method") -> dict[str, alt.Color | alt.Shape]:
+def encodings(methods: pl.Series, column: str = "method") -> dict[str, Any]:
     """A colour and a shape for each method, by the order of the names; both tell the first fifty-six apart."""
     names = sorted(methods.unique())
     legend = alt.Legend(symbolOpacity=1, symbolSize=70)

@@ -49,7 +49,8 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
     place = ["panel", "parameters_removed_share", "score"]
     found = []
     for (panel, *_), part in frame.group_by("panel", maintain_order=True):
-        height = float(part["score"].max() - part["score"].min()) or 1.0  # type: ignore[operator]
+        low, high = theme.extent(part["score"])
+        height = (high - low) or 1.0
         named = part.filter("is_best").group_by(place, maintain_order=True).agg(pl.col("variant").str.join(", "))
         taken: list[tuple[float, float]] = []
         # Who removes most is named first.
