@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check audit lock format dictionary bench ui clean
+.PHONY: demo test check audit lock format dictionary gallery bench ui clean
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
@@ -44,6 +44,10 @@ format: $(READY)
 
 dictionary: $(READY)
 	$(BIN)/python -m warehouse.dictionary
+
+# The figures in pipelines/charts/gallery, from the warehouse (make demo first).
+gallery: $(READY)
+	$(BIN)/python -m tests.gallery
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.engine

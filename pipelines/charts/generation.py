@@ -148,8 +148,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         .facet(
             row=theme.variant_row(curves),
             column=alt.Column(
-                "quantity:N", title=None, sort=list(QUANTITIES.values()), header=alt.Header(labelPadding=32)
+                "quantity:N", title=None, sort=list(QUANTITIES.values()), header=alt.Header(labelPadding=40)
             ),
+            bounds="flush",  # a long name above a panel moves nothing
             spacing=alt.RowColnumber(row=42, column=12),
             title=theme.title(TITLE, _subtitle(frame)),
         )

@@ -37,7 +37,7 @@ def by_space(frame: pl.DataFrame, values: dict[str, str]) -> pl.DataFrame:
         with_variant(frame)
         .sort(*key, "layer", maintain_order=True)
         .with_columns(
-            (pl.col("variant") + " · " + pl.col("sublayer").cast(pl.String).replace(SUBLAYER_TITLES)).alias("panel"),
+            (pl.col("sublayer").cast(pl.String).replace(SUBLAYER_TITLES) + " · " + pl.col("variant")).alias("panel"),
             (pl.col("layer").cast(pl.Int32).diff().over(key).fill_null(1) != 1).cum_sum().over(key).alias("run"),
         )
         .with_columns((pl.len().over([*key, "run"]) == 1).alias("is_alone"))
@@ -78,5 +78,5 @@ def space_dash() -> alt.StrokeDash:
 def panels(frame: pl.DataFrame) -> tuple[alt.Facet, int]:
     """The facet over panels in the order of the rows, attention panels first, and how many stand side by side."""
     order = frame["panel"].unique(maintain_order=True).to_list()
-    order.sort(key=lambda panel: panel.endswith(SUBLAYER_TITLES["mlp"]))
+    order.sort(key=lambda panel: panel.startswith(SUBLAYER_TITLES["mlp"]))
     return alt.Facet("panel:N", title=None, sort=order), min(3, len(order))

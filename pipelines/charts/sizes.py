@@ -107,6 +107,9 @@ def _narrow(chart: Specification, factor: float) -> bool:
         width = part.get("width")
         if isinstance(width, int | float) and width > _NARROWEST:
             part["width"] = max(_NARROWEST, int(width * factor * 0.97))
+            # A long name above a panel would run into its neighbour's.
+            limit = {"labelLimit": part["width"] + 20}
+            chart["config"]["header"] = {**chart["config"]["header"], **limit}
             changed = True
     return changed
 

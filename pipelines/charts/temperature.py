@@ -81,7 +81,8 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         .properties(width=250, height=95)
         .facet(
             row=theme.variant_row(data),
-            column=_column(18),
+            column=_column(24),
+            bounds="flush",  # a long name above a panel moves nothing
             spacing=alt.RowColnumber(row=24, column=14),
             title=theme.title(TITLE, theme.models(frame)),
         )

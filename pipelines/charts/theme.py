@@ -201,7 +201,7 @@ def config(dark: bool = False) -> dict[str, Any]:
             "labelFontWeight": "bold",
             "labelColor": ink,
             "titleColor": ink,
-            "labelLimit": 330,
+            "labelLimit": 270,
         },
         "legend": {
             "orient": "top",

@@ -62,7 +62,7 @@ def _panel(rows: pl.DataFrame) -> theme.AnyChart:
         for side in SIDES
     )
     flip, step = rows["first_flip_step"][0], rows["step"][0]
-    heading = f"{rows['variant'][0]}, step {step}" + ("" if flip is not None else " (no flip)")
+    heading = f"step {step}{'' if flip is not None else ', no flip'} · {rows['variant'][0]}"
     base = alt.Chart().encode(y=alt.Y("place:O", title=None, axis=None))
     x = alt.X(
         "probability:Q",
@@ -83,7 +83,9 @@ def _panel(rows: pl.DataFrame) -> theme.AnyChart:
         tooltip=["token:N", "token_id:Q", "side:N", "probability:Q", "rank:Q"],
     )
     return alt.layer(link, words, ends, data=theme.rows(data)).properties(
-        width=150, height=alt.Step(16), title=alt.TitleParams(heading, fontSize=12, anchor="middle", frame="group")
+        width=150,
+        height=alt.Step(16),
+        title=alt.TitleParams(heading, fontSize=12, anchor="middle", frame="group", limit=225),
     )
 
 

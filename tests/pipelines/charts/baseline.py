@@ -5,6 +5,7 @@ named). Look at what changed before you commit it.
 """
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -17,16 +18,18 @@ from pipelines.charts.registry import FIGURES
 from tests.pipelines.charts import frames
 
 FOLDER = Path(__file__).parent / "baseline"
-# The converter brings this font along, so that a picture does not depend on the fonts of a machine.
-FONT = "Liberation Sans"
+# The converter brings these fonts along; signs that they lack are replaced. So a picture does not depend on a machine.
+FONTS = {"sans": "Liberation Sans", "monospace": "Liberation Mono"}
+PLAIN = str.maketrans("␣↵⇥‖…", "_/>|.")
 SCALE = 0.5
 
 
 def render(chart: theme.AnyChart) -> bytes:
     """The chart as a small PNG, the same on every machine."""
     specification = theme.dressed(chart)
-    specification["config"]["font"] = FONT
-    return vl_convert.vegalite_to_png(specification, scale=SCALE)
+    specification["config"]["font"] = FONTS["sans"]
+    text = json.dumps(specification, ensure_ascii=False).replace(theme.MONOSPACE, FONTS["monospace"])
+    return vl_convert.vegalite_to_png(text.translate(PLAIN), scale=SCALE)
 
 
 def picture(name: str) -> bytes:

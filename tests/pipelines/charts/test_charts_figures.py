@@ -125,7 +125,7 @@ def test_the_layer_charts_hold_the_numbers_of_the_frame(name, mean):
         (row["layer"], row["panel"], row["space"][0], row[mean]) for row in rows_with(FIGURES[name].draw(frame), mean)
     )
     given = sorted(
-        (row["layer"], f"{row['recipe']} · {theme.SUBLAYER_TITLES[row['sublayer']]}", space, row[column.format(space)])
+        (row["layer"], f"{theme.SUBLAYER_TITLES[row['sublayer']]} · {row['recipe']}", space, row[column.format(space)])
         for row in frame.iter_rows(named=True)
         for space in "hzp"
     )
@@ -144,8 +144,8 @@ def test_no_line_crosses_layers_that_the_recipe_left_alone():
 def test_a_panel_without_a_changed_sublayer_is_not_drawn():
     frame = frames.ask(FIGURES["hierarchy"].query)
     panels = {row["panel"] for row in rows_with(FIGURES["hierarchy"].draw(frame), "panel")}
-    assert "attn-drop-4 · attention" in panels
-    assert "attn-drop-4 · MLP" not in panels
+    assert "attention · attn-drop-4" in panels
+    assert "MLP · attn-drop-4" not in panels
 
 
 def test_amplification_says_how_many_zeros_its_axis_cannot_show():

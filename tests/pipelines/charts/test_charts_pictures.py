@@ -26,7 +26,7 @@ def test_a_figure_looks_as_it_did(name, tmp_path):
 def test_a_curve_in_another_place_is_seen_and_the_same_curve_is_not():
     figure = FIGURES["generation"]
     frame = frames.ask(figure.query, decoding_curve=frames.decoding_curve(recipes=frames.RECIPES[:2]))
-    moved = frame.with_columns(pl.col("kl_median_nats") * pl.when(recipe=frames.RECIPES[0]).then(2).otherwise(1))
+    moved = frame.with_columns(pl.col("kl_median") * pl.when(recipe=frames.RECIPES[0]).then(2).otherwise(1))
     one, same, other = (baseline.render(figure.draw(rows)) for rows in (frame, frame.clone(), moved))
     assert baseline.difference(one, same) == 0
     assert baseline.difference(one, other) > TOLERANCE

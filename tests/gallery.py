@@ -1,0 +1,63 @@
+"""Makes the gallery of figures anew: `make gallery`, from the warehouse that the command line would read.
+
+It writes `pipelines/charts/gallery/NAME.png`, the first chart of every figure that has data, and the page with titles
+and captions. Look at the pictures before you commit them.
+"""
+
+import io
+from pathlib import Path
+
+import polars as pl
+import vl_convert
+from PIL import Image
+
+from assets import settings
+from pipelines.charts.registry import FIGURES, Figure
+from warehouse.catalogue import connect
+from warehouse.formats import markdown_escaped
+
+FOLDER = Path(__file__).parents[1] / "pipelines" / "charts" / "gallery"
+PAGE = FOLDER / "README.md"
+
+
+def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
+    """The list of figures as Markdown."""
+    parts = [
+        "# Figures",
+        "Made by `make gallery`; each picture is the first chart of its figure. `prunescope figure NAME -o FILE` draws "
+        "one from your warehouse (`--columns 1` or `2` for a paper, `--dark` for a screen, `--recipe`, `--model`, "
+        "`--prompt` to choose), `prunescope export DIR` writes all. In a notebook, "
+        "`from pipelines.charts.registry import FIGURES`, then `FIGURES[name].draw(frame)` with the rows of "
+        "`FIGURES[name].query`.",
+    ]
+    for name, figure in drawn.items():
+        title = markdown_escaped(figure.title)
+        parts += [f"## `{name}`: {title}", f"![{title}]({name}.png)", markdown_escaped(figure.caption)]
+    if without_data:
+        parts.append("## Without data in the warehouse of this page")
+        parts += [f"**`{name}`**: {markdown_escaped(each.title)}. {markdown_escaped(each.caption)}"
+                  for name, each in without_data.items()]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Draws them."""
+    drawn, without_data = {}, {}
+    for old in FOLDER.glob("*.png"):
+        old.unlink()
+    with connect(settings.warehouse_root(None), explained=False) as connection:
+        for name, figure in FIGURES.items():
+            frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
+            if frame.is_empty():
+                without_data[name] = figure
+                continue
+            drawn[name] = figure
+            chart = next(figure.draw_all(frame)).chart
+            picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(chart.to_dict(), scale=1.2)))
+            # A page of charts has few colours, and a repository keeps every version of a picture.
+            picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
+    PAGE.write_text(page(drawn, without_data))
+
+
+if __name__ == "__main__":
+    main()
