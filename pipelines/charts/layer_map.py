@@ -87,11 +87,13 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
     shown = [float(f"1e{power}") for power in powers[:: 1 + len(powers) // 5]]
     every = max(1, rows // 2 // 6)
     ticks = [2 * layer for layer in range(0, rows // 2, every)]
+    scale = alt.Scale(type="log", scheme="viridis", domain=[low, high], clamp=True, nice=False)
     chart = (
         alt.Chart(theme.rows(lines.select("variant", "layer", "sublayer", "row", "step", "value")))
         .transform_flatten(["step", "value"])
         .transform_filter("datum.value > 0")
-        .mark_rect()
+        # On a screen of broken pixel ratio neighbours would leave seams; whole pixels leave none on others.
+        .mark_rect(strokeWidth=0.5)
         .encode(
             x=alt.X(
                 "step:O",
@@ -108,12 +110,12 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
             color=alt.Color(
                 "value:Q",
                 title=legend,
-                scale=alt.Scale(type="log", scheme="viridis", domain=[low, high], clamp=True, nice=False),
+                scale=scale,
                 legend=alt.Legend(gradientLength=200, format="~r", values=shown),
             ),
+            stroke=alt.Stroke("value:Q", scale=scale, legend=None),
             tooltip=["variant:N", "layer:Q", "sublayer:N", "step:O", alt.Tooltip("value:Q", title=legend)],
         )
-        # Cells of whole pixels leave no seams.
         .properties(width=len(steps) * max(1, round(_WIDTH / len(steps))), height=rows * max(2, round(_HEIGHT / rows)))
     )
     faceted: theme.AnyChart = chart.facet(
@@ -144,5 +146,5 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     return theme.themed(
         alt.hconcat(
             *maps, title=theme.title(TITLE, f"{theme.models(frame)} · {theme.temperatures(frame)} · lens {lens}{wide}")
-        ).resolve_scale(color="independent")
+        ).resolve_scale(color="independent", stroke="independent")
     )
