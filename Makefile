@@ -45,7 +45,7 @@ format: $(READY)
 dictionary: $(READY)
 	$(BIN)/python -m warehouse.dictionary
 
-# The figures in pipelines/charts/gallery, from the warehouse (make demo first).
+# The figures in pipelines/charts/gallery, from the warehouse (make demo first; tests.gallery takes several).
 gallery: $(READY)
 	$(BIN)/python -m tests.gallery
 

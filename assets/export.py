@@ -38,7 +38,7 @@ class Exported:
         directory: the folder.
         items: views and figures that it has files of.
         files: the files, the manifest last.
-        empty: views without a row, of which it has none.
+        empty: views and figures without a row, of which it has none.
         cut: views of which it has the first rows only.
     """
 
@@ -192,11 +192,14 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
     figure = FIGURES[name]
     frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
     files = []
-    for drawing in figure.draw_all(frame):
+    # One without rows has no file, as a table.
+    for drawing in figure.draw_all(frame) if frame.height else ():
         for suffix, content in chart_files(drawing.chart).items():
             folder.add(f"{drawing.name}{suffix}", content)
             files.append(f"{drawing.name}{suffix}")
-    contents.add(name, frame, kind="figure", caption=figure.caption, sql=figure.query, files=files)
+    contents.add(
+        name, frame, kind="figure", caption=figure.caption, sql=figure.query, files=files, is_empty=frame.is_empty()
+    )
 
 
 def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, Calibration]:

@@ -1,10 +1,13 @@
 """Makes the gallery of figures anew: `make gallery`, from the warehouse that the command line would read.
 
-It writes `pipelines/charts/gallery/NAME.png`, the first chart of every figure that has data, and the page with titles
-and captions. Look at the pictures before you commit them.
+`python -m tests.gallery WAREHOUSE ...` draws each figure from the first of several that has its data. It writes
+`pipelines/charts/gallery/NAME.png`, the first chart of every figure that has data, and the page with titles and
+captions. Look at the pictures before you commit them.
 """
 
 import io
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -34,30 +37,32 @@ def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
         title = markdown_escaped(figure.title)
         parts += [f"## `{name}`: {title}", f"![{title}]({name}.png)", markdown_escaped(figure.caption)]
     if without_data:
-        parts.append("## Without data in the warehouse of this page")
+        parts.append("## Without data in the warehouses of this page")
         parts += [f"**`{name}`**: {markdown_escaped(each.title)}. {markdown_escaped(each.caption)}"
                   for name, each in without_data.items()]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
+def main(warehouses: Sequence[str]) -> None:
     """Draws them."""
-    drawn, without_data = {}, {}
+    drawn, without_data = {}, dict(FIGURES)
     for old in FOLDER.glob("*.png"):
         old.unlink()
-    with connect(settings.warehouse_root(None), explained=False) as connection:
-        for name, figure in FIGURES.items():
-            frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
-            if frame.is_empty():
-                without_data[name] = figure
-                continue
-            drawn[name] = figure
-            chart = next(figure.draw_all(frame)).chart
-            picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(chart.to_dict(), scale=1.2)))
-            # A page of charts has few colours, and a repository keeps every version of a picture.
-            picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
-    PAGE.write_text(page(drawn, without_data))
+    for root in [settings.warehouse_root(each) for each in warehouses or [None]]:
+        with connect(root, explained=False) as connection:
+            for name, figure in list(without_data.items()):
+                frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
+                if frame.is_empty():
+                    continue
+                drawn[name] = without_data.pop(name)
+                chart = next(figure.draw_all(frame)).chart
+                picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(chart.to_dict(), scale=1.2)))
+                # A page of charts has few colours, and a repository keeps every version of a picture.
+                picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+                    FOLDER / f"{name}.png", optimize=True
+                )
+    PAGE.write_text(page({name: figure for name, figure in FIGURES.items() if name in drawn}, without_data))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -13,11 +13,20 @@ import polars as pl
 
 from pipelines.charts import (
     amplification,
+    calibration,
+    drops,
     estimates,
+    flips,
     generation,
     hierarchy,
+    layer_map,
+    masks,
     options,
+    pareto,
+    quantization,
     spaces,
+    speed,
+    spikes,
     temperature,
     tokens,
     top_tokens,
@@ -93,7 +102,7 @@ class Figure:
 
 
 # How a heading names the part of a figure that it shows.
-_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}"}
+_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}"}
 
 
 def _slug(word: str) -> str:
@@ -116,5 +125,14 @@ FIGURES: dict[str, Figure] = {
         _figure("tokens", tokens, "model", "prompt_id", most=12),
         _figure("top_tokens", top_tokens, "model", "prompt_id", most=12),
         _figure("options", options, "model", "prompt_id"),
+        _figure("drops", drops, "model"),
+        _figure("layer_map", layer_map, "model", most=6),
+        _figure("spikes", spikes, "model", "lens", most=12),
+        _figure("flips", flips, "model"),
+        _figure("pareto", pareto, "model"),
+        _figure("quantization", quantization, "model", "quantization"),
+        _figure("calibration", calibration, "model"),
+        _figure("masks", masks, "model"),
+        _figure("speed", speed, "model"),
     )
 }

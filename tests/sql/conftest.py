@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests.sql import demo
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
 from tests.sql.handmade_whole import crowded_warehouse, whole_warehouse
 
@@ -21,6 +22,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyC
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
     """The same with a second model of equal names beside it; not to be changed."""
     with crowded_warehouse().connect(tmp_path_factory.mktemp("crowded")) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A part of the demo's warehouse; not to be changed."""
+    with demo.connect(tmp_path_factory.mktemp("demo")) as connection:
         yield connection
 
 

@@ -1,14 +1,12 @@
 """Every question asked of what the demo measured: answers that a real model can give, and the ones that are known."""
 
 import re
-from collections.abc import Iterator
 from itertools import product
 
 import duckdb
 import polars as pl
 import pytest
 
-from tests.sql import demo
 from warehouse import catalogue
 
 VIEWS = catalogue.view_sql()
@@ -17,12 +15,6 @@ KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questi
 PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}
 # Tasks, retrieval, roundings, other temperatures and calibrations, and scope isolated: the demo measures none of them.
 UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", "q30", "q31"}
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with demo.connect(tmp_path_factory.mktemp("demo")) as connection:
-        yield connection
 
 
 def of(connection: duckdb.DuckDBPyConnection, question: str, where: str = "true") -> pl.DataFrame:

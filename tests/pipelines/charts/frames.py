@@ -5,13 +5,14 @@ Numbers follow the paper's picture: h and z close, p far, feedback after the fir
 
 import math
 import random
+from functools import cache
 
 import duckdb
 import polars as pl
 
-RECIPES = ("attn-drop-4", "block-drop-4", "magnitude-50", "mlp-drop-4", "wanda-2of4", "wanda-50")
-PROMPTS = ("choice-planets", "maths-apples", "open-rain")
-MODEL = "SmolLM2-135M-Instruct"
+from tests.pipelines.charts import variant_frames
+from tests.pipelines.charts.variant_frames import MODEL, PROMPTS, RECIPES
+
 HOSTILE = (
     "</script><script>document.title='PWNED'</script>",
     "<img src=x onerror=\"document.title='PWNED'\">",
@@ -378,14 +379,20 @@ MARTS = (
     variant_summary,
     reference_temperature,
     kld_summary,
+    *variant_frames.MARTS,
 )
+
+
+@cache
+def _usual() -> dict[str, pl.DataFrame]:
+    return {mart.__name__: mart() for mart in MARTS}
 
 
 def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
     """A database whose marts are the synthetic frames, but for those that are given."""
     connection = duckdb.connect()
-    for mart in MARTS:
-        connection.register(mart.__name__, frames[mart.__name__] if mart.__name__ in frames else mart())
+    for name, frame in (_usual() | frames).items():
+        connection.register(name, frame)
     return connection
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.charts import generation, spaces, temperature, theme, tokens, top_tokens
 from pipelines.charts.registry import FIGURES, Figure
-from tests.pipelines.charts import frames
+from tests.pipelines.charts import frames, variant_frames
 
 PNG = b"\x89PNG\r\n\x1a\n"
 EVERY = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
@@ -66,6 +66,8 @@ def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
         "decoding_curve": frames.decoding_curve(**many, prompts=("a",), steps=1000),
         "token_trace": frames.token_trace(**many, prompts=tuple("abcdef"), steps=80),
         "option_shift": frames.option_shift(**many, questions=tuple("abcdefgh")),
+        "variant_summary": frames.variant_summary(**many),
+        **variant_frames.of(**many),
         "estimate_points": frames.estimate_points(many["models"], per_theorem=2500),
         "q05_bias_by_deviation": frames.q05_bias_by_deviation(many["models"]),
         "stg_generations": frames.stg_generations(**many, prompts=tuple("abcdef")),
@@ -85,13 +87,15 @@ def test_the_query_gives_the_same_rows_whatever_order_the_mart_is_in(figure: Fig
 @EVERY
 def test_hostile_names_give_apart_and_path_safe_chart_names(figure: Figure):
     models = ("../../etc/passwd", "..\\..\\etc\\passwd", *frames.HOSTILE)
-    recipes = ("wanda-50",)
+    recipes = ("attn-drop-4", "wanda-50")
     marts = {
         "layer_summary": frames.layer_summary(models, recipes, layers=2),
         "estimate_points": frames.estimate_points(models, per_theorem=2),
         "decoding_curve": frames.decoding_curve(models, recipes, steps=2),
         "token_trace": frames.token_trace(models, recipes, prompts=("a",), steps=2),
         "option_shift": frames.option_shift(models, recipes),
+        "variant_summary": frames.variant_summary(models, recipes),
+        **variant_frames.of(models, recipes),
         "stg_generations": frames.stg_generations(models, recipes),
         "stg_top_tokens": frames.stg_top_tokens(models, recipes, words=frames.HOSTILE),
         "reference_temperature": frames.reference_temperature(models),

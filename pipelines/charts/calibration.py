@@ -1,0 +1,113 @@
+"""How far a variant depends on its calibration: the change of KL and the overlap of the masks, pair by pair.
+
+Finding the pairs is the query's business.
+"""
+
+import altair as alt
+import polars as pl
+
+from pipelines.charts import methods, theme
+
+TITLE = "What another calibration changes"
+CAPTION = (
+    "Each row is a pair of variants whose recipes are the same but for the calibration tokens or the seed. Left, the "
+    "mean teacher-forced KL of the second less that of the first, paired by prompt and step, with its 95 % interval "
+    "over prompts where there are at least five. Right, the weights that both remove over those that one of them "
+    "removes, beside the same of two masks that know nothing of each other."
+)
+QUERY = """\
+select model, recipe, other_recipe, method, differs_in, n_prompts, kl_nats, other_kl_nats, kl_difference_nats,
+       kl_difference_low_nats, kl_difference_high_nats, jaccard_removed, expected_jaccard_removed
+from q28_sensitivity_to_calibration
+where kl_difference_nats is not null or jaccard_removed is not null
+order by model, method, recipe, other_recipe"""
+
+MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}
+
+
+def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
+    shown = named.filter(pl.col("kl_difference_nats").is_not_null())
+    x = alt.X("kl_difference_nats:Q", title="KL of the second − KL of the first, nats", scale=alt.Scale(zero=True))
+    base = alt.Chart().encode(y=y)
+    return alt.layer(
+        alt.Chart()
+        .transform_aggregate(rows="count()")
+        .mark_rule(strokeWidth=1, color=theme.GREY)
+        .encode(x=alt.datum(0)),
+        base.transform_filter("isValid(datum.kl_difference_low_nats)")
+        .mark_rule(strokeWidth=2, color=theme.BLUE)
+        .encode(
+            x=alt.X("kl_difference_low_nats:Q", title="KL of the second − KL of the first, nats"),
+            x2="kl_difference_high_nats:Q",
+        ),
+        base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
+            x=x,
+            tooltip=[
+                "pair:N",
+                "differs_in:N",
+                "n_prompts:Q",
+                "kl_nats:Q",
+                "other_kl_nats:Q",
+                "kl_difference_nats:Q",
+                "kl_difference_low_nats:Q",
+                "kl_difference_high_nats:Q",
+            ],
+        ),
+        data=theme.rows(
+            shown.select(
+                "pair",
+                "differs_in",
+                "n_prompts",
+                "kl_nats",
+                "other_kl_nats",
+                "kl_difference_nats",
+                "kl_difference_low_nats",
+                "kl_difference_high_nats",
+            )
+        ),
+    ).properties(width=260, height=alt.Step(22))
+
+
+def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
+    data = pl.concat(
+        named.select("pair", pl.lit(title).alias("masks"), pl.col(column).alias("overlap"))
+        for column, title in MASKS.items()
+    ).drop_nulls("overlap")
+    chart: theme.AnyChart = (
+        alt.Chart(theme.rows(data))
+        .mark_point(size=60, opacity=1, filled=True)
+        .encode(
+            y=y,
+            x=alt.X("overlap:Q", title="overlap of the removed weights (Jaccard)", scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color(
+                "masks:N",
+                title=None,
+                scale=alt.Scale(domain=list(MASKS.values()), range=[theme.VERMILLION, theme.GREY]),
+            ),
+            shape=alt.Shape(
+                "masks:N", title=None, scale=alt.Scale(domain=list(MASKS.values()), range=["circle", "diamond"])
+            ),
+            tooltip=["pair:N", "masks:N", "overlap:Q"],
+        )
+        .properties(width=200, height=alt.Step(22))
+    )
+    return chart
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of `q28_sensitivity_to_calibration` of one model."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no recipe was calibrated twice, on other tokens or with another seed")
+    named = methods.labelled(frame, "recipe", "other_recipe").with_columns(
+        pl.format("{} → {} ({})", "recipe", "other_recipe", "differs_in").alias("pair")
+    )
+    order = theme.names(named, "pair")
+    axis = alt.Axis(labelLimit=330)
+    y = alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=axis)
+    bare = alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labels=False))
+    parts = []
+    if named["kl_difference_nats"].count():
+        parts.append(_divergences(named, y))
+    if named["jaccard_removed"].count():
+        parts.append(_masks(named, bare if parts else y))
+    return theme.themed(alt.hconcat(*parts, title=theme.title(TITLE, theme.models(frame))))

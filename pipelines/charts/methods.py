@@ -1,0 +1,87 @@
+"""What the charts that compare whole variants share: a mark for each method, scores of all kinds, intervals.
+
+Which variants are compared belongs to the charts.
+"""
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from pipelines.charts import theme
+from pipelines.charts.text import label
+
+# How good a variant is, dense model included: by tasks, and by the tokens that it would write. The means over tasks are
+# those of `paper_drops`.
+SCORES = """\
+select model, recipe, kind as measure, avg(score) as score,
+       case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se, count(*) as n_tasks
+from (
+    select model, recipe, kind, task, avg(value) as score,
+           case when count(standard_error) = count(*) then avg(standard_error) end as error
+    from stg_task_scores
+    where kind in ('non_generative', 'generative')
+    group by model, recipe, kind, task
+) as tasks
+group by model, recipe, kind
+union all
+select model, recipe, 'top1' as measure, top1_agreement as score, top1_agreement_se as score_se, null as n_tasks
+from paper_variants
+where top1_agreement is not null"""
+SCORE_TITLES = {
+    "non_generative": "mean score, answered by choosing",
+    "generative": "mean score, answered by writing",
+    "top1": "same top token, teacher forced",
+}
+SCORE_CAPTION = (
+    "Scores are means over tasks, each task's the mean of its metrics; the last panel is the share of teacher-forced "
+    "steps with the dense model's most likely token. Bars are 95 % intervals (1.96 standard errors, over samples or "
+    "prompts) within 0 to 1; where there is no bar no error is known or it is 0, as where all samples fail."
+)
+
+_SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
+
+
+def encodings(methods: pl.Series, column: str = "method") -> dict[str, Any]:
+    """A colour and a shape for each method, by the order of the names; both tell the first fifty-six apart."""
+    names = sorted(methods.unique())
+    legend = alt.Legend(symbolOpacity=1, symbolSize=70)
+    scales = [
+        alt.Scale(domain=names, range=[kinds[i % len(kinds)] for i in range(len(names))])
+        for kinds in (theme.CATEGORIES, _SHAPES)
+    ]
+    return {
+        "color": alt.Color(f"{column}:N", title=None, scale=scales[0], legend=legend),
+        "shape": alt.Shape(f"{column}:N", title=None, scale=scales[1], legend=legend),
+    }
+
+
+def labelled(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """The frame with names from outside made safe to look at, those that look the same kept apart."""
+    return frame.with_columns(
+        pl.col(column).cast(pl.String).replace_strict(theme.distinct_labels(frame[column].drop_nulls()), default=None)
+        for column in columns
+    )
+
+
+def with_interval(frame: pl.DataFrame, value: str, error: str) -> pl.DataFrame:
+    """The frame with `low` and `high`, the 95 % interval of a share with a standard error; null without one."""
+    return frame.with_columns(
+        (pl.col(value) + sign * 1.96 * pl.col(error)).clip(0, 1).alias(name)
+        for name, sign in (("low", -1), ("high", 1))
+    )
+
+
+def panel_titles(frame: pl.DataFrame, column: str, titles: dict[str, str]) -> tuple[pl.DataFrame, list[str]]:
+    """The frame with a `panel` for each value of the column, and the panels in the order of the titles."""
+    named = frame.with_columns(pl.col(column).cast(pl.String).replace(titles).alias("panel"))
+    present = set(named["panel"])
+    known = [title for title in titles.values() if title in present]
+    return named, known + sorted(label(panel) for panel in present - set(known))
+
+
+def padded(*columns: pl.Series, share: float = 0.06) -> alt.Scale:
+    """A linear scale over the columns' values with a margin, which does not reach for zero."""
+    low, high = theme.extent(*columns)
+    margin = share * ((high - low) or abs(high) or 1.0)
+    return alt.Scale(domain=[low - margin, high + margin], nice=False, zero=False)

@@ -1,0 +1,310 @@
+"""The figures that compare whole variants hold the numbers of the SQL, and leave out what their captions say.
+
+That every figure draws on usual, empty and hostile frames is `test_charts_figures`' business.
+"""
+
+import math
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipelines.charts import layer_map
+from pipelines.charts.pareto import frontier, labels
+from pipelines.charts.registry import FIGURES
+from tests.pipelines.charts import frames, variant_frames
+from tests.pipelines.charts.test_charts_figures import rows_with
+
+
+def drawn(name: str, **marts: pl.DataFrame) -> Any:
+    figure = FIGURES[name]
+    return figure.draw(frames.ask(figure.query, **marts))
+
+
+def test_drops_hold_the_scores_and_start_every_curve_at_the_dense_model():
+    drops = variant_frames.paper_drops()
+    rows = rows_with(drawn("drops"), "score")
+    measured = {
+        (row["method"], row["dropped"]): row["score"]
+        for row in rows
+        if row["series"] == "measured" and row["panel"] == "tasks answered by writing"
+    }
+    expected = {(row["method"], row["dropped"]): row["generative_score"] for row in drops.to_dicts()}
+    dense = expected.pop(("dense", 0))
+    assert measured == expected | {("attn-drop", 0): dense, ("mlp-drop", 0): dense}
+
+
+def test_drops_draw_published_curves_of_three_drops_and_more_behind_and_no_published_table():
+    rows = [row for row in rows_with(drawn("drops"), "score") if row["series"] != "measured"]
+    assert {row["series"] for row in rows} == {"published-7b, published"}
+    mlp = {row["dropped"]: row["score"] for row in rows if row["method"] == "mlp-drop"}
+    assert mlp == pytest.approx({0: 0.9, 1: 0.85, 2: 0.8, 4: 0.7})
+    assert not any("low" in row for row in rows)
+
+
+def test_drops_can_hide_the_published_curves():
+    (parameter,) = drawn("drops").to_dict()["params"]
+    assert (parameter["name"], parameter["value"], parameter["bind"]["input"]) == ("published", True, "checkbox")
+
+
+def test_drops_without_an_error_of_a_score_draw_no_bar():
+    drops = variant_frames.paper_drops().with_columns(
+        pl.lit(None, pl.Float64).alias(f"{kind}_score_se") for kind in ("generative", "non_generative")
+    )
+    retrieval = variant_frames.stg_retrieval_scores().with_columns(standard_error=pl.lit(None, pl.Float64))
+    chart = drawn("drops", paper_drops=drops, stg_retrieval_scores=retrieval)
+    assert rows_with(chart, "score")
+    assert not rows_with(chart, "low")
+
+
+def test_drops_average_a_retrieval_score_over_its_data_sets():
+    rows = rows_with(drawn("drops"), "score")
+    of = {row["dropped"]: row for row in rows if row["panel"].startswith("retrieval") and row["method"] == "mlp-drop"}
+    assert of[0]["score"] == pytest.approx(0.45)
+    assert of[0]["high"] - of[0]["low"] == pytest.approx(2 * 1.96 * 0.02 * math.sqrt(2) / 2)
+
+
+def test_a_layer_map_holds_the_medians_over_prompts():
+    shifts = variant_frames.stg_layer_transitions().filter(pl.col("lens") == "normed")
+    chart = drawn("layer_map").to_dict()
+    maps = [chart["datasets"][part["data"]["name"]] for part in chart["hconcat"]]
+    for rows, column, scope in zip(maps, ("var_p_dz", "kl_dense_pruned_nats"), ("local", "propagated"), strict=True):
+        medians = {
+            (row["recipe"], row["layer"], row["sublayer"], row["step"]): row[column]
+            for row in shifts.filter(pl.col("scope") == scope)
+            .group_by("recipe", "layer", "sublayer", "step")
+            .agg(pl.col(column).median())
+            .to_dicts()
+        }
+        cells = {
+            (row["variant"], row["layer"], row["sublayer"], step): value
+            for row in rows
+            for step, value in zip(row["step"], row["value"], strict=True)
+        }
+        # Three digits are more than a colour shows.
+        assert cells == pytest.approx(medians, rel=5e-3)
+
+
+def test_a_layer_map_of_a_long_text_has_at_most_24_columns():
+    long = pl.concat(
+        variant_frames.stg_layer_transitions().with_columns(pl.col("step") + 10 * block) for block in range(10)
+    )
+    steps = {step for row in rows_with(drawn("layer_map", stg_layer_transitions=long), "row") for step in row["step"]}
+    assert steps == set(range(0, 100, 5))
+
+
+def test_a_layer_map_shows_the_mildest_and_the_harshest_of_each_method_twelve_at_most():
+    recipes = tuple(f"method{method}-{share}" for method in range(7) for share in (10, 20, 30))
+    summary = frames.variant_summary(recipes=recipes)
+    marts = {"variant_summary": summary, "reference_temperature": frames.reference_temperature(recipes=recipes)}
+    chart = drawn("layer_map", **marts, **variant_frames.of((frames.MODEL,), recipes))
+    kl = dict(summary.select("recipe", "kl_teacher_forced_mean_nats").iter_rows())
+    of = [sorted((kl[recipe], recipe) for recipe in recipes if recipe.startswith(f"method{m}-")) for m in range(7)]
+    ends = [mildest for mildest, _, _ in of] + sorted(harshest for _, _, harshest in of)[:5]
+    assert {row["variant"] for row in rows_with(chart, "row")} == {recipe for _, recipe in ends}
+
+
+def test_a_layer_map_of_local_shifts_alone_has_one_map():
+    shifts = variant_frames.stg_layer_transitions().filter(pl.col("scope") == "local")
+    chart = drawn("layer_map", stg_layer_transitions=shifts).to_dict()
+    assert [part["title"]["text"] for part in chart["hconcat"]] == [layer_map.QUANTITIES["var_p_dz"][0]]
+
+
+def test_roc_curves_are_those_of_the_best_sublayers_ties_passed_at_once():
+    # Few different variances, so that most thresholds are ties.
+    shifts = variant_frames.stg_layer_transitions().with_columns(pl.col("var_p_dz").round(1))
+    frame = frames.ask(FIGURES["spikes"].query, stg_layer_transitions=shifts).filter(pl.col("lens") == "raw")
+    areas = frame.drop_nulls("auc")
+    best = areas.sort("auc", descending=True).group_by("recipe", "sublayer", maintain_order=True).first()
+    assert set(areas.filter("is_best").select("recipe", "sublayer", "layer").iter_rows()) == set(
+        best.select("recipe", "sublayer", "layer").iter_rows()
+    )
+    outputs = variant_frames.reference_steps().with_columns(
+        is_spike=pl.col("kl_dense_pruned_nats") > pl.col("kl_dense_pruned_nats").quantile(0.9, "linear").over("recipe")
+    )
+    curve = {"recipe": "wanda-50", "sublayer": "mlp"}
+    layer = best.filter(**curve)["layer"].item()
+    cells = shifts.filter(**curve, layer=layer, lens="raw", scope="local").join(
+        outputs, on=["recipe", "prompt_id", "position"]
+    )
+    spikes, variances = cells["is_spike"].to_list(), cells["var_p_dz"].to_list()
+    expected = set()
+    for threshold in set(variances):
+        passed = [is_spike for is_spike, size in zip(spikes, variances, strict=True) if size >= threshold]
+        false = (len(passed) - sum(passed)) / (len(spikes) - sum(spikes))
+        expected.add((round(false, 9), round(sum(passed) / sum(spikes), 9)))
+    points = frame.drop_nulls("true_positive_rate").filter(**curve)
+    rates = ["false_positive_rate", "true_positive_rate"]
+    assert {(round(x, 9), round(y, 9)) for x, y in points.select(rates).iter_rows()} == expected
+    rows = [row for row in rows_with(FIGURES["spikes"].draw(frame), "curve") if row["variant"] == "wanda-50"]
+    start, *rest = sorted(
+        (row["false_positive_rate"], row["true_positive_rate"]) for row in rows if row["curve"] == f"MLP {layer}"
+    )
+    assert start == (0, 0)
+    assert sorted(rest) == sorted(points.select(rates).iter_rows())
+
+
+def test_a_roc_curve_of_thousands_of_positions_is_drawn_through_sixty_and_its_end():
+    steps, shifts = variant_frames.reference_steps(), variant_frames.stg_layer_transitions()
+    steps, shifts = steps.filter(recipe="wanda-50"), shifts.filter(recipe="wanda-50", lens="raw", scope="local")
+    many_steps, many_shifts = (
+        pl.concat(
+            rows.with_columns(
+                pl.col("position") + 100 * block,
+                *([pl.col("var_p_dz") + block / 1e6] if "var_p_dz" in rows.columns else []),
+            )
+            for block in range(40)
+        )
+        for rows in (steps, shifts)
+    )
+    frame = frames.ask(FIGURES["spikes"].query, reference_steps=many_steps, stg_layer_transitions=many_shifts)
+    points = (
+        frame.drop_nulls("true_positive_rate").group_by("sublayer").agg(pl.len(), pl.col("true_positive_rate").max())
+    )
+    assert points["len"].max() <= 61
+    assert points["true_positive_rate"].to_list() == [1.0, 1.0]
+
+
+def test_flips_split_the_changed_answers_and_carry_one_interval_a_bar():
+    chart = drawn("flips")
+    answers = variant_frames.q20_answers_flipped()
+    split = {(row["variant"], row["panel"], row["place"]): row["samples"] for row in rows_with(chart, "samples")}
+    for row in answers.to_dicts():
+        panel = f"{row['task']}\n{row['metric']}, 50 samples"
+        parts = [split.pop((row["recipe"], panel, place)) for place in range(3)]
+        assert parts == [row["lost"], row["gained"], row["flipped"] - row["lost"] - row["gained"]]
+    assert split == {}
+    assert sorted(row["flip_share_low"] for row in rows_with(chart, "flip_share_low")) == pytest.approx(
+        sorted(answers["flip_share_low"])
+    )
+
+
+def test_an_answer_that_turned_under_the_same_letter_makes_no_negative_bar():
+    # Lost and gained can exceed flipped: a text with the same answer may be judged anew.
+    answers = variant_frames.q20_answers_flipped().with_columns(flipped=pl.lit(0))
+    assert min(row["samples"] for row in rows_with(drawn("flips", q20_answers_flipped=answers), "samples")) >= 0
+
+
+def test_the_frontier_is_what_nothing_else_beats_in_both_ties_included():
+    rows = [("a", 0.1, 0.9), ("b", 0.1, 0.8), ("c", 0.4, 0.5), ("d", 0.4, 0.5), ("e", 0.3, 0.5), ("f", 0.2, 0.95)]
+    frame = pl.DataFrame(rows, schema=["recipe", "parameters_removed_share", "score"], orient="row")
+    best = frontier(frame.with_columns(measure=pl.lit("top1")))
+    assert best.filter("is_best")["recipe"].to_list() == ["c", "d", "f"]
+
+
+def test_pareto_and_speed_hold_the_mean_scores_with_their_intervals():
+    means = variant_frames.stg_task_scores().filter(kind="generative").group_by("recipe").agg(pl.col("value").mean())
+    scores = dict(means.iter_rows())
+    for name in ("pareto", "speed"):
+        rows = [row for row in rows_with(drawn(name), "low") if row["panel"] == "mean score, answered by writing"]
+        assert {row["variant"]: row["score"] for row in rows} == pytest.approx(scores)
+        for row in rows:
+            assert row["low"] == pytest.approx(max(0, row["score"] - 1.96 * 0.05))
+            assert row["high"] == pytest.approx(row["score"] + 1.96 * 0.05)
+
+
+def test_a_mean_over_tasks_has_no_error_where_one_task_has_none():
+    scores = variant_frames.stg_task_scores()
+    second = scores.with_columns(task=pl.lit("second"), standard_error=pl.lit(None, pl.Float64))
+    rows = rows_with(drawn("pareto", stg_task_scores=pl.concat([scores, second])), "score")
+    written = [row for row in rows if row["panel"].endswith("writing") and "variant" in row]
+    assert {row["n_tasks"] for row in written} == {2}
+    assert not any("low" in row for row in written)
+    assert all("low" in row for row in rows if row["panel"].startswith("same top token") and "variant" in row)
+
+
+def test_pareto_names_variants_of_one_place_together_and_none_on_top_of_another():
+    scores = variant_frames.stg_task_scores().with_columns(value=pl.lit(0.25))
+    rows = rows_with(drawn("pareto", stg_task_scores=scores), "label")
+    shown = [row["label"] for row in rows if row["panel"] == "mean score, answered by writing"]
+    assert shown == ["magnitude-50, wanda-2of4, wanda-50"]
+    crowd = pl.DataFrame(
+        [{"panel": "p", "variant": f"v{k}", "parameters_removed_share": k / 100, "score": 1 - k / 1000,
+          "is_best": True} for k in range(20)] + [{"panel": "p", "variant": "far", "parameters_removed_share": 0.9,
+          "score": 0.1, "is_best": True}]
+    )  # fmt: skip
+    assert labels(crowd)["label"].to_list() == ["far", "v19"]
+
+
+def test_pareto_leaves_out_what_removes_nothing_but_the_dense_model():
+    summary = frames.variant_summary().with_columns(
+        parameters_removed_share=pl.when(recipe="wanda-50").then(0.4).otherwise(0.0)
+    )
+    frame = frames.ask(FIGURES["pareto"].query, variant_summary=summary)
+    assert set(frame["recipe"]) == {"dense", "wanda-50"}
+    summary = summary.with_columns(parameters_removed_share=pl.lit(0.0))
+    assert frames.ask(FIGURES["pareto"].query, variant_summary=summary).is_empty()
+
+
+def test_speed_is_that_of_the_smallest_batch_and_there_of_the_longest_prompt():
+    times = variant_frames.speed_summary()
+    marked = times.with_columns(
+        decode_speedup=pl.when(batch=1, length=256).then(pl.col("decode_speedup")).otherwise(99.0)
+    )
+    chart = drawn("speed", speed_summary=marked)
+    rows = rows_with(chart, "speedup")
+    expected = dict(times.filter(batch=1, length=256).select("recipe", "decode_speedup").iter_rows())
+    assert {row["variant"]: row["speedup"] for row in rows if row["work"] == "writing"} == {
+        recipe: expected[recipe] for recipe in ("dense", *frames.RECIPES)
+    }
+    assert "batch 1 · 256 prompt tokens" in chart.to_dict()["title"]["subtitle"][0]
+
+
+def test_a_dense_model_timed_alone_is_no_figure():
+    alone = variant_frames.speed_summary().filter(recipe="dense")
+    assert frames.ask(FIGURES["speed"].query, speed_summary=alone).is_empty()
+
+
+def test_speed_without_a_dense_row_has_a_band_of_no_width():
+    times = variant_frames.speed_summary().with_columns(equal_sides=pl.lit(None, pl.Float64))
+    rows = rows_with(drawn("speed", speed_summary=times), "equal_low")
+    assert {(row["equal_low"], row["equal_high"]) for row in rows} == {(1.0, 1.0)}
+
+
+def test_quantization_holds_both_values_and_the_quantized_variants_on_their_line():
+    summary = frames.variant_summary(recipes=(*frames.RECIPES, "rtn-4bit"))
+    chart = drawn("quantization", variant_summary=summary)
+    answers = variant_frames.q27_pruning_against_quantization().filter(measure="top1_change")
+    rows = [row for row in rows_with(chart, "kl_nats") if row["panel"] == "steps with another top token"]
+    pruned = {
+        row["variant"]: (row["value_pruned"], row.get("value_quantized")) for row in rows if "value_pruned" in row
+    }
+    assert pruned == {row["recipe"]: (row["value_pruned"], row["value_quantized"]) for row in answers.to_dicts()}
+    (quantized,) = (row for row in rows if "value_pruned" not in row)
+    assert quantized["variant"] == "rtn-4bit"
+    assert quantized["value_quantized"] == pytest.approx(0.4)
+
+
+def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
+    pairs = variant_frames.q28_sensitivity_to_calibration().with_columns(
+        kl_difference_nats=pl.when(recipe="wanda-50").then(pl.col("kl_difference_nats")),
+        jaccard_removed=pl.when(pl.col("recipe") != "attn-drop-4").then(pl.col("jaccard_removed")),
+    )
+    chart = drawn("calibration", q28_sensitivity_to_calibration=pairs)
+    (row,) = rows_with(chart, "kl_difference_nats")
+    assert row["pair"] == "wanda-50 → wanda-50-c4 (calibration)"
+    masks = [row for row in rows_with(chart, "overlap") if row["masks"] == "these two masks"]
+    assert sorted(row["overlap"] for row in masks) == sorted(pairs["jaccard_removed"].drop_nulls())
+
+
+def test_masks_sum_unions_and_intersections_over_matrices():
+    # 100 weights of which both remove the same 50, and 300 of which they remove 30 each, none in common.
+    rows = [
+        {"model": "m", "recipe": "a", "other_recipe": "b", "weights": weights, "removed_share": share,
+         "other_removed_share": share, "jaccard_removed": overlap, "jaccard_removed_se": 0.1}
+        for weights, share, overlap in ((100, 0.5, 1.0), (300, 0.1, 0.0), (500, 0.0, None))
+    ]  # fmt: skip
+    (row,) = rows_with(drawn("masks", mask_overlap=pl.DataFrame(rows)), "jaccard_removed")
+    assert row["jaccard_removed"] == pytest.approx(50 / (50 + 60))
+    assert row["jaccard_removed_se"] == pytest.approx(math.hypot(0.1 * 50, 0.1 * 60) / 110)
+    assert row["jaccard_removed_expected"] == pytest.approx((25 + 3) / (75 + 57))
+    assert row["matrices"] == 3
+
+
+def test_a_variant_without_a_removed_weight_is_in_no_pair():
+    overlap = variant_frames.mask_overlap().with_columns(
+        other_removed_share=pl.when(other_recipe="zero").then(0.0).otherwise("other_removed_share")
+    )
+    frame = frames.ask(FIGURES["masks"].query, mask_overlap=overlap)
+    assert frame.height == 15
+    assert "zero" not in frame["other_recipe"]

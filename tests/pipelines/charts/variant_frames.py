@@ -1,0 +1,230 @@
+"""Synthetic frames for the figures that compare whole variants, tasks and layers by step.
+
+Shaped as the SQL marts and questions that those figures read; `frames` has the others.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import polars as pl
+
+MODEL = "SmolLM2-135M-Instruct"
+RECIPES = ("attn-drop-4", "block-drop-4", "magnitude-50", "mlp-drop-4", "wanda-2of4", "wanda-50")
+DROPS = tuple(f"{kind}-drop-{k}" for kind in ("attn", "mlp") for k in (1, 2, 4))
+TASKS = {"boolq": ("non_generative", "accuracy"), "gsm8k": ("generative", "exact_match")}
+PROMPTS = ("choice-planets", "maths-apples", "open-rain")
+LAYERS, STEPS = 6, 10
+
+
+def _chance(*words: object) -> float:
+    """A number from 0 to 1 that depends on nothing but the words."""
+    return hashlib.sha256("|".join(map(str, words)).encode()).digest()[0] / 255
+
+
+def _method(recipe: str) -> str:
+    return "dense" if recipe == "dense" else recipe.rpartition("-")[0] or recipe
+
+
+def _dropped(recipe: str) -> int:
+    """How many sublayers or blocks the recipe's name says that it drops."""
+    return int(recipe[-1]) if "drop-" in recipe and recipe[-1] in "0123456789" else 0
+
+
+def _harm(recipe: str) -> float:
+    """0 for the dense model, about 1 for one that is broken."""
+    if recipe == "dense":
+        return 0.0
+    dropped = _dropped(recipe)
+    return dropped * (0.2 if "mlp" in recipe else 0.05) if dropped else 0.1 + 0.8 * _chance(recipe)
+
+
+def _is_changed(recipe: str, layer: int, sublayer: str) -> bool:
+    return "drop" not in recipe or (layer in (2, 4) and ("block" in recipe or sublayer in recipe))
+
+
+def _each(models: tuple[str, ...], recipes: tuple[str, ...], *, dense: bool = False) -> Iterator[tuple[str, str]]:
+    yield from ((model, recipe) for model in models for recipe in (("dense", *recipes) if dense else recipes))
+
+
+def paper_drops(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "model": model,
+                "recipe": recipe,
+                "method": _method(recipe),
+                "dropped": _dropped(recipe),
+                "non_generative_score": 0.6 - 0.1 * _harm(recipe),
+                "non_generative_score_se": 0.03,
+                "generative_score": max(0.0, 0.5 - 0.7 * _harm(recipe)),
+                "generative_score_se": 0.05,
+            }
+            for model, recipe in _each(models, recipes, dense=True)
+        ]
+    )
+
+
+def stg_variants(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
+    rows = [
+        {"model": model, "recipe": recipe, "parameters_json": '{"by": "influence"}' if "drop" in recipe else "{}"}
+        for model, recipe in _each(models, recipes, dense=True)
+    ]
+    return pl.DataFrame(rows)
+
+
+def stg_retrieval_scores(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "data_set": data_set, "metric": "ndcg_at_10",
+          "value": 0.5 - 0.1 * _harm(recipe) - offset, "standard_error": 0.02}
+         for model, recipe in _each(models, recipes, dense=True) for data_set, offset in (("law", 0.1), ("news", 0.0))]
+    )  # fmt: skip
+
+
+def stg_paper_reference(models=(), recipes=()) -> pl.DataFrame:
+    curve = [("dense", 0), *((method, k) for method in ("attn-drop", "mlp-drop") for k in (1, 2, 4))]
+    rows = [
+        {"model": "published-7b", "source": "Figure 1", "method": method, "dropped": dropped, "task": task,
+         "metric": metric, "layer": -1, "value": 0.9 - 0.05 * dropped * (method == "mlp-drop")}
+        for method, dropped in curve for task, (_, metric) in TASKS.items()
+    ]  # fmt: skip
+    # Two points are a table and no curve.
+    rows += [rows[0] | {"source": "a table", "model": "other-7b", "method": m, "dropped": k} for m, k in curve[:2]]
+    return pl.DataFrame(rows)
+
+
+def stg_task_scores(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    """A task has two metrics of which the second is 0.1 lower, so that its mean is 0.05 below the first."""
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "task": task, "metric": f"{metric}{suffix}", "kind": kind,
+          "value": max(0.0, 0.6 - _harm(recipe) * (0.1 if kind == "non_generative" else 0.6)) - lower,
+          "standard_error": 0.05}
+         for model, recipe in _each(models, recipes, dense=True) for task, (kind, metric) in TASKS.items()
+         for suffix, lower in (("", 0.0), ("_other", 0.1))]
+    )  # fmt: skip
+
+
+def paper_variants(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "top1_agreement": 1 - 0.6 * _harm(recipe), "top1_agreement_se": 0.04}
+         for model, recipe in _each(models, recipes, dense=True)]
+    )  # fmt: skip
+
+
+def speed_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "batch": batch, "length": length, "new_tokens": 32, "machine": "2 threads",
+          "prefill_speedup": 1 + 0.3 * _harm(recipe) * ("drop" in recipe),
+          "decode_speedup": 1 + 0.4 * _harm(recipe) * ("drop" in recipe), "equal_sides": 0.03}
+         for model, recipe in _each(models, recipes, dense=True) for batch, length in ((1, 64), (1, 256), (8, 256))]
+    )  # fmt: skip
+
+
+def q20_answers_flipped(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    rows = []
+    for model, recipe in _each(models, recipes):
+        for task, (_, metric) in TASKS.items():
+            lost, gained = round(20 * min(1, _harm(recipe))), round(3 * _chance(recipe, task))
+            flipped = lost + gained + 2
+            rows.append(
+                {"model": model, "recipe": recipe, "task": task, "metric": metric, "n_samples": 50, "lost": lost,
+                 "gained": gained, "flipped": flipped, "flip_share": flipped / 50, "flip_share_low": flipped / 60,
+                 "flip_share_high": flipped / 60 + 0.1, "accuracy_change": (gained - lost) / 50,
+                 "hidden_flips": flipped - abs(lost - gained), "mcnemar_p": 0.5}
+            )  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def q27_pruning_against_quantization(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "quantization": "rtn", "measure": measure, "kl_nats": 0.01 + _harm(recipe),
+          "value_pruned": size * _harm(recipe), "value_quantized": None if _harm(recipe) > 0.6 else size * 0.2,
+          "recipe_below": "dense", "recipe_above": "rtn-3bit", "difference": 0.1}
+         for model, recipe in _each(models, recipes) if "rtn" not in recipe
+         for measure, size in (("top1_change", 0.5), ("kl_step0_nats", 2.0), ("flipped_share", 1.0))],
+        infer_schema_length=None,
+    )  # fmt: skip
+
+
+def q28_sensitivity_to_calibration(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "other_recipe": f"{recipe}-c4", "method": _method(recipe),
+          "differs_in": "calibration", "n_prompts": 6, "kl_nats": 0.4, "other_kl_nats": 0.4 + change,
+          "kl_difference_nats": change, "kl_difference_low_nats": change - 0.1, "kl_difference_high_nats": change + 0.1,
+          "jaccard_removed": 0.8 - change, "expected_jaccard_removed": 0.33}
+         for model, recipe in _each(models, recipes) for change in [_chance(recipe) / 3 - 0.1]]
+    )  # fmt: skip
+
+
+def mask_overlap(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    ordered = sorted([*recipes, "zero"])
+    return pl.DataFrame(
+        [{"model": model, "recipe": one, "other_recipe": other, "layer": layer, "sublayer": "mlp",
+          "module": f"layers.{layer}.up", "weights": 1000 * (1 + layer), "sampled": 500, "removed_share": 0.5,
+          "other_removed_share": 0.5, "jaccard_removed": 0.35 + 0.6 * _chance(one, other, layer),
+          "jaccard_removed_se": 0.01}
+         for model in models for index, one in enumerate(ordered) for other in ordered[index + 1 :] for layer in (0, 1)]
+    )  # fmt: skip
+
+
+def q01_spike_predictors(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "layer": layer, "sublayer": sublayer, "lens": lens, "n_prompts": 6,
+          "n_spikes": 9, "auc": auc, "auc_low": max(0.0, auc - 0.15), "auc_high": min(1.0, auc + 0.1)}
+         for model, recipe in _each(models, recipes) for layer in range(LAYERS) for sublayer in ("attn", "mlp")
+         if _is_changed(recipe, layer, sublayer) for lens in ("raw", "normed")
+         for auc in [0.35 + 0.6 * _chance(recipe, layer, sublayer, lens)]]
+    )  # fmt: skip
+
+
+def reference_steps(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": "teacher_forced", "step": step,
+          "position": 20 + step, "temperature": 1.0, "kl_dense_pruned_nats": _chance(recipe, prompt, step) ** 4}
+         for model, recipe in _each(models, recipes) for prompt in PROMPTS for step in range(STEPS)]
+    )  # fmt: skip
+
+
+def stg_layer_transitions(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    rows = []
+    for model, recipe in _each(models, recipes):
+        for layer in range(LAYERS):
+            for sublayer in ("attn", "mlp"):
+                is_changed = _is_changed(recipe, layer, sublayer)
+                for prompt in PROMPTS:
+                    for step in range(STEPS):
+                        place = math.exp(4 * _chance(recipe, layer, sublayer, prompt, step) - 4)
+                        for lens in ("raw", "normed"):
+                            key = {"model": model, "recipe": recipe, "prompt_id": prompt, "position": 20 + step,
+                                   "step": step, "layer": layer, "sublayer": sublayer, "lens": lens,
+                                   "temperature": 1.0, "is_changed": is_changed}  # fmt: skip
+                            for scope in ("local", "propagated"):
+                                is_moved = is_changed if scope == "local" else layer >= 2 or "drop" not in recipe
+                                size = place * is_moved * (1 if lens == "normed" else 7)
+                                rows.append(key | {"scope": scope, "var_p_dz": 2 * size, "kl_dense_pruned_nats": size})
+    return pl.DataFrame(rows)
+
+
+MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
+    paper_drops,
+    stg_variants,
+    stg_retrieval_scores,
+    stg_paper_reference,
+    stg_task_scores,
+    paper_variants,
+    speed_summary,
+    q20_answers_flipped,
+    q27_pruning_against_quantization,
+    q28_sensitivity_to_calibration,
+    mask_overlap,
+    q01_spike_predictors,
+    reference_steps,
+    stg_layer_transitions,
+)
+
+
+@cache
+def of(models: tuple[str, ...], recipes: tuple[str, ...]) -> dict[str, pl.DataFrame]:
+    """All of them for other models and recipes."""
+    return {mart.__name__: mart(models, recipes) for mart in MARTS}
