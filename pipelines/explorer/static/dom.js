@@ -8,8 +8,13 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...nodes(children));
   return element;
+}
+
+// What views return: nested lists in which a part that does not apply is null, undefined or false.
+function nodes(children) {
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 function el(tag, attributes, ...children) {
@@ -94,6 +99,11 @@ function verdict(variant) {
 // The recipe, and its model before it where the study has several.
 function variantName(variant) {
   return name(index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe);
+}
+
+// Column headings carry the unit.
+function headingOf(column) {
+  return column.form === "percent" ? `${column.heading}, %` : column.heading;
 }
 
 function heading(level, title, sql, ...more) {

@@ -45,7 +45,7 @@ async function drawFigure(place) {
     place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
     for (const { drawing, box } of drawn) {
       // One after the other, so that the page stays responsive.
-      await embed(box, structuredClone(drawing.spec), {
+      await embed(box, headless(drawing.spec, figure.title), {
         mode: "vega-lite",
         renderer: "svg",
         config: configs[isDark() ? "dark" : "light"],
@@ -60,6 +60,16 @@ async function drawFigure(place) {
     place.replaceChildren(el("p", { class: "failed" }, `This figure could not be drawn: ${error.message}`));
     console.error(error);
   }
+}
+
+// The page has its own heading: of the same title in the chart only the subtitle stays.
+function headless(spec, title) {
+  const copy = structuredClone(spec);
+  if (copy.title?.text === title) {
+    if (copy.title.subtitle?.length) copy.title = { text: copy.title.subtitle, fontSize: 12, fontWeight: "normal" };
+    else delete copy.title;
+  }
+  return copy;
 }
 
 function redrawFigures() {

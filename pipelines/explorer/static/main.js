@@ -54,7 +54,7 @@ async function show() {
     content = [el("h1", { tabindex: -1 }, "Not here"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "To the overview"))];
   }
   if (shownHash !== hash && !hash.startsWith(shownHash)) return; // the reader went on meanwhile
-  main.replaceChildren(...content.flat(Infinity).filter(Boolean));
+  main.replaceChildren(...nodes(content));
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
   for (const item of document.querySelectorAll("nav a")) {
     if (item.getAttribute("href") === `#/${section}`) item.setAttribute("aria-current", "page");
@@ -63,7 +63,6 @@ async function show() {
   if (!isFirst) main.querySelector("h1")?.focus({ preventScroll: true });
   if (!isFirst) scrollTo(0, isByLink ? 0 : (scrolls.get(hash) ?? 0));
   isByLink = false;
-  // A deep link to a token brings the token into the keyboard's reach.
   main.dataset.ready = hash;
 }
 

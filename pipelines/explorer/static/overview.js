@@ -48,11 +48,11 @@ function variantsTable() {
       {
         id: "spark",
         heading: ["KL by step ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
-        doc: "mean over prompts, one logarithmic scale for all rows; sorts by the mean of the free one",
+        doc: "mean over prompts, one scale for all rows; sorts by the mean of the free one",
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...index.columns.map((column) => ({ id: column.name, heading: column.heading, doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
+      ...index.columns.map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
     ],
   });
 }
@@ -67,6 +67,7 @@ function claimsTable(claims) {
   return dataTable({
     label: "claims",
     rows: claims,
+    limit: 8,
     columns: [
       { id: "says", heading: "claim", align: "wide", value: (claim) => claim.says, cell: (claim) => [claim.says, " ", sqlLink(claim.sql, claim.says)] },
       ...(index.models.length > 1 ? [{ id: "model", heading: "model", value: (claim) => claim.model, cell: (claim) => name(claim.model) }] : []),
