@@ -35,9 +35,17 @@ function grouped(list, key) {
 // Dense first, then what is safest; ties by KL on its own tokens.
 const VERDICT_ORDER = ["safe", "non-generative only", "broken", "not judged"];
 
+// Columns in which all pruned variants have one value would only take the room of those that tell them apart.
+function isConstant(column) {
+  const values = index.variants.filter((variant) => !variant.is_dense).map((variant) => variant.numbers[column.name]);
+  return values.length > 1 && values.every((value) => value === values[0]);
+}
+
 function variantsTable() {
+  const constant = index.columns.filter(isConstant);
+  const same = constant.map((column) => `${headingOf(column)} ${cell(column, index.variants.find((variant) => !variant.is_dense).numbers[column.name])}`);
   const ofVerdict = (variant) => (variant.is_dense ? -1 : VERDICT_ORDER.indexOf(variant.verdict ?? "not judged"));
-  return dataTable({
+  const table = dataTable({
     label: "variants",
     rows: index.variants,
     filter: (variant) => `${variant.model} ${variant.recipe} ${variant.method} ${variant.verdict ?? ""}`,
@@ -52,9 +60,10 @@ function variantsTable() {
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...index.columns.map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
+      ...index.columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
     ],
   });
+  return [table, same.length > 0 && el("p", { class: "hint under" }, `The same for all pruned variants: ${same.join(" · ")}.`)];
 }
 
 function mean(values) {

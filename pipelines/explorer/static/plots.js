@@ -69,7 +69,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   const [width, height, left, right, top, bottom] = [560, 210, 46, 58, 12, 34];
   const x = (place) => left + ((width - left - right) * (place + 0.5)) / places.length;
   const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
-  const readout = el("p", { class: "readout" }, "\u00a0");
+  const readout = el("span", { class: "readout" });
   const every = Math.ceil((ends[1] - ends[0]) / 5);
   const grid = [];
   for (let power = ends[0]; power <= ends[1]; power += every) {
@@ -124,9 +124,9 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   });
   drawing.addEventListener("pointerleave", () => {
     hair.setAttribute("d", "");
-    readout.textContent = "\u00a0";
+    readout.textContent = "";
   });
-  return el("figure", { class: "small" }, el("figcaption", null, title), drawing, readout);
+  return el("figure", { class: "small" }, el("figcaption", null, title, readout), drawing);
 }
 
 // What a reader without the picture hears: ends and peak of each curve.

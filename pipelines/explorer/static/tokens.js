@@ -107,6 +107,8 @@ function stream(view, side) {
     const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
     const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": `${step}: ${token}${steps.is_same[at] ? "" : ", differs"}` }, name(token)), { "--heat": hot.toFixed(3) });
     for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag" }, text));
+    // Lines break before words, never inside them.
+    if (token.startsWith("␣")) list.append(el("wbr"));
     list.append(piece);
     if (token.endsWith("↵")) list.append(el("br"));
   });
