@@ -12,7 +12,7 @@ async function comparePage(first, second) {
     el("h1", { tabindex: -1 }, "Compare"),
     el("p", { class: "pickers" }, el("span", { class: "key side-a" }, "A"), picker(index.variants, a.id, (id) => go("compare", id, b.id), "variant A"), el("button", { type: "button", onclick: () => go("compare", b.id, a.id), "aria-label": "swap A and B" }, "⇄"), el("span", { class: "key side-b" }, "B"), picker(index.variants, b.id, (id) => go("compare", a.id, id), "variant B")),
     el("p", null, "A: ", head(a), " ", verdict(a), "; B: ", head(b), " ", verdict(b)),
-    el("section", null, heading(2, "Numbers", index.columns_sql), dataTable({
+    el("section", null, heading(2, "Numbers", sqlOf(index.columns)), dataTable({
       label: "numbers of both",
       rows,
       columns: [

@@ -106,8 +106,15 @@ function headingOf(column) {
   return column.form === "percent" ? `${column.heading}, %` : column.heading;
 }
 
-function heading(level, title, sql, ...more) {
-  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"), ...more);
+// `sql`: the key of what made it, or several.
+function heading(level, title, sql) {
+  const keys = [sql].flat().filter(Boolean);
+  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, keys.map((key) => sqlLink(key, typeof title === "string" ? title : "this")));
+}
+
+// Where the numbers of these columns come from.
+function sqlOf(columns) {
+  return [...new Set(columns.map((column) => column.sql))];
 }
 
 function facts(list) {

@@ -25,11 +25,11 @@ async function figuresPage(chosen) {
   const sections = shown.map((figure) => {
     const charts = el("div", { class: "charts", "data-figure": figure.name }, el("p", { class: "hint" }, "Drawing …"));
     seen.observe(charts);
-    return el("figure", { class: "big" }, heading(2, chosen === undefined ? link(figure.title, "figures", figure.name) : figure.title, figure.sql), charts, el("figcaption", null, figure.caption));
+    return el("figure", { class: "big" }, chosen === undefined && heading(2, link(figure.title, "figures", figure.name), figure.sql), charts, el("figcaption", null, figure.caption));
   });
   const at = list.findIndex((figure) => figure.name === chosen);
   return [
-    el("h1", { tabindex: -1 }, "Figures"),
+    chosen === undefined ? heading(1, "Figures") : heading(1, list[at].title, list[at].sql),
     chosen === undefined
       ? el("p", { class: "links" }, list.map((figure) => [link(figure.title, "figures", figure.name), " "]))
       : el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),

@@ -104,7 +104,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
       svg("text", { class: "series", x: x(end) + 8, y: at - excess + 4 }, one.name),
     ),
   );
-  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + 4, y: top + 9 }, one.text)]);
+  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + (one.place > places.length / 2 ? -4 : 4), y: top - 2, "text-anchor": one.place > places.length / 2 ? "end" : "start" }, one.text)]);
   const hair = svg("path", { class: "hair", d: "" });
   const drawing = svg(
     "svg",
