@@ -182,8 +182,8 @@ def test_the_same_way_is_open_to_the_keyboard(page):
     assert "Step 0" in page.text(".detail h2")
     page.press(Keys.ARROW_DOWN)  # past the line break, which is step 2
     assert "Step 3" in page.text(".detail h2")
-    page.press(Keys.ARROW_UP)
-    assert "Step 0" in page.text(".detail h2")
+    page.press(Keys.ARROW_UP)  # to the token that stands above, as step 3 has a flag before it
+    assert "Step 2" in page.text(".detail h2")
     page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing behind the end
     assert "Step 5" in page.text(".detail h2")
     assert page.js("return document.activeElement.getAttribute('aria-selected')") == "true"
@@ -358,13 +358,12 @@ def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
     reader.show("/figures/tokens")
     marks = "return document.querySelectorAll('.chart[data-drawn] svg [aria-roledescription$=\"mark\"]').length"
     reader.wait(lambda: reader.js(marks) > 0)
-    words = set(reader.js("return [...document.querySelectorAll('.chart svg text')].map((t) => t.textContent)"))
-    assert any("␣" in word for word in words) == (name == "usual")
-    light = reader.js("return document.querySelector('.chart svg > rect')?.getAttribute('fill')")
+    words = reader.js("return [...document.querySelectorAll('.chart svg text')].map((one) => one.textContent)")
+    assert any(("␣" if name == "usual" else "⟨202E⟩") in word for word in words)
+    ground = "const svg = document.querySelector('.chart svg'); return svg && getComputedStyle(svg).backgroundColor"
+    assert reader.js(ground) == "rgb(255, 255, 255)"
     reader.scheme("dark")
-    reader.wait(
-        lambda: (reader.js("return document.querySelector('.chart svg > rect')?.getAttribute('fill')") or light) != light
-    )
+    reader.wait(lambda: reader.js(ground) == "rgb(27, 29, 33)")
     reader.show("/figures")
     reader.js("scrollTo(0, document.body.scrollHeight)")
     reader.wait(lambda: len(reader.all(".chart[data-drawn]")) == 2)
@@ -453,14 +452,15 @@ def test_the_policy_forbids_scripts_of_others_eval_style_and_the_network(opened)
         handled.setAttribute("onclick", "window.ran = true");
         document.body.append(handled);
         handled.click();
-        let evaluated = "refused";
-        try { evaluated = eval("1"); } catch {}
+        setTimeout("window.ran = true", 0);
         const isRed = getComputedStyle(styled).color === "rgb(255, 0, 0)";
         script.remove(); styled.remove(); handled.remove();
-        return [window.ran ?? "refused", evaluated, isRed];"""
-    ) == ["refused", "refused", False]
+        return [window.ran ?? "refused", isRed];"""
+    ) == ["refused", False]
     loaded = reader.driver.execute_async_script(
         "const done = arguments[0]; fetch('http://127.0.0.1:9/').then(() => done('loaded'), () => done('refused'));"
     )
     assert loaded == "refused"
-    assert any("connect-src" in entry["message"] or "default-src" in entry["message"] for entry in reader.complaints())
+    assert reader.js("return window.ran === undefined")
+    said = " ".join(entry["message"] for entry in reader.complaints())
+    assert all(word in said for word in ("inline script", "inline style", "inline event handler", "as JavaScript", "127.0.0.1:9"))
