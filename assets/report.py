@@ -42,7 +42,7 @@ ASSERTIONS = "sql_assertions"
         *(AssetKey(name) for name in questions()),
         *(figure_key(name) for name in FIGURES),
     ],
-    code_version=state.charts_version(),
+    code_version=state.explorer_version(),
     check_specs=[
         AssetCheckSpec(
             ASSERTIONS,

@@ -58,7 +58,7 @@ def variant(frames: Frames, model: str, recipe: str, prompts: Mapping[str, int])
                 "place": f"{row['layer']} {row['sublayer']}",
                 "scope": row["scope"],
                 "kl": number(row["kl_alone_nats"]),
-                "share": number(row["share"]),
+                "share": number(row["share_of_kl"]),
                 "parted": row["prompts_parted"],
             }
             for row in frames.of("carriers", **wanted).iter_rows(named=True)

@@ -190,9 +190,9 @@ def _layers(frames: Frames, model: str, collapses: pl.DataFrame, verdicts: pl.Da
         )
     mildest = mildest_collapse(collapses)
     recipe = mildest["recipe"] if mildest else verdicts.sort("kl_step0_nats", nulls_last=True)["recipe"][0]
-    first = carriers.filter(pl.col("recipe").cast(pl.String) == recipe, pl.col("share") > 0).head(3)
+    first = carriers.filter(pl.col("recipe").cast(pl.String) == recipe, pl.col("share_of_kl") > 0).head(3)
     if first.height:
-        listed = ", ".join(f"{_place(row)} {100 * row['share']:.0f} %" for row in first.iter_rows(named=True))
+        listed = ", ".join(f"{_place(row)} {100 * row['share_of_kl']:.0f} %" for row in first.iter_rows(named=True))
         told.append(f"Of the sum in {label(recipe)}: {listed}.")
         links.append(_link(model, recipe))
     if parts.height:
