@@ -40,7 +40,7 @@ function link(text, ...parts) {
 }
 
 function sqlLink(key, what) {
-  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: "the SQL that made this" }, "SQL") : null;
+  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL") : null;
 }
 
 // Unknown text may change the direction of what follows it; <bdi> keeps it apart.
@@ -106,15 +106,21 @@ function headingOf(column) {
   return column.form === "percent" ? `${column.heading}, %` : column.heading;
 }
 
-// `sql`: the key of what made it, or several.
 function heading(level, title, sql) {
-  const keys = [sql].flat().filter(Boolean);
-  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, keys.map((key) => sqlLink(key, typeof title === "string" ? title : "this")));
+  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"));
 }
 
-// Where the numbers of these columns come from.
-function sqlOf(columns) {
-  return [...new Set(columns.map((column) => column.sql))];
+// Over numbers of several columns: a link for each statement, which says what comes from it.
+function headingOver(title, columns) {
+  const keys = [...new Set(columns.map((column) => column.sql))];
+  return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "))));
+}
+
+// The first few of a long list; a button brings the rest.
+function someOf(list, count, draw, what) {
+  if (list.length <= count + 2) return list.map(draw);
+  const button = el("button", { type: "button", class: "more", onclick: () => button.replaceWith(...nodes(list.slice(count).map(draw))) }, `All ${list.length} ${what}`);
+  return [list.slice(0, count).map(draw), button];
 }
 
 function facts(list) {

@@ -37,15 +37,27 @@ async function figuresPage(chosen) {
   ];
 }
 
+// Drawing may begin anew while it goes on, when the theme changes; only the last one counts.
+const turns = new WeakMap();
+const drawnViews = new Set();
+
+function forgetFigures() {
+  for (const result of drawnViews) result.finalize();
+  drawnViews.clear();
+}
+
 async function drawFigure(place) {
   const key = place.dataset.figure;
+  const turn = {};
+  turns.set(place, turn);
   try {
     const [embed, figure] = await Promise.all([runVega(), load(`figures/${key}`)]);
     const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart", role: "img", "aria-label": `${drawing.title}. ${figure.alt}` }) }));
     place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
     for (const { drawing, box } of drawn) {
       // One after the other, so that the page stays responsive.
-      await embed(box, headless(drawing.spec, figure.title), {
+      if (turns.get(place) !== turn || !place.isConnected) return;
+      const result = await embed(box, headless(drawing.spec, figure.title), {
         mode: "vega-lite",
         renderer: "svg",
         config: configs[isDark() ? "dark" : "light"],
@@ -54,6 +66,7 @@ async function drawFigure(place) {
         defaultStyle: false, // the page's style sheet styles tooltips; no other style is allowed
         tooltip: { disableDefaultStyle: true },
       });
+      drawnViews.add(result);
       box.dataset.drawn = "yes";
     }
   } catch (error) {

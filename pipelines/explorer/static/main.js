@@ -54,6 +54,7 @@ async function show() {
     content = [el("h1", { tabindex: -1 }, "Not here"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "To the overview"))];
   }
   if (shownHash !== hash) return; // the reader went on meanwhile
+  forgetFigures();
   main.replaceChildren(...nodes(content));
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
   for (const item of document.querySelectorAll("nav a")) {
