@@ -24,7 +24,7 @@ from assets.fingerprints import CODE_VERSIONS
 from assets.lineage import questions
 from assets.plan import REPORT_MARK, report_file
 from assets.resources import Ask, StudyResource, WarehouseResource
-from pipelines.charts.findings import QUERIES, findings
+from pipelines.explorer.findings import QUERIES, findings
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.report import render_report
 from pipelines.studies import Study

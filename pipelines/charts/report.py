@@ -16,7 +16,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from pipelines.charts.findings import Finding, number
+from pipelines.explorer.findings import QUERIES, Finding, number
 from pipelines.charts.text import label, prose
 from pipelines.charts.theme import AnyChart
 
@@ -94,7 +94,7 @@ def render_report(
         style=Markup(style),  # noqa: S704 - ours
         models=[label(str(model)) for model in summary["model"].unique(maintain_order=True)],
         recipes=[label(str(recipe)) for recipe in summary["recipe"].unique(maintain_order=True)],
-        findings=[(prose(finding.sentence), prose(finding.evidence)) for finding in findings],
+        findings=[(prose(finding.sentence), prose(QUERIES[finding.query])) for finding in findings],
         headings=_headings(summary),
         rows=_rows(summary),
         figures=[

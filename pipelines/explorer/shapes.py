@@ -29,6 +29,7 @@ class Column(TypedDict):
     doc: str
     form: Literal["percent", "number", "count"]  # percent: values are shares of 1
     better: Literal["low", "high"] | None
+    sql: str
 
 
 class Spark(TypedDict):
@@ -104,7 +105,6 @@ class FigureEntry(TypedDict):
     caption: str
     alt: str
     sql: str
-    charts: list[str]  # their titles
 
 
 class Fact(TypedDict):
@@ -124,7 +124,6 @@ class Index(TypedDict):
     lens: str  # of the layers everywhere but in figures: normed where it was measured
     prompts: list[Prompt]
     columns: list[Column]
-    columns_sql: str
     variants: list[VariantEntry]
     verdict_rule: str
     answers: list[Answer]
@@ -150,12 +149,15 @@ class FigureDocument(FigureEntry):
 
 
 class Statement(TypedDict):
-    """One SELECT over the views. `narrow` lists columns by which its rows may be chosen without changing them."""
+    """One entry of document `sql`, by its key; that of a view is "view/<name>".
+
+    `narrow` lists columns by which its rows may be chosen from outside (`select * from (…) where …`) without changing
+    them; `views` are the keys of the views that it reads.
+    """
 
     title: str
     sql: str
-    view: str | None  # the view that it reads first, whose own SQL is `view_sql`
-    view_sql: str | None
+    views: list[str]
     narrow: list[str]
 
 

@@ -5,7 +5,7 @@ Nothing of the real warehouse belongs here.
 
 import polars as pl
 
-from pipelines.charts.findings import QUERIES, Finding, findings
+from pipelines.explorer.findings import QUERIES, Finding, findings
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.report import render_report
 from tests.pipelines.charts import frames
