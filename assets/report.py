@@ -24,9 +24,9 @@ from assets.fingerprints import CODE_VERSIONS
 from assets.lineage import questions
 from assets.plan import REPORT_MARK, report_file
 from assets.resources import Ask, StudyResource, WarehouseResource
-from pipelines.explorer.findings import QUERIES, findings
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.report import render_report
+from pipelines.explorer.findings import QUERIES, findings
 from pipelines.studies import Study
 from warehouse.catalogue import SQL
 from warehouse.references import assertions

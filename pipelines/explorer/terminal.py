@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -38,7 +39,18 @@ _KL_STYLES = ("", "", "", _LIGHT, _LIGHT, _MIDDLE, _MIDDLE, _DARK)
 _SIGNS = {"safe": "✓", "non-generative only": "~", "broken": "✗", "not judged": "?"}
 _STYLES = {"safe": "green", "non-generative only": "yellow", "broken": "red"}
 _NOTHING = "–"
-_SPARK = 14
+_OVERVIEW: dict[str, Literal["left", "right"]] = {
+    "recipe": "left",
+    "verdict": "left",
+    "KL forced": "left",
+    "KL free": "left",
+    "median": "right",
+    "flip": "right",
+    "loops": "right",
+}
+# What the columns beside names and bars take, gaps included.
+_NUMBERS = 29
+_SHORTEST, _LONGEST = 9, 40
 _TOKEN = 14
 _CARRIERS = 8
 
@@ -88,36 +100,35 @@ def show_overview(console: Console, index: Index) -> None:
     for answer in index["answers"]:
         of = f"{label(answer['model'])}: " if len(index["models"]) > 1 else ""
         console.print(Text(of + prose(answer["question"]), "bold"))
-        console.print(Padding(Text(prose(answer["text"])), (0, 0, 1, 2)))
+        console.print(Padding(Text(prose(answer["text"])), (0, 0, 1, 2), expand=False))
     for model in index["models"]:
+        entries = [entry for entry in index["variants"] if entry["model"] == model]
+        width = _spark_width(console.width, entries)
         table = _table(Text(label(model), "bold"))
-        for heading, justify in (
-            ("recipe", "left"),
-            ("verdict", "left"),
-            ("KL forced", "left"),
-            ("KL free", "left"),
-            ("median", "right"),
-            ("flip", "right"),
-            ("loops", "right"),
-        ):
-            table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for entry in index["variants"]:
-            if entry["model"] == model:
-                numbers = entry["numbers"]
-                table.add_row(
-                    Text(label(entry["recipe"])),
-                    _verdict(entry),
-                    Text(spark(entry["spark"]["forced"], _SPARK)),
-                    Text(spark(entry["spark"]["free"], _SPARK)),
-                    _number(numbers.get("kl_free_running_median_nats")),
-                    _number(numbers.get("first_flip_step_median")),
-                    _of(numbers.get("prompts_collapsed"), numbers.get("prompts")),
-                )
+        for heading, justify in _OVERVIEW.items():
+            table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading.startswith("KL"))
+        for entry in entries:
+            numbers = entry["numbers"]
+            table.add_row(
+                Text(label(entry["recipe"])),
+                _verdict(entry),
+                Text(spark(entry["spark"]["forced"], width)),
+                Text(spark(entry["spark"]["free"], width)),
+                _number(numbers.get("kl_free_running_median_nats")),
+                _number(numbers.get("first_flip_step_median")),
+                _of(numbers.get("prompts_collapsed"), numbers.get("prompts")),
+            )
         console.print(table)
     console.print(Text(_legend(), "dim"))
     for note in index["notes"]:
         console.print(Text(prose(note), "dim"))
     console.print(Text("One variant: --variant NAME; its tokens: --variant NAME --prompt ID, then --step N.", "dim"))
+
+
+def _spark_width(width: int, entries: Sequence[VariantEntry]) -> int:
+    """Bars of each of the two lines that leave names and verdicts whole, where the terminal is wide enough."""
+    names = max(cell_len(label(entry["recipe"])) + cell_len(_verdict(entry).plain) for entry in entries)
+    return max(_SHORTEST, min(_LONGEST, (width - names - _NUMBERS) // 2))
 
 
 def _legend() -> str:
@@ -133,7 +144,9 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
     """Prints one variant: verdict, each prompt, and the sublayers that carry the damage."""
     entry = index["variants"][n]
     console.print(_heading(label(entry["id"], 80)))
-    console.print(_verdict(entry), Text(prose(entry["verdict_reason"] or "")))
+    console.print(
+        Text(": ").join([_verdict(entry), Text(prose(entry["verdict_reason"] or "what the others are compared with"))])
+    )
     table = _table()
     for heading in ("prompt", "flip", "loop", "answer", "KL forced", "KL free", "parts at"):
         table.add_column(heading, justify="left" if heading in {"prompt", "answer", "parts at"} else "right")
@@ -150,12 +163,13 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
     console.print(table)
     if carriers := document["carriers"][:_CARRIERS]:
         table = _table(Text("Which sublayers carry it", "bold"))
-        for heading in ("sublayer", "scope", "KL, nats", "share", "", "parted"):
-            table.add_column(heading, justify="right" if heading in {"KL, nats", "parted"} else "left")
+        for heading in ("sublayer", "scope", "KL, nats", "share", "", "parts here"):
+            table.add_column(heading, justify="right" if heading in {"KL, nats", "share", "parts here"} else "left")
+        largest = max(each["share"] or 0.0 for each in carriers) or 1.0
         for each in carriers:
             share = each["share"] or 0.0
             told = _NOTHING if each["share"] is None else f"{100 * share:.0f} %"
-            bar = Text("█" * round(20 * share))
+            bar = Text("█" * round(20 * share / largest))
             table.add_row(
                 Text(label(each["place"])),
                 Text(label(each["scope"])),
