@@ -16,7 +16,7 @@ from pipelines.errors import InputError
 # More marks than a picture shows apart, or a browser draws at once.
 MOST_MARKS = 5000
 MOST_PANELS = 24
-MOST_COLORS = 12
+MOST_COLORS = len(theme.CATEGORIES)
 # What has an order goes along the x axis, the first that varies.
 _ALONG = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
 # A median or estimate is drawn with its interval where the answer has one.

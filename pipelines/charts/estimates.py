@@ -46,7 +46,7 @@ def _panel(points: pl.DataFrame, panel: str) -> theme.AnyChart:
     ends = theme.inline([{"truth": low, "estimate": low}, {"truth": high, "estimate": high}])
     x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
     y = alt.Y("estimate:Q", title="estimate", scale=scale, axis=axis)
-    diagonal = alt.Chart(ends).mark_line(color=theme.GREY, strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
+    diagonal = alt.Chart(ends).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
     cloud = (
         alt.Chart(theme.rows(points))
         .mark_point(filled=True, size=14, opacity=0.5)

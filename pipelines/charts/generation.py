@@ -83,7 +83,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     marks = [
         alt.Chart()
         .transform_filter(alt.datum.event == event)
-        .mark_point(filled=True, size=50, opacity=0.9, color=theme.INK)
+        .mark_point(filled=True, size=50, opacity=0.9, style="ink")
         .encode(
             x=x,
             y=alt.value(height),

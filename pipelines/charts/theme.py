@@ -14,7 +14,10 @@ import polars as pl
 from pipelines.charts.text import label
 
 # Okabe and Ito's palette, told apart with every common colour blindness.
-BLUE, GREEN, VERMILLION, ORANGE, GREY, INK = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#767676", "#222222"
+# Light enough for a dark screen and dark enough for paper; text on a coloured cell chooses for itself.
+BLUE, GREEN, VERMILLION, ORANGE = "#0072B2", "#009E73", "#D55E00", "#E69F00"
+PURPLE, SKY, OLIVE, GREY, INK = "#CC79A7", "#56B4E9", "#8F8F2E", "#7F7F7F", "#222222"
+CATEGORIES = [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, OLIVE, GREY]
 
 SPACES = ("h", "z", "p")
 SPACE_TITLES = {"h": "h, hidden state", "z": "z, logits", "p": "p, probabilities"}
@@ -146,30 +149,74 @@ def no_data(text: str, needs: str) -> AnyChart:
     )
 
 
+def config(dark: bool = False) -> dict[str, Any]:
+    """The common look as a plain Vega-Lite config: on white for paper, or on near black for screens.
+
+    Marks that must stand out from either ground take `style="ink"`, gaps between cells `style="gap"`, and quiet lines
+    `style="quiet"`, so that one specification serves both.
+    """
+    ink, quiet, grid, ground = ("#e6e6e6", "#9a9a9a", "#33363b", "#1b1d21") if dark else (INK, GREY, "#ececec", "white")
+    faint = "#b4b4b4" if dark else "#555555"
+    return {
+        "background": ground,
+        "font": _FONT,
+        "padding": 8,
+        "view": {"stroke": "#44474d" if dark else "#dddddd"},
+        "axis": {
+            "labelFontSize": 11,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "labelColor": ink,
+            "titleColor": ink,
+            "gridColor": grid,
+            "domainColor": quiet,
+            "tickColor": quiet,
+            "labelLimit": 220,
+        },
+        "header": {
+            "labelFontSize": 12,
+            "labelFontWeight": "bold",
+            "labelColor": ink,
+            "titleColor": ink,
+            "labelLimit": 330,
+        },
+        "legend": {
+            "orient": "top",
+            "labelFontSize": 12,
+            "labelColor": ink,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "titleColor": ink,
+            "labelLimit": 400,
+            "titleLimit": 600,
+        },
+        "title": {
+            "anchor": "start",
+            "fontSize": 15,
+            "color": ink,
+            "subtitleFontSize": 12,
+            "subtitleColor": faint,
+            "offset": 10,
+        },
+        "text": {"color": ink},
+        "range": {"category": CATEGORIES},
+        "style": {
+            "ink": {"color": ink},
+            "quiet": {"color": quiet},
+            "gap": {"stroke": ground},
+            "group-title": {"fill": ink},
+            "group-subtitle": {"fill": faint},
+        },
+    }
+
+
 def themed(chart: AnyChart) -> AnyChart:
     """The chart with the common look, which stands in its JSON so that it looks the same everywhere."""
-    styled: AnyChart = chart.configure(
-        background="white",
-        font=_FONT,
-        padding=8,
-        view=alt.ViewConfig(stroke="#dddddd"),
-        axis=alt.AxisConfig(
-            labelFontSize=11,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            labelColor=INK,
-            titleColor=INK,
-            gridColor="#ececec",
-            domainColor="#999999",
-            tickColor="#999999",
-            labelLimit=220,
-        ),
-        header=alt.HeaderConfig(labelFontSize=12, labelFontWeight="bold", labelColor=INK, labelLimit=330),
-        legend=alt.LegendConfig(
-            orient="top", labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelLimit=400, titleLimit=600
-        ),
-        title=alt.TitleConfig(
-            anchor="start", fontSize=15, subtitleFontSize=12, subtitleColor="#555555", color=INK, offset=10
-        ),
-    )
+    styled: AnyChart = chart.configure(**config())
     return styled
+
+
+def dressed(chart: AnyChart, *, dark: bool = False) -> dict[str, Any]:
+    """The chart's specification with the light or the dark look instead of its own."""
+    specification: dict[str, Any] = chart.to_dict()
+    return {**specification, "config": config(dark=dark)}

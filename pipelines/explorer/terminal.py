@@ -49,8 +49,9 @@ _OVERVIEW: dict[str, Literal["left", "right"]] = {
     "loops": "right",
 }
 # What the columns beside names and bars take, gaps included.
-_NUMBERS = 29
+_NUMBERS = 27
 _SHORTEST, _LONGEST = 9, 40
+_BARS_A_DECADE = 2
 _TOKEN = 14
 _CARRIERS = 8
 
@@ -119,6 +120,7 @@ def show_overview(console: Console, index: Index) -> None:
                 _of(numbers.get("prompts_collapsed"), numbers.get("prompts")),
             )
         console.print(table)
+        console.print()
     console.print(Text(_legend(), "dim"))
     for note in index["notes"]:
         console.print(Text(prose(note), "dim"))
@@ -303,7 +305,7 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
     tops = trace["top"].get("forced" if forced else "free", [])
     if row < len(tops):
         console.print(_top(tops[row]))
-    for scope, layers in trace["layers"].items():
+    for scope, layers in sorted(trace["layers"].items(), key=lambda each: each[0] != "propagated"):
         if step in layers["steps"]:
             console.print(_layers(console, scope, layers, layers["steps"].index(step)))
     if step == 0 and (options := trace["options"]):
@@ -341,12 +343,11 @@ def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
     curves = {name: [line[column] for line in layers[name]] for name in ("h", "z", "p", "kl")}  # type: ignore[literal-required]
     width = min(len(layers["places"]), console.width - 32)
     shifts = [value for name in ("h", "z", "p") for value in curves[name] if value]
-    low, high = (math.log10(min(shifts)), math.log10(max(shifts))) if shifts else (0.0, 0.0)
+    high = math.log10(max(shifts, default=1.0))
 
     def relative(value: float) -> int:
-        if value <= 0:
-            return 0
-        return min(7, int(8 * (math.log10(value) - low) / (high - low))) if high > low else 7
+        # The smallest shifts are rounding, and would press all others into the highest bar.
+        return max(0, math.ceil(8 + _BARS_A_DECADE * (math.log10(value) - high)) - 1) if value > 0 else 0
 
     lines = [Text(f"Behind each sublayer, scope {label(scope)}", "bold")]
     for name, values in curves.items():
@@ -363,7 +364,7 @@ def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
             marks = "".join("•" if any(flags[a:b]) else " " for a, b in _stretches(len(flags), width))
             lines.append(Text(f"{heading:<10}{marks}".rstrip()))
     first, last = layers["places"][0], layers["places"][-1]
-    lines.append(Text(f"from {label(first)} to {label(last)}; h, z and p on one logarithmic scale", "dim"))
+    lines.append(Text(f"from {label(first)} to {label(last)}; h, z and p on one logarithmic scale, two bars a decade", "dim"))
     return Group(*lines, "")
 
 

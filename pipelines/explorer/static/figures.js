@@ -1,0 +1,77 @@
+// Figures by Vega-Embed. Vega is unpacked and run only when the first chart is seen.
+
+const configs = JSON.parse(document.getElementById("configs").textContent);
+let vega = null;
+
+// The page's policy names the hash of exactly this script.
+function runVega() {
+  vega ??= text("vega").then((source) => {
+    const script = document.createElement("script");
+    script.textContent = source;
+    document.head.append(script);
+    return window.vegaEmbed;
+  });
+  return vega;
+}
+
+async function figuresPage(chosen) {
+  const list = index.figures;
+  if (chosen !== undefined && !list.some((figure) => figure.name === chosen)) throw new Error(`This study has no figure “${chosen}”.`);
+  const shown = list.filter((figure) => chosen === undefined || figure.name === chosen);
+  const seen = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+    seen.unobserve(target);
+    drawFigure(target);
+  }), { rootMargin: "300px" });
+  const sections = shown.map((figure) => {
+    const charts = el("div", { class: "charts", "data-figure": figure.name }, el("p", { class: "hint" }, "Drawing …"));
+    seen.observe(charts);
+    return el("figure", { class: "big" }, heading(2, chosen === undefined ? link(figure.title, "figures", figure.name) : figure.title, figure.sql), charts, el("figcaption", null, figure.caption));
+  });
+  const at = list.findIndex((figure) => figure.name === chosen);
+  return [
+    el("h1", { tabindex: -1 }, "Figures"),
+    chosen === undefined
+      ? el("p", { class: "links" }, list.map((figure) => [link(figure.title, "figures", figure.name), " "]))
+      : el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),
+    sections,
+  ];
+}
+
+async function drawFigure(place) {
+  const key = place.dataset.figure;
+  try {
+    const [embed, figure] = await Promise.all([runVega(), load(`figures/${key}`)]);
+    const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart", role: "img", "aria-label": `${drawing.title}. ${figure.alt}` }) }));
+    place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
+    for (const { drawing, box } of drawn) {
+      // One after the other, so that the page stays responsive.
+      await embed(box, headless(drawing.spec, figure.title), {
+        mode: "vega-lite",
+        renderer: "svg",
+        config: configs[isDark() ? "dark" : "light"],
+        actions: false,
+        ast: true, // expressions are interpreted, not compiled: the policy forbids eval
+        defaultStyle: false, // the page's style sheet styles tooltips; no other style is allowed
+        tooltip: { disableDefaultStyle: true },
+      });
+      box.dataset.drawn = "yes";
+    }
+  } catch (error) {
+    place.replaceChildren(el("p", { class: "failed" }, `This figure could not be drawn: ${error.message}`));
+    console.error(error);
+  }
+}
+
+// The page has its own heading: of the same title in the chart only the subtitle stays.
+function headless(spec, title) {
+  const copy = structuredClone(spec);
+  if (copy.title?.text === title) {
+    if (copy.title.subtitle?.length) copy.title = { text: copy.title.subtitle, fontSize: 12, fontWeight: "normal" };
+    else delete copy.title;
+  }
+  return copy;
+}
+
+function redrawFigures() {
+  for (const place of document.querySelectorAll("[data-figure]")) if (place.querySelector(".chart")) drawFigure(place);
+}

@@ -1,0 +1,51 @@
+"""What every figure looked like when a person last looked at it; the tests compare with these small pictures.
+
+`python -m tests.pipelines.charts.baseline [FIGURE ...]` draws them anew on the synthetic frames (all, where none is
+named). Look at what changed before you commit it.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import vl_convert
+from PIL import Image
+
+from pipelines.charts import theme
+from pipelines.charts.registry import FIGURES
+from tests.pipelines.charts import frames
+
+FOLDER = Path(__file__).parent / "baseline"
+# The converter brings this font along, so that a picture does not depend on the fonts of a machine.
+FONT = "Liberation Sans"
+SCALE = 0.5
+
+
+def render(chart: theme.AnyChart) -> bytes:
+    """The chart as a small PNG, the same on every machine."""
+    specification = theme.dressed(chart)
+    specification["config"]["font"] = FONT
+    return vl_convert.vegalite_to_png(specification, scale=SCALE)
+
+
+def picture(name: str) -> bytes:
+    """A figure's first drawing, on the synthetic marts."""
+    figure = FIGURES[name]
+    return render(next(figure.draw_all(frames.ask(figure.query))).chart)
+
+
+def difference(one: bytes, other: bytes) -> float:
+    """The share of pixels in which two pictures visibly differ; 1 where their sizes do by more than a rounding."""
+    first, second = (Image.open(io.BytesIO(png)).convert("RGB") for png in (one, other))
+    if max(abs(a - b) for a, b in zip(first.size, second.size, strict=True)) > 1:
+        return 1.0
+    width, height = map(min, first.size, second.size)
+    pixels = [np.asarray(image.crop((0, 0, width, height)), dtype=np.int16) for image in (first, second)]
+    return float((np.abs(pixels[0] - pixels[1]).max(axis=2) > 24).mean())
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for chosen in sys.argv[1:] or FIGURES:
+        (FOLDER / f"{chosen}.png").write_bytes(picture(chosen))
