@@ -4,34 +4,32 @@ How documents are built is the business of `pipelines.explorer`.
 """
 
 import hashlib
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import duckdb
 import polars as pl
 
-from assets.fingerprints import CODE_VERSIONS
+from assets.explorer import documents
 from assets.watch import look
-from pipelines.charts.text import prose
 from pipelines.errors import InputError
-from pipelines.explorer.documents import Documents
-from pipelines.explorer.shapes import Fact, Index
+from pipelines.explorer.shapes import Index
 from pipelines.studies import Study, load_study, study_names
-from warehouse.catalogue import connect, view_sql
+from warehouse.catalogue import connect
 from warehouse.places import Place, is_local
 from warehouse.snapshots import damage_explained
 from warehouse.store import Store
 from warehouse.subset import narrow
 from warehouse.tables import TABLES
 
-Ask = Callable[[str], pl.DataFrame]
 # Pages that were loaded before the warehouse changed go on with what they were loaded with.
 _STATES = 3
+_ANSWERS = 64
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,9 @@ class _State:
         self.version = version
         self._connection = connect(root, explained=False)
         narrow(self._connection, subject.models, subject.recipes)
-        views = {name: view.sql for name, view in view_sql().items()}
-        title = subject.study.title if subject.study else ""
-        self._documents = Documents(self._ask, subject.name, title, _facts(subject, self._ask), views, is_live=True)
+        # Nothing in it changes, and many documents ask the same.
+        ask = lru_cache(_ANSWERS)(self._ask)
+        self._documents = documents(subject.study or subject.name, ask, is_live=True)
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Mapping[str, Any]:
@@ -194,20 +192,3 @@ def _version(store: Store) -> str:
                 status = partition.path.stat()
                 digest.update(f"{partition.path}\0{status.st_ino}\0{status.st_mtime_ns}\0{status.st_size}\0".encode())
     return digest.hexdigest()[:16]
-
-
-def _facts(subject: Subject, ask: Ask) -> list[Fact]:
-    """What a reader needs to repeat the study."""
-    made = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL")
-    models = ask("SELECT model, source, revision, weight_hash FROM models ORDER BY model")
-    facts: dict[str, object] = {"models": models.to_dicts(), "computed with": made.to_dicts()}
-    if subject.study is not None:
-        facts |= {
-            "study": subject.study.model_dump(mode="json", exclude={"prompts"}),
-            "hashes": {"prompts": subject.study.prompts_hash, "settings": subject.study.settings_hash},
-            "code versions": CODE_VERSIONS,
-        }
-    return [
-        {"name": name, "text": prose(json.dumps(value, ensure_ascii=False, indent=2, default=str))}
-        for name, value in facts.items()
-    ]

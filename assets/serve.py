@@ -27,6 +27,7 @@ from assets.live import Live
 from assets.webserver import OwnPagesOnly
 from pipelines.charts.text import prose
 from pipelines.errors import ComputationError, InputError
+from pipelines.explorer.page import policy, render
 from warehouse.errors import SqlError, WarehouseError
 from warehouse.formats import plain_rows
 from warehouse.safe_sql import answer
@@ -47,9 +48,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-# Beside the policy that the page itself states, which a frame could not be kept out by.
-_PAGE_POLICY = "frame-ancestors 'none'; object-src 'none'; base-uri 'none'; form-action 'none'; connect-src 'self'"
-_OTHER_POLICY = "default-src 'none'; frame-ancestors 'none'"
+# A page's own words cannot keep it out of a frame.
+_NO_FRAME = "frame-ancestors 'none'"
 
 
 def application(
@@ -113,19 +113,19 @@ class _Server:
             f'<li><a href="study/{quote(name, safe="")}/">{html.escape(prose(name))}</a></li>' for name in self._studies
         )
         page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Prunescope</title><ul>{names}</ul></html>'
-        return HTMLResponse(page, headers={"Content-Security-Policy": _OTHER_POLICY})
+        return HTMLResponse(page)
 
     async def page(self, request: Request) -> Response:
         """The page of a study, whose script asks for the documents."""
         live = self._live(request)
-        page = await anyio.to_thread.run_sync(live.page)
-        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+        page = await anyio.to_thread.run_sync(lambda: render({"index": live.index()}, live=True))
+        return HTMLResponse(page, headers={"Content-Security-Policy": f"{policy(live=True)}; {_NO_FRAME}"})
 
     async def data(self, request: Request) -> Response:
         """One document of a study."""
         live, name = self._live(request), request.path_params["document"]
-        content = await anyio.to_thread.run_sync(live.document, name)
-        return Response(content, media_type="application/json")
+        found = await anyio.to_thread.run_sync(live.build, name, request.query_params.get("version"))
+        return JSONResponse(found)
 
     async def sql(self, request: Request) -> Response:
         """The rows of one SELECT over what the study's page shows."""
@@ -199,7 +199,7 @@ class _Headers:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
-                headers.setdefault("Content-Security-Policy", _OTHER_POLICY)
+                headers.setdefault("Content-Security-Policy", f"default-src 'none'; {_NO_FRAME}")
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)

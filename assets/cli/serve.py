@@ -15,9 +15,7 @@ from rich.console import Console
 from assets import settings
 from assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
 from assets.cli.output import say
-from assets.live import Live, subjects
 from pipelines.errors import InputError
-from pipelines.explorer import terminal
 from warehouse.catalogue import GIBIBYTES
 from warehouse.places import Place
 from warehouse.safe_sql import SECONDS
@@ -60,6 +58,7 @@ def serve(
     """
     import uvicorn
 
+    from assets.live import Live, subjects
     from assets.serve import application
 
     names = _names(host)
@@ -145,6 +144,9 @@ def show_report(
     Raises:
         InputError: one of them is not there, or one is missing.
     """
+    from assets.live import Live, subjects
+    from pipelines.explorer import terminal
+
     for value, option, other, needed in (
         (prompt, "--prompt", variant, "--variant"),
         (step, "--step", prompt, "--prompt"),

@@ -364,7 +364,9 @@ def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
             marks = "".join("•" if any(flags[a:b]) else " " for a, b in _stretches(len(flags), width))
             lines.append(Text(f"{heading:<10}{marks}".rstrip()))
     first, last = layers["places"][0], layers["places"][-1]
-    lines.append(Text(f"from {label(first)} to {label(last)}; h, z and p on one logarithmic scale, two bars a decade", "dim"))
+    lines.append(
+        Text(f"from {label(first)} to {label(last)}; h, z and p on one logarithmic scale, two bars a decade", "dim")
+    )
     return Group(*lines, "")
 
 
