@@ -24,9 +24,7 @@ def documents(study: Study, ask: Ask, *, is_live: bool = False) -> Documents:
         is_live: whether they are built one by one, from what the warehouse has at that time.
     """
     views = {
-        path.stem: path.read_text(encoding="utf-8")
-        for layer in LAYERS
-        for path in sorted((SQL / layer).glob("*.sql"))
+        path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
     }
     return Documents(ask, study.name, study.title or "", _facts(study, ask), views, is_live=is_live)
 

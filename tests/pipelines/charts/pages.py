@@ -5,9 +5,9 @@ Nothing of the real warehouse belongs here.
 
 import polars as pl
 
-from pipelines.explorer.findings import QUERIES, Finding, findings
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.report import render_report
+from pipelines.explorer.findings import QUERIES, Finding, findings
 from tests.pipelines.charts import frames
 
 
