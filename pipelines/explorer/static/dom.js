@@ -8,8 +8,13 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...nodes(children));
   return element;
+}
+
+// What views return: nested lists in which a part that does not apply is null, undefined or false.
+function nodes(children) {
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 function el(tag, attributes, ...children) {
@@ -35,7 +40,7 @@ function link(text, ...parts) {
 }
 
 function sqlLink(key, what) {
-  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: "the SQL that made this" }, "SQL") : null;
+  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL") : null;
 }
 
 // Unknown text may change the direction of what follows it; <bdi> keeps it apart.
@@ -96,8 +101,26 @@ function variantName(variant) {
   return name(index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe);
 }
 
-function heading(level, title, sql, ...more) {
-  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"), ...more);
+// Column headings carry the unit.
+function headingOf(column) {
+  return column.form === "percent" ? `${column.heading}, %` : column.heading;
+}
+
+function heading(level, title, sql) {
+  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"));
+}
+
+// Over numbers of several columns: a link for each statement, which says what comes from it.
+function headingOver(title, columns) {
+  const keys = [...new Set(columns.map((column) => column.sql))];
+  return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "))));
+}
+
+// The first few of a long list; a button brings the rest.
+function someOf(list, count, draw, what) {
+  if (list.length <= count + 2) return list.map(draw);
+  const button = el("button", { type: "button", class: "more", onclick: () => button.replaceWith(...nodes(list.slice(count).map(draw))) }, `All ${list.length} ${what}`);
+  return [list.slice(0, count).map(draw), button];
 }
 
 function facts(list) {

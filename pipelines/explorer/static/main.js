@@ -6,7 +6,7 @@ const VIEWS = {
   "": { view: overview, title: () => index.title },
   variant: { view: variantPage, title: (id) => variantsById.get(id)?.recipe },
   compare: { view: comparePage, title: () => "Compare" },
-  tokens: { view: tokensPage, title: (id, prompt) => `${prompt}, ${variantsById.get(id)?.recipe}` },
+  tokens: { view: tokensPage, title: (id, prompt) => [index.prompts.find((one) => one.prompt_id === prompt)?.name, variantsById.get(id)?.recipe].filter(Boolean).join(", ") },
   figures: { view: figuresPage, title: () => "Figures" },
   sql: { view: sqlPage, title: () => "SQL" },
   licences: { view: licencesPage, title: () => "Licences" },
@@ -53,8 +53,9 @@ async function show() {
   } catch (error) {
     content = [el("h1", { tabindex: -1 }, "Not here"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "To the overview"))];
   }
-  if (shownHash !== hash && !hash.startsWith(shownHash)) return; // the reader went on meanwhile
-  main.replaceChildren(...content.flat(Infinity).filter(Boolean));
+  if (shownHash !== hash) return; // the reader went on meanwhile
+  forgetFigures();
+  main.replaceChildren(...nodes(content));
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
   for (const item of document.querySelectorAll("nav a")) {
     if (item.getAttribute("href") === `#/${section}`) item.setAttribute("aria-current", "page");
@@ -63,7 +64,6 @@ async function show() {
   if (!isFirst) main.querySelector("h1")?.focus({ preventScroll: true });
   if (!isFirst) scrollTo(0, isByLink ? 0 : (scrolls.get(hash) ?? 0));
   isByLink = false;
-  // A deep link to a token brings the token into the keyboard's reach.
   main.dataset.ready = hash;
 }
 

@@ -7,11 +7,11 @@ function overview() {
     el("p", { class: "lead" }, `Each variant is a pruned model, held against the dense one token by token: in hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats; “forced” reads the dense tokens, “free” its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
     answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
-    el("section", null, heading(2, "Variants", index.columns_sql), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
+    el("section", null, headingOver("Variants", index.columns), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     el("section", null, heading(2, "Prompts"), promptsTable()),
-    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint" }, figure.alt))))),
+    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint" }, figure.caption))))),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What is needed to repeat the study"), facts(index.facts), el("p", null, link("Licences of what this page contains", "licences")))),
   ];
 }
@@ -35,9 +35,17 @@ function grouped(list, key) {
 // Dense first, then what is safest; ties by KL on its own tokens.
 const VERDICT_ORDER = ["safe", "non-generative only", "broken", "not judged"];
 
+// Columns in which all pruned variants have one value would only take the room of those that tell them apart.
+function isConstant(column) {
+  const values = index.variants.filter((variant) => !variant.is_dense).map((variant) => variant.numbers[column.name]);
+  return values.length > 1 && values.every((value) => value === values[0]);
+}
+
 function variantsTable() {
+  const constant = index.columns.filter(isConstant);
+  const same = constant.map((column) => `${headingOf(column)} ${cell(column, index.variants.find((variant) => !variant.is_dense).numbers[column.name])}`);
   const ofVerdict = (variant) => (variant.is_dense ? -1 : VERDICT_ORDER.indexOf(variant.verdict ?? "not judged"));
-  return dataTable({
+  const table = dataTable({
     label: "variants",
     rows: index.variants,
     filter: (variant) => `${variant.model} ${variant.recipe} ${variant.method} ${variant.verdict ?? ""}`,
@@ -48,13 +56,14 @@ function variantsTable() {
       {
         id: "spark",
         heading: ["KL by step ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
-        doc: "mean over prompts, one logarithmic scale for all rows; sorts by the mean of the free one",
+        doc: "mean over prompts, one scale for all rows; sorts by the mean of the free one",
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...index.columns.map((column) => ({ id: column.name, heading: column.heading, doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
+      ...index.columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
     ],
   });
+  return [table, same.length > 0 && el("p", { class: "hint under" }, `The same for all pruned variants: ${same.join(" · ")}.`)];
 }
 
 function mean(values) {
@@ -67,6 +76,7 @@ function claimsTable(claims) {
   return dataTable({
     label: "claims",
     rows: claims,
+    limit: 8,
     columns: [
       { id: "says", heading: "claim", align: "wide", value: (claim) => claim.says, cell: (claim) => [claim.says, " ", sqlLink(claim.sql, claim.says)] },
       ...(index.models.length > 1 ? [{ id: "model", heading: "model", value: (claim) => claim.model, cell: (claim) => name(claim.model) }] : []),
@@ -84,6 +94,7 @@ function promptsTable() {
   return dataTable({
     label: "prompts",
     rows: index.prompts.map((prompt, place) => ({ ...prompt, place })),
+    limit: 12,
     filter: index.prompts.length > 8 ? (prompt) => `${prompt.name} ${prompt.kind} ${prompt.text}` : undefined,
     columns: [
       {

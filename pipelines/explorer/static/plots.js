@@ -7,11 +7,11 @@ const SPACES = [
 ];
 
 // Pieces of a path between values that are there.
-function pathOf(values, x, y) {
+function pathOf(values, x, y, isShown = isNumber) {
   let pen = "M";
   let path = "";
   values.forEach((value, place) => {
-    if (!isNumber(value)) {
+    if (!isShown(value)) {
       pen = "M";
       return;
     }
@@ -21,8 +21,7 @@ function pathOf(values, x, y) {
   return path;
 }
 
-// KL a step on one logarithmic scale for all rows, so that rows can be held against each other.
-const SPARK_FLOOR = 1e-3;
+// KL a step on one scale for all rows, so that rows can be held against each other; its root, so that small ones show.
 const sparkTop = Math.max(1, ...index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber));
 
 function sparkline(spark) {
@@ -30,8 +29,7 @@ function sparkline(spark) {
   const steps = Math.max(spark.forced.length, spark.free.length);
   if (!steps) return "–";
   const x = (step) => 2 + (step * (width - 4)) / Math.max(1, steps - 1);
-  const share = (value) => Math.log(Math.max(value, SPARK_FLOOR) / SPARK_FLOOR) / Math.log(sparkTop / SPARK_FLOOR);
-  const y = (value) => height - 2 - (height - 4) * share(value);
+  const y = (value) => height - 2 - (height - 4) * Math.sqrt(value / sparkTop);
   const last = (values) => number(values.filter(isNumber).at(-1));
   const said = `KL by step: forced ends at ${last(spark.forced)}, free at ${last(spark.free)} nats`;
   return svg(
@@ -43,15 +41,22 @@ function sparkline(spark) {
   );
 }
 
-function mark(kind, x, y) {
-  if (kind === "square") return svg("rect", { x: x - 2.2, y: y - 2.2, width: 4.4, height: 4.4 });
-  if (kind === "triangle") return svg("path", { d: `M${x} ${y - 3}l3 5.4h-6z` });
-  return svg("circle", { cx: x, cy: y, r: 2.3 });
+// All marks of a curve as one path, since a token's curves are drawn anew at every click.
+const MARKS = { circle: "m-2.3 0a2.3 2.3 0 1 0 4.6 0a2.3 2.3 0 1 0 -4.6 0z", square: "m-2.2 -2.2h4.4v4.4h-4.4z", triangle: "m0 -3l3 5.4h-6z" };
+
+function marksOf(kind, values, x, y) {
+  const pieces = values.map((value, place) => (hasPlace(value) ? `M${x(place).toFixed(1)} ${y(value).toFixed(1)}${MARKS[kind]}` : ""));
+  return svg("path", { class: "marks", d: pieces.join("") });
 }
 
-// Ends of one logarithmic axis in whole powers of ten; a defect below 1e-10 says nothing.
+// What has a place on a logarithmic axis: 0 has none, and a defect below 1e-10 says nothing.
+function hasPlace(value) {
+  return isNumber(value) && value > 1e-10;
+}
+
+// Ends of one logarithmic axis in whole powers of ten.
 function powers(series) {
-  const values = series.flatMap((one) => one.values).filter((value) => isNumber(value) && value > 1e-10);
+  const values = series.flatMap((one) => one.values).filter(hasPlace);
   if (!values.length) return null;
   const low = Math.floor(Math.log10(Math.min(...values)));
   return [low, Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values))))];
@@ -60,13 +65,13 @@ function powers(series) {
 /* Curves over layers on a logarithmic axis, with a readout under the pointer.
    series: [{name, className, mark, dashed, values}]; places: ["0 attn", …]; changed: which places the recipe changed. */
 function layerCurves({ title, places, changed, series, markers = [] }) {
-  const shown = series.filter((one) => one.values.some(isNumber));
+  const shown = series.filter((one) => one.values.some(hasPlace));
   const ends = powers(shown);
   if (!ends) return null;
   const [width, height, left, right, top, bottom] = [560, 210, 46, 58, 12, 34];
   const x = (place) => left + ((width - left - right) * (place + 0.5)) / places.length;
-  const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(Math.max(value, 10 ** ends[0])) - ends[0]) / (ends[1] - ends[0]));
-  const readout = el("p", { class: "readout" }, "\u00a0");
+  const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
+  const readout = el("span", { class: "readout" });
   const every = Math.ceil((ends[1] - ends[0]) / 5);
   const grid = [];
   for (let power = ends[0]; power <= ends[1]; power += every) {
@@ -84,7 +89,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   });
   // Names stand at the ends of the curves, pushed apart where they would overlap.
   const labels = shown.map((one) => {
-    const end = one.values.findLastIndex(isNumber);
+    const end = one.values.findLastIndex(hasPlace);
     return { one, end, at: y(one.values[end]) };
   });
   labels.sort((a, b) => a.at - b.at);
@@ -96,12 +101,12 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
     svg(
       "g",
       { class: one.className },
-      svg("path", { class: one.dashed ? "curve dashed" : "curve", d: pathOf(one.values, x, y) }),
-      one.mark && places.length <= 80 ? svg("g", { class: "marks" }, one.values.map((value, place) => (isNumber(value) ? mark(one.mark, x(place), y(value)) : null))) : null,
+      svg("path", { class: one.dashed ? "curve dashed" : "curve", d: pathOf(one.values, x, y, hasPlace) }),
+      one.mark && places.length <= 80 ? marksOf(one.mark, one.values, x, y) : null,
       svg("text", { class: "series", x: x(end) + 8, y: at - excess + 4 }, one.name),
     ),
   );
-  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + 4, y: top + 9 }, one.text)]);
+  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + (one.place > places.length / 2 ? -4 : 4), y: top - 2, "text-anchor": one.place > places.length / 2 ? "end" : "start" }, one.text)]);
   const hair = svg("path", { class: "hair", d: "" });
   const drawing = svg(
     "svg",
@@ -121,9 +126,9 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   });
   drawing.addEventListener("pointerleave", () => {
     hair.setAttribute("d", "");
-    readout.textContent = "\u00a0";
+    readout.textContent = "";
   });
-  return el("figure", { class: "small" }, el("figcaption", null, title), drawing, readout);
+  return el("figure", { class: "small" }, el("figcaption", null, title, readout), drawing);
 }
 
 // What a reader without the picture hears: ends and peak of each curve.

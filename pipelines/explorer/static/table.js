@@ -1,9 +1,10 @@
 // Tables that sort and filter. TanStack's table-core keeps the order and the choice of rows; it makes no markup.
 
 /* columns: [{id, heading, doc, align, value(row) → number | string | null, cell(row) → node or text}].
-   Rows without a value come last in either direction. */
-function dataTable({ label, columns, rows, filter, sorted, rowClass }) {
-  let state = { sorting: sorted ? [sorted] : [], globalFilter: "" };
+   Rows without a value come last in either direction; of more than `limit` rows the rest waits for a button. */
+function dataTable({ label, columns, rows, filter, rowClass, limit = Infinity }) {
+  let most = limit + 3 > rows.length ? Infinity : limit;
+  let state = { sorting: [], globalFilter: "" };
   const table = TableCore.createTable({
     data: rows,
     columns: columns.map((column) => ({
@@ -28,6 +29,7 @@ function dataTable({ label, columns, rows, filter, sorted, rowClass }) {
     draw();
   };
   const body = el("tbody");
+  const more = el("button", { type: "button", class: "more", onclick: () => { most = Infinity; draw(); } }, `All ${rows.length} rows`);
   const count = el("span", { class: "hint", role: "status" });
   const headings = columns.map((column) =>
     el("th", { scope: "col", class: column.align, "data-column": column.id }, el("button", { type: "button", title: column.doc, onclick: () => turn(column.id) }, column.heading)),
@@ -44,17 +46,18 @@ function dataTable({ label, columns, rows, filter, sorted, rowClass }) {
     });
     const shown = table.getRowModel().rows;
     body.replaceChildren(
-      ...shown.map(({ original }) =>
+      ...shown.slice(0, most).map(({ original }) =>
         el("tr", { class: rowClass?.(original) }, columns.map((column, place) => el(place ? "td" : "th", { scope: place ? null : "row", class: column.align, "data-value": column.value(original) }, column.cell(original)))),
       ),
     );
+    more.hidden = shown.length <= most;
     if (filter) count.textContent = shown.length === rows.length ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`;
   }
   set({});
   const grid = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", null, el("thead", null, el("tr", null, headings)), body));
-  if (!filter || rows.length < 2) return grid;
+  if (!filter || rows.length < 2) return el("div", null, grid, more);
   const box = el("input", { type: "search", placeholder: "Filter", "aria-label": `Filter: ${label}`, oninput: (event) => set({ globalFilter: event.target.value }) });
-  return el("div", null, el("div", { class: "tools" }, box, count), grid);
+  return el("div", null, el("div", { class: "tools" }, box, count), grid, more);
 }
 
 function compare(a, b) {
@@ -62,11 +65,12 @@ function compare(a, b) {
 }
 
 // Rows as a query gave them.
-function plainTable({ label, columns, rows, filter = false }) {
+function plainTable({ label, columns, rows, filter = false, limit }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({
     label,
     rows,
+    limit,
     filter: filter ? (row) => row.map(String).join(" ") : undefined,
     columns: columns.map((heading, place) => ({
       id: String(place),

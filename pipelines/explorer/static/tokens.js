@@ -44,7 +44,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
     el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
-    el("p", { class: "hint" }, outcome(trace, prompt)),
+    el("p", null, outcome(trace, prompt)),
     el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens")),
     texts,
     detail,
@@ -55,9 +55,9 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
 function outcome(trace, prompt) {
   const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");
   return [
-    trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && `The texts part at token ${trace.first_flip_step}.`,
-    isNumber(trace.collapse_step) && `The pruned text loops from token ${trace.collapse_step}.`,
-    isNumber(trace.collapse_step_dense) && `The dense text loops from token ${trace.collapse_step_dense}.`,
+    trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && `The texts part at step ${trace.first_flip_step}.`,
+    isNumber(trace.collapse_step) && `The pruned text loops from step ${trace.collapse_step}.`,
+    isNumber(trace.collapse_step_dense) && `The dense text loops from step ${trace.collapse_step_dense}.`,
     (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right is ${prompt.gold}` : ""}.`,
     trace.parts_at && `At the first flip the most likely token parts behind ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? ` and for good behind ${trace.parts_for_good_at}` : ""}.`,
   ].filter(Boolean).join(" ");
@@ -107,6 +107,8 @@ function stream(view, side) {
     const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
     const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": `${step}: ${token}${steps.is_same[at] ? "" : ", differs"}` }, name(token)), { "--heat": hot.toFixed(3) });
     for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag" }, text));
+    // Lines break before words, never inside them.
+    if (token.startsWith("␣")) list.append(el("wbr"));
     list.append(piece);
     if (token.endsWith("↵")) list.append(el("br"));
   });
@@ -161,7 +163,7 @@ function choose(view, texts, detail, step, focus, side = "dense") {
   });
   const hash = route("tokens", view.variant.id, view.prompt.prompt_id, view.step) + (view.trajectory === "forced" ? "" : `/${view.trajectory}`);
   if (focus && location.hash !== hash) replaceRoute(hash);
-  detail.replaceChildren(...chosenToken(view, steps, at));
+  detail.replaceChildren(...nodes(chosenToken(view, steps, at)));
 }
 
 function chosenToken(view, steps, at) {
@@ -170,10 +172,10 @@ function chosenToken(view, steps, at) {
   const value = (title, key) => el("div", null, el("span", null, title), el("b", null, number(steps[key]?.[at])));
   const top = trace.top[trajectory]?.[at];
   return [
-    el("h2", null, `Token ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
+    el("h2", null, `Step ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
     el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense", "entropy_dense"), value("entropy pruned", "entropy_pruned"), value("margin dense", "margin_dense"), value("margin pruned", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
+    top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of the tokens that each side finds most likely"),
     top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, trace.sql.top), topOf("Most likely, pruned", top.pruned, trace.sql.top)),
-    top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " ", el("span", { class: "key pruned" }, "pruned"), " probability"),
     layersAt(view, step),
   ];
 }
@@ -184,7 +186,7 @@ function topOf(title, rows, sql) {
 
 function layersAt(view, step) {
   const { trace, trajectory } = view;
-  const measured = Object.entries(trace.layers).map(([scope, layers]) => {
+  const measured = inOrder(trace.layers).map(([scope, layers]) => {
     const column = layers.steps.indexOf(step);
     if (column < 0) return null;
     const agrees = layers.is_top1_same?.map((row) => row[column]);
