@@ -17,8 +17,8 @@ from pipelines.explorer.shapes import Answer, Link
 
 TOLERANCE = 0.1
 RULE = (
-    f"Where tasks of both kinds were scored, writing and choosing are each kept if at most {TOLERANCE:.0%} of the dense "
-    "model's skill above a guess is lost. Otherwise the study's prompts decide: choosing is kept where less than half "
+    f"Where tasks of both kinds were scored, writing and choosing are each kept if at most {TOLERANCE:.0%} of the "
+    "dense model's skill above a guess is lost. Otherwise the study's prompts decide: choosing is kept where less than half "
     "of the questions change their likeliest option, writing where, besides, KL at the first generated token is below "
     f"{PUBLISHED_KL_NATS} nats and at most {TOLERANCE:.0%} of the tokens change their likeliest one. {SAFE}: both are "
     f"kept; {CHOOSING_ONLY}: only choosing; {BROKEN}: not even that; {NOT_JUDGED}: neither was measured."
@@ -199,7 +199,7 @@ def _layers(frames: Frames, model: str, collapses: pl.DataFrame, verdicts: pl.Da
             f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in most.iter_rows(named=True)
         )
         told.append(
-            f"Pruned alone, these sublayers cost most – in brackets, of how many of the variants that changed them they "
+            "Pruned alone, these sublayers cost most – in brackets, of how many of the variants that changed them they "
             f"are among the three costliest: {listed}."
         )
     mildest = mildest_collapse(collapses)

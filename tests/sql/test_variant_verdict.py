@@ -1,4 +1,4 @@
-"""Verdicts and the layers that carry the damage: numbers worked out by hand, and the same rule as `prunescope advise`."""
+"""Verdicts and the layers that carry the damage, worked out by hand, and the same rule as `prunescope advise`."""
 
 from pathlib import Path
 
