@@ -11,7 +11,7 @@ import polars as pl
 
 from pipelines.charts.text import label, prose
 from pipelines.explorer.frames import Frames, number, numbers, place, table_rows
-from pipelines.explorer.shapes import Carrier, Fact, LayerCurves, PromptSummary, Table, VariantDocument
+from pipelines.explorer.shapes import Fact, LayerCurves, PromptSummary, Table, VariantDocument
 from pipelines.explorer.statements import STATEMENTS
 
 # Statement → the columns that are printed; every row but of `flips`, whose first ones show what they are like.
@@ -175,9 +175,7 @@ def _table(key: str, frame: pl.DataFrame, columns: Sequence[str]) -> Table:
 
 def _answers(frame: pl.DataFrame) -> dict[str, dict[str, int | None]]:
     found: dict[str, dict[str, Any]] = {}
-    for task, metric, sample, is_correct in frame.select(
-        "task", "metric", "sample_id", "is_correct"
-    ).iter_rows():
+    for task, metric, sample, is_correct in frame.select("task", "metric", "sample_id", "is_correct").iter_rows():
         entry = found.setdefault(label(f"{task} {metric}", 80), {})
         entry[label(str(sample))] = None if is_correct is None else int(is_correct)
     return found
