@@ -52,12 +52,12 @@ async function drawFigure(place) {
   turns.set(place, turn);
   try {
     const [embed, figure] = await Promise.all([runVega(), load(`figures/${key}`)]);
-    const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart", role: "img", "aria-label": `${drawing.title}. ${figure.alt}` }) }));
+    const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart" }) }));
     place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
     for (const { drawing, box } of drawn) {
       // One after the other, so that the page stays responsive.
       if (turns.get(place) !== turn || !place.isConnected) return;
-      const result = await embed(box, headless(drawing.spec, figure.title), {
+      const result = await embed(box, headless(drawing, figure), {
         mode: "vega-lite",
         renderer: "svg",
         config: configs[isDark() ? "dark" : "light"],
@@ -76,9 +76,10 @@ async function drawFigure(place) {
 }
 
 // The page has its own heading: of the same title in the chart only the subtitle stays.
-function headless(spec, title) {
-  const copy = structuredClone(spec);
-  if (copy.title?.text === title) {
+function headless(drawing, figure) {
+  const copy = structuredClone(drawing.spec);
+  copy.description = `${drawing.title}. ${figure.alt}`; // Vega gives it to those who do not see the chart
+  if (copy.title?.text === figure.title) {
     if (copy.title.subtitle?.length) copy.title = { text: copy.title.subtitle, fontSize: 12, fontWeight: "normal" };
     else delete copy.title;
   }

@@ -11,7 +11,7 @@ function overview() {
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     el("section", null, heading(2, "Prompts"), promptsTable()),
-    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint" }, figure.caption))))),
+    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption))))),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What is needed to repeat the study"), facts(index.facts), el("p", null, link("Licences of what this page contains", "licences")))),
   ];
 }

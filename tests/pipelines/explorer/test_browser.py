@@ -164,8 +164,8 @@ def test_colours_follow_the_chosen_measure_and_words_say_it_too(page):
     assert heats(1) == [0, 0, 0, 0, 0.8, 0.8]
     page.click(page.one("[data-key='kl']"))
     assert [piece.get_attribute("aria-label") for piece in page.all(".side:nth-child(2) .tok")][3:5] == [
-        "3: ␣is",
-        "4: ␣red, differs",
+        "3: ␣is, answer ends",
+        "4: ␣red, differs, first flip",
     ]
     flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
     assert flags == [["answer ends", "first flip"], ["answer ends", "first flip"]]
@@ -295,6 +295,7 @@ def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
     reader.wait(lambda: reader.js(marks) > 0)
     words = reader.js("return [...document.querySelectorAll('.chart svg text')].map((one) => one.textContent)")
     assert any(("␣" if name == "usual" else "⟨202E⟩") in word for word in words)
+    assert reader.one(".chart").get_attribute("aria-label").endswith(". alt")
     ground = "const svg = document.querySelector('.chart svg'); return svg && getComputedStyle(svg).backgroundColor"
     assert reader.js(ground) == "rgb(255, 255, 255)"
     reader.scheme("dark")
