@@ -129,7 +129,7 @@ def _open(rows: pl.DataFrame) -> str:
 
 
 def _range(losses: pl.Series) -> str:
-    low, high = (f"{bound:.2f}" for bound in (losses.min(), losses.max()))
+    low, high = (f"{bound:.2f}" for bound in losses.sort().gather([0, -1]).to_list())
     return low if low == high else f"{low} to {high}"
 
 
