@@ -54,7 +54,9 @@ function isNumber(value) {
 
 // Three digits, with small and large numbers by powers of ten; what was not measured is a dash.
 function number(value) {
-  if (!isNumber(value)) return typeof value === "boolean" ? (value ? "yes" : "no") : value === null || value === undefined ? "–" : String(value);
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (Number.isInteger(value)) return value.toLocaleString("en-US");

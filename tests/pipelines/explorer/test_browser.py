@@ -3,100 +3,27 @@
 The page's text is tested without a browser in test_page.
 """
 
-import os
-import shutil
 from urllib.parse import quote
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from pipelines.explorer.page import render
 from tests.pipelines.charts import frames
 from tests.pipelines.explorer import sample
+from tests.pipelines.explorer.reader import Reader, chromium
 
 pytestmark = pytest.mark.chromium
-INSTALL = "apt-get update && apt-get install -y chromium chromium-driver"
 WANDA, DROP, MAGNITUDE = (
     quote(f"{sample.MODEL}@{recipe}", safe="") for recipe in ("wanda-50", "attn-drop-4", "magnitude-50")
 )
 
 
-class Reader:
-    """A browser on one page; views are opened by their address, without loading the page again."""
-
-    def __init__(self, driver):
-        self.driver = driver
-
-    def load(self, url):
-        self.driver.get("about:blank")
-        self.driver.get(url)
-        self.wait_for_view()
-
-    def show(self, path, width=1280):
-        self.width(width)
-        self.driver.execute_script(
-            "if (location.hash !== arguments[0]) { delete document.querySelector('main').dataset.ready; "
-            "location.hash = arguments[0]; }",
-            f"#{path}",
-        )
-        self.wait_for_view()
-
-    def wait_for_view(self):
-        self.wait(lambda: self.js("return document.querySelector('main')?.dataset.ready === location.hash"))
-
-    def wait(self, condition):
-        WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda _: condition())
-
-    def width(self, width):
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-    def scheme(self, scheme):
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-    def js(self, script, *values):
-        return self.driver.execute_script(script, *values)
-
-    def all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def one(self, selector):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def text(self, selector="main"):
-        return self.js("return document.querySelector(arguments[0]).innerText", selector)
-
-    def click(self, element):
-        self.js("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
-
-    def complaints(self):
-        return self.driver.get_log("browser")
-
-    def press(self, *keys):
-        for key in keys:
-            self.driver.switch_to.active_element.send_keys(key)
-
-
 @pytest.fixture(scope="module")
 def driver():
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip(f"needs Chromium: {INSTALL}")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium has no sandbox for root
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield started
-    started.quit()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
