@@ -6,6 +6,7 @@ The page's text is tested without a browser in test_page.
 from urllib.parse import quote
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -144,7 +145,10 @@ def test_the_map_of_layers_and_steps_has_the_first_layer_at_the_bottom_and_choos
     # KL is 1e-7 behind the first sublayer, and behind the last 0.01 at step 0 and 0.06 at step 5.
     assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 64, 113)
     assert "highest 0.06 nats behind 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
-    page.click(page.one("canvas"))  # in the middle
+    canvas = page.one("canvas")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    right_of_the_middle = int(canvas.size["width"] / 12)
+    ActionChains(page.driver).move_to_element_with_offset(canvas, right_of_the_middle, 0).click().perform()
     assert "Step 3" in page.text(".detail h2")
     assert page.one(".cursor").get_attribute("style").startswith("left: 50%")
     assert page.driver.current_url.endswith("/3")
