@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pipelines.charts
+import pipelines.explorer
 from assets.lineage import Reading
 from pipelines.studies import Study
 from warehouse.catalogue import SQL
@@ -50,8 +51,14 @@ def _read(path: Path, _: tuple[int, int, int]) -> str:
 
 
 def charts_version() -> str:
-    """SHA-256 over the source of the charts and the report."""
-    return _folder_hash(Path(pipelines.charts.__file__).parent, ("*.py", "*.j2", "*.html", "*.css", "*.js"))
+    """SHA-256 over the source of the charts."""
+    return _folder_hash(Path(pipelines.charts.__file__).parent, ("*.py",))
+
+
+def explorer_version() -> str:
+    """SHA-256 over the source of the report: its charts, documents and page."""
+    page = _folder_hash(Path(pipelines.explorer.__file__).parent, ("*.py", "*.j2", "*.css", "*.js"))
+    return fingerprint({"charts": charts_version(), "page": page})
 
 
 def report_version(store: Store, study: Study, found: Mapping[str, str] | None = None) -> str:
@@ -68,7 +75,7 @@ def report_version(store: Store, study: Study, found: Mapping[str, str] | None =
             "partitions": dict(partitions_of(store, study) if found is None else found),
             "of no study": partitions(store, (table.name for table in TABLES.values() if not table.is_of_studies)),
             "sql": _folder_hash(SQL, ("*.sql",)),
-            "charts": charts_version(),
+            "explorer": explorer_version(),
         }
     )
 

@@ -1,4 +1,4 @@
-"""Dagster's web interface: it answers its own pages and programs, and no other website.
+"""Dagster's web interface, and the guard of any server: it answers its own pages and programs, and no other website.
 
 Dagster carries out whatever is asked of it, even in the address of a picture, and asks nobody who they are. So any page
 that is open in the same browser could start runs. Nothing here knows what is computed.
@@ -6,6 +6,7 @@ that is open in the same browser could start runs. Nothing here knows what is co
 
 import re
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -26,9 +27,9 @@ _PORT = re.compile(r":\d+\Z")
 class OwnPagesOnly:
     """Refuses what a page of another website asks for; what tells such a page from ours is set by the browser alone."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Takes the application that answers what is not refused."""
-        self._app, self._hosts = app, _HOSTS | settings.hosts()
+    def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
+        """Takes the application that answers what is not refused, and names of it that no setting gives."""
+        self._app, self._hosts = app, _HOSTS | settings.hosts() | {*hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

@@ -133,6 +133,12 @@ def _csv(rows: pa.Table) -> str:
     return header.getvalue() + body.getvalue().decode()
 
 
+def plain_rows(rows: pa.Table) -> list[list[object]]:
+    """The rows in JSON's types: dates and intervals as texts, bytes in hexadecimal, NaN and infinity as in `_plain`."""
+    columns = [_values(column) for column in _without_intervals(rows).columns]
+    return [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
+
+
 def _json(rows: pa.Table) -> str:
     """A list of objects, one a line; NaN and infinity, which JSON lacks, are the texts NaN, Infinity, -Infinity."""
     columns = [_values(column) for column in rows.columns]

@@ -20,6 +20,7 @@ from warehouse.snapshots import damage_explained
 
 SECONDS = 60.0
 RESULT_BYTES = 1 << 30
+_BATCH = 1_000_000  # rows
 # DuckDB's parser tries every reading of parentheses that never close, and cannot be interrupted.
 DEPTH = 500
 
@@ -78,12 +79,51 @@ def run_safe(
         DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
-    if _SHOW_ALL.fullmatch(sql):
-        sql = _ALL_TABLES
     shows_comments = any(word in sql.lower() for word in ("duckdb_", "information_schema"))
     with connect(root, safe=True, gibibytes=gibibytes, models=models, explained=shows_comments) as connection:
-        check(connection, sql)
-        return _run(connection, sql, parameters, seconds)
+        return answer(connection, sql, parameters, seconds=seconds)
+
+
+def answer(
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    parameters: Sequence[object] | Mapping[str, object] | None = None,
+    *,
+    seconds: float = SECONDS,
+    rows: int | None = None,
+    size: int = RESULT_BYTES,
+) -> pa.Table:
+    """The rows of one SELECT on an open connection; what is no SELECT is refused before it runs.
+
+    Args:
+        connection: from `catalogue.connect(..., safe=True)`; whoever else holds it may interrupt it.
+        sql: one statement, as in `run_safe`.
+        parameters: as in `run_safe`.
+        seconds: longest time that it may run.
+        rows: of a longer answer only so many first rows are fetched; all where None.
+        size: most bytes of the answer in Arrow's format.
+
+    Raises:
+        UnsafeSqlError, SqlError, DamagedFileError: as `run_safe`.
+    """
+    if _SHOW_ALL.fullmatch(sql):
+        sql = _ALL_TABLES
+    check(connection, sql)
+    timer = threading.Timer(seconds, connection.interrupt)
+    timer.start()
+    try:
+        with damage_explained(connection):
+            return _fetched(connection, sql, parameters, rows, size)
+    except duckdb.InterruptException as error:
+        raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)") from error
+    except duckdb.OutOfMemoryException as error:
+        raise SqlError(
+            "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"
+        ) from error
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise SqlError(f"SQL: {_short(error)}") from error
+    finally:
+        timer.cancel()
 
 
 def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -165,40 +205,28 @@ def _check_name(path: list[str]) -> None:
         raise UnsafeSqlError(f"{name} is not allowed: it shows the engine, not the warehouse")
 
 
-def _run(
+def _fetched(
     connection: duckdb.DuckDBPyConnection,
     sql: str,
     parameters: Sequence[object] | Mapping[str, object] | None,
-    seconds: float,
+    rows: int | None,
+    size: int,
 ) -> pa.Table:
-    timer = threading.Timer(seconds, connection.interrupt)
-    timer.start()
-    try:
-        with damage_explained(connection):
-            return _fetched(connection, sql, parameters)
-    except duckdb.InterruptException as error:
-        raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)") from error
-    except duckdb.OutOfMemoryException as error:
-        raise SqlError(
-            "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"
-        ) from error
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise SqlError(f"SQL: {_short(error)}") from error
-    finally:
-        timer.cancel()
-
-
-def _fetched(
-    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | Mapping[str, object] | None
-) -> pa.Table:
-    reader = connection.sql(sql, params=parameters).to_arrow_reader()
-    batches, size = [], 0
+    reader = connection.sql(sql, params=parameters).to_arrow_reader(_BATCH if rows is None else min(rows, _BATCH))
+    batches, fetched, used = [], 0, 0
     for batch in reader:
-        batches.append(batch)
-        size += batch.nbytes
-        if size > RESULT_BYTES:
-            raise SqlError("the result is larger than 1 GiB; aggregate it or add a LIMIT")
+        batches.append(batch if rows is None else batch.slice(0, rows - fetched))
+        fetched += batches[-1].num_rows
+        used += batches[-1].nbytes
+        if used > size:
+            raise SqlError(f"the result is larger than {_binary(size)}; aggregate it or add a LIMIT")
+        if fetched == rows:
+            break
     return pa.Table.from_batches(batches, reader.schema)
+
+
+def _binary(size: int) -> str:
+    return f"{size >> 30} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
 
 def _short(error: Exception) -> str:

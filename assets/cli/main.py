@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
-from assets.cli import advise, charts, checkpoint, keeping, paper, query, service, study, watch
+from assets.cli import advise, charts, checkpoint, keeping, paper, query, serve, service, study, watch
 from assets.cli.options import Debug, Globals, Warehouse
 from assets.cli.output import say
 from pipelines.errors import ComputationError, InputError
@@ -66,6 +66,7 @@ charts.register(app)
 paper.register(app)
 checkpoint.register(app)
 keeping.register(app)
+serve.register(app)
 service.register(app)
 
 

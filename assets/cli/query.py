@@ -16,6 +16,7 @@ import typer
 from assets.cli.charts import check_place, show
 from assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
 from assets.cli.output import chosen_format, emit, say, write_file
+from assets.cli.serve import show_report
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
 from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
@@ -313,13 +314,34 @@ def report(
         str | None, typer.Argument(help="Name of the study; not needed where there is one report.")
     ] = None,
     output: Output = None,
+    terminal: Annotated[bool, typer.Option("--terminal", "-t", help="Show it here, without a browser.")] = False,
+    variant: Annotated[
+        str | None, typer.Option("--variant", metavar="MODEL@RECIPE", help="With --terminal: one variant.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="With --variant: both texts, token by token.")] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", min=0, help="With --prompt: likely tokens and layers at this token.")
+    ] = None,
+    forced: Annotated[
+        bool, typer.Option("--forced", help="With --prompt: reading the dense model's tokens, not its own.")
+    ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Say where a study's report lies, or copy it with -o.
+    """Say where a study's report lies, copy it with -o, or show it in the terminal.
 
-    For example: `prunescope report demo -o report.html`
+    For example:
+
+    - `prunescope report demo -o report.html`
+    - `prunescope report demo --terminal --variant wanda-50`
     """
+    if terminal:
+        if output is not None:
+            raise InputError("--terminal -o: leave out one of the two; `> FILE` keeps what a terminal shows")
+        show_report(existing(context), study, variant, prompt, step, forced=forced)
+        return
+    if variant is not None or prompt is not None or step is not None or forced:
+        raise InputError("--variant, --prompt, --step and --forced are for --terminal; the page has links for them")
     if output is not None and output.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
     reports = {path.stem: path for path in Store(existing(context)).files("_reports") if path.suffix == ".html"}

@@ -248,28 +248,6 @@ def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def texts(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.DataFrame:
-    rows = []
-    for model in models:
-        for prompt in prompts:
-            dense = "The answer is 12 apples, because 3 times 4 is 12.\n\nSo Anna has 12."
-            for recipe in ("dense", *recipes):
-                is_dense = recipe == "dense"
-                rows.append(
-                    {
-                        "model": model,
-                        "recipe": recipe,
-                        "prompt_id": prompt,
-                        "prompt_text": "Anna has 3 bags of 4 apples. How many apples has she?",
-                        "text": dense if is_dense else dense[:14] + "the the the the the apples apples",
-                        "text_dense": dense,
-                        "first_flip_step": None if is_dense else 4,
-                        "collapse_step": None if is_dense else 9,
-                    }
-                )
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
 def reference_temperature(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "temperature": 1.0} for model in models for recipe in ("dense", *recipes)]

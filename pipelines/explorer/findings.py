@@ -1,6 +1,6 @@
 """What the numbers say, in sentences: each with the SQL behind it, and with a "not" where the paper fails here.
 
-The SQL is only stated here; the caller runs it.
+The SQL is only stated here; the caller runs it. The paper's claims as such are the index's table.
 """
 
 import math
@@ -29,15 +29,40 @@ where is_changed and scope = 'local'
 group by model, lens
 order by model, lens desc""",
     "fit": """\
+with points as (
+    select model, recipe, scope, theorem, estimate, truth
+    from estimate_points
+    where estimate > 0 and truth > 0 and scope in ('local', 'propagated')
+      and lens = (select if(count_if(lens = 'normed') > 0, 'normed', min(lens)) from estimate_points)
+),
+variants as (
+    select model, theorem, scope, recipe, corr(ln(estimate), ln(truth)) as log_correlation
+    from points
+    group by model, theorem, scope, recipe
+),
+correlations as (
+    select model, theorem,
+           median(log_correlation) filter (where scope = 'local') as log_correlation,
+           min(log_correlation) filter (where scope = 'local') as log_correlation_min,
+           max(log_correlation) filter (where scope = 'local') as log_correlation_max,
+           median(log_correlation) filter (where scope = 'propagated') as log_correlation_propagated
+    from variants
+    where isfinite(log_correlation)
+    group by model, theorem
+)
 select model, theorem, count(*) as points,
        median(estimate / truth) as ratio_median,
        quantile_cont(estimate / truth, 0.1) as ratio_p10,
        quantile_cont(estimate / truth, 0.9) as ratio_p90,
-       corr(ln(estimate), ln(truth)) as log_correlation,
        count(*) filter (where truth > 0.05) as large_points,
-       median(estimate / truth) filter (where truth > 0.05) as large_ratio_median
-from estimate_points
-where estimate > 0 and truth > 0 and scope <> 'isolated'
+       median(estimate / truth) filter (where truth > 0.05) as large_ratio_median,
+       any_value(log_correlation) as log_correlation,
+       any_value(log_correlation_min) as log_correlation_min,
+       any_value(log_correlation_max) as log_correlation_max,
+       any_value(log_correlation_propagated) as log_correlation_propagated
+from points
+left join correlations using (model, theorem)
+where scope = 'local'
 group by model, theorem
 order by model, theorem""",
     "noise": """\
@@ -51,7 +76,7 @@ order by model""",
     "claims": """\
 select model, claim, measure, says, amount, amount_low, amount_high, n, units, verdict
 from paper_claims
-order by model, verdict = 'too little data', verdict desc, claim, measure""",
+order by model, case verdict when 'holds' then 0 when 'does not hold' then 1 else 2 end, claim, measure""",
     "texts": """\
 select kld_summary.*
 from kld_summary
@@ -78,33 +103,47 @@ group by model
 order by model""",
 }
 
+TITLES = {
+    "variants": "The variants that the findings count",
+    "amplification": "How far h, z and p move behind one changed sublayer",
+    "fit": "How closely the estimates follow the truth behind one changed sublayer, and how they correlate",
+    "noise": "What rounding alone does, and which variants stay below it",
+    "claims": "The paper's claims, and whether they hold here",
+    "texts": "Perplexity and KL on the study's texts",
+    "options": "Whether the choice among the options stays",
+}
 LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed": "after the final norm (lens normed)"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence or two, and the SELECT that gives its numbers."""
+    """One sentence or a few.
 
+    Attributes:
+        model: of which model.
+        theme: what it is about.
+        sentence: the finding.
+        query: name in QUERIES of the SELECT that gives its numbers.
+    """
+
+    model: str
+    theme: str
     sentence: str
-    evidence: str
+    query: str
 
 
 def findings(frames: Mapping[str, pl.DataFrame]) -> list[Finding]:
-    """All findings, model by model; a frame without rows of a model adds none for it.
+    """All findings, model by model and theme by theme; a frame without rows of a model adds none for it.
 
     Args:
         frames: answer to each of `QUERIES`, by its name.
     """
-    told = []
-    several = frames["variants"]["model"].n_unique() > 1
-    for model in frames["variants"]["model"].unique(maintain_order=True):
-        for name, tell in _TELLERS:
-            frame = frames[name].filter(pl.col("model") == model)
-            told += [
-                Finding(f"{label(str(model))}: {sentence}" if several else sentence, QUERIES[name])
-                for sentence in tell(frame)
-            ]
-    return told
+    return [
+        Finding(str(model), theme, sentence, name)
+        for model in frames["variants"]["model"].unique(maintain_order=True)
+        for theme, name, tell in _TELLERS
+        for sentence in tell(frames[name].filter(pl.col("model") == model))
+    ]
 
 
 def number(value: float) -> str:
@@ -243,8 +282,8 @@ def _fit(frame: pl.DataFrame) -> list[str]:
     for row in frame.iter_rows(named=True):
         theorem = label(row["theorem"])
         sentence = (
-            f"{theorem}: estimate over truth has median {number(row['ratio_median'])}, 80 % lie between "
-            f"{number(row['ratio_p10'])} and {number(row['ratio_p90'])} ({row['points']:,} points)."
+            f"{theorem}, behind one changed sublayer: estimate over truth has median {number(row['ratio_median'])}, "
+            f"80 % lie between {number(row['ratio_p10'])} and {number(row['ratio_p90'])} ({row['points']:,} points)."
         )
         large = row["large_ratio_median"]
         if large is not None:
@@ -256,9 +295,15 @@ def _fit(frame: pl.DataFrame) -> list[str]:
                 )
             sentence += "."
         correlation = row["log_correlation"]
-        if theorem.startswith("T3") and correlation is not None and math.isfinite(correlation):
+        if theorem.startswith("T3") and correlation is not None:
             close = "as close as" if correlation >= 0.99 else "not as close as"
-            sentence += f" The logarithms correlate with r = {correlation:.3f}, {close} in the paper (r = 0.996)."
+            sentence += (
+                f" Variant by variant the logarithms correlate with r = {correlation:.3f} in the median "
+                f"({row['log_correlation_min']:.3f} to {row['log_correlation_max']:.3f}), {close} in the paper "
+                "(r = 0.996)."
+            )
+            if (run_whole := row["log_correlation_propagated"]) is not None:
+                sentence += f" Behind all pruned sublayers together it is {run_whole:.3f}."
         told.append(sentence)
     return told
 
@@ -311,36 +356,15 @@ def _options(frame: pl.DataFrame) -> list[str]:
     return told
 
 
-def _claims(frame: pl.DataFrame) -> list[str]:
-    """One sentence a claim: what it says, whether it holds here, and the numbers that say so."""
-    verdicts = {"holds": "this holds here", "does not hold": "this does not hold here"}
-    told = []
-    for row in frame.iter_rows(named=True):
-        measure = "" if row["measure"] == "all" else f" ({label(row['measure'])})"
-        spread = (
-            f", 95 % interval {number(row['amount_low'])} to {number(row['amount_high'])}"
-            if row["amount_low"] is not None
-            else ""
-        )
-        verdict = verdicts.get(row["verdict"], "there is too little data to say so")
-        units = row["units"].removesuffix("s") if row["n"] == 1 else row["units"]
-        told.append(
-            f"Claim{measure}: {row['says'].removesuffix('.')} – {verdict}: {number(row['amount'])}{spread}, "
-            f"{row['n']} {units}."
-        )
-    return told
-
-
-_TELLERS: tuple[tuple[str, Callable[[pl.DataFrame], list[str]]], ...] = (
-    ("variants", _flips),
-    ("variants", _answers),
-    ("variants", _first_token),
-    ("variants", _feedback),
-    ("variants", _attention_or_mlp),
-    ("amplification", _amplification),
-    ("fit", _fit),
-    ("noise", _noise),
-    ("texts", _texts),
-    ("options", _options),
-    ("claims", _claims),
+_TELLERS: tuple[tuple[str, str, Callable[[pl.DataFrame], list[str]]], ...] = (
+    ("Writing", "variants", _flips),
+    ("Writing", "variants", _answers),
+    ("Writing", "variants", _first_token),
+    ("Writing", "variants", _feedback),
+    ("Writing", "noise", _noise),
+    ("Choosing", "options", _options),
+    ("Reading", "texts", _texts),
+    ("Layers", "amplification", _amplification),
+    ("Layers", "variants", _attention_or_mlp),
+    ("Estimates", "fit", _fit),
 )

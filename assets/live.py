@@ -1,0 +1,194 @@
+"""A study as the warehouse has it now: its documents and a locked connection for SQL. No Dagster, so that it is fast.
+
+How documents are built is the business of `pipelines.explorer`.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from assets.explorer import documents
+from assets.watch import look
+from pipelines.errors import InputError
+from pipelines.explorer.shapes import Index
+from pipelines.studies import Study, load_study, study_names
+from warehouse.catalogue import connect
+from warehouse.places import Place, is_local
+from warehouse.snapshots import damage_explained
+from warehouse.store import Store
+from warehouse.subset import narrow
+from warehouse.tables import TABLES
+
+# Pages that were loaded before the warehouse changed go on with what they were loaded with.
+_STATES = 3
+_ANSWERS = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A study and what the warehouse has of it.
+
+    Attributes:
+        name: of the study.
+        study: the study; None where only the partitions that it computed are known.
+        models: its models.
+        recipes: its recipes.
+    """
+
+    name: str
+    study: Study | None
+    models: tuple[str, ...]
+    recipes: tuple[str, ...]
+
+
+def subjects(root: Place, named: str | None = None) -> dict[str, Subject]:
+    """The studies of which the warehouse has variants, by name, or the one that is named.
+
+    Args:
+        root: the warehouse.
+        named: a shipped study, the path of a YAML file, or a study that has computed here.
+
+    Raises:
+        InputError: the warehouse has no variant, or none of that study; or the file is no study.
+        WarehouseError: the warehouse cannot be read.
+    """
+    computed = _computed(root)
+    known = {each.study.name: each.study for each in look(Store(root)).studies}
+    if named is None:
+        names = list(computed)
+    elif named.endswith((".yaml", ".yml")) or (named in study_names() and named not in known):
+        study = load_study(named)
+        known[study.name] = study
+        names = [study.name]
+    else:
+        names = [named]
+    found = {}
+    for name in names:
+        study = known.get(name) or (load_study(name) if name in study_names() else None)
+        variants = computed.get(name, set())
+        models, recipes = {model for model, _ in variants}, {recipe for _, recipe in variants}
+        if study is not None:
+            # What other studies computed of its models and recipes is theirs and its own.
+            models |= {model.name for model in study.models}
+            recipes |= {recipe.name for recipe in study.recipes}
+        if any(model in models and recipe in recipes for each in computed.values() for model, recipe in each):
+            found[name] = Subject(name, study, tuple(sorted(models)), tuple(sorted(recipes)))
+    if not found:
+        have = f"there are {', '.join(computed)}" if computed else "none has run: `prunescope run demo` is one"
+        raise InputError(
+            f"the warehouse {root} has no variant of {f'study {named!r}' if named else 'any study'}; {have}"
+        )
+    return found
+
+
+def _computed(root: Place) -> dict[str, set[tuple[str, str]]]:
+    """Model and recipe of the variants that each study computed."""
+    query = "SELECT DISTINCT study, model, recipe FROM provenance WHERE table_name = 'variants' ORDER BY ALL"
+    found: dict[str, set[tuple[str, str]]] = {}
+    with connect(root, explained=False) as connection, damage_explained(connection):
+        for study, model, recipe in connection.execute(query).fetchall():
+            found.setdefault(study, set()).add((model, recipe))
+    return found
+
+
+class Live:
+    """One study over the warehouse as it is now; several threads may use it."""
+
+    def __init__(self, root: Place, subject: Subject) -> None:
+        """Takes the warehouse and the study; nothing is read yet."""
+        self.subject, self._root = subject, root
+        self._states: dict[str, _State] = {}
+        self._lock = threading.Lock()
+
+    def index(self) -> Index:
+        """The index of the warehouse as it is now, with the `version` that pages ask for other documents by."""
+        state = self._now()
+        return {**state.build("index"), "version": state.version}  # type: ignore[typeddict-item]
+
+    def build(self, name: str, version: str | None = None) -> Mapping[str, Any]:
+        """A document.
+
+        Args:
+            name: its name.
+            version: that of the index in which the positions in the name count; the newest where None.
+
+        Raises:
+            InputError: there is no such document, or what the index was made of is gone.
+            WarehouseError: the warehouse cannot be read.
+        """
+        if name == "index":
+            return self.index()
+        with self._lock:
+            state = self._states.get(version) if version is not None else None
+        if version is not None and state is None:
+            raise InputError("the warehouse has changed since this page was loaded; reload it")
+        try:
+            return (state or self._now()).build(name)
+        except KeyError as error:
+            raise InputError(f"there is no document {name!r}") from error
+
+    @contextmanager
+    def locked(self, gibibytes: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for the SQL of others, which sees this study alone and can do nothing but read it.
+
+        Args:
+            gibibytes: most memory that it may use.
+
+        Raises:
+            WarehouseError: as `catalogue.connect`.
+        """
+        with connect(self._root, safe=True, gibibytes=gibibytes) as connection:
+            narrow(connection, self.subject.models, self.subject.recipes)
+            yield connection
+
+    def _now(self) -> "_State":
+        """The state of the warehouse; the one before where no file has changed."""
+        version = _version(Store(self._root))
+        with self._lock:
+            if version not in self._states:
+                self._states[version] = _State(self._root, self.subject, version)
+                for old in list(self._states)[:-_STATES]:
+                    del self._states[old]
+            return self._states[version]
+
+
+class _State:
+    """The documents of one state of the warehouse, whose files stay open."""
+
+    def __init__(self, root: Place, subject: Subject, version: str) -> None:
+        self.version = version
+        self._connection = connect(root, explained=False)
+        narrow(self._connection, subject.models, subject.recipes)
+        # Nothing in it changes, and many documents ask the same.
+        ask = lru_cache(_ANSWERS)(self._ask)
+        self._documents = documents(subject.study or subject.name, ask, is_live=True)
+        self._lock = threading.Lock()
+
+    def build(self, name: str) -> Mapping[str, Any]:
+        with self._lock:
+            return self._documents.build(name)
+
+    def _ask(self, query: str) -> pl.DataFrame:
+        with damage_explained(self._connection):
+            return pl.DataFrame(self._connection.sql(query).to_arrow_table())
+
+
+def _version(store: Store) -> str:
+    """One hash of which partitions there are and when each was written; of an object store a new one each time."""
+    if not is_local(store.root):
+        return str(time.time_ns())
+    digest = hashlib.sha256()
+    for table in TABLES.values():
+        for partition in store.partitions(table):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                status = partition.path.stat()
+                digest.update(f"{partition.path}\0{status.st_ino}\0{status.st_mtime_ns}\0{status.st_size}\0".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,216 @@
+"""Document `index`: the overview, all that the page needs before a reader follows a link."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from pipelines.charts.registry import FIGURES, Figure
+from pipelines.charts.text import label, prose
+from pipelines.explorer.findings import QUERIES, findings
+from pipelines.explorer.frames import Frames, number, numbers
+from pipelines.explorer.shapes import Claim, Column, Fact, FigureEntry, FindingEntry, Index, Prompt, Spark, VariantEntry
+from pipelines.explorer.verdicts import RULE, answers, reason
+
+# Most texts of which the overview shows the perplexity.
+_TEXTS = 3
+
+
+def _column(name: str, heading: str, doc: str, form: str, better: str | None, sql: str = "variants") -> Column:
+    return {"name": name, "heading": heading, "doc": doc, "form": form, "better": better, "sql": sql}  # type: ignore[typeddict-item]
+
+
+_KL = "KL(dense ‖ pruned)"
+COLUMNS: tuple[Column, ...] = (
+    _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent", None),
+    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", None),
+    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", None),
+    _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "low", "verdicts"),
+    _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "low", "verdicts"),
+    _column("kl_step0_nats", "KL, token 1", f"{_KL} in nats at the first generated token, mean", "number", "low"),
+    _column("kl_teacher_forced_median_nats", "KL, forced", f"median {_KL}, on the dense tokens", "number", "low"),
+    _column("kl_free_running_median_nats", "KL, free", f"median {_KL}, each on its own tokens", "number", "low"),
+    _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent", "high"),
+    _column("first_flip_step_median", "first flip", "first step with another token, median", "count", "high"),
+    _column("prompts_flipped", "flipped", "texts that leave the dense one", "count", "low"),
+    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", "low"),
+    _column("prompts_correct", "correct", "right answers to prompts that have one", "count", "high"),
+    _column("prompts_graded", "graded", "prompts that have a right answer", "count", None),
+    _column("prompts", "prompts", "prompts with a text", "count", None),
+    _column("options_argmax_kept", "choices kept", "questions whose option stays the likeliest", "count", "high"),
+    _column("questions", "questions", "multiple-choice questions", "count", None),
+)
+
+
+def variant_names(frames: Frames) -> list[tuple[str, str]]:
+    """Model and recipe of the variants in the order of the index: model by model, the dense one first, then by name."""
+    return [(model, recipe) for model, recipe in frames.all("names").iter_rows()]
+
+
+def prompt_rows(frames: Frames) -> list[dict[str, Any]]:
+    """The prompts in the order of the index."""
+    return list(frames.all("prompts").iter_rows(named=True))
+
+
+def index(
+    frames: Frames,
+    study: str,
+    title: str,
+    facts: Sequence[Fact],
+    notes: Sequence[str],
+    traces: Mapping[tuple[str, str], Collection[int]],
+    *,
+    is_live: bool,
+) -> Index:
+    """Builds the document.
+
+    Args:
+        frames: answers to the statements.
+        study: its name.
+        title: its title.
+        facts: what a reader needs to repeat it.
+        notes: what is left out, in sentences.
+        traces: model and recipe → the positions of prompts whose trace is there.
+        is_live: whether the page may ask for more.
+    """
+    rows = list(frames.all("variants").iter_rows(named=True))
+    models = list(dict.fromkeys(str(row["model"]) for row in rows))
+    columns, values = _numbers(frames, rows)
+    told = findings({name: frames.all(f"findings/{name}") for name in QUERIES})
+    return {
+        "study": label(study),
+        "title": prose(title),
+        "live": is_live,
+        "models": [label(model) for model in models],
+        "lens": _lens(frames),
+        "prompts": [_prompt(row) for row in prompt_rows(frames)],
+        "columns": columns,
+        "variants": _variants(frames, rows, values, traces),
+        "verdict_rule": RULE,
+        "answers": [answer for model in models for answer in answers(frames, model)],
+        "claims": [_claim(row) for row in frames.all("findings/claims").iter_rows(named=True)],
+        "findings": [
+            FindingEntry(
+                model=label(finding.model),
+                theme=finding.theme,
+                text=prose(finding.sentence),
+                sql=f"findings/{finding.query}",
+            )
+            for finding in told
+        ],
+        "figures": [figure_entry(figure) for figure in FIGURES.values()],
+        "facts": list(facts),
+        "notes": list(notes),
+        "noise": {
+            label(str(row["model"])): number(row["kl_noise_p95_nats"])
+            for row in frames.all("findings/noise").iter_rows(named=True)
+        },
+    }
+
+
+def figure_entry(figure: Figure) -> FigureEntry:
+    """A figure without its charts."""
+    return {
+        "name": figure.name,
+        "title": figure.title,
+        "caption": figure.caption,
+        "alt": f"{figure.title}. {figure.caption}",
+        "sql": f"figures/{figure.name}",
+    }
+
+
+def _lens(frames: Frames) -> str:
+    found = frames.all("lens")
+    return str(found["lens"][0]) if found.height and found["lens"][0] is not None else "normed"
+
+
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    return {
+        "model": label(str(row["model"])),
+        "prompt_id": row["prompt_id"],
+        "name": label(row["prompt_id"]),
+        "kind": label(row["kind"] or ""),
+        "text": prose(row["prompt_text"] or ""),
+        "gold": None if row["gold"] is None else label(row["gold"]),
+        "steps": row["steps"] or 0,
+    }
+
+
+def _numbers(
+    frames: Frames, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[Column], dict[tuple[str, str], dict[str, float | None]]]:
+    """The columns that have a number in some row, and each variant's numbers by their names."""
+    found: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
+    for row in frames.all("verdicts").iter_rows(named=True):
+        entry = found[row["model"], row["recipe"]]
+        entry |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
+    columns = list(COLUMNS)
+    perplexity = frames.all("perplexity")
+    texts = perplexity["text_id"].unique(maintain_order=True).cast(pl.String).to_list()
+    for number_of, text in enumerate(texts[:_TEXTS]):
+        name = f"perplexity_{number_of}"
+        columns.append(
+            _column(name, f"perplexity, {label(text)}", "perplexity on the text", "number", "low", "perplexity")
+        )
+        for row in perplexity.filter(pl.col("text_id").cast(pl.String) == text).iter_rows(named=True):
+            if (key := (row["model"], row["recipe"])) in found:
+                found[key][name] = row["ppl_pruned"]
+    shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in found.values())]
+    return shown, {
+        key: {column["name"]: number(entry.get(column["name"])) for column in shown} for key, entry in found.items()
+    }
+
+
+def _variants(
+    frames: Frames,
+    rows: Sequence[Mapping[str, Any]],
+    values: Mapping[tuple[str, str], dict[str, float | None]],
+    traces: Mapping[tuple[str, str], Collection[int]],
+) -> list[VariantEntry]:
+    verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
+    sparks = _sparks(frames.all("sparks"))
+    told: list[VariantEntry] = []
+    for row in rows:
+        key = (row["model"], row["recipe"])
+        verdict = verdicts.get(key)
+        told.append(
+            {
+                "id": "@".join(key),
+                "model": label(row["model"]),
+                "recipe": label(row["recipe"]),
+                "method": label(row["method"] or ""),
+                "is_dense": row["recipe"] == "dense",
+                "verdict": verdict["verdict"] if verdict else None,
+                "verdict_reason": prose(reason(verdict)) if verdict else None,
+                "is_certain": verdict["is_certain"] if verdict else None,
+                "sql": "verdicts",
+                "numbers": values[key],
+                "spark": sparks.get(key, {"forced": [], "free": []}),
+                "traces": sorted(traces.get(key, ())),
+            }
+        )
+    return told
+
+
+def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Spark]:
+    found: dict[tuple[str, str], Spark] = {}
+    parts = frame.partition_by("model", "recipe", "trajectory", as_dict=True, maintain_order=True)
+    for (model, recipe, trajectory), part in parts.items():
+        spark = found.setdefault((str(model), str(recipe)), {"forced": [], "free": []})
+        spark["forced" if trajectory == "teacher_forced" else "free"] = numbers(part["kl_mean_nats"], 3)
+    return found
+
+
+def _claim(row: Mapping[str, Any]) -> Claim:
+    return {
+        "model": label(str(row["model"])),
+        "says": prose(row["says"]),
+        "measure": None if row["measure"] == "all" else label(row["measure"]),
+        "verdict": row["verdict"],
+        "amount": number(row["amount"]),
+        "low": number(row["amount_low"]),
+        "high": number(row["amount_high"]),
+        "n": row["n"],
+        "units": row["units"],
+        "sql": "findings/claims",
+    }

@@ -1,0 +1,120 @@
+"""The explorer as one HTML page: its scripts, its style, its policy, and the documents inside it.
+
+What the documents say is decided in `documents`; how they look, in `static/`.
+"""
+
+import base64
+import functools
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from pipelines.charts import theme
+from pipelines.charts.text import label
+
+# In this order they make one script; each only uses what stands before it, or is called later.
+_SCRIPTS = ("dom", "data", "plots", "heatmap", "table", "overview", "variant", "compare", "tokens", "figures", "sql", "main")
+
+
+def render(documents: Mapping[str, Any], live: bool) -> str:
+    """The page as a string of HTML, which loads nothing from anywhere but, if `live`, its own server.
+
+    Args:
+        documents: `index`, which is shown at once, and the documents that the page carries; a live page needs
+            only `index` and asks its server for the rest.
+        live: whether a server stands behind the page (`data/<name>.json`, `sql`).
+    """
+    library, script, style = _vendored("table-core.js"), _script(), _static("style.css")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipelines.explorer"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    index = dict(documents["index"], live=live)
+    return environment.get_template("page.html.j2").render(
+        study=label(str(index["study"])),
+        policy=policy(live),
+        style=Markup(style),  # noqa: S704 - ours
+        library=Markup(library),  # noqa: S704 - vendored, with its hash in vendor/package-lock.json
+        script=Markup(script),  # noqa: S704 - ours
+        index=_embedded(index),
+        configs=_embedded({"light": theme.config(dark=False), "dark": theme.config(dark=True)}),
+        documents=[
+            ("licences", _packed(_vendored("LICENSES.txt"))),
+            ("vega", _packed_vega()),
+            *((name, _packed(_json(document))) for name, document in documents.items() if name != "index"),
+        ],
+    )
+
+
+def policy(live: bool) -> str:
+    """The content security policy: only these very scripts and this style, no eval, no network but `live`'s server."""
+    scripts = _hashes([_vendored("table-core.js"), _script(), _vega()])
+    directives = [
+        "default-src 'none'",
+        f"script-src {scripts}",
+        f"style-src {_hashes([_static('style.css')])}",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        *(["connect-src 'self'"] if live else []),
+    ]
+    return "; ".join(directives)
+
+
+def _hashes(texts: Sequence[str]) -> str:
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; vl-convert also draws the charts of files with it."""
+    # The stub of vl_convert forgets that the snippet is optional.
+    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+
+
+@functools.cache
+def _packed_vega() -> str:
+    return _packed(_vega())
+
+
+@functools.cache
+def _static(name: str) -> str:
+    return (resources.files("pipelines.explorer") / "static" / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _vendored(name: str) -> str:
+    return (resources.files("pipelines.explorer") / "vendor" / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _script() -> str:
+    parts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}\n}})();\n'
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _packed(text: str) -> str:
+    """The text as gzip in base64: a tenth of its size, and no text inside can end or reopen an element."""
+    # A lone surrogate has no UTF-8; the time is left out so that the same documents make the same file.
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()
+
+
+def _embedded(document: object) -> Markup:
+    """JSON that no text inside it can close or reopen: `<`, `>` and `&` only occur in strings and are escaped."""
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704

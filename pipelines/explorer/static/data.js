@@ -1,0 +1,51 @@
+// Where documents come from: the page itself (gzip in base64), or the server that sent the page.
+
+const documents = new Map();
+const index = JSON.parse(document.getElementById("index").textContent);
+
+async function inflate(element) {
+  const bytes = Uint8Array.from(atob(element.textContent), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).text();
+}
+
+// The overview is painted while the browser still reads the rest of the file.
+async function embedded(key) {
+  const find = () => [...document.querySelectorAll("script[data-name]")].find((script) => script.dataset.name === key);
+  if (!find() && document.readyState === "loading") {
+    await new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve, { once: true }));
+  }
+  return find();
+}
+
+// Positions in names count in the index that this page has: `version` tells the server which that was.
+async function fetched(key) {
+  const name = key.split("/").map(encodeURIComponent).join("/");
+  const answer = await fetch(`data/${name}.json${index.version ? `?version=${encodeURIComponent(index.version)}` : ""}`);
+  const found = await answer.json();
+  if (answer.ok) return found;
+  throw new Error(found.error ?? `The server answered ${answer.status}.`);
+}
+
+// A document by name; a missing one raises an error with a sentence for the reader.
+function load(key) {
+  if (!documents.has(key)) {
+    const read = async () => {
+      if (index.live) return fetched(key);
+      const element = await embedded(key);
+      if (!element) throw new Error("This file leaves it out to stay small. “prunescope serve” shows all of it.");
+      return JSON.parse(await inflate(element));
+    };
+    documents.set(key, read());
+    documents.get(key).catch(() => documents.delete(key));
+  }
+  return documents.get(key);
+}
+
+// Text documents of the page: Vega's script and the licences.
+async function text(key) {
+  return inflate(await embedded(key));
+}
+
+const variantsById = new Map(index.variants.map((variant, place) => [variant.id, { ...variant, place }]));
+const promptPlace = (model, id) => index.prompts.findIndex((prompt) => prompt.model === model && prompt.prompt_id === id);

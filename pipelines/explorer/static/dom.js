@@ -1,0 +1,130 @@
+// Elements, numbers and names for every view. All text goes through text nodes; nothing here reads markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...nodes(children));
+  return element;
+}
+
+// What views return: nested lists in which a part that does not apply is null, undefined or false.
+function nodes(children) {
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+}
+
+function el(tag, attributes, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function svg(tag, attributes, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+// A style attribute would be refused by the page's policy; a property set by a script is not.
+function styled(element, properties) {
+  for (const [name, value] of Object.entries(properties)) element.style.setProperty(name, value);
+  return element;
+}
+
+function route(...parts) {
+  return "#/" + parts.map((part) => encodeURIComponent(String(part))).join("/");
+}
+
+function link(text, ...parts) {
+  return el("a", { href: route(...parts) }, text);
+}
+
+function sqlLink(key, what) {
+  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL") : null;
+}
+
+// Unknown text may change the direction of what follows it; <bdi> keeps it apart.
+function name(text, attributes) {
+  return el("bdi", attributes, text);
+}
+
+function isNumber(value) {
+  return typeof value === "number" && Number.isFinite(value);
+}
+
+// Three digits, with small and large numbers by powers of ten; what was not measured is a dash.
+function number(value) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
+  const size = Math.abs(value);
+  if (value === 0) return "0";
+  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  if (size < 1e-3 || size >= 1e6) return signed(value.toExponential(1));
+  return signed(Number(value.toPrecision(3)).toLocaleString("en-US", { maximumSignificantDigits: 3 }));
+}
+
+function signed(text) {
+  return text.replace(/^-/, "−");
+}
+
+function percent(share) {
+  return isNumber(share) ? signed((100 * share).toFixed(1)) : "–";
+}
+
+// A value of the table of variants, as its column says.
+function cell(column, value) {
+  return column.form === "percent" ? percent(value) : number(value);
+}
+
+const SHAPES = new Map([
+  ["safe", "●"],
+  ["non-generative only", "◐"],
+  ["broken", "✕"],
+  ["not judged", "○"],
+]);
+
+// Words, shape and colour say the same; the dense model is what others are held against.
+function verdict(variant) {
+  if (variant.is_dense) return el("span", { class: "verdict" }, "reference");
+  const said = variant.verdict ?? "not judged";
+  const unsure = variant.is_certain === false;
+  const reason = [variant.verdict_reason, unsure && "The ends of the confidence interval lead to different verdicts."].filter(Boolean).join(" ");
+  return el(
+    "span",
+    { class: `verdict ${said.replaceAll(" ", "-")}`, title: reason },
+    el("span", { class: "shape", "aria-hidden": "true" }, SHAPES.get(said) ?? "○"),
+    said + (unsure ? " ?" : ""),
+  );
+}
+
+// The recipe, and its model before it where the study has several.
+function variantName(variant) {
+  return name(index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe);
+}
+
+// Column headings carry the unit.
+function headingOf(column) {
+  return column.form === "percent" ? `${column.heading}, %` : column.heading;
+}
+
+function heading(level, title, sql) {
+  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"));
+}
+
+// Over numbers of several columns: a link for each statement, which says what comes from it.
+function headingOver(title, columns) {
+  const keys = [...new Set(columns.map((column) => column.sql))];
+  return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "))));
+}
+
+// The first few of a long list; a button brings the rest.
+function someOf(list, count, draw, what) {
+  if (list.length <= count + 2) return list.map(draw);
+  const button = el("button", { type: "button", class: "more", onclick: () => button.replaceWith(...nodes(list.slice(count).map(draw))) }, `All ${list.length} ${what}`);
+  return [list.slice(0, count).map(draw), button];
+}
+
+function facts(list) {
+  return el("dl", null, list.map((fact) => [el("dt", null, fact.name), el("dd", null, fact.text)]));
+}

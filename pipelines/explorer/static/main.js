@@ -1,0 +1,122 @@
+// Routes, theme, help, keys. Loaded last.
+
+const main = document.querySelector("main");
+const root = document.documentElement;
+const VIEWS = {
+  "": { view: overview, title: () => index.title },
+  variant: { view: variantPage, title: (id) => variantsById.get(id)?.recipe },
+  compare: { view: comparePage, title: () => "Compare" },
+  tokens: { view: tokensPage, title: (id, prompt) => [index.prompts.find((one) => one.prompt_id === prompt)?.name, variantsById.get(id)?.recipe].filter(Boolean).join(", ") },
+  figures: { view: figuresPage, title: () => "Figures" },
+  sql: { view: sqlPage, title: () => "SQL" },
+  licences: { view: licencesPage, title: () => "Licences" },
+};
+const scrolls = new Map();
+let shownHash = null;
+let isByLink = true;
+
+async function licencesPage() {
+  return [el("h1", { tabindex: -1 }, "Licences"), el("p", { class: "lead" }, "This page contains Vega, Vega-Lite, Vega-Embed and TanStack Table, with what they need."), el("pre", { tabindex: 0 }, await text("licences"))];
+}
+
+function go(...parts) {
+  isByLink = true;
+  location.hash = route(...parts);
+}
+
+function replaceRoute(hash) {
+  history.replaceState(null, "", hash);
+  shownHash = location.hash;
+}
+
+// A part that is no proper percent code is taken as it stands.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+async function show() {
+  const hash = location.hash;
+  if (hash === shownHash) return;
+  const isFirst = shownHash === null;
+  if (!isFirst) scrolls.set(shownHash, scrollY);
+  shownHash = hash;
+  const [section, ...parts] = hash.replace(/^#\/?/, "").split("/").map(decoded);
+  const at = Object.hasOwn(VIEWS, section) ? VIEWS[section] : null;
+  let content;
+  try {
+    if (!at) throw new Error(`There is no page “${section}”.`);
+    content = at.view === overview ? overview() : await at.view(...parts);
+  } catch (error) {
+    content = [el("h1", { tabindex: -1 }, "Not here"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "To the overview"))];
+  }
+  if (shownHash !== hash) return; // the reader went on meanwhile
+  forgetFigures();
+  main.replaceChildren(...nodes(content));
+  document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
+  for (const item of document.querySelectorAll("nav a")) {
+    if (item.getAttribute("href") === `#/${section}`) item.setAttribute("aria-current", "page");
+    else item.removeAttribute("aria-current");
+  }
+  if (!isFirst) main.querySelector("h1")?.focus({ preventScroll: true });
+  if (!isFirst) scrollTo(0, isByLink ? 0 : (scrolls.get(hash) ?? 0));
+  isByLink = false;
+  main.dataset.ready = hash;
+}
+
+document.addEventListener("click", (event) => {
+  if (event.target.closest('a[href^="#"]')) isByLink = true;
+});
+addEventListener("hashchange", show);
+
+// Theme: the system's, unless the reader chose; kept where the browser lets a file keep anything.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const themes = ["auto", "light", "dark"];
+const themeButton = document.getElementById("theme");
+
+function isDark() {
+  return root.dataset.theme === "dark" || (root.dataset.theme === "auto" && dark.matches);
+}
+
+function setTheme(theme) {
+  root.dataset.theme = themes.includes(theme) ? theme : "auto";
+  themeButton.textContent = { auto: "◐", light: "☀", dark: "☾" }[root.dataset.theme];
+  themeButton.setAttribute("aria-label", `Theme: ${root.dataset.theme}`);
+  redrawFigures();
+}
+
+function stored(theme) {
+  try {
+    if (theme === undefined) return localStorage.getItem("prunescope-theme");
+    localStorage.setItem("prunescope-theme", theme);
+  } catch {
+    // Some browsers give a file no storage; then the choice lasts as long as the page.
+  }
+  return null;
+}
+
+themeButton.addEventListener("click", () => {
+  const next = themes[(themes.indexOf(root.dataset.theme) + 1) % themes.length];
+  stored(next);
+  setTheme(next);
+});
+dark.addEventListener("change", redrawFigures);
+
+const help = document.querySelector("dialog");
+document.getElementById("help").addEventListener("click", () => help.showModal());
+document.addEventListener("keydown", (event) => {
+  const isTyping = event.target.closest("input, textarea, select");
+  if (isTyping || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (event.key === "?") help.open ? help.close() : help.showModal();
+  if (event.key === "/") {
+    const box = main.querySelector('input[type="search"]');
+    if (box) event.preventDefault();
+    box?.focus();
+  }
+});
+
+setTheme(stored());
+show();

@@ -1,0 +1,116 @@
+// The first page: answers, variants, what the paper claims, findings, figures, provenance.
+
+function overview() {
+  const { answers, claims, findings, figures } = index;
+  return [
+    el("h1", { tabindex: -1 }, name(index.title)),
+    el("p", { class: "lead" }, `Each variant is a pruned model, held against the dense one token by token: in hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats; “forced” reads the dense tokens, “free” its own.`),
+    index.notes.map((note) => el("p", { class: "hint" }, note)),
+    answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
+    el("section", null, headingOver("Variants", index.columns), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
+    claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
+    findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
+    el("section", null, heading(2, "Prompts"), promptsTable()),
+    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption))))),
+    el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What is needed to repeat the study"), facts(index.facts), el("p", null, link("Licences of what this page contains", "licences")))),
+  ];
+}
+
+function answerCard(answer) {
+  return el(
+    "article",
+    null,
+    el("h2", null, answer.question, index.models.length > 1 && el("span", { class: "hint" }, " ", name(answer.model))),
+    el("p", null, answer.text, " ", answer.sql.map((key) => [sqlLink(key, answer.question), " "])),
+    answer.links.length > 0 && el("p", { class: "links" }, answer.links.map((one) => [el("a", { href: one.href }, name(one.text)), " "])),
+  );
+}
+
+function grouped(list, key) {
+  const groups = new Map();
+  for (const one of list) groups.set(one[key], [...(groups.get(one[key]) ?? []), one]);
+  return [...groups];
+}
+
+// Dense first, then what is safest; ties by KL on its own tokens.
+const VERDICT_ORDER = ["safe", "non-generative only", "broken", "not judged"];
+
+// Columns in which all pruned variants have one value would only take the room of those that tell them apart.
+function isConstant(column) {
+  const values = index.variants.filter((variant) => !variant.is_dense).map((variant) => variant.numbers[column.name]);
+  return values.length > 1 && values.every((value) => value === values[0]);
+}
+
+function variantsTable() {
+  const constant = index.columns.filter(isConstant);
+  const same = constant.map((column) => `${headingOf(column)} ${cell(column, index.variants.find((variant) => !variant.is_dense).numbers[column.name])}`);
+  const ofVerdict = (variant) => (variant.is_dense ? -1 : VERDICT_ORDER.indexOf(variant.verdict ?? "not judged"));
+  const table = dataTable({
+    label: "variants",
+    rows: index.variants,
+    filter: (variant) => `${variant.model} ${variant.recipe} ${variant.method} ${variant.verdict ?? ""}`,
+    rowClass: (variant) => (variant.is_dense ? "reference" : null),
+    columns: [
+      { id: "variant", heading: "variant", doc: "opens its page", value: (variant) => variant.id, cell: (variant) => el("a", { href: route("variant", variant.id) }, variantName(variant)) },
+      { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: verdict },
+      {
+        id: "spark",
+        heading: ["KL by step ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
+        doc: "mean over prompts, one scale for all rows; sorts by the mean of the free one",
+        value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
+        cell: ({ spark }) => sparkline(spark),
+      },
+      ...index.columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
+    ],
+  });
+  return [table, same.length > 0 && el("p", { class: "hint under" }, `The same for all pruned variants: ${same.join(" · ")}.`)];
+}
+
+function mean(values) {
+  const known = values.filter(isNumber);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+}
+
+function claimsTable(claims) {
+  const shape = { holds: "●", "does not hold": "✕" };
+  return dataTable({
+    label: "claims",
+    rows: claims,
+    limit: 8,
+    columns: [
+      { id: "says", heading: "claim", align: "wide", value: (claim) => claim.says, cell: (claim) => [claim.says, " ", sqlLink(claim.sql, claim.says)] },
+      ...(index.models.length > 1 ? [{ id: "model", heading: "model", value: (claim) => claim.model, cell: (claim) => name(claim.model) }] : []),
+      { id: "verdict", heading: "here", value: (claim) => claim.verdict, cell: (claim) => el("span", { class: `verdict ${claim.verdict.replaceAll(" ", "-")}` }, el("span", { class: "shape", "aria-hidden": "true" }, shape[claim.verdict] ?? "○"), claim.verdict) },
+      { id: "measure", heading: "measure", align: "wide", value: (claim) => claim.measure, cell: (claim) => claim.measure ?? "–" },
+      { id: "amount", heading: "amount", align: "number", value: (claim) => claim.amount, cell: (claim) => number(claim.amount) },
+      { id: "interval", heading: "95 % interval", align: "number", value: (claim) => claim.low, cell: (claim) => (isNumber(claim.low) ? `${number(claim.low)} to ${number(claim.high)}` : "–") },
+      { id: "n", heading: "n", align: "number", doc: "independent units", value: (claim) => claim.n, cell: (claim) => [number(claim.n), " ", el("span", { class: "hint" }, claim.units)] },
+    ],
+  });
+}
+
+function promptsTable() {
+  const first = (prompt, place) => index.variants.find((variant) => variant.model === prompt.model && !variant.is_dense && variant.traces.includes(place));
+  return dataTable({
+    label: "prompts",
+    rows: index.prompts.map((prompt, place) => ({ ...prompt, place })),
+    limit: 12,
+    filter: index.prompts.length > 8 ? (prompt) => `${prompt.name} ${prompt.kind} ${prompt.text}` : undefined,
+    columns: [
+      {
+        id: "name",
+        heading: "prompt",
+        value: (prompt) => prompt.name,
+        cell: (prompt) => {
+          const variant = first(prompt, prompt.place);
+          return variant ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, 0) }, name(prompt.name)) : name(prompt.name);
+        },
+      },
+      ...(index.models.length > 1 ? [{ id: "model", heading: "model", value: (prompt) => prompt.model, cell: (prompt) => name(prompt.model) }] : []),
+      { id: "kind", heading: "kind", value: (prompt) => prompt.kind, cell: (prompt) => prompt.kind },
+      { id: "text", heading: "text", align: "wide", value: (prompt) => prompt.text, cell: (prompt) => el("span", { class: "clamp", dir: "auto" }, prompt.text) },
+      { id: "gold", heading: "right answer", value: (prompt) => prompt.gold, cell: (prompt) => name(prompt.gold ?? "–") },
+      { id: "steps", heading: "tokens", align: "number", value: (prompt) => prompt.steps, cell: (prompt) => number(prompt.steps) },
+    ],
+  });
+}

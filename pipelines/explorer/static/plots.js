@@ -1,0 +1,179 @@
+// Small drawings that must be quick: sparklines, layer curves, bars. Figures are drawn by Vega (figures.js).
+
+const SPACES = [
+  { key: "h", name: "h", className: "space-h", mark: "circle" },
+  { key: "z", name: "z", className: "space-z", mark: "square" },
+  { key: "p", name: "p", className: "space-p", mark: "triangle" },
+];
+
+// Pieces of a path between values that are there.
+function pathOf(values, x, y, isShown = isNumber) {
+  let pen = "M";
+  let path = "";
+  values.forEach((value, place) => {
+    if (!isShown(value)) {
+      pen = "M";
+      return;
+    }
+    path += `${pen}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
+    pen = "L";
+  });
+  return path;
+}
+
+// KL a step on one scale for all rows, so that rows can be held against each other; its root, so that small ones show.
+const sparkTop = Math.max(1, ...index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber));
+
+function sparkline(spark) {
+  const [width, height] = [104, 26];
+  const steps = Math.max(spark.forced.length, spark.free.length);
+  if (!steps) return "–";
+  const x = (step) => 2 + (step * (width - 4)) / Math.max(1, steps - 1);
+  const y = (value) => height - 2 - (height - 4) * Math.sqrt(value / sparkTop);
+  const last = (values) => number(values.filter(isNumber).at(-1));
+  const said = `KL by step: forced ends at ${last(spark.forced)}, free at ${last(spark.free)} nats`;
+  return svg(
+    "svg",
+    { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": said },
+    svg("title", null, said),
+    svg("path", { class: "free", d: pathOf(spark.free, x, y) }),
+    svg("path", { class: "forced", d: pathOf(spark.forced, x, y) }),
+  );
+}
+
+// All marks of a curve as one path, since a token's curves are drawn anew at every click.
+const MARKS = { circle: "m-2.3 0a2.3 2.3 0 1 0 4.6 0a2.3 2.3 0 1 0 -4.6 0z", square: "m-2.2 -2.2h4.4v4.4h-4.4z", triangle: "m0 -3l3 5.4h-6z" };
+
+function marksOf(kind, values, x, y) {
+  const pieces = values.map((value, place) => (hasPlace(value) ? `M${x(place).toFixed(1)} ${y(value).toFixed(1)}${MARKS[kind]}` : ""));
+  return svg("path", { class: "marks", d: pieces.join("") });
+}
+
+// What has a place on a logarithmic axis: 0 has none, and a defect below 1e-10 says nothing.
+function hasPlace(value) {
+  return isNumber(value) && value > 1e-10;
+}
+
+// Ends of one logarithmic axis in whole powers of ten.
+function powers(series) {
+  const values = series.flatMap((one) => one.values).filter(hasPlace);
+  if (!values.length) return null;
+  const low = Math.floor(Math.log10(Math.min(...values)));
+  return [low, Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values))))];
+}
+
+/* Curves over layers on a logarithmic axis, with a readout under the pointer.
+   series: [{name, className, mark, dashed, values}]; places: ["0 attn", …]; changed: which places the recipe changed. */
+function layerCurves({ title, places, changed, series, markers = [] }) {
+  const shown = series.filter((one) => one.values.some(hasPlace));
+  const ends = powers(shown);
+  if (!ends) return null;
+  const [width, height, left, right, top, bottom] = [560, 210, 46, 58, 12, 34];
+  const x = (place) => left + ((width - left - right) * (place + 0.5)) / places.length;
+  const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
+  const readout = el("span", { class: "readout" });
+  const every = Math.ceil((ends[1] - ends[0]) / 5);
+  const grid = [];
+  for (let power = ends[0]; power <= ends[1]; power += every) {
+    const at = y(10 ** power);
+    grid.push(svg("path", { class: "grid", d: `M${left} ${at}H${width - right}` }));
+    const tick = power >= -2 && power <= 3 ? String(Number(`1e${power}`)) : null;
+    grid.push(tick ? svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, tick) : svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, "10", svg("tspan", { dy: -5, "font-size": 8 }, signed(String(power)))));
+  }
+  let last = null;
+  places.forEach((place, at) => {
+    const layer = Number.parseInt(place, 10);
+    if (changed?.[at] && !changed.every(Boolean)) grid.push(svg("rect", { class: "changed", x: x(at - 0.5), y: top, width: (width - left - right) / places.length, height: height - top - bottom }));
+    if (layer !== last && layer % Math.max(1, Math.ceil(Number.parseInt(places.at(-1), 10) / 8)) === 0) grid.push(svg("text", { class: "tick", x: x(at), y: height - bottom + 15, "text-anchor": "middle" }, String(layer)));
+    last = layer;
+  });
+  // Names stand at the ends of the curves, pushed apart where they would overlap.
+  const labels = shown.map((one) => {
+    const end = one.values.findLastIndex(hasPlace);
+    return { one, end, at: y(one.values[end]) };
+  });
+  labels.sort((a, b) => a.at - b.at);
+  labels.forEach((label, rank) => {
+    if (rank) label.at = Math.max(label.at, labels[rank - 1].at + 12);
+  });
+  const excess = labels.length ? Math.max(0, labels.at(-1).at - (height - bottom)) : 0;
+  const curves = labels.map(({ one, end, at }) =>
+    svg(
+      "g",
+      { class: one.className },
+      svg("path", { class: one.dashed ? "curve dashed" : "curve", d: pathOf(one.values, x, y, hasPlace) }),
+      one.mark && places.length <= 80 ? marksOf(one.mark, one.values, x, y) : null,
+      svg("text", { class: "series", x: x(end) + 8, y: at - excess + 4 }, one.name),
+    ),
+  );
+  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + (one.place > places.length / 2 ? -4 : 4), y: top - 2, "text-anchor": one.place > places.length / 2 ? "end" : "start" }, one.text)]);
+  const hair = svg("path", { class: "hair", d: "" });
+  const drawing = svg(
+    "svg",
+    { class: "curves", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${describe(shown, places)}` },
+    grid,
+    flags,
+    curves,
+    hair,
+    svg("text", { class: "tick", x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "layer (attention, then MLP)"),
+  );
+  drawing.addEventListener("pointermove", (event) => {
+    const box = drawing.getBoundingClientRect();
+    const at = Math.floor((((event.clientX - box.left) * width) / box.width - left) / ((width - left - right) / places.length));
+    if (at < 0 || at >= places.length) return;
+    hair.setAttribute("d", `M${x(at)} ${top}V${height - bottom}`);
+    readout.textContent = `${places[at]}${changed?.[at] ? " (changed)" : ""}: ${shown.map((one) => `${one.name} ${number(one.values[at])}`).join(" · ")}`;
+  });
+  drawing.addEventListener("pointerleave", () => {
+    hair.setAttribute("d", "");
+    readout.textContent = "";
+  });
+  return el("figure", { class: "small" }, el("figcaption", null, title, readout), drawing);
+}
+
+// What a reader without the picture hears: ends and peak of each curve.
+function describe(series, places) {
+  return series
+    .map((one) => {
+      const values = one.values.filter(isNumber);
+      const peak = Math.max(...values);
+      return `${one.name} from ${number(values[0])} to ${number(values.at(-1))}, highest ${number(peak)} at ${places[one.values.indexOf(peak)]}`;
+    })
+    .join("; ");
+}
+
+// 1 − cos of h, z and p, and KL, one drawing each.
+function layerPanels(layers, pick, markers) {
+  const of = (key) => (layers[key] ? pick(layers[key]) : []);
+  return el(
+    "div",
+    { class: "panels" },
+    layerCurves({ title: "1 − cos(dense, pruned)", places: layers.places, changed: layers.is_changed, markers, series: SPACES.map((space) => ({ ...space, values: of(space.key) })) }),
+    layerCurves({
+      title: "KL(dense ‖ pruned), nats",
+      places: layers.places,
+      changed: layers.is_changed,
+      markers,
+      series: [
+        { name: "KL", className: "kl", mark: "circle", values: of("kl") },
+        { name: "noise", className: "noise", dashed: true, values: of("kl_noise") },
+      ],
+    }),
+  );
+}
+
+// Rows of [label, dense, pruned] with a bar for each side; probabilities from 0 to 1.
+function bars(rows, isMarked = () => false) {
+  const line = (side, value) =>
+    el("span", { class: `bar ${side}` }, styled(el("span", { class: "fill" }), { width: `${100 * Math.min(1, Math.max(0, value ?? 0))}%` }), el("span", { class: "value" }, isNumber(value) ? percentOf(value) : "–"));
+  return el(
+    "ol",
+    { class: "bars" },
+    rows.map(([label, dense, pruned], rank) => el("li", { class: isMarked(label, rank) ? "marked" : null }, name(label, { class: "token" }), line("dense", dense), line("pruned", pruned))),
+  );
+}
+
+function percentOf(share) {
+  if (share > 0 && share < 0.0005) return "<0.1 %";
+  return `${(100 * share).toFixed(1)} %`;
+}

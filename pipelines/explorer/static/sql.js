@@ -1,0 +1,55 @@
+// The SQL behind every statement, and, over a live warehouse, a box that runs it on the safe connection.
+
+// A key may hold slashes, encoded or not.
+async function sqlPage(...parts) {
+  const statements = await load("sql");
+  const key = parts.length ? parts.join("/") : undefined;
+  if (key === undefined) {
+    const own = [...Object.entries(statements)].sort(([, a], [, b]) => a.title.localeCompare(b.title));
+    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every statement, number and figure on these pages comes from one of these."), el("ul", null, own.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))];
+  }
+  if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
+  const statement = statements[key];
+  return [
+    el("h1", { tabindex: -1 }, statement.title),
+    el("p", { class: "links" }, el("a", { href: "#/sql" }, "all statements")),
+    index.live ? box(statement.sql) : el("div", { class: "code" }, copyButton(statement.sql), el("pre", { tabindex: 0 }, statement.sql)),
+    !index.live && el("p", { class: "hint" }, "To run it: ", el("code", null, "prunescope sql"), " with this text, or ", el("code", null, `prunescope serve ${index.study}`), "."),
+    statement.narrow.length > 0 && el("p", { class: "hint" }, `Its rows may be narrowed from outside by ${statement.narrow.join(", ")}.`),
+    statement.views.length > 0 && el("section", null, heading(2, "Views that it reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
+  ];
+}
+
+function copyButton(text) {
+  if (!navigator.clipboard) return null;
+  const button = el("button", { type: "button", onclick: () => navigator.clipboard.writeText(text).then(() => (button.textContent = "Copied"), () => (button.textContent = "Not allowed here")) }, "Copy");
+  return button;
+}
+
+function box(sql) {
+  const area = el("textarea", { rows: Math.min(20, sql.split("\n").length + 1), spellcheck: "false", "aria-label": "SQL", autocomplete: "off" });
+  area.value = sql;
+  const result = el("div", { class: "result", "aria-live": "polite" });
+  const button = el("button", { type: "button", class: "run", onclick: () => run() }, "Run");
+  async function run() {
+    button.disabled = true;
+    result.replaceChildren(el("p", { class: "hint" }, "Running …"));
+    try {
+      const answer = await fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql: area.value }) });
+      result.replaceChildren(...resultOf(await answer.json()));
+    } catch (error) {
+      result.replaceChildren(el("p", { class: "failed" }, `The server did not answer: ${error.message}`));
+    }
+    button.disabled = false;
+  }
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
+  });
+  return el("div", null, area, el("p", { class: "tools" }, button, el("span", { class: "hint" }, "Ctrl + Enter runs it; read-only, without files or network.")), result);
+}
+
+function resultOf(answer) {
+  if (answer.error) return [el("p", { class: "failed" }, answer.error)];
+  const rows = `${answer.rows.length.toLocaleString("en-US")} rows${answer.truncated ? ", more were left out" : ""}, ${number(answer.seconds)} s`;
+  return [el("p", { class: "hint" }, rows), plainTable({ label: "rows", columns: answer.columns.map((column) => column.name), rows: answer.rows })];
+}

@@ -1,0 +1,83 @@
+// Tables that sort and filter. TanStack's table-core keeps the order and the choice of rows; it makes no markup.
+
+/* columns: [{id, heading, doc, align, value(row) → number | string | null, cell(row) → node or text}].
+   Rows without a value come last in either direction; of more than `limit` rows the rest waits for a button. */
+function dataTable({ label, columns, rows, filter, rowClass, limit = Infinity }) {
+  let most = limit + 3 > rows.length ? Infinity : limit;
+  let state = { sorting: [], globalFilter: "" };
+  const table = TableCore.createTable({
+    data: rows,
+    columns: columns.map((column) => ({
+      id: column.id,
+      accessorFn: (row) => column.value(row) ?? undefined,
+      sortUndefined: "last",
+      sortDescFirst: false,
+      sortingFn: (a, b, id) => compare(a.getValue(id), b.getValue(id)),
+    })),
+    getCoreRowModel: TableCore.getCoreRowModel(),
+    getSortedRowModel: TableCore.getSortedRowModel(),
+    getFilteredRowModel: TableCore.getFilteredRowModel(),
+    getColumnCanGlobalFilter: () => true,
+    globalFilterFn: (row, _, wanted) => filter(row.original).toLowerCase().includes(wanted.toLowerCase()),
+    renderFallbackValue: null,
+    state: {},
+    onStateChange: () => {},
+  });
+  const set = (changed) => {
+    state = { ...state, ...changed };
+    table.setOptions((before) => ({ ...before, state: { ...table.initialState, ...state } }));
+    draw();
+  };
+  const body = el("tbody");
+  const more = el("button", { type: "button", class: "more", onclick: () => { most = Infinity; draw(); } }, `All ${rows.length} rows`);
+  const count = el("span", { class: "hint", role: "status" });
+  const headings = columns.map((column) =>
+    el("th", { scope: "col", class: column.align, "data-column": column.id }, el("button", { type: "button", title: column.doc, onclick: () => turn(column.id) }, column.heading)),
+  );
+  function turn(id) {
+    const [current] = state.sorting;
+    set({ sorting: [{ id, desc: current?.id === id && !current.desc }] });
+  }
+  function draw() {
+    columns.forEach((column, place) => {
+      const [current] = state.sorting;
+      if (current?.id === column.id) headings[place].setAttribute("aria-sort", current.desc ? "descending" : "ascending");
+      else headings[place].removeAttribute("aria-sort");
+    });
+    const shown = table.getRowModel().rows;
+    body.replaceChildren(
+      ...shown.slice(0, most).map(({ original }) =>
+        el("tr", { class: rowClass?.(original) }, columns.map((column, place) => el(place ? "td" : "th", { scope: place ? null : "row", class: column.align, "data-value": column.value(original) }, column.cell(original)))),
+      ),
+    );
+    more.hidden = shown.length <= most;
+    if (filter) count.textContent = shown.length === rows.length ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`;
+  }
+  set({});
+  const grid = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", null, el("thead", null, el("tr", null, headings)), body));
+  if (!filter || rows.length < 2) return el("div", null, grid, more);
+  const box = el("input", { type: "search", placeholder: "Filter", "aria-label": `Filter: ${label}`, oninput: (event) => set({ globalFilter: event.target.value }) });
+  return el("div", null, el("div", { class: "tools" }, box, count), grid, more);
+}
+
+function compare(a, b) {
+  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+}
+
+// Rows as a query gave them.
+function plainTable({ label, columns, rows, filter = false, limit }) {
+  const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
+  return dataTable({
+    label,
+    rows,
+    limit,
+    filter: filter ? (row) => row.map(String).join(" ") : undefined,
+    columns: columns.map((heading, place) => ({
+      id: String(place),
+      heading,
+      align: isNumeric[place] ? "number" : null,
+      value: (row) => row[place],
+      cell: (row) => (typeof row[place] === "string" ? name(row[place]) : number(row[place])),
+    })),
+  });
+}

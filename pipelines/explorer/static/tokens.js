@@ -1,0 +1,219 @@
+// One answer token by token: both texts, and what the chosen token looks like inside the models.
+
+const HEATS = {
+  kl: { title: "KL", ends: ["0.001", "10 nats"], heat: (steps, at) => heatOfKl(steps.kl[at]) },
+  entropy: { title: "entropy", ends: ["0", "6 nats"], heat: (steps, at, side) => steps[`entropy_${side}`][at] / 6 },
+  agreement: { title: "agreement", ends: ["same token", "other token"], heat: (steps, at) => (steps.is_same[at] ? 0 : 0.8) },
+  margin: { title: "margin", ends: ["sure", "undecided"], heat: (steps, at, side) => 1 / (1 + Math.max(0, steps[`margin_${side}`][at] ?? Infinity)) },
+};
+const TRAJECTORIES = { forced: "teacher forced", free: "free running" };
+let heatOf = "kl";
+
+async function tokensPage(id, promptId, step, wantedTrajectory) {
+  const variant = known(id);
+  const place = promptPlace(variant.model, promptId);
+  if (place < 0) throw new Error(`This study has no prompt “${promptId}”.`);
+  const prompt = index.prompts[place];
+  const trace = await load(`trace/${variant.place}/${place}`);
+  const trajectories = Object.keys(TRAJECTORIES).filter((key) => trace[key]);
+  if (!trajectories.length) throw new Error("No token of this answer was measured.");
+  const view = { variant, prompt, trace, trajectory: trajectories.includes(wantedTrajectory) ? wantedTrajectory : trajectories[0], step: Number.parseInt(step, 10) || 0 };
+  const texts = el("div", { class: "sides" });
+  const detail = el("section", { class: "detail", "aria-label": "Chosen token", "aria-live": "off" });
+  view.show = (next, focus, side) => choose(view, texts, detail, next, focus, side);
+  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, trace.sql.layers, (next) => view.show(next, true));
+  const redraw = () => {
+    texts.replaceChildren(...sides(view));
+    view.show(view.step, false);
+  };
+  const switches = [
+    choice("Path", trajectories.map((key) => [key, TRAJECTORIES[key]]), view.trajectory, (key) => {
+      view.trajectory = key;
+      redraw();
+    }),
+    choice("Colour", Object.entries(HEATS).map(([key, { title }]) => [key, title]), heatOf, (key) => {
+      heatOf = key;
+      redraw();
+    }),
+  ];
+  redraw();
+  const siblings = index.variants.filter((other) => other.model === variant.model && !other.is_dense && other.traces.includes(place));
+  const prompts = variant.traces.map((at) => index.prompts[at]);
+  const promptSelect = el("select", { "aria-label": "prompt", onchange: () => go("tokens", id, promptSelect.value, 0) }, prompts.map((one) => el("option", { value: one.prompt_id }, one.name)));
+  promptSelect.value = promptId;
+  return [
+    el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
+    el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
+    el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
+    el("p", null, outcome(view)),
+    el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens")),
+    texts,
+    view.map && view.map.figure,
+    detail,
+    optionsOf(trace),
+  ];
+}
+
+// What happened, with links to where; a loop of the pruned text is on its own path.
+function outcome({ variant, prompt, trace }) {
+  const at = (step, ...path) => el("a", { href: route("tokens", variant.id, prompt.prompt_id, step, ...path) }, `step ${step}`);
+  const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");
+  return [
+    trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && ["The texts part at ", at(trace.first_flip_step), "."],
+    isNumber(trace.collapse_step) && ["The pruned text loops from ", at(trace.collapse_step, "free"), "."],
+    isNumber(trace.collapse_step_dense) && ["The dense text loops from ", at(trace.collapse_step_dense), "."],
+    (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right is ${prompt.gold}` : ""}.`,
+    trace.parts_at && `At the first flip the most likely token parts behind ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? ` and for good behind ${trace.parts_for_good_at}` : ""}.`,
+  ].filter(Boolean).map((sentence) => [sentence, " "]);
+}
+
+function choice(label, options, chosen, pick) {
+  const buttons = options.map(([key, title]) =>
+    el("button", { type: "button", "aria-pressed": String(key === chosen), "data-key": key, onclick: () => {
+      buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.key === key)));
+      pick(key);
+    } }, title),
+  );
+  return el("span", { class: "choice", role: "group", "aria-label": label }, el("span", { class: "hint" }, label), buttons);
+}
+
+function sides(view) {
+  const { title, ends } = HEATS[heatOf];
+  const isForced = view.trajectory === "forced";
+  return [
+    el("div", { class: "side" }, el("h2", null, "dense"), stream(view, "dense")),
+    el("div", { class: "side" }, el("h2", null, name(view.variant.recipe), isForced && el("span", { class: "hint" }, " its most likely token after the dense text")), stream(view, "pruned")),
+    el("p", { class: "legend hint" }, `${title}: ${ends[0]} `, el("span", { class: "ramp", "aria-hidden": "true" }), ` ${ends[1]}`, heatOf === "agreement" ? "" : " · underlined: another token than the dense one’s"),
+  ];
+}
+
+// What happens at a step, in words inside the text: colour alone would not do.
+function flagsOf(view, side) {
+  const { trace } = view;
+  const flags = new Map();
+  const flag = (step, text) => isNumber(step) && flags.set(step, [...(flags.get(step) ?? []), text]);
+  flag(trace.first_flip_step, "first flip");
+  if (side === "dense" || view.trajectory === "forced") flag(trace.answer_end_step_dense, "answer ends");
+  if (side === "pruned" && view.trajectory === "free") flag(trace.answer_end_step, "answer ends");
+  if (side === "dense") flag(trace.collapse_step_dense, "loop");
+  if (side === "pruned" && view.trajectory === "free") flag(trace.collapse_step, "loop");
+  return flags;
+}
+
+function stream(view, side) {
+  const steps = view.trace[view.trajectory];
+  const flags = flagsOf(view, side);
+  const { heat } = HEATS[heatOf];
+  const list = el("div", { class: "stream", role: "listbox", "aria-label": `tokens of the ${side} text`, "aria-orientation": "horizontal", dir: "ltr" });
+  steps[`token_${side}`].forEach((token, at) => {
+    if (token === null) return;
+    const step = steps.step[at];
+    const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
+    const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
+    for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag", "aria-hidden": "true" }, text));
+    // Lines break before words, never inside them.
+    if (token.startsWith("␣")) list.append(el("wbr"));
+    list.append(piece);
+    if (token.endsWith("↵")) list.append(el("br"));
+  });
+  // One listener a text: a click must be answered at once, however long the text is.
+  list.addEventListener("click", (event) => {
+    const piece = event.target.closest(".tok");
+    if (piece) view.show(steps.step[piece.dataset.at], true, side);
+  });
+  list.addEventListener("keydown", (event) => walk(event, view, side, list));
+  return list;
+}
+
+function walk(event, view, side, list) {
+  const pieces = [...list.querySelectorAll(".tok")];
+  const here = pieces.indexOf(event.target.closest(".tok"));
+  if (here < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+  const line = (way) => {
+    const box = pieces[here].getBoundingClientRect();
+    const far = pieces.map((piece, at) => ({ at, box: piece.getBoundingClientRect() })).filter((one) => way * (one.box.top - box.top) > box.height / 2);
+    const top = far.length && far.reduce((best, one) => (way * (one.box.top - best) < 0 ? one.box.top : best), far[0].box.top);
+    const row = far.filter((one) => Math.abs(one.box.top - top) < 2);
+    return row.length ? row.reduce((best, one) => (Math.abs(one.box.left - box.left) < Math.abs(best.box.left - box.left) ? one : best)).at : here;
+  };
+  const moves = { ArrowRight: () => here + 1, ArrowLeft: () => here - 1, ArrowDown: () => line(1), ArrowUp: () => line(-1), Home: () => 0, End: () => pieces.length - 1, Enter: () => here, " ": () => here };
+  const move = moves[event.key];
+  if (!move) return;
+  event.preventDefault();
+  const next = pieces[Math.min(pieces.length - 1, Math.max(0, move()))];
+  view.show(view.trace[view.trajectory].step[next.dataset.at], true, side);
+}
+
+// Marks the step in both texts and shows it below; the address follows without a new entry in the history.
+function choose(view, texts, detail, step, focus, side = "dense") {
+  const steps = view.trace[view.trajectory];
+  const at = Math.max(0, steps.step.indexOf(step));
+  view.step = steps.step[at] ?? 0;
+  for (const piece of texts.querySelectorAll('[aria-selected="true"]')) {
+    piece.setAttribute("aria-selected", "false");
+    piece.tabIndex = -1;
+  }
+  const streams = texts.querySelectorAll(".stream");
+  streams.forEach((list, place) => {
+    const pieces = list.querySelectorAll(".tok");
+    const piece = list.querySelector(`[data-at="${at}"]`) ?? pieces[pieces.length - 1];
+    if (!piece) return;
+    piece.tabIndex = 0;
+    if (piece.dataset.at !== String(at)) return;
+    piece.setAttribute("aria-selected", "true");
+    if (focus && place === (side === "dense" ? 0 : 1)) piece.focus({ preventScroll: true });
+    const [box, frame] = [piece.getBoundingClientRect(), list.getBoundingClientRect()];
+    if (box.top < frame.top || box.bottom > frame.bottom) list.scrollTop += box.top - frame.top - frame.height / 3;
+  });
+  const hash = route("tokens", view.variant.id, view.prompt.prompt_id, view.step) + (view.trajectory === "forced" ? "" : `/${view.trajectory}`);
+  if (focus && location.hash !== hash) replaceRoute(hash);
+  view.map?.follow(view.step);
+  detail.replaceChildren(...nodes(chosenToken(view, steps, at)));
+}
+
+function chosenToken(view, steps, at) {
+  const { trace, trajectory } = view;
+  const step = steps.step[at];
+  const value = (title, key) => el("div", null, el("span", null, title), el("b", null, number(steps[key]?.[at])));
+  const top = trace.top[trajectory]?.[at];
+  return [
+    el("h2", null, `Step ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
+    el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense", "entropy_dense"), value("entropy pruned", "entropy_pruned"), value("margin dense", "margin_dense"), value("margin pruned", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
+    top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of the tokens that each side finds most likely"),
+    top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, trace.sql.top), topOf("Most likely, pruned", top.pruned, trace.sql.top)),
+    layersAt(view, step),
+  ];
+}
+
+function topOf(title, rows, sql) {
+  return el("div", null, el("h3", null, title, sqlLink(sql, title)), bars(rows));
+}
+
+function layersAt(view, step) {
+  const { trace, trajectory } = view;
+  const measured = inOrder(trace.layers).map(([scope, layers]) => {
+    const column = layers.steps.indexOf(step);
+    if (column < 0) return null;
+    const agrees = layers.is_top1_same?.map((row) => row[column]);
+    // From here on the pruned side's most likely token is another one.
+    const parted = agrees && scope === "propagated" && agrees.at(-1) === false ? agrees.findLastIndex((same) => same !== false) + 1 : -1;
+    return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink(trace.sql.layers, "the layers")), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "parts for good" }]));
+  });
+  if (!measured.some(Boolean)) return el("p", { class: "hint" }, "The layers of this token were not measured.");
+  const isElsewhere = trajectory === "free" && isNumber(trace.first_flip_step) && step > trace.first_flip_step;
+  return [isElsewhere && el("p", { class: "hint" }, "Layers are measured teacher forced: after the first flip they belong to the dense text, not to the pruned one."), measured];
+}
+
+function optionsOf(trace) {
+  const { options } = trace;
+  if (!options) return null;
+  const rows = options.labels.map((label, at) => [label, options.p_dense[at], options.p_pruned[at]]);
+  return el(
+    "section",
+    null,
+    heading(2, "Option subspace", trace.sql.options),
+    el("p", { class: "hint" }, `Probabilities among the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Of the whole vocabulary’s probability the options hold ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL ${number(options.kl_options)} among the options, ${number(options.kl_vocabulary)} nats in the vocabulary; the chosen option ${options.is_argmax_same ? "stays" : "changes"}.`),
+    bars(rows, (label) => label === options.gold),
+    plainTable({ label: "options in the whole vocabulary", columns: ["option", "p dense", "p pruned", "rank dense", "rank pruned"], rows: options.labels.map((label, at) => [label, options.full_dense[at], options.full_pruned[at], options.rank_dense[at], options.rank_pruned[at]]) }),
+  );
+}

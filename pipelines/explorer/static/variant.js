@@ -1,0 +1,87 @@
+// One variant: what it is, where its texts leave the dense ones, which layers carry that.
+
+async function variantPage(id) {
+  const variant = known(id);
+  const own = await load(`variant/${variant.place}`);
+  const others = index.variants.filter((other) => other.model === variant.model && other.id !== id && !other.is_dense);
+  return [
+    el("h1", { tabindex: -1 }, name(variant.recipe), el("span", { class: "hint" }, " of ", name(variant.model))),
+    variant.is_dense
+      ? el("p", { class: "lead" }, "The dense model: every other variant is held against it.")
+      : el("p", { class: "lead" }, verdict(variant), " ", variant.verdict_reason, " ", sqlLink(variant.sql, "the verdict")),
+    others.length > 0 && !variant.is_dense && el("p", null, el("label", null, "Compare with ", picker(others, null, (other) => go("compare", id, other)))),
+    el("section", null, headingOver("Numbers", index.columns), el("div", { class: "numbers" }, index.columns.filter((column) => isNumber(variant.numbers[column.name])).map((column) => el("div", { title: column.doc }, el("span", null, headingOf(column)), el("b", null, cell(column, variant.numbers[column.name])))))),
+    own.prompts.length > 0 && el("section", null, heading(2, "Texts", own.prompts_sql), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(own.prompts, 6, (prompt) => promptCard(variant, prompt), "prompts")),
+    Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", own.layers_sql), el("p", { class: "hint" }, `Means over prompts and tokens, teacher forced, lens ${index.lens}. Exactly 0 has no place on a logarithmic axis. Shaded: what the recipe changed.`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
+    own.carriers.length > 0 && el("section", null, heading(2, "Which layers carry it", own.carriers_sql), carriersTable(own.carriers)),
+    own.tables.map((one) => el("section", null, heading(2, one.title, one.sql), plainTable({ label: one.title, columns: one.columns, rows: one.rows, filter: one.rows.length > 12, limit: 12 }))),
+    el("section", null, heading(2, "Facts", own.facts_sql), facts(own.facts)),
+  ];
+}
+
+const SCOPES = {
+  propagated: "The pruned model runs whole on the dense tokens; what one sublayer does is carried into the next.",
+  isolated: "One sublayer is swapped, the dense rest runs on top; measured at the output.",
+  local: "One sublayer is swapped in the dense model and measured right behind it.",
+};
+
+function inOrder(layers) {
+  return Object.keys(SCOPES).filter((scope) => layers[scope]).map((scope) => [scope, layers[scope]]);
+}
+
+function known(id) {
+  const variant = variantsById.get(id);
+  if (!variant) throw new Error(`This study has no variant “${id}”.`);
+  return variant;
+}
+
+// A select of variants; `chosen` is null where nothing is picked yet.
+function picker(variants, chosen, pick, label = "variant") {
+  const select = el("select", { "aria-label": label, onchange: () => select.value && pick(select.value) }, chosen === null && el("option", { value: "" }, "…"), variants.map((variant) => el("option", { value: variant.id }, index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe)));
+  if (chosen !== null) select.value = chosen;
+  return select;
+}
+
+function promptCard(variant, summary) {
+  const prompt = index.prompts[summary.prompt];
+  const same = !summary.text_dense && !summary.text_pruned;
+  const step = summary.first_flip_step ?? 0;
+  const said = [
+    same ? "same text" : isNumber(summary.first_flip_step) && `first flip at step ${summary.first_flip_step}`,
+    isNumber(summary.collapse_step) && `loops from step ${summary.collapse_step}`,
+    summary.is_correct !== null && `answer ${summary.answer ?? "none"}, ${summary.is_correct ? "right" : "wrong"} (dense ${summary.is_correct_dense ? "right" : "wrong"})`,
+    isNumber(summary.kl_forced_mean) && `KL forced ${number(summary.kl_forced_mean)}, free ${number(summary.kl_free_mean)}`,
+    summary.parts_at && `most likely token parts behind ${summary.parts_at}${summary.parts_for_good_at && summary.parts_for_good_at !== summary.parts_at ? `, for good behind ${summary.parts_for_good_at}` : ""}`,
+  ].filter(Boolean);
+  const has = variant.traces.includes(summary.prompt);
+  return el(
+    "article",
+    { class: "prompt" },
+    el("h3", null, has ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, step) }, name(prompt.name), " token by token") : name(prompt.name)),
+    el("p", { class: "hint" }, said.join(" · ")),
+    el("details", null, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
+    variant.is_dense
+      ? el("p", { class: "text", dir: "auto" }, summary.text_same, summary.text_dense)
+      : el("div", { class: "pair" }, textOf("dense", summary.text_same, summary.text_dense, false), textOf(variant.recipe, summary.text_same, summary.text_pruned, true)),
+  );
+}
+
+function textOf(title, same, rest, isMarked) {
+  return el("div", { class: "text" }, el("h4", null, name(title)), el("p", { dir: "auto" }, same, isMarked && rest ? el("mark", null, rest) : rest));
+}
+
+function carriersTable(carriers) {
+  return dataTable({
+    label: "changed sublayers",
+    rows: carriers,
+    limit: 10,
+    filter: carriers.length > 12 ? (one) => one.place : undefined,
+    columns: [
+      { id: "place", heading: "sublayer", value: (one) => one.place, cell: (one) => one.place },
+      { id: "share", heading: "share of the damage, %", align: "number", doc: "of the sum over the variant’s changed sublayers", value: (one) => one.share, cell: (one) => [el("span", { class: "meter", "aria-hidden": "true" }, styled(el("span"), { width: `${100 * (one.share ?? 0)}%` })), percent(one.share)] },
+      { id: "kl", heading: "KL alone, nats", align: "number", doc: "mean KL that this sublayer alone makes", value: (one) => one.kl, cell: (one) => number(one.kl) },
+      { id: "scope", heading: "measured", value: (one) => one.scope, cell: (one) => one.scope },
+      { id: "parted", heading: "prompts part here", align: "number", doc: "prompts whose most likely token parts for good behind this sublayer, at the first flip", value: (one) => one.parted, cell: (one) => number(one.parted) },
+    ],
+  });
+}

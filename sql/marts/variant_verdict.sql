@@ -1,0 +1,174 @@
+-- What each pruned variant still bears, by what was measured of it: writing and choosing, choosing only, or neither.
+-- grain: one row per pruned variant.
+-- key: model, recipe
+-- inputs: variant_summary, task_losses, stg_generations
+-- how to read: choosing and writing are kept or not. Where tasks of both kinds were scored (basis tasks), each is kept
+--   whose loss in task_losses is at most 0.1; measure is score where the dense model has both to lose, else agreement
+--   with its own answers. Low and high are the loss with 1.96 standard errors, and is_certain says that both ends of
+--   both intervals lead to the same verdict; NULL where a loss has no error. Otherwise (basis generations) the study's
+--   prompts decide: choosing is kept where less than half of the questions have another likeliest option, and writing
+--   where, besides, the KL at the first generated token is below 0.6 nats and at most 0.1 of the tokens have another
+--   likeliest one. verdict is broken where choosing is not kept, else safe where writing is, else non-generative only;
+--   not judged where neither basis was measured. The thresholds and words are those of `prunescope advise`
+--   (pipelines/advice.py: 0.6 nats is where the paper's writing is gone and its choosing is not), whose tolerance is
+--   0.1 unless told otherwise. What the texts did (flips, loops) stands beside the verdict and does not change it.
+-- reason: a reader asks first which variants may be used, and wants to see by which number each was let through.
+-- columns:
+--   verdict: safe, non-generative only, broken or not judged [label]
+--   is_certain: Whether both ends of the intervals lead to the same verdict; NULL where there is none
+--   basis: tasks or generations, what the verdict rests on; NULL where it is not judged [label]
+--   measure: score or agreement, of the tasks; NULL on another basis [label]
+--   loss_writing: Loss in tasks that write, above a guess [share]
+--   loss_writing_low: Lower end of its 95 % interval [share]
+--   loss_writing_high: Upper end of its 95 % interval [share]
+--   loss_choosing: Loss in tasks that choose among options, above a guess [share]
+--   loss_choosing_low: Lower end of its 95 % interval [share]
+--   loss_choosing_high: Upper end of its 95 % interval [share]
+--   top1_change: Share of teacher-forced tokens with another likeliest one [share] = 1 − top1_agreement
+--   options_changed: Share of the prompts' questions with another likeliest option [share] = 1 −
+--     options_argmax_kept/questions
+--   collapse_step_first: Earliest step at which one of the variant's texts completes a loop; NULL where none does
+--     [step]
+--   prompts_collapsed_dense: Prompts whose dense text ends in a loop [prompts]
+with
+
+losses as (
+    select
+        model,
+        recipe,
+        measure,
+        max(loss) filter (where kind = 'generative') as loss_writing,
+        max(1.959963984540054 * loss_se) filter (where kind = 'generative') as half_width_writing,
+        max(loss) filter (where kind = 'non_generative') as loss_choosing,
+        max(1.959963984540054 * loss_se) filter (where kind = 'non_generative') as half_width_choosing
+    from task_losses
+    group by model, recipe, measure
+),
+
+-- Right answers before the dense model's own ones.
+scored as (
+    select *
+    from losses
+    where loss_writing is not null and loss_choosing is not null
+    qualify row_number() over (partition by model, recipe order by measure desc) = 1
+),
+
+texts as (
+    select
+        model,
+        recipe,
+        min(collapse_step) as collapse_step_first,
+        count(collapse_step) as prompts_collapsed
+    from stg_generations
+    group by model, recipe
+),
+
+measured as (
+    select
+        variants.model,
+        variants.recipe,
+        variants.variant,
+        variants.method,
+        variants.parameters_removed_share,
+        case
+            when scored.measure is not null then 'tasks'
+            when variants.kl_step0_nats is not null and variants.questions > 0 then 'generations'
+        end as basis,
+        scored.measure,
+        scored.loss_writing,
+        scored.loss_writing - scored.half_width_writing as loss_writing_low,
+        scored.loss_writing + scored.half_width_writing as loss_writing_high,
+        scored.loss_choosing,
+        scored.loss_choosing - scored.half_width_choosing as loss_choosing_low,
+        scored.loss_choosing + scored.half_width_choosing as loss_choosing_high,
+        variants.kl_step0_nats,
+        1 - variants.top1_agreement as top1_change,
+        1 - variants.options_argmax_kept / nullif(variants.questions, 0) as options_changed,
+        variants.kl_teacher_forced_median_nats,
+        variants.kl_free_running_median_nats,
+        variants.kl_noise_p95_nats,
+        variants.is_below_noise,
+        variants.prompts,
+        variants.prompts_flipped,
+        variants.first_flip_step_median,
+        variants.prompts_collapsed,
+        texts.collapse_step_first,
+        coalesce(dense_texts.prompts_collapsed, 0) as prompts_collapsed_dense
+    from variant_summary as variants
+    left join scored
+        on variants.model = scored.model and variants.recipe = scored.recipe
+    left join texts
+        on variants.model = texts.model and variants.recipe = texts.recipe
+    left join texts as dense_texts
+        on variants.model = dense_texts.model and dense_texts.recipe = 'dense'
+    where variants.recipe <> 'dense'
+),
+
+-- One rule for the numbers themselves and for either end of their intervals.
+held as (
+    select
+        model,
+        recipe,
+        case
+            when loss_choosing > 0.1 then 'broken'
+            when loss_writing <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as by_tasks,
+        case
+            when loss_choosing_low > 0.1 then 'broken'
+            when loss_writing_low <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as at_best,
+        case
+            when loss_choosing_high > 0.1 then 'broken'
+            when loss_writing_high <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as at_worst,
+        case
+            when options_changed >= 0.5 then 'broken'
+            when kl_step0_nats < 0.6 and top1_change <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as by_generations
+    from measured
+)
+
+select
+    measured.model,
+    measured.recipe,
+    measured.variant,
+    measured.method,
+    measured.parameters_removed_share,
+    case measured.basis
+        when 'tasks' then held.by_tasks
+        when 'generations' then held.by_generations
+        else 'not judged'
+    end as verdict,
+    case
+        when measured.loss_writing_low is not null and measured.loss_choosing_low is not null
+            then held.by_tasks = held.at_best and held.by_tasks = held.at_worst
+    end as is_certain,
+    measured.basis,
+    measured.measure,
+    measured.loss_writing,
+    measured.loss_writing_low,
+    measured.loss_writing_high,
+    measured.loss_choosing,
+    measured.loss_choosing_low,
+    measured.loss_choosing_high,
+    measured.kl_step0_nats,
+    measured.top1_change,
+    measured.options_changed,
+    measured.kl_teacher_forced_median_nats,
+    measured.kl_free_running_median_nats,
+    measured.kl_noise_p95_nats,
+    measured.is_below_noise,
+    measured.prompts,
+    measured.prompts_flipped,
+    measured.first_flip_step_median,
+    measured.prompts_collapsed,
+    measured.collapse_step_first,
+    measured.prompts_collapsed_dense
+from measured
+inner join held
+    on measured.model = held.model and measured.recipe = held.recipe
+order by measured.model, measured.recipe

@@ -1,0 +1,456 @@
+"""The explorer's server: a real one on a free port, asked as pages ask it and as nobody should."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import uvicorn
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from assets.live import Live, subjects
+from assets.serve import ROWS, application
+from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
+from warehouse.store import Store
+from warehouse.tables import TABLES
+
+PATIENCE = 60.0
+JSON = {"Content-Type": "application/json"}
+
+
+class Served:
+    """A server in a thread of this process."""
+
+    def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
+        self.lives = {name: Live(root, subject) for name, subject in subjects(root).items()}
+        self.told: list[str] = []
+        app = application(self.lives, seconds=seconds, gibibytes=0.5, tell=self.told.append)
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, http="h11", ws="none", log_level="critical", timeout_graceful_shutdown=1)
+        )
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        deadline = time.monotonic() + PATIENCE
+        while not self._server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(PATIENCE)
+        self._socket.close()
+        assert not self._thread.is_alive()
+
+    def ask(
+        self, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers with names in lower case, and body; of the headers that are sent `_` in names means `-`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def data(self, name: str, **parameters: str) -> Any:
+        end = "".join(f"?{key}={value}" for key, value in parameters.items())
+        status, _, body = self.ask(f"/data/{name}.json{end}")
+        assert status == 200, body
+        return json.loads(body)
+
+    def sql(self, sql: str) -> dict[str, Any]:
+        status, _, body = self.ask("/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
+        found = json.loads(body)
+        assert status == (400 if "error" in found else 200)
+        return found
+
+
+@pytest.fixture(scope="module")
+def served(computed_once: Path) -> Iterator[Served]:
+    with Served(computed_once) as server:
+        yield server
+
+
+def test_the_page_and_every_document_that_its_index_names_are_there(served: Served) -> None:
+    status, headers, page = served.ask("/")
+    assert status == 200
+    assert headers["content-type"].startswith("text/html")
+    assert b"\x3c!doctype html>" in page[:20].lower()
+    index = served.data("index")
+    assert [variant["recipe"] for variant in index["variants"]] == ["dense", *sorted(set(RECIPES) - {"dense"})]
+    assert index["live"] is True
+    names = ["sql", *(f"figures/{figure['name']}" for figure in index["figures"])]
+    names += [f"variant/{n}" for n, _ in enumerate(index["variants"])]
+    names += [f"trace/{n}/{m}" for n, variant in enumerate(index["variants"]) for m in variant["traces"]]
+    assert sum(name.startswith("trace/") for name in names) == 2 * (len(RECIPES) - 1)
+    for name in names:
+        assert served.data(name, version=index["version"]), name
+
+
+def test_what_a_person_is_told_in_the_sql_document_the_box_answers(served: Served) -> None:
+    statement = served.data("sql")["variants"]
+    found = served.sql(statement["sql"])
+    recipe = [column["name"] for column in found["columns"]].index("recipe")
+    assert {row[recipe] for row in found["rows"]} == set(RECIPES)
+    assert found["truncated"] is False
+    assert found["seconds"] >= 0
+
+
+def test_values_of_every_kind_come_as_json_that_a_browser_reads_without_loss(served: Served) -> None:
+    found = served.sql(
+        """select 9007199254740993 as large, 'a' || chr(8238) || chr(0) as hostile, 'nan'::float as nan, null as none,
+           date '2026-01-02' as day, interval 3 days as days, [1, null] as list, {'k': 'v'} as struct, '\\x01'::blob,
+           0.1::float as small, repeat('x', 100000) as long"""
+    )
+    [row] = found["rows"]
+    large, hostile, nan, none, day, days, items, struct, blob, small, long = row
+    assert large == "9007199254740993"
+    assert hostile == "a⟨202E⟩⟨0⟩"
+    assert (nan, none, day, days, items, struct, blob) == (
+        "NaN",
+        None,
+        "2026-01-02",
+        "3 days",
+        [1, None],
+        {"k": "v"},
+        "01",
+    )
+    assert small == 0.1
+    assert len(long) < 5000
+    assert "of 100,000 characters shown" in long
+    assert found["columns"][0] == {"name": "large", "type": "int64"}
+
+
+def test_of_a_long_answer_the_first_rows_come_and_that_there_are_more(served: Served) -> None:
+    for rows, is_truncated in ((ROWS, False), (ROWS + 1, True), (50_000_000, True)):
+        found = served.sql(f"select i from range({rows}) t(i)")
+        assert len(found["rows"]) == ROWS
+        assert found["truncated"] is is_truncated
+    assert "larger than 16 MiB" in served.sql("select repeat('x', 100000) from range(1000)")["error"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("copy (select 1) to 'out.csv'", "only SELECT is allowed"),
+        ("attach 'other.duckdb' as other", "only SELECT is allowed"),
+        ("select * from read_text('/etc/passwd')", "table function read_text is not allowed"),
+        ("select * from '/etc/passwd'", "files cannot be read"),
+        ("install httpfs", "only SELECT is allowed"),
+        ("set threads = 1", "only SELECT is allowed"),
+        ("drop view variants", "only SELECT is allowed"),
+        ("select 1; select 2", "only one statement"),
+        ("select getenv('HOME')", "function getenv is not allowed"),
+        ("select nothing from variants", "nothing"),
+        ("", "there is no SQL to run"),
+        ("select '\ud800'", "cannot be parsed"),
+    ],
+)
+def test_sql_that_does_more_than_read_is_refused_in_one_line(
+    served: Served, tmp_path: Path, sql: str, message: str
+) -> None:
+    error = served.sql(sql)["error"]
+    assert message in error
+    assert "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_box_sees_what_the_page_shows_and_each_table_once(served: Served) -> None:
+    names = [row[0] for row in served.sql("show tables")["rows"]]
+    assert len(set(names)) == len(names)
+    assert {"variants", "variant_summary"} <= set(names)
+    assert "variants_whole" not in names
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "rebound.example.org"}, 403),
+        ({"Host": "127.0.0.1.example.org"}, 403),
+        ({"Origin": "https://example.org"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Sec_Fetch_Site": "same-site"}, 403),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content_Type": ""}, 415),
+        ({"Content_Type": "application/json; charset=utf-8"}, 200),
+        ({"Sec_Fetch_Site": "same-origin"}, 200),
+    ],
+)
+def test_only_the_servers_own_pages_can_ask_sql(served: Served, headers: dict[str, str], code: int) -> None:
+    sent = {"Content_Type": "application/json"} | headers
+    status, answered, body = served.ask("/sql", "POST", b'{"sql": "select 1 as one"}', **sent)
+    assert status == code
+    assert "access-control-allow-origin" not in answered
+    if code != 200:
+        assert b"rows" not in body
+
+
+def test_no_other_page_reads_results_and_no_other_method_does_anything(served: Served) -> None:
+    for path in ("/", "/data/index.json", "/data/sql.json"):
+        assert served.ask(path, Host="rebound.example.org")[0] == 403
+        assert served.ask(path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
+        assert served.ask(path, "POST", b"{}", **{"Content_Type": "application/json"})[0] == 405
+    assert served.ask("/sql")[0] == 405
+    assert served.ask("/sql", "OPTIONS", Origin="https://example.org")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", 400),
+        (b"select 1", 400),
+        (b"[]", 400),
+        (b'{"sql": 1}', 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 60_000, 400),
+        (json.dumps({"sql": "select 1 --" + "x" * 100_000}).encode(), 413),
+    ],
+)
+def test_a_body_that_is_no_question_is_refused(served: Served, body: bytes, code: int) -> None:
+    status, _, answer = served.ask("/sql", "POST", body, **{"Content_Type": "application/json"})
+    assert status == code
+    assert json.loads(answer)["error"]
+
+
+def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
+        connection.sendall(
+            b"POST /sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9000000000\r\n\r\n"
+            + b" " * 200_000
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nothing", "", "variant/", "variant/99", "variant/-1", "variant/x", "variant/٣", "trace/1", "trace/1/99"),
+        *("trace/0/0", "figures/nothing", "figures/../index", "../index", "..%2f..%2fetc/passwd", "%00", "a" * 3000),
+        *("index/", "/etc/passwd", "__class__", "\u202e"),
+    ],
+)
+def test_a_document_that_there_is_not_is_said_so(served: Served, name: str) -> None:
+    status, headers, body = served.ask(f"/data/{quote(name, safe='/%')}.json")
+    assert status == 404
+    assert json.loads(body)["error"].isprintable()
+    assert headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/../../etc/passwd", "/static/dom.js", "/data/index", "/study/tiny/"])
+def test_no_other_address_leads_anywhere(served: Served, path: str) -> None:
+    assert served.ask(path)[0] == 404
+
+
+def test_every_answer_forbids_frames_guessing_and_keeping(served: Served) -> None:
+    for path in ("/", "/data/index.json", "/nothing"):
+        _, headers, _ = served.ask(path)
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "server" not in headers
+    _, headers, page = served.ask("/")
+    policy = headers["content-security-policy"]
+    assert "connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    # Both policies hold at once, so the page's own must let it ask this server too.
+    assert b"connect-src &#39;self&#39;" in page
+
+
+def test_a_query_without_end_is_stopped_and_so_is_one_that_nobody_waits_for(computed_once: Path) -> None:
+    endless = "select count(*) from range(1000000) a, range(1000000) b"
+    with Served(computed_once, seconds=0.5) as server:
+        assert "ran longer than 0.5 s" in server.sql(endless)["error"]
+    with Served(computed_once) as server:
+        body = json.dumps({"sql": endless})
+        waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(2)]
+        for connection in waiting:
+            connection.request("POST", "/sql", body, JSON)
+        deadline = time.monotonic() + PATIENCE
+        while "error" not in (found := _asked(server, "select 1")):
+            assert time.monotonic() < deadline
+        assert found["error"].startswith("2 queries are running already")
+        for connection in waiting:
+            connection.close()
+        while "error" in _asked(server, "select 1"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert not server.told
+
+
+def _asked(server: Served, sql: str) -> dict[str, Any]:
+    return json.loads(server.ask("/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")[2])
+
+
+def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_own_places(warehouse: Path) -> None:
+    kept = warehouse.parent / "kept"
+    hidden = [path for path in warehouse.rglob("recipe=attn-drop-1") if path.is_dir()]
+    for path in hidden:
+        shutil.move(path, kept / path.relative_to(warehouse))
+    with Served(warehouse) as server:
+        before = server.data("index")
+        first = server.data("variant/1", version=before["version"])
+        for path in hidden:
+            shutil.move(kept / path.relative_to(warehouse), path)
+        after = server.data("index")
+        assert len(after["variants"]) == len(before["variants"]) + 1
+        # Places moved: the new variant comes first by its name.
+        assert server.data("variant/1", version=after["version"])["id"].endswith("@attn-drop-1")
+        assert server.data("variant/1", version=before["version"]) == first
+        status, _, body = server.ask("/data/variant/1.json?version=older")
+        assert status == 404
+        assert "reload it" in json.loads(body)["error"]
+
+
+def test_readers_are_not_disturbed_by_a_run_that_writes(warehouse: Path) -> None:
+    [file] = (warehouse / "decoding_steps").rglob("recipe=wanda-2of4/*.parquet")
+    content = file.read_bytes()
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            temporary = file.with_name(".temporary")
+            temporary.write_bytes(content)
+            temporary.replace(file)
+
+    with Served(warehouse) as server, ThreadPoolExecutor(4) as pool:
+        wanted = server.data("trace/3/0")
+        count = server.sql("select count(*) from decoding_steps")["rows"]
+        writing = pool.submit(write)
+        try:
+            for _ in range(3):
+                found = [
+                    pool.submit(server.data, "trace/3/0"),
+                    pool.submit(server.sql, "select count(*) from decoding_steps"),
+                ]
+                assert found[0].result() == wanted
+                assert found[1].result()["rows"] == count
+        finally:
+            done.set()
+        writing.result()
+        assert not server.told
+
+
+def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
+    [file] = (warehouse / "generations").rglob("recipe=wanda-2of4/*.parquet")
+    content = bytearray(file.read_bytes())
+    content[4:200] = bytes(196)
+    with Served(warehouse) as server:
+        file.write_bytes(bytes(content))
+        status, _, body = server.ask("/data/index.json")
+        assert status == 500
+        error = json.loads(body)["error"]
+        assert str(file) in error
+        assert "\n" not in error
+        assert server.told
+        assert "rows" in server.sql("select 1 as one")
+
+
+def test_of_several_studies_there_is_a_list_and_each_sees_its_own(warehouse: Path) -> None:
+    store = Store(warehouse)
+    path = store.path(TABLES["variants"], "tiny-a", "magnitude-50")
+    rows = TABLES["variants"]
+    import polars as pl
+
+    provenance = store.provenance(rows, "tiny-a", "magnitude-50")
+    assert provenance is not None
+    from dataclasses import replace
+
+    frame = pl.read_parquet(path, hive_partitioning=False)
+    store.write(rows, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
+    with Served(warehouse) as server:
+        status, _, page = server.ask("/")
+        assert status == 200
+        assert b"other &amp; &lt;b&gt;" in page
+        place = f"/study/{quote('other & <b>', safe='')}"
+        assert server.ask(f"{place}/")[0] == 200
+        index = json.loads(server.ask(f"{place}/data/index.json")[2])
+        assert {variant["recipe"] for variant in index["variants"]} == {"magnitude-50"}
+        body = b'{"sql": "select recipe from variants"}'
+        found = json.loads(server.ask(f"{place}/sql", "POST", body, **{"Content_Type": "application/json"})[2])
+        assert found["rows"] == [["magnitude-50"]]
+        assert server.ask("/study/none/")[0] == 404
+        assert server.ask("/data/index.json")[0] == 404
+
+
+def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: Path) -> None:
+    command = [*COMMAND, "serve", "--port", "0", "--warehouse", str(computed_once)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("http://127.0.0.1:")
+        assert "shows tiny of" in line
+        connection = http.client.HTTPConnection("127.0.0.1", int(line.split(":")[2].split("/")[0]), timeout=PATIENCE)
+        connection.request(
+            "POST", "/sql", json.dumps({"sql": "select count(*) from range(1000000) a, range(1000000) b"}), JSON
+        )
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == "stopped\n"
+        connection.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: say by which names it is reached, such as PRUNESCOPE_HOSTS="),
+        (("--host", "::"), "--host ::: say by which names it is reached"),
+        (("--host", "192.0.2.1"), "192.0.2.1, port 3001 cannot be used"),
+        (("nothing",), "has no variant of study 'nothing'; there are tiny"),
+        (("demo",), "has no variant of study 'demo'; there are tiny"),
+        (("nothing.yaml",), "nothing.yaml"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    computed_once: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert run(["serve", *arguments], Globals(warehouse=str(computed_once))) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_taken_port_and_an_empty_warehouse_are_refused(
+    computed_once: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert run(["serve", "--port", port], Globals(warehouse=str(computed_once))) == 2
+    assert f"127.0.0.1, port {port} cannot be used" in " ".join(capsys.readouterr().err.split())
+    assert run(["serve"], Globals(warehouse=str(tmp_path / "none"))) == 2
+    assert "none has run: `prunescope run demo` is one" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_study_of_the_users_is_served_by_its_file(computed_once: Path, study: StudyFile) -> None:
+    assert set(subjects(computed_once, str(study.path))) == {"tiny"}
+    [subject] = subjects(computed_once, "tiny").values()
+    assert set(subject.recipes) == set(RECIPES)
+    assert subject.study is None
