@@ -11,17 +11,18 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import polars as pl
 import pytest
-import uvicorn
 
 from assets.cli.main import run
 from assets.cli.options import Globals
-from assets.live import Live, subjects
-from assets.serve import ROWS, application
+from assets.live import Live, studies
+from assets.serve import ROWS, application, server
 from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -34,15 +35,13 @@ class Served:
     """A server in a thread of this process."""
 
     def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
-        self.lives = {name: Live(root, subject) for name, subject in subjects(root).items()}
+        lives = {name: Live(root, name, study) for name, study in studies(root).items()}
         self.told: list[str] = []
-        app = application(self.lives, seconds=seconds, gibibytes=0.5, tell=self.told.append)
+        app = application(lives, seconds=seconds, gibibytes=0.5, tell=self.told.append)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", ws="none", log_level="critical", timeout_graceful_shutdown=1)
-        )
+        self._server = server(app)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
 
     def __enter__(self) -> "Served":
@@ -237,8 +236,8 @@ def test_a_body_that_is_no_question_is_refused(served: Served, body: bytes, code
 def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
         connection.sendall(
-            b"POST /sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9000000000\r\n\r\n"
-            + b" " * 200_000
+            b"POST /sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9000000000\r\n\r\n" + b" " * 200_000
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
@@ -369,17 +368,12 @@ def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
 
 
 def test_of_several_studies_there_is_a_list_and_each_sees_its_own(warehouse: Path) -> None:
-    store = Store(warehouse)
-    path = store.path(TABLES["variants"], "tiny-a", "magnitude-50")
-    rows = TABLES["variants"]
-    import polars as pl
-
-    provenance = store.provenance(rows, "tiny-a", "magnitude-50")
+    store, table = Store(warehouse), TABLES["variants"]
+    path = store.path(table, "tiny-a", "magnitude-50")
+    provenance = store.provenance(table, "tiny-a", "magnitude-50")
     assert provenance is not None
-    from dataclasses import replace
-
     frame = pl.read_parquet(path, hive_partitioning=False)
-    store.write(rows, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
+    store.write(table, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
     with Served(warehouse) as server:
         status, _, page = server.ask("/")
         assert status == 200
@@ -415,13 +409,13 @@ def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: 
         connection.close()
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--host", "0.0.0.0"), "--host 0.0.0.0: say by which names it is reached, such as PRUNESCOPE_HOSTS="),
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: say by which names it is reached, such as PRUNESCOPE_HOSTS="),  # noqa: S104
         (("--host", "::"), "--host ::: say by which names it is reached"),
         (("--host", "192.0.2.1"), "192.0.2.1, port 3001 cannot be used"),
         (("nothing",), "has no variant of study 'nothing'; there are tiny"),
@@ -449,8 +443,9 @@ def test_a_taken_port_and_an_empty_warehouse_are_refused(
     assert "none has run: `prunescope run demo` is one" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_study_of_the_users_is_served_by_its_file(computed_once: Path, study: StudyFile) -> None:
-    assert set(subjects(computed_once, str(study.path))) == {"tiny"}
-    [subject] = subjects(computed_once, "tiny").values()
-    assert set(subject.recipes) == set(RECIPES)
-    assert subject.study is None
+def test_a_study_of_the_users_is_known_by_its_file(computed_once: Path, study: StudyFile) -> None:
+    assert studies(computed_once, "tiny") == {"tiny": None}
+    [known] = studies(computed_once, str(study.path)).values()
+    assert known is not None
+    [index] = [Live(computed_once, "tiny", each).index() for each in (known,)]
+    assert [fact["name"] for fact in index["facts"]][0] == "study"
