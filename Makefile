@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check audit lock format dictionary bench ui clean
+.PHONY: demo test check audit lock format dictionary vendor bench ui clean
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
@@ -44,6 +44,10 @@ format: $(READY)
 
 dictionary: $(READY)
 	$(BIN)/python -m warehouse.dictionary
+
+# Other people's scripts in the explorer's page, at the versions of package.json; needs npm.
+vendor:
+	cd pipelines/explorer/vendor && npm install --package-lock-only --ignore-scripts && npm ci --ignore-scripts && node collect.mjs && rm -rf node_modules
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.engine

@@ -20,7 +20,6 @@ from dagster import (
 from assets import state
 from assets.explorer import documents
 from assets.figures import figure_key
-from assets.fingerprints import CODE_VERSIONS
 from assets.lineage import questions
 from assets.plan import REPORT_MARK, report_file
 from assets.resources import Ask, StudyResource, WarehouseResource
@@ -42,7 +41,7 @@ ASSERTIONS = "sql_assertions"
         *(AssetKey(name) for name in questions()),
         *(figure_key(name) for name in FIGURES),
     ],
-    code_version=state.charts_version(),
+    code_version=state.explorer_version(),
     check_specs=[
         AssetCheckSpec(
             ASSERTIONS,

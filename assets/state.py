@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pipelines.charts
+import pipelines.explorer
 from assets.lineage import Reading
 from pipelines.studies import Study
 from warehouse.catalogue import SQL

@@ -30,7 +30,10 @@ def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_setting
         ("pipelines/studies", "*.yaml"),
         ("pipelines/corpora", "*"),
         ("pipelines/published", "*.yaml"),
-        ("pipelines/charts/templates", "*"),
+        ("pipelines/explorer", "*.j2"),
+        ("pipelines/explorer/static", "*"),
+        ("pipelines/explorer/vendor", "*.js"),
+        ("pipelines/explorer/vendor", "LICENSES.txt"),
     ):
         own = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob(pattern) if file.is_file()}
         assert own

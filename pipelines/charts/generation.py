@@ -1,6 +1,6 @@
-"""KL along the generation: teacher-forced beside free-running, one panel per recipe.
+"""h, z, p and KL along the generation, teacher-forced beside free-running: the paper's Figure 5, for every recipe.
 
-The median over prompts is formed by the query, not here.
+Medians over prompts, and over neighbouring steps of long generations, are formed by the query, not here.
 """
 
 import altair as alt
@@ -8,99 +8,155 @@ import polars as pl
 
 from pipelines.charts import theme
 
-TITLE = "KL along the generation"
+TITLE = "From hidden state to KL along the generation"
 CAPTION = (
-    "Divergence from the dense model at each generated token: teacher forced, both models read the dense tokens; free "
-    "running, each reads its own, so that the distance grows by feedback. Lines are medians over prompts, bands run "
-    "from the 10th to the 90th percentile; the axis is linear below 0.01 nats and logarithmic above, so that zeros "
-    "show. Marks say at which steps prompts first leave the dense text, and at which the first of the two models "
-    "completes its answer. At most 256 steps."
+    "How far each variant lies from the dense model at each generated token, as 1 − cos in h, z and p and as KL "
+    "(nats), on one axis that is linear below 0.001 and logarithmic above, so that zeros show. Teacher forced, both "
+    "models read the dense tokens; free running, each reads its own, so that the distance grows by feedback. Lines are "
+    "medians over prompts, bands run from the 10th to the 90th percentile. Marks above a panel say at which steps "
+    "prompts first leave the dense text, and at which the first of the two models completes its answer. Of a model "
+    "with more than 64 generated tokens as many neighbouring steps share a point as leave at most 64 points."
 )
 QUERY = """\
-select model, recipe, temperature, trajectory, step,
-       median(kl_dense_pruned_nats) as kl_median_nats,
-       quantile_cont(kl_dense_pruned_nats, 0.1) as kl_p10_nats,
-       quantile_cont(kl_dense_pruned_nats, 0.9) as kl_p90_nats,
-       count(*) as prompts,
+with strides as (
+    select model, max(step) // 64 + 1 as stride from decoding_curve group by model
+)
+
+select curve.model, curve.recipe, curve.temperature, curve.trajectory,
+       curve.step // strides.stride * strides.stride as step, strides.stride,
+       median(one_minus_cos_h) as one_minus_cos_h_median,
+       quantile_cont(one_minus_cos_h, 0.1) as one_minus_cos_h_p10,
+       quantile_cont(one_minus_cos_h, 0.9) as one_minus_cos_h_p90,
+       median(one_minus_cos_z) as one_minus_cos_z_median,
+       quantile_cont(one_minus_cos_z, 0.1) as one_minus_cos_z_p10,
+       quantile_cont(one_minus_cos_z, 0.9) as one_minus_cos_z_p90,
+       median(one_minus_cos_p) as one_minus_cos_p_median,
+       quantile_cont(one_minus_cos_p, 0.1) as one_minus_cos_p_p10,
+       quantile_cont(one_minus_cos_p, 0.9) as one_minus_cos_p_p90,
+       median(kl_dense_pruned_nats) as kl_median,
+       quantile_cont(kl_dense_pruned_nats, 0.1) as kl_p10,
+       quantile_cont(kl_dense_pruned_nats, 0.9) as kl_p90,
+       count(distinct prompt_id) as prompts,
        count(*) filter (where trajectory = 'free_running' and first_flip_step = step) as prompts_flipping,
        count(*) filter (where trajectory = 'free_running' and answer_end_step = step) as prompts_answered
-from decoding_curve
-semi join reference_temperature using (model, recipe, temperature)
-where recipe <> 'dense' and step < 256
-group by model, recipe, temperature, trajectory, step
-order by model, recipe, trajectory desc, step"""
+from decoding_curve as curve
+inner join strides on curve.model = strides.model
+semi join reference_temperature as reference
+    on curve.model = reference.model and curve.recipe = reference.recipe and curve.temperature = reference.temperature
+where curve.recipe <> 'dense'
+group by curve.model, curve.recipe, curve.temperature, curve.trajectory,
+         curve.step // strides.stride * strides.stride, strides.stride
+order by curve.model, curve.recipe, curve.trajectory desc, step"""
 
 TRAJECTORIES = {"teacher_forced": "teacher forced", "free_running": "free running"}
+QUANTITIES = {
+    "one_minus_cos_h": "1 − cos in h",
+    "one_minus_cos_z": "1 − cos in z",
+    "one_minus_cos_p": "1 − cos in p",
+    "kl": "KL(dense ‖ pruned), nats",
+}
 EVENTS = {"prompts_flipping": "first flipped token", "prompts_answered": "answer complete"}
+_Y_TITLE = "1 − cos, or nats"
 
 
-def _events(frame: pl.DataFrame) -> pl.DataFrame:
-    return (
-        frame.unpivot(on=list(EVENTS), index=["variant", "step"], variable_name="event", value_name="events")
-        .filter(pl.col("events") > 0)
-        .with_columns(pl.col("event").replace(EVENTS))
-    )
-
-
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws one row per model × recipe × trajectory × step with the median and spread of KL over prompts."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no variant generated a token")
-    curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
-    data = pl.concat([curves, _events(curves)], how="diagonal").drop("model", "recipe", "temperature", *EVENTS)
-    x = theme.whole_axis("step", "generated token (step)", curves["step"])
-    scale = alt.Scale(type="symlog", constant=0.01, domainMin=0, nice=False)
-    axis = alt.Axis(values=[0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100], format="~r")
-    y = alt.Y("kl_median_nats:Q", title="KL(dense ‖ pruned), nats", scale=scale, axis=axis)
-    color = alt.Color(
+def trajectory_color() -> alt.Color:
+    """Colour by trajectory, the same in every figure."""
+    return alt.Color(
         "trajectory:N",
         title=None,
         scale=alt.Scale(domain=list(TRAJECTORIES.values()), range=[theme.BLUE, theme.VERMILLION]),
         legend=alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200),
     )
-    # Vega draws a missing value of a line as a gap, but of a band or point as 0: each layer takes its own rows.
-    base = alt.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=color)
-    band = base.mark_area(opacity=0.18).encode(
-        y=alt.Y("kl_p10_nats:Q", scale=scale, axis=axis, title="KL(dense ‖ pruned), nats"), y2=alt.Y2("kl_p90_nats:Q")
+
+
+def trajectory_dash() -> alt.StrokeDash:
+    """Dashes for teacher forcing, so that colour is not the only sign."""
+    return alt.StrokeDash(
+        "trajectory:N", title=None, scale=alt.Scale(domain=list(TRAJECTORIES.values()), range=[[4, 2], [1, 0]])
     )
-    line = base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=10)).encode(
-        y=y,
-        strokeDash=alt.StrokeDash(
-            "trajectory:N", title=None, scale=alt.Scale(domain=list(TRAJECTORIES.values()), range=[[4, 2], [1, 0]])
-        ),
-        tooltip=[
-            "variant:N",
-            "trajectory:N",
-            "step:Q",
-            "kl_median_nats:Q",
-            "kl_p10_nats:Q",
-            "kl_p90_nats:Q",
-            "prompts:Q",
-        ],
+
+
+def distance_axis() -> tuple[alt.Scale, alt.Axis]:
+    """One axis for 1 − cos and nats: linear below 0.001, logarithmic above."""
+    return (
+        alt.Scale(type="symlog", constant=0.001, domainMin=0, nice=False),
+        alt.Axis(values=[0, 0.001, 0.01, 0.1, 1, 10, 100], format="~r"),
+    )
+
+
+def _long(curves: pl.DataFrame) -> pl.DataFrame:
+    """One row per point and quantity."""
+    return pl.concat(
+        curves.select(
+            "variant",
+            "trajectory",
+            "step",
+            "prompts",
+            pl.lit(heading).alias("quantity"),
+            *(pl.col(f"{column}_{part}").cast(pl.Float64).alias(part) for part in ("median", "p10", "p90")),
+        )
+        for column, heading in QUANTITIES.items()
+    )
+
+
+def _events(curves: pl.DataFrame) -> pl.DataFrame:
+    found = (
+        curves.unpivot(on=list(EVENTS), index=["variant", "step"], variable_name="event", value_name="events")
+        .filter(pl.col("events") > 0)
+        .with_columns(pl.col("event").replace(EVENTS))
+    )
+    return found.join(pl.DataFrame({"quantity": list(QUANTITIES.values())}), how="cross")
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws one row per model × recipe × trajectory × step: a row of panels per variant, a column per quantity."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant generated a token")
+    curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
+    data = pl.concat([_long(curves), _events(curves)], how="diagonal_relaxed")
+    x = theme.whole_axis("step", "generated token (step)", curves["step"])
+    scale, axis = distance_axis()
+    # Vega draws a missing value of a line as a gap, but of a band or point as 0: each layer takes its own rows.
+    base = alt.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())
+    band = base.mark_area(opacity=0.18).encode(
+        y=alt.Y("p10:Q", scale=scale, axis=axis, title=_Y_TITLE), y2=alt.Y2("p90:Q")
+    )
+    line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
+        y=alt.Y("median:Q", scale=scale, axis=axis, title=_Y_TITLE),
+        strokeDash=trajectory_dash(),
+        tooltip=["variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"],
     )
     shapes = alt.Scale(domain=list(EVENTS.values()), range=["triangle-down", "square"])
     # Above the panel, a row for each event: both can fall on one step.
     marks = [
         alt.Chart()
         .transform_filter(alt.datum.event == event)
-        .mark_point(filled=True, size=50, opacity=0.9, style="ink")
+        .mark_point(filled=True, size=36, opacity=0.9, style="ink")
         .encode(
             x=x,
             y=alt.value(height),
             shape=alt.Shape("event:N", title=None, scale=shapes),
             tooltip=["variant:N", "event:N", "step:Q", alt.Tooltip("events:Q", title="prompts")],
         )
-        for event, height in zip(EVENTS.values(), (-6, -16), strict=True)
+        for event, height in zip(EVENTS.values(), (-5, -13), strict=True)
     ]
-    order = theme.names(curves, "variant")
-    prompts = int(curves["prompts"].max())  # type: ignore[arg-type]
+    names = theme.row_names("quantity", next(iter(QUANTITIES.values())), above=19)
     return theme.themed(
-        alt.layer(band, line, *marks, data=theme.rows(data))
-        .properties(width=255, height=140)
+        alt.layer(band, line, *marks, names, data=theme.rows(data))
+        .properties(width=165, height=85)
         .facet(
-            facet=alt.Facet("variant:N", title=None, sort=order, header=alt.Header(labelPadding=20)),
-            columns=min(3, len(order)),
-            title=theme.title(TITLE, f"{theme.models(frame)} · {prompts} prompts · {theme.temperatures(frame)}"),
+            row=theme.variant_row(curves),
+            column=alt.Column(
+                "quantity:N", title=None, sort=list(QUANTITIES.values()), header=alt.Header(labelPadding=32)
+            ),
+            spacing=alt.RowColnumber(row=42, column=12),
+            title=theme.title(TITLE, _subtitle(frame)),
         )
-        .resolve_axis(x="independent")  # a shared axis would hang below the gaps of an unfinished row
     )
+
+
+def _subtitle(frame: pl.DataFrame) -> str:
+    prompts, stride = frame["prompts"].max(), int(frame["stride"].max())  # type: ignore[arg-type]
+    together = f"{stride} steps a point" if stride > 1 else ""
+    told = [theme.models(frame), f"{prompts} prompts" if prompts != 1 else "1 prompt", theme.temperatures(frame)]
+    return " · ".join([*told, *([together] if together else [])])

@@ -43,7 +43,11 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         y=alt.Y("p10:Q", scale=y, title="cosine (dense, pruned)"), y2=alt.Y2("p90:Q")
     )
     # A dropped sublayer stands alone, and an area or line of one layer has no extent: a bar shows its spread.
-    spread = base.mark_rule(opacity=0.3).encode(y=alt.Y("p10:Q", scale=y), y2=alt.Y2("p90:Q"))
+    spread = (
+        base.transform_filter("datum.is_alone")
+        .mark_rule(opacity=0.4, strokeWidth=2)
+        .encode(y=alt.Y("p10:Q", scale=y), y2=alt.Y2("p90:Q"))
+    )
     line = base.mark_line(strokeWidth=1.8).encode(y=alt.Y("mean:Q", scale=y), strokeDash=layers.space_dash())
     point = base.mark_point(size=16, filled=True, opacity=1).encode(
         y=alt.Y("mean:Q", scale=y),

@@ -30,7 +30,7 @@ def by_space(frame: pl.DataFrame, values: dict[str, str]) -> pl.DataFrame:
 
     Returns:
         The panel's name, layer, space and the values. `run` numbers the unbroken series of layers of a panel,
-        so that no line crosses layers that the recipe left alone.
+        so that no line crosses layers that the recipe left alone; `is_alone` says that a series is one layer long.
     """
     key = ["model", "recipe", "sublayer", "lens"]
     named = (
@@ -40,12 +40,14 @@ def by_space(frame: pl.DataFrame, values: dict[str, str]) -> pl.DataFrame:
             (pl.col("variant") + " · " + pl.col("sublayer").cast(pl.String).replace(SUBLAYER_TITLES)).alias("panel"),
             (pl.col("layer").cast(pl.Int32).diff().over(key).fill_null(1) != 1).cum_sum().over(key).alias("run"),
         )
+        .with_columns((pl.len().over([*key, "run"]) == 1).alias("is_alone"))
     )
     return pl.concat(
         named.select(
             "panel",
             "layer",
             "run",
+            "is_alone",
             "positions",
             pl.lit(SPACE_TITLES[space]).alias("space"),
             *(pl.col(old.format(space)).cast(pl.Float64).alias(new) for new, old in values.items()),

@@ -3,6 +3,7 @@
 Running the SQL and saving the pictures belongs to the caller.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,17 @@ from types import ModuleType
 
 import polars as pl
 
-from pipelines.charts import amplification, estimates, generation, hierarchy, options, tokens
+from pipelines.charts import (
+    amplification,
+    estimates,
+    generation,
+    hierarchy,
+    options,
+    spaces,
+    temperature,
+    tokens,
+    top_tokens,
+)
 from pipelines.charts.text import label
 from pipelines.charts.theme import AnyChart
 
@@ -41,6 +52,7 @@ class Figure:
         query: SELECT over the marts; its sample or aggregation is deterministic.
         draw: frame of the query's rows to one chart.
         per: columns of the frame; each combination of their values gets a chart of its own in `draw_all`.
+        most: recipes a chart in `draw_all`, so that it stays a page long; None: all.
     """
 
     name: str
@@ -49,6 +61,7 @@ class Figure:
     query: str
     draw: Callable[[pl.DataFrame], AnyChart]
     per: tuple[str, ...]
+    most: int | None = None
 
     def draw_all(self, frame: pl.DataFrame) -> Iterator[Drawing]:
         """Draws one chart per combination of `per`, in the order of the rows; one that says so for no rows."""
@@ -58,12 +71,25 @@ class Figure:
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
         # Only what tells the charts apart goes into their names.
         told = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
-        for number, (key, part) in enumerate(parts.items(), start=1):
+        pages = [(key, *page) for key, part in parts.items() for page in self._pages(part)]
+        for number, (key, part, variants) in enumerate(pages, start=1):
             words = [str(key[index]) for index in told]
-            told_by = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in told]
+            told_by = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in told] + variants
             # The number keeps names apart that differ only in characters that a file name cannot have.
-            slug = "-".join([self.name, *([f"{number:02d}"] if told else []), *map(_slug, words)])
-            yield Drawing(slug, ": ".join([self.title, *([", ".join(told_by)] if told else [])]), self.draw(part))
+            slug = "-".join([self.name, *([f"{number:02d}"] if len(pages) > 1 else []), *map(_slug, words)])
+            yield Drawing(slug, ": ".join([self.title, *([", ".join(told_by)] if told_by else [])]), self.draw(part))
+
+    def _pages(self, part: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+        """The rows of at most `most` recipes at a time, and which recipes they are where there are several pages."""
+        recipes = part["recipe"].unique(maintain_order=True).to_list() if self.most else []
+        if self.most is None or len(recipes) <= self.most:
+            yield part, []
+            return
+        # Pages of equal length, so that the last one is not a single panel.
+        length = math.ceil(len(recipes) / math.ceil(len(recipes) / self.most))
+        for start in range(0, len(recipes), length):
+            chosen = recipes[start : start + length]
+            yield part.filter(pl.col("recipe").is_in(chosen)), [f"{label(str(chosen[0]))} to {label(str(chosen[-1]))}"]
 
 
 # How a heading names the part of a figure that it shows.
@@ -74,18 +100,21 @@ def _slug(word: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", word)[:60]
 
 
-def _figure(name: str, module: ModuleType, *per: str) -> Figure:
-    return Figure(name, module.TITLE, module.CAPTION, module.QUERY, module.draw, per)
+def _figure(name: str, module: ModuleType, *per: str, most: int | None = None) -> Figure:
+    return Figure(name, module.TITLE, module.CAPTION, module.QUERY, module.draw, per, most)
 
 
 FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
-        _figure("hierarchy", hierarchy, "model", "lens"),
-        _figure("amplification", amplification, "model", "lens"),
-        _figure("estimates", estimates, "model"),
-        _figure("generation", generation, "model"),
-        _figure("tokens", tokens, "model", "prompt_id"),
+        _figure("spaces", spaces, "model", "prompt_id"),
+        _figure("hierarchy", hierarchy, "model", "lens", most=12),
+        _figure("amplification", amplification, "model", "lens", most=12),
+        _figure("estimates", estimates, "model", "lens"),
+        _figure("generation", generation, "model", most=12),
+        _figure("temperature", temperature, "model", most=12),
+        _figure("tokens", tokens, "model", "prompt_id", most=12),
+        _figure("top_tokens", top_tokens, "model", "prompt_id", most=12),
         _figure("options", options, "model", "prompt_id"),
     )
 }

@@ -140,6 +140,29 @@ def whole_axis(column: str, text: str, values: pl.Series) -> alt.X:
     )
 
 
+def variant_row(frame: pl.DataFrame) -> alt.Row:
+    """A row of panels for each `variant`, in the order of the frame; `row_names` writes their names."""
+    return alt.Row("variant:N", title=None, sort=names(frame, "variant"), header=alt.Header(labels=False))
+
+
+def row_names(column: str, first: str, above: int) -> alt.Chart:
+    """A layer that writes the variant's name above the first panel of its row, where a long one has room.
+
+    Args:
+        column: field of the facet's columns.
+        first: its value in the first column.
+        above: pixels between the name and the panel.
+    """
+    once: alt.Chart = (
+        alt.Chart()
+        .transform_filter(alt.datum[column] == first)
+        .transform_aggregate(groupby=["variant", column])
+        .mark_text(align="left", baseline="bottom", fontSize=12, fontWeight="bold")
+        .encode(x=alt.value(0), y=alt.value(-above), text="variant:N")
+    )
+    return once
+
+
 def no_data(text: str, needs: str) -> AnyChart:
     """The chart of an empty frame, which says what would fill it."""
     return themed(

@@ -29,7 +29,7 @@ class Documents:
         frames: answers to the statements.
     """
 
-    def __init__(  # noqa: PLR0913 - a study is what it is
+    def __init__(
         self,
         ask: Ask,
         study: str,

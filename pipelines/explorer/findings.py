@@ -282,8 +282,8 @@ def _fit(frame: pl.DataFrame) -> list[str]:
     for row in frame.iter_rows(named=True):
         theorem = label(row["theorem"])
         sentence = (
-            f"{theorem}, behind one changed sublayer: estimate over truth has median {number(row['ratio_median'])}, 80 % lie between "
-            f"{number(row['ratio_p10'])} and {number(row['ratio_p90'])} ({row['points']:,} points)."
+            f"{theorem}, behind one changed sublayer: estimate over truth has median {number(row['ratio_median'])}, "
+            f"80 % lie between {number(row['ratio_p10'])} and {number(row['ratio_p90'])} ({row['points']:,} points)."
         )
         large = row["large_ratio_median"]
         if large is not None:

@@ -146,8 +146,9 @@ def _numbers(
         entry |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
     columns = list(COLUMNS)
     perplexity = frames.all("perplexity")
-    for text in perplexity["text_id"].unique(maintain_order=True).cast(pl.String).to_list()[:_TEXTS]:
-        name = f"ppl {text}"
+    texts = perplexity["text_id"].unique(maintain_order=True).cast(pl.String).to_list()
+    for number_of, text in enumerate(texts[:_TEXTS]):
+        name = f"perplexity_{number_of}"
         columns.append(
             _column(name, f"perplexity, {label(text)}", "perplexity on the text", "number", "low", "perplexity")
         )

@@ -133,7 +133,7 @@ order by model, recipe, scope, layer, sublayer""",  # noqa: S608 - our own text
     "carriers": Query(
         "Which of the changed sublayers carry the damage",
         """\
-select model, recipe, layer, sublayer, scope, kl_alone_nats, share, place_in_order, prompts_parted
+select model, recipe, layer, sublayer, scope, kl_alone_nats, share_of_kl, place_in_order, prompts_parted
 from layer_carriers
 order by model, recipe, place_in_order""",
         VARIANT,
@@ -141,7 +141,7 @@ order by model, recipe, place_in_order""",
     "carriers_overall": Query(
         "Which sublayers carry the damage over all variants that changed them",
         """\
-select model, layer, sublayer, count(*) as variants, avg(share) as share_mean,
+select model, layer, sublayer, count(*) as variants, avg(share_of_kl) as share_mean,
        count(*) filter (where place_in_order <= 3) as variants_top3, sum(prompts_parted) as prompts_parted
 from layer_carriers
 group by model, layer, sublayer

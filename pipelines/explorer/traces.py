@@ -117,8 +117,14 @@ def _layers(frame: pl.DataFrame) -> dict[str, Layers]:
     for scope, part in _by(frame, "scope").items():
         steps = part["step"].unique().sort().to_list()
         # A place that lacks a step, which no measurement makes, would shift the rest.
-        whole = part.select("layer", "sublayer").unique(maintain_order=True).join(
-            pl.DataFrame({"step": steps}, schema={"step": part["step"].dtype}), how="cross", maintain_order="left_right"
+        whole = (
+            part.select("layer", "sublayer")
+            .unique(maintain_order=True)
+            .join(
+                pl.DataFrame({"step": steps}, schema={"step": part["step"].dtype}),
+                how="cross",
+                maintain_order="left_right",
+            )
         )
         filled = whole.join(part, on=["layer", "sublayer", "step"], how="left", maintain_order="left")
         width = len(steps)

@@ -11,7 +11,7 @@ import polars as pl
 
 from pipelines.charts.text import label, prose
 from pipelines.explorer.frames import Frames, number, numbers, place, table_rows
-from pipelines.explorer.shapes import Carrier, Fact, LayerCurves, PromptSummary, Table, VariantDocument
+from pipelines.explorer.shapes import Fact, LayerCurves, PromptSummary, Table, VariantDocument
 from pipelines.explorer.statements import STATEMENTS
 
 # Statement → the columns that are printed; every row but of `flips`, whose first ones show what they are like.
@@ -58,7 +58,7 @@ def variant(frames: Frames, model: str, recipe: str, prompts: Mapping[str, int])
                 "place": f"{row['layer']} {row['sublayer']}",
                 "scope": row["scope"],
                 "kl": number(row["kl_alone_nats"]),
-                "share": number(row["share"]),
+                "share": number(row["share_of_kl"]),
                 "parted": row["prompts_parted"],
             }
             for row in frames.of("carriers", **wanted).iter_rows(named=True)
@@ -175,9 +175,7 @@ def _table(key: str, frame: pl.DataFrame, columns: Sequence[str]) -> Table:
 
 def _answers(frame: pl.DataFrame) -> dict[str, dict[str, int | None]]:
     found: dict[str, dict[str, Any]] = {}
-    for task, metric, sample, is_correct in frame.select(
-        "task", "metric", "sample_id", "is_correct"
-    ).iter_rows():
+    for task, metric, sample, is_correct in frame.select("task", "metric", "sample_id", "is_correct").iter_rows():
         entry = found.setdefault(label(f"{task} {metric}", 80), {})
         entry[label(str(sample))] = None if is_correct is None else int(is_correct)
     return found

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from pipelines.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE
+from pipelines.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE, VERDICTS
 from pipelines.charts.text import label
 from pipelines.explorer.findings import number
 from pipelines.explorer.frames import Frames
@@ -17,8 +17,8 @@ from pipelines.explorer.shapes import Answer, Link
 
 TOLERANCE = 0.1
 RULE = (
-    f"Where tasks of both kinds were scored, writing and choosing are each kept if at most {TOLERANCE:.0%} of the dense "
-    "model's skill above a guess is lost. Otherwise the study's prompts decide: choosing is kept where less than half "
+    f"Where tasks of both kinds were scored, writing and choosing are each kept if at most {TOLERANCE:.0%} of the "
+    "dense model's skill above a guess is lost. Otherwise the study's prompts decide: choosing is kept where less than half "
     "of the questions change their likeliest option, writing where, besides, KL at the first generated token is below "
     f"{PUBLISHED_KL_NATS} nats and at most {TOLERANCE:.0%} of the tokens change their likeliest one. {SAFE}: both are "
     f"kept; {CHOOSING_ONLY}: only choosing; {BROKEN}: not even that; {NOT_JUDGED}: neither was measured."
@@ -89,34 +89,48 @@ def _names(rows: pl.DataFrame) -> str:
 
 
 def _safe(model: str, verdicts: pl.DataFrame) -> Answer:
-    ranked = verdicts.sort("loss_writing", "kl_step0_nats", "recipe", nulls_last=True)
-    by = {verdict: ranked.filter(pl.col("verdict") == verdict) for verdict in (SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED)}
+    ranked = verdicts.sort("loss_writing", "loss_choosing", "kl_step0_nats", "recipe", nulls_last=True)
+    by = {verdict: ranked.filter(pl.col("verdict") == verdict) for verdict in VERDICTS}
     safe = by[SAFE]
     text = f"{safe.height or 'None'} of {verdicts.height} pruned variants"
-    if safe.height:
-        text += f": {_names(safe)}."
-        if open_ := safe.filter(~pl.col("is_certain").fill_null(value=True)).height:
-            text += f" For {open_} of them the intervals leave it open."
-    else:
-        text += "."
-        nearest = ranked.filter(pl.col("verdict") != NOT_JUDGED).head(1)
-        if nearest.height:
-            row = nearest.row(0, named=True)
-            text += f" The nearest is {label(row['recipe'])}: {reason(row)}."
-    told = {CHOOSING_ONLY: "Choosing only", BROKEN: "Broken", NOT_JUDGED: "Not judged"}
-    text += "".join(f" {words}: {_names(by[verdict])}." for verdict, words in told.items() if by[verdict].height)
-    bases = set(verdicts["basis"].drop_nulls())
-    if bases:
-        seen = {"tasks": "the tasks' losses", "generations": "the texts to the study's prompts, without tasks"}
-        text += f" Judged by {' and '.join(seen[basis] for basis in sorted(bases, reverse=True))}."
-    shown = (safe if safe.height else ranked).head(_LISTED)
+    text += f": {_names(safe)}{_open(safe)}." if safe.height else "."
+    judged = ranked.filter(pl.col("verdict") != NOT_JUDGED)
+    if not safe.height and judged.height:
+        nearest = judged.row(0, named=True)
+        text += f" The nearest is {label(nearest['recipe'])}: {reason(nearest)}."
+    for verdict, words in {CHOOSING_ONLY: "Choosing only", BROKEN: "Broken", NOT_JUDGED: "Not judged"}.items():
+        if by[verdict].height:
+            text += f" {words}: {_names(by[verdict])}{_open(by[verdict])}."
+    scored = verdicts.filter(pl.col("basis") == "tasks")
+    if scored.height:
+        text += (
+            f" In the tasks writing loses {_range(scored['loss_writing'])} and choosing "
+            f"{_range(scored['loss_choosing'])} of what the dense model has above a guess; up to {TOLERANCE} counts as "
+            "kept."
+        )
+    if verdicts.filter(pl.col("basis") == "generations").height:
+        text += " Without scores of tasks of both kinds the texts to the study's prompts decide."
+    shown = (safe if safe.height else judged if judged.height else ranked).head(_LISTED)
     return {
         "model": label(model),
         "question": "Which variants generate safely?",
         "text": text,
-        "sql": ["verdicts", "losses"] if "tasks" in bases else ["verdicts"],
+        "sql": ["verdicts", "losses"] if scored.height else ["verdicts"],
         "links": [_link(model, recipe) for recipe in shown["recipe"].cast(pl.String)],
     }
+
+
+def _open(rows: pl.DataFrame) -> str:
+    """How many of the verdicts might be another one within the intervals of the losses."""
+    count = rows.filter(~pl.col("is_certain")).height
+    if not count:
+        return ""
+    return " (open within its interval)" if rows.height == 1 else f" (for {count} of these open within the intervals)"
+
+
+def _range(losses: pl.Series) -> str:
+    low, high = (f"{bound:.2f}" for bound in (losses.min(), losses.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _link(model: str, recipe: str) -> Link:
@@ -185,14 +199,14 @@ def _layers(frames: Frames, model: str, collapses: pl.DataFrame, verdicts: pl.Da
             f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in most.iter_rows(named=True)
         )
         told.append(
-            f"Pruned alone, these sublayers cost most – in brackets, of how many of the variants that changed them they "
+            "Pruned alone, these sublayers cost most – in brackets, of how many of the variants that changed them they "
             f"are among the three costliest: {listed}."
         )
     mildest = mildest_collapse(collapses)
     recipe = mildest["recipe"] if mildest else verdicts.sort("kl_step0_nats", nulls_last=True)["recipe"][0]
-    first = carriers.filter(pl.col("recipe").cast(pl.String) == recipe, pl.col("share") > 0).head(3)
+    first = carriers.filter(pl.col("recipe").cast(pl.String) == recipe, pl.col("share_of_kl") > 0).head(3)
     if first.height:
-        listed = ", ".join(f"{_place(row)} {100 * row['share']:.0f} %" for row in first.iter_rows(named=True))
+        listed = ", ".join(f"{_place(row)} {100 * row['share_of_kl']:.0f} %" for row in first.iter_rows(named=True))
         told.append(f"Of the sum in {label(recipe)}: {listed}.")
         links.append(_link(model, recipe))
     if parts.height:

@@ -2,19 +2,21 @@
 -- grain: one row per model × recipe × changed sublayer.
 -- key: model, recipe, layer, sublayer
 -- inputs: layer_summary, reference_temperature, first_divergent_layer
--- how to read: kl_alone_nats is the mean KL that this sublayer makes alone at the reference temperature, lens normed:
---   at the model's output where scope isolated was measured of all of them, else right behind the sublayer (scope
---   local). share is its part of the sum over the variant's changed sublayers, place_in_order 1 is the largest. Effects of sublayers do not
---   add up to the joint one, so a share says where the damage is made and not how much of it would be saved.
---   prompts_parted counts prompts whose most likely token, at the first flip of the whole pruned model, differs from
---   behind this sublayer up to the output; sublayers that the recipe left alone can part them too and have no row here.
---   Noise is left out.
+-- how to read: kl_alone_nats is the mean KL that this sublayer makes alone at the reference temperature, lens
+--   normed: at the model's output where scope isolated was measured of all of them, else right behind the sublayer
+--   (scope local). share_of_kl is its part of the sum over the variant's changed sublayers, place_in_order 1 is the
+--   largest. Effects of sublayers do not add up to the joint one, so a share says where the damage is made and not
+--   how much of it would be saved. prompts_parted counts prompts whose most likely token, at the first flip of the
+--   whole pruned model, differs from behind this sublayer up to the output; sublayers that the recipe left alone
+--   can part them too and have no row here. Noise is left out.
 -- reason: pruning is made milder by sparing the sublayers that cost most; a list of all layers does not say which.
 -- columns:
+--   layer: Layer of the sublayer, from 0
+--   sublayer: attn or mlp [label]
 --   scope: isolated or local, where the KL was measured [label]
 --   kl_alone_nats: Mean KL(dense‖pruned) that this sublayer makes alone [nats]
---   share: Its part of the sum over the variant's changed sublayers [share]
---   place_in_order: Its place by share, 1 the largest; equal ones by depth [place]
+--   share_of_kl: Its part of the sum over the variant's changed sublayers [share]
+--   place_in_order: Its place by share_of_kl, 1 the largest; equal ones by depth [place]
 --   prompts_parted: Prompts whose most likely token differs from here up to the output, at the first flip [prompts]
 with
 
@@ -68,8 +70,8 @@ parted as (
     select
         model,
         recipe,
-        from_layer as layer,
-        from_sublayer as sublayer,
+        from_layer,
+        from_sublayer,
         count(*) as prompts_parted
     from first_divergent_layer
     where from_layer is not null
@@ -84,7 +86,7 @@ select
     measured.scope,
     measured.kl_alone_nats,
     measured.kl_alone_nats
-    / nullif(sum(measured.kl_alone_nats) over (partition by measured.model, measured.recipe), 0) as share,
+    / nullif(sum(measured.kl_alone_nats) over (partition by measured.model, measured.recipe), 0) as share_of_kl,
     row_number() over (
         partition by measured.model, measured.recipe
         order by measured.kl_alone_nats desc nulls last, measured.layer asc, measured.sublayer asc
@@ -95,5 +97,5 @@ left join parted
     on
         measured.model = parted.model
         and measured.recipe = parted.recipe
-        and measured.layer = parted.layer
-        and measured.sublayer = parted.sublayer
+        and measured.layer = parted.from_layer
+        and measured.sublayer = parted.from_sublayer

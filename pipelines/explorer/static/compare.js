@@ -12,7 +12,7 @@ async function comparePage(first, second) {
     el("h1", { tabindex: -1 }, "Compare"),
     el("p", { class: "pickers" }, el("span", { class: "key side-a" }, "A"), picker(index.variants, a.id, (id) => go("compare", id, b.id), "variant A"), el("button", { type: "button", onclick: () => go("compare", b.id, a.id), "aria-label": "swap A and B" }, "⇄"), el("span", { class: "key side-b" }, "B"), picker(index.variants, b.id, (id) => go("compare", a.id, id), "variant B")),
     el("p", null, "A: ", head(a), " ", verdict(a), "; B: ", head(b), " ", verdict(b)),
-    el("section", null, heading(2, "Numbers", index.columns_sql), dataTable({
+    el("section", null, headingOver("Numbers", rows), dataTable({
       label: "numbers of both",
       rows,
       columns: [
@@ -24,13 +24,13 @@ async function comparePage(first, second) {
     }), el("p", { class: "hint" }, "▲ B is better, ▼ A is better, where the quantity has a better end. Paired errors and tests: ", el("code", null, `prunescope compare ${a.recipe} ${b.recipe}`), ".")),
     el("section", null, heading(2, "Layers", ownA.layers_sql), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
     answersTable(ownA, ownB),
-    a.model === b.model && el("section", null, heading(2, "Texts", ownA.prompts_sql), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), ownA.prompts.map((summary) => {
+    a.model === b.model && el("section", null, heading(2, "Texts", ownA.prompts_sql), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(ownA.prompts, 6, (summary) => {
       const other = ownB.prompts.find((one) => one.prompt === summary.prompt);
       const prompt = index.prompts[summary.prompt];
       const linkOf = (variant, one) => (variant.traces.includes(summary.prompt) ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, one.first_flip_step ?? 0) }, variantName(variant)) : variantName(variant));
       const side = (variant, one) => el("div", { class: "text" }, el("h4", null, linkOf(variant, one), el("span", { class: "hint" }, isNumber(one.first_flip_step) ? ` first flip at step ${one.first_flip_step}` : " same text", isNumber(one.collapse_step) ? `, loops from ${one.collapse_step}` : "")), el("p", { dir: "auto" }, one.text_same, el("mark", null, one.text_pruned)));
       return other && el("article", { class: "prompt" }, el("h3", null, name(prompt.name)), el("div", { class: "pair" }, side(a, summary), side(b, other)));
-    })),
+    }, "prompts")),
   ];
 }
 

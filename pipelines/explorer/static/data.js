@@ -18,10 +18,13 @@ async function embedded(key) {
   return find();
 }
 
+// Positions in names count in the index that this page has: `version` tells the server which that was.
 async function fetched(key) {
-  const answer = await fetch(`data/${key.split("/").map(encodeURIComponent).join("/")}.json`);
-  if (answer.ok) return answer.json();
-  throw new Error(answer.status === 404 ? `The warehouse has no ${key}.` : `The server answered ${answer.status} for ${key}.`);
+  const name = key.split("/").map(encodeURIComponent).join("/");
+  const answer = await fetch(`data/${name}.json${index.version ? `?version=${encodeURIComponent(index.version)}` : ""}`);
+  const found = await answer.json();
+  if (answer.ok) return found;
+  throw new Error(found.error ?? `The server answered ${answer.status}.`);
 }
 
 // A document by name; a missing one raises an error with a sentence for the reader.

@@ -40,7 +40,7 @@ function link(text, ...parts) {
 }
 
 function sqlLink(key, what) {
-  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: "the SQL that made this" }, "SQL") : null;
+  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL") : null;
 }
 
 // Unknown text may change the direction of what follows it; <bdi> keeps it apart.
@@ -54,7 +54,9 @@ function isNumber(value) {
 
 // Three digits, with small and large numbers by powers of ten; what was not measured is a dash.
 function number(value) {
-  if (!isNumber(value)) return typeof value === "boolean" ? (value ? "yes" : "no") : value === null || value === undefined ? "–" : String(value);
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (Number.isInteger(value)) return value.toLocaleString("en-US");
@@ -106,8 +108,21 @@ function headingOf(column) {
   return column.form === "percent" ? `${column.heading}, %` : column.heading;
 }
 
-function heading(level, title, sql, ...more) {
-  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"), ...more);
+function heading(level, title, sql) {
+  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"));
+}
+
+// Over numbers of several columns: a link for each statement, which says what comes from it.
+function headingOver(title, columns) {
+  const keys = [...new Set(columns.map((column) => column.sql))];
+  return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "))));
+}
+
+// The first few of a long list; a button brings the rest.
+function someOf(list, count, draw, what) {
+  if (list.length <= count + 2) return list.map(draw);
+  const button = el("button", { type: "button", class: "more", onclick: () => button.replaceWith(...nodes(list.slice(count).map(draw))) }, `All ${list.length} ${what}`);
+  return [list.slice(0, count).map(draw), button];
 }
 
 function facts(list) {

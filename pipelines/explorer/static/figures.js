@@ -25,11 +25,11 @@ async function figuresPage(chosen) {
   const sections = shown.map((figure) => {
     const charts = el("div", { class: "charts", "data-figure": figure.name }, el("p", { class: "hint" }, "Drawing …"));
     seen.observe(charts);
-    return el("figure", { class: "big" }, heading(2, chosen === undefined ? link(figure.title, "figures", figure.name) : figure.title, figure.sql), charts, el("figcaption", null, figure.caption));
+    return el("figure", { class: "big" }, chosen === undefined && heading(2, link(figure.title, "figures", figure.name), figure.sql), charts, el("figcaption", null, figure.caption));
   });
   const at = list.findIndex((figure) => figure.name === chosen);
   return [
-    el("h1", { tabindex: -1 }, "Figures"),
+    chosen === undefined ? heading(1, "Figures") : heading(1, list[at].title, list[at].sql),
     chosen === undefined
       ? el("p", { class: "links" }, list.map((figure) => [link(figure.title, "figures", figure.name), " "]))
       : el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),
@@ -37,15 +37,27 @@ async function figuresPage(chosen) {
   ];
 }
 
+// Drawing may begin anew while it goes on, when the theme changes; only the last one counts.
+const turns = new WeakMap();
+const drawnViews = new Set();
+
+function forgetFigures() {
+  for (const result of drawnViews) result.finalize();
+  drawnViews.clear();
+}
+
 async function drawFigure(place) {
   const key = place.dataset.figure;
+  const turn = {};
+  turns.set(place, turn);
   try {
     const [embed, figure] = await Promise.all([runVega(), load(`figures/${key}`)]);
-    const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart", role: "img", "aria-label": `${drawing.title}. ${figure.alt}` }) }));
+    const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart" }) }));
     place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
     for (const { drawing, box } of drawn) {
       // One after the other, so that the page stays responsive.
-      await embed(box, headless(drawing.spec, figure.title), {
+      if (turns.get(place) !== turn || !place.isConnected) return;
+      const result = await embed(box, headless(drawing, figure), {
         mode: "vega-lite",
         renderer: "svg",
         config: configs[isDark() ? "dark" : "light"],
@@ -54,6 +66,7 @@ async function drawFigure(place) {
         defaultStyle: false, // the page's style sheet styles tooltips; no other style is allowed
         tooltip: { disableDefaultStyle: true },
       });
+      drawnViews.add(result);
       box.dataset.drawn = "yes";
     }
   } catch (error) {
@@ -63,9 +76,10 @@ async function drawFigure(place) {
 }
 
 // The page has its own heading: of the same title in the chart only the subtitle stays.
-function headless(spec, title) {
-  const copy = structuredClone(spec);
-  if (copy.title?.text === title) {
+function headless(drawing, figure) {
+  const copy = structuredClone(drawing.spec);
+  copy.description = `${drawing.title}. ${figure.alt}`; // Vega gives it to those who do not see the chart
+  if (copy.title?.text === figure.title) {
     if (copy.title.subtitle?.length) copy.title = { text: copy.title.subtitle, fontSize: 12, fontWeight: "normal" };
     else delete copy.title;
   }

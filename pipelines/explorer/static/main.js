@@ -6,7 +6,7 @@ const VIEWS = {
   "": { view: overview, title: () => index.title },
   variant: { view: variantPage, title: (id) => variantsById.get(id)?.recipe },
   compare: { view: comparePage, title: () => "Compare" },
-  tokens: { view: tokensPage, title: (id, prompt) => `${prompt}, ${variantsById.get(id)?.recipe}` },
+  tokens: { view: tokensPage, title: (id, prompt) => [index.prompts.find((one) => one.prompt_id === prompt)?.name, variantsById.get(id)?.recipe].filter(Boolean).join(", ") },
   figures: { view: figuresPage, title: () => "Figures" },
   sql: { view: sqlPage, title: () => "SQL" },
   licences: { view: licencesPage, title: () => "Licences" },
@@ -53,7 +53,8 @@ async function show() {
   } catch (error) {
     content = [el("h1", { tabindex: -1 }, "Not here"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "To the overview"))];
   }
-  if (shownHash !== hash && !hash.startsWith(shownHash)) return; // the reader went on meanwhile
+  if (shownHash !== hash) return; // the reader went on meanwhile
+  forgetFigures();
   main.replaceChildren(...nodes(content));
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
   for (const item of document.querySelectorAll("nav a")) {

@@ -7,11 +7,11 @@ function overview() {
     el("p", { class: "lead" }, `Each variant is a pruned model, held against the dense one token by token: in hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats; “forced” reads the dense tokens, “free” its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
     answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
-    el("section", null, heading(2, "Variants", index.columns_sql), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
+    el("section", null, headingOver("Variants", index.columns), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     el("section", null, heading(2, "Prompts"), promptsTable()),
-    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint" }, figure.alt))))),
+    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption))))),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What is needed to repeat the study"), facts(index.facts), el("p", null, link("Licences of what this page contains", "licences")))),
   ];
 }
@@ -94,6 +94,7 @@ function promptsTable() {
   return dataTable({
     label: "prompts",
     rows: index.prompts.map((prompt, place) => ({ ...prompt, place })),
+    limit: 12,
     filter: index.prompts.length > 8 ? (prompt) => `${prompt.name} ${prompt.kind} ${prompt.text}` : undefined,
     columns: [
       {

@@ -41,10 +41,12 @@ function sparkline(spark) {
   );
 }
 
-function mark(kind, x, y) {
-  if (kind === "square") return svg("rect", { x: x - 2.2, y: y - 2.2, width: 4.4, height: 4.4 });
-  if (kind === "triangle") return svg("path", { d: `M${x} ${y - 3}l3 5.4h-6z` });
-  return svg("circle", { cx: x, cy: y, r: 2.3 });
+// All marks of a curve as one path, since a token's curves are drawn anew at every click.
+const MARKS = { circle: "m-2.3 0a2.3 2.3 0 1 0 4.6 0a2.3 2.3 0 1 0 -4.6 0z", square: "m-2.2 -2.2h4.4v4.4h-4.4z", triangle: "m0 -3l3 5.4h-6z" };
+
+function marksOf(kind, values, x, y) {
+  const pieces = values.map((value, place) => (hasPlace(value) ? `M${x(place).toFixed(1)} ${y(value).toFixed(1)}${MARKS[kind]}` : ""));
+  return svg("path", { class: "marks", d: pieces.join("") });
 }
 
 // What has a place on a logarithmic axis: 0 has none, and a defect below 1e-10 says nothing.
@@ -100,11 +102,11 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
       "g",
       { class: one.className },
       svg("path", { class: one.dashed ? "curve dashed" : "curve", d: pathOf(one.values, x, y, hasPlace) }),
-      one.mark && places.length <= 80 ? svg("g", { class: "marks" }, one.values.map((value, place) => (hasPlace(value) ? mark(one.mark, x(place), y(value)) : null))) : null,
+      one.mark && places.length <= 80 ? marksOf(one.mark, one.values, x, y) : null,
       svg("text", { class: "series", x: x(end) + 8, y: at - excess + 4 }, one.name),
     ),
   );
-  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + 4, y: top + 9 }, one.text)]);
+  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + (one.place > places.length / 2 ? -4 : 4), y: top - 2, "text-anchor": one.place > places.length / 2 ? "end" : "start" }, one.text)]);
   const hair = svg("path", { class: "hair", d: "" });
   const drawing = svg(
     "svg",

@@ -1,7 +1,9 @@
 // The SQL behind every statement, and, over a live warehouse, a box that runs it on the safe connection.
 
-async function sqlPage(key) {
+// A key may hold slashes, encoded or not.
+async function sqlPage(...parts) {
   const statements = await load("sql");
+  const key = parts.length ? parts.join("/") : undefined;
   if (key === undefined) {
     const own = [...Object.entries(statements)].sort(([, a], [, b]) => a.title.localeCompare(b.title));
     return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every statement, number and figure on these pages comes from one of these."), el("ul", null, own.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))];
@@ -13,7 +15,8 @@ async function sqlPage(key) {
     el("p", { class: "links" }, el("a", { href: "#/sql" }, "all statements")),
     index.live ? box(statement.sql) : el("div", { class: "code" }, copyButton(statement.sql), el("pre", { tabindex: 0 }, statement.sql)),
     !index.live && el("p", { class: "hint" }, "To run it: ", el("code", null, "prunescope sql"), " with this text, or ", el("code", null, `prunescope serve ${index.study}`), "."),
-    statement.view_sql && el("section", null, heading(2, `View ${statement.view}`), el("div", { class: "code" }, copyButton(statement.view_sql), el("pre", { tabindex: 0 }, statement.view_sql))),
+    statement.narrow.length > 0 && el("p", { class: "hint" }, `Its rows may be narrowed from outside by ${statement.narrow.join(", ")}.`),
+    statement.views.length > 0 && el("section", null, heading(2, "Views that it reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
   ];
 }
 

@@ -105,8 +105,8 @@ function stream(view, side) {
     if (token === null) return;
     const step = steps.step[at];
     const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
-    const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": `${step}: ${token}${steps.is_same[at] ? "" : ", differs"}` }, name(token)), { "--heat": hot.toFixed(3) });
-    for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag" }, text));
+    const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
+    for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag", "aria-hidden": "true" }, text));
     // Lines break before words, never inside them.
     if (token.startsWith("␣")) list.append(el("wbr"));
     list.append(piece);

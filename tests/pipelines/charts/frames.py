@@ -247,28 +247,6 @@ def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def texts(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.DataFrame:
-    rows = []
-    for model in models:
-        for prompt in prompts:
-            dense = "The answer is 12 apples, because 3 times 4 is 12.\n\nSo Anna has 12."
-            for recipe in ("dense", *recipes):
-                is_dense = recipe == "dense"
-                rows.append(
-                    {
-                        "model": model,
-                        "recipe": recipe,
-                        "prompt_id": prompt,
-                        "prompt_text": "Anna has 3 bags of 4 apples. How many apples has she?",
-                        "text": dense if is_dense else dense[:14] + "the the the the the apples apples",
-                        "text_dense": dense,
-                        "first_flip_step": None if is_dense else 4,
-                        "collapse_step": None if is_dense else 9,
-                    }
-                )
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
 def reference_temperature(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "temperature": 1.0} for model in models for recipe in ("dense", *recipes)]
@@ -298,7 +276,76 @@ def paper_claims(models=(MODEL,)) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
+    """Unbiased below, and at half of the truth in the last tenth."""
+    rows = [
+        {"model": model, "scope": scope, "lens": lens, "temperature": 1.0, "theorem": theorem, "decile": decile,
+         "n": 75, "truth_min": 10.0 ** (decile - 8), "truth_max": 4 * 10.0 ** (decile - 8),
+         "ratio_median": (1.0 if decile < 10 else 0.5) + bias / 100, "ratio_p10": 0.9 if decile < 10 else 0.1, "ratio_p90": 1.2}
+        for model in models for scope in ("local", "propagated", "isolated") for lens in ("raw", "normed")
+        for bias, theorem in enumerate(("T1 h", "T1 z", "T2 p", "T3 KL")) for decile in range(1, 11)
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def stg_generations(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.DataFrame:
+    rng = _rng(7)
+    rows = [
+        {"model": model, "recipe": recipe, "prompt_id": prompt,
+         "first_flip_step": None if recipe == "dense" else rng.choice([1, 2, None])}
+        for model in models for recipe in ("dense", *recipes) for prompt in prompts
+    ]  # fmt: skip
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def stg_top_tokens(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=3, words=None) -> pl.DataFrame:
+    """The ten most likely of twelve tokens on each side."""
+    rng = _rng(8)
+    words = words or (
+        " The",
+        " answer",
+        " is",
+        ",",
+        "\n\n",
+        " 12",
+        " multiplication",
+        ".",
+        "  ",
+        "s",
+        "<|im_end|>",
+        "日本",
+    )
+    rows = []
+    for model in models:
+        for recipe in recipes:
+            for prompt in prompts:
+                for trajectory in ("teacher_forced", "free_running"):
+                    for step in range(steps):
+                        both = {}
+                        for side in ("dense", "pruned"):
+                            weights = [math.exp(2 * rng.gauss(0, 1)) for _ in words]
+                            both[side] = [weight / sum(weights) for weight in weights]
+                        for side, shares in both.items():
+                            order = sorted(range(len(words)), key=lambda token: -shares[token])
+                            rows += [
+                                {"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": trajectory,
+                                 "step": step, "side": side, "rank": rank, "token_id": token,
+                                 "token_text": words[token], "probability_dense": both["dense"][token],
+                                 "probability_pruned": both["pruned"][token]}
+                                for rank, token in enumerate(order[:10], start=1)
+                            ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def noise_variants(models=(MODEL,)) -> pl.DataFrame:
+    return pl.DataFrame([{"model": model, "recipe": "noise-batch"} for model in models])
+
+
 MARTS = (
+    q05_bias_by_deviation,
+    stg_generations,
+    stg_top_tokens,
+    noise_variants,
     paper_claims,
     layer_summary,
     estimate_points,

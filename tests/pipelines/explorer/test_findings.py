@@ -3,10 +3,12 @@
 The frames come from the stated SQL, run on synthetic marts.
 """
 
+import itertools
+
 import polars as pl
 import pytest
 
-from pipelines.charts.findings import QUERIES, findings, number
+from pipelines.explorer.findings import QUERIES, TITLES, findings, number
 from tests.pipelines.charts import frames
 
 
@@ -77,13 +79,30 @@ def test_amplification_that_does_not_hold_is_counted():
     assert f"the median 1 − cos is {number(median)} in h" in sentence
 
 
-def test_the_fit_of_each_theorem_is_told_with_its_spread():
+def test_the_fit_of_each_theorem_is_told_with_its_spread_behind_one_changed_sublayer():
     points = frames.estimate_points().with_columns((2 * pl.col("truth")).alias("estimate"))
+    n = points.filter(
+        (pl.col("theorem") == "T1 h") & (pl.col("scope") == "local") & (pl.col("lens") == "normed")
+    ).height
     sentences = told(estimate_points=points)
     assert the_one(sentences, "T1 h").startswith(
-        "T1 h: estimate over truth has median 2.00, 80 % lie between 2.00 and 2.00 (750 points)."
+        "T1 h, behind one changed sublayer: estimate over truth has median 2.00, 80 % lie between 2.00 and 2.00 "
+        f"({n} points)."
     )
-    assert the_one(sentences, "T3 KL").endswith("r = 1.000, as close as in the paper (r = 0.996).")
+    assert the_one(sentences, "T3 KL").endswith(
+        "Variant by variant the logarithms correlate with r = 1.000 in the median (1.000 to 1.000), as close as in the "
+        "paper (r = 0.996). Behind all pruned sublayers together it is 1.000."
+    )
+
+
+def test_variants_that_each_follow_their_own_line_correlate_though_all_together_do_not():
+    points = frames.estimate_points()
+    # Each variant's estimate is its truth times a factor of its own, over eight powers of ten.
+    factors = dict(zip(frames.RECIPES, [1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4], strict=True))
+    apart = points.with_columns(estimate=pl.col("truth") * pl.col("recipe").replace_strict(factors))
+    # Another lens, in which nothing fits, is not asked.
+    raw = pl.when(pl.col("lens") == "raw").then(1 / pl.col("truth")).otherwise("estimate").alias("estimate")
+    assert "r = 1.000 in the median (1.000 to 1.000)" in the_one(told(estimate_points=apart.with_columns(raw)), "T3 KL")
 
 
 def test_an_overshoot_that_does_not_show_is_said():
@@ -122,14 +141,6 @@ def test_options_that_change_are_counted():
     assert "does not hold here for 1." in sentence
 
 
-def test_claims_are_told_with_their_verdict_and_numbers_those_without_enough_data_last():
-    assert [sentence for sentence in told() if sentence.startswith("Claim")] == [
-        "Claim (agreement): Choosing survives – this holds here: 0.125, 95 % interval 0.0500 to 0.200, 7 variants.",
-        "Claim (T9): The estimate fits – this does not hold here: 0.900, 95 % interval 0.850 to 0.950, 1 method.",
-        "Claim: Choices are kept – there is too little data to say so: 0.500, 2 questions.",
-    ]
-
-
 def test_texts_are_told_from_the_least_perplexity_to_the_most():
     assert the_one(told(), "perplexity") == (
         "Read over 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0 and the pruned ones of "
@@ -146,16 +157,19 @@ def test_nothing_measured_gives_no_sentence():
     assert told(**{**empty, "variant_summary": frames.variant_summary(recipes=())}) == []
 
 
-def test_several_models_are_told_one_after_the_other_each_by_name():
+def test_several_models_are_told_one_after_the_other():
     models = ("first", "second")
     marts = {mart.__name__: mart(models) for mart in frames.MARTS}
-    sentences = told(**marts)
-    assert len(sentences) == 2 * len(told())
-    half = len(sentences) // 2
-    assert all(sentence.startswith("first: ") for sentence in sentences[:half])
-    assert all(sentence.startswith("second: ") for sentence in sentences[half:])
+    found = findings({name: frames.ask(sql, **marts) for name, sql in QUERIES.items()})
+    half = len(found) // 2
+    assert {finding.model for finding in found[:half]} == {"first"}
+    assert {finding.model for finding in found[half:]} == {"second"}
+    assert half == len(told())
 
 
-def test_each_finding_carries_the_sql_of_its_numbers():
+def test_findings_of_one_theme_follow_one_another_and_name_the_sql_of_their_numbers():
     found = findings({name: frames.ask(sql) for name, sql in QUERIES.items()})
-    assert {finding.evidence for finding in found} == set(QUERIES.values())
+    themes = [finding.theme for finding in found]
+    assert [theme for theme, _ in itertools.groupby(themes)] == list(dict.fromkeys(themes))
+    # Claims are a table of their own.
+    assert {finding.query for finding in found} == set(QUERIES) - {"claims"} == set(TITLES) - {"claims"}

@@ -1,0 +1,405 @@
+"""The explorer in Chromium: every view is drawn, by pointer and by keyboard, and hostile text stays text.
+
+The page's text is tested without a browser in test_page.
+"""
+
+from urllib.parse import quote
+
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from pipelines.explorer.page import render
+from tests.pipelines.charts import frames
+from tests.pipelines.explorer import sample
+from tests.pipelines.explorer.reader import Reader, chromium
+
+pytestmark = pytest.mark.chromium
+WANDA, DROP, MAGNITUDE = (
+    quote(f"{sample.MODEL}@{recipe}", safe="") for recipe in ("wanda-50", "attn-drop-4", "magnitude-50")
+)
+
+
+@pytest.fixture(scope="module")
+def driver():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explorer")
+    found = {}
+    for name, documents in {"usual": sample.documents(), "hostile": sample.hostile()}.items():
+        path = folder / f"{name}.html"
+        path.write_text(render(documents, live=False), encoding="utf-8")
+        found[name] = path.as_uri()
+    return found
+
+
+@pytest.fixture(scope="module")
+def opened(driver, urls):
+    """Loads a page only where another one is open."""
+    reader = Reader(driver)
+    current = {"name": None}
+
+    def opened(name):
+        if current["name"] != name:
+            reader.load(urls[name])
+            current["name"] = name
+        return reader
+
+    return opened
+
+
+@pytest.fixture
+def page(opened):
+    """The usual study, at its overview."""
+    reader = opened("usual")
+    reader.show("/")
+    yield reader
+    assert reader.complaints() == []
+
+
+def heading(reader):
+    return reader.text("main h1").split("\n")[0]
+
+
+CURVES = ("space-h", "space-z", "space-p", "kl")
+
+
+def marks_of(chart, curve):
+    """How many marks a curve has; they are pieces of one path."""
+    return sum(path.get_attribute("d").count("M") for path in chart.find_elements(By.CSS_SELECTOR, f".{curve} .marks"))
+
+
+def rows(reader, label):
+    table = f"[aria-label='{label}'] tbody tr"
+    return reader.js("return [...document.querySelectorAll(arguments[0])].map((row) => row.cells[0].innerText)", table)
+
+
+def test_a_reader_clicks_from_the_overview_to_a_variant_to_a_token_to_its_layers(page):
+    page.click(page.one("[aria-label='variants'] tbody tr:nth-child(2) a"))
+    page.wait_for_view()
+    assert "wanda-50" in heading(page)
+    page.click(page.one(".prompt h3 a"))
+    page.wait_for_view()
+    assert "Step 4" in page.text(".detail")  # where the texts part
+    page.click(page.one(".side:nth-child(2) .tok[data-at='2']"))
+    detail = page.text(".detail")
+    assert "Step 2" in detail
+    assert "Layers, propagated" in detail
+    assert "Layers, local" in detail
+    marks = [sum(marks_of(chart, kind) for kind in CURVES) for chart in page.all(".detail svg.curves")]
+    assert marks == [3 * len(sample.PLACES), len(sample.PLACES)] * 2
+    assert page.driver.current_url.endswith(f"#/tokens/{WANDA}/sky/2")
+
+
+def test_the_same_way_is_open_to_the_keyboard(page):
+    page.js("document.querySelector(\"[aria-label='variants'] tbody tr:nth-child(2) a\").focus()")
+    page.press(Keys.ENTER)
+    page.wait(lambda: "wanda-50" in heading(page))
+    assert page.js("return document.activeElement.tagName") == "H1"  # so that Tab goes on from the new view
+    for _ in range(40):
+        page.press(Keys.TAB)
+        if "token by token" in page.driver.switch_to.active_element.text:
+            break
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.all(".stream"))
+    for _ in range(40):
+        page.press(Keys.TAB)
+        if page.js("return document.activeElement.classList.contains('tok')"):
+            break
+    assert page.js("return document.activeElement.dataset.at") == "4"
+    page.press(Keys.ARROW_LEFT)
+    assert "Step 3" in page.text(".detail h2")
+    page.press(Keys.HOME)
+    assert "Step 0" in page.text(".detail h2")
+    page.press(Keys.ARROW_DOWN)  # past the line break, which is step 2
+    assert "Step 3" in page.text(".detail h2")
+    page.press(Keys.ARROW_UP)  # to the token that stands above, as step 3 has a flag before it
+    assert "Step 2" in page.text(".detail h2")
+    page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing behind the end
+    assert "Step 5" in page.text(".detail h2")
+    assert page.js("return document.activeElement.getAttribute('aria-selected')") == "true"
+
+
+def test_one_token_of_each_text_is_chosen_and_in_the_keyboards_reach(page):
+    page.show(f"/tokens/{WANDA}/sky/3")
+    for side in (1, 2):
+        stream = f".side:nth-child({side}) .tok"
+        assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[aria-selected='true']")] == ["3"]
+        assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[tabindex='0']")] == ["3"]
+
+
+def test_a_token_shows_its_probabilities_on_both_sides(page):
+    page.show(f"/tokens/{WANDA}/sky/5")
+    bars = page.all(".detail .bars")
+    assert [line.split("\n") for line in (bars[0].text, bars[1].text)] == [
+        [".", "75.0 %", "12.5 %"],
+        ["␣red", "12.5 %", "50.0 %", "z", "0.0 %", "<0.1 %"],
+    ]
+    widths = page.js("return [...document.querySelectorAll('.detail .bars .fill')].map((bar) => bar.style.width)")
+    assert widths[:2] == ["75%", "12.5%"]
+
+
+def test_colours_follow_the_chosen_measure_and_words_say_it_too(page):
+    page.show(f"/tokens/{WANDA}/sky/0")
+
+    def heats(side):
+        return page.js(
+            "return [...document.querySelectorAll(arguments[0])].map((piece) => "
+            "Number(piece.style.getPropertyValue('--heat')))",
+            f".side:nth-child({side}) .tok",
+        )
+
+    kl = heats(1)
+    assert kl[0] == 0  # not measured
+    assert kl == sorted(kl)
+    assert kl[5] == 0.75  # 1 nat between 0.001 and 10
+    page.click(page.one("[data-key='entropy']"))
+    assert set(heats(1)) == {0.083}
+    assert set(heats(2)) == {0.5}
+    page.click(page.one("[data-key='agreement']"))
+    assert heats(1) == [0, 0, 0, 0, 0.8, 0.8]
+    page.click(page.one("[data-key='kl']"))
+    assert [piece.get_attribute("aria-label") for piece in page.all(".side:nth-child(2) .tok")][3:5] == [
+        "3: ␣is, answer ends",
+        "4: ␣red, differs, first flip",
+    ]
+    flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
+    assert flags == [["answer ends", "first flip"], ["answer ends", "first flip"]]
+    page.click(page.one("[data-key='free']"))
+    flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
+    assert flags == [["answer ends", "first flip"], ["first flip", "answer ends", "loop"]]
+
+
+def test_addresses_lead_into_every_view_and_back_goes_back(page):
+    page.show(f"/compare/{WANDA}/{DROP}")
+    assert [select.get_attribute("value") for select in page.all("main select")] == [
+        "tiny@wanda-50",
+        "tiny@attn-drop-4",
+    ]
+    page.show(f"/tokens/{DROP}/fruit/1/free")
+    assert "fruit" in heading(page)
+    assert page.one("[data-key='free']").get_attribute("aria-pressed") == "true"
+    page.show("/sql/figures%2Ftokens")
+    assert "select *" in page.text("pre")
+    page.show("/sql/figures/tokens")
+    assert "select *" in page.text("pre")
+    page.driver.back()
+    page.driver.back()
+    page.wait(lambda: "fruit" in heading(page))
+    page.driver.back()
+    page.wait(lambda: heading(page) == "Compare")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/variant/other", "no variant “other”"),
+        (f"/tokens/{WANDA}/other/1", "no prompt “other”"),
+        (f"/tokens/{MAGNITUDE}/sky/1", "prunescope serve"),
+        ("/figures/other", "no figure “other”"),
+        ("/sql/toString", "No statement"),
+        ("/__proto__", "no page"),
+        ("/constructor/x", "no page"),
+        ("/variant/%E0%A4%A", "no variant"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_so(page, path, says):
+    page.show(path)
+    assert says in page.text()
+
+
+def test_a_step_that_does_not_exist_becomes_one_that_does(page):
+    for step in ("999", "-1", "x", ""):
+        page.show(f"/tokens/{WANDA}/sky/{step}")
+        assert "Step 0" in page.text(".detail h2")
+
+
+def test_the_table_sorts_with_what_was_not_measured_last_in_both_directions(page):
+    for order in (["dense", "attn-drop-4", "wanda-50"], ["wanda-50", "attn-drop-4", "dense"]):
+        page.click(page.one("[aria-label='variants'] [data-column='kl'] button"))
+        assert rows(page, "variants") == [*order, "magnitude-50"]
+    assert page.one("[aria-label='variants'] [data-column='kl']").get_attribute("aria-sort") == "descending"
+
+
+def test_the_filter_keeps_the_rows_that_have_the_text_in_any_case(page):
+    page.press("/")
+    page.press("WANDA-5")
+    assert rows(page, "variants") == ["wanda-50"]
+    assert "1 of 4 rows" in page.text()
+    page.press("x")
+    assert rows(page, "variants") == []
+    page.press(*[Keys.BACKSPACE] * 8)
+    assert len(rows(page, "variants")) == 4
+
+
+def test_a_long_table_shows_its_first_rows_until_the_rest_is_asked_for(page):
+    assert len(rows(page, "claims")) == 8
+    page.click(next(button for button in page.all("button.more") if button.is_displayed()))
+    assert len(rows(page, "claims")) == 15
+
+
+def test_a_column_that_is_the_same_for_all_is_said_once(page):
+    headings = page.text("[aria-label='variants'] thead")
+    assert "prompts" not in headings
+    assert "The same for all pruned variants: prompts 2" not in headings
+    assert "same top token, %" in headings
+
+
+def test_two_variants_stand_beside_each_other_with_their_difference(page):
+    page.show(f"/compare/{WANDA}/{DROP}")
+    assert page.js(
+        "return [...document.querySelectorAll(\"[aria-label='numbers of both'] tbody tr\")]"
+        ".map((row) => [...row.cells].map((cell) => cell.innerText))"
+    ) == [
+        ["KL", "1.5", "0.25", "−1.25 ▲"],
+        ["same top token, %", "40.0", "80.0", "+40.0 ▲"],
+        ["prompts", "2", "2", "0"],
+    ]
+    # Of three samples one is right for both, one for A alone, one for neither; the fourth has no answer.
+    assert page.js(
+        "return [...document.querySelector(\"[aria-label='answers of both'] tbody tr\").cells]"
+        ".map((cell) => cell.innerText)"
+    ) == ["arc, acc", "1", "1", "0", "1"]
+    page.click(page.one("[aria-label='swap A and B']"))
+    page.wait_for_view()
+    assert page.driver.current_url.endswith(f"#/compare/{DROP}/{WANDA}")
+
+
+def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
+    page.show(f"/variant/{WANDA}")
+    chart = page.all("svg.curves")[0]
+    known = len(sample.PLACES) - 1  # the first place was not measured; z is exactly 0 everywhere
+    assert [marks_of(chart, space) for space in CURVES[:3]] == [known, 0, known]
+    assert "h from" in chart.get_attribute("aria-label")
+
+
+def test_every_statement_leads_to_its_sql(page):
+    links = page.js("return [...document.querySelectorAll('a.sql')].map((link) => link.getAttribute('href'))")
+    assert {"#/sql/verdicts", "#/sql/all"} <= set(links)
+    page.click(page.one(".answers a.sql"))
+    page.wait_for_view()
+    assert heading(page) == "Rows of verdicts"
+    assert "from verdicts  -- </script>" in page.text("pre")
+
+
+@pytest.mark.parametrize("name", ["usual", "hostile"])
+def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
+    reader = opened(name)
+    reader.scheme("light")
+    reader.show("/figures/tokens")
+    marks = "return document.querySelectorAll('.chart[data-drawn] svg [aria-roledescription$=\"mark\"]').length"
+    reader.wait(lambda: reader.js(marks) > 0)
+    words = reader.js("return [...document.querySelectorAll('.chart svg text')].map((one) => one.textContent)")
+    assert any(("␣" if name == "usual" else "⟨202E⟩") in word for word in words)
+    assert reader.one(".chart").get_attribute("aria-label").endswith(". alt")
+    ground = "const svg = document.querySelector('.chart svg'); return svg && getComputedStyle(svg).backgroundColor"
+    assert reader.js(ground) == "rgb(255, 255, 255)"
+    reader.scheme("dark")
+    reader.wait(lambda: reader.js(ground) == "rgb(27, 29, 33)")
+    reader.show("/figures")
+    reader.js("scrollTo(0, document.body.scrollHeight)")
+    reader.wait(lambda: len(reader.all(".chart[data-drawn]")) == 2)
+    reader.scheme("light")
+    assert reader.complaints() == []
+
+
+def test_the_theme_button_outweighs_the_system_and_comes_back_to_it(page):
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    page.scheme("light")
+    light = page.js(ground)
+    button = page.one("#theme")
+    button.click()
+    assert (page.js(ground), button.get_attribute("aria-label")) == (light, "Theme: light")
+    button.click()
+    dark = page.js(ground)
+    assert dark != light
+    page.scheme("dark")
+    button.click()
+    assert (page.js(ground), button.get_attribute("aria-label")) == (dark, "Theme: auto")
+    page.scheme("light")
+    assert page.js(ground) == light
+
+
+def test_help_opens_by_a_key_and_closes_by_escape(page):
+    page.js("document.activeElement.blur()")
+    page.press("?")
+    assert page.one("dialog").is_displayed()
+    page.press(Keys.ESCAPE)
+    assert not page.one("dialog").is_displayed()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, width):
+    reader = opened("hostile")
+    recipes = ["__proto__", frames.HOSTILE[1], "a/b%2F?#c"]
+    ids = [quote(f"{frames.HOSTILE[0]}@{recipe}", safe="") for recipe in recipes]
+    prompt = quote(frames.HOSTILE[0], safe="")
+    paths = [
+        "/",
+        *(f"/variant/{one}" for one in ids),
+        f"/compare/{ids[0]}/{ids[1]}",
+        f"/tokens/{ids[2]}/{prompt}/5",
+        f"/tokens/{ids[0]}/constructor/7/free",
+        "/sql",
+        "/sql/all",
+        "/licences",
+    ]
+    for path in paths:
+        reader.show(path, width)
+        assert reader.text("main h1") != "Not here", path
+        reader.js("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        assert reader.js("return document.documentElement.scrollWidth") <= width, path
+    reader.width(1280)
+    assert reader.complaints() == []
+
+
+def test_hostile_text_is_shown_and_does_not_run(opened):
+    reader = opened("hostile")
+    reader.show("/")
+    assert "PWNED" not in reader.driver.title.replace(frames.HOSTILE[0][:40], "")
+    assert frames.HOSTILE[0] in reader.text("main h1")
+    assert reader.js("return document.querySelectorAll('main img, main script, main style').length") == 0
+    assert "__proto__" in rows(reader, "variants")
+    assert reader.js("return ({}).polluted === undefined && Object.keys(Object.prototype).length === 0")
+    word = quote(f"{frames.HOSTILE[0]}@__proto__", safe="")
+    reader.show(f"/tokens/{word}/constructor/4")
+    tokens = [piece.text for piece in reader.all(".side:nth-child(2) .tok")]
+    assert frames.HOSTILE[0][:30] in tokens[4]
+    assert any("⟨202E⟩" in token for token in tokens)
+    assert any("\ufffd" in token for token in tokens)
+    assert all(len(token) <= 40 for token in tokens)
+
+
+def test_the_policy_forbids_scripts_of_others_eval_style_and_the_network(opened):
+    reader = opened("usual")
+    reader.show("/")
+    assert reader.js(
+        """const script = document.createElement("script");
+        script.textContent = "window.ran = true";
+        document.body.append(script);
+        const styled = document.createElement("p");
+        styled.setAttribute("style", "color: red");
+        document.body.append(styled);
+        const handled = document.createElement("p");
+        handled.setAttribute("onclick", "window.ran = true");
+        document.body.append(handled);
+        handled.click();
+        setTimeout("window.ran = true", 0);
+        const isRed = getComputedStyle(styled).color === "rgb(255, 0, 0)";
+        script.remove(); styled.remove(); handled.remove();
+        return [window.ran ?? "refused", isRed];"""
+    ) == ["refused", False]
+    loaded = reader.driver.execute_async_script(
+        "const done = arguments[0]; fetch('http://127.0.0.1:9/').then(() => done('loaded'), () => done('refused'));"
+    )
+    assert loaded == "refused"
+    assert reader.js("return window.ran === undefined")
+    said = " ".join(entry["message"] for entry in reader.complaints())
+    assert all(
+        word in said
+        for word in ("inline script", "inline style", "inline event handler", "as JavaScript", "127.0.0.1:9")
+    )

@@ -1,0 +1,188 @@
+"""Verdicts and the layers that carry the damage, worked out by hand, and the same rule as `prunescope advise`."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, SAFE, advise
+from pipelines.explorer.verdicts import TOLERANCE
+from tests.sql.handmade import Ask, Handmade, Row
+from tests.sql.handmade_tasks import task_sample, task_score
+
+ERROR = 0.01
+
+
+def by_recipe(rows: list[Row]) -> dict[str, Row]:
+    return {row["recipe"]: row for row in rows}
+
+
+def scored(*losses: tuple[str, float, float], measure: str = "accuracy", error: float | None = ERROR) -> Handmade:
+    """Variants with their loss in writing and in choosing, of which the dense model has all to lose."""
+    warehouse = Handmade().model()
+    # A single option cannot be guessed.
+    task_sample(warehouse, "dense", "arc", "s", scoring="full_text", log_likelihoods=[-1.0])
+    for recipe, writing, choosing in (("dense", 0.0, 0.0), *losses):
+        warehouse.variant(recipe)
+        task_score(warehouse, recipe, "arc", 1 - choosing, metric=measure, standard_error=error)
+        task_score(warehouse, recipe, "gsm8k", 1 - writing, metric=measure, kind="generative", standard_error=error)
+    return warehouse
+
+
+def probed(warehouse: Handmade, recipe: str, kl: float, *, changed: int, options: tuple[bool, ...]) -> None:
+    """Ten forced tokens, of which so many change, and a question each that keeps its choice or not."""
+    for step in range(10):
+        warehouse.step(recipe, "p", step, kl if step == 0 else min(kl, 0.01), flips=step >= 10 - changed)
+    for index, is_kept in enumerate(options):
+        pruned = [0.4, 0.3] if is_kept else [0.3, 0.4]
+        warehouse.options(recipe, f"q{index}", [0.4, 0.3], pruned)
+    warehouse.generation(recipe, "p")
+
+
+def test_tasks_decide_where_both_kinds_were_scored_and_intervals_say_how_surely(ask: Ask) -> None:
+    rows = by_recipe(
+        ask(
+            scored(("mild", 0.05, 0.02), ("mute", 0.9, 0.05), ("gone", 0.9, 0.8), ("edge", 0.09, 0.02)),
+            "variant_verdict",
+        )
+    )
+
+    assert {recipe: row["verdict"] for recipe, row in rows.items()} == {
+        "mild": SAFE,
+        "mute": CHOOSING_ONLY,
+        "gone": BROKEN,
+        "edge": SAFE,
+    }
+    assert {row["basis"] for row in rows.values()} == {"tasks"}
+    assert {row["measure"] for row in rows.values()} == {"score"}
+    # 0.09 of the writing is lost, give or take 1.96 · √(0.01² + (0.91 · 0.01)²) = 0.027.
+    assert rows["edge"]["loss_writing_high"] == pytest.approx(0.09 + 1.959964 * 0.01352, abs=1e-4)
+    assert {recipe: row["is_certain"] for recipe, row in rows.items()} == {
+        "mild": True,
+        "mute": True,
+        "gone": True,
+        "edge": False,
+    }
+
+
+def test_agreement_decides_where_the_dense_model_has_no_right_answers_to_lose(ask: Ask) -> None:
+    [row] = ask(scored(("a", 0.5, 0.0), measure="agreement"), "variant_verdict")
+
+    assert (row["measure"], row["verdict"]) == ("agreement", CHOOSING_ONLY)
+
+
+def test_a_loss_without_an_error_is_judged_and_nothing_is_said_of_its_certainty(ask: Ask) -> None:
+    [row] = ask(scored(("a", 0.0, 0.0), error=None), "variant_verdict")
+
+    assert (row["verdict"], row["is_certain"], row["loss_writing_low"]) == (SAFE, None, None)
+
+
+def test_without_tasks_the_prompts_decide_by_the_rule_of_advise(ask: Ask, tmp_path: Path) -> None:
+    warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise").variant("unmeasured")
+    probed(warehouse, "dense", 0.0, changed=0, options=(True, True))
+    cases = {
+        "mild": (0.59, 1, (True, True)),
+        "first token gone": (0.6, 0, (True, True)),
+        "tokens change": (0.1, 2, (True, True)),
+        "half of the choices gone": (0.1, 0, (True, False)),
+        "no question": (0.1, 0, ()),
+    }
+    for recipe, (kl, changed, options) in cases.items():
+        warehouse.variant(recipe)
+        probed(warehouse, recipe, kl, changed=changed, options=options)
+    rows = by_recipe(ask(warehouse, "variant_verdict"))
+
+    assert {recipe: row["verdict"] for recipe, row in rows.items()} == {
+        "mild": SAFE,
+        "first token gone": CHOOSING_ONLY,
+        "tokens change": CHOOSING_ONLY,
+        "half of the choices gone": BROKEN,
+        "no question": NOT_JUDGED,
+        "unmeasured": NOT_JUDGED,
+    }
+    with warehouse.connect(tmp_path / "again") as connection:
+        variants = connection.sql("from variant_summary where recipe <> 'dense'").pl()
+        predictions = connection.sql("from loss_predictions").pl()
+    advised = advise(variants, predictions, TOLERANCE).rows
+    assert dict(advised.select("recipe", "verdict").iter_rows()) == {
+        recipe: row["verdict"] for recipe, row in rows.items()
+    }
+
+
+def test_loops_are_counted_beside_the_verdict_with_the_earliest_step_and_the_dense_models_own(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("a")
+    for recipe, collapses in (("dense", (None, 9)), ("a", (7, 4))):
+        for index, step in enumerate(collapses):
+            warehouse.generation(recipe, f"p{index}")
+            warehouse.where("generations", recipe=recipe, prompt_id=f"p{index}")[0].update(collapse_step=step)
+    [row] = ask(warehouse, "variant_verdict")
+
+    assert (row["prompts_collapsed"], row["collapse_step_first"], row["prompts_collapsed_dense"]) == (2, 4, 1)
+
+
+def carried(*scopes: str, isolated: int = 2) -> Handmade:
+    """Two changed sublayers, of which the second makes three times the KL alone, and one that was left alone."""
+    warehouse = Handmade().model().variant("dense").variant("a")
+    for layer, kl in ((0, 0.1), (1, 0.3)):
+        warehouse.step("a", "p", layer, kl)
+        for scope in scopes:
+            if scope == "local" or layer < isolated:
+                size = kl if scope == "local" else 4 - 10 * kl
+                warehouse.transition("a", "p", 0, size, layer=layer, scope=scope)
+        warehouse.transition("a", "p", 0, 9.0, layer=layer, sublayer="mlp", is_changed=False)
+    return warehouse
+
+
+def test_a_sublayers_share_is_of_the_sum_over_those_that_were_changed(ask: Ask) -> None:
+    rows = ask(carried("local"), "select * from layer_carriers order by place_in_order")
+
+    assert [(row["layer"], row["sublayer"], row["scope"]) for row in rows] == [
+        (1, "attn", "local"),
+        (0, "attn", "local"),
+    ]
+    assert [row["share_of_kl"] for row in rows] == pytest.approx([0.75, 0.25])
+
+
+def test_what_a_sublayer_does_at_the_output_comes_first_where_all_of_them_were_measured_so(ask: Ask) -> None:
+    query = "select layer, scope from layer_carriers order by place_in_order"
+
+    # Alone at the output the first costs 3, the second 1.
+    assert ask(carried("local", "isolated"), query) == [
+        {"layer": 0, "scope": "isolated"},
+        {"layer": 1, "scope": "isolated"},
+    ]
+
+
+def test_one_scope_holds_for_the_whole_variant(ask: Ask) -> None:
+    rows = ask(carried("local", "isolated", isolated=1), "select layer, scope from layer_carriers order by layer")
+
+    assert rows == [{"layer": 0, "scope": "local"}, {"layer": 1, "scope": "local"}]
+
+
+def test_equal_sublayers_are_ordered_by_depth_and_parted_prompts_stand_where_they_part_for_good(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("a")
+    warehouse.step("a", "p", 0, 0.5, flips=True)
+    for layer in (0, 1):
+        warehouse.transition("a", "p", 0, 0.2, layer=layer)
+        for sublayer in ("attn", "mlp"):
+            is_parted = layer == 1
+            warehouse.transition(
+                "a", "p", 0, 0.2, layer=layer, sublayer=sublayer, scope="propagated", flips=is_parted,
+                is_changed=sublayer == "attn",
+            )  # fmt: skip
+    rows = ask(
+        warehouse, "select layer, share_of_kl, place_in_order, prompts_parted from layer_carriers order by layer"
+    )
+
+    assert [(row["layer"], row["place_in_order"], row["prompts_parted"]) for row in rows] == [(0, 1, 0), (1, 2, 1)]
+    assert [row["share_of_kl"] for row in rows] == pytest.approx([0.5, 0.5])
+
+
+def test_nothing_is_said_of_the_dense_model_and_of_noise(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise")
+    for recipe in ("dense", "noise-batch"):
+        probed(warehouse, recipe, 0.0, changed=0, options=(True,))
+        warehouse.transition(recipe, "p", 0, 0.0, is_changed=False)
+
+    assert pl.DataFrame(ask(warehouse, "variant_verdict")).is_empty()
+    assert pl.DataFrame(ask(warehouse, "layer_carriers")).is_empty()
