@@ -7,11 +7,11 @@ import json
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pipelines.charts.registry import FIGURES
 from pipelines.explorer.frames import Ask, Frames
-from pipelines.explorer.index import figure_entry, index, prompt_rows, variant_rows
+from pipelines.explorer.index import figure_entry, index, prompt_rows, variant_names
 from pipelines.explorer.shapes import Fact, FigureDocument, Index, Statement
 from pipelines.explorer.statements import STATEMENTS
 from pipelines.explorer.traces import trace
@@ -19,15 +19,12 @@ from pipelines.explorer.variants import variant
 
 # What the token documents of a file may take once they are packed and written as text; charts and script come on top.
 TRACE_BYTES = 8_000_000
+_Row = TypeVar("_Row")
 _READS = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
 
 
 class Documents:
-    """The documents of one study.
-
-    Attributes:
-        frames: answers to the statements.
-    """
+    """The documents of one study."""
 
     def __init__(
         self,
@@ -50,16 +47,21 @@ class Documents:
             is_live: documents are built one by one from what is there now, each asking for its own rows only; else
                 every statement is asked once for all documents, and kept.
         """
-        self.frames = Frames(ask, is_whole=not is_live)
+        self._kept = None if is_live else Frames(ask, is_whole=True)
         self._ask = ask
         self._study, self._title, self._facts = study, title, facts
         self._views = dict(views or {})
         self._is_live = is_live
 
+    def _frames(self) -> Frames:
+        """Of a server, what is there now; nothing is kept from one document to the next."""
+        return self._kept or Frames(self._ask, is_whole=False)
+
     def names(self) -> list[str]:
         """All documents that `build` knows, `index` first."""
-        variants = [f"variant/{n}" for n, _ in enumerate(variant_rows(self.frames))]
-        traces = [f"trace/{n}/{m}" for m, n in self._traces()]
+        frames = self._frames()
+        variants = [f"variant/{n}" for n, _ in enumerate(variant_names(frames))]
+        traces = [f"trace/{n}/{m}" for m, n in _traces(frames)]
         return ["index", "sql", *(f"figures/{name}" for name in FIGURES), *variants, *traces]
 
     def build(self, name: str) -> Mapping[str, Any]:
@@ -68,24 +70,25 @@ class Documents:
         Raises:
             KeyError: there is none of that name.
         """
+        frames = self._frames()
         match name.split("/"):
             case ["index"]:
-                return self._index(self._traces())
+                return self._index(frames, _traces(frames))
             case ["sql"]:
                 return self._sql()
             case ["figures", figure] if figure in FIGURES:
                 return self._figure(figure)
-            case ["variant", n] if (row := _at(variant_rows(self.frames), n)) is not None:
+            case ["variant", n] if (names := _at(variant_names(frames), n)) is not None:
+                model, recipe = names
                 mine = {
-                    prompt["prompt_id"]: m
-                    for m, prompt in enumerate(prompt_rows(self.frames))
-                    if prompt["model"] == row["model"]
+                    prompt["prompt_id"]: m for m, prompt in enumerate(prompt_rows(frames)) if prompt["model"] == model
                 }
-                return variant(self.frames, row["model"], row["recipe"], mine)
-            case ["trace", n, m] if (row := _at(variant_rows(self.frames), n)) is not None:
-                prompt = _at(prompt_rows(self.frames), m)
-                if prompt is not None and prompt["model"] == row["model"] and row["recipe"] != "dense":
-                    return trace(self.frames, row["model"], row["recipe"], prompt["prompt_id"])
+                return variant(frames, model, recipe, mine)
+            case ["trace", n, m] if (names := _at(variant_names(frames), n)) is not None:
+                model, recipe = names
+                prompt = _at(prompt_rows(frames), m)
+                if prompt is not None and prompt["model"] == model and recipe != "dense":
+                    return trace(frames, model, recipe, prompt["prompt_id"])
         raise KeyError(name)
 
     def within(self, trace_bytes: int = TRACE_BYTES) -> dict[str, Mapping[str, Any]]:
@@ -97,44 +100,34 @@ class Documents:
         Args:
             trace_bytes: what they may take, packed and as base64.
         """
+        frames = self._frames()
         found: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
         found |= {f"figures/{name}": self._figure(name) for name in FIGURES}
-        found |= {name: self.build(name) for n, _ in enumerate(variant_rows(self.frames)) for name in [f"variant/{n}"]}
-        wanted = self._traces()
-        left = trace_bytes
+        found |= {name: self.build(name) for n, _ in enumerate(variant_names(frames)) for name in [f"variant/{n}"]}
+        wanted = _traces(frames)
         kept: list[tuple[int, int]] = []
         for m, n in wanted:
             document = self.build(f"trace/{n}/{m}")
-            left -= _packed(document)
-            if left < 0:
+            trace_bytes -= _packed(document)
+            if trace_bytes < 0:
                 break
             kept.append((m, n))
             found[f"trace/{n}/{m}"] = document
-        found["index"] = self._index(kept, len(wanted) - len(kept))
+        found["index"] = self._index(frames, kept, len(wanted) - len(kept))
         return found
 
-    def _traces(self) -> list[tuple[int, int]]:
-        """Prompt and variant of every text of a pruned variant, by their positions."""
-        variants = {(row["model"], row["recipe"]): n for n, row in enumerate(variant_rows(self.frames))}
-        prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(prompt_rows(self.frames))}
-        return sorted(
-            (prompts[model, prompt_id], variants[model, recipe])
-            for model, recipe, prompt_id in self.frames.all("texts").select("model", "recipe", "prompt_id").iter_rows()
-            if recipe != "dense" and (model, recipe) in variants
-        )
-
-    def _index(self, traces: Sequence[tuple[int, int]], left_out: int = 0) -> Index:
-        rows = variant_rows(self.frames)
+    def _index(self, frames: Frames, traces: Sequence[tuple[int, int]], left_out: int = 0) -> Index:
+        names = variant_names(frames)
         here: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
-            here.setdefault((rows[n]["model"], rows[n]["recipe"]), []).append(m)
+            here.setdefault(names[n], []).append(m)
         notes = []
         if left_out:
             notes.append(
                 f"{left_out} of {left_out + len(traces)} token views are not in this file, to keep it small: it has "
                 "those of the first prompts of every variant. `prunescope serve` shows them all."
             )
-        return index(self.frames, self._study, self._title, self._facts, notes, here, is_live=self._is_live)
+        return index(frames, self._study, self._title, self._facts, notes, here, is_live=self._is_live)
 
     def _sql(self) -> dict[str, Statement]:
         told: dict[str, Statement] = {
@@ -178,7 +171,18 @@ class Documents:
         return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
 
 
-def _at(rows: Sequence[dict[str, Any]], position: str) -> dict[str, Any] | None:
+def _traces(frames: Frames) -> list[tuple[int, int]]:
+    """Prompt and variant of every text of a pruned variant, by their positions."""
+    variants = {names: n for n, names in enumerate(variant_names(frames))}
+    prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(prompt_rows(frames))}
+    return sorted(
+        (prompts[model, prompt_id], variants[model, recipe])
+        for model, recipe, prompt_id in frames.all("written").iter_rows()
+        if (model, recipe) in variants
+    )
+
+
+def _at(rows: Sequence[_Row], position: str) -> _Row | None:
     """A row by its position in decimal digits, as the names of documents have it."""
     return rows[int(position)] if position.isdecimal() and position.isascii() and int(position) < len(rows) else None
 

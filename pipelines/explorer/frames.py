@@ -1,4 +1,4 @@
-"""Asks the statements, each once for a whole report, or one variant at a time for a server; and rows as JSON.
+"""Asks the statements, for a whole report or one variant at a time for a server; and rows as JSON.
 
 Which documents are made of the rows belongs to their modules.
 """
@@ -16,13 +16,14 @@ DIGITS = 4
 
 
 class Frames:
-    """Answers to the statements.
+    """Answers to the statements, each asked once and kept.
 
     Attributes:
-        is_whole: every statement is asked once, for all variants, and kept; else each time, for one variant.
+        is_whole: a statement is asked for all variants and its rows are parted here; else for one variant at a time.
     """
 
     def __init__(self, ask: Ask, *, is_whole: bool) -> None:
+        """Keeps what to ask; nothing is asked yet."""
         self._ask = ask
         self.is_whole = is_whole
         self._kept: dict[str, pl.DataFrame] = {}
@@ -30,11 +31,7 @@ class Frames:
 
     def all(self, key: str) -> pl.DataFrame:
         """All rows of a statement."""
-        if not self.is_whole:
-            return self._ask(STATEMENTS[key].sql)
-        if key not in self._kept:
-            self._kept[key] = self._ask(STATEMENTS[key].sql)
-        return self._kept[key]
+        return self._once(STATEMENTS[key].sql)
 
     def of(self, key: str, **wanted: str) -> pl.DataFrame:
         """The rows of one variant, or of one of its prompts.
@@ -44,12 +41,16 @@ class Frames:
             wanted: model, recipe and perhaps prompt_id.
         """
         if not self.is_whole:
-            return self._ask(narrowed(STATEMENTS[key], wanted))
+            return self._once(narrowed(STATEMENTS[key], wanted))
         by = (key, *wanted)
         if by not in self._parts:
-            # Names come as categories; their text is what is looked up.
             self._parts[by] = self.all(key).partition_by(list(wanted), as_dict=True, maintain_order=True)
         return self._parts[by].get(tuple(wanted.values()), self.all(key).clear())
+
+    def _once(self, query: str) -> pl.DataFrame:
+        if query not in self._kept:
+            self._kept[query] = self._ask(query)
+        return self._kept[query]
 
 
 def narrowed(query: Query, wanted: Mapping[str, str]) -> str:

@@ -42,9 +42,9 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def variant_rows(frames: Frames) -> list[dict[str, Any]]:
-    """The variants in the order of the index: model by model, the dense one first, then by their names."""
-    return list(frames.all("variants").iter_rows(named=True))
+def variant_names(frames: Frames) -> list[tuple[str, str]]:
+    """Model and recipe of the variants in the order of the index: model by model, the dense one first, then by name."""
+    return [(model, recipe) for model, recipe in frames.all("names").iter_rows()]
 
 
 def prompt_rows(frames: Frames) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def index(
         traces: model and recipe → the positions of prompts whose trace is there.
         is_live: whether the page may ask for more.
     """
-    rows = variant_rows(frames)
+    rows = list(frames.all("variants").iter_rows(named=True))
     models = list(dict.fromkeys(str(row["model"]) for row in rows))
     columns, values = _numbers(frames, rows)
     told = findings({name: frames.all(f"findings/{name}") for name in QUERIES})

@@ -29,6 +29,19 @@ _LENS = "(select if(count_if(lens = 'normed') > 0, 'normed', min(lens)) from stg
 
 STATEMENTS: dict[str, Query] = {
     "lens": Query("Through which lens layers are shown", f"select {_LENS} as lens"),
+    "names": Query(
+        "The variants, model by model, the dense one first",
+        "select model, recipe from stg_variants where not is_noise order by model, recipe <> 'dense', recipe",
+    ),
+    "written": Query(
+        "The texts that pruned variants wrote",
+        """\
+select model, recipe, prompt_id
+from stg_generations as texts
+anti join noise_variants using (model, recipe)
+where recipe <> 'dense'
+order by model, recipe, prompt_id""",
+    ),
     "variants": Query(
         "What each variant removed and how far its output moved",
         """\

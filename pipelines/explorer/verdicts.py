@@ -18,8 +18,8 @@ from pipelines.explorer.shapes import Answer, Link
 TOLERANCE = 0.1
 RULE = (
     f"Where tasks of both kinds were scored, writing and choosing are each kept if at most {TOLERANCE:.0%} of the "
-    "dense model's skill above a guess is lost. Otherwise the study's prompts decide: choosing is kept where less than half "
-    "of the questions change their likeliest option, writing where, besides, KL at the first generated token is below "
+    "dense model's skill above a guess is lost. Otherwise the study's prompts decide: choosing is kept where less than "
+    "half of the questions change their likeliest option, writing where, besides, KL at the first token is below "
     f"{PUBLISHED_KL_NATS} nats and at most {TOLERANCE:.0%} of the tokens change their likeliest one. {SAFE}: both are "
     f"kept; {CHOOSING_ONLY}: only choosing; {BROKEN}: not even that; {NOT_JUDGED}: neither was measured."
 )
@@ -129,7 +129,7 @@ def _open(rows: pl.DataFrame) -> str:
 
 
 def _range(losses: pl.Series) -> str:
-    low, high = (f"{bound:.2f}" for bound in (losses.min(), losses.max()))
+    low, high = (f"{bound:.2f}" for bound in losses.sort().gather([0, -1]).to_list())
     return low if low == high else f"{low} to {high}"
 
 
