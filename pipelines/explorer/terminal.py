@@ -293,13 +293,13 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
         raise InputError(f"--step {step}: this prompt has the steps {first} to {last}")
     row = steps["step"].index(step)
     kl, entropy = steps["kl"][row], steps["entropy_dense"][row]
-    words = [visible(steps[side][row], 40) for side in ("token_dense", "token_pruned")]  # type: ignore[literal-required]
+    words = [visible(steps[side][row], 40) for side in ("token_dense", "token_pruned")]
     console.print(_heading(f"Step {step}: {words[0]} {'=' if steps['is_same'][row] else '≠'} {words[1]}"))
     console.print(
         Text(
             f"KL {_written(kl)} nats · entropy {_written(entropy)} → {_written(steps['entropy_pruned'][row])} nats · "
             f"margin {_written(steps['margin_dense'][row])} → {_written(steps['margin_pruned'][row])} · 1 − cos "
-            + ", ".join(f"{name} {_written(steps[name][row])}" for name in ("h", "z", "p"))  # type: ignore[literal-required]
+            + ", ".join(f"{name} {_written(steps[name][row])}" for name in ("h", "z", "p"))
         )
     )
     tops = trace["top"].get("forced" if forced else "free", [])
@@ -340,7 +340,7 @@ def _share(chance: Number) -> Text:
 
 def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
     """The curves of one step as lines of bars, one bar a sublayer or the largest of several."""
-    curves = {name: [line[column] for line in layers[name]] for name in ("h", "z", "p", "kl")}  # type: ignore[literal-required]
+    curves = {name: [line[column] for line in layers[name]] for name in ("h", "z", "p", "kl")}
     width = min(len(layers["places"]), console.width - 32)
     shifts = [value for name in ("h", "z", "p") for value in curves[name] if value]
     high = math.log10(max(shifts, default=1.0))
