@@ -68,7 +68,7 @@ def serve(
         )
         if names:
             say(f"{host}: whoever reaches this address reads all results and asks SQL; nobody is asked for a password")
-        say(f"http://{next(iter(names), _HERE)}:{port}/ shows {', '.join(found)} of {root}; Ctrl-C stops it")
+        say(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(found)} of {root}; Ctrl-C stops it")
         try:
             server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
         except KeyboardInterrupt:

@@ -21,67 +21,15 @@ import pytest
 
 from assets.cli.main import run
 from assets.cli.options import Globals
+from assets.cli.serve import _names
 from assets.live import Live, studies
-from assets.serve import ROWS, application, server
+from assets.serve import ROWS
+from tests.assets.served import PATIENCE, Served
 from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
-PATIENCE = 60.0
 JSON = {"Content-Type": "application/json"}
-
-
-class Served:
-    """A server in a thread of this process."""
-
-    def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
-        lives = {name: Live(root, name, study) for name, study in studies(root).items()}
-        self.told: list[str] = []
-        app = application(lives, seconds=seconds, gibibytes=0.5, tell=self.told.append)
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self._server = server(app)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
-
-    def __enter__(self) -> "Served":
-        self._thread.start()
-        deadline = time.monotonic() + PATIENCE
-        while not self._server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(PATIENCE)
-        self._socket.close()
-        assert not self._thread.is_alive()
-
-    def ask(
-        self, path: str, method: str = "GET", body: bytes | None = None, **headers: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers with names in lower case, and body; of the headers that are sent `_` in names means `-`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, body, sent)
-            answer = connection.getresponse()
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-        finally:
-            connection.close()
-
-    def data(self, name: str, **parameters: str) -> Any:
-        end = "".join(f"?{key}={value}" for key, value in parameters.items())
-        status, _, body = self.ask(f"/data/{name}.json{end}")
-        assert status == 200, body
-        return json.loads(body)
-
-    def sql(self, sql: str) -> dict[str, Any]:
-        status, _, body = self.ask("/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
-        found = json.loads(body)
-        assert status == (400 if "error" in found else 200)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -428,6 +376,24 @@ def test_what_cannot_be_served_is_refused(
 ) -> None:
     assert run(["serve", *arguments], Globals(warehouse=str(computed_once))) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        ("127.0.0.1", set()),
+        ("localhost", set()),
+        ("192.0.2.1", {"192.0.2.1"}),
+        ("2001:db8::1", {"[2001:db8::1]"}),
+        ("My.Machine", {"my.machine"}),
+        ("0.0.0.0", {"scope.example.org"}),
+    ],
+)
+def test_an_address_that_is_listened_at_is_a_name_that_is_answered(
+    host: str, names: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_HOSTS", "scope.example.org")
+    assert _names(host) == names
 
 
 def test_a_taken_port_and_an_empty_warehouse_are_refused(
