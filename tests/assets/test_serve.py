@@ -386,7 +386,7 @@ def test_what_cannot_be_served_is_refused(
         ("192.0.2.1", {"192.0.2.1"}),
         ("2001:db8::1", {"[2001:db8::1]"}),
         ("My.Machine", {"my.machine"}),
-        ("0.0.0.0", {"scope.example.org"}),
+        ("0.0.0.0", {"scope.example.org"}),  # noqa: S104
     ],
 )
 def test_an_address_that_is_listened_at_is_a_name_that_is_answered(
