@@ -1,7 +1,7 @@
 // One answer token by token: both texts, and what the chosen token looks like inside the models.
 
 const HEATS = {
-  kl: { title: "KL", ends: ["0.001", "10 nats"], heat: (steps, at) => (steps.kl[at] > 1e-3 ? Math.log10(steps.kl[at] / 1e-3) / 4 : 0) },
+  kl: { title: "KL", ends: ["0.001", "10 nats"], heat: (steps, at) => heatOfKl(steps.kl[at]) },
   entropy: { title: "entropy", ends: ["0", "6 nats"], heat: (steps, at, side) => steps[`entropy_${side}`][at] / 6 },
   agreement: { title: "agreement", ends: ["same token", "other token"], heat: (steps, at) => (steps.is_same[at] ? 0 : 0.8) },
   margin: { title: "margin", ends: ["sure", "undecided"], heat: (steps, at, side) => 1 / (1 + Math.max(0, steps[`margin_${side}`][at] ?? Infinity)) },
@@ -20,7 +20,8 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   const view = { variant, prompt, trace, trajectory: trajectories.includes(wantedTrajectory) ? wantedTrajectory : trajectories[0], step: Number.parseInt(step, 10) || 0 };
   const texts = el("div", { class: "sides" });
   const detail = el("section", { class: "detail", "aria-label": "Chosen token", "aria-live": "off" });
-  view.show = (next, focus) => choose(view, texts, detail, next, focus);
+  view.show = (next, focus, side) => choose(view, texts, detail, next, focus, side);
+  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, trace.sql.layers, (next) => view.show(next, true));
   const redraw = () => {
     texts.replaceChildren(...sides(view));
     view.show(view.step, false);
@@ -44,23 +45,26 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
     el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
-    el("p", null, outcome(trace, prompt)),
+    el("p", null, outcome(view)),
     el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens")),
     texts,
+    view.map && view.map.figure,
     detail,
     optionsOf(trace),
   ];
 }
 
-function outcome(trace, prompt) {
+// What happened, with links to where; a loop of the pruned text is on its own path.
+function outcome({ variant, prompt, trace }) {
+  const at = (step, ...path) => el("a", { href: route("tokens", variant.id, prompt.prompt_id, step, ...path) }, `step ${step}`);
   const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");
   return [
-    trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && `The texts part at step ${trace.first_flip_step}.`,
-    isNumber(trace.collapse_step) && `The pruned text loops from step ${trace.collapse_step}.`,
-    isNumber(trace.collapse_step_dense) && `The dense text loops from step ${trace.collapse_step_dense}.`,
+    trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && ["The texts part at ", at(trace.first_flip_step), "."],
+    isNumber(trace.collapse_step) && ["The pruned text loops from ", at(trace.collapse_step, "free"), "."],
+    isNumber(trace.collapse_step_dense) && ["The dense text loops from ", at(trace.collapse_step_dense), "."],
     (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right is ${prompt.gold}` : ""}.`,
     trace.parts_at && `At the first flip the most likely token parts behind ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? ` and for good behind ${trace.parts_for_good_at}` : ""}.`,
-  ].filter(Boolean).join(" ");
+  ].filter(Boolean).map((sentence) => [sentence, " "]);
 }
 
 function choice(label, options, chosen, pick) {
@@ -163,6 +167,7 @@ function choose(view, texts, detail, step, focus, side = "dense") {
   });
   const hash = route("tokens", view.variant.id, view.prompt.prompt_id, view.step) + (view.trajectory === "forced" ? "" : `/${view.trajectory}`);
   if (focus && location.hash !== hash) replaceRoute(hash);
+  view.map?.follow(view.step);
   detail.replaceChildren(...nodes(chosenToken(view, steps, at)));
 }
 

@@ -6,6 +6,7 @@ The page's text is tested without a browser in test_page.
 from urllib.parse import quote
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -86,6 +87,7 @@ def test_a_reader_clicks_from_the_overview_to_a_variant_to_a_token_to_its_layers
     page.wait_for_view()
     assert "Step 4" in page.text(".detail")  # where the texts part
     page.click(page.one(".side:nth-child(2) .tok[data-at='2']"))
+    assert page.js("return document.activeElement.closest('.side h2 + .stream').ariaLabel").endswith("pruned text")
     detail = page.text(".detail")
     assert "Step 2" in detail
     assert "Layers, propagated" in detail
@@ -130,6 +132,34 @@ def test_one_token_of_each_text_is_chosen_and_in_the_keyboards_reach(page):
         stream = f".side:nth-child({side}) .tok"
         assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[aria-selected='true']")] == ["3"]
         assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[tabindex='0']")] == ["3"]
+
+
+def test_the_map_of_layers_and_steps_has_the_first_layer_at_the_bottom_and_chooses_steps(page):
+    page.show(f"/tokens/{WANDA}/sky/0")
+    pixels = page.js(
+        "const canvas = document.querySelector('canvas');"
+        "return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    )
+    alpha = pixels[3::4]
+    assert len(alpha) == len(sample.PLACES) * sample.STEPS
+    # KL is 1e-7 behind the first sublayer, and behind the last 0.01 at step 0 and 0.06 at step 5.
+    assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 64, 113)
+    assert "highest 0.06 nats behind 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
+    canvas = page.one("canvas")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    right_of_the_middle = int(canvas.size["width"] / 12)
+    ActionChains(page.driver).move_to_element_with_offset(canvas, right_of_the_middle, 0).click().perform()
+    assert "Step 3" in page.text(".detail h2")
+    assert page.one(".cursor").get_attribute("style").startswith("left: 50%")
+    assert page.driver.current_url.endswith("/3")
+
+
+def test_what_happened_links_to_where_it_happened(page):
+    page.show(f"/tokens/{WANDA}/sky/0")
+    page.click(next(link for link in page.all("main p a") if link.text == "step 5"))
+    page.wait_for_view()
+    assert page.driver.current_url.endswith("/sky/5/free")
+    assert "Step 5" in page.text(".detail h2")
 
 
 def test_a_token_shows_its_probabilities_on_both_sides(page):

@@ -1,0 +1,52 @@
+// KL of every sublayer at every step as one picture, in which a click chooses the step.
+
+// One pixel a cell, enlarged by the style sheet; the first layer is at the bottom, where a text goes in.
+function layerMap(layers, sql, choose) {
+  const [count, steps] = [layers.places.length, layers.steps.length];
+  const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${peakOf(layers)}` });
+  const colour = getComputedStyle(root).getPropertyValue("--heat-color").trim().split(" ").map(Number);
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(steps, count);
+  layers.kl.forEach((row, place) =>
+    row.forEach((kl, step) => {
+      image.data.set([...colour, Math.round(255 * heatOfKl(kl))], 4 * ((count - 1 - place) * steps + step));
+    }),
+  );
+  context.putImageData(image, 0, 0);
+  const cursor = el("span", { class: "cursor", "aria-hidden": "true" });
+  const readout = el("span", { class: "readout" });
+  const cellAt = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const inside = (share, size) => Math.min(size - 1, Math.max(0, Math.floor(share * size)));
+    return [inside((event.clientX - box.left) / box.width, steps), count - 1 - inside((event.clientY - box.top) / box.height, count)];
+  };
+  canvas.addEventListener("click", (event) => choose(layers.steps[cellAt(event)[0]]));
+  canvas.addEventListener("pointermove", (event) => {
+    const [step, place] = cellAt(event);
+    readout.textContent = `step ${layers.steps[step]}, ${layers.places[place]}: ${number(layers.kl[place][step])} nats`;
+  });
+  canvas.addEventListener("pointerleave", () => (readout.textContent = ""));
+  const last = Number.parseInt(layers.places.at(-1), 10);
+  const figure = el(
+    "figure",
+    { class: "small map" },
+    el("figcaption", null, "KL by layer (up) and step (across), propagated; a click chooses the step", sqlLink(sql, "the layers"), readout),
+    el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${last}`), el("span", { class: "hint low" }, `layer ${Number.parseInt(layers.places[0], 10)}`), el("div", { class: "cells" }, canvas, cursor)),
+  );
+  const follow = (step) => {
+    const at = layers.steps.indexOf(step);
+    cursor.hidden = at < 0;
+    styled(cursor, { left: `${(100 * at) / steps}%`, width: `${100 / steps}%` });
+  };
+  return { figure, follow };
+}
+
+function heatOfKl(kl) {
+  return kl > 1e-3 ? Math.min(1, Math.log10(kl / 1e-3) / 4) : 0;
+}
+
+function peakOf(layers) {
+  let peak = { kl: -1 };
+  layers.kl.forEach((row, place) => row.forEach((kl, step) => isNumber(kl) && kl > peak.kl && (peak = { kl, place, step })));
+  return peak.kl < 0 ? "nothing was measured" : `highest ${number(peak.kl)} nats behind ${layers.places[peak.place]} at step ${layers.steps[peak.step]}`;
+}
