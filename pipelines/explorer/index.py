@@ -43,7 +43,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def variant_rows(frames: Frames) -> list[dict[str, Any]]:
-    """The variants in the order of the index: model by model, the dense one first, then by their names."""
+    """The variants in the order of the index: model by model, the dense one first, then the mildest by KL."""
     return list(frames.all("variants").iter_rows(named=True))
 
 

@@ -37,7 +37,7 @@ select model, recipe, method, parameters_removed_share, sparsity, sublayers_drop
        prompts_flipped, prompts_collapsed, prompts_correct, prompts_graded, prompts, options_argmax_kept, questions,
        kl_noise_p95_nats
 from variant_summary
-order by model, recipe <> 'dense', recipe""",
+order by model, recipe <> 'dense', kl_teacher_forced_median_nats nulls last, recipe""",
         VARIANT,
     ),
     "verdicts": Query("What each pruned variant still bears", "select * from variant_verdict", VARIANT),
