@@ -17,8 +17,10 @@ WRITING, CHOOSING = "generative", "non_generative"
 # KL at the first generated token where writing is gone and choosing is not: Qwen2.5-7B without 8 attention sublayers,
 # 2603.24652 (GSM8K 75.6 → 0, MMLU 74.2 → 63.2).
 PUBLISHED_KL_NATS = 0.6
+# A score that halves is gone, as critical k has it (q21). The variant above lost 22 % of its skill in MMLU.
+GONE = 0.5
 RULE = (
-    "choosing is kept where most choice prompts keep their likeliest option; writing where, besides, KL at the first "
+    "choosing is there where most choice prompts keep their likeliest option; writing where, besides, KL at the first "
     f"generated token is below {PUBLISHED_KL_NATS} nats, at which the paper's writing is gone (2603.24652, 8 attention "
     "sublayers dropped), and at most the tolerated share of tokens has another likeliest one, for decoding feeds each "
     "back"
@@ -93,10 +95,11 @@ def _narrowest(known: pl.DataFrame, recipe: str) -> dict[str, _Row]:
 
 def _by_prediction(variant: _Row, found: Mapping[str, _Row], tolerance: float) -> dict[str, Any]:
     def at(bound: str) -> str:
-        return _verdict(found[CHOOSING][bound] <= tolerance, found[WRITING][bound] <= tolerance)
+        return _verdict(found[CHOOSING][bound], found[WRITING][bound], tolerance)
 
     verdict = at("predicted_loss")
-    decisive = found[CHOOSING if verdict == BROKEN else WRITING]
+    is_writing_kept = found[WRITING]["predicted_loss"] <= tolerance
+    decisive = found[CHOOSING if verdict == BROKEN or (verdict == CHOOSING_ONLY and is_writing_kept) else WRITING]
     return {
         "recipe": variant["recipe"],
         "verdict": verdict,
@@ -125,7 +128,8 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
         return row
     changed, kl = 1 - variant["top1_agreement"], variant["kl_step0_nats"]
     options = 1 - variant["options_argmax_kept"] / variant["questions"]
-    verdict = _verdict(options < 0.5, kl < PUBLISHED_KL_NATS and changed <= tolerance)
+    is_writing_kept = kl < PUBLISHED_KL_NATS and changed <= tolerance
+    verdict = BROKEN if options >= GONE else SAFE if is_writing_kept else CHOOSING_ONLY
     if verdict == BROKEN:
         probe, damage = "options_changed", options
     else:
@@ -133,10 +137,11 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
     return row | {"verdict": verdict, "probe": probe, "damage": damage}
 
 
-def _verdict(is_choosing_kept: bool, is_writing_kept: bool) -> str:
-    if not is_choosing_kept:
+def _verdict(choosing: float, writing: float, tolerance: float) -> str:
+    """What losses of both kinds mean."""
+    if choosing > tolerance and choosing >= GONE:
         return BROKEN
-    return SAFE if is_writing_kept else CHOOSING_ONLY
+    return SAFE if max(choosing, writing) <= tolerance else CHOOSING_ONLY
 
 
 def _measured(predictions: pl.DataFrame, measure: str | None) -> dict[str, dict[str, float]]:
@@ -157,7 +162,10 @@ def _severity(row: _Row) -> tuple[bool, float]:
 
 def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | None, tolerance: float) -> list[str]:
     """How far to trust the verdicts."""
-    told = [f"kept means: at most {tolerance:.0%} of the dense model's skill is lost"]
+    told = [
+        f"safe: at most {tolerance:.0%} of the dense model's skill above a guess is lost, in writing and in choosing; "
+        f"broken: choosing loses {GONE:.0%} or more; between them, non-generative only"
+    ]
     by_rule = [row["recipe"] for row in rows if row["basis"] == "rule"]
     if measure:
         known = predictions.filter(pl.col("measure") == measure, pl.col("predicted_loss_high").is_not_null())

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from pipelines.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE, VERDICTS
+from pipelines.advice import BROKEN, CHOOSING_ONLY, GONE, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE, VERDICTS
 from pipelines.charts.text import label
 from pipelines.explorer.findings import number
 from pipelines.explorer.frames import Frames
@@ -17,11 +17,12 @@ from pipelines.explorer.shapes import Answer, Link
 
 TOLERANCE = 0.1
 RULE = (
-    f"Where tasks of both kinds were scored, writing and choosing are each kept if at most {TOLERANCE:.0%} of the "
-    "dense model's skill above a guess is lost. Otherwise the study's prompts decide: choosing is kept where less than "
-    "half of the questions change their likeliest option, writing where, besides, KL at the first token is below "
-    f"{PUBLISHED_KL_NATS} nats and at most {TOLERANCE:.0%} of the tokens change their likeliest one. {SAFE}: both are "
-    f"kept; {CHOOSING_ONLY}: only choosing; {BROKEN}: not even that; {NOT_JUDGED}: neither was measured."
+    f"Where tasks of both kinds were scored: {SAFE} where writing and choosing each lose at most {TOLERANCE:.0%} of "
+    f"the dense model's skill above a guess, {BROKEN} where choosing loses {GONE:.0%} or more, {CHOOSING_ONLY} between "
+    f"them. Otherwise the study's prompts decide: {BROKEN} where {GONE:.0%} or more of the questions change their "
+    f"likeliest option, else {SAFE} where KL at the first generated token is below {PUBLISHED_KL_NATS} nats and at "
+    f"most {TOLERANCE:.0%} of the tokens change their likeliest one, else {CHOOSING_ONLY}. {NOT_JUDGED}: neither was "
+    "measured."
 )
 _LISTED = 8
 _Row = Mapping[str, Any]
@@ -105,13 +106,8 @@ def _safe(model: str, verdicts: pl.DataFrame) -> Answer:
     if scored.height:
         text += (
             f" In the tasks writing loses {_range(scored['loss_writing'])} and choosing "
-            f"{_range(scored['loss_choosing'])} of what the dense model has above a guess; up to {TOLERANCE} counts as "
-            "kept."
+            f"{_range(scored['loss_choosing'])} of what the dense model has above a guess."
         )
-        # The paper's case, which a verdict at a small tolerance may hide.
-        half = scored.filter(pl.col("loss_writing") >= 0.5, pl.col("loss_choosing") < 0.5).height
-        if half:
-            text += f" {half} of {scored.height} lose at least half of writing and less than half of choosing."
     if verdicts.filter(pl.col("basis") == "generations").height:
         text += " Without scores of tasks of both kinds the texts to the study's prompts decide."
     shown = (safe if safe.height else judged if judged.height else ranked).head(_LISTED)

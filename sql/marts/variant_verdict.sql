@@ -2,16 +2,17 @@
 -- grain: one row per pruned variant.
 -- key: model, recipe
 -- inputs: variant_summary, task_losses, stg_generations
--- how to read: choosing and writing are kept or not. Where tasks of both kinds were scored (basis tasks), each is kept
---   whose loss in task_losses is at most 0.1; measure is score where the dense model has both to lose, else agreement
+-- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each lose
+--   at most 0.1 in task_losses, broken where choosing loses half or more (a score that halves is gone, as q21 has it),
+--   and non-generative only between them. measure is score where the dense model has both to lose, else agreement
 --   with its own answers. Low and high are the loss with 1.96 standard errors, and is_certain says that both ends of
 --   both intervals lead to the same verdict; NULL where a loss has no error. Otherwise (basis generations) the study's
---   prompts decide: choosing is kept where less than half of the questions have another likeliest option, and writing
---   where, besides, the KL at the first generated token is below 0.6 nats and at most 0.1 of the tokens have another
---   likeliest one. verdict is broken where choosing is not kept, else safe where writing is, else non-generative only;
---   not judged where neither basis was measured. The thresholds and words are those of `prunescope advise`
---   (pipelines/advice.py: 0.6 nats is where the paper's writing is gone and its choosing is not), whose tolerance is
---   0.1 unless told otherwise. What the texts did (flips, loops) stands beside the verdict and does not change it.
+--   prompts decide: broken where half or more of the questions have another likeliest option, else safe where the KL
+--   at the first generated token is below 0.6 nats and at most 0.1 of the tokens have another likeliest one, else
+--   non-generative only. It is not judged where neither basis was measured. The thresholds and words are those of
+--   `prunescope advise` (pipelines/advice.py: 0.6 nats is where the paper's writing is gone and its choosing is not),
+--   whose tolerance is 0.1 unless told otherwise. What the texts did (flips, loops) stands beside the verdict and does
+--   not change it.
 -- reason: a reader asks first which variants may be used, and wants to see by which number each was let through.
 -- columns:
 --   verdict: safe, non-generative only, broken or not judged [label]
@@ -110,18 +111,18 @@ held as (
         model,
         recipe,
         case
-            when loss_choosing > 0.1 then 'broken'
-            when loss_writing <= 0.1 then 'safe'
+            when loss_choosing >= 0.5 then 'broken'
+            when greatest(loss_writing, loss_choosing) <= 0.1 then 'safe'
             else 'non-generative only'
         end as by_tasks,
         case
-            when loss_choosing_low > 0.1 then 'broken'
-            when loss_writing_low <= 0.1 then 'safe'
+            when loss_choosing_low >= 0.5 then 'broken'
+            when greatest(loss_writing_low, loss_choosing_low) <= 0.1 then 'safe'
             else 'non-generative only'
         end as at_best,
         case
-            when loss_choosing_high > 0.1 then 'broken'
-            when loss_writing_high <= 0.1 then 'safe'
+            when loss_choosing_high >= 0.5 then 'broken'
+            when greatest(loss_writing_high, loss_choosing_high) <= 0.1 then 'safe'
             else 'non-generative only'
         end as at_worst,
         case

@@ -155,6 +155,18 @@ def test_a_greater_tolerance_bears_more(catalogue: duckdb.DuckDBPyConnection) ->
     assert (strict["verdict"], mild["verdict"]) == (CHOOSING_ONLY, SAFE)
 
 
+def test_choosing_that_loses_less_than_half_is_not_broken(
+    catalogue: duckdb.DuckDBPyConnection,
+) -> None:
+    def dulled(damage: float, _: np.random.Generator) -> tuple[float, float]:
+        return 0.0, min(1.0, damage / 4)
+
+    rows = by_recipe(advised(catalogue, 3, dulled))
+
+    assert [rows[f"r{index}"]["verdict"] for index in range(5)] == [SAFE, SAFE, CHOOSING_ONLY, BROKEN, BROKEN]
+    assert "between them, non-generative only" in " ".join(advised(catalogue, 0, dulled).told)
+
+
 def test_measured_losses_stand_beside_the_predicted_ones(catalogue: duckdb.DuckDBPyConnection) -> None:
     known(catalogue, {"a": SEEN, "b": SEEN, "new": NEW}, cliff)
     rows = by_recipe(advise(summary(NEW), predictions(catalogue), 0.1))

@@ -42,7 +42,15 @@ def probed(warehouse: Handmade, recipe: str, kl: float, *, changed: int, options
 def test_tasks_decide_where_both_kinds_were_scored_and_intervals_say_how_surely(ask: Ask) -> None:
     rows = by_recipe(
         ask(
-            scored(("mild", 0.05, 0.02), ("mute", 0.9, 0.05), ("gone", 0.9, 0.8), ("edge", 0.09, 0.02)),
+            scored(
+                ("mild", 0.05, 0.02),
+                ("mute", 0.9, 0.05),
+                ("frail", 0.9, 0.3),
+                ("only chooses worse", 0.02, 0.3),
+                ("halved", 0.9, 0.5),
+                ("gone", 0.9, 0.8),
+                ("edge", 0.09, 0.02),
+            ),
             "variant_verdict",
         )
     )
@@ -50,6 +58,9 @@ def test_tasks_decide_where_both_kinds_were_scored_and_intervals_say_how_surely(
     assert {recipe: row["verdict"] for recipe, row in rows.items()} == {
         "mild": SAFE,
         "mute": CHOOSING_ONLY,
+        "frail": CHOOSING_ONLY,
+        "only chooses worse": CHOOSING_ONLY,
+        "halved": BROKEN,
         "gone": BROKEN,
         "edge": SAFE,
     }
@@ -60,6 +71,9 @@ def test_tasks_decide_where_both_kinds_were_scored_and_intervals_say_how_surely(
     assert {recipe: row["is_certain"] for recipe, row in rows.items()} == {
         "mild": True,
         "mute": True,
+        "frail": True,
+        "only chooses worse": True,
+        "halved": False,
         "gone": True,
         "edge": False,
     }

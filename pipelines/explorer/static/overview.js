@@ -50,6 +50,7 @@ function variantsTable() {
     rows: index.variants,
     filter: (variant) => `${variant.model} ${variant.recipe} ${variant.method} ${variant.verdict ?? ""}`,
     rowClass: (variant) => (variant.is_dense ? "reference" : null),
+    sortBy: "kl_teacher_forced_median_nats",
     columns: [
       { id: "variant", heading: "variant", doc: "opens its page", value: (variant) => variant.id, cell: (variant) => el("a", { href: route("variant", variant.id) }, variantName(variant)) },
       { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: verdict },

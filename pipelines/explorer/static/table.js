@@ -1,10 +1,10 @@
 // Tables that sort and filter. TanStack's table-core keeps the order and the choice of rows; it makes no markup.
 
 /* columns: [{id, heading, doc, align, value(row) → number | string | null, cell(row) → node or text}].
-   Rows without a value come last in either direction; of more than `limit` rows the rest waits for a button. */
-function dataTable({ label, columns, rows, filter, rowClass, limit = Infinity }) {
+   sortBy: the column by which rows stand at first, else as given. Rows without a value come last in either direction; of more than `limit` rows the rest waits for a button. */
+function dataTable({ label, columns, rows, filter, rowClass, sortBy, limit = Infinity }) {
   let most = limit + 3 > rows.length ? Infinity : limit;
-  let state = { sorting: [], globalFilter: "" };
+  let state = { sorting: sortBy ? [{ id: sortBy, desc: false }] : [], globalFilter: "" };
   const table = TableCore.createTable({
     data: rows,
     columns: columns.map((column) => ({
