@@ -35,17 +35,24 @@ function box(sql) {
   const area = el("textarea", { rows: Math.min(20, sql.split("\n").length + 1), spellcheck: "false", "aria-label": "SQL", autocomplete: "off" });
   area.value = sql;
   const result = el("div", { class: "result", "aria-live": "polite" });
-  const button = el("button", { type: "button", class: "run", onclick: () => run() }, "Run");
+  const button = el("button", { type: "button", class: "run", onclick: () => (running ? running.abort() : run()) }, "Run");
+  let running = null; // the server ends a query that nobody waits for
   async function run() {
-    button.disabled = true;
+    running?.abort();
+    const mine = (running = new AbortController());
+    button.textContent = "Stop";
     result.replaceChildren(el("p", { class: "hint" }, "Running …"));
+    let shown;
     try {
-      const answer = await fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql: area.value }) });
-      result.replaceChildren(...resultOf(await answer.json()));
+      const answer = await fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql: area.value }), signal: mine.signal });
+      shown = resultOf(await answer.json());
     } catch (error) {
-      result.replaceChildren(el("p", { class: "failed" }, `The server did not answer: ${error.message}`));
+      shown = [mine.signal.aborted ? el("p", { class: "hint" }, "Stopped.") : el("p", { class: "failed" }, `The server did not answer: ${error.message}`)];
     }
-    button.disabled = false;
+    if (running !== mine) return; // another one was begun
+    running = null;
+    button.textContent = "Run";
+    result.replaceChildren(...shown);
   }
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
