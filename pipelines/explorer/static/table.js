@@ -4,7 +4,7 @@
    sortBy: the column by which rows stand at first, else as given. Rows without a value come last in either direction; of more than `limit` rows the rest waits for a button. */
 function dataTable({ label, columns, rows, filter, rowClass, sortBy, limit = Infinity }) {
   let most = limit + 3 > rows.length ? Infinity : limit;
-  let state = { sorting: sortBy ? [{ id: sortBy, desc: false }] : [], globalFilter: "" };
+  let state = { sorting: columns.some(({ id }) => id === sortBy) ? [{ id: sortBy, desc: false }] : [], globalFilter: "" };
   const table = TableCore.createTable({
     data: rows,
     columns: columns.map((column) => ({
