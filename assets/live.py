@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -32,79 +31,72 @@ _STATES = 3
 _ANSWERS = 64
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A study and what the warehouse has of it.
-
-    Attributes:
-        name: of the study.
-        study: the study; None where only the partitions that it computed are known.
-        models: its models.
-        recipes: its recipes.
-    """
-
-    name: str
-    study: Study | None
-    models: tuple[str, ...]
-    recipes: tuple[str, ...]
-
-
-def subjects(root: Place, named: str | None = None) -> dict[str, Subject]:
+def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
     """The studies of which the warehouse has variants, by name, or the one that is named.
 
     Args:
         root: the warehouse.
         named: a shipped study, the path of a YAML file, or a study that has computed here.
 
+    Returns:
+        Each study; None where only the variants that it computed are known, and not its file.
+
     Raises:
         InputError: the warehouse has no variant, or none of that study; or the file is no study.
         WarehouseError: the warehouse cannot be read.
     """
-    computed = _computed(root)
-    known = {each.study.name: each.study for each in look(Store(root)).studies}
+    with connect(root, explained=False) as connection:
+        computed = _computed(connection)
+    known: dict[str, Study | None] = {each.study.name: each.study for each in look(Store(root)).studies}
     if named is None:
         names = list(computed)
-    elif named.endswith((".yaml", ".yml")) or (named in study_names() and named not in known):
+    elif named.endswith((".yaml", ".yml")):
         study = load_study(named)
-        known[study.name] = study
-        names = [study.name]
+        names, known = [study.name], {study.name: study}
     else:
         names = [named]
-    found = {}
-    for name in names:
-        study = known.get(name) or (load_study(name) if name in study_names() else None)
-        variants = computed.get(name, set())
-        models, recipes = {model for model, _ in variants}, {recipe for _, recipe in variants}
-        if study is not None:
-            # What other studies computed of its models and recipes is theirs and its own.
-            models |= {model.name for model in study.models}
-            recipes |= {recipe.name for recipe in study.recipes}
-        if any(model in models and recipe in recipes for each in computed.values() for model, recipe in each):
-            found[name] = Subject(name, study, tuple(sorted(models)), tuple(sorted(recipes)))
+    shipped = study_names()
+    found = {name: known.get(name) or (load_study(name) if name in shipped else None) for name in names}
+    found = {name: study for name, study in found.items() if _scope(computed, name, study) is not None}
     if not found:
         have = f"there are {', '.join(computed)}" if computed else "none has run: `prunescope run demo` is one"
-        raise InputError(
-            f"the warehouse {root} has no variant of {f'study {named!r}' if named else 'any study'}; {have}"
-        )
+        what = "any study" if named is None else f"study {named!r}"
+        raise InputError(f"the warehouse {root} has no variant of {what}; {have}")
     return found
 
 
-def _computed(root: Place) -> dict[str, set[tuple[str, str]]]:
+def _computed(connection: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
     """Model and recipe of the variants that each study computed."""
     query = "SELECT DISTINCT study, model, recipe FROM provenance WHERE table_name = 'variants' ORDER BY ALL"
     found: dict[str, set[tuple[str, str]]] = {}
-    with connect(root, explained=False) as connection, damage_explained(connection):
+    with damage_explained(connection):
         for study, model, recipe in connection.execute(query).fetchall():
             found.setdefault(study, set()).add((model, recipe))
     return found
 
 
+def _scope(
+    computed: Mapping[str, set[tuple[str, str]]], name: str, study: Study | None
+) -> tuple[set[str], set[str]] | None:
+    """The models and recipes of a study; None where there is no variant of them.
+
+    What other studies computed of its models and recipes is theirs and its own.
+    """
+    variants = computed.get(name, set())
+    models, recipes = {model for model, _ in variants}, {recipe for _, recipe in variants}
+    if study is not None:
+        models |= {model.name for model in study.models}
+        recipes |= {recipe.name for recipe in study.recipes}
+    there = any(model in models and recipe in recipes for each in computed.values() for model, recipe in each)
+    return (models, recipes) if there else None
+
+
 class Live:
     """One study over the warehouse as it is now; several threads may use it."""
 
-    def __init__(self, root: Place, subject: Subject) -> None:
-        """Takes the warehouse and the study; nothing is read yet."""
-        self.subject, self._root = subject, root
+    def __init__(self, root: Place, name: str, study: Study | None) -> None:
+        """Takes the warehouse and one of `studies`; nothing is read yet."""
+        self._root, self._name, self._study = root, name, study
         self._states: dict[str, _State] = {}
         self._lock = threading.Lock()
 
@@ -146,7 +138,7 @@ class Live:
             WarehouseError: as `catalogue.connect`.
         """
         with connect(self._root, safe=True, gibibytes=gibibytes) as connection:
-            narrow(connection, self.subject.models, self.subject.recipes)
+            _narrow(connection, self._name, self._study)
             yield connection
 
     def _now(self) -> "_State":
@@ -154,7 +146,7 @@ class Live:
         version = _version(Store(self._root))
         with self._lock:
             if version not in self._states:
-                self._states[version] = _State(self._root, self.subject, version)
+                self._states[version] = _State(self._root, self._name, self._study, version)
                 for old in list(self._states)[:-_STATES]:
                     del self._states[old]
             return self._states[version]
@@ -163,13 +155,13 @@ class Live:
 class _State:
     """The documents of one state of the warehouse, whose files stay open."""
 
-    def __init__(self, root: Place, subject: Subject, version: str) -> None:
+    def __init__(self, root: Place, name: str, study: Study | None, version: str) -> None:
         self.version = version
         self._connection = connect(root, explained=False)
-        narrow(self._connection, subject.models, subject.recipes)
+        _narrow(self._connection, name, study)
         # Nothing in it changes, and many documents ask the same.
         ask = lru_cache(_ANSWERS)(self._ask)
-        self._documents = documents(subject.study or subject.name, ask, is_live=True)
+        self._documents = documents(study or name, ask, is_live=True)
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Mapping[str, Any]:
@@ -179,6 +171,11 @@ class _State:
     def _ask(self, query: str) -> pl.DataFrame:
         with damage_explained(self._connection):
             return pl.DataFrame(self._connection.sql(query).to_arrow_table())
+
+
+def _narrow(connection: duckdb.DuckDBPyConnection, name: str, study: Study | None) -> None:
+    models, recipes = _scope(_computed(connection), name, study) or ((), ())
+    narrow(connection, models, recipes)
 
 
 def _version(store: Store) -> str:

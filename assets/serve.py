@@ -7,13 +7,14 @@ import html
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
 import duckdb
+import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -39,6 +40,9 @@ _ANSWER_BYTES = 16 << 20
 _SQL_BYTES = 64 << 10
 # Each may use as much memory as it is allowed.
 _QUERIES_AT_ONCE = 2
+_AGAIN = 0.1  # seconds
+# Connections at once, and seconds in which those that are being answered may end when the server does.
+_CONNECTIONS, _GRACE = 64, 2
 # JavaScript's numbers hold whole numbers up to here.
 _LARGEST = 2**53 - 1
 _HEADERS = {
@@ -90,6 +94,34 @@ def application(
     )
 
 
+def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
+    """What runs the application on a socket until SIGINT or SIGTERM, which it passes on."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_level="info" if is_debugged else "critical",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE,
+        )
+    )
+
+
+class _Query:
+    """One query, from before its connection is opened."""
+
+    connection: duckdb.DuckDBPyConnection | None = None
+
+    def interrupt(self) -> None:
+        """Interrupts what runs now; what is about to begin takes no notice, so that one has to come back."""
+        if self.connection is not None:
+            with suppress(duckdb.ConnectionException):  # it has ended and is closed
+                self.connection.interrupt()
+
+
 class _Server:
     """The endpoints. Files and SQL are read in threads of their own; of the event loop nothing waits for them."""
 
@@ -97,15 +129,17 @@ class _Server:
         self, studies: Mapping[str, Live], seconds: float, gibibytes: float, tell: Callable[[str], None]
     ) -> None:
         self._studies, self._seconds, self._gibibytes, self._tell = studies, seconds, gibibytes, tell
-        self._running: set[duckdb.DuckDBPyConnection] = set()
+        self._running: set[_Query] = set()
         self._asked = 0
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Ends queries that still run when the server ends, or its threads would outlive it."""
         yield
-        for connection in tuple(self._running):
-            connection.interrupt()
+        while self._running:
+            for query in tuple(self._running):
+                query.interrupt()
+            await anyio.sleep(_AGAIN)
 
     async def studies(self, _: Request) -> Response:
         """The list of the studies."""
@@ -133,40 +167,34 @@ class _Server:
         if self._asked >= _QUERIES_AT_ONCE:
             raise HTTPException(503, f"{_QUERIES_AT_ONCE} queries are running already; wait for one, or stop it")
         self._asked += 1
-        opened: list[duckdb.DuckDBPyConnection] = []
-        done = anyio.Event()
+        query = _Query()
 
         async def stop_when_nobody_waits() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
-            for connection in opened:
-                connection.interrupt()
-            await done.wait()
+            while True:
+                query.interrupt()
+                await anyio.sleep(_AGAIN)
 
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(stop_when_nobody_waits)
-                try:
-                    found = await anyio.to_thread.run_sync(self._answer, live, sql, opened)
-                finally:
-                    done.set()
-                    tasks.cancel_scope.cancel()
+                found = await anyio.to_thread.run_sync(self._answer, live, sql, query)
+                tasks.cancel_scope.cancel()
         finally:
             self._asked -= 1
         return JSONResponse(found, 400 if "error" in found else 200)
 
-    def _answer(self, live: Live, sql: str, opened: list[duckdb.DuckDBPyConnection]) -> dict[str, object]:
+    def _answer(self, live: Live, sql: str, query: _Query) -> dict[str, object]:
         start = time.monotonic()
+        self._running.add(query)
         try:
-            with live.locked(self._gibibytes) as connection:
-                opened.append(connection)
-                self._running.add(connection)
-                try:
-                    rows = answer(connection, sql, seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
-                finally:
-                    self._running.discard(connection)
+            with live.locked(self._gibibytes) as query.connection:
+                rows = answer(query.connection, sql, seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
         except SqlError as error:
             return {"error": str(error)}
+        finally:
+            self._running.discard(query)
         return {
             "columns": [{"name": prose(field.name), "type": str(field.type)} for field in rows.schema],
             "rows": [[_shown(value) for value in row] for row in plain_rows(rows.slice(0, ROWS))],

@@ -236,6 +236,8 @@ def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET python_enable_replacements = false")
     # Times read the same on every machine.
     connection.execute("SET TimeZone = 'UTC'")
+    # Standard output is for data.
+    connection.execute("SET enable_progress_bar = false")
 
 
 def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...], *, explained: bool) -> None:

@@ -212,7 +212,9 @@ def _fetched(
     rows: int | None,
     size: int,
 ) -> pa.Table:
-    reader = connection.sql(sql, params=parameters).to_arrow_reader(_BATCH if rows is None else min(rows, _BATCH))
+    reader = connection.sql(sql, params=parameters).to_arrow_reader(
+        _BATCH if rows is None else max(1, min(rows, _BATCH))
+    )
     batches, fetched, used = [], 0, 0
     for batch in reader:
         batches.append(batch if rows is None else batch.slice(0, rows - fetched))

@@ -22,8 +22,6 @@ from warehouse.safe_sql import SECONDS
 
 _HERE = "127.0.0.1"
 _INTERRUPTED = 130
-# Of connections at once, and of seconds in which those that are answered may end.
-_CONNECTIONS, _GRACE = 64, 2
 
 
 def register(app: typer.Typer) -> None:
@@ -56,14 +54,12 @@ def serve(
     - `prunescope serve`
     - `prunescope serve demo --port 8000`
     """
-    import uvicorn
-
-    from assets.live import Live, subjects
-    from assets.serve import application
+    from assets.live import Live, studies
+    from assets.serve import application, server
 
     names = _names(host)
     root = existing(context)
-    found = {name: Live(root, subject) for name, subject in subjects(root, study).items()}
+    found = {name: Live(root, name, known) for name, known in studies(root, study).items()}
     listening = _listening(host, port)
     with listening:
         port = listening.getsockname()[1]
@@ -72,20 +68,9 @@ def serve(
         )
         if names:
             say(f"{host}: whoever reaches this address reads all results and asks SQL; nobody is asked for a password")
-        say(f"http://{next(iter(names), _HERE)}:{port}/ shows {', '.join(found)} of {root}; Ctrl-C stops it")
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            log_level="info" if context.ensure_object(Globals).debug else "critical",
-            access_log=context.ensure_object(Globals).debug,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_GRACE,
-        )
+        say(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(found)} of {root}; Ctrl-C stops it")
         try:
-            uvicorn.Server(config).run([listening])
+            server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
         except KeyboardInterrupt:
             say("stopped")
             raise typer.Exit(_INTERRUPTED) from None
@@ -119,6 +104,7 @@ def _listening(host: str, port: int) -> socket.socket:
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind(address)
+            opened.listen()
         except OSError:
             opened.close()
             raise
@@ -144,7 +130,7 @@ def show_report(
     Raises:
         InputError: one of them is not there, or one is missing.
     """
-    from assets.live import Live, subjects
+    from assets.live import Live, studies
     from pipelines.explorer import terminal
 
     for value, option, other, needed in (
@@ -154,11 +140,11 @@ def show_report(
     ):
         if value is not None and other is None:
             raise InputError(f"{option}: say of which with {needed}")
-    found = subjects(root, study)
+    found = studies(root, study)
     if len(found) > 1:
         raise InputError(f"which study? name one of {', '.join(found)}")
-    [subject] = found.values()
-    live = Live(root, subject)
+    [(name, known)] = found.items()
+    live = Live(root, name, known)
     index = live.index()
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:

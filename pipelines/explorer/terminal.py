@@ -180,6 +180,7 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
                 bar,
                 Text(str(each["parted"])),
             )
+        console.print()
         console.print(table)
     shown = [index["prompts"][m]["prompt_id"] for m in entry["traces"]]
     if shown:
@@ -293,25 +294,27 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
         raise InputError(f"--step {step}: this prompt has the steps {first} to {last}")
     row = steps["step"].index(step)
     kl, entropy = steps["kl"][row], steps["entropy_dense"][row]
-    words = [visible(steps[side][row], 40) for side in ("token_dense", "token_pruned")]  # type: ignore[literal-required]
+    words = [visible(steps[side][row], 40) for side in ("token_dense", "token_pruned")]
     console.print(_heading(f"Step {step}: {words[0]} {'=' if steps['is_same'][row] else '≠'} {words[1]}"))
     console.print(
         Text(
             f"KL {_written(kl)} nats · entropy {_written(entropy)} → {_written(steps['entropy_pruned'][row])} nats · "
             f"margin {_written(steps['margin_dense'][row])} → {_written(steps['margin_pruned'][row])} · 1 − cos "
-            + ", ".join(f"{name} {_written(steps[name][row])}" for name in ("h", "z", "p"))  # type: ignore[literal-required]
+            + ", ".join(f"{name} {_written(steps[name][row])}" for name in ("h", "z", "p"))
         )
     )
     tops = trace["top"].get("forced" if forced else "free", [])
     if row < len(tops):
+        console.print()
         console.print(_top(tops[row]))
+        console.print()
     for scope, layers in sorted(trace["layers"].items(), key=lambda each: each[0] != "propagated"):
         if step in layers["steps"]:
             console.print(_layers(console, scope, layers, layers["steps"].index(step)))
     if step == 0 and (options := trace["options"]):
         table = _table(Text("Answer options", "bold"))
         for heading in ("option", "dense", "pruned"):
-            table.add_column(heading)
+            table.add_column(heading, justify="left" if heading == "option" else "right")
         for name, dense, pruned in zip(options["labels"], options["p_dense"], options["p_pruned"], strict=True):
             gold = " (right)" if name == options["gold"] else ""
             table.add_row(Text(label(name) + gold), _share(dense), _share(pruned))
@@ -340,7 +343,7 @@ def _share(chance: Number) -> Text:
 
 def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
     """The curves of one step as lines of bars, one bar a sublayer or the largest of several."""
-    curves = {name: [line[column] for line in layers[name]] for name in ("h", "z", "p", "kl")}  # type: ignore[literal-required]
+    curves = {name: [line[column] for line in layers[name]] for name in ("h", "z", "p", "kl")}
     width = min(len(layers["places"]), console.width - 32)
     shifts = [value for name in ("h", "z", "p") for value in curves[name] if value]
     high = math.log10(max(shifts, default=1.0))
@@ -360,7 +363,7 @@ def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
         ("changed", layers["is_changed"]),
         ("≠ top", [line[column] is False for line in layers["is_top1_same"]]),
     ):
-        if any(flags):
+        if any(flags) and not (heading == "changed" and all(flags)):
             marks = "".join("•" if any(flags[a:b]) else " " for a, b in _stretches(len(flags), width))
             lines.append(Text(f"{heading:<10}{marks}".rstrip()))
     first, last = layers["places"][0], layers["places"][-1]
@@ -407,7 +410,13 @@ def _heading(text: str) -> Text:
 
 def _table(title: Text | None = None) -> Table:
     return Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold", pad_edge=False, padding=(0, 1)
+        box=SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
 
 

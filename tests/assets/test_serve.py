@@ -11,78 +11,25 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import polars as pl
 import pytest
-import uvicorn
 
 from assets.cli.main import run
 from assets.cli.options import Globals
-from assets.live import Live, subjects
-from assets.serve import ROWS, application
+from assets.cli.serve import _names
+from assets.live import Live, studies
+from assets.serve import ROWS
+from tests.assets.served import PATIENCE, Served
 from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
-PATIENCE = 60.0
 JSON = {"Content-Type": "application/json"}
-
-
-class Served:
-    """A server in a thread of this process."""
-
-    def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
-        self.lives = {name: Live(root, subject) for name, subject in subjects(root).items()}
-        self.told: list[str] = []
-        app = application(self.lives, seconds=seconds, gibibytes=0.5, tell=self.told.append)
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", ws="none", log_level="critical", timeout_graceful_shutdown=1)
-        )
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
-
-    def __enter__(self) -> "Served":
-        self._thread.start()
-        deadline = time.monotonic() + PATIENCE
-        while not self._server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(PATIENCE)
-        self._socket.close()
-        assert not self._thread.is_alive()
-
-    def ask(
-        self, path: str, method: str = "GET", body: bytes | None = None, **headers: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers with names in lower case, and body; of the headers that are sent `_` in names means `-`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, body, sent)
-            answer = connection.getresponse()
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-        finally:
-            connection.close()
-
-    def data(self, name: str, **parameters: str) -> Any:
-        end = "".join(f"?{key}={value}" for key, value in parameters.items())
-        status, _, body = self.ask(f"/data/{name}.json{end}")
-        assert status == 200, body
-        return json.loads(body)
-
-    def sql(self, sql: str) -> dict[str, Any]:
-        status, _, body = self.ask("/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
-        found = json.loads(body)
-        assert status == (400 if "error" in found else 200)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +38,7 @@ def served(computed_once: Path) -> Iterator[Served]:
         yield server
 
 
-def test_the_page_and_every_document_that_its_index_names_are_there(served: Served) -> None:
+def test_the_page_is_there_and_the_documents_that_its_index_names(served: Served) -> None:
     status, headers, page = served.ask("/")
     assert status == 200
     assert headers["content-type"].startswith("text/html")
@@ -99,7 +46,7 @@ def test_the_page_and_every_document_that_its_index_names_are_there(served: Serv
     index = served.data("index")
     assert [variant["recipe"] for variant in index["variants"]] == ["dense", *sorted(set(RECIPES) - {"dense"})]
     assert index["live"] is True
-    names = ["sql", *(f"figures/{figure['name']}" for figure in index["figures"])]
+    names = ["sql", f"figures/{index['figures'][0]['name']}"]
     names += [f"variant/{n}" for n, _ in enumerate(index["variants"])]
     names += [f"trace/{n}/{m}" for n, variant in enumerate(index["variants"]) for m in variant["traces"]]
     assert sum(name.startswith("trace/") for name in names) == 2 * (len(RECIPES) - 1)
@@ -237,8 +184,8 @@ def test_a_body_that_is_no_question_is_refused(served: Served, body: bytes, code
 def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
         connection.sendall(
-            b"POST /sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9000000000\r\n\r\n"
-            + b" " * 200_000
+            b"POST /sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9000000000\r\n\r\n" + b" " * 200_000
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
@@ -369,17 +316,12 @@ def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
 
 
 def test_of_several_studies_there_is_a_list_and_each_sees_its_own(warehouse: Path) -> None:
-    store = Store(warehouse)
-    path = store.path(TABLES["variants"], "tiny-a", "magnitude-50")
-    rows = TABLES["variants"]
-    import polars as pl
-
-    provenance = store.provenance(rows, "tiny-a", "magnitude-50")
+    store, table = Store(warehouse), TABLES["variants"]
+    path = store.path(table, "tiny-a", "magnitude-50")
+    provenance = store.provenance(table, "tiny-a", "magnitude-50")
     assert provenance is not None
-    from dataclasses import replace
-
     frame = pl.read_parquet(path, hive_partitioning=False)
-    store.write(rows, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
+    store.write(table, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
     with Served(warehouse) as server:
         status, _, page = server.ask("/")
         assert status == 200
@@ -415,13 +357,13 @@ def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: 
         connection.close()
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--host", "0.0.0.0"), "--host 0.0.0.0: say by which names it is reached, such as PRUNESCOPE_HOSTS="),
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: say by which names it is reached, such as PRUNESCOPE_HOSTS="),  # noqa: S104
         (("--host", "::"), "--host ::: say by which names it is reached"),
         (("--host", "192.0.2.1"), "192.0.2.1, port 3001 cannot be used"),
         (("nothing",), "has no variant of study 'nothing'; there are tiny"),
@@ -434,6 +376,24 @@ def test_what_cannot_be_served_is_refused(
 ) -> None:
     assert run(["serve", *arguments], Globals(warehouse=str(computed_once))) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        ("127.0.0.1", set()),
+        ("localhost", set()),
+        ("192.0.2.1", {"192.0.2.1"}),
+        ("2001:db8::1", {"[2001:db8::1]"}),
+        ("My.Machine", {"my.machine"}),
+        ("0.0.0.0", {"scope.example.org"}),  # noqa: S104
+    ],
+)
+def test_an_address_that_is_listened_at_is_a_name_that_is_answered(
+    host: str, names: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_HOSTS", "scope.example.org")
+    assert _names(host) == names
 
 
 def test_a_taken_port_and_an_empty_warehouse_are_refused(
@@ -449,8 +409,8 @@ def test_a_taken_port_and_an_empty_warehouse_are_refused(
     assert "none has run: `prunescope run demo` is one" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_study_of_the_users_is_served_by_its_file(computed_once: Path, study: StudyFile) -> None:
-    assert set(subjects(computed_once, str(study.path))) == {"tiny"}
-    [subject] = subjects(computed_once, "tiny").values()
-    assert set(subject.recipes) == set(RECIPES)
-    assert subject.study is None
+def test_a_study_of_the_users_is_known_by_its_file(computed_once: Path, study: StudyFile) -> None:
+    assert studies(computed_once, "tiny") == {"tiny": None}
+    [known] = studies(computed_once, str(study.path)).values()
+    assert known is not None
+    assert Live(computed_once, "tiny", known).index()["facts"][0]["name"] == "study"

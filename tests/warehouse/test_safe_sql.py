@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from warehouse.catalogue import connect, view_sql
 from warehouse.errors import DamagedFileError, DamagedFileWarning, SqlError, UnsafeSqlError
-from warehouse.safe_sql import check, run_safe
+from warehouse.safe_sql import answer, check, run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -374,3 +374,20 @@ def test_comments_are_there_for_who_asks_for_them(root):
         "SELECT comment FROM DUCKDB_COLUMNS() WHERE table_name = 'models' AND column_name = 'model'",
     ):
         assert run_safe(root, sql).to_pylist() == [{"comment": TABLES["models"].column("model").comment()}]
+
+
+def test_of_an_open_connection_the_first_rows_come_and_the_connection_stays(root, locked):
+    for rows in (0, 1, 2047, 2048, 2049):
+        assert answer(locked, "SELECT i FROM range(100000000) t(i)", rows=rows)["i"].to_pylist() == list(range(rows))
+    assert answer(locked, "SELECT i FROM range(3) t(i)", rows=5).num_rows == 3
+    with pytest.raises(SqlError, match="larger than 1 MiB"):
+        answer(locked, "SELECT repeat('x', 1000) FROM range(10000)", size=1 << 20)
+    with pytest.raises(UnsafeSqlError, match="only SELECT"):
+        answer(locked, "CREATE TABLE mine AS SELECT 1")
+    assert answer(locked, "SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_nothing_but_rows_reaches_standard_output(root):
+    """DuckDB draws a bar there while it computes."""
+    with connect(root) as connection:
+        assert connection.sql("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]

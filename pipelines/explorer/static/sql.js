@@ -5,8 +5,13 @@ async function sqlPage(...parts) {
   const statements = await load("sql");
   const key = parts.length ? parts.join("/") : undefined;
   if (key === undefined) {
-    const own = [...Object.entries(statements)].sort(([, a], [, b]) => a.title.localeCompare(b.title));
-    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every statement, number and figure on these pages comes from one of these."), el("ul", null, own.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))];
+    const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
+    const groups = [
+      ["Statements of these pages", entries.filter(([one]) => !one.includes("/"))],
+      ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
+      ["Views that they read", entries.filter(([one]) => one.startsWith("view/"))],
+    ];
+    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every statement, number and figure on these pages comes from one of these."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
   }
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];
@@ -30,17 +35,24 @@ function box(sql) {
   const area = el("textarea", { rows: Math.min(20, sql.split("\n").length + 1), spellcheck: "false", "aria-label": "SQL", autocomplete: "off" });
   area.value = sql;
   const result = el("div", { class: "result", "aria-live": "polite" });
-  const button = el("button", { type: "button", class: "run", onclick: () => run() }, "Run");
+  const button = el("button", { type: "button", class: "run", onclick: () => (running ? running.abort() : run()) }, "Run");
+  let running = null; // the server ends a query that nobody waits for
   async function run() {
-    button.disabled = true;
+    running?.abort();
+    const mine = (running = new AbortController());
+    button.textContent = "Stop";
     result.replaceChildren(el("p", { class: "hint" }, "Running …"));
+    let shown;
     try {
-      const answer = await fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql: area.value }) });
-      result.replaceChildren(...resultOf(await answer.json()));
+      const answer = await fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql: area.value }), signal: mine.signal });
+      shown = resultOf(await answer.json());
     } catch (error) {
-      result.replaceChildren(el("p", { class: "failed" }, `The server did not answer: ${error.message}`));
+      shown = [mine.signal.aborted ? el("p", { class: "hint" }, "Stopped.") : el("p", { class: "failed" }, `The server did not answer: ${error.message}`)];
     }
-    button.disabled = false;
+    if (running !== mine) return; // another one was begun
+    running = null;
+    button.textContent = "Run";
+    result.replaceChildren(...shown);
   }
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();

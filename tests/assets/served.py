@@ -1,0 +1,67 @@
+"""The explorer's server in a thread of the tests' process, and what asks it."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from assets.live import Live, studies
+from assets.serve import application, server
+
+PATIENCE = 60.0
+
+
+class Served:
+    """A server in a thread of this process."""
+
+    def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
+        lives = {name: Live(root, name, study) for name, study in studies(root).items()}
+        self.told: list[str] = []
+        app = application(lives, seconds=seconds, gibibytes=0.5, tell=self.told.append)
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._server = server(app)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        deadline = time.monotonic() + PATIENCE
+        while not self._server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(PATIENCE)
+        self._socket.close()
+        assert not self._thread.is_alive()
+
+    def ask(
+        self, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers with names in lower case, and body; of the headers that are sent `_` in names means `-`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def data(self, name: str, **parameters: str) -> Any:
+        end = "".join(f"?{key}={value}" for key, value in parameters.items())
+        status, _, body = self.ask(f"/data/{name}.json{end}")
+        assert status == 200, body
+        return json.loads(body)
+
+    def sql(self, sql: str) -> dict[str, Any]:
+        status, _, body = self.ask("/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
+        found = json.loads(body)
+        assert status == (400 if "error" in found else 200)
+        return found

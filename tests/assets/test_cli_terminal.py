@@ -1,0 +1,80 @@
+"""`prunescope report --terminal`: from the overview to one token, as text that a pipe can take."""
+
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from assets.cli.main import run
+from assets.cli.options import Globals
+from tests.assets.tiny_study import RECIPES
+from warehouse.store import Store
+
+WIDTH = 80
+
+
+class Terminal:
+    """The command on a computed warehouse."""
+
+    def __init__(self, warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.warehouse, self._capsys = warehouse, capsys
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        """What it prints, or says where it refuses."""
+        found = run(["report", "--terminal", *arguments], Globals(warehouse=str(self.warehouse)))
+        shown = self._capsys.readouterr()
+        assert found == code, shown.err
+        return shown.out if code == 0 else " ".join(shown.err.split())
+
+
+@pytest.fixture
+def terminal(computed_once: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    return Terminal(computed_once, capsys)
+
+
+def test_from_the_overview_one_comes_to_a_variant_its_tokens_and_one_of_them(terminal: Terminal) -> None:
+    overview = terminal()
+    assert all(recipe in overview for recipe in RECIPES)
+    variant = terminal("tiny", "--variant", "wanda-2of4")
+    assert "tiny-a@wanda-2of4" in variant
+    assert "--prompt choice, open" in variant
+    of = ("--variant", "tiny-a@wanda-2of4", "--prompt", "open")
+    tokens = [line for line in terminal(*of).splitlines() if line.startswith("step ")]
+    assert [word for line in tokens for word in line.split() if word.isdecimal()] == ["0", "1", "2", "3"]
+    forced, step = terminal(*of, "--forced"), terminal(*of, "--step", "1")
+    assert "reading the dense model's tokens" in forced
+    assert "Most likely tokens" in step
+    assert "Behind each sublayer, scope propagated" in step
+    for text in (overview, variant, forced, step):
+        assert "\x1b" not in text
+        assert max(map(cell_len, text.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", "open"), "--prompt: say of which with --variant"),
+        (("--variant", "wanda-2of4", "--step", "0"), "--step: say of which with --prompt"),
+        (("--variant", "wanda-2of4", "--forced"), "--forced: say of which with --prompt"),
+        (("--variant", "wanda-2of5"), "did you mean tiny-a@wanda-2of4?"),
+        (("--variant", "dense", "--prompt", "open"), "--prompt open: its steps were not measured of tiny-a@dense"),
+        (("--variant", "wanda-2of4", "--prompt", "open", "--step", "4"), "this prompt has the steps 0 to 3"),
+        (("-o", "x.html"), "--terminal -o: leave out one of the two"),
+        (("nothing",), "has no variant of study 'nothing'; there are tiny"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(terminal: Terminal, arguments: tuple[str, ...], message: str) -> None:
+    assert message in terminal(*arguments, code=2)
+
+
+def test_the_options_of_the_terminal_are_for_nothing_else(
+    computed_once: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", "--variant", "wanda-2of4"], Globals(warehouse=str(computed_once))) == 2
+    assert "are for --terminal" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_warehouse_without_a_study_says_how_one_is_made(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.warehouse = Store(tmp_path / "none").root
+    assert "none has run: `prunescope run demo` is one" in terminal(code=2)
