@@ -138,7 +138,8 @@ def _legend() -> str:
     return (
         "KL(dense ‖ pruned) in nats along the generation, from left to right, the largest of each stretch: forced on "
         f"the dense model's tokens, free on its own. A bar begins at: {bars}. median: of KL free. flip: the first "
-        "token that differs, median over prompts. loops: prompts that fall into a loop."
+        "token that differs, median over prompts. loops: prompts that fall into a loop. (?): the intervals of the losses "
+        "allow another verdict."
     )
 
 
@@ -400,7 +401,7 @@ def _verdict(entry: VariantEntry) -> Text:
     verdict = entry["verdict"]
     if verdict is None:
         return Text("dense model" if entry["is_dense"] else _NOTHING, "dim")
-    doubt = "" if entry["is_certain"] in {None, True} else " (uncertain)"
+    doubt = "" if entry["is_certain"] in {None, True} else " (?)"
     return Text(f"{_SIGNS.get(verdict, '·')} {label(verdict)}{doubt}", _STYLES.get(verdict, ""))
 
 
