@@ -286,7 +286,7 @@ def test_a_step_shows_both_sides_and_the_layers() -> None:
     curves = {line.split("  ")[0]: line for line in text.splitlines()}
     assert curves["KL, nats"].split()[2:] == ["▁▄▆█", "0", "→", "12"]
     assert curves["≠ top"].rstrip().endswith("  •")
-    assert [line for line in text.splitlines() if line.startswith("changed")][0].split("changed")[1] == "    • •"
+    assert next(line for line in text.splitlines() if line.startswith("changed")).split("changed")[1] == "    • •"
     assert "Answer options" not in text
     first = Screen()
     terminal.show_step(first.console, trace(), 0, forced=False)
