@@ -13,10 +13,12 @@ from pipelines.explorer.statements import STATEMENTS, Query
 
 Ask = Callable[[str], pl.DataFrame]
 DIGITS = 4
+# Rows a token and layer, or a token and rank: those of all prompts of a study may be more than the memory holds.
+LARGE = ("layers", "top")
 
 
 class Frames:
-    """Answers to the statements, each asked once and kept.
+    """Answers to the statements, each asked once and kept, but for `LARGE` ones: of these, those of one prompt.
 
     Attributes:
         is_whole: a statement is asked for all variants and its rows are parted here; else for one variant at a time.
@@ -28,6 +30,7 @@ class Frames:
         self.is_whole = is_whole
         self._kept: dict[str, pl.DataFrame] = {}
         self._parts: dict[tuple[str, ...], dict[tuple[object, ...], pl.DataFrame]] = {}
+        self._prompts: dict[str, tuple[str, pl.DataFrame, dict[tuple[object, ...], pl.DataFrame]]] = {}
 
     def all(self, key: str) -> pl.DataFrame:
         """All rows of a statement."""
@@ -42,10 +45,21 @@ class Frames:
         """
         if not self.is_whole:
             return self._once(narrowed(STATEMENTS[key], wanted))
+        if key in LARGE:
+            return self._of_prompt(key, wanted["recipe"], model=wanted["model"], prompt_id=wanted["prompt_id"])
         by = (key, *wanted)
         if by not in self._parts:
             self._parts[by] = self.all(key).partition_by(list(wanted), as_dict=True, maintain_order=True)
         return self._parts[by].get(tuple(wanted.values()), self.all(key).clear())
+
+    def _of_prompt(self, key: str, recipe: str, **prompt: str) -> pl.DataFrame:
+        """The rows of one recipe; those of the prompt are asked at once and kept until another prompt's turn."""
+        query = narrowed(STATEMENTS[key], prompt)
+        if key not in self._prompts or self._prompts[key][0] != query:
+            rows = self._ask(query)
+            self._prompts[key] = (query, rows, rows.partition_by("recipe", as_dict=True, maintain_order=True))
+        _, rows, parts = self._prompts[key]
+        return parts.get((recipe,), rows.clear())
 
     def _once(self, query: str) -> pl.DataFrame:
         if query not in self._kept:

@@ -20,7 +20,20 @@ from pipelines.charts import theme
 from pipelines.charts.text import label
 
 # In this order they make one script; each only uses what stands before it, or is called later.
-_SCRIPTS = ("dom", "data", "plots", "heatmap", "table", "overview", "variant", "compare", "tokens", "figures", "sql", "main")
+_SCRIPTS = (
+    "dom",
+    "data",
+    "plots",
+    "heatmap",
+    "table",
+    "overview",
+    "variant",
+    "compare",
+    "tokens",
+    "figures",
+    "sql",
+    "main",
+)
 
 
 def render(documents: Mapping[str, Any], live: bool) -> str:

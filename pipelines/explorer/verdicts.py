@@ -108,6 +108,10 @@ def _safe(model: str, verdicts: pl.DataFrame) -> Answer:
             f"{_range(scored['loss_choosing'])} of what the dense model has above a guess; up to {TOLERANCE} counts as "
             "kept."
         )
+        # The paper's case, which a verdict at a small tolerance may hide.
+        half = scored.filter(pl.col("loss_writing") >= 0.5, pl.col("loss_choosing") < 0.5).height
+        if half:
+            text += f" {half} of {scored.height} lose at least half of writing and less than half of choosing."
     if verdicts.filter(pl.col("basis") == "generations").height:
         text += " Without scores of tasks of both kinds the texts to the study's prompts decide."
     shown = (safe if safe.height else judged if judged.height else ranked).head(_LISTED)

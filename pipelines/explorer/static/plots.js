@@ -68,7 +68,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   const shown = series.filter((one) => one.values.some(hasPlace));
   const ends = powers(shown);
   if (!ends) return null;
-  const [width, height, left, right, top, bottom] = [560, 210, 46, 58, 12, 34];
+  const [width, height, left, right, top, bottom] = [560, 216, 46, 58, 12, 40];
   const x = (place) => left + ((width - left - right) * (place + 0.5)) / places.length;
   const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
   const readout = el("span", { class: "readout" });
@@ -78,13 +78,13 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
     const at = y(10 ** power);
     grid.push(svg("path", { class: "grid", d: `M${left} ${at}H${width - right}` }));
     const tick = power >= -2 && power <= 3 ? String(Number(`1e${power}`)) : null;
-    grid.push(tick ? svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, tick) : svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, "10", svg("tspan", { dy: -5, "font-size": 8 }, signed(String(power)))));
+    grid.push(tick ? svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, tick) : svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, "10", svg("tspan", { dy: "-0.4em", "font-size": "0.75em" }, signed(String(power)))));
   }
   let last = null;
   places.forEach((place, at) => {
     const layer = Number.parseInt(place, 10);
     if (changed?.[at] && !changed.every(Boolean)) grid.push(svg("rect", { class: "changed", x: x(at - 0.5), y: top, width: (width - left - right) / places.length, height: height - top - bottom }));
-    if (layer !== last && layer % Math.max(1, Math.ceil(Number.parseInt(places.at(-1), 10) / 8)) === 0) grid.push(svg("text", { class: "tick", x: x(at), y: height - bottom + 15, "text-anchor": "middle" }, String(layer)));
+    if (layer !== last && layer % Math.max(1, Math.ceil(Number.parseInt(places.at(-1), 10) / 8)) === 0) grid.push(svg("text", { class: "tick", x: x(at), y: height - bottom + 16, "text-anchor": "middle" }, String(layer)));
     last = layer;
   });
   // Names stand at the ends of the curves, pushed apart where they would overlap.
@@ -94,7 +94,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   });
   labels.sort((a, b) => a.at - b.at);
   labels.forEach((label, rank) => {
-    if (rank) label.at = Math.max(label.at, labels[rank - 1].at + 12);
+    if (rank) label.at = Math.max(label.at, labels[rank - 1].at + 14);
   });
   const excess = labels.length ? Math.max(0, labels.at(-1).at - (height - bottom)) : 0;
   const curves = labels.map(({ one, end, at }) =>

@@ -5,8 +5,13 @@ async function sqlPage(...parts) {
   const statements = await load("sql");
   const key = parts.length ? parts.join("/") : undefined;
   if (key === undefined) {
-    const own = [...Object.entries(statements)].sort(([, a], [, b]) => a.title.localeCompare(b.title));
-    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every statement, number and figure on these pages comes from one of these."), el("ul", null, own.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))];
+    const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
+    const groups = [
+      ["Statements of these pages", entries.filter(([one]) => !one.includes("/"))],
+      ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
+      ["Views that they read", entries.filter(([one]) => one.startsWith("view/"))],
+    ];
+    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every statement, number and figure on these pages comes from one of these."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
   }
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];

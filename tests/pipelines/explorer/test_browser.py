@@ -206,7 +206,10 @@ def test_colours_follow_the_chosen_measure_and_words_say_it_too(page):
 
 def test_addresses_lead_into_every_view_and_back_goes_back(page):
     page.show(f"/compare/{WANDA}/{DROP}")
-    assert [select.get_attribute("value") for select in page.all("main select")] == ["tiny@wanda-50", "tiny@attn-drop-4"]
+    assert [select.get_attribute("value") for select in page.all("main select")] == [
+        "tiny@wanda-50",
+        "tiny@attn-drop-4",
+    ]
     page.show(f"/tokens/{DROP}/fruit/1/free")
     assert "fruit" in heading(page)
     assert page.one("[data-key='free']").get_attribute("aria-pressed") == "true"
@@ -426,4 +429,7 @@ def test_the_policy_forbids_scripts_of_others_eval_style_and_the_network(opened)
     assert loaded == "refused"
     assert reader.js("return window.ran === undefined")
     said = " ".join(entry["message"] for entry in reader.complaints())
-    assert all(word in said for word in ("inline script", "inline style", "inline event handler", "as JavaScript", "127.0.0.1:9"))
+    assert all(
+        word in said
+        for word in ("inline script", "inline style", "inline event handler", "as JavaScript", "127.0.0.1:9")
+    )

@@ -394,3 +394,20 @@ def test_a_whole_report_asks_each_statement_once() -> None:
     assert frames.of("facts", model="m", recipe="b")["x"].to_list() == [2]
     assert frames.of("facts", model="m", recipe="c").is_empty()
     assert len(asked) == 1
+
+
+def test_what_is_large_is_asked_prompt_by_prompt_for_all_variants_at_once() -> None:
+    asked: list[str] = []
+
+    def ask(query: str) -> pl.DataFrame:
+        asked.append(query)
+        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "prompt_id": ["p", "p"], "x": [1, 2]})
+
+    frames = Frames(ask, is_whole=True)
+    for prompt in ("p", "q"):
+        found = [frames.of("layers", model="m", recipe=recipe, prompt_id=prompt) for recipe in ("a", "b", "c")]
+        assert [rows["x"].to_list() for rows in found] == [[1], [2], []]
+    assert [query[query.rindex(" where ") :] for query in asked] == [
+        " where model = 'm' and prompt_id = 'p'",
+        " where model = 'm' and prompt_id = 'q'",
+    ]

@@ -41,9 +41,7 @@ def test_the_policy_names_the_scripts_and_the_style_of_the_page_and_nothing_else
     assert stated == policy(live=False)
     run = [text for attributes, text in scripts(page) if not attributes] + [packed(page)["vega"]]
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
-    hashes = [
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in [*run, style]
-    ]
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in [*run, style]]
     assert sorted(re.findall(r"'sha256-[^']*'", stated)) == sorted(hashes)
     assert "unsafe" not in stated
     assert "connect-src" not in stated

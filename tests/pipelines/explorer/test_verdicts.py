@@ -46,6 +46,7 @@ def test_safe_variants_are_named_best_first_with_what_the_intervals_leave_open()
         "2 of 4 pruned variants: a, b (for 1 of these open within the intervals). Choosing only: mute. "
         "Broken: gone (open within its interval). In the tasks writing loses 0.05 to 1.00 and choosing 0.02 to 0.70"
     )
+    assert answer["text"].endswith("1 of 4 lose at least half of writing and less than half of choosing.")
     assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
     assert answer["sql"] == ["verdicts", "losses"]
 
