@@ -231,24 +231,31 @@ def _feedback(frame: pl.DataFrame) -> list[str]:
 
 
 def _attention_or_mlp(frame: pl.DataFrame) -> list[str]:
+    """One sentence, however many numbers of sublayers were dropped both ways."""
     drops = _pruned(frame).drop_nulls("kl_step0_nats")
-    told = []
+    pairs: list[tuple[int, pl.DataFrame, pl.DataFrame]] = []
     for count in sorted(set(drops["sublayers_dropped_count"].drop_nulls()) - {0}):
         same = drops.filter(pl.col("sublayers_dropped_count") == count)
         attn, mlp = (same.filter(pl.col("method") == method) for method in ("attn-drop", "mlp-drop"))
         if attn.height == 1 and mlp.height == 1:
-            nats = [number(drop["kl_step0_nats"][0]) for drop in (attn, mlp)]
-            verdict = (
-                "as in the paper, attention is the milder cut"
-                if attn["kl_step0_nats"][0] < mlp["kl_step0_nats"][0]
-                else "unlike in the paper, attention is not the milder cut here"
-            )
-            told.append(
-                f"Dropping {_sublayers(count, 'attention')} ({_percent(attn)} of the parameters) costs {nats[0]} nats "
-                f"at the first token, dropping {_sublayers(count, 'MLP')} ({_percent(mlp)}) "
-                f"{nats[1]}: {verdict}."
-            )
-    return told
+            pairs.append((count, attn, mlp))
+    if not pairs:
+        return []
+    milder = sum(attn["kl_step0_nats"][0] < mlp["kl_step0_nats"][0] for _, attn, mlp in pairs)
+    told = "; ".join(
+        f"dropping {_sublayers(count, 'attention')} ({_percent(attn)} of the parameters) costs "
+        f"{number(attn['kl_step0_nats'][0])} nats at the first token, dropping {_sublayers(count, 'MLP')} "
+        f"({_percent(mlp)}) {number(mlp['kl_step0_nats'][0])}"
+        for count, attn, mlp in (pairs if len(pairs) == 1 else (pairs[0], pairs[-1]))
+    )
+    where = "" if len(pairs) == 1 else f" at {_of(milder, len(pairs))} numbers of sublayers that were dropped both ways"
+    verdict = f"as in the paper, attention is the milder cut{where}"
+    if milder < len(pairs):
+        verdict = (
+            f"unlike in the paper, attention is {'the milder cut only' if milder else 'not the milder cut'}{where}"
+        )
+        verdict += "" if where else " here"
+    return [f"{told[0].upper()}{told[1:]}: {verdict}."]
 
 
 def _sublayers(count: int, kind: str) -> str:

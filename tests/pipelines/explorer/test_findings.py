@@ -132,6 +132,28 @@ def test_attention_that_is_not_the_milder_cut_is_said():
         assert "4 attention sublayers (5.0 % of the parameters)" in sentence
 
 
+@pytest.mark.parametrize(
+    ("mlp", "verdict"),
+    [
+        ((1.0, 3.0), "as in the paper, attention is the milder cut at all 2 numbers of sublayers"),
+        ((1.0, 0.1), "unlike in the paper, attention is the milder cut only at 1 of 2 numbers of sublayers"),
+        ((0.1, 0.1), "unlike in the paper, attention is not the milder cut at 0 of 2 numbers of sublayers"),
+    ],
+)
+def test_many_numbers_of_dropped_sublayers_make_one_sentence(mlp, verdict):
+    summary = frames.variant_summary()
+    rows = []
+    for count, kl_attn, kl_mlp in ((1, 0.5, mlp[0]), (8, 0.9, mlp[1])):
+        for method, kl in (("attn-drop", kl_attn), ("mlp-drop", kl_mlp)):
+            chosen = summary.filter(pl.col("method") == method).head(1)
+            name, dropped = pl.lit(f"{method}-{count}"), pl.lit(count).cast(summary["sublayers_dropped_count"].dtype)
+            rows.append(chosen.with_columns(recipe=name, sublayers_dropped_count=dropped, kl_step0_nats=pl.lit(kl)))
+    sentence = the_one(told(variant_summary=pl.concat(rows)), "Dropping")
+    assert sentence.startswith("Dropping 1 attention sublayer (")
+    assert "; dropping 8 attention sublayers (" in sentence
+    assert verdict in sentence
+
+
 def test_options_that_change_are_counted():
     shift = frames.option_shift(recipes=("wanda-50", "wanda-2of4"))
     swapped = pl.when(pl.col("recipe") == "wanda-50").then(-pl.col("p_options_dense")).otherwise("p_options_dense")
