@@ -54,6 +54,10 @@ _SHORTEST, _LONGEST = 9, 40
 _BARS_A_DECADE = 2
 _TOKEN = 14
 _CARRIERS = 8
+_CARRIERS_LEGEND = (
+    "KL that this sublayer makes on its own, and its share of the sum over all that the recipe changed. parts here: "
+    "prompts whose likeliest token differs for good from behind it, at the first other token."
+)
 
 
 def find_variant(index: Index, name: str) -> int:
@@ -138,7 +142,8 @@ def _legend() -> str:
     return (
         "KL(dense ‖ pruned) in nats along the generation, from left to right, the largest of each stretch: forced on "
         f"the dense model's tokens, free on its own. A bar begins at: {bars}. median: of KL free. flip: the first "
-        "token that differs, median over prompts. loops: prompts that fall into a loop."
+        "token that differs, median over prompts. loops: prompts that fall into a loop. (?): the intervals of the "
+        "losses allow another verdict."
     )
 
 
@@ -182,6 +187,7 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
             )
         console.print()
         console.print(table)
+        console.print(Text(_CARRIERS_LEGEND, "dim"))
     shown = [index["prompts"][m]["prompt_id"] for m in entry["traces"]]
     if shown:
         console.print(Text(f"Token by token: --prompt {_listed(shown)}", "dim"))
@@ -400,7 +406,7 @@ def _verdict(entry: VariantEntry) -> Text:
     verdict = entry["verdict"]
     if verdict is None:
         return Text("dense model" if entry["is_dense"] else _NOTHING, "dim")
-    doubt = "" if entry["is_certain"] in {None, True} else " (uncertain)"
+    doubt = "" if entry["is_certain"] in {None, True} else " (?)"
     return Text(f"{_SIGNS.get(verdict, '·')} {label(verdict)}{doubt}", _STYLES.get(verdict, ""))
 
 

@@ -57,8 +57,6 @@ def test_from_the_overview_one_comes_to_a_variant_its_tokens_and_one_of_them(ter
         (("--prompt", "open"), "--prompt: say of which with --variant"),
         (("--variant", "wanda-2of4", "--step", "0"), "--step: say of which with --prompt"),
         (("--variant", "wanda-2of4", "--forced"), "--forced: say of which with --prompt"),
-        (("--variant", "wanda-2of5"), "did you mean tiny-a@wanda-2of4?"),
-        (("--variant", "dense", "--prompt", "open"), "--prompt open: its steps were not measured of tiny-a@dense"),
         (("--variant", "wanda-2of4", "--prompt", "open", "--step", "4"), "this prompt has the steps 0 to 3"),
         (("-o", "x.html"), "--terminal -o: leave out one of the two"),
         (("nothing",), "has no variant of study 'nothing'; there are tiny"),

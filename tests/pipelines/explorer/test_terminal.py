@@ -127,7 +127,7 @@ def index(**changes: Any) -> Index:
         "variants": [
             entry("dense", None),
             entry("wanda-50", "broken"),
-            entry("attn-drop-1", "safe"),
+            entry("attn-drop-1", "safe", is_certain=False),
             entry("gone", "not judged", numbers={}, spark={"forced": [], "free": [None, None]}, traces=[]),
         ],
         "verdict_rule": "",
@@ -222,7 +222,7 @@ def test_the_overview_has_every_variant_with_its_verdict_in_words_and_the_answer
     assert broken.split() == ["wanda-50", "✗", "broken", "▁▃▅", "▁▃█", "3.2", "1.5", "1/2"]
     [gone] = [line for line in lines if "gone" in line]
     assert gone.split() == ["gone", "?", "not", "judged", "··", "–", "–", "–"]
-    assert any("✓ safe" in line for line in lines)
+    assert any("✓ safe (?)" in line for line in lines)
     assert screen.text().index("attn-drop-1 is.") < screen.text().index("wanda-50")
 
 
@@ -286,7 +286,7 @@ def test_a_step_shows_both_sides_and_the_layers() -> None:
     curves = {line.split("  ")[0]: line for line in text.splitlines()}
     assert curves["KL, nats"].split()[2:] == ["▁▄▆█", "0", "→", "12"]
     assert curves["≠ top"].rstrip().endswith("  •")
-    assert [line for line in text.splitlines() if line.startswith("changed")][0].split("changed")[1] == "    • •"
+    assert next(line for line in text.splitlines() if line.startswith("changed")).split("changed")[1] == "    • •"
     assert "Answer options" not in text
     first = Screen()
     terminal.show_step(first.console, trace(), 0, forced=False)
