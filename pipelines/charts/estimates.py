@@ -61,12 +61,16 @@ SCOPES = {"local": "local, one sublayer swapped", "propagated": "propagated, the
 MOST_BIAS = 30
 
 
-def _scope() -> dict[str, alt.Color | alt.Shape]:
-    titles = list(SCOPES.values())
-    return {
-        "color": alt.Color("scope:N", title=None, scale=alt.Scale(domain=titles, range=[theme.BLUE, theme.VERMILLION])),
-        "shape": alt.Shape("scope:N", title=None, scale=alt.Scale(domain=titles, range=["circle", "triangle-up"])),
-    }
+def _color() -> alt.Color:
+    return alt.Color(
+        "scope:N", title=None, scale=alt.Scale(domain=list(SCOPES.values()), range=[theme.BLUE, theme.VERMILLION])
+    )
+
+
+def _shape() -> alt.Shape:
+    return alt.Shape(
+        "scope:N", title=None, scale=alt.Scale(domain=list(SCOPES.values()), range=["circle", "triangle-up"])
+    )
 
 
 def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]) -> theme.AnyChart:
@@ -79,7 +83,7 @@ def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     cloud = (
         alt.Chart(theme.rows(points))
         .mark_point(filled=True, size=14, opacity=0.5)
-        .encode(x=x, y=y, tooltip=tooltip, **_scope())
+        .encode(x=x, y=y, tooltip=tooltip, color=_color(), shape=_shape())
     )
     return alt.layer(diagonal, cloud).properties(width=330, height=210)
 
@@ -92,12 +96,13 @@ def _bias(deciles: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     y = alt.Y("ratio_median:Q", title="estimate / truth", scale=ratios, axis=ticks)
     line = theme.inline([{"truth": end, "ratio_median": 1} for end in ends])
     exact = alt.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
-    base = alt.Chart(theme.rows(deciles)).encode(x=x, color=_scope()["color"])
+    # The shape is the points' alone: a rule that has it is drawn with a symbol at its end.
+    base = alt.Chart(theme.rows(deciles)).encode(x=x, color=_color())
     spread = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(
         y=alt.Y("ratio_p10:Q", scale=ratios, title="estimate / truth"), y2=alt.Y2("ratio_p90:Q")
     )
     tooltip = ["scope:N", "decile:Q", "n:Q", "truth:Q", "ratio_median:Q", "ratio_p10:Q", "ratio_p90:Q"]
-    point = base.mark_point(filled=True, size=36, opacity=1).encode(y=y, shape=_scope()["shape"], tooltip=tooltip)
+    point = base.mark_point(filled=True, size=36, opacity=1).encode(y=y, shape=_shape(), tooltip=tooltip)
     return alt.layer(exact, spread, point).properties(width=330, height=80)
 
 

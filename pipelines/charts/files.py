@@ -5,7 +5,6 @@ Where the files go belongs to the caller.
 
 import json
 import re
-from contextlib import suppress
 from typing import Literal
 
 import vl_convert
@@ -31,14 +30,16 @@ def chart_files(chart: AnyChart) -> dict[str, bytes]:
     Fonts are embedded in the PDFs; the SVG names them, with families that every system has.
     """
     specification = chart.to_dict()
+    svg = vl_convert.vegalite_to_svg(specification)
     files = {
         ".vl.json": (json.dumps(specification, allow_nan=False, sort_keys=True) + "\n").encode(),
-        ".svg": chart_file(specification, "svg"),
-        ".pdf": chart_file(specification, "pdf", columns=2),
-        ".png": chart_file(specification, "png"),
+        ".svg": svg.encode(),
+        ".pdf": canonical_pdf(vl_convert.svg_to_pdf(fitted(specification, 2, svg).svg)),
+        ".png": vl_convert.svg_to_png(svg, scale=_PNG_SCALE),
     }
-    with suppress(InputError):  # too wide for one column
-        files["-column.pdf"] = chart_file(specification, "pdf", columns=1)
+    narrow = fitted(specification, 1, svg)
+    if narrow.type_points >= SMALLEST_TYPE:
+        files["-column.pdf"] = canonical_pdf(vl_convert.svg_to_pdf(narrow.svg))
     return files
 
 

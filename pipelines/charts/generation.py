@@ -158,7 +158,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
 
 
 def _subtitle(frame: pl.DataFrame) -> str:
-    prompts, stride = frame["prompts"].max(), int(frame["stride"].max())  # type: ignore[arg-type]
+    prompts, stride = (int(frame[column].max()) for column in ("prompts", "stride"))  # type: ignore[arg-type]
     together = f"{stride} steps a point" if stride > 1 else ""
     told = [theme.models(frame), f"{prompts} prompts" if prompts != 1 else "1 prompt", theme.temperatures(frame)]
     return " · ".join([*told, *([together] if together else [])])

@@ -22,9 +22,9 @@ SMALLEST_TYPE = 5.0
 _TYPE = 11
 _NARROWEST = 62
 # So much too wide, panels are made narrower and stay beside each other.
-_ALMOST = 1.3
-# Panels of a facet without rows; the number of its columns stands in the data alone.
-_MOST_BESIDE = 4
+_ALMOST = 1.4
+# Pixels of names, axes and margins beside the panels, about.
+_BESIDE = 90
 _SIZE = re.compile(r'width="([\d.]+)" height="([\d.]+)"')
 
 
@@ -41,24 +41,26 @@ class Fitted:
     type_points: float
 
 
-def fitted(specification: Specification, columns: int) -> Fitted:
+def fitted(specification: Specification, columns: int, drawn: str | None = None) -> Fitted:
     """The chart as a picture of the width of one or two columns of a paper.
 
     Args:
         specification: a chart with its config; it is not changed.
         columns: 1 or 2.
+        drawn: the SVG of the specification as it is, where it is at hand; drawing is what takes the time.
     """
     chart, most = deepcopy(specification), PIXELS[columns]
+    drawn = drawn or vl_convert.vegalite_to_svg(specification)
     _wrap_titles(chart, most)
     if columns == 1:
         chart["config"]["legend"] = {**chart["config"]["legend"], "columns": 1}
+    if (width := _size(drawn)[0]) > _ALMOST * most:
+        _stack(chart, _ALMOST * most / width)
     svg = vl_convert.vegalite_to_svg(chart)
-    while _size(svg)[0] > _ALMOST * most and _stack(chart):
-        svg = vl_convert.vegalite_to_svg(chart)
-    # Axes and headings keep their width, so that it takes a few steps.
-    for _ in range(3):
+    # What stands beside the panels keeps its width, so that it can take a second step.
+    for _ in range(2):
         width = _size(svg)[0]
-        if width <= most or not _narrow(chart, most / width):
+        if width <= most or not _narrow(chart, (most - _BESIDE) / (width - _BESIDE)):
             break
         svg = vl_convert.vegalite_to_svg(chart)
     width, height = _size(svg)
@@ -83,21 +85,16 @@ def _parts(chart: Specification) -> list[Specification]:
     return found + (_parts(chart["spec"]) if isinstance(chart.get("spec"), dict) else [])
 
 
-def _stack(chart: Specification) -> bool:
-    """One panel less beside each other, wherever most stand; False where none can move."""
+def _stack(chart: Specification, share: float) -> None:
+    """As many panels beside each other as fit into a share of the width; what stood side by side goes below."""
     for part in _parts(chart):
         facet = part.get("facet", {})
         if "column" in facet and "row" not in facet:  # one row of panels becomes several
-            part["facet"], part["columns"] = facet["column"], _MOST_BESIDE
-    wrapped = [part for part in _parts(chart) if part.get("columns", 1) > 1]
-    beside = [part for part in _parts(chart) if len(part.get("hconcat", [])) > 1]
-    if wrapped:
-        most = max(part["columns"] for part in wrapped)
-        for part in wrapped:
-            part["columns"] = min(part["columns"], most - 1)
-    for part in beside if not wrapped else []:
-        part["vconcat"] = part.pop("hconcat")
-    return bool(wrapped or beside)
+            part["facet"], part["columns"] = facet["column"], len(facet["column"].get("sort", []))
+        if part.get("columns", 1) > 1:
+            part["columns"] = max(1, int(part["columns"] * share))
+        if "hconcat" in part:
+            part["vconcat"] = part.pop("hconcat")
 
 
 def _narrow(chart: Specification, factor: float) -> bool:
@@ -106,7 +103,7 @@ def _narrow(chart: Specification, factor: float) -> bool:
     for part in _parts(chart):
         width = part.get("width")
         if isinstance(width, int | float) and width > _NARROWEST:
-            part["width"] = max(_NARROWEST, int(width * factor * 0.97))
+            part["width"] = max(_NARROWEST, int(width * factor))
             # A long name above a panel would run into its neighbour's.
             limit = {"labelLimit": part["width"] + 20}
             chart["config"]["header"] = {**chart["config"]["header"], **limit}
