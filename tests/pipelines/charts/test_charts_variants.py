@@ -275,12 +275,30 @@ def test_quantization_holds_both_values_and_the_quantized_variants_on_their_line
     assert quantized["value_quantized"] == pytest.approx(0.4)
 
 
+def test_the_quantized_variants_are_drawn_in_every_measure_that_q27_has_as_it_has_it():
+    measures = {
+        "top1_change": 0.25, "kl_step0_nats": 0.5, "kl_free_running_median_nats": 6.0, "flipped_share": 0.75,
+        "collapsed_share": 0.5, "options_changed_share": 0.2,
+    }  # fmt: skip
+    summary = frames.variant_summary(recipes=("wanda-50", "rtn-4bit")).with_columns(
+        top1_agreement=pl.lit(0.75), kl_step0_nats=pl.lit(0.5), kl_free_running_median_nats=pl.lit(6.0),
+        prompts=pl.lit(4), prompts_flipped=pl.lit(3), prompts_collapsed=pl.lit(2), questions=pl.lit(5),
+        options_argmax_kept=pl.lit(4),
+    )  # fmt: skip
+    asked = variant_frames.q27_pruning_against_quantization(recipes=("wanda-50",)).head(1)
+    answers = pl.concat(asked.with_columns(measure=pl.lit(measure)) for measure in measures)
+    frame = frames.ask(FIGURES["quantization"].query, variant_summary=summary, q27_pruning_against_quantization=answers)
+    quantized = frame.filter(pl.col("value_pruned").is_null())
+    assert dict(quantized.select("measure", "value_quantized").iter_rows()) == pytest.approx(measures)
+
+
 def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
     pairs = variant_frames.q28_sensitivity_to_calibration().with_columns(
         kl_difference_nats=pl.when(recipe="wanda-50").then(pl.col("kl_difference_nats")),
         jaccard_removed=pl.when(pl.col("recipe") != "attn-drop-4").then(pl.col("jaccard_removed")),
     )
     chart = drawn("calibration", q28_sensitivity_to_calibration=pairs)
+    assert "attn-drop-4" not in frames.ask(FIGURES["calibration"].query, q28_sensitivity_to_calibration=pairs)["recipe"]
     (row,) = rows_with(chart, "kl_difference_nats")
     assert row["pair"] == "wanda-50 → wanda-50-c4 (calibration)"
     masks = [row for row in rows_with(chart, "overlap") if row["masks"] == "these two masks"]

@@ -89,8 +89,8 @@ def stg_paper_reference(models=(), recipes=()) -> pl.DataFrame:
          "metric": metric, "layer": -1, "value": 0.9 - 0.05 * dropped * (method == "mlp-drop")}
         for method, dropped in curve for task, (_, metric) in TASKS.items()
     ]  # fmt: skip
-    # Two points are a table and no curve.
-    rows += [rows[0] | {"source": "a table", "model": "other-7b", "method": m, "dropped": k} for m, k in curve[:2]]
+    # The dense model and two drops are a table and no curve.
+    rows += [rows[0] | {"source": "a table", "model": "other-7b", "method": m, "dropped": k} for m, k in curve[:3]]
     return pl.DataFrame(rows)
 
 
