@@ -113,7 +113,7 @@ def test_only_takes_names_numbers_and_figures_and_replaces_the_earlier_export(
     assert shell("export", folder, *only(*SHORT)).strip() == str(folder)
     left = content(folder)
     assert {name.partition(".")[0] for name in left} == {
-        *("paper_variants", "q11_first_flip", "options", "methods", "references", "manifest"),
+        *("paper_variants", "q11_first_flip", "options", "options-column", "methods", "references", "manifest"),
     }
     # What is exported alone is what the whole export has of it.
     before = content(exported)
