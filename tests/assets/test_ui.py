@@ -71,7 +71,6 @@ class Interface:
 
     def launch(self, asset: str, recipe: str, study: StudyFile) -> str:
         """Starts the run of one asset's partition; its id."""
-        partition = {"": f"tiny-a|{recipe}", "/model": "tiny-a", "/recipe": recipe}
         parameters = {
             "selector": {
                 "repositoryName": "__repository__",
@@ -81,9 +80,8 @@ class Interface:
             },
             "mode": "default",
             "runConfigData": {"resources": {"study": {"config": {"study": str(study.path)}}}},
-            "executionMetadata": {
-                "tags": [{"key": f"dagster/partition{end}", "value": value} for end, value in partition.items()]
-            },
+            # Without the tags of the two dimensions, as somebody writes it by hand.
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": f"tiny-a|{recipe}"}]},
         }
         query = """mutation Launch($parameters: ExecutionParams!) {
             launchRun(executionParams: $parameters) {
