@@ -189,6 +189,7 @@ def test_the_image_has_the_extras_that_its_services_need() -> None:
 def test_a_server_behaves_as_the_instance_of_a_checkout_does() -> None:
     own, server = yaml.safe_load((ROOT / "dagster.yaml").read_text()), read("dagster.yaml")
     del own["code_servers"]  # a server has one of its own, which nobody waits for
+    del own["run_launcher"]  # it looks for processes, and a server's are in other containers
     assert {key: server[key] for key in own} == own
 
 
