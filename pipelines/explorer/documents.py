@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+import polars as pl
+
 from pipelines.charts.registry import FIGURES
 from pipelines.explorer.frames import Ask, Frames
 from pipelines.explorer.index import figure_entry, index, prompt_rows, variant_names
@@ -77,7 +79,7 @@ class Documents:
             case ["sql"]:
                 return self._sql()
             case ["figures", figure] if figure in FIGURES:
-                return self._figure(figure)
+                return self._figure(figure, self._ask(FIGURES[figure].query))
             case ["variant", n] if (names := _at(variant_names(frames), n)) is not None:
                 model, recipe = names
                 mine = {
@@ -102,7 +104,9 @@ class Documents:
         """
         frames = self._frames()
         found: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
-        found |= {f"figures/{name}": self._figure(name) for name in FIGURES}
+        answered = {name: self._ask(figure.query) for name, figure in FIGURES.items()}
+        without_data = [name for name, frame in answered.items() if frame.is_empty()]
+        found |= {f"figures/{name}": self._figure(name, frame) for name, frame in answered.items()}
         found |= {name: self.build(name) for n, _ in enumerate(variant_names(frames)) for name in [f"variant/{n}"]}
         wanted = _traces(frames)
         kept: list[tuple[int, int]] = []
@@ -113,10 +117,16 @@ class Documents:
                 break
             kept.append((m, n))
             found[f"trace/{n}/{m}"] = document
-        found["index"] = self._index(frames, kept, len(wanted) - len(kept))
+        found["index"] = self._index(frames, kept, len(wanted) - len(kept), without_data)
         return found
 
-    def _index(self, frames: Frames, traces: Sequence[tuple[int, int]], left_out: int = 0) -> Index:
+    def _index(
+        self,
+        frames: Frames,
+        traces: Sequence[tuple[int, int]],
+        left_out: int = 0,
+        without_data: Sequence[str] = (),
+    ) -> Index:
         names = variant_names(frames)
         here: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
@@ -127,7 +137,7 @@ class Documents:
                 f"{left_out} of {left_out + len(traces)} token views are not in this file, to keep it small: it has "
                 "those of the first prompts of every variant. `prunescope serve` shows them all."
             )
-        return index(frames, self._study, self._title, self._facts, notes, here, is_live=self._is_live)
+        return index(frames, self._study, self._title, self._facts, notes, here, without_data, is_live=self._is_live)
 
     def _sql(self) -> dict[str, Statement]:
         told: dict[str, Statement] = {
@@ -159,10 +169,10 @@ class Documents:
         names = dict.fromkeys(_READS.findall(re.sub(r"--[^\n]*", "", sql)))
         return [f"view/{name}" for name in names if name in self._views]
 
-    def _figure(self, name: str) -> FigureDocument:
+    def _figure(self, name: str, frame: pl.DataFrame) -> FigureDocument:
         figure = FIGURES[name]
         drawings = []
-        for drawing in figure.draw_all(self._ask(figure.query)):
+        for drawing in figure.draw_all(frame):
             # Valid by their tests; checking each again takes longer than drawing.
             spec = drawing.chart.to_dict(validate=False)
             # The page lays on the colours of a light or a dark screen.

@@ -59,6 +59,7 @@ def index(
     facts: Sequence[Fact],
     notes: Sequence[str],
     traces: Mapping[tuple[str, str], Collection[int]],
+    without_data: Collection[str] = (),
     *,
     is_live: bool,
 ) -> Index:
@@ -71,6 +72,7 @@ def index(
         facts: what a reader needs to repeat it.
         notes: what is left out, in sentences.
         traces: model and recipe → the positions of prompts whose trace is there.
+        without_data: figures that have nothing to draw.
         is_live: whether the page may ask for more.
     """
     rows = list(frames.all("variants").iter_rows(named=True))
@@ -98,7 +100,8 @@ def index(
             )
             for finding in told
         ],
-        "figures": [figure_entry(figure) for figure in FIGURES.values()],
+        "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
+        "figures_without_data": [name for name in FIGURES if name in without_data],
         "facts": list(facts),
         "notes": list(notes),
         "noise": {

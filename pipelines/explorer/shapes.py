@@ -129,7 +129,8 @@ class Index(TypedDict):
     answers: list[Answer]
     claims: list[Claim]
     findings: list[FindingEntry]
-    figures: list[FigureEntry]
+    figures: list[FigureEntry]  # those without data last
+    figures_without_data: list[str]  # their names; none where the page is live, which draws them only when asked
     facts: list[Fact]
     notes: list[str]  # what this file leaves out, in sentences
     noise: dict[str, Number]  # model → 95th percentile of KL that rounding alone makes, nats

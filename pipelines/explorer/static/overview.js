@@ -1,7 +1,7 @@
 // The first page: answers, variants, what the paper claims, findings, figures, provenance.
 
 function overview() {
-  const { answers, claims, findings, figures } = index;
+  const { answers, claims, findings, figures, figures_without_data: bare } = index;
   return [
     el("h1", { tabindex: -1 }, name(index.title)),
     el("p", { class: "lead" }, `Each variant is a pruned model, held against the dense one token by token: in hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats; “forced” reads the dense tokens, “free” its own.`),
@@ -11,7 +11,8 @@ function overview() {
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     el("section", null, heading(2, "Prompts"), promptsTable()),
-    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption))))),
+    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.filter(({ name: key }) => !bare.includes(key)).map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
+      bare.length > 0 && el("p", { class: "hint under" }, "Without data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)]))),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What is needed to repeat the study"), facts(index.facts), el("p", null, link("Licences of what this page contains", "licences")))),
   ];
 }

@@ -13,7 +13,7 @@ from pipelines.errors import InputError
 from tests.pipelines.charts import frames
 
 TOO_WIDE = {"tokens"}  # twelve tokens of text beside each other
-CELLS = {"tokens"}  # filled cells, whose text chooses by the colour of its cell
+CELLS = {"tokens", "masks"}  # filled cells, whose text chooses by the colour of its cell
 
 
 def specification(name: str) -> dict:

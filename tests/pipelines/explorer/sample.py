@@ -144,6 +144,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             for n in range(15)
         ],
         "findings": [{"model": label(model), "theme": "Writing", "text": told, "sql": "all"} for _ in range(2)],
+        "figures_without_data": [],
         "figures": [
             {"name": name, "title": FIGURES[name].title, "caption": told, "alt": told, "sql": "figures/tokens"}
             for name in ("tokens", "hierarchy")

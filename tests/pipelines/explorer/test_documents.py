@@ -94,6 +94,10 @@ def test_what_the_index_points_to_is_there(file) -> None:
         for m in entry["traces"]:
             assert file[f"trace/{n}/{m}"]["prompt_id"] == index["prompts"][m]["prompt_id"]
     assert {f"figures/{figure['name']}" for figure in index["figures"]} <= set(file)
+    # The demo scores no task and times nothing: what would draw that comes last.
+    bare = index["figures_without_data"]
+    assert {"speed", "flips"} <= set(bare) < set(FIGURES)
+    assert sorted(figure["name"] for figure in index["figures"][-len(bare) :]) == sorted(bare)
     assert index["variants"][0]["is_dense"]
     assert index["variants"][0]["traces"] == []
     assert index["variants"][0]["verdict"] is None
@@ -366,6 +370,7 @@ def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None
         found = Documents(asking(connection), "none", views=VIEWS).within()
     assert set(found) == {"index", "sql", *(f"figures/{name}" for name in FIGURES)}
     assert found["index"]["variants"] == found["index"]["answers"] == found["index"]["findings"] == []
+    assert found["index"]["figures_without_data"] == list(FIGURES)
 
 
 def test_figures_have_no_look_of_their_own(file) -> None:

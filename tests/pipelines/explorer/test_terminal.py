@@ -137,6 +137,7 @@ def index(**changes: Any) -> Index:
         "claims": [],
         "findings": [],
         "figures": [],
+        "figures_without_data": [],
         "facts": [],
         "notes": [],
         "noise": {},
