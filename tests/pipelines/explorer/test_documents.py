@@ -15,6 +15,7 @@ import pytest
 from pipelines.charts.registry import FIGURES
 from pipelines.explorer import documents as module
 from pipelines.explorer.documents import Documents
+from pipelines.explorer.index import figure_entry
 from pipelines.explorer.frames import Frames, narrowed, numbers
 from pipelines.explorer.statements import STATEMENTS
 from tests.sql import demo
@@ -268,7 +269,9 @@ def test_one_document_of_a_server_is_that_of_the_file(file, measured) -> None:
     live = Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS, is_live=True)
     for name in ("variant/0", "variant/3", "trace/2/1", "trace/6/0", "sql"):
         assert live.build(name) == file[name]
-    assert live.build("index") == {**file["index"], "live": True}
+    # Which figures have no data is known only once all are asked.
+    figures = {"figures": [figure_entry(figure) for figure in FIGURES.values()], "figures_without_data": []}
+    assert live.build("index") == {**file["index"], **figures, "live": True}
 
 
 def test_a_server_asks_for_the_rows_of_one_variant_only(measured) -> None:
