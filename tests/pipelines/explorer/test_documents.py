@@ -15,8 +15,8 @@ import pytest
 from pipelines.charts.registry import FIGURES
 from pipelines.explorer import documents as module
 from pipelines.explorer.documents import Documents
-from pipelines.explorer.index import figure_entry
 from pipelines.explorer.frames import Frames, narrowed, numbers
+from pipelines.explorer.index import figure_entry
 from pipelines.explorer.statements import STATEMENTS
 from tests.sql import demo
 from tests.sql.handmade import Handmade
