@@ -13,6 +13,7 @@ from dagster import (
     AssetExecutionContext,
     Config,
     ConfigurableResource,
+    DagsterRunStatus,
     InitResourceContext,
     MaterializeResult,
     ResourceDependency,
@@ -117,7 +118,8 @@ class EngineResource(ConfigurableResource):
 
         def remembered(study_name: str) -> Request | None:
             tags = {STUDY_TAG: study_name, WAREHOUSE_TAG: str(store.root), PARTITION_NAME_TAG: str(key)}
-            runs = context.instance.get_runs(RunsFilter(tags=tags), limit=1)
+            made = RunsFilter(tags=tags, statuses=[DagsterRunStatus.SUCCESS])
+            runs = context.instance.get_runs(made, limit=1)
             return StudyResource.of_run(runs[0].run_config) if runs else None
 
         request = study.request(store, model, recipe, remembered)

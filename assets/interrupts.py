@@ -3,6 +3,7 @@
 Dagster replaces the handlers during a run and turns an interrupt into a failed step, or drops it between steps.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -41,8 +42,13 @@ _LOOKED_EVERY, _IN_ORDER_SECONDS = 1.0, 20.0
 
 
 def end_with_parent() -> None:
-    """Interrupts this process, as Ctrl-C does, as soon as the one that has started it is gone, however it ended."""
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    """Interrupts this process, as Ctrl-C does, as soon as the one that has started it is gone, however it ended.
+
+    That may have been before this was called: multiprocessing remembers who it was.
+    """
+    starter = multiprocessing.parent_process()
+    parent = starter.pid if starter is not None and starter.pid is not None else os.getppid()
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
 def _follow(parent: int) -> None:

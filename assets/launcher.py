@@ -4,6 +4,7 @@ A run whose code server was killed would stay under way for ever otherwise, and 
 """
 
 import os
+from pathlib import Path
 
 from dagster import DagsterRun
 from dagster._core.events import DagsterEventType
@@ -39,4 +40,13 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended and only its number is left, as where the first process of a container reaps nothing."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux, or gone meanwhile
+        return False
+    return told.rpartition(")")[2].split()[:1] == ["Z"]

@@ -33,7 +33,8 @@ class StudyResource(ConfigurableResource):
     study: str = Field(
         default="",
         description="Name of a shipped study, or the path of a YAML file; empty: the watched study that names the "
-        "run's partition, else the one that computed it before, as it was asked for then, else demo.",
+        "run's partition, else the one that computed it before, as it was asked for then (programs run only where "
+        "this run allows it), else demo.",
     )
     models: list[str] = Field(
         default=[], description="Models in place of the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."

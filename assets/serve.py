@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assets.live import Live
 from assets.webserver import OwnPagesOnly
-from pipelines.charts.text import prose
+from pipelines.charts.text import label, prose
 from pipelines.errors import ComputationError, InputError
 from pipelines.explorer.page import policy, render
 from warehouse.errors import SqlError, WarehouseError
@@ -191,8 +191,9 @@ class _Server:
         try:
             with live.locked(self._gibibytes) as query.connection:
                 rows = answer(query.connection, sql, seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
-        except SqlError as error:
-            return {"error": str(error)}
+        # What another task raises beside would come wrapped: the reader is told of a damaged file as of a wrong query.
+        except (SqlError, WarehouseError, ComputationError) as error:
+            return {"error": prose(str(error))}
         finally:
             self._running.discard(query)
         return {
@@ -212,7 +213,7 @@ class _Server:
         """What the reader can do nothing about, in one line, here and there."""
         known = isinstance(error, (WarehouseError, ComputationError))
         message = str(error) if known else f"{type(error).__name__}: {error} (a bug; --debug shows where)"
-        self._tell(f"{request.url.path}: {message}")
+        self._tell(f"{label(request.url.path, 120)}: {prose(message)}")
         return JSONResponse({"error": prose(message)}, 500)
 
 

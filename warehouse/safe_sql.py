@@ -234,6 +234,8 @@ def _binary(size: int) -> str:
 def _short(error: Exception) -> str:
     """DuckDB's message without the excerpt of the statement and the class of the error."""
     message = str(error).partition("\n\nLINE ")[0].strip()
+    # What lies under the tables may not be asked, so it is no help either.
+    message = re.sub(r"\s*Did you mean \"files\.[^\n]*", "", message)
     return " ".join(re.sub(r"^[A-Z]\w+(?: \w+)* Error: ", "", message).split())
 
 

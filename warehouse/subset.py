@@ -27,9 +27,7 @@ def narrow(
         rows += "" if per_model else f" AND coalesce(recipe, 'dense') IN ({these_recipes})"
         if these_prompts is not None and name in TABLES and "prompt_id" in TABLES[name].key:
             rows += f" AND prompt_id IN ({these_prompts})"
-        # Of the tables what lies under them is narrowed, so that who lists them finds each once.
-        schema, view, whole = (
-            ("files.", f"{name}_files", f"{name}_whole") if name in TABLES else ("", name, f"all_{name}")
-        )
-        connection.execute(f"ALTER VIEW {schema}{view} RENAME TO {whole}")
-        connection.execute(f"CREATE VIEW {schema}{view} AS SELECT * FROM {schema}{whole} WHERE {rows}")  # noqa: S608
+        # What lies under them is narrowed, so that who lists them finds each once.
+        view = f"{name}_files"
+        connection.execute(f"ALTER VIEW files.{view} RENAME TO {view}_whole")
+        connection.execute(f"CREATE VIEW files.{view} AS SELECT * FROM files.{view}_whole WHERE {rows}")  # noqa: S608

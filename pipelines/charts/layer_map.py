@@ -80,9 +80,8 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
     rows, steps = shape
     heading, legend = QUANTITIES[quantity]
     values = lines["value"].explode()
-    low, high = theme.extent(values.filter(values > 0)) if (values > 0).any() else (FLOOR, 1.0)
-    low = max(low, FLOOR)
-    high = max(high, 10 * low)
+    low = FLOOR
+    high = max(float(values.max() or 0.0), 10 * low)  # type: ignore[arg-type]
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     shown = [float(f"1e{power}") for power in powers[:: 1 + len(powers) // 5]]
     every = max(1, rows // 2 // 6)

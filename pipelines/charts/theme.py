@@ -41,12 +41,16 @@ def inline(values: list[dict[str, Any]]) -> alt.InlineData:
     return data
 
 
+_floats = pl.selectors.float()
+_finite = pl.when(_floats.is_finite()).then(_floats).name.keep()
+
+
 def rows(frame: pl.DataFrame) -> alt.InlineData:
-    """The frame as data inside the chart, every value as it is; null, and NaN, which JSON lacks, are left out."""
+    """The frame as data inside the chart, every value as it is; null, and what JSON lacks, NaN and ∞, are left out."""
     return inline(
         [
             {name: value for name, value in row.items() if value is not None}
-            for row in frame.fill_nan(None).iter_rows(named=True)
+            for row in frame.with_columns(_finite).iter_rows(named=True)
         ]
     )
 

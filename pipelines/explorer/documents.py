@@ -194,7 +194,8 @@ def _traces(frames: Frames) -> list[tuple[int, int]]:
 
 def _at(rows: Sequence[_Row], position: str) -> _Row | None:
     """A row by its position in decimal digits, as the names of documents have it."""
-    return rows[int(position)] if position.isdecimal() and position.isascii() and int(position) < len(rows) else None
+    is_number = position.isdecimal() and position.isascii() and len(position) < 10
+    return rows[int(position)] if is_number and int(position) < len(rows) else None
 
 
 def _packed(document: Mapping[str, Any]) -> int:

@@ -83,7 +83,7 @@ def index(
         "study": label(study),
         "title": prose(title),
         "live": is_live,
-        "models": [label(model) for model in models],
+        "models": [_model(model) for model in models],
         "lens": _lens(frames),
         "prompts": [_prompt(row) for row in prompt_rows(frames)],
         "columns": columns,
@@ -93,7 +93,7 @@ def index(
         "claims": [_claim(row) for row in frames.all("findings/claims").iter_rows(named=True)],
         "findings": [
             FindingEntry(
-                model=label(finding.model),
+                model=_model(finding.model),
                 theme=finding.theme,
                 text=prose(finding.sentence),
                 sql=f"findings/{finding.query}",
@@ -105,10 +105,15 @@ def index(
         "facts": list(facts),
         "notes": list(notes),
         "noise": {
-            label(str(row["model"])): number(row["kl_noise_p95_nats"])
+            _model(str(row["model"])): number(row["kl_noise_p95_nats"])
             for row in frames.all("findings/noise").iter_rows(named=True)
         },
     }
+
+
+def _model(name: str) -> str:
+    """A model's name as the page shows it and tells models apart by it: names may differ late only."""
+    return label(name, 200)
 
 
 def figure_entry(figure: Figure) -> FigureEntry:
@@ -129,7 +134,7 @@ def _lens(frames: Frames) -> str:
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
     return {
-        "model": label(str(row["model"])),
+        "model": _model(str(row["model"])),
         "prompt_id": row["prompt_id"],
         "name": label(row["prompt_id"]),
         "kind": label(row["kind"] or ""),
@@ -179,7 +184,7 @@ def _variants(
         told.append(
             {
                 "id": "@".join(key),
-                "model": label(row["model"]),
+                "model": _model(row["model"]),
                 "recipe": label(row["recipe"]),
                 "method": label(row["method"] or ""),
                 "is_dense": row["recipe"] == "dense",
@@ -206,7 +211,7 @@ def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Spark]:
 
 def _claim(row: Mapping[str, Any]) -> Claim:
     return {
-        "model": label(str(row["model"])),
+        "model": _model(str(row["model"])),
         "says": prose(row["says"]),
         "measure": None if row["measure"] == "all" else label(row["measure"]),
         "verdict": row["verdict"],

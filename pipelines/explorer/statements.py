@@ -154,9 +154,15 @@ order by model, recipe, place_in_order""",
     "carriers_overall": Query(
         "Which sublayers carry the damage over all variants that changed them",
         """\
-select model, layer, sublayer, count(*) as variants, avg(share_of_kl) as share_mean,
-       count(*) filter (where place_in_order <= 3) as variants_top3, sum(prompts_parted) as prompts_parted
-from layer_carriers
+-- Of variants that changed three sublayers or fewer all are among the three costliest: these say nothing here.
+with counted as (
+    select *, count(*) over (partition by model, recipe) > 3 as is_counted
+    from layer_carriers
+)
+select model, layer, sublayer, count(*) filter (where is_counted) as variants, avg(share_of_kl) as share_mean,
+       count(*) filter (where is_counted and place_in_order <= 3) as variants_top3,
+       sum(prompts_parted) as prompts_parted
+from counted
 group by model, layer, sublayer
 order by model, variants_top3 desc, share_mean desc, layer, sublayer""",
     ),

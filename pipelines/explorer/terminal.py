@@ -206,7 +206,7 @@ def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *,
     console.print(_verdict(index["variants"][n]), Text(prose(prompt["text"], 400), "dim"))
     steps = _steps(trace, forced=forced)
     console.print(Text("reading the dense model's tokens" if forced else "each reading its own tokens", "dim"))
-    marks = _marks(trace)
+    marks = _marks(trace, forced=forced)
     cells = [_cell(steps, row, marks) for row in range(len(steps["step"]))]
     for line in _lines(cells, console.width - _GUTTER):
         for row, name in enumerate(_ROWS):
@@ -225,7 +225,7 @@ _ROWS = ("step", "dense", "pruned", "KL")
 
 def _tokens_legend() -> str:
     return (
-        "≠ another token. flip: the first of them; loop: where the text begins to repeat itself; end: where the answer "
+        "≠ another token. flip: the first of them; loop: where the text has closed a loop; end: where the answer "
         "ends. KL(dense ‖ pruned) in nats; the darker, the larger. ␣ is a space, ↵ a line break. "
         "--step N shows what else each side held likely there, and the layers."
     )
@@ -238,13 +238,14 @@ def _steps(trace: Trace, *, forced: bool) -> Steps:
     return steps
 
 
-def _marks(trace: Trace) -> dict[int, str]:
-    """What happens at a step; of two at one step both are told."""
+def _marks(trace: Trace, *, forced: bool) -> dict[int, str]:
+    """What happens at a step to the text that is read: the pruned model's own, or the dense one."""
     marks: dict[int, str] = {}
+    of_text = "_dense" if forced else ""
     for step, word in (
         (trace["first_flip_step"], "flip"),
-        (trace["collapse_step"], "loop"),
-        (trace["answer_end_step"], "end"),
+        (trace[f"collapse_step{of_text}"], "loop"),  # type: ignore[literal-required]
+        (trace[f"answer_end_step{of_text}"], "end"),  # type: ignore[literal-required]
     ):
         if step is not None:
             marks[step] = f"{marks[step]},{word}" if step in marks else word

@@ -90,7 +90,8 @@ def _names(rows: pl.DataFrame) -> str:
 
 
 def _safe(model: str, verdicts: pl.DataFrame) -> Answer:
-    ranked = verdicts.sort("loss_writing", "loss_choosing", "kl_step0_nats", "recipe", nulls_last=True)
+    order = pl.col("verdict").replace_strict(dict(zip(VERDICTS, range(len(VERDICTS)), strict=True)))
+    ranked = verdicts.sort(order, "loss_writing", "loss_choosing", "kl_step0_nats", "recipe", nulls_last=True)
     by = {verdict: ranked.filter(pl.col("verdict") == verdict) for verdict in VERDICTS}
     safe = by[SAFE]
     text = f"{safe.height or 'None'} of {verdicts.height} pruned variants"
@@ -112,7 +113,7 @@ def _safe(model: str, verdicts: pl.DataFrame) -> Answer:
         text += " Without scores of tasks of both kinds the texts to the study's prompts decide."
     shown = (safe if safe.height else judged if judged.height else ranked).head(_LISTED)
     return {
-        "model": label(model),
+        "model": label(model, 200),
         "question": "Which variants generate safely?",
         "text": text,
         "sql": ["verdicts", "losses"] if scored.height else ["verdicts"],
@@ -161,7 +162,7 @@ def _collapse(model: str, collapses: pl.DataFrame, verdicts: pl.DataFrame) -> An
             text += f" The earliest loop of all is that of {_told(earliest)}."
             links.append(_token_link(model, earliest))
     return {
-        "model": label(model),
+        "model": label(model, 200),
         "question": "Where does the first collapse start?",
         "text": text,
         "sql": ["collapses"],
@@ -199,8 +200,8 @@ def _layers(frames: Frames, model: str, collapses: pl.DataFrame, verdicts: pl.Da
             f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in most.iter_rows(named=True)
         )
         told.append(
-            "Pruned alone, these sublayers cost most – in brackets, of how many of the variants that changed them they "
-            f"are among the three costliest: {listed}."
+            "Pruned alone, these sublayers cost most – in brackets, among the three costliest of how many variants "
+            f"that changed them and more than three in all: {listed}."
         )
     mildest = mildest_collapse(collapses)
     recipe = mildest["recipe"] if mildest else verdicts.sort("kl_step0_nats", nulls_last=True)["recipe"][0]
@@ -216,7 +217,7 @@ def _layers(frames: Frames, model: str, collapses: pl.DataFrame, verdicts: pl.Da
             f"{middle} on in the median of {parts.height} texts (80 % between {low} and {high}, layers counted from 0)."
         )
     return {
-        "model": label(model),
+        "model": label(model, 200),
         "question": "Which layers carry it?",
         "text": " ".join(told) or "No layer was measured.",
         "sql": [

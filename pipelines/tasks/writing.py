@@ -5,7 +5,7 @@ What an answer means is `extraction.py`'s; decoding that keeps streams for measu
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -228,7 +228,7 @@ def _begun(
 @torch.inference_mode()
 def can_go_on(decoder: Decoder) -> bool:
     """Whether texts of several lengths go on from one cached beginning, padded in between, found by running two."""
-    if decoder.cache_refusal is not None:
+    if decoder.cache_refusal is not None or _counts_columns(cast(Any, decoder.model).config.to_dict()):
         return False
     cache = decoder.new_cache()
     if any(getattr(layer, "is_sliding", False) for layer in cache.layers):
@@ -245,6 +245,26 @@ def can_go_on(decoder: Decoder) -> bool:
         return False  # whatever an architecture raises on a cache that it does not know
     whole = [decoder.hidden(torch.tensor([begin + rest], device=decoder.device))[0, -1] for rest in (longer, shorter)]
     return is_close(found, torch.stack(whole))
+
+
+# Rotations that change with the longest position of a pass, and so with a guess that reaches further.
+_ROPES_BY_LENGTH = {"dynamic", "longrope"}
+
+
+def _counts_columns(config: Any) -> bool:  # noqa: ANN401
+    """Whether a model masks or rotates by how many columns a pass has, which two short texts would not show.
+
+    GPT-Neo's local attention masks by `window_size` inside its module, where the cache shows no window.
+    """
+    if isinstance(config, dict):
+        return any(
+            (name.endswith("window_size") and bool(value))
+            or (name in {"rope_type", "type"} and value in _ROPES_BY_LENGTH)
+            or _counts_columns(value)
+            for name, value in config.items()
+            if isinstance(name, str)
+        )
+    return isinstance(config, list | tuple) and any(map(_counts_columns, config))
 
 
 def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> Int[Tensor, "texts tokens"]:

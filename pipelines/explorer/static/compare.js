@@ -28,7 +28,7 @@ async function comparePage(first, second) {
       const other = ownB.prompts.find((one) => one.prompt === summary.prompt);
       const prompt = index.prompts[summary.prompt];
       const linkOf = (variant, one) => (variant.traces.includes(summary.prompt) ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, one.first_flip_step ?? 0) }, variantName(variant)) : variantName(variant));
-      const side = (variant, one) => el("div", { class: "text" }, el("h4", null, linkOf(variant, one), el("span", { class: "hint" }, isNumber(one.first_flip_step) ? ` first flip at step ${one.first_flip_step}` : " same text", isNumber(one.collapse_step) ? `, loops from ${one.collapse_step}` : "")), el("p", { dir: "auto" }, one.text_same, el("mark", null, one.text_pruned)));
+      const side = (variant, one) => el("div", { class: "text" }, el("h4", null, linkOf(variant, one), el("span", { class: "hint" }, isNumber(one.first_flip_step) ? ` first flip at step ${one.first_flip_step}` : " same text", isNumber(one.collapse_step) ? `, loop closed at ${one.collapse_step}` : "")), el("p", { dir: "auto" }, one.text_same, el("mark", null, one.text_pruned)));
       return other && el("article", { class: "prompt" }, el("h3", null, name(prompt.name)), el("div", { class: "pair" }, side(a, summary), side(b, other)));
     }, "prompts")),
   ];

@@ -7,10 +7,10 @@ function overview() {
     el("p", { class: "lead" }, `Each variant is a pruned model, held against the dense one token by token: in hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats; “forced” reads the dense tokens, “free” its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
     answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
-    el("section", null, headingOver("Variants", index.columns), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
+    el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
-    el("section", null, heading(2, "Prompts"), promptsTable()),
+    el("section", null, heading(2, "Prompts", "prompts"), promptsTable()),
     figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.filter(({ name: key }) => !bare.includes(key)).map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
       bare.length > 0 && el("p", { class: "hint under" }, "Without data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)]))),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What is needed to repeat the study"), facts(index.facts), el("p", null, link("Licences of what this page contains", "licences")))),
@@ -33,7 +33,7 @@ function grouped(list, key) {
   return [...groups];
 }
 
-// Dense first, then what is safest; ties by KL on its own tokens.
+// Of verdicts: dense first, then what is safest; ties by KL on its own tokens.
 const VERDICT_ORDER = ["safe", "non-generative only", "broken", "not judged"];
 
 // Columns in which all pruned variants have one value would only take the room of those that tell them apart.

@@ -8,6 +8,7 @@ async function sqlPage(...parts) {
     const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
     const groups = [
       ["Statements of these pages", entries.filter(([one]) => !one.includes("/"))],
+      ["Findings and claims", entries.filter(([one]) => one.startsWith("findings/"))],
       ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
       ["Views that they read", entries.filter(([one]) => one.startsWith("view/"))],
     ];

@@ -45,7 +45,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
     el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
-    el("p", null, outcome(view)),
+    el("p", null, outcome(view), sqlLink(trace.sql.texts, "the texts"), trace.parts_at && [" ", sqlLink(trace.sql.parts, "where they part")]),
     el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens")),
     texts,
     view.map && view.map.figure,
@@ -60,8 +60,8 @@ function outcome({ variant, prompt, trace }) {
   const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");
   return [
     trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && ["The texts part at ", at(trace.first_flip_step), "."],
-    isNumber(trace.collapse_step) && ["The pruned text loops from ", at(trace.collapse_step, "free"), "."],
-    isNumber(trace.collapse_step_dense) && ["The dense text loops from ", at(trace.collapse_step_dense), "."],
+    isNumber(trace.collapse_step) && ["The pruned text has closed a loop at ", at(trace.collapse_step, "free"), "."],
+    isNumber(trace.collapse_step_dense) && ["The dense text has closed a loop at ", at(trace.collapse_step_dense), "."],
     (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right is ${prompt.gold}` : ""}.`,
     trace.parts_at && `At the first flip the most likely token parts behind ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? ` and for good behind ${trace.parts_for_good_at}` : ""}.`,
   ].filter(Boolean).map((sentence) => [sentence, " "]);

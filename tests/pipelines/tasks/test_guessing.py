@@ -17,7 +17,7 @@ from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.wearing import applied
 from pipelines.tasks.guessing import MOST_GUESSED, Guesser, worth
 from pipelines.tasks.writing import can_go_on, write
-from tests.tiny_models import save_tiny
+from tests.tiny_models import DECODERS, save_tiny
 
 CONTEXTS = ((5, 77, 9, 120, 5, 33, 250, 8, 8, 61), (4, 9), (99, 180, 41), tuple(range(7, 27)))
 NEW = 40
@@ -158,3 +158,19 @@ def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tmp_path: Pat
     with counted(decoder) as shapes:
         write(decoder, CONTEXTS[:1], [()], 20, others=[alone(decoder, CONTEXTS[0])])
     assert {shape[1] for shape in shapes[-19:]} == {1}
+
+
+ROPE = {"rope_theta": 10_000.0, "rope_type": "dynamic", "factor": 2.0}
+NEO = {
+    "vocab_size": 300, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 128,
+    "attention_types": [[["global", "local"], 1]], "window_size": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "changes"), [("gpt_neo", {}), ("llama", {"rope_parameters": ROPE})])
+def test_where_a_pass_is_masked_or_rotated_by_its_length_nothing_is_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, changes: dict[str, Any]
+) -> None:
+    """GPT-Neo's cache shows no window, and two short texts do not reach beyond it."""
+    monkeypatch.setitem(DECODERS, "gpt_neo", NEO)
+    assert not can_go_on(load_decoder(save_tiny(tmp_path / "model", architecture, **changes)))

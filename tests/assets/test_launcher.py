@@ -1,0 +1,52 @@
+"""Processes that are gone: of a run, and of the parent that had started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from assets.launcher import _is_alive
+
+# A parent that is killed while its child still imports what it needs, and the child that says so when it ends.
+ORPHAN = """
+import multiprocessing, os, signal, sys, time
+
+def child(pipe):
+    while os.getppid() == multiprocessing.parent_process().pid:
+        time.sleep(0.05)
+    from assets.interrupts import end_with_parent
+    try:
+        end_with_parent()
+        time.sleep(15)
+    except KeyboardInterrupt:
+        os.write(pipe, b"interrupted")
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=child, args=(int(sys.argv[1]),)).start()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_nobody_buries_counts_as_gone():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 60
+    while _is_alive(ended.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ended.returncode is None  # nobody has waited for it
+    assert not _is_alive(ended.pid)
+    os.kill(ended.pid, 0)  # and its number is still taken
+    ended.wait()
+    assert not _is_alive(ended.pid)
+    assert _is_alive(os.getpid())
+
+
+def test_a_child_whose_parent_was_killed_before_it_looked_ends_too(tmp_path):
+    reader, writer = os.pipe()
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    parent = subprocess.Popen([sys.executable, script, str(writer)], pass_fds=[writer])
+    os.close(writer)
+    assert parent.wait(60) == -signal.SIGKILL
+    with os.fdopen(reader, "rb") as told:
+        assert told.read() == b"interrupted"
