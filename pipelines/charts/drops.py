@@ -11,10 +11,10 @@ from pipelines.charts.text import label
 
 TITLE = "Score against how much was dropped"
 CAPTION = (
-    "Mean score over the tasks of a kind after dropping k sublayers or blocks, from the dense model at k = 0; bars are "
-    "95 % intervals (1.96 standard errors over samples, within 0 to 1; an error of 0, as where all samples fail, shows "
-    "none). Where several variants drop as many by the same rule, the "
-    "line runs through their mean. Dashed and small: published curves (means over the tasks of that kind, of any "
+    "Mean score over the tasks of a kind, and how often the answer written is the dense model's, right or not, after "
+    "dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (1.96 standard errors over "
+    "samples, within 0 to 1; an error of 0, as where all samples fail, shows none). Where several variants drop as many "
+    "by the same rule, the line runs through their mean. Dashed and small: published curves (means over the tasks of that kind, of any "
     "publication with at least three values of k), which are of another model and other tasks, so compare the shape "
     "and not the height; the box below the chart hides them."
 )
@@ -31,6 +31,13 @@ scored as (
     union all
     select model, recipe, method, chosen_by, dropped, 'generative', generative_score, generative_score_se
     from drops
+    union all
+    select model, recipe, any_value(method), any_value(chosen_by), any_value(dropped), 'agreement', avg(value),
+           case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end
+    from drops
+    inner join stg_task_scores using (model, recipe)
+    where metric = 'agreement' and kind = 'generative'
+    group by model, recipe
     union all
     select model, recipe, any_value(method), any_value(chosen_by), any_value(dropped), 'retrieval', avg(value),
            case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end
@@ -72,6 +79,7 @@ order by model, kind, publication nulls first, method <> 'dense', method, chosen
 KINDS = {
     "non_generative": "tasks answered by choosing",
     "generative": "tasks answered by writing",
+    "agreement": "same answer as dense, written",
     "retrieval": "retrieval, nDCG@10",
 }
 

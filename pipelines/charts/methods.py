@@ -20,10 +20,16 @@ from (
     select model, recipe, kind, task, avg(value) as score,
            case when count(standard_error) = count(*) then avg(standard_error) end as error
     from stg_task_scores
-    where kind in ('non_generative', 'generative')
+    where kind in ('non_generative', 'generative') and metric <> 'agreement'
     group by model, recipe, kind, task
 ) as tasks
 group by model, recipe, kind
+union all
+select model, recipe, 'agreement', avg(value),
+       case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end, count(*)
+from stg_task_scores
+where kind = 'generative' and metric = 'agreement'
+group by model, recipe
 union all
 select model, recipe, 'top1' as measure, top1_agreement as score, top1_agreement_se as score_se, null as n_tasks
 from paper_variants
@@ -31,11 +37,13 @@ where top1_agreement is not null"""
 SCORE_TITLES = {
     "non_generative": "mean score, answered by choosing",
     "generative": "mean score, answered by writing",
+    "agreement": "same answer as dense, written",
     "top1": "same top token, teacher forced",
 }
 SCORE_CAPTION = (
-    "Scores are means over tasks, each task's the mean of its metrics; the last panel is the share of teacher-forced "
-    "steps with the dense model's most likely token. Bars are 95 % intervals (1.96 standard errors, over samples or "
+    "Scores are means over tasks, each task's the mean of its metrics but agreement with the dense model, which has a "
+    "panel of its own; the last panel is the share of teacher-forced steps with the dense model's most likely token. "
+    "Bars are 95 % intervals (1.96 standard errors, over samples or "
     "prompts) within 0 to 1; where there is no bar no error is known or it is 0, as where all samples fail."
 )
 

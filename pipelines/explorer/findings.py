@@ -180,8 +180,8 @@ def _flips(frame: pl.DataFrame) -> list[str]:
     if not steps.is_empty():
         low, high = float(steps.min()), float(steps.max())  # type: ignore[arg-type]
         # Steps count from 0; a reader counts tokens from 1.
-        where = f"{low + 1:g}" if low == high else f"{low + 1:g} to {high + 1:g}"
-        sentence += f", in the median of a variant at token {where}"
+        where = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        sentence += f", in the median of a variant at step {where} (the first token is step 0)"
     loops = {0: "none falls", 1: "1 falls"}.get(collapsed, f"{collapsed} fall")
     return [f"{sentence}; {loops} into a loop."]
 

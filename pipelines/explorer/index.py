@@ -27,7 +27,7 @@ COLUMNS: tuple[Column, ...] = (
     _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", None),
     _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "low", "verdicts"),
     _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "low", "verdicts"),
-    _column("kl_step0_nats", "KL, token 1", f"{_KL} in nats at the first generated token, mean", "number", "low"),
+    _column("kl_step0_nats", "KL, step 0", f"{_KL} in nats at the first generated token, mean", "number", "low"),
     _column("kl_teacher_forced_median_nats", "KL, forced", f"median {_KL}, on the dense tokens", "number", "low"),
     _column("kl_free_running_median_nats", "KL, free", f"median {_KL}, each on its own tokens", "number", "low"),
     _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent", "high"),

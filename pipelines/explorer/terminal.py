@@ -359,7 +359,7 @@ def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
         # The smallest shifts are rounding, and would press all others into the highest bar.
         return max(0, math.ceil(8 + _BARS_A_DECADE * (math.log10(value) - high)) - 1) if value > 0 else 0
 
-    lines = [Text(f"Behind each sublayer, scope {label(scope)}", "bold")]
+    lines = [Text(f"Behind each sublayer, scope {label(scope)}, on the dense model's tokens", "bold")]
     for name, values in curves.items():
         known = [value for value in values if value is not None]
         drawn = spark(values, width, _level if name == "kl" else relative)

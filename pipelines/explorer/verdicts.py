@@ -171,12 +171,12 @@ def _collapse(model: str, collapses: pl.DataFrame, verdicts: pl.DataFrame) -> An
 
 
 def _told(row: _Row) -> str:
-    """Steps count from 0; a reader counts tokens from 1."""
+    """Steps count from 0, as in the tables."""
     flip = row["first_flip_step"]
-    where = "" if flip is None else f"leaves the dense one at token {flip + 1} and "
+    where = "" if flip is None else f"leaves the dense one at step {flip} and "
     return (
-        f"{label(row['recipe'])}: its text to prompt {label(row['prompt_id'])} {where}has closed a loop at token "
-        f"{row['collapse_step'] + 1}"
+        f"{label(row['recipe'])}: its text to prompt {label(row['prompt_id'])} {where}has closed a loop at step "
+        f"{row['collapse_step']}"
     )
 
 

@@ -9,7 +9,8 @@
 --   generative_score: mean score over the tasks answered by writing [share]
 --   generative_score_se: its standard error over samples [share]
 -- how to read: scores are means over tasks, each task's the mean of its metrics; their errors take tasks as independent
---   and metrics of one task as moving together. NULL where no such task was scored, or a task has no error.
+--   and metrics of one task as moving together. Agreement with the dense model's own answers is no score. NULL where no
+--   such task was scored, or a task has no error.
 -- reason: the curves of score and divergence against what was dropped, as a table.
 with
 
@@ -22,7 +23,7 @@ tasks as (
         avg(value) as score,
         case when count(standard_error) = count(*) then avg(standard_error) end as error
     from stg_task_scores
-    where kind in ('non_generative', 'generative')
+    where kind in ('non_generative', 'generative') and metric <> 'agreement'
     group by model, recipe, kind, task
 ),
 

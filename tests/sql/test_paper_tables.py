@@ -110,6 +110,9 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
     task_score(warehouse, "a", "one", 0.8, metric="accuracy_per_byte", standard_error=0.05)
     task_score(warehouse, "a", "two", 0.1, standard_error=0.03)
     task_score(warehouse, "a", "three", 0.5, kind="generative", standard_error=None)
+    # How often an answer is the dense model's own says nothing of right and wrong.
+    task_score(warehouse, "a", "one", 0.95, metric="agreement")
+    task_score(warehouse, "a", "three", 0.95, metric="agreement", kind="generative")
     rows = ask(warehouse, "paper_drops")
     assert [row["recipe"] for row in rows] == ["dense", "a", "b"]
     found = by(rows, "recipe")

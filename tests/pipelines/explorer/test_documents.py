@@ -167,7 +167,7 @@ def test_the_three_questions_are_answered_with_links_that_lead_somewhere(file) -
     assert safe["text"].startswith("None of 6 pruned variants. The nearest is attn-drop-4: KL at the first token 0.204")
     assert "Broken: wanda-2of4, magnitude-50." in safe["text"]
     assert (
-        "is wanda-2of4: its text to prompt choice leaves the dense one at token 1 and has closed a loop at token 12"
+        "is wanda-2of4: its text to prompt choice leaves the dense one at step 0 and has closed a loop at step 11"
         in (collapse["text"])
     )
     assert collapse["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0"

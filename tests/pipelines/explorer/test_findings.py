@@ -40,7 +40,8 @@ def test_a_number_has_three_significant_digits(value, text):
 def test_flips_and_loops_are_counted_over_all_pruned_generations():
     sentence = the_one(told(), "leave the dense text")
     assert sentence == (
-        "All 18 pruned generations leave the dense text, in the median of a variant at token 5; 6 fall into a loop."
+        "All 18 pruned generations leave the dense text, in the median of a variant at step 4 (the first token is step "
+        "0); 6 fall into a loop."
     )
 
 

@@ -92,9 +92,9 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_t
     ]
     assert answer["text"] == (
         "2 of 2 pruned variants fall into a loop where the dense model does not. The mildest of them, by KL at the "
-        "first token (0.200 nats), is mild: its text to prompt q/1 leaves the dense one at token 4 and has closed a "
-        "loop at token 10. The earliest loop of all is that of harsh: its text to prompt p has closed a loop at token "
-        "3."
+        "first token (0.200 nats), is mild: its text to prompt q/1 leaves the dense one at step 3 and has closed a "
+        "loop at step 9. The earliest loop of all is that of harsh: its text to prompt p has closed a loop at step "
+        "2."
     )
     assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3", "#/tokens/m%40harsh/p/2"]
 
