@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 
 
 @contextmanager
@@ -44,15 +45,15 @@ _LOOKED_EVERY, _IN_ORDER_SECONDS = 1.0, 20.0
 def end_with_parent() -> None:
     """Interrupts this process, as Ctrl-C does, as soon as the one that has started it is gone, however it ended.
 
-    That may have been before this was called: multiprocessing remembers who it was.
+    That may have been before this was called: multiprocessing keeps a pipe to who it was, also where a fork server
+    stands in between.
     """
-    starter = multiprocessing.parent_process()
-    parent = starter.pid if starter is not None and starter.pid is not None else os.getppid()
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    followed = os.getppid(), multiprocessing.parent_process()
+    threading.Thread(target=_follow, args=followed, daemon=True).start()
 
 
-def _follow(parent: int) -> None:
-    while os.getppid() == parent:
+def _follow(parent: int, starter: BaseProcess | None) -> None:
+    while os.getppid() == parent and (starter is None or starter.is_alive()):
         time.sleep(_LOOKED_EVERY)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(_IN_ORDER_SECONDS)
