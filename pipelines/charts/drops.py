@@ -15,8 +15,8 @@ CAPTION = (
     "dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (1.96 standard errors over "
     "samples, within 0 to 1; an error of 0, as where all samples fail, shows none). Where several variants drop as "
     "many by the same rule, the line runs through their mean. Dashed and small: published curves (means over the tasks "
-    "of that kind, of any publication with at least three values of k), which are of another model and other tasks, so compare the shape "
-    "and not the height; the box below the chart hides them."
+    "of that kind, of any publication with at least three values of k), which are of another model and other tasks, so "
+    "compare the shape and not the height; the box below the chart hides them."
 )
 QUERY = """\
 with drops as (
