@@ -8,9 +8,9 @@
 --   non_generative_score_se: its standard error over samples [share]
 --   generative_score: mean score over the tasks answered by writing [share]
 --   generative_score_se: its standard error over samples [share]
--- how to read: scores are means over tasks, each task's the mean of its metrics; their errors take tasks as independent
---   and metrics of one task as moving together. Agreement with the dense model's own answers is no score. NULL where no
---   such task was scored, or a task has no error.
+-- how to read: scores are means over tasks, each task's the mean of its metrics; their errors take tasks as
+--   independent and metrics of one task as moving together. Agreement with the dense model's own answers is no score.
+--   NULL where no such task was scored, or a task has no error.
 -- reason: the curves of score and divergence against what was dropped, as a table.
 with
 
