@@ -2,9 +2,9 @@
 -- grain: one row per pruned variant.
 -- key: model, recipe
 -- inputs: variant_summary, task_losses, stg_generations
--- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each lose
---   at most 0.1 in task_losses, broken where choosing loses half or more (a score that halves is gone, as q21 has it),
---   and non-generative only between them. measure is score where the dense model has both to lose, else agreement
+-- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each
+--   lose at most 0.1 in task_losses, broken where choosing loses half or more (a score that halves is gone, as q21 has
+--   it), and non-generative only between them. measure is score where the dense model has both to lose, else agreement
 --   with its own answers. Low and high are the loss with 1.96 standard errors, and is_certain says that both ends of
 --   both intervals lead to the same verdict; NULL where a loss has no error. Otherwise (basis generations) the study's
 --   prompts decide: broken where half or more of the questions have another likeliest option, else safe where the KL
