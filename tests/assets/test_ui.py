@@ -371,9 +371,10 @@ def test_the_interface_answers_under_its_own_names(
     assert sent[0]["status"] == code
 
 
-def test_a_taken_port_is_refused(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
+        port = taken.getsockname()[1]
         assert run(["ui", "--port", str(port), "--warehouse", str(tmp_path)], Globals()) == 2
     assert "choose another with --port" in capsys.readouterr().err
