@@ -32,12 +32,10 @@ scored as (
     select model, recipe, method, chosen_by, dropped, 'generative', generative_score, generative_score_se
     from drops
     union all
-    select model, recipe, any_value(method), any_value(chosen_by), any_value(dropped), 'agreement', avg(value),
-           case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end
+    select model, recipe, method, chosen_by, dropped, measure, score, score_se
     from drops
-    inner join stg_task_scores using (model, recipe)
-    where metric = 'agreement' and kind = 'generative'
-    group by model, recipe
+    inner join score_means using (model, recipe)
+    where measure = 'agreement'
     union all
     select model, recipe, any_value(method), any_value(chosen_by), any_value(dropped), 'retrieval', avg(value),
            case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end

@@ -11,25 +11,10 @@ import polars as pl
 from pipelines.charts import theme
 from pipelines.charts.text import label
 
-# How good a variant is, dense model included: by tasks, and by the tokens that it would write. The means over tasks are
-# those of `paper_drops`.
+# How good a variant is, dense model included: by tasks, and by the tokens that it would write.
 SCORES = """\
-select model, recipe, kind as measure, avg(score) as score,
-       case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se, count(*) as n_tasks
-from (
-    select model, recipe, kind, task, avg(value) as score,
-           case when count(standard_error) = count(*) then avg(standard_error) end as error
-    from stg_task_scores
-    where kind in ('non_generative', 'generative') and metric <> 'agreement'
-    group by model, recipe, kind, task
-) as tasks
-group by model, recipe, kind
-union all
-select model, recipe, 'agreement', avg(value),
-       case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end, count(*)
-from stg_task_scores
-where kind = 'generative' and metric = 'agreement'
-group by model, recipe
+select model, recipe, measure, score, score_se, n_tasks
+from score_means
 union all
 select model, recipe, 'top1' as measure, top1_agreement as score, top1_agreement_se as score_se, null as n_tasks
 from paper_variants

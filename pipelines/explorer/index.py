@@ -104,10 +104,6 @@ def index(
         "figures_without_data": [name for name in FIGURES if name in without_data],
         "facts": list(facts),
         "notes": list(notes),
-        "noise": {
-            _model(str(row["model"])): number(row["kl_noise_p95_nats"])
-            for row in frames.all("findings/noise").iter_rows(named=True)
-        },
     }
 
 

@@ -133,7 +133,6 @@ class Index(TypedDict):
     figures_without_data: list[str]  # their names; none where the page is live, which draws them only when asked
     facts: list[Fact]
     notes: list[str]  # what this file leaves out, in sentences
-    noise: dict[str, Number]  # model → 95th percentile of KL that rounding alone makes, nats
 
 
 class Chart(TypedDict):
@@ -178,11 +177,8 @@ class PromptSummary(TypedDict):
     text_pruned: str  # what follows in the pruned one
     kl_forced_mean: Number
     kl_free_mean: Number
-    top1_agreement: Number  # teacher forced
     parts_at: str | None  # place behind which the most likely token differs at the first flip, as "12 mlp"
     parts_for_good_at: str | None
-    margin_dense: Number  # at the first flip
-    is_margin_low: bool | None
 
 
 class LayerCurves(TypedDict):

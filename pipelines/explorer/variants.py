@@ -103,7 +103,6 @@ def _prompts(frames: Frames, wanted: Mapping[str, str], places: Mapping[str, int
         .agg(
             kl.filter(forced).mean().alias("forced"),
             kl.filter(~forced).mean().alias("free"),
-            pl.col("is_top1_same").filter(forced).mean().alias("same"),
         )
         .iter_rows(named=True)
     }
@@ -129,11 +128,8 @@ def _prompts(frames: Frames, wanted: Mapping[str, str], places: Mapping[str, int
                 "text_pruned": prose(pruned[same:]),
                 "kl_forced_mean": number(mean.get("forced")),
                 "kl_free_mean": number(mean.get("free")),
-                "top1_agreement": number(mean.get("same")),
                 "parts_at": place(part.get("layer"), part.get("sublayer")),
                 "parts_for_good_at": place(part.get("from_layer"), part.get("from_sublayer")),
-                "margin_dense": number(part.get("margin_dense")),
-                "is_margin_low": part.get("is_margin_low"),
             }
         )
     return told

@@ -121,6 +121,13 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
     assert found["a"]["non_generative_score_se"] == pytest.approx(math.hypot(0.04, 0.03) / 2)
     assert (found["a"]["generative_score"], found["a"]["generative_score_se"]) == (0.5, None)
     assert found["b"]["non_generative_score"] is None
+    means = {row["measure"]: row for row in ask(warehouse, "score_means")}
+    assert {measure: row["n_tasks"] for measure, row in means.items()} == {
+        "non_generative": 2,
+        "generative": 1,
+        "agreement": 1,
+    }
+    assert (means["agreement"]["score"], means["agreement"]["score_se"]) == (pytest.approx(0.95), pytest.approx(0.05))
 
 
 def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: Ask) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 
 from tests.pipelines.charts import variant_frames
 from tests.pipelines.charts.variant_frames import MODEL, PROMPTS, RECIPES
+from warehouse.catalogue import SQL
 
 HOSTILE = (
     "</script><script>document.title='PWNED'</script>",
@@ -371,6 +372,8 @@ def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     for name, frame in (_usual() | frames).items():
         connection.register(name, frame)
+    # Made of the others, as it is in a warehouse.
+    connection.execute(f"create view score_means as {(SQL / 'marts' / 'score_means.sql').read_text(encoding='utf-8')}")
     return connection
 
 

@@ -151,7 +151,6 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
         ],
         "facts": [{"name": "seed", "text": told}],
         "notes": [],
-        "noise": {model: 1e-6},
     }
 
 
@@ -198,11 +197,8 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
                 "text_pruned": prose(f" red{id_}", 60) if n else "",
                 "kl_forced_mean": 0.5,
                 "kl_free_mean": 2.0,
-                "top1_agreement": 0.5,
                 "parts_at": "1 mlp",
                 "parts_for_good_at": "2 attn",
-                "margin_dense": 0.5,
-                "is_margin_low": True,
             }
             for m, _ in enumerate(prompts)
         ],

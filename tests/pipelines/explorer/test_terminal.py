@@ -140,7 +140,6 @@ def index(**changes: Any) -> Index:
         "figures_without_data": [],
         "facts": [],
         "notes": [],
-        "noise": {},
     }
     return found | changes  # type: ignore[return-value]
 
@@ -165,11 +164,8 @@ def document(**changes: Any) -> VariantDocument:
                 "text_pruned": "no",
                 "kl_forced_mean": 0.1,
                 "kl_free_mean": 3.0,
-                "top1_agreement": 0.5,
                 "parts_at": None,
                 "parts_for_good_at": "1 mlp",
-                "margin_dense": 0.1,
-                "is_margin_low": True,
             }
         ],
         "prompts_sql": "",

@@ -1,0 +1,38 @@
+-- How good each variant is in tasks, by kind of task: what a curve of scores, or a point beside what is gone, shows.
+-- grain: one row per model × recipe × measure.
+-- key: model, recipe, measure
+-- inputs: stg_task_scores
+-- how to read: means over tasks, each task's the mean of its metrics; their errors take tasks as independent and
+--   metrics of one task as moving together. measure non_generative are tasks answered by likelihood, generative those
+--   answered by writing; neither counts agreement with the dense model's own answers, which says nothing of right and
+--   wrong and is a measure of its own, over tasks answered by writing. score_se is NULL where a task has no error.
+-- reason: right answers and answers that stayed the same were mixed once; here one view keeps them apart for all.
+-- columns:
+--   measure: non_generative, generative or agreement [label]
+--   score: Mean over tasks [share]
+--   score_se: Its standard error over samples [share]
+--   n_tasks: Tasks [tasks]
+with
+
+tasks as (
+    select
+        model,
+        recipe,
+        task,
+        case when metric = 'agreement' then 'agreement' else kind end as measure,
+        avg(value) as score,
+        case when count(standard_error) = count(*) then avg(standard_error) end as error
+    from stg_task_scores
+    where kind = 'generative' or (kind = 'non_generative' and metric <> 'agreement')
+    group by all
+)
+
+select
+    model,
+    recipe,
+    measure,
+    avg(score) as score,
+    case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
+    count(*) as n_tasks
+from tasks
+group by model, recipe, measure
