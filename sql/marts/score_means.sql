@@ -1,7 +1,7 @@
 -- How good each variant is in tasks, by kind of task: what a curve of scores, or a point beside what is gone, shows.
--- grain: one row per model × recipe × measure.
+-- grain: one row per model × recipe × measure, dense included, noise left out.
 -- key: model, recipe, measure
--- inputs: stg_task_scores
+-- inputs: stg_task_scores, noise_variants
 -- how to read: means over tasks, each task's the mean of its metrics; their errors take tasks as independent and
 --   metrics of one task as moving together. measure non_generative are tasks answered by likelihood, generative those
 --   answered by writing; neither counts agreement with the dense model's own answers, which says nothing of right and
@@ -16,14 +16,16 @@ with
 
 tasks as (
     select
-        model,
-        recipe,
-        task,
-        case when metric = 'agreement' then 'agreement' else kind end as measure,
-        avg(value) as score,
-        case when count(standard_error) = count(*) then avg(standard_error) end as error
-    from stg_task_scores
-    where kind = 'generative' or (kind = 'non_generative' and metric <> 'agreement')
+        scores.model,
+        scores.recipe,
+        scores.task,
+        case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
+        avg(scores.value) as score,
+        case when count(scores.standard_error) = count(*) then avg(scores.standard_error) end as error
+    from stg_task_scores as scores
+    anti join noise_variants
+        on scores.model = noise_variants.model and scores.recipe = noise_variants.recipe
+    where scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement')
     group by all
 )
 
