@@ -5,8 +5,8 @@
 -- how to read: means over tasks, each task's the mean of those of its metrics that are shares and better when higher;
 --   their errors take tasks as independent and metrics of one task as moving together. measure non_generative are tasks
 --   answered by likelihood, generative those answered by writing; neither counts agreement with the dense model's own
---   answers, which says nothing of right and wrong and is a measure of its own, over tasks answered by writing. score_se
---   is NULL where a task has no error.
+--   answers, which says nothing of right and wrong and is a measure of its own, over tasks answered by writing.
+--   score_se is NULL where a task has no error.
 -- reason: right answers and answers that stayed the same were mixed once; here one view keeps them apart for all.
 -- columns:
 --   measure: non_generative, generative or agreement [label]
