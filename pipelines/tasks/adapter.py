@@ -7,7 +7,6 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import torch
@@ -81,7 +80,7 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
     `hf` model in float32 up to the rounding of sums in another order.
 
     Args:
-        decoder: the dense model.
+        decoder: the dense model; nothing is worn yet.
 
     Attributes:
         progress: told one step a request, or a window of a text.
@@ -96,7 +95,8 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
         with quiet():
             super().__init__(pretrained=decoder.model, tokenizer=copy.deepcopy(decoder.tokenizer), batch_size=2**31)
         self.decoder = decoder
-        self._can_share = _can_share(decoder)
+        # Asked of the dense model: what a variant is asked must not depend on which one came first.
+        self._can_share, self._goes_on = _can_share(decoder), can_go_on(decoder)
         self.progress: Progress = SILENT
         self.task = "task"
         self.written: dict[tuple[str, str], Written] = {}
@@ -173,10 +173,6 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
             self.progress.advance(len(group))
         self.progress.done()
         return [texts[index] for index in range(len(requests))]
-
-    @cached_property
-    def _goes_on(self) -> bool:
-        return can_go_on(self.decoder)
 
     def _other(self, request: Any) -> list[int]:  # noqa: ANN401 (lm-eval has no types)
         text = self.others.get(int(request.doc_id), "")

@@ -65,7 +65,7 @@ def harness() -> str:
 
 
 def shipped() -> list[str]:
-    """Names of the tasks whose samples travel with the package."""
+    """Names of the tasks whose definitions travel with the package; where one is local, its samples do, too."""
     return sorted(
         path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_") and not path.stem.endswith(LETTER)
     )
@@ -76,9 +76,24 @@ def find(spec: TaskSpec) -> Definition:
 
     Raises:
         InputError: there is none of that name, with near matches; the file cannot be read; it is a group, whose
-            tasks' own files nobody would look at to see what changed and whether programs run; or it names Python
-            functions that the study does not allow.
+            tasks' own files nobody would look at to see what changed and whether programs run; it names Python
+            functions that the study does not allow; or lm-eval would run in its own process what the model writes.
     """
+    found = _found(spec)
+    if any(fields(file).get("unsafe_code") for file in found.files):
+        raise InputError(unsafe(spec.name))
+    return found
+
+
+def unsafe(name: str) -> str:
+    """Why a task is refused that runs programs outside of the jail."""
+    return (
+        f"task {name}: it runs code that the model writes unconfined; `humaneval` and `mbpp`, without {PREFIX}, lock "
+        "it up"
+    )
+
+
+def _found(spec: TaskSpec) -> Definition:
     asked = spec.asked
     if Path(asked).suffix in {".yaml", ".yml"}:
         path = Path(asked).expanduser().absolute()

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import datasets
+import evaluate.loading
 import jinja2
 import lm_eval.api.metrics
 import lm_eval.api.task
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from pipelines.errors import InputError
 from pipelines.studies.measured import TaskSpec
-from pipelines.tasks.definition import LETTER, find, harness
+from pipelines.tasks.definition import LETTER, find, harness, unsafe
 
 Scoring = Literal["letter", "full_text", "greedy", "rolling"]
 _SCORINGS: dict[str, Scoring] = {
@@ -95,7 +96,7 @@ def load_tasks(specs: Sequence[TaskSpec]) -> list[Loaded]:
     """
     _confine_templates()
     with quiet():
-        loaded = [each for spec in specs for each in _load(spec)]
+        loaded = [each for spec in specs for each in _guarded(spec)]
     keys = [(each.name, each.scoring) for each in loaded]
     for name, scoring in keys:
         if keys.count((name, scoring)) > 1:
@@ -134,22 +135,34 @@ def _confine_templates() -> None:
 
 @contextmanager
 def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
-    """For a while, a metric that lm-eval does not bring is refused: `evaluate` would fetch or import code for it."""
+    """For a while, a metric that lm-eval does not bring is refused: `evaluate` would fetch or import code for it.
+
+    Modules of lm-eval's own tasks call `evaluate`, too, as soon as they are imported.
+    """
+    if spec.allow_functions:
+        yield
+        return
+
+    def refused(name: str, **_: object) -> NoReturn:
+        raise InputError(
+            f"metric {name!r} is code from outside of lm-eval; choose one of its own, or say "
+            "`allow_functions: true` in the study if you trust it"
+        )
 
     def own(name: str, hf_evaluate_metric: bool = False) -> Any:  # noqa: ANN401 - lm-eval's signature
-        if hf_evaluate_metric or name not in metric_registry:
-            raise InputError(
-                f"metric {name!r} is code from outside of lm-eval; choose one of its own, or say "
-                "`allow_functions: true` in the study if you trust it"
-            )
-        return metric_registry[name]
+        return refused(name) if hf_evaluate_metric or name not in metric_registry else metric_registry[name]
 
-    theirs = lm_eval.api.task.get_metric
-    lm_eval.api.task.get_metric = theirs if spec.allow_functions else own
+    theirs, fetching = lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory
+    lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory = own, refused
     try:
         yield
     finally:
-        lm_eval.api.task.get_metric = theirs
+        lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory = theirs, fetching
+
+
+def _guarded(spec: TaskSpec) -> list[Loaded]:
+    with _no_foreign_metrics(spec):
+        return _load(spec)
 
 
 def _load(spec: TaskSpec) -> list[Loaded]:
@@ -174,6 +187,8 @@ def _load(spec: TaskSpec) -> list[Loaded]:
 def _config(spec: TaskSpec, read: Any, file: Any) -> dict[str, Any]:  # noqa: ANN401
     try:
         config: dict[str, Any] = read(file)
+    except InputError as error:
+        raise InputError(f"task {spec.name}: {error}") from error
     except _REFUSALS as error:
         raise InputError(f"task {spec.name}: {file}: {_reason(error)}") from error
     return config
@@ -181,8 +196,7 @@ def _config(spec: TaskSpec, read: Any, file: Any) -> dict[str, Any]:  # noqa: AN
 
 def _built(spec: TaskSpec, manager: Any, asked: Any) -> dict[str, Any]:  # noqa: ANN401
     try:
-        with _no_foreign_metrics(spec):
-            tasks: dict[str, Any] = manager.load([asked])["tasks"]
+        tasks: dict[str, Any] = manager.load([asked])["tasks"]
     except InputError as error:
         raise InputError(f"task {spec.name}: {error}") from error
     except ConnectionError as error:
@@ -198,7 +212,7 @@ def _built(spec: TaskSpec, manager: Any, asked: Any) -> dict[str, Any]:  # noqa:
 def _ready(spec: TaskSpec, name: str, task: Any) -> Loaded:  # noqa: ANN401
     """The task with the study's settings."""
     if getattr(task, "UNSAFE_CODE", False):
-        raise InputError(f"task {name}: it runs code that the model writes; only the shipped `humaneval` locks it up")
+        raise InputError(unsafe(name))  # as one of a group, whose own definition says nothing of it
     if task.OUTPUT_TYPE not in _SCORINGS:
         raise InputError(f"task {name}: `output_type` {task.OUTPUT_TYPE} is none that can be scored here")
     scoring = _SCORINGS[task.OUTPUT_TYPE]

@@ -79,6 +79,30 @@ def articles(file: str, **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition'
     return DatasetDict({"test": Dataset.from_list(found)})
 
 
+def programs(docs: Dataset) -> Dataset:
+    """MBPP's problems with what judging needs: no `prompt` stands before the program, `entry_point` is its function.
+
+    That is the first name that the first test calls and the reference solution defines, or else the first it calls.
+
+    Raises:
+        InputError: the first test calls nothing; names the problem.
+    """
+    return docs.map(lambda doc: {"prompt": "", "entry_point": _tested(doc)})
+
+
+def without_the_first(docs: Dataset) -> Dataset:
+    """All records but the first: MBPP's worked examples are problems 2 to 4."""
+    return docs.select(range(1, len(docs)))
+
+
+def _tested(doc: dict[str, Any]) -> str:
+    called = re.findall(r"(\w+)\s*\(", doc["test_list"][0])
+    if not called:
+        raise InputError(f"task data of mbpp, problem {doc.get('task_id')}: its first test calls nothing")
+    defined = set(re.findall(r"\bdef\s+(\w+)", doc["code"]))
+    return str(next((name for name in called if name in defined), called[0]))
+
+
 def _problem(record: object, keys: Sequence[str]) -> str | None:
     """What is wrong with a record; None where nothing is."""
     if not isinstance(record, dict):

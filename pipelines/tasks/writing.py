@@ -20,6 +20,8 @@ from pipelines.tasks.guessing import Guesser, worth
 
 # Tokens of one batch, padding and answers included, whatever its rows: bounds the cache and the activations.
 MOST_TOKENS = 16_384
+# States whose logits are in memory at once: a batch with guesses has up to seventeen times its rows.
+BLOCK_ROWS = 64
 # Worked examples stand in front of every question of a task; from so many tokens on, what all contexts of a batch begin
 # with passes once.
 LEAST_SHARED = 64
@@ -154,7 +156,16 @@ def _write_together(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, 
     guesses: list[list[int]] = [[] for _ in rows]
     while True:
         width = max(map(len, guesses))
-        best = _best(decoder, decoder.hidden(given, through, real)[:, -1 - width :])
+        best, is_sound = _best(decoder, decoder.hidden(given, through, real)[:, -1 - width :])
+        if width and through is not None and not is_sound:
+            # A guess that the model would not have written may break what it stands beside: once more without any.
+            _forget(through, width + 1)
+            given, real, guesses, width, goes_on = given[:, :1], real[:, :-width], [[] for _ in rows], 0, False
+            best, is_sound = _best(decoder, decoder.hidden(given, through, real))
+        if not is_sound:
+            raise ComputationError(
+                "NaN or infinite logits while an answer was written; the variant's weights are damaged"
+            )
         right = [
             _take(decoder, row, guess, tokens) for row, guess, tokens in zip(rows, guesses, best.tolist(), strict=True)
         ]
@@ -267,12 +278,11 @@ def _counts_columns(config: Any) -> bool:  # noqa: ANN401
     return isinstance(config, list | tuple) and any(map(_counts_columns, config))
 
 
-def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> Int[Tensor, "texts tokens"]:
-    """The likeliest token behind each state, the lower id where two are equal."""
-    logits, best = decoder.head.logits_of_state(states.flatten(0, 1)).max(dim=-1)
-    if not bool(logits.isfinite().all()):
-        raise ComputationError("NaN or infinite logits while an answer was written; the variant's weights are damaged")
-    return best.reshape(states.shape[:2])
+def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> tuple[Int[Tensor, "texts tokens"], bool]:
+    """The likeliest token behind each state, the lower id where two are equal; whether all logits are numbers."""
+    blocks = states.flatten(0, 1).split(decoder.at_once(BLOCK_ROWS))
+    largest, best = zip(*(decoder.head.logits_of_state(block).max(dim=-1) for block in blocks), strict=True)
+    return torch.cat(best).reshape(states.shape[:2]), bool(torch.cat(largest).isfinite().all())
 
 
 def _is_stopped(tokenizer: Any, row: _Row) -> bool:  # noqa: ANN401

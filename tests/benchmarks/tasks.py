@@ -5,7 +5,8 @@ on every task that travels along; lm-eval's `hf` model loads each from a checkpo
 stand beside those of the clock: on a busy machine the former are the fairer ratio. How fast a CPU multiplies in lm-eval
 depends on its maker, so lm-eval with our products is measured as well: what is left is not computed twice.
 
-The dense model is also held against a model in float64 of which no line is shared: who is off by how much.
+Where the dense model, and where a pruned one, is most apart from lm-eval's, a model in float64 with the same weights is
+asked, of which no line is shared: who is off by how much. The dense model on all samples: `equality`.
 """
 
 import json
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,6 @@ from typing import Any
 import platformdirs
 import polars as pl
 import torch
-from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
 
 from pipelines.metrics.products import quick_linears
 from pipelines.models.load import load_decoder
@@ -35,9 +34,9 @@ from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies.measured import TaskSpec
 from pipelines.tasks.definition import harness
-from pipelines.tasks.loading import load_tasks, quiet
+from pipelines.tasks.loading import quiet
 from pipelines.tasks.score import TaskSession
-from tests.pipelines.traces.llama64 import Llama64
+from tests.benchmarks.equality import Exact, Gap, Key, Said, answers, gaps, of_harness, off
 
 # In the proportions of the study paper-small, and two programs.
 TASKS = (
@@ -52,9 +51,6 @@ RECIPES = ("magnitude-30", "magnitude-50", "magnitude-2of4")
 LEAST_RATIO = 1.5
 BATCH = 8
 LOADING = "loading"
-
-# Log-likelihoods or the text of every sample by task, sample and scoring.
-Said = dict[tuple[str, str, str], list[float] | str]
 
 
 @dataclass
@@ -73,31 +69,6 @@ class Watch:
         self.processor[name] += time.process_time() - start[1]
 
 
-class Exact(HFLM):  # type: ignore[misc] # lm-eval has no types
-    """Log-likelihoods by the model in float64; one pass a text, nothing shared."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(pretrained=str(folder), device="cpu", dtype="float32", batch_size=BATCH)
-        self._exact = Llama64.load(folder)
-        self._known: dict[tuple[int, ...], torch.Tensor] = {}
-
-    def _loglikelihood_tokens(self, requests: Sequence[Any], **_: object) -> list[tuple[float, bool]]:
-        found = []
-        for _, before, after in requests:
-            fed = tuple((*before, *after)[-(self.max_length + 1) : -1])
-            if fed not in self._known:
-                self._known[fed] = self._log_p(list(fed))
-            log_p = self._known[fed][-len(after) :]
-            own = log_p.gather(1, torch.tensor(after)[:, None])
-            found.append((float(own.sum()), bool((log_p.argmax(1) == torch.tensor(after)).all())))
-        return found
-
-    def _log_p(self, tokens: list[int]) -> torch.Tensor:
-        model = self._exact
-        *_, (_, last) = model.streams(tokens).values()
-        return (model.norm(last, "model.norm.weight") @ model.head.T).log_softmax(-1)
-
-
 def save(decoder: Any, variants: dict[str, Variant], folder: Path) -> None:
     """A checkpoint of every variant."""
     for name, variant in variants.items():
@@ -106,51 +77,43 @@ def save(decoder: Any, variants: dict[str, Variant], folder: Path) -> None:
         decoder.tokenizer.save_pretrained(folder / name)
 
 
-def by_harness(model: HFLM, watch: Watch, tasks: Sequence[TaskSpec] = TASKS) -> Said:
-    """What lm-eval says with a model of its own."""
+def once_a_variant(folder: Path, watch: Watch, *, quick: bool) -> Said:
+    """What lm-eval says of a checkpoint, with its own products or with ours."""
     found: Said = {}
-    for loaded in load_tasks(tasks):
-        model._max_length = loaded.spec.context
-        loaded.task.set_fewshot_seed(loaded.spec.seed)
-        with quiet(), watch.on(loaded.spec.name):
-            asked = {"tasks": {loaded.name: loaded.task}, "groups": {}}
-            result = evaluate(model, asked, limit=loaded.spec.samples, bootstrap_iters=0)
-        for sample in result["samples"][loaded.name]:
-            said = [each[0] if isinstance(each, tuple) else each for each in sample["filtered_resps"]]
-            if loaded.scoring == "greedy":
-                (said,) = sample["resps"][0]
-            found[loaded.name, str(sample["doc_id"]), loaded.scoring] = said
+    with watch.on(LOADING):
+        model = of_harness(folder, BATCH)
+    with quick_linears(model.model) if quick else nullcontext():
+        for spec in TASKS:
+            with watch.on(spec.name):
+                found |= answers(model, spec)
     return found
 
 
-def once_a_variant(folder: Path, watch: Watch, *, quick: bool) -> Said:
-    """What lm-eval says of a checkpoint, with its own products or with ours."""
-    with quiet(), watch.on(LOADING):
-        # In float32 its softmax alone is off by 1e-4 nats, an option of 20 tokens and 32 nats.
-        model = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=BATCH, softmax_dtype="float64")
-    with quick_linears(model.model) if quick else nullcontext():
-        return by_harness(model, watch)
-
-
 def by_us(samples: pl.DataFrame) -> Said:
-    """The same from our rows."""
+    """The same from our rows, which hold log-likelihoods in float32."""
     columns = ("task", "sample_id", "scoring", "option_log_likelihoods", "text")
-    return {
-        tuple(key): text if values is None else values for *key, values, text in samples.select(columns).iter_rows()
-    }
+    return {Key(*key): text if values is None else values for *key, values, text in samples.select(columns).iter_rows()}
 
 
-def apart(one: Said, other: Said, task: str) -> dict[str, float]:
-    """Most nats between two sides in an option of a task; of a whole text, thousands of tokens, as a share of it."""
-    options, texts = [0.0], [0.0]
-    for key, values in other.items():
-        if key[0] == task and not isinstance(values, str):
-            for a, b in zip(one[key], values, strict=True):
-                if key[2] == "rolling":
-                    texts.append(abs(float(a) - b) / abs(b))
-                else:
-                    options.append(abs(float(a) - b))
-    return {"nats": max(options), "relative": max(texts)}
+def worst(found: dict[str, list[Gap]], sides: dict[str, dict[str, Said]], folder: Path) -> dict[str, Any]:
+    """By task the largest gap among some variants, and who is off there.
+
+    Args:
+        found: gaps by variant.
+        sides: what each side said, by its name and by variant.
+        folder: where the variants' checkpoints lie.
+    """
+    result = {}
+    for spec in TASKS:
+        own = [(gap, name) for name, each in found.items() for gap in each if gap.key.task == spec.name]
+        if own:
+            gap, name = max(own)
+            with quiet():
+                exact = Exact(folder / name)
+            result[spec.name] = {"variant": name} | off(
+                gap, exact, spec, {side: said[name] for side, said in sides.items()}
+            )
+    return result
 
 
 def ratios(ours: Watch, theirs: Watch) -> dict[str, float]:
@@ -168,41 +131,37 @@ def main() -> None:
         decoder = load_decoder(source)
         sessions = {spec.name: TaskSession(decoder, "smollm2", [spec]) for spec in TASKS}
     variants = {"dense": Variant()} | {name: prune(decoder, parse_recipe(name)) for name in RECIPES}
-    same, asked, same_texts, texts = 0, 0, 0, 0
-    gaps: dict[str, list[dict[str, float]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        save(decoder, variants, Path(folder))
+    said: dict[str, dict[str, Said]] = {"ours": {}, "lm_eval": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save(decoder, variants, folder)
         for name, variant in variants.items():
             mine: Said = {}
             for task, session in sessions.items():
                 with ours.on(task):
                     mine |= by_us(session.score(name, variant).samples)
-            other = once_a_variant(Path(folder) / name, theirs, quick=False)
-            once_a_variant(Path(folder) / name, quick, quick=True)
-            for key, values in other.items():
-                if isinstance(values, str):
-                    texts, same_texts = texts + 1, same_texts + (mine[key] == values)
-                else:
-                    asked += 1
-                    same += list(mine[key]).index(max(mine[key])) == values.index(max(values))
-            for task in sessions:
-                gaps[task].append(apart(mine, other, task))
-            if name == "dense":
-                with quiet():
-                    read = [spec for spec in TASKS if spec.max_new_tokens is None]
-                    truth = by_harness(Exact(Path(folder) / name), Watch(), read)
-                exact = {
-                    spec.name: {"ours": apart(mine, truth, spec.name), "lm_eval": apart(other, truth, spec.name)}
-                    for spec in read
-                }
+            said["ours"][name] = mine
+            said["lm_eval"][name] = once_a_variant(folder / name, theirs, quick=False)
+            once_a_variant(folder / name, quick, quick=True)
+        pairs = [
+            (said["ours"][name][key], values)
+            for name, other in said["lm_eval"].items()
+            for key, values in other.items()
+        ]
+        texts = [one == other for one, other in pairs if isinstance(other, str)]
+        choices = [(list(one), list(other)) for one, other in pairs if not isinstance(other, str)]
+        found = {name: gaps(said["ours"][name], other) for name, other in said["lm_eval"].items()}
+        apart = {
+            "dense": worst({"dense": found.pop("dense")}, said, folder),
+            "pruned": worst(found, said, folder),
+        }
     result = {
         "variants": len(variants),
-        "samples": asked,
-        "same_answer": same,
-        "texts": texts,
-        "same_text": same_texts,
-        "most_apart": {task: {key: max(gap[key] for gap in each) for key in each[0]} for task, each in gaps.items()},
-        "dense_from_float64": exact,
+        "samples": len(choices),
+        "same_answer": sum(one.index(max(one)) == other.index(max(other)) for one, other in choices),
+        "texts": len(texts),
+        "same_text": sum(texts),
+        "most_apart": apart,
         "seconds_ours": round(sum(ours.seconds.values()), 2),
         "seconds_lm_eval_once_a_variant": round(sum(theirs.seconds.values()), 2),
         "seconds_lm_eval_with_our_products": round(sum(quick.seconds.values()), 2),

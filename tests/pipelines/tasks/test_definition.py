@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.errors import InputError
 from pipelines.studies.measured import TaskSpec
-from pipelines.tasks.definition import contents_hash, find, runs_code, shipped
+from pipelines.tasks.definition import Definition, contents_hash, find, runs_code, shipped
 from pipelines.tasks.loading import load_tasks
 from tests.assets.tiny_study import ROOT
 
@@ -49,11 +49,21 @@ def test_a_shipped_name_comes_before_the_harness_and_a_prefix_turns_that_round()
     assert [file.parent.name for file in theirs.files] == ["arc"]
 
 
-def test_every_shipped_task_loads_and_only_humaneval_runs_code() -> None:
-    loaded = load_tasks([TaskSpec(name=name) for name in shipped()])
-    assert {each.name for each in loaded} == set(shipped())
+def test_every_task_whose_samples_travel_along_loads_and_only_programs_run() -> None:
+    specs = {name: TaskSpec(name=name) for name in shipped()}
+    fetched = {name for name, spec in specs.items() if not find(spec).is_local}
+    loaded = load_tasks([spec for name, spec in specs.items() if name not in fetched])
+    assert fetched == {"mbpp", "narrativeqa"}
+    assert {each.name for each in loaded} == specs.keys() - fetched
     assert all(len(each.docs) > 0 for each in loaded)
-    assert {name for name in shipped() if runs_code(TaskSpec(name=name))} <= {"humaneval"}
+    assert {name for name, spec in specs.items() if runs_code(spec)} == {"humaneval", "mbpp"}
+
+
+@pytest.mark.parametrize("name", ["lm_eval:mbpp", "lm_eval:humaneval", "mbpp_instruct"])
+def test_a_task_that_runs_programs_unconfined_is_refused_before_its_code_is_imported(name: str) -> None:
+    with pytest.raises(InputError, match="runs code that the model writes unconfined; `humaneval` and `mbpp`"):
+        load_tasks([TaskSpec(name="programs", definition=name)])
+    assert not [each for each in sys.modules if each.startswith(("lm_eval.tasks.mbpp", "lm_eval.tasks.humaneval"))]
 
 
 def test_a_file_of_ones_own_takes_the_place_of_the_samples(tmp_path: Path) -> None:
@@ -201,6 +211,19 @@ def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"task mine: metric '.*evil.py' is code from outside .*allow_functions: true"):
         load_tasks([over_a_file(tmp_path, metric=str(script))])
     assert not ran.exists()
+
+
+def test_a_metric_that_a_definitions_own_module_fetches_is_refused(tmp_path: Path) -> None:
+    """As modules of lm-eval's own tasks do; with `lm_eval:` nobody has allowed their functions."""
+    spec = over_a_file(tmp_path)
+    (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
+    path = Path(spec.asked)
+    path.write_text(path.read_text().replace('"{{query}}"', "!function code.run"))
+    harness = Definition((path,), is_harness=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.tasks.loading.find", lambda _: harness)
+        with pytest.raises(InputError, match="task mine: metric 'rouge' is code from outside .*allow_functions: true"):
+            load_tasks([spec])
 
 
 def test_a_definition_that_includes_itself_is_refused(tmp_path: Path) -> None:

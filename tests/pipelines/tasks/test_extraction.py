@@ -1,5 +1,6 @@
 """The tasks that write, as shipped: what is asked, what is found in a text, and what counts as right."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from lm_eval.filters import build_filter_ensemble
 from pipelines.studies.measured import TaskSpec
 from pipelines.tasks.definition import FOLDER, fields, runs_code
 from pipelines.tasks.execution import passes, refusal
-from pipelines.tasks.extraction import without_marks
-from pipelines.tasks.loading import load_tasks
+from pipelines.tasks.extraction import f1_of_words, without_marks
+from pipelines.tasks.loading import Loaded, load_tasks
 from pipelines.tasks.samples import rows
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
@@ -137,3 +138,59 @@ def test_the_published_solution_of_every_shipped_problem_passes_and_an_empty_one
         assert passes(doc["prompt"], whole["canonical_solution"], *asked).outcome == "passed", whole["task_id"]
         if number < 4:
             assert passes(doc["prompt"], "    pass\n", *asked).reason.startswith("AssertionError")
+
+
+def over_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **splits: list[dict[str, Any]]) -> Loaded:
+    """A shipped task whose samples would be fetched, over files in their place."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "data sets")
+    for split, docs in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    files = {split: str(folder / f"{split}.jsonl") for split in splits}
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"include: {FOLDER / name}.yaml\ndataset_path: json\ndataset_name: null\n"
+        f"dataset_kwargs: {{data_files: {json.dumps(files)}}}\n"
+    )
+    (loaded,) = load_tasks([TaskSpec(name=name, definition=str(path), allow_functions=True)])
+    return loaded
+
+
+def problem(number: int, code: str, *tests: str) -> dict[str, Any]:
+    return {"task_id": number, "text": f"Write function {number}.", "code": code, "test_list": list(tests)}
+
+
+@pytest.mark.namespaces
+def test_mbpp_is_asked_as_lm_eval_does_behind_problems_2_to_4_and_judged_in_the_jail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = ("assert set(twice( [1])) == {2}", "assert twice([]) == []", "assert twice([2, 3]) == [4, 6]")
+    code = "def helped(x):\r\n  return 2 * x\r\ndef twice(xs):\r\n  return [helped(x) for x in xs]"
+    examples = [problem(n, f"def f{n}(): return {n}", *[f"assert f{n}() == {n}"] * 3) for n in range(1, 6)]
+    wanted = [problem(11, code, *tests), problem(12, "f = abs", *["assert f(-1) == 1"] * 3)]
+    mbpp = over_files(tmp_path, monkeypatch, "mbpp", test=wanted, prompt=examples)
+    config = fields(HARNESS / "mbpp" / "mbpp.yaml")
+    for key in ("doc_to_text", "num_fewshot", "target_delimiter"):
+        assert getattr(mbpp.task.config, key) == config[key]
+    assert mbpp.task.config.generation_kwargs["until"] == config["generation_kwargs"]["until"]
+    assert mbpp.runs_code
+    assert mbpp.task.config.metric_list == []
+    asked = mbpp.task.fewshot_context(mbpp.docs[0], 3)
+    shots = "\n\n".join(mbpp.task.doc_to_text(each) + each["code"] + "\n[DONE]" for each in examples[1:4])
+    assert asked == f"{shots}\n\n{mbpp.task.doc_to_text(wanted[0])}"
+    assert [doc["entry_point"] for doc in mbpp.docs] == ["twice", "f"]
+    if reason := refusal():
+        pytest.skip(f"code cannot be shut in here: {reason}")
+    doc = mbpp.docs[0]
+    for written, outcome in ((code, "passed"), (code.replace("2 *", "3 *"), "failed"), ("", "failed")):
+        judged = passes(doc["prompt"], written, mbpp.task.doc_to_target(doc), doc["entry_point"])
+        assert judged.outcome == outcome, judged
+
+
+def test_answers_about_a_story_count_by_their_best_f1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doc = {"context": "A fox ran. It hid.", "question": "Where?", "answers": ["In the barn", "under a big, red barn"]}
+    story = over_files(tmp_path, monkeypatch, "narrativeqa", test=[doc])
+    assert story.task.fewshot_context(story.docs[0], 0) == "A fox ran. It hid.\n\nQuestion: Where?\nAnswer:"
+    assert story.task.process_results(doc, [" In barn."]) == {"f1": 1.0}
+    # Two of three words, and two of four, are the second answer's: 2 · 2 / (3 + 4).
+    assert f1_of_words(doc, ["a Red RED barn"]) == {"f1": pytest.approx(4 / 7)}
+    assert f1_of_words(doc, [""]) == f1_of_words(doc, ["the fox"]) == {"f1": 0.0}

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from pipelines.errors import ComputationError
+from pipelines.metrics.heads import Head
 from pipelines.models.calls import hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.wearing import applied
+from pipelines.tasks import writing
 from pipelines.tasks.guessing import MOST_GUESSED, Guesser, worth
 from pipelines.tasks.writing import can_go_on, write
 from tests.tiny_models import DECODERS, save_tiny
@@ -149,6 +153,40 @@ def test_a_variant_writes_its_own_text_however_wrong_the_dense_models_is(decoder
         wanted = [alone(decoder, context) for context in CONTEXTS]
         found = write(decoder, CONTEXTS, [()] * 4, NEW, others=dense)
     assert [list(each.tokens) for each in found] == wanted != dense
+
+
+def test_a_wrong_guess_that_breaks_the_numbers_changes_no_text(decoder: Decoder) -> None:
+    wanted = [alone(decoder, context) for context in CONTEXTS]
+    broken = next(token for token in range(1, 300) if all(token not in text for text in (*wanted, *CONTEXTS)))
+    others = [wanted[0], *([*text[:9], broken, *text[10:]] for text in wanted[1:])]
+    read: list[Tensor] = []
+
+    def damage(_: Any, given: tuple[Tensor], states: Tensor) -> Tensor:
+        read.append(is_broken := given[0] == broken)
+        return states.masked_fill(is_broken[..., None], torch.nan)
+
+    model: Any = decoder.model
+    with hooks(model.get_input_embeddings().register_forward_hook(damage)):
+        found = write(decoder, CONTEXTS, [()] * 4, NEW, others=others, goes_on=True)
+        assert [list(each.tokens) for each in found] == wanted
+        assert sum(bool(each.any()) for each in read) == 1, "it was read never, or guessed again"
+        with pytest.raises(ComputationError, match="NaN or infinite logits"):
+            write(decoder, [(broken, 4)], [()], NEW, others=[wanted[0]], goes_on=True)
+
+
+def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [alone(decoder, context) for context in CONTEXTS]
+    rows: list[int] = []
+
+    def count(head: Head, states: Tensor) -> Tensor:
+        rows.append(len(states))
+        return head.capped(head.raw(states))
+
+    monkeypatch.setattr(writing, "BLOCK_ROWS", 6)
+    monkeypatch.setattr(Head, "logits_of_state", count)
+    found = write(decoder, CONTEXTS, [()] * 4, NEW, others=wanted)
+    assert [list(each.tokens) for each in found] == wanted
+    assert max(rows) == 6
 
 
 def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tmp_path: Path) -> None:
