@@ -5,6 +5,7 @@ Which rows there are, and where the picture goes, is the caller's business.
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -157,7 +158,7 @@ def _chart(
     base = alt.Chart().encode(x=x, tooltip=tooltip)
     if color:
         is_method = color.endswith("method")
-        scale_of = {"scale": methods.color_scale(shown[color].cast(pl.String))} if is_method else {}
+        scale_of: dict[str, Any] = {"scale": methods.color_scale(shown[color].cast(pl.String))} if is_method else {}
         base = base.encode(color=alt.Color(f"{color}:N", sort=theme.names(shown, color), **scale_of))
         if not is_ordered:  # equal values of one place stand side by side
             base = base.encode(xOffset=alt.XOffset(f"{color}:N", sort=theme.names(shown, color)))

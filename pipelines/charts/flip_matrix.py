@@ -3,6 +3,8 @@
 Pairing and testing the answers is the query's business.
 """
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -67,7 +69,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     ink = alt.condition(f"datum.lost_share > {0.55 * most}", alt.value("white"), alt.value(theme.INK))
     if is_numbered:
         layers.append(base.mark_text(fontSize=11).encode(text="lost:Q", color=ink))
-    corner = {"xOffset": 0.34 * size, "yOffset": -0.34 * size} if is_numbered else {}
+    corner: dict[str, Any] = {"xOffset": 0.34 * size, "yOffset": -0.34 * size} if is_numbered else {}
     layers.append(
         base.transform_filter("datum.differs")
         .mark_point(filled=True, size=14 if is_numbered else 9, opacity=1, **corner)
