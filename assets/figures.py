@@ -4,7 +4,6 @@ How a figure looks and which SQL feeds it is the business of `pipelines.charts`.
 """
 
 import base64
-import io
 
 from dagster import (
     AssetExecutionContext,
@@ -19,11 +18,12 @@ from dagster import (
 from assets.lineage import reading
 from assets.resources import WarehouseResource
 from assets.state import charts_version, data_version
+from pipelines.charts.files import preview
 from pipelines.charts.registry import FIGURES, Drawing, Figure
 from warehouse.formats import markdown_escaped
 from warehouse.provenance import fingerprint
 
-# Of a picture: metadata are kept in Dagster's database and sent to the browser as a whole.
+# Of a preview: metadata are kept in Dagster's database and sent to the browser as a whole.
 _MOST_BYTES = 100_000
 
 
@@ -66,11 +66,5 @@ def _figure(figure: Figure) -> AssetsDefinition:
 
 def _embedded(drawing: Drawing) -> str:
     """The chart as a picture inside Markdown, drawn smaller where it would be too large."""
-    for scale in (1.0, 0.75, 0.5):
-        picture = io.BytesIO()
-        drawing.chart.save(picture, format="png", scale_factor=scale)
-        if picture.tell() <= _MOST_BYTES:
-            break
-    return (
-        f"![{markdown_escaped(drawing.title)}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
-    )
+    picture = base64.b64encode(preview(drawing.chart, _MOST_BYTES)).decode()
+    return f"![{markdown_escaped(drawing.title)}](data:image/png;base64,{picture})"

@@ -5,11 +5,12 @@ Which rows there are, and where the picture goes, is the caller's business.
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import polars as pl
 
-from pipelines.charts import theme
+from pipelines.charts import methods, theme
 from pipelines.charts.text import label
 from pipelines.errors import InputError
 
@@ -156,7 +157,9 @@ def _chart(
     ]
     base = alt.Chart().encode(x=x, tooltip=tooltip)
     if color:
-        base = base.encode(color=alt.Color(f"{color}:N", sort=theme.names(shown, color)))
+        is_method = color.endswith("method")
+        scale_of: dict[str, Any] = {"scale": methods.color_scale(shown[color].cast(pl.String))} if is_method else {}
+        base = base.encode(color=alt.Color(f"{color}:N", sort=theme.names(shown, color), **scale_of))
         if not is_ordered:  # equal values of one place stand side by side
             base = base.encode(xOffset=alt.XOffset(f"{color}:N", sort=theme.names(shown, color)))
     layers = [base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))] if bounds else []

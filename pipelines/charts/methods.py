@@ -3,6 +3,8 @@
 Which variants are compared belongs to the charts.
 """
 
+import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -33,20 +35,46 @@ SCORE_CAPTION = (
 )
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
+# Place i has colour i mod 8 and shape i mod 7, so that fifty-six places differ in one or both. What stands beside each
+# other most often comes first, each with a colour of its own; a method that is new goes to the end.
+KNOWN = (
+    "attn-drop", "mlp-drop", "block-drop", "wanda", "magnitude", "sparsegpt", "attn+mlp-drop", "dense",
+    "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed",
+)  # fmt: skip
+_FREE = range(len(KNOWN), len(theme.CATEGORIES) * len(_SHAPES))
 
 
-def encodings(methods: pl.Series, column: str = "method") -> dict[str, Any]:
-    """A colour and a shape for each method, by the order of the names; both tell the first fifty-six apart."""
-    names = sorted(methods.unique())
+def places(methods: Iterable[str]) -> dict[str, int]:
+    """Method → the place of its colour and shape, which is the same in every figure; in the order of the places.
+
+    A method that is not known has one of the free places, by the checksum of its name; where two of one figure fall on
+    the same, the later name moves to the next one that is free.
+    """
+    found = {method: KNOWN.index(method) for method in set(methods) & set(KNOWN)}
+    for method in sorted(set(methods) - set(KNOWN)):
+        first = zlib.crc32(method.encode()) % len(_FREE)
+        candidates = [*_FREE[first:], *_FREE[:first]]
+        found[method] = next((place for place in candidates if place not in found.values()), candidates[0])
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def color_scale(methods: Iterable[str]) -> alt.Scale:
+    """The colours of the methods; the legend shows no others."""
+    return _scale(methods, theme.CATEGORIES)
+
+
+def encodings(methods: Iterable[str]) -> dict[str, Any]:
+    """Colour and shape of the field `method`."""
     legend = alt.Legend(symbolOpacity=1, symbolSize=70)
-    scales = [
-        alt.Scale(domain=names, range=[kinds[i % len(kinds)] for i in range(len(names))])
-        for kinds in (theme.CATEGORIES, _SHAPES)
-    ]
     return {
-        "color": alt.Color(f"{column}:N", title=None, scale=scales[0], legend=legend),
-        "shape": alt.Shape(f"{column}:N", title=None, scale=scales[1], legend=legend),
+        "color": alt.Color("method:N", title=None, scale=color_scale(methods), legend=legend),
+        "shape": alt.Shape("method:N", title=None, scale=_scale(methods, _SHAPES), legend=legend),
     }
+
+
+def _scale(methods: Iterable[str], kinds: list[str]) -> alt.Scale:
+    found = places(methods)
+    return alt.Scale(domain=list(found), range=[kinds[place % len(kinds)] for place in found.values()])
 
 
 def labelled(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from pipelines.charts import (
     calibration,
     drops,
     estimates,
+    flip_matrix,
     flips,
     generation,
     hierarchy,
@@ -102,7 +103,7 @@ class Figure:
 
 
 # How a heading names the part of a figure that it shows.
-_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}"}
+_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}", "metric": "{}"}
 
 
 def _slug(word: str) -> str:
@@ -129,6 +130,7 @@ FIGURES: dict[str, Figure] = {
         _figure("layer_map", layer_map, "model", most=6),
         _figure("spikes", spikes, "model", "lens", most=12),
         _figure("flips", flips, "model"),
+        _figure("flip_matrix", flip_matrix, "model", "metric"),
         _figure("pareto", pareto, "model"),
         _figure("quantization", quantization, "model", "quantization"),
         _figure("calibration", calibration, "model"),

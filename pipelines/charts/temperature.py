@@ -66,7 +66,8 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         "temperature:Q",
         title="temperature T",
         scale=alt.Scale(zero=False, nice=False, padding=10),
-        axis=alt.Axis(values=sorted(data["temperature"].unique()), format="~g", grid=False),
+        # A format of the axis would round 1.5 to 2 where there is room for few ticks.
+        axis=alt.Axis(values=sorted(data["temperature"].unique()), labelExpr="format(datum.value, '~g')", grid=False),
     )
     base = alt.Chart().encode(x=x, color=generation.trajectory_color())
     spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(

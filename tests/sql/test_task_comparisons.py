@@ -125,6 +125,39 @@ def test_holms_correction_is_that_of_his_rule_ties_included(ask: Ask) -> None:
     assert {row["n_tests"] for row in rows.values()} == {6}
 
 
+def test_every_two_variants_are_paired_both_ways_over_all_tasks_and_tested_as_one_family(ask: Ask) -> None:
+    warehouse = Handmade().variant("noise-batch", method="noise")
+    chance = np.random.default_rng(4)
+    shares = {"dense": 0.9, RECIPE: 0.6, "a'b": 0.1, "noise-batch": 0.9}
+    right = {recipe: (chance.random(30) < share).tolist() for recipe, share in shares.items()}
+    right[RECIPE][3] = right["a'b"][20] = None
+    for recipe, answers in right.items():
+        written(warehouse, recipe, answers[:20], "one")
+        written(warehouse, recipe, answers[20:], "two")
+    task_sample(warehouse, "dense", "two", "asked otherwise", sample_hash="with examples")
+    task_sample(warehouse, RECIPE, "two", "asked otherwise", is_correct=False)
+    rows = {(row["recipe"], row["other_recipe"]): row for row in strict(ask, warehouse, "task_turns")}
+
+    recipes = ["dense", RECIPE, "a'b"]
+    pairs = [(one, other) for one in recipes for other in recipes if one != other]
+    assert sorted(rows) == sorted(pairs), "noise is nobody's competitor"
+    p = {}
+    for one, other in pairs:
+        both = [(x, y) for x, y in zip(right[one], right[other], strict=True) if x is not None and y is not None]
+        lost, gained = both.count((True, False)), both.count((False, True))
+        p[one, other] = stats.binomtest(lost, lost + gained).pvalue
+        row = rows[one, other]
+        assert (row["n_tasks"], row["n_samples"], row["n_tests"]) == (2, len(both), 3)
+        assert (row["n_right"], row["other_n_right"]) == (sum(x for x, _ in both), sum(y for _, y in both))
+        assert (row["lost"], row["gained"], row["lost_share"]) == (lost, gained, about(lost / len(both)))
+        assert row["mcnemar_p"] == about(p[one, other])
+    # Holm's rule over the three pairs, each of which stands twice.
+    ordered = sorted(p.values())[::2]
+    for pair, one in p.items():
+        steps = [min(1.0, (3 - at) * each) for at, each in enumerate(ordered) if each <= one * (1 + 1e-9)]
+        assert rows[pair]["holm_p"] == about(max(steps))
+
+
 def test_targets_move_in_log_likelihood_and_margin_before_an_answer_turns(ask: Ask) -> None:
     chance = np.random.default_rng(3)
     dense, pruned = (np.float32(-chance.exponential(3, (12, 4))).astype(float) for _ in range(2))

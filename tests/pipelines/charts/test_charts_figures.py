@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.charts import generation, spaces, temperature, theme, tokens, top_tokens
 from pipelines.charts.registry import FIGURES, Figure
+from pipelines.charts.sizes import fitted
 from tests.pipelines.charts import frames, variant_frames
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -325,6 +326,8 @@ def test_temperatures_are_drawn_as_curves_and_a_single_one_as_dots():
         medians, rel=1e-12
     )
     assert "one temperature" not in str(curves.to_dict()["title"])
+    # Narrow panels have fewer ticks, and an axis rounds its labels by them.
+    assert all(f">{t}<" in fitted(curves.to_dict(), 1).svg for t in (0.5, 1, 1.3))
     dots = temperature.draw(frames.ask(query, decoding_curve=one))
     assert "one temperature was measured: T = 1" in str(dots.to_dict()["title"])
     assert len(rows_with(dots, "median")) == len(kl) * 2 // 3

@@ -13,7 +13,7 @@ import pytest
 import vl_convert
 
 from pipelines.charts import theme
-from pipelines.charts.files import canonical_pdf, chart_files
+from pipelines.charts.files import canonical_pdf, chart_files, preview
 
 
 def chart(points: int = 5) -> theme.AnyChart:
@@ -34,6 +34,17 @@ def test_every_file_is_what_its_suffix_says() -> None:
     assert files[".png"].startswith(b"\x89PNG")
     assert min(width, height) > 300
     assert files[".pdf"].startswith(b"%PDF-1.")
+
+
+def test_a_preview_is_made_smaller_until_it_is_small_enough_and_never_below_half() -> None:
+    def width(most_bytes: int) -> int:
+        return struct.unpack(">I", preview(chart(), most_bytes)[16:20])[0]
+
+    whole = preview(chart(), 10**9)
+    assert whole == vl_convert.vegalite_to_png(chart().to_dict())
+    assert width(len(whole)) == width(10**9)
+    assert width(len(whole) - 1) == pytest.approx(0.75 * width(10**9), abs=1)
+    assert width(1) == pytest.approx(0.5 * width(10**9), abs=1)
 
 
 def test_fonts_are_embedded_in_the_pdf_and_it_has_no_date() -> None:

@@ -4,14 +4,16 @@ That every figure draws on usual, empty and hostile frames is `test_charts_figur
 """
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 import pytest
 
-from pipelines.charts import layer_map
+from pipelines.charts import layer_map, methods, theme
 from pipelines.charts.pareto import frontier, labels
 from pipelines.charts.registry import FIGURES
+from pipelines.charts.sizes import SMALLEST_TYPE, fitted
+from pipelines.pruning import recipes
 from tests.pipelines.charts import frames, variant_frames
 from tests.pipelines.charts.test_charts_figures import rows_with
 
@@ -183,6 +185,83 @@ def test_an_answer_that_turned_under_the_same_letter_makes_no_negative_bar():
     # Lost and gained can exceed flipped: a text with the same answer may be judged anew.
     answers = variant_frames.q20_answers_flipped().with_columns(flipped=pl.lit(0))
     assert min(row["samples"] for row in rows_with(drawn("flips", q20_answers_flipped=answers), "samples")) >= 0
+
+
+def test_the_flip_matrix_holds_every_pair_both_ways_and_marks_those_that_differ():
+    turns = variant_frames.task_turns().filter(metric="accuracy")
+    cells = {tuple(row[side].rsplit("  ", 1)[0] for side in ("with", "without")): row
+             for row in rows_with(drawn("flip_matrix", task_turns=turns), "with")}  # fmt: skip
+    assert len(cells) == 7 * 6
+    for row in turns.to_dicts():
+        cell = cells[row["recipe"], row["other_recipe"]]
+        assert (cell["lost"], cell["gained"], cell["n_samples"]) == (row["lost"], row["gained"], 60)
+        assert cell["differs"] == (row["holm_p"] < 0.05)
+        assert cell["with"].endswith(f"  {100 * row['n_right'] / 60:.0f} %")
+    assert 0 < sum(cell["differs"] for cell in cells.values()) < len(cells)
+
+
+def test_the_flip_matrix_puts_the_dense_model_first_and_then_who_is_right_more_often():
+    (x, y) = (drawn("flip_matrix").to_dict()["layer"][0]["encoding"][axis]["scale"]["domain"] for axis in "xy")
+    assert x == y
+    assert x[0].startswith("dense  ")
+    shares = [int(name.split()[-2]) for name in x[1:]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_column():
+    recipes = tuple(f"{kind}-drop-{k}" for kind in ("attn", "attn+mlp", "block") for k in range(1, 12))[:31]
+    turns = variant_frames.task_turns(recipes=(*recipes, "a  b  c", "</svg><script>"))
+    frame = frames.ask(FIGURES["flip_matrix"].query, task_turns=turns.with_columns(n_samples=60 - pl.col("lost")))
+    chart = next(FIGURES["flip_matrix"].draw_all(frame)).chart
+    found = fitted(chart.to_dict(), 1)
+    assert found.type_points >= SMALLEST_TYPE
+    assert ">a  b  c<" in found.svg
+    assert "<script>" not in found.svg
+    least, most = (60 - turns.filter(metric="accuracy")["lost"].max(), 60 - turns["lost"].min())
+    assert f"{least} to {most} shared samples of 2 tasks" in str(chart.to_dict()["title"])
+
+
+def looks(specification: Any) -> set[tuple[str, str]]:
+    """Method and colour or shape in every scale of methods in a chart."""
+    if isinstance(specification, list):
+        return set().union(*map(looks, specification))
+    if not isinstance(specification, dict):
+        return set()
+    is_of_methods = specification.get("field") == "method" and "scale" in specification
+    own = zip(*specification["scale"].values(), strict=True) if is_of_methods else ()
+    return set(own).union(*map(looks, specification.values()))
+
+
+@pytest.mark.parametrize("name", ["drops", "pareto", "speed"])
+def test_a_method_has_its_colour_and_shape_whoever_stands_beside_it(name):
+    few, many = (
+        looks(drawn(name, variant_summary=frames.variant_summary(recipes=recipes),
+                    **variant_frames.of((variant_frames.MODEL,), recipes)).to_dict())
+        for recipes in (("mlp-drop-1", "mlp-drop-2"), ("attn-drop-2", "block-drop-1", "mlp-drop-1", "mlp-drop-2"))
+    )  # fmt: skip
+    assert {("mlp-drop", theme.VERMILLION), ("mlp-drop", "square")} <= few
+    assert few < many
+
+
+def test_known_methods_are_those_of_the_recipes_and_all_look_different():
+    never_alone = {"dsnot", "noise"}
+    spelled = {each for kind in (*recipes.KINDS, recipes.Composed)
+               for each in get_args(kind.model_fields["method"].annotation)}  # fmt: skip
+    assert set(methods.KNOWN) == spelled - never_alone
+    assert [methods.places([name])[name] for name in methods.KNOWN] == list(range(len(methods.KNOWN)))
+    colours, shapes = (methods.encodings(methods.KNOWN)[kind]["scale"]["range"] for kind in ("color", "shape"))
+    assert len(set(zip(colours, shapes, strict=True))) == len(methods.KNOWN)
+    assert len(set(colours[:8])) == 8
+
+
+def test_a_foreign_method_keeps_its_place_beside_known_ones_and_is_told_from_another_of_its_kind():
+    own = methods.places(["slicegpt"])["slicegpt"]
+    assert own >= len(methods.KNOWN)
+    assert methods.places(["wanda", "slicegpt", "dense"])["slicegpt"] == own
+    # As many as there are places, whatever their checksums: all differ. One more shares one, and is drawn.
+    names = [*methods.KNOWN, *(f"foreign {number}" for number in range(56 - len(methods.KNOWN)))]
+    assert sorted(methods.places(names).values()) == list(range(56))
+    assert len(methods.places([*names, "one more"])) == 57
 
 
 def test_the_frontier_is_what_nothing_else_beats_in_both_ties_included():

@@ -136,6 +136,26 @@ def q20_answers_flipped(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def task_turns(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    """Two metrics over the same 60 samples; a pair differs where one loses five more than the other."""
+    rows = []
+    for metric, hardness in (("accuracy", 0.3), ("exact_match", 0.6)):
+        right = {
+            recipe: {s for s in range(60) if _chance(metric, s) > hardness * (0.5 + _harm(recipe) * _chance(recipe, s))}
+            for recipe in ("dense", *recipes)
+        }
+        for model in models:
+            for recipe, own in right.items():
+                for other, theirs in right.items():
+                    lost, gained = len(own - theirs), len(theirs - own)
+                    row = {"model": model, "recipe": recipe, "other_recipe": other, "metric": metric, "n_tasks": 2,
+                           "n_samples": 60, "n_right": len(own), "other_n_right": len(theirs), "lost": lost,
+                           "gained": gained, "lost_share": lost / 60, "mcnemar_p": 0.5 ** abs(lost - gained),
+                           "n_tests": 21, "holm_p": 0.01 if abs(lost - gained) > 4 else 1.0}  # fmt: skip
+                    rows += [row] if recipe != other else []
+    return pl.DataFrame(rows)
+
+
 def q27_pruning_against_quantization(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "quantization": "rtn", "measure": measure, "kl_nats": 0.01 + _harm(recipe),
@@ -215,6 +235,7 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     paper_variants,
     speed_summary,
     q20_answers_flipped,
+    task_turns,
     q27_pruning_against_quantization,
     q28_sensitivity_to_calibration,
     mask_overlap,
