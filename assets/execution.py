@@ -26,6 +26,7 @@ from assets.resources import StudyResource
 from assets.run import Failure, Listener, Outcome
 from assets.warm import retire
 from assets.watch import make_models_folder
+from pipelines import scratch
 from warehouse.catalogue import build_file
 from warehouse.store import Store
 
@@ -68,6 +69,7 @@ def execute(
     with opened(local) as instance, watched() as interrupted:
         recover(instance, str(store.root))
         store.clean_temporaries()
+        scratch.clean()
         runs = _Runs(plan, request, store, listener, instance, interrupted, place)
         if computes_here:
             retire(local)
