@@ -192,7 +192,7 @@ class _Runs:
             partition_key=partition,
             asset_selection=keys,
             run_config=self._config(beside),
-            # Of whom the UI knows no user it says that somebody has clicked.
+            # Without a user the UI says that somebody has clicked; it shows some 15 characters of one.
             tags={
                 WAREHOUSE_TAG: str(self.store.root),
                 STUDY_TAG: self.plan.study.name,

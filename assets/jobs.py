@@ -58,7 +58,7 @@ def whole_study(
         tables=tables,
         computes_here=False,
         place=cluster.place() if cluster else None,
-        asked_by=f"{_starter(context.run_tags)}, run {context.run_id[:8]}",
+        asked_by=_starter(context.run_tags),
     )
     if outcome.failures:
         raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in outcome.failures))

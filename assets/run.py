@@ -81,7 +81,7 @@ def run_study(
     tables: Collection[str] | None = None,
     computes_here: bool = True,
     place: RayPlace | None = None,
-    asked_by: str = "the command line",
+    asked_by: str = "command line",
 ) -> Outcome:
     """Brings the warehouse up to date with a study.
 
