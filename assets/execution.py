@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.storage.tags import USER_TAG
 
 from assets import settings, state
 from assets.fingerprints import SPEED_TABLE
@@ -26,6 +27,7 @@ from assets.resources import StudyResource
 from assets.run import Failure, Listener, Outcome
 from assets.warm import retire
 from assets.watch import make_models_folder
+from pipelines import scratch
 from warehouse.catalogue import build_file
 from warehouse.store import Store
 
@@ -42,7 +44,8 @@ def execute(
     listener: Listener,
     *,
     computes_here: bool,
-    place: RayPlace | None = None,
+    place: RayPlace | None,
+    asked_by: str,
 ) -> Outcome:
     """Computes everything in the plan; one partition's failure does not stop the others.
 
@@ -55,6 +58,7 @@ def execute(
         listener: told how far it is.
         computes_here: whether this process computes rather than the warehouse's worker.
         place: the Ray cluster whose machines compute instead.
+        asked_by: who asked, as the UI shows it.
 
     Raises:
         InputError: the cluster cannot be reached, has no room, or its machines do not see the warehouse.
@@ -68,7 +72,8 @@ def execute(
     with opened(local) as instance, watched() as interrupted:
         recover(instance, str(store.root))
         store.clean_temporaries()
-        runs = _Runs(plan, request, store, listener, instance, interrupted, place)
+        scratch.clean()
+        runs = _Runs(plan, request, store, listener, instance, interrupted, place, asked_by)
         if computes_here:
             retire(local)
         with LOADED.telling(listener, claims=computes_here):
@@ -87,6 +92,7 @@ class _Runs:
     instance: DagsterInstance
     interrupted: Callable[[], bool]
     place: RayPlace | None
+    asked_by: str
     computed: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -186,7 +192,12 @@ class _Runs:
             partition_key=partition,
             asset_selection=keys,
             run_config=self._config(beside),
-            tags={WAREHOUSE_TAG: str(self.store.root), STUDY_TAG: self.plan.study.name},
+            # Without a user the UI says that somebody has clicked; it shows some 15 characters of one.
+            tags={
+                WAREHOUSE_TAG: str(self.store.root),
+                STUDY_TAG: self.plan.study.name,
+                USER_TAG: self.asked_by,
+            },
             raise_on_error=False,
         )
         if self.interrupted():

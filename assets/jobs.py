@@ -3,6 +3,8 @@
 A whole study spans models, variants and the report, that is several partitioned runs, so its job starts those.
 """
 
+from collections.abc import Mapping
+
 from dagster import (
     AssetKey,
     AssetSelection,
@@ -14,6 +16,7 @@ from dagster import (
     op,
 )
 from dagster import Failure as StepFailure
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
 from pydantic import Field
 
 from assets import settings
@@ -55,9 +58,18 @@ def whole_study(
         tables=tables,
         computes_here=False,
         place=cluster.place() if cluster else None,
+        asked_by=_starter(context.run_tags),
     )
     if outcome.failures:
         raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in outcome.failures))
+
+
+def _starter(tags: Mapping[str, str]) -> str:
+    """Who started a run."""
+    for kind, tag in (("sensor", SENSOR_NAME_TAG), ("schedule", SCHEDULE_NAME_TAG)):
+        if name := tags.get(tag):
+            return f"{kind} {name}"
+    return tags.get(USER_TAG, "a click")
 
 
 @graph(description="Run a whole study: models, variants, answers and report. What is current is not computed again.")

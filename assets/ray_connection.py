@@ -17,6 +17,9 @@ from pipelines.errors import ComputationError, InputError
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 # For whoever listens at an address to take a connection.
 _LISTENER_SECONDS = 5.0
+# A server of ray:// begins a process for each client, and some of these beginnings fail: it forks while its
+# own threads talk (https://github.com/ray-project/ray/issues/63202).
+_TRIES = 3
 
 
 class Connection(RayResource):
@@ -64,7 +67,13 @@ class Connection(RayResource):
             options |= {"include_dashboard": False, "object_store_memory": self.object_store_bytes}
             logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_of_interest)
         try:
-            self._context = ray.init(self.address, **options)
+            for left in reversed(range(_TRIES)):
+                try:
+                    self._context = ray.init(self.address, **options)
+                    break
+                except ConnectionAbortedError:
+                    if not left:
+                        raise
         except Exception as error:  # Ray raises plain ones where its processes do not come up
             reason = str(error).strip().partition("\n")[0]
             if self.address == "local":

@@ -81,6 +81,7 @@ def run_study(
     tables: Collection[str] | None = None,
     computes_here: bool = True,
     place: RayPlace | None = None,
+    asked_by: str = "command line",
 ) -> Outcome:
     """Brings the warehouse up to date with a study.
 
@@ -95,6 +96,7 @@ def run_study(
         tables: only these are brought up to date, without questions and report; None for the whole study.
         computes_here: whether this process computes, which then holds the model; else the warehouse's worker does.
         place: the Ray cluster whose machines compute instead.
+        asked_by: who asked, as the UI shows it.
 
     Raises:
         InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
@@ -131,7 +133,7 @@ def run_study(
             plan = planned()
         if plan.is_empty:
             return refused.added_to(Outcome(study))
-        outcome = execute(plan, request, store, listener, computes_here=computes_here, place=place)
+        outcome = execute(plan, request, store, listener, computes_here=computes_here, place=place, asked_by=asked_by)
         return refused.added_to(outcome)
 
 

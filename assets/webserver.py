@@ -15,9 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assets import settings
+from assets.child import start_ours
 
-# What takes the place of the modules that `dagster dev` starts.
-_CHILDREN = {"dagster_webserver": ["assets.child", "webserver"], "dagster._daemon": ["assets.child", "daemon"]}
 # Another name that leads here is another website's, whose pages the browser would take for ours.
 _HOSTS = {"127.0.0.1", "localhost"}
 _REFUSAL = "Refused: this interface answers its own pages only, on 127.0.0.1 or under a name in PRUNESCOPE_HOSTS."
@@ -57,15 +56,12 @@ class OwnPagesOnly:
 
 
 def dev() -> None:
-    """`dagster dev` with our web server and daemon in the place of Dagster's, and the command line's arguments."""
+    """`dagster dev` with our programs in the place of Dagster's, and the command line's arguments."""
     from dagster._cli import dev as theirs
+    from dagster._grpc import server
 
-    start = theirs.open_ipc_subprocess
-
-    def started(command: list[str], **options: Any) -> Any:  # noqa: ANN401 - as Dagster calls it
-        return start([word for part in command for word in _CHILDREN.get(part, [part])], **options)
-
-    theirs.open_ipc_subprocess = started
+    start_ours(theirs)
+    start_ours(server)
     theirs.dev_command(args=sys.argv[1:], prog_name="dagster dev")
 
 

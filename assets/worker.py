@@ -18,6 +18,7 @@ from assets.compute import compute
 from assets.failures import KINDS, can_pass
 from assets.loaded import LoadedModels
 from assets.parts import Part
+from pipelines import scratch
 from warehouse.store import Store
 
 # Steps of a computation are told together when so many seconds have passed.
@@ -57,6 +58,7 @@ def serve(listener: socket.socket, path: Path, identity: str, idle: float) -> No
         identity: the code and the environment that this process was started with, as its starter calls them.
         idle: in seconds.
     """
+    scratch.clean()
     loaded = LoadedModels()
     listener.settimeout(idle)
     while True:

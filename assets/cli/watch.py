@@ -80,6 +80,8 @@ def watch(
     if rows.num_rows or format_ or output:
         emit(rows, format_, output)
     _tell(backlog.watch, store)
+    if backlog.stale_reports:
+        say(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
     for (study, model), makers in backlog.of_others.items():
         say(f"{study}: {', '.join(sorted(set(makers.values())))} measures {model} from other inputs; {_MEND}", "yellow")
 

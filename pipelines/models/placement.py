@@ -4,8 +4,6 @@ transformers and accelerate load the weights; how they come for their turn is `t
 """
 
 import logging
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -19,6 +17,7 @@ from torch import nn
 from pipelines.errors import InputError
 from pipelines.models.outline import layer_stack
 from pipelines.models.turns import Turn, nothing, rests
+from pipelines.scratch import Scratch
 
 DISK = "disk"
 
@@ -69,8 +68,9 @@ class Placement:
         self._map = {name: str(device) for name in _outside(outline, self._name)}
         self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self.places)}
         # For weights whose form on disk is not the model's; gone with the model, or when it cannot be loaded.
-        self._scratch = tempfile.mkdtemp(prefix="prunescope-layers-")
-        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        scratch = Scratch()
+        self._scratch = str(scratch.folder)
+        weakref.finalize(self, scratch.discard)
 
     def arguments(self) -> dict[str, Any]:
         """For `from_pretrained`."""

@@ -12,7 +12,7 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from pipelines.errors import InputError
 from pipelines.pruning import variant
-from tests.assets.tiny_study import RECIPES, one_thread, partitions, rows
+from tests.assets.tiny_study import RECIPES, few_answers, one_thread, partitions, rows
 from tests.object_store import KEY, SECRET, s3_server
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -151,6 +151,7 @@ def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask
     with s3_server() as credentials, pytest.MonkeyPatch.context() as patch:
         for name, value in credentials.items():
             patch.setenv(name, value)
+        few_answers(patch)
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         said = ""

@@ -18,7 +18,7 @@ def child(pipe):
     from assets.interrupts import end_with_parent
     try:
         end_with_parent()
-        time.sleep(15)
+        signal.pause()
     except KeyboardInterrupt:
         os.write(pipe, b"interrupted")
 

@@ -4,6 +4,7 @@ The cluster is a real one, of two nodes on this machine.
 """
 
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +134,29 @@ def test_a_local_cluster_with_a_token_is_not_told_how_to_go_without(
     assert said.startswith("Token authentication is disabled")
 
 
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_far_cluster_whose_server_failed_to_begin_is_asked_thrice(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    left = ["Initialization failure from server:\nTraceback"] * failures
+
+    def init(*_: object, **__: object) -> SimpleNamespace:
+        if left:
+            raise ConnectionAbortedError(left.pop())
+        return SimpleNamespace(disconnect=lambda: None)
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = connected(f"ray://127.0.0.1:{server.getsockname()[1]}")
+        if failures < 3:
+            with far:
+                assert not left
+        else:
+            with pytest.raises(InputError, match=r"no Ray cluster .*\(Initialization failure"), far:
+                pass
+
+
 @pytest.fixture
 def given(tmp_path: Path) -> Given:
     return Given({}, versions(), str(tmp_path), "", socket.gethostname())
@@ -158,9 +182,17 @@ def test_an_error_travels_as_what_it_was_and_with_its_traceback(tmp_path: Path, 
 
 @dataclass
 class Machines:
-    """Two nodes of one CPU each."""
+    """Two nodes of one CPU each.
+
+    Attributes:
+        address: of the head.
+        far: the same cluster for whoever is on none of its machines.
+        doomed: the node that dies.
+        sessions: Ray's logs.
+    """
 
     address: str
+    far: str
     doomed: str
     sessions: Path
 
@@ -178,9 +210,15 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         from ray.cluster_utils import Cluster
 
         little = {"num_cpus": 1, "object_store_memory": 80 << 20}
-        cluster = Cluster(initialize_head=True, head_node_args=little | {"include_dashboard": False})
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        head = little | {"include_dashboard": False, "ray_client_server_port": port}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # logs of the server for `far`, which Ray leaves open
+            cluster = Cluster(initialize_head=True, head_node_args=head)
         second = cluster.add_node(**little)
-        found = Machines(cluster.address, second.node_id, Path(second.get_session_dir_path()))
+        far = f"ray://{cluster.head_node.node_ip_address}:{port}"
+        found = Machines(cluster.address, far, second.node_id, Path(second.get_session_dir_path()))
 
         def kill() -> None:
             """As a power cut: what computes there stops at once."""
@@ -258,11 +296,11 @@ def test_no_secret_reaches_a_log_of_ray_or_the_warehouse_and_no_worker_stays(ran
 
 
 @ray_cluster
-def test_a_run_of_the_ui_has_its_partition_computed_on_the_cluster(
+def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
     ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path
 ) -> None:
     def run(recipe: str) -> object:
-        engine = {"kind": "ray", "ray": {"address": machines.address}}
+        engine = {"kind": "ray", "ray": {"address": machines.far}}
         resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}, "engine": engine}
         return defs.resolve_job_def("variant_tables").execute_in_process(
             instance=instance,

@@ -20,7 +20,7 @@ from pipelines.progress import SILENT
 from pipelines.retrieval.data import files_of
 from pipelines.studies.measured import RetrievalSpec
 from tests.assets.conftest import made_once
-from tests.assets.tiny_study import StudyFile, partitions
+from tests.assets.tiny_study import StudyFile, few_answers, partitions
 from tests.tiny_encoders import save_embedder
 from tests.tiny_models import tiny_tokenizer
 from warehouse.store import Store
@@ -62,6 +62,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, model: Path, cache: Path) ->
             patch.setenv("PRUNESCOPE_CACHE", str(cache))
             patch.setenv("OMP_NUM_THREADS", "1")
             patch.chdir(folder)
+            few_answers(patch)
             assert run(["run", str(written(folder, model)), "--warehouse", str(folder / "warehouse")], Globals()) == 0
 
     return made_once(tmp_path_factory, "found", compute)

@@ -14,6 +14,7 @@ from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterInstance
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
 from dagster._serdes import serialize_value
 
 from assets.cli.main import run
@@ -21,6 +22,7 @@ from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.fingerprints import MODEL_TABLES
 from assets.instance import opened
+from assets.jobs import _starter
 from assets.partitions import MODELS, register, variant_key
 from assets.partitions import RECIPES as PRUNED
 from tests.assets.tiny_study import (
@@ -28,6 +30,7 @@ from tests.assets.tiny_study import (
     ROOT,
     VARIANT_TABLES,
     StudyFile,
+    few_answers,
     partitions,
     without_answers,
     written_since,
@@ -232,6 +235,11 @@ def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path)
                 assert "| weight hash |" in told["made from"].value
 
 
+def test_the_runs_of_a_study_are_asked_for_by_whoever_started_its_job() -> None:
+    for tags, told in (({SCHEDULE_NAME_TAG: "nightly"}, "schedule nightly"), ({USER_TAG: "me"}, "me"), ({}, "a click")):
+        assert _starter(tags) == told
+
+
 def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,8 +253,13 @@ def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_fr
         }
     }
     with opened(warehouse) as instance:
-        assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=config).success
+        job, tags = defs.resolve_job_def("study"), {SENSOR_NAME_TAG: "watch"}
+        assert job.execute_in_process(instance=instance, run_config=config, tags=tags).success
         assert {record.status for record in instance.get_runs(limit=4)} == {DagsterRunStatus.SUCCESS}
+        asked_by = {record.job_name: record.tags.get(USER_TAG) for record in instance.get_runs(limit=4)}
+        assert asked_by == {"variant_tables": "sensor watch"}
+        # By `prunescope run`, which has computed the warehouse.
+        assert {run.tags[USER_TAG] for run in instance.get_runs() if run.job_name == "answers"} == {"command line"}
     written = written_since(before, warehouse)
     new = of("mlp-drop-1", written)
     assert len(new) == len(VARIANT_TABLES)
@@ -305,8 +318,9 @@ def test_every_run_leaves_a_catalogue_that_duckdb_opens_by_itself(warehouse: Pat
 
 
 def test_the_noise_floor_a_changed_text_and_the_speed_are_measured_nothing_else_and_the_report_holds(
-    study: StudyFile, warehouse: Path, capsys: pytest.CaptureFixture[str]
+    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    few_answers(monkeypatch)
     before = partitions(warehouse)
     study.write(
         noise=["bfloat16", "batch"],

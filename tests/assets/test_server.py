@@ -16,7 +16,7 @@ import pytest
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.instance import only_writer
-from tests.assets.tiny_study import ROOT, StudyFile, one_thread, rows
+from tests.assets.tiny_study import ROOT, StudyFile, few_answers, one_thread, rows
 from tests.object_store import s3_server
 from tests.postgres_server import postgres_server
 from warehouse.store import Store
@@ -76,6 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: P
         for name, value in environment.items():
             patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="bucket")
+        few_answers(patch)
         yield Server(environment, study, *computed(study))
 
 

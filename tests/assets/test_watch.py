@@ -305,8 +305,13 @@ def test_run_without_a_study_does_all_that_is_watched(store: Store, study: Study
     assert "none is watched" in capsys.readouterr().err
     assert prunescope(Store(warehouse), "watch", study.path) == 0
     assert prunescope(Store(warehouse), "run") == 0
-    assert "everything is current" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "everything is current" in said
+    assert "older than their tables" not in said
     assert prunescope(Store(warehouse), "run", "--recipe", "wanda-50") == 2
+    next((warehouse / "task_scores").rglob("*.parquet")).unlink()
+    assert prunescope(Store(warehouse), "watch") == 0
+    assert "questions, figures and report are older than their tables: tiny" in capsys.readouterr().err
 
 
 def test_run_without_a_study_goes_on_after_one_that_cannot_be_computed(

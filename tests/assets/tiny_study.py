@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from dagster import AssetKey
 
-from assets import fingerprints, warm
+from assets import execution, fingerprints, warm
 from tests.tiny_models import SHORT_TEXT
 from warehouse.tables import TABLES
 
@@ -140,6 +141,18 @@ def workers_of(warehouse: Path) -> set[int]:
 def without_answers(patch: pytest.MonkeyPatch) -> None:
     """Runs end with the partitions: questions, figures and report are half the work and not what is looked at."""
     patch.setattr("assets.execution._Runs._answers", lambda runs: None)
+
+
+def few_answers(patch: pytest.MonkeyPatch) -> None:
+    """Runs make one question, one figure and the report: the others go the same way through Dagster and storage."""
+    few = [AssetKey("paper_reference"), AssetKey("q04_fit_of_theorem_3"), AssetKey(["figures", "spaces"])]
+    whole = execution._Runs._run
+
+    def run(runs: object, job: str, name: str, partition: str | None, keys: object, *rest: Any, **options: Any) -> bool:
+        asked = [*few, AssetKey("report")] if job == "answers" else keys
+        return whole(runs, job, name, partition, asked, *rest, **options)
+
+    patch.setattr("assets.execution._Runs._run", run)
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:

@@ -24,6 +24,8 @@ from tests.tiny_models import SHORT_TEXT, save_tiny
 MOST_SECONDS_NO_OP, MOST_SECONDS_TO_LOAD, MOST_SHARE_OF_DAGSTER = 5.0, 3.0, 0.10
 MOST_SECONDS_A_TICK = 1.0
 VARIANTS = 100
+# How often one and two workers compute the same study.
+TURNS = 2
 ROOT = Path(__file__).parents[2]
 
 
@@ -88,6 +90,26 @@ def demo(folder: Path) -> Iterator[str]:
     )
 
 
+def workers(folder: Path) -> Iterator[str]:
+    """A small study by one worker and by two, of one thread each, in turns; each as simulated from its own files.
+
+    What other work takes of the machine meanwhile is then in both.
+    """
+    study = small_study(folder)
+    found = {1: [], 2: []}
+    for turn in range(TURNS):
+        for number, figures in found.items():
+            root = folder / f"{number}-{turn}"
+            real = child("cluster", study, root, number)["seconds"]
+            figures.append((child("simulated", study, root, number)["tables"], real))
+    for number, figures in found.items():
+        simulated, real = (sum(seconds) / TURNS for seconds in zip(*figures, strict=True))
+        yield (
+            f"the tables of a small study by {number} of one thread: simulated to take {simulated:.0f} s, took "
+            f"{real:.0f} s: {simulated / real:.2f} times as long"
+        )
+
+
 def backfill(folder: Path) -> Iterator[str]:
     """Runs of one partition each, in processes of their own, as a backfill starts them.
 
@@ -149,6 +171,23 @@ def tiny_study(folder: Path, recipes: list[str]) -> Path:
     return path
 
 
+def small_study(folder: Path) -> Path:
+    """The demo's model with little to read and to write: a minute of computing for one thread."""
+    study = {
+        "name": "small",
+        "models": [{"name": "smollm2-135m-instruct", "source": "embedded"}],
+        "recipes": ["dense", *(f"magnitude-{share}" for share in (20, 30, 40, 50, 60)), "attn-drop-4", "mlp-drop-4"],
+        "prompts": [{"id": "open", "kind": "open", "text": "Explain in one sentence why the sky is blue."}],
+        "calibration": {"source": SHORT_TEXT, "sequences": 2, "length": 64},
+        "generation": {"new_tokens": 16},
+        "measure": {"lenses": ["normed"]},
+        "noise": [],
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return path
+
+
 PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "definitions": definitions,
     "no-op": no_op,
@@ -156,6 +195,7 @@ PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "scale": scale,
     "answers": answers,
     "demo": demo,
+    "workers": workers,
 }
 
 

@@ -131,16 +131,65 @@ def retire(root: str) -> Figures:
 
 
 def simulated(study: str, root: str, workers: str) -> Figures:
-    """What `plan --workers` says of the study itself."""
+    """What `plan --workers` says of the study itself, with and without its answers."""
     from assets import settings
     from assets.plan import Request
     from assets.scaling import scale
+    from pipelines.planning.cluster import simulate
     from pipelines.progress import SILENT
     from warehouse.store import Store
 
     chosen = Request(study).load()
     found = scale(chosen, Store(root), settings.cache_folder(), SILENT, int(workers))
-    return {"seconds": found.simulated(len(chosen.models), len(chosen.recipes)).seconds}
+    size = len(chosen.models), len(chosen.recipes)
+    tables = simulate(found.pace, *size, int(workers))
+    return {"seconds": found.simulated(*size).seconds, "tables": tables.seconds, "repeated": tables.repeated}
+
+
+def cluster(study: str, root: str, workers: str) -> Figures:
+    """A study's tables by so many workers of one thread: one in this process, more on machines of a Ray cluster.
+
+    The clock starts when all workers are there.
+    """
+    import torch
+
+    from assets import execution
+    from assets.cli.main import run as command
+    from assets.cli.options import Globals
+
+    execution._Runs._answers = lambda runs: None
+
+    def tables(*place: str) -> None:
+        if command(["run", study, "--warehouse", root, *place], Globals()):
+            raise RuntimeError("the run failed")
+
+    import_all()
+    if int(workers) == 1:
+        torch.set_num_threads(1)
+        return timed(tables)
+
+    from ray.cluster_utils import Cluster
+
+    from assets.ray_fleet import Fleet
+
+    begun = list[float]()
+    hand_out = Fleet._hand_out
+
+    def hand_out_together(fleet: Fleet) -> None:
+        if not any(hired.ready for hired in fleet._hired):
+            begun.append(time.perf_counter())
+            hand_out(fleet)
+
+    Fleet._hand_out = hand_out_together
+    machine = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    machines = Cluster(initialize_head=True, head_node_args=machine | {"include_dashboard": False})
+    try:
+        for _ in range(int(workers) - 1):
+            machines.add_node(**machine)
+        timed(lambda: tables("--ray", machines.address))
+        return {"seconds": time.perf_counter() - begun[0]}
+    finally:
+        machines.shutdown()
 
 
 def partitions(root: str, models: str, recipes: str) -> Figures:
@@ -235,7 +284,8 @@ def answers(root: str, rows: str) -> Figures:
 
 
 PARTS: dict[str, Callable[..., Figures]] = {
-    each.__name__: each for each in (definitions, run, direct, partition, retire, simulated, partitions, tick, answers)
+    each.__name__: each
+    for each in (definitions, run, direct, partition, retire, simulated, cluster, partitions, tick, answers)
 }
 
 if __name__ == "__main__":
