@@ -13,7 +13,7 @@ from tests.warehouse.conftest import provenance_of, rows_of
 from warehouse.tables import TABLES
 
 READERS = 4
-SECONDS = 5
+SECONDS = 10
 RECIPES = ("dense", "wanda-50", "attn-drop-4")
 
 # A column of each table in which every row of a partition holds the number of the write that made it.
