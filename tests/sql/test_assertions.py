@@ -1,5 +1,6 @@
 """Each assert_ file finds nothing in a good warehouse and something in one where that very thing is broken."""
 
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Path
     warehouse = whole_warehouse()
     broken.apply(warehouse)
     root = tmp_path / "broken"
-    shutil.copytree(good, root)
+    shutil.copytree(good, root, copy_function=os.link)
     shutil.rmtree(root / broken.table)
     warehouse.write(root, broken.table)
 

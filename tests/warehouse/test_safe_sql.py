@@ -350,9 +350,10 @@ def test_a_statement_without_end_is_stopped(root, sql):
         ("SELECT i, repeat('x', 1000) FROM range(100000000) t(i)", "larger than 1 GiB"),
     ],
 )
-def test_a_statement_that_would_fill_the_memory_is_stopped(root, sql, message):
+def test_a_statement_that_would_fill_the_memory_is_stopped(root, locked, sql, message):
+    assert locked.execute("SELECT current_setting('memory_limit')").fetchall() == [("2.0 GiB",)]
     with pytest.raises(SqlError, match=message):
-        run_safe(root, sql)
+        run_safe(root, sql, gibibytes=0.25)  # a small one is full sooner
 
 
 def test_a_damaged_warehouse_says_so(root, tmp_path):
@@ -378,7 +379,7 @@ def test_comments_are_there_for_who_asks_for_them(root):
 
 def test_of_an_open_connection_the_first_rows_come_and_the_connection_stays(root, locked):
     for rows in (0, 1, 2047, 2048, 2049):
-        assert answer(locked, "SELECT i FROM range(100000000) t(i)", rows=rows)["i"].to_pylist() == list(range(rows))
+        assert answer(locked, "SELECT i FROM range(10000000) t(i)", rows=rows)["i"].to_pylist() == list(range(rows))
     assert answer(locked, "SELECT i FROM range(3) t(i)", rows=5).num_rows == 3
     with pytest.raises(SqlError, match="larger than 1 MiB"):
         answer(locked, "SELECT repeat('x', 1000) FROM range(10000)", size=1 << 20)

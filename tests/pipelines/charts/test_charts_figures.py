@@ -6,6 +6,7 @@ How a chart looks is judged by eye, not here.
 import json
 import math
 import unicodedata
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -19,6 +20,7 @@ from tests.pipelines.charts import frames, variant_frames
 PNG = b"\x89PNG\r\n\x1a\n"
 EVERY = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 LARGEST_JSON = 2_000_000
+HOSTILE_MODELS = ("../../etc/passwd", "..\\..\\etc\\passwd", *frames.HOSTILE)
 
 
 def data_of(chart: Any) -> list[list[dict[str, Any]]]:
@@ -54,15 +56,15 @@ def test_an_empty_frame_gives_a_chart_that_says_so(figure: Figure, tmp_path):
     assert picture(drawing.chart, tmp_path).startswith(PNG)
 
 
-@EVERY
-def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
+@cache
+def large_marts() -> dict[str, pl.DataFrame]:
     many = {
         "models": tuple(f"model-{index}" for index in range(2)),
         "recipes": tuple(
             f"{kind}-{size}" for kind in ("attn-drop", "mlp-drop", "wanda", "sparsegpt", "awq") for size in "234"
         ),
     }
-    marts = {
+    return {
         "layer_summary": frames.layer_summary(**many, layers=32),
         "decoding_curve": frames.decoding_curve(**many, prompts=("a",), steps=1000),
         "token_trace": frames.token_trace(**many, prompts=tuple("abcdef"), steps=80),
@@ -75,7 +77,11 @@ def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
         "stg_top_tokens": frames.stg_top_tokens(**many, prompts=tuple("abcdef")),
         "reference_temperature": frames.reference_temperature(**many),
     }
-    drawing = next(figure.draw_all(frames.ask(figure.query, **marts)))
+
+
+@EVERY
+def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
+    drawing = next(figure.draw_all(frames.ask(figure.query, **large_marts())))
     assert 3_000 < len(drawing.chart.to_json()) < LARGEST_JSON
 
 
@@ -85,11 +91,11 @@ def test_the_query_gives_the_same_rows_whatever_order_the_mart_is_in(figure: Fig
     assert frames.ask(figure.query, **shuffled).equals(frames.ask(figure.query))
 
 
-@EVERY
-def test_hostile_names_give_apart_and_path_safe_chart_names(figure: Figure):
-    models = ("../../etc/passwd", "..\\..\\etc\\passwd", *frames.HOSTILE)
+@cache
+def hostile_marts() -> dict[str, pl.DataFrame]:
+    models = HOSTILE_MODELS
     recipes = ("attn-drop-4", "wanda-50")
-    marts = {
+    return {
         "layer_summary": frames.layer_summary(models, recipes, layers=2),
         "estimate_points": frames.estimate_points(models, per_theorem=2),
         "decoding_curve": frames.decoding_curve(models, recipes, steps=2),
@@ -101,9 +107,13 @@ def test_hostile_names_give_apart_and_path_safe_chart_names(figure: Figure):
         "stg_top_tokens": frames.stg_top_tokens(models, recipes, words=frames.HOSTILE),
         "reference_temperature": frames.reference_temperature(models),
     }
-    drawings = list(figure.draw_all(frames.ask(figure.query, **marts)))
+
+
+@EVERY
+def test_hostile_names_give_apart_and_path_safe_chart_names(figure: Figure):
+    drawings = list(figure.draw_all(frames.ask(figure.query, **hostile_marts())))
     drawn = [drawing.name for drawing in drawings]
-    assert len(set(drawn)) == len(drawn) >= len(models)
+    assert len(set(drawn)) == len(drawn) >= len(HOSTILE_MODELS)
     assert all(name.startswith(f"{figure.name}-") and len(name) < 200 for name in drawn)
     assert not any(character in "/\\<>\"'\x00\u202e" for name in drawn for character in name)
     for drawing in drawings:

@@ -1,7 +1,9 @@
 """Every divergence column against closed forms, scipy and the float64 reference, on awkward input."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -48,14 +50,21 @@ Dense = Literal["normal", "ties", "one_hot", "uniform", "huge"]
 Shift = Literal["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"]
 DENSE = st.sampled_from(["normal", "ties", "one_hot", "uniform", "huge"])
 SHIFT = st.sampled_from(["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"])
-SIZES = st.sampled_from([2, 3, 6, 129, 4500])
+SIZES = st.sampled_from([2, 3, 6, 129, 4100])
 SEEDS = st.integers(0, 2**31)
 TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
 
 
-def identity_head(size: int) -> Head:
-    """A head that hands its input on, so that a test chooses logits exactly."""
-    return Head(torch.eye(size))
+@cache
+def identity_head(size: int, dtype: torch.dtype = torch.float32) -> Head:
+    """A head that hands its input on, so that a test chooses logits exactly; the reference need not convert float64."""
+    return Head(torch.eye(size, dtype=dtype))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _large_heads_go() -> Iterator[None]:
+    yield
+    identity_head.cache_clear()
 
 
 def on_grid(values: Tensor) -> Tensor:
@@ -130,7 +139,8 @@ def test_every_column_matches_the_float64_reference(dense, shift, size, seed, te
     measured = divergence(z, dz, head, [temperature])
     # A tiny shift is rounded away or ties tokens when it is added to a float32 logit.
     skip = frozenset(RANKING) if shift in ("tiny", "parallel") else frozenset()
-    assert_matches(measured, divergence_reference(z, dz, head, temperature), temperature, skip=skip)
+    truth = divergence_reference(z, dz, identity_head(size, torch.float64), temperature)
+    assert_matches(measured, truth, temperature, skip=skip)
 
 
 @settings(max_examples=60, deadline=None)
@@ -140,8 +150,8 @@ def test_ties_go_to_the_lowest_token_on_both_sides(size, seed, levels):
     z = torch.randint(1, levels + 1, (6, size), generator=generator).float()
     dz = torch.randint(-1, 2, (6, size), generator=generator).float()
     dz[:, 0] += 1
-    head = identity_head(size)
-    measured, truth = divergence(z, dz, head, [1.0]), divergence_reference(z, dz, head, 1.0)
+    measured = divergence(z, dz, identity_head(size), [1.0])
+    truth = divergence_reference(z, dz, identity_head(size, torch.float64), 1.0)
     for name in sorted(name for name in RANKING if not name.startswith("p_")):
         np.testing.assert_array_equal(measured[name][0], truth[name].numpy().astype(measured[name].dtype), err_msg=name)
 

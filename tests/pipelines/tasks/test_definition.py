@@ -190,8 +190,10 @@ def over_a_file(folder: Path, text: str = "{{query}}", metric: str = "acc") -> T
 
 
 @pytest.fixture(autouse=True)
-def _own_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
+    # A definition without files has `datasets` look for some in the working folder, all of an environment included.
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
