@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import duckdb
-import polars as pl
 
-from assets.explorer import documents
+from assets.explorer import documents, rows
 from assets.watch import look
 from pipelines.errors import InputError
 from pipelines.explorer.shapes import Index
@@ -160,17 +159,13 @@ class _State:
         self._connection = connect(root, explained=False)
         _narrow(self._connection, name, study)
         # Nothing in it changes, and many documents ask the same.
-        ask = lru_cache(_ANSWERS)(self._ask)
-        self._documents = documents(study or name, ask, is_live=True)
+        ask = lru_cache(_ANSWERS)(partial(rows, self._connection))
+        self._documents = documents(study or name, self._connection, ask, is_live=True)
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Mapping[str, Any]:
         with self._lock:
             return self._documents.build(name)
-
-    def _ask(self, query: str) -> pl.DataFrame:
-        with damage_explained(self._connection):
-            return pl.DataFrame(self._connection.sql(query).to_arrow_table())
 
 
 def _narrow(connection: duckdb.DuckDBPyConnection, name: str, study: Study | None) -> None:

@@ -40,7 +40,7 @@ def compare(
 
     difference is B − A; its error takes windows of a text, and prompts, as the independent units, and low and high are
     its 95 % interval (from five units on). noise_p95 is the KL that rounding alone makes. Of tasks the units are
-    samples, and mcnemar_p tests those that only one side answers right.
+    samples; mcnemar_p tests those that only one side answers right, and holm_p corrects it for all tasks and metrics.
 
     For example:
 

@@ -105,7 +105,8 @@ def show_overview(console: Console, index: Index) -> None:
     for answer in index["answers"]:
         of = f"{label(answer['model'])}: " if len(index["models"]) > 1 else ""
         console.print(Text(of + prose(answer["question"]), "bold"))
-        console.print(Padding(Text(prose(answer["text"])), (0, 0, 1, 2), expand=False))
+        told = f"{answer['short']} {answer['text']}".strip()
+        console.print(Padding(Text(prose(told)), (0, 0, 1, 2), expand=False))
     for model in index["models"]:
         entries = [entry for entry in index["variants"] if entry["model"] == model]
         width = _spark_width(console.width, entries)

@@ -22,7 +22,8 @@ function answerCard(answer) {
     "article",
     null,
     el("h2", null, answer.question, index.models.length > 1 && el("span", { class: "hint" }, " ", name(answer.model))),
-    el("p", null, answer.text, " ", answer.sql.map((key) => [sqlLink(key, answer.question), " "])),
+    el("p", { class: "short" }, answer.short, " ", sqlLink(answer.sql[0], answer.question)),
+    answer.text && el("details", null, el("summary", null, "More"), el("p", null, answer.text, " ", answer.sql.slice(1).map((source) => [sqlLink(source, answer.question), " "]))),
     answer.links.length > 0 && el("p", { class: "links" }, answer.links.map((one) => [el("a", { href: one.href }, name(one.text)), " "])),
   );
 }
