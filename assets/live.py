@@ -90,6 +90,41 @@ def _scope(
     return (models, recipes) if there else None
 
 
+class Shown:
+    """The studies that a server shows, by name: found anew where one is asked for, as a run may compute a new one."""
+
+    def __init__(self, root: Place, named: str | None = None) -> None:
+        """Finds the studies.
+
+        Args:
+            root: the warehouse.
+            named: as `studies`; the one that is named stays the only one.
+
+        Raises:
+            InputError: as `studies`.
+            WarehouseError: as `studies`.
+        """
+        self._root, self._is_one = root, named is not None
+        self._lives = {name: Live(root, name, study) for name, study in studies(root, named).items()}
+        self._lock = threading.Lock()
+
+    def known(self) -> Mapping[str, "Live"]:
+        """Those that were found so far."""
+        return self._lives
+
+    def now(self) -> Mapping[str, "Live"]:
+        """Those that have computed by now; one that was found stays.
+
+        Raises:
+            WarehouseError: the warehouse cannot be read.
+        """
+        if not self._is_one:
+            with self._lock, suppress(InputError):  # nothing is left, such as after `gc`: what was shown says so
+                found = {name: Live(self._root, name, study) for name, study in studies(self._root).items()}
+                self._lives = found | self._lives
+        return self._lives
+
+
 class Live:
     """One study over the warehouse as it is now; several threads may use it."""
 

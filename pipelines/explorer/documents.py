@@ -3,10 +3,8 @@
 How the page shows them, and what answers the SQL, is the business of others.
 """
 
-import json
 import re
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeVar, cast
 
@@ -16,9 +14,10 @@ from pipelines.charts.registry import FIGURES
 from pipelines.explorer.frames import Ask, Frames
 from pipelines.explorer.index import Told, figure_entry, index, prompt_rows, variant_names
 from pipelines.explorer.order import Order
+from pipelines.explorer.page import embedded, packed
 from pipelines.explorer.pairs import MOST_PAIRS, Pairs, nearest, pair
 from pipelines.explorer.pairs import TITLES as PAIR_TITLES
-from pipelines.explorer.shapes import Fact, FigureDocument, Index, Statement, VariantEntry
+from pipelines.explorer.shapes import Fact, FigureDocument, Index, Statement
 from pipelines.explorer.statements import STATEMENTS
 from pipelines.explorer.traces import trace
 from pipelines.explorer.variants import variant
@@ -26,16 +25,9 @@ from pipelines.explorer.variants import variant
 # A file, and of it what the page's own scripts, Vega and licences may take.
 FILE_BYTES, OWN_BYTES = 15_000_000, 1_500_000
 ROOM = FILE_BYTES - OWN_BYTES
-_NOTES_BYTES = 2_000
+_NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
 # Lists of the index, which a file carries as text; of longer ones the first entries, up to so many bytes.
-_LISTS = {
-    "variants": "variants",
-    "prompts": "prompts",
-    "answers": "answers",
-    "claims": "claims",
-    "findings": "findings",
-    "facts": "facts",
-}
+_LISTS = ("variants", "prompts", "answers", "claims", "findings", "facts")
 _LIST_BYTES = 1_500_000
 _Row = TypeVar("_Row")
 _READS = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
@@ -134,7 +126,7 @@ class Documents:
         The index comes first, cut where even its lists are too long. Then variants and figures, then paired
         comparisons of variants that stand near each other, then traces prompt by prompt, each of every variant. The
         first of a kind that has no room ends this kind, so that what is there does not depend on the sizes of single
-        ones; a figure is left out by itself.
+        ones.
 
         Args:
             room: what they may take, packed and as base64, with the index as text.
@@ -147,50 +139,43 @@ class Documents:
         whole = self._index(frames, wanted, without_data)
         cut = _cut(whole)
         count = len(cut["variants"])
-        left = {
-            f"{len(whole[kind]) - len(cut[kind])} of {len(whole[kind])} {words}": len(whole[kind]) - len(cut[kind])  # type: ignore[literal-required]
-            for kind, words in _LISTS.items()
-        }
-        room -= len(json.dumps(cut)) + _NOTES_BYTES + _packed(found["sql"])
+        left_out = [
+            f"{len(whole[kind]) - len(cut[kind])} of {len(whole[kind])} {kind}"  # type: ignore[literal-required]
+            for kind in _LISTS
+            if len(cut[kind]) < len(whole[kind])  # type: ignore[literal-required]
+        ]
+        room -= len(embedded(cut)) + _NOTES_BYTES + _size(found["sql"])
 
-        def add(kind: str, names: Sequence[str], *, is_each: bool = False) -> None:
+        def add(kind: str, names: Sequence[str], build: Callable[[str], Mapping[str, Any]]) -> None:
             nonlocal room
-            missing = 0
             for at, name in enumerate(names):
-                document = (
-                    self._figure(name.partition("/")[2], answered[name.partition("/")[2]])
-                    if name.startswith("figures/")
-                    else self.build(name)
-                )
-                size = _packed(document)
-                if size > room:
-                    missing += 1 if is_each else len(names) - at
-                    if not is_each:
-                        break
-                else:
-                    room -= size
-                    found[name] = document
-            left[f"{missing} of {len(names)} {kind}"] = missing
+                document = build(name)
+                if (size := _size(document)) > room:
+                    left_out.append(f"{len(names) - at} of {len(names)} {kind}")
+                    return
+                room -= size
+                found[name] = document
 
-        add("pages of variants", [f"variant/{n}" for n in range(count)])
-        add("figures", [f"figures/{name}" for name in FIGURES], is_each=True)
+        def figure(name: str) -> FigureDocument:
+            key = name.removeprefix("figures/")
+            return self._figure(key, answered[key])
+
+        add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
+        add("figures", [f"figures/{name}" for name in FIGURES], figure)
         if self._pairs is not None:
-            add("paired comparisons", [f"pair/{n}/{m}" for n, m in nearest(_kls(cut), MOST_PAIRS)])
-            every = sum(a["model"] == b["model"] for a, b in combinations(_pruned(cut), 2))
-            if every > MOST_PAIRS:
-                left[
-                    f"{every - MOST_PAIRS} of {every} paired comparisons (here: of variants that stand next to each "
-                    "other by median KL)"
-                ] = every - MOST_PAIRS
+            near = nearest(_kls(cut), MOST_PAIRS)
+            add("paired comparisons", [f"pair/{n}/{m}" for n, m in near], self.build)
+            if len(near) == MOST_PAIRS:
+                left_out.append("paired comparisons of variants that are not next to each other by median KL")
         # What the reader could not find in the index is not carried.
-        add("token views", [f"trace/{n}/{m}" for m, n in wanted if n < count and m < len(cut["prompts"])])
+        carried = [f"trace/{n}/{m}" for m, n in wanted if n < count and m < len(cut["prompts"])]
+        add("token views", carried, self.build)
         for n, entry in enumerate(cut["variants"]):
             entry["traces"] = [m for m in entry["traces"] if f"trace/{n}/{m}" in found]
-        told = "; ".join(what for what, number in left.items() if number)
-        if told:
+        if left_out:
             cut["notes"] = [
-                f"Not in this file, which has at most {FILE_BYTES // 1_000_000} MB: {told}. `prunescope serve` shows "
-                "all, `prunescope compare` any pair."
+                f"Not in this file, which has at most {FILE_BYTES // 1_000_000} MB: {'; '.join(left_out)}. "
+                "`prunescope serve` shows all of it."
             ]
         found["index"] = cut
         return found
@@ -263,10 +248,9 @@ def _at(rows: Sequence[_Row], position: str) -> _Row | None:
     return rows[int(position)] if is_number and int(position) < len(rows) else None
 
 
-def _packed(document: Mapping[str, Any]) -> int:
-    """Bytes that a document takes in the file: packed, and four characters for every three bytes."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return len(zlib.compress(text.encode(), 6)) * 4 // 3
+def _size(document: Mapping[str, Any]) -> int:
+    """Bytes that a document takes in the file, with the element around it."""
+    return len(packed(document)) + _ELEMENT_BYTES
 
 
 def _cut(whole: Index) -> Index:
@@ -276,16 +260,12 @@ def _cut(whole: Index) -> Index:
         room = _LIST_BYTES
         kept = []
         for entry in whole[name]:  # type: ignore[literal-required]
-            room -= len(json.dumps(entry)) + 1
+            room -= len(embedded(entry)) + 1
             if room < 0:
                 break
             kept.append(entry)
         cut[name] = kept  # type: ignore[literal-required]
     return cut
-
-
-def _pruned(cut: Index) -> list[VariantEntry]:
-    return [entry for entry in cut["variants"] if not entry["is_dense"]]
 
 
 def _kls(cut: Index) -> list[tuple[str, float | None]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -20,15 +20,25 @@ from pipelines.explorer.verdicts import RULE, answers, reason, source
 _TEXTS = 3
 
 
-def _column(name: str, heading: str, doc: str, form: str, better: str | None, sql: str = "variants") -> Column:
-    return {"name": name, "heading": heading, "doc": doc, "form": form, "better": better, "sql": sql}  # type: ignore[typeddict-item]
+def _column(
+    name: str,
+    heading: str,
+    doc: str,
+    form: Literal["percent", "number", "count"],
+    better: Literal["low", "high"] | None,
+    sql: str = "variants",
+    *,
+    of: str | None = None,
+    is_detail: bool = False,
+) -> Column:
+    return Column(name=name, heading=heading, doc=doc, form=form, better=better, sql=sql, of=of, is_detail=is_detail)
 
 
 _KL = "KL(dense ‖ pruned)"
 COLUMNS: tuple[Column, ...] = (
     _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent", None),
-    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", None),
-    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", None),
+    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", None, is_detail=True),
+    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", None, is_detail=True),
     _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "low", "verdicts"),
     _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "low", "verdicts"),
     _column("kl_step0_nats", "KL, step 0", f"{_KL} in nats at the first generated token, mean", "number", "low"),
@@ -36,13 +46,14 @@ COLUMNS: tuple[Column, ...] = (
     _column("kl_free_running_median_nats", "KL, free", f"median {_KL}, each on its own tokens", "number", "low"),
     _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent", "high"),
     _column("first_flip_step_median", "first flip", "first step with another token, median", "count", "high"),
-    _column("prompts_flipped", "flipped", "texts that leave the dense one", "count", "low"),
-    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", "low"),
-    _column("prompts_correct", "correct", "right answers to prompts that have one", "count", "high"),
-    _column("prompts_graded", "graded", "prompts that have a right answer", "count", None),
-    _column("prompts", "prompts", "prompts with a text", "count", None),
-    _column("options_argmax_kept", "choices kept", "questions whose option stays the likeliest", "count", "high"),
-    _column("questions", "questions", "multiple-choice questions", "count", None),
+    _column(
+        "prompts_flipped", "flipped", "texts that leave the dense one", "count", "low", of="prompts", is_detail=True
+    ),
+    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", "low", of="prompts"),
+    _column(
+        "prompts_correct", "correct", "right answers to prompts that have one", "count", "high", of="prompts_graded"
+    ),
+    _column("options_argmax_kept", "choices kept", "questions whose option stays", "count", "high", of="questions"),
 )
 
 
@@ -174,14 +185,28 @@ def _numbers(
     for number_of, text in enumerate(texts[:_TEXTS]):
         name = f"perplexity_{number_of}"
         columns.append(
-            _column(name, f"perplexity, {label(text)}", "perplexity on the text", "number", "low", "perplexity")
+            _column(
+                name,
+                f"perplexity, {label(text)}",
+                "perplexity on the text",
+                "number",
+                "low",
+                "perplexity",
+                is_detail=number_of > 0,
+            )
         )
         for row in perplexity.filter(pl.col("text_id").cast(pl.String) == text).iter_rows(named=True):
             if (key := (row["model"], row["recipe"])) in found:
                 found[key][name] = row["ppl_pruned"]
     shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in found.values())]
     return shown, {
-        key: {column["name"]: number(entry.get(column["name"])) for column in shown} for key, entry in found.items()
+        key: {
+            name: number(entry.get(name))
+            for column in shown
+            for name in (column["name"], column["of"])
+            if name is not None
+        }
+        for key, entry in found.items()
     }
 
 

@@ -53,24 +53,31 @@ order by model""",
         f"""\
 with loops as (
 {LOOPS}
+),
+ranked as (
+    select model, recipe, prompt_id, first_flip_step, collapse_step, variants.kl_step0_nats,
+           row_number() over (
+               partition by model
+               order by collapse_step is null, variants.kl_step0_nats, collapse_step, recipe, prompt_id
+           ) as by_kl,
+           row_number() over (
+               partition by model order by collapse_step, variants.kl_step0_nats, recipe, prompt_id
+           ) as by_step
+    from (select model, recipe, kl_step0_nats from variant_verdict) as variants
+    left join loops using (model, recipe)
 )
-select model, count(distinct recipe) as variants, count(distinct recipe) filter (where collapse_step is not null)
-           as variants_collapsed,
-       first(recipe order by collapse_step is null, kl_step0_nats, collapse_step, recipe, prompt_id) as mildest_recipe,
-       first(prompt_id order by collapse_step is null, kl_step0_nats, collapse_step, recipe, prompt_id)
-           as mildest_prompt_id,
-       first(kl_step0_nats order by collapse_step is null, kl_step0_nats, collapse_step, recipe, prompt_id)
-           as mildest_kl_step0_nats,
-       first(first_flip_step order by collapse_step is null, kl_step0_nats, collapse_step, recipe, prompt_id)
-           as mildest_first_flip_step,
-       first(collapse_step order by collapse_step is null, kl_step0_nats, collapse_step, recipe, prompt_id)
-           as mildest_collapse_step,
-       first(recipe order by collapse_step, kl_step0_nats, recipe, prompt_id) as earliest_recipe,
-       first(prompt_id order by collapse_step, kl_step0_nats, recipe, prompt_id) as earliest_prompt_id,
-       first(first_flip_step order by collapse_step, kl_step0_nats, recipe, prompt_id) as earliest_first_flip_step,
-       first(collapse_step order by collapse_step, kl_step0_nats, recipe, prompt_id) as earliest_collapse_step
-from (select model, recipe, kl_step0_nats from variant_verdict)
-left join (select * exclude (kl_step0_nats) from loops) using (model, recipe)
+select model, count(distinct recipe) as variants,
+       count(distinct recipe) filter (where collapse_step is not null) as variants_collapsed,
+       max(recipe) filter (where by_kl = 1) as mildest_recipe,
+       max(prompt_id) filter (where by_kl = 1) as mildest_prompt_id,
+       max(kl_step0_nats) filter (where by_kl = 1) as mildest_kl_step0_nats,
+       max(first_flip_step) filter (where by_kl = 1) as mildest_first_flip_step,
+       max(collapse_step) filter (where by_kl = 1) as mildest_collapse_step,
+       max(recipe) filter (where by_step = 1) as earliest_recipe,
+       max(prompt_id) filter (where by_step = 1) as earliest_prompt_id,
+       max(first_flip_step) filter (where by_step = 1) as earliest_first_flip_step,
+       max(collapse_step) filter (where by_step = 1) as earliest_collapse_step
+from ranked
 group by model
 order by model""",  # noqa: S608 - our own text
         MODEL,

@@ -5,11 +5,10 @@ What it is judged to be stands in the index.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import polars as pl
 
-from pipelines.charts.text import label, prose
+from pipelines.charts.text import prose
 from pipelines.explorer.frames import Frames, number, numbers, place, table_rows
 from pipelines.explorer.shapes import Fact, LayerCurves, PromptSummary, Table, VariantDocument
 from pipelines.explorer.statements import STATEMENTS

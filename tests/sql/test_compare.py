@@ -301,6 +301,11 @@ def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_pat
     moved = nats["b"][:, 0] - nats["a"][:, 0]
     assert letters["accuracy_letter_log_likelihood"]["difference"] == pytest.approx(moved.mean(), rel=1e-5)
     assert letters["accuracy_letter_log_likelihood"]["mcnemar_p"] is None
+    tests = sorted((row["mcnemar_p"], row["holm_p"]) for row in found.rows.to_pylist() if row["mcnemar_p"] is not None)
+    # Holm's: the smallest p times the number of tests, the next times one less, and none below that of a smaller p.
+    stepped = [min(1.0, (len(tests) - place) * p) for place, (p, _) in enumerate(tests)]
+    assert len(tests) == 3
+    assert [holm for _, holm in tests] == pytest.approx([max(stepped[: place + 1]) for place in range(3)])
 
 
 def test_tasks_without_a_shared_sample_are_refused_with_the_reason(tmp_path: Path) -> None:

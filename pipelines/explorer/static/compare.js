@@ -17,8 +17,8 @@ async function comparePage(first, second) {
       rows,
       columns: [
         { id: "heading", heading: "quantity", doc: "", value: (column) => column.heading, cell: (column) => el("span", { title: column.doc }, headingOf(column)) },
-        { id: "a", heading: "A", align: "number", value: (column) => a.numbers[column.name], cell: (column) => cell(column, a.numbers[column.name]) },
-        { id: "b", heading: "B", align: "number", value: (column) => b.numbers[column.name], cell: (column) => cell(column, b.numbers[column.name]) },
+        { id: "a", heading: "A", align: "number", value: (column) => a.numbers[column.name], cell: (column) => cellOf(column, a) },
+        { id: "b", heading: "B", align: "number", value: (column) => b.numbers[column.name], cell: (column) => cellOf(column, b) },
         { id: "difference", heading: "B − A", align: "number", value: (column) => gap(a, b, column), cell: (column) => difference(a, b, column) },
       ],
     }), el("p", { class: "hint" }, "▲ B is better, ▼ A is better, where the quantity has a better end.")),

@@ -77,8 +77,13 @@ function percent(share) {
 }
 
 // A value of the table of variants, as its column says.
-function cell(column, value) {
-  return column.form === "percent" ? percent(value) : number(value);
+function cell(column, value, whole) {
+  if (column.form === "percent") return percent(value);
+  return isNumber(value) && isNumber(whole) ? `${number(value)}/${number(whole)}` : number(value);
+}
+
+function cellOf(column, { numbers }) {
+  return cell(column, numbers[column.name], numbers[column.of]);
 }
 
 const SHAPES = new Map([

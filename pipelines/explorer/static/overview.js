@@ -44,11 +44,22 @@ function isConstant(column) {
 }
 
 function variantsTable() {
-  const constant = index.columns.filter(isConstant);
-  const same = constant.map((column) => `${headingOf(column)} ${cell(column, index.variants.find((variant) => !variant.is_dense).numbers[column.name])}`);
+  const place = el("div", null, variantsWith(index.columns.filter((column) => !column.is_detail)));
+  if (!index.columns.some((column) => column.is_detail && !isConstant(column))) return place;
+  const button = el("button", { type: "button", class: "more", onclick: () => {
+    place.replaceChildren(...nodes([variantsWith(index.columns)]));
+    button.remove();
+  } }, "All columns");
+  return [place, button];
+}
+
+function variantsWith(columns) {
+  const constant = columns.filter(isConstant);
+  const same = constant.map((column) => `${headingOf(column)} ${cellOf(column, index.variants.find((variant) => !variant.is_dense))}`);
   const ofVerdict = (variant) => (variant.is_dense ? -1 : VERDICT_ORDER.indexOf(variant.verdict ?? "not judged"));
   const table = dataTable({
     label: "variants",
+    isCards: true,
     rows: index.variants,
     filter: (variant) => `${variant.model} ${variant.recipe} ${variant.method} ${variant.verdict ?? ""}`,
     rowClass: (variant) => (variant.is_dense ? "reference" : null),
@@ -63,7 +74,7 @@ function variantsTable() {
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...index.columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
+      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cellOf(column, variant) })),
     ],
   });
   return [table, same.length > 0 && el("p", { class: "hint under" }, `The same for all pruned variants: ${same.join(" · ")}.`)];

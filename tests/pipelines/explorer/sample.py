@@ -92,7 +92,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "is_certain": None if n == 0 else n % 2 == 0,
                 "sql": {"key": "verdicts", "where": {"model": model, "recipe": recipe}},
                 "where": {"model": model, "recipe": recipe},
-                "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "prompts": 2},
+                "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
                 "spark": {"forced": [0.1, None, kl], "free": [0.1, 3.0, 9.0]} if n else {"forced": [], "free": []},
                 "traces": [] if n == 0 or is_last else list(range(len(prompts))),
             }
@@ -117,9 +117,21 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             for prompt in prompts
         ],
         "columns": [
-            {"name": "kl", "heading": "KL", "doc": "nats", "form": "number", "better": "low", "sql": "all"},
-            {"name": "same", "heading": "same top token", "doc": "", "form": "percent", "better": "high", "sql": "all"},
-            {"name": "prompts", "heading": "prompts", "doc": "", "form": "count", "better": None, "sql": "all"},
+            {
+                "name": name,
+                "heading": heading,
+                "doc": "",
+                "form": form,
+                "better": better,
+                "sql": "all",
+                "of": of,
+                "is_detail": is_detail,
+            }
+            for name, heading, form, better, of, is_detail in (
+                ("kl", "KL", "number", "low", None, False),
+                ("same", "same top token", "percent", "high", None, False),
+                ("looped", "looped", "count", "low", "prompts", True),
+            )
         ],
         "variants": variants,
         "verdict_rule": f"The rule.\nOf {told}",
