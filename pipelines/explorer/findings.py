@@ -71,10 +71,10 @@ def _of(count: int, total: int) -> str:
 
 
 def _flips(row: _Row) -> str | None:
-    texts, collapsed = int(row["texts"] or 0), int(row["texts_collapsed"] or 0)
+    texts, collapsed = row["texts"], row["texts_collapsed"]
     if not texts:
         return None
-    sentence = f"{_of(int(row['texts_flipped']), texts).capitalize()} pruned generations leave the dense text"
+    sentence = f"{_of(row['texts_flipped'], texts).capitalize()} pruned generations leave the dense text"
     low, high = row["first_flip_step_min"], row["first_flip_step_max"]
     if low is not None:
         # Steps count from 0; a reader counts tokens from 1.

@@ -21,7 +21,7 @@ TITLES = {
     TOKENS: "Two variants on the same tokens of texts and prompts",
     TASKS: "Two variants on the same samples of tasks",
 }
-_SIDES = ("a", "b", "difference", "difference_low", "difference_high")
+_SIDES = ("a", "b", "difference", "difference_se", "difference_low", "difference_high")
 COLUMNS: dict[str, tuple[str, ...]] = {
     TOKENS: ("measured_on", "temperature", "statistic", *_SIDES, "noise_p95", "tokens", "clusters"),
     TASKS: ("measured_on", "statistic", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),

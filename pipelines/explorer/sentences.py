@@ -140,7 +140,8 @@ FINDINGS: dict[str, Query] = {
     "findings/flips": Query(
         "How many pruned texts leave the dense ones or fall into a loop",
         """\
-select model, sum(prompts) as texts, sum(prompts_flipped) as texts_flipped, sum(prompts_collapsed) as texts_collapsed,
+select model, sum(prompts)::bigint as texts, sum(prompts_flipped)::bigint as texts_flipped,
+       sum(prompts_collapsed)::bigint as texts_collapsed,
        min(first_flip_step_median) as first_flip_step_min, max(first_flip_step_median) as first_flip_step_max
 from variant_summary
 where recipe <> 'dense'

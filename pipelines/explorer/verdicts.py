@@ -162,7 +162,8 @@ def _collapse(model: str, found: _Row) -> Answer:
         count, variants = found["variants_collapsed"], found["variants"]
         short = (
             f"In {label(mildest['recipe'])}, the mildest of {count} of {variants} pruned variants that loop: prompt "
-            f"{label(mildest['prompt_id'])}, step {_step(mildest)}."
+            f"{label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is closed at step "
+            f"{mildest['collapse_step']}."
         )
         text = (
             f"By KL at the first token ({number(mildest['kl_step0_nats'] or 0.0)} nats) it is the mildest that loops "
@@ -209,10 +210,11 @@ def _layers(frames: Frames, model: str) -> Answer:
     links: list[Link] = []
     if overall:
         listed = ", ".join(f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
-        told.append(
-            f"{listed[0].upper()}{listed[1:]}: in brackets, among the three costliest of how many variants that "
-            "changed them and more than three in all, each pruned alone."
-        )
+        told += [
+            f"{listed[0].upper()}{listed[1:]}.",
+            "In brackets: among the three costliest of how many variants that changed them and more than three in all, "
+            "each sublayer pruned alone.",
+        ]
         sources.append(source("answers/sublayers", model=model))
     if carriers:
         recipe = carriers[0]["recipe"]

@@ -73,16 +73,18 @@ async function paired(a, b) {
     el("p", { class: "hint" }, "Differences are B − A over what both were measured on, so that what is hard for both cancels; with 95 % intervals. McNemar’s exact test of the samples that one side alone answers right; Holm corrects it for all tests of this pair. All statistics: ", command, "."),
     found.tables.map((table) => {
       const { columns, rows } = isTurned ? turned(table) : table;
-      return [el("h3", null, table.title, sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14 })];
+      return [el("h3", null, table.title, sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true })];
     }),
     found.missing.map((reason) => el("p", { class: "hint" }, `Not compared: ${reason}.`)),
   );
 }
 
 const PAIRED_HEADINGS = {
-  measured_on: "measured on", a: "A", b: "B", difference: "B − A", difference_low: "from", difference_high: "to", noise_p95: "KL of rounding (p95)",
+  measured_on: "measured on", a: "A", b: "B", difference: "B − A", difference_se: "± s.e.", difference_low: "from", difference_high: "to", noise_p95: "KL of rounding (p95)",
   only_a_right: "only A right", only_b_right: "only B right", mcnemar_p: "McNemar p", holm_p: "Holm p", clusters: "units",
 };
+
+const SIGNED = new Set(["difference", "difference_low", "difference_high"]);
 
 // The document is of the earlier variant as A.
 function turned({ columns, rows }) {
@@ -91,7 +93,7 @@ function turned({ columns, rows }) {
     columns,
     rows: rows.map((row) => columns.map((column) => {
       const value = row[columns.indexOf(other[column] ?? column)];
-      return column.startsWith("difference") && isNumber(value) ? -value : value;
+      return SIGNED.has(column) && isNumber(value) ? -value : value;
     })),
   };
 }

@@ -89,6 +89,7 @@ function claimsTable(claims) {
   const shape = { holds: "●", "does not hold": "✕" };
   return dataTable({
     label: "claims",
+    isCards: true,
     rows: claims,
     limit: 8,
     columns: [
@@ -107,6 +108,7 @@ function promptsTable() {
   const first = (prompt, place) => index.variants.find((variant) => variant.model === prompt.model && !variant.is_dense && variant.traces.includes(place));
   return dataTable({
     label: "prompts",
+    isCards: true,
     rows: index.prompts.map((prompt, place) => ({ ...prompt, place })),
     limit: 12,
     filter: index.prompts.length > 8 ? (prompt) => `${prompt.name} ${prompt.kind} ${prompt.text}` : undefined,

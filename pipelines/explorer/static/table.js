@@ -71,12 +71,13 @@ function compare(a, b) {
 }
 
 // Rows as a query gave them.
-function plainTable({ label, columns, rows, filter = false, limit }) {
+function plainTable({ label, columns, rows, filter = false, limit, isCards }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({
     label,
     rows,
     limit,
+    isCards,
     filter: filter ? (row) => row.map(String).join(" ") : undefined,
     columns: columns.map((heading, place) => ({
       id: String(place),

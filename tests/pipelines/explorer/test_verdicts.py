@@ -99,7 +99,10 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_t
         {"recipe": "fine", "verdict": "safe", "kl_step0_nats": 0.1},
     ]
     answer = told(verdicts, stg_generations=texts)["collapse"]
-    assert answer["short"] == "In mild, the mildest of 2 of 3 pruned variants that loop: prompt q/1, step 3."
+    assert answer["short"] == (
+        "In mild, the mildest of 2 of 3 pruned variants that loop: prompt q/1, from step 3; the loop is closed at step "
+        "9."
+    )
     assert answer["text"] == (
         "By KL at the first token (0.200 nats) it is the mildest that loops where the dense model does not: its text "
         "to prompt q/1 leaves the dense one at step 3 and has closed a loop at step 9. The earliest loop of all is "
@@ -127,7 +130,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     assert found["collapse"]["short"].startswith("Nowhere: no text of a pruned variant falls into a loop")
     # The three sublayers of `far` are all that it changed.
     assert found["layers"]["short"].startswith(
-        "Attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of 1): in brackets"
+        "Attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of 1)."
     )
     text = found["layers"]["text"]
     assert "Of the sum in near: attention of layer 3 75 %, attention of layer 4 25 %." in text
