@@ -113,6 +113,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequenc
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
     """The model, and both recipes."""
     known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
+    if not known:
+        raise WarehouseError("the warehouse is empty; run a study first, such as `prunescope run demo`")
     (model_a, recipe_a), (model_b, recipe_b) = _found(variant_a, known), _found(variant_b, known)
     if model_a != model_b:
         raise WarehouseError(

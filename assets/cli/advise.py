@@ -32,6 +32,13 @@ STUDY = "advise"
 PROBE_TABLES = (*MODEL_TABLES, "variants", *TRACE_TABLES)
 
 
+def _share(value: float) -> float:
+    """Refuses what is no share; NaN fails every comparison."""
+    if not 0 <= value <= 1:
+        raise InputError(f"--tolerance {value:g}: give a share from 0 to 1, such as 0.1")
+    return value
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command()(advise)
@@ -56,7 +63,7 @@ def advise(
     recipe: Recipes = None,
     replace: Replace = False,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the dense model's skill that may be lost.")
+        float, typer.Option(callback=_share, help="Share of the dense model's skill that may be lost, from 0 to 1.")
     ] = 0.1,
     format_: Format = None,
     output: Output = None,
