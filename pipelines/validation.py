@@ -10,9 +10,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 
 
-def first_problem(
-    error: ValidationError, model: type[BaseModel] | None = None
-) -> tuple[tuple[str | int, ...], str]:
+def first_problem(error: ValidationError, model: type[BaseModel] | None = None) -> tuple[tuple[str | int, ...], str]:
     """Where the first problem is, and what it is; a key that does not exist comes before what is missing for it.
 
     Args:

@@ -137,8 +137,11 @@ def require_data(charts: Sequence["AnyChart"]) -> None:
 
     reasons = [missing(chart) for chart in charts]
     if None not in reasons:
-        say(f"no data: {reasons[0]}; run a study that measures it, such as `prunescope run paper-small`, or ask "
-            "without filters", "red")
+        say(
+            f"no data: {reasons[0]}; run a study that measures it, such as `prunescope run paper-small`, or ask "
+            "without filters",
+            "red",
+        )
         raise typer.Exit(FAILED)
 
 

@@ -23,6 +23,8 @@ _KL_STYLES = ("", "", "", _LIGHT, _LIGHT, _MIDDLE, _MIDDLE, _DARK)
 _BARS_A_DECADE = 2
 _TOKEN = 14
 _GUTTER = 8
+# Columns that both sides of a step take beside each other.
+_SIDE_BY_SIDE = 80
 _ROWS = ("step", "dense", "pruned", "KL")
 
 
@@ -136,8 +138,9 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
     tops = trace["top"].get("forced" if forced else "free", [])
     if row < len(tops):
         console.print()
-        console.print(_top(tops[row]))
-        console.print()
+        for table in _tops(tops[row], console.width):
+            console.print(table)
+            console.print()
     for scope, layers in sorted(trace["layers"].items(), key=lambda each: each[0] != "propagated"):
         if step in layers["steps"]:
             console.print(_layers(console, scope, layers, layers["steps"].index(step)))
@@ -147,28 +150,35 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
             table.add_column(heading, justify="left" if heading == "option" else "right")
         for name, dense, pruned in zip(options["labels"], options["p_dense"], options["p_pruned"], strict=True):
             gold = " (right)" if name == options["gold"] else ""
-            table.add_row(Text(label(name) + gold), _share(dense), _share(pruned))
+            table.add_row(Text(label(name) + gold), _share(dense, 8), _share(pruned, 8))
         console.print(table)
 
 
-def _top(top: TopStep) -> Table:
-    """Both lists side by side; entries are token, dense and pruned probability."""
-    table = marks.table(Text("Most likely tokens", "bold"))
-    for heading in ("dense's", "dense", "pruned", "pruned's", "dense", "pruned"):
-        table.add_column(heading, justify="left" if heading.endswith("'s") else "right")
-    for rank in range(max(len(top["dense"]), len(top["pruned"]))):
-        cells: list[RenderableType] = []
-        for side in (top["dense"], top["pruned"]):
-            token, *chances = side[rank] if rank < len(side) else ("", None, None)
-            cells += [Text(visible(str(token), _TOKEN)), *(_share(chance) for chance in chances[:2])]
-        table.add_row(*cells)
-    return table
+def _tops(top: TopStep, width: int) -> Iterator[Table]:
+    """Both lists side by side, or one below the other; entries are token, dense and pruned probability."""
+    sides = (("dense's", top["dense"]), ("pruned's", top["pruned"]))
+    title = "Most likely tokens"
+    for shown in (sides,) if width >= _SIDE_BY_SIDE else ((side,) for side in sides):
+        table = marks.table(Text(title, "bold") if title else None)
+        for name, _ in shown:
+            table.add_column(name)
+            table.add_column("dense", justify="right", no_wrap=True)
+            table.add_column("pruned", justify="right", no_wrap=True)
+        for rank in range(max(len(side) for _, side in shown)):
+            cells: list[RenderableType] = []
+            for _, side in shown:
+                token, *chances = side[rank] if rank < len(side) else ("", None, None)
+                cells += [Text(visible(str(token), _TOKEN)), *(_share(chance, 4) for chance in chances[:2])]
+            table.add_row(*cells)
+        yield table
+        title = ""
 
 
-def _share(chance: Number) -> Text:
+def _share(chance: Number, bars: int) -> Text:
+    """A probability behind a bar, of which so many blocks are all."""
     if chance is None:
         return Text(marks.NOTHING)
-    return Text(f"{'█' * round(8 * chance)} {100 * chance:.1f} %")
+    return Text(f"{'█' * round(bars * chance)} {100 * chance:.1f} %")
 
 
 def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:

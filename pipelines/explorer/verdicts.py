@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from pipelines.advice import BROKEN, CHOOSING_ONLY, GONE, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE
+from pipelines.advice import BROKEN, CHOOSING_ONLY, GONE, LEAST_QUESTIONS, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE
 from pipelines.charts.text import label
 from pipelines.explorer.findings import number
 from pipelines.explorer.frames import Frames
@@ -21,8 +21,9 @@ RULE = (
     f"the dense model's skill above a guess, {BROKEN} where choosing loses {GONE:.0%} or more, {CHOOSING_ONLY} between "
     f"them. Otherwise the study's prompts decide: {BROKEN} where {GONE:.0%} or more of the questions change their "
     f"likeliest option, else {SAFE} where KL at the first generated token is below {PUBLISHED_KL_NATS} nats and at "
-    f"most {TOLERANCE:.0%} of the tokens change their likeliest one, else {CHOOSING_ONLY}. {NOT_JUDGED}: neither was "
-    "measured."
+    f"most {TOLERANCE:.0%} of the tokens change their likeliest one, else {CHOOSING_ONLY}; fewer than "
+    f"{LEAST_QUESTIONS} questions leave only {SAFE} to be told. A verdict is open where the ends of the 95 % intervals "
+    f"lead to different ones. {NOT_JUDGED}: too little was measured."
 )
 _LISTED = 8
 _Row = Mapping[str, Any]
@@ -43,15 +44,19 @@ def reason(row: _Row) -> str:
     if row["basis"] == "tasks":
         by = "right answers" if row["measure"] == "score" else "its agreement with the dense model"
         told = f"by {by}, writing loses {_loss(row, 'writing')} and choosing {_loss(row, 'choosing')}"
-        if row["is_certain"] is False:
-            told += "; the intervals leave the verdict open"
-    elif row["basis"] == "generations":
+    elif row["questions"] and row["kl_step0_nats"] is not None:
         told = (
-            f"KL at the first token {number(row['kl_step0_nats'])} nats, {_share(row['top1_change'])} of the tokens "
-            f"and {_share(row['options_changed'])} of the choices change"
+            f"KL at the first token {number(row['kl_step0_nats'])}{_ends(row, 'kl_step0_nats')} nats, "
+            f"{_share(row, 'top1_change')} of the tokens and "
+            f"{_share(row, 'options_changed')} of the choices change"
         )
+        if row["basis"] is None:
+            count = "one question tells" if row["questions"] == 1 else f"{row['questions']} questions tell"
+            told += f"; {count} too little of choosing ({LEAST_QUESTIONS} are needed)"
     else:
         return "too little was measured"
+    if row["is_certain"] is False:
+        told += "; the intervals leave the verdict open"
     if row["prompts"]:
         told += f"; {row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} end in a loop"
     if row["is_below_noise"]:
@@ -59,14 +64,20 @@ def reason(row: _Row) -> str:
     return told
 
 
-def _share(value: float | None) -> str:
-    return "an unknown part" if value is None else f"{100 * value:.0f} %"
+def _share(row: _Row, column: str) -> str:
+    value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    if value is None:
+        return "an unknown part"
+    return f"{100 * value:.0f} %" + ("" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]")
 
 
 def _loss(row: _Row, kind: str) -> str:
-    low, high = row[f"loss_{kind}_low"], row[f"loss_{kind}_high"]
-    spread = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-    return f"{row[f'loss_{kind}']:.2f}{spread}"
+    return f"{row[f'loss_{kind}']:.2f}{_ends(row, f'loss_{kind}')}"
+
+
+def _ends(row: _Row, column: str) -> str:
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    return "" if low is None else f" [{low:.2f}, {high:.2f}]"
 
 
 def answers(frames: Frames, model: str) -> list[Answer]:
@@ -134,7 +145,7 @@ def _safe(frames: Frames, model: str, found: _Row) -> Answer:
 
 
 def _open(recipes: Sequence[str], count: int) -> str:
-    """How many of the verdicts might be another one within the intervals of the losses."""
+    """How many of the verdicts might be another one within its intervals."""
     if not count:
         return ""
     return " (open within its interval)" if len(recipes) == 1 else f" (for {count} of these open within the intervals)"

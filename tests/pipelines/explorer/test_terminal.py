@@ -296,6 +296,24 @@ def test_a_step_shows_both_sides_and_the_layers() -> None:
     assert "A (right)" in first.text()
 
 
+@pytest.mark.parametrize(("width", "headings"), [(40, 2), (79, 2), (80, 1)])
+def test_numbers_and_headings_of_a_step_stay_whole_where_the_sides_stand_below_each_other(
+    width: int, headings: int
+) -> None:
+    long = [["␣fourteen_char", 1.0, 0.946], ["␣other", 0.0, 0.054]]
+    screen = Screen(width)
+    terminal_tokens.show_step(
+        screen.console, trace(top={"free": [{"dense": long, "pruned": long}] * 4}), 1, forced=False
+    )
+    lines = screen.text().splitlines()
+    heads = [line.split() for line in lines if line.startswith(("dense's", "pruned's"))]
+    assert heads == [[f"{side}'s", "dense", "pruned"] for side in ("dense", "pruned")][:headings] or headings == 1
+    assert len(heads) == headings
+    assert "100.0 %" in screen.text()
+    assert "94.6 %" in screen.text()
+    assert not [line for line in lines if line.strip() in {"%", "d", "ed"}]
+
+
 def test_a_step_that_was_not_taken_names_those_that_were() -> None:
     with pytest.raises(InputError, match=r"--step 4: this prompt has the steps 0 to 3"):
         terminal_tokens.show_step(Screen().console, trace(), 4, forced=False)

@@ -9,7 +9,9 @@ from pipelines.explorer.verdicts import answers, reason
 
 VERDICT = {
     "model": "m", "basis": "tasks", "measure": "score", "is_certain": True, "kl_step0_nats": 0.1, "top1_change": 0.05,
-    "options_changed": 0.0, "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1, "is_below_noise": False,
+    "kl_step0_nats_low": None, "top1_change_low": None, "options_changed": 0.0, "options_changed_low": 0.0,
+    "kl_step0_nats_high": None, "top1_change_high": None, "options_changed_high": 0.49, "questions": 4,
+    "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1, "is_below_noise": False,
     "loss_writing": 0.05, "loss_writing_low": 0.01, "loss_writing_high": 0.09,
     "parameters_removed_share": 0.1, "loss_choosing": 0.02, "loss_choosing_low": 0.0, "loss_choosing_high": 0.04,
 }  # fmt: skip
@@ -72,9 +74,14 @@ def test_a_long_list_is_cut_and_says_by_how_much():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"basis": None}, "too little was measured"),
-        ({"basis": "generations", "top1_change": None, "prompts": 0},
-         "KL at the first token 0.100 nats, an unknown part of the tokens and 0 % of the choices change"),
+        ({"basis": None, "questions": 0}, "too little was measured"),
+        ({"basis": None, "questions": 1, "prompts": 0},
+         "KL at the first token 0.100 nats, 5 % of the tokens and 0 % [0, 49] of the choices change; one question "
+         "tells too little of choosing (3 are needed)"),
+        ({"basis": "generations", "top1_change": None, "prompts": 0, "is_certain": False, "kl_step0_nats_low": 0.0,
+          "kl_step0_nats_high": 0.7},
+         "KL at the first token 0.100 [0.00, 0.70] nats, an unknown part of the tokens and 0 % [0, 49] of the "
+         "choices change; the intervals leave the verdict open"),
         ({"prompts": 0, "loss_writing_low": None, "is_certain": None, "is_below_noise": True},
          "by right answers, writing loses 0.05 and choosing 0.02 [0.00, 0.04]; "
          "its median KL is not above what rounding alone makes"),
