@@ -296,22 +296,21 @@ def test_a_step_shows_both_sides_and_the_layers() -> None:
     assert "A (right)" in first.text()
 
 
-@pytest.mark.parametrize(("width", "headings"), [(40, 2), (79, 2), (80, 1)])
-def test_numbers_and_headings_of_a_step_stay_whole_where_the_sides_stand_below_each_other(
-    width: int, headings: int
+@pytest.mark.parametrize(("width", "sides_in"), [(40, "two"), (79, "two"), (80, "both")])
+def test_numbers_and_headings_of_a_step_stay_whole_where_its_sides_stand_below_each_other(
+    width: int, sides_in: str
 ) -> None:
-    long = [["␣fourteen_char", 1.0, 0.946], ["␣other", 0.0, 0.054]]
+    long = [["␣fourteen_char", 0.996, 0.946], ["␣other", 0.004, 0.054]]
     screen = Screen(width)
-    terminal_tokens.show_step(
-        screen.console, trace(top={"free": [{"dense": long, "pruned": long}] * 4}), 1, forced=False
-    )
-    lines = screen.text().splitlines()
-    heads = [line.split() for line in lines if line.startswith(("dense's", "pruned's"))]
-    assert heads == [[f"{side}'s", "dense", "pruned"] for side in ("dense", "pruned")][:headings] or headings == 1
-    assert len(heads) == headings
-    assert "100.0 %" in screen.text()
-    assert "94.6 %" in screen.text()
-    assert not [line for line in lines if line.strip() in {"%", "d", "ed"}]
+    both = trace(top={"free": [{"dense": long, "pruned": long}] * 4})
+    terminal_tokens.show_step(screen.console, both, 1, forced=False)
+    text = screen.text()
+    sides = [["dense's", "dense", "pruned"], ["pruned's", "dense", "pruned"]]
+    found = [line.split() for line in text.splitlines() if line.startswith(("dense's", "pruned's"))]
+    assert found == ([sides[0] + sides[1]] if sides_in == "both" else sides)
+    # Both sides list both tokens, each number in one piece with its unit.
+    assert [text.count(number) for number in ("████ 99.6 %", "████ 94.6 %", " 0.4 %", " 5.4 %")] == [2, 2, 2, 2]
+    assert "␣fourteen_char" in text
 
 
 def test_a_step_that_was_not_taken_names_those_that_were() -> None:
