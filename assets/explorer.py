@@ -4,30 +4,73 @@ What the documents say is the business of `pipelines.explorer`.
 """
 
 import json
+from functools import partial
 from typing import Any
+
+import duckdb
+import polars as pl
 
 from assets.fingerprints import CODE_VERSIONS
 from pipelines.charts.text import prose
 from pipelines.explorer.documents import Documents
 from pipelines.explorer.frames import Ask
+from pipelines.explorer.order import Order
+from pipelines.explorer.pairs import TASKS, TOKENS, Paired, Pairs
 from pipelines.explorer.shapes import Fact
 from pipelines.studies import Study
+from warehouse import compare as compare_module
 from warehouse.catalogue import LAYERS, SQL
+from warehouse.compare import compare_on
+from warehouse.errors import NothingSharedError
+from warehouse.snapshots import damage_explained
+
+_NO_ROWS = pl.DataFrame(schema={"measured_on": pl.String, "statistic": pl.String})
 
 
-def documents(study: Study | str, ask: Ask, *, is_live: bool = False) -> Documents:
+def documents(
+    study: Study | str, connection: duckdb.DuckDBPyConnection, ask: Ask | None = None, *, is_live: bool = False
+) -> Documents:
     """The documents of a study.
 
     Args:
         study: which; its name where no file of it is at hand.
-        ask: the rows of one of our own queries, as if the warehouse held this study's models and recipes alone.
+        connection: a catalogue that shows this study's models and recipes alone.
+        ask: the rows of one of our own queries on it, where somebody keeps them.
         is_live: whether they are built one by one, from what the warehouse has at that time.
     """
     views = {
         path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
     }
-    name, title = (study, "") if isinstance(study, str) else (study.name, study.title)
-    return Documents(ask, name, title, _facts(study, ask), views, is_live=is_live)
+    ask = ask or partial(rows, connection)
+    name, title, order = study, "", Order()
+    if not isinstance(study, str):
+        name, title = study.name, study.title
+        names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
+        order = Order(*names, [prompt.id for prompt in study.prompts])
+    return Documents(ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), is_live=is_live)
+
+
+def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+    """The rows of one of our own queries.
+
+    Raises:
+        WarehouseError: a file that it reads is damaged.
+    """
+    with damage_explained(connection):
+        return pl.DataFrame(connection.sql(query).to_arrow_table())
+
+
+def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
+    def compare(a: str, b: str) -> Paired:
+        try:
+            with damage_explained(connection):
+                found = compare_on(connection, a, b)
+        except NothingSharedError as error:
+            return Paired(_NO_ROWS, (), (str(error),))
+        return Paired(pl.DataFrame(found.rows), found.prompts, found.missing)
+
+    files = {TOKENS: compare_module.TOKENS, TASKS: compare_module.TASKS}
+    return Pairs(compare, {key: path.read_text(encoding="utf-8") for key, path in files.items()})
 
 
 def _facts(study: Study | str, ask: Ask) -> list[Fact]:

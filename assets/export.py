@@ -97,7 +97,7 @@ def export(
         all_rows: write views whole that have more rows than `MOST_ROWS`.
 
     Raises:
-        WarehouseError: a name is unknown, the folder holds something else, or it cannot be written.
+        WarehouseError: a name is unknown, nothing has a row, the folder holds something else, or it cannot be written.
     """
     below = view_sql()
     views = {name: view for name, view in below.items() if view.layer in {"marts", "questions"}}
@@ -117,6 +117,11 @@ def export(
                 _add_figure(folder, connection, name, contents)
             progress.advance()
         progress.done()
+        if all(told["is_empty"] for told in contents.told.values()):
+            raise WarehouseError(
+                f"nothing to export: {', '.join(only) or 'no table and no figure'} has a row in {root}; run a study "
+                "first, such as `prunescope run demo`"
+            )
         variants = connection.execute(
             "SELECT DISTINCT table_name, model, recipe FROM provenance WHERE recipe IS NOT NULL"
         ).fetchall()

@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import duckdb
-import polars as pl
 
-from assets.explorer import documents
+from assets.explorer import documents, rows
 from assets.watch import look
 from pipelines.errors import InputError
 from pipelines.explorer.shapes import Index
@@ -91,6 +90,41 @@ def _scope(
     return (models, recipes) if there else None
 
 
+class Shown:
+    """The studies that a server shows, by name: found anew where one is asked for, as a run may compute a new one."""
+
+    def __init__(self, root: Place, named: str | None = None) -> None:
+        """Finds the studies.
+
+        Args:
+            root: the warehouse.
+            named: as `studies`; the one that is named stays the only one.
+
+        Raises:
+            InputError: as `studies`.
+            WarehouseError: as `studies`.
+        """
+        self._root, self._is_one = root, named is not None
+        self._lives = {name: Live(root, name, study) for name, study in studies(root, named).items()}
+        self._lock = threading.Lock()
+
+    def known(self) -> Mapping[str, "Live"]:
+        """Those that were found so far."""
+        return self._lives
+
+    def now(self) -> Mapping[str, "Live"]:
+        """Those that have computed by now; one that was found stays.
+
+        Raises:
+            WarehouseError: the warehouse cannot be read.
+        """
+        if not self._is_one:
+            with self._lock, suppress(InputError):  # nothing is left, such as after `gc`: what was shown says so
+                found = {name: Live(self._root, name, study) for name, study in studies(self._root).items()}
+                self._lives = found | self._lives
+        return self._lives
+
+
 class Live:
     """One study over the warehouse as it is now; several threads may use it."""
 
@@ -160,17 +194,13 @@ class _State:
         self._connection = connect(root, explained=False)
         _narrow(self._connection, name, study)
         # Nothing in it changes, and many documents ask the same.
-        ask = lru_cache(_ANSWERS)(self._ask)
-        self._documents = documents(study or name, ask, is_live=True)
+        ask = lru_cache(_ANSWERS)(partial(rows, self._connection))
+        self._documents = documents(study or name, self._connection, ask, is_live=True)
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Mapping[str, Any]:
         with self._lock:
             return self._documents.build(name)
-
-    def _ask(self, query: str) -> pl.DataFrame:
-        with damage_explained(self._connection):
-            return pl.DataFrame(self._connection.sql(query).to_arrow_table())
 
 
 def _narrow(connection: duckdb.DuckDBPyConnection, name: str, study: Study | None) -> None:

@@ -4,6 +4,7 @@ What it says and how it looks is the business of `pipelines.explorer`; which SQL
 """
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 from dagster import (
@@ -18,7 +19,7 @@ from dagster import (
 )
 
 from assets import state
-from assets.explorer import documents
+from assets.explorer import documents, rows
 from assets.figures import figure_key
 from assets.lineage import questions
 from assets.plan import REPORT_MARK, report_file
@@ -59,9 +60,9 @@ def report(
     """Renders the report of the run's study."""
     store = warehouse.store()
     chosen = study.request(store).load()
-    with warehouse.only(chosen) as ask:
-        broken = broken_assertions(ask)
-        page = render(documents(chosen, ask).within(), live=False)
+    with warehouse.only(chosen) as connection:
+        broken = broken_assertions(partial(rows, connection))
+        page = render(documents(chosen, connection).within(), live=False)
     # A report on tables that contradict each other is shown, but never counts as done.
     version = state.report_version(store, chosen) if not broken else ""
     path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))

@@ -15,12 +15,12 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field, PrivateAttr
 
 from assets import settings
+from assets.explorer import rows
 from assets.interrupts import end_with_parent
 from assets.plan import Request
 from assets.watch import request_for
 from pipelines.studies import Study
 from warehouse.catalogue import connect
-from warehouse.snapshots import damage_explained
 from warehouse.store import Store
 from warehouse.subset import narrow
 
@@ -110,7 +110,7 @@ class WarehouseResource(ConfigurableResource):
         """
         if self._connection is None:
             self._connection = connect(self.store().root, explained=False)
-        return _frame(self._connection, query)
+        return rows(self._connection, query)
 
     def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Lets a run that a code server has started end with that server: nobody could stop it any more."""
@@ -123,13 +123,8 @@ class WarehouseResource(ConfigurableResource):
             self._connection.close()
 
     @contextmanager
-    def only(self, study: Study) -> Iterator[Ask]:
-        """Asks as if the warehouse held this study's models and recipes and nothing else."""
+    def only(self, study: Study) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A catalogue as if the warehouse held this study's models and recipes and nothing else."""
         with connect(self.store().root, explained=False) as connection:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
-            yield lambda query: _frame(connection, query)
-
-
-def _frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    with damage_explained(connection):
-        return pl.DataFrame(connection.sql(query).to_arrow_table())
+            yield connection

@@ -6,7 +6,7 @@ What the documents say is `pipelines.explorer`'s business; which study they are 
 import html
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
@@ -20,11 +20,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from assets.live import Live
+from assets.live import Live, Shown
 from assets.webserver import OwnPagesOnly
 from pipelines.charts.text import label, prose
 from pipelines.errors import ComputationError, InputError
@@ -57,7 +57,7 @@ _NO_FRAME = "frame-ancestors 'none'"
 
 
 def application(
-    studies: Mapping[str, Live],
+    studies: Shown,
     *,
     seconds: float,
     gibibytes: float,
@@ -67,21 +67,21 @@ def application(
     """The web application.
 
     Args:
-        studies: what it shows, by name. Of one study the page is `/`, of several there is a list and `/study/NAME/`.
+        studies: what it shows. The page of each is `/study/NAME/`; `/` leads there, or lists them where there are
+            several.
         seconds: longest time that a query of the SQL box may take.
         gibibytes: most memory that such a query may use.
         hosts: names by which it is reached, beside those of this machine.
         tell: is told a line about each request that failed by no fault of the reader.
     """
     server = _Server(studies, seconds, gibibytes, tell)
-    own = [
-        Route("/", server.page),
-        Route("/data/{document:path}.json", server.data),
-        Route("/sql", server.sql, methods=["POST"]),
-    ]
-    several = [Route(f"/study/{{study}}{route.path}", route.endpoint, methods=route.methods) for route in own]
     return Starlette(
-        routes=own if len(studies) == 1 else [Route("/", server.studies), *several],
+        routes=[
+            Route("/", server.studies),
+            Route("/study/{study}/", server.page),
+            Route("/study/{study}/data/{document:path}.json", server.data),
+            Route("/study/{study}/sql", server.sql, methods=["POST"]),
+        ],
         middleware=[Middleware(_Headers), Middleware(OwnPagesOnly, hosts=hosts)],
         exception_handlers={
             HTTPException: _http_error,
@@ -125,9 +125,7 @@ class _Query:
 class _Server:
     """The endpoints. Files and SQL are read in threads of their own; of the event loop nothing waits for them."""
 
-    def __init__(
-        self, studies: Mapping[str, Live], seconds: float, gibibytes: float, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, studies: Shown, seconds: float, gibibytes: float, tell: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._tell = studies, seconds, gibibytes, tell
         self._running: set[_Query] = set()
         self._asked = 0
@@ -142,28 +140,31 @@ class _Server:
             await anyio.sleep(_AGAIN)
 
     async def studies(self, _: Request) -> Response:
-        """The list of the studies."""
+        """The list of the studies, or the way to the only one."""
+        found = await anyio.to_thread.run_sync(self._studies.now)
+        if len(found) == 1:
+            return RedirectResponse(f"study/{quote(next(iter(found)), safe='')}/")
         names = "".join(
-            f'<li><a href="study/{quote(name, safe="")}/">{html.escape(prose(name))}</a></li>' for name in self._studies
+            f'<li><a href="study/{quote(name, safe="")}/">{html.escape(prose(name))}</a></li>' for name in found
         )
         page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Prunescope</title><ul>{names}</ul></html>'
         return HTMLResponse(page)
 
     async def page(self, request: Request) -> Response:
         """The page of a study, whose script asks for the documents."""
-        live = self._live(request)
+        live = await self._live(request)
         page = await anyio.to_thread.run_sync(lambda: render({"index": live.index()}, live=True))
         return HTMLResponse(page, headers={"Content-Security-Policy": f"{policy(live=True)}; {_NO_FRAME}"})
 
     async def data(self, request: Request) -> Response:
         """One document of a study."""
-        live, name = self._live(request), request.path_params["document"]
+        live, name = await self._live(request), request.path_params["document"]
         found = await anyio.to_thread.run_sync(live.build, name, request.query_params.get("version"))
         return JSONResponse(found)
 
     async def sql(self, request: Request) -> Response:
-        """The rows of one SELECT over what the study's page shows."""
-        live, sql = self._live(request), _statement(await _body(request))
+        """The rows of one SELECT over what the study's page shows, or as `error` why there are none."""
+        live, sql = await self._live(request), _statement(await _body(request))
         if self._asked >= _QUERIES_AT_ONCE:
             raise HTTPException(503, f"{_QUERIES_AT_ONCE} queries are running already; wait for one, or stop it")
         self._asked += 1
@@ -183,7 +184,8 @@ class _Server:
                 tasks.cancel_scope.cancel()
         finally:
             self._asked -= 1
-        return JSONResponse(found, 400 if "error" in found else 200)
+        # A refusal is an answer too: of another status browsers complain in their console, as if the page were broken.
+        return JSONResponse(found)
 
     def _answer(self, live: Live, sql: str, query: _Query) -> dict[str, object]:
         start = time.monotonic()
@@ -203,11 +205,14 @@ class _Server:
             "seconds": round(time.monotonic() - start, 3),
         }
 
-    def _live(self, request: Request) -> Live:
-        name = request.path_params.get("study", next(iter(self._studies), ""))
-        if name not in self._studies:
+    async def _live(self, request: Request) -> Live:
+        name = request.path_params["study"]
+        found = self._studies.known()
+        if name not in found:
+            found = await anyio.to_thread.run_sync(self._studies.now)
+        if name not in found:
             raise HTTPException(404, f"there is no study {prose(name, 80)}")
-        return self._studies[name]
+        return found[name]
 
     async def failure(self, request: Request, error: Exception) -> Response:
         """What the reader can do nothing about, in one line, here and there."""

@@ -151,7 +151,7 @@ def read_list(store: Store) -> WatchList:
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not UTF-8 text; mend it, or delete it and watch again") from error
     except ValidationError as error:
-        where, message = first_problem(error, list(WatchList.model_fields))
+        where, message = first_problem(error, WatchList)
         key = ".".join(str(part) for part in where)
         raise InputError(f"{place}: {f'`{key}`: ' if key else ''}{message}") from error
 

@@ -1,8 +1,10 @@
 """Which recipes a model bears: verdicts from predicted losses, or by a rule of the paper where data are few.
 
-Predictions are made in SQL (loss_predictions); running probes and asking the warehouse belong to the caller.
+Predictions and the intervals of probes are made in SQL (loss_predictions, variant_verdict); running probes and asking
+the warehouse belong to the caller.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +21,14 @@ WRITING, CHOOSING = "generative", "non_generative"
 PUBLISHED_KL_NATS = 0.6
 # A score that halves is gone, as critical k has it (q21). The variant above lost 22 % of its skill in MMLU.
 GONE = 0.5
+# With two, one that changes by chance is half of them already.
+LEAST_QUESTIONS = 3
 RULE = (
     "choosing is there where most choice prompts keep their likeliest option; writing where, besides, KL at the first "
     f"generated token is below {PUBLISHED_KL_NATS} nats, at which the paper's writing is gone (2603.24652, 8 attention "
     "sublayers dropped), and at most the tolerated share of tokens has another likeliest one, for decoding feeds each "
-    "back"
+    "back; is_certain where both ends of their 95 % intervals (over questions by Wilson, over five prompts or more by "
+    "Student's t) lead to the same verdict"
 )
 COLUMNS = {
     "recipe": pl.String,
@@ -33,6 +38,8 @@ COLUMNS = {
     "parameters_removed_share": pl.Float64,
     "probe": pl.String,
     "damage": pl.Float64,
+    "damage_low": pl.Float64,
+    "damage_high": pl.Float64,
     **{
         f"{name}_{kind}": pl.Float64
         for kind in (WRITING, CHOOSING)
@@ -49,8 +56,9 @@ class Advice:
 
     Attributes:
         rows: one row a recipe, best first, columns as COLUMNS. `basis` is `prediction`, or `rule` where nothing was
-            predicted; `probe` and `damage` are what the verdict follows from; `is_certain` says that both ends of the
-            intervals lead to the same verdict, NULL under the rule; `loss_…` was measured, where it was.
+            predicted; `probe` and `damage` are what the verdict follows from, under the rule with the 95 % interval
+            of the damage; `is_certain` says that both ends of all intervals lead to the same verdict, NULL where there
+            is no verdict; `loss_…` was measured, where it was.
         told: how far to trust it, in sentences.
     """
 
@@ -62,7 +70,7 @@ def advise(variants: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) 
     """Ranks the recipes of one model.
 
     Args:
-        variants: a row of variant_summary for each pruned variant of the model.
+        variants: a row of variant_verdict for each pruned variant of the model.
         predictions: its rows of loss_predictions.
         tolerance: share of the dense model's skill that may be lost where a verdict says that it is kept.
     """
@@ -126,15 +134,27 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
     }
     if variant["kl_step0_nats"] is None or not variant["questions"]:
         return row
-    changed, kl = 1 - variant["top1_agreement"], variant["kl_step0_nats"]
-    options = 1 - variant["options_argmax_kept"] / variant["questions"]
-    is_writing_kept = kl < PUBLISHED_KL_NATS and changed <= tolerance
-    verdict = BROKEN if options >= GONE else SAFE if is_writing_kept else CHOOSING_ONLY
+
+    def at(end: str, unknown: float) -> str:
+        kl = variant[f"kl_step0_nats{end}"]
+        if variant[f"options_changed{end}"] >= GONE:
+            return BROKEN
+        is_first_token_kept = (unknown if kl is None else kl) < PUBLISHED_KL_NATS
+        return SAFE if is_first_token_kept and variant[f"top1_change{end}"] <= tolerance else CHOOSING_ONLY
+
+    verdict = at("", math.inf)
+    # What is written can be told without questions; what is chosen cannot.
+    if variant["questions"] < LEAST_QUESTIONS and verdict != SAFE:
+        return row
     if verdict == BROKEN:
-        probe, damage = "options_changed", options
+        probe, column = "options_changed", "options_changed"
+    elif variant["kl_step0_nats"] >= PUBLISHED_KL_NATS:
+        probe, column = "kl_step0", "kl_step0_nats"
     else:
-        probe, damage = ("kl_step0", kl) if kl >= PUBLISHED_KL_NATS else ("top1_change", changed)
-    return row | {"verdict": verdict, "probe": probe, "damage": damage}
+        probe, column = "top1_change", "top1_change"
+    damages = {f"damage{end}": variant[f"{column}{end}"] for end in ("", "_low", "_high")}
+    is_certain = verdict == at("_low", 0.0) == at("_high", math.inf)
+    return row | {"verdict": verdict, "is_certain": is_certain, "probe": probe} | damages
 
 
 def _verdict(choosing: float, writing: float, tolerance: float) -> str:
@@ -191,7 +211,10 @@ def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | 
     if by_rule:
         told.append(f"the rule claims no calibration: {RULE}")
     if any(row["verdict"] == NOT_JUDGED for row in rows):
-        told.append("not judged: what was not computed, or was without a prompt of the kind `choice`")
+        told.append(
+            f"not judged: what was not computed, or was asked fewer than {LEAST_QUESTIONS} questions (prompts of the "
+            "kind `choice`), which cannot tell what only chooses from what is broken"
+        )
     return told
 
 

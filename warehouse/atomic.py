@@ -32,6 +32,7 @@ _FIXES = {
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place with --warehouse",
     errno.EEXIST: "a file stands where a folder should: choose another place with --warehouse",
     errno.EISDIR: "a folder stands where the file should: choose another name",
+    errno.ENOENT: "nothing can be made there: choose another place with --warehouse",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter place with --warehouse",
     errno.EIO: "the disk failed: check it, then run again",
 }

@@ -5,14 +5,17 @@ The statistics stand in the SQL; here is only what has to be the same on both si
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from warehouse.catalogue import SQL, connect
-from warehouse.errors import CatalogueError, WarehouseError
+from warehouse.errors import CatalogueError, NothingSharedError, WarehouseError
 from warehouse.places import Place
 
+# Parameters are the model, A, B and, for tokens, the prompts.
+TOKENS, TASKS = (SQL / "comparisons" / f"compare_{of}.sql" for of in ("variants", "tasks"))
 _SIDES = """
 SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
 FROM provenance
@@ -51,6 +54,7 @@ class Comparison:
         model: the dense model that both were made from.
         recipe_a: A.
         recipe_b: B.
+        prompts: those that both were measured on with the same text.
         rows: one row per text or set of prompts × temperature × statistic, then one per task × statistic, see the
             SQL files; the columns of tasks are there where a task is.
         missing: sentences on what could not be compared, and why.
@@ -59,6 +63,7 @@ class Comparison:
     model: str
     recipe_a: str
     recipe_b: str
+    prompts: tuple[str, ...]
     rows: pa.Table
     missing: tuple[str, ...]
 
@@ -72,28 +77,33 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
         variant_b: the same.
 
     Raises:
-        WarehouseError: there is no such variant, they are of two models or measured against different dense weights,
-            or they share no text, prompt or sample of a task; the message says which.
+        WarehouseError: there is no such variant, or they are of two models.
+        NothingSharedError: they were measured against different dense weights, or share no text, prompt or sample of
+            a task; the message says which.
     """
     with connect(root, explained=False) as connection:
-        model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
-        asked = [model, recipe_a, recipe_b]
-        _check_dense_sides(connection, asked)
-        prompts, reasons = _same_prompts(connection, asked)
-        tokens = _rows(connection, "compare_variants.sql", [*asked, prompts])
-        tasks = _rows(connection, "compare_tasks.sql", asked)
-        rows = pa.concat_tables([tokens, tasks], promote_options="default") if tasks.num_rows else tokens
-        measured = set(rows["measured_on"].to_pylist())
-        missing = [*_missing_texts(connection, asked, measured), *_missing_tasks(connection, asked, measured), *reasons]
-        if prompts and "prompts" not in measured:
-            missing.append(f"{_named(prompts)}: other dense tokens, or no temperature in common")
+        return compare_on(connection, variant_a, variant_b)
+
+
+def compare_on(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> Comparison:
+    """Compares two variants as `compare` does, on an open catalogue."""
+    model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
+    asked = [model, recipe_a, recipe_b]
+    _check_dense_sides(connection, asked)
+    prompts, reasons = _same_prompts(connection, asked)
+    tokens = _rows(connection, TOKENS, [*asked, prompts])
+    tasks = _rows(connection, TASKS, asked)
+    rows = pa.concat_tables([tokens, tasks], promote_options="default") if tasks.num_rows else tokens
+    measured = set(rows["measured_on"].to_pylist())
+    missing = [*_missing_texts(connection, asked, measured), *_missing_tasks(connection, asked, measured), *reasons]
+    if prompts and "prompts" not in measured:
+        missing.append(f"{_named(prompts)}: other dense tokens, or no temperature in common")
     if not measured:
-        raise WarehouseError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(missing)}")
-    return Comparison(model, recipe_a, recipe_b, rows, tuple(missing))
+        raise NothingSharedError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(missing)}")
+    return Comparison(model, recipe_a, recipe_b, tuple(prompts), rows, tuple(missing))
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, name: str, parameters: Sequence[object]) -> pa.Table:
-    file = SQL / "comparisons" / name
+def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequence[object]) -> pa.Table:
     try:
         return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
     except duckdb.ParserException as error:
@@ -103,6 +113,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, name: str, parameters: Sequence
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
     """The model, and both recipes."""
     known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
+    if not known:
+        raise WarehouseError("the warehouse is empty; run a study first, such as `prunescope run demo`")
     (model_a, recipe_a), (model_b, recipe_b) = _found(variant_a, known), _found(variant_b, known)
     if model_a != model_b:
         raise WarehouseError(
@@ -126,7 +138,7 @@ def _check_dense_sides(connection: duckdb.DuckDBPyConnection, asked: list[str]) 
     sides = {(weights, dtype) for _, weights, dtype in connection.execute(_SIDES, asked).fetchall()}
     if len(sides) > 1:
         told = " and ".join(f"{str(weights)[:12]}… in {dtype}" for weights, dtype in sorted(sides, key=str))
-        raise WarehouseError(
+        raise NothingSharedError(
             f"{asked[1]} and {asked[2]} were measured against different dense weights ({told}); run their study again"
         )
 

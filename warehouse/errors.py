@@ -29,6 +29,10 @@ class CatalogueError(WarehouseError):
     """A view file in `sql/` cannot become a view; the message names the file."""
 
 
+class NothingSharedError(WarehouseError):
+    """Two variants were measured on nothing that is the same; the message says what differs."""
+
+
 class SqlError(WarehouseError):
     """The user's SQL is wrong: syntax, an unknown name, a failing or an overlong computation."""
 

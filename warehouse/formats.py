@@ -234,6 +234,8 @@ def _plain(value: object) -> object:
             plain = value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
         case Decimal():
             plain = int(value) if value == value.to_integral_value() else float(value)
+        case pa.MonthDayNano():
+            plain = _interval(value)
         case list() | tuple():  # a map comes as a list of pairs
             plain = [_plain(item) for item in value]
         case dict():

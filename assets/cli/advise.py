@@ -19,6 +19,7 @@ from assets.cli.study import Recipes, Replace, end, request_of
 from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
 from assets.plan import Request
 from assets.run import run_study
+from pipelines.advice import LEAST_QUESTIONS
 from pipelines.advice import advise as judge
 from pipelines.errors import InputError
 from pipelines.studies import Study, load_study, study_names
@@ -30,6 +31,13 @@ from warehouse.tables import TABLES
 STUDY = "advise"
 # What the verdicts read; a study's texts, tasks and times stay as they are.
 PROBE_TABLES = (*MODEL_TABLES, "variants", *TRACE_TABLES)
+
+
+def _share(value: float) -> float:
+    """Refuses what is no share; NaN fails every comparison."""
+    if not 0 <= value <= 1:
+        raise InputError(f"--tolerance {value:g}: give a share from 0 to 1, such as 0.1")
+    return value
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +64,7 @@ def advise(
     recipe: Recipes = None,
     replace: Replace = False,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the dense model's skill that may be lost.")
+        float, typer.Option(callback=_share, help="Share of the dense model's skill that may be lost, from 0 to 1.")
     ] = 0.1,
     format_: Format = None,
     output: Output = None,
@@ -76,10 +84,17 @@ def advise(
     """
     shown = chosen_format(format_, output)
     place = root(context)
-    request = _request(model, study, recipe or [], Store(place))
+    request, aside = _request(model, study, recipe or [], Store(place))
+    home = settings.cache_folder() / "advise" if aside else place
+    if aside:
+        say(f"{aside}; the prompts of study {STUDY} are read instead, and kept in {home}")
     with Bars() as bars:
-        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
-    advice = judge(*_measured(outcome.study, place), tolerance)
+        outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
+    variants, predictions = (
+        _rows("variant_verdict", outcome.study, home),
+        _rows("loss_predictions", outcome.study, place),
+    )
+    advice = judge(variants, predictions, tolerance)
     told = [column.name for column in advice.rows if shown != "table" or column.null_count() < len(column)]
     emit(advice.rows.select(told).to_arrow(), format_, output)
     for line in advice.told:
@@ -87,8 +102,12 @@ def advise(
     end(context, outcome.failures)
 
 
-def _request(model: str, study: str | None, recipes: list[str], store: Store) -> Request:
+def _request(model: str, study: str | None, recipes: list[str], store: Store) -> tuple[Request, str]:
     """What is probed: by the study that computed the model where the warehouse has it, so that nothing is done twice.
+
+    Returns:
+        What is probed, and why apart from the warehouse, where that study asks too few questions for a verdict and its
+        results must stay what they are; empty where it is not.
 
     Raises:
         InputError: that study is in a file of the user's, which has to be named, or has no prompts to probe with.
@@ -97,25 +116,30 @@ def _request(model: str, study: str | None, recipes: list[str], store: Store) ->
     made = store.provenance(TABLES["models"], spec.name, None)
     if study is None and made is not None and made.study not in study_names():
         raise InputError(f"model {spec.name} was computed by study {made.study!r}; name its file with --study")
-    chosen = study or (made.study if made else STUDY)
+    chosen, aside = study or (made.study if made else STUDY), ""
+    if (
+        study is None
+        and (few := sum(prompt.kind == "choice" for prompt in load_study(chosen).prompts)) < LEAST_QUESTIONS
+    ):
+        aside = (
+            f"study {chosen}, which computed {spec.name}, asks {few} of the {LEAST_QUESTIONS} questions that it takes"
+        )
+        chosen = STUDY
     if not load_study(chosen).prompts:
         raise InputError(f"study {chosen}: `prompts` is empty, and probes read prompts; name another with --study")
     is_bare = not {"/", "="} & set(model) and not Path(model).exists()
     if made and is_bare and model not in {known.name for known in load_study(chosen).models}:
         source = store.read(TABLES["models"], model, None)["source"][0].as_py()
         model = f"{model}={source}"
-    return request_of(chosen, [model], recipes)
+    return request_of(chosen, [model], recipes), aside
 
 
-def _measured(study: Study, place: Place) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The model's pruned variants, and what is predicted of them."""
+def _rows(view: str, study: Study, place: Place) -> pl.DataFrame:
+    """What the view says of the model's pruned variants."""
     recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
     with connect(place, explained=False) as connection:
-        variants, predictions = (
-            connection.sql(
-                f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
-                params=[study.models[0].name, recipes],
-            ).to_arrow_table()
-            for view in ("variant_summary", "loss_predictions")
+        found = connection.sql(
+            f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
+            params=[study.models[0].name, recipes],
         )
-    return pl.DataFrame(variants), pl.DataFrame(predictions)
+        return pl.DataFrame(found.to_arrow_table())

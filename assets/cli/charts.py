@@ -7,6 +7,7 @@ What a chart shows is the business of `pipelines.charts`.
 
 import tempfile
 import webbrowser
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("png", "svg", "pdf", "html", "json")
 _PRINTED = ("pdf", "png", "svg")
+FAILED = 1
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +85,7 @@ def figure(
     chosen = FIGURES[name]
     wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
     drawings = list(chosen.draw_all(_rows(existing(context), chosen.query, wanted)))
+    require_data([drawing.chart for drawing in drawings])
     say(chosen.caption + (f"\n\n{chosen.query}" if explain else ""), "dim")
     if output is None:
         show(drawings[0].chart, drawings[0].name, None, dark=dark)
@@ -122,6 +125,24 @@ def check_place(output: Path | None, format_: str | None = None, asked_by: str =
         raise InputError(f"--chart --format {format_}: that is for rows; the name of -o says the format of a picture")
     if output is not None and output.suffix.lower().removeprefix(".") not in _FORMATS:
         raise InputError(f"{asked_by}-o {output}: end the name in .{', .'.join(_FORMATS)}")
+
+
+def require_data(charts: Sequence["AnyChart"]) -> None:
+    """Ends the command where no chart shows anything, so that no empty picture passes for an answer.
+
+    Raises:
+        typer.Exit: it is so; the reason was told.
+    """
+    from pipelines.charts.theme import missing
+
+    reasons = [missing(chart) for chart in charts]
+    if None not in reasons:
+        say(
+            f"no data: {reasons[0]}; run a study that measures it, such as `prunescope run paper-small`, or ask "
+            "without filters",
+            "red",
+        )
+        raise typer.Exit(FAILED)
 
 
 def show(chart: "AnyChart", name: str, output: Path | None, *, dark: bool = False) -> None:

@@ -3,13 +3,14 @@
 What each command does stands in the modules beside this one.
 """
 
+import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -74,7 +75,7 @@ def main() -> None:
     """Entry point of the `prunescope` script."""
     chosen = Globals()
     # A bug gets one line too; its traceback is for those who ask.
-    sys.excepthook = lambda kind, error, traceback: _unexpected(chosen, kind, error, traceback)
+    sys.excepthook = lambda kind, error, _: _unexpected(chosen, kind, error)
     sys.exit(run(sys.argv[1:], chosen))
 
 
@@ -85,7 +86,9 @@ def run(arguments: list[str], chosen: Globals) -> int:
         with _damage_told():
             code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=chosen)
     except TyperException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip())
         code = error.exit_code
     except (KeyboardInterrupt, Abort):
         say("interrupted; whole partitions were kept, run it again to go on")
@@ -123,15 +126,13 @@ def _damage_told() -> Iterator[None]:
 
 def _told(message: str, code: int, error: Exception, chosen: Globals) -> int:
     if chosen.debug:
-        sys.__excepthook__(type(error), error, error.__traceback__)
+        say("".join(traceback.format_exception(error)))
     say(f"error: {message}", "red")
     return code
 
 
-def _unexpected(
-    chosen: Globals, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
+def _unexpected(chosen: Globals, kind: type[BaseException], error: BaseException) -> None:
     if chosen.debug:
-        sys.__excepthook__(kind, error, traceback)
+        say("".join(traceback.format_exception(error)))
     else:
         say(f"error: {kind.__name__}: {error}\nThis is a bug; --debug shows where it happened.", "red")

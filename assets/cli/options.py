@@ -12,6 +12,7 @@ import typer
 from assets import settings
 from assets.cli.output import say
 from pipelines.errors import InputError
+from warehouse.atomic import refusals_explained
 from warehouse.catalogue import GIBIBYTES
 from warehouse.places import Place
 from warehouse.store import Store
@@ -87,6 +88,20 @@ def existing(context: typer.Context) -> Place:
     place = root(context)
     if isinstance(place, Path) and not place.exists():
         say(f"there is no warehouse at {place} yet; a run makes one, such as `prunescope run demo`", "yellow")
+    return place
+
+
+def writable(context: typer.Context) -> Place:
+    """The warehouse to write into, made where there is none.
+
+    Raises:
+        InputError: as `root`.
+        WarehouseError: as `root`, or the folder cannot be made.
+    """
+    place = root(context)
+    if isinstance(place, Path):
+        with refusals_explained(place):
+            place.mkdir(parents=True, exist_ok=True)
     return place
 
 

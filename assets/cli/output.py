@@ -12,7 +12,7 @@ from rich.console import Console
 from pipelines.errors import InputError
 from warehouse.atomic import write_atomically
 from warehouse.errors import WarehouseError
-from warehouse.formats import FORMATS, render
+from warehouse.formats import FORMATS, render, visible
 
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 # Names that promise something else than rows.
@@ -31,8 +31,13 @@ _WIDTH = 160
 
 
 def say(message: str, style: str | None = None) -> None:
-    """A message for the person at the terminal."""
-    STDERR.print(message, style=style, markup=False, emoji=False)
+    """A message for the person at the terminal; what is invisible in it, of others' names or texts, is escaped."""
+    STDERR.print(visible(message, keep="\n\t"), style=style, markup=False, emoji=False)
+
+
+def put(line: str) -> None:
+    """A line of data: as it is for a pipe, with what is invisible escaped for a terminal."""
+    sys.stdout.write((visible(line, keep="\n") if sys.stdout.isatty() else line) + "\n")
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from assets.cli.options import Debug, Format, Output, Warehouse, root
-from assets.cli.output import chosen_format, emit, say
+from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
+from assets.cli.output import chosen_format, emit, put, say
 from assets.cli.progress import Bars
 from assets.export import export as export_all
 from pipelines.studies import load_study
@@ -40,7 +40,7 @@ def compare(
 
     difference is B − A; its error takes windows of a text, and prompts, as the independent units, and low and high are
     its 95 % interval (from five units on). noise_p95 is the KL that rounding alone makes. Of tasks the units are
-    samples, and mcnemar_p tests those that only one side answers right.
+    samples; mcnemar_p tests those that only one side answers right, and holm_p corrects it for all tasks and metrics.
 
     For example:
 
@@ -48,7 +48,7 @@ def compare(
     - `prunescope compare mine@wanda-50 mine@dense -o difference.tex`
     """
     chosen_format(format_, output)
-    found = compare_variants(root(context), a, b)
+    found = compare_variants(existing(context), a, b)
     for reason in found.missing:
         say(f"not compared: {reason}", "dim")
     say(f"A is {found.model}@{found.recipe_a}, B is {found.model}@{found.recipe_b}", "dim")
@@ -92,4 +92,4 @@ def export(
         say(f"without a row, so not written: {', '.join(done.empty)}", "dim")
     if done.cut:
         say(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
-    typer.echo(str(done.directory))
+    put(str(done.directory))

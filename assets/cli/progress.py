@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from assets.cli.output import STDERR, say
 from assets.run import Failure
+from warehouse.formats import visible
 
 
 class Bars:
@@ -18,7 +19,7 @@ class Bars:
     def __init__(self) -> None:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -41,7 +42,7 @@ class Bars:
     def start(self, task: str, total: int) -> None:
         """A task of `total` steps begins."""
         self.done()
-        self._task = self._bars.add_task(task, total=total)
+        self._task = self._bars.add_task(visible(task), total=total)
 
     def advance(self, amount: int = 1) -> None:
         """`amount` more steps are done."""

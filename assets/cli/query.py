@@ -13,9 +13,9 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from assets.cli.charts import check_place, show
+from assets.cli.charts import check_place, require_data, show
 from assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
-from assets.cli.output import chosen_format, emit, say, write_file
+from assets.cli.output import chosen_format, emit, put, say, write_file
 from assets.cli.serve import show_report
 from assets.lineage import questions as question_views
 from pipelines.errors import InputError
@@ -96,7 +96,7 @@ def sql(
         return
     rows = run_safe(existing(context), text, seconds=seconds, gibibytes=memory)
     if rows.column_names == _PLAN and chosen == "table" and output is None:
-        typer.echo("\n".join(rows["explain_value"].to_pylist()))  # a drawing of its own
+        put("\n".join(rows["explain_value"].to_pylist()))  # a drawing of its own
     else:
         emit(rows, format_, output)
 
@@ -167,7 +167,9 @@ def question(
 
         from pipelines.charts import answers
 
-        show(answers.draw(asked.name, pl.DataFrame(rows), header.key, header.asks), asked.name, output)
+        drawing = answers.draw(asked.name, pl.DataFrame(rows), header.key, header.asks)
+        require_data([drawing])
+        show(drawing, asked.name, output)
     else:
         emit(rows, format_, output)
 
@@ -352,6 +354,6 @@ def report(
     if chosen not in reports:
         raise InputError(f"there is no report of study {chosen!r}; there are {names}")
     if output is None:
-        typer.echo(str(reports[chosen]))
+        put(str(reports[chosen]))
     else:
         write_file(output, reports[chosen].read_bytes())

@@ -54,12 +54,12 @@ def serve(
     - `prunescope serve`
     - `prunescope serve demo --port 8000`
     """
-    from assets.live import Live, studies
+    from assets.live import Shown
     from assets.serve import application, server
 
     names = _names(host)
     root = existing(context)
-    found = {name: Live(root, name, known) for name, known in studies(root, study).items()}
+    found = Shown(root, study)
     listening = _listening(host, port)
     with listening:
         port = listening.getsockname()[1]
@@ -68,7 +68,7 @@ def serve(
         )
         if names:
             say(f"{host}: whoever reaches this address reads all results and asks SQL; nobody is asked for a password")
-        say(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(found)} of {root}; Ctrl-C stops it")
+        say(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(found.known())} of {root}; Ctrl-C stops it")
         try:
             server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
         except KeyboardInterrupt:
@@ -131,7 +131,7 @@ def show_report(
         InputError: one of them is not there, or one is missing.
     """
     from assets.live import Live, studies
-    from pipelines.explorer import terminal
+    from pipelines.explorer import terminal, terminal_tokens
 
     for value, option, other, needed in (
         (prompt, "--prompt", variant, "--variant"),
@@ -157,6 +157,6 @@ def show_report(
     m = terminal.find_prompt(index, n, prompt)
     trace = live.build(f"trace/{n}/{m}")
     if step is None:
-        terminal.show_tokens(console, index, n, m, trace, forced=forced)  # type: ignore[arg-type]
+        terminal_tokens.show_tokens(console, index, n, m, trace, forced=forced)  # type: ignore[arg-type]
     else:
-        terminal.show_step(console, trace, step, forced=forced)  # type: ignore[arg-type]
+        terminal_tokens.show_step(console, trace, step, forced=forced)  # type: ignore[arg-type]

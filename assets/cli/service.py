@@ -16,7 +16,7 @@ import pyarrow as pa
 import typer
 
 from assets import settings
-from assets.cli.options import Debug, Format, Output, Warehouse, root
+from assets.cli.options import Debug, Format, Output, Warehouse, root, writable
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from assets.watch import make_models_folder
@@ -48,7 +48,7 @@ def ui(
     """
     from assets.instance import prepare_home, recover_launched
 
-    place = root(context)
+    place = writable(context)
     _require_free(port)
     make_models_folder(Store(place))
     local = Store(place).local(settings.cache_folder())

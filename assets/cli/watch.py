@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from assets import settings
 from assets.backlog import Backlog, Surveyor
-from assets.cli.options import Debug, Format, Output, Warehouse, absolute_model, absolute_study, root
+from assets.cli.options import Debug, Format, Output, Warehouse, absolute_model, absolute_study, root, writable
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from assets.watch import DEFAULT, Added, Watch, WatchList, changed, look, make_models_folder, models_folder, read_list
@@ -71,7 +71,7 @@ def watch(
     - `prunescope watch --stop demo`
     """
     chosen_format(format_, output)
-    store = Store(root(context))
+    store = Store((writable if studies or stop else root)(context))
     if studies or stop:
         _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
         make_models_folder(store)
@@ -109,7 +109,7 @@ def add_model(
     - `prunescope add-model ./my-model`
     - `prunescope add-model org/name --name mine --study my-study.yaml`
     """
-    store, source = Store(root(context)), absolute_model(model)
+    store, source = Store(writable(context)), absolute_model(model)
     called = name or model_name(source)
     if not called:
         raise InputError(f"{model!r}: no name can be made from it; give one with --name")
@@ -143,7 +143,7 @@ def remove_model(
 
     For example: `prunescope remove-model my-model`
     """
-    store = Store(root(context))
+    store = Store(writable(context))
     with changed(store) as versions:
         listed = versions[-1]
         left = tuple(model for model in listed.models if model.name != name)

@@ -25,6 +25,8 @@ SPACE_COLORS = [BLUE, GREEN, VERMILLION]
 SPACE_SHAPES = ["circle", "square", "triangle-up"]
 SUBLAYER_TITLES = {"attn": "attention", "mlp": "MLP"}
 
+# Where a chart without data keeps its reason; Vega ignores it.
+_MISSING = "no data"
 _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 AnyChart: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
@@ -168,12 +170,19 @@ def row_names(column: str, first: str, above: int) -> alt.Chart:
 
 
 def no_data(text: str, needs: str) -> AnyChart:
-    """The chart of an empty frame, which says what would fill it."""
+    """The chart of an empty frame, which says what would fill it; `missing` tells it from others."""
     return themed(
         alt.Chart(inline([{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
+        .properties(usermeta={_MISSING: needs})
         .mark_text(fontSize=13, color=GREY)
         .encode(text="message:N")
     )
+
+
+def missing(chart: AnyChart) -> str | None:
+    """Why a chart shows nothing; None where it shows data."""
+    told = chart.usermeta
+    return told[_MISSING] if isinstance(told, dict) else None
 
 
 def config(dark: bool = False) -> dict[str, Any]:

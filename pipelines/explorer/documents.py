@@ -3,24 +3,32 @@
 How the page shows them, and what answers the SQL, is the business of others.
 """
 
-import json
 import re
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, TypeVar, cast
 
 import polars as pl
 
 from pipelines.charts.registry import FIGURES
 from pipelines.explorer.frames import Ask, Frames
-from pipelines.explorer.index import figure_entry, index, prompt_rows, variant_names
+from pipelines.explorer.index import Told, figure_entry, index, prompt_rows, variant_names
+from pipelines.explorer.order import Order
+from pipelines.explorer.page import embedded, packed
+from pipelines.explorer.pairs import MOST_PAIRS, Pairs, nearest, pair
+from pipelines.explorer.pairs import TITLES as PAIR_TITLES
 from pipelines.explorer.shapes import Fact, FigureDocument, Index, Statement
 from pipelines.explorer.statements import STATEMENTS
 from pipelines.explorer.traces import trace
 from pipelines.explorer.variants import variant
 
-# What the token documents of a file may take once they are packed and written as text; charts and script come on top.
-TRACE_BYTES = 8_000_000
+# A file, and of it what the page's own scripts, Vega and licences may take.
+FILE_BYTES, OWN_BYTES = 15_000_000, 1_500_000
+ROOM = FILE_BYTES - OWN_BYTES
+_NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
+# Lists of the index, which a file carries as text; of longer ones the first entries, up to so many bytes.
+_LISTS = ("variants", "prompts", "answers", "claims", "findings", "facts")
+_LIST_BYTES = 1_500_000
 _Row = TypeVar("_Row")
 _READS = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
 
@@ -35,6 +43,8 @@ class Documents:
         title: str = "",
         facts: Sequence[Fact] = (),
         views: Mapping[str, str] | None = None,
+        order: Order | None = None,
+        pairs: Pairs | None = None,
         *,
         is_live: bool = False,
     ) -> None:
@@ -46,25 +56,38 @@ class Documents:
             title: its title.
             facts: what a reader needs to repeat it.
             views: SQL of the views by name, which the statements read.
+            order: in which models, recipes and prompts stand; what it does not name comes last, by name.
+            pairs: who compares two variants; nobody where None.
             is_live: documents are built one by one from what is there now, each asking for its own rows only; else
                 every statement is asked once for all documents, and kept.
         """
+        self._order = order or Order()
         self._kept = None if is_live else Frames(ask, is_whole=True)
         self._ask = ask
         self._study, self._title, self._facts = study, title, facts
-        self._views = dict(views or {})
+        self._views, self._pairs = dict(views or {}), pairs
         self._is_live = is_live
 
     def _frames(self) -> Frames:
         """Of a server, what is there now; nothing is kept from one document to the next."""
         return self._kept or Frames(self._ask, is_whole=False)
 
+    def _variants(self, frames: Frames) -> list[tuple[str, str]]:
+        return variant_names(frames, self._order)
+
+    def _prompts(self, frames: Frames) -> list[dict[str, Any]]:
+        return prompt_rows(frames, self._order)
+
     def names(self) -> list[str]:
         """All documents that `build` knows, `index` first."""
         frames = self._frames()
-        variants = [f"variant/{n}" for n, _ in enumerate(variant_names(frames))]
-        traces = [f"trace/{n}/{m}" for m, n in _traces(frames)]
-        return ["index", "sql", *(f"figures/{name}" for name in FIGURES), *variants, *traces]
+        names = self._variants(frames)
+        variants = [f"variant/{n}" for n, _ in enumerate(names)]
+        traces = [f"trace/{n}/{m}" for m, n in self._traces(frames)]
+        pairs = [
+            f"pair/{n}/{m}" for n, m in combinations(range(len(names)), 2) if self._pairs and names[n][0] == names[m][0]
+        ]
+        return ["index", "sql", *(f"figures/{name}" for name in FIGURES), *variants, *pairs, *traces]
 
     def build(self, name: str) -> Mapping[str, Any]:
         """One document.
@@ -75,69 +98,105 @@ class Documents:
         frames = self._frames()
         match name.split("/"):
             case ["index"]:
-                return self._index(frames, _traces(frames))
+                return self._index(frames, self._traces(frames))
             case ["sql"]:
                 return self._sql()
             case ["figures", figure] if figure in FIGURES:
                 return self._figure(figure, self._ask(FIGURES[figure].query))
-            case ["variant", n] if (names := _at(variant_names(frames), n)) is not None:
+            case ["variant", n] if (names := _at(self._variants(frames), n)) is not None:
                 model, recipe = names
                 mine = {
-                    prompt["prompt_id"]: m for m, prompt in enumerate(prompt_rows(frames)) if prompt["model"] == model
+                    prompt["prompt_id"]: m for m, prompt in enumerate(self._prompts(frames)) if prompt["model"] == model
                 }
                 return variant(frames, model, recipe, mine)
-            case ["trace", n, m] if (names := _at(variant_names(frames), n)) is not None:
+            case ["pair", n, m] if self._pairs is not None:
+                a, b = (_at(self._variants(frames), position) for position in (n, m))
+                if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
+                    return pair(self._pairs, a[0], a[1], b[1])
+            case ["trace", n, m] if (names := _at(self._variants(frames), n)) is not None:
                 model, recipe = names
-                prompt = _at(prompt_rows(frames), m)
+                prompt = _at(self._prompts(frames), m)
                 if prompt is not None and prompt["model"] == model and recipe != "dense":
                     return trace(frames, model, recipe, prompt["prompt_id"])
         raise KeyError(name)
 
-    def within(self, trace_bytes: int = TRACE_BYTES) -> dict[str, Mapping[str, Any]]:
-        """The documents of a file: all but the traces that the budget has no room for.
+    def within(self, room: int = ROOM) -> dict[str, Mapping[str, Any]]:
+        """The documents of a file: all that it has room for, and an index that says what is left out.
 
-        Traces come prompt by prompt, each of every variant, in the order of the index; the first that has no room ends
-        them, so that what is there does not depend on the sizes of single ones.
+        The index comes first, cut where even its lists are too long. Then variants and figures, then paired
+        comparisons of variants that stand near each other, then traces prompt by prompt, each of every variant. The
+        first of a kind that has no room ends this kind, so that what is there does not depend on the sizes of single
+        ones.
 
         Args:
-            trace_bytes: what they may take, packed and as base64.
+            room: what they may take, packed and as base64, with the index as text.
         """
         frames = self._frames()
         found: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
         answered = {name: self._ask(figure.query) for name, figure in FIGURES.items()}
         without_data = [name for name, frame in answered.items() if frame.is_empty()]
-        found |= {f"figures/{name}": self._figure(name, frame) for name, frame in answered.items()}
-        found |= {name: self.build(name) for n, _ in enumerate(variant_names(frames)) for name in [f"variant/{n}"]}
-        wanted = _traces(frames)
-        kept: list[tuple[int, int]] = []
-        for m, n in wanted:
-            document = self.build(f"trace/{n}/{m}")
-            trace_bytes -= _packed(document)
-            if trace_bytes < 0:
-                break
-            kept.append((m, n))
-            found[f"trace/{n}/{m}"] = document
-        found["index"] = self._index(frames, kept, len(wanted) - len(kept), without_data)
+        wanted = self._traces(frames)
+        whole = self._index(frames, wanted, without_data)
+        cut = _cut(whole)
+        count = len(cut["variants"])
+        left_out = [
+            f"{len(whole[kind]) - len(cut[kind])} of {len(whole[kind])} {kind}"  # type: ignore[literal-required]
+            for kind in _LISTS
+            if len(cut[kind]) < len(whole[kind])  # type: ignore[literal-required]
+        ]
+        room -= len(embedded(cut)) + _NOTES_BYTES + _size(found["sql"])
+
+        def add(kind: str, names: Sequence[str], build: Callable[[str], Mapping[str, Any]]) -> None:
+            nonlocal room
+            for at, name in enumerate(names):
+                document = build(name)
+                if (size := _size(document)) > room:
+                    left_out.append(f"{len(names) - at} of {len(names)} {kind}")
+                    return
+                room -= size
+                found[name] = document
+
+        def figure(name: str) -> FigureDocument:
+            key = name.removeprefix("figures/")
+            return self._figure(key, answered[key])
+
+        add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
+        add("figures", [f"figures/{name}" for name in FIGURES], figure)
+        if self._pairs is not None:
+            near = nearest(_kls(cut), MOST_PAIRS)
+            add("paired comparisons", [f"pair/{n}/{m}" for n, m in near], self.build)
+            if len(near) == MOST_PAIRS:
+                left_out.append("paired comparisons of variants that are not next to each other by median KL")
+        # What the reader could not find in the index is not carried.
+        carried = [f"trace/{n}/{m}" for m, n in wanted if n < count and m < len(cut["prompts"])]
+        add("token views", carried, self.build)
+        for n, entry in enumerate(cut["variants"]):
+            entry["traces"] = [m for m in entry["traces"] if f"trace/{n}/{m}" in found]
+        if left_out:
+            cut["notes"] = [
+                f"Not in this file, which has at most {FILE_BYTES // 1_000_000} MB: {'; '.join(left_out)}. "
+                "`prunescope serve` shows all of it."
+            ]
+        found["index"] = cut
         return found
 
-    def _index(
-        self,
-        frames: Frames,
-        traces: Sequence[tuple[int, int]],
-        left_out: int = 0,
-        without_data: Sequence[str] = (),
-    ) -> Index:
-        names = variant_names(frames)
+    def _index(self, frames: Frames, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()) -> Index:
+        names = self._variants(frames)
         here: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
             here.setdefault(names[n], []).append(m)
-        notes = []
-        if left_out:
-            notes.append(
-                f"{left_out} of {left_out + len(traces)} token views are not in this file, to keep it small: it has "
-                "those of the first prompts of every variant. `prunescope serve` shows them all."
-            )
-        return index(frames, self._study, self._title, self._facts, notes, here, without_data, is_live=self._is_live)
+        told = Told(self._study, self._title, self._facts, self._order)
+        return index(frames, told, here, without_data, is_live=self._is_live)
+
+    def _traces(self, frames: Frames) -> list[tuple[int, int]]:
+        """Prompt and variant of every text of a pruned variant, by their positions."""
+        variants = {names: n for n, names in enumerate(self._variants(frames))}
+        prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(self._prompts(frames))}
+        return sorted(
+            (prompts[model, prompt_id], variants[model, recipe])
+            for model, recipe, prompt_id in frames.all("written").iter_rows()
+            if (model, recipe) in variants
+        )
 
     def _sql(self) -> dict[str, Statement]:
         told: dict[str, Statement] = {
@@ -149,6 +208,8 @@ class Documents:
             }
             for key, query in STATEMENTS.items()
         }
+        for key, sql in self._pairs.sql.items() if self._pairs is not None else ():
+            told[key] = {"title": PAIR_TITLES[key], "sql": sql, "views": self._reads(sql), "narrow": []}
         for name, figure in FIGURES.items():
             told[f"figures/{name}"] = {
                 "title": figure.title,
@@ -181,24 +242,38 @@ class Documents:
         return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
 
 
-def _traces(frames: Frames) -> list[tuple[int, int]]:
-    """Prompt and variant of every text of a pruned variant, by their positions."""
-    variants = {names: n for n, names in enumerate(variant_names(frames))}
-    prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(prompt_rows(frames))}
-    return sorted(
-        (prompts[model, prompt_id], variants[model, recipe])
-        for model, recipe, prompt_id in frames.all("written").iter_rows()
-        if (model, recipe) in variants
-    )
-
-
 def _at(rows: Sequence[_Row], position: str) -> _Row | None:
     """A row by its position in decimal digits, as the names of documents have it."""
     is_number = position.isdecimal() and position.isascii() and len(position) < 10
     return rows[int(position)] if is_number and int(position) < len(rows) else None
 
 
-def _packed(document: Mapping[str, Any]) -> int:
-    """Bytes that a document takes in the file: packed, and four characters for every three bytes."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return len(zlib.compress(text.encode(), 6)) * 4 // 3
+def _size(document: Mapping[str, Any]) -> int:
+    """Bytes that a document takes in the file, with the element around it."""
+    return len(packed(document)) + _ELEMENT_BYTES
+
+
+def _cut(whole: Index) -> Index:
+    """The index with no list longer than `_LIST_BYTES`: the first entries of each, so that positions stay."""
+    cut = whole.copy()
+    for name in _LISTS:
+        room = _LIST_BYTES
+        kept = []
+        for entry in whole[name]:  # type: ignore[literal-required]
+            room -= len(embedded(entry)) + 1
+            if room < 0:
+                break
+            kept.append(entry)
+        cut[name] = kept  # type: ignore[literal-required]
+    return cut
+
+
+def _kls(cut: Index) -> list[tuple[str, float | None]]:
+    """Model and median KL of every variant; nothing of the dense ones."""
+    return [
+        (
+            entry["where"]["model"],
+            None if entry["is_dense"] else entry["numbers"].get("kl_teacher_forced_median_nats"),
+        )
+        for entry in cut["variants"]
+    ]

@@ -4,12 +4,13 @@ Which documents are made of the rows belongs to their modules.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
 
-from pipelines.explorer.statements import STATEMENTS, Query
+from pipelines.explorer.query import narrowed
+from pipelines.explorer.statements import STATEMENTS
 
 Ask = Callable[[str], pl.DataFrame]
 DIGITS = 4
@@ -65,23 +66,6 @@ class Frames:
         if query not in self._kept:
             self._kept[query] = self._ask(query)
         return self._kept[query]
-
-
-def narrowed(query: Query, wanted: Mapping[str, str]) -> str:
-    """The statement for some of its rows only.
-
-    Raises:
-        ValueError: its rows may not be chosen by one of the columns.
-    """
-    if not set(wanted) <= set(query.narrow):
-        raise ValueError(f"{query.title}: may be narrowed by {', '.join(query.narrow) or 'nothing'} only")
-    conditions = " and ".join(f"{column} = {_literal(value)}" for column, value in wanted.items())
-    return f"select * from ({query.sql}\n) where {conditions}"  # noqa: S608 - quoted, for a column of ours
-
-
-def _literal(text: str) -> str:
-    doubled = text.replace("'", "''")
-    return f"'{doubled}'"
 
 
 def numbers(column: pl.Series, digits: int = DIGITS) -> list[float | None]:

@@ -1,30 +1,44 @@
 """Document `index`: the overview, all that the page needs before a reader follows a link."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import polars as pl
 
 from pipelines.charts.registry import FIGURES, Figure
 from pipelines.charts.text import label, prose
-from pipelines.explorer.findings import QUERIES, findings
+from pipelines.explorer.findings import findings
 from pipelines.explorer.frames import Frames, number, numbers
+from pipelines.explorer.order import Order
+from pipelines.explorer.query import VARIANT
+from pipelines.explorer.sentences import FINDINGS
 from pipelines.explorer.shapes import Claim, Column, Fact, FigureEntry, FindingEntry, Index, Prompt, Spark, VariantEntry
-from pipelines.explorer.verdicts import RULE, answers, reason
+from pipelines.explorer.verdicts import RULE, answers, reason, source
 
 # Most texts of which the overview shows the perplexity.
 _TEXTS = 3
 
 
-def _column(name: str, heading: str, doc: str, form: str, better: str | None, sql: str = "variants") -> Column:
-    return {"name": name, "heading": heading, "doc": doc, "form": form, "better": better, "sql": sql}  # type: ignore[typeddict-item]
+def _column(
+    name: str,
+    heading: str,
+    doc: str,
+    form: Literal["percent", "number", "count"],
+    better: Literal["low", "high"] | None,
+    sql: str = "variants",
+    *,
+    of: str | None = None,
+    is_detail: bool = False,
+) -> Column:
+    return Column(name=name, heading=heading, doc=doc, form=form, better=better, sql=sql, of=of, is_detail=is_detail)
 
 
 _KL = "KL(dense ‖ pruned)"
 COLUMNS: tuple[Column, ...] = (
     _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent", None),
-    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", None),
-    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", None),
+    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", None, is_detail=True),
+    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", None, is_detail=True),
     _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "low", "verdicts"),
     _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "low", "verdicts"),
     _column("kl_step0_nats", "KL, step 0", f"{_KL} in nats at the first generated token, mean", "number", "low"),
@@ -32,32 +46,49 @@ COLUMNS: tuple[Column, ...] = (
     _column("kl_free_running_median_nats", "KL, free", f"median {_KL}, each on its own tokens", "number", "low"),
     _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent", "high"),
     _column("first_flip_step_median", "first flip", "first step with another token, median", "count", "high"),
-    _column("prompts_flipped", "flipped", "texts that leave the dense one", "count", "low"),
-    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", "low"),
-    _column("prompts_correct", "correct", "right answers to prompts that have one", "count", "high"),
-    _column("prompts_graded", "graded", "prompts that have a right answer", "count", None),
-    _column("prompts", "prompts", "prompts with a text", "count", None),
-    _column("options_argmax_kept", "choices kept", "questions whose option stays the likeliest", "count", "high"),
-    _column("questions", "questions", "multiple-choice questions", "count", None),
+    _column(
+        "prompts_flipped", "flipped", "texts that leave the dense one", "count", "low", of="prompts", is_detail=True
+    ),
+    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", "low", of="prompts"),
+    _column(
+        "prompts_correct", "correct", "right answers to prompts that have one", "count", "high", of="prompts_graded"
+    ),
+    _column("options_argmax_kept", "choices kept", "questions whose option stays", "count", "high", of="questions"),
 )
 
 
-def variant_names(frames: Frames) -> list[tuple[str, str]]:
-    """Model and recipe of the variants in the order of the index: model by model, the dense one first, then by name."""
-    return [(model, recipe) for model, recipe in frames.all("names").iter_rows()]
+@dataclass(frozen=True)
+class Told:
+    """What a study says of itself.
+
+    Attributes:
+        study: its name.
+        title: its title.
+        facts: what a reader needs to repeat it.
+        order: in which its variants and prompts stand.
+    """
+
+    study: str
+    title: str
+    facts: Sequence[Fact]
+    order: Order
 
 
-def prompt_rows(frames: Frames) -> list[dict[str, Any]]:
+def variant_names(frames: Frames, order: Order) -> list[tuple[str, str]]:
+    """Model and recipe of the variants in the order of the index: model by model, the dense one first."""
+    names = [(str(model), str(recipe)) for model, recipe in frames.all("names").iter_rows()]
+    return sorted(names, key=lambda variant: order.of_variant(*variant))
+
+
+def prompt_rows(frames: Frames, order: Order) -> list[dict[str, Any]]:
     """The prompts in the order of the index."""
-    return list(frames.all("prompts").iter_rows(named=True))
+    rows = frames.all("prompts").iter_rows(named=True)
+    return sorted(rows, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
 
 
 def index(
     frames: Frames,
-    study: str,
-    title: str,
-    facts: Sequence[Fact],
-    notes: Sequence[str],
+    told: Told,
     traces: Mapping[tuple[str, str], Collection[int]],
     without_data: Collection[str] = (),
     *,
@@ -67,43 +98,43 @@ def index(
 
     Args:
         frames: answers to the statements.
-        study: its name.
-        title: its title.
-        facts: what a reader needs to repeat it.
-        notes: what is left out, in sentences.
+        told: what the study says of itself.
         traces: model and recipe → the positions of prompts whose trace is there.
         without_data: figures that have nothing to draw.
         is_live: whether the page may ask for more.
     """
-    rows = list(frames.all("variants").iter_rows(named=True))
+    order = told.order
+    rows = sorted(
+        frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])
+    )
     models = list(dict.fromkeys(str(row["model"]) for row in rows))
     columns, values = _numbers(frames, rows)
-    told = findings({name: frames.all(f"findings/{name}") for name in QUERIES})
+    found = findings({key: frames.all(key) for key in FINDINGS}, models)
     return {
-        "study": label(study),
-        "title": prose(title),
+        "study": label(told.study),
+        "title": prose(told.title),
         "live": is_live,
         "models": [_model(model) for model in models],
         "lens": _lens(frames),
-        "prompts": [_prompt(row) for row in prompt_rows(frames)],
+        "prompts": [_prompt(row) for row in prompt_rows(frames, order)],
         "columns": columns,
         "variants": _variants(frames, rows, values, traces),
         "verdict_rule": RULE,
         "answers": [answer for model in models for answer in answers(frames, model)],
-        "claims": [_claim(row) for row in frames.all("findings/claims").iter_rows(named=True)],
+        "claims": [_claim(row) for row in frames.all("claims").iter_rows(named=True)],
         "findings": [
             FindingEntry(
                 model=_model(finding.model),
                 theme=finding.theme,
                 text=prose(finding.sentence),
-                sql=f"findings/{finding.query}",
+                sql=source(finding.query, **finding.where),
             )
-            for finding in told
+            for finding in found
         ],
         "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
         "figures_without_data": [name for name in FIGURES if name in without_data],
-        "facts": list(facts),
-        "notes": list(notes),
+        "facts": list(told.facts),
+        "notes": [],
     }
 
 
@@ -154,14 +185,28 @@ def _numbers(
     for number_of, text in enumerate(texts[:_TEXTS]):
         name = f"perplexity_{number_of}"
         columns.append(
-            _column(name, f"perplexity, {label(text)}", "perplexity on the text", "number", "low", "perplexity")
+            _column(
+                name,
+                f"perplexity, {label(text)}",
+                "perplexity on the text",
+                "number",
+                "low",
+                "perplexity",
+                is_detail=number_of > 0,
+            )
         )
         for row in perplexity.filter(pl.col("text_id").cast(pl.String) == text).iter_rows(named=True):
             if (key := (row["model"], row["recipe"])) in found:
                 found[key][name] = row["ppl_pruned"]
     shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in found.values())]
     return shown, {
-        key: {column["name"]: number(entry.get(column["name"])) for column in shown} for key, entry in found.items()
+        key: {
+            name: number(entry.get(name))
+            for column in shown
+            for name in (column["name"], column["of"])
+            if name is not None
+        }
+        for key, entry in found.items()
     }
 
 
@@ -176,7 +221,7 @@ def _variants(
     told: list[VariantEntry] = []
     for row in rows:
         key = (row["model"], row["recipe"])
-        verdict = verdicts.get(key)
+        verdict, where = verdicts.get(key), dict(zip(VARIANT, key, strict=True))
         told.append(
             {
                 "id": "@".join(key),
@@ -187,7 +232,8 @@ def _variants(
                 "verdict": verdict["verdict"] if verdict else None,
                 "verdict_reason": prose(reason(verdict)) if verdict else None,
                 "is_certain": verdict["is_certain"] if verdict else None,
-                "sql": "verdicts",
+                "sql": source("verdicts", **where),
+                "where": where,
                 "numbers": values[key],
                 "spark": sparks.get(key, {"forced": [], "free": []}),
                 "traces": sorted(traces.get(key, ())),
@@ -216,5 +262,5 @@ def _claim(row: Mapping[str, Any]) -> Claim:
         "high": number(row["amount_high"]),
         "n": row["n"],
         "units": row["units"],
-        "sql": "findings/claims",
+        "sql": source("claims", model=row["model"], claim=row["claim"], measure=row["measure"]),
     }

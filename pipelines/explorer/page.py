@@ -59,12 +59,12 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
         style=Markup(style),  # noqa: S704 - ours
         library=Markup(library),  # noqa: S704 - vendored, with its hash in vendor/package-lock.json
         script=Markup(script),  # noqa: S704 - ours
-        index=_embedded(index),
-        configs=_embedded({"light": theme.config(dark=False), "dark": theme.config(dark=True)}),
+        index=embedded(index),
+        configs=embedded({"light": theme.config(dark=False), "dark": theme.config(dark=True)}),
         documents=[
             ("licences", _packed(_vendored("LICENSES.txt"))),
             ("vega", _packed_vega()),
-            *((name, _packed(_json(document))) for name, document in documents.items() if name != "index"),
+            *((name, packed(document)) for name, document in documents.items() if name != "index"),
         ],
     )
 
@@ -117,8 +117,9 @@ def _script() -> str:
     return f'"use strict";\n(() => {{\n{parts}\n}})();\n'
 
 
-def _json(document: object) -> str:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+def packed(document: object) -> str:
+    """A document as the page carries it."""
+    return _packed(json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def _packed(text: str) -> str:
@@ -127,7 +128,7 @@ def _packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()
 
 
-def _embedded(document: object) -> Markup:
+def embedded(document: object) -> Markup:
     """JSON that no text inside it can close or reopen: `<`, `>` and `&` only occur in strings and are escaped."""
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704

@@ -30,6 +30,8 @@ class Column(TypedDict):
     form: Literal["percent", "number", "count"]  # percent: values are shares of 1
     better: Literal["low", "high"] | None
     sql: str
+    of: str | None  # key of what it is a part of
+    is_detail: bool  # left out of the overview until a reader asks for all columns
 
 
 class Spark(TypedDict):
@@ -37,6 +39,13 @@ class Spark(TypedDict):
 
     forced: list[Number]
     free: list[Number]
+
+
+class Source(TypedDict):
+    """The SQL behind a sentence or number: a key of document `sql`, and what chooses its rows."""
+
+    key: str
+    where: dict[str, Any]  # column of `narrow`, or parameter as "$1" → raw value
 
 
 class VariantEntry(TypedDict):
@@ -50,7 +59,8 @@ class VariantEntry(TypedDict):
     verdict: str | None  # safe, non-generative only, broken, not judged; None for the dense model
     verdict_reason: str | None
     is_certain: bool | None  # both ends of the intervals lead to the same verdict; None where there are none
-    sql: str  # of the verdict
+    sql: Source  # of the verdict
+    where: dict[str, str]  # raw model and recipe, which choose its rows in any statement
     numbers: dict[str, Number]
     spark: Spark
     traces: list[int]  # positions m of prompts whose document trace/<n>/<m> is here
@@ -68,8 +78,9 @@ class Answer(TypedDict):
 
     model: str
     question: str
-    text: str
-    sql: list[str]
+    short: str  # the answer itself, in a line or two
+    text: str  # what else there is to say of it; may be empty
+    sql: list[Source]
     links: list[Link]
 
 
@@ -85,7 +96,7 @@ class Claim(TypedDict):
     high: Number
     n: int
     units: str
-    sql: str
+    sql: Source
 
 
 class FindingEntry(TypedDict):
@@ -94,7 +105,7 @@ class FindingEntry(TypedDict):
     model: str
     theme: str
     text: str
-    sql: str
+    sql: Source
 
 
 class FigureEntry(TypedDict):
@@ -209,7 +220,7 @@ class Table(TypedDict):
     title: str
     columns: list[str]
     rows: list[list[Any]]
-    sql: str
+    sql: Source | str
 
 
 class VariantDocument(TypedDict):
@@ -225,9 +236,15 @@ class VariantDocument(TypedDict):
     carriers: list[Carrier]  # largest share first
     carriers_sql: str
     tables: list[Table]  # texts, tasks, comparisons with the dense model, flips, retrieval, speed: what there is
-    # task and metric → sample → 1 right, 0 wrong, None unknown: two variants are compared over the samples of both
-    answers: dict[str, dict[str, int | None]]
-    answers_sql: str
+
+
+class PairDocument(TypedDict):
+    """Document `pair/<n>/<m>`, n < m: both variants where both were measured; differences are b − a."""
+
+    a: str  # raw model@recipe
+    b: str
+    tables: list[Table]  # of tasks, of tokens: what there is
+    missing: list[str]
 
 
 class Steps(TypedDict):

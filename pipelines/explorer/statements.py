@@ -3,27 +3,8 @@
 It is only stated here; the caller runs it. What the figures ask stands with the figures.
 """
 
-from dataclasses import dataclass
-
-from pipelines.explorer.findings import QUERIES, TITLES
-
-VARIANT, PROMPT = ("model", "recipe"), ("model", "recipe", "prompt_id")
-
-
-@dataclass(frozen=True)
-class Query:
-    """One SELECT over the views.
-
-    Attributes:
-        title: what its rows are.
-        sql: the statement.
-        narrow: columns by which rows may be chosen from outside without changing them; empty for sums over all.
-    """
-
-    title: str
-    sql: str
-    narrow: tuple[str, ...] = ()
-
+from pipelines.explorer.query import PROMPT, VARIANT, Query
+from pipelines.explorer.sentences import ANSWERS, FINDINGS, LOOPS
 
 _LENS = "(select if(count_if(lens = 'normed') > 0, 'normed', min(lens)) from stg_layer_transitions)"
 
@@ -112,6 +93,18 @@ where recipe <> 'dense'
 order by model, recipe, prompt_id, trajectory, step""",
         PROMPT,
     ),
+    "text_means": Query(
+        "Mean KL of every text, on the dense model's tokens and on its own",
+        """\
+select model, recipe, prompt_id,
+       avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_forced_mean_nats,
+       avg(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_mean_nats
+from reference_steps
+where recipe <> 'dense'
+group by model, recipe, prompt_id
+order by model, recipe, prompt_id""",
+        PROMPT,
+    ),
     "top": Query(
         "The most likely tokens of both sides at every step",
         """\
@@ -151,21 +144,6 @@ from layer_carriers
 order by model, recipe, place_in_order""",
         VARIANT,
     ),
-    "carriers_overall": Query(
-        "Which sublayers carry the damage over all variants that changed them",
-        """\
--- Of variants that changed three sublayers or fewer all are among the three costliest: these say nothing here.
-with counted as (
-    select *, count(*) over (partition by model, recipe) > 3 as is_counted
-    from layer_carriers
-)
-select model, layer, sublayer, count(*) filter (where is_counted) as variants, avg(share_of_kl) as share_mean,
-       count(*) filter (where is_counted and place_in_order <= 3) as variants_top3,
-       sum(prompts_parted) as prompts_parted
-from counted
-group by model, layer, sublayer
-order by model, variants_top3 desc, share_mean desc, layer, sublayer""",
-    ),
     "parts": Query(
         "Where each text leaves the dense one, and behind which sublayer",
         """\
@@ -177,15 +155,8 @@ order by model, recipe, prompt_id""",
     ),
     "collapses": Query(
         "Every text that falls into a loop where the dense model's does not, earliest first",
-        """\
-select one.model, one.recipe, one.prompt_id, one.first_flip_step, one.collapse_step, verdicts.parameters_removed_share,
-       verdicts.kl_step0_nats
-from stg_generations as one
-inner join stg_generations as dense
-    on one.model = dense.model and one.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-inner join variant_verdict as verdicts on one.model = verdicts.model and one.recipe = verdicts.recipe
-where one.collapse_step is not null and dense.collapse_step is null
-order by one.model, one.collapse_step, verdicts.kl_step0_nats, one.recipe, one.prompt_id""",
+        f"{LOOPS}\norder by one.model, one.collapse_step, verdicts.kl_step0_nats, one.recipe, one.prompt_id",
+        PROMPT,
     ),
     "options": Query(
         "Each answer option of each question on both sides",
@@ -240,18 +211,6 @@ from task_flips
 order by model, recipe, task, metric, direction <> 'lost', sample_id""",
         VARIANT,
     ),
-    "answers": Query(
-        "Whether each sample of each task was answered right, and like the dense model",
-        """\
-select model, recipe, task, metric, sample_id, is_correct
-from task_answers
-union all by name
-select model, recipe, task, 'agreement' as metric, sample_id, is_answer_same as is_correct
-from stg_task_samples
-where scoring in ('full_text', 'greedy')
-order by model, recipe, task, metric, sample_id""",
-        VARIANT,
-    ),
     "retrieval": Query(
         "Retrieval beside the dense model's",
         """\
@@ -266,5 +225,14 @@ order by one.model, one.recipe, one.data_set, one.metric""",
         VARIANT,
     ),
     "speed": Query("Speed of each variant", "select * from speed_summary order by all", VARIANT),
-    **{f"findings/{name}": Query(TITLES[name], query) for name, query in QUERIES.items()},
+    "claims": Query(
+        "The paper's claims, and whether they hold here",
+        """\
+select model, claim, measure, says, amount, amount_low, amount_high, n, units, verdict
+from paper_claims
+order by model, case verdict when 'holds' then 0 when 'does not hold' then 1 else 2 end, claim, measure""",
+        ("model", "claim", "measure"),
+    ),
+    **ANSWERS,
+    **FINDINGS,
 }

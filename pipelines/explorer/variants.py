@@ -5,11 +5,10 @@ What it is judged to be stands in the index.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import polars as pl
 
-from pipelines.charts.text import label, prose
+from pipelines.charts.text import prose
 from pipelines.explorer.frames import Frames, number, numbers, place, table_rows
 from pipelines.explorer.shapes import Fact, LayerCurves, PromptSummary, Table, VariantDocument
 from pipelines.explorer.statements import STATEMENTS
@@ -44,7 +43,6 @@ def variant(frames: Frames, model: str, recipe: str, prompts: Mapping[str, int])
         prompts: id of each prompt of the model → its position in the index.
     """
     wanted = {"model": model, "recipe": recipe}
-    answers = frames.of("answers", **wanted)
     return {
         "id": f"{model}@{recipe}",
         "facts": _facts(frames.of("facts", **wanted)),
@@ -69,8 +67,6 @@ def variant(frames: Frames, model: str, recipe: str, prompts: Mapping[str, int])
             for key, columns in TABLES.items()
             if not (found := frames.of(key, **wanted)).is_empty()
         ],
-        "answers": _answers(answers),
-        "answers_sql": "answers",
     }
 
 
@@ -94,18 +90,7 @@ def _fact(value: object) -> str:
 
 
 def _prompts(frames: Frames, wanted: Mapping[str, str], places: Mapping[str, int]) -> list[PromptSummary]:
-    steps = frames.of("steps", **wanted)
-    forced = pl.col("trajectory").cast(pl.String) == "teacher_forced"
-    kl = pl.col("kl_dense_pruned_nats").cast(pl.Float64)
-    means = {
-        row["prompt_id"]: row
-        for row in steps.group_by("prompt_id")
-        .agg(
-            kl.filter(forced).mean().alias("forced"),
-            kl.filter(~forced).mean().alias("free"),
-        )
-        .iter_rows(named=True)
-    }
+    means = {row["prompt_id"]: row for row in frames.of("text_means", **wanted).iter_rows(named=True)}
     parts = {row["prompt_id"]: row for row in frames.of("parts", **wanted).iter_rows(named=True)}
     told: list[PromptSummary] = []
     for text in frames.of("texts", **wanted).iter_rows(named=True):
@@ -126,8 +111,8 @@ def _prompts(frames: Frames, wanted: Mapping[str, str], places: Mapping[str, int
                 "text_same": prose(dense[:same]),
                 "text_dense": prose(dense[same:]),
                 "text_pruned": prose(pruned[same:]),
-                "kl_forced_mean": number(mean.get("forced")),
-                "kl_free_mean": number(mean.get("free")),
+                "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
+                "kl_free_mean": number(mean.get("kl_free_mean_nats")),
                 "parts_at": place(part.get("layer"), part.get("sublayer")),
                 "parts_for_good_at": place(part.get("from_layer"), part.get("from_sublayer")),
             }
@@ -167,11 +152,3 @@ def _table(key: str, frame: pl.DataFrame, columns: Sequence[str]) -> Table:
         "rows": table_rows(frame, columns, lambda text: prose(text, CELL)),
         "sql": key,
     }
-
-
-def _answers(frame: pl.DataFrame) -> dict[str, dict[str, int | None]]:
-    found: dict[str, dict[str, Any]] = {}
-    for task, metric, sample, is_correct in frame.select("task", "metric", "sample_id", "is_correct").iter_rows():
-        entry = found.setdefault(label(f"{task} {metric}", 80), {})
-        entry[label(str(sample))] = None if is_correct is None else int(is_correct)
-    return found

@@ -1,19 +1,19 @@
 """The answers to what a reader comes with: which variants are safe, where the first collapse is, which layers carry it.
 
-Verdicts are those of the view variant_verdict; here they are put into words.
+Numbers and names are those of `sentences`; here they are put into words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import polars as pl
 
-from pipelines.advice import BROKEN, CHOOSING_ONLY, GONE, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE, VERDICTS
+from pipelines.advice import BROKEN, CHOOSING_ONLY, GONE, LEAST_QUESTIONS, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE
 from pipelines.charts.text import label
 from pipelines.explorer.findings import number
 from pipelines.explorer.frames import Frames
-from pipelines.explorer.shapes import Answer, Link
+from pipelines.explorer.shapes import Answer, Link, Source
 
 TOLERANCE = 0.1
 RULE = (
@@ -21,8 +21,9 @@ RULE = (
     f"the dense model's skill above a guess, {BROKEN} where choosing loses {GONE:.0%} or more, {CHOOSING_ONLY} between "
     f"them. Otherwise the study's prompts decide: {BROKEN} where {GONE:.0%} or more of the questions change their "
     f"likeliest option, else {SAFE} where KL at the first generated token is below {PUBLISHED_KL_NATS} nats and at "
-    f"most {TOLERANCE:.0%} of the tokens change their likeliest one, else {CHOOSING_ONLY}. {NOT_JUDGED}: neither was "
-    "measured."
+    f"most {TOLERANCE:.0%} of the tokens change their likeliest one, else {CHOOSING_ONLY}; fewer than "
+    f"{LEAST_QUESTIONS} questions leave only {SAFE} to be told. A verdict is open where the ends of the 95 % intervals "
+    f"lead to different ones. {NOT_JUDGED}: too little was measured."
 )
 _LISTED = 8
 _Row = Mapping[str, Any]
@@ -43,15 +44,19 @@ def reason(row: _Row) -> str:
     if row["basis"] == "tasks":
         by = "right answers" if row["measure"] == "score" else "its agreement with the dense model"
         told = f"by {by}, writing loses {_loss(row, 'writing')} and choosing {_loss(row, 'choosing')}"
-        if row["is_certain"] is False:
-            told += "; the intervals leave the verdict open"
-    elif row["basis"] == "generations":
+    elif row["questions"] and row["kl_step0_nats"] is not None:
         told = (
-            f"KL at the first token {number(row['kl_step0_nats'])} nats, {_share(row['top1_change'])} of the tokens "
-            f"and {_share(row['options_changed'])} of the choices change"
+            f"KL at the first token {number(row['kl_step0_nats'])}{_ends(row, 'kl_step0_nats')} nats, "
+            f"{_share(row, 'top1_change')} of the tokens and "
+            f"{_share(row, 'options_changed')} of the choices change"
         )
+        if row["basis"] is None:
+            count = "one question tells" if row["questions"] == 1 else f"{row['questions']} questions tell"
+            told += f"; {count} too little of choosing ({LEAST_QUESTIONS} are needed)"
     else:
         return "too little was measured"
+    if row["is_certain"] is False:
+        told += "; the intervals leave the verdict open"
     if row["prompts"]:
         told += f"; {row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} end in a loop"
     if row["is_below_noise"]:
@@ -59,78 +64,95 @@ def reason(row: _Row) -> str:
     return told
 
 
-def _share(value: float | None) -> str:
-    return "an unknown part" if value is None else f"{100 * value:.0f} %"
+def _share(row: _Row, column: str) -> str:
+    value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    if value is None:
+        return "an unknown part"
+    return f"{100 * value:.0f} %" + ("" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]")
 
 
 def _loss(row: _Row, kind: str) -> str:
-    low, high = row[f"loss_{kind}_low"], row[f"loss_{kind}_high"]
-    spread = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-    return f"{row[f'loss_{kind}']:.2f}{spread}"
+    return f"{row[f'loss_{kind}']:.2f}{_ends(row, f'loss_{kind}')}"
+
+
+def _ends(row: _Row, column: str) -> str:
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    return "" if low is None else f" [{low:.2f}, {high:.2f}]"
 
 
 def answers(frames: Frames, model: str) -> list[Answer]:
     """The three questions, answered of one model; none where nothing was pruned."""
-    mine = pl.col("model").cast(pl.String) == model
-    verdicts = frames.all("verdicts").filter(mine)
-    if verdicts.is_empty():
+    verdicts = _first(frames, "answers/safe", model)
+    if verdicts is None:
         return []
-    collapses = frames.all("collapses").filter(mine)
-    return [
-        _safe(model, verdicts),
-        _collapse(model, collapses, verdicts),
-        _layers(frames, model, collapses, verdicts),
-    ]
+    collapses = _first(frames, "answers/collapse", model)
+    return [_safe(frames, model, verdicts), _collapse(model, collapses or {}), _layers(frames, model)]
 
 
-def _names(rows: pl.DataFrame) -> str:
-    names = [label(recipe) for recipe in rows["recipe"].cast(pl.String)]
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+def _rows(frames: Frames, key: str, model: str) -> list[_Row]:
+    return list(frames.all(key).filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True))
 
 
-def _safe(model: str, verdicts: pl.DataFrame) -> Answer:
-    order = pl.col("verdict").replace_strict(dict(zip(VERDICTS, range(len(VERDICTS)), strict=True)))
-    ranked = verdicts.sort(order, "loss_writing", "loss_choosing", "kl_step0_nats", "recipe", nulls_last=True)
-    by = {verdict: ranked.filter(pl.col("verdict") == verdict) for verdict in VERDICTS}
-    safe = by[SAFE]
-    text = f"{safe.height or 'None'} of {verdicts.height} pruned variants"
-    text += f": {_names(safe)}{_open(safe)}." if safe.height else "."
-    judged = ranked.filter(pl.col("verdict") != NOT_JUDGED)
-    if not safe.height and judged.height:
-        nearest = judged.row(0, named=True)
-        text += f" The nearest is {label(nearest['recipe'])}: {reason(nearest)}."
-    for verdict, words in {CHOOSING_ONLY: "Choosing only", BROKEN: "Broken", NOT_JUDGED: "Not judged"}.items():
-        if by[verdict].height:
-            text += f" {words}: {_names(by[verdict])}{_open(by[verdict])}."
-    scored = verdicts.filter(pl.col("basis") == "tasks")
-    if scored.height:
-        text += (
-            f" In the tasks writing loses {_range(scored['loss_writing'])} and choosing "
-            f"{_range(scored['loss_choosing'])} of what the dense model has above a guess."
+def _first(frames: Frames, key: str, model: str) -> _Row | None:
+    return next(iter(_rows(frames, key, model)), None)
+
+
+def source(key: str, **where: str) -> Source:
+    """The statement of a sentence, with what chooses the rows that it speaks of."""
+    return {"key": key, "where": where}
+
+
+def _names(recipes: Sequence[str]) -> str:
+    more = f" and {len(recipes) - _LISTED} more" if len(recipes) > _LISTED else ""
+    return ", ".join(map(label, recipes[:_LISTED])) + more
+
+
+def _safe(frames: Frames, model: str, found: _Row) -> Answer:
+    sources = [source("answers/safe", model=model)]
+    names: list[str] = found["recipes_safe"] or []
+    nearest = found["nearest"]
+    short = f"{found['safe'] or 'None'} of {found['variants']} pruned variants"
+    rest = []
+    if names:
+        short += f": {_names(names)}{_open(names, found['open_safe'])}."
+    elif nearest is not None:
+        short += f"; the nearest is {label(nearest)}."
+        [row] = [row for row in _rows(frames, "verdicts", model) if row["recipe"] == nearest]
+        rest.append(f"Of {label(nearest)}: {reason(row)}.")
+        sources.append(source("verdicts", model=model, recipe=nearest))
+    else:
+        short += "."
+    for kind, words in (("choosing_only", "Choosing only"), ("broken", "Broken"), ("not_judged", "Not judged")):
+        if others := found[f"recipes_{kind}"]:
+            rest.append(f"{words}: {_names(others)}{_open(others, found.get(f'open_{kind}', 0))}.")
+    if found["by_tasks"]:
+        rest.append(
+            f"In the tasks writing loses {_range(found, 'writing')} and choosing {_range(found, 'choosing')} of what "
+            "the dense model has above a guess."
         )
-    if verdicts.filter(pl.col("basis") == "generations").height:
-        text += " Without scores of tasks of both kinds the texts to the study's prompts decide."
-    shown = (safe if safe.height else judged if judged.height else ranked).head(_LISTED)
+        sources.append(source("losses", model=model))
+    if found["by_generations"]:
+        rest.append("Without scores of tasks of both kinds the texts to the study's prompts decide.")
+    shown = names or ([nearest] if nearest is not None else found["recipes_not_judged"])
     return {
         "model": label(model, 200),
         "question": "Which variants generate safely?",
-        "text": text,
-        "sql": ["verdicts", "losses"] if scored.height else ["verdicts"],
-        "links": [_link(model, recipe) for recipe in shown["recipe"].cast(pl.String)],
+        "short": short,
+        "text": " ".join(rest),
+        "sql": sources,
+        "links": [_link(model, recipe) for recipe in shown[:_LISTED]],
     }
 
 
-def _open(rows: pl.DataFrame) -> str:
-    """How many of the verdicts might be another one within the intervals of the losses."""
-    count = rows.filter(~pl.col("is_certain")).height
+def _open(recipes: Sequence[str], count: int) -> str:
+    """How many of the verdicts might be another one within its intervals."""
     if not count:
         return ""
-    return " (open within its interval)" if rows.height == 1 else f" (for {count} of these open within the intervals)"
+    return " (open within its interval)" if len(recipes) == 1 else f" (for {count} of these open within the intervals)"
 
 
-def _range(losses: pl.Series) -> str:
-    low, high = (f"{bound:.2f}" for bound in losses.sort().gather([0, -1]).to_list())
+def _range(found: _Row, kind: str) -> str:
+    low, high = (f"{found[f'loss_{kind}_{end}']:.2f}" for end in ("min", "max"))
     return low if low == high else f"{low} to {high}"
 
 
@@ -138,93 +160,92 @@ def _link(model: str, recipe: str) -> Link:
     return {"text": label(recipe), "href": variant_href(model, recipe)}
 
 
-def mildest_collapse(collapses: pl.DataFrame) -> _Row | None:
-    """The loop of the variant that moved the first token least."""
-    ranked = collapses.sort("kl_step0_nats", "collapse_step", "recipe", "prompt_id", nulls_last=True)
-    return ranked.row(0, named=True) if ranked.height else None
-
-
-def _collapse(model: str, collapses: pl.DataFrame, verdicts: pl.DataFrame) -> Answer:
+def _collapse(model: str, found: _Row) -> Answer:
     links: list[Link] = []
-    mildest = mildest_collapse(collapses)
-    if mildest is None:
-        text = "No text of a pruned variant falls into a loop where the dense model's does not."
+    text = ""
+    if not found["variants_collapsed"]:
+        short = "Nowhere: no text of a pruned variant falls into a loop where the dense model's does not."
     else:
-        earliest = collapses.row(0, named=True)
-        count = collapses["recipe"].n_unique()
+        mildest, earliest = (
+            {name.removeprefix(f"{which}_"): value for name, value in found.items() if name.startswith(which)}
+            for which in ("mildest", "earliest")
+        )
+        count, variants = found["variants_collapsed"], found["variants"]
+        short = (
+            f"In {label(mildest['recipe'])}, the mildest of {count} of {variants} pruned variants that loop: prompt "
+            f"{label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is closed at step "
+            f"{mildest['collapse_step']}."
+        )
         text = (
-            f"{count} of {verdicts.height} pruned variants fall into a loop where the dense model does not. The "
-            f"mildest of them, by KL at the first token ({number(mildest['kl_step0_nats'] or 0.0)} nats), is "
-            f"{_told(mildest)}."
+            f"By KL at the first token ({number(mildest['kl_step0_nats'] or 0.0)} nats) it is the mildest that loops "
+            f"where the dense model does not: {_told(mildest)}."
         )
         links.append(_token_link(model, mildest))
         if (earliest["recipe"], earliest["prompt_id"]) != (mildest["recipe"], mildest["prompt_id"]):
-            text += f" The earliest loop of all is that of {_told(earliest)}."
+            text += f" The earliest loop of all is that of {label(earliest['recipe'])}: {_told(earliest)}."
             links.append(_token_link(model, earliest))
     return {
         "model": label(model, 200),
         "question": "Where does the first collapse start?",
+        "short": short,
         "text": text,
-        "sql": ["collapses"],
+        "sql": [source("answers/collapse", model=model), source("collapses", model=model)],
         "links": links,
     }
 
 
-def _told(row: _Row) -> str:
+def _step(loop: _Row) -> int:
+    """Where it begins to go wrong: at the first other token, or where the loop is seen."""
+    return int(loop["collapse_step"] if loop["first_flip_step"] is None else loop["first_flip_step"])
+
+
+def _told(loop: _Row) -> str:
     """Steps count from 0, as in the tables."""
-    flip = row["first_flip_step"]
+    flip = loop["first_flip_step"]
     where = "" if flip is None else f"leaves the dense one at step {flip} and "
-    return (
-        f"{label(row['recipe'])}: its text to prompt {label(row['prompt_id'])} {where}has closed a loop at step "
-        f"{row['collapse_step']}"
-    )
+    return f"its text to prompt {label(loop['prompt_id'])} {where}has closed a loop at step {loop['collapse_step']}"
 
 
-def _token_link(model: str, row: _Row) -> Link:
-    step = row["collapse_step"] if row["first_flip_step"] is None else row["first_flip_step"]
+def _token_link(model: str, loop: _Row) -> Link:
     return {
-        "text": f"{label(row['recipe'])}, prompt {label(row['prompt_id'])}",
-        "href": tokens_href(model, row["recipe"], row["prompt_id"], step),
+        "text": f"{label(loop['recipe'])}, prompt {label(loop['prompt_id'])}",
+        "href": tokens_href(model, loop["recipe"], loop["prompt_id"], _step(loop)),
     }
 
 
-def _layers(frames: Frames, model: str, collapses: pl.DataFrame, verdicts: pl.DataFrame) -> Answer:
-    mine = pl.col("model").cast(pl.String) == model
-    overall, carriers = (frames.all(key).filter(mine) for key in ("carriers_overall", "carriers"))
-    parts = frames.all("parts").filter(mine).drop_nulls("from_layer")
+def _layers(frames: Frames, model: str) -> Answer:
+    overall, carriers = (_rows(frames, f"answers/{key}", model) for key in ("sublayers", "carriers"))
+    parts = _first(frames, "answers/parts", model)
     told: list[str] = []
+    sources: list[Source] = []
     links: list[Link] = []
-    most = overall.filter(pl.col("variants_top3") > 0).head(3)
-    if most.height:
-        listed = ", ".join(
-            f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in most.iter_rows(named=True)
-        )
-        told.append(
-            "Pruned alone, these sublayers cost most – in brackets, among the three costliest of how many variants "
-            f"that changed them and more than three in all: {listed}."
-        )
-    mildest = mildest_collapse(collapses)
-    recipe = mildest["recipe"] if mildest else verdicts.sort("kl_step0_nats", nulls_last=True)["recipe"][0]
-    first = carriers.filter(pl.col("recipe").cast(pl.String) == recipe, pl.col("share_of_kl") > 0).head(3)
-    if first.height:
-        listed = ", ".join(f"{_place(row)} {100 * row['share_of_kl']:.0f} %" for row in first.iter_rows(named=True))
+    if overall:
+        listed = ", ".join(f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
+        told += [
+            f"{listed[0].upper()}{listed[1:]}.",
+            "In brackets: among the three costliest of how many variants that changed them and more than three in all, "
+            "each sublayer pruned alone.",
+        ]
+        sources.append(source("answers/sublayers", model=model))
+    if carriers:
+        recipe = carriers[0]["recipe"]
+        listed = ", ".join(f"{_place(row)} {100 * row['share_of_kl']:.0f} %" for row in carriers)
         told.append(f"Of the sum in {label(recipe)}: {listed}.")
+        sources.append(source("answers/carriers", model=model))
         links.append(_link(model, recipe))
-    if parts.height:
-        low, middle, high = (int(parts["from_layer"].quantile(share, "nearest") or 0) for share in (0.1, 0.5, 0.9))
+    if parts is not None:
         told.append(
             f"At the first other token, the likeliest one of the whole pruned model differs for good from behind layer "
-            f"{middle} on in the median of {parts.height} texts (80 % between {low} and {high}, layers counted from 0)."
+            f"{parts['layer_p50']} on in the median of {parts['texts']} texts (80 % between {parts['layer_p10']} and "
+            f"{parts['layer_p90']}, layers counted from 0)."
         )
+        sources.append(source("answers/parts", model=model))
     return {
         "model": label(model, 200),
         "question": "Which layers carry it?",
-        "text": " ".join(told) or "No layer was measured.",
-        "sql": [
-            key
-            for key, frame in (("carriers_overall", overall), ("carriers", carriers), ("parts", parts))
-            if frame.height
-        ],
+        "short": told[0] if told else "No layer was measured.",
+        "text": " ".join(told[1:]),
+        "sql": sources,
         "links": links,
     }
 

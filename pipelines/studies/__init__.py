@@ -397,7 +397,7 @@ def _validated(fields: dict[str, object], where: str) -> Study:
     try:
         return Study.model_validate(fields)
     except ValidationError as error:
-        place, message = first_problem(error)
+        place, message = first_problem(error, Study)
         recipes = fields.get("recipes")
         if place[:1] == ("recipes",) and len(place) > 2 and isinstance(recipes, list):
             recipe = recipes[int(place[1])]

@@ -9,7 +9,8 @@
 --   is read; *_margin is its distance from the best other option. difference is b − a; its error is that of the paired
 --   differences, low and high draw samples (400 fixed resamples; NULL below 5 and where none deviates). only_a_right
 --   and only_b_right are right for one side alone, and mcnemar_p is the chance of a split between them at least as
---   uneven if both were as good, 1 where there is none. clusters are samples.
+--   uneven if both were as good, 1 where there is none; holm_p corrects it for all tests of the pair (tasks × metrics).
+--   clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right.
 with
 
@@ -141,6 +142,30 @@ intervals as (
     inner join resamples
         on means.samples = resamples.samples
     group by means.task, means.statistic
+),
+
+tested as (
+    select
+        task,
+        statistic,
+        coalesce(mcnemar_exact(only_a_right, only_b_right), 1.0) as mcnemar_p
+    from means
+    where place = 1
+),
+
+placed as (
+    select
+        *,
+        count(*) over () as n_tests,
+        row_number() over (order by mcnemar_p, task, statistic) as place
+    from tested
+),
+
+corrected as (
+    select
+        *,
+        max(holm_step(mcnemar_p, place, n_tests)) over (order by place) as holm_p
+    from placed
 )
 
 select
@@ -157,12 +182,13 @@ select
     means.samples as clusters,
     case when means.place = 1 then means.only_a_right end as only_a_right,
     case when means.place = 1 then means.only_b_right end as only_b_right,
-    case
-        when means.place = 1 then coalesce(mcnemar_exact(means.only_a_right, means.only_b_right), 1.0)
-    end as mcnemar_p
+    corrected.mcnemar_p,
+    corrected.holm_p
 from means
 inner join errors
     on means.task = errors.task and means.statistic = errors.statistic
 left join intervals
     on means.task = intervals.task and means.statistic = intervals.statistic
+left join corrected
+    on means.task = corrected.task and means.statistic = corrected.statistic
 order by means.task, means.place, means.statistic

@@ -9,7 +9,7 @@
 -- reason: one definition of the probes for whoever ranks or predicts by them.
 -- columns:
 --   probe: What was measured without any task [label]
---   damage: Its amount [nats for kl_; nats² for var_p_; share for top1_change; 1 − cosine for the others]
+--   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
 with
 
 measured as (

@@ -7,8 +7,9 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from assets.live import Live, studies
+from assets.live import Shown
 from assets.serve import application, server
 
 PATIENCE = 60.0
@@ -18,9 +19,10 @@ class Served:
     """A server in a thread of this process."""
 
     def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
-        lives = {name: Live(root, name, study) for name, study in studies(root).items()}
+        shown = Shown(root)
+        self.home = f"/study/{quote(next(iter(shown.known())), safe='')}"
         self.told: list[str] = []
-        app = application(lives, seconds=seconds, gibibytes=0.5, tell=self.told.append)
+        app = application(shown, seconds=seconds, gibibytes=0.5, tell=self.told.append)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -56,12 +58,12 @@ class Served:
 
     def data(self, name: str, **parameters: str) -> Any:
         end = "".join(f"?{key}={value}" for key, value in parameters.items())
-        status, _, body = self.ask(f"/data/{name}.json{end}")
+        status, _, body = self.ask(f"{self.home}/data/{name}.json{end}")
         assert status == 200, body
         return json.loads(body)
 
     def sql(self, sql: str) -> dict[str, Any]:
-        status, _, body = self.ask("/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
-        found = json.loads(body)
-        assert status == (400 if "error" in found else 200)
-        return found
+        body = json.dumps({"sql": sql}).encode()
+        status, _, answer = self.ask(f"{self.home}/sql", "POST", body, Content_Type="application/json")
+        assert status == 200
+        return json.loads(answer)

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from assets.cli.advise import PROBE_TABLES
+from assets.cli.advise import PROBE_TABLES, _request
 from assets.cli.main import run
 from assets.cli.options import Globals
 from pipelines.advice import COLUMNS, VERDICTS
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions, written_since
+from warehouse.store import Store
 
 Capture = pytest.CaptureFixture[str]
 
@@ -59,6 +61,16 @@ def test_a_whole_computed_study_is_read_and_none_of_it_written(
 def test_a_model_of_a_study_in_a_file_wants_that_file(warehouse: Path, capsys: Capture) -> None:
     _, told = advised(capsys, "tiny-a", "--warehouse", warehouse, code=2)
     assert "model tiny-a was computed by study 'tiny'; name its file with --study" in told
+
+
+def test_a_study_that_asks_too_little_keeps_its_results_and_advises_own_questions_are_asked_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "provenance", lambda *_: SimpleNamespace(study="demo"))
+    request, aside = _request("smollm2-135m-instruct", None, ["wanda-50"], Store(tmp_path))
+    assert (request.study, request.recipes) == ("advise", ("wanda-50",))
+    assert "study demo, which computed smollm2-135m-instruct, asks 1 of the 3 questions" in aside
+    assert _request("smollm2-135m-instruct", "demo", [], Store(tmp_path))[1] == ""
 
 
 def test_a_study_without_prompts_cannot_be_probed(warehouse: Path, capsys: Capture) -> None:

@@ -142,6 +142,34 @@ def unknown_suffix(study: StudyFile, tmp_path: Path) -> list[object]:
     return ["sql", "SELECT 1 AS one", "-o", tmp_path / "out.foo"]
 
 
+def no_share(*_: object) -> list[object]:
+    return ["advise", "embedded", "--tolerance", "nan"]
+
+
+def nothing_to_compare(*_: object) -> list[object]:
+    return ["compare", "dense", "ß"]
+
+
+def nothing_to_export(_: StudyFile, tmp_path: Path) -> list[object]:
+    return ["export", tmp_path / "paper"]
+
+
+def watching_where_nothing_can_be(*_: object) -> list[object]:
+    return ["watch", "demo", "--warehouse", "/proc/nope"]
+
+
+def opening_what_cannot_be(*_: object) -> list[object]:
+    return ["ui", "--warehouse", "/proc/nope"]
+
+
+def steering_name(*_: object) -> list[object]:
+    return ["add-model", "\u202eevil\x1b[31m\x9b31m"]
+
+
+def steering_option(*_: object) -> list[object]:
+    return ["run", "demo", "--\x1b[31m"]
+
+
 def missing_argument(*_: object) -> list[object]:
     return ["run"]
 
@@ -175,6 +203,13 @@ CASES: list[tuple[Case, str]] = [
     (unknown_suffix, "out.foo: no format is called .foo; use .txt, .csv"),
     (export_over_a_strangers_folder, "choose a new folder"),
     (unknown_command, "No such command"),
+    (no_share, "--tolerance nan: give a share from 0 to 1"),
+    (nothing_to_compare, "the warehouse is empty; run a study first"),
+    (nothing_to_export, "run a study first, such as `prunescope run demo`"),
+    (watching_where_nothing_can_be, "/proc/nope cannot be written; nothing can be made there: choose another place "),
+    (opening_what_cannot_be, "error: /proc/nope cannot be written; "),
+    (steering_name, "'\\u202eevil\\x1b[31m\\x9b31m'"),
+    (steering_option, "No such option: --"),
     (missing_argument, "name one, such as `prunescope run demo`"),
 ]
 
@@ -190,6 +225,7 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
     assert code == 2, shown.err
     assert message in shown.err
     assert "Traceback" not in shown.err
+    assert {character for character in shown.err if not character.isprintable()} <= {"\n"}
     assert shown.out == ""
     assert not partitions(tmp_path / "warehouse")
     assert {path for path in tmp_path.rglob("*") if "warehouse" not in path.parts} == before

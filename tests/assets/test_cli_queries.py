@@ -32,6 +32,10 @@ class Shell:
         self.messages = shown.err
         return shown.out
 
+    def told(self) -> str:
+        """What was said on standard error since it was read last."""
+        return self._capsys.readouterr().err
+
     def records(self, *arguments: object) -> list[dict[str, object]]:
         return json.loads(self(*arguments, "--format", "json"))
 
@@ -166,10 +170,21 @@ def test_a_mistyped_name_is_refused_with_the_ones_that_are_like_it(shell: Shell)
     assert not Path("nowhere").exists()
 
 
-def test_every_question_has_a_chart(shell: Shell, tmp_path: Path) -> None:
+def test_every_question_has_a_chart_and_one_without_data_is_no_picture(shell: Shell, tmp_path: Path) -> None:
     for name in questions():
-        assert shell("question", name, "--chart", "-o", tmp_path / f"{name}.json") == ""
-        assert json.loads((tmp_path / f"{name}.json").read_text())["title"]["text"]
+        path = tmp_path / f"{name}.json"
+        code = run(["question", name, "--chart", "-o", str(path)], Globals(warehouse=str(shell.warehouse)))
+        told = shell.told()
+        if code:
+            assert (code, path.exists()) == (1, False), told
+            assert "no data: " in told
+            assert "run a study that measures it" in told
+        else:
+            assert json.loads(path.read_text())["title"]["text"]
+            assert "no data" not in path.read_text()
+    # Nobody scored another model, so that nothing could be predicted.
+    assert not (tmp_path / "q31_prediction_quality.json").exists()
+    assert len([*tmp_path.glob("q*.json")]) > 15
 
 
 def test_a_chart_is_written_in_the_format_of_its_name_or_said_where_it_lies(

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from assets.live import Live, studies
 from assets.serve import ROWS
 from tests.assets.served import PATIENCE, Served
 from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
+from warehouse.compare import compare
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
@@ -39,7 +41,7 @@ def served(computed_once: Path) -> Iterator[Served]:
 
 
 def test_the_page_is_there_and_the_documents_that_its_index_names(served: Served) -> None:
-    status, headers, page = served.ask("/")
+    status, headers, page = served.ask(f"{served.home}/")
     assert status == 200
     assert headers["content-type"].startswith("text/html")
     assert b"\x3c!doctype html>" in page[:20].lower()
@@ -63,14 +65,40 @@ def test_what_a_person_is_told_in_the_sql_document_the_box_answers(served: Serve
     assert found["seconds"] >= 0
 
 
+def test_two_variants_are_compared_as_by_the_command_and_by_the_sql_that_is_told(
+    served: Served, computed_once: Path
+) -> None:
+    found = served.data("pair/1/2")
+    [table] = found["tables"]
+    assert table["sql"]["key"] == "compare/tokens"
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    expected = compare(computed_once, found["a"], found["b"]).rows.to_pylist()
+    of_rows = {(row["measured_on"], row["temperature"], row["statistic"]): row["difference"] for row in expected}
+    assert {"kl_mean_nats", "share_nearer"} <= {row["statistic"] for row in rows}
+    assert "kl_median_nats" not in {row["statistic"] for row in rows}  # it has no paired error
+    sql = re.sub(r"(?m)^--.*$", "", served.data("sql")["compare/tokens"]["sql"])
+    for parameter, value in table["sql"]["where"].items():
+        sql = sql.replace(parameter, repr(value))
+    asked = served.sql(sql)
+    columns = [column["name"] for column in asked["columns"]]
+    answered = [dict(zip(columns, row, strict=True)) for row in asked["rows"]]
+    assert len(answered) == len(expected)
+    for row in rows:
+        key = (row["measured_on"], row["temperature"], row["statistic"])
+        assert row["difference"] == pytest.approx(of_rows[key], rel=1e-5)
+        [same] = [one for one in answered if (one["measured_on"], one["temperature"], one["statistic"]) == key]
+        assert row["difference"] == pytest.approx(same["difference"], rel=1e-5)
+
+
 def test_values_of_every_kind_come_as_json_that_a_browser_reads_without_loss(served: Served) -> None:
     found = served.sql(
         """select 9007199254740993 as large, 'a' || chr(8238) || chr(0) as hostile, 'nan'::float as nan, null as none,
-           date '2026-01-02' as day, interval 3 days as days, [1, null] as list, {'k': 'v'} as struct, '\\x01'::blob,
+           date '2026-01-02' as day, interval 3 days as days, [interval 1 month] as spans,
+           [1, null] as list, {'k': 'v'} as struct, '\\x01'::blob,
            0.1::float as small, repeat('x', 100000) as long"""
     )
     [row] = found["rows"]
-    large, hostile, nan, none, day, days, items, struct, blob, small, long = row
+    large, hostile, nan, none, day, days, spans, items, struct, blob, small, long = row
     assert large == "9007199254740993"
     assert hostile == "a⟨202E⟩⟨0⟩"
     assert (nan, none, day, days, items, struct, blob) == (
@@ -82,6 +110,7 @@ def test_values_of_every_kind_come_as_json_that_a_browser_reads_without_loss(ser
         {"k": "v"},
         "01",
     )
+    assert spans == ["1 months"]
     assert small == 0.1
     assert len(long) < 5000
     assert "of 100,000 characters shown" in long
@@ -147,7 +176,7 @@ def test_the_box_sees_what_the_page_shows_and_each_table_once(served: Served) ->
 )
 def test_only_the_servers_own_pages_can_ask_sql(served: Served, headers: dict[str, str], code: int) -> None:
     sent = {"Content_Type": "application/json"} | headers
-    status, answered, body = served.ask("/sql", "POST", b'{"sql": "select 1 as one"}', **sent)
+    status, answered, body = served.ask(f"{served.home}/sql", "POST", b'{"sql": "select 1 as one"}', **sent)
     assert status == code
     assert "access-control-allow-origin" not in answered
     if code != 200:
@@ -155,12 +184,12 @@ def test_only_the_servers_own_pages_can_ask_sql(served: Served, headers: dict[st
 
 
 def test_no_other_page_reads_results_and_no_other_method_does_anything(served: Served) -> None:
-    for path in ("/", "/data/index.json", "/data/sql.json"):
+    for path in ("/", f"{served.home}/", f"{served.home}/data/index.json", f"{served.home}/data/sql.json"):
         assert served.ask(path, Host="rebound.example.org")[0] == 403
         assert served.ask(path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
         assert served.ask(path, "POST", b"{}", **{"Content_Type": "application/json"})[0] == 405
-    assert served.ask("/sql")[0] == 405
-    assert served.ask("/sql", "OPTIONS", Origin="https://example.org")[0] == 403
+    assert served.ask(f"{served.home}/sql")[0] == 405
+    assert served.ask(f"{served.home}/sql", "OPTIONS", Origin="https://example.org")[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -176,7 +205,7 @@ def test_no_other_page_reads_results_and_no_other_method_does_anything(served: S
     ],
 )
 def test_a_body_that_is_no_question_is_refused(served: Served, body: bytes, code: int) -> None:
-    status, _, answer = served.ask("/sql", "POST", body, **{"Content_Type": "application/json"})
+    status, _, answer = served.ask(f"{served.home}/sql", "POST", body, **{"Content_Type": "application/json"})
     assert status == code
     assert json.loads(answer)["error"]
 
@@ -184,7 +213,7 @@ def test_a_body_that_is_no_question_is_refused(served: Served, body: bytes, code
 def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
         connection.sendall(
-            b"POST /sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: 9000000000\r\n\r\n" + b" " * 200_000
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
@@ -199,26 +228,37 @@ def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
     ],
 )
 def test_a_document_that_there_is_not_is_said_so(served: Served, name: str) -> None:
-    status, headers, body = served.ask(f"/data/{quote(name, safe='/%')}.json")
+    status, headers, body = served.ask(f"{served.home}/data/{quote(name, safe='/%')}.json")
     assert status == 404
     assert json.loads(body)["error"].isprintable()
     assert headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/../../etc/passwd", "/static/dom.js", "/data/index", "/study/tiny/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/../../etc/passwd",
+        "/static/dom.js",
+        "/data/index.json",
+        "/sql",
+        "/study/none/",
+        "/study/tiny/data/index",
+    ],
+)
 def test_no_other_address_leads_anywhere(served: Served, path: str) -> None:
     assert served.ask(path)[0] == 404
 
 
 def test_every_answer_forbids_frames_guessing_and_keeping(served: Served) -> None:
-    for path in ("/", "/data/index.json", "/nothing"):
+    for path in ("/", f"{served.home}/", f"{served.home}/data/index.json", "/nothing"):
         _, headers, _ = served.ask(path)
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "server" not in headers
-    _, headers, page = served.ask("/")
+    _, headers, page = served.ask(f"{served.home}/")
     policy = headers["content-security-policy"]
     assert "connect-src 'self'" in policy
     assert "unsafe" not in policy
@@ -234,7 +274,7 @@ def test_a_query_without_end_is_stopped_and_so_is_one_that_nobody_waits_for(comp
         body = json.dumps({"sql": endless})
         waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(2)]
         for connection in waiting:
-            connection.request("POST", "/sql", body, JSON)
+            connection.request("POST", f"{server.home}/sql", body, JSON)
         deadline = time.monotonic() + PATIENCE
         while "error" not in (found := _asked(server, "select 1")):
             assert time.monotonic() < deadline
@@ -248,7 +288,9 @@ def test_a_query_without_end_is_stopped_and_so_is_one_that_nobody_waits_for(comp
 
 
 def _asked(server: Served, sql: str) -> dict[str, Any]:
-    return json.loads(server.ask("/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")[2])
+    return json.loads(
+        server.ask(f"{server.home}/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")[2]
+    )
 
 
 def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_own_places(warehouse: Path) -> None:
@@ -266,7 +308,7 @@ def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_own_places(war
         # Places moved: the new variant comes first by its name.
         assert server.data("variant/1", version=after["version"])["id"].endswith("@attn-drop-1")
         assert server.data("variant/1", version=before["version"]) == first
-        status, _, body = server.ask("/data/variant/1.json?version=older")
+        status, _, body = server.ask(f"{server.home}/data/variant/1.json?version=older")
         assert status == 404
         assert "reload it" in json.loads(body)["error"]
 
@@ -306,7 +348,7 @@ def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
     content[4:200] = bytes(196)
     with Served(warehouse) as server:
         file.write_bytes(bytes(content))
-        status, _, body = server.ask("/data/index.json")
+        status, _, body = server.ask(f"{server.home}/data/index.json")
         assert status == 500
         error = json.loads(body)["error"]
         assert str(file) in error
@@ -315,14 +357,20 @@ def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
         assert "rows" in server.sql("select 1 as one")
 
 
-def test_of_several_studies_there_is_a_list_and_each_sees_its_own(warehouse: Path) -> None:
+def test_a_study_that_computes_while_it_is_served_is_there_without_a_restart(warehouse: Path) -> None:
     store, table = Store(warehouse), TABLES["variants"]
     path = store.path(table, "tiny-a", "magnitude-50")
     provenance = store.provenance(table, "tiny-a", "magnitude-50")
     assert provenance is not None
     frame = pl.read_parquet(path, hive_partitioning=False)
-    store.write(table, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
+
+    def write_other() -> None:
+        store.write(table, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
+
     with Served(warehouse) as server:
+        status, headers, _ = server.ask("/")
+        assert (status, headers["location"]) == (307, "study/tiny/")
+        write_other()
         status, _, page = server.ask("/")
         assert status == 200
         assert b"other &amp; &lt;b&gt;" in page
@@ -334,7 +382,6 @@ def test_of_several_studies_there_is_a_list_and_each_sees_its_own(warehouse: Pat
         found = json.loads(server.ask(f"{place}/sql", "POST", body, **{"Content_Type": "application/json"})[2])
         assert found["rows"] == [["magnitude-50"]]
         assert server.ask("/study/none/")[0] == 404
-        assert server.ask("/data/index.json")[0] == 404
 
 
 def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: Path) -> None:
@@ -348,7 +395,10 @@ def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: 
         assert "shows tiny of" in line
         connection = http.client.HTTPConnection("127.0.0.1", int(line.split(":")[2].split("/")[0]), timeout=PATIENCE)
         connection.request(
-            "POST", "/sql", json.dumps({"sql": "select count(*) from range(1000000) a, range(1000000) b"}), JSON
+            "POST",
+            "/study/tiny/sql",
+            json.dumps({"sql": "select count(*) from range(1000000) a, range(1000000) b"}),
+            JSON,
         )
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)

@@ -51,6 +51,16 @@ def prunescope(store: Store, *arguments: object) -> int:
     return run([*map(str, arguments), "--warehouse", str(store.root)], Globals())
 
 
+def test_a_name_in_the_folder_cannot_steer_the_terminal(store: Store, settled, capsys) -> None:
+    folder = store.root / "_models" / "evil\x1b[31m\u202eX"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{")
+    assert prunescope(store, "watch") == 0
+    told = capsys.readouterr().err
+    assert "evil\\x1b[31m\\u202eX" in told
+    assert {character for character in told if not character.isprintable()} == {"\n"}
+
+
 def names(store: Store) -> dict[str, set[str]]:
     return {each.study.name: {model.name for model in each.study.models} for each in look(store).studies}
 

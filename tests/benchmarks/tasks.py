@@ -176,6 +176,8 @@ def main() -> None:
         "python": platform.python_version(),
     }
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    if ratios(ours, theirs)["in all"] < LEAST_RATIO:
+        sys.exit("the target was missed, in processor seconds")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,12 @@ from warehouse.catalogue import connect
 # Of the new model: mild, where writing is gone, where all is gone, and beyond what was ever seen.
 NEW = [0.02, 0.1, 1.0, 2.0, 8.0, 50.0]
 SEEN = 10 ** np.linspace(-2, 1, 10)
-OPTIONS = {"questions": 4, "options_argmax_kept": 3}
+# No ends of an interval lie beyond a bound.
+PROBES = {
+    "kl_step0_nats_low": 0.1, "kl_step0_nats_high": 0.3, "top1_change": 0.05, "top1_change_low": 0.01,
+    "top1_change_high": 0.09, "questions": 8, "options_changed": 0.0, "options_changed_low": 0.0,
+    "options_changed_high": 0.32,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def of_tables(tmp_path_factory: pytest.TempPathFactory) -> Advice:
         scored(warehouse, model, SEEN, cliff)
     probed(warehouse, "new", NEW)
     with warehouse.connect(tmp_path_factory.mktemp("tables")) as connection:
-        variants = connection.sql("from variant_summary where model = 'new' and recipe <> 'dense'").to_arrow_table()
+        variants = connection.sql("from variant_verdict where model = 'new' and recipe <> 'dense'").to_arrow_table()
         return advise(pl.DataFrame(variants), predictions(connection), 0.1)
 
 
@@ -42,8 +47,8 @@ def predictions(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def summary(nats: Sequence[float | None], **changes: object) -> pl.DataFrame:
-    """Rows of variant_summary, of the columns that count."""
-    row = {"parameters_removed_share": 0.1, "top1_agreement": 0.95, **OPTIONS} | changes
+    """Rows of variant_verdict, of the columns that count."""
+    row = {"parameters_removed_share": 0.1, **PROBES} | changes
     return pl.DataFrame([{"recipe": f"r{index}", "kl_step0_nats": kl, **row} for index, kl in enumerate(nats)])
 
 
@@ -82,7 +87,6 @@ def test_a_probe_beyond_all_that_were_seen_is_judged_by_the_rule(of_tables: Advi
     row = by_recipe(of_tables)["r5"]
     # top1_change is a share and hardly ever beyond, but it says nothing about the rest: its interval is wide.
     if row["basis"] == "rule":
-        assert row["is_certain"] is None
         assert "r5" in " ".join(of_tables.told)
     else:
         assert row["probe"] == "top1_change"
@@ -118,23 +122,45 @@ def test_with_too_few_models_the_rule_of_the_paper_decides_and_claims_nothing(
     assert (f"too little data to predict losses: {models} other model" in told) is not is_known
     assert "claims no calibration" in told
     assert advice.rows.filter(basis="rule").height == (1 if is_known else 6)
-    assert advice.rows.filter(basis="rule")["is_certain"].null_count() == (1 if is_known else 6)
     assert advice.rows["predicted_loss_generative"].null_count() == (1 if is_known else 6)
 
 
+BEYOND_KL = {"kl_step0_nats": 0.7, "kl_step0_nats_low": 0.65, "kl_step0_nats_high": 0.75}
+HALF = {"options_changed": 0.5, "options_changed_low": 0.22, "options_changed_high": 0.78}
+ALL_OF_EIGHT = {"options_changed": 1.0, "options_changed_low": 0.68, "options_changed_high": 1.0}
+ONE_OF_ONE = {"questions": 1, "options_changed": 1.0, "options_changed_low": 0.21, "options_changed_high": 1.0}
+NONE_OF_TWO = {"questions": 2, "options_changed_high": 0.66}
+
+
 @pytest.mark.parametrize(
-    ("changes", "verdict", "probe"),
+    ("changes", "verdict", "probe", "is_certain"),
     [
-        ({}, SAFE, "top1_change"),
-        ({"kl_step0_nats": 0.6}, CHOOSING_ONLY, "kl_step0"),
-        ({"top1_agreement": 0.8}, CHOOSING_ONLY, "top1_change"),
-        ({"options_argmax_kept": 2}, BROKEN, "options_changed"),
-        ({"questions": 0, "options_argmax_kept": 0}, NOT_JUDGED, None),
-        ({"kl_step0_nats": None, "top1_agreement": None}, NOT_JUDGED, None),
+        ({}, SAFE, "top1_change", True),
+        (BEYOND_KL, CHOOSING_ONLY, "kl_step0", True),
+        ({"kl_step0_nats": 0.6}, CHOOSING_ONLY, "kl_step0", False),
+        ({"kl_step0_nats_high": 0.6}, SAFE, "top1_change", False),
+        # Below five prompts KL may be anything.
+        ({"kl_step0_nats_low": None, "kl_step0_nats_high": None}, SAFE, "top1_change", False),
+        (BEYOND_KL | {"kl_step0_nats_low": None, "kl_step0_nats_high": None}, CHOOSING_ONLY, "kl_step0", False),
+        ({"kl_step0_nats_low": None, "kl_step0_nats_high": None} | ALL_OF_EIGHT, BROKEN, "options_changed", True),
+        ({"top1_change": 0.2, "top1_change_low": 0.15, "top1_change_high": 0.25}, CHOOSING_ONLY, "top1_change", True),
+        ({"top1_change_high": 0.11}, SAFE, "top1_change", False),
+        (HALF, BROKEN, "options_changed", False),
+        ({"options_changed_high": 0.5}, SAFE, "top1_change", False),
+        (ALL_OF_EIGHT, BROKEN, "options_changed", True),
+        (ONE_OF_ONE, NOT_JUDGED, None, None),
+        (BEYOND_KL | NONE_OF_TWO, NOT_JUDGED, None, None),
+        (NONE_OF_TWO, SAFE, "top1_change", False),
+        ({"questions": 0, "options_changed": None}, NOT_JUDGED, None, None),
+        ({"kl_step0_nats": None, "top1_change": None}, NOT_JUDGED, None, None),
     ],
 )
-def test_the_rule_takes_each_of_its_three_conditions(
-    catalogue: duckdb.DuckDBPyConnection, changes: dict[str, object], verdict: str, probe: str | None
+def test_the_rule_takes_each_of_its_three_conditions_and_says_what_their_intervals_leave_open(
+    catalogue: duckdb.DuckDBPyConnection,
+    changes: dict[str, object],
+    verdict: str,
+    probe: str | None,
+    is_certain: bool | None,
 ) -> None:
     known(catalogue, {}, cliff, unscored={"new": NEW})
     advice = advise(
@@ -142,7 +168,12 @@ def test_the_rule_takes_each_of_its_three_conditions(
     )
     [row] = advice.rows.iter_rows(named=True)
 
-    assert (row["verdict"], row["probe"]) == (verdict, probe)
+    assert (row["verdict"], row["probe"], row["is_certain"]) == (verdict, probe, is_certain)
+    if probe == "options_changed":
+        assert [row["damage_low"], row["damage_high"]] == [
+            changes["options_changed_low"],
+            changes["options_changed_high"],
+        ]
     assert any("not judged" in line for line in advice.told) == (verdict == NOT_JUDGED)
 
 

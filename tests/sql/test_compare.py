@@ -303,6 +303,21 @@ def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_pat
     assert letters["accuracy_letter_log_likelihood"]["mcnemar_p"] is None
 
 
+def test_the_tests_of_a_pair_are_corrected_for_one_another(tmp_path: Path) -> None:
+    warehouse = two_variants()
+    # So many samples of 15 that A alone answers right.
+    for task, only_a in (("clear", 14), ("likely", 7), ("open", 2)):
+        for sample in range(15):
+            task_sample(warehouse, "a", task, f"{sample:02d}", is_correct=True)
+            task_sample(warehouse, "b", task, f"{sample:02d}", is_correct=sample >= only_a)
+    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+    tests = sorted((row["mcnemar_p"], row["holm_p"]) for row in rows if row["mcnemar_p"] is not None)
+    # Holm's: the smallest p times the number of tests, the next times one less, and none below that of a smaller p.
+    stepped = [min(1.0, (len(tests) - place) * p) for place, (p, _) in enumerate(tests)]
+    assert [holm for _, holm in tests] == pytest.approx([max(stepped[: place + 1]) for place in range(len(tests))])
+    assert 2 * 0.5**14 < tests[0][1] < 0.01
+
+
 def test_tasks_without_a_shared_sample_are_refused_with_the_reason(tmp_path: Path) -> None:
     warehouse = two_variants()
     task_sample(warehouse, "a", "gsm8k", "s", sample_hash="no example")

@@ -91,36 +91,91 @@ def test_a_loss_without_an_error_is_judged_and_nothing_is_said_of_its_certainty(
     assert (row["verdict"], row["is_certain"], row["loss_writing_low"]) == (SAFE, None, None)
 
 
-def test_without_tasks_the_prompts_decide_by_the_rule_of_advise(ask: Ask, tmp_path: Path) -> None:
+def by_rule(warehouse: Handmade, place: Path) -> tuple[dict[str, Row], dict[str, Row]]:
+    """What the view says, and what `advise` says of the same."""
+    with warehouse.connect(place) as connection:
+        variants = connection.sql("from variant_verdict").pl()
+        advised = advise(variants, connection.sql("from loss_predictions").pl(), TOLERANCE).rows
+    return by_recipe(variants.to_dicts()), by_recipe(advised.to_dicts())
+
+
+def test_without_tasks_the_prompts_decide_by_the_rule_of_advise(tmp_path: Path) -> None:
     warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise").variant("unmeasured")
     probed(warehouse, "dense", 0.0, changed=0, options=(True, True))
     cases = {
-        "mild": (0.59, 1, (True, True)),
-        "first token gone": (0.6, 0, (True, True)),
-        "tokens change": (0.1, 2, (True, True)),
-        "half of the choices gone": (0.1, 0, (True, False)),
-        "no question": (0.1, 0, ()),
+        "mild": (0.59, 1, (True, True, True), SAFE),
+        "first token gone": (0.6, 0, (True, True, True), CHOOSING_ONLY),
+        "tokens change": (0.1, 2, (True, True, False), CHOOSING_ONLY),
+        "half of the choices gone": (0.1, 0, (True, False, False, True), BROKEN),
+        "one of one gone": (2.0, 9, (False,), NOT_JUDGED),
+        "two of two left, writing gone": (2.0, 9, (True, True), NOT_JUDGED),
+        "one of one gone, writing kept": (0.1, 0, (False,), NOT_JUDGED),
+        "two of two left, writing kept": (0.1, 0, (True, True), SAFE),
+        "no question": (0.1, 0, (), NOT_JUDGED),
     }
-    for recipe, (kl, changed, options) in cases.items():
+    for recipe, (kl, changed, options, _) in cases.items():
         warehouse.variant(recipe)
         probed(warehouse, recipe, kl, changed=changed, options=options)
-    rows = by_recipe(ask(warehouse, "variant_verdict"))
+    rows, advised = by_rule(warehouse, tmp_path)
 
-    assert {recipe: row["verdict"] for recipe, row in rows.items()} == {
-        "mild": SAFE,
-        "first token gone": CHOOSING_ONLY,
-        "tokens change": CHOOSING_ONLY,
-        "half of the choices gone": BROKEN,
-        "no question": NOT_JUDGED,
-        "unmeasured": NOT_JUDGED,
+    expected = {recipe: case[-1] for recipe, case in cases.items()} | {"unmeasured": NOT_JUDGED}
+    assert {recipe: row["verdict"] for recipe, row in rows.items()} == expected
+    assert {recipe: row["verdict"] for recipe, row in advised.items()} == expected
+    for recipe, row in rows.items():
+        # One prompt bounds no KL, and no verdict is without it.
+        assert row["is_certain"] == advised[recipe]["is_certain"] == (None if expected[recipe] == NOT_JUDGED else False)
+        assert row["basis"] == (None if expected[recipe] == NOT_JUDGED else "generations")
+    # By Wilson 2 of 4 are 0.15 to 0.85.
+    gone = rows["half of the choices gone"]
+    assert (gone["options_changed_low"], gone["options_changed_high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
+
+
+def test_the_ends_of_the_intervals_over_prompts_tokens_and_questions_decide_how_certain_a_verdict_is(
+    tmp_path: Path,
+) -> None:
+    """Six prompts of six tokens whose KL at the first is 0.1, 0.2, … 0.6 times a factor, and six questions."""
+    warehouse = Handmade().model().variant("dense")
+    # Factor of the KL, tokens that change in the first prompt, questions that change.
+    cases = {
+        "mild": (1.0, 0, 0),
+        "wide": (1.2, 0, 0),
+        "clustered": (0.1, 6, 0),
+        "gone": (1.0, 0, 6),
+        "some": (1.0, 0, 2),
     }
-    with warehouse.connect(tmp_path / "again") as connection:
-        variants = connection.sql("from variant_summary where recipe <> 'dense'").pl()
-        predictions = connection.sql("from loss_predictions").pl()
-    advised = advise(variants, predictions, TOLERANCE).rows
-    assert dict(advised.select("recipe", "verdict").iter_rows()) == {
-        recipe: row["verdict"] for recipe, row in rows.items()
+    for recipe, (factor, flips, changed) in cases.items():
+        warehouse.variant(recipe)
+        for prompt in range(6):
+            for step in range(6):
+                warehouse.step(
+                    recipe, f"p{prompt}", step, factor * (prompt + 1) / 10, flips=not prompt and step < flips
+                )
+            pruned = [0.3, 0.4] if prompt < changed else [0.4, 0.3]
+            warehouse.options(recipe, f"q{prompt}", [0.4, 0.3], pruned)
+            warehouse.generation(recipe, f"p{prompt}")
+    rows, advised = by_rule(warehouse, tmp_path)
+
+    assert {recipe: (row["verdict"], row["is_certain"]) for recipe, row in rows.items()} == {
+        "mild": (SAFE, True),
+        "wide": (SAFE, False),
+        "clustered": (CHOOSING_ONLY, False),
+        "gone": (BROKEN, True),
+        "some": (SAFE, False),
     }
+    assert {recipe: row["is_certain"] for recipe, row in advised.items()} == {
+        recipe: row["is_certain"] for recipe, row in rows.items()
+    }
+
+    def ends(recipe: str, column: str) -> tuple[float, float]:
+        return rows[recipe][f"{column}_low"], rows[recipe][f"{column}_high"]
+
+    # 0.35 ± 2.5706 · 0.18708 / √6; none of 36 tokens and none of 6 questions, z² / (n + z²); all of 6, n / (n + z²).
+    assert ends("mild", "kl_step0_nats") == pytest.approx((0.35 - 0.19633, 0.35 + 0.19633), rel=1e-3)
+    assert ends("mild", "top1_change") == pytest.approx((0.0, 3.8415 / 39.8415), abs=1e-5)
+    assert ends("mild", "options_changed") == pytest.approx((0.0, 3.8415 / 9.8415), abs=1e-5)
+    assert ends("gone", "options_changed") == pytest.approx((6 / 9.8415, 1.0), abs=1e-5)
+    # One prompt of six changes whole: 1/6 ± 2.5706 / 6, not below 0, where 36 tokens by themselves gave 0.08 to 0.32.
+    assert ends("clustered", "top1_change") == pytest.approx((0.0, (1 + 2.5706) / 6), rel=1e-3)
 
 
 def test_loops_are_counted_beside_the_verdict_with_the_earliest_step_and_the_dense_models_own(ask: Ask) -> None:

@@ -1,11 +1,11 @@
-// Two variants against each other: numbers, texts, layers, answers.
+// Two variants against each other: numbers, paired statistics, layers, texts.
 
 async function comparePage(first, second) {
   const pruned = index.variants.filter((variant) => !variant.is_dense);
   if (pruned.length < 2) return [el("h1", { tabindex: -1 }, "Compare"), el("p", null, "This study has fewer than two pruned variants.")];
-  const a = first === undefined ? pruned[0] : known(first);
-  const b = second === undefined ? (pruned.find((variant) => variant.model === a.model && variant !== a) ?? pruned[1]) : known(second);
-  const [ownA, ownB] = await Promise.all([load(`variant/${variantsById.get(a.id).place}`), load(`variant/${variantsById.get(b.id).place}`)]);
+  const a = first === undefined ? known(pruned[0].id) : known(first);
+  const b = second === undefined ? known((pruned.find((variant) => variant.model === a.model && variant.id !== a.id) ?? pruned[1]).id) : known(second);
+  const [ownA, ownB, statistics] = await Promise.all([load(`variant/${a.place}`), load(`variant/${b.place}`), paired(a, b)]);
   const head = (variant) => el("a", { href: route("variant", variant.id) }, variantName(variant));
   const rows = index.columns.filter(({ name: key }) => isNumber(a.numbers[key]) || isNumber(b.numbers[key]));
   return [
@@ -17,14 +17,14 @@ async function comparePage(first, second) {
       rows,
       columns: [
         { id: "heading", heading: "quantity", doc: "", value: (column) => column.heading, cell: (column) => el("span", { title: column.doc }, headingOf(column)) },
-        { id: "a", heading: "A", align: "number", value: (column) => a.numbers[column.name], cell: (column) => cell(column, a.numbers[column.name]) },
-        { id: "b", heading: "B", align: "number", value: (column) => b.numbers[column.name], cell: (column) => cell(column, b.numbers[column.name]) },
+        { id: "a", heading: "A", align: "number", value: (column) => a.numbers[column.name], cell: (column) => cellOf(column, a) },
+        { id: "b", heading: "B", align: "number", value: (column) => b.numbers[column.name], cell: (column) => cellOf(column, b) },
         { id: "difference", heading: "B − A", align: "number", value: (column) => gap(a, b, column), cell: (column) => difference(a, b, column) },
       ],
-    }), el("p", { class: "hint" }, "▲ B is better, ▼ A is better, where the quantity has a better end. Paired errors and tests: ", el("code", null, `prunescope compare ${a.recipe} ${b.recipe}`), ".")),
-    el("section", null, heading(2, "Layers", ownA.layers_sql), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
-    answersTable(ownA, ownB),
-    a.model === b.model && el("section", null, heading(2, "Texts", ownA.prompts_sql), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(ownA.prompts, 6, (summary) => {
+    }), el("p", { class: "hint" }, "▲ B is better, ▼ A is better, where the quantity has a better end.")),
+    statistics,
+    el("section", null, el("h2", null, "Layers", sqlLink(ownA.layers_sql, "layers of A", a.where), sqlLink(ownB.layers_sql, "layers of B", b.where)), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
+    a.model === b.model && el("section", null, el("h2", null, "Texts", sqlLink(ownA.prompts_sql, "texts of A", a.where), sqlLink(ownB.prompts_sql, "texts of B", b.where)), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(ownA.prompts, 6, (summary) => {
       const other = ownB.prompts.find((one) => one.prompt === summary.prompt);
       const prompt = index.prompts[summary.prompt];
       const linkOf = (variant, one) => (variant.traces.includes(summary.prompt) ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, one.first_flip_step ?? 0) }, variantName(variant)) : variantName(variant));
@@ -56,16 +56,44 @@ function overlaid(scope, a, b) {
   return el("div", null, el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope] ?? ""), el("div", { class: "panels" }, drawings));
 }
 
-function answersTable(a, b) {
-  const rows = Object.keys(a.answers).filter((key) => b.answers[key]).map((key) => {
-    const counts = { key, both: 0, onlyA: 0, onlyB: 0, neither: 0 };
-    for (const [sample, one] of Object.entries(a.answers[key])) {
-      const other = b.answers[key][sample];
-      if ((one === 0 || one === 1) && (other === 0 || other === 1)) counts[one && other ? "both" : one ? "onlyA" : other ? "onlyB" : "neither"] += 1;
-    }
-    return counts;
-  });
-  if (!rows.length) return null;
-  const count = (id, title) => ({ id, heading: title, align: "number", value: (row) => row[id], cell: (row) => number(row[id]) });
-  return el("section", null, heading(2, "Answers", a.answers_sql), dataTable({ label: "answers of both", rows, columns: [{ id: "key", heading: "task and metric", value: (row) => row.key, cell: (row) => name(row.key) }, count("both", "both right"), count("onlyA", "only A right"), count("onlyB", "only B right"), count("neither", "both wrong")] }));
+// Paired statistics where the page has them: a file holds those of near variants, a server compares any two.
+async function paired(a, b) {
+  const command = el("code", null, `prunescope compare ${a.recipe} ${b.recipe}`);
+  const section = (...parts) => el("section", { class: "paired" }, heading(2, "Paired statistics"), parts);
+  if (a.model !== b.model || a.id === b.id) return section(el("p", { class: "hint" }, "Choose two variants of one model."));
+  const isTurned = a.place > b.place;
+  const [n, m] = isTurned ? [b.place, a.place] : [a.place, b.place];
+  let found;
+  try {
+    found = await load(`pair/${n}/${m}`);
+  } catch (error) {
+    return section(el("p", { class: "hint" }, error.message, " ", command, " prints them."));
+  }
+  return section(
+    el("p", { class: "hint" }, "Differences are B − A over what both were measured on, so that what is hard for both cancels; with 95 % intervals. McNemar’s exact test of the samples that one side alone answers right; Holm corrects it for all tests of this pair. All statistics: ", command, "."),
+    found.tables.map((table) => {
+      const { columns, rows } = isTurned ? turned(table) : table;
+      return [el("h3", null, table.title, sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true })];
+    }),
+    found.missing.map((reason) => el("p", { class: "hint" }, `Not compared: ${reason}.`)),
+  );
+}
+
+const PAIRED_HEADINGS = {
+  measured_on: "measured on", a: "A", b: "B", difference: "B − A", difference_se: "± s.e.", difference_low: "from", difference_high: "to", noise_p95: "KL of rounding (p95)",
+  only_a_right: "only A right", only_b_right: "only B right", mcnemar_p: "McNemar p", holm_p: "Holm p", clusters: "units",
+};
+
+const SIGNED = new Set(["difference", "difference_low", "difference_high"]);
+
+// The document is of the earlier variant as A.
+function turned({ columns, rows }) {
+  const other = { a: "b", b: "a", only_a_right: "only_b_right", only_b_right: "only_a_right", difference_low: "difference_high", difference_high: "difference_low" };
+  return {
+    columns,
+    rows: rows.map((row) => columns.map((column) => {
+      const value = row[columns.indexOf(other[column] ?? column)];
+      return SIGNED.has(column) && isNumber(value) ? -value : value;
+    })),
+  };
 }

@@ -39,8 +39,12 @@ function link(text, ...parts) {
   return el("a", { href: route(...parts) }, text);
 }
 
-function sqlLink(key, what) {
-  return key ? el("a", { class: "sql", href: route("sql", key), "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL") : null;
+// To a statement by its key, or by a source: a key with what chooses its rows. The address carries both.
+function sqlLink(source, what, where = {}) {
+  if (!source) return null;
+  const { key, where: chosen } = typeof source === "string" ? { key: source, where } : source;
+  const href = route("sql", key, ...Object.entries(chosen).map(([column, value]) => `${column}=${typeof value === "string" ? value : JSON.stringify(value)}`));
+  return el("a", { class: "sql", href, "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL");
 }
 
 // Unknown text may change the direction of what follows it; <bdi> keeps it apart.
@@ -73,8 +77,13 @@ function percent(share) {
 }
 
 // A value of the table of variants, as its column says.
-function cell(column, value) {
-  return column.form === "percent" ? percent(value) : number(value);
+function cell(column, value, whole) {
+  if (column.form === "percent") return percent(value);
+  return isNumber(value) && isNumber(whole) ? `${number(value)}/${number(whole)}` : number(value);
+}
+
+function cellOf(column, { numbers }) {
+  return cell(column, numbers[column.name], numbers[column.of]);
 }
 
 const SHAPES = new Map([
@@ -108,14 +117,14 @@ function headingOf(column) {
   return column.form === "percent" ? `${column.heading}, %` : column.heading;
 }
 
-function heading(level, title, sql) {
-  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this"));
+function heading(level, title, sql, where) {
+  return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this", where));
 }
 
 // Over numbers of several columns: a link for each statement, which says what comes from it.
-function headingOver(title, columns) {
+function headingOver(title, columns, where) {
   const keys = [...new Set(columns.map((column) => column.sql))];
-  return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "))));
+  return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "), where)));
 }
 
 // The first few of a long list; a button brings the rest.

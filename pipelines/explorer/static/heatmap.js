@@ -1,7 +1,7 @@
 // KL of every sublayer at every step as one picture, in which a click chooses the step.
 
 // One pixel a cell, enlarged by the style sheet; the first layer is at the bottom, where a text goes in.
-function layerMap(layers, sql, choose) {
+function layerMap(layers, sql, where, choose) {
   const [count, steps] = [layers.places.length, layers.steps.length];
   const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${peakOf(layers)}` });
   const colour = getComputedStyle(root).getPropertyValue("--heat-color").trim().split(" ").map(Number);
@@ -30,7 +30,7 @@ function layerMap(layers, sql, choose) {
   const figure = el(
     "figure",
     { class: "small map" },
-    el("figcaption", null, "KL by layer (up) and step (across), propagated; a click chooses the step", sqlLink(sql, "the layers"), readout),
+    el("figcaption", null, "KL by layer (up) and step (across), propagated; a click chooses the step", sqlLink(sql, "the layers", where), readout),
     el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${last}`), el("span", { class: "hint low" }, `layer ${Number.parseInt(layers.places[0], 10)}`), el("div", { class: "cells" }, canvas, cursor)),
   );
   const follow = (step) => {

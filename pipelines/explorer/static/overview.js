@@ -22,7 +22,8 @@ function answerCard(answer) {
     "article",
     null,
     el("h2", null, answer.question, index.models.length > 1 && el("span", { class: "hint" }, " ", name(answer.model))),
-    el("p", null, answer.text, " ", answer.sql.map((key) => [sqlLink(key, answer.question), " "])),
+    el("p", { class: "short" }, answer.short, " ", sqlLink(answer.sql[0], answer.question)),
+    answer.text && el("details", null, el("summary", null, "More"), el("p", null, answer.text, " ", answer.sql.slice(1).map((source) => [sqlLink(source, answer.question), " "]))),
     answer.links.length > 0 && el("p", { class: "links" }, answer.links.map((one) => [el("a", { href: one.href }, name(one.text)), " "])),
   );
 }
@@ -43,11 +44,22 @@ function isConstant(column) {
 }
 
 function variantsTable() {
-  const constant = index.columns.filter(isConstant);
-  const same = constant.map((column) => `${headingOf(column)} ${cell(column, index.variants.find((variant) => !variant.is_dense).numbers[column.name])}`);
+  const place = el("div", null, variantsWith(index.columns.filter((column) => !column.is_detail)));
+  if (!index.columns.some((column) => column.is_detail && !isConstant(column))) return place;
+  const button = el("button", { type: "button", class: "more", onclick: () => {
+    place.replaceChildren(...nodes([variantsWith(index.columns)]));
+    button.remove();
+  } }, "All columns");
+  return [place, button];
+}
+
+function variantsWith(columns) {
+  const constant = columns.filter(isConstant);
+  const same = constant.map((column) => `${headingOf(column)} ${cellOf(column, index.variants.find((variant) => !variant.is_dense))}`);
   const ofVerdict = (variant) => (variant.is_dense ? -1 : VERDICT_ORDER.indexOf(variant.verdict ?? "not judged"));
   const table = dataTable({
     label: "variants",
+    isCards: true,
     rows: index.variants,
     filter: (variant) => `${variant.model} ${variant.recipe} ${variant.method} ${variant.verdict ?? ""}`,
     rowClass: (variant) => (variant.is_dense ? "reference" : null),
@@ -62,7 +74,7 @@ function variantsTable() {
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...index.columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cell(column, variant.numbers[column.name]) })),
+      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cellOf(column, variant) })),
     ],
   });
   return [table, same.length > 0 && el("p", { class: "hint under" }, `The same for all pruned variants: ${same.join(" · ")}.`)];
@@ -77,6 +89,7 @@ function claimsTable(claims) {
   const shape = { holds: "●", "does not hold": "✕" };
   return dataTable({
     label: "claims",
+    isCards: true,
     rows: claims,
     limit: 8,
     columns: [
@@ -95,6 +108,7 @@ function promptsTable() {
   const first = (prompt, place) => index.variants.find((variant) => variant.model === prompt.model && !variant.is_dense && variant.traces.includes(place));
   return dataTable({
     label: "prompts",
+    isCards: true,
     rows: index.prompts.map((prompt, place) => ({ ...prompt, place })),
     limit: 12,
     filter: index.prompts.length > 8 ? (prompt) => `${prompt.name} ${prompt.kind} ${prompt.text}` : undefined,

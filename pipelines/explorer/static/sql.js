@@ -1,14 +1,19 @@
 // The SQL behind every statement, and, over a live warehouse, a box that runs it on the safe connection.
 
+const CHOICE = /^(\$\d|[a-z_]+)=/;
+
 // A key may hold slashes, encoded or not.
 async function sqlPage(...parts) {
   const statements = await load("sql");
-  const key = parts.length ? parts.join("/") : undefined;
+  // What follows the key chooses its rows, as "model=tiny", or gives a parameter as JSON, as '$1="tiny"'.
+  const chosen = parts.filter((part) => CHOICE.test(part)).map((part) => [part.slice(0, part.indexOf("=")), part.slice(part.indexOf("=") + 1)]);
+  const key = parts.length ? parts.filter((part) => !CHOICE.test(part)).join("/") : undefined;
   if (key === undefined) {
     const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
     const groups = [
       ["Statements of these pages", entries.filter(([one]) => !one.includes("/"))],
-      ["Findings and claims", entries.filter(([one]) => one.startsWith("findings/"))],
+      ["Sentences about all variants", entries.filter(([one]) => /^(answers|findings)\//.test(one))],
+      ["Two variants against each other", entries.filter(([one]) => one.startsWith("compare/"))],
       ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
       ["Views that they read", entries.filter(([one]) => one.startsWith("view/"))],
     ];
@@ -16,14 +21,32 @@ async function sqlPage(...parts) {
   }
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];
+  const where = chosen.filter(([column]) => statement.narrow.includes(column));
+  const sql = narrowed(bound(statement.sql, chosen), where);
   return [
     el("h1", { tabindex: -1 }, statement.title),
     el("p", { class: "links" }, el("a", { href: "#/sql" }, "all statements")),
-    index.live ? box(statement.sql) : el("div", { class: "code" }, copyButton(statement.sql), el("pre", { tabindex: 0 }, statement.sql)),
+    where.length > 0 && el("p", { class: "hint" }, "Only ", where.map(([column, value], place) => [place > 0 && ", ", column, " ", name(value)]), ". ", link("All rows", "sql", key)),
+    index.live ? box(sql) : el("div", { class: "code" }, copyButton(sql), el("pre", { tabindex: 0 }, sql)),
     !index.live && el("p", { class: "hint" }, "To run it: ", el("code", null, "prunescope sql"), " with this text, or ", el("code", null, `prunescope serve ${index.study}`), "."),
     statement.narrow.length > 0 && el("p", { class: "hint" }, `Its rows may be narrowed from outside by ${statement.narrow.join(", ")}.`),
     statement.views.length > 0 && el("section", null, heading(2, "Views that it reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
   ];
+}
+
+function narrowed(sql, where) {
+  return where.length ? `select * from (${sql}\n) where ${where.map(([column, value]) => `${column} = ${literal(value)}`).join(" and ")}` : sql;
+}
+
+// Parameters as literals, each in one pass, so that no value is taken for a parameter; comments could not hold them.
+function bound(sql, chosen) {
+  const values = new Map(chosen.filter(([column]) => column.startsWith("$")));
+  if (!values.size) return sql;
+  return sql.replace(/^--.*\n/gm, "").replace(/\$\d/g, (parameter) => (values.has(parameter) ? literal(JSON.parse(values.get(parameter))) : parameter));
+}
+
+function literal(value) {
+  return Array.isArray(value) ? `[${value.map(literal).join(", ")}]::varchar[]` : `'${String(value).replaceAll("'", "''")}'`;
 }
 
 function copyButton(text) {

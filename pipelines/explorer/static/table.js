@@ -1,8 +1,8 @@
 // Tables that sort and filter. TanStack's table-core keeps the order and the choice of rows; it makes no markup.
 
 /* columns: [{id, heading, doc, align, value(row) → number | string | null, cell(row) → node or text}].
-   sortBy: the column by which rows stand at first, else as given. Rows without a value come last in either direction; of more than `limit` rows the rest waits for a button. */
-function dataTable({ label, columns, rows, filter, rowClass, sortBy, limit = Infinity }) {
+   sortBy: the column by which rows stand at first, else as given. Rows without a value come last in either direction; `isCards`: on a narrow screen each row is a card; of more than `limit` rows the rest waits for a button. */
+function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, limit = Infinity }) {
   let most = limit + 3 > rows.length ? Infinity : limit;
   let state = { sorting: columns.some(({ id }) => id === sortBy) ? [{ id: sortBy, desc: false }] : [], globalFilter: "" };
   const table = TableCore.createTable({
@@ -47,17 +47,23 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, limit = Inf
     const shown = table.getRowModel().rows;
     body.replaceChildren(
       ...shown.slice(0, most).map(({ original }) =>
-        el("tr", { class: rowClass?.(original) }, columns.map((column, place) => el(place ? "td" : "th", { scope: place ? null : "row", class: column.align, "data-value": column.value(original) }, column.cell(original)))),
+        el("tr", { class: rowClass?.(original) }, columns.map((column, place) => el(place ? "td" : "th", { scope: place ? null : "row", class: column.align, "data-column": column.id, "data-heading": headingText(column), "data-value": column.value(original) }, column.cell(original)))),
       ),
     );
     more.hidden = shown.length <= most;
     if (filter) count.textContent = shown.length === rows.length ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`;
   }
   set({});
-  const grid = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", null, el("thead", null, el("tr", null, headings)), body));
+  const grid = el("div", { class: isCards ? "scroll cards" : "scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", null, el("thead", null, el("tr", null, headings)), body));
   if (!filter || rows.length < 2) return el("div", null, grid, more);
   const box = el("input", { type: "search", placeholder: "Filter", "aria-label": `Filter: ${label}`, oninput: (event) => set({ globalFilter: event.target.value }) });
-  return el("div", null, el("div", { class: "tools" }, box, count), grid, more);
+  const sorter = isCards && el("select", { class: "narrow", "aria-label": "sort by", onchange: () => set({ sorting: [{ id: sorter.value, desc: false }] }) }, columns.map((column) => el("option", { value: column.id }, `by ${headingText(column)}`)));
+  if (sorter) sorter.value = state.sorting[0]?.id ?? columns[0].id;
+  return el("div", null, el("div", { class: "tools" }, box, sorter, count), grid, more);
+}
+
+function headingText(column) {
+  return [column.heading].flat().map((part) => part.textContent ?? part).join("");
 }
 
 function compare(a, b) {
@@ -65,12 +71,13 @@ function compare(a, b) {
 }
 
 // Rows as a query gave them.
-function plainTable({ label, columns, rows, filter = false, limit }) {
+function plainTable({ label, columns, rows, filter = false, limit, isCards }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({
     label,
     rows,
     limit,
+    isCards,
     filter: filter ? (row) => row.map(String).join(" ") : undefined,
     columns: columns.map((heading, place) => ({
       id: String(place),

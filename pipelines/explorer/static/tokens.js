@@ -17,11 +17,12 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   const trace = await load(`trace/${variant.place}/${place}`);
   const trajectories = Object.keys(TRAJECTORIES).filter((key) => trace[key]);
   if (!trajectories.length) throw new Error("No token of this answer was measured.");
-  const view = { variant, prompt, trace, trajectory: trajectories.includes(wantedTrajectory) ? wantedTrajectory : trajectories[0], step: Number.parseInt(step, 10) || 0 };
+  const where = { ...variant.where, prompt_id: promptId };
+  const view = { variant, prompt, trace, where, trajectory: trajectories.includes(wantedTrajectory) ? wantedTrajectory : trajectories[0], step: Number.parseInt(step, 10) || 0 };
   const texts = el("div", { class: "sides" });
   const detail = el("section", { class: "detail", "aria-label": "Chosen token", "aria-live": "off" });
   view.show = (next, focus, side) => choose(view, texts, detail, next, focus, side);
-  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, trace.sql.layers, (next) => view.show(next, true));
+  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, trace.sql.layers, where, (next) => view.show(next, true));
   const redraw = () => {
     texts.replaceChildren(...sides(view));
     view.show(view.step, false);
@@ -45,12 +46,12 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
     el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
-    el("p", null, outcome(view), sqlLink(trace.sql.texts, "the texts"), trace.parts_at && [" ", sqlLink(trace.sql.parts, "where they part")]),
-    el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens")),
+    el("p", null, outcome(view), sqlLink(trace.sql.texts, "the texts", where), trace.parts_at && [" ", sqlLink(trace.sql.parts, "where they part", where)]),
+    el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens", where)),
     texts,
     view.map && view.map.figure,
     detail,
-    optionsOf(trace),
+    optionsOf(trace, where),
   ];
 }
 
@@ -180,13 +181,13 @@ function chosenToken(view, steps, at) {
     el("h2", null, `Step ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
     el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense", "entropy_dense"), value("entropy pruned", "entropy_pruned"), value("margin dense", "margin_dense"), value("margin pruned", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
     top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of the tokens that each side finds most likely"),
-    top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, trace.sql.top), topOf("Most likely, pruned", top.pruned, trace.sql.top)),
+    top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, view), topOf("Most likely, pruned", top.pruned, view)),
     layersAt(view, step),
   ];
 }
 
-function topOf(title, rows, sql) {
-  return el("div", null, el("h3", null, title, sqlLink(sql, title)), bars(rows));
+function topOf(title, rows, { trace, where }) {
+  return el("div", null, el("h3", null, title, sqlLink(trace.sql.top, title, where)), bars(rows));
 }
 
 function layersAt(view, step) {
@@ -197,21 +198,21 @@ function layersAt(view, step) {
     const agrees = layers.is_top1_same?.map((row) => row[column]);
     // From here on the pruned side's most likely token is another one.
     const parted = agrees && scope === "propagated" && agrees.at(-1) === false ? agrees.findLastIndex((same) => same !== false) + 1 : -1;
-    return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink(trace.sql.layers, "the layers")), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "parts for good" }]));
+    return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink(trace.sql.layers, "the layers", view.where)), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "parts for good" }]));
   });
   if (!measured.some(Boolean)) return el("p", { class: "hint" }, "The layers of this token were not measured.");
   const isElsewhere = trajectory === "free" && isNumber(trace.first_flip_step) && step > trace.first_flip_step;
   return [isElsewhere && el("p", { class: "hint" }, "Layers are measured teacher forced: after the first flip they belong to the dense text, not to the pruned one."), measured];
 }
 
-function optionsOf(trace) {
+function optionsOf(trace, where) {
   const { options } = trace;
   if (!options) return null;
   const rows = options.labels.map((label, at) => [label, options.p_dense[at], options.p_pruned[at]]);
   return el(
     "section",
     null,
-    heading(2, "Option subspace", trace.sql.options),
+    heading(2, "Option subspace", trace.sql.options, where),
     el("p", { class: "hint" }, `Probabilities among the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Of the whole vocabulary’s probability the options hold ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL ${number(options.kl_options)} among the options, ${number(options.kl_vocabulary)} nats in the vocabulary; the chosen option ${options.is_argmax_same ? "stays" : "changes"}.`),
     bars(rows, (label) => label === options.gold),
     plainTable({ label: "options in the whole vocabulary", columns: ["option", "p dense", "p pruned", "rank dense", "rank pruned"], rows: options.labels.map((label, at) => [label, options.full_dense[at], options.full_pruned[at], options.rank_dense[at], options.rank_pruned[at]]) }),

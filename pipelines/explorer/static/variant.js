@@ -10,12 +10,12 @@ async function variantPage(id) {
       ? el("p", { class: "lead" }, "The dense model: every other variant is held against it.")
       : el("p", { class: "lead" }, verdict(variant), " ", variant.verdict_reason, " ", sqlLink(variant.sql, "the verdict")),
     others.length > 0 && !variant.is_dense && el("p", null, el("label", null, "Compare with ", picker(others, null, (other) => go("compare", id, other)))),
-    el("section", null, headingOver("Numbers", index.columns), el("div", { class: "numbers" }, index.columns.filter((column) => isNumber(variant.numbers[column.name])).map((column) => el("div", { title: column.doc }, el("span", null, headingOf(column)), el("b", null, cell(column, variant.numbers[column.name])))))),
-    own.prompts.length > 0 && el("section", null, heading(2, "Texts", own.prompts_sql), sqlLink("steps", "KL of the texts"), " ", sqlLink("parts", "where texts part"), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(own.prompts, 6, (prompt) => promptCard(variant, prompt), "prompts")),
-    Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", own.layers_sql), el("p", { class: "hint" }, `Means over prompts and tokens, teacher forced, lens ${index.lens}. Exactly 0 has no place on a logarithmic axis.${Object.values(own.layers).every((layers) => layers.is_changed.every(Boolean)) ? "" : " Shaded: what the recipe changed."}`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
-    own.carriers.length > 0 && el("section", null, heading(2, "Which layers carry it", own.carriers_sql), carriersTable(own.carriers)),
-    own.tables.map((one) => el("section", null, heading(2, one.title, one.sql), plainTable({ label: one.title, columns: one.columns, rows: one.rows, filter: one.rows.length > 12, limit: 12 }))),
-    el("section", null, heading(2, "Facts", own.facts_sql), facts(own.facts)),
+    el("section", null, headingOver("Numbers", index.columns, variant.where), el("div", { class: "numbers" }, index.columns.filter((column) => isNumber(variant.numbers[column.name])).map((column) => el("div", { title: column.doc }, el("span", null, headingOf(column)), el("b", null, cellOf(column, variant)))))),
+    own.prompts.length > 0 && el("section", null, heading(2, "Texts", own.prompts_sql, variant.where), sqlLink("text_means", "KL of the texts", variant.where), " ", sqlLink("parts", "where texts part", variant.where), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(own.prompts, 6, (prompt) => promptCard(variant, prompt), "prompts")),
+    Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", own.layers_sql, variant.where), el("p", { class: "hint" }, `Means over prompts and tokens, teacher forced, lens ${index.lens}. Exactly 0 has no place on a logarithmic axis.${Object.values(own.layers).every((layers) => layers.is_changed.every(Boolean)) ? "" : " Shaded: what the recipe changed."}`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
+    own.carriers.length > 0 && el("section", null, heading(2, "Which layers carry it", own.carriers_sql, variant.where), carriersTable(own.carriers)),
+    own.tables.map((one) => el("section", null, heading(2, one.title, one.sql, variant.where), plainTable({ label: one.title, columns: one.columns, rows: one.rows, filter: one.rows.length > 12, limit: 12 }))),
+    el("section", null, heading(2, "Facts", own.facts_sql, variant.where), facts(own.facts)),
   ];
 }
 

@@ -206,7 +206,7 @@ def _validated(text: str, fields: dict[str, object]) -> Recipe:
         kind = next(
             (kind for kind in KINDS if fields.get("method") in get_args(kind.model_fields["method"].annotation)), None
         )
-        place, message = first_problem(error, [*kind.model_fields] if kind else [])
+        place, message = first_problem(error, kind)
         # The first part of the place is the method, which says nothing new.
         key = ".".join(str(part) for part in place[1:])
         raise InputError(f"recipe {text!r}: {f'`{key}` ' if key else ''}{message}") from error

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.text import label, prose, visible
-from pipelines.explorer.shapes import Index, LayerCurves, Layers, Steps, Trace, VariantDocument
+from pipelines.explorer.shapes import Index, LayerCurves, Layers, PairDocument, Steps, Trace, VariantDocument
 from tests.pipelines.charts import frames
 
 MODEL = "tiny"
@@ -39,17 +39,20 @@ def documents(
         "sql": {
             key: {
                 "title": f"Rows of {prose(key)}",
-                "sql": f"select *\nfrom {prose(key)}  -- </script>",
+                "sql": f"select *\nfrom {prose(key)}  -- </script>"
+                + ("\nwhere model = $1 and one = $3" * (key[0] == "c")),
                 "views": ["view/all"] if key != "view/all" else [],
                 "narrow": ["model"],
             }
-            for key in ("all", "verdicts", "figures/tokens", "view/all")
+            for key in ("all", "verdicts", "figures/tokens", "view/all", "compare/tasks")
         },
         "figures/tokens": _figure("tokens", marts or {}),
         "figures/hierarchy": _figure("hierarchy", marts or {}),
     }
     for n, id_ in enumerate(ids):
         found[f"variant/{n}"] = _variant(id_, n, prompts)
+        if 1 < n < len(recipes):
+            found[f"pair/{n - 1}/{n}"] = _pair(model, recipes[n - 2], recipes[n - 1])
         if 0 < n < len(recipes):
             for m, prompt in enumerate(prompts):
                 found[f"trace/{n}/{m}"] = _trace(id_, prompt, dense, pruned)
@@ -87,8 +90,9 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "verdict": None if n == 0 else ["safe", "broken", "non-generative only", "not judged"][n % 4],
                 "verdict_reason": None if n == 0 else f"because of {label(recipe)}",
                 "is_certain": None if n == 0 else n % 2 == 0,
-                "sql": "verdicts",
-                "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "prompts": 2},
+                "sql": {"key": "verdicts", "where": {"model": model, "recipe": recipe}},
+                "where": {"model": model, "recipe": recipe},
+                "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
                 "spark": {"forced": [0.1, None, kl], "free": [0.1, 3.0, 9.0]} if n else {"forced": [], "free": []},
                 "traces": [] if n == 0 or is_last else list(range(len(prompts))),
             }
@@ -113,9 +117,21 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             for prompt in prompts
         ],
         "columns": [
-            {"name": "kl", "heading": "KL", "doc": "nats", "form": "number", "better": "low", "sql": "all"},
-            {"name": "same", "heading": "same top token", "doc": "", "form": "percent", "better": "high", "sql": "all"},
-            {"name": "prompts", "heading": "prompts", "doc": "", "form": "count", "better": None, "sql": "all"},
+            {
+                "name": name,
+                "heading": heading,
+                "doc": "",
+                "form": form,
+                "better": better,
+                "sql": "all",
+                "of": of,
+                "is_detail": is_detail,
+            }
+            for name, heading, form, better, of, is_detail in (
+                ("kl", "KL", "number", "low", None, False),
+                ("same", "same top token", "percent", "high", None, False),
+                ("looped", "looped", "count", "low", "prompts", True),
+            )
         ],
         "variants": variants,
         "verdict_rule": f"The rule.\nOf {told}",
@@ -123,8 +139,9 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             {
                 "model": label(model),
                 "question": "Which variants generate safely?",
-                "text": told,
-                "sql": ["verdicts"],
+                "short": told,
+                "text": f"More of {told}",
+                "sql": [{"key": "verdicts", "where": {"model": model}}, {"key": "all", "where": {}}],
                 "links": [{"text": label(recipes[0]), "href": f"#/variant/{quote(ids[1], safe='')}"}],
             }
         ],
@@ -139,11 +156,14 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "high": None if n else 1.0,
                 "n": 9,
                 "units": "variants",
-                "sql": "all",
+                "sql": {"key": "all", "where": {"model": model}},
             }
             for n in range(15)
         ],
-        "findings": [{"model": label(model), "theme": "Writing", "text": told, "sql": "all"} for _ in range(2)],
+        "findings": [
+            {"model": label(model), "theme": "Writing", "text": told, "sql": {"key": "all", "where": {"model": model}}}
+            for _ in range(2)
+        ],
         "figures_without_data": [],
         "figures": [
             {"name": name, "title": FIGURES[name].title, "caption": told, "alt": told, "sql": "figures/tokens"}
@@ -213,8 +233,24 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
         "tables": [
             {"title": "Tasks", "columns": ["task", "score"], "rows": [[prose(id_), 0.5], ["x", None]], "sql": "all"}
         ],
-        "answers": {f"{prose(id_)[:0]}arc, acc": {"1": 1, "2": n % 2, "3": 0, "__proto__": None}},
-        "answers_sql": "all",
+    }
+
+
+def _pair(model: str, a: str, b: str) -> PairDocument:
+    columns = ["measured_on", "statistic", "a", "b", "difference", "difference_low", "difference_high", "only_a_right"]
+    row = [f"task {label(a)}", "accuracy", 0.5, 0.75, 0.25, -0.125, 0.625, 3]
+    return {
+        "a": f"{model}@{a}",
+        "b": f"{model}@{b}",
+        "tables": [
+            {
+                "title": "Two variants on the same samples of tasks",
+                "columns": [*columns, "only_b_right"],
+                "rows": [[*row, 5]],
+                "sql": {"key": "compare/tasks", "where": {"$1": model, "$2": a, "$3": b}},
+            }
+        ],
+        "missing": [prose(model)],
     }
 
 

@@ -272,11 +272,13 @@ def test_a_long_table_shows_its_first_rows_until_the_rest_is_asked_for(page):
     assert len(rows(page, "claims")) == 15
 
 
-def test_a_column_that_is_the_same_for_all_is_said_once(page):
+def test_columns_of_detail_show_when_all_are_asked_for_and_a_part_beside_its_whole(page):
     headings = page.text("[aria-label='variants'] thead")
-    assert "prompts" not in headings
-    assert "The same for all pruned variants: prompts 2" not in headings
     assert "same top token, %" in headings
+    assert "looped" not in headings
+    page.click(next(button for button in page.all("button.more") if button.text == "All columns"))
+    cells = page.all("[aria-label='variants'] tbody [data-column='looped']")
+    assert sorted(cell.text for cell in cells) == ["0/2", "0/2", "1/2", "1/2"]
 
 
 def test_two_variants_stand_beside_each_other_with_their_difference(page):
@@ -287,16 +289,30 @@ def test_two_variants_stand_beside_each_other_with_their_difference(page):
     ) == [
         ["KL", "1.5", "0.25", "−1.25 ▲"],
         ["same top token, %", "40.0", "80.0", "+40.0 ▲"],
-        ["prompts", "2", "2", "0"],
+        ["looped", "1/2", "0/2", "−1 ▲"],
     ]
-    # Of three samples one is right for both, one for A alone, one for neither; the fourth has no answer.
-    assert page.js(
-        "return [...document.querySelector(\"[aria-label='answers of both'] tbody tr\").cells]"
-        ".map((cell) => cell.innerText)"
-    ) == ["arc, acc", "1", "1", "0", "1"]
+
+
+def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
+    def paired():
+        return page.js(
+            "return [...document.querySelector(\"[aria-label^='Two variants'] tbody tr\").cells]"
+            ".map((cell) => cell.innerText)"
+        )
+
+    page.show(f"/compare/{WANDA}/{DROP}")
+    assert paired() == ["task wanda-50", "accuracy", "0.5", "0.75", "0.25", "−0.125", "0.625", "3", "5"]
     page.click(page.one("[aria-label='swap A and B']"))
+    page.wait(lambda: page.driver.current_url.endswith(f"#/compare/{DROP}/{WANDA}"))
     page.wait_for_view()
-    assert page.driver.current_url.endswith(f"#/compare/{DROP}/{WANDA}")
+    assert paired() == ["task wanda-50", "accuracy", "0.75", "0.5", "−0.25", "−0.625", "0.125", "5", "3"]
+    page.click(page.one(".paired a.sql"))
+    page.wait_for_view()
+    assert "where model = 'tiny' and one = 'attn-drop-4'" in page.text("pre")
+    page.show(f"/compare/{WANDA}/{MAGNITUDE}")
+    assert "prunescope compare wanda-50 magnitude-50 prints them" in page.text(".paired")
+    page.show(f"/compare/{WANDA}/{WANDA}")
+    assert "Choose two variants" in page.text(".paired")
 
 
 def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
@@ -313,7 +329,17 @@ def test_every_statement_leads_to_its_sql(page):
     page.click(page.one(".answers a.sql"))
     page.wait_for_view()
     assert heading(page) == "Rows of verdicts"
-    assert "from verdicts  -- </script>" in page.text("pre")
+    assert page.text("pre").endswith("from verdicts  -- </script>\n) where model = 'tiny'")
+    page.click(next(link for link in page.all("main p a") if link.text == "All rows"))
+    page.wait_for_view()
+    assert page.text("pre").endswith("from verdicts  -- </script>")
+
+
+def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
+    page.show("/sql/all/model=it's $1%2F/other=x")
+    assert page.text("pre").endswith(") where model = 'it''s $1/'")  # its rows may be chosen by the model alone
+    page.show("/sql/compare%2Ftasks/" + quote('$1="a\'$3"', safe="") + "/" + quote('$3=["x"]', safe=""))
+    assert page.text("pre").endswith("where model = 'a''$3' and one = ['x']::varchar[]")
 
 
 @pytest.mark.parametrize("name", ["usual", "hostile"])
@@ -382,6 +408,8 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, widt
         reader.show(path, width)
         assert reader.text("main h1") != "Not here", path
         reader.js("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        fits = "return [...document.querySelectorAll('.cards')].every((one) => one.scrollWidth <= one.clientWidth)"
+        assert reader.js(fits), path
         assert reader.js("return document.documentElement.scrollWidth") <= width, path
     reader.width(1280)
     assert reader.complaints() == []

@@ -14,9 +14,14 @@ import pytest
 
 from pipelines.charts.registry import FIGURES
 from pipelines.explorer import documents as module
-from pipelines.explorer.documents import Documents
-from pipelines.explorer.frames import Frames, narrowed, numbers
+from pipelines.explorer.documents import OWN_BYTES, Documents
+from pipelines.explorer.findings import number as spelled
+from pipelines.explorer.frames import Frames, numbers
 from pipelines.explorer.index import figure_entry
+from pipelines.explorer.order import Order
+from pipelines.explorer.page import embedded, render
+from pipelines.explorer.pairs import nearest
+from pipelines.explorer.query import narrowed
 from pipelines.explorer.statements import STATEMENTS
 from tests.sql import demo
 from tests.sql.handmade import Handmade
@@ -105,30 +110,75 @@ def test_what_the_index_points_to_is_there(file) -> None:
     assert {len(entry["traces"]) for entry in index["variants"][1:]} == {3}
 
 
-def keys_of(value: object) -> Iterator[str]:
-    """Every key of a statement in a document: what stands under `sql`, or under a name that ends in it."""
+def sources_of(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every statement that a document names, with what chooses its rows: under `sql`, or a name that ends in it."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            if name == "sql" or name.endswith("_sql"):
-                yield from [inner] if isinstance(inner, str) else inner.values() if isinstance(inner, dict) else inner
+            if name != "sql" and not name.endswith("_sql"):
+                yield from sources_of(inner)
+            elif isinstance(inner, str):
+                yield inner, {}
             else:
-                yield from keys_of(inner)
+                many = inner if isinstance(inner, list) else [inner] if "key" in inner else list(inner.values())
+                yield from ((one, {}) if isinstance(one, str) else (one["key"], one["where"]) for one in many)
     elif isinstance(value, list):
         for inner in value:
-            yield from keys_of(inner)
+            yield from sources_of(inner)
 
 
 def test_every_statement_leads_to_sql_that_runs_and_to_its_views(file, measured) -> None:
     statements = file["sql"]
-    used = {key for name, document in file.items() if name != "sql" for key in keys_of(document)}
-    assert used <= set(statements)
+    used: dict[str, set[str]] = {}
+    for name, document in file.items():
+        for key, where in sources_of(document) if name != "sql" else ():
+            used.setdefault(key, set()).update(where)
+    assert set(used) <= set(statements)
+    for key, columns in used.items():
+        is_pair = key.startswith("compare/")
+        assert is_pair or columns <= set(statements[key]["narrow"]), key
     assert len(used) > 15
     for key, statement in statements.items():
         assert set(statement["views"]) <= set(statements), key
         assert statement["views"] or key.startswith("view/"), key
-        if not key.startswith("view/"):
+        if not key.startswith(("view/", "compare/")):
             result = measured.execute(f"select * from ({statement['sql']}) limit 0")
             assert set(statement["narrow"]) <= {column[0] for column in result.description}, key
+
+
+NAMES_AND_BOUNDS = re.compile(
+    # What the sentences say of themselves and of the paper.
+    r"1 − cos|\(paper: 1\.6\)|of the paper \(1\.6\)|r = 0\.996|\(4e-5\)|80 %|95 %|is above 0\.05|first token is step 0"
+)
+
+
+def spellings(value: object) -> set[str]:
+    """A number as the sentences may round it."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return set()
+    shares = {f"{100 * value:.{digits}f}" for digits in (0, 1)}
+    return {spelled(value), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
+
+
+@pytest.mark.parametrize("warehouse", ["measured", "by_hand"])
+def test_every_number_that_a_sentence_says_is_in_the_rows_of_the_sql_that_it_links_to(request, warehouse) -> None:
+    ask = asking(request.getfixturevalue(warehouse)) if warehouse == "measured" else request.getfixturevalue(warehouse)
+    index = Documents(ask, "demo").build("index")
+    sentences = [(finding["text"], [finding["sql"]]) for finding in index["findings"]]
+    sentences += [(f"{answer['short']} {answer['text']}", answer["sql"]) for answer in index["answers"]]
+    assert len(sentences) > 12
+    checked = 0
+    for text, sources in sentences:
+        rows = [row for one in sources for row in ask(narrowed(STATEMENTS[one["key"]], one["where"])).to_dicts()]
+        values = [value for row in rows for value in row.values()]
+        names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+        said = NAMES_AND_BOUNDS.sub("", text)
+        for name in sorted((name for name in names if isinstance(name, str)), key=len, reverse=True):
+            said = said.replace(name, "")
+        known = set().union(*map(spellings, values))
+        for number in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", said):
+            assert number.rstrip(",") in known, (number, text)
+            checked += 1
+    assert checked > 40
 
 
 def test_numbers_of_the_overview_are_those_of_the_view(file, measured) -> None:
@@ -143,7 +193,9 @@ def test_numbers_of_the_overview_are_those_of_the_view(file, measured) -> None:
     assert "perplexity_0" in shown
     # No task was scored.
     assert "loss_writing" not in shown
-    assert all(set(entry["numbers"]) == shown for entry in index["variants"])
+    wholes = {column["of"] for column in index["columns"]} - {None}
+    assert {"prompts", "prompts_graded"} <= wholes
+    assert all(set(entry["numbers"]) == shown | wholes for entry in index["variants"])
 
 
 def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
@@ -164,14 +216,18 @@ def test_the_three_questions_are_answered_with_links_that_lead_somewhere(file) -
     index = file["index"]
     answers = {answer["question"]: answer for answer in index["answers"]}
     safe, collapse, layers = answers.values()
-    assert safe["text"].startswith("None of 6 pruned variants. The nearest is attn-drop-4: KL at the first token 0.204")
+    assert safe["short"] == "None of 6 pruned variants; the nearest is attn-drop-4."
+    assert safe["text"].startswith("Of attn-drop-4: KL at the first token 0.204")
     assert "Broken: wanda-2of4, magnitude-50." in safe["text"]
+    assert collapse["short"].startswith(
+        "In wanda-2of4, the mildest of 2 of 6 pruned variants that loop: prompt choice, from"
+    )
     assert (
-        "is wanda-2of4: its text to prompt choice leaves the dense one at step 0 and has closed a loop at step 11"
+        "its text to prompt choice leaves the dense one at step 0 and has closed a loop at step 11"
         in (collapse["text"])
     )
     assert collapse["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0"
-    assert "MLP of layer 0 (3 of 3)" in layers["text"]
+    assert "MLP of layer 0 (3 of 3)" in layers["short"]
     assert all(answer["sql"] and answer["links"] for answer in answers.values())
 
 
@@ -251,18 +307,55 @@ def test_the_texts_of_a_variant_are_split_where_they_part(file) -> None:
         assert summary["text_same"] + summary["text_pruned"] == trace["text_pruned"]
 
 
-def test_traces_beyond_the_budget_are_left_out_prompt_by_prompt_and_the_index_says_so(measured, monkeypatch) -> None:
+def test_what_a_file_has_no_room_for_is_left_out_and_the_index_says_so(measured, monkeypatch) -> None:
     # Figures are drawn elsewhere.
     monkeypatch.setattr(module, "FIGURES", {})
     documents = Documents(asking(measured), "demo")
-    sizes = [module._packed(documents.build(f"trace/{n}/0")) for n in range(1, 7)]
-    found = documents.within(sum(sizes) + 10)
+    whole = documents.within()
+    assert whole["index"]["notes"] == []
+    sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
+    index_size = len(embedded(whole["index"])) + module._NOTES_BYTES
+    room = index_size + sum(size for name, size in sizes.items() if not name.startswith("trace/") or name[-2:] == "/0")
+    found = documents.within(room)
     assert {name for name in found if name.startswith("trace/")} == {f"trace/{n}/0" for n in range(1, 7)}
     assert {tuple(entry["traces"]) for entry in found["index"]["variants"][1:]} == {(0,)}
     [note] = found["index"]["notes"]
-    assert note.startswith("12 of 18 token views are not in this file")
-    nothing = documents.within(0)["index"]
-    assert {tuple(entry["traces"]) for entry in nothing["variants"]} == {()}
+    assert "at most 15 MB: 12 of 18 token views." in note
+    assert len(render(found, live=False)) <= room + OWN_BYTES
+    nothing = documents.within(0)
+    assert set(nothing) == {"index", "sql"}
+    assert "7 of 7 pages of variants; 18 of 18 token views" in nothing["index"]["notes"][0]
+
+
+def test_an_index_that_is_too_long_by_itself_is_cut_with_what_nothing_leads_to_any_more(measured, monkeypatch) -> None:
+    monkeypatch.setattr(module, "FIGURES", {})
+    documents = Documents(asking(measured), "demo")
+    whole = documents.within()
+    two = sum(len(embedded(entry)) + 1 for entry in whole["index"]["variants"][:2])
+    monkeypatch.setattr(module, "_LIST_BYTES", two)
+    cut = documents.within()
+    assert cut["index"]["variants"] == whole["index"]["variants"][:2]
+    assert "5 of 7 variants" in cut["index"]["notes"][0]
+    left = {name for name in cut if name.startswith(("variant/", "trace/"))}
+    assert {"variant/0", "variant/1"} <= left
+    assert all(name.startswith(("variant/", "trace/1/")) for name in left)
+    assert len([name for name in left if name.startswith("variant/")]) == 2
+
+
+def test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other() -> None:
+    variants = [("m", None), ("m", 3.0), ("m", 1.0), ("n", 1.1), ("m", 2.0), ("m", None), ("n", 9.0)]
+    near = [(1, 4), (2, 4), (3, 6)]
+    assert nearest(variants, 3) == near
+    assert nearest(variants, 99) == [*near, (1, 2)]
+    assert nearest(variants, 0) == []
+
+
+def test_variants_and_prompts_stand_as_the_study_names_them_and_else_by_the_numbers_in_their_names() -> None:
+    names = ["wanda-10", "b", "wanda-9", "dense", "a"]
+    known = Order(models=("late", "early"), recipes=("b", "a"))
+    assert sorted(names, key=lambda name: known.of_variant("m", name)) == ["dense", "b", "a", "wanda-9", "wanda-10"]
+    assert sorted(["early", "x", "late"], key=lambda model: known.of_variant(model, "a")) == ["late", "early", "x"]
+    assert sorted(["p10", "p9", "9" * 5000], key=lambda name: Order().of_prompt("m", name)) == ["9" * 5000, "p9", "p10"]
 
 
 def test_one_document_of_a_server_is_that_of_the_file(file, measured) -> None:
@@ -302,7 +395,8 @@ def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for field, inner in value.items():
             yield "", field
-            yield from strings(inner, field)
+            if field != "where":  # raw names, for links only
+                yield from strings(inner, field)
     elif isinstance(value, list):
         for inner in value:
             yield from strings(inner, name)
@@ -335,7 +429,7 @@ def test_a_name_with_quotes_is_a_name_and_a_sum_cannot_be_narrowed() -> None:
     query = narrowed(STATEMENTS["facts"], {"model": "a'; drop table x; --", "recipe": "r"})
     assert "model = 'a''; drop table x; --' and recipe = 'r'" in query
     with pytest.raises(ValueError, match="nothing only"):
-        narrowed(STATEMENTS["collapses"], {"model": "a"})
+        narrowed(STATEMENTS["prompts"], {"model": "a"})
 
 
 def test_everything_that_can_be_measured_has_its_table(by_hand) -> None:
@@ -351,8 +445,6 @@ def test_everything_that_can_be_measured_has_its_table(by_hand) -> None:
     assert set(document["layers"]) == {"isolated", "local", "propagated"}
     assert {carrier["scope"] for carrier in document["carriers"]} == {"isolated"}
     assert document["carriers"] == sorted(document["carriers"], key=lambda carrier: -carrier["share"])
-    assert document["answers"]
-    assert {1, 0} >= {answer for samples in document["answers"].values() for answer in samples.values()} - {None}
     assert {"loss_writing", "loss_choosing"} <= {column["name"] for column in index["columns"]}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 

@@ -8,12 +8,18 @@ import itertools
 import polars as pl
 import pytest
 
-from pipelines.explorer.findings import QUERIES, TITLES, findings, number
+from pipelines.explorer.findings import Finding, findings, number
+from pipelines.explorer.sentences import FINDINGS
 from tests.pipelines.charts import frames
 
 
+def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[Finding]:
+    with frames.catalogue(**marts) as connection:
+        return findings({key: connection.sql(query.sql).pl() for key, query in FINDINGS.items()}, models)
+
+
 def told(**marts: pl.DataFrame) -> list[str]:
-    return [finding.sentence for finding in findings({name: frames.ask(sql, **marts) for name, sql in QUERIES.items()})]
+    return [finding.sentence for finding in found(**marts)]
 
 
 def the_one(sentences: list[str], word: str) -> str:
@@ -183,16 +189,15 @@ def test_nothing_measured_gives_no_sentence():
 def test_several_models_are_told_one_after_the_other():
     models = ("first", "second")
     marts = {mart.__name__: mart(models) for mart in frames.MARTS}
-    found = findings({name: frames.ask(sql, **marts) for name, sql in QUERIES.items()})
-    half = len(found) // 2
-    assert {finding.model for finding in found[:half]} == {"first"}
-    assert {finding.model for finding in found[half:]} == {"second"}
+    both = found(models, **marts)
+    half = len(both) // 2
+    assert {finding.model for finding in both[:half]} == {"first"}
+    assert {finding.model for finding in both[half:]} == {"second"}
     assert half == len(told())
 
 
-def test_findings_of_one_theme_follow_one_another_and_name_the_sql_of_their_numbers():
-    found = findings({name: frames.ask(sql) for name, sql in QUERIES.items()})
-    themes = [finding.theme for finding in found]
+def test_findings_of_one_theme_follow_one_another_and_every_statement_is_told():
+    told = found()
+    themes = [finding.theme for finding in told]
     assert [theme for theme, _ in itertools.groupby(themes)] == list(dict.fromkeys(themes))
-    # Claims are a table of their own.
-    assert {finding.query for finding in found} == set(QUERIES) - {"claims"} == set(TITLES) - {"claims"}
+    assert {finding.query for finding in told} == set(FINDINGS)

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipelines.errors import InputError
-from pipelines.explorer import terminal
+from pipelines.explorer import terminal, terminal_marks, terminal_tokens
 from pipelines.explorer.shapes import Index, Trace, VariantDocument
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\u200b\x9b1m"
@@ -98,7 +98,8 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
         "verdict": verdict,
         "verdict_reason": "it loops in 1 of 2 prompts",
         "is_certain": None,
-        "sql": "verdicts",
+        "sql": {"key": "verdicts", "where": {}},
+        "where": {},
         "numbers": {
             "kl_free_running_median_nats": 3.25,
             "first_flip_step_median": 1.5,
@@ -132,7 +133,14 @@ def index(**changes: Any) -> Index:
         ],
         "verdict_rule": "",
         "answers": [
-            {"model": "tiny", "question": "Which are safe?", "text": "attn-drop-1 is.", "sql": [], "links": []}
+            {
+                "model": "tiny",
+                "question": "Which are safe?",
+                "short": "One.",
+                "text": "attn-drop-1 is.",
+                "sql": [],
+                "links": [],
+            }
         ],
         "claims": [],
         "findings": [],
@@ -177,8 +185,6 @@ def document(**changes: Any) -> VariantDocument:
         ],
         "carriers_sql": "",
         "tables": [],
-        "answers": {},
-        "answers_sql": "",
     }
     return found | changes  # type: ignore[return-value]
 
@@ -205,9 +211,9 @@ class Screen:
         terminal.show_overview(self.console, index())
         terminal.show_variant(self.console, index(), 1, document())
         for forced in (False, True):
-            terminal.show_tokens(self.console, index(), 1, 0, trace(), forced=forced)
-        terminal.show_step(self.console, trace(), 0, forced=False)
-        terminal.show_step(self.console, trace(), 1, forced=False)
+            terminal_tokens.show_tokens(self.console, index(), 1, 0, trace(), forced=forced)
+        terminal_tokens.show_step(self.console, trace(), 0, forced=False)
+        terminal_tokens.show_step(self.console, trace(), 1, forced=False)
         return self.text()
 
 
@@ -242,7 +248,7 @@ def test_no_color_leaves_all_that_colour_says() -> None:
 
 def test_tokens_stand_under_each_other_with_their_divergence() -> None:
     screen = Screen()
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(), forced=False)
+    terminal_tokens.show_tokens(screen.console, index(), 1, 0, trace(), forced=False)
     lines = screen.text().splitlines()
     [at] = [n for n, line in enumerate(lines) if line.startswith("step ")]
     step, dense, pruned, kl = lines[at : at + 4]
@@ -255,7 +261,7 @@ def test_tokens_stand_under_each_other_with_their_divergence() -> None:
 def test_wide_characters_stay_in_their_columns() -> None:
     wide = steps(["日本", "e\u0301a", "👍🏽x", "last"], [0.1, 0.1, 0.1, 0.1], ["a", "b", "c", "last"])
     screen = Screen()
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(free=wide), forced=False)
+    terminal_tokens.show_tokens(screen.console, index(), 1, 0, trace(free=wide), forced=False)
     lines = screen.text().splitlines()
     [at] = [n for n, line in enumerate(lines) if line.startswith("step ")]
     starts = {cell_len(line[: line.index("last")]) for line in lines[at + 1 : at + 3]}
@@ -266,7 +272,7 @@ def test_lines_break_between_tokens_and_no_step_is_lost() -> None:
     count = 100
     long = steps([f"␣token{n}" for n in range(count)], [0.1] * count)
     screen = Screen(60)
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(free=long), forced=False)
+    terminal_tokens.show_tokens(screen.console, index(), 1, 0, trace(free=long), forced=False)
     lines = screen.text().splitlines()
     found = [int(word) for line in lines if line.startswith("step ") for word in line.split()[1:] if word.isdecimal()]
     assert found == list(range(count))
@@ -275,7 +281,7 @@ def test_lines_break_between_tokens_and_no_step_is_lost() -> None:
 
 def test_a_step_shows_both_sides_and_the_layers() -> None:
     screen = Screen()
-    terminal.show_step(screen.console, trace(), 1, forced=False)
+    terminal_tokens.show_step(screen.console, trace(), 1, forced=False)
     text = screen.text()
     assert "Step 1: ␣w1 ≠ ␣no" in text
     assert "75.5 %" in text
@@ -286,13 +292,30 @@ def test_a_step_shows_both_sides_and_the_layers() -> None:
     assert next(line for line in text.splitlines() if line.startswith("changed")).split("changed")[1] == "    • •"
     assert "Answer options" not in text
     first = Screen()
-    terminal.show_step(first.console, trace(), 0, forced=False)
+    terminal_tokens.show_step(first.console, trace(), 0, forced=False)
     assert "A (right)" in first.text()
+
+
+@pytest.mark.parametrize(("width", "sides_in"), [(40, "two"), (79, "two"), (80, "both")])
+def test_numbers_and_headings_of_a_step_stay_whole_where_its_sides_stand_below_each_other(
+    width: int, sides_in: str
+) -> None:
+    long = [["␣fourteen_char", 0.996, 0.946], ["␣other", 0.004, 0.054]]
+    screen = Screen(width)
+    both = trace(top={"free": [{"dense": long, "pruned": long}] * 4})
+    terminal_tokens.show_step(screen.console, both, 1, forced=False)
+    text = screen.text()
+    sides = [["dense's", "dense", "pruned"], ["pruned's", "dense", "pruned"]]
+    found = [line.split() for line in text.splitlines() if line.startswith(("dense's", "pruned's"))]
+    assert found == ([sides[0] + sides[1]] if sides_in == "both" else sides)
+    # Both sides list both tokens, each number in one piece with its unit.
+    assert [text.count(number) for number in ("████ 99.6 %", "████ 94.6 %", " 0.4 %", " 5.4 %")] == [2, 2, 2, 2]
+    assert "␣fourteen_char" in text
 
 
 def test_a_step_that_was_not_taken_names_those_that_were() -> None:
     with pytest.raises(InputError, match=r"--step 4: this prompt has the steps 0 to 3"):
-        terminal.show_step(Screen().console, trace(), 4, forced=False)
+        terminal_tokens.show_step(Screen().console, trace(), 4, forced=False)
 
 
 def test_text_of_models_and_names_cannot_steer_the_terminal() -> None:
@@ -300,7 +323,7 @@ def test_text_of_models_and_names_cannot_steer_the_terminal() -> None:
         study=HOSTILE,
         models=[HOSTILE],
         variants=[entry(HOSTILE, HOSTILE, HOSTILE, verdict_reason=HOSTILE)],
-        answers=[{"model": HOSTILE, "question": HOSTILE, "text": HOSTILE, "sql": [], "links": []}],
+        answers=[{"model": HOSTILE, "question": HOSTILE, "short": HOSTILE, "text": HOSTILE, "sql": [], "links": []}],
         notes=[HOSTILE],
         prompts=[{"model": HOSTILE, "prompt_id": HOSTILE, "name": HOSTILE, "kind": "", "text": HOSTILE, "gold": None}],
     )
@@ -316,8 +339,8 @@ def test_text_of_models_and_names_cannot_steer_the_terminal() -> None:
     screen = Screen()
     terminal.show_overview(screen.console, hostile_index)
     terminal.show_variant(screen.console, hostile_index, 0, document(carriers=[carrier], prompts=[prompt]))
-    terminal.show_tokens(screen.console, hostile_index, 0, 0, hostile_trace, forced=False)
-    terminal.show_step(screen.console, hostile_trace, 0, forced=False)
+    terminal_tokens.show_tokens(screen.console, hostile_index, 0, 0, hostile_trace, forced=False)
+    terminal_tokens.show_step(screen.console, hostile_trace, 0, forced=False)
     text = screen.text()
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     assert "[bold red]x[/]" in text  # no markup of rich's
@@ -348,7 +371,7 @@ def test_a_prompt_without_steps_is_refused_by_name() -> None:
 def test_a_prompt_that_was_read_one_way_only_says_so() -> None:
     one_way = {name: value for name, value in trace().items() if name != "forced"}
     with pytest.raises(InputError, match="no step was measured that way"):
-        terminal.show_tokens(Screen().console, index(), 1, 0, one_way, forced=True)  # type: ignore[arg-type]
+        terminal_tokens.show_tokens(Screen().console, index(), 1, 0, one_way, forced=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -362,4 +385,4 @@ def test_a_prompt_that_was_read_one_way_only_says_so() -> None:
     ],
 )
 def test_a_stretch_of_steps_shows_its_largest(values: list[float | None], width: int, shown: str) -> None:
-    assert terminal.spark(values, width) == shown
+    assert terminal_marks.spark(values, width) == shown

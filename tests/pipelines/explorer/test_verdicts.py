@@ -1,35 +1,38 @@
 """The three answers in words: what they name, how sure they say to be, and where their links lead."""
 
+import duckdb
 import polars as pl
 import pytest
 
 from pipelines.explorer.frames import Frames
-from pipelines.explorer.statements import STATEMENTS
 from pipelines.explorer.verdicts import answers, reason
 
 VERDICT = {
     "model": "m", "basis": "tasks", "measure": "score", "is_certain": True, "kl_step0_nats": 0.1, "top1_change": 0.05,
-    "options_changed": 0.0, "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1, "is_below_noise": False,
+    "kl_step0_nats_low": None, "top1_change_low": None, "options_changed": 0.0, "options_changed_low": 0.0,
+    "kl_step0_nats_high": None, "top1_change_high": None, "options_changed_high": 0.49, "questions": 4,
+    "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1, "is_below_noise": False,
     "loss_writing": 0.05, "loss_writing_low": 0.01, "loss_writing_high": 0.09,
-    "loss_choosing": 0.02, "loss_choosing_low": 0.0, "loss_choosing_high": 0.04,
+    "parameters_removed_share": 0.1, "loss_choosing": 0.02, "loss_choosing_low": 0.0, "loss_choosing_high": 0.04,
 }  # fmt: skip
-LOOP = {"model": "m", "first_flip_step": 3, "collapse_step": 9, "parameters_removed_share": 0.1, "kl_step0_nats": 0.5}
-CARRIER = {"model": "m", "scope": "local", "kl_alone_nats": 1.0, "prompts_parted": 0}
-EMPTY = {
-    "collapses": pl.DataFrame(schema={**dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
-                                      **dict.fromkeys(("first_flip_step", "collapse_step"), pl.Int32),
-                                      "kl_step0_nats": pl.Float64}),
-    "carriers": pl.DataFrame(schema={"model": pl.String, "recipe": pl.String, "share_of_kl": pl.Float64}),
-    "carriers_overall": pl.DataFrame(schema={"model": pl.String, "variants_top3": pl.Int64}),
-    "parts": pl.DataFrame(schema={"model": pl.String, "from_layer": pl.Int16}),
+SCHEMAS = {
+    "stg_generations": {"recipe": pl.String, "prompt_id": pl.String, "first_flip_step": pl.Int32,
+                        "collapse_step": pl.Int32},
+    "layer_carriers": {"recipe": pl.String, "layer": pl.Int16, "sublayer": pl.String, "share_of_kl": pl.Float64,
+                       "place_in_order": pl.Int64},
+    "first_divergent_layer": {"recipe": pl.String, "prompt_id": pl.String, "from_layer": pl.Int16},
 }  # fmt: skip
 
 
-def told(verdicts: list[dict], **frames: pl.DataFrame) -> dict[str, dict]:
-    """The three answers, by what they are about."""
-    rows = pl.DataFrame([VERDICT | row for row in verdicts], infer_schema_length=None)
-    known = {STATEMENTS[key].sql: frame for key, frame in ({"verdicts": rows} | EMPTY | frames).items()}
-    found = answers(Frames(known.__getitem__, is_whole=True), "m")
+def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
+    """The three answers, by what they are about; their SQL runs over the rows that are given."""
+    with duckdb.connect() as connection:
+        judged = [VERDICT | row for row in verdicts]
+        connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
+        for name, schema in SCHEMAS.items():
+            frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
+            connection.register(name, frame.with_columns(model=pl.lit("m")))
+        found = answers(Frames(lambda query: connection.sql(query).pl(), is_whole=True), "m")
     return dict(zip(("safe", "collapse", "layers"), found, strict=True))
 
 
@@ -42,35 +45,43 @@ def test_safe_variants_are_named_best_first_with_what_the_intervals_leave_open()
             {"recipe": "gone", "verdict": "broken", "loss_writing": 1.0, "loss_choosing": 0.7, "is_certain": False},
         ]
     )["safe"]
+    assert answer["short"] == "2 of 4 pruned variants: a, b (for 1 of these open within the intervals)."
     assert answer["text"].startswith(
-        "2 of 4 pruned variants: a, b (for 1 of these open within the intervals). Choosing only: mute. "
-        "Broken: gone (open within its interval). In the tasks writing loses 0.05 to 1.00 and choosing 0.02 to 0.70"
+        "Choosing only: mute. Broken: gone (open within its interval). In the tasks writing loses 0.05 to 1.00 "
+        "and choosing 0.02 to 0.70"
     )
     assert answer["text"].endswith("0.02 to 0.70 of what the dense model has above a guess.")
     assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
-    assert answer["sql"] == ["verdicts", "losses"]
+    assert [source["key"] for source in answer["sql"]] == ["answers/safe", "losses"]
 
 
 def test_where_none_is_safe_the_nearest_is_named_with_its_reason():
     answer = told([{"recipe": "x", "verdict": "broken", "measure": "agreement"}])["safe"]
+    assert answer["short"] == "None of 1 pruned variants; the nearest is x."
+    assert answer["sql"][1] == {"key": "verdicts", "where": {"model": "m", "recipe": "x"}}
     assert answer["text"].startswith(
-        "None of 1 pruned variants. The nearest is x: by its agreement with the dense model, writing loses "
+        "Of x: by its agreement with the dense model, writing loses "
         "0.05 [0.01, 0.09] and choosing 0.02 [0.00, 0.04]; 2 of 4 texts change, 1 end in a loop."
     )
 
 
 def test_a_long_list_is_cut_and_says_by_how_much():
     answer = told([{"recipe": f"r{index:02}", "verdict": "safe"} for index in range(11)])["safe"]
-    assert "r07 and 3 more." in answer["text"]
+    assert answer["short"].endswith("r07 and 3 more.")
     assert len(answer["links"]) == 8
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"basis": None}, "too little was measured"),
-        ({"basis": "generations", "top1_change": None, "prompts": 0},
-         "KL at the first token 0.100 nats, an unknown part of the tokens and 0 % of the choices change"),
+        ({"basis": None, "questions": 0}, "too little was measured"),
+        ({"basis": None, "questions": 1, "prompts": 0},
+         "KL at the first token 0.100 nats, 5 % of the tokens and 0 % [0, 49] of the choices change; one question "
+         "tells too little of choosing (3 are needed)"),
+        ({"basis": "generations", "top1_change": None, "prompts": 0, "is_certain": False, "kl_step0_nats_low": 0.0,
+          "kl_step0_nats_high": 0.7},
+         "KL at the first token 0.100 [0.00, 0.70] nats, an unknown part of the tokens and 0 % [0, 49] of the "
+         "choices change; the intervals leave the verdict open"),
         ({"prompts": 0, "loss_writing_low": None, "is_certain": None, "is_below_noise": True},
          "by right answers, writing loses 0.05 and choosing 0.02 [0.00, 0.04]; "
          "its median KL is not above what rounding alone makes"),
@@ -81,46 +92,59 @@ def test_a_reason_says_what_was_measured_and_no_more(changes, expected):
 
 
 def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_told_beside_it():
-    loops = pl.DataFrame(
-        [
-            LOOP | {"recipe": "harsh", "prompt_id": "p", "collapse_step": 2, "first_flip_step": None},
-            LOOP | {"recipe": "mild", "prompt_id": "q/1", "kl_step0_nats": 0.2},
-        ]
-    )
-    answer = told([{"recipe": "mild", "verdict": "safe"}, {"recipe": "harsh", "verdict": "broken"}], collapses=loops)[
-        "collapse"
+    texts = [
+        *(("dense", prompt, None, 4 if prompt == "dull" else None) for prompt in ("p", "q/1", "dull")),
+        ("harsh", "p", None, 2),
+        ("mild", "q/1", 3, 9),
+        ("mild", "p", 1, None),
+        ("mild", "dull", 0, 1),  # the dense model loops here too
+        ("fine", "p", 5, None),
     ]
+    verdicts = [
+        {"recipe": "mild", "verdict": "safe", "kl_step0_nats": 0.2},
+        {"recipe": "harsh", "verdict": "broken", "kl_step0_nats": 0.5},
+        {"recipe": "fine", "verdict": "safe", "kl_step0_nats": 0.1},
+    ]
+    answer = told(verdicts, stg_generations=texts)["collapse"]
+    assert answer["short"] == (
+        "In mild, the mildest of 2 of 3 pruned variants that loop: prompt q/1, from step 3; the loop is closed at step "
+        "9."
+    )
     assert answer["text"] == (
-        "2 of 2 pruned variants fall into a loop where the dense model does not. The mildest of them, by KL at the "
-        "first token (0.200 nats), is mild: its text to prompt q/1 leaves the dense one at step 3 and has closed a "
-        "loop at step 9. The earliest loop of all is that of harsh: its text to prompt p has closed a loop at step "
-        "2."
+        "By KL at the first token (0.200 nats) it is the mildest that loops where the dense model does not: its text "
+        "to prompt q/1 leaves the dense one at step 3 and has closed a loop at step 9. The earliest loop of all is "
+        "that of harsh: its text to prompt p has closed a loop at step 2."
     )
     assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3", "#/tokens/m%40harsh/p/2"]
 
 
 def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
-    carriers = pl.DataFrame(
-        [
-            CARRIER
-            | {"recipe": recipe, "layer": layer, "sublayer": kind, "share_of_kl": share, "place_in_order": place}
-            for recipe, layer, kind, share, place in (("far", 7, "mlp", 1.0, 1), ("near", 3, "attn", 0.75, 1))
-        ]
-    )
-    overall = pl.DataFrame([{"model": "m", "layer": 3, "sublayer": "attn", "variants": 5, "variants_top3": 4}])
-    parts = pl.DataFrame({"model": ["m"] * 11, "from_layer": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, None]})
+    carriers = [
+        *(("far", layer, "mlp", share, place) for layer, share, place in ((7, 0.6, 1), (6, 0.3, 2), (5, 0.1, 3))),
+        *(("near", layer, "attn", share, place) for layer, share, place in ((3, 0.75, 1), (4, 0.25, 2), (5, 0.0, 3))),
+        ("near", 6, "mlp", 0.0, 4),
+    ]
+    parts = [("far", f"p{layer}", layer) for layer in (*range(10), None)]
     found = told(
-        [{"recipe": "far", "verdict": "safe", "kl_step0_nats": 3.0}, {"recipe": "near", "verdict": "safe"}],
-        carriers=carriers, carriers_overall=overall, parts=parts,
-    )  # fmt: skip
-    assert found["collapse"]["text"].startswith("No text of a pruned variant falls into a loop")
+        [
+            {"recipe": "far", "verdict": "safe", "kl_step0_nats": 3.0},
+            {"recipe": "near", "verdict": "safe"},
+            {"recipe": "unmeasured", "verdict": "not judged", "kl_step0_nats": None},
+        ],
+        layer_carriers=carriers,
+        first_divergent_layer=parts,
+    )
+    assert found["collapse"]["short"].startswith("Nowhere: no text of a pruned variant falls into a loop")
+    # The three sublayers of `far` are all that it changed.
+    assert found["layers"]["short"].startswith(
+        "Attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of 1)."
+    )
     text = found["layers"]["text"]
-    assert "attention of layer 3 (4 of 5)" in text
-    assert "Of the sum in near: attention of layer 3 75 %." in text
-    assert "median of 10 texts (80 % between 1 and 8" in text
+    assert "Of the sum in near: attention of layer 3 75 %, attention of layer 4 25 %." in text
+    assert "from behind layer 4 on in the median of 10 texts (80 % between 0 and 8" in text
 
 
 def test_what_was_not_measured_is_said_so():
     found = told([{"recipe": "a", "verdict": "not judged", "basis": None}])
-    assert found["layers"]["text"] == "No layer was measured."
+    assert found["layers"]["short"] == "No layer was measured."
     assert answers(Frames(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []

@@ -1,0 +1,111 @@
+"""Documents `pair/<n>/<m>`: how two variants differ where both were measured, and which pairs a file holds.
+
+The statistics come from whoever compares; here they are only chosen and laid out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from pipelines.charts.text import label, prose
+from pipelines.explorer.frames import table_rows
+from pipelines.explorer.shapes import PairDocument, Source, Table
+
+# Each takes a part of a second to compare; a file has this many at most.
+MOST_PAIRS = 60
+TOKENS, TASKS = "compare/tokens", "compare/tasks"
+TITLES = {
+    TOKENS: "Two variants on the same tokens of texts and prompts",
+    TASKS: "Two variants on the same samples of tasks",
+}
+_SIDES = ("a", "b", "difference", "difference_se", "difference_low", "difference_high")
+COLUMNS: dict[str, tuple[str, ...]] = {
+    TOKENS: ("measured_on", "temperature", "statistic", *_SIDES, "noise_p95", "tokens", "clusters"),
+    TASKS: ("measured_on", "statistic", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
+}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What a comparison of two variants found.
+
+    Attributes:
+        rows: one row per text, set of prompts or task × statistic; `mcnemar_p` only where there are tasks.
+        prompts: those that both were measured on with the same text.
+        missing: sentences on what could not be compared, and why.
+    """
+
+    rows: pl.DataFrame
+    prompts: Sequence[str]
+    missing: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Who compares.
+
+    Attributes:
+        compare: `model@recipe` of A and of B → what was found.
+        sql: text of the statements `TOKENS` and `TASKS`, with the parameters $1 model, $2 A, $3 B, $4 prompts.
+    """
+
+    compare: Callable[[str, str], Paired]
+    sql: Mapping[str, str]
+
+
+def pair(pairs: Pairs, model: str, recipe_a: str, recipe_b: str) -> PairDocument:
+    """Builds the document; of tokens, the statistics that have a paired error."""
+    a, b = (f"{model}@{recipe}" for recipe in (recipe_a, recipe_b))
+    found = pairs.compare(a, b)
+    where: dict[str, Any] = {"$1": model, "$2": recipe_a, "$3": recipe_b}
+    is_task = pl.col("measured_on").str.starts_with("task ")
+    parts = {
+        TASKS: (found.rows.filter(is_task), Source(key=TASKS, where=where)),
+        TOKENS: (
+            found.rows.filter(~is_task, ~pl.col("statistic").str.contains(r"_p\d+_|_min_|_max_|_median_")),
+            Source(key=TOKENS, where=where | {"$4": list(found.prompts)}),
+        ),
+    }
+    return {
+        "a": a,
+        "b": b,
+        "tables": [_table(rows, source) for rows, source in parts.values() if rows.height],
+        "missing": [prose(reason) for reason in found.missing],
+    }
+
+
+def _table(rows: pl.DataFrame, source: Source) -> Table:
+    columns = COLUMNS[source["key"]]
+    return {
+        "title": TITLES[source["key"]],
+        "columns": list(columns),
+        "rows": table_rows(rows, columns, lambda text: label(text, 80)),
+        "sql": source,
+    }
+
+
+def nearest(variants: Sequence[tuple[str, float | None]], most: int) -> list[tuple[int, int]]:
+    """The pairs that a file holds: of variants that stand near each other, which one cannot tell apart by eye.
+
+    Args:
+        variants: model and median KL of each pruned one by its position; the dense one and what was not measured: None.
+        most: how many pairs at most.
+
+    Returns:
+        Positions, the smaller one first; neighbours by KL of each model before those with one variant between them.
+    """
+    measured: dict[str, list[int]] = {}
+    for at, (model, kl) in enumerate(variants):
+        if kl is not None:
+            measured.setdefault(model, []).append(at)
+    found: list[tuple[int, int, int]] = []
+    for places in measured.values():
+        ranked = sorted(places, key=lambda at: (variants[at][1] or 0.0, at))
+        found += [
+            (second - first, min(ranked[first], ranked[second]), max(ranked[first], ranked[second]))
+            for first, second in combinations(range(len(ranked)), 2)
+        ]
+    return [(n, m) for _, n, m in sorted(found)[:most]]
