@@ -2,10 +2,11 @@
 -- grain: one row per model × recipe × measure, dense included, noise left out.
 -- key: model, recipe, measure
 -- inputs: stg_task_scores, noise_variants
--- how to read: means over tasks, each task's the mean of its metrics; their errors take tasks as independent and
---   metrics of one task as moving together. measure non_generative are tasks answered by likelihood, generative those
---   answered by writing; neither counts agreement with the dense model's own answers, which says nothing of right and
---   wrong and is a measure of its own, over tasks answered by writing. score_se is NULL where a task has no error.
+-- how to read: means over tasks, each task's the mean of those of its metrics that are shares and better when higher;
+--   their errors take tasks as independent and metrics of one task as moving together. measure non_generative are tasks
+--   answered by likelihood, generative those answered by writing; neither counts agreement with the dense model's own
+--   answers, which says nothing of right and wrong and is a measure of its own, over tasks answered by writing.
+--   score_se is NULL where a task has no error.
 -- reason: right answers and answers that stayed the same were mixed once; here one view keeps them apart for all.
 -- columns:
 --   measure: non_generative, generative or agreement [label]
@@ -25,7 +26,11 @@ tasks as (
     from stg_task_scores as scores
     anti join noise_variants
         on scores.model = noise_variants.model and scores.recipe = noise_variants.recipe
-    where scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement')
+    where
+        (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
+        and scores.is_higher_better
+        -- What keeps the harness's own name need not be a share; acc, of tasks with a single option, is one.
+        and (not starts_with(scores.metric, 'lm_eval/') or scores.metric = 'lm_eval/acc')
     group by all
 )
 

@@ -113,6 +113,11 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
     # How often an answer is the dense model's own says nothing of right and wrong.
     task_score(warehouse, "a", "one", 0.95, metric="agreement")
     task_score(warehouse, "a", "three", 0.95, metric="agreement", kind="generative")
+    # LAMBADA's: one metric is no share and better when lower, another none and better when higher, the last is a share.
+    task_score(warehouse, "a", "two", 4500.0, metric="lm_eval/perplexity")
+    warehouse.rows["task_scores"][-1]["is_higher_better"] = False
+    task_score(warehouse, "a", "two", 31.0, metric="lm_eval/bleu")
+    task_score(warehouse, "a", "two", 0.1, metric="lm_eval/acc", standard_error=0.03)
     rows = ask(warehouse, "paper_drops")
     assert [row["recipe"] for row in rows] == ["dense", "a", "b"]
     found = by(rows, "recipe")
