@@ -23,7 +23,7 @@ from pipelines.explorer.traces import trace
 from pipelines.explorer.variants import variant
 
 # A file, and of it what the page's own scripts, Vega and licences may take.
-FILE_BYTES, OWN_BYTES = 15_000_000, 1_500_000
+FILE_BYTES, OWN_BYTES = 15_000_000, 700_000
 ROOM = FILE_BYTES - OWN_BYTES
 _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
 # Lists of the index, which a file carries as text; of longer ones the first entries, up to so many bytes.

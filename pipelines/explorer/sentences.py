@@ -29,16 +29,17 @@ with ranked as (
     from variant_verdict
 )
 select model, count(*) as variants,
-       count_if(verdict = 'safe') as safe,
+       count(*) filter (where verdict = 'safe') as safe,
        list(recipe order by place) filter (where verdict = 'safe') as recipes_safe,
        list(recipe order by place) filter (where verdict = 'non-generative only') as recipes_choosing_only,
        list(recipe order by place) filter (where verdict = 'broken') as recipes_broken,
        list(recipe order by place) filter (where verdict = 'not judged') as recipes_not_judged,
-       count_if(verdict = 'safe' and not is_certain) as open_safe,
-       count_if(verdict = 'non-generative only' and not is_certain) as open_choosing_only,
-       count_if(verdict = 'broken' and not is_certain) as open_broken,
+       count(*) filter (where verdict = 'safe' and not is_certain) as open_safe,
+       count(*) filter (where verdict = 'non-generative only' and not is_certain) as open_choosing_only,
+       count(*) filter (where verdict = 'broken' and not is_certain) as open_broken,
        arg_min(recipe, place) filter (where verdict <> 'not judged') as nearest,
-       count_if(basis = 'tasks') as by_tasks, count_if(basis = 'generations') as by_generations,
+       count(*) filter (where basis = 'tasks') as by_tasks,
+       count(*) filter (where basis = 'generations') as by_generations,
        min(loss_writing) filter (where basis = 'tasks') as loss_writing_min,
        max(loss_writing) filter (where basis = 'tasks') as loss_writing_max,
        min(loss_choosing) filter (where basis = 'tasks') as loss_choosing_min,
@@ -93,7 +94,7 @@ with counted as (
 ),
 sums as (
     select model, layer, sublayer, count(*) as variants, avg(share_of_kl) as share_mean,
-           count_if(place_in_order <= 3) as variants_top3
+           count(*) filter (where place_in_order <= 3) as variants_top3
     from counted
     group by model, layer, sublayer
 )
@@ -181,7 +182,7 @@ order by model""",
         """\
 select model, count(*) as variants, median(kl_free_running_median_nats) as free_nats,
        median(kl_teacher_forced_median_nats) as forced_nats,
-       count_if(kl_free_running_median_nats > kl_teacher_forced_median_nats) as variants_further,
+       count(*) filter (where kl_free_running_median_nats > kl_teacher_forced_median_nats) as variants_further,
        list(recipe order by recipe) filter (where kl_free_running_median_nats <= kl_teacher_forced_median_nats)
            as recipes_not_further
 from variant_summary
@@ -216,9 +217,9 @@ with ranking as (
     group by model, recipe, prompt_id
 )
 select model, count(*) as choices,
-       count_if(split_part(dense, ',', 1) = split_part(pruned, ',', 1)) as argmax_kept,
-       count_if(split_part(dense, ',', 1) <> split_part(pruned, ',', 1)) as argmax_changed,
-       count_if(dense = pruned) as ranking_kept,
+       count(*) filter (where split_part(dense, ',', 1) = split_part(pruned, ',', 1)) as argmax_kept,
+       count(*) filter (where split_part(dense, ',', 1) <> split_part(pruned, ',', 1)) as argmax_changed,
+       count(*) filter (where dense = pruned) as ranking_kept,
        median(mass_dense) as mass_dense_median, median(mass_pruned) as mass_pruned_median
 from ranking
 group by model
@@ -248,9 +249,9 @@ order by model, text_id""",
         """\
 select model, lens, count(*) as sublayers,
        median(one_minus_cos_h_mean) as h, median(one_minus_cos_z_mean) as z, median(one_minus_cos_p_mean) as p,
-       count_if(one_minus_cos_z_mean > one_minus_cos_h_mean) as z_over_h,
-       count_if(one_minus_cos_p_mean > one_minus_cos_z_mean) as p_over_z,
-       count(*) - count_if(one_minus_cos_p_mean > one_minus_cos_z_mean) as p_not_over_z
+       count(*) filter (where one_minus_cos_z_mean > one_minus_cos_h_mean) as z_over_h,
+       count(*) filter (where one_minus_cos_p_mean > one_minus_cos_z_mean) as p_over_z,
+       count(*) - count(*) filter (where one_minus_cos_p_mean > one_minus_cos_z_mean) as p_not_over_z
 from layer_summary
 semi join reference_temperature using (model, recipe, temperature)
 where is_changed and scope = 'local'
@@ -270,9 +271,9 @@ with pairs as (
     from variant_summary
     where method in ('attn-drop', 'mlp-drop') and kl_step0_nats is not null and sublayers_dropped_count > 0
     group by model, sublayers_dropped_count
-    having count_if(method = 'attn-drop') = 1 and count_if(method = 'mlp-drop') = 1
+    having count(*) filter (where method = 'attn-drop') = 1 and count(*) filter (where method = 'mlp-drop') = 1
 )
-select model, count(*) as numbers, count_if(kl_attn < kl_mlp) as numbers_attention_milder,
+select model, count(*) as numbers, count(*) filter (where kl_attn < kl_mlp) as numbers_attention_milder,
        min(dropped) as fewest, arg_min(kl_attn, dropped) as fewest_kl_attn, arg_min(kl_mlp, dropped) as fewest_kl_mlp,
        arg_min(share_attn, dropped) as fewest_share_attn, arg_min(share_mlp, dropped) as fewest_share_mlp,
        max(dropped) as most, arg_max(kl_attn, dropped) as most_kl_attn, arg_max(kl_mlp, dropped) as most_kl_mlp,

@@ -43,7 +43,7 @@ function link(text, ...parts) {
 function sqlLink(source, what, where = {}) {
   if (!source) return null;
   const { key, where: chosen } = typeof source === "string" ? { key: source, where } : source;
-  const href = route("sql", key, ...Object.entries(chosen).map(([column, value]) => `${column}=${typeof value === "string" ? value : JSON.stringify(value)}`));
+  const href = route("sql", key, ...Object.entries(chosen).map(([column, value]) => `${column}=${column.startsWith("$") ? JSON.stringify(value) : value}`));
   return el("a", { class: "sql", href, "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL");
 }
 
@@ -63,7 +63,7 @@ function number(value) {
   if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  if (Number.isInteger(value)) return signed(value.toLocaleString("en-US"));
   if (size < 1e-3 || size >= 1e6) return signed(value.toExponential(1));
   return signed(Number(value.toPrecision(3)).toLocaleString("en-US", { maximumSignificantDigits: 3 }));
 }

@@ -9,6 +9,7 @@ from importlib import resources
 
 import pytest
 
+from pipelines.explorer.documents import OWN_BYTES
 from pipelines.explorer.page import policy, render
 from tests.pipelines.charts import frames
 from tests.pipelines.explorer import sample
@@ -64,6 +65,10 @@ def test_every_document_comes_out_as_it_went_in(page, documents):
     for name, document in documents.items():
         if name != "index":
             assert json.loads(carried[name]) == document
+
+
+def test_the_page_itself_takes_no_more_than_a_file_keeps_for_it():
+    assert len(render({"index": {"study": "s"}}, live=False).encode()) < OWN_BYTES
 
 
 def test_no_text_ends_or_opens_an_element(page, documents):
