@@ -390,6 +390,10 @@ def main() -> None:
 
     try:
         _call("prctl", _PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
+        # What the caller blocks or ignores is inherited, and a verdict must not hang on it.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
         make_namespaces()
         inside = os.fork()
         if inside == 0:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -110,6 +111,18 @@ def test_no_signal_to_them_ends_the_tests(number: int) -> None:
 @pytest.mark.parametrize("number", [9, 15])
 def test_a_signal_to_its_own_group_ends_the_program_alone(number: int) -> None:
     verdict = verdict_of(f"    import os\n    os.kill(0, {number})\n")
+    assert verdict == Verdict("failed", "the program ended before its tests did")
+
+
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_signals_that_the_caller_does_not_want_reach_the_program(how: str) -> None:
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignored" else signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if how == "blocked" else ())
+    try:
+        verdict = verdict_of("    import os\n    os.kill(0, 15)\n")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGTERM, handler)
     assert verdict == Verdict("failed", "the program ended before its tests did")
 
 
