@@ -9,22 +9,15 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.published import fact
+
 SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED = "safe", "non-generative only", "broken", "not judged"
 VERDICTS = (SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED)
 # What loss is counted by, the first that is known of enough models.
 MEASURES = ("score", "agreement")
 WRITING, CHOOSING = "generative", "non_generative"
-# KL at the first generated token where writing is gone and choosing is not: Qwen2.5-7B without 8 attention sublayers,
-# 2603.24652 (GSM8K 75.6 → 0, MMLU 74.2 → 63.2).
-PUBLISHED_KL_NATS = 0.6
 # A score that halves is gone, as critical k has it (q21). The variant above lost 22 % of its skill in MMLU.
 GONE = 0.5
-RULE = (
-    "choosing is there where most choice prompts keep their likeliest option; writing where, besides, KL at the first "
-    f"generated token is below {PUBLISHED_KL_NATS} nats, at which the paper's writing is gone (2603.24652, 8 attention "
-    "sublayers dropped), and at most the tolerated share of tokens has another likeliest one, for decoding feeds each "
-    "back"
-)
 COLUMNS = {
     "recipe": pl.String,
     "verdict": pl.String,
@@ -56,6 +49,24 @@ class Advice:
 
     rows: pl.DataFrame
     told: tuple[str, ...]
+
+
+def published_kl_nats() -> float:
+    """KL at the first generated token where writing is gone and choosing is not.
+
+    Of Qwen2.5-7B without 8 attention sublayers, 2603.24652 (GSM8K 75.6 → 0, MMLU 74.2 → 63.2).
+    """
+    return fact("generation", "kl_step0_nats")
+
+
+def rule() -> str:
+    """How a verdict is reached where nothing is predicted."""
+    return (
+        "choosing is there where most choice prompts keep their likeliest option; writing where, besides, KL at the "
+        f"first generated token is below {published_kl_nats():g} nats, at which the paper's writing is gone "
+        "(2603.24652, 8 attention sublayers dropped), and at most the tolerated share of tokens has another likeliest "
+        "one, for decoding feeds each back"
+    )
 
 
 def advise(variants: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> Advice:
@@ -117,7 +128,7 @@ def _by_prediction(variant: _Row, found: Mapping[str, _Row], tolerance: float) -
 
 
 def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
-    """A verdict without a prediction, see RULE."""
+    """A verdict without a prediction, see `rule`."""
     row = {
         "recipe": variant["recipe"],
         "verdict": NOT_JUDGED,
@@ -126,14 +137,15 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
     }
     if variant["kl_step0_nats"] is None or not variant["questions"]:
         return row
+    limit = published_kl_nats()
     changed, kl = 1 - variant["top1_agreement"], variant["kl_step0_nats"]
     options = 1 - variant["options_argmax_kept"] / variant["questions"]
-    is_writing_kept = kl < PUBLISHED_KL_NATS and changed <= tolerance
+    is_writing_kept = kl < limit and changed <= tolerance
     verdict = BROKEN if options >= GONE else SAFE if is_writing_kept else CHOOSING_ONLY
     if verdict == BROKEN:
         probe, damage = "options_changed", options
     else:
-        probe, damage = ("kl_step0", kl) if kl >= PUBLISHED_KL_NATS else ("top1_change", changed)
+        probe, damage = ("kl_step0", kl) if kl >= limit else ("top1_change", changed)
     return row | {"verdict": verdict, "probe": probe, "damage": damage}
 
 
@@ -189,7 +201,7 @@ def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | 
             "choosing, and 2 are needed"
         )
     if by_rule:
-        told.append(f"the rule claims no calibration: {RULE}")
+        told.append(f"the rule claims no calibration: {rule()}")
     if any(row["verdict"] == NOT_JUDGED for row in rows):
         told.append("not judged: what was not computed, or was without a prompt of the kind `choice`")
     return told

@@ -10,7 +10,7 @@ from pipelines.charts.text import label, prose
 from pipelines.explorer.findings import QUERIES, findings
 from pipelines.explorer.frames import Frames, number, numbers
 from pipelines.explorer.shapes import Claim, Column, Fact, FigureEntry, FindingEntry, Index, Prompt, Spark, VariantEntry
-from pipelines.explorer.verdicts import RULE, answers, reason
+from pipelines.explorer.verdicts import answers, reason, rule
 
 # Most texts of which the overview shows the perplexity.
 _TEXTS = 3
@@ -88,7 +88,7 @@ def index(
         "prompts": [_prompt(row) for row in prompt_rows(frames)],
         "columns": columns,
         "variants": _variants(frames, rows, values, traces),
-        "verdict_rule": RULE,
+        "verdict_rule": rule(),
         "answers": [answer for model in models for answer in answers(frames, model)],
         "claims": [_claim(row) for row in frames.all("findings/claims").iter_rows(named=True)],
         "findings": [
