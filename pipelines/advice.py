@@ -11,25 +11,17 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.published import fact
+
 SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED = "safe", "non-generative only", "broken", "not judged"
 VERDICTS = (SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED)
 # What loss is counted by, the first that is known of enough models.
 MEASURES = ("score", "agreement")
 WRITING, CHOOSING = "generative", "non_generative"
-# KL at the first generated token where writing is gone and choosing is not: Qwen2.5-7B without 8 attention sublayers,
-# 2603.24652 (GSM8K 75.6 → 0, MMLU 74.2 → 63.2).
-PUBLISHED_KL_NATS = 0.6
 # A score that halves is gone, as critical k has it (q21). The variant above lost 22 % of its skill in MMLU.
 GONE = 0.5
 # With two, one that changes by chance is half of them already.
 LEAST_QUESTIONS = 3
-RULE = (
-    "choosing is there where most choice prompts keep their likeliest option; writing where, besides, KL at the first "
-    f"generated token is below {PUBLISHED_KL_NATS} nats, at which the paper's writing is gone (2603.24652, 8 attention "
-    "sublayers dropped), and at most the tolerated share of tokens has another likeliest one, for decoding feeds each "
-    "back; is_certain where both ends of their 95 % intervals (over questions by Wilson, over five prompts or more by "
-    "Student's t) lead to the same verdict"
-)
 COLUMNS = {
     "recipe": pl.String,
     "verdict": pl.String,
@@ -64,6 +56,25 @@ class Advice:
 
     rows: pl.DataFrame
     told: tuple[str, ...]
+
+
+def published_kl_nats() -> float:
+    """KL at the first generated token where writing is gone and choosing is not.
+
+    Of Qwen2.5-7B without 8 attention sublayers, 2603.24652 (GSM8K 75.6 → 0, MMLU 74.2 → 63.2).
+    """
+    return fact("generation", "kl_step0_nats")
+
+
+def rule() -> str:
+    """How a verdict is reached where nothing is predicted."""
+    return (
+        "choosing is there where most choice prompts keep their likeliest option; writing where, besides, KL at the "
+        f"first generated token is below {published_kl_nats():g} nats, at which the paper's writing is gone "
+        "(2603.24652, 8 attention sublayers dropped), and at most the tolerated share of tokens has another likeliest "
+        "one, for decoding feeds each back; is_certain where both ends of their 95 % intervals (over questions by "
+        "Wilson, over five prompts or more by Student's t) lead to the same verdict"
+    )
 
 
 def advise(variants: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> Advice:
@@ -125,7 +136,7 @@ def _by_prediction(variant: _Row, found: Mapping[str, _Row], tolerance: float) -
 
 
 def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
-    """A verdict without a prediction, see RULE."""
+    """A verdict without a prediction, see `rule`."""
     row = {
         "recipe": variant["recipe"],
         "verdict": NOT_JUDGED,
@@ -135,11 +146,13 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
     if variant["kl_step0_nats"] is None or not variant["questions"]:
         return row
 
+    limit = published_kl_nats()
+
     def at(end: str, unknown: float) -> str:
         kl = variant[f"kl_step0_nats{end}"]
         if variant[f"options_changed{end}"] >= GONE:
             return BROKEN
-        is_first_token_kept = (unknown if kl is None else kl) < PUBLISHED_KL_NATS
+        is_first_token_kept = (unknown if kl is None else kl) < limit
         return SAFE if is_first_token_kept and variant[f"top1_change{end}"] <= tolerance else CHOOSING_ONLY
 
     verdict = at("", math.inf)
@@ -148,7 +161,7 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
         return row
     if verdict == BROKEN:
         probe, column = "options_changed", "options_changed"
-    elif variant["kl_step0_nats"] >= PUBLISHED_KL_NATS:
+    elif variant["kl_step0_nats"] >= limit:
         probe, column = "kl_step0", "kl_step0_nats"
     else:
         probe, column = "top1_change", "top1_change"
@@ -209,7 +222,7 @@ def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | 
             "choosing, and 2 are needed"
         )
     if by_rule:
-        told.append(f"the rule claims no calibration: {RULE}")
+        told.append(f"the rule claims no calibration: {rule()}")
     if any(row["verdict"] == NOT_JUDGED for row in rows):
         told.append(
             f"not judged: what was not computed, or was asked fewer than {LEAST_QUESTIONS} questions (prompts of the "

@@ -53,12 +53,12 @@ measured as (
 ),
 published as (
     select model as publication, source, method, dropped,
-           case when metric in ('exact_match', 'pass_at_1') then 'generative'
+           case when metric in ('exact_match', 'pass_at_1', 'f1') then 'generative'
                 when metric = 'ndcg_at_10' then 'retrieval'
                 else 'non_generative' end as kind,
            avg(value) as score
     from stg_paper_reference
-    where layer = -1 and metric <> 'token_perplexity'
+    where layer = -1 and metric <> 'token_perplexity' and task not in ('generation', 'options', 'estimates')
       and method in ('dense', 'attn-drop', 'mlp-drop', 'attn+mlp-drop', 'block-drop')
     group by publication, source, method, dropped, kind
     qualify count(*) over (partition by model, source, method, kind) >= 3 or method = 'dense'

@@ -12,6 +12,7 @@ import polars as pl
 
 from pipelines.charts.text import label
 from pipelines.explorer.sentences import FINDINGS
+from pipelines.published import fact
 
 _Row = Mapping[str, Any]
 LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed": "after the final norm (lens normed)"}
@@ -165,15 +166,21 @@ def _fit(row: _Row) -> str:
     if large is not None:
         sentence += f" Where the truth is above 0.05 the median is {number(large)}"
         if theorem.startswith("T2"):
+            paper = fact("estimates", "t2_ratio_median")
             # Half of the paper's excess is the least that counts as its overshoot.
-            sentence += " (paper: 1.6)" if large > 1.3 else ", so the overshoot of the paper (1.6) does not show here"
+            sentence += (
+                f" (paper: {paper:g})"
+                if large > (1 + paper) / 2
+                else f", so the overshoot of the paper ({paper:g}) does not show here"
+            )
         sentence += "."
     correlation = row["log_correlation"]
     if theorem.startswith("T3") and correlation is not None:
         close = "as close as" if correlation >= 0.99 else "not as close as"
         sentence += (
             f" Variant by variant the logarithms correlate with r = {correlation:.3f} in the median "
-            f"({row['log_correlation_min']:.3f} to {row['log_correlation_max']:.3f}), {close} in the paper (r = 0.996)."
+            f"({row['log_correlation_min']:.3f} to {row['log_correlation_max']:.3f}), {close} in the paper "
+            f"(r = {fact('estimates', 't3_correlation'):g})."
         )
         if (run_whole := row["log_correlation_propagated"]) is not None:
             sentence += f" Behind all pruned sublayers together it is {run_whole:.3f}."
@@ -216,7 +223,10 @@ def _options(row: _Row) -> str:
     if changed:
         sentence += f" The paper's claim that pruning keeps the choice does not hold here for {changed}."
     if row["mass_dense_median"] > 0.01:
-        sentence += " Unlike in the paper (4e-5), the options are not in the tail of the dense distribution."
+        sentence += (
+            f" Unlike in the paper ({number(fact('options', 'mass'))}), the options are not in the tail of the dense "
+            "distribution."
+        )
     return sentence
 
 

@@ -9,24 +9,28 @@ from urllib.parse import quote
 
 import polars as pl
 
-from pipelines.advice import BROKEN, CHOOSING_ONLY, GONE, LEAST_QUESTIONS, NOT_JUDGED, PUBLISHED_KL_NATS, SAFE
+from pipelines.advice import BROKEN, CHOOSING_ONLY, GONE, LEAST_QUESTIONS, NOT_JUDGED, SAFE, published_kl_nats
 from pipelines.charts.text import label
 from pipelines.explorer.findings import number
 from pipelines.explorer.frames import Frames
 from pipelines.explorer.shapes import Answer, Link, Source
 
 TOLERANCE = 0.1
-RULE = (
-    f"Where tasks of both kinds were scored: {SAFE} where writing and choosing each lose at most {TOLERANCE:.0%} of "
-    f"the dense model's skill above a guess, {BROKEN} where choosing loses {GONE:.0%} or more, {CHOOSING_ONLY} between "
-    f"them. Otherwise the study's prompts decide: {BROKEN} where {GONE:.0%} or more of the questions change their "
-    f"likeliest option, else {SAFE} where KL at the first generated token is below {PUBLISHED_KL_NATS} nats and at "
-    f"most {TOLERANCE:.0%} of the tokens change their likeliest one, else {CHOOSING_ONLY}; fewer than "
-    f"{LEAST_QUESTIONS} questions leave only {SAFE} to be told. A verdict is open where the ends of the 95 % intervals "
-    f"lead to different ones. {NOT_JUDGED}: too little was measured."
-)
 _LISTED = 8
 _Row = Mapping[str, Any]
+
+
+def rule() -> str:
+    """How `variant_verdict` judges, in words."""
+    return (
+        f"Where tasks of both kinds were scored: {SAFE} where writing and choosing each lose at most {TOLERANCE:.0%} "
+        f"of the dense model's skill above a guess, {BROKEN} where choosing loses {GONE:.0%} or more, {CHOOSING_ONLY} "
+        f"between them. Otherwise the study's prompts decide: {BROKEN} where {GONE:.0%} or more of the questions "
+        f"change their likeliest option, else {SAFE} where KL at the first generated token is below "
+        f"{published_kl_nats():g} nats and at most {TOLERANCE:.0%} of the tokens change their likeliest one, else "
+        f"{CHOOSING_ONLY}; fewer than {LEAST_QUESTIONS} questions leave only {SAFE} to be told. A verdict is open "
+        f"where the ends of the 95 % intervals lead to different ones. {NOT_JUDGED}: too little was measured."
+    )
 
 
 def variant_href(model: str, recipe: str) -> str:

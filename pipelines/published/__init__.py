@@ -5,6 +5,7 @@ Only reads; which of our numbers they are held against is SQL's business.
 
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class _Publication(_Strict):
 
     model: str
     source: str
-    unit: Literal["percent", "share", "perplexity"]
+    unit: Literal["percent", "share", "perplexity", "nats", "ratio"]
     over: Literal["dropped", "layer"] | None = None
     curves: list[_Curve] = []
     methods: list[str] = []
@@ -86,6 +87,16 @@ def published() -> pl.DataFrame:
     """All published numbers, in the order of the file, with the columns of `paper_reference`."""
     publications = [_Publication(**given) for given in yaml.safe_load(NUMBERS.read_text(encoding="utf-8"))]
     return pl.DataFrame([number for publication in publications for number in publication.numbers()])
+
+
+@cache
+def fact(task: str, metric: str) -> float:
+    """The one number that was published under these names, for a rule or a sentence that leans on it.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    return float(published().filter(pl.col("task") == task, pl.col("metric") == metric)["value"].item())
 
 
 def contents_hash() -> str:

@@ -20,8 +20,8 @@ class TaskSpec(Part):
 
     Attributes:
         name: name in every table; also what is asked, where there is no `definition`.
-        definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`, and
-            `mbpp` and `narrativeqa`, whose samples are fetched), the name of a task or group of lm-eval
+        definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; over
+            samples that are fetched `humaneval_full`, `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` where a shipped one has the same name), or the path of a YAML in lm-eval's form.
         data: a file in the form of the shipped task's own, which it takes the place of; None is the small subset that
             travels with the package.

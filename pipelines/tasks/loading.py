@@ -59,6 +59,11 @@ class Loaded:
     task: Any
 
     @property
+    def group(self) -> str | None:
+        """The study's name of the group that brought the task; None where the study names the task itself."""
+        return self.spec.name if self.name != self.spec.name else None
+
+    @property
     def docs(self) -> Sequence[dict[str, Any]]:
         """The samples that are asked."""
         found: Any = self.task.eval_docs

@@ -22,7 +22,7 @@ from pipelines.tasks.writing import Written
 
 _Types = dict[str, pl.DataType | type[pl.DataType]]
 _SCORE_TYPES: _Types = {
-    **dict.fromkeys(("model", "recipe", "task", "metric", "kind"), pl.String),
+    **dict.fromkeys(("model", "recipe", "task", "task_group", "metric", "kind"), pl.String),
     **dict.fromkeys(("value", "standard_error"), pl.Float64),
     "n": pl.Int64,
     "is_higher_better": pl.Boolean,
@@ -88,6 +88,7 @@ def facts(loaded: Loaded, answered: Answered) -> Row:
     """What all rows of a task say alike in `task_scores`, whatever the metric; known where nothing was judged too."""
     return {
         "task": loaded.name,
+        "task_group": loaded.group,
         "kind": _KINDS[loaded.scoring],
         "shots": loaded.shots,
         "fewshot_seed": loaded.spec.seed if loaded.draws else None,

@@ -1,7 +1,7 @@
 -- Published numbers beside our own of the same drop or recipe and the same task, whichever model ours are of.
 -- grain: one row per model of ours × published number of a whole model × recipe × what ours was measured on.
 -- key: model, recipe, model_published, source, method, dropped, task, metric, measured_on
--- inputs: stg_paper_reference, stg_task_scores, stg_retrieval_scores, kld_summary, stg_variants
+-- inputs: stg_paper_reference, group_scores, stg_retrieval_scores, kld_summary, stg_variants
 -- columns:
 --   model: name of our model
 --   model_published: name of the published model
@@ -9,7 +9,7 @@
 --   source: where it was published
 --   method: how the model was pruned, as the publication's table names it: a recipe without its count
 --   dropped: sublayers or blocks that are gone in both
---   task: name of the task, of the retrieval data set, or of the text
+--   task: name of the task or of the group of tasks, of the retrieval data set, or of the text
 --   metric: name of the metric in both
 --   measured_on: `task`, `retrieval` or `text` and the name of what ours was measured on
 --   value_published: the published number [share; units of text for perplexity]
@@ -48,7 +48,7 @@ texts as (
         recipe,
         text_id,
         ppl_pruned as score,
-        ppl_pruned_se as standard_error,
+        ppl_pruned_se as score_se,
         cast(tokens as bigint) as n
     from kld_summary
 ),
@@ -57,14 +57,14 @@ ours as (
     select
         model,
         recipe,
-        'task ' || task as measured_on,
-        task,
+        'task ' || task_group as measured_on,
+        task_group as asked,
         metric,
-        value as score,
-        standard_error,
+        score,
+        score_se,
         n,
         shots
-    from stg_task_scores
+    from group_scores
 
     union all
 
@@ -72,10 +72,10 @@ ours as (
         model,
         recipe,
         'retrieval ' || data_set as measured_on,
-        data_set,
+        data_set as asked,
         metric,
         value as score,
-        standard_error,
+        standard_error as score_se,
         n,
         null as shots
     from stg_retrieval_scores
@@ -86,10 +86,10 @@ ours as (
         model,
         recipe,
         'text ' || text_id as measured_on,
-        text_id,
+        text_id as asked,
         'token_perplexity' as metric,
         score,
-        standard_error,
+        score_se,
         n,
         null as shots
     from texts
@@ -124,10 +124,10 @@ scored as (
         variants.published_as,
         variants.dropped,
         pruned.measured_on,
-        pruned.task,
+        pruned.asked,
         pruned.metric,
         pruned.score,
-        pruned.standard_error,
+        pruned.score_se,
         pruned.n,
         pruned.shots,
         pruned.score / nullif(dense.score, 0) as kept
@@ -155,7 +155,7 @@ select
     scored.measured_on,
     published.value as value_published,
     scored.score as value_ours,
-    scored.standard_error as value_ours_se,
+    scored.score_se as value_ours_se,
     scored.n,
     scored.shots,
     scored.score - published.value as difference,
@@ -168,8 +168,8 @@ inner join scored
         and published.dropped = scored.dropped
         and published.metric = scored.metric
         and (
-            published.task = scored.task
-            or (published.metric = 'token_perplexity' and starts_with(scored.task, published.task))
+            published.task = scored.asked
+            or (published.metric = 'token_perplexity' and starts_with(scored.asked, published.task))
         )
 order by
     scored.model,

@@ -1,7 +1,7 @@
 -- How good each variant is in tasks, by kind of task: what a curve of scores, or a point beside what is gone, shows.
 -- grain: one row per model × recipe × measure, dense included, noise left out.
 -- key: model, recipe, measure
--- inputs: stg_task_scores, noise_variants
+-- inputs: group_scores, noise_variants
 -- how to read: means over tasks, each task's the mean of those of its metrics that are shares and better when higher;
 --   their errors take tasks as independent and metrics of one task as moving together. measure non_generative are tasks
 --   answered by likelihood, generative those answered by writing; neither counts agreement with the dense model's own
@@ -12,18 +12,18 @@
 --   measure: non_generative, generative or agreement [label]
 --   score: Mean over tasks [share]
 --   score_se: Its standard error over samples [share]
---   n_tasks: Tasks [tasks]
+--   n_tasks: Tasks, a group of the harness as one [tasks]
 with
 
 tasks as (
     select
         scores.model,
         scores.recipe,
-        scores.task,
+        scores.task_group,
         case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
-        avg(scores.value) as score,
-        case when count(scores.standard_error) = count(*) then avg(scores.standard_error) end as error
-    from stg_task_scores as scores
+        avg(scores.score) as score,
+        case when count(scores.score_se) = count(*) then avg(scores.score_se) end as error
+    from group_scores as scores
     anti join noise_variants
         on scores.model = noise_variants.model and scores.recipe = noise_variants.recipe
     where

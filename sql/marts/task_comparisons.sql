@@ -1,10 +1,13 @@
 -- What a variant gains and loses against the dense model on the same samples, with exact and corrected tests.
 -- grain: one row per pruned variant × task × metric.
 -- key: model, recipe, task, metric
--- inputs: task_pairs
+-- inputs: task_pairs, provenance
 -- how to read: all figures are of pairs of answers to the same request. lost are right answers that became wrong,
 --   gained the reverse. mcnemar_p is the chance of a split between them at least as uneven if pruning had no direction,
---   1 where nothing turned; holm_p corrects it for looking at all variants of the model on this task and metric.
+--   1 where nothing turned; holm_p corrects it for looking at several variants of the model on this task and metric:
+--   those whose samples the same study stored. So no later study changes what an earlier one found significant; a
+--   variant that two studies share stays with the one that asked it, and where several studies are read as one search,
+--   Holm over all their rows is the reader's to take.
 --   Intervals draw samples (400 fixed resamples; NULL below 5 samples and where none deviates).
 --   log_likelihood_change is of the right option, or a byte of a text that is read: the logarithm of dense over pruned
 --   byte_perplexity but for one factor, the same for all variants, where task_scores counts bytes as they were before
@@ -13,6 +16,7 @@
 -- reason: two accuracies with an error each hide that one model answers other questions right; pairs show it, and a
 --   dozen recipes tested at once find a difference by chance.
 -- columns:
+--   study: Study that stored the samples of the variant, whose recipes are tested together [label]
 --   n_samples: Samples that both were asked [samples]
 --   n_graded: Of these, those where right and wrong are known of both [samples]
 --   accuracy_dense: Share of the graded that the dense model answers right [share]
@@ -23,7 +27,7 @@
 --   lost: Right answers that became wrong [samples]
 --   gained: Wrong answers that became right [samples]
 --   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL where nothing is graded [probability]
---   n_tests: Variants of the model that are tested on this task and metric [variants]
+--   n_tests: Variants of the model that the study tests on this task and metric [variants]
 --   holm_p: mcnemar_p corrected by Holm for n_tests; NULL where nothing is graded [probability]
 --   log_likelihood_change: Mean change of the target's log-likelihood; NULL where it has none [nats or nats per byte]
 --   log_likelihood_change_low: Lower end of its 95 % interval [nats or nats per byte]
@@ -97,18 +101,32 @@ intervals as (
     group by counted.model, counted.recipe, counted.task, counted.metric
 ),
 
+studies as (
+    select
+        model,
+        recipe,
+        study
+    from provenance
+    where table_name = 'task_samples'
+),
+
 tested as (
     select
-        *,
-        case when n_graded > 0 then coalesce(mcnemar_exact(lost, gained), 1.0) end as mcnemar_p
+        counted.*,
+        studies.study,
+        case when counted.n_graded > 0 then coalesce(mcnemar_exact(counted.lost, counted.gained), 1.0) end as mcnemar_p
     from counted
+    left join studies
+        on counted.model = studies.model and counted.recipe = studies.recipe
 ),
 
 placed as (
     select
         *,
-        count(mcnemar_p) over (partition by model, task, metric) as n_tests,
-        row_number() over (partition by model, task, metric order by mcnemar_p asc nulls last, recipe asc) as place
+        count(mcnemar_p) over (partition by model, study, task, metric) as n_tests,
+        row_number() over (
+            partition by model, study, task, metric order by mcnemar_p asc nulls last, recipe asc
+        ) as place
     from tested
 ),
 
@@ -119,7 +137,7 @@ corrected as (
             when mcnemar_p is not null
                 then
                     max(holm_step(mcnemar_p, place, n_tests)) over (
-                        partition by model, task, metric order by place
+                        partition by model, study, task, metric order by place
                     )
         end as holm_p
     from placed
@@ -130,6 +148,7 @@ select
     corrected.recipe,
     corrected.task,
     corrected.metric,
+    corrected.study,
     corrected.n_samples,
     corrected.n_graded,
     corrected.dense_correct / nullif(corrected.n_graded, 0) as accuracy_dense,

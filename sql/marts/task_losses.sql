@@ -1,45 +1,62 @@
 -- What each variant lost of what the dense model can do beyond a guess, by choosing among options and by writing.
 -- grain: one row per pruned variant × measure × kind of task.
 -- key: model, recipe, measure, kind
--- inputs: stg_task_scores, stg_task_samples, noise_variants
+-- inputs: group_scores, stg_task_scores, stg_task_samples, noise_variants
 -- how to read: a task's loss is the part of what its dense score has above a guess that is gone; a guess at options is
 --   the mean of 1/options, at a text or a single option 0. Tasks whose dense score is not two standard errors above a
 --   guess have nothing to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no
 --   proof of knowledge.
---   The metrics of a task are averaged first, then the tasks. measure score takes every metric but agreement, measure
+--   A group of the harness, such as MMLU, is one task (group_scores). The metrics of a task are averaged first, then
+--   the tasks. measure score takes every metric but agreement, measure
 --   agreement that one alone, which takes the dense model's own answers for the right ones. Below 0 the score rose.
 -- reason: losses of strong and weak models, of two and of four options, become comparable.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
---   n_tasks: Tasks that count [tasks]
+--   n_tasks: Tasks that count, a group as one [tasks]
 --   loss: Mean over tasks of what is gone [share]
 --   loss_se: Its standard error over samples; NULL where a score has none [share]
 with
 
-guesses as (
-    select
+groups as (
+    select distinct
         model,
         task,
+        task_group
+    from stg_task_scores
+    where recipe = 'dense'
+),
+
+guesses as (
+    select
+        samples.model,
+        groups.task_group,
         -- At a single option, as LAMBADA's, nothing can be guessed.
-        avg(case when len(option_log_likelihoods) > 1 then 1.0 / len(option_log_likelihoods) else 0.0 end) as guess
-    from stg_task_samples
-    where recipe = 'dense' and scoring in ('full_text', 'letter')
-    group by model, task
+        avg(
+            case
+                when len(samples.option_log_likelihoods) > 1 then 1.0 / len(samples.option_log_likelihoods)
+                else 0.0
+            end
+        ) as guess
+    from stg_task_samples as samples
+    inner join groups
+        on samples.model = groups.model and samples.task = groups.task
+    where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
+    group by samples.model, groups.task_group
 ),
 
 dense_scores as (
     select
         scores.model,
-        scores.task,
+        scores.task_group,
         scores.metric,
         scores.kind,
         case when scores.metric = 'agreement' then 'agreement' else 'score' end as measure,
-        scores.value,
-        scores.standard_error,
+        scores.score,
+        scores.score_se,
         case when scores.kind = 'generative' then 0.0 else guesses.guess end as guess
-    from stg_task_scores as scores
+    from group_scores as scores
     left join guesses
-        on scores.model = guesses.model and scores.task = guesses.task
+        on scores.model = guesses.model and scores.task_group = guesses.task_group
     where
         scores.recipe = 'dense'
         and scores.is_higher_better
@@ -52,19 +69,23 @@ metric_losses as (
         pruned.recipe,
         dense.measure,
         dense.kind,
-        dense.task,
-        (dense.value - pruned.value) / (dense.value - dense.guess) as loss,
+        dense.task_group,
+        (dense.score - pruned.score) / (dense.score - dense.guess) as loss,
         -- First order in both errors.
         sqrt(
-            pruned.standard_error ** 2
-            + ((pruned.value - dense.guess) / (dense.value - dense.guess) * dense.standard_error) ** 2
-        ) / (dense.value - dense.guess) as loss_se
-    from stg_task_scores as pruned
+            pruned.score_se ** 2
+            + ((pruned.score - dense.guess) / (dense.score - dense.guess) * dense.score_se) ** 2
+        ) / (dense.score - dense.guess) as loss_se
+    from group_scores as pruned
     inner join dense_scores as dense
-        on pruned.model = dense.model and pruned.task = dense.task and pruned.metric = dense.metric
+        on
+            pruned.model = dense.model
+            and pruned.task_group = dense.task_group
+            and pruned.kind = dense.kind
+            and pruned.metric = dense.metric
     anti join noise_variants
         on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
-    where pruned.recipe <> 'dense' and dense.value - dense.guess > 2 * coalesce(dense.standard_error, 0)
+    where pruned.recipe <> 'dense' and dense.score - dense.guess > 2 * coalesce(dense.score_se, 0)
 ),
 
 each_task as (
@@ -73,12 +94,12 @@ each_task as (
         recipe,
         measure,
         kind,
-        task,
+        task_group,
         avg(loss) as loss,
         -- Metrics of one task are of the same samples.
         avg(loss_se) as loss_se
     from metric_losses
-    group by model, recipe, measure, kind, task
+    group by model, recipe, measure, kind, task_group
 )
 
 select

@@ -1,15 +1,15 @@
 -- How much less do tasks that choose among options lose than tasks that write text?
 -- grain: one row per model × recipe × measure.
 -- key: model, recipe, measure
--- inputs: stg_task_scores, stg_variants
+-- inputs: group_scores, stg_variants
 -- how to read: a task's loss is the share of its dense score that is gone, 1 − score / dense score, negative where the
---   score rose; the metrics of a task are averaged first, then the tasks. loss_gap is non-generative minus generative:
---   below 0 generation suffers more, as the paper claims. Its interval adds the errors of all scores as independent
---   ones; scores of one model on the same samples move together, so that it is rather too wide. NULL where one kind of
---   task, or an error, is missing. measure score takes every metric but agreement, measure agreement that one alone:
---   how many of the dense model's own answers are kept, right or wrong, which a model too weak for a task can lose too.
---   A guess keeps a part of either where options are given, so that their loss ends before 1; paper_claims takes that
---   off. Perplexities and dense scores of 0 are left out, and so are dense and noise.
+--   score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
+--   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval adds the errors
+--   of all scores as independent ones; scores of one model on the same samples move together, so that it is rather too
+--   wide. NULL where one kind of task, or an error, is missing. measure score takes every metric but agreement, measure
+--   agreement that one alone: how many of the dense model's own answers are kept, right or wrong, which a model too
+--   weak for a task can lose too. A guess keeps a part of either where options are given, so that their loss ends
+--   before 1; paper_claims takes that off. Perplexities and dense scores of 0 are left out, and so are dense and noise.
 -- reason: the paper's headline in one number a variant, comparable between methods at equal loss of either kind.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -29,20 +29,21 @@ metrics as (
         pruned.model,
         pruned.recipe,
         case when pruned.metric = 'agreement' then 'agreement' else 'score' end as measure,
-        pruned.task,
+        pruned.task_group,
         pruned.kind,
-        pruned.value / dense.value as kept,
+        pruned.score / dense.score as kept,
         -- First order in both errors.
-        sqrt((pruned.standard_error / dense.value) ** 2 + (pruned.value * dense.standard_error / dense.value ** 2) ** 2)
+        sqrt((pruned.score_se / dense.score) ** 2 + (pruned.score * dense.score_se / dense.score ** 2) ** 2)
             as kept_se
-    from stg_task_scores as pruned
-    inner join stg_task_scores as dense
+    from group_scores as pruned
+    inner join group_scores as dense
         on
             pruned.model = dense.model
-            and pruned.task = dense.task
+            and pruned.task_group = dense.task_group
+            and pruned.kind = dense.kind
             and pruned.metric = dense.metric
             and dense.recipe = 'dense'
-    where pruned.recipe <> 'dense' and pruned.is_higher_better and pruned.kind <> 'perplexity' and dense.value > 0
+    where pruned.recipe <> 'dense' and pruned.is_higher_better and pruned.kind <> 'perplexity' and dense.score > 0
 ),
 
 tasks as (
@@ -50,13 +51,13 @@ tasks as (
         model,
         recipe,
         measure,
-        task,
+        task_group,
         kind,
         avg(kept) as kept,
         -- Metrics of one task are of the same samples: their errors are taken as the same one.
         case when count(kept_se) = count(*) then avg(kept_se) end as kept_se
     from metrics
-    group by model, recipe, measure, task, kind
+    group by model, recipe, measure, task_group, kind
 ),
 
 kinds as (

@@ -5,11 +5,13 @@
 -- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
+--   task_group: Name of the group that brought the task, its own where it is of none = coalesce(task_group, task)
 select
     model,
     recipe,
     model || '@' || recipe as variant,
     task,
+    coalesce(task_group, task) as task_group,
     metric,
     kind,
     value,

@@ -167,7 +167,7 @@ def test_the_papers_study_is_planned_from_a_config_without_weights_or_data(tmp_p
     config = MistralConfig(**sizes, vocab_size=32000, max_position_embeddings=32768, architectures=["MistralModel"])
     config.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    study = Request("paper-retrieval", (f"e5-mistral-7b={tmp_path}",)).load()
+    study = Request("paper-retrieval", (f"e5-mistral-7b-instruct={tmp_path}",)).load()
     assert len(study.retrieval) == 13
     outline = load_outline(tmp_path)
     there = study.model_copy(update={"retrieval": (RetrievalSpec(name="python-help", max_length=512),)})

@@ -29,10 +29,11 @@ PROMPT_TOKENS = 5
 
 
 class Handmade:
-    """Collects rows table by table and writes them as partitions."""
+    """Collects rows table by table and writes them as partitions; `studies` says of a recipe which study ran it."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Row]] = {name: [] for name in TABLES}
+        self.studies: dict[str, str] = {}
 
     def model(self, model: str = MODEL) -> Self:
         """A dense model of two layers with a vocabulary of 100."""
@@ -289,7 +290,9 @@ class Handmade:
         for (model, recipe), rows in self._partitions(table).items():
             columns = {column.name: [row[column.name] for row in rows] for column in table.columns}
             frame = pl.DataFrame(columns, strict=False)
-            written = Store(root).write(table, frame, provenance_of(model, recipe), model, recipe)
+            written = Store(root).write(
+                table, frame, provenance_of(model, recipe, self.studies.get(recipe)), model, recipe
+            )
             broken += [str(violation) for violation in written.violations]
         return broken
 
@@ -372,10 +375,10 @@ def _places(values: Sequence[float]) -> list[int]:
     return [1 + sum(other > value for other in values) for value in values]
 
 
-def provenance_of(model: str, recipe: str | None) -> Provenance:
+def provenance_of(model: str, recipe: str | None, study: str | None = None) -> Provenance:
     return Provenance(
         fingerprint="f",
-        study="by hand",
+        study=study or "by hand",
         model=model,
         recipe=recipe,
         inputs={},

@@ -18,6 +18,7 @@ def task_score(
     n: int = 100,
     kind: str = "non_generative",
     shots: int = 0,
+    group: str | None = None,
     model: str = MODEL,
 ) -> None:
     """A row of `task_scores`; shares from 0 to 1, perplexities from 1."""
@@ -26,6 +27,7 @@ def task_score(
         model=model,
         recipe=recipe,
         task=task,
+        task_group=group,
         metric=metric,
         kind=kind,
         value=value,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
-from tests.sql.handmade_tasks import paper_reference, retrieval_score, task_score
+from tests.sql.handmade_tasks import paper_reference, retrieval_score, task_sample, task_score
 from tests.sql.handmade_texts import text_token
 from warehouse import headers
 from warehouse.catalogue import view_sql
@@ -133,6 +133,40 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
         "agreement": 1,
     }
     assert (means["agreement"]["score"], means["agreement"]["score_se"]) == (pytest.approx(0.95), pytest.approx(0.05))
+
+
+def test_a_group_of_tasks_is_one_task_and_meets_the_number_that_was_published_of_it(ask: Ask) -> None:
+    letter = {"metric": "accuracy_letter", "group": "mmlu"}
+    warehouse = Handmade().model().variant("dense").variant("a", method="attn-drop", removed=0.1, dropped=["attn.0"])
+    for recipe, x, y in (("dense", 0.8, 0.4), ("a", 0.5, 0.4)):
+        task_score(warehouse, recipe, "mmlu_x", x, n=300, standard_error=0.03, **letter)
+        task_score(warehouse, recipe, "mmlu_y", y, n=100, standard_error=0.05, **letter)
+        task_score(warehouse, recipe, "other", 0.6, standard_error=0.02)
+        for task, words, nats in (("t_x", 10, 2.0), ("t_y", 30, 4.0)):
+            given = {"metric": "word_perplexity", "kind": "perplexity", "group": "texts", "standard_error": None}
+            task_score(warehouse, recipe, task, math.exp(nats), n=words, **given)
+    for task in ("mmlu_x", "mmlu_y"):
+        task_sample(warehouse, "dense", task, "s", scoring="letter", log_likelihoods=[-1.0, -2.0, -3.0, -4.0])
+    paper_reference(warehouse, "attn-drop", "mmlu", 0.5, dropped=1, metric="accuracy_letter")
+    groups = by(ask(warehouse, "group_scores"), "recipe", "task_group")
+    mean = {row["recipe"]: row for row in ask(warehouse, "score_means")}
+
+    error = math.hypot(0.75 * 0.03, 0.25 * 0.05)
+    mmlu, texts = groups["dense", "mmlu"], groups["dense", "texts"]
+    assert (mmlu["n_tasks"], mmlu["n"], mmlu["score"]) == (2, 400, pytest.approx(0.7))
+    assert mmlu["score_se"] == pytest.approx(error)
+    assert (texts["score"], texts["score_se"]) == (pytest.approx(math.exp(3.5)), None)
+    assert (groups["a", "other"]["score"], groups["a", "other"]["n_tasks"]) == (0.6, 1)
+    assert (mean["dense"]["n_tasks"], mean["dense"]["score"]) == (2, pytest.approx((0.7 + 0.6) / 2))
+    assert mean["dense"]["score_se"] == pytest.approx(math.hypot(error, 0.02) / 2)
+    # A guess at four letters is right once in four; of the other task nobody knows what a guess would give.
+    (loss,) = ask(warehouse, "task_losses")
+    assert (loss["n_tasks"], loss["loss"]) == (1, pytest.approx((0.7 - 0.475) / (0.7 - 0.25)))
+    (gap,) = ask(warehouse, "q22_generative_gap")
+    assert (gap["n_non_generative"], gap["loss_non_generative"]) == (2, pytest.approx((1 - 0.475 / 0.7) / 2))
+    (published,) = ask(warehouse, "paper_published")
+    assert (published["task"], published["measured_on"], published["n"]) == ("mmlu", "task mmlu", 400)
+    assert published["difference"] == pytest.approx(0.475 - 0.5)
 
 
 def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: Ask) -> None:

@@ -158,6 +158,29 @@ def test_every_two_variants_are_paired_both_ways_over_all_tasks_and_tested_as_on
         assert rows[pair]["holm_p"] == about(max(steps))
 
 
+def test_holms_family_is_the_recipes_of_one_study_and_a_second_study_changes_nothing(ask: Ask) -> None:
+    def found(studies: dict[str, str]) -> dict[str, tuple[str, int, float]]:
+        warehouse = Handmade()
+        warehouse.studies = studies
+        written(warehouse, "dense", [True] * 10)
+        for count, recipe in enumerate(studies, start=5):
+            written(warehouse, recipe, [False] * count + [True] * (10 - count))
+        return {row["recipe"]: (row["study"], row["n_tests"], row["holm_p"]) for row in strict(ask, warehouse)}
+
+    first = {"a": "one", "b": "one"}
+    alone, both = found(first), found(first | {"c": "two", "d": "two", "e": "two"})
+    assert alone == {recipe: both[recipe] for recipe in first}
+    # Five and six of ten answers lost, at two tests; seven to nine at three.
+    assert {recipe: p for recipe, (*_, p) in both.items()} == {
+        "a": about(2 * 0.5**5),
+        "b": about(2 * 2 * 0.5**6),
+        "c": about(2 * 0.5**7),
+        "d": about(2 * 2 * 0.5**8),
+        "e": about(3 * 2 * 0.5**9),
+    }
+    assert [n for _, n, _ in both.values()] == [2, 2, 3, 3, 3]
+
+
 def test_targets_move_in_log_likelihood_and_margin_before_an_answer_turns(ask: Ask) -> None:
     chance = np.random.default_rng(3)
     dense, pruned = (np.float32(-chance.exponential(3, (12, 4))).astype(float) for _ in range(2))

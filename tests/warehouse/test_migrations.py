@@ -222,7 +222,7 @@ KNOWN = {
     "generations": (1, "9834fedc0398"),
     "text_tokens": (2, "281e4cd8648c"),
     "hidden_states": (1, "16c709a59620"),
-    "task_scores": (1, "db4abc41d3f2"),
+    "task_scores": (2, "721f43c46c81"),
     "task_samples": (1, "20d9511afa25"),
     "retrieval_scores": (1, "08113d352c9a"),
     "retrieval_queries": (1, "51077a48fa69"),

@@ -19,18 +19,20 @@ TABLE = Table(
             "method",
             c.LABEL,
             "How the model was pruned, named as a recipe without its count: dense, attn-drop, mlp-drop, block-drop, "
-            "wanda-50, sparsegpt-2of4.",
+            "wanda-50, sparsegpt-2of4; `unnamed` where the publication does not say.",
         ),
         Column("dropped", pa.int32(), "Sublayers or blocks dropped; 0 where the method drops none.", minimum=0),
         c.TASK.but(
-            doc="Name of the task, of the retrieval data set, or of the text; `layerwise` for the paper's comparison "
-            "layer by layer."
+            doc="Name of the task or group of tasks, of the retrieval data set, or of the text; `layerwise` for the "
+            "paper's comparison layer by layer, `generation` for one text step by step, `options` for the options of a "
+            "question, `estimates` for how the theorems fit."
         ),
         Column(
             "metric",
             c.LABEL,
-            "Name of the metric as in `task_scores` or `retrieval_scores`; `unnamed` where the publication does not "
-            "say; `cosine_h`, `cosine_z`, `cosine_p` layer by layer.",
+            "Name of the metric as in `task_scores` or `retrieval_scores`; where the publication does not say it, "
+            "`source` calls it inferred. `cosine_h`, `cosine_z`, `cosine_p` layer by layer; of a generation with the "
+            "step behind them; `mass` of all options, `p_option_a` and on of one among them.",
         ),
         Column(
             "layer",
@@ -42,7 +44,7 @@ TABLE = Table(
             "value",
             pa.float64(),
             "The number in the unit of `task_scores`: published percents are shares here, perplexities stay.",
-            "share; units of text for perplexity",
+            "share; units of text for perplexity; nats for KL",
             minimum=0,
         ),
     ),

@@ -25,6 +25,14 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         c.TASK,
+        Column(
+            "task_group",
+            c.LABEL,
+            "Name under which the study asked for a group of the harness, such as `mmlu`, that brought the task; NULL "
+            "where it asked for the task itself.",
+            nullable=True,
+            since=2,
+        ),
         c.TASK_METRIC,
         Column(
             "kind",
@@ -73,4 +81,5 @@ TABLE = Table(
         Invariant("perplexity_is_read", f"metric not in ({_names(c.PERPLEXITIES)}) or kind = 'perplexity'"),
     ),
     may_be_empty=True,
+    version=2,
 )

@@ -373,7 +373,8 @@ def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
     for name, frame in (_usual() | frames).items():
         connection.register(name, frame)
     # Made of the others, as it is in a warehouse.
-    connection.execute(f"create view score_means as {(SQL / 'marts' / 'score_means.sql').read_text(encoding='utf-8')}")
+    for name in ("group_scores", "score_means"):
+        connection.execute(f"create view {name} as {(SQL / 'marts' / f'{name}.sql').read_text(encoding='utf-8')}")
     return connection
 
 

@@ -97,9 +97,9 @@ def stg_paper_reference(models=(), recipes=()) -> pl.DataFrame:
 def stg_task_scores(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     """A task has two metrics of which the second is 0.1 lower, so that its mean is 0.05 below the first."""
     return pl.DataFrame(
-        [{"model": model, "recipe": recipe, "task": task, "metric": f"{metric}{suffix}", "kind": kind,
+        [{"model": model, "recipe": recipe, "task_group": task, "metric": f"{metric}{suffix}", "kind": kind, "n": 100,
           "value": max(0.0, 0.6 - _harm(recipe) * (0.1 if kind == "non_generative" else 0.6)) - lower,
-          "standard_error": 0.05}
+          "standard_error": 0.05, "is_higher_better": True, "shots": 0}
          for model, recipe in _each(models, recipes, dense=True) for task, (kind, metric) in TASKS.items()
          for suffix, lower in (("", 0.0), ("_other", 0.1))]
     )  # fmt: skip

@@ -126,6 +126,10 @@ def test_problems_are_asked_as_lm_eval_does_and_judged_by_running_them(humaneval
     assert runs_code(TaskSpec(name="humaneval"))
     assert not runs_code(TaskSpec(name="gsm8k"))
     assert len(humaneval.eval_docs) == 20
+    subset, full = (fields(FOLDER / f"{name}.yaml") for name in ("humaneval", "humaneval_full"))
+    assert full["dataset_path"] == config["dataset_path"]
+    assert full.keys() - subset.keys() == {"dataset_path"}, "but for where its samples are, it is the same task"
+    assert {key for key in subset.keys() & full.keys() if subset[key] != full[key]} == {"task"}
 
 
 @pytest.mark.namespaces

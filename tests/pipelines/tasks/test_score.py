@@ -3,11 +3,13 @@
 import json
 import math
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from lm_eval.tasks import TaskManager
 
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
@@ -214,6 +216,39 @@ def test_every_variant_is_asked_the_same_and_another_seed_asks_otherwise(
     mine = dense.samples.filter(task="examples")
     assert not set(other.samples["sample_hash"]) & set(mine["sample_hash"])
     assert other.samples["question"].to_list() == mine["question"].to_list()
+
+
+def test_a_group_of_the_harness_brings_its_tasks_under_its_name(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"both": tmp_path / "_both.yaml"}
+    names["both"].write_text("group: both\ntask: [both_one, both_two]\n")
+    for count, name in enumerate(("both_one", "both_two"), start=1):
+        data, names[name] = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.yaml"
+        data.write_text('{"query": "Which?", "choices": ["a", "b"], "gold": 1}\n' * count)
+        names[name].write_text(
+            f"task: {name}\noutput_type: multiple_choice\ndataset_path: json\ntest_split: test\n"
+            f"dataset_kwargs: {{data_files: {{test: {data}}}}}\ndoc_to_text: query\ndoc_to_choice: choices\n"
+            "doc_to_target: gold\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+        )
+    # Stands in for the index of lm-eval's own tasks, whose samples would be fetched.
+    monkeypatch.setattr("pipelines.tasks.definition.harness_names", lambda: names)
+    index = partial(TaskManager, include_path=str(tmp_path))
+    monkeypatch.setattr("pipelines.tasks.loading.TaskManager", lambda **_: index(include_defaults=False))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
+    specs = [TaskSpec(name="both"), TaskSpec(name="alone", definition="both_two", samples=1)]
+    found = TaskSession(decoder, "tiny", specs).score("dense", Variant())
+    rows = {row["task"]: row for row in found.scores.filter(metric="accuracy").iter_rows(named=True)}
+    assert {task: (row["task_group"], row["n"]) for task, row in rows.items()} == {
+        "both_one": ("both", 1),
+        "both_two": ("both", 2),
+        "alone": (None, 1),
+    }
+    agreements = found.scores.filter(metric="agreement")
+    assert dict(agreements.select("task", "task_group").iter_rows()) == {
+        t: row["task_group"] for t, row in rows.items()
+    }
+    assert sorted(found.samples["task"]) == ["alone", "both_one", "both_two", "both_two"]
 
 
 def test_programs_are_judged_where_they_may_run_and_only_there(decoder: Decoder, tmp_path: Path) -> None:
