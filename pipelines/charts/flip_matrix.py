@@ -107,7 +107,8 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 def _told(frame: pl.DataFrame) -> list[str]:
     """What the subtitle says of the metric, the samples and the tests."""
-    (fewest, most), (tasks, tests) = theme.extent(frame["n_samples"]), (frame["n_tasks"].max(), frame["n_tests"][0])
+    fewest, most = theme.extent(frame["n_samples"])
+    tasks, tests = (max(frame[column].to_list()) for column in ("n_tasks", "n_tests"))
     samples = f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
     of_tasks = "one task" if tasks == 1 else f"{tasks} tasks"
     pairs = "one pair" if tests == 1 else f"{tests} pairs"
