@@ -29,8 +29,8 @@ tasks as (
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
         and scores.is_higher_better
-        -- What keeps the harness's own name need not be a share; acc, of tasks with a single option, is one.
-        and (not starts_with(scores.metric, 'lm_eval/') or scores.metric = 'lm_eval/acc')
+        -- What keeps the harness's own name need not be a share; these are.
+        and (not starts_with(scores.metric, 'lm_eval/') or scores.metric in ('lm_eval/acc', 'lm_eval/acc_norm'))
     group by all
 )
 
