@@ -178,13 +178,21 @@ def _verdict(choosing: float, writing: float, tolerance: float) -> str:
 
 
 def _measured(predictions: pl.DataFrame, measure: str | None) -> dict[str, dict[str, float]]:
-    """Losses of the model's variants that were scored, by recipe."""
+    """Losses of the model's variants that were scored, by recipe; of right answers, if both kinds had any to lose."""
     scored = predictions.filter(pl.col("loss").is_not_null())
-    shown = measure or next((name for name in MEASURES if name in set(scored["measure"])), "")
+    kinds = {name: set(scored.filter(pl.col("measure") == name)["kind"]) for name in MEASURES}
+    shown = measure or max(MEASURES, key=lambda name: len(kinds[name]))
     found: dict[str, dict[str, float]] = {}
     for row in scored.filter(pl.col("measure") == shown).iter_rows(named=True):
         found.setdefault(row["recipe"], {})[f"loss_{row['kind']}"] = row["loss"]
     return found
+
+
+def _is_contradicted(row: _Row, tolerance: float) -> bool:
+    """Whether both losses were measured and lead to another verdict."""
+    choosing, writing = row[f"loss_{CHOOSING}"], row[f"loss_{WRITING}"]
+    is_known = choosing is not None and writing is not None and row["verdict"] != NOT_JUDGED
+    return is_known and _verdict(choosing, writing, tolerance) != row["verdict"]
 
 
 def _severity(row: _Row) -> tuple[bool, float]:
@@ -223,6 +231,11 @@ def _told(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | 
         )
     if by_rule:
         told.append(f"the rule claims no calibration: {rule()}")
+    if elsewhere := [row["recipe"] for row in rows if _is_contradicted(row, tolerance)]:
+        told.append(
+            f"tasks were run on them, and the losses measured there (loss_{WRITING}, loss_{CHOOSING}) lead to another "
+            f"verdict, which counts more: {', '.join(elsewhere)}; view variant_verdict says how certain it is"
+        )
     if any(row["verdict"] == NOT_JUDGED for row in rows):
         told.append(
             f"not judged: what was not computed, or was asked fewer than {LEAST_QUESTIONS} questions (prompts of the "

@@ -207,3 +207,16 @@ def test_measured_losses_stand_beside_the_predicted_ones(catalogue: duckdb.DuckD
         (1.0, 0.0),
         (1.0, 1.0),
     ]
+
+
+def test_where_measured_losses_lead_elsewhere_the_advice_says_so(catalogue: duckdb.DuckDBPyConnection) -> None:
+    """Right answers of choosing alone do not stand in for agreement, of which both kinds are known."""
+    known(catalogue, {"new": NEW}, cliff)
+    found = predictions(catalogue)
+    right = found.filter(pl.col("kind") == "non_generative").with_columns(measure=pl.lit("score"), loss=pl.lit(2.25))
+    own = found.with_columns(measure=pl.lit("agreement"))
+    advice = advise(summary([0.02, 0.1, 0.2]), pl.concat([right, own]), 0.1)
+    rows, told = by_recipe(advice), " ".join(advice.told)
+    assert [rows[f"r{at}"]["verdict"] for at in range(3)] == [SAFE] * 3
+    assert [rows[f"r{at}"]["loss_generative"] for at in range(3)] == [0.0, 0.0, 1.0]
+    assert "another verdict, which counts more: r2;" in told
