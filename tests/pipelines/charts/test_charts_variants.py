@@ -284,7 +284,7 @@ def test_pareto_and_speed_hold_the_mean_scores_with_their_intervals():
 
 def test_a_mean_over_tasks_has_no_error_where_one_task_has_none():
     scores = variant_frames.stg_task_scores()
-    second = scores.with_columns(task=pl.lit("second"), standard_error=pl.lit(None, pl.Float64))
+    second = scores.with_columns(task_group=pl.lit("second"), standard_error=pl.lit(None, pl.Float64))
     rows = rows_with(drawn("pareto", stg_task_scores=pl.concat([scores, second])), "score")
     written = [row for row in rows if row["panel"].endswith("writing") and "variant" in row]
     assert {row["n_tasks"] for row in written} == {2}
