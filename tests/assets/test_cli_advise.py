@@ -9,7 +9,7 @@ import pytest
 from assets.cli.advise import PROBE_TABLES, _request
 from assets.cli.main import run
 from assets.cli.options import Globals
-from pipelines.advice import COLUMNS, VERDICTS
+from pipelines.advice import COLUMNS, NOT_JUDGED, SAFE, VERDICTS
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions, written_since
 from warehouse.store import Store
 
@@ -31,7 +31,10 @@ def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_touched(
     rows, told = advised(capsys, "tiny-a", *more)
 
     assert {row["recipe"] for row in rows} == {"wanda-2of4", "mlp-drop-1"}
-    assert all(list(row) == list(COLUMNS) and row["verdict"] in VERDICTS and row["probe"] for row in rows)
+    assert all(list(row) == list(COLUMNS) and row["verdict"] in VERDICTS for row in rows)
+    # The tiny study asks one question: of the verdicts it leaves only safe, and none is certain.
+    assert all(row["verdict"] in {SAFE, NOT_JUDGED} and not row["is_certain"] for row in rows)
+    assert ("fewer than 3 questions" in told) == (NOT_JUDGED in {row["verdict"] for row in rows})
     assert "too little data to predict losses: 0 other models" in told
     assert "claims no calibration" in told
     written = written_since(before, warehouse)

@@ -300,7 +300,7 @@ def test_a_step_shows_both_sides_and_the_layers() -> None:
 def test_numbers_and_headings_of_a_step_stay_whole_where_its_sides_stand_below_each_other(
     width: int, sides_in: str
 ) -> None:
-    long = [["␣fourteen_char", 0.996, 0.946], ["␣other", 0.004, 0.054]]
+    long = [["␣twelve_char", 0.996, 0.946], ["␣other", 0.004, 0.054]]
     screen = Screen(width)
     both = trace(top={"free": [{"dense": long, "pruned": long}] * 4})
     terminal_tokens.show_step(screen.console, both, 1, forced=False)
@@ -310,7 +310,7 @@ def test_numbers_and_headings_of_a_step_stay_whole_where_its_sides_stand_below_e
     assert found == ([sides[0] + sides[1]] if sides_in == "both" else sides)
     # Both sides list both tokens, each number in one piece with its unit.
     assert [text.count(number) for number in ("████ 99.6 %", "████ 94.6 %", " 0.4 %", " 5.4 %")] == [2, 2, 2, 2]
-    assert "␣fourteen_char" in text
+    assert "␣twelve_char" in text
 
 
 def test_a_step_that_was_not_taken_names_those_that_were() -> None:
