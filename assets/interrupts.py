@@ -55,7 +55,6 @@ def end_with_parent() -> None:
 def _follow(parent: int, starter: BaseProcess | None) -> None:
     while os.getppid() == parent and (starter is None or starter.is_alive()):
         time.sleep(_LOOKED_EVERY)
-    # To the main thread itself: taken by another one, the signal would not wake it from what it waits for.
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
     time.sleep(_IN_ORDER_SECONDS)
     os._exit(1)

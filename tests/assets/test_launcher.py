@@ -7,6 +7,7 @@ import sys
 import time
 
 from assets.launcher import _is_alive
+from tests.assets.tiny_study import ROOT
 
 # A parent that is killed while its child still imports what it needs, and the child that says so when it ends.
 ORPHAN = """
@@ -18,7 +19,8 @@ def child(pipe):
     from assets.interrupts import end_with_parent
     try:
         end_with_parent()
-        signal.pause()
+        while True:  # an interrupt in the moment before a long sleep would be noticed at its end
+            time.sleep(0.05)
     except KeyboardInterrupt:
         os.write(pipe, b"interrupted")
 
@@ -45,7 +47,8 @@ def test_a_child_whose_parent_was_killed_before_it_looked_ends_too(tmp_path):
     reader, writer = os.pipe()
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)
-    parent = subprocess.Popen([sys.executable, script, str(writer)], pass_fds=[writer])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, script, str(writer)], pass_fds=[writer], env=environment)
     os.close(writer)
     assert parent.wait(60) == -signal.SIGKILL
     with os.fdopen(reader, "rb") as told:

@@ -1,7 +1,6 @@
 """Temporary folders of living processes stay, those of killed ones go."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,12 +26,14 @@ def test_the_folder_of_a_killed_process_goes_when_the_next_one_comes(temporary: 
     root = Path(__file__).parents[2]
     keeper = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
     with keeper:
-        theirs = Path(keeper.stdout.readline().strip())
-        assert theirs.parent == temporary
-        (theirs / "layer").touch()
-        own = scratch.Scratch()
-        assert (theirs / "layer").exists(), "its process is at work"
-        keeper.send_signal(signal.SIGKILL)
+        try:
+            theirs = Path(keeper.stdout.readline().strip())
+            assert theirs.parent == temporary
+            (theirs / "layer").touch()
+            own = scratch.Scratch()
+            assert (theirs / "layer").exists(), "its process is at work"
+        finally:
+            keeper.kill()
     scratch.clean()
     assert not theirs.exists()
     assert own.folder.exists()
