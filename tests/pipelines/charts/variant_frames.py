@@ -99,7 +99,7 @@ def stg_task_scores(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "task": task, "metric": f"{metric}{suffix}", "kind": kind,
           "value": max(0.0, 0.6 - _harm(recipe) * (0.1 if kind == "non_generative" else 0.6)) - lower,
-          "standard_error": 0.05}
+          "standard_error": 0.05, "is_higher_better": True}
          for model, recipe in _each(models, recipes, dense=True) for task, (kind, metric) in TASKS.items()
          for suffix, lower in (("", 0.0), ("_other", 0.1))]
     )  # fmt: skip
