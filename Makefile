@@ -53,7 +53,7 @@ gallery: $(READY)
 vendor:
 	cd pipelines/explorer/vendor && npm install --package-lock-only --ignore-scripts && npm ci --ignore-scripts && node collect.mjs && rm -rf node_modules
 
-bench: $(READY)
+bench: demo
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.texts
 	$(BIN)/python -m tests.benchmarks.generation
@@ -61,6 +61,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.pruning
 	$(BIN)/python -m tests.benchmarks.orchestration
 	$(BIN)/python -m tests.benchmarks.streaming
+	$(BIN)/python -m tests.benchmarks.report warehouse/data
 	$(BIN)/python -m tests.benchmarks.warehouse 1e6 1e7 1e8
 
 ui: $(READY)

@@ -54,6 +54,7 @@ COLUMNS: tuple[Column, ...] = (
         "prompts_correct", "correct", "right answers to prompts that have one", "count", "high", of="prompts_graded"
     ),
     _column("options_argmax_kept", "choices kept", "questions whose option stays", "count", "high", of="questions"),
+    _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "high", "ndcg"),
 )
 
 
@@ -179,6 +180,9 @@ def _numbers(
     for row in frames.all("verdicts").iter_rows(named=True):
         entry = found[row["model"], row["recipe"]]
         entry |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
+    for row in frames.all("ndcg").iter_rows(named=True):
+        if (key := (row["model"], row["recipe"])) in found:
+            found[key]["ndcg_at_10"] = row["ndcg_at_10"]
     columns = list(COLUMNS)
     perplexity = frames.all("perplexity")
     texts = perplexity["text_id"].unique(maintain_order=True).cast(pl.String).to_list()

@@ -49,6 +49,16 @@ from kld_summary
 order by model, recipe, text_id""",
         VARIANT,
     ),
+    "ndcg": Query(
+        "Retrieval, mean nDCG@10 over the data sets",
+        """\
+select model, recipe, avg(value) as ndcg_at_10, count(*) as data_sets
+from stg_retrieval_scores
+where metric = 'ndcg_at_10'
+group by model, recipe
+order by model, recipe""",
+        VARIANT,
+    ),
     "prompts": Query(
         "The prompts, and how long the dense model's text to each is",
         """\

@@ -85,12 +85,15 @@ def _ends(row: _Row, column: str) -> str:
 
 
 def answers(frames: Frames, model: str) -> list[Answer]:
-    """The three questions, answered of one model; none where nothing was pruned."""
-    verdicts = _first(frames, "answers/safe", model)
+    """The three questions, answered of one model, and what retrieval loses; none where nothing was pruned."""
+    verdicts, found = (_first(frames, f"answers/{key}", model) for key in ("safe", "retrieval"))
     if verdicts is None:
         return []
+    retrieval = [] if found is None else [_retrieval(model, found)]
+    if retrieval and len(verdicts["recipes_not_judged"] or ()) == verdicts["variants"]:
+        return retrieval  # an encoder: it neither writes nor chooses
     collapses = _first(frames, "answers/collapse", model)
-    return [_safe(frames, model, verdicts), _collapse(model, collapses or {}), _layers(frames, model)]
+    return [_safe(frames, model, verdicts), _collapse(model, collapses or {}), _layers(frames, model), *retrieval]
 
 
 def _rows(frames: Frames, key: str, model: str) -> list[_Row]:
@@ -145,6 +148,33 @@ def _safe(frames: Frames, model: str, found: _Row) -> Answer:
         "text": " ".join(rest),
         "sql": sources,
         "links": [_link(model, recipe) for recipe in shown[:_LISTED]],
+    }
+
+
+def _retrieval(model: str, found: _Row) -> Answer:
+    kept: list[str] = found["recipes_kept"] or []
+    lost: list[str] = found["recipes_lost"] or []
+    short = f"{found['kept'] or 'None'} of {found['variants']} pruned variants" + (
+        f": {_names(kept)}." if kept else "."
+    )
+    cosine = found["worst_cosine"]
+    told = [
+        f"Kept is what loses at most a tenth of the dense model's nDCG@10 ({number(found['ndcg_dense'])}, mean over "
+        f"{found['data_sets']} data set{'' if found['data_sets'] == 1 else 's'})."
+    ]
+    if lost:
+        told.append(f"More is lost by {_names(lost)}.")
+    told.append(
+        f"{label(found['worst'])} loses most, {100 * found['worst_loss']:.0f} %"
+        + ("." if cosine is None else f"; its embeddings have a mean cosine of {number(cosine)} with the dense ones.")
+    )
+    return {
+        "model": label(model, 200),
+        "question": "Which variants still retrieve?",
+        "short": short,
+        "text": " ".join(told),
+        "sql": [source("answers/retrieval", model=model)],
+        "links": [_link(model, recipe) for recipe in (kept or [found["worst"]])[:_LISTED]],
     }
 
 

@@ -69,10 +69,10 @@ def test_two_variants_are_compared_as_by_the_command_and_by_the_sql_that_is_told
     served: Served, computed_once: Path
 ) -> None:
     found = served.data("pair/1/2")
-    [table] = found["tables"]
-    assert table["sql"]["key"] == "compare/tokens"
+    [table] = [table for table in found["tables"] if table["sql"]["key"] == "compare/tokens"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
-    expected = compare(computed_once, found["a"], found["b"]).rows.to_pylist()
+    every = compare(computed_once, found["a"], found["b"]).rows.to_pylist()
+    expected = [row for row in every if not row["measured_on"].startswith("task ")]
     of_rows = {(row["measured_on"], row["temperature"], row["statistic"]): row["difference"] for row in expected}
     assert {"kl_mean_nats", "share_nearer"} <= {row["statistic"] for row in rows}
     assert "kl_median_nats" not in {row["statistic"] for row in rows}  # it has no paired error

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.text import label, prose, visible
+from pipelines.explorer.index import figure_entry
 from pipelines.explorer.shapes import Index, LayerCurves, Layers, PairDocument, Steps, Trace, VariantDocument
 from tests.pipelines.charts import frames
 
@@ -57,6 +58,13 @@ def documents(
             for m, prompt in enumerate(prompts):
                 found[f"trace/{n}/{m}"] = _trace(id_, prompt, dense, pruned)
     return found
+
+
+def with_every_figure() -> dict[str, Any]:
+    """The usual study with the first chart of every figure there is."""
+    found = documents() | {f"figures/{name}": _figure(name, {}) for name in FIGURES}
+    entries = [figure_entry(figure) | {"sql": "figures/tokens"} for figure in FIGURES.values()]
+    return found | {"index": found["index"] | {"figures": entries}}
 
 
 def hostile() -> dict[str, Any]:

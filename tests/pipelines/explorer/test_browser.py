@@ -6,10 +6,12 @@ The page's text is tested without a browser in test_page.
 from urllib.parse import quote
 
 import pytest
+from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from pipelines.charts.registry import FIGURES
 from pipelines.explorer.page import render
 from tests.pipelines.charts import frames
 from tests.pipelines.explorer import sample
@@ -31,7 +33,8 @@ def driver():
 def urls(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
     found = {}
-    for name, documents in {"usual": sample.documents(), "hostile": sample.hostile()}.items():
+    studies = {"usual": sample.documents(), "hostile": sample.hostile(), "figures": sample.with_every_figure()}
+    for name, documents in studies.items():
         path = folder / f"{name}.html"
         path.write_text(render(documents, live=False), encoding="utf-8")
         found[name] = path.as_uri()
@@ -361,6 +364,37 @@ def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
     reader.wait(lambda: len(reader.all(".chart[data-drawn]")) == 2)
     reader.scheme("light")
     assert reader.complaints() == []
+
+
+def test_every_figure_that_there_is_has_marks_under_the_policy(opened):
+    reader = opened("figures")
+    drawn = {}
+    for name in FIGURES:
+        reader.show(f"/figures/{name}")
+        reader.wait(lambda: reader.all(".chart[data-drawn], main .failed"))
+        drawn[name] = reader.js("return document.querySelectorAll('svg .role-mark:not(.mark-group) > [d]').length")
+    assert [name for name, marks in drawn.items() if marks == 0] == []
+    # Vega warns of scales without a value; what the policy refuses and what fails is severe.
+    assert [one for one in reader.complaints() if one["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pictures_of_the_views_have_the_windows_size_and_the_schemes_ground(opened, tmp_path, width, scheme):
+    reader = opened("usual")
+    reader.scheme(scheme)
+    for view, path in {"overview": "/", "variant": f"/variant/{WANDA}", "tokens": f"/tokens/{WANDA}/sky/4"}.items():
+        reader.show(path, width)
+        (tmp_path / f"{view}.png").write_bytes(reader.driver.get_screenshot_as_png())
+        with Image.open(tmp_path / f"{view}.png") as picture:
+            assert picture.size == (width, 900)
+            counted = picture.convert("L").getcolors()
+        count, ground = max(counted)
+        assert (ground > 200) == (scheme == "light"), view
+        written = 1 - count / (width * 900)
+        assert 0.02 < written < 0.9, view  # neither blank nor a single block
+    reader.scheme("light")
+    reader.width(1280)
 
 
 def test_the_theme_button_outweighs_the_system_and_comes_back_to_it(page):

@@ -15,12 +15,20 @@ VERDICT = {
     "loss_writing": 0.05, "loss_writing_low": 0.01, "loss_writing_high": 0.09,
     "parameters_removed_share": 0.1, "loss_choosing": 0.02, "loss_choosing_low": 0.0, "loss_choosing_high": 0.04,
 }  # fmt: skip
+ABOUT = {
+    "Which variants generate safely?": "safe",
+    "Where does the first collapse start?": "collapse",
+    "Which layers carry it?": "layers",
+    "Which variants still retrieve?": "retrieval",
+}
 SCHEMAS = {
     "stg_generations": {"recipe": pl.String, "prompt_id": pl.String, "first_flip_step": pl.Int32,
                         "collapse_step": pl.Int32},
     "layer_carriers": {"recipe": pl.String, "layer": pl.Int16, "sublayer": pl.String, "share_of_kl": pl.Float64,
                        "place_in_order": pl.Int64},
     "first_divergent_layer": {"recipe": pl.String, "prompt_id": pl.String, "from_layer": pl.Int16},
+    "q30_retrieval_loss": {"recipe": pl.String, "data_set": pl.String, "ndcg_dense": pl.Float64,
+                           "ndcg_loss_share": pl.Float64, "embedding_cosine": pl.Float64},
 }  # fmt: skip
 
 
@@ -33,7 +41,7 @@ def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
             frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
             connection.register(name, frame.with_columns(model=pl.lit("m")))
         found = answers(Frames(lambda query: connection.sql(query).pl(), is_whole=True), "m")
-    return dict(zip(("safe", "collapse", "layers"), found, strict=True))
+    return {ABOUT[answer["question"]]: answer for answer in found}
 
 
 def test_safe_variants_are_named_best_first_with_what_the_intervals_leave_open():
@@ -148,3 +156,26 @@ def test_what_was_not_measured_is_said_so():
     found = told([{"recipe": "a", "verdict": "not judged", "basis": None}])
     assert found["layers"]["short"] == "No layer was measured."
     assert answers(Frames(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
+
+
+def test_an_encoder_is_asked_what_it_retrieves_and_nothing_that_it_cannot_do():
+    rows = [
+        ("mild", "x", 0.8, 0.0, 0.99), ("mild", "y", 0.6, 0.1, 0.98), ("gone", "x", 0.8, 0.5, 0.3),
+        ("gone", "y", 0.6, 0.3, 0.5), ("zero", "x", 0.0, None, 0.9),
+    ]  # fmt: skip
+    unjudged = {"verdict": "not judged", "basis": None, "questions": 0, "is_certain": None}
+    answers_of = told([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
+    assert list(answers_of) == ["retrieval"]
+    assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
+    assert answers_of["retrieval"]["text"] == (
+        "Kept is what loses at most a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). More is lost by "
+        "gone. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the dense ones."
+    )
+
+
+def test_a_decoder_that_retrieves_as_well_is_asked_all_four():
+    rows = [("a", "x", 0.8, 0.4, None)]
+    found = told([{"recipe": "a", "verdict": "safe"}], q30_retrieval_loss=rows)
+    assert list(found) == ["safe", "collapse", "layers", "retrieval"]
+    assert found["retrieval"]["short"] == "None of 1 pruned variants."
+    assert found["retrieval"]["text"].endswith("a loses most, 40 %.")
