@@ -46,7 +46,7 @@ def _figure(figure: Figure) -> AssetsDefinition:
         group_name="figures",
         kinds={"altair", "duckdb"},
         description=f"**{figure.title}**\n\n{figure.caption}\n\nThe preview is its first drawing; the report has all.",
-        deps=[AssetKey(table) for table in found.tables],
+        deps=[AssetKey(name) for name in (*found.tables, *found.questions)],
         code_version=code,
         metadata={"SQL": MetadataValue.md(f"```sql\n{figure.query}\n```")},
     )

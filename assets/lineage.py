@@ -25,10 +25,12 @@ class Reading:
 
     Attributes:
         tables: tables of the warehouse, in the order of the data flow.
+        questions: question views, by name.
         sql_hash: SHA-256 over the query, every view below it and the macros.
     """
 
     tables: tuple[str, ...]
+    questions: tuple[str, ...]
     sql_hash: str
 
 
@@ -44,6 +46,7 @@ def reading(query: str) -> Reading:
     texts += [path.read_text(encoding="utf-8") for path in sorted((SQL / "macros").glob("*.sql"))]
     return Reading(
         tables=tuple(name for name in TABLES if name in found),
+        questions=tuple(sorted(found & questions().keys())),
         sql_hash=hashlib.sha256("\0".join(texts).encode()).hexdigest(),
     )
 

@@ -64,11 +64,13 @@ def test_every_question_is_an_asset_on_the_tables_that_its_sql_reads() -> None:
         assert node.parent_keys
 
 
-def test_every_figure_is_an_asset_on_the_tables_that_its_query_reads() -> None:
+def test_every_figure_is_an_asset_on_the_tables_and_questions_that_its_query_reads() -> None:
+    assert reading(FIGURES["spikes"].query).questions == ("q01_spike_predictors",)
     for name, figure in FIGURES.items():
         node = GRAPH.get(AssetKey(["figures", name]))
         assert node.group_name == "figures"
-        assert {key.to_user_string() for key in node.parent_keys} == set(reading(figure.query).tables)
+        found = reading(figure.query)
+        assert {key.to_user_string() for key in node.parent_keys} == {*found.tables, *found.questions}
 
 
 def test_the_report_stands_on_all_questions_and_figures() -> None:
