@@ -52,6 +52,9 @@ def figure(
         typer.Option("--columns", min=1, max=2, help="As wide as one or two columns of a paper (pdf, svg, png)."),
     ] = None,
     dark: Annotated[bool, typer.Option("--dark", help="For a dark screen.")] = False,
+    no_published: Annotated[
+        bool, typer.Option("--no-published", help="Without the published curves behind ours (drops).")
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show the SQL that feeds it.")] = False,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -71,8 +74,8 @@ def figure(
     from pipelines.charts.registry import FIGURES
 
     if name is None:
-        rows = [{"figure": each.name, "shows": each.title} for each in FIGURES.values()]
-        emit(pa.Table.from_pylist(rows), None, output)
+        listed = [{"figure": each.name, "shows": each.title} for each in FIGURES.values()]
+        emit(pa.Table.from_pylist(listed), None, output)
         return
     if name not in FIGURES:
         like = get_close_matches(name, FIGURES, n=1)
@@ -84,7 +87,12 @@ def figure(
         raise InputError(f"--columns {columns}: that is for paper; give it -o FILE.{', .'.join(_PRINTED)}")
     chosen = FIGURES[name]
     wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
-    drawings = list(chosen.draw_all(_rows(existing(context), chosen.query, wanted)))
+    rows = _rows(existing(context), chosen.query, wanted)
+    if no_published:
+        if "publication" not in rows.columns:
+            raise InputError(f"--no-published: figure {name} has no published curves; leave it out")
+        rows = rows.filter(rows["publication"].is_null())
+    drawings = list(chosen.draw_all(rows))
     require_data([drawing.chart for drawing in drawings])
     say(chosen.caption + (f"\n\n{chosen.query}" if explain else ""), "dim")
     if output is None:

@@ -84,6 +84,7 @@ def test_a_figure_is_made_for_paper_or_for_a_dark_screen(shell: Shell, tmp_path:
         (("generation", "-o", "x.gif"), "error: -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
         (("generation", "--columns", "1", "-o", "x.html"), "--columns 1: that is for paper; give it -o FILE.pdf"),
         (("generation", "--columns", "2"), "--columns 2: that is for paper; give it -o FILE.pdf"),
+        (("generation", "--no-published"), "--no-published: figure generation has no published curves; leave it out"),
         (("tokens", "--columns", "1", "-o", "x.pdf"), "points high, too small to read; use --columns 2"),
     ],
 )

@@ -147,7 +147,8 @@ def test_every_statement_leads_to_sql_that_runs_and_to_its_views(file, measured)
 
 NAMES_AND_BOUNDS = re.compile(
     # What the sentences say of themselves and of the paper.
-    r"1 − cos|\(paper: 1\.6\)|of the paper \(1\.6\)|r = 0\.996|\(4\.0e-5\)|nDCG@10|80 %|95 %|is above 0\.05|first token is step 0"
+    r"1 − cos|\(paper: 1\.6\)|of the paper \(1\.6\)|r = 0\.996|\(4\.0e-5\)|nDCG@10|80 %|95 %|is above 0\.05"
+    r"|first token is step 0"
 )
 
 

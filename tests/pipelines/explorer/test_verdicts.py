@@ -168,8 +168,8 @@ def test_an_encoder_is_asked_what_it_retrieves_and_nothing_that_it_cannot_do():
     assert list(answers_of) == ["retrieval"]
     assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
     assert answers_of["retrieval"]["text"] == (
-        "Kept is what loses at most a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). More is lost by "
-        "gone. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the dense ones."
+        "Kept is what loses at most a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). More is lost "
+        "by gone. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the dense ones."
     )
 
 
