@@ -119,8 +119,8 @@ def export(
         progress.done()
         if all(told["is_empty"] for told in contents.told.values()):
             raise WarehouseError(
-                f"nothing to export: {', '.join(only) or 'no table and no figure'} has a row in {root}; run a study "
-                "first, such as `prunescope run demo`"
+                f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}; run a study that "
+                "gives some, such as `prunescope run demo`"
             )
         variants = connection.execute(
             "SELECT DISTINCT table_name, model, recipe FROM provenance WHERE recipe IS NOT NULL"

@@ -205,7 +205,7 @@ CASES: list[tuple[Case, str]] = [
     (unknown_command, "No such command"),
     (no_share, "--tolerance nan: give a share from 0 to 1"),
     (nothing_to_compare, "the warehouse is empty; run a study first"),
-    (nothing_to_export, "run a study first, such as `prunescope run demo`"),
+    (nothing_to_export, "has no row of any table or figure; run a study that gives some"),
     (watching_where_nothing_can_be, "/proc/nope cannot be written; nothing can be made there: choose another place "),
     (opening_what_cannot_be, "error: /proc/nope cannot be written; "),
     (steering_name, "'\\u202eevil\\x1b[31m\\x9b31m'"),

@@ -14,8 +14,8 @@ from warehouse import catalogue
 
 VIEWS = catalogue.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
-# What each variant answered, noise and dense too; what compares them reads it.
-OF_EVERY_VARIANT = {"task_answers"}
+# What each variant answered and scored, noise and dense too; what compares them reads it.
+OF_EVERY_VARIANT = {"task_answers", "group_scores"}
 ABOUT_ISOLATED = {"three_causes", "layer_carriers", "q29_isolated_against_joint"}
 COMPARED = [
     name for name, view in VIEWS.items() if view.layer != "staging" and name not in ABOUT_NOISE | OF_EVERY_VARIANT
