@@ -83,6 +83,8 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
                 "masks:N",
                 title=None,
                 scale=alt.Scale(domain=list(MASKS.values()), range=[theme.VERMILLION, theme.GREY]),
+                # Below its own panel, so that both panels' rows stay level and no legend stands over the other.
+                legend=alt.Legend(orient="bottom"),
             ),
             shape=alt.Shape(
                 "masks:N", title=None, scale=alt.Scale(domain=list(MASKS.values()), range=["circle", "diamond"])
@@ -104,10 +106,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     order = theme.names(named, "pair")
     axis = alt.Axis(labelLimit=330)
     y = alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=axis)
-    bare = alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labels=False))
+    bare = alt.Y(
+        "pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labels=False, labelLimit=330)
+    )
     parts = []
     if named["kl_difference_nats"].count():
         parts.append(_divergences(named, y))
     if named["jaccard_removed"].count():
         parts.append(_masks(named, bare if parts else y))
-    return theme.themed(alt.hconcat(*parts, title=theme.title(TITLE, theme.models(frame))))
+    chart = alt.hconcat(*parts, title=theme.title(TITLE, theme.models(frame)))
+    return theme.themed(chart.resolve_legend(color="independent", shape="independent"))

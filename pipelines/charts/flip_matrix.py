@@ -20,8 +20,8 @@ CAPTION = (
     "correction over all pairs, p < 0.05. No dot does not say that two variants are alike. One chart a metric."
 )
 QUERY = """\
-select model, metric, recipe, other_recipe, n_tasks, n_samples, n_right / n_samples as right_share, lost, gained,
-       lost_share, holm_p, n_tests
+select model, metric, recipe, other_recipe, n_tasks, n_samples, n_right / n_samples as right_share,
+       other_n_right / n_samples as other_right_share, lost, gained, lost_share, holm_p, n_tests
 from task_turns
 order by model, metric, recipe, other_recipe"""
 
@@ -85,8 +85,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
 def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """The cells with the variants' labels, and the labels in the order of rows and columns."""
     named = frame.with_columns(pl.col("recipe", "other_recipe").cast(pl.String))
+    sides = (
+        named.select(pl.col(f"{side}recipe", f"{side}right_share").name.map(lambda name: name.removeprefix("other_")))
+        for side in ("", "other_")
+    )
     variants = (
-        named.group_by("recipe")
+        pl.concat(sides)
+        .group_by("recipe")
         .agg(pl.col("right_share").mean())
         .sort(pl.col("recipe") != "dense", -pl.col("right_share"), "recipe")
     )

@@ -95,6 +95,9 @@ def _stack(chart: Specification, share: float) -> None:
             part["columns"] = max(1, int(part["columns"] * share))
         if "hconcat" in part:
             part["vconcat"] = part.pop("hconcat")
+            for panel in _parts({"vconcat": part["vconcat"]}):
+                # What stood beside names of its rows needs them itself.
+                panel.get("encoding", {}).get("y", {}).get("axis", {}).pop("labels", None)
 
 
 def _narrow(chart: Specification, factor: float) -> bool:

@@ -13,7 +13,7 @@ from pipelines.errors import InputError
 from tests.pipelines.charts import frames
 
 TOO_WIDE = {"tokens"}  # twelve tokens of text beside each other
-CELLS = {"tokens", "masks"}  # filled cells, whose text chooses by the colour of its cell
+CELLS = {"tokens", "flip_matrix", "masks"}  # filled cells, whose text chooses by the colour of its cell
 
 
 def specification(name: str) -> dict:
@@ -43,6 +43,12 @@ def test_panels_are_stacked_in_one_column_and_their_marks_stay():
     heights = [float(re.search(r'<svg[^>]* height="([\d.]+)"', svg)[1]) for svg in (wide, narrow)]
     assert heights[1] > 1.5 * heights[0]
     assert narrow.count('aria-roledescription="point"') == wide.count('aria-roledescription="point"') > 0
+
+
+def test_a_panel_that_was_put_below_another_names_its_own_rows():
+    drawn = specification("calibration")
+    beside, below = (fitted(drawn, columns).svg.count("wanda-50 → wanda-50-c4 (calibration)<") for columns in (2, 1))
+    assert below == 2 * beside > 0
 
 
 def test_what_cannot_be_read_in_one_column_is_refused_with_the_fix_and_left_out_of_an_export():
