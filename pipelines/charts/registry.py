@@ -62,7 +62,9 @@ class Figure:
         query: SELECT over the marts; its sample or aggregation is deterministic.
         draw: frame of the query's rows to one chart.
         per: columns of the frame; each combination of their values gets a chart of its own in `draw_all`.
-        most: recipes a chart in `draw_all`, so that it stays a page long; None: all.
+        most: recipes, or other values of `page_by`, a chart in `draw_all`, so that it stays a page long and its JSON
+            below 2 MB; None: all.
+        page_by: the column that `most` counts.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Figure:
     draw: Callable[[pl.DataFrame], AnyChart]
     per: tuple[str, ...]
     most: int | None = None
+    page_by: str = "recipe"
 
     def draw_all(self, frame: pl.DataFrame) -> Iterator[Drawing]:
         """Draws one chart per combination of `per`, in the order of the rows; one that says so for no rows."""
@@ -90,16 +93,19 @@ class Figure:
             yield Drawing(slug, ": ".join([self.title, *([", ".join(told_by)] if told_by else [])]), self.draw(part))
 
     def _pages(self, part: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-        """The rows of at most `most` recipes at a time, and which recipes they are where there are several pages."""
-        recipes = part["recipe"].unique(maintain_order=True).to_list() if self.most else []
-        if self.most is None or len(recipes) <= self.most:
+        """The rows of at most `most` values at a time, and which values they are where there are several pages."""
+        values = part[self.page_by].unique(maintain_order=True).to_list() if self.most else []
+        if self.most is None or len(values) <= self.most:
             yield part, []
             return
         # Pages of equal length, so that the last one is not a single panel.
-        length = math.ceil(len(recipes) / math.ceil(len(recipes) / self.most))
-        for start in range(0, len(recipes), length):
-            chosen = recipes[start : start + length]
-            yield part.filter(pl.col("recipe").is_in(chosen)), [f"{label(str(chosen[0]))} to {label(str(chosen[-1]))}"]
+        length = math.ceil(len(values) / math.ceil(len(values) / self.most))
+        for start in range(0, len(values), length):
+            chosen = values[start : start + length]
+            yield (
+                part.filter(pl.col(self.page_by).is_in(chosen)),
+                [f"{label(str(chosen[0]))} to {label(str(chosen[-1]))}"],
+            )
 
 
 # How a heading names the part of a figure that it shows.
@@ -110,8 +116,8 @@ def _slug(word: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", word)[:60]
 
 
-def _figure(name: str, module: ModuleType, *per: str, most: int | None = None) -> Figure:
-    return Figure(name, module.TITLE, module.CAPTION, module.QUERY, module.draw, per, most)
+def _figure(name: str, module: ModuleType, *per: str, most: int | None = None, page_by: str = "recipe") -> Figure:
+    return Figure(name, module.TITLE, module.CAPTION, module.QUERY, module.draw, per, most, page_by)
 
 
 FIGURES: dict[str, Figure] = {
@@ -129,7 +135,7 @@ FIGURES: dict[str, Figure] = {
         _figure("drops", drops, "model"),
         _figure("layer_map", layer_map, "model", most=6),
         _figure("spikes", spikes, "model", "lens", most=12),
-        _figure("flips", flips, "model"),
+        _figure("flips", flips, "model", most=9, page_by="task"),
         _figure("flip_matrix", flip_matrix, "model", "metric"),
         _figure("pareto", pareto, "model"),
         _figure("quantization", quantization, "model", "quantization"),

@@ -85,6 +85,18 @@ def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
     assert 3_000 < len(drawing.chart.to_json()) < LARGEST_JSON
 
 
+def test_flips_of_a_whole_benchmark_come_in_pages_that_stay_small():
+    one = variant_frames.q20_answers_flipped(recipes=tuple(f"wanda-{share}" for share in range(10, 56)))
+    one = one.filter(task="boolq")
+    tasks = [f"mmlu_subject_{number:02d}" for number in range(57)]
+    metrics = ("accuracy", "accuracy_per_byte", "accuracy_letter")
+    many = pl.concat(one.with_columns(task=pl.lit(task), metric=pl.lit(metric)) for task in tasks for metric in metrics)
+    drawings = list(FIGURES["flips"].draw_all(frames.ask(FIGURES["flips"].query, q20_answers_flipped=many)))
+    assert len(drawings) == 7
+    assert max(len(drawing.chart.to_json()) for drawing in drawings) < LARGEST_JSON
+    assert drawings[0].title.endswith("mmlu_subject_00 to mmlu_subject_08")
+
+
 @EVERY
 def test_the_query_gives_the_same_rows_whatever_order_the_mart_is_in(figure: Figure):
     shuffled = {mart.__name__: mart().sample(fraction=1, shuffle=True, seed=7) for mart in frames.MARTS}
