@@ -26,7 +26,7 @@ class Scratch:
             self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
             with suppress(FileNotFoundError):  # another process that cleans at this very moment had it first
                 self._descriptor = os.open(self.folder, os.O_RDONLY)
-                if _lock(self._descriptor) is not False and self.folder.exists():
+                if lock(self._descriptor) is not False and self.folder.exists():
                     return
                 os.close(self._descriptor)
 
@@ -39,17 +39,22 @@ class Scratch:
 def clean() -> None:
     """Removes the folders that killed processes have left; nobody can say of which model they are."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # of another user, or gone meanwhile
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                if _lock(descriptor):
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+        remove_dead(folder)
 
 
-def _lock(descriptor: int) -> bool | None:
-    """Whether this process has the folder now, until it closes it or dies; None where the file system has no locks."""
+def remove_dead(folder: Path) -> None:
+    """Removes a folder that its process locked, unless that process lives."""
+    with suppress(OSError):  # of another user, or gone meanwhile
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if lock(descriptor):
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool | None:
+    """Whether this process has the file or folder, until it closes it or dies; None where the system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -4,18 +4,18 @@ What is written into it is `export.py`'s.
 """
 
 import errno
-import fcntl
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from pipelines.errors import ComputationError, InputError
+from pipelines.scratch import lock, remove_dead
 
 _WRITING = ".writing-"
 
@@ -42,7 +42,7 @@ def appearing(folder: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}{_WRITING}"))
         descriptor = os.open(scratch, os.O_RDONLY)
         try:
-            _lock(descriptor)
+            lock(descriptor)
             yield scratch
             mask = os.umask(0)
             os.umask(mask)
@@ -73,7 +73,7 @@ def unfinished_beside(folder: Path) -> Iterator[Path]:
         # In a folder that others may write to, a link of theirs would lead what is kept here to somewhere else.
         descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        if _lock(descriptor) is False:
+        if lock(descriptor) is False:
             raise InputError(f"{folder}: another run is at work on it; wait for it or choose another place")
         try:
             yield scratch
@@ -91,24 +91,7 @@ def _remove_leftovers(place: Path) -> None:
     leftover = re.compile(re.escape(f".{place.name}{_WRITING}") + "[a-z0-9_]{8}")
     for path in place.parent.iterdir():
         if leftover.fullmatch(path.name):
-            with suppress(FileNotFoundError):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    if _lock(descriptor):
-                        shutil.rmtree(path, ignore_errors=True)
-                finally:
-                    os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Whether this process has the file now, until it closes it or dies; None where the file system has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
+            remove_dead(path)
 
 
 @contextmanager
