@@ -28,9 +28,8 @@ def decoder() -> Decoder:
 @pytest.fixture(scope="module")
 def study() -> Study:
     demo = load_study("demo")
-    # One prompt and one token keep the float64 side short; sublayers, lenses and scopes are all there, at a position
-    # that is read with the prompt and at one that is read alone.
-    return demo.model_copy(update={"prompts": demo.prompts[:1], "generation": GenerationSpec(new_tokens=1)})
+    # One prompt and three tokens keep the float64 side short; sublayers, lenses and scopes are all there.
+    return demo.model_copy(update={"prompts": demo.prompts[:1], "generation": GenerationSpec(new_tokens=3)})
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_every_row_of_the_demos_layer_table_agrees_with_float64(
         rows = compare_rows(tables["layer_transitions"], session, variant, model, changed)
         # From the tokens on, too: as uncertain as the margins are, by 1e-5 of the largest logit.
         compare(tables, model, changed, set(variant.dropped), session, "normed", (1.0,), logit_error=1e-5)
-    assert rows == len(tables["layer_transitions"]) == 2 * 60 * 2 * 2
+    assert rows == len(tables["layer_transitions"]) == 4 * 60 * 2 * 2
 
 
 def compare_rows(
