@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from pipelines.calibration import calibration_tokens
+from pipelines.calibration import calibration_tokens, require_context
 from pipelines.errors import InputError
 from pipelines.models.load import check_device
 from pipelines.models.outline import Outline, load_outline
@@ -62,12 +62,12 @@ def check_outline(
         )
     prompts = tokenize_prompts(study, tokenizer, context)
     texts = tokenize_texts(study, tokenizer, context)
-    if study.calibration.length > context:
-        raise InputError(
-            f"calibration length {study.calibration.length} is over the model's context of {context} tokens"
-        )
     check_speed(study, context)
-    calibration_tokens(tokenizer, study.calibration)
+    own = {f"recipe {recipe.name}: `calibration.length`": recipe.calibration for recipe in study.recipes}
+    for key, spec in {"`calibration.length`": study.calibration, **own}.items():
+        if spec is not None:
+            require_context(spec, context, key)
+            calibration_tokens(tokenizer, spec)
     _check_recipes(study, outline)
     for each in study.retrieval:
         require_fits(each, context)
