@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from assets import settings
 from assets.fingerprints import inputs
 from assets.plan import unfinished_folder
 from assets.subject import Subject
 from pipelines.pruning.recipes import Drop, Recipe
 from warehouse.provenance import read_footer
+from warehouse.store import to_arrow
 from warehouse.tables import TABLES
 
 if TYPE_CHECKING:
@@ -42,7 +45,8 @@ def statistics_of(
     names = {name for recipe in recipes for name in recipe.needs}
     if names and subject.variant_recipe.calibration is not None:
         seen = calibrated()
-        needed = {name: getattr(seen, name) for name in names}
+        # Rounded as the tables are, so that another study's calibration prunes the very same.
+        needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(seen, name))) for name in names}
     else:
         needed = {name: subject.read(name) for name in names}
     folder, weight_hash = unfinished_folder(subject.store, subject.model), subject.dense.identity.weight_hash
