@@ -3,6 +3,7 @@
 Tokenizer, config and empty modules are enough; no weights are read.
 """
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import nn
@@ -13,7 +14,7 @@ from pipelines.errors import InputError
 from pipelines.models.load import check_device
 from pipelines.models.outline import Outline, load_outline
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
-from pipelines.pruning.recipes import Drop, Masked, steps
+from pipelines.pruning.recipes import Drop, Masked, MatrixRecipe, steps
 from pipelines.retrieval.embedding import require_fits
 from pipelines.retrieval.size import RetrievalSize, size_of
 from pipelines.speed import check_speed
@@ -72,6 +73,25 @@ def check_outline(
     for each in study.retrieval:
         require_fits(each, context)
     return prompts, texts, [size_of(each, tokenizer) for each in study.retrieval]
+
+
+def unmatched(study: Study, outline: Outline) -> list[str]:
+    """Recipes whose `modules` match no matrix, as far as empty modules show; a run refuses each when its turn comes."""
+    names = [name for name, module in outline.module.named_modules() if isinstance(module, (nn.Linear, Conv1D))] + [
+        # Experts may lie in one parameter.
+        f"{name}[{index}]"
+        for name, parameter in outline.module.named_parameters()
+        if parameter.dim() == 3
+        for index in range(len(parameter))
+    ]
+    return [
+        f"recipe {recipe.name}: `modules` {pattern!r} matches no matrix"
+        for whole in study.recipes
+        for recipe in steps(whole)
+        if isinstance(recipe, MatrixRecipe)
+        for pattern in recipe.modules
+        if pattern not in {"attn", "mlp"} and not any(fnmatchcase(name, pattern) for name in names)
+    ]
 
 
 def _require_a_jail() -> None:

@@ -38,7 +38,7 @@ described as (
         method,
         calibration_hash,
         -- Whose tokens they are stands in calibration_hash, whether the recipe or the study names them.
-        json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as parameters,
+        json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as uncalibrated,
         -- The parameters without their seed, to find recipes that differ in it alone.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null, "seed": null}') as seedless
     from stg_variants
@@ -51,7 +51,7 @@ pairs as (
         one.recipe,
         other.recipe as other_recipe,
         one.method,
-        case when one.parameters = other.parameters then 'calibration' else 'seed' end as differs_in,
+        case when one.uncalibrated = other.uncalibrated then 'calibration' else 'seed' end as differs_in,
         one.calibration_hash,
         other.calibration_hash as other_calibration_hash
     from described as one
@@ -62,8 +62,8 @@ pairs as (
             and one.seedless = other.seedless
             and one.recipe < other.recipe
     where
-        (one.parameters = other.parameters and one.calibration_hash <> other.calibration_hash)
-        or (one.parameters <> other.parameters and one.calibration_hash is not distinct from other.calibration_hash)
+        (one.uncalibrated = other.uncalibrated and one.calibration_hash <> other.calibration_hash)
+        or (one.uncalibrated <> other.uncalibrated and one.calibration_hash is not distinct from other.calibration_hash)
 ),
 
 matrices as (
