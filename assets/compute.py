@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from assets.failures import is_out_of_memory
 from assets.fingerprints import MASK_TABLE, SPEED_TABLE, TEXT_TABLE, VARIANT_TABLES
@@ -17,7 +18,11 @@ from assets.plan import unfinished_folder
 from assets.statistics import statistics_of
 from assets.subject import Subject
 from pipelines.errors import ComputationError
+from pipelines.pruning.recipes import Recipe
 from warehouse.formats import render
+
+if TYPE_CHECKING:
+    from pipelines.pruning.statistics import Statistics
 
 Reports = Iterator[Report]
 
@@ -129,14 +134,21 @@ def _calibration(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
 
 def _variants(part: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     """Prunes: what changed goes into a small file that rebuilds the variant, its counts into a row."""
-    from pipelines.calibration import tokens_hash
+    from pipelines.calibration import calibrate, tokens_hash
     from pipelines.pruning.layer_files import discard
     from pipelines.pruning.row import variant_row
 
     recipe, identity = subject.variant_recipe, subject.dense.identity
     decoder = loaded.decoder(subject.dense, subject.study)
-    tokens = loaded.tokens(subject.dense, subject.study) if recipe.is_calibrated else None
-    variant, seconds = loaded.pruned(subject, part.beside, lambda recipes: statistics_of(subject, recipes, tokens))
+    study = subject.study.calibrated_for(recipe)
+    tokens = loaded.tokens(subject.dense, study) if recipe.is_calibrated else None
+
+    def statistics(recipes: list[Recipe]) -> "Statistics":
+        return statistics_of(
+            subject, recipes, tokens, lambda: calibrate(decoder, study.calibration, subject.model, loaded.progress)
+        )
+
+    variant, seconds = loaded.pruned(subject, part.beside, statistics)
     path = subject.store.write_bytes(
         subject.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)
     )

@@ -27,7 +27,7 @@ from pipelines.models.sources import locate_outline
 from pipelines.planning.measured import TaskSize
 from pipelines.planning.parts import Cost, Held, Rows, peak
 from pipelines.planning.workload import Workload
-from pipelines.preflight import check_outline
+from pipelines.preflight import check_outline, unmatched
 from pipelines.progress import Progress
 from pipelines.pruning.row import peak_memory_bytes
 from pipelines.retrieval.data import is_there
@@ -77,6 +77,7 @@ class ModelEstimate:
         movable: bytes of layers on the device that could rest on disk.
         read: bytes of layers that every pass brings to it.
         place: the device, as the study's `memory` calls it.
+        refused: recipes that a run would refuse once the layers are found, and why.
     """
 
     model: str
@@ -94,6 +95,7 @@ class ModelEstimate:
     movable: int = 0
     read: int = 0
     place: str = "cpu"
+    refused: Sequence[str] = ()
 
     @property
     def seconds(self) -> float:
@@ -111,21 +113,27 @@ class ModelEstimate:
         return {recipe: peak(held) for recipe, held in self.held.items()}
 
 
-def estimate(study: Study, store: Store, cache: Path, progress: Progress) -> list[ModelEstimate]:
-    """Everything that a run would do, model by model.
+def estimate(
+    study: Study, store: Store, cache: Path, progress: Progress, *, replace: bool = False
+) -> list[ModelEstimate]:
+    """Everything that a run would do, model by model; with `replace` in place of what other studies computed.
 
     Raises:
         InputError: a run would refuse the study, too.
         WarehouseError: the warehouse cannot be read.
     """
-    return [_model(study, store, cache, progress, spec.name) for spec in study.models]
+    return [_model(study, store, cache, progress, spec.name, replace=replace) for spec in study.models]
 
 
-def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str) -> ModelEstimate:
+def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool) -> ModelEstimate:
     lacking = [each.name for each in study.retrieval if not is_there(each)]
     study = study.model_copy(update={"retrieval": tuple(each for each in study.retrieval if is_there(each))})
     place, is_whole = locate_outline(study.model(name).source, cache, progress)
-    works = model_work(study, store, find_model(study, name, cache, progress)) if is_whole else _all(study, name)
+    works = (
+        model_work(study, store, find_model(study, name, cache, progress), replace=replace)
+        if is_whole
+        else _all(study, name)
+    )
     outline = load_outline(place)
     prompts, texts, embedded = check_outline(study, outline)
     shape = shape_of(outline)
@@ -184,6 +192,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         read=0 if stays is None else max(0, load.layers_bytes - stays),
         place="cuda:0" if device == "cuda" else device,
         uncounted=[task.name for task in study.tasks if task not in local],
+        refused=unmatched(study, outline),
     )
 
 
@@ -286,6 +295,7 @@ def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
         (f"{found.model}: retrieval {name!r} is not there; `run` needs it, this plan leaves it out", True)
         for name in found.lacking
     ]
+    told += [(f"{found.model}: {reason}; `run` refuses it", True) for reason in found.refused]
     if not found.held and not any(work.tables for work in found.works):
         return [*told, (f"{found.model}: everything is current; nothing would be computed", False)]
     if found.uncounted:

@@ -212,8 +212,8 @@ def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) ->
     named = {name for (name,) in connection.execute("SELECT DISTINCT study FROM provenance").fetchall()}
     studies = [load_study(name) for name in study_names() if name in named] + ([study] if study else [])
     found = {}
-    for one in studies:
-        spec = one.calibration
+    own = [recipe.calibration for one in studies for recipe in one.recipes if recipe.calibration]
+    for spec in [*(one.calibration for one in studies), *own]:
         if spec.source.startswith(PREFIX):  # its contents lie on the network
             continue
         with suppress(InputError):  # a file that is no longer there proves nothing

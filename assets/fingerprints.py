@@ -116,6 +116,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
     if recipe is None:
         raise ValueError(f"table {table} is kept per variant: a recipe is needed")
     if table == "variants":
+        study = study.calibrated_for(recipe)
         needed = {name: fingerprint(inputs(name, study, identity, None)) for name in recipe.needs}
         if recipe.is_calibrated:
             needed |= {

@@ -94,7 +94,7 @@ class LoadedModels:
         return self._session[1]
 
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
-        """The study's calibration tokens, (sequences, length).
+        """The study's calibration tokens, (sequences, length); those of a recipe are the study's for that recipe.
 
         Raises:
             InputError: their source cannot be read, or the model cannot be loaded.
@@ -125,9 +125,10 @@ class LoadedModels:
 
         self._pruned, recipe = _kept(self._pruned, subject, beside), subject.variant_recipe
         if recipe.name not in self._pruned:
-            others = map(subject.study.recipe, beside if shares_passes(recipe) else ())
+            coming = map(subject.study.recipe, beside if shares_passes(recipe) else ())
+            others = [each for each in coming if shares_passes(each) and each.calibration == recipe.calibration]
             decoder = self.decoder(subject.dense, subject.study)
-            with self._together(recipe.name, [other.name for other in others if shares_passes(other)]) as names:
+            with self._together(recipe.name, [other.name for other in others]) as names:
                 started, together = time.perf_counter(), [subject.study.recipe(name) for name in names]
                 found = prune_all(decoder, together, statistics_of(together), self.progress)
             seconds = (time.perf_counter() - started) / len(found)

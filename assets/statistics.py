@@ -4,8 +4,10 @@ Which recipes run is `plan.py`'s, how they prune `pipelines.pruning`'s.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+import polars as pl
 
 from assets import settings
 from assets.fingerprints import inputs
@@ -13,16 +15,26 @@ from assets.plan import unfinished_folder
 from assets.subject import Subject
 from pipelines.pruning.recipes import Drop, Recipe
 from warehouse.provenance import read_footer
+from warehouse.store import to_arrow
 from warehouse.tables import TABLES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipelines.calibration import Calibrated
     from pipelines.pruning.statistics import Statistics
 
 
-def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor | None") -> "Statistics":
-    """What some recipes of one model need.
+def statistics_of(
+    subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor | None", calibrated: "Callable[[], Calibrated]"
+) -> "Statistics":
+    """What some recipes of one model need that share a calibration.
+
+    Args:
+        subject: the variant of one of them.
+        recipes: with the study's calibration, or all with the same of their own.
+        tokens: that calibration's, where one of them reads any.
+        calibrated: measures the model on it; the model's tables are of the study's.
 
     Raises:
         WarehouseError: a table of the model is missing or damaged.
@@ -30,14 +42,20 @@ def statistics_of(subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor |
     from pipelines.calibration import calibration_dtype
     from pipelines.pruning.statistics import Statistics, Unfinished
 
-    needed = {name: subject.read(name) for recipe in recipes for name in recipe.needs}
+    names = {name for recipe in recipes for name in recipe.needs}
+    if names and subject.variant_recipe.calibration is not None:
+        seen = calibrated()
+        # Rounded as the tables are, so that another study's calibration prunes the very same.
+        needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(seen, name))) for name in names}
+    else:
+        needed = {name: subject.read(name) for name in names}
     folder, weight_hash = unfinished_folder(subject.store, subject.model), subject.dense.identity.weight_hash
     orders = [_known_order(subject, recipe) for recipe in recipes]
     return Statistics(
         needed.get("activation_stats"),
         needed.get("block_influence"),
         tokens,
-        calibration_dtype(subject.study.calibration),
+        calibration_dtype(subject.study.calibrated_for(subject.variant_recipe).calibration),
         unfinished=Unfinished(folder, weight_hash),
         order=max(orders, key=len),
         cache=settings.cache_folder(),

@@ -141,7 +141,7 @@ class Subject:
             inputs=inputs,
             code_version=fingerprints.CODE_VERSIONS[table],
             libraries=_libraries(),
-            seed=self.study.calibration.seed,
+            seed=(self.study.calibrated_for(self.recipe) if self.recipe else self.study).calibration.seed,
             device=device,
             dtype=self.study.dtype,
             seconds=seconds,

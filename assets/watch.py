@@ -20,9 +20,9 @@ from assets import settings
 from assets.plan import Request
 from pipelines.errors import InputError
 from pipelines.models.known import require_whole
+from pipelines.part import Part
 from pipelines.pruning.recipes import NAME
 from pipelines.studies import ModelSpec, Study, load_study, model_name, study_names
-from pipelines.studies.part import Part
 from pipelines.validation import first_problem
 from pipelines.yaml_text import parse_yaml
 from warehouse.atomic import refusals_explained, write_atomically

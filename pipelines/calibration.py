@@ -116,6 +116,21 @@ def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
     return hashlib.sha256(tokens.numpy().astype("<i4").tobytes()).hexdigest()
 
 
+def require_context(spec: CalibrationSpec, context: int, key: str = "`calibration.length`") -> None:
+    """Refuses windows that are longer than a model's context.
+
+    Args:
+        spec: the calibration.
+        context: in tokens.
+        key: what the user wrote the length under.
+
+    Raises:
+        InputError: they are.
+    """
+    if spec.length > context:
+        raise InputError(f"{key} {spec.length} is over the model's context of {context} tokens; give at most {context}")
+
+
 def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> Calibrated:
     """Runs the dense model over the calibration tokens.
 
@@ -129,10 +144,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
         InputError: the windows are longer than the model's context.
         ComputationError: an activation is NaN or infinite.
     """
-    if spec.length > decoder.context_length:
-        raise InputError(
-            f"calibration length {spec.length} is over the model's context of {decoder.context_length} tokens"
-        )
+    require_context(spec, decoder.context_length)
     tokens = calibration_tokens(decoder.tokenizer, spec)
     digest = tokens_hash(tokens)
     owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}

@@ -3,6 +3,8 @@
 Files of text, JSON and JSONL, and what comes with an installation, are `reading.py`'s.
 """
 
+import hashlib
+import json
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,7 @@ PREFIX = "hf:"
 FORM = "hf:NAME[:CONFIG]:SPLIT[:COLUMN]"
 # Documents are read from the beginning of the split, which may be larger than the disk.
 MOST_DOCUMENTS = 10_000
+Stamps = tuple[tuple[str, int, int], ...]
 
 
 def split_source(source: str) -> tuple[str, str | None, str, str]:
@@ -44,13 +47,27 @@ def data_set_documents(source: str, what: str) -> tuple[str, ...]:
     Raises:
         InputError: there is no such set, config, split or column.
     """
+    return _documents(source, what, _stamps(source))
+
+
+def data_set_hash(source: str, what: str) -> str:
+    """SHA-256 of the documents, remembered where a study has several such sources; arguments and errors as above."""
+    return _hash(source, what, _stamps(source))
+
+
+def _stamps(source: str) -> Stamps:
+    """What changes when a file of the folder does; of a data set on the hub nothing is known."""
     folder = Path(split_source(source)[0]).expanduser()
-    stamps = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))]
-    return _documents(source, what, tuple(stamps))
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*")))
 
 
-@lru_cache(maxsize=1)
-def _documents(source: str, what: str, stamps: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:  # noqa: ARG001
+@lru_cache(maxsize=64)
+def _hash(source: str, what: str, stamps: Stamps) -> str:
+    return hashlib.sha256(json.dumps(_documents(source, what, stamps)).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)  # they may be large
+def _documents(source: str, what: str, stamps: Stamps) -> tuple[str, ...]:  # noqa: ARG001
     """The same, read once as long as nothing in its folder has changed."""
     name, config, split, column = split_source(source)
     import datasets

@@ -3,17 +3,18 @@
 Tokenizer, config and empty modules are enough; no weights are read.
 """
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from pipelines.calibration import calibration_tokens
+from pipelines.calibration import calibration_tokens, require_context
 from pipelines.errors import InputError
 from pipelines.models.load import check_device
 from pipelines.models.outline import Outline, load_outline
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
-from pipelines.pruning.recipes import Drop, Masked, steps
+from pipelines.pruning.recipes import Drop, Masked, MatrixRecipe, steps
 from pipelines.retrieval.embedding import require_fits
 from pipelines.retrieval.size import RetrievalSize, size_of
 from pipelines.speed import check_speed
@@ -62,16 +63,35 @@ def check_outline(
         )
     prompts = tokenize_prompts(study, tokenizer, context)
     texts = tokenize_texts(study, tokenizer, context)
-    if study.calibration.length > context:
-        raise InputError(
-            f"calibration length {study.calibration.length} is over the model's context of {context} tokens"
-        )
     check_speed(study, context)
-    calibration_tokens(tokenizer, study.calibration)
+    own = {f"recipe {recipe.name}: `calibration.length`": recipe.calibration for recipe in study.recipes}
+    for key, spec in {"`calibration.length`": study.calibration, **own}.items():
+        if spec is not None:
+            require_context(spec, context, key)
+            calibration_tokens(tokenizer, spec)
     _check_recipes(study, outline)
     for each in study.retrieval:
         require_fits(each, context)
     return prompts, texts, [size_of(each, tokenizer) for each in study.retrieval]
+
+
+def unmatched(study: Study, outline: Outline) -> list[str]:
+    """Recipes whose `modules` match no matrix, as far as empty modules show; a run refuses each when its turn comes."""
+    names = [name for name, module in outline.module.named_modules() if isinstance(module, (nn.Linear, Conv1D))] + [
+        # Experts may lie in one parameter.
+        f"{name}[{index}]"
+        for name, parameter in outline.module.named_parameters()
+        if parameter.dim() == 3
+        for index in range(len(parameter))
+    ]
+    return [
+        f"recipe {recipe.name}: `modules` {pattern!r} matches no matrix"
+        for whole in study.recipes
+        for recipe in steps(whole)
+        if isinstance(recipe, MatrixRecipe)
+        for pattern in recipe.modules
+        if pattern not in {"attn", "mlp"} and not any(fnmatchcase(name, pattern) for name in names)
+    ]
 
 
 def _require_a_jail() -> None:

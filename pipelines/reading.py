@@ -8,7 +8,7 @@ import json
 import lzma
 from pathlib import Path
 
-from pipelines.data_sets import FORM, PREFIX, data_set_documents
+from pipelines.data_sets import FORM, PREFIX, data_set_documents, data_set_hash
 from pipelines.errors import InputError
 
 # Texts that travel with the package; source and licence of each stand beside it.
@@ -86,7 +86,9 @@ def contents_hash(source: str, what: str) -> str:
     Raises:
         InputError: the source cannot be read.
     """
-    if source == "embedded" or source.startswith(PREFIX):
+    if source.startswith(PREFIX):
+        return data_set_hash(source, what)
+    if source == "embedded":
         return hashlib.sha256(json.dumps(read_documents(source, what)).encode()).hexdigest()
     path = CORPORA.get(source) or Path(source).expanduser()
     try:

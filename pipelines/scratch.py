@@ -38,8 +38,29 @@ class Scratch:
 
 def clean() -> None:
     """Removes the folders that killed processes have left; nobody can say of which model they are."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in _folders():
         remove_dead(folder)
+
+
+def left() -> list[Path]:
+    """The folders that `clean` would remove."""
+    return [folder for folder in _folders() if _is_dead(folder)]
+
+
+def _folders() -> list[Path]:
+    return sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+
+
+def _is_dead(folder: Path) -> bool:
+    """Whether its process has ended; not of another user's folder, which cannot be opened, nor of a link."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return lock(descriptor) is True
+    finally:
+        os.close(descriptor)
 
 
 def remove_dead(folder: Path) -> None:

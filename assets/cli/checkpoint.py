@@ -186,7 +186,7 @@ def prune(
     parsed = parse_recipe(recipe)
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
-    spec = _calibration(
+    shared = _calibration(
         source=calibration,
         sequences=sequences,
         length=length,
@@ -195,6 +195,9 @@ def prune(
         template=template,
         dtype=calibration_dtype,
     )
+    # What a recipe says of its own calibration goes before the options.
+    own = {} if parsed.calibration is None else parsed.calibration.model_dump(exclude_unset=True)
+    spec = shared.model_copy(update=own)
     if dtype not in {"float32", "bfloat16", "float16"}:
         raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
     if not re.match(DEVICE, device):
@@ -204,7 +207,7 @@ def prune(
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
         identity = identify(place, cache)
-        from pipelines.calibration import calibrate, calibration_tokens
+        from pipelines.calibration import calibrate, calibration_tokens, require_context
         from pipelines.calibration import calibration_dtype as passing_dtype
         from pipelines.checkpoints.card import About, public_source
         from pipelines.checkpoints.export import export
@@ -213,8 +216,8 @@ def prune(
         from pipelines.pruning.statistics import Unfinished
 
         decoder = load_decoder(place, dtype, device, limits)
-        if parsed.is_calibrated and length > decoder.context_length:
-            raise InputError(f"--length {length}: over the model's context of {decoder.context_length} tokens")
+        if parsed.is_calibrated:
+            require_context(spec, decoder.context_length, "`calibration.length`" if "length" in own else "--length")
         statistics: dict[str, Any] = {}
         if parsed.needs:
             seen = calibrate(decoder, spec, place.name, bars)

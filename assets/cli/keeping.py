@@ -8,7 +8,7 @@ How a file is verified and what counts as waste is the warehouse's and the varia
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from assets.watch import Watch, look
+from pipelines import scratch
 from pipelines.errors import InputError
 from pipelines.studies import Study, load_study, study_names
 from warehouse.errors import WarehouseError
@@ -125,9 +126,10 @@ def gc(
 
     Named is what the shipped and the watched studies name, and what each --study does. The column `study` says who
     computed a result, `removed_by` which options remove it. Plain --yes removes only leftovers, unfinished layers and
-    variant files without a row. Results go only with --computed-by and the name of their study, known here or not:
-    they may be another person's, or those of `run STUDY --model X` or `--recipe Y`. While a watched study or model
-    cannot be read or is still being copied, nothing is removed.
+    variant files without a row; leftovers are also what killed runs left in the folder for temporary files (TMPDIR).
+    Results go only with --computed-by and the name of their study, known here or not: they may be another person's,
+    or those of `run STUDY --model X` or `--recipe Y`. While a watched study or model cannot be read or is still being
+    copied, nothing is removed.
 
     For example:
 
@@ -147,14 +149,30 @@ def gc(
         if yes:
             _refuse_while_unknown(watch)
         studies = [_named(each) for each in (*loaded, *(watched.study for watched in watch.studies))]
-        found = waste(store, studies, local)
+        found = [*waste(store, studies, local), *_layers()]
         if found or format_ or output:
             emit(pa.Table.from_pylist([_row(each, store) for each in found], _WASTE), format_, output)
         gone = removable(found, computed_by or ())
-        freed = remove(store, gone) if yes else 0
+        freed = _removed(store, gone) if yes else 0
     _tell(found, len(gone), freed, removed=yes)
     if strange := sorted(set(computed_by or ()) - {each.study for each in found}):
         say(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
+
+
+def _layers() -> list[Waste]:
+    """Layers that rested on disk while a model larger than memory ran, and whose process was killed."""
+    return [
+        Waste("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+        for folder in scratch.left()
+    ]
+
+
+def _removed(store: Store, gone: Sequence[Waste]) -> int:
+    """Removes files of the warehouse and folders of layers; gives the bytes."""
+    layers = [each for each in gone if isinstance(each.path, Path) and each.path.is_dir()]
+    for each in layers:
+        scratch.remove_dead(Path(each.path))
+    return sum(each.bytes for each in layers) + remove(store, [each for each in gone if each not in layers])
 
 
 def _refuse_while_unknown(watch: Watch) -> None:

@@ -83,7 +83,7 @@ def run(arguments: list[str], chosen: Globals) -> int:
     """Runs a command line and gives its exit code; unexpected errors pass through."""
     code: object = DONE
     try:
-        with _damage_told():
+        with _warnings_told(chosen):
             code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=chosen)
     except TyperException as error:
         shown = io.StringIO()
@@ -106,17 +106,20 @@ def run(arguments: list[str], chosen: Globals) -> int:
 
 
 @contextmanager
-def _damage_told() -> Iterator[None]:
-    """Says once of each damaged file that it is, and goes on: only what reads it fails."""
+def _warnings_told(chosen: Globals) -> Iterator[None]:
+    """Says each warning once, in a line of its own without the code that it comes from, which --debug shows.
+
+    Damaged files are warned of: only what reads them fails.
+    """
     told: set[str] = set()
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:  # noqa: ANN401 - as Python passes it
-        if not issubclass(category, DamagedFileWarning):
+        if chosen.debug and not issubclass(category, DamagedFileWarning):
             others(message, category, *where)
-        elif str(message) not in told:
-            told.add(str(message))
-            say(f"warning: {message}", "yellow")
+        elif (text := " ".join(str(message).split())) not in told:
+            told.add(text)
+            say(f"warning: {text}", "yellow")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DamagedFileWarning)

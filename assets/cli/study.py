@@ -160,6 +160,7 @@ def plan(
     model: Models = None,
     recipe: Recipes = None,
     allow_code_execution: AllowCode = False,
+    replace: Replace = False,
     workers: Workers = None,
     format_: Format = None,
     output: Output = None,
@@ -190,7 +191,7 @@ def plan(
         store = Store(place)
         chosen = _with_added(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
         if workers is None:
-            found = dryrun.estimate(chosen, store, settings.cache_folder(), bars)
+            found = dryrun.estimate(chosen, store, settings.cache_folder(), bars, replace=replace)
             sections, rows = dryrun.SECTIONS, dryrun.table(found)
             told = [line for each in found for line in dryrun.verdict(each)]
         else:

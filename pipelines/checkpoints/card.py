@@ -109,9 +109,8 @@ def _without_places(parameters: Any) -> Any:  # noqa: ANN401 (JSON)
     if not isinstance(parameters, dict):
         return parameters
     return {
-        key: public_source(value)
-        if key == "source" and parameters.get("method") == "external"
-        else _without_places(value)
+        # Of a checkpoint, or of a calibration.
+        key: public_source(value) if key == "source" else _without_places(value)
         for key, value in parameters.items()
     }
 

@@ -15,6 +15,7 @@ from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
 from pipelines.pruning.wearing import MOST_HELD
 from pipelines.retrieval.size import RetrievalSize
 from pipelines.streams import BATCH
+from pipelines.studies import Study
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,17 @@ class Workload(Passes):
 
     def calibration(self) -> list[Cost]:
         """The dense model over the calibration tokens."""
-        calibration = self.study.calibration
-        return [Cost("calibration pass", "body", self.forward(calibration.length, calibration.sequences))]
+        return [Cost("calibration pass", "body", self._calibration_pass(self.study))]
+
+    def _calibration_pass(self, study: Study) -> float:
+        return self.forward(study.calibration.length, study.calibration.sequences)
 
     def pruning(self, recipe: Recipe) -> list[Cost]:
         """What a recipe runs on the calibration tokens; scores, masks and updates of weights apart."""
-        calibration = self.study.calibration
-        tokens, one = calibration.sequences * calibration.length, self.calibration()[0].amount
-        passes = gram = 0.0
+        study = self.study.calibrated_for(recipe)
+        tokens, one = study.calibration.sequences * study.calibration.length, self._calibration_pass(study)
+        # The model's tables are of the study's calibration; of its own it measures what it needs.
+        passes, gram = float(bool(recipe.calibration and recipe.needs)), 0.0
         for step in steps(recipe):
             if isinstance(step, MatrixRecipe) and step.reads != "nothing":
                 passes += 2 if step.predecessors == "pruned" else 0 if step.needs else 1
@@ -223,7 +227,7 @@ class Workload(Passes):
         block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * FLOAT
         cached_tokens = max(len(self.prompts) * max(self.lengths, default=0), self.measured.tokens_cached)
         cached = cached_tokens * shape.cache_width * shape.layers * size
-        calibration = self.study.calibration
+        calibration = self.study.calibrated_for(recipe).calibration
         longest = BATCH * calibration.length
         streams = calibration.sequences * calibration.length * shape.width
         reads_gram = any(isinstance(step, MatrixRecipe) and step.reads == "gram" for step in steps(recipe))

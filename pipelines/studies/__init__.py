@@ -13,13 +13,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipelines.data_sets import PREFIX, split_source
 from pipelines.errors import InputError, masked
-from pipelines.pruning.recipes import NAME, NoiseKind, Recipe, parse_recipe
-from pipelines.pruning.recipes.base import SOURCE
+from pipelines.part import NAME, SOURCE, Part
+from pipelines.pruning.recipes import NoiseKind, Recipe, parse_recipe
+from pipelines.pruning.recipes.calibration import CalibrationSpec as CalibrationSpec
 from pipelines.studies.limits import DEVICE, Place, Size
 from pipelines.studies.measured import RetrievalSpec, SpeedSpec, TaskSpec
-from pipelines.studies.part import Part
 from pipelines.validation import first_problem
 from pipelines.yaml_text import read_yaml
 
@@ -80,39 +79,6 @@ class Prompt(Part):
         if self.options and self.gold is not None and self.gold not in self.options:
             raise ValueError(f"`gold` {self.gold!r} is not among the options")
         return self
-
-
-class CalibrationSpec(Part):
-    """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
-
-    Attributes:
-        source: `embedded` (Python's own help topics), `c4` (300 documents of it), `wikitext2`, the path of a text, JSON
-            or JSONL file, or a data set of the hub or in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the
-            first 10,000 documents are read.
-        sequences: number of windows.
-        length: tokens of each.
-        seed: of the draw, from 0 to 2⁶³ − 1.
-        documents: `joined` draws windows from all documents behind each other; `single` draws a document that is
-            long enough and a window inside it, as SparseGPT and Wanda take theirs from C4.
-        template: whether each document is what a user says in the model's chat template.
-        dtype: type of weights and activations while the tokens pass the layers; `model` is the study's. Statistics
-            are summed in float32 and float64 in any case.
-    """
-
-    source: SOURCE = "embedded"
-    sequences: int = Field(default=16, ge=1)
-    length: int = Field(default=256, ge=2)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    documents: Literal["joined", "single"] = "joined"
-    template: bool = False
-    dtype: Literal["model", "float32", "bfloat16"] = "model"
-
-    @field_validator("source")
-    @classmethod
-    def _is_well_formed(cls, source: str) -> str:
-        if source.startswith(PREFIX):
-            split_source(source)
-        return source
 
 
 class TextSpec(Part):
@@ -213,13 +179,13 @@ class Study(Part):
     # Before the recipes, which follow from them.
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
+    calibration: CalibrationSpec = CalibrationSpec()
     recipes: tuple[Recipe, ...] = Field(min_length=1)
     prompts: tuple[Prompt, ...] = ()
     texts: tuple[TextSpec, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
     retrieval: tuple[RetrievalSpec, ...] = ()
     speed: tuple[SpeedSpec, ...] = ()
-    calibration: CalibrationSpec = CalibrationSpec()
     generation: GenerationSpec = GenerationSpec()
     measure: MeasureSpec = MeasureSpec()
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
@@ -248,6 +214,22 @@ class Study(Part):
             raise ValueError(f"noise-{info.data['dtype']}: this is the study's own dtype; leave it out")
         there = {recipe.kind for recipe in recipes if recipe.method == "noise"}
         return (*recipes, *(parse_recipe(f"noise-{kind}") for kind in dict.fromkeys(kinds) if kind not in there))
+
+    @field_validator("recipes", mode="after")
+    @classmethod
+    def _own_calibrations_are_whole(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
+        """What a recipe's own calibration leaves out is the study's, and the recipe's hash tells all of it."""
+        shared: CalibrationSpec | None = info.data.get("calibration")
+        if shared is None:  # it is not valid, which the error says
+            return recipes
+        return tuple(
+            recipe.model_copy(
+                update={"calibration": shared.model_copy(update=recipe.calibration.model_dump(exclude_unset=True))}
+            )
+            if recipe.calibration
+            else recipe
+            for recipe in recipes
+        )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -300,6 +282,10 @@ class Study(Part):
                 return recipe
         return parse_recipe(name)
 
+    def calibrated_for(self, recipe: Recipe) -> "Study":
+        """The study with the calibration of a recipe's own, where it has one."""
+        return self if recipe.calibration is None else self.model_copy(update={"calibration": recipe.calibration})
+
     def replaced(self, models: list[str], recipes: list[str]) -> "Study":
         """The study with other models (`SOURCE` or `NAME=SOURCE`) or recipes; an empty list keeps the study's.
 
@@ -312,7 +298,7 @@ class Study(Part):
             chosen = [self.recipe(name) for name in recipes]
             if all(recipe.method != "dense" for recipe in chosen):
                 chosen.insert(0, parse_recipe("dense"))
-            fields["recipes"] = [recipe.model_dump() for recipe in chosen]
+            fields["recipes"] = chosen  # as they are: a copy would not know which keys were left out
         other = _validated(fields, f"study {self.name}")
         wanted = [recipe for recipe in other.recipes if recipe.method != "dense"]
         own = [recipe for recipe in self.recipes if recipe.method != "dense"]

@@ -8,8 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.pruning.recipes.base import NAME, SOURCE
-from pipelines.studies.part import Part
+from pipelines.part import NAME, SOURCE, Part
 
 # Retrieval data sets that travel with the package.
 SHIPPED = ("python-help",)

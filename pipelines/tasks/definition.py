@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, lru_cache
@@ -107,6 +107,8 @@ def _found(spec: TaskSpec) -> Definition:
                 f"task {spec.name}: {path} runs Python code of its own ({called[0]}); write it in Jinja, or say "
                 "`allow_functions: true` in the study if you trust it"
             )
+        for file in files:
+            _require_samples(spec.name, path, fields(file))
         return Definition(files)
     if asked in shipped():
         return Definition(_with_letter(FOLDER / f"{asked}.yaml"))
@@ -117,6 +119,27 @@ def _found(spec: TaskSpec) -> Definition:
     near = get_close_matches(name, [*shipped(), *known], n=3)
     hint = f"near it are {', '.join(near)}" if near else f"shipped are {', '.join(shipped())}"
     raise InputError(f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}")
+
+
+def _require_samples(name: str, path: Path, found: dict[str, Any]) -> None:
+    """Refuses a definition over files that names none: `datasets` would take all below the working folder for them."""
+    given = found.get("dataset_kwargs") or {}
+    if "custom_dataset" in found or "data_files" in given or "data_dir" in given:
+        return
+    loader = found.get("dataset_path")
+    if loader in _loaders():
+        raise InputError(
+            f"task {name}: {path} has `dataset_path: {loader}` and no files; add `dataset_kwargs: {{data_files: "
+            "{test: FILE}}`"
+        )
+
+
+@cache
+def _loaders() -> Container[str]:
+    """Names by which `datasets` calls its own readers of files."""
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    return frozenset(_PACKAGED_DATASETS_MODULES)
 
 
 def contents_hash(spec: TaskSpec) -> str:

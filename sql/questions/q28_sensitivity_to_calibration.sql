@@ -2,8 +2,9 @@
 -- grain: one row per pair of variants of one model whose recipes are the same but for their calibration or seed.
 -- key: model, recipe, other_recipe
 -- inputs: stg_variants, stg_mask_samples, reference_steps
--- how to read: two names for the same parameters (differs_in `calibration`: other tokens, be it another text, size or
---   seed of the draw), or parameters that differ in nothing but `seed` (differs_in `seed`); every pair once.
+-- how to read: recipes with the same parameters but for a `calibration` of their own (differs_in `calibration`: other
+--   tokens, be it another text, size or seed of the draw), or with parameters that differ in nothing but `seed`
+--   (differs_in `seed`); every pair once.
 --   jaccard_kept and jaccard_removed are the overlap of the two masks, both over all matrices, each sample weighted
 --   with the weights it stands for;
 --   expected_* is the overlap of masks of the same sizes that know nothing of each other, so
@@ -35,10 +36,11 @@ described as (
         model,
         recipe,
         method,
-        recipe_hash,
         calibration_hash,
+        -- Whose tokens they are stands in calibration_hash, whether the recipe or the study names them.
+        json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as uncalibrated,
         -- The parameters without their seed, to find recipes that differ in it alone.
-        json_merge_patch(try_cast(parameters_json as json), '{"seed": null}') as seedless
+        json_merge_patch(try_cast(parameters_json as json), '{"calibration": null, "seed": null}') as seedless
     from stg_variants
     where not is_noise and recipe <> 'dense'
 ),
@@ -49,7 +51,7 @@ pairs as (
         one.recipe,
         other.recipe as other_recipe,
         one.method,
-        case when one.recipe_hash = other.recipe_hash then 'calibration' else 'seed' end as differs_in,
+        case when one.uncalibrated = other.uncalibrated then 'calibration' else 'seed' end as differs_in,
         one.calibration_hash,
         other.calibration_hash as other_calibration_hash
     from described as one
@@ -60,8 +62,8 @@ pairs as (
             and one.seedless = other.seedless
             and one.recipe < other.recipe
     where
-        (one.recipe_hash = other.recipe_hash and one.calibration_hash <> other.calibration_hash)
-        or (one.recipe_hash <> other.recipe_hash and one.calibration_hash is not distinct from other.calibration_hash)
+        (one.uncalibrated = other.uncalibrated and one.calibration_hash <> other.calibration_hash)
+        or (one.uncalibrated <> other.uncalibrated and one.calibration_hash is not distinct from other.calibration_hash)
 ),
 
 matrices as (

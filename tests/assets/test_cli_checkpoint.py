@@ -84,16 +84,22 @@ def test_prune_needs_no_warehouse_and_calibrates_where_it_has_to(
 
 
 def test_prune_calibrates_as_a_study_can(tiny_folder: Path, tmp_path: Path) -> None:
-    own = ["--calibration", "embedded", "--sequences", 2, "--length", 16]
+    own = ["--calibration", SHORT_TEXT, "--sequences", 2, "--length", 16]
     more = ["--documents", "single", "--template", "--calibration-dtype", "bfloat16"]
     assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "plain", *own) == 0
     assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "more", *own, *more) == 0
     text = front_matter(tmp_path / "more")[1]
     for told in ("documents | single", "template | True", "dtype | bfloat16"):
         assert f"| Calibration: {told} |" in text
-    plain, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more"))
+    said = f"source: {SHORT_TEXT}, documents: single, template: true, dtype: bfloat16"
+    inside = f"{{name: w, method: wanda, sparsity: 0.5, calibration: {{{said}}}}}"
+    elsewhere = ["--calibration", "wikitext2", *own[2:]]
+    assert command("prune", tiny_folder, "-r", inside, "-o", tmp_path / "inside", *elsewhere) == 0
+    assert str(Path(SHORT_TEXT).parent) not in (tmp_path / "inside" / "README.md").read_text()
+    plain, other, same = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more", "inside"))
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(plain.get_parameter(name), other.get_parameter(name))
+    assert torch.equal(same.get_parameter(name), other.get_parameter(name)), "a recipe may say it as well"
 
 
 def test_prune_of_a_model_that_stays_on_disk_writes_the_same_folder(
@@ -188,7 +194,10 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", full(t)], "full: is not empty"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-2of7", "-o", t / "out"], "multiple of 7"),
     (lambda w, m, t: ["prune", m, "-r", "block-drop-3", "-o", t / "out", "--length", 8], "drop fewer"),
-    (lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 999], "over the model's context"),
+    (
+        lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 999],
+        "--length 999 is over the model's context of 128 tokens; give at most 128",
+    ),
     (
         lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 8, "--calibration", t / "x"],
         "calibration source",

@@ -63,6 +63,17 @@ def code_in_model(study: StudyFile, tmp_path: Path) -> list[object]:
     return ["run", study.path, "--model", folder]
 
 
+def calibration_of_what_reads_nothing(study: StudyFile, _: Path) -> list[object]:
+    recipe = {"name": "m", "method": "magnitude", "sparsity": 0.5, "calibration": {"seed": 1}}
+    study.write(recipes=["dense", recipe])
+    return ["run", study.path]
+
+
+def unknown_key_of_a_calibration(study: StudyFile, _: Path) -> list[object]:
+    study.write(recipes=["dense", {"name": "w", "method": "wanda", "sparsity": 0.5, "calibration": {"sed": 1}}])
+    return ["run", study.path]
+
+
 def empty_prompt(study: StudyFile, _: Path) -> list[object]:
     study.write(prompts=[{"id": "open", "kind": "open", "text": "  "}])
     return ["run", study.path]
@@ -179,12 +190,18 @@ CASES: list[tuple[Case, str]] = [
     (impossible_recipe, "magnitude-0"),
     (malformed_yaml, "tiny.yaml: line 1: not valid YAML"),
     (unknown_key, "tiny.yaml: `promts`"),
-    (unknown_study, "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo"),
+    (
+        unknown_study,
+        "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo, methods, paper-llama2-7b, "
+        "paper-mistral7b, paper-qwen7b, paper-retrieval, paper-small, retrieval-small, variations, or give",
+    ),
     (missing_study_file, "nowhere.yaml: No such file"),
     (missing_model, "nowhere': no such folder or file"),
     (truncated_model, "model.safetensors: cut short"),
     (pickle_model, "pytorch_model.bin: a pickle can run code"),
     (code_in_model, "`auto_map` wants to run code"),
+    (calibration_of_what_reads_nothing, "`recipes.m`: `calibration`: m reads no activations; leave it out"),
+    (unknown_key_of_a_calibration, "`recipes.w.calibration.sed`: is no key here"),
     (empty_prompt, "the prompt is empty"),
     (model_name_with_a_slash, "models"),
     (warehouse_below_a_file, "another place with --warehouse"),
@@ -237,7 +254,11 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
         ({"prompts": [{"id": "long", "kind": "open", "text": "why " * 300}]}, "'long' has"),
         ({"recipes": ["dense", "attn-drop-99"]}, "attn-drop-99: the model has"),
         ({"recipes": ["dense", "wanda-3of7"]}, "not a multiple of 7"),
-        ({"calibration": {"sequences": 1, "length": 4096}}, "calibration length 4096"),
+        ({"calibration": {"sequences": 1, "length": 4096}}, "`calibration.length` 4096 is over the model's context of"),
+        (
+            {"recipes": ["dense", {"name": "w", "method": "wanda", "sparsity": 0.5, "calibration": {"length": 999}}]},
+            "recipe w: `calibration.length` 999 is over the model's context of 128 tokens; give at most 128",
+        ),
         ({"calibration": {"source": "/no/such/file.txt"}}, "calibration source /no/such/file.txt"),
         ({"texts": [{"id": "long", "context": 4096}]}, "text 'long': `context` 4096 is over the model's of"),
         ({"tasks": [{"name": "helaswag"}]}, "task helaswag: neither shipped nor a task of lm_eval"),

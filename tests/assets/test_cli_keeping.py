@@ -12,6 +12,7 @@ from assets.cli.main import run
 from assets.cli.options import Globals
 from pipelines.errors import InputError
 from pipelines.pruning import variant
+from pipelines.scratch import Scratch
 from tests.assets.tiny_study import RECIPES, few_answers, one_thread, partitions, rows
 from tests.object_store import KEY, SECRET, s3_server
 from warehouse.store import Store
@@ -28,6 +29,15 @@ def ask(warehouse, capsys):
         return code, captured.out, captured.err
 
     return asked
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """A folder for temporary files in which nothing lies that other processes have left."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
 
 
 def flip(path, at):
@@ -114,6 +124,19 @@ def test_gc_keeps_what_a_given_study_names(ask, warehouse, study):
     assert not (warehouse / "_variants/tiny-a/wanda-2of4").exists()
     assert (warehouse / "_reports/tiny.html").exists()
     assert (warehouse / "_dagster").exists()
+
+
+def test_gc_tells_and_removes_layers_that_a_killed_process_left_on_disk_and_none_of_a_living_one(ask, study, temporary):
+    living, dead = Scratch(), temporary / "prunescope-layers-dead"
+    (dead / "layer").mkdir(parents=True)
+    (dead / "layer" / "weights").write_bytes(b"x" * 10)
+    code, out, _ = ask("gc", "--study", study.path, "--format", "json")
+    told = {"kind": "temporary", "study": None, "removed_by": "--yes", "bytes": 10, "path": str(dead)}
+    assert (code, told in json.loads(out)) == (0, True)
+    assert str(living.folder) not in out
+    assert ask("gc", "--study", study.path, "--yes")[0] == 0
+    assert list(temporary.iterdir()) == [living.folder]
+    living.discard()
 
 
 def test_gc_with_a_study_that_is_none_removes_nothing(ask, warehouse):

@@ -1,5 +1,12 @@
 """What a command says of others' names: seen as escapes, on every way to the terminal."""
 
+import sys
+import warnings
+
+import pytest
+
+from assets.cli.main import run
+from assets.cli.options import Globals
 from assets.cli.output import say
 from assets.cli.progress import Bars
 from assets.run import Failure
@@ -30,3 +37,18 @@ def test_a_bar_shows_a_task_by_its_escapes_and_takes_no_markup_from_it() -> None
         [task] = bars._bars.tasks
         [shown] = [column.render(task) for column in bars._bars.columns if hasattr(column, "text_format")]
     assert str(shown) == SEEN
+
+
+@pytest.mark.parametrize("is_debug", [False, True])
+def test_a_warning_of_a_library_is_one_line_without_its_code_unless_debug_asks(capsys, monkeypatch, is_debug) -> None:
+    def command(**_: object) -> None:
+        for _ in range(2):
+            warnings.warn("the model is\n  slow", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(sys.modules["assets.cli.main"], "app", command)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, category, file, *_: sys.stderr.write(f"{file}: {message}\n")
+        assert run(["anything"], Globals(debug=is_debug)) == 0
+    shown = capsys.readouterr().err
+    assert shown == (f"{__file__}: the model is\n  slow\n" * 2 if is_debug else "warning: the model is slow\n")

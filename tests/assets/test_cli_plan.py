@@ -165,3 +165,24 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
     shown = capsys.readouterr()
     assert message in shown.err
     assert not shown.out
+
+
+def test_a_plan_with_replace_counts_what_a_run_with_it_would_compute(
+    study: StudyFile, warehouse: Path, capsys: Capture
+) -> None:
+    study.write(name="second", generation={"new_tokens": 5})
+    rows, _ = planned(study, warehouse, capsys, "--replace")
+    tables = {each for row in of(rows, "partitions", when="computed") for each in row["item"].split(", ")}
+    assert "decoding_steps" in tables
+    assert "variants" not in tables
+
+
+def test_a_plan_names_modules_that_match_no_matrix(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    recipes = [
+        {"name": name, "method": "magnitude", "sparsity": 0.5, "modules": modules}
+        for name, modules in (("fine", ["attn", "*.1.mlp.*"]), ("wrong", ["mlp", "*q_prj"]))
+    ]
+    study.write(recipes=["dense", *recipes])
+    _, told = planned(study, tmp_path / "nothing", capsys)
+    assert told.count("matches no matrix") == 1
+    assert "tiny-a: recipe wrong: `modules` '*q_prj' matches no matrix; `run` refuses it" in told

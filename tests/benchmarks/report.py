@@ -16,7 +16,7 @@ from urllib.parse import quote
 from assets.explorer import documents
 from assets.resources import StudyResource, WarehouseResource
 from pipelines.explorer.page import render
-from tests.pipelines.explorer.reader import Reader, chromium
+from tests.pipelines.explorer.reader import Reader, chromium, require_chromium
 
 TARGETS = {"report_wall_s": 20.0, "first_paint_s": 1.0, "click_median_ms": 100.0}
 LOADS, CLICKS = 5, 40
@@ -71,6 +71,7 @@ def main() -> None:
     """Measures, prints, and compares with the targets."""
     if len(sys.argv) not in (2, 3):
         sys.exit("python -m tests.benchmarks.report WAREHOUSE [STUDY]: name a warehouse in which the study was run")
+    require_chromium()
     warehouse, study = [*sys.argv[1:], "demo"][:2]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.html"

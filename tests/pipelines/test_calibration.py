@@ -210,7 +210,9 @@ def test_a_data_set_is_named_in_one_form() -> None:
             CalibrationSpec(source=source)
 
 
-def test_data_sets_in_folders_and_files_give_documents_and_a_hash(decoder: Decoder, tmp_path: Path) -> None:
+def test_data_sets_in_folders_and_files_give_documents_and_a_hash(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [f"words of document {number} " * 20 for number in range(6)]
     datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": texts, "n": [1] * 6})}).save_to_disk(
         tmp_path / "saved"
@@ -224,6 +226,10 @@ def test_data_sets_in_folders_and_files_give_documents_and_a_hash(decoder: Decod
     assert contents_hash(f"hf:{tmp_path}/saved:train", "source") == contents_hash(
         f"hf:{tmp_path}/files::train:content", "source"
     )
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("read again"))
+    for source in (f"hf:{tmp_path}/saved:train", f"hf:{tmp_path}/files::train:content") * 2:
+        contents_hash(source, "source")
+    monkeypatch.undo()
     for source in (f"hf:{tmp_path}/saved:test", f"hf:{tmp_path}/files:train", f"hf:{tmp_path}/saved::train:n"):
         with pytest.raises(InputError, match="source hf:"):
             read_documents(source, "source")

@@ -315,6 +315,12 @@ def test_pruning_runs_the_calibration_tokens_as_often_as_its_recipes_need() -> N
     ):
         assert amounts(load().pruning(parse_recipe(name)), "body", "through") == passes * one, name
     tokens = load().study.calibration.sequences * load().study.calibration.length
+    # Of its own tokens, twice as many, it measures what the table has of the study's.
+    for name, passes in (("wanda-50", 2), (dense, 1), ("attn-drop-1", 1)):
+        recipe = parse_recipe(name)
+        twice = load().study.calibration.model_copy(update={"sequences": 2 * load().study.calibration.sequences})
+        own = recipe.model_copy(update={"calibration": twice})
+        assert amounts(load().pruning(own), "body", "through") == passes * 2 * one, name
     assert amounts(load().pruning(parse_recipe("gptq-4bit")), "body", "Gram") == tokens * 2 * (3 * 8**2 + 12**2)
     held = {each.item: each.bytes for each in load().held(parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)}
     assert held["streams of the calibration tokens"] == 4 * 8 * tokens

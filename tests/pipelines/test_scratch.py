@@ -32,8 +32,10 @@ def test_the_folder_of_a_killed_process_goes_when_the_next_one_comes(temporary: 
             (theirs / "layer").touch()
             own = scratch.Scratch()
             assert (theirs / "layer").exists(), "its process is at work"
+            assert not scratch.left()
         finally:
             keeper.kill()
+    assert scratch.left() == [theirs]
     scratch.clean()
     assert not theirs.exists()
     assert own.folder.exists()
@@ -47,6 +49,7 @@ def test_a_link_of_that_name_leads_nowhere_and_other_folders_stay(temporary: Pat
     precious.touch()
     (temporary / "prunescope-layers-link").symlink_to(precious.parent)
     (temporary / "prunescope-layers").mkdir()
+    assert not scratch.left()
     scratch.clean()
     assert precious.exists()
     assert (temporary / "prunescope-layers").exists()

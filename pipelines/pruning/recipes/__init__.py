@@ -10,7 +10,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipelines.errors import InputError
-from pipelines.pruning.recipes.base import NAME, BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
+from pipelines.part import NAME
+from pipelines.pruning.recipes.base import BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
 from pipelines.pruning.recipes.depth import Drop
 from pipelines.pruning.recipes.external import External
 from pipelines.pruning.recipes.floors import Dense, Noise, NoiseKind
@@ -101,6 +102,8 @@ class Composed(BaseRecipe):
         for part in self.parts:
             if isinstance(part, (Dense, Noise)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+            if part.calibration is not None:
+                raise ValueError(f"{part.name} has a `calibration` of its own; put it beside `parts`, all share it")
         for index, part in enumerate(self.parts):
             if isinstance(part, External) and index:
                 raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")

@@ -8,24 +8,11 @@ import json
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.errors import masked
+from pipelines.part import NAME
+from pipelines.pruning.recipes.calibration import CalibrationSpec
 
-NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
-
-
-def _without_credentials(address: str) -> str:
-    if masked(address) != address:
-        raise ValueError(
-            "holds credentials or a signed address; put what it names on this machine, for secrets come from the "
-            "environment only (HF_TOKEN, AWS_*)"
-        )
-    return address
-
-
-# Where something lies. It is kept as provenance and shown in the UI.
-SOURCE = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 Statistic = Literal["activation_stats", "block_influence"]
 # What a method reads of the inputs x of a matrix: nothing, E[x] and E[x²] per channel, or E[x xᵀ] as well.
 Reads = Literal["nothing", "moments", "gram"]
@@ -37,6 +24,8 @@ class BaseRecipe(BaseModel):
     Attributes:
         name: in tables and files; anybody may choose it, but two recipes of a study have two names.
         method: which recipe it is.
+        calibration: tokens of its own, such as `{seed: 1}`, for a recipe that reads activations; keys that it leaves
+            out are the study's.
     """
 
     # Errors are logged; what the user gave stands in our own messages, where secrets are left out.
@@ -48,6 +37,14 @@ class BaseRecipe(BaseModel):
 
     name: NAME
     method: str
+    # Left out of hashes where it is not given: the study's calibration is no parameter of a recipe.
+    calibration: CalibrationSpec | None = Field(default=None, exclude_if=lambda own: own is None)
+
+    @model_validator(mode="after")
+    def _reads_what_it_is_given(self) -> Self:
+        if self.calibration is not None and not self.is_calibrated:
+            raise ValueError(f"`calibration`: {self.name} reads no activations; leave it out")
+        return self
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:

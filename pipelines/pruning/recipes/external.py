@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
-from pipelines.pruning.recipes.base import SOURCE, BaseRecipe
+from pipelines.part import SOURCE
+from pipelines.pruning.recipes.base import BaseRecipe
 
 
 class External(BaseRecipe):

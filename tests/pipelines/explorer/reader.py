@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,12 +14,23 @@ from selenium.webdriver.support.ui import WebDriverWait
 INSTALL = "apt-get update && apt-get install -y chromium chromium-driver"
 
 
+def require_chromium() -> None:
+    """Ends a program that needs a browser where there is none: exit code 2 and how to install it."""
+    if not _is_there():
+        sys.stderr.write(f"error: needs Chromium; install it: {INSTALL}\n")
+        sys.exit(2)
+
+
+def _is_there() -> bool:
+    return all(map(shutil.which, ("chromium", "chromedriver")))
+
+
 @contextmanager
 def chromium() -> Iterator[webdriver.Chrome]:
     """A browser without a window; the test is skipped where there is none."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
+    if not _is_there():
         pytest.skip(f"needs Chromium: {INSTALL}")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for argument in ("--headless=new", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"):

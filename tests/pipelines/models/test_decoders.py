@@ -11,6 +11,8 @@ from pipelines.errors import InputError
 from pipelines.models.calls import first_tensor, hooks
 from pipelines.models.decoder import Decoder
 from pipelines.models.load import load_decoder
+from pipelines.models.outline import load_outline
+from pipelines.preflight import unmatched
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.row import variant_row
@@ -196,3 +198,14 @@ def test_traces_end_where_the_pruned_copy_ends(architecture: str, recipe: str, t
     norms = (dense.head.norm(ends[1].float()) - dense.head.norm(ends[0].float())).norm(dim=-1)
     found = rows.filter(scope="propagated", layer=2, sublayer="mlp").sort("position")
     torch.testing.assert_close(found["norm_dh"].to_torch(), norms[found["position"].to_list()], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt2", "falcon_h1"])
+def test_every_matrix_of_a_loaded_model_is_known_by_its_name_before_weights_are_read(
+    tmp_path: Path, architecture: str
+) -> None:
+    folder = save_tiny(tmp_path / "model", architecture)
+    names = [name.replace("[", "[[]") for name in load_decoder(folder).matrices]
+    recipe = parse_recipe(f"{{name: all, method: magnitude, sparsity: 0.5, modules: {[*names, 'model.nothing']}}}")
+    study = Study(models=[ModelSpec(name="m", source="x")], name="s", recipes=[recipe], texts=[{"id": "wikitext2"}])
+    assert unmatched(study, load_outline(folder)) == ["recipe all: `modules` 'model.nothing' matches no matrix"]

@@ -141,9 +141,24 @@ def test_a_damaged_definition_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             find(TaskSpec(name="mine", definition=str(path)))
-    path.write_text("task: mine\ndataset_path: json\noutput_type: multiple_choice\n")
+    files = f"{{data_files: {{test: {tmp_path / 'nowhere.jsonl'}}}}}"
+    path.write_text(f"task: mine\ndataset_path: json\ndataset_kwargs: {files}\noutput_type: multiple_choice\n")
     with pytest.raises(InputError, match=r"task mine: lm_eval [\d.]+ cannot load it"):
         load_tasks([TaskSpec(name="mine", definition=str(path))])
+
+
+@pytest.mark.parametrize("given", ["", "dataset_kwargs: {split: test}\n"])
+def test_a_definition_over_files_that_names_none_is_refused_before_the_working_folder_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("it was searched"))
+    (tmp_path / "base.yaml").write_text(f"dataset_path: json\n{given}")
+    path = tmp_path / "mine.yaml"
+    path.write_text("include: base.yaml\ntask: mine\noutput_type: multiple_choice\n")
+    spec = TaskSpec(name="mine", definition=str(path))
+    for load in (find, contents_hash, lambda spec: load_tasks([spec])):
+        with pytest.raises(InputError, match=r"`dataset_path: json` and no files; add `dataset_kwargs: \{data_files"):
+            load(spec)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +207,6 @@ def over_a_file(folder: Path, text: str = "{{query}}", metric: str = "acc") -> T
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
-    # A definition without files has `datasets` look for some in the working folder, all of an environment included.
-    monkeypatch.chdir(tmp_path)
 
 
 def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Which tokens a model is calibrated on: of a whole study, or of one recipe. No torch here.
+
+How they are drawn is `pipelines.calibration`'s.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipelines.data_sets import PREFIX, split_source
+from pipelines.part import SOURCE, Part
+
+
+class CalibrationSpec(Part):
+    """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
+
+    Attributes:
+        source: `embedded` (Python's own help topics), `c4` (300 documents of it), `wikitext2`, the path of a text, JSON
+            or JSONL file, or a data set of the hub or in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the
+            first 10,000 documents are read.
+        sequences: number of windows.
+        length: tokens of each.
+        seed: of the draw, from 0 to 2⁶³ − 1.
+        documents: `joined` draws windows from all documents behind each other; `single` draws a document that is
+            long enough and a window inside it, as SparseGPT and Wanda take theirs from C4.
+        template: whether each document is what a user says in the model's chat template.
+        dtype: type of weights and activations while the tokens pass the layers; `model` is the study's. Statistics
+            are summed in float32 and float64 in any case.
+    """
+
+    source: SOURCE = "embedded"
+    sequences: int = Field(default=16, ge=1)
+    length: int = Field(default=256, ge=2)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    documents: Literal["joined", "single"] = "joined"
+    template: bool = False
+    dtype: Literal["model", "float32", "bfloat16"] = "model"
+
+    @field_validator("source")
+    @classmethod
+    def _is_well_formed(cls, source: str) -> str:
+        if source.startswith(PREFIX):
+            split_source(source)
+        return source
