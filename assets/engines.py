@@ -26,6 +26,7 @@ from pydantic import Field, PrivateAttr
 from assets import settings
 from assets.failures import WorkerLostError, can_pass
 from assets.fingerprints import SPEED_TABLE
+from assets.inputs import publish
 from assets.instance import STUDY_TAG, WAREHOUSE_TAG, only_writer
 from assets.loaded import LOADED
 from assets.metadata import left_alone, materialized
@@ -125,6 +126,8 @@ class EngineResource(ConfigurableResource):
         request = study.request(store, model, recipe, remembered)
         part = Part(step, request, str(store.root), model, recipe, tuple(self.beside))
         part = replace(part, is_halved=part.name in self._lost)
+        if step == "variants" and recipe is not None:
+            publish(context, request.load().recipe(recipe))
         try:
             for report in self._computed(part, Both(Lines(context.log.info, part.name), LOADED.progress)):
                 table = TABLES[report.table]

@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
-from dagster import AssetKey, AssetRecordsFilter, DagsterEvent, DagsterInstance
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster import AssetKey, DagsterEvent, DagsterInstance
 from dagster._core.storage.tags import USER_TAG
 
 from assets import settings, state
+from assets.conditions import RECIPE, published_recipes
 from assets.fingerprints import SPEED_TABLE
-from assets.inputs import RECIPE
 from assets.instance import STUDY_TAG, WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
 from assets.loaded import LOADED
@@ -102,8 +101,9 @@ class _Runs:
         self.listener.planned(len(self.plan.models) + len(self.plan.variants) + self.plan.is_report_stale)
         register(self.instance, MODELS, [model.name for model in study.models])
         register(self.instance, RECIPES, [recipe.name for recipe in study.recipes])
+        published = published_recipes(self.instance, [recipe.name for recipe in study.recipes])
         for recipe in study.recipes:
-            if self._published(recipe.name) != recipe.hash:
+            if published.get(recipe.name) != recipe.hash:
                 self._run("recipes", f"recipe {recipe.name}", recipe.name, [RECIPE])
         if self.place is not None:
             self._spread(self.place)
@@ -210,14 +210,6 @@ class _Runs:
             self.computed.append(name)
             self.listener.computed(name, time.perf_counter() - started)
         return result.success
-
-    def _published(self, recipe: str) -> str | None:
-        """The version of a recipe that Dagster knows."""
-        wanted = AssetRecordsFilter(asset_key=RECIPE, asset_partitions=[recipe])
-        for record in self.instance.fetch_materializations(wanted, limit=1).records:
-            if record.asset_materialization and record.asset_materialization.tags:
-                return record.asset_materialization.tags.get(DATA_VERSION_TAG)
-        return None
 
     def _config(self, beside: Sequence[str]) -> dict[str, object]:
         """Stands in the run, so that the UI shows it and can execute the run again."""

@@ -3,11 +3,13 @@
 Models enter through `dense.py`.
 """
 
-from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, AssetMaterialization, DataVersion, MaterializeResult, MetadataValue, asset
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from assets.conditions import RECIPE, Outdated
+from assets.conditions import RECIPE, Outdated, published_recipes
 from assets.partitions import RECIPES
 from assets.resources import StudyResource, WarehouseResource
+from pipelines.pruning.recipes import Recipe
 
 
 @asset(
@@ -17,12 +19,25 @@ from assets.resources import StudyResource, WarehouseResource
     kinds={"yaml"},
     automation_condition=Outdated(),
     description="A recipe and its parameters. Its data version is the hash of the parameters: changing one makes "
-    "exactly the variants of this recipe stale.",
+    "exactly the variants of this recipe stale, and all that stands on them.",
 )
 def recipe(context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> MaterializeResult:
     """Publishes the parameters of one recipe."""
     found = study.request(warehouse.store(), recipe=context.partition_key).load().recipe(context.partition_key)
-    return MaterializeResult(
-        data_version=DataVersion(found.hash),
-        metadata={"method": found.method, "parameters": MetadataValue.json(found.model_dump())},
-    )
+    return MaterializeResult(data_version=DataVersion(found.hash), metadata=_shown(found))
+
+
+def publish(context: AssetExecutionContext, found: Recipe) -> None:
+    """Lets the run that makes a variant publish its recipe where nobody did, as when a person starts it by hand.
+
+    Published later, the parameters would make the variant stale that was made from them.
+    """
+    if published_recipes(context.instance, [found.name]).get(found.name) != found.hash:
+        version = {DATA_VERSION_TAG: found.hash}
+        context.log_event(AssetMaterialization(RECIPE, metadata=_shown(found), partition=found.name, tags=version))
+        # What Dagster has read at the beginning of the step is not what the variant is made from.
+        context.get_step_execution_context().wipe_input_asset_version_info(RECIPE)
+
+
+def _shown(found: Recipe) -> dict[str, MetadataValue | str]:
+    return {"method": found.method, "parameters": MetadataValue.json(found.model_dump())}

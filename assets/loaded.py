@@ -74,7 +74,9 @@ class LoadedModels:
             self.release()
             from pipelines.models.load import load_decoder
 
+            self.progress.start("load the model and prove its structure", 1)
             decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
+            self.progress.done()
             self._decoder = (key, replace(decoder, split=self.split))
         return self._decoder[1]
 

@@ -66,9 +66,13 @@ def dev() -> None:
 
 
 def main() -> None:
-    """`dagster-webserver`, guarded."""
+    """`dagster-webserver`, guarded, which shows all that is stale."""
     from dagster_webserver.cli import main as serve
     from dagster_webserver.webserver import DagsterWebserver
+
+    from assets import staleness
+
+    staleness.install()
 
     unguarded = DagsterWebserver.build_middleware
 

@@ -1,10 +1,7 @@
 """The whole story with the real daemon and interface: a model is dropped, a parameter changed, the model taken away."""
 
 import fcntl
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +13,8 @@ import pytest
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.fingerprints import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
-from tests.assets.test_ui import Interface
-from tests.assets.tiny_study import COMMAND, ROOT, StudyFile, partitions, written_since
+from tests.assets.interface import Interface, free_port, started
+from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
 
 # For a single step of the story, on a machine that does other things too.
 PATIENCE = 600.0
@@ -56,14 +53,6 @@ class Story:
         assert not any(status == "FAILURE" for _, status, _ in found), found
         return all(status == "SUCCESS" for _, status, tags in found if tags["prunescope/watched"] != "answers")
 
-    def stale(self, models: list[str], recipes: list[str]) -> set[str]:
-        """The variants that the interface shows as stale."""
-        query = (
-            '{ assetNodeOrError(assetKey: {path: ["variants"]}) { ... on AssetNode { staleStatus(partition: "%s") } } }'
-        )
-        keys = [f"{model}|{recipe}" for model in models for recipe in recipes]
-        return {key for key in keys if self.interface.ask(query % key)["assetNodeOrError"]["staleStatus"] == "STALE"}
-
     def stop_answers(self) -> None:
         """Switches the sensor off that has questions, figures and report made, as on its page."""
         place = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
@@ -92,19 +81,8 @@ def story(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     prompt = {"id": "open", "kind": "open", "text": "Why is the sky blue?"}
     study.write(recipes=["dense", "magnitude-50"], prompts=[prompt], texts=[], tasks=[])
     assert run(["watch", str(study.path), "--warehouse", str(warehouse)], Globals()) == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        interface = Interface(port)
-        interface.wait(process)
+    with started(warehouse, free_port()) as (interface, process):
         yield Story(study, warehouse, interface, process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=PATIENCE)
 
 
 def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
@@ -130,7 +108,7 @@ def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_g
     assert set(partitions(story.warehouse)) == everything
     missing = [tags["prunescope/model"] for _, _, tags in story.runs() if tags["prunescope/watched"] == "missing"]
     assert sorted(missing) == ["night", "tiny-a"], "one run for each model"
-    assert story.stale(["tiny-a", "night"], ["dense", "magnitude-50"]) == set()
+    assert story.interface.stale() == set()
 
     before, published = partitions(story.warehouse), story.published("magnitude-50")
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
@@ -138,12 +116,14 @@ def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_g
     story.wait_until(lambda: story.published("magnitude-50") > published, "the parameter is not published")
     with (story.warehouse / "_lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # nobody computes meanwhile
-        stale = story.stale(["tiny-a", "night"], ["dense", "magnitude-50"])
-    assert stale == {"tiny-a|magnitude-50", "night|magnitude-50"}
+        stale = story.interface.stale()
+    of_magnitude = {f"{table}[{model}|magnitude-50]" for table in OF_VARIANT for model in ("tiny-a", "night")}
+    assert stale == of_magnitude | ANSWERS
     again = {model: of(model, "magnitude-50", OF_VARIANT) for model in ("tiny-a", "night")}
     story.wait_until(lambda: written_since(before, story.warehouse) >= again["tiny-a"] | again["night"], "not again")
     story.wait_until(story.are_tables_done, "a run does not end")
     assert written_since(before, story.warehouse) == again["tiny-a"] | again["night"]
+    assert story.interface.stale() == ANSWERS, "which nobody makes any more"
 
     shutil.rmtree(place)
     before = partitions(story.warehouse)

@@ -5,9 +5,7 @@ One interface for all tests, in their order: the last one kills it.
 
 import asyncio
 import http.client
-import json
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -26,96 +24,21 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from starlette.responses import PlainTextResponse
 
+from assets import fingerprints
 from assets.cli.main import run
 from assets.cli.options import Globals
 from assets.definitions import defs
 from assets.instance import STUDY_TAG, WAREHOUSE_TAG, opened
 from assets.warm import retire
 from assets.webserver import OwnPagesOnly
-from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile, partitions, workers_of, written_since
+from tests.assets.interface import PATIENCE, Interface, free_port, started
+from tests.assets.tiny_study import ANSWERS, RECIPES, VARIANT_TABLES, StudyFile, partitions, workers_of, written_since
 from tests.screenshots import browser
 from warehouse.doctor import diagnose
 from warehouse.tables import TABLES
 
-PATIENCE = 240.0
+BY_COMMAND_LINE = ["dense", "magnitude-50", "wanda-2of4"]
 NAVIGATION = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
-
-
-class Interface:
-    """Asks a running interface in GraphQL."""
-
-    def __init__(self, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}"
-        self._port = port
-
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-        body = json.dumps({"query": query, "variables": variables})
-        headers = {"Content-Type": "application/json"}
-        try:
-            connection.request("POST", "/graphql", body, headers)
-            return json.load(connection.getresponse())["data"]
-        finally:
-            connection.close()
-
-    def wait(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            assert process.poll() is None
-            try:
-                if self.ask("{ assetNodes { id } }")["assetNodes"]:
-                    return
-            except ConnectionError:
-                time.sleep(0.5)
-        raise AssertionError("the interface did not load its assets")
-
-    def launch(self, asset: str, recipe: str, study: StudyFile) -> str:
-        """Starts the run of one asset's partition; its id."""
-        parameters = {
-            "selector": {
-                "repositoryName": "__repository__",
-                "repositoryLocationName": "assets.definitions",
-                "pipelineName": "variant_tables",
-                "assetSelection": [{"path": [asset]}],
-            },
-            "mode": "default",
-            "runConfigData": {"resources": {"study": {"config": {"study": str(study.path)}}}},
-            # Without the tags of the two dimensions, as somebody writes it by hand.
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": f"tiny-a|{recipe}"}]},
-        }
-        query = """mutation Launch($parameters: ExecutionParams!) {
-            launchRun(executionParams: $parameters) {
-                __typename
-                ... on LaunchRunSuccess { run { runId } }
-                ... on PythonError { message }
-            }
-        }"""
-        launched = self.ask(query, parameters=parameters)["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        return launched["run"]["runId"]
-
-    def run(self, run_id: str) -> tuple[str, list[str]]:
-        """Its status, and the lines of its log so far."""
-        query = """query Run($id: ID!) {
-            runOrError(runId: $id) { ... on Run { status } }
-            logsForRun(runId: $id) { ... on EventConnection { events { ... on MessageEvent { message } } } }
-        }"""
-        found = self.ask(query, id=run_id)
-        return found["runOrError"]["status"], [event["message"] for event in found["logsForRun"]["events"]]
-
-    def newest(self) -> str:
-        """The run that was asked for last."""
-        return self.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")["runsOrError"]["results"][0][
-            "runId"
-        ]
-
-    def wait_for(self, run_id: str, is_there: Callable[[str, list[str]], bool]) -> tuple[str, list[str]]:
-        deadline = time.monotonic() + PATIENCE
-        while not is_there(*(found := self.run(run_id))):
-            assert time.monotonic() < deadline, found
-            assert found[0] not in {"FAILURE", "CANCELED"}, found
-            time.sleep(0.2)
-        return found
 
 
 def listening() -> set[str]:
@@ -136,9 +59,7 @@ def status(port: int, method: str = "POST", path: str = "/graphql?query={version
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @dataclass
@@ -162,19 +83,16 @@ def ui(
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
         patch.setenv("PRUNESCOPE_WORKER_IDLE", "30")
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", str(ROOT))
         patch.delenv("DAGSTER_HOME", raising=False)
         change_magnitude(study, warehouse)
-        computed_by_the_command_line("wanda-2of4", study, warehouse)
-        command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for recipe in BY_COMMAND_LINE:
+            computed_by_the_command_line(recipe, study, warehouse)
+        running = started(warehouse, port)
+        interface, process = running.__enter__()
     try:
-        interface = Interface(port)
-        interface.wait(process)
         yield Opened(interface, process, study, warehouse)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=PATIENCE)
+        running.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -218,14 +136,17 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
     assert sorted(shown["variants"]["partitionKeys"]) == sorted(f"tiny-a|{recipe}" for recipe in RECIPES)
     assert "variant_tables" in shown["generations"]["jobNames"]
     # The interface follows the dependencies by its own copy of the graph, where a mapping of ours would be lost.
-    found = {
-        recipe: interface.ask(
-            '{ assetNodeOrError(assetKey: {path: ["variants"]}) { ... on AssetNode { '
-            f'staleStatus(partition: "tiny-a|{recipe}") }} }} }}'
-        )["assetNodeOrError"]["staleStatus"]
-        for recipe in RECIPES
-    }
-    assert found == dict.fromkeys(RECIPES, "FRESH") | {"magnitude-50": "STALE"}
+    of_magnitude = {f"{table}[tiny-a|magnitude-50]" for table in VARIANT_TABLES}
+    assert interface.stale() == of_magnitude | ANSWERS
+    query = """query Causes($asset: [String!]!, $partition: String) {
+        assetNodeOrError(assetKey: {path: $asset}) {
+            ... on AssetNode { staleCauses(partition: $partition) { key { path } partitionKey reason } }
+        }
+    }"""
+    changed = {"key": {"path": ["recipe"]}, "partitionKey": "magnitude-50", "reason": "has a new data version"}
+    for asset, partition in (("text_tokens", "tiny-a|magnitude-50"), ("report", None)):
+        causes = interface.ask(query, asset=[asset], partition=partition)["assetNodeOrError"]["staleCauses"]
+        assert causes == [changed], asset
     assert listening() == {"127.0.0.1"}
     # Dagster carries out what stands in an address, so it must not matter which website a browser has open.
     assert status(port) == status(port, Origin=f"http://127.0.0.1:{port}", Sec_Fetch_Site="same-origin") == 200
@@ -235,6 +156,23 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
     assert status(port, Sec_Fetch_Site="same-site") == status(port, Origin="https://example.org") == 403
     assert status(port, Sec_Fetch_Site="cross-site", **NAVIGATION) == 403
     assert status(port, Host=f"rebound.example.org:{port}") == 403
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
+def test_a_backfill_loads_the_model_once_and_leaves_the_answers_stale_and_nothing_else(ui: Opened) -> None:
+    keys = [f"tiny-a|{recipe}" for recipe in BY_COMMAND_LINE]
+    backfill = ui.interface.backfill(list(fingerprints.VARIANT_TABLES), keys)
+
+    def ended() -> list[str]:
+        return [run for run, status in ui.interface.runs_of(backfill).items() if status in {"SUCCESS", "FAILURE"}]
+
+    until(lambda: len(ended()) == len(keys), lambda: ui.interface.runs_of(backfill))
+    assert set(ui.interface.runs_of(backfill).values()) == {"SUCCESS"}
+    told = [line for run in ended() for line in ui.interface.run(run)[1] if "load the model" in line]
+    assert len(told) == 1, told
+    assert len(workers_of(ui.warehouse)) == 1
+    assert ui.interface.stale() == ANSWERS
 
 
 @pytest.fixture
@@ -294,18 +232,17 @@ def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_ne
     before = partitions(warehouse)
     # Every window scores one token: the tiny model is at work for minutes.
     study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
-    long = interface.launch("text_tokens", "dense", study)
+    long = interface.launch("variant_tables", ["text_tokens"], "tiny-a|dense", study.path)
     _, told = interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
     assert any(line.startswith("tiny-a@dense texts: dense model on every text: ") for line in told)
     assert workers_of(warehouse)
-    stopped = interface.ask("mutation Stop($id: String!) { terminateRun(runId: $id) { __typename } }", id=long)
-    assert stopped["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    interface.terminate(long)
     interface.wait_for(long, lambda status, _: status == "CANCELED")
     assert not workers_of(warehouse)
     assert partitions(warehouse) == before
     assert not diagnose(warehouse)
     # The study asks nothing of the speed: nothing is loaded for it.
-    following = interface.launch("speed", "dense", study)
+    following = interface.launch("variant_tables", ["speed"], "tiny-a|dense", study.path)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
     retire(warehouse)
 
@@ -324,7 +261,7 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_interface(ui: Opened, port: int) -> None:
     ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
-    long = ui.interface.launch("text_tokens", "attn-drop-1", ui.study)
+    long = ui.interface.launch("variant_tables", ["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)
     ui.interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
     (server_of_code,) = below(ui.process, "grpc")
     server_of_code.kill()

@@ -19,6 +19,8 @@ import yaml
 from dagster import AssetKey
 
 from assets import execution, fingerprints, warm
+from assets.lineage import questions
+from pipelines.charts.registry import FIGURES
 from tests.tiny_models import SHORT_TEXT
 from warehouse.tables import TABLES
 
@@ -27,6 +29,8 @@ COMMAND = [sys.executable, "-c", "from assets.cli import main; main()"]
 # What the tiny study fills of a variant.
 _ELSEWHERE = {*fingerprints.RETRIEVAL_TABLES, fingerprints.SPEED_TABLE}
 VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in _ELSEWHERE)
+# What is made of the whole warehouse, by the names of the assets.
+ANSWERS = {*questions(), *(f"figures/{name}" for name in FIGURES), "report"}
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]
 
 

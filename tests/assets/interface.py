@@ -1,0 +1,155 @@
+"""The web interface as a process, and questions to it in GraphQL as its pages ask them."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.assets.tiny_study import COMMAND, ROOT
+
+PATIENCE = 240.0
+_PLACE = {"repositoryName": "__repository__", "repositoryLocationName": "assets.definitions"}
+
+
+class Interface:
+    """Asks a running interface."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+        self._port = port
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        body = json.dumps({"query": query, "variables": variables})
+        headers = {"Content-Type": "application/json"}
+        try:
+            connection.request("POST", "/graphql", body, headers)
+            return json.load(connection.getresponse())["data"]
+        finally:
+            connection.close()
+
+    def wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            assert process.poll() is None
+            try:
+                if self.ask("{ assetNodes { id } }")["assetNodes"]:
+                    return
+            except ConnectionError:
+                time.sleep(0.5)
+        raise AssertionError("the interface did not load its assets")
+
+    def launch(self, job: str, assets: list[str], partition: str, study: Path) -> str:
+        """Starts the run of some assets' partition; its id."""
+        parameters = {
+            "selector": _PLACE | {"pipelineName": job, "assetSelection": [{"path": [asset]} for asset in assets]},
+            "mode": "default",
+            "runConfigData": {"resources": {"study": {"config": {"study": str(study)}}}},
+            # Without the tags of the two dimensions, as somebody writes it by hand.
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+        }
+        query = """mutation Launch($parameters: ExecutionParams!) {
+            launchRun(executionParams: $parameters) {
+                __typename
+                ... on LaunchRunSuccess { run { runId } }
+                ... on PythonError { message }
+            }
+        }"""
+        launched = self.ask(query, parameters=parameters)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def backfill(self, assets: list[str], partitions: list[str]) -> str:
+        """Starts a run for each of some partitions, as the page of several partitions does; the backfill's id."""
+        parameters = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": partitions}
+        query = """mutation Launch($parameters: LaunchBackfillParams!) {
+            launchPartitionBackfill(backfillParams: $parameters) {
+                __typename
+                ... on LaunchBackfillSuccess { backfillId }
+                ... on PythonError { message }
+            }
+        }"""
+        launched = self.ask(query, parameters=parameters)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        return launched["backfillId"]
+
+    def runs_of(self, backfill: str) -> dict[str, str]:
+        """The runs of a backfill by id, each with its status."""
+        query = """query Runs($tags: [ExecutionTag!]) {
+            runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId status } } }
+        }"""
+        found = self.ask(query, tags=[{"key": "dagster/backfill", "value": backfill}])["runsOrError"]["results"]
+        return {run["runId"]: run["status"] for run in found}
+
+    def terminate(self, run_id: str) -> None:
+        """Cancels a run."""
+        query = "mutation Stop($id: String!) { terminateRun(runId: $id) { __typename } }"
+        stopped = self.ask(query, id=run_id)["terminateRun"]
+        assert stopped["__typename"] == "TerminateRunSuccess", stopped
+
+    def run(self, run_id: str) -> tuple[str, list[str]]:
+        """Its status, and the lines of its log so far."""
+        query = """query Run($id: ID!) {
+            runOrError(runId: $id) { ... on Run { status } }
+            logsForRun(runId: $id) { ... on EventConnection { events { ... on MessageEvent { message } } } }
+        }"""
+        found = self.ask(query, id=run_id)
+        return found["runOrError"]["status"], [event["message"] for event in found["logsForRun"]["events"]]
+
+    def newest(self) -> str:
+        """The run that was asked for last."""
+        return self.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")["runsOrError"]["results"][0][
+            "runId"
+        ]
+
+    def wait_for(self, run_id: str, is_there: Callable[[str, list[str]], bool]) -> tuple[str, list[str]]:
+        deadline = time.monotonic() + PATIENCE
+        while not is_there(*(found := self.run(run_id))):
+            assert time.monotonic() < deadline, found
+            assert found[0] not in {"FAILURE", "CANCELED"}, found
+            time.sleep(0.2)
+        return found
+
+    def stale(self) -> set[str]:
+        """All that the interface shows as stale: `asset`, or `asset[partition]`."""
+        nodes = self.ask("{ assetNodes { assetKey { path } isPartitioned partitionKeys staleStatus } }")["assetNodes"]
+        names = {"/".join(node["assetKey"]["path"]): node for node in nodes}
+        found = {name for name, node in names.items() if node["staleStatus"] == "STALE"}
+        query = """query Stale($assets: [AssetKeyInput!]) {
+            assetNodes(assetKeys: $assets) { assetKey { path } staleStatusByPartition }
+        }"""
+        partitioned = [node["assetKey"] for node in nodes if node["isPartitioned"]]
+        for node in self.ask(query, assets=partitioned)["assetNodes"]:
+            name = "/".join(node["assetKey"]["path"])
+            told = zip(names[name]["partitionKeys"], node["staleStatusByPartition"], strict=True)
+            found |= {f"{name}[{partition}]" for partition, status in told if status == "STALE"}
+        return found
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def started(warehouse: Path, port: int) -> Iterator[tuple[Interface, subprocess.Popen[bytes]]]:
+    """`prunescope ui` with this process's environment, as soon as it answers; it ends at the end."""
+    command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        interface = Interface(port)
+        interface.wait(process)
+        yield interface, process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=PATIENCE)

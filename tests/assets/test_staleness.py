@@ -1,0 +1,129 @@
+"""What is shown as stale: all that stands on what has changed, at once, and nothing for ever."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterInstance
+from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
+from dagster._core.definitions import data_version
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.definitions.temporal_context import TemporalContext
+from dagster._core.workspace import context
+from dagster._time import get_current_datetime
+
+from assets import fingerprints
+from assets.conditions import published_recipes
+from assets.definitions import defs
+from assets.figures import figure_assets
+from assets.inputs import recipe
+from assets.instance import opened
+from assets.partitions import RECIPES, register
+from assets.published import paper_reference
+from assets.questions import question_assets
+from assets.report import report
+from assets.staleness import install
+from assets.tables import table_assets
+from tests.assets.tiny_study import ANSWERS, StudyFile
+from tests.assets.tiny_study import RECIPES as NAMES
+from tests.assets.tiny_study import VARIANT_TABLES as FILLED
+
+# The first test waits for the tiny study to be computed.
+pytestmark = pytest.mark.timeout(900)
+GRAPH = defs.resolve_asset_graph()
+LESS = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
+OTHERS = ["dense", "wanda-2of4", "attn-drop-1"]
+
+
+@pytest.fixture
+def instance(warehouse: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(warehouse))
+    monkeypatch.setattr(context, "CachingStaleStatusResolver", context.CachingStaleStatusResolver)
+    threshold = "SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD"
+    monkeypatch.setattr(data_version, threshold, getattr(data_version, threshold))
+    install()
+    with opened(warehouse) as found:
+        yield found
+
+
+def stale(instance: DagsterInstance, graph: AssetGraph = GRAPH) -> set[str]:
+    now = TemporalContext(effective_dt=get_current_datetime(), last_event_id=None)
+    view = AssetGraphView(temporal_context=now, instance=instance, asset_graph=graph)
+    resolver = context.CachingStaleStatusResolver(instance, asset_graph=graph, loading_context=view)
+    found = set()
+    for key in graph.toposorted_asset_keys:
+        partitions = graph.get(key).partitions_def
+        for one in partitions.get_partition_keys(dynamic_partitions_store=instance) if partitions else [None]:
+            if resolver.get_status(key, one).value == "STALE":
+                found.add(key.to_user_string() + (f"[{one}]" if one else ""))
+    return found
+
+
+def run(instance: DagsterInstance, study: StudyFile, job: str, partition: str | None, *assets: str) -> None:
+    resources = {"study": {"config": {"study": str(study.path)}}}
+    if job != "recipes":
+        resources["engine"] = {"config": {"kind": "inline"}}
+    config = {"resources": {name: resources[name] for name in resources if job != "answers" or name == "study"}}
+    keys = [AssetKey.from_user_string(name) for name in assets] or None
+    done = defs.resolve_job_def(job).execute_in_process(
+        instance=instance, partition_key=partition, asset_selection=keys, run_config=config
+    )
+    assert done.success
+
+
+def of(recipe: str, tables: tuple[str, ...] = FILLED) -> set[str]:
+    return {f"{table}[tiny-a|{recipe}]" for table in tables}
+
+
+def test_a_changed_parameter_makes_all_that_follows_from_it_stale_at_once_until_it_is_made_again(
+    instance: DagsterInstance, study: StudyFile
+) -> None:
+    assert stale(instance) == set()
+    study.write(recipes=[*OTHERS, LESS])
+    run(instance, study, "recipes", "magnitude-50")
+    assert stale(instance) == of("magnitude-50") | ANSWERS
+    run(instance, study, "variant_tables", "tiny-a|magnitude-50")
+    assert stale(instance) == ANSWERS
+    few = {"q04_fit_of_theorem_3", "figures/spaces"}
+    run(instance, study, "answers", None, *few)
+    assert stale(instance) == ANSWERS - few
+
+
+def test_a_variant_that_is_made_by_hand_publishes_its_parameters_and_is_current(
+    instance: DagsterInstance, study: StudyFile
+) -> None:
+    before = published_recipes(instance, NAMES)
+    study.write(recipes=[*OTHERS, LESS])
+    run(instance, study, "variant_tables", "tiny-a|magnitude-50", "variants")
+    published = published_recipes(instance, NAMES)
+    assert {name for name in NAMES if published[name] != before[name]} == {"magnitude-50"}
+    assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS
+    run(instance, study, "recipes", "magnitude-50")
+    assert published_recipes(instance, NAMES) == published
+    assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"
+
+
+def test_a_recipe_that_nobody_has_published_before_makes_nothing_stale(
+    instance: DagsterInstance, study: StudyFile
+) -> None:
+    study.write(recipes=[*NAMES, "mlp-drop-1"])
+    register(instance, RECIPES, ["mlp-drop-1"])
+    run(instance, study, "recipes", "mlp-drop-1")
+    assert stale(instance) == set()
+
+
+def test_a_changed_program_reaches_all_tables_below_and_no_answer_cries_for_ever(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fingerprints.CODE_VERSIONS, "variants", "another")
+    assets = [recipe, *table_assets(), paper_reference, *question_assets(), *figure_assets(), report]
+    assert stale(instance, AssetGraph.from_assets(assets)) == {key for name in NAMES for key in of(name)}
+
+
+def test_answers_over_more_variants_than_dagster_compares_become_stale_too(
+    instance: DagsterInstance, study: StudyFile
+) -> None:
+    register(instance, RECIPES, [f"magnitude-0.{number}" for number in range(100, 200)])
+    study.write(recipes=[*OTHERS, LESS])
+    run(instance, study, "recipes", "magnitude-50")
+    assert stale(instance) == of("magnitude-50") | ANSWERS
