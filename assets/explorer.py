@@ -4,6 +4,7 @@ What the documents say is the business of `pipelines.explorer`.
 """
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,11 +21,8 @@ from pipelines.explorer.shapes import Fact
 from pipelines.studies import Study
 from warehouse import compare as compare_module
 from warehouse.catalogue import LAYERS, SQL
-from warehouse.compare import compare_on
-from warehouse.errors import NothingSharedError
+from warehouse.compare import compare_pairs
 from warehouse.snapshots import damage_explained
-
-_NO_ROWS = pl.DataFrame(schema={"measured_on": pl.String, "statistic": pl.String})
 
 
 def documents(
@@ -61,13 +59,10 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
-    def compare(a: str, b: str) -> Paired:
-        try:
-            with damage_explained(connection):
-                found = compare_on(connection, a, b)
-        except NothingSharedError as error:
-            return Paired(_NO_ROWS, (), (str(error),))
-        return Paired(pl.DataFrame(found.rows), found.prompts, found.missing)
+    def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
+        with damage_explained(connection):
+            found = compare_pairs(connection, model, pairs)
+        return [Paired(pl.DataFrame(one.rows), one.prompts, one.missing) for one in found]
 
     files = {TOKENS: compare_module.TOKENS, TASKS: compare_module.TASKS}
     return Pairs(compare, {key: path.read_text(encoding="utf-8") for key, path in files.items()})

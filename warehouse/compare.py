@@ -1,36 +1,39 @@
-"""How two variants of one model differ, paired token by token and sample by sample, from `sql/comparisons/`.
+"""How pairs of variants of one model differ, token by token and sample by sample, from `sql/comparisons/`.
 
 The statistics stand in the SQL; here is only what has to be the same on both sides before a difference means anything.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from warehouse.catalogue import SQL, connect
 from warehouse.errors import CatalogueError, NothingSharedError, WarehouseError
 from warehouse.places import Place
 
-# Parameters are the model, A, B and, for tokens, the prompts.
+# Parameters are the model, the pairs and their recipes.
 TOKENS, TASKS = (SQL / "comparisons" / f"compare_{of}.sql" for of in ("variants", "tasks"))
 _SIDES = """
 SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
 FROM provenance
-WHERE model = $1 AND recipe IN ($2, $3) AND table_name IN ('text_tokens', 'decoding_steps', 'task_samples')
+WHERE model = $1 AND list_contains($2, recipe) AND table_name IN ('text_tokens', 'decoding_steps', 'task_samples')
 GROUP BY ALL ORDER BY ALL
 """
 _TEXTS = """
 SELECT DISTINCT recipe, text_id, text_hash, context, stride FROM text_tokens
-WHERE model = $1 AND recipe IN ($2, $3) ORDER BY ALL
+WHERE model = $1 AND list_contains($2, recipe) ORDER BY ALL
 """
 _PROMPTS = """
 SELECT steps.recipe, steps.prompt_id, any_value(generations.prompt_text) AS text, any_value(made.prompts_hash) AS hash
 FROM (
     SELECT DISTINCT model, recipe, prompt_id FROM decoding_steps
-    WHERE model = $1 AND recipe IN ($2, $3) AND trajectory = 'teacher_forced'
+    WHERE model = $1 AND list_contains($2, recipe) AND trajectory = 'teacher_forced'
 ) AS steps
 LEFT JOIN generations USING (model, recipe, prompt_id)
 LEFT JOIN (
@@ -40,10 +43,12 @@ LEFT JOIN (
 GROUP BY ALL ORDER BY ALL
 """
 _TASKS = """
-SELECT DISTINCT recipe, task FROM task_samples WHERE model = $1 AND recipe IN ($2, $3) ORDER BY ALL
+SELECT DISTINCT recipe, task FROM task_samples WHERE model = $1 AND list_contains($2, recipe) ORDER BY ALL
 """
 # Names that one sentence lists.
 _LISTED = 5
+# Pairs of one query: as many as a study of a dozen recipes has, so that a long text fits the memory.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Comparison:
         recipe_b: B.
         prompts: those that both were measured on with the same text.
         rows: one row per text or set of prompts × temperature × statistic, then one per task × statistic, see the
-            SQL files; the columns of tasks are there where a task is.
+            SQL files; the columns of tasks are there where a task is. No row where nothing could be compared.
         missing: sentences on what could not be compared, and why.
     """
 
@@ -82,25 +87,54 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
             a task; the message says which.
     """
     with connect(root, explained=False) as connection:
-        return compare_on(connection, variant_a, variant_b)
+        model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
+        (found,) = compare_pairs(connection, model, [(recipe_a, recipe_b)])
+    if not found.rows.num_rows:
+        raise NothingSharedError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(found.missing)}")
+    return found
 
 
-def compare_on(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> Comparison:
-    """Compares two variants as `compare` does, on an open catalogue."""
-    model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
-    asked = [model, recipe_a, recipe_b]
-    _check_dense_sides(connection, asked)
-    prompts, reasons = _same_prompts(connection, asked)
-    tokens = _rows(connection, TOKENS, [*asked, prompts])
-    tasks = _rows(connection, TASKS, asked)
-    rows = pa.concat_tables([tokens, tasks], promote_options="default") if tasks.num_rows else tokens
-    measured = set(rows["measured_on"].to_pylist())
-    missing = [*_missing_texts(connection, asked, measured), *_missing_tasks(connection, asked, measured), *reasons]
-    if prompts and "prompts" not in measured:
-        missing.append(f"{_named(prompts)}: other dense tokens, or no temperature in common")
-    if not measured:
-        raise NothingSharedError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(missing)}")
-    return Comparison(model, recipe_a, recipe_b, tuple(prompts), rows, tuple(missing))
+def compare_pairs(
+    connection: duckdb.DuckDBPyConnection, model: str, pairs: Sequence[tuple[str, str]]
+) -> list[Comparison]:
+    """Compares pairs of recipes of one model on an open catalogue, in a few queries for all of them.
+
+    Args:
+        connection: a catalogue.
+        model: of all variants.
+        pairs: recipes of A and of B.
+
+    Returns:
+        One comparison a pair, in their order; one without rows says in `missing` why.
+    """
+    found: list[Comparison] = []
+    for start in range(0, len(pairs), _AT_ONCE):
+        found += _compared(connection, model, pairs[start : start + _AT_ONCE])
+    return found
+
+
+def _compared(connection: duckdb.DuckDBPyConnection, model: str, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+    recipes = sorted({recipe for pair in pairs for recipe in pair})
+    measured = _measured(connection, model, recipes)
+    refused = {pair: reason for pair in pairs if (reason := _other_dense_side(measured, *pair))}
+    prompts = {pair: _same_prompts(measured, *pair) for pair in pairs if pair not in refused}
+    named = [{"a": a, "b": b, "prompts": same} for (a, b), (same, _) in prompts.items()]
+    tokens, tasks = (_rows(connection, file, [model, named, recipes]) for file in (TOKENS, TASKS))
+    found = []
+    for a, b in pairs:
+        same, reasons = prompts.get((a, b), ([], []))
+        rows, of_tasks = (_of_pair(table, a, b) for table in (tokens, tasks))
+        if of_tasks.num_rows:
+            rows = pa.concat_tables([rows, of_tasks], promote_options="default")
+        paired = set(rows["measured_on"].to_pylist())
+        if (a, b) in refused:
+            missing = [refused[a, b]]
+        else:
+            missing = [*_missing_texts(measured, a, b, paired), *_missing_tasks(measured, a, b, paired), *reasons]
+            if same and "prompts" not in paired:
+                missing.append(f"{_named(same)}: other dense tokens, or no temperature in common")
+        found.append(Comparison(model, a, b, tuple(same), rows, tuple(missing)))
+    return found
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequence[object]) -> pa.Table:
@@ -108,6 +142,12 @@ def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequenc
         return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
     except duckdb.ParserException as error:
         raise CatalogueError(f"{file}: {str(error).strip()}") from error
+
+
+def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:
+    """The rows of one pair, without its names."""
+    is_wanted = (pc.field("recipe_a") == recipe_a) & (pc.field("recipe_b") == recipe_b)
+    return rows.filter(is_wanted).drop_columns(["recipe_a", "recipe_b"])
 
 
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
@@ -134,68 +174,93 @@ def _found(variant: str, known: list[tuple[str, str]]) -> tuple[str, str]:
     return found[0]
 
 
-def _check_dense_sides(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> None:
-    sides = {(weights, dtype) for _, weights, dtype in connection.execute(_SIDES, asked).fetchall()}
-    if len(sides) > 1:
-        told = " and ".join(f"{str(weights)[:12]}… in {dtype}" for weights, dtype in sorted(sides, key=str))
-        raise NothingSharedError(
-            f"{asked[1]} and {asked[2]} were measured against different dense weights ({told}); run their study again"
-        )
+@dataclass(frozen=True)
+class _Measured:
+    """On what each recipe was measured, before anything is paired.
+
+    Attributes:
+        dense: recipe → hash of the dense weights and dtype that it was measured against.
+        texts: recipe → text → hash, context and stride.
+        prompts: recipe → prompt → its text, and the hash of the prompts that it was among; None where not known.
+        tasks: recipe → tasks.
+    """
+
+    dense: Mapping[str, set[tuple[str | None, str]]]
+    texts: Mapping[str, dict[str, tuple[object, ...]]]
+    prompts: Mapping[str, dict[str, tuple[str | None, str | None]]]
+    tasks: Mapping[str, list[str]]
 
 
-def _missing_texts(connection: duckdb.DuckDBPyConnection, asked: list[str], measured: set[str]) -> list[str]:
+def _measured(connection: duckdb.DuckDBPyConnection, model: str, recipes: Sequence[str]) -> _Measured:
+    def rows(query: str) -> list[tuple[Any, ...]]:
+        return connection.execute(query, [model, recipes]).fetchall()
+
+    found = _Measured(defaultdict(set), defaultdict(dict), defaultdict(dict), defaultdict(list))
+    for recipe, *side in rows(_SIDES):
+        found.dense[recipe].add(tuple(side))
+    for recipe, text, *how in rows(_TEXTS):
+        found.texts[recipe][text] = tuple(how)
+    for recipe, prompt, *told in rows(_PROMPTS):
+        found.prompts[recipe][prompt] = tuple(told)
+    for recipe, task in rows(_TASKS):
+        found.tasks[recipe].append(task)
+    return found
+
+
+def _other_dense_side(measured: _Measured, recipe_a: str, recipe_b: str) -> str | None:
+    """Why nothing of two recipes may be compared; None where they were measured against the same dense weights."""
+    sides = measured.dense[recipe_a] | measured.dense[recipe_b]
+    if len(sides) < 2:
+        return None
+    told = " and ".join(f"{str(weights)[:12]}… in {dtype}" for weights, dtype in sorted(sides, key=str))
+    return f"{recipe_a} and {recipe_b} were measured against different dense weights ({told}); run their study again"
+
+
+def _missing_texts(measured: _Measured, recipe_a: str, recipe_b: str, paired: set[str]) -> list[str]:
     """Why each text of either side is not compared."""
-    scored: dict[str, dict[str, tuple[object, ...]]] = {}
-    for recipe, text, *how in connection.execute(_TEXTS, asked).fetchall():
-        scored.setdefault(text, {})[recipe] = tuple(how)
-    if not scored:
+    of_a, of_b = (measured.texts[recipe] for recipe in (recipe_a, recipe_b))
+    if not of_a and not of_b:
         return ["neither was scored on a text"]
     reasons = []
-    for text, sides in scored.items():
-        if f"text {text}" in measured:
+    for text in dict.fromkeys([*of_a, *of_b]):
+        if f"text {text}" in paired:
             continue
-        if len(sides) == 1:
-            reasons.append(f"only {next(iter(sides))} was scored on text {text}")
+        if text not in of_a or text not in of_b:
+            reasons.append(f"only {recipe_a if text in of_a else recipe_b} was scored on text {text}")
             continue
-        a, b = (sides[recipe] for recipe in asked[1:])
         told = [
-            f"{what} {of_a} and {of_b}" if what != "text_hash" else "other contents (text_hash)"
-            for what, of_a, of_b in zip(("text_hash", "context", "stride"), a, b, strict=True)
-            if of_a != of_b
+            f"{what} {one} and {other}" if what != "text_hash" else "other contents (text_hash)"
+            for what, one, other in zip(("text_hash", "context", "stride"), of_a[text], of_b[text], strict=True)
+            if one != other
         ]
         reasons.append(f"text {text} was scored in two ways: {', '.join(told) or 'no token in common'}")
     return reasons
 
 
-def _missing_tasks(connection: duckdb.DuckDBPyConnection, asked: list[str], measured: set[str]) -> list[str]:
+def _missing_tasks(measured: _Measured, recipe_a: str, recipe_b: str, paired: set[str]) -> list[str]:
     """Why each task of either side is not compared."""
-    scored: dict[str, list[str]] = {}
-    for recipe, task in connection.execute(_TASKS, asked).fetchall():
-        scored.setdefault(task, []).append(recipe)
+    of_a, of_b = (measured.tasks[recipe] for recipe in (recipe_a, recipe_b))
     return [
-        f"only {recipes[0]} was scored on task {task}"
-        if len(recipes) == 1
-        else f"task {task} has no sample that both were asked in the same way"
-        for task, recipes in scored.items()
-        if f"task {task}" not in measured
+        f"task {task} has no sample that both were asked in the same way"
+        if task in of_a and task in of_b
+        else f"only {recipe_a if task in of_a else recipe_b} was scored on task {task}"
+        for task in dict.fromkeys([*of_a, *of_b])
+        if f"task {task}" not in paired
     ]
 
 
-def _same_prompts(connection: duckdb.DuckDBPyConnection, asked: list[str]) -> tuple[list[str], list[str]]:
+def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[list[str], list[str]]:
     """The prompts of both sides whose text is certainly the same, and why each other one is not compared.
 
     The text is the same where the sides were measured with one set of prompts, or where their generations tell it.
     """
-    sides: dict[str, dict[str, tuple[str | None, str | None]]] = {recipe: {} for recipe in asked[1:]}
-    for recipe, prompt, *told in connection.execute(_PROMPTS, asked).fetchall():
-        sides[recipe][prompt] = tuple(told)
-    if without := [recipe for recipe, prompts in sides.items() if not prompts]:
+    a, b = (measured.prompts[recipe] for recipe in (recipe_a, recipe_b))
+    if without := [recipe for recipe, prompts in ((recipe_a, a), (recipe_b, b)) if not prompts]:
         who = "neither has a" if len(without) > 1 else f"{without[0]} has no"
         return [], [f"{who} teacher-forced generation"]
-    a, b = sides.values()
     same: list[str] = []
     reasons: list[str] = []
-    for recipe, mine, theirs in ((asked[1], a, b), (asked[2], b, a)):
+    for recipe, mine, theirs in ((recipe_a, a, b), (recipe_b, b, a)):
         if alone := sorted(set(mine) - set(theirs)):
             reasons.append(f"only {recipe} has {_named(alone)}")
     others: list[str] = []

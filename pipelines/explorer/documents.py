@@ -15,9 +15,9 @@ from pipelines.explorer.frames import Ask, Frames
 from pipelines.explorer.index import Told, figure_entry, index, prompt_rows, variant_names
 from pipelines.explorer.order import Order
 from pipelines.explorer.page import embedded, packed
-from pipelines.explorer.pairs import MOST_PAIRS, Pairs, nearest, pair
+from pipelines.explorer.pairs import MOST_PAIRS, Pairs, nearest, paired, turns
 from pipelines.explorer.pairs import TITLES as PAIR_TITLES
-from pipelines.explorer.shapes import Fact, FigureDocument, Index, Statement
+from pipelines.explorer.shapes import Fact, FigureDocument, Index, PairDocument, Statement
 from pipelines.explorer.statements import STATEMENTS
 from pipelines.explorer.traces import trace
 from pipelines.explorer.variants import variant
@@ -26,6 +26,8 @@ from pipelines.explorer.variants import variant
 FILE_BYTES, OWN_BYTES = 15_000_000, 700_000
 ROOM = FILE_BYTES - OWN_BYTES
 _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
+# Of the room that is left, for pairs of variants: a reader looks at texts more often.
+_PAIRS_SHARE = 0.25
 # Lists of the index, which a file carries as text; of longer ones the first entries, up to so many bytes.
 _LISTS = ("variants", "prompts", "answers", "claims", "findings", "facts")
 _LIST_BYTES = 1_500_000
@@ -87,7 +89,7 @@ class Documents:
         pairs = [
             f"pair/{n}/{m}" for n, m in combinations(range(len(names)), 2) if self._pairs and names[n][0] == names[m][0]
         ]
-        return ["index", "sql", *(f"figures/{name}" for name in FIGURES), *variants, *pairs, *traces]
+        return ["index", "sql", "turns", *(f"figures/{name}" for name in FIGURES), *variants, *pairs, *traces]
 
     def build(self, name: str) -> Mapping[str, Any]:
         """One document.
@@ -99,10 +101,10 @@ class Documents:
         match name.split("/"):
             case ["index"]:
                 return self._index(frames, self._traces(frames))
-            case ["sql"]:
-                return self._sql()
+            case ["sql" | "turns" as one]:
+                return self._sql() if one == "sql" else turns(frames.all("turns"), self._variants(frames))
             case ["figures", figure] if figure in FIGURES:
-                return self._figure(figure, self._ask(FIGURES[figure].query))
+                return self._figure(figure, frames.answer(FIGURES[figure].query))
             case ["variant", n] if (names := _at(self._variants(frames), n)) is not None:
                 model, recipe = names
                 mine = {
@@ -112,7 +114,7 @@ class Documents:
             case ["pair", n, m] if self._pairs is not None:
                 a, b = (_at(self._variants(frames), position) for position in (n, m))
                 if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
-                    return pair(self._pairs, a[0], a[1], b[1])
+                    return paired(self._pairs, a[0], [(a[1], b[1])])[0]
             case ["trace", n, m] if (names := _at(self._variants(frames), n)) is not None:
                 model, recipe = names
                 prompt = _at(self._prompts(frames), m)
@@ -123,18 +125,17 @@ class Documents:
     def within(self, room: int = ROOM) -> dict[str, Mapping[str, Any]]:
         """The documents of a file: all that it has room for, and an index that says what is left out.
 
-        The index comes first, cut where even its lists are too long. Then variants and figures, then paired
-        comparisons of variants that stand near each other, then traces prompt by prompt, each of every variant. The
-        first of a kind that has no room ends this kind, so that what is there does not depend on the sizes of single
-        ones.
+        The index comes first, cut where even its lists are too long. Then variants and figures, the counts of right
+        answers of every two variants, paired comparisons of variants, those that stand near each other first, then
+        traces prompt by prompt, each of every variant. The first of a kind that has no room ends this kind, so that
+        what is there does not depend on the sizes of single ones.
 
         Args:
             room: what they may take, packed and as base64, with the index as text.
         """
         frames = self._frames()
         found: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
-        answered = {name: self._ask(figure.query) for name, figure in FIGURES.items()}
-        without_data = [name for name, frame in answered.items() if frame.is_empty()]
+        without_data = [name for name, figure in FIGURES.items() if frames.answer(figure.query).is_empty()]
         wanted = self._traces(frames)
         whole = self._index(frames, wanted, without_data)
         cut = _cut(whole)
@@ -146,25 +147,24 @@ class Documents:
         ]
         room -= len(embedded(cut)) + _NOTES_BYTES + _size(found["sql"])
 
-        def add(kind: str, names: Sequence[str], build: Callable[[str], Mapping[str, Any]]) -> None:
+        def add(kind: str, names: Sequence[str], build: Callable[[str], Mapping[str, Any]], share: float = 1.0) -> None:
             nonlocal room
+            rest = room * (1 - share)
             for at, name in enumerate(names):
                 document = build(name)
-                if (size := _size(document)) > room:
+                if (size := _size(document)) > room - rest:
                     left_out.append(f"{len(names) - at} of {len(names)} {kind}")
                     return
                 room -= size
                 found[name] = document
 
-        def figure(name: str) -> FigureDocument:
-            key = name.removeprefix("figures/")
-            return self._figure(key, answered[key])
-
         add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
-        add("figures", [f"figures/{name}" for name in FIGURES], figure)
+        add("figures", [f"figures/{name}" for name in FIGURES], self.build)
+        add("counts of right answers of every two variants", ["turns"], self.build)
         if self._pairs is not None:
             near = nearest(_kls(cut), MOST_PAIRS)
-            add("paired comparisons", [f"pair/{n}/{m}" for n, m in near], self.build)
+            compared = _compared(self._pairs, self._variants(frames), near)
+            add("paired comparisons", list(compared), compared.__getitem__, share=_PAIRS_SHARE)
             if len(near) == MOST_PAIRS:
                 left_out.append("paired comparisons of variants that are not next to each other by median KL")
         # What the reader could not find in the index is not carried.
@@ -240,6 +240,17 @@ class Documents:
             spec.pop("config", None)
             drawings.append({"title": drawing.title, "spec": spec})
         return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
+
+
+def _compared(
+    pairs: Pairs, variants: Sequence[tuple[str, str]], wanted: Sequence[tuple[int, int]]
+) -> dict[str, PairDocument]:
+    """The documents of some pairs of variants by name, asked model by model."""
+    found: dict[tuple[int, int], PairDocument] = {}
+    for model in dict.fromkeys(variants[n][0] for n, _ in wanted):
+        own = [(n, m) for n, m in wanted if variants[n][0] == model]
+        found |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
+    return {f"pair/{n}/{m}": found[n, m] for n, m in wanted}
 
 
 def _at(rows: Sequence[_Row], position: str) -> _Row | None:

@@ -35,7 +35,7 @@ class Frames:
 
     def all(self, key: str) -> pl.DataFrame:
         """All rows of a statement."""
-        return self._once(STATEMENTS[key].sql)
+        return self.answer(STATEMENTS[key].sql)
 
     def of(self, key: str, **wanted: str) -> pl.DataFrame:
         """The rows of one variant, or of one of its prompts.
@@ -45,7 +45,7 @@ class Frames:
             wanted: model, recipe and perhaps prompt_id.
         """
         if not self.is_whole:
-            return self._once(narrowed(STATEMENTS[key], wanted))
+            return self.answer(narrowed(STATEMENTS[key], wanted))
         if key in LARGE:
             return self._of_prompt(key, wanted["recipe"], model=wanted["model"], prompt_id=wanted["prompt_id"])
         by = (key, *wanted)
@@ -62,7 +62,8 @@ class Frames:
         _, rows, parts = self._prompts[key]
         return parts.get((recipe,), rows.clear())
 
-    def _once(self, query: str) -> pl.DataFrame:
+    def answer(self, query: str) -> pl.DataFrame:
+        """All rows of a SELECT, such as that of a figure."""
         if query not in self._kept:
             self._kept[query] = self._ask(query)
         return self._kept[query]

@@ -1,4 +1,4 @@
-"""Documents `pair/<n>/<m>`: how two variants differ where both were measured, and which pairs a file holds.
+"""Documents `pair/<n>/<m>`: how two variants differ where both were measured, and which pairs a file holds; `turns`.
 
 The statistics come from whoever compares; here they are only chosen and laid out.
 """
@@ -12,10 +12,10 @@ import polars as pl
 
 from pipelines.charts.text import label, prose
 from pipelines.explorer.frames import table_rows
-from pipelines.explorer.shapes import PairDocument, Source, Table
+from pipelines.explorer.shapes import PairDocument, Source, Table, TurnsDocument
 
-# Each takes a part of a second to compare; a file has this many at most.
-MOST_PAIRS = 60
+# A file has this many at most: all of 45 variants, in a few kilobytes each.
+MOST_PAIRS = 1000
 TOKENS, TASKS = "compare/tokens", "compare/tasks"
 TITLES = {
     TOKENS: "Two variants on the same tokens of texts and prompts",
@@ -25,6 +25,16 @@ _SIDES = ("a", "b", "difference", "difference_se", "difference_low", "difference
 COLUMNS: dict[str, tuple[str, ...]] = {
     TOKENS: ("measured_on", "temperature", "statistic", *_SIDES, "noise_p95", "tokens", "clusters"),
     TASKS: ("measured_on", "statistic", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
+}
+# What `turns` has of a pair, a row a metric, under the names of `COLUMNS`; and where the statement has it.
+_TURNS = {
+    "statistic": "metric",
+    "a": "right_share",
+    "b": "other_right_share",
+    "only_a_right": "lost",
+    "only_b_right": "gained",
+    "holm_p": "holm_p",
+    "clusters": "n_samples",
 }
 
 
@@ -48,33 +58,56 @@ class Pairs:
     """Who compares.
 
     Attributes:
-        compare: `model@recipe` of A and of B → what was found.
-        sql: text of the statements `TOKENS` and `TASKS`, with the parameters $1 model, $2 A, $3 B, $4 prompts.
+        compare: a model and pairs of its recipes → what was found of each.
+        sql: text of the statements `TOKENS` and `TASKS`, with the parameters $1 model, $2 pairs, $3 their recipes.
     """
 
-    compare: Callable[[str, str], Paired]
+    compare: Callable[[str, Sequence[tuple[str, str]]], Sequence[Paired]]
     sql: Mapping[str, str]
 
 
-def pair(pairs: Pairs, model: str, recipe_a: str, recipe_b: str) -> PairDocument:
-    """Builds the document; of tokens, the statistics that have a paired error."""
-    a, b = (f"{model}@{recipe}" for recipe in (recipe_a, recipe_b))
-    found = pairs.compare(a, b)
-    where: dict[str, Any] = {"$1": model, "$2": recipe_a, "$3": recipe_b}
+def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list[PairDocument]:
+    """Builds the documents of pairs of recipes."""
+    found = pairs.compare(model, recipes)
+    return [_document(model, *both, of_both) for both, of_both in zip(recipes, found, strict=True)]
+
+
+def _document(model: str, recipe_a: str, recipe_b: str, found: Paired) -> PairDocument:
+    """Of tokens it has the statistics with a paired error."""
+    both = {"a": recipe_a, "b": recipe_b}
+    where: dict[str, Any] = {"$1": model, "$3": [recipe_a, recipe_b]}
     is_task = pl.col("measured_on").str.starts_with("task ")
     parts = {
-        TASKS: (found.rows.filter(is_task), Source(key=TASKS, where=where)),
+        TASKS: (found.rows.filter(is_task), Source(key=TASKS, where=where | {"$2": [both]})),
         TOKENS: (
             found.rows.filter(~is_task, ~pl.col("statistic").str.contains(r"_p\d+_|_min_|_max_|_median_")),
-            Source(key=TOKENS, where=where | {"$4": list(found.prompts)}),
+            Source(key=TOKENS, where=where | {"$2": [{**both, "prompts": list(found.prompts)}]}),
         ),
     }
     return {
-        "a": a,
-        "b": b,
+        "a": f"{model}@{recipe_a}",
+        "b": f"{model}@{recipe_b}",
         "tables": [_table(rows, source) for rows, source in parts.values() if rows.height],
         "missing": [prose(reason) for reason in found.missing],
     }
+
+
+def turns(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> TurnsDocument:
+    """Builds the document `turns`.
+
+    Args:
+        frame: the statement `turns`.
+        variants: model and recipe of each in the order of the index.
+    """
+    places = {variant: at for at, variant in enumerate(variants)}
+    found: dict[str, list[list[Any]]] = {}
+    rows = table_rows(frame, tuple(_TURNS.values()), lambda text: label(text, 80))
+    for model, *recipes, row in zip(frame["model"], frame["recipe"], frame["other_recipe"], rows, strict=True):
+        n, m = (places.get((model, recipe)) for recipe in recipes)
+        # The statement has both orders.
+        if n is not None and m is not None and n < m:
+            found.setdefault(f"{n}/{m}", []).append(row)
+    return {"columns": list(_TURNS), "pairs": found, "sql": "turns"}
 
 
 def _table(rows: pl.DataFrame, source: Source) -> Table:

@@ -247,6 +247,14 @@ class PairDocument(TypedDict):
     missing: list[str]
 
 
+class TurnsDocument(TypedDict):
+    """Document `turns`: the right answers of every two variants, also of those without a document of their own."""
+
+    columns: list[str]  # as those of a PairDocument's tables
+    pairs: dict[str, list[list[Any]]]  # "<n>/<m>", n < m → a row a metric
+    sql: str
+
+
 class Steps(TypedDict):
     """Lists in step, one entry a generated token."""
 

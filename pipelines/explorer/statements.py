@@ -3,6 +3,7 @@
 It is only stated here; the caller runs it. What the figures ask stands with the figures.
 """
 
+from pipelines.charts import flip_matrix
 from pipelines.explorer.query import PROMPT, VARIANT, Query
 from pipelines.explorer.sentences import ANSWERS, FINDINGS, LOOPS
 
@@ -221,6 +222,8 @@ from task_flips
 order by model, recipe, task, metric, direction <> 'lost', sample_id""",
         VARIANT,
     ),
+    # As the figure asks it, so that one answer serves both.
+    "turns": Query("Right answers that every two variants do not share", flip_matrix.QUERY, (*VARIANT, "other_recipe")),
     "retrieval": Query(
         "Retrieval beside the dense model's",
         """\

@@ -1,8 +1,9 @@
 -- How do two variants of one model differ in what they answer, paired sample by sample?
--- grain: one row per task × statistic.
--- key: measured_on, statistic
+-- grain: one row per pair of variants × task × statistic.
+-- key: recipe_a, recipe_b, measured_on, statistic
 -- inputs: task_answers, stg_task_samples
--- parameters: $1 the model, $2 the recipe of A, $3 the recipe of B; bound, never pasted
+-- parameters: $1 the model; $2 the pairs, each as {a, b}: both recipes; $3 the recipes of all pairs, so that files of
+--   others stay closed. Bound, never pasted
 -- how to read: a pair was asked the same thing (task, metric, sample_id, sample_hash). A statistic named as a metric of
 --   task_scores is the share of right answers, over the samples where right and wrong are known of both; agreement is
 --   the share of the dense model's own answers. *_log_likelihood is that of the right option or, a byte, of a text that
@@ -13,6 +14,13 @@
 --   clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right.
 with
+
+wanted as (
+    select
+        one.pair.a as recipe_a,
+        one.pair.b as recipe_b
+    from (select unnest($2) as pair) as one
+),
 
 answers as (
     select
@@ -26,7 +34,7 @@ answers as (
         target_margin,
         weight
     from task_answers
-    where model = $1 and recipe in ($2, $3)
+    where model = $1 and list_contains($3, recipe)
 
     union all
 
@@ -41,11 +49,13 @@ answers as (
         null as target_margin,
         1.0 as weight
     from stg_task_samples
-    where model = $1 and recipe in ($2, $3) and scoring in ('full_text', 'greedy')
+    where model = $1 and list_contains($3, recipe) and scoring in ('full_text', 'greedy')
 ),
 
 stacked as (
     select
+        wanted.recipe_a,
+        wanted.recipe_b,
         a.task,
         a.metric,
         a.sample_id,
@@ -65,18 +75,22 @@ stacked as (
             },
             { 'statistic': a.metric || '_margin', 'place': 3, 'a': a.target_margin, 'b': b.target_margin }
         ]) as one
-    from answers as a
+    from wanted
+    inner join answers as a
+        on wanted.recipe_a = a.recipe
     inner join answers as b
         on
-            a.task = b.task
+            wanted.recipe_b = b.recipe
+            and a.task = b.task
             and a.metric = b.metric
             and a.sample_id = b.sample_id
             and a.sample_hash = b.sample_hash
-    where a.recipe = $2 and b.recipe = $3
 ),
 
 pairs as (
     select
+        stacked.recipe_a,
+        stacked.recipe_b,
         stacked.task,
         stacked.one.statistic,
         stacked.one.place,
@@ -90,6 +104,8 @@ pairs as (
 
 means as (
     select
+        recipe_a,
+        recipe_b,
         task,
         statistic,
         any_value(place) as place,
@@ -102,11 +118,13 @@ means as (
         list(weight * (b - a) order by sample_id) as differences,
         list(weight order by sample_id) as weights
     from pairs
-    group by task, statistic
+    group by recipe_a, recipe_b, task, statistic
 ),
 
 errors as (
     select
+        means.recipe_a,
+        means.recipe_b,
         means.task,
         means.statistic,
         error_over_clusters(pairs.weight * (pairs.a - means.a) / means.weight) as a_se,
@@ -114,8 +132,12 @@ errors as (
         error_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as difference_se
     from means
     inner join pairs
-        on means.task = pairs.task and means.statistic = pairs.statistic
-    group by means.task, means.statistic
+        on
+            means.recipe_a = pairs.recipe_a
+            and means.recipe_b = pairs.recipe_b
+            and means.task = pairs.task
+            and means.statistic = pairs.statistic
+    group by means.recipe_a, means.recipe_b, means.task, means.statistic
 ),
 
 sizes as (
@@ -133,6 +155,8 @@ resamples as (
 
 intervals as (
     select
+        means.recipe_a,
+        means.recipe_b,
         means.task,
         means.statistic,
         bootstrap_interval(
@@ -141,11 +165,13 @@ intervals as (
     from means
     inner join resamples
         on means.samples = resamples.samples
-    group by means.task, means.statistic
+    group by means.recipe_a, means.recipe_b, means.task, means.statistic
 ),
 
 tested as (
     select
+        recipe_a,
+        recipe_b,
         task,
         statistic,
         coalesce(mcnemar_exact(only_a_right, only_b_right), 1.0) as mcnemar_p
@@ -156,19 +182,21 @@ tested as (
 placed as (
     select
         *,
-        count(*) over () as n_tests,
-        row_number() over (order by mcnemar_p, task, statistic) as place
+        count(*) over (partition by recipe_a, recipe_b) as n_tests,
+        row_number() over (partition by recipe_a, recipe_b order by mcnemar_p, task, statistic) as place
     from tested
 ),
 
 corrected as (
     select
         *,
-        max(holm_step(mcnemar_p, place, n_tests)) over (order by place) as holm_p
+        max(holm_step(mcnemar_p, place, n_tests)) over (partition by recipe_a, recipe_b order by place) as holm_p
     from placed
 )
 
 select
+    means.recipe_a,
+    means.recipe_b,
     'task ' || means.task as measured_on,
     means.statistic,
     means.a,
@@ -186,9 +214,21 @@ select
     corrected.holm_p
 from means
 inner join errors
-    on means.task = errors.task and means.statistic = errors.statistic
+    on
+        means.recipe_a = errors.recipe_a
+        and means.recipe_b = errors.recipe_b
+        and means.task = errors.task
+        and means.statistic = errors.statistic
 left join intervals
-    on means.task = intervals.task and means.statistic = intervals.statistic
+    on
+        means.recipe_a = intervals.recipe_a
+        and means.recipe_b = intervals.recipe_b
+        and means.task = intervals.task
+        and means.statistic = intervals.statistic
 left join corrected
-    on means.task = corrected.task and means.statistic = corrected.statistic
-order by means.task, means.place, means.statistic
+    on
+        means.recipe_a = corrected.recipe_a
+        and means.recipe_b = corrected.recipe_b
+        and means.task = corrected.task
+        and means.statistic = corrected.statistic
+order by means.recipe_a, means.recipe_b, means.task, means.place, means.statistic

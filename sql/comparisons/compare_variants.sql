@@ -1,9 +1,9 @@
 -- How do two variants of one model differ, paired token by token?
--- grain: one row per text or set of prompts × temperature × statistic.
--- key: measured_on, temperature, statistic
+-- grain: one row per pair of variants × text or set of prompts × temperature × statistic.
+-- key: recipe_a, recipe_b, measured_on, temperature, statistic
 -- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, noise_at_output
--- parameters: $1 the model, $2 the recipe of A, $3 the recipe of B, $4 the prompts whose text is the same on both
---   sides; bound, never pasted
+-- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on both
+--   sides; $3 the recipes of all pairs, so that files of others stay closed. Bound, never pasted
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
 --   of a text the same text_hash, context, stride and position, T = 1; of the prompts (teacher forced, so that both
 --   read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors take
@@ -15,34 +15,78 @@
 -- reason: two figures with an error each say little about which variant is better; their paired difference does.
 with
 
+wanted as (
+    select
+        one.pair.a as recipe_a,
+        one.pair.b as recipe_b,
+        cast(one.pair.prompts as varchar[]) as prompts
+    from (select unnest($2) as pair) as one
+),
+
+text_tokens as (
+    select
+        recipe,
+        text_id,
+        text_hash,
+        context,
+        stride,
+        window_id,
+        position,
+        -cast(log_p_target_pruned as double) as nll,
+        delta_p_target as delta_p,
+        cast(kl_dense_pruned_nats as double) as kl,
+        cast(is_top1_same as integer) as top1
+    from stg_text_tokens
+    where model = $1 and list_contains($3, recipe)
+),
+
+steps as (
+    select
+        recipe,
+        prompt_id,
+        step,
+        position,
+        temperature,
+        token_id_dense,
+        cast(kl_dense_pruned_nats as double) as kl,
+        cast(is_top1_same as integer) as top1
+    from stg_decoding_steps
+    where model = $1 and list_contains($3, recipe) and trajectory = 'teacher_forced'
+),
+
 pairs as (
     select
+        wanted.recipe_a,
+        wanted.recipe_b,
         'text ' || a.text_id as measured_on,
         1.0 as temperature,
         cast(a.window_id as varchar) as block,
-        -cast(a.log_p_target_pruned as double) as nll_a,
-        -cast(b.log_p_target_pruned as double) as nll_b,
-        a.delta_p_target as delta_p_a,
-        b.delta_p_target as delta_p_b,
-        cast(a.kl_dense_pruned_nats as double) as kl_a,
-        cast(b.kl_dense_pruned_nats as double) as kl_b,
-        cast(a.is_top1_same as integer) as top1_a,
-        cast(b.is_top1_same as integer) as top1_b
-    from stg_text_tokens as a
-    inner join stg_text_tokens as b
+        a.nll as nll_a,
+        b.nll as nll_b,
+        a.delta_p as delta_p_a,
+        b.delta_p as delta_p_b,
+        a.kl as kl_a,
+        b.kl as kl_b,
+        a.top1 as top1_a,
+        b.top1 as top1_b
+    from wanted
+    inner join text_tokens as a
+        on wanted.recipe_a = a.recipe
+    inner join text_tokens as b
         on
-            a.model = b.model
+            wanted.recipe_b = b.recipe
             and a.text_id = b.text_id
             and a.text_hash = b.text_hash
             and a.context = b.context
             and a.stride = b.stride
             and a.window_id = b.window_id
             and a.position = b.position
-    where a.model = $1 and a.recipe = $2 and b.recipe = $3
 
     union all
 
     select
+        wanted.recipe_a,
+        wanted.recipe_b,
         'prompts' as measured_on,
         a.temperature,
         a.prompt_id as block,
@@ -50,31 +94,28 @@ pairs as (
         null as nll_b,
         null as delta_p_a,
         null as delta_p_b,
-        cast(a.kl_dense_pruned_nats as double) as kl_a,
-        cast(b.kl_dense_pruned_nats as double) as kl_b,
-        cast(a.is_top1_same as integer) as top1_a,
-        cast(b.is_top1_same as integer) as top1_b
-    from stg_decoding_steps as a
-    inner join stg_decoding_steps as b
+        a.kl as kl_a,
+        b.kl as kl_b,
+        a.top1 as top1_a,
+        b.top1 as top1_b
+    from wanted
+    inner join steps as a
+        on wanted.recipe_a = a.recipe and list_contains(wanted.prompts, a.prompt_id)
+    inner join steps as b
         on
-            a.model = b.model
+            wanted.recipe_b = b.recipe
             and a.prompt_id = b.prompt_id
-            and a.trajectory = b.trajectory
             and a.step = b.step
             and a.position = b.position
             and a.temperature = b.temperature
             and a.token_id_dense = b.token_id_dense
-    where
-        a.model = $1
-        and a.recipe = $2
-        and b.recipe = $3
-        and a.trajectory = 'teacher_forced'
-        and list_contains($4, a.prompt_id)
 ),
 
 -- One shape for every mean.
 stacked as (
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         block,
@@ -96,6 +137,8 @@ stacked as (
 -- What the prompts do not have is NULL and drops out.
 measures as (
     select
+        stacked.recipe_a,
+        stacked.recipe_b,
         stacked.measured_on,
         stacked.temperature,
         stacked.block,
@@ -108,6 +151,8 @@ measures as (
 
 means as (
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         measure,
@@ -115,12 +160,14 @@ means as (
         avg(a) as a,
         avg(b) as b
     from measures
-    group by measured_on, temperature, measure
+    group by recipe_a, recipe_b, measured_on, temperature, measure
 ),
 
 -- What each window or prompt adds to the mean beyond its expected part.
 influences as (
     select
+        means.recipe_a,
+        means.recipe_b,
         means.measured_on,
         means.temperature,
         means.measure,
@@ -133,15 +180,19 @@ influences as (
     from means
     inner join measures
         on
-            means.measured_on = measures.measured_on
+            means.recipe_a = measures.recipe_a
+            and means.recipe_b = measures.recipe_b
+            and means.measured_on = measures.measured_on
             and means.temperature = measures.temperature
             and means.measure = measures.measure
-    group by means.measured_on, means.temperature, means.measure, measures.block
+    group by means.recipe_a, means.recipe_b, means.measured_on, means.temperature, means.measure, measures.block
 ),
 
 -- A perplexity and a root mean square are functions of a mean: their influence is that of the mean times the slope.
 linearised as (
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         case measure
@@ -162,6 +213,8 @@ linearised as (
     union all
 
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         'ppl' as statistic,
@@ -176,6 +229,8 @@ linearised as (
 
 with_errors as (
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         statistic,
@@ -189,11 +244,13 @@ with_errors as (
         error_over_clusters(of_b - of_a) as difference_se,
         half_width_over_clusters(of_b - of_a) as half_width
     from linearised
-    group by measured_on, temperature, statistic
+    group by recipe_a, recipe_b, measured_on, temperature, statistic
 ),
 
 spreads as (
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         count(*) as tokens,
@@ -205,23 +262,24 @@ spreads as (
         unnest(quantile_cont(kl_a, [1, 0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0])) as a,
         unnest(quantile_cont(kl_b, [1, 0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0])) as b
     from pairs
-    group by measured_on, temperature
+    group by recipe_a, recipe_b, measured_on, temperature
 ),
 
 conditions as (
     select distinct
+        recipe as recipe_a,
         text_id,
         text_hash,
         context,
         stride
-    from stg_text_tokens
-    where model = $1 and recipe = $2
+    from text_tokens
 ),
 
 -- Those of A are those of every pair: a floor under other ones is none.
 noise_on_texts as (
     select
         tokens.recipe,
+        conditions.recipe_a,
         tokens.text_id,
         quantile_cont(cast(tokens.kl_dense_pruned_nats as double), 0.95) as noise_p95
     from stg_text_tokens as tokens
@@ -234,31 +292,41 @@ noise_on_texts as (
             and tokens.context = conditions.context
             and tokens.stride = conditions.stride
     where tokens.model = $1
-    group by tokens.recipe, tokens.text_id
+    group by tokens.recipe, conditions.recipe_a, tokens.text_id
+),
+
+asked as (
+    select distinct recipe_a
+    from wanted
 ),
 
 -- Of several noise variants the largest counts.
 floors as (
     select
+        recipe_a,
         'text ' || text_id as measured_on,
         1.0 as temperature,
         max(noise_p95) as noise_p95
     from noise_on_texts
-    group by text_id
+    group by recipe_a, text_id
 
     union all
 
     select
+        asked.recipe_a,
         'prompts' as measured_on,
-        temperature,
-        max(kl_p95_nats) as noise_p95
+        noise_at_output.temperature,
+        max(noise_at_output.kl_p95_nats) as noise_p95
     from noise_at_output
-    where model = $1
-    group by temperature
+    cross join asked
+    where noise_at_output.model = $1
+    group by asked.recipe_a, noise_at_output.temperature
 ),
 
 statistics as (
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         statistic,
@@ -277,6 +345,8 @@ statistics as (
     union all
 
     select
+        recipe_a,
+        recipe_b,
         measured_on,
         temperature,
         statistic,
@@ -294,6 +364,8 @@ statistics as (
 )
 
 select
+    statistics.recipe_a,
+    statistics.recipe_b,
     statistics.measured_on,
     statistics.temperature,
     statistics.statistic,
@@ -310,8 +382,13 @@ select
     statistics.clusters
 from statistics
 left join floors
-    on statistics.measured_on = floors.measured_on and statistics.temperature = floors.temperature
+    on
+        statistics.recipe_a = floors.recipe_a
+        and statistics.measured_on = floors.measured_on
+        and statistics.temperature = floors.temperature
 order by
+    statistics.recipe_a,
+    statistics.recipe_b,
     statistics.measured_on = 'prompts',
     statistics.measured_on,
     statistics.temperature,

@@ -1,23 +1,24 @@
 -- After how many dropped sublayers or blocks does a task's score halve, and do cheap probes halve there too?
--- grain: one row per model × kind of drop × way of choosing × task × metric.
--- key: model, method, chosen_by, task, metric
--- inputs: stg_task_scores, stg_variants, task_pairs, reference_steps, stg_generations
--- how to read: critical_k is where the score first falls to half the dense one, on straight lines between neighbouring
---   numbers of drops from the dense model (k = 0) on; variants of equal k are averaged. Its interval is where half the
---   dense score lies within the 95 % band of the scores, standard errors of variant and dense added as independent
---   ones. NULL beyond k_largest, for nothing is extrapolated: with critical_k_low and no critical_k the score may have
---   halved already, with critical_k and no critical_k_high it may not have. Bounds are NULL where a score has no
---   standard error. A task whose score by chance is above half the dense one never halves. Only metrics of which more
---   is better, and a dense score above 0. Rows of the kind probe (task probes) treat what needs no task in the same
---   way, each 1 for the dense model: top1_agreement, the teacher-forced steps with the same top token; kl_kept and
---   kl_step0_kept, exp(−mean KL(dense‖pruned)) over all steps and at the first; their errors are over prompts.
---   critical_k_top1 and critical_k_kl repeat two of them beside every task of the same drops.
+-- grain: one row per model × kind of drop × way of choosing × task group × kind of task × metric.
+-- key: model, method, chosen_by, task_group, kind, metric
+-- inputs: group_scores, stg_task_scores, stg_variants, task_pairs, reference_steps, stg_generations
+-- how to read: a group of the harness's tasks, such as MMLU, is one score (group_scores). critical_k is where the score
+--   first falls to half the dense one, on straight lines between neighbouring numbers of drops from the dense model (k
+--   = 0) on; variants of equal k are averaged. Its interval is where half the dense score lies within the 95 % band of
+--   the scores, standard errors of variant and dense added as independent ones. NULL beyond k_largest, for nothing is
+--   extrapolated: with critical_k_low and no critical_k the score may have halved already, with critical_k and no
+--   critical_k_high it may not have. Bounds are NULL where a score has no standard error. A task whose score by chance
+--   is above half the dense one never halves. Only metrics of which more is better, and a dense score above 0. Rows of
+--   the kind probe (task_group probes) treat what needs no task in the same way, each 1 for the dense model:
+--   top1_agreement, the teacher-forced steps with the same top token; kl_kept and kl_step0_kept, exp(−mean
+--   KL(dense‖pruned)) over all steps and at the first; their errors are over prompts. critical_k_top1 and critical_k_kl
+--   repeat two of them beside every task of the same drops.
 -- reason: the number that the paper's Figure 1 shows as a cliff, one a task: generation falls off it first.
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   chosen_by: What chose the units, such as influence [label]
---   metric: Name of the score within its task, or of the probe
 --   kind: How the task is answered, or probe where no task is asked [label]
+--   metric: Name of the score within its task, or of the probe
 --   score_dense: The dense model's score [share]
 --   n_points: Different numbers of drops that were scored, the dense model not counted
 --   k_largest: Largest number of drops that was scored [units]
@@ -36,13 +37,13 @@ with
 dense as (
     select
         model,
-        task,
-        metric,
+        task_group,
         kind,
-        value,
-        standard_error
-    from stg_task_scores
-    where recipe = 'dense' and is_higher_better and value > 0
+        metric,
+        score,
+        score_se
+    from group_scores
+    where recipe = 'dense' and is_higher_better and score > 0
 ),
 
 variants as (
@@ -109,18 +110,22 @@ measured as (
         variants.method,
         variants.chosen_by,
         variants.k,
-        dense.task,
-        dense.metric,
+        dense.task_group,
         dense.kind,
-        scores.value as score,
-        scores.standard_error as score_se,
-        dense.value as score_dense,
-        dense.standard_error as score_dense_se
+        dense.metric,
+        scores.score,
+        scores.score_se,
+        dense.score as score_dense,
+        dense.score_se as score_dense_se
     from variants
-    inner join stg_task_scores as scores
+    inner join group_scores as scores
         on variants.model = scores.model and variants.recipe = scores.recipe
     inner join dense
-        on scores.model = dense.model and scores.task = dense.task and scores.metric = dense.metric
+        on
+            scores.model = dense.model
+            and scores.task_group = dense.task_group
+            and scores.kind = dense.kind
+            and scores.metric = dense.metric
 
     union all
 
@@ -129,9 +134,9 @@ measured as (
         variants.method,
         variants.chosen_by,
         variants.k,
-        'probes' as task_of_none,
-        probes.metric,
+        'probes' as group_of_none,
         'probe' as kind,
+        probes.metric,
         case when probes.metric = 'top1_agreement' then probes.per_step else exp(-probes.per_step) end as score,
         -- First order: a logarithm's error is relative.
         probes.per_step_se
@@ -149,16 +154,16 @@ drops as (
         method,
         chosen_by,
         k,
-        task,
-        metric,
+        task_group,
         kind,
+        metric,
         avg(score) as score,
         -- Averages of independent scores; without one of their errors the average has none.
         case when count(score_se) = count(*) then sqrt(sum(score_se ** 2)) / count(*) end as score_se,
         any_value(score_dense) as score_dense,
         any_value(score_dense_se) as score_dense_se
     from measured
-    group by model, method, chosen_by, k, task, metric, kind
+    group by model, method, chosen_by, k, task_group, kind, metric
 ),
 
 points as (
@@ -166,7 +171,8 @@ points as (
         model,
         method,
         chosen_by,
-        task,
+        task_group,
+        kind,
         metric,
         k,
         score - score_dense / 2 as excess,
@@ -180,7 +186,8 @@ points as (
         model,
         method,
         chosen_by,
-        task,
+        task_group,
+        kind,
         metric,
         0 as k,
         score_dense / 2 as excess,
@@ -193,7 +200,8 @@ curves as (
         model,
         method,
         chosen_by,
-        task,
+        task_group,
+        kind,
         metric,
         k,
         unnest(['low', 'middle', 'high']) as curve,
@@ -206,12 +214,14 @@ curves as (
 segments as (
     select
         *,
-        lag(k) over (partition by model, method, chosen_by, task, metric, curve order by k) as k_before,
-        lag(height) over (partition by model, method, chosen_by, task, metric, curve order by k) as height_before,
+        lag(k) over along as k_before,
+        lag(height) over along as height_before,
         -- A curve with an unknown point says nothing.
-        count(height) over (partition by model, method, chosen_by, task, metric, curve)
-        = count(*) over (partition by model, method, chosen_by, task, metric, curve) as is_whole
+        count(height) over whole = count(*) over whole as is_whole
     from curves
+    window
+        whole as (partition by model, method, chosen_by, task_group, kind, metric, curve),
+        along as (partition by model, method, chosen_by, task_group, kind, metric, curve order by k)
 ),
 
 crossings as (
@@ -219,7 +229,8 @@ crossings as (
         model,
         method,
         chosen_by,
-        task,
+        task_group,
+        kind,
         metric,
         curve,
         min(
@@ -230,7 +241,7 @@ crossings as (
         ) as k
     from segments
     where is_whole and height <= 0 and (k_before is null or height_before > 0)
-    group by model, method, chosen_by, task, metric, curve
+    group by model, method, chosen_by, task_group, kind, metric, curve
 ),
 
 summaries as (
@@ -238,15 +249,15 @@ summaries as (
         model,
         method,
         chosen_by,
-        task,
+        task_group,
+        kind,
         metric,
-        any_value(kind) as kind,
         any_value(score_dense) as score_dense,
         count(*) as n_points,
         max(k) as k_largest,
         arg_max(score, k) as score_at_largest
     from drops
-    group by model, method, chosen_by, task, metric
+    group by model, method, chosen_by, task_group, kind, metric
 ),
 
 found as (
@@ -254,13 +265,14 @@ found as (
         model,
         method,
         chosen_by,
-        task,
+        task_group,
+        kind,
         metric,
         max(k) filter (where curve = 'middle') as critical_k,
         max(k) filter (where curve = 'low') as critical_k_low,
         max(k) filter (where curve = 'high') as critical_k_high
     from crossings
-    group by model, method, chosen_by, task, metric
+    group by model, method, chosen_by, task_group, kind, metric
 ),
 
 -- What halves by the same drops, in one row.
@@ -272,7 +284,7 @@ probes as (
         max(critical_k) filter (where metric = 'top1_agreement') as top1,
         max(critical_k) filter (where metric = 'kl_kept') as kl
     from found
-    where task = 'probes'
+    where kind = 'probe'
     group by model, method, chosen_by
 ),
 
@@ -281,14 +293,21 @@ flips as (
         variants.model,
         variants.method,
         variants.chosen_by,
-        pairs.task,
-        pairs.metric,
+        scores.task_group,
+        scores.kind,
+        scores.metric,
         min(variants.k) as k
     from variants
     inner join task_pairs as pairs
         on variants.model = pairs.model and variants.recipe = pairs.recipe
+    inner join stg_task_scores as scores
+        on
+            pairs.model = scores.model
+            and pairs.recipe = scores.recipe
+            and pairs.task = scores.task
+            and pairs.metric = scores.metric
     where pairs.is_flipped
-    group by variants.model, variants.method, variants.chosen_by, pairs.task, pairs.metric
+    group by variants.model, variants.method, variants.chosen_by, scores.task_group, scores.kind, scores.metric
 ),
 
 maths_flips as (
@@ -310,9 +329,9 @@ select
     summaries.model,
     summaries.method,
     summaries.chosen_by,
-    summaries.task,
-    summaries.metric,
+    summaries.task_group,
     summaries.kind,
+    summaries.metric,
     summaries.score_dense,
     summaries.n_points,
     summaries.k_largest,
@@ -330,7 +349,8 @@ left join found
         summaries.model = found.model
         and summaries.method = found.method
         and summaries.chosen_by = found.chosen_by
-        and summaries.task = found.task
+        and summaries.task_group = found.task_group
+        and summaries.kind = found.kind
         and summaries.metric = found.metric
 left join probes
     on
@@ -342,11 +362,18 @@ left join flips
         summaries.model = flips.model
         and summaries.method = flips.method
         and summaries.chosen_by = flips.chosen_by
-        and summaries.task = flips.task
+        and summaries.task_group = flips.task_group
+        and summaries.kind = flips.kind
         and summaries.metric = flips.metric
 left join maths_flips
     on
         summaries.model = maths_flips.model
         and summaries.method = maths_flips.method
         and summaries.chosen_by = maths_flips.chosen_by
-order by summaries.model, summaries.task, summaries.metric, summaries.method, summaries.chosen_by
+order by
+    summaries.model,
+    summaries.task_group,
+    summaries.kind,
+    summaries.metric,
+    summaries.method,
+    summaries.chosen_by

@@ -1,12 +1,12 @@
 -- Do cheap probes rank the variants of a model as its tasks do?
--- grain: one row per model × probe × task × metric.
--- key: model, probe, task, metric
--- inputs: stg_task_scores, probes
+-- grain: one row per model × probe × task group × kind of task × metric.
+-- key: model, probe, task_group, kind, metric
+-- inputs: group_scores, probes
 -- how to read: the mart probes says what each probe is; influence is of recipes alone that drop sublayers. Each is 0
 --   for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned variants,
 --   to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The interval draws
 --   variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side does not vary.
---   Noise is left out.
+--   Noise is left out. A group of the harness's tasks, such as MMLU, ranks as one (group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: What was measured without any task [label]
@@ -22,15 +22,16 @@ losses as (
     select
         pruned.model,
         pruned.recipe,
-        pruned.task,
-        pruned.metric,
+        pruned.task_group,
         pruned.kind,
-        case when pruned.is_higher_better then dense.value - pruned.value else pruned.value - dense.value end as loss
-    from stg_task_scores as pruned
-    inner join stg_task_scores as dense
+        pruned.metric,
+        case when pruned.is_higher_better then dense.score - pruned.score else pruned.score - dense.score end as loss
+    from group_scores as pruned
+    inner join group_scores as dense
         on
             pruned.model = dense.model
-            and pruned.task = dense.task
+            and pruned.task_group = dense.task_group
+            and pruned.kind = dense.kind
             and pruned.metric = dense.metric
             and dense.recipe = 'dense'
     where pruned.recipe <> 'dense'
@@ -40,14 +41,18 @@ ranked as (
     select
         losses.model,
         losses.recipe,
-        losses.task,
-        losses.metric,
+        losses.task_group,
         losses.kind,
+        losses.metric,
         probes.probe,
         probes.damage,
         losses.loss,
-        count_below(probes.damage, row(losses.model, losses.task, losses.metric, probes.probe)) as damage_below,
-        count_below(losses.loss, row(losses.model, losses.task, losses.metric, probes.probe)) as loss_below
+        count_below(
+            probes.damage, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
+        ) as damage_below,
+        count_below(
+            losses.loss, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
+        ) as loss_below
     from losses
     inner join probes
         on losses.model = probes.model and losses.recipe = probes.recipe
@@ -57,9 +62,9 @@ fits as (
     select
         model,
         probe,
-        task,
+        task_group,
+        kind,
         metric,
-        any_value(kind) as kind,
         count(*) as n_variants,
         case
             when count(*) >= 5
@@ -83,7 +88,7 @@ fits as (
         list(loss_below ** 2 order by recipe) as yy,
         list(damage_below * loss_below order by recipe) as xy
     from ranked
-    group by model, probe, task, metric
+    group by model, probe, task_group, kind, metric
 ),
 
 sizes as (
@@ -103,7 +108,8 @@ intervals as (
     select
         fits.model,
         fits.probe,
-        fits.task,
+        fits.task_group,
+        fits.kind,
         fits.metric,
         bootstrap_interval(
             resampled_correlation(resamples.weights, fits.ones, fits.x, fits.y, fits.xx, fits.yy, fits.xy),
@@ -113,15 +119,15 @@ intervals as (
     inner join resamples
         on fits.n_variants = resamples.n_variants
     where fits.spearman is not null
-    group by fits.model, fits.probe, fits.task, fits.metric
+    group by fits.model, fits.probe, fits.task_group, fits.kind, fits.metric
 )
 
 select
     fits.model,
     fits.probe,
-    fits.task,
-    fits.metric,
+    fits.task_group,
     fits.kind,
+    fits.metric,
     fits.n_variants,
     fits.spearman,
     intervals.spearman[1] as spearman_low,
@@ -132,6 +138,7 @@ left join intervals
     on
         fits.model = intervals.model
         and fits.probe = intervals.probe
-        and fits.task = intervals.task
+        and fits.task_group = intervals.task_group
+        and fits.kind = intervals.kind
         and fits.metric = intervals.metric
-order by fits.model, fits.task, fits.metric, fits.probe
+order by fits.model, fits.task_group, fits.kind, fits.metric, fits.probe

@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from scipy import stats
 
 from tests.sql.handmade import Handmade, Row
 from tests.sql.handmade_tasks import task_sample
 from tests.sql.handmade_texts import text_token
+from tests.sql.handmade_whole import whole_warehouse
 from tests.sql.resampling import interval
-from warehouse.compare import Comparison, compare
+from warehouse import compare as module
+from warehouse.catalogue import connect
+from warehouse.compare import Comparison, compare, compare_pairs
 from warehouse.errors import WarehouseError
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -327,6 +331,49 @@ def test_tasks_without_a_shared_sample_are_refused_with_the_reason(tmp_path: Pat
         compare(write(warehouse, tmp_path), "a", "b")
     assert "task gsm8k has no sample that both were asked in the same way" in str(refused.value)
     assert "only b was scored on task arc" in str(refused.value)
+
+
+def test_many_pairs_at_once_have_the_numbers_of_each_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 4)
+    warehouse = whole_warehouse()
+    # One was asked another prompt and other samples, so that what is shared differs from pair to pair.
+    for table, column in (
+        ("generations", "prompt_text"),
+        ("task_samples", "sample_hash"),
+        ("text_tokens", "text_hash"),
+    ):
+        for row in warehouse.where(table, recipe="rtn-4bit")[::2]:
+            row[column] = "another"
+    recipes = ["wanda-50", "rtn-4bit", "dense", "mlp-drop-1"]
+    pairs = [(a, b) for a in recipes for b in recipes if a != b]
+    with warehouse.connect(tmp_path) as connection:
+        found = compare_pairs(connection, "tiny", pairs)
+
+    assert [(one.recipe_a, one.recipe_b) for one in found] == pairs
+    for one in found:
+        alone = compare(tmp_path, one.recipe_a, one.recipe_b)
+        assert (one.prompts, one.missing) == (alone.prompts, alone.missing)
+        assert_frame_equal(pl.DataFrame(one.rows), pl.DataFrame(alone.rows), rel_tol=1e-12)
+    assert len({one.prompts for one in found}) == 2
+
+
+def test_a_pair_that_shares_nothing_says_so_and_leaves_the_others(tmp_path: Path) -> None:
+    warehouse = two_variants("a", "b", "c", "unscored")
+    for recipe in "abc":
+        text_token(warehouse, recipe, 1, 1.0)
+    store, table = Store(write(warehouse, tmp_path)), TABLES["text_tokens"]
+    made = store.provenance(table, "tiny", "c")
+    assert made is not None
+    rows = pl.DataFrame(store.read(table, "tiny", "c"))
+    store.write(table, rows, dataclasses.replace(made, inputs={"weight_hash": "2" * 64}), "tiny", "c")
+    with connect(tmp_path) as connection:
+        same, other, nothing = compare_pairs(connection, "tiny", [("a", "b"), ("b", "c"), ("a", "unscored")])
+
+    assert same.rows.num_rows
+    assert not other.rows.num_rows
+    assert not nothing.rows.num_rows
+    assert other.missing[0].startswith("b and c were measured against different dense weights")
+    assert nothing.missing[0] == "only a was scored on text wiki"
 
 
 def test_variants_are_found_by_recipe_where_one_model_has_it(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_q21_interpolates_where_the_score_halves_and_where_it_may(ask: Ask) -> N
     # 1.96 · sqrt(0.05² + 0.05²/4), but for the dense model, whose own half has half its error.
     band = TWO_SIDED * 0.05 * math.sqrt(1.25)
 
-    assert {name: row[name] for name in row if name not in {"model", "task", "metric", "kind"}} == {
+    assert {name: row[name] for name in row if name not in {"model", "task_group", "metric", "kind"}} == {
         "method": "attn-drop",
         "chosen_by": "influence",
         "score_dense": 0.8,
@@ -204,7 +204,7 @@ def test_q21_holds_probes_that_halve_and_the_first_answer_that_flips_beside_the_
     assert rows["top1_agreement"]["critical_k"] == row["critical_k_top1"]
     assert rows["kl_kept"]["score_at_largest"] == about(kept[3])
     assert rows["kl_step0_kept"]["score_at_largest"] == about(kept[3])
-    assert (rows["kl_kept"]["kind"], rows["kl_kept"]["task"]) == ("probe", "probes")
+    assert (rows["kl_kept"]["kind"], rows["kl_kept"]["task_group"]) == ("probe", "probes")
     assert 2 < rows["kl_kept"]["critical_k_low"] < row["critical_k_kl"] < rows["kl_kept"]["critical_k_high"]
     assert (rows["exact_match"]["first_flip_k"], row["first_maths_flip_k"]) == (6, 4)
     assert row["first_flip_k"] is None, "no sample is read by this metric"
@@ -216,6 +216,31 @@ def test_q21_asks_only_for_scores_of_which_more_is_better_and_that_can_halve(ask
         task_score(warehouse, recipe, "wikitext2", perplexity, kind="perplexity", metric="word_perplexity")
 
     assert ask(warehouse, "q21_critical_drops") == []
+
+
+def test_q21_takes_a_group_of_tasks_as_one_score_and_each_kind_of_task_apart(ask: Ask) -> None:
+    warehouse = Handmade()
+    # By number of dropped sublayers: the small task halves at once, the large one late, and it weighs three times.
+    for count, small, large in ((0, 0.8, 0.6), (2, 0.2, 0.6), (4, 0.0, 0.2)):
+        recipe = f"attn-drop-{count}" if count else "dense"
+        warehouse.variant(recipe, method="attn-drop", count=count, by="influence")
+        task_score(warehouse, recipe, "mmlu_law", small, n=50, group="mmlu")
+        task_score(warehouse, recipe, "mmlu_sums", large, n=150, group="mmlu")
+        task_score(warehouse, recipe, "mmlu_essay", 1 - count / 8, kind="generative", group="mmlu")
+    # The answer to one task alone flips, and only of those that are read by options.
+    for recipe, answered in (("dense", -1), ("attn-drop-2", -3)):
+        task_sample(warehouse, recipe, "mmlu_law", "a", scoring="letter", log_likelihoods=[answered, -2])
+        task_score(warehouse, recipe, "mmlu_law", 0.5, metric="accuracy_letter", group="mmlu")
+    rows = {(row["task_group"], row["kind"], row["metric"]): row for row in ask(warehouse, "q21_critical_drops")}
+
+    chosen = rows["mmlu", "non_generative", "accuracy"]
+    dense, two, four = (0.8 + 3 * 0.6) / 4, (0.2 + 3 * 0.6) / 4, (0.0 + 3 * 0.2) / 4
+    assert chosen["score_dense"] == about(dense)
+    assert chosen["critical_k"] == about(2 + 2 * (two - dense / 2) / (two - four))
+    assert rows["mmlu", "generative", "accuracy"]["critical_k"] == about(4.0)
+    assert rows["mmlu", "non_generative", "accuracy_letter"]["first_flip_k"] == 2
+    assert chosen["first_flip_k"] is None
+    assert len(rows) == 3
 
 
 def test_q22_sets_what_choosing_loses_against_what_writing_loses(ask: Ask) -> None:
@@ -297,7 +322,7 @@ def test_q23_ranks_variants_by_probe_and_by_task(ask: Ask) -> None:
             warehouse.step(recipe, prompt, 0, 99.0, trajectory="free_running")
         task_score(warehouse, recipe, "gsm8k", 0.9 - loss)
         task_score(warehouse, recipe, "wikitext2", 10.0 + probe, kind="perplexity", metric="word_perplexity")
-    rows = {(row["probe"], row["task"]): row for row in ask(warehouse, "q23_probes_rank_variants")}
+    rows = {(row["probe"], row["task_group"]): row for row in ask(warehouse, "q23_probes_rank_variants")}
     row = rows["kl_step0", "gsm8k"]
     low, high = interval(
         lambda drawn: (
@@ -315,6 +340,21 @@ def test_q23_ranks_variants_by_probe_and_by_task(ask: Ask) -> None:
     # A perplexity that rises is a loss, so that a probe equal to it ranks as it does.
     assert rows["var_p_step0", "wikitext2"]["spearman"] == about(1.0)
     assert rows["top1_change", "gsm8k"]["spearman"] is None, "no token changes, so nothing varies"
+
+
+def test_q23_ranks_by_the_score_of_a_group_of_tasks(ask: Ask) -> None:
+    warehouse = Handmade()
+    # Over all samples the score falls with the probe; in neither task does it.
+    scores = {"mmlu_law": (0.9, 0.8, 0.9, 0.2, 0.3, 0.0), "mmlu_sums": (0.8, 0.8, 0.6, 0.7, 0.5, 0.45)}
+    for index, recipe in enumerate(("dense", *(f"r{index}" for index in range(5)))):
+        if index:
+            warehouse.step(recipe, "p", 0, float(index))
+        for task, n in (("mmlu_law", 50), ("mmlu_sums", 150)):
+            task_score(warehouse, recipe, task, scores[task][index], n=n, group="mmlu")
+    (row,) = ask(warehouse, "select * from q23_probes_rank_variants where probe = 'kl_step0'")
+
+    assert (row["task_group"], row["kind"], row["metric"]) == ("mmlu", "non_generative", "accuracy")
+    assert (row["n_variants"], row["spearman"], row["kendall_tau_b"]) == (5, about(1.0), about(1.0))
 
 
 def test_q23_says_nothing_of_four_variants(ask: Ask) -> None:

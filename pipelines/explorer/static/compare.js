@@ -67,16 +67,27 @@ async function paired(a, b) {
   try {
     found = await load(`pair/${n}/${m}`);
   } catch (error) {
-    return section(el("p", { class: "hint" }, error.message, " ", command, " prints them."));
+    return section(el("p", { class: "hint" }, error.message, " ", command, " prints them."), await counted(a, b, isTurned));
   }
   return section(
     el("p", { class: "hint" }, "Differences are B − A over what both were measured on, so that what is hard for both cancels; with 95 % intervals. McNemar’s exact test of the samples that one side alone answers right; Holm corrects it for all tests of this pair. All statistics: ", command, "."),
-    found.tables.map((table) => {
-      const { columns, rows } = isTurned ? turned(table) : table;
-      return [el("h3", null, table.title, sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true })];
-    }),
+    found.tables.map((table) => pairedTable(table, isTurned)),
     found.missing.map((reason) => el("p", { class: "hint" }, `Not compared: ${reason}.`)),
   );
+}
+
+function pairedTable(table, isTurned) {
+  const { columns, rows } = isTurned ? turned(table) : table;
+  return [el("h3", null, table.title, sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true })];
+}
+
+// Of a pair without statistics of its own, what all pairs have; nothing where no task was asked of both.
+async function counted(a, b, isTurned) {
+  const { columns, pairs, sql } = await load("turns").catch(() => ({ pairs: {} }));
+  const rows = pairs[isTurned ? `${b.place}/${a.place}` : `${a.place}/${b.place}`];
+  if (!rows) return null;
+  const where = { model: a.where.model, recipe: a.where.recipe, other_recipe: b.where.recipe };
+  return [pairedTable({ title: "Right answers of both, over all tasks of a metric", columns, rows, sql: { key: sql, where } }, isTurned), el("p", { class: "hint" }, "Holm’s p is corrected for all pairs of this model’s variants.")];
 }
 
 const PAIRED_HEADINGS = {

@@ -46,7 +46,9 @@ function bound(sql, chosen) {
 }
 
 function literal(value) {
-  return Array.isArray(value) ? `[${value.map(literal).join(", ")}]::varchar[]` : `'${String(value).replaceAll("'", "''")}'`;
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]${value.some((one) => typeof one === "object") ? "" : "::varchar[]"}`;
+  if (typeof value === "object" && value) return `{${Object.entries(value).map(([field, inner]) => `${literal(field)}: ${literal(inner)}`).join(", ")}}`;
+  return `'${String(value).replaceAll("'", "''")}'`;
 }
 
 function copyButton(text) {

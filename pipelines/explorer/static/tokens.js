@@ -150,26 +150,29 @@ function choose(view, texts, detail, step, focus, side = "dense") {
   const steps = view.trace[view.trajectory];
   const at = Math.max(0, steps.step.indexOf(step));
   view.step = steps.step[at] ?? 0;
-  for (const piece of texts.querySelectorAll('[aria-selected="true"]')) {
+  // All is read before anything is written, so that the page is laid out once.
+  const sides = [...texts.querySelectorAll(".stream")].map((list) => {
+    const piece = list.querySelector(`[data-at="${at}"]`) ?? [...list.querySelectorAll(".tok")].at(-1);
+    if (!piece) return { list };
+    const [box, frame] = [piece.getBoundingClientRect(), list.getBoundingClientRect()];
+    const isSeen = box.top >= frame.top && box.bottom <= frame.bottom;
+    return { list, piece, isChosen: piece.dataset.at === String(at), top: isSeen ? null : list.scrollTop + box.top - frame.top - frame.height / 3 };
+  });
+  for (const piece of texts.querySelectorAll('.tok[tabindex="0"]')) {
     piece.setAttribute("aria-selected", "false");
     piece.tabIndex = -1;
   }
-  const streams = texts.querySelectorAll(".stream");
-  streams.forEach((list, place) => {
-    const pieces = list.querySelectorAll(".tok");
-    const piece = list.querySelector(`[data-at="${at}"]`) ?? pieces[pieces.length - 1];
-    if (!piece) return;
-    piece.tabIndex = 0;
-    if (piece.dataset.at !== String(at)) return;
-    piece.setAttribute("aria-selected", "true");
-    if (focus && place === (side === "dense" ? 0 : 1)) piece.focus({ preventScroll: true });
-    const [box, frame] = [piece.getBoundingClientRect(), list.getBoundingClientRect()];
-    if (box.top < frame.top || box.bottom > frame.bottom) list.scrollTop += box.top - frame.top - frame.height / 3;
-  });
+  for (const { piece, isChosen } of sides) {
+    if (piece) piece.tabIndex = 0;
+    if (isChosen) piece.setAttribute("aria-selected", "true");
+  }
   const hash = route("tokens", view.variant.id, view.prompt.prompt_id, view.step) + (view.trajectory === "forced" ? "" : `/${view.trajectory}`);
   if (focus && location.hash !== hash) replaceRoute(hash);
   view.map?.follow(view.step);
   detail.replaceChildren(...nodes(chosenToken(view, steps, at)));
+  for (const { list, isChosen, top } of sides) if (isChosen && top !== null) list.scrollTop = top;
+  const chosen = sides[side === "dense" ? 0 : 1];
+  if (focus && chosen?.isChosen) chosen.piece.focus({ preventScroll: true });
 }
 
 function chosenToken(view, steps, at) {

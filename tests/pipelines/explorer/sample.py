@@ -10,7 +10,16 @@ from urllib.parse import quote
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.text import label, prose, visible
 from pipelines.explorer.index import figure_entry
-from pipelines.explorer.shapes import Index, LayerCurves, Layers, PairDocument, Steps, Trace, VariantDocument
+from pipelines.explorer.shapes import (
+    Index,
+    LayerCurves,
+    Layers,
+    PairDocument,
+    Steps,
+    Trace,
+    TurnsDocument,
+    VariantDocument,
+)
 from tests.pipelines.charts import frames
 
 MODEL = "tiny"
@@ -41,12 +50,13 @@ def documents(
             key: {
                 "title": f"Rows of {prose(key)}",
                 "sql": f"select *\nfrom {prose(key)}  -- </script>"
-                + ("\nwhere model = $1 and one = $3" * (key[0] == "c")),
+                + ("\nwhere model = $1 and pair in $2 and one in $3" * (key[0] == "c")),
                 "views": ["view/all"] if key != "view/all" else [],
-                "narrow": ["model"],
+                "narrow": ["model", "recipe", "other_recipe"] if key == "turns" else ["model"],
             }
-            for key in ("all", "verdicts", "figures/tokens", "view/all", "compare/tasks")
+            for key in ("all", "verdicts", "turns", "figures/tokens", "view/all", "compare/tasks")
         },
+        "turns": _turns(len(ids)),
         "figures/tokens": _figure("tokens", marts or {}),
         "figures/hierarchy": _figure("hierarchy", marts or {}),
     }
@@ -255,10 +265,20 @@ def _pair(model: str, a: str, b: str) -> PairDocument:
                 "title": "Two variants on the same samples of tasks",
                 "columns": [*columns, "only_b_right"],
                 "rows": [[*row, 5]],
-                "sql": {"key": "compare/tasks", "where": {"$1": model, "$2": a, "$3": b}},
+                "sql": {"key": "compare/tasks", "where": {"$1": model, "$2": [{"a": a, "b": b}], "$3": [a, b]}},
             }
         ],
         "missing": [prose(model)],
+    }
+
+
+def _turns(variants: int) -> TurnsDocument:
+    columns = ["statistic", "a", "b", "only_a_right", "only_b_right", "holm_p", "clusters"]
+    pairs = itertools.combinations(range(variants), 2)
+    return {
+        "columns": columns,
+        "pairs": {f"{n}/{m}": [["accuracy", 0.5, 0.25, 10 + n, 10 + m, 1.0, 40]] for n, m in pairs},
+        "sql": "turns",
     }
 
 

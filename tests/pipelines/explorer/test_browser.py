@@ -311,11 +311,30 @@ def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
     assert paired() == ["task wanda-50", "accuracy", "0.75", "0.5", "−0.25", "−0.625", "0.125", "5", "3"]
     page.click(page.one(".paired a.sql"))
     page.wait_for_view()
-    assert "where model = 'tiny' and one = 'attn-drop-4'" in page.text("pre")
-    page.show(f"/compare/{WANDA}/{MAGNITUDE}")
-    assert "prunescope compare wanda-50 magnitude-50 prints them" in page.text(".paired")
+    assert page.text("pre").endswith(
+        "where model = 'tiny' and pair in [{'a': 'wanda-50', 'b': 'attn-drop-4'}] "
+        "and one in ['wanda-50', 'attn-drop-4']::varchar[]"
+    )
     page.show(f"/compare/{WANDA}/{WANDA}")
     assert "Choose two variants" in page.text(".paired")
+
+
+def test_a_pair_without_paired_statistics_still_has_its_counts_of_right_answers(page):
+    def counted():
+        return page.js(
+            "return [...document.querySelector(\"[aria-label^='Right answers'] tbody tr\").cells]"
+            ".map((cell) => cell.innerText)"
+        )
+
+    page.show(f"/compare/{WANDA}/{MAGNITUDE}")
+    assert "prunescope compare wanda-50 magnitude-50 prints them" in page.text(".paired")
+    assert counted() == ["accuracy", "0.5", "0.25", "11", "13", "1", "40"]
+    page.show(f"/compare/{MAGNITUDE}/{WANDA}")
+    assert counted() == ["accuracy", "0.25", "0.5", "13", "11", "1", "40"]
+    page.click(page.one(".paired a.sql"))
+    page.wait_for_view()
+    wanted = "where model = 'tiny' and recipe = 'magnitude-50' and other_recipe = 'wanda-50'"
+    assert page.text("pre").endswith(wanted)
 
 
 def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
@@ -342,7 +361,7 @@ def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
     page.show("/sql/all/model=it's $1%2F/other=x")
     assert page.text("pre").endswith(") where model = 'it''s $1/'")  # its rows may be chosen by the model alone
     page.show("/sql/compare%2Ftasks/" + quote('$1="a\'$3"', safe="") + "/" + quote('$3=["x"]', safe=""))
-    assert page.text("pre").endswith("where model = 'a''$3' and one = ['x']::varchar[]")
+    assert page.text("pre").endswith("where model = 'a''$3' and pair in $2 and one in ['x']::varchar[]")
 
 
 @pytest.mark.parametrize("name", ["usual", "hostile"])

@@ -1,0 +1,104 @@
+"""The explorer's documents over a real catalogue: pairs of variants have the numbers of `prunescope compare`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from assets.explorer import documents
+from pipelines.explorer import documents as module
+from pipelines.explorer.page import embedded
+from tests.sql.handmade_whole import whole_warehouse
+from warehouse.compare import compare
+
+RECIPES = {"wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def connection(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    with whole_warehouse().connect(root) as connection:
+        yield connection
+
+
+@pytest.fixture
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn elsewhere."""
+    monkeypatch.setattr(module, "FIGURES", {})
+
+
+def rows_of(document: Mapping[str, Any], statement: str) -> list[dict[str, Any]]:
+    [table] = [table for table in document["tables"] if table["sql"]["key"] == statement]
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_every_pair_of_a_file_has_the_numbers_of_the_command(root: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    file = documents("whole", connection).within()
+    pairs = {name: document for name, document in file.items() if name.startswith("pair/")}
+    assert {frozenset((pair["a"], pair["b"])) for pair in pairs.values()} == {
+        frozenset((f"tiny@{a}", f"tiny@{b}")) for a in RECIPES for b in RECIPES if a != b
+    }
+    for name, pair in pairs.items():
+        n, m = map(int, name.split("/")[1:])
+        assert [file["index"]["variants"][at]["id"] for at in (n, m)] == [pair["a"], pair["b"]]
+        found = compare(root, pair["a"], pair["b"])
+        assert pair["missing"] == list(found.missing)
+        expected = {(row["measured_on"], row["temperature"], row["statistic"]): row for row in found.rows.to_pylist()}
+        told = [*rows_of(pair, "compare/tokens"), *rows_of(pair, "compare/tasks")]
+        # Percentiles have no paired error and are left to the command.
+        assert len(told) == sum(row["difference_se"] is not None for row in expected.values())
+        for row in told:
+            of_command = expected[row["measured_on"], row.get("temperature"), row["statistic"]]
+            assert row == {
+                column: value if isinstance(value, str | None) else pytest.approx(value, rel=1e-5, abs=1e-12)
+                for column, value in of_command.items()
+                if column in row
+            }
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_pair_that_a_file_leaves_out_keeps_its_counts_of_right_and_wrong(
+    root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_PAIRS", 2)
+    file = documents("whole", connection).within()
+    assert sum(name.startswith("pair/") for name in file) == 2
+    assert "not next to each other by median KL" in file["index"]["notes"][0]
+    ids = [entry["id"] for entry in file["index"]["variants"]]
+    turns = file["turns"]
+    # Dense too, which has no pair of its own.
+    assert set(turns["pairs"]) == {f"{n}/{m}" for m in range(len(ids)) for n in range(m)}
+    for names, told in turns["pairs"].items():
+        n, m = map(int, names.split("/"))
+        rows = [row for row in compare(root, ids[n], ids[m]).rows.to_pylist() if row["mcnemar_p"] is not None]
+        for row in (dict(zip(turns["columns"], one, strict=True)) for one in told):
+            tasks = [one for one in rows if one["statistic"] == row["statistic"]]
+            samples = sum(one["clusters"] for one in tasks)
+            assert (row["only_a_right"], row["only_b_right"], row["clusters"]) == (
+                *(sum(one[f"only_{side}_right"] for one in tasks) for side in "ab"),
+                samples,
+            )
+            for side in "ab":
+                assert row[side] == pytest.approx(sum(one[side] * one["clusters"] for one in tasks) / samples, rel=1e-5)
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_pairs_take_a_quarter_of_the_room_at_most_so_that_texts_have_theirs(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    whole = documents("whole", connection).within()
+    sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
+    pairs = sum(size for name, size in sizes.items() if name.startswith("pair/"))
+    room = len(embedded(whole["index"])) + module._NOTES_BYTES
+    room += sum(size for name, size in sizes.items() if not name.startswith(("pair/", "trace/")))
+    found = documents("whole", connection).within(room + pairs)
+    assert 0 < sum(sizes[name] for name in found if name.startswith("pair/")) <= pairs / 4
+    assert any(name.startswith("trace/") for name in found)
+    assert "of 15 paired comparisons" in found["index"]["notes"][0]
