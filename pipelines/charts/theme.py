@@ -6,7 +6,7 @@ What a chart shows does not belong here.
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import altair as alt
 import polars as pl
@@ -35,9 +35,16 @@ AnyChart: TypeAlias = (
 MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
+class _Rows(alt.InlineData):  # type: ignore[misc]
+    """Rows that all copies of a chart share; Altair copies a chart some ten times while it is put together."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
 def inline(values: list[dict[str, Any]]) -> alt.InlineData:
     """Rows as data inside the chart."""
-    data = alt.InlineData(values=[])
+    data = _Rows(values=[])
     # Filled afterwards: the constructor checks value by value, which takes longer than drawing.
     data["values"] = values
     return data
