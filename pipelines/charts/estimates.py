@@ -6,7 +6,7 @@ The sample is drawn by the query, not here.
 import altair as alt
 import polars as pl
 
-from pipelines.charts import hierarchy, theme
+from pipelines.charts import hierarchy, methods, theme
 
 TITLE = "Second-order estimates against the truth"
 CAPTION = (
@@ -138,9 +138,8 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     if positive.is_empty():
         return theme.no_data(TITLE, "no layer moved, so that there is nothing to estimate")
-    points = theme.with_variant(positive.with_columns(pl.col("recipe").cast(pl.String).fill_null(""))).with_columns(
-        pl.col("scope").cast(pl.String).replace(SCOPES)
-    )
+    named = methods.labelled(positive.with_columns(pl.col("recipe").cast(pl.String).fill_null("")), "prompt_id")
+    points = theme.with_variant(named).with_columns(pl.col("scope").cast(pl.String).replace(SCOPES))
     shown = []
     for theorem, panel in PANELS.items():
         part = points.filter(pl.col("theorem") == theorem)

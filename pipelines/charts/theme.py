@@ -4,6 +4,7 @@ What a chart shows does not belong here.
 """
 
 import itertools
+import json
 import math
 from collections.abc import Iterable
 from typing import Any, Self, TypeAlias
@@ -263,3 +264,8 @@ def dressed(chart: AnyChart, *, dark: bool = False) -> dict[str, Any]:
     """The chart's specification with the light or the dark look instead of its own."""
     specification: dict[str, Any] = chart.to_dict()
     return {**specification, "config": config(dark=dark)}
+
+
+def vega_lite(specification: dict[str, Any]) -> bytes:
+    """A specification as a file of Vega-Lite JSON, the same bytes every time."""
+    return (json.dumps(specification, allow_nan=False, sort_keys=True) + "\n").encode()

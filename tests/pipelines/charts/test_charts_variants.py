@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import polars as pl
 import pytest
+import vl_convert
 
 from pipelines.charts import layer_map, methods, theme
 from pipelines.charts.pareto import frontier, labels
@@ -393,7 +394,7 @@ def test_masks_sum_unions_and_intersections_over_matrices():
     ]  # fmt: skip
     (row,) = rows_with(drawn("masks", mask_overlap=pl.DataFrame(rows)), "jaccard_removed")
     assert row["jaccard_removed"] == pytest.approx(50 / (50 + 60))
-    assert row["jaccard_removed_se"] == pytest.approx(math.hypot(0.1 * 50, 0.1 * 60) / 110)
+    assert row["margin"] == pytest.approx(1.96 * math.hypot(0.1 * 50, 0.1 * 60) / 110)
     assert row["jaccard_removed_expected"] == pytest.approx((25 + 3) / (75 + 57))
     assert row["matrices"] == 3
 
@@ -405,3 +406,43 @@ def test_a_variant_without_a_removed_weight_is_in_no_pair():
     frame = frames.ask(FIGURES["masks"].query, mask_overlap=overlap)
     assert frame.height == 15
     assert "zero" not in frame["other_recipe"]
+
+
+def told(**marts: pl.DataFrame) -> tuple[str, str]:
+    """The picture of the masks, and its subtitle."""
+    specification = drawn("masks", **marts).to_dict()
+    return vl_convert.vegalite_to_svg(specification), specification["title"]["subtitle"][-1]
+
+
+def test_masks_print_how_sure_an_overlap_is_where_it_reaches_the_digits_shown():
+    svg, subtitle = told()
+    assert svg.count(">± 0.01<") == 21
+    assert subtitle == "95 % interval by sampling: ± 0.015 at most"
+    overlap = variant_frames.mask_overlap()
+    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.001)))
+    assert ">±" not in svg
+    assert subtitle == "95 % interval by sampling: ± 0.0015 at most"
+    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.0)))
+    assert ">±" not in svg
+    assert subtitle == "every weight was looked at"
+
+
+@pytest.mark.parametrize("name", ["masks", "flip_matrix"])
+def test_a_matrix_shows_at_most_fifty_variants_and_the_dense_model(name):
+    recipes = tuple(f"variant-{number:02d}" for number in range(60))
+    marts = {"mask_overlap": variant_frames.mask_overlap(recipes=recipes)}
+    if name == "flip_matrix":
+        # The later in the alphabet, the more right answers; dense has none.
+        number = {recipe: at for at, recipe in enumerate(("dense", *recipes))}
+        marts = {
+            "task_turns": variant_frames.task_turns(recipes=recipes)
+            .filter(metric="accuracy")
+            .with_columns(
+                n_right=pl.col("recipe").replace_strict(number),
+                other_n_right=pl.col("other_recipe").replace_strict(number),
+            )
+        }
+    frame = frames.ask(FIGURES[name].query, **marts)
+    shown = {"dense", *recipes[10:]} if name == "flip_matrix" else set(recipes[:50])
+    assert set(frame["recipe"]) | set(frame["other_recipe"]) == shown
+    assert frame.height == (len(shown) * (len(shown) - 1) if name == "flip_matrix" else 50 * 49 // 2)

@@ -188,11 +188,11 @@ def mask_overlap(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def q01_spike_predictors(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+def q01_spike_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "layer": layer, "sublayer": sublayer, "lens": lens, "n_prompts": 6,
           "n_spikes": 9, "auc": auc, "auc_low": max(0.0, auc - 0.15), "auc_high": min(1.0, auc + 0.1)}
-         for model, recipe in _each(models, recipes) for layer in range(LAYERS) for sublayer in ("attn", "mlp")
+         for model, recipe in _each(models, recipes) for layer in range(layers) for sublayer in ("attn", "mlp")
          if _is_changed(recipe, layer, sublayer) for lens in ("raw", "normed")
          for auc in [0.35 + 0.6 * _chance(recipe, layer, sublayer, lens)]]
     )  # fmt: skip
@@ -206,13 +206,13 @@ def reference_steps(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def stg_layer_transitions(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+def stg_layer_transitions(models=(MODEL,), recipes=RECIPES, layers=LAYERS, prompts=PROMPTS) -> pl.DataFrame:
     rows = []
     for model, recipe in _each(models, recipes):
-        for layer in range(LAYERS):
+        for layer in range(layers):
             for sublayer in ("attn", "mlp"):
                 is_changed = _is_changed(recipe, layer, sublayer)
-                for prompt in PROMPTS:
+                for prompt in prompts:
                     for step in range(STEPS):
                         place = math.exp(4 * _chance(recipe, layer, sublayer, prompt, step) - 4)
                         for lens in ("raw", "normed"):
