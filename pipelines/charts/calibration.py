@@ -29,17 +29,20 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     shown = named.filter(pl.col("kl_difference_nats").is_not_null())
     x = alt.X("kl_difference_nats:Q", title="KL of the second − KL of the first, nats", scale=alt.Scale(zero=True))
     base = alt.Chart().encode(y=y)
-    return alt.layer(
-        alt.Chart()
-        .transform_aggregate(rows="count()")
-        .mark_rule(strokeWidth=1, color=theme.GREY)
-        .encode(x=alt.datum(0)),
+    interval = (
         base.transform_filter("isValid(datum.kl_difference_low_nats)")
         .mark_rule(strokeWidth=2, color=theme.BLUE)
         .encode(
             x=alt.X("kl_difference_low_nats:Q", title="KL of the second − KL of the first, nats"),
             x2="kl_difference_high_nats:Q",
-        ),
+        )
+    )
+    return alt.layer(
+        alt.Chart()
+        .transform_aggregate(rows="count()")
+        .mark_rule(strokeWidth=1, color=theme.GREY)
+        .encode(x=alt.datum(0)),
+        *([interval] if shown["kl_difference_low_nats"].count() else []),
         base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
             x=x,
             tooltip=[

@@ -19,8 +19,8 @@ CAPTION = (
     "each sample of a matrix weighted with the weights that it stands for: 1 is the same mask, 0 a disjoint one. The "
     "last number of a cell is the overlap of two masks of these sizes that know nothing of each other. Between them, "
     "where it reaches the second decimal, stands half the width of the 95 % interval that sampling can cause at most "
-    "(1.96 standard errors); the heading has the largest. More than 16 variants get small cells with the overlap alone; "
-    "of more than 50 the first by name are shown. Variants that remove nothing are left out."
+    "(1.96 standard errors); the heading has the largest. More than 16 variants get small cells without either, of "
+    "more than 50 the first by name are shown. Variants that remove nothing are left out."
 )
 # |A ∪ B| = (|A| + |B|)/(1 + j) in each matrix, and the sums over matrices give one j.
 QUERY = """\
