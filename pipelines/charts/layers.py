@@ -106,7 +106,7 @@ def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
     )
 
 
-def _by_space(channel: type[_Channel], values: Sequence[object]) -> _Channel:
+def _by_space(channel: type[_Channel], values: Sequence[str] | Sequence[list[int]]) -> _Channel:
     """A channel by space, the same in both charts."""
     titles = [SPACE_TITLES[space] for space in SPACES]
-    return channel("space:N", title=None, scale=alt.Scale(domain=titles, range=list(values)), legend=_LEGEND)
+    return channel("space:N", title=None, scale=alt.Scale(domain=titles, range=[*values]), legend=_LEGEND)

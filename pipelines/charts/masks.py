@@ -98,7 +98,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         ),
         *_numbers(base, is_told=is_told, has_margins=(named["margin"] >= _LEAST).any()),
     ]
-    largest = named["margin"].max()
+    _, largest = theme.extent(named["margin"])
     told = f"95 % interval by sampling: ± {largest:.2g} at most" if largest else "every weight was looked at"
     cell = alt.Step(44 if is_told else 26)
     chart = alt.layer(*layers).properties(

@@ -36,7 +36,7 @@ AnyChart: TypeAlias = (
 MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
-class _Rows(alt.InlineData):  # type: ignore[misc]
+class _Rows(alt.InlineData):
     """Rows that all copies of a chart share; Altair copies a chart some ten times while it is put together."""
 
     def __deepcopy__(self, memo: object) -> Self:
@@ -98,6 +98,11 @@ def models(frame: pl.DataFrame) -> str:
 def temperatures(frame: pl.DataFrame) -> str:
     """The temperatures for a subtitle."""
     return "T = " + ", ".join(f"{temperature:g}" for temperature in sorted(frame["temperature"].unique()))
+
+
+def prompts(count: int) -> str:
+    """How many prompts a figure stands on, for a subtitle."""
+    return f"{count} prompts" if count != 1 else "1 prompt"
 
 
 def title(text: str, *subtitles: str) -> alt.TitleParams:

@@ -372,6 +372,8 @@ def _usual() -> dict[str, pl.DataFrame]:
 def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
     """A database whose marts are the synthetic frames, but for those that are given."""
     connection = duckdb.connect()
+    for path in sorted((SQL / "macros").glob("*.sql")):
+        connection.execute(path.read_text(encoding="utf-8"))
     for name, frame in (_usual() | frames).items():
         connection.register(name, frame)
     # Made of the others, as it is in a warehouse.

@@ -401,6 +401,35 @@ def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
     assert sorted(row["overlap"] for row in masks) == sorted(pairs["jaccard_removed"].drop_nulls())
 
 
+def test_calibration_draws_how_sure_an_overlap_is_as_masks_do():
+    pairs = variant_frames.q28_sensitivity_to_calibration()
+    overlap = variant_frames.mask_overlap().with_columns(other_recipe=pl.col("recipe") + "-c4", jaccard_removed_se=0.04)
+    overlap = overlap.unique(["recipe", "layer"], maintain_order=True)
+    chart = drawn("calibration", q28_sensitivity_to_calibration=pairs, mask_overlap=overlap)
+    assert not rows_with(drawn("calibration", q28_sensitivity_to_calibration=pairs), "jaccard_low")
+    margins = {row["recipe"]: row["margin"] for row in frames.ask(
+        f"select recipe, 1.96 * jaccard_removed_se as margin from ({FIGURES['masks'].query})", mask_overlap=overlap
+    ).to_dicts()}  # fmt: skip
+    bars = rows_with(chart, "jaccard_low")
+    assert len(bars) == len(margins) == 6
+    for row in bars:
+        margin = margins[row["pair"].split(" → ")[0]]
+        assert 0.01 < margin < 0.08
+        assert row["jaccard_low"] == pytest.approx(row["overlap"] - margin)
+        assert row["jaccard_high"] == pytest.approx(min(1, row["overlap"] + margin))
+
+
+def test_a_layer_map_says_on_how_many_prompts_it_stands():
+    shifts = variant_frames.stg_layer_transitions()
+    some = shifts.filter(pl.col("prompt_id") == variant_frames.PROMPTS[0])
+    subtitles = [
+        drawn("layer_map", stg_layer_transitions=rows).to_dict()["title"]["subtitle"] for rows in (shifts, some)
+    ]
+    assert [("3 prompts" in subtitle[0], "1 prompt " in subtitle[0]) for subtitle in subtitles] == [
+        (True, False), (False, True)
+    ]  # fmt: skip
+
+
 def test_masks_sum_unions_and_intersections_over_matrices():
     # 100 weights of which both remove the same 50, and 300 of which they remove 30 each, none in common.
     rows = [
