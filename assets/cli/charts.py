@@ -174,8 +174,6 @@ def _rendered(chart: "AnyChart", format_: str, *, dark: bool = False, columns: i
     Raises:
         InputError: so narrow, the type could not be read.
     """
-    import json
-
     import vl_convert
 
     from pipelines.charts import theme
@@ -185,5 +183,5 @@ def _rendered(chart: "AnyChart", format_: str, *, dark: bool = False, columns: i
     if format_ == "html":
         return vl_convert.vegalite_to_html(specification, bundle=True).encode()
     if format_ == "json":
-        return (json.dumps(specification, allow_nan=False, indent=1) + "\n").encode()
+        return theme.vega_lite(specification)
     return chart_file(specification, format_, columns)  # type: ignore[arg-type]

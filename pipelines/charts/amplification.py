@@ -10,40 +10,27 @@ from pipelines.charts import hierarchy, layers, theme
 
 TITLE = "Amplification from h over z to p, layer by layer"
 CAPTION = (
-    "Mean of 1 − cos between dense and pruned behind each changed sublayer, in the dense context. Where p lies above "
-    "z, the softmax amplified the shift; where z lies below h, the LM head compressed it."
+    "1 − cos between dense and pruned behind each changed sublayer, in the dense context; the line is the mean over "
+    "prompts and positions, the band runs from the 10th to the 90th percentile, where it leaves the panel beyond its "
+    "edge. Where p lies above z, the softmax amplified the shift; where z lies below h, the LM head compressed it."
 )
-QUERY = layers.QUERY.format(columns="one_minus_cos_h_mean, one_minus_cos_z_mean, one_minus_cos_p_mean")
+QUERY = layers.QUERY.format(
+    columns="""one_minus_cos_h_mean, one_minus_cos_h_p10, one_minus_cos_h_p90,
+       one_minus_cos_z_mean, one_minus_cos_z_p10, one_minus_cos_z_p90,
+       one_minus_cos_p_mean, one_minus_cos_p_p10, one_minus_cos_p_p90"""
+)
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
     """Draws rows of `layer_summary` of one lens, one panel per variant and sublayer."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no recipe changed a sublayer")
-    long = layers.by_space(frame, {"one_minus_cos": "one_minus_cos_{}_mean"})
-    shown = long.filter(theme.has_logarithm("one_minus_cos"))
+    long = layers.by_space(frame, {part: f"one_minus_cos_{{}}_{part}" for part in ("mean", "p10", "p90")})
+    shown = long.filter(theme.has_logarithm("mean"))
     left_out = theme.without_zeros(long.height - shown.height)
     if shown.is_empty():
         return theme.no_data(TITLE, "every shift is exactly zero")
-    scale, axis = theme.decades(*theme.extent(shown["one_minus_cos"]))
-    base = alt.Chart().encode(
-        x=theme.whole_axis("layer", "layer", shown["layer"]),
-        y=alt.Y(
-            "one_minus_cos:Q",
-            title="1 − cos (dense, pruned)",
-            scale=scale,
-            axis=axis,
-        ),
-        color=layers.space_color(),
-        detail="run:N",
-    )
-    point = base.mark_point(size=16, filled=True, opacity=1).encode(
-        shape=layers.space_shape(), tooltip=["panel:N", "layer:Q", "space:N", "one_minus_cos:Q", "positions:Q"]
-    )
-    facet, columns = layers.panels(shown)
-    return theme.themed(
-        alt.layer(base.mark_line(strokeWidth=1.8).encode(strokeDash=layers.space_dash()), point, data=theme.rows(shown))
-        .properties(width=255, height=130)
-        .facet(facet=facet, columns=columns, title=theme.title(TITLE, hierarchy.subtitle(frame), left_out))
-        .resolve_axis(x="independent")
-    )
+    scale, axis = theme.decades(*theme.extent(shown["mean"], shown["p90"]))
+    scale.clamp = True  # a 10th percentile may be 0, or far below all means
+    y = alt.Y(title="1 − cos (dense, pruned)", scale=scale, axis=axis)
+    return layers.draw(shown, y, theme.title(TITLE, hierarchy.subtitle(frame), left_out))

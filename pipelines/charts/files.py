@@ -3,14 +3,13 @@
 Where the files go belongs to the caller.
 """
 
-import json
 import re
 from typing import Literal
 
 import vl_convert
 
 from pipelines.charts.sizes import SMALLEST_TYPE, Specification, fitted
-from pipelines.charts.theme import AnyChart
+from pipelines.charts.theme import AnyChart, vega_lite
 from pipelines.errors import InputError
 
 # Dots a point: sharp on every screen; print takes the PDF.
@@ -32,7 +31,7 @@ def chart_files(chart: AnyChart) -> dict[str, bytes]:
     specification = chart.to_dict()
     svg = vl_convert.vegalite_to_svg(specification)
     files = {
-        ".vl.json": (json.dumps(specification, allow_nan=False, sort_keys=True) + "\n").encode(),
+        ".vl.json": vega_lite(specification),
         ".svg": svg.encode(),
         ".pdf": canonical_pdf(vl_convert.svg_to_pdf(fitted(specification, 2, svg).svg)),
         ".png": vl_convert.svg_to_png(svg, scale=_PNG_SCALE),

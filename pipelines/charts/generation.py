@@ -160,5 +160,5 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
 def _subtitle(frame: pl.DataFrame) -> str:
     prompts, stride = (int(frame[column].max()) for column in ("prompts", "stride"))  # type: ignore[arg-type]
     together = f"{stride} steps a point" if stride > 1 else ""
-    told = [theme.models(frame), f"{prompts} prompts" if prompts != 1 else "1 prompt", theme.temperatures(frame)]
+    told = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame)]
     return " · ".join([*told, *([together] if together else [])])

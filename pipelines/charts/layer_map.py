@@ -35,7 +35,8 @@ shown as (
     qualify row_number() over (partition by model order by place > 1, kl_nats, recipe) <= 12
 ),
 cells as (
-    select model, recipe, kl_nats, lens, temperature, layer, sublayer, scope, step, kl_dense_pruned_nats, var_p_dz,
+    select model, recipe, prompt_id, kl_nats, lens, temperature, layer, sublayer, scope, step, kl_dense_pruned_nats,
+           var_p_dz,
            cast(ceil((1 + max(step) over (partition by model)) / 24.0) as integer) as width,
            -- 'normed' stands before 'raw'.
            min(lens) over (partition by model) as chosen_lens
@@ -45,6 +46,7 @@ cells as (
     where step >= 0 and scope in ('local', 'propagated')
 )
 select model, recipe, lens, temperature, layer, sublayer, width, step // width as bin,
+       count(distinct prompt_id) as prompts,
        median(var_p_dz) filter (where scope = 'local') as var_p_dz,
        median(kl_dense_pruned_nats) filter (where scope = 'propagated') as kl_nats
 from cells
@@ -141,8 +143,8 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     width = int(named["width"].max())  # type: ignore[arg-type]
     wide = f" · {width} steps a column" if width > 1 else ""
     lens = theme.names(methods.labelled(frame, "lens"), "lens")[0]
+    prompts = int(named["prompts"].max())  # type: ignore[arg-type]
+    told = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame), f"lens {lens}{wide}"]
     return theme.themed(
-        alt.hconcat(
-            *maps, title=theme.title(TITLE, f"{theme.models(frame)} · {theme.temperatures(frame)} · lens {lens}{wide}")
-        ).resolve_scale(color="independent")
+        alt.hconcat(*maps, title=theme.title(TITLE, " · ".join(told))).resolve_scale(color="independent")
     )

@@ -1,12 +1,26 @@
-"""What the two charts over the layers share: long rows, one panel per variant and sublayer, unbroken runs.
+"""What the two charts over the layers share: means with their spread by space, a panel per variant and sublayer.
 
-The marks belong to `hierarchy` and `amplification`.
+Which quantity it is and how its axis runs belongs to `hierarchy` and `amplification`.
 """
+
+from collections.abc import Sequence
+from typing import TypeVar
 
 import altair as alt
 import polars as pl
 
-from pipelines.charts.theme import SPACE_COLORS, SPACE_SHAPES, SPACE_TITLES, SPACES, SUBLAYER_TITLES, with_variant
+from pipelines.charts.theme import (
+    SPACE_COLORS,
+    SPACE_SHAPES,
+    SPACE_TITLES,
+    SPACES,
+    SUBLAYER_TITLES,
+    AnyChart,
+    rows,
+    themed,
+    whole_axis,
+    with_variant,
+)
 
 QUERY = """\
 select model, recipe, layer, sublayer, scope, lens, temperature, positions,
@@ -16,6 +30,7 @@ semi join reference_temperature using (model, recipe, temperature)
 where is_changed and scope = 'local'
 order by model, lens desc, recipe, sublayer, layer"""
 
+_Channel = TypeVar("_Channel", alt.Color, alt.Shape, alt.StrokeDash)
 
 # The bands are pale, the legend is not.
 _LEGEND = alt.Legend(symbolOpacity=1, symbolSize=70)
@@ -56,27 +71,42 @@ def by_space(frame: pl.DataFrame, values: dict[str, str]) -> pl.DataFrame:
     )
 
 
-def space_color() -> alt.Color:
-    """Colour by space, the same in both charts."""
+def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
+    """Lines through the means of each space with bands from p10 to p90, one panel per variant and sublayer.
+
+    Args:
+        long: rows of `by_space` with the values mean, p10 and p90.
+        y: title, scale and axis of the values.
+        title: of the whole.
+    """
+    axis = {name: y[name] for name in ("scale", "axis", "title")}
+    color = _by_space(alt.Color, SPACE_COLORS)
+    base = alt.Chart().encode(x=whole_axis("layer", "layer", long["layer"]), color=color, detail="run:N")
+    spread = {"y": alt.Y("p10:Q", **axis), "y2": alt.Y2("p90:Q")}
+    band = base.mark_area(opacity=0.16).encode(**spread)
+    # A dropped sublayer stands alone, and an area or line of one layer has no extent: a bar shows its spread.
+    alone = base.transform_filter("datum.is_alone").mark_rule(opacity=0.4, strokeWidth=2).encode(**spread)
+    # z often coincides with h, which then shows through the gaps of its dashes.
+    mean = alt.Y("mean:Q", **axis)
+    dashes = _by_space(alt.StrokeDash, [[1, 0], [5, 4], [1, 0]])
+    line = base.mark_line(strokeWidth=1.8).encode(y=mean, strokeDash=dashes)
+    # Colour is not the only sign.
+    point = base.mark_point(size=16, filled=True, opacity=1).encode(
+        y=mean,
+        shape=_by_space(alt.Shape, SPACE_SHAPES),
+        tooltip=["panel:N", "layer:Q", "space:N", "mean:Q", "p10:Q", "p90:Q", "positions:Q"],
+    )
+    order = long["panel"].unique(maintain_order=True).to_list()
+    order.sort(key=lambda panel: panel.startswith(SUBLAYER_TITLES["mlp"]))  # attention panels first
+    return themed(
+        alt.layer(band, alone, line, point, data=rows(long))
+        .properties(width=255, height=130)
+        .facet(facet=alt.Facet("panel:N", title=None, sort=order), columns=min(3, len(order)), title=title)
+        .resolve_axis(x="independent")  # a shared axis would hang below the gaps of an unfinished row
+    )
+
+
+def _by_space(channel: type[_Channel], values: Sequence[str] | Sequence[list[int]]) -> _Channel:
+    """A channel by space, the same in both charts."""
     titles = [SPACE_TITLES[space] for space in SPACES]
-    return alt.Color("space:N", title=None, scale=alt.Scale(domain=titles, range=SPACE_COLORS), legend=_LEGEND)
-
-
-def space_shape() -> alt.Shape:
-    """Shape by space, so that colour is not the only sign."""
-    titles = [SPACE_TITLES[space] for space in SPACES]
-    return alt.Shape("space:N", title=None, scale=alt.Scale(domain=titles, range=SPACE_SHAPES), legend=_LEGEND)
-
-
-def space_dash() -> alt.StrokeDash:
-    """Dashes for z, which often coincides with h: h then shows through the gaps."""
-    titles = [SPACE_TITLES[space] for space in SPACES]
-    dashes = [[1, 0], [5, 4], [1, 0]]
-    return alt.StrokeDash("space:N", title=None, scale=alt.Scale(domain=titles, range=dashes), legend=_LEGEND)
-
-
-def panels(frame: pl.DataFrame) -> tuple[alt.Facet, int]:
-    """The facet over panels in the order of the rows, attention panels first, and how many stand side by side."""
-    order = frame["panel"].unique(maintain_order=True).to_list()
-    order.sort(key=lambda panel: panel.startswith(SUBLAYER_TITLES["mlp"]))
-    return alt.Facet("panel:N", title=None, sort=order), min(3, len(order))
+    return channel("space:N", title=None, scale=alt.Scale(domain=titles, range=[*values]), legend=_LEGEND)

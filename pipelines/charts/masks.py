@@ -8,12 +8,19 @@ import polars as pl
 
 from pipelines.charts import theme
 
+# Cells of more variants than this have room for one number alone.
+MOST_TOLD = 16
+_HALF_WIDTH = 1.96
+# Less than this does not reach the digits that a cell shows.
+_LEAST = 0.005
 TITLE = "Which variants remove the same weights"
 CAPTION = (
     "Weights that both variants remove over weights that at least one removes (Jaccard), summed over all matrices, "
     "each sample of a matrix weighted with the weights that it stands for: 1 is the same mask, 0 a disjoint one. The "
-    "small number below is the overlap of two masks of these sizes that know nothing of each other. The greatest "
-    "standard error that sampling can cause stands in the tooltip. Variants that remove nothing are left out."
+    "last number of a cell is the overlap of two masks of these sizes that know nothing of each other. Between them, "
+    "where it reaches the second decimal, stands half the width of the 95 % interval that sampling can cause at most "
+    "(1.96 standard errors); the heading has the largest. More than 16 variants get small cells without either, of "
+    "more than 50 the first by name are shown. Variants that remove nothing are left out."
 )
 # |A ∪ B| = (|A| + |B|)/(1 + j) in each matrix, and the sums over matrices give one j.
 QUERY = """\
@@ -24,12 +31,21 @@ with counts as (
            weights * removed_share * other_removed_share as both_expected,
            weights * (removed_share + other_removed_share - removed_share * other_removed_share) as either_expected
     from mask_overlap
+),
+
+shown as (
+    select model, recipe
+    from (select model, recipe from mask_overlap union select model, other_recipe from mask_overlap) as named
+    qualify row_number() over (partition by model order by recipe) <= 50
 )
+
 select model, recipe, other_recipe, count(*) as matrices,
        sum(coalesce(jaccard_removed, 0) * either_removed) / sum(either_removed) as jaccard_removed,
        sqrt(sum((coalesce(jaccard_removed_se, 0) * either_removed) ** 2)) / sum(either_removed) as jaccard_removed_se,
        sum(both_expected) / sum(either_expected) as jaccard_removed_expected
 from counts
+semi join shown using (model, recipe)
+semi join shown as others on counts.model = others.model and counts.other_recipe = others.recipe
 group by model, recipe, other_recipe
 having sum(weights * removed_share) > 0 and sum(weights * other_removed_share) > 0
 order by model, recipe, other_recipe"""
@@ -42,11 +58,11 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     recipes = sorted(set(frame["recipe"].cast(pl.String)) | set(frame["other_recipe"].cast(pl.String)))
     names = theme.distinct_labels(recipes)
     named = frame.with_columns(
-        pl.col(column).cast(pl.String).replace_strict(names) for column in ("recipe", "other_recipe")
-    ).drop("model")
+        *(pl.col(column).cast(pl.String).replace_strict(names) for column in ("recipe", "other_recipe")),
+        margin=_HALF_WIDTH * pl.col("jaccard_removed_se"),
+    ).drop("model", "jaccard_removed_se")
     order = list(names.values())
-    cell = 44 if len(order) <= 16 else 26
-    size = 11 if cell == 44 else 9
+    is_told = len(order) <= MOST_TOLD
     base = alt.Chart(theme.rows(named)).encode(
         x=alt.X(
             "recipe:N",
@@ -63,7 +79,6 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             axis=alt.Axis(domain=False, ticks=False),
         ),
     )
-    ink = alt.condition("datum.jaccard_removed > 0.55", alt.value("white"), alt.value(theme.INK))
     layers = [
         base.mark_rect().encode(
             color=alt.Color(
@@ -76,25 +91,41 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
                 "recipe:N",
                 "other_recipe:N",
                 "jaccard_removed:Q",
-                "jaccard_removed_se:Q",
+                alt.Tooltip("margin:Q", title="± (95 % interval)"),
                 "jaccard_removed_expected:Q",
                 "matrices:Q",
             ],
         ),
-        base.mark_text(fontSize=size, dy=-5 if cell == 44 else 0).encode(
-            text=alt.Text("jaccard_removed:Q", format=".2f"), color=ink
-        ),
+        *_numbers(base, is_told=is_told, has_margins=(named["margin"] >= _LEAST).any()),
     ]
-    if cell == 44:
-        layers.append(
-            base.mark_text(fontSize=9, dy=9).encode(
-                text=alt.Text("jaccard_removed_expected:Q", format=".2f"), color=ink, opacity=alt.value(0.8)
-            )
-        )
+    _, largest = theme.extent(named["margin"])
+    told = f"95 % interval by sampling: ± {largest:.2g} at most" if largest else "every weight was looked at"
+    cell = alt.Step(44 if is_told else 26)
     chart = alt.layer(*layers).properties(
-        width=alt.Step(cell),
-        height=alt.Step(cell),
+        width=cell,
+        height=cell,
         view=alt.ViewBackground(stroke=None),
-        title=theme.title(TITLE, theme.models(frame)),
+        title=theme.title(TITLE, theme.models(frame), told),
     )
     return theme.themed(chart)
+
+
+def _numbers(base: alt.Chart, *, is_told: bool, has_margins: bool) -> list[alt.Chart]:
+    """What stands in a cell, from top to bottom."""
+    ink = alt.condition("datum.jaccard_removed > 0.55", alt.value("white"), alt.value(theme.INK))
+    overlap = alt.Text("jaccard_removed:Q", format=".2f")
+    if not is_told:
+        return [base.mark_text(fontSize=9).encode(text=overlap, color=ink)]
+    small = base.encode(color=ink, opacity=alt.value(0.8))
+    lines = [
+        base.mark_text(fontSize=11, dy=-11 if has_margins else -5).encode(text=overlap, color=ink),
+        small.mark_text(fontSize=9, dy=14 if has_margins else 9).encode(
+            text=alt.Text("jaccard_removed_expected:Q", format=".2f")
+        ),
+    ]
+    if has_margins:
+        margins = small.transform_filter(f"datum.margin >= {_LEAST}").transform_calculate(
+            margin_told="'± ' + format(datum.margin, '.2f')"
+        )
+        lines.append(margins.mark_text(fontSize=9, dy=2).encode(text="margin_told:N"))
+    return lines

@@ -84,9 +84,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         variants.transform_filter("datum.is_best")
         .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
         .encode(y=y, order="parameters_removed_share:Q"),
-        variants.transform_filter("datum.low < datum.high")
+        # What has no interval has a bar of no length: Vega warns of a panel in which a mark has no row.
+        variants.transform_calculate(
+            bar_low="isValid(datum.low) ? datum.low : datum.score",
+            bar_high="isValid(datum.high) ? datum.high : datum.score",
+        )
         .mark_rule(strokeWidth=1, opacity=0.6)
-        .encode(y=alt.Y("low:Q", title=None), y2="high:Q", color=marks["color"]),
+        .encode(y=alt.Y("bar_low:Q", title=None), y2="bar_high:Q", color=marks["color"]),
         variants.mark_point(filled=True, size=50, opacity=0.9).encode(
             y=y,
             **marks,

@@ -3,6 +3,8 @@
 Interpolating between the quantized variants is the query's business.
 """
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -11,34 +13,35 @@ from pipelines.charts import methods, theme
 TITLE = "Pruning against quantization at equal KL"
 CAPTION = (
     "Each coloured point is a pruned variant, at its mean teacher-forced KL(dense ‖ pruned). The grey line joins what "
-    "quantization does at the same KL, interpolated between the dense model and the quantized variants (grey points); "
-    "the thin rule from it to the point is the damage that pruning adds or spares. Points without a rule lie beyond "
-    "the largest quantized KL, where nothing is extrapolated. Higher is worse. The measures are over few prompts and "
-    "carry no interval here. KL of exactly 0 has no place on the axis."
+    "quantization does at the same KL, interpolated between the dense model and the quantized variants (grey points). "
+    "The thin rule from it to the point is the damage that pruning adds or spares, solid where the 95 % interval of "
+    "that difference, paired by prompt or question, leaves out 0, dotted where it does not or where fewer than five "
+    "give none. Pale bars are 95 % intervals of a point alone: Wilson's for shares of prompts and questions, Student's "
+    "t over prompts for the rest. Points without a rule lie beyond the largest quantized KL, where nothing is "
+    "extrapolated. Higher is worse. KL of exactly 0 has no place on the axis."
 )
 QUERY = """\
-with quantized as (
-    -- Lists that are unnested in one select run in step.
-    select model, recipe, method, kl_teacher_forced_mean_nats as kl_nats,
-           unnest(['top1_change', 'kl_step0_nats', 'kl_free_running_median_nats', 'flipped_share', 'collapsed_share',
-                   'options_changed_share']) as measure,
-           unnest([1 - top1_agreement, kl_step0_nats, kl_free_running_median_nats,
-                   prompts_flipped / nullif(prompts, 0), prompts_collapsed / nullif(prompts, 0),
-                   1 - options_argmax_kept / nullif(questions, 0)]) as value
-    from variant_summary
-    where method in ('rtn', 'gptq', 'awq')
+with answers as materialized (
+    select *
+    from q27_pruning_against_quantization
+    where kl_nats > 0
+),
+damage as materialized (
+    select model, recipe, method, measure, kl_teacher_forced_mean_nats as kl_nats, amount, amount_low, amount_high
+    from variant_damage
+    inner join variant_summary using (model, recipe)
 )
-select answers.model, recipe, method, quantization, measure, kl_nats, value_pruned, value_quantized, recipe_below,
-       recipe_above, difference
-from q27_pruning_against_quantization as answers
-inner join (select model, recipe, method from variant_summary) as summary using (model, recipe)
-where kl_nats > 0
+select answers.model, answers.recipe, method, quantization, answers.measure, answers.kl_nats, value_pruned,
+       value_quantized, recipe_below, recipe_above, difference, difference_low, difference_high,
+       amount_low as low, amount_high as high
+from answers
+inner join damage using (model, recipe, measure)
 union all
-select model, recipe, method, method, measure, kl_nats, null, value, recipe, recipe, null
-from quantized
-semi join (select distinct model, quantization as method, measure from q27_pruning_against_quantization) as asked
-    using (model, method, measure)
-where kl_nats > 0 and value is not null
+select model, recipe, method, method, measure, kl_nats, null, amount, recipe, recipe, null, null, null, amount_low,
+       amount_high
+from damage
+semi join (select model, quantization as method, measure from answers) as asked using (model, method, measure)
+where kl_nats > 0
 order by model, quantization, measure, kl_nats, recipe"""
 
 MEASURES = {
@@ -51,6 +54,22 @@ MEASURES = {
 }
 
 
+_OWN = [
+    "variant",
+    "method",
+    "kl_nats",
+    "value_pruned",
+    "value_quantized",
+    "low",
+    "high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "recipe_below",
+    "recipe_above",
+]
+
+
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
     """Draws rows of `q27_pruning_against_quantization` of one model and one method of quantization."""
     if frame.is_empty():
@@ -61,53 +80,62 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     marks = methods.encodings(named.drop_nulls("value_pruned")["method"])
     scale, axis = theme.decades(*theme.extent(named["kl_nats"]))
     x = alt.X("kl_nats:Q", title="mean KL(dense ‖ pruned), nats", scale=scale, axis=axis)
+    panels = [_panel(named.filter(panel=panel), panel, x, marks) for panel in order]
+    method = theme.names(methods.labelled(frame, "quantization"), "quantization")
+    title = theme.title(TITLE, f"{theme.models(frame)} · grey: {', '.join(method)}")
+    return theme.themed(alt.concat(*panels, columns=min(3, len(panels)), title=title))
+
+
+def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> theme.AnyChart:
+    """One measure."""
+    shown = [part[column].drop_nulls() for column in ("value_pruned", "value_quantized", "low", "high")]
+    # Its own extent, not Vega's, which warns where a mark of a panel has no row.
+    scale = methods.padded(*(column for column in shown if len(column)))
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6))
+
     base = alt.Chart().encode(x=x)
     line = base.transform_filter("isValid(datum.value_quantized)")
     pruned = base.transform_filter("isValid(datum.value_pruned)")
     quantized = line.transform_filter("!isValid(datum.value_pruned)")
     compared = pruned.transform_filter("isValid(datum.value_quantized)")
-    y = alt.Y("value_pruned:Q", title=None)
-    chart = alt.layer(
-        line.mark_line(color=theme.GREY, strokeWidth=2).encode(y=alt.Y("value_quantized:Q", title=None)),
+    differs = "datum.difference_low > 0 || datum.difference_high < 0"
+    spread = {"y": y("low"), "y2": alt.Y2("high")}
+    chart: theme.AnyChart = alt.layer(
+        quantized.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=5, opacity=0.35, color=theme.GREY)
+        .encode(**spread),
+        pruned.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=5, opacity=0.3)
+        .encode(**spread, color=marks["color"]),
+        line.mark_line(color=theme.GREY, strokeWidth=2).encode(y=y("value_quantized")),
         quantized.mark_point(filled=True, size=70, opacity=1, color=theme.GREY).encode(
-            y=alt.Y("value_quantized:Q", title=None), tooltip=["variant:N", "kl_nats:Q", "value_quantized:Q"]
+            y=y("value_quantized"), tooltip=["variant:N", "kl_nats:Q", "value_quantized:Q", "low:Q", "high:Q"]
         ),
-        compared.mark_rule(strokeWidth=1, opacity=0.6).encode(y=y, y2="value_quantized:Q", color=marks["color"]),
+        compared.mark_rule(strokeWidth=1.2).encode(
+            y=y("value_pruned"),
+            y2="value_quantized:Q",
+            color=marks["color"],
+            strokeDash=alt.condition(differs, alt.value([1, 0]), alt.value([2, 2])),
+        ),
         pruned.mark_point(filled=True, size=45, opacity=0.9).encode(
-            y=y,
+            y=y("value_pruned"),
             **marks,
             tooltip=[
                 "variant:N",
                 "kl_nats:Q",
                 "value_pruned:Q",
+                "low:Q",
+                "high:Q",
                 "value_quantized:Q",
                 "difference:Q",
+                "difference_low:Q",
+                "difference_high:Q",
                 "recipe_below:N",
                 "recipe_above:N",
             ],
         ),
-        data=theme.rows(
-            named.select(
-                "panel",
-                "variant",
-                "method",
-                "kl_nats",
-                "value_pruned",
-                "value_quantized",
-                "difference",
-                "recipe_below",
-                "recipe_above",
-            )
-        ),
-    )
-    method = theme.names(methods.labelled(frame, "quantization"), "quantization")
-    return theme.themed(
-        chart.properties(width=240, height=150)
-        .facet(
-            facet=alt.Facet("panel:N", title=None, sort=order),
-            columns=3,
-            title=theme.title(TITLE, f"{theme.models(frame)} · grey: {', '.join(method)}"),
-        )
-        .resolve_scale(y="independent")
-        .resolve_axis(x="independent", y="independent")
-    )
+        data=theme.rows(part.select(_OWN)),
+    ).properties(width=240, height=150, title=alt.TitleParams(panel, fontSize=12, anchor="middle", frame="group"))
+    return chart

@@ -33,7 +33,10 @@ from pipelines.charts import (
     top_tokens,
 )
 from pipelines.charts.text import label
-from pipelines.charts.theme import AnyChart
+from pipelines.charts.theme import AnyChart, no_data, vega_lite
+
+# Of a chart's JSON as it is written to a file: more than this makes a browser slow.
+MOST_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ class Figure:
         query: SELECT over the marts; its sample or aggregation is deterministic.
         draw: frame of the query's rows to one chart.
         per: columns of the frame; each combination of their values gets a chart of its own in `draw_all`.
-        most: recipes, or other values of `page_by`, a chart in `draw_all`, so that it stays a page long and its JSON
-            below 2 MB; None: all.
-        page_by: the column that `most` counts.
+        page_by: the column whose values `draw_all` spreads over pages; None where the query bounds the chart.
+        most: values of `page_by` a page, so that it stays a page long; None: as many as `most_bytes` let.
+        most_bytes: of a chart's JSON.
     """
 
     name: str
@@ -73,39 +76,60 @@ class Figure:
     query: str
     draw: Callable[[pl.DataFrame], AnyChart]
     per: tuple[str, ...]
+    page_by: str | None = "recipe"
     most: int | None = None
-    page_by: str = "recipe"
+    most_bytes: int = MOST_BYTES
 
     def draw_all(self, frame: pl.DataFrame) -> Iterator[Drawing]:
-        """Draws one chart per combination of `per`, in the order of the rows; one that says so for no rows."""
+        """Draws one chart per combination of `per`, in the order of the rows; one that says so for no rows.
+
+        No chart is larger than `most_bytes`: its values of `page_by` come on more pages, and what cannot be split gives
+        a chart that says so.
+        """
         if frame.is_empty():
             yield Drawing(self.name, self.title, self.draw(frame))
             return
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
         # Only what tells the charts apart goes into their names.
         told = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
-        pages = [(key, *page) for key, part in parts.items() for page in self._pages(part)]
-        for number, (key, part, variants) in enumerate(pages, start=1):
+        pages = [(key, *page) for key, part in parts.items() for page in self._pages(part, self.most)]
+        drawn = ((key, *page) for key, part, values in pages for page in self._drawn(part, values))
+        for number, (key, chart, values) in enumerate(drawn, start=1):
             words = [str(key[index]) for index in told]
-            told_by = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in told] + variants
+            told_by = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in told] + values
             # The number keeps names apart that differ only in characters that a file name cannot have.
-            slug = "-".join([self.name, *([f"{number:02d}"] if len(pages) > 1 else []), *map(_slug, words)])
-            yield Drawing(slug, ": ".join([self.title, *([", ".join(told_by)] if told_by else [])]), self.draw(part))
+            numbers = [f"{number:02d}"] if len(pages) > 1 or values else []
+            slug = "-".join([self.name, *numbers, *map(_slug, words)])
+            yield Drawing(slug, ": ".join([self.title, *([", ".join(told_by)] if told_by else [])]), chart)
 
-    def _pages(self, part: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+    def _pages(self, part: pl.DataFrame, most: int | None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
         """The rows of at most `most` values at a time, and which values they are where there are several pages."""
-        values = part[self.page_by].unique(maintain_order=True).to_list() if self.most else []
-        if self.most is None or len(values) <= self.most:
+        values = part[self.page_by].unique(maintain_order=True).to_list() if self.page_by else []
+        if most is None or len(values) <= most:
             yield part, []
             return
         # Pages of equal length, so that the last one is not a single panel.
-        length = math.ceil(len(values) / math.ceil(len(values) / self.most))
+        length = math.ceil(len(values) / math.ceil(len(values) / most))
         for start in range(0, len(values), length):
             chosen = values[start : start + length]
-            yield (
-                part.filter(pl.col(self.page_by).is_in(chosen)),
-                [f"{label(str(chosen[0]))} to {label(str(chosen[-1]))}"],
-            )
+            ends = dict.fromkeys(label(str(value)) for value in (chosen[0], chosen[-1]))
+            yield part.filter(pl.col(str(self.page_by)).is_in(chosen)), [" to ".join(ends)]
+
+    def _drawn(self, part: pl.DataFrame, values: list[str]) -> Iterator[tuple[AnyChart, list[str]]]:
+        """One page, or as many as keep each below `most_bytes`."""
+        chart = self.draw(part)
+        size = len(vega_lite(chart.to_dict(validate=False)))
+        if size <= self.most_bytes:
+            yield chart, values
+            return
+        count = part[self.page_by].n_unique() if self.page_by else 1
+        if count == 1:
+            yield no_data(self.title, f"this part alone takes more than {self.most_bytes / 1e6:g} MB"), values
+            return
+        # Of pages that are a little larger than their share none is to be split again.
+        most = max(1, int(0.9 * count * self.most_bytes / size))
+        for fewer, its_values in self._pages(part, most):
+            yield from self._drawn(fewer, its_values)
 
 
 # How a heading names the part of a figure that it shows.
@@ -116,8 +140,20 @@ def _slug(word: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", word)[:60]
 
 
-def _figure(name: str, module: ModuleType, *per: str, most: int | None = None, page_by: str = "recipe") -> Figure:
-    return Figure(name, module.TITLE, module.CAPTION, module.QUERY, module.draw, per, most, page_by)
+# What a page holds several of, by `page_by`.
+_PAGED = {"recipe": "variants", "task": "tasks", "measure": "measures", "kind": "kinds of task"}
+
+
+def _figure(
+    name: str, module: ModuleType, *per: str, page_by: str | None = "recipe", most: int | None = None
+) -> Figure:
+    caption = module.CAPTION
+    if page_by:
+        pages = (
+            f"A page holds at most {most} {_PAGED[page_by]}, or" if most else f"A page holds all {_PAGED[page_by]}, or"
+        )
+        caption += f" {pages} as many as stay below {MOST_BYTES / 1e6:g} MB."
+    return Figure(name, module.TITLE, caption, module.QUERY, module.draw, per, page_by, most)
 
 
 FIGURES: dict[str, Figure] = {
@@ -126,21 +162,21 @@ FIGURES: dict[str, Figure] = {
         _figure("spaces", spaces, "model", "prompt_id"),
         _figure("hierarchy", hierarchy, "model", "lens", most=12),
         _figure("amplification", amplification, "model", "lens", most=12),
-        _figure("estimates", estimates, "model", "lens"),
+        _figure("estimates", estimates, "model", "lens", page_by=None),
         _figure("generation", generation, "model", most=12),
         _figure("temperature", temperature, "model", most=12),
         _figure("tokens", tokens, "model", "prompt_id", most=12),
         _figure("top_tokens", top_tokens, "model", "prompt_id", most=12),
         _figure("options", options, "model", "prompt_id"),
-        _figure("drops", drops, "model"),
+        _figure("drops", drops, "model", page_by="kind"),
         _figure("layer_map", layer_map, "model", most=6),
         _figure("spikes", spikes, "model", "lens", most=12),
-        _figure("flips", flips, "model", most=9, page_by="task"),
-        _figure("flip_matrix", flip_matrix, "model", "metric"),
-        _figure("pareto", pareto, "model"),
-        _figure("quantization", quantization, "model", "quantization"),
+        _figure("flips", flips, "model", page_by="task", most=9),
+        _figure("flip_matrix", flip_matrix, "model", "metric", page_by=None),
+        _figure("pareto", pareto, "model", page_by="measure"),
+        _figure("quantization", quantization, "model", "quantization", page_by="measure"),
         _figure("calibration", calibration, "model"),
-        _figure("masks", masks, "model"),
-        _figure("speed", speed, "model"),
+        _figure("masks", masks, "model", page_by=None),
+        _figure("speed", speed, "model", page_by="measure"),
     )
 }

@@ -4,9 +4,10 @@ What a chart shows does not belong here.
 """
 
 import itertools
+import json
 import math
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import altair as alt
 import polars as pl
@@ -35,9 +36,16 @@ AnyChart: TypeAlias = (
 MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
+class _Rows(alt.InlineData):
+    """Rows that all copies of a chart share; Altair copies a chart some ten times while it is put together."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
 def inline(values: list[dict[str, Any]]) -> alt.InlineData:
     """Rows as data inside the chart."""
-    data = alt.InlineData(values=[])
+    data = _Rows(values=[])
     # Filled afterwards: the constructor checks value by value, which takes longer than drawing.
     data["values"] = values
     return data
@@ -90,6 +98,11 @@ def models(frame: pl.DataFrame) -> str:
 def temperatures(frame: pl.DataFrame) -> str:
     """The temperatures for a subtitle."""
     return "T = " + ", ".join(f"{temperature:g}" for temperature in sorted(frame["temperature"].unique()))
+
+
+def prompts(count: int) -> str:
+    """How many prompts a figure stands on, for a subtitle."""
+    return f"{count} prompts" if count != 1 else "1 prompt"
 
 
 def title(text: str, *subtitles: str) -> alt.TitleParams:
@@ -256,3 +269,8 @@ def dressed(chart: AnyChart, *, dark: bool = False) -> dict[str, Any]:
     """The chart's specification with the light or the dark look instead of its own."""
     specification: dict[str, Any] = chart.to_dict()
     return {**specification, "config": config(dark=dark)}
+
+
+def vega_lite(specification: dict[str, Any]) -> bytes:
+    """A specification as a file of Vega-Lite JSON, the same bytes every time."""
+    return (json.dumps(specification, allow_nan=False, sort_keys=True) + "\n").encode()

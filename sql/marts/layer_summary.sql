@@ -5,7 +5,7 @@
 -- how to read: local scope is the effect of this sublayer alone, isolated the same at the model's output, propagated
 --   that of all pruned sublayers up to it.
 --   Where is_changed is false the local shift is exactly 0 by construction and the propagated one comes from earlier
---   layers. The cosines are 1 − one_minus_cos; for small shifts read one_minus_cos_*_mean, which keeps its digits.
+--   layers. The cosines are 1 − one_minus_cos; for small shifts read one_minus_cos_*, which keep their digits.
 --   is_below_noise says that kl_median_nats is at most kl_noise_p95_nats, the 95th percentile of noise_floor behind the
 --   same sublayer (for scope isolated behind the last MLP, where that is measured). Both are NULL where no noise was
 --   measured. Noise itself is left out.
@@ -23,8 +23,14 @@
 --   cos_p_p10: 10th percentile of the cosine of p [cosine] = 1 − 90th percentile of one_minus_cos_p
 --   cos_p_p90: 90th percentile of the cosine of p [cosine] = 1 − 10th percentile of one_minus_cos_p
 --   one_minus_cos_h_mean: Mean cosine defect of h [1 - cosine]
+--   one_minus_cos_h_p10: 10th percentile of the cosine defect of h [1 - cosine]
+--   one_minus_cos_h_p90: 90th percentile of the cosine defect of h [1 - cosine]
 --   one_minus_cos_z_mean: Mean cosine defect of z [1 - cosine]
+--   one_minus_cos_z_p10: 10th percentile of the cosine defect of z [1 - cosine]
+--   one_minus_cos_z_p90: 90th percentile of the cosine defect of z [1 - cosine]
 --   one_minus_cos_p_mean: Mean cosine defect of p [1 - cosine]
+--   one_minus_cos_p_p10: 10th percentile of the cosine defect of p [1 - cosine]
+--   one_minus_cos_p_p90: 90th percentile of the cosine defect of p [1 - cosine]
 --   kl_mean_nats: Mean KL(dense‖pruned) [nats]
 --   kl_median_nats: Median KL(dense‖pruned) [nats]
 --   var_p_dz_mean: Mean variance of Δz under the dense p [logit²] = mean Var_p(Δz)
@@ -102,8 +108,14 @@ select
     1 - spread.one_minus_cos_p_spread[2] as cos_p_p10,
     1 - spread.one_minus_cos_p_spread[1] as cos_p_p90,
     spread.one_minus_cos_h_mean,
+    spread.one_minus_cos_h_spread[1] as one_minus_cos_h_p10,
+    spread.one_minus_cos_h_spread[2] as one_minus_cos_h_p90,
     spread.one_minus_cos_z_mean,
+    spread.one_minus_cos_z_spread[1] as one_minus_cos_z_p10,
+    spread.one_minus_cos_z_spread[2] as one_minus_cos_z_p90,
     spread.one_minus_cos_p_mean,
+    spread.one_minus_cos_p_spread[1] as one_minus_cos_p_p10,
+    spread.one_minus_cos_p_spread[2] as one_minus_cos_p_p90,
     spread.kl_mean_nats,
     spread.kl_median_nats,
     spread.var_p_dz_mean,

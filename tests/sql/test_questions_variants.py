@@ -96,6 +96,8 @@ def test_q27_compares_with_the_straight_line_between_the_neighbours_in_kl(ask: A
             "recipe_below": "gptq-8",
             "recipe_above": "gptq-4",
             "difference": 0.0,
+            "difference_low": None,
+            "difference_high": None,
         },
         {
             "model": "tiny",
@@ -108,6 +110,8 @@ def test_q27_compares_with_the_straight_line_between_the_neighbours_in_kl(ask: A
             "recipe_below": "rtn-4",
             "recipe_above": None,
             "difference": None,
+            "difference_low": None,
+            "difference_high": None,
         },
     ]
 

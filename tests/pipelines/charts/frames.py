@@ -65,6 +65,8 @@ def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
                     for space, defect in defects.items():
                         value = min(1.2, defect * math.exp(rng.gauss(0, 0.5)))
                         row[f"one_minus_cos_{space}_mean"] = value
+                        row[f"one_minus_cos_{space}_p10"] = 0.3 * value
+                        row[f"one_minus_cos_{space}_p90"] = 1.8 * value
                         row[f"cos_{space}_mean"] = 1 - value
                         row[f"cos_{space}_p10"] = 1 - 1.8 * value
                         row[f"cos_{space}_p90"] = 1 - 0.3 * value
@@ -370,6 +372,8 @@ def _usual() -> dict[str, pl.DataFrame]:
 def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
     """A database whose marts are the synthetic frames, but for those that are given."""
     connection = duckdb.connect()
+    for path in sorted((SQL / "macros").glob("*.sql")):
+        connection.execute(path.read_text(encoding="utf-8"))
     for name, frame in (_usual() | frames).items():
         connection.register(name, frame)
     # Made of the others, as it is in a warehouse.

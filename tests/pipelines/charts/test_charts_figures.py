@@ -6,6 +6,7 @@ How a chart looks is judged by eye, not here.
 import json
 import math
 import unicodedata
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,13 +14,12 @@ import polars as pl
 import pytest
 
 from pipelines.charts import generation, spaces, temperature, theme, tokens, top_tokens
-from pipelines.charts.registry import FIGURES, Figure
+from pipelines.charts.registry import FIGURES, MOST_BYTES, Figure
 from pipelines.charts.sizes import fitted
 from tests.pipelines.charts import frames, variant_frames
 
 PNG = b"\x89PNG\r\n\x1a\n"
 EVERY = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
-LARGEST_JSON = 2_000_000
 HOSTILE_MODELS = ("../../etc/passwd", "..\\..\\etc\\passwd", *frames.HOSTILE)
 
 
@@ -82,7 +82,7 @@ def large_marts() -> dict[str, pl.DataFrame]:
 @EVERY
 def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
     drawing = next(figure.draw_all(frames.ask(figure.query, **large_marts())))
-    assert 3_000 < len(drawing.chart.to_json()) < LARGEST_JSON
+    assert 3_000 < len(drawing.chart.to_json()) < MOST_BYTES
 
 
 def test_flips_of_a_whole_benchmark_come_in_pages_that_stay_small():
@@ -93,7 +93,7 @@ def test_flips_of_a_whole_benchmark_come_in_pages_that_stay_small():
     many = pl.concat(one.with_columns(task=pl.lit(task), metric=pl.lit(metric)) for task in tasks for metric in metrics)
     drawings = list(FIGURES["flips"].draw_all(frames.ask(FIGURES["flips"].query, q20_answers_flipped=many)))
     assert len(drawings) == 7
-    assert max(len(drawing.chart.to_json()) for drawing in drawings) < LARGEST_JSON
+    assert max(len(drawing.chart.to_json()) for drawing in drawings) < MOST_BYTES
     assert drawings[0].title.endswith("mmlu_subject_00 to mmlu_subject_08")
 
 
@@ -140,19 +140,37 @@ def test_names_that_look_the_same_once_cut_stay_apart():
     assert len(set(labels.values())) == 3
 
 
-@pytest.mark.parametrize(("name", "mean"), [("hierarchy", "mean"), ("amplification", "one_minus_cos")])
-def test_the_layer_charts_hold_the_numbers_of_the_frame(name, mean):
+@pytest.mark.parametrize(("name", "quantity"), [("hierarchy", "cos"), ("amplification", "one_minus_cos")])
+def test_the_layer_charts_hold_means_and_spread_of_the_frame(name, quantity):
     frame = frames.ask(FIGURES[name].query).filter(pl.col("lens") == "raw")
-    column = "cos_{}_mean" if name == "hierarchy" else "one_minus_cos_{}_mean"
+    parts = ("mean", "p10", "p90")
     drawn = sorted(
-        (row["layer"], row["panel"], row["space"][0], row[mean]) for row in rows_with(FIGURES[name].draw(frame), mean)
+        (row["layer"], row["panel"], row["space"][0], *(row[part] for part in parts))
+        for row in rows_with(FIGURES[name].draw(frame), "mean")
     )
     given = sorted(
-        (row["layer"], f"{theme.SUBLAYER_TITLES[row['sublayer']]} · {row['recipe']}", space, row[column.format(space)])
+        (
+            row["layer"],
+            f"{theme.SUBLAYER_TITLES[row['sublayer']]} · {row['recipe']}",
+            space,
+            *(row[f"{quantity}_{space}_{part}"] for part in parts),
+        )
         for row in frame.iter_rows(named=True)
         for space in "hzp"
     )
     assert drawn == given
+
+
+def test_amplification_draws_a_band_down_to_its_edge_where_a_tenth_of_the_shifts_is_zero(tmp_path):
+    frame = frames.ask(FIGURES["amplification"].query).filter(lens="raw", recipe="wanda-50", sublayer="mlp")
+    none = frame.with_columns(pl.lit(0.0).alias(f"one_minus_cos_{space}_p10") for space in "hzp")
+    tiny = frame.with_columns(pl.lit(1e-30).alias(f"one_minus_cos_{space}_p10") for space in "hzp")
+    # Both lie beyond the axis, which is that of the means; nothing is left out.
+    one, other = (FIGURES["amplification"].draw(rows) for rows in (none, tiny))
+    domain = one.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert domain == other.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert picture(one, tmp_path) == picture(other, tmp_path)
+    assert picture(one, tmp_path) != picture(FIGURES["amplification"].draw(frame), tmp_path)
 
 
 def test_no_line_crosses_layers_that_the_recipe_left_alone():
@@ -177,7 +195,7 @@ def test_amplification_says_how_many_zeros_its_axis_cannot_show():
         pl.when(pl.int_range(pl.len()) < 3).then(0.0).otherwise("one_minus_cos_p_mean").alias("one_minus_cos_p_mean")
     )
     chart = FIGURES["amplification"].draw(frame)
-    assert len(rows_with(chart, "one_minus_cos")) == 3 * frame.height - 3
+    assert len(rows_with(chart, "mean")) == 3 * frame.height - 3
     assert "without 3 values of exactly 0" in chart.to_dict()["title"]["subtitle"][1]
 
 
@@ -391,3 +409,76 @@ def test_a_study_of_many_recipes_gets_pages_of_about_equal_length():
     assert tuple(name for page in pages for name in page) == recipes
     assert [drawing.name for drawing in drawings] == ["generation-01", "generation-02", "generation-03"]
     assert drawings[1].title.endswith(": recipe-09 to recipe-17")
+
+
+def vega_lite_sizes(figure: Figure, marts: dict[str, pl.DataFrame]) -> list[int]:
+    drawings = figure.draw_all(frames.ask(figure.query, **marts))
+    return [len(theme.vega_lite(drawing.chart.to_dict(validate=False))) for drawing in drawings]
+
+
+@cache
+def largest_marts() -> dict[str, pl.DataFrame]:
+    """34 variants with long names, 128 steps at 5 temperatures, 57 tasks, 80 layers."""
+    recipes = tuple(f"sparsegpt-{share}-on-a-calibration-of-日本語" for share in range(17)) + tuple(
+        f"{kind}-drop-{k}" for kind in ("attn", "mlp") for k in range(1, 9)
+    )
+    recipes = (*recipes, "rtn-3bit")
+    curve = frames.decoding_curve(recipes=recipes, prompts=("a",), steps=128)
+    flips = variant_frames.q20_answers_flipped(recipes=recipes).filter(task="boolq")
+    return {
+        **variant_frames.of((frames.MODEL,), recipes),
+        "layer_summary": frames.layer_summary(recipes=recipes, layers=80),
+        "decoding_curve": pl.concat(curve.with_columns(temperature=pl.lit(t)) for t in (0.5, 0.7, 1.0, 1.5, 2.0)),
+        "token_trace": frames.token_trace(recipes=recipes, prompts=("a",), steps=128),
+        "option_shift": frames.option_shift(recipes=recipes),
+        "variant_summary": frames.variant_summary(recipes=recipes),
+        "reference_temperature": frames.reference_temperature(recipes=recipes),
+        "q20_answers_flipped": pl.concat(flips.with_columns(task=pl.lit(f"mmlu_subject_{n:02d}")) for n in range(57)),
+        "estimate_points": frames.estimate_points(per_theorem=5000).with_columns(
+            prompt_id=pl.lit("x" * 5000) + pl.col("prompt_id")
+        ),
+        "q01_spike_predictors": variant_frames.q01_spike_predictors(recipes=recipes, layers=80),
+        "stg_layer_transitions": variant_frames.stg_layer_transitions(recipes=recipes[-9:], layers=80, prompts=("a",)),
+        "stg_generations": frames.stg_generations(recipes=recipes, prompts=("a",)),
+        "stg_top_tokens": frames.stg_top_tokens(recipes=recipes, prompts=("a",)),
+    }
+
+
+@EVERY
+def test_no_drawing_of_a_large_study_is_larger_than_2_mb(figure: Figure):
+    assert 3_000 < max(vega_lite_sizes(figure, largest_marts())) <= MOST_BYTES
+
+
+@EVERY
+def test_a_figure_says_how_it_stays_below_the_limit(figure: Figure):
+    assert ("below 2 MB" in figure.caption) == (figure.page_by is not None)
+    assert figure.page_by or any(number in figure.caption for number in ("at most 500 points", "more than 50"))
+
+
+@pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.page_by])
+def test_a_drawing_above_the_limit_is_split_into_pages_that_hold_all_of_it_once(name):
+    figure = FIGURES[name]
+    frame = next(iter(frames.ask(figure.query).partition_by(figure.per, maintain_order=True)))
+    whole = len(theme.vega_lite(figure.draw(frame).to_dict(validate=False)))
+    drawn: list[pl.DataFrame] = []
+
+    def draw(part: pl.DataFrame) -> theme.AnyChart:
+        drawn.append(part)
+        return figure.draw(part)
+
+    small = replace(figure, draw=draw, most_bytes=whole - 1)
+    drawings = list(small.draw_all(frame))
+    pages = [part for part in drawn if part.height < frame.height]
+    assert len(drawings) == len(pages) > 1
+    assert pl.concat(pages).sort(pl.all()).equals(frame.sort(pl.all()))
+    assert all(len(theme.vega_lite(drawing.chart.to_dict(validate=False))) < whole for drawing in drawings)
+    assert len({drawing.title for drawing in drawings}) == len({drawing.name for drawing in drawings}) == len(drawings)
+    assert drawings[0].name.startswith(f"{name}-01")
+
+
+def test_what_cannot_be_split_says_so_instead_of_a_drawing_above_the_limit():
+    for name in ("estimates", "flips"):
+        figure = replace(FIGURES[name], most_bytes=2_900)
+        for drawing in figure.draw_all(frames.ask(figure.query)):
+            assert theme.missing(drawing.chart) == "this part alone takes more than 0.0029 MB"
+            assert len(theme.vega_lite(drawing.chart.to_dict())) < 2_900

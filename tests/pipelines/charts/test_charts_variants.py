@@ -8,8 +8,9 @@ from typing import Any, get_args
 
 import polars as pl
 import pytest
+import vl_convert
 
-from pipelines.charts import layer_map, methods, theme
+from pipelines.charts import layer_map, methods, quantization, theme
 from pipelines.charts.pareto import frontier, labels
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.sizes import SMALLEST_TYPE, fitted
@@ -340,35 +341,51 @@ def test_speed_without_a_dense_row_has_a_band_of_no_width():
     assert {(row["equal_low"], row["equal_high"]) for row in rows} == {(1.0, 1.0)}
 
 
+def with_quantized(**marts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each panel of the figure, with two quantized variants."""
+    recipes = (*frames.RECIPES, "rtn-3bit", "rtn-4bit")
+    chart = drawn("quantization", variant_summary=frames.variant_summary(recipes=recipes), **marts).to_dict()
+    return {panel["title"]["text"]: chart["datasets"][panel["data"]["name"]] for panel in chart["concat"]}
+
+
 def test_quantization_holds_both_values_and_the_quantized_variants_on_their_line():
-    summary = frames.variant_summary(recipes=(*frames.RECIPES, "rtn-4bit"))
-    chart = drawn("quantization", variant_summary=summary)
+    rows = with_quantized()["steps with another top token"]
     answers = variant_frames.q27_pruning_against_quantization().filter(measure="top1_change")
-    rows = [row for row in rows_with(chart, "kl_nats") if row["panel"] == "steps with another top token"]
-    pruned = {
-        row["variant"]: (row["value_pruned"], row.get("value_quantized")) for row in rows if "value_pruned" in row
-    }
-    assert pruned == {row["recipe"]: (row["value_pruned"], row["value_quantized"]) for row in answers.to_dicts()}
-    (quantized,) = (row for row in rows if "value_pruned" not in row)
-    assert quantized["variant"] == "rtn-4bit"
-    assert quantized["value_quantized"] == pytest.approx(0.4)
+    columns = ("value_pruned", "value_quantized", "difference", "difference_low", "difference_high")
+    pruned = {row["variant"]: [row.get(name) for name in columns] for row in rows if "value_pruned" in row}
+    assert pruned == {row["recipe"]: [row[name] for name in columns] for row in answers.to_dicts()}
+    damage = variant_frames.variant_damage().filter(measure="top1_change")
+    quantized = {row["variant"]: row["value_quantized"] for row in rows if "value_pruned" not in row}
+    amounts = dict(damage.select("recipe", "amount").iter_rows())
+    assert quantized == {recipe: amounts[recipe] for recipe in ("rtn-3bit", "rtn-4bit")}
+    intervals = {row["recipe"]: (row["amount_low"], row["amount_high"]) for row in damage.to_dicts()}
+    assert {row["variant"]: (row["low"], row["high"]) for row in rows} == intervals
 
 
-def test_the_quantized_variants_are_drawn_in_every_measure_that_q27_has_as_it_has_it():
-    measures = {
-        "top1_change": 0.25, "kl_step0_nats": 0.5, "kl_free_running_median_nats": 6.0, "flipped_share": 0.75,
-        "collapsed_share": 0.5, "options_changed_share": 0.2,
-    }  # fmt: skip
-    summary = frames.variant_summary(recipes=("wanda-50", "rtn-4bit")).with_columns(
-        top1_agreement=pl.lit(0.75), kl_step0_nats=pl.lit(0.5), kl_free_running_median_nats=pl.lit(6.0),
-        prompts=pl.lit(4), prompts_flipped=pl.lit(3), prompts_collapsed=pl.lit(2), questions=pl.lit(5),
-        options_argmax_kept=pl.lit(4),
-    )  # fmt: skip
-    asked = variant_frames.q27_pruning_against_quantization(recipes=("wanda-50",)).head(1)
-    answers = pl.concat(asked.with_columns(measure=pl.lit(measure)) for measure in measures)
-    frame = frames.ask(FIGURES["quantization"].query, variant_summary=summary, q27_pruning_against_quantization=answers)
-    quantized = frame.filter(pl.col("value_pruned").is_null())
-    assert dict(quantized.select("measure", "value_quantized").iter_rows()) == pytest.approx(measures)
+def test_the_quantized_variants_are_drawn_in_every_measure_that_q27_has():
+    asked = variant_frames.q27_pruning_against_quantization().filter(measure="top1_change")
+    one = variant_frames.variant_damage().filter(measure="top1_change")
+    answers, damage = (
+        pl.concat(rows.with_columns(measure=pl.lit(measure)) for measure in quantization.MEASURES)
+        for rows in (asked, one)
+    )
+    panels = with_quantized(q27_pruning_against_quantization=answers, variant_damage=damage)
+    assert list(panels) == list(quantization.MEASURES.values())
+    for rows in panels.values():
+        assert {row["variant"] for row in rows if "value_pruned" not in row} == {"rtn-3bit", "rtn-4bit"}
+
+
+def test_the_rule_of_a_difference_is_solid_only_where_its_interval_leaves_out_zero():
+    (answer,) = variant_frames.q27_pruning_against_quantization(recipes=("attn-drop-4",)).head(1).to_dicts()
+    dashed = {}
+    for low, high in ((0.01, 0.2), (-0.2, -0.01), (-0.1, 0.2), (None, None)):
+        answers = pl.DataFrame(
+            [answer | {"difference_low": low, "difference_high": high}],
+            schema_overrides={"difference_low": pl.Float64, "difference_high": pl.Float64},
+        )
+        chart = drawn("quantization", q27_pruning_against_quantization=answers)
+        dashed[low] = vl_convert.vegalite_to_svg(chart.to_dict()).count('stroke-dasharray="2,2"')
+    assert dashed == {0.01: 0, -0.2: 0, -0.1: 1, None: 1}
 
 
 def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
@@ -384,6 +401,35 @@ def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
     assert sorted(row["overlap"] for row in masks) == sorted(pairs["jaccard_removed"].drop_nulls())
 
 
+def test_calibration_draws_how_sure_an_overlap_is_as_masks_do():
+    pairs = variant_frames.q28_sensitivity_to_calibration()
+    overlap = variant_frames.mask_overlap().with_columns(other_recipe=pl.col("recipe") + "-c4", jaccard_removed_se=0.04)
+    overlap = overlap.unique(["recipe", "layer"], maintain_order=True)
+    chart = drawn("calibration", q28_sensitivity_to_calibration=pairs, mask_overlap=overlap)
+    assert not rows_with(drawn("calibration", q28_sensitivity_to_calibration=pairs), "jaccard_low")
+    margins = {row["recipe"]: row["margin"] for row in frames.ask(
+        f"select recipe, 1.96 * jaccard_removed_se as margin from ({FIGURES['masks'].query})", mask_overlap=overlap
+    ).to_dicts()}  # fmt: skip
+    bars = rows_with(chart, "jaccard_low")
+    assert len(bars) == len(margins) == 6
+    for row in bars:
+        margin = margins[row["pair"].split(" → ")[0]]
+        assert 0.01 < margin < 0.08
+        assert row["jaccard_low"] == pytest.approx(row["overlap"] - margin)
+        assert row["jaccard_high"] == pytest.approx(min(1, row["overlap"] + margin))
+
+
+def test_a_layer_map_says_on_how_many_prompts_it_stands():
+    shifts = variant_frames.stg_layer_transitions()
+    some = shifts.filter(pl.col("prompt_id") == variant_frames.PROMPTS[0])
+    subtitles = [
+        drawn("layer_map", stg_layer_transitions=rows).to_dict()["title"]["subtitle"] for rows in (shifts, some)
+    ]
+    assert [("3 prompts" in subtitle[0], "1 prompt " in subtitle[0]) for subtitle in subtitles] == [
+        (True, False), (False, True)
+    ]  # fmt: skip
+
+
 def test_masks_sum_unions_and_intersections_over_matrices():
     # 100 weights of which both remove the same 50, and 300 of which they remove 30 each, none in common.
     rows = [
@@ -393,7 +439,7 @@ def test_masks_sum_unions_and_intersections_over_matrices():
     ]  # fmt: skip
     (row,) = rows_with(drawn("masks", mask_overlap=pl.DataFrame(rows)), "jaccard_removed")
     assert row["jaccard_removed"] == pytest.approx(50 / (50 + 60))
-    assert row["jaccard_removed_se"] == pytest.approx(math.hypot(0.1 * 50, 0.1 * 60) / 110)
+    assert row["margin"] == pytest.approx(1.96 * math.hypot(0.1 * 50, 0.1 * 60) / 110)
     assert row["jaccard_removed_expected"] == pytest.approx((25 + 3) / (75 + 57))
     assert row["matrices"] == 3
 
@@ -405,3 +451,43 @@ def test_a_variant_without_a_removed_weight_is_in_no_pair():
     frame = frames.ask(FIGURES["masks"].query, mask_overlap=overlap)
     assert frame.height == 15
     assert "zero" not in frame["other_recipe"]
+
+
+def told(**marts: pl.DataFrame) -> tuple[str, str]:
+    """The picture of the masks, and its subtitle."""
+    specification = drawn("masks", **marts).to_dict()
+    return vl_convert.vegalite_to_svg(specification), specification["title"]["subtitle"][-1]
+
+
+def test_masks_print_how_sure_an_overlap_is_where_it_reaches_the_digits_shown():
+    svg, subtitle = told()
+    assert svg.count(">± 0.01<") == 21
+    assert subtitle == "95 % interval by sampling: ± 0.015 at most"
+    overlap = variant_frames.mask_overlap()
+    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.001)))
+    assert ">±" not in svg
+    assert subtitle == "95 % interval by sampling: ± 0.0015 at most"
+    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.0)))
+    assert ">±" not in svg
+    assert subtitle == "every weight was looked at"
+
+
+@pytest.mark.parametrize("name", ["masks", "flip_matrix"])
+def test_a_matrix_shows_at_most_fifty_variants_and_the_dense_model(name):
+    recipes = tuple(f"variant-{number:02d}" for number in range(60))
+    marts = {"mask_overlap": variant_frames.mask_overlap(recipes=recipes)}
+    if name == "flip_matrix":
+        # The later in the alphabet, the more right answers; dense has none.
+        number = {recipe: at for at, recipe in enumerate(("dense", *recipes))}
+        marts = {
+            "task_turns": variant_frames.task_turns(recipes=recipes)
+            .filter(metric="accuracy")
+            .with_columns(
+                n_right=pl.col("recipe").replace_strict(number),
+                other_n_right=pl.col("other_recipe").replace_strict(number),
+            )
+        }
+    frame = frames.ask(FIGURES[name].query, **marts)
+    shown = {"dense", *recipes[10:]} if name == "flip_matrix" else set(recipes[:50])
+    assert set(frame["recipe"]) | set(frame["other_recipe"]) == shown
+    assert frame.height == (len(shown) * (len(shown) - 1) if name == "flip_matrix" else 50 * 49 // 2)

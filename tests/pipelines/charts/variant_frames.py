@@ -160,10 +160,23 @@ def q27_pruning_against_quantization(models=(MODEL,), recipes=RECIPES) -> pl.Dat
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "quantization": "rtn", "measure": measure, "kl_nats": 0.01 + _harm(recipe),
           "value_pruned": size * _harm(recipe), "value_quantized": None if _harm(recipe) > 0.6 else size * 0.2,
-          "recipe_below": "dense", "recipe_above": "rtn-3bit", "difference": 0.1}
+          "recipe_below": "dense", "recipe_above": "rtn-3bit", "difference": 0.1,
+          "difference_low": 0.1 - width, "difference_high": 0.1 + width}
          for model, recipe in _each(models, recipes) if "rtn" not in recipe
-         for measure, size in (("top1_change", 0.5), ("kl_step0_nats", 2.0), ("flipped_share", 1.0))],
+         for measure, size in (("top1_change", 0.5), ("kl_step0_nats", 2.0), ("flipped_share", 1.0))
+         for width in [0.3 * _chance(recipe, measure)]],
         infer_schema_length=None,
+    )  # fmt: skip
+
+
+def variant_damage(models=(MODEL,), recipes=(*RECIPES, "rtn-3bit", "rtn-4bit")) -> pl.DataFrame:
+    """The same measures of the same size as q27 has them; what is quantized does less."""
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "measure": measure, "amount": amount, "amount_low": 0.8 * amount,
+          "amount_high": 1.1 * amount, "n_units": 6}
+         for model, recipe in _each(models, recipes)
+         for measure, size in (("top1_change", 0.5), ("kl_step0_nats", 2.0), ("flipped_share", 1.0))
+         for amount in [size * (0.2 + 0.1 * _chance(recipe) if "rtn" in recipe else _harm(recipe))]]
     )  # fmt: skip
 
 
@@ -188,11 +201,11 @@ def mask_overlap(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def q01_spike_predictors(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+def q01_spike_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "layer": layer, "sublayer": sublayer, "lens": lens, "n_prompts": 6,
           "n_spikes": 9, "auc": auc, "auc_low": max(0.0, auc - 0.15), "auc_high": min(1.0, auc + 0.1)}
-         for model, recipe in _each(models, recipes) for layer in range(LAYERS) for sublayer in ("attn", "mlp")
+         for model, recipe in _each(models, recipes) for layer in range(layers) for sublayer in ("attn", "mlp")
          if _is_changed(recipe, layer, sublayer) for lens in ("raw", "normed")
          for auc in [0.35 + 0.6 * _chance(recipe, layer, sublayer, lens)]]
     )  # fmt: skip
@@ -206,13 +219,13 @@ def reference_steps(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def stg_layer_transitions(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+def stg_layer_transitions(models=(MODEL,), recipes=RECIPES, layers=LAYERS, prompts=PROMPTS) -> pl.DataFrame:
     rows = []
     for model, recipe in _each(models, recipes):
-        for layer in range(LAYERS):
+        for layer in range(layers):
             for sublayer in ("attn", "mlp"):
                 is_changed = _is_changed(recipe, layer, sublayer)
-                for prompt in PROMPTS:
+                for prompt in prompts:
                     for step in range(STEPS):
                         place = math.exp(4 * _chance(recipe, layer, sublayer, prompt, step) - 4)
                         for lens in ("raw", "normed"):
@@ -237,6 +250,7 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     q20_answers_flipped,
     task_turns,
     q27_pruning_against_quantization,
+    variant_damage,
     q28_sensitivity_to_calibration,
     mask_overlap,
     q01_spike_predictors,

@@ -1,0 +1,192 @@
+"""The measures of damage and their intervals, and the paired intervals of q27, against numbers worked out slowly."""
+
+import duckdb
+import numpy as np
+import pytest
+
+from tests.sql.handmade import Ask, Handmade, rows_of
+
+# 97.5 % quantile of Student's t with 5 degrees of freedom, as tables have it.
+T5 = 2.570582
+PROMPTS, STEPS = 6, 8
+RNG = np.random.default_rng(3)
+KLS = {name: RNG.lognormal(-1 + size, 1, (PROMPTS, STEPS)).astype(np.float32).astype(float)
+       for size, name in enumerate(("rtn-8", "wanda-50", "rtn-4"))}  # fmt: skip
+
+
+def about(value: float) -> object:
+    """The value as float32 columns and a series for t keep it."""
+    return pytest.approx(value, rel=1e-3)
+
+
+def half_width(influences: np.ndarray) -> float:
+    """Student's t over clusters, from what each adds to a figure beyond its expected part."""
+    n = len(influences)
+    return T5 * np.sqrt(n / (n - 1) * (influences**2).sum())
+
+
+def flips(kls: np.ndarray) -> np.ndarray:
+    return kls > 0.5
+
+
+def measured(prompts: int = PROMPTS) -> Handmade:
+    """One pruned variant between two quantized ones in KL, on so many prompts and questions, two prompts shorter."""
+    warehouse = Handmade().variant("dense")
+    for recipe, kls in ({"dense": np.zeros((PROMPTS, STEPS))} | KLS).items():
+        if recipe != "dense":
+            warehouse.variant(recipe, method=recipe.split("-")[0], removed=0.0 if "rtn" in recipe else 0.5)
+        for prompt in range(prompts):
+            for step in range(steps_of(prompt)):
+                kl = kls[prompt, step]
+                warehouse.step(recipe, f"p{prompt}", step, kl, flips=bool(flips(kl)))
+                warehouse.step(recipe, f"p{prompt}", step, 3 * kl, trajectory="free_running", flips=bool(flips(kl)))
+            warehouse.generation(
+                recipe, f"p{prompt}", flip=0 if kls[prompt, 0] > 0.5 else None, collapse=4 if prompt == 1 else None
+            )
+            warehouse.options(recipe, f"q{prompt}", [0.4, 0.3], [0.3, 0.4] if kls[prompt, 1] > 1 else [0.4, 0.3])
+    return warehouse
+
+
+def steps_of(prompt: int) -> int:
+    return STEPS - 3 if prompt < 2 else STEPS
+
+
+def change_of(recipe: str) -> tuple[float, np.ndarray]:
+    """The share of steps with another top token, and what each prompt adds to it."""
+    changed = np.array([flips(KLS[recipe][prompt, : steps_of(prompt)]).sum() for prompt in range(PROMPTS)])
+    lengths = np.array([steps_of(prompt) for prompt in range(PROMPTS)])
+    share = changed.sum() / lengths.sum()
+    return share, (changed - share * lengths) / lengths.sum()
+
+
+def mean_kl(recipe: str) -> float:
+    return np.concatenate([KLS[recipe][prompt, : steps_of(prompt)] for prompt in range(PROMPTS)]).mean()
+
+
+def test_every_measure_is_the_one_of_the_summary_as_a_damage(ask: Ask) -> None:
+    (row,) = ask(
+        measured(),
+        """select map(list(measure), list(amount)) as damage, any_value(columns(summary.*))
+        from variant_damage inner join variant_summary as summary using (model, recipe) where recipe = 'wanda-50'""",
+    )
+
+    assert row["damage"] == pytest.approx(
+        {
+            "top1_change": 1 - row["top1_agreement"],
+            "kl_step0_nats": row["kl_step0_nats"],
+            "kl_free_running_median_nats": row["kl_free_running_median_nats"],
+            "flipped_share": row["prompts_flipped"] / row["prompts"],
+            "collapsed_share": row["prompts_collapsed"] / row["prompts"],
+            "options_changed_share": 1 - row["options_argmax_kept"] / row["questions"],
+        }
+    )
+    assert 0 < row["damage"]["options_changed_share"] < 1
+    assert 0 < row["damage"]["collapsed_share"] < 1
+
+
+def test_shares_have_wilsons_interval_and_nats_students_over_the_prompts(ask: Ask) -> None:
+    rows = {row["measure"]: row for row in ask(measured(), "select * from variant_damage where recipe = 'wanda-50'")}
+    first = KLS["wanda-50"][:, 0]
+    flipped = int((first > 0.5).sum())
+    center = (flipped + 1.96**2 / 2) / (PROMPTS + 1.96**2)
+    width = 1.96 * np.sqrt(flipped * (PROMPTS - flipped) / PROMPTS + 1.96**2 / 4) / (PROMPTS + 1.96**2)
+
+    assert {row["n_units"] for row in rows.values()} == {PROMPTS}
+    flipping = rows["flipped_share"]
+    assert 0 < flipped < PROMPTS
+    assert flipping["amount"] == about(flipped / PROMPTS)
+    assert (flipping["amount_low"], flipping["amount_high"]) == (about(center - width), about(center + width))
+    assert rows["kl_step0_nats"]["amount"] == about(first.mean())
+    spread = half_width((first - first.mean()) / PROMPTS)
+    assert rows["kl_step0_nats"]["amount_high"] == about(first.mean() + spread)
+    assert rows["kl_step0_nats"]["amount_low"] == about(max(0, first.mean() - spread))
+    share, influences = change_of("wanda-50")
+    assert rows["top1_change"]["amount_low"] == about(share - half_width(influences))
+
+
+def test_the_median_has_woodruffs_interval_prompts_being_the_units(ask: Ask) -> None:
+    (row,) = ask(
+        measured(),
+        "select * from variant_damage where recipe = 'wanda-50' and measure = 'kl_free_running_median_nats'",
+    )
+    prompts = [3 * KLS["wanda-50"][prompt, : steps_of(prompt)] for prompt in range(PROMPTS)]
+    steps = np.sort(np.concatenate(prompts))
+    median = np.median(steps)
+    above = np.array([(own > median).sum() + (own == median).sum() / 2 for own in prompts])
+    lengths = np.array([len(own) for own in prompts])
+    share = half_width((above - lengths * above.sum() / lengths.sum()) / lengths.sum())
+    low, high = steps[int(np.floor((0.5 - share) * len(steps)))], steps[int(np.ceil((0.5 + share) * len(steps))) - 1]
+
+    assert 0 < share < 0.5
+    assert row["amount"] == about(median)
+    assert row["amount_high"] == about(median + (high - low) / 2)
+    assert row["amount_low"] == about(max(0, median - (high - low) / 2))
+
+
+def test_intervals_are_those_of_the_verdict_where_it_has_them(whole: duckdb.DuckDBPyConnection) -> None:
+    pairs = {"top1_change": "top1_change", "kl_step0_nats": "kl_step0_nats", "options_changed_share": "options_changed"}
+    compared = 0
+    for measure, column in pairs.items():
+        for row in rows_of(
+            whole,
+            f"select amount, amount_low, amount_high, {column} as amount_there, {column}_low as low_there,"
+            f" {column}_high as high_there from variant_damage inner join variant_verdict using (model, recipe)"
+            f" where variant_damage.measure = '{measure}'",
+        ):
+            # Where prompts agree to the last digit the verdict takes it for sure, and this one says nothing.
+            if row["amount_low"] is not None:
+                compared += 1
+                assert (row["amount"], row["amount_low"], row["amount_high"]) == pytest.approx(
+                    (row["amount_there"], row["low_there"], row["high_there"])
+                )
+    assert compared > 0
+
+
+def test_what_prompts_add_to_a_measure_sums_to_nothing(ask: Ask) -> None:
+    rows = ask(measured(), "select sum(influence) as total, sum(abs(influence)) as size, count(*) as n "
+                           "from damage_influences where recipe <> 'dense' group by recipe, measure")  # fmt: skip
+
+    assert {row["n"] for row in rows} == {PROMPTS}
+    assert len(rows) == 18
+    for row in rows:
+        assert abs(row["total"]) <= 1e-12 * max(1, row["size"])
+
+
+def test_q27_pairs_a_difference_by_prompt_with_both_neighbours_by_their_weights(ask: Ask) -> None:
+    (row,) = ask(measured(), "select * from q27_pruning_against_quantization where measure = 'top1_change'")
+    weight = (mean_kl("wanda-50") - mean_kl("rtn-8")) / (mean_kl("rtn-4") - mean_kl("rtn-8"))
+    (share, own), (below, its), (above, others) = (change_of(recipe) for recipe in ("wanda-50", "rtn-8", "rtn-4"))
+    difference = share - (1 - weight) * below - weight * above
+    spread = half_width(own - (1 - weight) * its - weight * others)
+
+    assert 0 < weight < 1
+    assert row["difference"] == about(difference)
+    assert (row["difference_low"], row["difference_high"]) == (about(difference - spread), about(difference + spread))
+
+
+def test_q27_is_surer_of_a_difference_than_of_either_side_where_prompts_are_what_varies(ask: Ask) -> None:
+    warehouse = Handmade().variant("dense")
+    for recipe, scale in (("dense", 0.0), ("wanda-50", 1.0), ("rtn-8", 0.9), ("rtn-4", 1.1)):
+        if scale:
+            warehouse.variant(recipe, method=recipe.split("-")[0], removed=0.0 if "rtn" in recipe else 0.5)
+        for prompt in range(PROMPTS):
+            own = 0.01 * (prompt % 2) if recipe == "wanda-50" else 0.0
+            warehouse.step(recipe, f"p{prompt}", 0, scale * (prompt + 1) + own)
+    (row,) = ask(warehouse, "select * from q27_pruning_against_quantization where measure = 'kl_step0_nats'")
+    sides = ask(warehouse, "select * from variant_damage where measure = 'kl_step0_nats' and recipe <> 'dense'")
+
+    assert min(side["amount_high"] - side["amount_low"] for side in sides) > 3
+    assert 0 < row["difference_high"] - row["difference_low"] < 0.02
+
+
+def test_four_prompts_carry_no_interval_of_nats_and_none_of_a_difference(ask: Ask) -> None:
+    warehouse = measured(prompts=4)
+    rows = ask(warehouse, "q27_pruning_against_quantization")
+    damage = ask(warehouse, "select * from variant_damage where recipe = 'wanda-50'")
+
+    assert rows
+    assert {row["difference_low"] for row in rows} == {None}
+    assert {row["measure"] for row in damage if row["amount_low"] is None} == {
+        "kl_step0_nats",
+        "kl_free_running_median_nats",
+    }
