@@ -169,8 +169,8 @@ def test_a_backfill_loads_the_model_once_and_leaves_the_answers_stale_and_nothin
 
     until(lambda: len(ended()) == len(keys), lambda: ui.interface.runs_of(backfill))
     assert set(ui.interface.runs_of(backfill).values()) == {"SUCCESS"}
-    told = [line for run in ended() for line in ui.interface.run(run)[1] if "load the model" in line]
-    assert len(told) == 1, told
+    loads = [line for run in ended() for line in ui.interface.run(run)[1] if "prove its structure: 0 of 1" in line]
+    assert len(loads) == 1, loads
     assert len(workers_of(ui.warehouse)) == 1
     assert ui.interface.stale() == ANSWERS
 

@@ -13,19 +13,23 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from tests.assets.interface import free_port, started
+from tests.assets.tiny_study import workers_of
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 # What two quiet cores must keep.
 MOST_SECONDS_NO_OP, MOST_SECONDS_TO_LOAD, MOST_SHARE_OF_DAGSTER = 5.0, 3.0, 0.10
-MOST_SECONDS_A_TICK = 1.0
+MOST_SECONDS_A_TICK, MOST_SECONDS_TO_CANCEL = 1.0, 5.0
 VARIANTS = 100
-# How often one and two workers compute the same study.
-TURNS = 2
+# How often one and two workers compute the same study, and how often a run is cancelled.
+TURNS, CANCELS = 2, 3
 ROOT = Path(__file__).parents[2]
 
 
@@ -127,6 +131,28 @@ def backfill(folder: Path) -> Iterator[str]:
     yield f"loads of the model in a backfill of {len(recipes)} variants: {times:g}: {verdict(times == 1)}"
 
 
+def cancel(folder: Path) -> Iterator[str]:
+    """Cancelling a run from the interface, in the middle of a calibration of the demo's model; the slowest of three."""
+    study = small_study(folder, {"source": "wikitext2", "sequences": 256, "length": 512})
+    (model,) = yaml.safe_load(study.read_text(encoding="utf-8"))["models"]
+    warehouse, seconds = folder / "warehouse", list[float]()
+    child("registered", study, warehouse)
+    with started(warehouse, free_port()) as (interface, _):
+        for _ in range(CANCELS):
+            run = interface.launch("model_tables", ["activation_stats", "block_influence"], model["name"], study)
+            interface.wait_for(run, lambda _, lines: any("calibrate: " in line for line in lines))
+            if not workers_of(warehouse):
+                raise RuntimeError("nobody computes")
+            begun = time.perf_counter()
+            interface.terminate(run)
+            while workers_of(warehouse) or interface.run(run)[0] != "CANCELED":
+                time.sleep(0.05)
+            seconds.append(time.perf_counter() - begun)
+    told("cancel", seconds)
+    kept = max(seconds) <= MOST_SECONDS_TO_CANCEL
+    yield f"cancelled from the interface, a run and its computation end in {max(seconds):.1f} s: {verdict(kept)}"
+
+
 def mapped(path: Path) -> frozenset[tuple[str, str]]:
     """Which processes have a file mapped, and where."""
     found = set()
@@ -171,14 +197,14 @@ def tiny_study(folder: Path, recipes: list[str]) -> Path:
     return path
 
 
-def small_study(folder: Path) -> Path:
-    """The demo's model with little to read and to write: a minute of computing for one thread."""
+def small_study(folder: Path, calibration: dict[str, Any] | None = None) -> Path:
+    """The demo's model with little to read and to write: a minute of computing for one thread, unless it calibrates."""
     study = {
         "name": "small",
         "models": [{"name": "smollm2-135m-instruct", "source": "embedded"}],
         "recipes": ["dense", *(f"magnitude-{share}" for share in (20, 30, 40, 50, 60)), "attn-drop-4", "mlp-drop-4"],
         "prompts": [{"id": "open", "kind": "open", "text": "Explain in one sentence why the sky is blue."}],
-        "calibration": {"source": SHORT_TEXT, "sequences": 2, "length": 64},
+        "calibration": calibration or {"source": SHORT_TEXT, "sequences": 2, "length": 64},
         "generation": {"new_tokens": 16},
         "measure": {"lenses": ["normed"]},
         "noise": [],
@@ -192,6 +218,7 @@ PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "definitions": definitions,
     "no-op": no_op,
     "backfill": backfill,
+    "cancel": cancel,
     "scale": scale,
     "answers": answers,
     "demo": demo,

@@ -91,20 +91,30 @@ def direct(study: str, root: str) -> Figures:
     return timed(work)
 
 
+def registered(study: str, root: str) -> Figures:
+    """Makes a study's models and recipes known to Dagster, as its first run does."""
+    from assets.instance import opened
+    from assets.partitions import MODELS, RECIPES, register
+    from assets.plan import Request
+
+    chosen = Request(study).load()
+    with opened(Path(root)) as instance:
+        register(instance, MODELS, [spec.name for spec in chosen.models])
+        register(instance, RECIPES, [each.name for each in chosen.recipes])
+    return {}
+
+
 def partition(study: str, root: str, job: str, key: str) -> Figures:
     """One run of one partition with the engine of the UI and the daemon."""
     from assets.definitions import defs
     from assets.instance import opened
-    from assets.partitions import MODELS, RECIPES, register, variant_key
-    from assets.plan import Request
+    from assets.partitions import variant_key
 
-    chosen = Request(study).load()
     model, _, recipe = key.partition("|")
+    registered(study, root)
 
     def work() -> None:
         with opened(Path(root)) as instance:
-            register(instance, MODELS, [spec.name for spec in chosen.models])
-            register(instance, RECIPES, [each.name for each in chosen.recipes])
             done = defs.resolve_job_def(job).execute_in_process(
                 instance=instance,
                 partition_key=variant_key(model, recipe) if recipe else model,
@@ -285,7 +295,7 @@ def answers(root: str, rows: str) -> Figures:
 
 PARTS: dict[str, Callable[..., Figures]] = {
     each.__name__: each
-    for each in (definitions, run, direct, partition, retire, simulated, cluster, partitions, tick, answers)
+    for each in (definitions, run, direct, registered, partition, retire, simulated, cluster, partitions, tick, answers)
 }
 
 if __name__ == "__main__":
