@@ -12,6 +12,7 @@ import duckdb
 import polars as pl
 
 from assets.fingerprints import CODE_VERSIONS
+from pipelines.charts.drawn import Drawn
 from pipelines.charts.text import prose
 from pipelines.explorer.documents import Documents
 from pipelines.explorer.frames import Ask
@@ -26,7 +27,12 @@ from warehouse.snapshots import damage_explained
 
 
 def documents(
-    study: Study | str, connection: duckdb.DuckDBPyConnection, ask: Ask | None = None, *, is_live: bool = False
+    study: Study | str,
+    connection: duckdb.DuckDBPyConnection,
+    ask: Ask | None = None,
+    drawn: Drawn | None = None,
+    *,
+    is_live: bool = False,
 ) -> Documents:
     """The documents of a study.
 
@@ -34,6 +40,7 @@ def documents(
         study: which; its name where no file of it is at hand.
         connection: a catalogue that shows this study's models and recipes alone.
         ask: the rows of one of our own queries on it, where somebody keeps them.
+        drawn: its figures, where somebody keeps them.
         is_live: whether they are built one by one, from what the warehouse has at that time.
     """
     views = {
@@ -45,7 +52,9 @@ def documents(
         name, title = study.name, study.title
         names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
         order = Order(*names, [prompt.id for prompt in study.prompts])
-    return Documents(ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), is_live=is_live)
+    return Documents(
+        ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), drawn, is_live=is_live
+    )
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:

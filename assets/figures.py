@@ -19,7 +19,8 @@ from assets.lineage import reading
 from assets.resources import WarehouseResource
 from assets.state import charts_version, data_version
 from pipelines.charts.files import preview
-from pipelines.charts.registry import FIGURES, Drawing, Figure
+from pipelines.charts.registry import FIGURES, Figure
+from pipelines.charts.sizes import Specification
 from warehouse.formats import markdown_escaped
 from warehouse.provenance import fingerprint
 
@@ -50,21 +51,21 @@ def _figure(figure: Figure) -> AssetsDefinition:
         code_version=code,
         metadata={"SQL": MetadataValue.md(f"```sql\n{figure.query}\n```")},
     )
-    def drawn(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
-        frame = warehouse.ask(figure.query)
-        first = next(figure.draw_all(frame))
+    def preview_of(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+        drawn = warehouse.drawn()
+        first = next(drawn.drawings(figure))
         return MaterializeResult(
             data_version=DataVersion(fingerprint({"data": data_version(warehouse.store(), found), "code": code})),
             metadata={
-                "dagster/row_count": frame.height,
-                "preview": MetadataValue.md(_embedded(first)),
+                "dagster/row_count": drawn.answer(figure.query).height,
+                "preview": MetadataValue.md(_embedded(*first)),
             },
         )
 
-    return drawn
+    return preview_of
 
 
-def _embedded(drawing: Drawing) -> str:
-    """The chart as a picture inside Markdown, drawn smaller where it would be too large."""
-    picture = base64.b64encode(preview(drawing.chart, _MOST_BYTES)).decode()
-    return f"![{markdown_escaped(drawing.title)}](data:image/png;base64,{picture})"
+def _embedded(title: str, specification: Specification) -> str:
+    """A drawing as a picture inside Markdown, smaller where it would be too large."""
+    picture = base64.b64encode(preview(specification, _MOST_BYTES)).decode()
+    return f"![{markdown_escaped(title)}](data:image/png;base64,{picture})"

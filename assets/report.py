@@ -62,7 +62,7 @@ def report(
     chosen = study.request(store).load()
     with warehouse.only(chosen) as connection:
         broken = broken_assertions(partial(rows, connection))
-        page = render(documents(chosen, connection).within(), live=False)
+        page = render(documents(chosen, connection, drawn=warehouse.drawn_of(chosen)).within(), live=False)
     # A report on tables that contradict each other is shown, but never counts as done.
     version = state.report_version(store, chosen) if not broken else ""
     path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))

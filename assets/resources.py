@@ -19,10 +19,11 @@ from assets.explorer import rows
 from assets.interrupts import end_with_parent
 from assets.plan import Request
 from assets.watch import request_for
+from pipelines.charts.drawn import Drawn
 from pipelines.studies import Study
 from warehouse.catalogue import connect
 from warehouse.store import Store
-from warehouse.subset import narrow
+from warehouse.subset import is_whole, narrow
 
 Ask = Callable[[str], pl.DataFrame]
 
@@ -97,6 +98,7 @@ class WarehouseResource(ConfigurableResource):
     root: str = Field(default="", description="Folder or URL; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+    _drawn: Drawn | None = PrivateAttr(default=None)
 
     def store(self) -> Store:
         """The Parquet store."""
@@ -111,6 +113,17 @@ class WarehouseResource(ConfigurableResource):
         if self._connection is None:
             self._connection = connect(self.store().root, explained=False)
         return rows(self._connection, query)
+
+    def drawn(self) -> Drawn:
+        """The figures of the whole warehouse, in one run each asked and drawn once."""
+        if self._drawn is None:
+            self._drawn = Drawn(self.ask)
+        return self._drawn
+
+    def drawn_of(self, study: Study) -> Drawn | None:
+        """Those of the run, where the warehouse holds nothing but a study, so that they are the study's; else None."""
+        models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
+        return self.drawn() if self._connection and is_whole(self._connection, models, recipes) else None
 
     def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Lets a run that a code server has started end with that server: nobody could stop it any more."""

@@ -42,19 +42,20 @@ def chart_files(chart: AnyChart) -> dict[str, bytes]:
     return files
 
 
-def preview(chart: AnyChart, most_bytes: int) -> bytes:
-    """The chart as a PNG for a small place, with half as many dots each way at the least.
+def preview(specification: Specification, most_bytes: int) -> bytes:
+    """A chart as a PNG for a small place, with half as many dots each way at the least.
 
     Args:
-        chart: of any size.
+        specification: a chart of any size with its config.
         most_bytes: beyond which it is made smaller.
     """
     # Drawn once; only the dots are made again.
-    svg = vl_convert.vegalite_to_svg(chart.to_dict(validate=False))
-    for scale in (1.0, 0.75, 0.5):
-        picture = vl_convert.svg_to_png(svg, scale=scale)
-        if len(picture) <= most_bytes:
-            break
+    svg = vl_convert.vegalite_to_svg(specification)
+    picture = vl_convert.svg_to_png(svg)
+    # Three quarters as many dots each way save less than a third of the bytes.
+    for scale in (0.75, 0.5) if len(picture) <= 1.5 * most_bytes else (0.5,):
+        if len(picture) > most_bytes:
+            picture = vl_convert.svg_to_png(svg, scale=scale)
     return picture
 
 

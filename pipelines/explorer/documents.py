@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeVar, cast
 
-import polars as pl
-
-from pipelines.charts.registry import FIGURES
+from pipelines.charts.drawn import Drawn
+from pipelines.charts.registry import FIGURES, Figure
 from pipelines.explorer.frames import Ask, Frames
 from pipelines.explorer.index import Told, figure_entry, index, prompt_rows, variant_names
 from pipelines.explorer.order import Order
@@ -47,6 +46,7 @@ class Documents:
         views: Mapping[str, str] | None = None,
         order: Order | None = None,
         pairs: Pairs | None = None,
+        drawn: Drawn | None = None,
         *,
         is_live: bool = False,
     ) -> None:
@@ -60,11 +60,13 @@ class Documents:
             views: SQL of the views by name, which the statements read.
             order: in which models, recipes and prompts stand; what it does not name comes last, by name.
             pairs: who compares two variants; nobody where None.
+            drawn: the study's figures, where somebody keeps them.
             is_live: documents are built one by one from what is there now, each asking for its own rows only; else
                 every statement is asked once for all documents, and kept.
         """
         self._order = order or Order()
         self._kept = None if is_live else Frames(ask, is_whole=True)
+        self._drawn = drawn or (Drawn(self._kept.answer) if self._kept else None)
         self._ask = ask
         self._study, self._title, self._facts = study, title, facts
         self._views, self._pairs = dict(views or {}), pairs
@@ -73,6 +75,9 @@ class Documents:
     def _frames(self) -> Frames:
         """Of a server, what is there now; nothing is kept from one document to the next."""
         return self._kept or Frames(self._ask, is_whole=False)
+
+    def _figures(self, frames: Frames) -> Drawn:
+        return self._drawn or Drawn(frames.answer)
 
     def _variants(self, frames: Frames) -> list[tuple[str, str]]:
         return variant_names(frames, self._order)
@@ -102,9 +107,13 @@ class Documents:
             case ["index"]:
                 return self._index(frames, self._traces(frames))
             case ["sql" | "turns" as one]:
-                return self._sql() if one == "sql" else turns(frames.all("turns"), self._variants(frames))
+                return (
+                    self._sql()
+                    if one == "sql"
+                    else turns(self._figures(frames).answer(STATEMENTS["turns"].sql), self._variants(frames))
+                )
             case ["figures", figure] if figure in FIGURES:
-                return self._figure(figure, frames.answer(FIGURES[figure].query))
+                return _figure(FIGURES[figure], self._figures(frames))
             case ["variant", n] if (names := _at(self._variants(frames), n)) is not None:
                 model, recipe = names
                 mine = {
@@ -135,7 +144,8 @@ class Documents:
         """
         frames = self._frames()
         found: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
-        without_data = [name for name, figure in FIGURES.items() if frames.answer(figure.query).is_empty()]
+        drawn = self._figures(frames)
+        without_data = [name for name, figure in FIGURES.items() if drawn.answer(figure.query).is_empty()]
         wanted = self._traces(frames)
         whole = self._index(frames, wanted, without_data)
         cut = _cut(whole)
@@ -230,16 +240,14 @@ class Documents:
         names = dict.fromkeys(_READS.findall(re.sub(r"--[^\n]*", "", sql)))
         return [f"view/{name}" for name in names if name in self._views]
 
-    def _figure(self, name: str, frame: pl.DataFrame) -> FigureDocument:
-        figure = FIGURES[name]
-        drawings = []
-        for drawing in figure.draw_all(frame):
-            # Valid by their tests; checking each again takes longer than drawing.
-            spec = drawing.chart.to_dict(validate=False)
-            # The page lays on the colours of a light or a dark screen.
-            spec.pop("config", None)
-            drawings.append({"title": drawing.title, "spec": spec})
-        return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
+
+def _figure(figure: Figure, drawn: Drawn) -> FigureDocument:
+    # The page lays on the colours of a light or a dark screen.
+    drawings = [
+        {"title": title, "spec": {name: part for name, part in specification.items() if name != "config"}}
+        for title, specification in drawn.drawings(figure)
+    ]
+    return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
 
 
 def _compared(

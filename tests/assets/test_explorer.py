@@ -5,14 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pytest
+from dagster import materialize
 
+from assets import explorer, resources
 from assets.explorer import documents
+from assets.figures import figure_assets, figure_key
+from assets.report import report
+from assets.resources import StudyResource, WarehouseResource
+from pipelines.charts.registry import FIGURES, Drawing, Figure
 from pipelines.explorer import documents as module
 from pipelines.explorer.page import embedded
+from tests.assets.tiny_study import StudyFile
 from tests.sql.handmade_whole import whole_warehouse
 from warehouse.compare import compare
 
+FIGURE = FIGURES["options"]
 RECIPES = {"wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4"}
 
 
@@ -102,3 +111,33 @@ def test_pairs_take_a_quarter_of_the_room_at_most_so_that_texts_have_theirs(
     assert 0 < sum(sizes[name] for name in found if name.startswith("pair/")) <= pairs / 4
     assert any(name.startswith("trace/") for name in found)
     assert "of 15 paired comparisons" in found["index"]["notes"][0]
+
+
+@pytest.mark.parametrize("others_are_there", [False, True])
+def test_a_run_asks_and_draws_a_figure_once_unless_others_are_in_the_warehouse_too(
+    warehouse: Path, study: StudyFile, monkeypatch: pytest.MonkeyPatch, others_are_there: bool
+) -> None:
+    if others_are_there:
+        study.write(recipes=["dense", "attn-drop-1", "wanda-2of4"])
+    monkeypatch.setattr(module, "FIGURES", {FIGURE.name: FIGURE})
+    asked: list[str] = []
+    drawn: list[set[str]] = []
+    rows, draw_all = explorer.rows, Figure.draw_all
+
+    def counted(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+        asked.append(query)
+        return rows(connection, query)
+
+    def drawing(figure: Figure, frame: pl.DataFrame) -> Iterator[Drawing]:
+        drawn.append(set(frame["recipe"]))
+        return draw_all(figure, frame)
+
+    for place in (explorer, resources):
+        monkeypatch.setattr(place, "rows", counted)
+    monkeypatch.setattr(Figure, "draw_all", drawing)
+    [asset] = [asset for asset in figure_assets() if asset.key == figure_key(FIGURE.name)]
+    given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(warehouse))}
+    assert materialize([asset, report], resources=given).success
+    both = {"attn-drop-1", "magnitude-50", "wanda-2of4"}
+    assert drawn == ([both, both - {"magnitude-50"}] if others_are_there else [both])
+    assert asked.count(FIGURE.query) == len(drawn)

@@ -261,12 +261,20 @@ def test_rows_come_dense_first_and_then_by_name(whole: duckdb.DuckDBPyConnection
 
 
 def test_a_narrowed_catalogue_answers_as_if_nothing_else_were_there(tmp_path: Path) -> None:
-    from warehouse.subset import narrow
+    from warehouse.subset import is_whole, narrow
 
     warehouse = Handmade().model().model("other's").variant("dense").variant("a").variant("a", model="other's")
     for recipe in ("dense", "a"):
         warehouse.step(recipe, "p", 0, 0.0)
     with warehouse.connect(tmp_path) as connection:
+        assert is_whole(connection, ["tiny", "other's", "third"], ["dense", "a", "o'x"])
+        for models, recipes in (
+            (["tiny"], ["dense", "a"]),
+            (["tiny", "other's"], ["dense"]),
+            ([], ["dense"]),
+            (["tiny"], []),
+        ):
+            assert not is_whole(connection, models, recipes)
         narrow(connection, ["tiny"], ["a", "o'x"])
         assert [row["recipe"] for row in rows_of(connection, "paper_variants")] == ["a"]
         assert [row["model"] for row in rows_of(connection, "models")] == ["tiny"]

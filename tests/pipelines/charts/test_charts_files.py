@@ -38,9 +38,9 @@ def test_every_file_is_what_its_suffix_says() -> None:
 
 def test_a_preview_is_made_smaller_until_it_is_small_enough_and_never_below_half() -> None:
     def width(most_bytes: int) -> int:
-        return struct.unpack(">I", preview(chart(), most_bytes)[16:20])[0]
+        return struct.unpack(">I", preview(chart().to_dict(), most_bytes)[16:20])[0]
 
-    whole = preview(chart(), 10**9)
+    whole = preview(chart().to_dict(), 10**9)
     assert whole == vl_convert.vegalite_to_png(chart().to_dict())
     assert width(len(whole)) == width(10**9)
     assert width(len(whole) - 1) == pytest.approx(0.75 * width(10**9), abs=1)
