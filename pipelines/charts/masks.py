@@ -98,16 +98,22 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         ),
         *_numbers(base, is_told=is_told, has_margins=(named["margin"] >= _LEAST).any()),
     ]
-    _, largest = theme.extent(named["margin"])
-    told = f"95 % interval by sampling: ± {largest:.2g} at most" if largest else "every weight was looked at"
     cell = alt.Step(44 if is_told else 26)
     chart = alt.layer(*layers).properties(
         width=cell,
         height=cell,
         view=alt.ViewBackground(stroke=None),
-        title=theme.title(TITLE, theme.models(frame), told),
+        title=theme.title(TITLE, theme.models(frame), _surety(named["margin"].drop_nulls())),
     )
     return theme.themed(chart)
+
+
+def _surety(margins: pl.Series) -> str:
+    """What the heading says of the sampling."""
+    if margins.is_empty():
+        return ""
+    _, largest = theme.extent(margins)
+    return f"95 % interval by sampling: ± {largest:.2g} at most" if largest else "every weight was looked at"
 
 
 def _numbers(base: alt.Chart, *, is_told: bool, has_margins: bool) -> list[alt.Chart]:

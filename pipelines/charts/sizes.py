@@ -97,7 +97,8 @@ def _stack(chart: Specification, share: float) -> None:
             part["vconcat"] = part.pop("hconcat")
             for panel in _parts({"vconcat": part["vconcat"]}):
                 # What stood beside names of its rows needs them itself.
-                panel.get("encoding", {}).get("y", {}).get("axis", {}).pop("labels", None)
+                for layer in (panel, *panel.get("layer", [])):
+                    layer.get("encoding", {}).get("y", {}).get("axis", {}).pop("labels", None)
 
 
 def _narrow(chart: Specification, factor: float) -> bool:

@@ -30,8 +30,8 @@ tokens as (
 measures as (
     -- Lists that are unnested in one select run in step.
     select
-        summary.model,
-        summary.recipe,
+        totals.model,
+        totals.recipe,
         unnest([
             'top1_change',
             'kl_step0_nats',
@@ -41,24 +41,24 @@ measures as (
             'options_changed_share'
         ]) as measure,
         unnest([
-            1 - summary.top1_agreement,
-            summary.kl_step0_nats,
-            summary.kl_free_running_median_nats,
-            summary.prompts_flipped / nullif(summary.prompts, 0),
-            summary.prompts_collapsed / nullif(summary.prompts, 0),
-            1 - summary.options_argmax_kept / nullif(summary.questions, 0)
+            1 - totals.top1_agreement,
+            totals.kl_step0_nats,
+            totals.kl_free_running_median_nats,
+            totals.prompts_flipped / nullif(totals.prompts, 0),
+            totals.prompts_collapsed / nullif(totals.prompts, 0),
+            1 - totals.options_argmax_kept / nullif(totals.questions, 0)
         ]) as amount,
         unnest([
             tokens.change_by_tokens,
             null,
             null,
-            wilson_interval(summary.prompts_flipped, summary.prompts),
-            wilson_interval(summary.prompts_collapsed, summary.prompts),
-            wilson_interval(summary.questions - summary.options_argmax_kept, summary.questions)
+            wilson_interval(totals.prompts_flipped, totals.prompts),
+            wilson_interval(totals.prompts_collapsed, totals.prompts),
+            wilson_interval(totals.questions - totals.options_argmax_kept, totals.questions)
         ]) as by_count
-    from variant_summary as summary
+    from variant_summary as totals
     left join tokens
-        on summary.model = tokens.model and summary.recipe = tokens.recipe
+        on totals.model = tokens.model and totals.recipe = tokens.recipe
 ),
 
 spreads as (

@@ -30,17 +30,17 @@ with
 
 measures as (
     select
-        summary.model,
-        summary.recipe,
-        summary.method,
-        summary.parameters_removed_share,
-        summary.kl_teacher_forced_mean_nats as kl_nats,
+        totals.model,
+        totals.recipe,
+        totals.method,
+        totals.parameters_removed_share,
+        totals.kl_teacher_forced_mean_nats as kl_nats,
         damage.measure,
         damage.amount
-    from variant_summary as summary
+    from variant_summary as totals
     inner join variant_damage as damage
-        on summary.model = damage.model and summary.recipe = damage.recipe
-    where summary.kl_teacher_forced_mean_nats is not null
+        on totals.model = damage.model and totals.recipe = damage.recipe
+    where totals.kl_teacher_forced_mean_nats is not null
 ),
 
 quantized as (
