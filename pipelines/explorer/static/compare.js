@@ -15,6 +15,7 @@ async function comparePage(first, second) {
     el("section", null, headingOver("Numbers", rows), dataTable({
       label: "numbers of both",
       rows,
+      isCards: true,
       columns: [
         { id: "heading", heading: "quantity", doc: "", value: (column) => column.heading, cell: (column) => el("span", { title: column.doc }, headingOf(column)) },
         { id: "a", heading: "A", align: "number", value: (column) => a.numbers[column.name], cell: (column) => cellOf(column, a) },

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pipelines.charts.registry import FIGURES
 from pipelines.charts.text import label, prose, visible
-from pipelines.explorer.index import figure_entry
+from pipelines.explorer.index import COLUMNS, figure_entry
 from pipelines.explorer.shapes import (
     Index,
     LayerCurves,
@@ -75,6 +75,17 @@ def with_every_figure() -> dict[str, Any]:
     found = documents() | {f"figures/{name}": _figure(name, {}) for name in FIGURES}
     entries = [figure_entry(figure) | {"sql": "figures/tokens"} for figure in FIGURES.values()]
     return found | {"index": found["index"] | {"figures": entries}}
+
+
+def with_every_column() -> dict[str, Any]:
+    """The usual study with every number that the overview may have, as wide as they come."""
+    found = documents()
+    widest = {"percent": 0.9876, "number": 0.0012345, "count": 123}
+    index = found["index"] | {"columns": list(COLUMNS)}
+    for n, entry in enumerate(index["variants"]):
+        numbers = {column["name"]: widest[column["form"]] / (n + 1) for column in COLUMNS}
+        entry["numbers"] = numbers | {column["of"]: 1234 for column in COLUMNS if column["of"]}
+    return found | {"index": index}
 
 
 def hostile() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from pipelines.charts.registry import FIGURES
+from pipelines.explorer.index import COLUMNS
 from pipelines.explorer.page import render
 from tests.pipelines.charts import frames
 from tests.pipelines.explorer import sample
@@ -33,7 +34,12 @@ def driver():
 def urls(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
     found = {}
-    studies = {"usual": sample.documents(), "hostile": sample.hostile(), "figures": sample.with_every_figure()}
+    studies = {
+        "usual": sample.documents(),
+        "hostile": sample.hostile(),
+        "figures": sample.with_every_figure(),
+        "numbers": sample.with_every_column(),
+    }
     for name, documents in studies.items():
         path = folder / f"{name}.html"
         path.write_text(render(documents, live=False), encoding="utf-8")
@@ -465,6 +471,18 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, widt
         assert reader.js("return document.documentElement.scrollWidth") <= width, path
     reader.width(1280)
     assert reader.complaints() == []
+
+
+def test_the_numbers_of_two_variants_fit_a_phone_with_their_names_in_full(opened):
+    reader = opened("numbers")
+    reader.show(f"/compare/{WANDA}/{DROP}", 390)
+    assert len(rows(reader, "numbers of both")) == len(COLUMNS)
+    overflow = (
+        "return [...document.querySelectorAll(\"[aria-label='numbers of both'], [aria-label='numbers of both'] th\")]"
+        ".filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"
+    )
+    assert reader.js(overflow) == []
+    reader.width(1280)
 
 
 def test_hostile_text_is_shown_and_does_not_run(opened):
