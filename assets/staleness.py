@@ -19,6 +19,8 @@ from dagster._core.event_api import EventLogRecord
 from dagster._core.workspace import context
 from dagster._utils.cached_method import cached_method
 
+from assets.conditions import RECIPE
+
 # Of how many partitions of a table a question, figure or report is compared with; above that it is called fresh.
 MOST_PARTITIONS = 500
 
@@ -63,7 +65,9 @@ class Staleness(CachingStaleStatusResolver):
         before = self._instance.get_latest_data_version_record(
             key.asset_key, is_source=False, partition_key=key.partition_key, before_cursor=seen + 1
         )
-        return before is None or _version(before) != _version(latest)
+        if before is None:  # a new partition, but of a recipe: of what was made from one nobody published, who knows
+            return key.asset_key != RECIPE
+        return _version(before) != _version(latest)
 
     def _stored(self, key: AssetKeyPartitionKey) -> int:
         """The place of its latest version in the order of all events."""

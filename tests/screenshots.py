@@ -128,7 +128,9 @@ def main() -> None:
             take(window, runs, "dropped", "Success", 420)
 
             held = change(study, warehouse)
-            page = f"{address}/assets/variants?view=partitions&partition=" + quote(f"{NEW}|{CHANGED}")
+            page = f"{address}/assets/layer_transitions?view=partitions&partition=" + quote(
+                f"{variant.model}|{CHANGED}"
+            )
             take(window, page, "stale", "Unsynced", 520, point="Unsynced")
             os.close(held)
 

@@ -103,13 +103,18 @@ def test_a_variant_that_is_made_by_hand_publishes_its_parameters_and_is_current(
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"
 
 
-def test_a_recipe_that_nobody_has_published_before_makes_nothing_stale(
-    instance: DagsterInstance, study: StudyFile
+def test_a_recipe_that_is_published_for_the_first_time_makes_nothing_stale(
+    instance: DagsterInstance, study: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study.write(recipes=[*NAMES, "mlp-drop-1"])
-    register(instance, RECIPES, ["mlp-drop-1"])
+    study.write(recipes=[*NAMES, "mlp-drop-1", "mlp-drop-2"])
+    register(instance, RECIPES, ["mlp-drop-1", "mlp-drop-2"])
     run(instance, study, "recipes", "mlp-drop-1")
     assert stale(instance) == set()
+    # As a run by hand left it before it published anything.
+    monkeypatch.setattr("assets.engines.publish", lambda *_: None)
+    run(instance, study, "variant_tables", "tiny-a|mlp-drop-2")
+    run(instance, study, "recipes", "mlp-drop-2")
+    assert stale(instance) == ANSWERS, "which know nothing of the new variant"
 
 
 def test_a_changed_program_reaches_all_tables_below_and_no_answer_cries_for_ever(
