@@ -17,7 +17,7 @@ class Counted:
         self.asked: list[str] = []
         self.drawn: list[str] = []
         self.broken = broken
-        self.figure = Figure("some", "Some", "", "select 1", self._draw, ("model",))
+        self.figure = Figure("some", "Some", "", "select 1", self._draw, ("model",), page_by=None)
 
     def ask(self, query: str) -> pl.DataFrame:
         self.asked.append(query)
