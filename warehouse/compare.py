@@ -47,8 +47,6 @@ SELECT DISTINCT recipe, task FROM task_samples WHERE model = $1 AND list_contain
 """
 # Names that one sentence lists.
 _LISTED = 5
-# Pairs of one query: as many as a study of a dozen recipes has, so that a long text fits the memory.
-_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -102,18 +100,11 @@ def compare_pairs(
     Args:
         connection: a catalogue.
         model: of all variants.
-        pairs: recipes of A and of B.
+        pairs: recipes of A and of B; the memory that it takes grows with them.
 
     Returns:
         One comparison a pair, in their order; one without rows says in `missing` why.
     """
-    found: list[Comparison] = []
-    for start in range(0, len(pairs), _AT_ONCE):
-        found += _compared(connection, model, pairs[start : start + _AT_ONCE])
-    return found
-
-
-def _compared(connection: duckdb.DuckDBPyConnection, model: str, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
     recipes = sorted({recipe for pair in pairs for recipe in pair})
     measured = _measured(connection, model, recipes)
     refused = {pair: reason for pair in pairs if (reason := _other_dense_side(measured, *pair))}

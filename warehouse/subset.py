@@ -18,8 +18,10 @@ def is_whole(connection: duckdb.DuckDBPyConnection, models: Iterable[str], recip
     No row of such a table is lost by narrowing it to them; `provenance` would still lose what is of no study.
     """
     tables = ", ".join(literal(table.name) for table in TABLES.values() if table.is_of_studies)
-    others = f"table_name IN ({tables}) AND ({_those(models, recipes)}) IS NOT TRUE"
-    return not connection.execute(f"SELECT 1 FROM {PROVENANCE} WHERE {others} LIMIT 1").fetchall()  # noqa: S608
+    others = (
+        f"SELECT 1 FROM {PROVENANCE} WHERE table_name IN ({tables}) AND ({_those(models, recipes)}) IS NOT TRUE LIMIT 1"  # noqa: S608
+    )
+    return not connection.execute(others).fetchall()
 
 
 def narrow(

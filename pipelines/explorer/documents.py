@@ -4,7 +4,7 @@ How the page shows them, and what answers the SQL, is the business of others.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeVar, cast
 
@@ -14,7 +14,7 @@ from pipelines.explorer.frames import Ask, Frames
 from pipelines.explorer.index import Told, figure_entry, index, prompt_rows, variant_names
 from pipelines.explorer.order import Order
 from pipelines.explorer.page import embedded, packed
-from pipelines.explorer.pairs import MOST_PAIRS, Pairs, nearest, paired, turns
+from pipelines.explorer.pairs import AT_ONCE, MOST_PAIRS, Pairs, nearest, paired, turns
 from pipelines.explorer.pairs import TITLES as PAIR_TITLES
 from pipelines.explorer.shapes import Fact, FigureDocument, Index, PairDocument, Statement
 from pipelines.explorer.statements import STATEMENTS
@@ -174,9 +174,9 @@ class Documents:
         if self._pairs is not None:
             near = nearest(_kls(cut), MOST_PAIRS)
             compared = _compared(self._pairs, self._variants(frames), near)
-            add("paired comparisons", list(compared), compared.__getitem__, share=_PAIRS_SHARE)
+            add("paired comparisons", [f"pair/{n}/{m}" for n, m in near], lambda _: next(compared), share=_PAIRS_SHARE)
             if len(near) == MOST_PAIRS:
-                left_out.append("paired comparisons of variants that are not next to each other by median KL")
+                left_out.append("paired comparisons of variants far from each other by median KL")
         # What the reader could not find in the index is not carried.
         carried = [f"trace/{n}/{m}" for m, n in wanted if n < count and m < len(cut["prompts"])]
         add("token views", carried, self.build)
@@ -252,13 +252,15 @@ def _figure(figure: Figure, drawn: Drawn) -> FigureDocument:
 
 def _compared(
     pairs: Pairs, variants: Sequence[tuple[str, str]], wanted: Sequence[tuple[int, int]]
-) -> dict[str, PairDocument]:
-    """The documents of some pairs of variants by name, asked model by model."""
-    found: dict[tuple[int, int], PairDocument] = {}
-    for model in dict.fromkeys(variants[n][0] for n, _ in wanted):
-        own = [(n, m) for n, m in wanted if variants[n][0] == model]
-        found |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
-    return {f"pair/{n}/{m}": found[n, m] for n, m in wanted}
+) -> Iterator[PairDocument]:
+    """The documents of some pairs of variants, many compared at once and no more than a reader takes."""
+    for start in range(0, len(wanted), AT_ONCE):
+        together = wanted[start : start + AT_ONCE]
+        found: dict[tuple[int, int], PairDocument] = {}
+        for model in dict.fromkeys(variants[n][0] for n, _ in together):
+            own = [(n, m) for n, m in together if variants[n][0] == model]
+            found |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
+        yield from (found[pair] for pair in together)
 
 
 def _at(rows: Sequence[_Row], position: str) -> _Row | None:

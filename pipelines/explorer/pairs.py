@@ -14,8 +14,10 @@ from pipelines.charts.text import label, prose
 from pipelines.explorer.frames import table_rows
 from pipelines.explorer.shapes import PairDocument, Source, Table, TurnsDocument
 
-# A file has this many at most: all of 45 variants, in a few kilobytes each.
+# A file has this many at most: all of 45 variants, of a few kilobytes each.
 MOST_PAIRS = 1000
+# Compared together, until a file is full: as many as a study of a dozen variants has.
+AT_ONCE = 64
 TOKENS, TASKS = "compare/tokens", "compare/tasks"
 TITLES = {
     TOKENS: "Two variants on the same tokens of texts and prompts",
@@ -121,24 +123,25 @@ def _table(rows: pl.DataFrame, source: Source) -> Table:
 
 
 def nearest(variants: Sequence[tuple[str, float | None]], most: int) -> list[tuple[int, int]]:
-    """The pairs that a file holds: of variants that stand near each other, which one cannot tell apart by eye.
+    """The pairs that a file holds: first of variants that stand near each other, which one cannot tell apart by eye.
 
     Args:
         variants: model and median KL of each pruned one by its position; the dense one and what was not measured: None.
         most: how many pairs at most.
 
     Returns:
-        Positions, the smaller one first; neighbours by KL of each model before those with one variant between them.
+        Positions, the smaller one first; neighbours by KL of each model before those with one variant between them,
+        and so on; last those of which one has no KL.
     """
-    measured: dict[str, list[int]] = {}
-    for at, (model, kl) in enumerate(variants):
+    ranks: dict[int, int] = {}
+    counts: dict[str, int] = {}
+    for at, (model, kl) in sorted(enumerate(variants), key=lambda variant: (variant[1][1] or 0.0, variant[0])):
         if kl is not None:
-            measured.setdefault(model, []).append(at)
-    found: list[tuple[int, int, int]] = []
-    for places in measured.values():
-        ranked = sorted(places, key=lambda at: (variants[at][1] or 0.0, at))
-        found += [
-            (second - first, min(ranked[first], ranked[second]), max(ranked[first], ranked[second]))
-            for first, second in combinations(range(len(ranked)), 2)
-        ]
-    return [(n, m) for _, n, m in sorted(found)[:most]]
+            ranks[at] = counts[model] = counts.get(model, 0) + 1
+
+    def apart(pair: tuple[int, int]) -> tuple[float, int, int]:
+        n, m = pair
+        return (abs(ranks[n] - ranks[m]) if n in ranks and m in ranks else len(variants), n, m)
+
+    together = ((n, m) for n, m in combinations(range(len(variants)), 2) if variants[n][0] == variants[m][0])
+    return sorted(together, key=apart)[:most]

@@ -15,7 +15,6 @@ from tests.sql.handmade_tasks import task_sample
 from tests.sql.handmade_texts import text_token
 from tests.sql.handmade_whole import whole_warehouse
 from tests.sql.resampling import interval
-from warehouse import compare as module
 from warehouse.catalogue import connect
 from warehouse.compare import Comparison, compare, compare_pairs
 from warehouse.errors import WarehouseError
@@ -333,8 +332,7 @@ def test_tasks_without_a_shared_sample_are_refused_with_the_reason(tmp_path: Pat
     assert "only b was scored on task arc" in str(refused.value)
 
 
-def test_many_pairs_at_once_have_the_numbers_of_each_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AT_ONCE", 4)
+def test_many_pairs_at_once_have_the_numbers_of_each_by_itself(tmp_path: Path) -> None:
     warehouse = whole_warehouse()
     # One was asked another prompt and other samples, so that what is shared differs from pair to pair.
     for table, column in (

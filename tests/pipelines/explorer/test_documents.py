@@ -348,7 +348,8 @@ def test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other() -> None
     variants = [("m", None), ("m", 3.0), ("m", 1.0), ("n", 1.1), ("m", 2.0), ("m", None), ("n", 9.0)]
     near = [(1, 4), (2, 4), (3, 6)]
     assert nearest(variants, 3) == near
-    assert nearest(variants, 99) == [*near, (1, 2)]
+    without_kl = [(0, 1), (0, 2), (0, 4), (0, 5), (1, 5), (2, 5), (4, 5)]
+    assert nearest(variants, 99) == [*near, (1, 2), *without_kl]
     assert nearest(variants, 0) == []
 
 
