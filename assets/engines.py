@@ -126,11 +126,11 @@ class EngineResource(ConfigurableResource):
         request = study.request(store, model, recipe, remembered)
         part = Part(step, request, str(store.root), model, recipe, tuple(self.beside))
         part = replace(part, is_halved=part.name in self._lost)
-        if step == "variants" and recipe is not None:
-            publish(context, request.load().recipe(recipe))
         try:
             for report in self._computed(part, Both(Lines(context.log.info, part.name), LOADED.progress)):
                 table = TABLES[report.table]
+                if step == "variants" and recipe is not None:
+                    publish(context, request.load().recipe(recipe))
                 yield from left_alone(table) if report.is_left_alone else [materialized(table, report)]
         except Exception as error:
             if isinstance(error, WorkerLostError):

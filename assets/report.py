@@ -60,11 +60,13 @@ def report(
     """Renders the report of the run's study."""
     store = warehouse.store()
     chosen = study.request(store).load()
+    # Before anything is read: what is written meanwhile makes the report outdated, never current by mistake.
+    version, drawn = state.report_version(store, chosen), warehouse.drawn_of(chosen)
     with warehouse.only(chosen) as connection:
         broken = broken_assertions(partial(rows, connection))
-        page = render(documents(chosen, connection, drawn=warehouse.drawn_of(chosen)).within(), live=False)
+        page = render(documents(chosen, connection, drawn=drawn).within(), live=False)
     # A report on tables that contradict each other is shown, but never counts as done.
-    version = state.report_version(store, chosen) if not broken else ""
+    version = version if not broken else ""
     path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))
     return MaterializeResult(
         data_version=DataVersion(version or "broken"),

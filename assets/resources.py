@@ -18,12 +18,14 @@ from assets import settings
 from assets.explorer import rows
 from assets.interrupts import end_with_parent
 from assets.plan import Request
+from assets.state import partitions
 from assets.watch import request_for
 from pipelines.charts.drawn import Drawn
 from pipelines.studies import Study
 from warehouse.catalogue import connect
 from warehouse.store import Store
 from warehouse.subset import is_whole, narrow
+from warehouse.tables import TABLES
 
 Ask = Callable[[str], pl.DataFrame]
 
@@ -98,6 +100,7 @@ class WarehouseResource(ConfigurableResource):
     root: str = Field(default="", description="Folder or URL; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+    _partitions: dict[str, str] = PrivateAttr(default={})
     _drawn: Drawn | None = PrivateAttr(default=None)
 
     def store(self) -> Store:
@@ -111,6 +114,7 @@ class WarehouseResource(ConfigurableResource):
             WarehouseError: the views cannot be built, or a file is damaged.
         """
         if self._connection is None:
+            self._partitions = partitions(self.store(), TABLES)
             self._connection = connect(self.store().root, explained=False)
         return rows(self._connection, query)
 
@@ -121,9 +125,14 @@ class WarehouseResource(ConfigurableResource):
         return self._drawn
 
     def drawn_of(self, study: Study) -> Drawn | None:
-        """Those of the run, where the warehouse holds nothing but a study, so that they are the study's; else None."""
+        """Those of the run, where they are the study's as it is now; else None.
+
+        They are where the warehouse holds nothing but the study, and no partition was written since they were asked.
+        """
         models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
-        return self.drawn() if self._connection and is_whole(self._connection, models, recipes) else None
+        if self._connection is None or partitions(self.store(), TABLES) != self._partitions:
+            return None
+        return self.drawn() if is_whole(self._connection, models, recipes) else None
 
     def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Lets a run that a code server has started end with that server: nobody could stop it any more."""

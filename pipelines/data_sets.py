@@ -51,8 +51,10 @@ def data_set_documents(source: str, what: str) -> tuple[str, ...]:
 
 
 def data_set_hash(source: str, what: str) -> str:
-    """SHA-256 of the documents, remembered where a study has several such sources; arguments and errors as above."""
-    return _hash(source, what, _stamps(source))
+    """SHA-256 of the documents, remembered of a folder until it changes; arguments and errors as above."""
+    stamps = _stamps(source)
+    # Of what may change unseen the hash is that of the documents in hand, never one remembered of earlier ones.
+    return _hash(source, what, stamps) if stamps else _hash.__wrapped__(source, what, stamps)
 
 
 def _stamps(source: str) -> Stamps:

@@ -30,7 +30,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     left_out = theme.without_zeros(long.height - shown.height)
     if shown.is_empty():
         return theme.no_data(TITLE, "every shift is exactly zero")
-    scale, axis = theme.decades(*theme.extent(shown["mean"], shown["p90"]))
-    scale.clamp = True  # a 10th percentile may be 0, or far below all means
+    scale, axis = theme.decades(*theme.extent(shown["mean"], *_positive(shown["p90"])))
+    scale.clamp = True  # a percentile may be 0, or far below all means
     y = alt.Y(title="1 − cos (dense, pruned)", scale=scale, axis=axis)
     return layers.draw(shown, y, theme.title(TITLE, hierarchy.subtitle(frame), left_out))
+
+
+def _positive(values: pl.Series) -> list[pl.Series]:
+    """Those above 0, if any: where a token in ten is moved at most, as behind one expert, the 90th percentile is 0."""
+    found = values.filter(values > 0)
+    return [found] if len(found) else []

@@ -41,7 +41,8 @@ dense as (
         kind,
         metric,
         score,
-        score_se
+        score_se,
+        n_tasks
     from group_scores
     where recipe = 'dense' and is_higher_better and score > 0
 ),
@@ -126,6 +127,8 @@ measured as (
             and scores.task_group = dense.task_group
             and scores.kind = dense.kind
             and scores.metric = dense.metric
+            -- Means over other tasks are no loss.
+            and scores.n_tasks = dense.n_tasks
 
     union all
 

@@ -33,6 +33,8 @@ losses as (
             and pruned.task_group = dense.task_group
             and pruned.kind = dense.kind
             and pruned.metric = dense.metric
+            -- Means over other tasks are no loss.
+            and pruned.n_tasks = dense.n_tasks
             and dense.recipe = 'dense'
     where pruned.recipe <> 'dense'
 ),

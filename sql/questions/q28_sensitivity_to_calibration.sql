@@ -42,7 +42,7 @@ described as (
         -- The parameters without their seed, to find recipes that differ in it alone.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null, "seed": null}') as seedless
     from stg_variants
-    where not is_noise and recipe <> 'dense'
+    where not is_noise and recipe <> 'dense' and try_cast(parameters_json as json) is not null
 ),
 
 pairs as (

@@ -117,9 +117,14 @@ def test_pairs_take_a_quarter_of_the_room_at_most_so_that_texts_have_theirs(
     assert "of 21 paired comparisons" in found["index"]["notes"][0]
 
 
+@pytest.mark.parametrize("is_written_meanwhile", [False, True])
 @pytest.mark.parametrize("others_are_there", [False, True])
-def test_a_run_asks_and_draws_a_figure_once_unless_others_are_in_the_warehouse_too(
-    warehouse: Path, study: StudyFile, monkeypatch: pytest.MonkeyPatch, others_are_there: bool
+def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_change(
+    warehouse: Path,
+    study: StudyFile,
+    monkeypatch: pytest.MonkeyPatch,
+    others_are_there: bool,
+    is_written_meanwhile: bool,
 ) -> None:
     if others_are_there:
         study.write(recipes=["dense", "attn-drop-1", "wanda-2of4"])
@@ -134,6 +139,10 @@ def test_a_run_asks_and_draws_a_figure_once_unless_others_are_in_the_warehouse_t
 
     def drawing(figure: Figure, frame: pl.DataFrame) -> Iterator[Drawing]:
         drawn.append(set(frame["recipe"]))
+        if is_written_meanwhile:
+            (warehouse / "text_tokens" / "model=tiny-a" / "recipe=magnitude-50" / "part.parquet").unlink(
+                missing_ok=True
+            )
         return draw_all(figure, frame)
 
     for place in (explorer, resources):
@@ -143,5 +152,6 @@ def test_a_run_asks_and_draws_a_figure_once_unless_others_are_in_the_warehouse_t
     given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(warehouse))}
     assert materialize([asset, report], resources=given).success
     both = {"attn-drop-1", "magnitude-50", "wanda-2of4"}
-    assert drawn == ([both, both - {"magnitude-50"}] if others_are_there else [both])
+    of_the_study = both - {"magnitude-50"} if others_are_there else both
+    assert drawn == ([both, of_the_study] if others_are_there or is_written_meanwhile else [both])
     assert asked.count(FIGURE.query) == len(drawn)

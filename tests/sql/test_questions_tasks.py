@@ -231,6 +231,9 @@ def test_q21_takes_a_group_of_tasks_as_one_score_and_each_kind_of_task_apart(ask
     for recipe, answered in (("dense", -1), ("attn-drop-2", -3)):
         task_sample(warehouse, recipe, "mmlu_law", "a", scoring="letter", log_likelihoods=[answered, -2])
         task_score(warehouse, recipe, "mmlu_law", 0.5, metric="accuracy_letter", group="mmlu")
+    # Of three sublayers one task alone is known, whose score is no mean over the group.
+    warehouse.variant("attn-drop-3", method="attn-drop", count=3, by="influence")
+    task_score(warehouse, "attn-drop-3", "mmlu_law", 0.0, n=50, group="mmlu")
     rows = {(row["task_group"], row["kind"], row["metric"]): row for row in ask(warehouse, "q21_critical_drops")}
 
     chosen = rows["mmlu", "non_generative", "accuracy"]
@@ -351,6 +354,9 @@ def test_q23_ranks_by_the_score_of_a_group_of_tasks(ask: Ask) -> None:
             warehouse.step(recipe, "p", 0, float(index))
         for task, n in (("mmlu_law", 50), ("mmlu_sums", 150)):
             task_score(warehouse, recipe, task, scores[task][index], n=n, group="mmlu")
+    # A mean over one of the two tasks is no score of the group.
+    warehouse.step("half", "p", 0, 9.0)
+    task_score(warehouse, "half", "mmlu_law", 0.9, n=50, group="mmlu")
     (row,) = ask(warehouse, "select * from q23_probes_rank_variants where probe = 'kl_step0'")
 
     assert (row["task_group"], row["kind"], row["metric"]) == ("mmlu", "non_generative", "accuracy")

@@ -173,6 +173,17 @@ def test_amplification_draws_a_band_down_to_its_edge_where_a_tenth_of_the_shifts
     assert picture(one, tmp_path) != picture(FIGURES["amplification"].draw(frame), tmp_path)
 
 
+def test_amplification_is_drawn_where_nine_tokens_of_ten_do_not_move_at_all(tmp_path):
+    frame = frames.ask(FIGURES["amplification"].query).filter(lens="raw", recipe="wanda-50", sublayer="mlp")
+    none = frame.with_columns(
+        pl.lit(0.0).alias(f"one_minus_cos_{space}_{part}") for space in "hzp" for part in ("p10", "p90")
+    )
+    chart = FIGURES["amplification"].draw(none)
+    assert len(rows_with(chart, "mean")) == 3 * frame.height
+    assert chart.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"][0] > 0
+    picture(chart, tmp_path)
+
+
 def test_no_line_crosses_layers_that_the_recipe_left_alone():
     frame = frames.ask(FIGURES["hierarchy"].query).filter(pl.col("recipe") == "attn-drop-4", pl.col("lens") == "raw")
     runs: dict[int, list[int]] = {}
