@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from assets.compute import compute
+from assets.export import _calibrations
 from assets.fingerprints import expected
 from assets.loaded import LoadedModels
 from assets.parts import Part
@@ -120,3 +121,9 @@ def test_the_calibration_of_the_study_reaches_a_recipe_in_the_keys_that_its_own_
     study.write(recipes=["dense", "magnitude-50", "wanda-50", *recipes])
     before, after = versions(), versions(length=16)
     assert {name for name in before if before[name] != after[name]} == {"wanda-50", "a"}
+
+
+def test_the_methods_section_knows_how_each_calibration_was_drawn(beside: tuple[StudyFile, Path]) -> None:
+    with open_warehouse(beside[1]) as connection:
+        known = _calibrations(connection, Request(str(beside[0].path)).load())
+    assert {drawn.seed for drawn in known.values()} == {0, 1}
