@@ -325,7 +325,8 @@ def test_what_a_file_has_no_room_for_is_left_out_and_the_index_says_so(measured,
     assert len(render(found, live=False)) <= room + OWN_BYTES
     nothing = documents.within(0)
     assert set(nothing) == {"index", "sql"}
-    assert "7 of 7 pages of variants; 18 of 18 token views" in nothing["index"]["notes"][0]
+    counts = "the counts of right answers of every two variants"
+    assert f"7 of 7 pages of variants; {counts}; 18 of 18 token views" in nothing["index"]["notes"][0]
 
 
 def test_an_index_that_is_too_long_by_itself_is_cut_with_what_nothing_leads_to_any_more(measured, monkeypatch) -> None:
@@ -465,7 +466,7 @@ def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None
 
     with connect(tmp_path) as connection:
         found = Documents(asking(connection), "none", views=VIEWS).within()
-    assert set(found) == {"index", "sql", *(f"figures/{name}" for name in FIGURES)}
+    assert set(found) == {"index", "sql", "turns", *(f"figures/{name}" for name in FIGURES)}
     assert found["index"]["variants"] == found["index"]["answers"] == found["index"]["findings"] == []
     assert found["index"]["figures_without_data"] == list(FIGURES)
 
