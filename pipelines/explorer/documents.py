@@ -163,14 +163,14 @@ class Documents:
             for at, name in enumerate(names):
                 document = build(name)
                 if (size := _size(document)) > room - rest:
-                    left_out.append(f"{len(names) - at} of {len(names)} {kind}")
+                    left_out.append(f"{len(names) - at} of {len(names)} {kind}" if len(names) > 1 else kind)
                     return
                 room -= size
                 found[name] = document
 
         add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
-        add("counts of right answers of every two variants", ["turns"], self.build)
+        add("the counts of right answers of every two variants", ["turns"], self.build)
         if self._pairs is not None:
             near = nearest(_kls(cut), MOST_PAIRS)
             compared = _compared(self._pairs, self._variants(frames), near)
