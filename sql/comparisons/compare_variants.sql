@@ -2,8 +2,8 @@
 -- grain: one row per pair of variants × text or set of prompts × temperature × statistic.
 -- key: recipe_a, recipe_b, measured_on, temperature, statistic
 -- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, noise_at_output
--- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on both
---   sides; $3 the recipes of all pairs, so that files of others stay closed. Bound, never pasted
+-- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on
+--   both sides; $3 the recipes of all pairs, so that files of others stay closed. Bound, never pasted
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
 --   of a text the same text_hash, context, stride and position, T = 1; of the prompts (teacher forced, so that both
 --   read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors take
