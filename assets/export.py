@@ -199,7 +199,7 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
     files = []
     # One without rows has no file, as a table.
     for drawing in figure.draw_all(frame) if frame.height else ():
-        for suffix, content in chart_files(drawing.chart).items():
+        for suffix, content in chart_files(drawing.specification).items():
             folder.add(f"{drawing.name}{suffix}", content)
             files.append(f"{drawing.name}{suffix}")
     contents.add(

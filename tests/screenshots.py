@@ -24,7 +24,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from assets.conditions import published_recipes
 from assets.instance import opened
-from tests.assets.tiny_study import COMMAND, ROOT, prunescope
+from tests.assets.tiny_study import ROOT, SERVER, prunescope
 from tests.tiny_models import save_tiny
 from warehouse.store import Store
 from warehouse.tables import TABLES
@@ -40,7 +40,7 @@ def interface(warehouse: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
+    command = [*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "PRUNESCOPE_WATCH_SECONDS": "10"})
     address = f"http://127.0.0.1:{port}"
     try:

@@ -164,7 +164,7 @@ def _chart(
             base = base.encode(xOffset=alt.XOffset(f"{color}:N", sort=theme.names(shown, color)))
     layers = [base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))] if bounds else []
     if is_ordered and is_whole:
-        layers.append(base.mark_line(strokeWidth=1.2, opacity=0.6).encode(y=y, detail="run:N"))
+        layers.append(base.mark_line(strokeWidth=1.2, opacity=0.6).encode(y=y, detail=alt.Detail("run:N")))
     points = base.mark_point(filled=True, size=35, opacity=0.85).encode(y=y)
     if size:
         points = points.encode(size=alt.Size(f"{size}:Q", title=size, scale=alt.Scale(range=[15, 260])))

@@ -51,7 +51,7 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         .mark_rule(strokeWidth=2, color=theme.BLUE)
         .encode(
             x=alt.X("kl_difference_low_nats:Q", title="KL of the second − KL of the first, nats"),
-            x2="kl_difference_high_nats:Q",
+            x2=alt.X2("kl_difference_high_nats:Q"),
         )
     )
     return alt.layer(
@@ -62,7 +62,7 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         *([interval] if shown["kl_difference_low_nats"].count() else []),
         base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
             x=x,
-            tooltip=[
+            tooltip=theme.tooltip(
                 "pair:N",
                 "differs_in:N",
                 "n_prompts:Q",
@@ -71,7 +71,7 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
                 "kl_difference_nats:Q",
                 "kl_difference_low_nats:Q",
                 "kl_difference_high_nats:Q",
-            ],
+            ),
         ),
         data=theme.rows(
             shown.select(
@@ -113,14 +113,14 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     interval = (
         base.transform_filter("datum.jaccard_low < datum.jaccard_high")
         .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("jaccard_low:Q", title=title, scale=scale), x2="jaccard_high:Q")
+        .encode(x=alt.X("jaccard_low:Q", title=title, scale=scale), x2=alt.X2("jaccard_high:Q"))
     )
     point = base.mark_point(size=60, opacity=1, filled=True).encode(
         x=alt.X("overlap:Q", title=title, scale=scale),
         shape=alt.Shape(
             "masks:N", title=None, scale=alt.Scale(domain=list(MASKS.values()), range=["circle", "diamond"])
         ),
-        tooltip=["pair:N", "masks:N", "overlap:Q", "jaccard_low:Q", "jaccard_high:Q"],
+        tooltip=theme.tooltip("pair:N", "masks:N", "overlap:Q", "jaccard_low:Q", "jaccard_high:Q"),
     )
     return alt.layer(interval, point, data=theme.rows(data)).properties(width=200, height=alt.Step(22))
 

@@ -121,17 +121,19 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         if curves["low"].count()
         else methods.padded(curves["score"]),
     )
-    base = alt.Chart().encode(x=x, color=marks["color"], detail="curve:N")
+    base = alt.Chart().encode(x=x, color=marks["color"], detail=alt.Detail("curve:N"))
     ours = base.transform_filter("datum.series == 'measured'")
     theirs = base.transform_filter("datum.series != 'measured'")
     seen = alt.condition(is_shown, alt.value(0.55), alt.value(0))
-    tooltip = ["series:N", "recipe:N", "method:N", "chosen_by:N", "dropped:Q", "score:Q", "low:Q", "high:Q"]
+    tooltip = theme.tooltip(
+        "series:N", "recipe:N", "method:N", "chosen_by:N", "dropped:Q", "score:Q", "low:Q", "high:Q"
+    )
     chart = alt.layer(
         theirs.mark_line(strokeDash=[4, 3], strokeWidth=1.2).encode(y=y, opacity=seen),
         theirs.mark_point(filled=True, size=14).encode(y=y, opacity=seen, shape=marks["shape"], tooltip=tooltip),
         ours.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.2)
-        .encode(y=alt.Y("low:Q", title="mean score"), y2="high:Q"),
+        .encode(y=alt.Y("low:Q", title="mean score"), y2=alt.Y2("high:Q")),
         ours.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score")),
         ours.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=marks["shape"], tooltip=tooltip),
         data=theme.rows(curves.drop("model", "kind", "score_se", "publication")),

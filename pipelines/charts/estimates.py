@@ -73,18 +73,13 @@ def _shape() -> alt.Shape:
     )
 
 
-def _tooltip(*fields: str) -> list[alt.Tooltip]:
-    """Fields as they are; Altair searches all its classes for one that is named by a string alone."""
-    return [alt.Tooltip(field) for field in fields]
-
-
 def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]) -> theme.AnyChart:
     """Estimate against truth, with the diagonal."""
     x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
     y = alt.Y("estimate:Q", title="estimate", scale=scale, axis=axis)
     line = theme.inline([{"truth": end, "estimate": end} for end in ends])
     diagonal = alt.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
-    tooltip = _tooltip("variant:N", "layer:Q", "sublayer:N", "prompt_id:N", "position:Q", "estimate:Q", "truth:Q")
+    tooltip = theme.tooltip("variant:N", "layer:Q", "sublayer:N", "prompt_id:N", "position:Q", "estimate:Q", "truth:Q")
     cloud = (
         alt.Chart(theme.rows(points))
         .mark_point(filled=True, size=14, opacity=0.5)
@@ -106,7 +101,7 @@ def _bias(deciles: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     spread = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(
         y=alt.Y("ratio_p10:Q", scale=ratios, title="estimate / truth"), y2=alt.Y2("ratio_p90:Q")
     )
-    tooltip = _tooltip("scope:N", "decile:Q", "n:Q", "truth:Q", "ratio_median:Q", "ratio_p10:Q", "ratio_p90:Q")
+    tooltip = theme.tooltip("scope:N", "decile:Q", "n:Q", "truth:Q", "ratio_median:Q", "ratio_p10:Q", "ratio_p90:Q")
     point = base.mark_point(filled=True, size=36, opacity=1).encode(y=y, shape=_shape(), tooltip=tooltip)
     return alt.layer(exact, spread, point).properties(width=330, height=80)
 

@@ -9,7 +9,7 @@ from typing import Literal
 import vl_convert
 
 from pipelines.charts.sizes import SMALLEST_TYPE, Specification, fitted
-from pipelines.charts.theme import AnyChart, vega_lite
+from pipelines.charts.theme import vega_lite
 from pipelines.errors import InputError
 
 # Dots a point: sharp on every screen; print takes the PDF.
@@ -21,14 +21,16 @@ _REFERENCE = re.compile(rb"(\d+) 0 R\b")
 _ENTRIES = re.compile(rb"(?:^ *(?:/[\w+-]+ \d+ 0 R)\n){2,}", re.MULTILINE)
 
 
-def chart_files(chart: AnyChart) -> dict[str, bytes]:
+def chart_files(specification: Specification) -> dict[str, bytes]:
     """The chart's files by suffix: the specification, pictures for screens, and a PDF for two columns and one for one.
 
     A chart too wide for one column of a paper has no `-column.pdf`.
 
     Fonts are embedded in the PDFs; the SVG names them, with families that every system has.
+
+    Args:
+        specification: a chart with its config.
     """
-    specification = chart.to_dict()
     svg = vl_convert.vegalite_to_svg(specification)
     files = {
         ".vl.json": vega_lite(specification),

@@ -76,12 +76,14 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
                 scale=alt.Scale(scheme="blues", domain=[0, most or 1]),
                 legend=alt.Legend(gradientLength=160, format="~%", tickCount=4),
             ),
-            tooltip=["with:N", "without:N", "lost:Q", "gained:Q", "n_samples:Q", "lost_share:Q", "holm_p:Q"],
+            tooltip=theme.tooltip(
+                "with:N", "without:N", "lost:Q", "gained:Q", "n_samples:Q", "lost_share:Q", "holm_p:Q"
+            ),
         )
     ]
     ink = alt.condition(f"datum.lost_share > {0.55 * most}", alt.value("white"), alt.value(theme.INK))
     if is_numbered:
-        layers.append(base.mark_text(fontSize=11).encode(text="lost:Q", color=ink))
+        layers.append(base.mark_text(fontSize=11).encode(text=alt.Text("lost:Q"), color=ink))
     corner: dict[str, Any] = {"xOffset": 0.34 * size, "yOffset": -0.34 * size} if is_numbered else {}
     layers.append(
         base.transform_filter("datum.differs")

@@ -70,16 +70,10 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         .encode(
             x=x,
             color=alt.Color("direction:N", title=None, scale=alt.Scale(domain=list(DIRECTIONS.values()), range=COLORS)),
-            order="place:Q",
-            tooltip=[
-                "variant:N",
-                "direction:N",
-                "samples:Q",
-                "share:Q",
-                "accuracy_change:Q",
-                "hidden_flips:Q",
-                "mcnemar_p:Q",
-            ],
+            order=alt.Order("place:Q"),
+            tooltip=theme.tooltip(
+                "variant:N", "direction:N", "samples:Q", "share:Q", "accuracy_change:Q", "hidden_flips:Q", "mcnemar_p:Q"
+            ),
         )
     )
     spread = (
@@ -87,8 +81,8 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         .mark_rule(style="ink", strokeWidth=1.2)
         .encode(
             x=alt.X("flip_share_low:Q", title="share of samples"),
-            x2="flip_share_high:Q",
-            tooltip=["variant:N", "flip_share:Q", "flip_share_low:Q", "flip_share_high:Q"],
+            x2=alt.X2("flip_share_high:Q"),
+            tooltip=theme.tooltip("variant:N", "flip_share:Q", "flip_share_low:Q", "flip_share_high:Q"),
         )
     )
     return theme.themed(

@@ -125,7 +125,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
         y=alt.Y("median:Q", scale=scale, axis=axis, title=_Y_TITLE),
         strokeDash=trajectory_dash(),
-        tooltip=["variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"],
+        tooltip=theme.tooltip(
+            "variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"
+        ),
     )
     shapes = alt.Scale(domain=list(EVENTS.values()), range=["triangle-down", "square"])
     # Above the panel, a row for each event: both can fall on one step.
@@ -137,7 +139,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             x=x,
             y=alt.value(height),
             shape=alt.Shape("event:N", title=None, scale=shapes),
-            tooltip=["variant:N", "event:N", "step:Q", alt.Tooltip("events:Q", title="prompts")],
+            tooltip=[*theme.tooltip("variant:N", "event:N", "step:Q"), alt.Tooltip("events:Q", title="prompts")],
         )
         for event, height in zip(EVENTS.values(), (-5, -13), strict=True)
     ]

@@ -114,7 +114,10 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
                 scale=scale,
                 legend=alt.Legend(gradientLength=200, format="~r", values=shown),
             ),
-            tooltip=["variant:N", "layer:Q", "sublayer:N", "step:O", alt.Tooltip("value:Q", title=legend)],
+            tooltip=[
+                *theme.tooltip("variant:N", "layer:Q", "sublayer:N", "step:O"),
+                alt.Tooltip("value:Q", title=legend),
+            ],
         )
         .properties(width=len(steps) * max(1, round(_WIDTH / len(steps))), height=rows * max(2, round(_HEIGHT / rows)))
     )

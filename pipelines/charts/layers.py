@@ -18,6 +18,7 @@ from pipelines.charts.theme import (
     AnyChart,
     rows,
     themed,
+    tooltip,
     whole_axis,
     with_variant,
 )
@@ -81,7 +82,7 @@ def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
     """
     axis = {name: y[name] for name in ("scale", "axis", "title")}
     color = _by_space(alt.Color, SPACE_COLORS)
-    base = alt.Chart().encode(x=whole_axis("layer", "layer", long["layer"]), color=color, detail="run:N")
+    base = alt.Chart().encode(x=whole_axis("layer", "layer", long["layer"]), color=color, detail=alt.Detail("run:N"))
     spread = {"y": alt.Y("p10:Q", **axis), "y2": alt.Y2("p90:Q")}
     band = base.mark_area(opacity=0.16).encode(**spread)
     # A dropped sublayer stands alone, and an area or line of one layer has no extent: a bar shows its spread.
@@ -94,7 +95,7 @@ def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
     point = base.mark_point(size=16, filled=True, opacity=1).encode(
         y=mean,
         shape=_by_space(alt.Shape, SPACE_SHAPES),
-        tooltip=["panel:N", "layer:Q", "space:N", "mean:Q", "p10:Q", "p90:Q", "positions:Q"],
+        tooltip=tooltip("panel:N", "layer:Q", "space:N", "mean:Q", "p10:Q", "p90:Q", "positions:Q"),
     )
     order = long["panel"].unique(maintain_order=True).to_list()
     order.sort(key=lambda panel: panel.startswith(SUBLAYER_TITLES["mlp"]))  # attention panels first

@@ -88,12 +88,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
                 legend=alt.Legend(gradientLength=200),
             ),
             tooltip=[
-                "recipe:N",
-                "other_recipe:N",
-                "jaccard_removed:Q",
+                *theme.tooltip("recipe:N", "other_recipe:N", "jaccard_removed:Q"),
                 alt.Tooltip("margin:Q", title="± (95 % interval)"),
-                "jaccard_removed_expected:Q",
-                "matrices:Q",
+                *theme.tooltip("jaccard_removed_expected:Q", "matrices:Q"),
             ],
         ),
         *_numbers(base, is_told=is_told, has_margins=(named["margin"] >= _LEAST).any()),
@@ -133,5 +130,5 @@ def _numbers(base: alt.Chart, *, is_told: bool, has_margins: bool) -> list[alt.C
         margins = small.transform_filter(f"datum.margin >= {_LEAST}").transform_calculate(
             margin_told="'± ' + format(datum.margin, '.2f')"
         )
-        lines.append(margins.mark_text(fontSize=9, dy=2).encode(text="margin_told:N"))
+        lines.append(margins.mark_text(fontSize=9, dy=2).encode(text=alt.Text("margin_told:N")))
     return lines

@@ -35,7 +35,7 @@ def _side() -> dict[str, alt.Color | alt.Shape]:
     }
 
 
-def _dumbbell(data: pl.DataFrame, x: alt.X, x2: str, y: alt.Y, tooltip: list[str]) -> theme.AnyChart:
+def _dumbbell(data: pl.DataFrame, x: alt.X, x2: str, y: alt.Y, tooltip: list[alt.Tooltip]) -> theme.AnyChart:
     base = alt.Chart().encode(y=y)
     link = base.transform_filter("datum.side == 'pruned'").mark_rule(style="quiet").encode(x=x, x2=alt.X2(x2))
     ends = base.mark_point(filled=True, size=60, opacity=0.9).encode(x=x, tooltip=tooltip, **_side())
@@ -63,7 +63,7 @@ def _shares(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     )
     order = named.sort("option_index")["panel"].unique(maintain_order=True).to_list()
     chart: theme.AnyChart = (
-        _dumbbell(data, x, "dense", y, ["variant:N", "panel:N", "side:N", "probability:Q", "rank:Q"])
+        _dumbbell(data, x, "dense", y, theme.tooltip("variant:N", "panel:N", "side:N", "probability:Q", "rank:Q"))
         .properties(width=130, height=STEP)
         .facet(facet=alt.Facet("panel:N", title=None, sort=order), columns=4, spacing=12)
     )
@@ -74,7 +74,7 @@ def _masses(masses: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     """Probability of all options together in the whole vocabulary."""
     scale, axis = theme.decades(*theme.extent(masses["mass"], masses["dense"]), ticks=4)
     x = alt.X("mass:Q", title="p in the whole vocabulary", scale=scale, axis=axis)
-    return _dumbbell(masses, x, "dense", y, ["variant:N", "side:N", "mass:Q"]).properties(
+    return _dumbbell(masses, x, "dense", y, theme.tooltip("variant:N", "side:N", "mass:Q")).properties(
         width=180, height=STEP, title=alt.TitleParams("all options together", fontSize=12, anchor="middle")
     )
 

@@ -11,8 +11,9 @@ from pipelines.charts import methods, theme
 TITLE = "What is left for what was removed"
 CAPTION = (
     "One point a variant that removes parameters; the stepped line joins those that no other beats in both, starting "
-    "at the dense model, and names them where there is room. Masked weights count as removed, quantization removes "
-    f"nothing and is left out. {methods.SCORE_CAPTION}"
+    "at the dense model, and names them where there is room (+1: so many more stand at the same place). Masked weights "
+    "count as removed, quantization removes nothing and is left out. "
+    f"{methods.SCORE_CAPTION}"
 )
 QUERY = f"""\
 with scores as (
@@ -51,12 +52,13 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
     for (panel, *_), part in frame.group_by("panel", maintain_order=True):
         low, high = theme.extent(part["score"])
         height = (high - low) or 1.0
-        named = part.filter("is_best").group_by(place, maintain_order=True).agg(pl.col("variant").str.join(", "))
+        named = part.filter("is_best").group_by(place, maintain_order=True).agg("variant")
         taken: list[tuple[float, float]] = []
         # Who removes most is named first.
-        for _, x, y, label in named.sort("parameters_removed_share", descending=True).iter_rows():
+        for _, x, y, variants in named.sort("parameters_removed_share", descending=True).iter_rows():
             if all(abs(x - a) / width > _ROOM[0] or abs(y - b) / height > _ROOM[1] for a, b in taken):
                 taken.append((x, y))
+                label = variants[0] + (f" +{len(variants) - 1}" if len(variants) > 1 else "")
                 found.append({"panel": panel, "parameters_removed_share": x, "score": y, "label": label})
     return pl.DataFrame(found)
 
@@ -77,36 +79,36 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         scale=alt.Scale(domain=[0, 1.35 * float(named["parameters_removed_share"].max())], nice=False, padding=6),  # type: ignore[arg-type]
         axis=alt.Axis(format="~%", grid=False, tickCount=5),
     )
-    y = alt.Y("score:Q", title=None, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(format="~%", tickCount=6))
+    y = alt.Y(
+        "score:Q",
+        title=None,
+        # Neither a tick nor a name sticks out above and lifts the heading of its panel.
+        scale=alt.Scale(zero=False, nice=False, padding=12),
+        axis=alt.Axis(format="~%", tickCount=6, labelBound=True),
+    )
     base = alt.Chart().encode(x=x)
     variants = base.transform_filter("isValid(datum.variant)")
     chart = alt.layer(
         variants.transform_filter("datum.is_best")
         .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
-        .encode(y=y, order="parameters_removed_share:Q"),
+        .encode(y=y, order=alt.Order("parameters_removed_share:Q")),
         # What has no interval has a bar of no length: Vega warns of a panel in which a mark has no row.
         variants.transform_calculate(
             bar_low="isValid(datum.low) ? datum.low : datum.score",
             bar_high="isValid(datum.high) ? datum.high : datum.score",
         )
         .mark_rule(strokeWidth=1, opacity=0.6)
-        .encode(y=alt.Y("bar_low:Q", title=None), y2="bar_high:Q", color=marks["color"]),
+        .encode(y=alt.Y("bar_low:Q", title=None), y2=alt.Y2("bar_high:Q"), color=marks["color"]),
         variants.mark_point(filled=True, size=50, opacity=0.9).encode(
             y=y,
             **marks,
-            tooltip=[
-                "variant:N",
-                "method:N",
-                "parameters_removed_share:Q",
-                "score:Q",
-                "low:Q",
-                "high:Q",
-                "n_tasks:Q",
-            ],
+            tooltip=theme.tooltip(
+                "variant:N", "method:N", "parameters_removed_share:Q", "score:Q", "low:Q", "high:Q", "n_tasks:Q"
+            ),
         ),
         base.transform_filter("isValid(datum.label)")
         .mark_text(align="left", dx=7, dy=-6, fontSize=10, limit=130)
-        .encode(y=y, text="label:N"),
+        .encode(y=y, text=alt.Text("label:N")),
         data=theme.rows(points.drop("model", "recipe", "measure", "score_se")),
     )
     return theme.themed(
@@ -114,6 +116,8 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         .facet(
             facet=alt.Facet("panel:N", title=None, sort=order),
             columns=3,
+            bounds="flush",  # axes of different widths would move panels apart
+            spacing=alt.RowColnumber(row=64, column=44),
             title=theme.title(TITLE, theme.models(frame)),
         )
         .resolve_scale(y="independent")

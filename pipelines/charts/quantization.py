@@ -111,18 +111,19 @@ def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> t
         .encode(**spread, color=marks["color"]),
         line.mark_line(color=theme.GREY, strokeWidth=2).encode(y=y("value_quantized")),
         quantized.mark_point(filled=True, size=70, opacity=1, color=theme.GREY).encode(
-            y=y("value_quantized"), tooltip=["variant:N", "kl_nats:Q", "value_quantized:Q", "low:Q", "high:Q"]
+            y=y("value_quantized"),
+            tooltip=theme.tooltip("variant:N", "kl_nats:Q", "value_quantized:Q", "low:Q", "high:Q"),
         ),
         compared.mark_rule(strokeWidth=1.2).encode(
             y=y("value_pruned"),
-            y2="value_quantized:Q",
+            y2=alt.Y2("value_quantized:Q"),
             color=marks["color"],
             strokeDash=alt.condition(differs, alt.value([1, 0]), alt.value([2, 2])),
         ),
         pruned.mark_point(filled=True, size=45, opacity=0.9).encode(
             y=y("value_pruned"),
             **marks,
-            tooltip=[
+            tooltip=theme.tooltip(
                 "variant:N",
                 "kl_nats:Q",
                 "value_pruned:Q",
@@ -134,7 +135,7 @@ def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> t
                 "difference_high:Q",
                 "recipe_below:N",
                 "recipe_above:N",
-            ],
+            ),
         ),
         data=theme.rows(part.select(_OWN)),
     ).properties(width=240, height=150, title=alt.TitleParams(panel, fontSize=12, anchor="middle", frame="group"))

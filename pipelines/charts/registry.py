@@ -32,6 +32,7 @@ from pipelines.charts import (
     tokens,
     top_tokens,
 )
+from pipelines.charts.sizes import Specification
 from pipelines.charts.text import label
 from pipelines.charts.theme import AnyChart, no_data, vega_lite
 
@@ -47,11 +48,13 @@ class Drawing:
         name: for a file name: figure and the part shown, only letters, digits, `.`, `_` and `-`.
         title: for a heading.
         chart: the chart.
+        specification: the chart as Vega-Lite, not to be changed.
     """
 
     name: str
     title: str
     chart: AnyChart
+    specification: Specification
 
 
 @dataclass(frozen=True)
@@ -87,20 +90,22 @@ class Figure:
         a chart that says so.
         """
         if frame.is_empty():
-            yield Drawing(self.name, self.title, self.draw(frame))
+            chart = self.draw(frame)
+            yield Drawing(self.name, self.title, chart, _specified(chart))
             return
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
         # Only what tells the charts apart goes into their names.
         told = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
         pages = [(key, *page) for key, part in parts.items() for page in self._pages(part, self.most)]
         drawn = ((key, *page) for key, part, values in pages for page in self._drawn(part, values))
-        for number, (key, chart, values) in enumerate(drawn, start=1):
+        for number, (key, chart, specification, values) in enumerate(drawn, start=1):
             words = [str(key[index]) for index in told]
             told_by = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in told] + values
             # The number keeps names apart that differ only in characters that a file name cannot have.
             numbers = [f"{number:02d}"] if len(pages) > 1 or values else []
             slug = "-".join([self.name, *numbers, *map(_slug, words)])
-            yield Drawing(slug, ": ".join([self.title, *([", ".join(told_by)] if told_by else [])]), chart)
+            title = ": ".join([self.title, *([", ".join(told_by)] if told_by else [])])
+            yield Drawing(slug, title, chart, specification)
 
     def _pages(self, part: pl.DataFrame, most: int | None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
         """The rows of at most `most` values at a time, and which values they are where there are several pages."""
@@ -115,16 +120,18 @@ class Figure:
             ends = dict.fromkeys(label(str(value)) for value in (chosen[0], chosen[-1]))
             yield part.filter(pl.col(str(self.page_by)).is_in(chosen)), [" to ".join(ends)]
 
-    def _drawn(self, part: pl.DataFrame, values: list[str]) -> Iterator[tuple[AnyChart, list[str]]]:
+    def _drawn(self, part: pl.DataFrame, values: list[str]) -> Iterator[tuple[AnyChart, Specification, list[str]]]:
         """One page, or as many as keep each below `most_bytes`."""
         chart = self.draw(part)
-        size = len(vega_lite(chart.to_dict(validate=False)))
+        specification = _specified(chart)
+        size = len(vega_lite(specification))
         if size <= self.most_bytes:
-            yield chart, values
+            yield chart, specification, values
             return
         count = part[self.page_by].n_unique() if self.page_by else 1
         if count == 1:
-            yield no_data(self.title, f"this part alone takes more than {self.most_bytes / 1e6:g} MB"), values
+            chart = no_data(self.title, f"this part alone takes more than {self.most_bytes / 1e6:g} MB")
+            yield chart, _specified(chart), values
             return
         # Of pages that are a little larger than their share none is to be split again.
         most = max(1, int(0.9 * count * self.most_bytes / size))
@@ -134,6 +141,12 @@ class Figure:
 
 # How a heading names the part of a figure that it shows.
 _PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}", "metric": "{}"}
+
+
+def _specified(chart: AnyChart) -> Specification:
+    # Valid by the tests of each figure; checking it again takes longer than drawing.
+    specification: Specification = chart.to_dict(validate=False)
+    return specification
 
 
 def _slug(word: str) -> str:

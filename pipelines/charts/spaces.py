@@ -65,7 +65,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     spread = base.mark_rule(opacity=0.5, strokeWidth=2).encode(x=alt.X("p10:Q", scale=scale), x2=alt.X2("p90:Q"))
     first = base.mark_tick(thickness=1.5, size=9).encode(x=alt.X("first:Q", scale=scale))
     point = base.mark_point(filled=True, size=45, opacity=1).encode(
-        x=x, tooltip=["variant:N", "space:N", "median:Q", "p10:Q", "p90:Q", "first:Q", "tokens:Q"]
+        x=x, tooltip=theme.tooltip("variant:N", "space:N", "median:Q", "p10:Q", "p90:Q", "first:Q", "tokens:Q")
     )
     prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
     told = [theme.models(frame), f"prompt {prompts}", theme.temperatures(frame)]

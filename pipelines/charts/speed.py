@@ -66,9 +66,11 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         ),
         base.transform_filter("datum.low < datum.high")
         .mark_rule(strokeWidth=1, opacity=0.6)
-        .encode(y=alt.Y("low:Q", title=None, scale=y_scale), y2="high:Q", color=marks["color"]),
+        .encode(y=alt.Y("low:Q", title=None, scale=y_scale), y2=alt.Y2("high:Q"), color=marks["color"]),
         base.mark_point(filled=True, size=50, opacity=0.9).encode(
-            y=y, **marks, tooltip=["variant:N", "method:N", "work:N", "speedup:Q", "score:Q", "low:Q", "high:Q"]
+            y=y,
+            **marks,
+            tooltip=theme.tooltip("variant:N", "method:N", "work:N", "speedup:Q", "score:Q", "low:Q", "high:Q"),
         ),
         data=theme.rows(
             named.select(

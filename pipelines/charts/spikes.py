@@ -80,20 +80,13 @@ def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         .encode(y=alt.datum(0.5)),
         base.transform_filter("isValid(datum.auc_low)")
         .mark_rule(opacity=0.55)
-        .encode(y=alt.Y("auc_low:Q", title="area under the ROC curve"), y2="auc_high:Q"),
+        .encode(y=alt.Y("auc_low:Q", title="area under the ROC curve"), y2=alt.Y2("auc_high:Q")),
         base.mark_point(filled=True, size=22, opacity=0.9).encode(
             y=y,
             shape=_SHAPE,
-            tooltip=[
-                "variant:N",
-                "layer:Q",
-                "sublayer:N",
-                "auc:Q",
-                "auc_low:Q",
-                "auc_high:Q",
-                "n_spikes:Q",
-                "n_prompts:Q",
-            ],
+            tooltip=theme.tooltip(
+                "variant:N", "layer:Q", "sublayer:N", "auc:Q", "auc_low:Q", "auc_high:Q", "n_spikes:Q", "n_prompts:Q"
+            ),
         ),
         data=theme.rows(
             areas.select("variant", "layer", "sublayer", "auc", "auc_low", "auc_high", "n_spikes", "n_prompts")
@@ -125,13 +118,13 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         base.mark_line(strokeWidth=1.8).encode(
             x=x,
             y=y,
-            detail="curve:N",
-            order="place:Q",
-            tooltip=["variant:N", "curve:N", "false_positive_rate:Q", "true_positive_rate:Q"],
+            detail=alt.Detail("curve:N"),
+            order=alt.Order("place:Q"),
+            tooltip=theme.tooltip("variant:N", "curve:N", "false_positive_rate:Q", "true_positive_rate:Q"),
         ),
         base.transform_filter("isValid(datum.text)")
         .mark_text(align="right", fontSize=10, baseline="bottom")
-        .encode(x=alt.datum(0.98), y=alt.Y("at:Q", title="spikes caught"), text="text:N"),
+        .encode(x=alt.datum(0.98), y=alt.Y("at:Q", title="spikes caught"), text=alt.Text("text:N")),
         data=theme.rows(curves),
     )
     faceted: theme.AnyChart = (

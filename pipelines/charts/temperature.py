@@ -11,9 +11,9 @@ from pipelines.charts import generation, theme
 TITLE = "Divergence against the temperature of the softmax"
 CAPTION = (
     "1 − cos between the dense and the pruned distribution, and KL(dense ‖ pruned), at each temperature T that was "
-    "measured: medians over all prompts and generated tokens, the bars from the 10th to the 90th percentile. A hotter "
-    "softmax flattens both distributions, so that every divergence vanishes in the end. h and z do not depend on T. A "
-    "study with one temperature shows its variants below each other."
+    "measured: medians over all prompts and generated tokens, the bars from the 10th to the 90th percentile; q26 has "
+    "the means, which a few large values lift. A hotter softmax flattens both distributions, so that every divergence "
+    "vanishes in the end. h and z do not depend on T. A study with one temperature shows its variants below each other."
 )
 QUERY = """\
 select model, recipe, trajectory, temperature,
@@ -30,7 +30,9 @@ group by model, recipe, trajectory, temperature
 order by model, recipe, trajectory desc, temperature"""
 
 QUANTITIES = {name: generation.QUANTITIES[name] for name in ("one_minus_cos_p", "kl")}
-_TOOLTIP = ["variant:N", "quantity:N", "trajectory:N", "temperature:Q", "median:Q", "p10:Q", "p90:Q", "tokens:Q"]
+_TOOLTIP = theme.tooltip(
+    "variant:N", "quantity:N", "trajectory:N", "temperature:Q", "median:Q", "p10:Q", "p90:Q", "tokens:Q"
+)
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:

@@ -4,6 +4,7 @@ Escaping for HTML and JSON does not belong here; the report does it where it wri
 """
 
 import unicodedata
+from functools import lru_cache
 
 _SYMBOLS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 # Control, format (direction marks, joiners), line and paragraph separators, private use, unassigned.
@@ -32,9 +33,14 @@ def visible(token: str, limit: int) -> str:
         token: any text, of any length.
         limit: most columns of a fixed-width font that the result takes; a longer text ends in an ellipsis.
     """
+    # A token of 10,000 characters is cut before it is walked, and kept.
+    return _visible(token[: limit + 1], limit)
+
+
+@lru_cache(maxsize=1 << 14)  # a report shows the same few thousand tokens again and again
+def _visible(token: str, limit: int) -> str:
     shown, used = "", 0
-    # A token of 10,000 characters is cut before it is walked.
-    for character in token[: limit + 1]:
+    for character in token:
         piece = _SYMBOLS.get(character) or _show_space(character)
         width = sum(map(_columns, piece))
         if used + width > limit:

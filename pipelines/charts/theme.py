@@ -177,9 +177,17 @@ def row_names(column: str, first: str, above: int) -> alt.Chart:
         .transform_filter(alt.datum[column] == first)
         .transform_aggregate(groupby=["variant", column])
         .mark_text(align="left", baseline="bottom", fontSize=12, fontWeight="bold")
-        .encode(x=alt.value(0), y=alt.value(-above), text="variant:N")
+        .encode(x=alt.value(0), y=alt.value(-above), text=alt.Text("variant:N"))
     )
     return once
+
+
+def tooltip(*fields: str) -> list[alt.Tooltip]:
+    """Fields under their own names.
+
+    Altair searches all its classes for a channel that is named by a string alone; so every encoding names its class.
+    """
+    return [alt.Tooltip(field) for field in fields]
 
 
 def no_data(text: str, needs: str) -> AnyChart:
@@ -188,7 +196,7 @@ def no_data(text: str, needs: str) -> AnyChart:
         alt.Chart(inline([{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
         .properties(usermeta={_MISSING: needs})
         .mark_text(fontSize=13, color=GREY)
-        .encode(text="message:N")
+        .encode(text=alt.Text("message:N"))
     )
 
 

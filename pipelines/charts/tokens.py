@@ -73,7 +73,7 @@ def _words(base: alt.Chart, test: str, weight: Literal["normal", "bold"]) -> alt
     words: alt.Chart = (
         base.transform_filter(test)
         .mark_text(font=theme.MONOSPACE, fontSize=11, limit=65, fontWeight=weight)
-        .encode(text="token:N", color=alt.condition(dark, alt.value("white"), alt.value(theme.INK)))
+        .encode(text=alt.Text("token:N"), color=alt.condition(dark, alt.value("white"), alt.value(theme.INK)))
     )
     return words
 
@@ -93,7 +93,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             scale=alt.Scale(domain=CLASSES, range=COLORS),
             legend=alt.Legend(symbolStrokeColor="#999999", symbolStrokeWidth=0.5, symbolType="square", symbolSize=150),
         ),
-        tooltip=["variant:N", "step:Q", "text:N", "kl_free_running_nats:Q", "kl_teacher_forced_nats:Q"],
+        tooltip=theme.tooltip("variant:N", "step:Q", "text:N", "kl_free_running_nats:Q", "kl_teacher_forced_nats:Q"),
     )
     outline = base.transform_filter("datum.is_first_flip").mark_rect(
         fill=None, stroke=theme.VERMILLION, strokeWidth=2.5

@@ -3,6 +3,8 @@
 Token texts come from strangers' models; `text.visible` makes each of them one short line.
 """
 
+from collections.abc import Iterable
+
 import altair as alt
 import polars as pl
 
@@ -41,51 +43,28 @@ order by tokens.model, tokens.prompt_id, tokens.recipe, probability_dense desc, 
 SIDES = {"dense": theme.BLUE, "pruned": theme.VERMILLION}
 COLUMNS = 3
 _LIMIT = 14  # columns of a token's text
+_TOKEN_WIDTH = 105  # pixels, of so long a text beside its panel
 
 
-def _panel(rows: pl.DataFrame) -> theme.AnyChart:
-    """One variant at its step."""
-    # Two tokens can look alike, so that the place orders them and the text only labels them.
-    labelled = rows.with_row_index("place").with_columns(
-        pl.col("token_text").map_elements(lambda text: visible(text, _LIMIT), return_dtype=pl.String).alias("token")
-    )
-    data = pl.concat(
-        labelled.select(
-            "place",
-            "token",
-            "token_id",
-            pl.lit(side).alias("side"),
-            pl.col(f"probability_{side}").cast(pl.Float64).alias("probability"),
-            pl.col("probability_dense").cast(pl.Float64).alias("dense"),
-            pl.col(f"rank_{side}").alias("rank"),
-        )
+def _tokens(named: pl.DataFrame) -> pl.DataFrame:
+    """A row per variant and token; `panel` says variant and step."""
+    sides = [
+        column
         for side in SIDES
-    )
-    flip, step = rows["first_flip_step"][0], rows["step"][0]
-    heading = f"step {step}{'' if flip is not None else ', no flip'} · {rows['variant'][0]}"
-    base = alt.Chart().encode(y=alt.Y("place:O", title=None, axis=None))
-    x = alt.X(
-        "probability:Q",
-        title="probability",
-        scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(values=[0, 0.5, 1], format="~g"),
-    )
-    link = base.transform_filter("datum.side == 'pruned'").mark_rule(style="quiet").encode(x=x, x2=alt.X2("dense"))
-    words = (
-        base.transform_filter("datum.side == 'dense'")
-        .mark_text(align="right", dx=-6, font=theme.MONOSPACE, fontSize=11, clip=False)
-        .encode(x=alt.value(0), text="token:N")
-    )
-    ends = base.mark_point(filled=True, size=50, opacity=0.9).encode(
-        x=x,
-        color=alt.Color("side:N", title=None, scale=alt.Scale(domain=list(SIDES), range=list(SIDES.values()))),
-        shape=alt.Shape("side:N", title=None, scale=alt.Scale(domain=list(SIDES), range=["square", "circle"])),
-        tooltip=["token:N", "token_id:Q", "side:N", "probability:Q", "rank:Q"],
-    )
-    return alt.layer(link, words, ends, data=theme.rows(data)).properties(
-        width=150,
-        height=alt.Step(16),
-        title=alt.TitleParams(heading, fontSize=12, anchor="middle", frame="group", limit=225),
+        for column in (
+            pl.col(f"probability_{side}").cast(pl.Float64).alias(side),
+            pl.col(f"rank_{side}"),
+            pl.lit(side).alias(f"name_{side}"),
+        )
+    ]
+    no_flip = pl.when(pl.col("first_flip_step").is_null()).then(pl.lit(", no flip")).otherwise(pl.lit(""))
+    return named.select(
+        pl.format("step {}{} · {}", "step", no_flip, "variant").alias("panel"),
+        # Two tokens can look alike, so that the place orders them and the text only labels them.
+        pl.int_range(pl.len()).over("variant").alias("place"),
+        pl.col("token_text").map_elements(lambda text: visible(text, _LIMIT), return_dtype=pl.String).alias("token"),
+        "token_id",
+        *sides,
     )
 
 
@@ -93,13 +72,42 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     """Draws one row per variant and token, of one model and one prompt."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant has its most likely tokens kept")
-    named = theme.with_variant(frame)
-    panels = [_panel(rows) for rows in named.partition_by("variant", maintain_order=True)]
+    data = _tokens(theme.with_variant(frame))
+    panels = theme.names(data, "panel")
+    base = alt.Chart().encode(y=alt.Y("place:O", title=None, axis=None))
+    link = base.mark_rule(style="quiet").encode(x=_probability("dense"), x2=alt.X2("pruned"))
+    words = base.mark_text(align="right", dx=-6, font=theme.MONOSPACE, fontSize=11, clip=False).encode(
+        x=alt.value(0), text=alt.Text("token:N")
+    )
+    fields = theme.tooltip("token:N", "token_id:Q", "dense:Q", "pruned:Q", "rank_dense:Q", "rank_pruned:Q")
+    ends = [
+        base.mark_point(filled=True, size=50, opacity=0.9).encode(
+            x=_probability(side),
+            color=alt.Color(f"name_{side}:N", title=None, scale=_scale(SIDES.values())),
+            shape=alt.Shape(f"name_{side}:N", title=None, scale=_scale(["square", "circle"])),
+            tooltip=fields,
+        )
+        for side in SIDES
+    ]
     prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
     return theme.themed(
-        alt.concat(
-            *panels,
+        alt.layer(link, words, *ends, data=theme.rows(data))
+        .properties(width=150, height=alt.Step(16))
+        .facet(
+            facet=alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelLimit=150 + _TOKEN_WIDTH - 10)),
             columns=min(COLUMNS, len(panels)),
+            bounds="flush",  # panels below each other stay so, however long their tokens are
+            spacing=alt.RowColnumber(row=75, column=_TOKEN_WIDTH),
             title=theme.title(TITLE, f"{theme.models(frame)} · prompt {prompts}"),
         )
+        .resolve_axis(x="independent")
     )
+
+
+def _probability(side: str) -> alt.X:
+    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
+    return alt.X(f"{side}:Q", title="probability", scale=alt.Scale(domain=[0, 1]), axis=axis)
+
+
+def _scale(looks: Iterable[str]) -> alt.Scale:
+    return alt.Scale(domain=list(SIDES), range=list(looks))

@@ -120,7 +120,9 @@ def _safe(frames: Frames, model: str, found: _Row) -> Answer:
     nearest = found["nearest"]
     short = f"{found['safe'] or 'None'} of {found['variants']} pruned variants"
     rest = []
-    if names:
+    if len(found["recipes_not_judged"] or ()) == found["variants"]:
+        short = f"Not known: too little was measured to judge any of {found['variants']} pruned variants."
+    elif names:
         short += f": {_names(names)}{_open(names, found['open_safe'])}."
     elif nearest is not None:
         short += f"; the nearest is {label(nearest)}."

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.assets.tiny_study import COMMAND, ROOT
+from tests.assets.tiny_study import ROOT, SERVER
 
 PATIENCE = 240.0
 _PLACE = {"repositoryName": "__repository__", "repositoryLocationName": "assets.definitions"}
@@ -143,7 +143,7 @@ def free_port() -> int:
 @contextmanager
 def started(warehouse: Path, port: int) -> Iterator[tuple[Interface, subprocess.Popen[bytes]]]:
     """`prunescope ui` with this process's environment, as soon as it answers; it ends at the end."""
-    command = [*COMMAND, "ui", "--port", str(port), "--warehouse", str(warehouse)]
+    command = [*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -26,6 +26,8 @@ from warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from assets.cli import main; main()"]
+# A server that a killed test or benchmark does not leave behind.
+SERVER = [COMMAND[0], "-c", f"from assets.interrupts import end_with_parent; end_with_parent(); {COMMAND[2]}"]
 # What the tiny study fills of a variant.
 _ELSEWHERE = {*fingerprints.RETRIEVAL_TABLES, fingerprints.SPEED_TABLE}
 VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in _ELSEWHERE)

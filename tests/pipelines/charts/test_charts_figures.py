@@ -390,20 +390,18 @@ def test_top_tokens_are_those_of_either_side_at_the_first_flip_with_both_probabi
     for recipe in frames.RECIPES:
         flip = flips.filter(recipe=recipe)["first_flip_step"].item()
         kept = tokens_of.filter(pl.col("rank") <= 6, recipe=recipe, trajectory="teacher_forced", step=flip or 0)
-        drawn = rows_with(top_tokens.draw(frame.filter(recipe=recipe)), "probability")
+        drawn = rows_with(top_tokens.draw(frame.filter(recipe=recipe)), "place")
         for side in ("dense", "pruned"):
             given = dict(kept.select("token_id", f"probability_{side}").iter_rows())
-            assert {row["token_id"]: row["probability"] for row in drawn if row["side"] == side} == given
-        title = str(top_tokens.draw(frame.filter(recipe=recipe)).to_dict()["concat"][0]["title"])
-        assert f"step {flip or 0}" in title
-        assert ("no flip" in title) == (flip is None)
+            assert {row["token_id"]: row[side] for row in drawn} == given
+        assert {row["panel"] for row in drawn} == {f"step {flip or 0}{'' if flip else ', no flip'} · {recipe}"}
 
 
 def test_tokens_that_look_alike_keep_a_row_each():
     words = ("same" * 10 + "a", "same" * 10 + "b", *"cdefghijkl")
     frame = frames.ask(FIGURES["top_tokens"].query, stg_top_tokens=frames.stg_top_tokens(words=words))
     part = frame.filter(recipe="wanda-50", prompt_id=frames.PROMPTS[0])
-    rows = rows_with(top_tokens.draw(part), "probability")
+    rows = rows_with(top_tokens.draw(part), "place")
     assert {row["place"] for row in rows} == set(range(part.height))
 
 

@@ -26,7 +26,7 @@ def chart(points: int = 5) -> theme.AnyChart:
 
 
 def test_every_file_is_what_its_suffix_says() -> None:
-    files = chart_files(chart())
+    files = chart_files(chart().to_dict())
     assert set(files) == {".vl.json", ".svg", ".pdf", "-column.pdf", ".png"}
     assert json.loads(files[".vl.json"])["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
     assert files[".svg"].startswith(b"<svg")
@@ -48,7 +48,7 @@ def test_a_preview_is_made_smaller_until_it_is_small_enough_and_never_below_half
 
 
 def test_fonts_are_embedded_in_the_pdf_and_it_has_no_date() -> None:
-    pdf = chart_files(chart())[".pdf"]
+    pdf = chart_files(chart().to_dict())[".pdf"]
     descriptors = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, re.DOTALL)
     assert descriptors
     assert all(b"/FontFile" in descriptor for descriptor in descriptors)
@@ -59,7 +59,7 @@ def test_two_processes_write_the_same_bytes() -> None:
     code = (
         "import hashlib, sys; from tests.pipelines.charts.test_charts_files import chart; "
         "from pipelines.charts.files import chart_files; "
-        "sys.stdout.write(repr({n: hashlib.sha256(c).hexdigest() for n, c in chart_files(chart()).items()}))"
+        "sys.stdout.write(repr({n: hashlib.sha256(c).hexdigest() for n, c in chart_files(chart().to_dict()).items()}))"
     )
     found = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
     assert len(found) == 1

@@ -53,10 +53,10 @@ def test_a_panel_that_was_put_below_another_names_its_own_rows():
 
 def test_what_cannot_be_read_in_one_column_is_refused_with_the_fix_and_left_out_of_an_export():
     figure = FIGURES["tokens"]
-    chart = next(figure.draw_all(frames.ask(figure.query))).chart
+    specification = next(figure.draw_all(frames.ask(figure.query))).specification
     with pytest.raises(InputError, match=r"--columns 1: the type would be \d\.\d points high.*use --columns 2"):
-        files.chart_file(chart.to_dict(), "pdf", columns=1)
-    assert set(files.chart_files(chart)) == {".vl.json", ".svg", ".pdf", ".png"}
+        files.chart_file(specification, "pdf", columns=1)
+    assert set(files.chart_files(specification)) == {".vl.json", ".svg", ".pdf", ".png"}
 
 
 def test_a_pdf_is_as_wide_as_the_columns_and_its_fonts_are_embedded():

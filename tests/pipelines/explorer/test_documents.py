@@ -218,7 +218,7 @@ def test_the_three_questions_are_answered_with_links_that_lead_somewhere(file) -
     answers = {answer["question"]: answer for answer in index["answers"]}
     safe, collapse, layers = answers.values()
     # One question tells nothing of choosing.
-    assert safe["short"] == "None of 6 pruned variants."
+    assert safe["short"] == "Not known: too little was measured to judge any of 6 pruned variants."
     assert safe["text"].startswith("Not judged: attn-drop-4")
     assert collapse["short"].startswith(
         "In wanda-2of4, the mildest of 2 of 6 pruned variants that loop: prompt choice, from"
