@@ -1,8 +1,10 @@
 """Makes the gallery of figures anew: `make gallery`, from the warehouse that the command line would read.
 
-`python -m tests.gallery WAREHOUSE ...` draws each figure from the first of several that has its data. It writes
-`pipelines/charts/gallery/NAME.png`, the first chart of every figure that has data, and the page with titles and
-captions. Look at the pictures before you commit them.
+`python -m tests.gallery [FIGURE,FIGURE=]WAREHOUSE ...` draws each figure from the first of several that has its data;
+one behind figures is asked for these alone. It writes `pipelines/charts/gallery/NAME.png`, the first chart of every
+figure that has data, and the page with titles and captions. Look at the pictures before you commit them. The kept ones:
+`speed,temperature,calibration,flip_matrix=` the warehouse of `variations`, `pareto,drops=` of `paper-small`, then those
+of `demo` and `paper-small`.
 """
 
 import io
@@ -43,22 +45,27 @@ def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main(warehouses: Sequence[str]) -> None:
+def main(places: Sequence[str]) -> None:
     """Draws them."""
     drawn, without_data = {}, dict(FIGURES)
+    wanted = [place.rpartition("=") for place in places] or [("", "", None)]
+    if unknown := {name for names, *_ in wanted for name in names.split(",") if name} - set(FIGURES):
+        sys.exit(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     for old in FOLDER.glob("*.png"):
         old.unlink()
-    for root in [settings.warehouse_root(each) for each in warehouses or [None]]:
-        with connect(root, explained=False) as connection:
+    for names, _, root in wanted:
+        with connect(settings.warehouse_root(root), explained=False) as connection:
             for name, figure in list(without_data.items()):
+                if names and name not in names.split(","):
+                    continue
                 frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
                 if frame.is_empty():
                     continue
                 drawn[name] = without_data.pop(name)
-                chart = next(figure.draw_all(frame)).chart
-                picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(chart.to_dict(), scale=1.2)))
-                # A page of charts has few colours, and a repository keeps every version of a picture.
-                picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+                specification = next(figure.draw_all(frame)).specification
+                picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(specification, scale=1.2)))
+                # A repository keeps every version of a picture; fewer colours would lose those of small marks.
+                picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
                     FOLDER / f"{name}.png", optimize=True
                 )
     PAGE.write_text(page({name: figure for name, figure in FIGURES.items() if name in drawn}, without_data))

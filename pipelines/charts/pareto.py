@@ -117,7 +117,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             facet=alt.Facet("panel:N", title=None, sort=order),
             columns=3,
             bounds="flush",  # axes of different widths would move panels apart
-            spacing=alt.RowColnumber(row=64, column=44),
+            spacing=alt.RowColnumber(row=84, column=44),
             title=theme.title(TITLE, theme.models(frame)),
         )
         .resolve_scale(y="independent")
