@@ -154,10 +154,12 @@ class Live:
             return self.index()
         with self._lock:
             state = self._states.get(version) if version is not None else None
-        if version is not None and state is None:
+        # A server that was started anew knows the version of an open page as long as no file has changed.
+        state = state or self._now()
+        if version is not None and state.version != version:
             raise InputError("the warehouse has changed since this page was loaded; reload it")
         try:
-            return (state or self._now()).build(name)
+            return state.build(name)
         except KeyError as error:
             raise InputError(f"there is no document {name!r}") from error
 

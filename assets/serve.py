@@ -54,6 +54,17 @@ _HEADERS = {
 }
 # A page's own words cannot keep it out of a frame.
 _NO_FRAME = "frame-ancestors 'none'"
+_NOTHING = f"default-src 'none'; {_NO_FRAME}"
+_LIST = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Prunescope</title>
+<main><h1>Studies</h1><ul>{}</ul></main>
+</html>
+"""
 
 
 def application(
@@ -147,8 +158,7 @@ class _Server:
         names = "".join(
             f'<li><a href="study/{quote(name, safe="")}/">{html.escape(prose(name))}</a></li>' for name in found
         )
-        page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Prunescope</title><ul>{names}</ul></html>'
-        return HTMLResponse(page)
+        return HTMLResponse(_LIST.format(names))
 
     async def page(self, request: Request) -> Response:
         """The page of a study, whose script asks for the documents."""
@@ -219,7 +229,8 @@ class _Server:
         known = isinstance(error, (WarehouseError, ComputationError))
         message = str(error) if known else f"{type(error).__name__}: {error} (a bug; --debug shows where)"
         self._tell(f"{label(request.url.path, 120)}: {prose(message)}")
-        return JSONResponse({"error": prose(message)}, 500)
+        # Answers to bugs are made outside of what adds the headers.
+        return JSONResponse({"error": prose(message)}, 500, headers=_HEADERS | {"Content-Security-Policy": _NOTHING})
 
 
 class _Headers:
@@ -233,7 +244,7 @@ class _Headers:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
-                headers.setdefault("Content-Security-Policy", f"default-src 'none'; {_NO_FRAME}")
+                headers.setdefault("Content-Security-Policy", _NOTHING)
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)

@@ -26,7 +26,7 @@ from warehouse.subset import narrow
 if TYPE_CHECKING:
     import polars as pl
 
-    from pipelines.charts.theme import AnyChart
+    from pipelines.charts.sizes import Specification
     from warehouse.places import Place
 
 _FORMATS = ("png", "svg", "pdf", "html", "json")
@@ -93,16 +93,16 @@ def figure(
             raise InputError(f"--no-published: figure {name} has no published curves; leave it out")
         rows = rows.filter(rows["publication"].is_null())
     drawings = list(chosen.draw_all(rows))
-    require_data([drawing.chart for drawing in drawings])
+    require_data([drawing.specification for drawing in drawings])
     say(chosen.caption + (f"\n\n{chosen.query}" if explain else ""), "dim")
     if output is None:
-        show(drawings[0].chart, drawings[0].name, None, dark=dark)
+        show(drawings[0].specification, drawings[0].name, None, dark=dark)
         if len(drawings) > 1:
             say(f"this is the first of {len(drawings)} charts; -o FILE writes all of them")
         return
     for drawing in drawings:
         suffix = drawing.name.removeprefix(name) if len(drawings) > 1 else ""
-        content = _rendered(drawing.chart, str(format_), dark=dark, columns=columns)
+        content = _rendered(drawing.specification, drawing.name, str(format_), dark=dark, columns=columns)
         write_file(output.with_name(f"{output.stem}{suffix}{output.suffix}"), content)
 
 
@@ -135,7 +135,7 @@ def check_place(output: Path | None, format_: str | None = None, asked_by: str =
         raise InputError(f"{asked_by}-o {output}: end the name in .{', .'.join(_FORMATS)}")
 
 
-def require_data(charts: Sequence["AnyChart"]) -> None:
+def require_data(charts: Sequence["Specification"]) -> None:
     """Ends the command where no chart shows anything, so that no empty picture passes for an answer.
 
     Raises:
@@ -153,35 +153,36 @@ def require_data(charts: Sequence["AnyChart"]) -> None:
         raise typer.Exit(FAILED)
 
 
-def show(chart: "AnyChart", name: str, output: Path | None, *, dark: bool = False) -> None:
+def show(chart: "Specification", name: str, output: Path | None, *, dark: bool = False) -> None:
     """Writes the chart to the file, or to a temporary page that the browser opens where there is a screen.
 
     Raises:
         InputError: the system refused the file.
     """
     if output is not None:
-        write_file(output, _rendered(chart, output.suffix.lower().removeprefix("."), dark=dark))
+        write_file(output, _rendered(chart, name, output.suffix.lower().removeprefix("."), dark=dark))
         return
     page = Path(tempfile.mkdtemp(prefix="prunescope-")) / f"{name}.html"
-    page.write_bytes(_rendered(chart, "html", dark=dark))
+    page.write_bytes(_rendered(chart, name, "html", dark=dark))
     if not (settings.has_screen() and webbrowser.open(page.as_uri())):
         say(f"the chart is {page}; -o FILE.png writes it elsewhere")
 
 
-def _rendered(chart: "AnyChart", format_: str, *, dark: bool = False, columns: int | None = None) -> bytes:
+def _rendered(
+    chart: "Specification", name: str, format_: str, *, dark: bool = False, columns: int | None = None
+) -> bytes:
     """The chart as a file; a page holds its script and asks no other machine.
 
     Raises:
         InputError: so narrow, the type could not be read.
     """
-    import vl_convert
-
     from pipelines.charts import theme
     from pipelines.charts.files import chart_file
+    from pipelines.charts.html import chart_page
 
     specification = theme.dressed(chart, dark=dark)
     if format_ == "html":
-        return vl_convert.vegalite_to_html(specification, bundle=True).encode()
+        return chart_page(specification, name)
     if format_ == "json":
         return theme.vega_lite(specification)
     return chart_file(specification, format_, columns)  # type: ignore[arg-type]

@@ -167,7 +167,7 @@ def question(
 
         from pipelines.charts import answers
 
-        drawing = answers.draw(asked.name, pl.DataFrame(rows), header.key, header.asks)
+        drawing = answers.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
         require_data([drawing])
         show(drawing, asked.name, output)
     else:

@@ -13,7 +13,8 @@ CAPTION = (
     "Above, each point is one layer at one position: on the diagonal the estimate is exact, above it the estimate is "
     "too large. A fixed sample of at most 500 points a theorem (the smallest MD5 values of the row's key); rows in "
     "which estimate or truth is exactly 0 have no place on logarithmic axes and are left out; points below 1e-9 lie on "
-    "the edge. Below, the bias by decile of the truth, over all points and not the sample: the median of estimate over "
+    "the edge. Below, the bias by decile of the truth, over all points and not the sample (of a model with a "
+    "million or more over every second position, with more every third, and so on): the median of estimate over "
     "truth at the middle of the decile, with bars from the 10th to the 90th percentile; what is off by more than 30 "
     "times lies on the edge."
 )
@@ -140,11 +141,11 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         part = points.filter(pl.col("theorem") == theorem)
         if not part.is_empty():
             shown.append(_panel(part, panel))
-    sample = positive["decile"].null_count()
+    sample, behind = positive["decile"].null_count(), positive["n"].sum()
     told = [
         theme.models(frame),
         theme.temperatures(frame),
         *(hierarchy.LENSES[lens] for lens in theme.names(frame, "lens")),
     ]
-    subtitle = [" · ".join(told), f"{sample:,} points above, deciles of all points below"]
+    subtitle = [" · ".join(told), f"{sample:,} points above, deciles of {behind:,} below"]
     return theme.themed(alt.concat(*shown, columns=2, title=theme.title(TITLE, *subtitle)))

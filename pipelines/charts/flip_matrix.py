@@ -11,6 +11,8 @@ import polars as pl
 from pipelines.charts import theme
 from pipelines.charts.text import label
 
+# More variants than this get cells without numbers, so that 34 still fit one column of a paper.
+MOST_NUMBERED = 16
 TITLE = "Right answers that one variant has and another has not"
 CAPTION = (
     "Each cell counts the samples that the variant of its row answers right and the variant of its column wrong, of "
@@ -18,7 +20,8 @@ CAPTION = (
     "where both are dark the two are right on different questions. The dense model comes first, then by right answers "
     "(per cent behind the name). A dot marks pairs that differ: an exact McNemar test of the two cells with Holm's "
     "correction over all pairs, p < 0.05. No dot does not say that two variants are alike. Of more than 50 variants "
-    "those with the most right answers and the dense model are shown; the tests are over all. One chart a metric."
+    "those with the most right answers and the dense model are shown; the tests are over all. Of up to "
+    f"{MOST_NUMBERED} variants the counts stand in the cells. One chart a metric."
 )
 QUERY = """\
 with shown as (
@@ -39,8 +42,6 @@ semi join shown as others
 order by model, metric, recipe, other_recipe"""
 
 LEVEL = 0.05
-# More variants than this get cells without numbers, so that 34 still fit one column of a paper.
-MOST_NUMBERED = 16
 # Between a variant's name and its share of right answers.
 _BEHIND = "  "
 

@@ -10,8 +10,9 @@ from pipelines.charts import methods, theme
 
 TITLE = "What is left for what was removed"
 CAPTION = (
-    "One point a variant that removes parameters; the stepped line joins those that no other beats in both, starting "
-    "at the dense model, and names them where there is room (+1: so many more stand at the same place). Masked weights "
+    "One point a variant that removes parameters; the stepped line joins those that no other beats in both "
+    "(the dense model too, unless a smaller one scores more) and names them where there is room (+1: so many more "
+    "stand at the same place). Masked weights "
     "count as removed, quantization removes nothing and is left out. "
     f"{methods.SCORE_CAPTION}"
 )
@@ -77,7 +78,8 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         "parameters_removed_share:Q",
         title="parameters removed",
         scale=alt.Scale(domain=[0, 1.35 * float(named["parameters_removed_share"].max())], nice=False, padding=6),  # type: ignore[arg-type]
-        axis=alt.Axis(format="~%", grid=False, tickCount=5),
+        # Names need room behind the last point; there is nothing beyond all parameters.
+        axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=5),
     )
     y = alt.Y(
         "score:Q",

@@ -104,11 +104,13 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
     rate = alt.Scale(domain=[0, 1], nice=False)
     x = alt.X(
         "false_positive_rate:Q",
-        title="rest passed",
+        title="false positive rate",
         scale=rate,
         axis=alt.Axis(values=[0, 0.5, 1], format="~g", grid=False),
     )
-    y = alt.Y("true_positive_rate:Q", title="spikes caught", scale=rate, axis=alt.Axis(values=[0, 0.5, 1], format="~g"))
+    y = alt.Y(
+        "true_positive_rate:Q", title="true positive rate", scale=rate, axis=alt.Axis(values=[0, 0.5, 1], format="~g")
+    )
     base = alt.Chart().encode(color=_COLOR)
     chart = alt.layer(
         alt.Chart()
@@ -124,7 +126,7 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         ),
         base.transform_filter("isValid(datum.text)")
         .mark_text(align="right", fontSize=10, baseline="bottom")
-        .encode(x=alt.datum(0.98), y=alt.Y("at:Q", title="spikes caught"), text=alt.Text("text:N")),
+        .encode(x=alt.datum(0.98), y=alt.Y("at:Q", title="true positive rate"), text=alt.Text("text:N")),
         data=theme.rows(curves),
     )
     faceted: theme.AnyChart = (

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeAlias
 import altair as alt
 import polars as pl
 
+from pipelines.charts.sizes import Specification
 from pipelines.charts.text import label
 
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -200,10 +201,10 @@ def no_data(text: str, needs: str) -> AnyChart:
     )
 
 
-def missing(chart: AnyChart) -> str | None:
+def missing(specification: Specification) -> str | None:
     """Why a chart shows nothing; None where it shows data."""
-    told = chart.usermeta
-    return told[_MISSING] if isinstance(told, dict) else None
+    reason: str | None = specification.get("usermeta", {}).get(_MISSING)
+    return reason
 
 
 def config(dark: bool = False) -> dict[str, Any]:
@@ -273,12 +274,11 @@ def themed(chart: AnyChart) -> AnyChart:
     return styled
 
 
-def dressed(chart: AnyChart, *, dark: bool = False) -> dict[str, Any]:
-    """The chart's specification with the light or the dark look instead of its own."""
-    specification: dict[str, Any] = chart.to_dict()
+def dressed(specification: Specification, *, dark: bool = False) -> Specification:
+    """A chart with the light or the dark look instead of its own."""
     return {**specification, "config": config(dark=dark)}
 
 
-def vega_lite(specification: dict[str, Any]) -> bytes:
+def vega_lite(specification: Specification) -> bytes:
     """A specification as a file of Vega-Lite JSON, the same bytes every time."""
     return (json.dumps(specification, allow_nan=False, sort_keys=True) + "\n").encode()

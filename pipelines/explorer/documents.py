@@ -9,11 +9,12 @@ from itertools import combinations
 from typing import Any, TypeVar, cast
 
 from pipelines.charts.drawn import Drawn
+from pipelines.charts.html import embedded
 from pipelines.charts.registry import FIGURES, Figure
 from pipelines.explorer.frames import Ask, Frames
 from pipelines.explorer.index import Told, figure_entry, index, prompt_rows, variant_names
 from pipelines.explorer.order import Order
-from pipelines.explorer.page import embedded, packed
+from pipelines.explorer.page import packed
 from pipelines.explorer.pairs import AT_ONCE, MOST_PAIRS, Pairs, nearest, paired, turns
 from pipelines.explorer.pairs import TITLES as PAIR_TITLES
 from pipelines.explorer.shapes import Fact, FigureDocument, Index, PairDocument, Statement

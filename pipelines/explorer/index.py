@@ -113,7 +113,7 @@ def index(
     found = findings({key: frames.all(key) for key in FINDINGS}, models)
     return {
         "study": label(told.study),
-        "title": prose(told.title),
+        "title": prose(told.title or told.study),
         "live": is_live,
         "models": [_model(model) for model in models],
         "lens": _lens(frames),

@@ -6,17 +6,16 @@ What the documents say is decided in `documents`; how they look, in `static/`.
 import base64
 import functools
 import gzip
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 import jinja2
-import vl_convert
 from markupsafe import Markup
 
 from pipelines.charts import theme
+from pipelines.charts.html import embedded, hashes, vega_script
 from pipelines.charts.text import label
 
 # In this order they make one script; each only uses what stands before it, or is called later.
@@ -71,11 +70,11 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
 
 def policy(live: bool) -> str:
     """The content security policy: only these very scripts and this style, no eval, no network but `live`'s server."""
-    scripts = _hashes([_vendored("table-core.js"), _script(), _vega()])
+    scripts = hashes([_vendored("table-core.js"), _script(), vega_script()])
     directives = [
         "default-src 'none'",
         f"script-src {scripts}",
-        f"style-src {_hashes([_static('style.css')])}",
+        f"style-src {hashes([_static('style.css')])}",
         "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
@@ -84,21 +83,9 @@ def policy(live: bool) -> str:
     return "; ".join(directives)
 
 
-def _hashes(texts: Sequence[str]) -> str:
-    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
-    return " ".join(f"'sha256-{digest}'" for digest in digests)
-
-
-@functools.cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; vl-convert also draws the charts of files with it."""
-    # The stub of vl_convert forgets that the snippet is optional.
-    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
-
-
 @functools.cache
 def _packed_vega() -> str:
-    return _packed(_vega())
+    return _packed(vega_script())
 
 
 @functools.cache
@@ -126,9 +113,3 @@ def _packed(text: str) -> str:
     """The text as gzip in base64: a tenth of its size, and no text inside can end or reopen an element."""
     # A lone surrogate has no UTF-8; the time is left out so that the same documents make the same file.
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()
-
-
-def embedded(document: object) -> Markup:
-    """JSON that no text inside it can close or reopen: `<`, `>` and `&` only occur in strings and are escaped."""
-    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704

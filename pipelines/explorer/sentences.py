@@ -84,7 +84,8 @@ ranked as (
            row_number() over (
                partition by model order by collapse_step, variants.kl_step0_nats, recipe, prompt_id
            ) as by_step
-    from (select model, recipe, kl_step0_nats from variant_verdict) as variants
+    -- Who has not written anything cannot be seen to loop.
+    from (select * from variant_verdict semi join stg_generations using (model, recipe)) as variants
     left join loops using (model, recipe)
 )
 select model, count(distinct recipe) as variants,

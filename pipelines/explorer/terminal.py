@@ -120,8 +120,8 @@ def _legend() -> str:
     return (
         "KL(dense ‖ pruned) in nats along the generation, from left to right, the largest of each stretch: forced on "
         f"the dense model's tokens, free on its own. A bar begins at: {bars}. median: of KL free. flip: the first "
-        "token that differs, median over prompts. loops: prompts that fall into a loop. (?): the intervals of the "
-        "losses allow another verdict."
+        "token that differs, median over prompts. loops: prompts that fall into a loop. (?): the intervals of what "
+        "it stands on allow another verdict."
     )
 
 

@@ -93,7 +93,7 @@ def answers(frames: Frames, model: str) -> list[Answer]:
     if retrieval and len(verdicts["recipes_not_judged"] or ()) == verdicts["variants"]:
         return retrieval  # an encoder: it neither writes nor chooses
     collapses = _first(frames, "answers/collapse", model)
-    return [_safe(frames, model, verdicts), _collapse(model, collapses or {}), _layers(frames, model), *retrieval]
+    return [_safe(frames, model, verdicts), _collapse(model, collapses), _layers(frames, model), *retrieval]
 
 
 def _rows(frames: Frames, key: str, model: str) -> list[_Row]:
@@ -196,10 +196,12 @@ def _link(model: str, recipe: str) -> Link:
     return {"text": label(recipe), "href": variant_href(model, recipe)}
 
 
-def _collapse(model: str, found: _Row) -> Answer:
+def _collapse(model: str, found: _Row | None) -> Answer:
     links: list[Link] = []
     text = ""
-    if not found["variants_collapsed"]:
+    if found is None:
+        short = "Not known: no pruned variant has written a text."
+    elif not found["variants_collapsed"]:
         short = "Nowhere: no text of a pruned variant falls into a loop where the dense model's does not."
     else:
         mildest, earliest = (
@@ -279,7 +281,7 @@ def _layers(frames: Frames, model: str) -> Answer:
     return {
         "model": label(model, 200),
         "question": "Which layers carry it?",
-        "short": told[0] if told else "No layer was measured.",
+        "short": told[0] if told else "Not known: no pruned sublayer was measured after the final norm (lens normed).",
         "text": " ".join(told[1:]),
         "sql": sources,
         "links": links,

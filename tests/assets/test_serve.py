@@ -313,6 +313,13 @@ def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_own_places(war
         assert "reload it" in json.loads(body)["error"]
 
 
+def test_an_open_page_outlives_a_server_that_is_started_anew(warehouse: Path) -> None:
+    with Served(warehouse) as server:
+        version = server.data("index")["version"]
+    with Served(warehouse) as server:
+        assert server.data("variant/1", version=version)["id"]
+
+
 def test_readers_are_not_disturbed_by_a_run_that_writes(warehouse: Path) -> None:
     [file] = (warehouse / "decoding_steps").rglob("recipe=wanda-2of4/*.parquet")
     content = file.read_bytes()

@@ -26,7 +26,7 @@ SCALE = 0.5
 
 def render(chart: theme.AnyChart) -> bytes:
     """The chart as a small PNG, the same on every machine."""
-    specification = theme.dressed(chart)
+    specification = theme.dressed(chart.to_dict())
     specification["config"]["font"] = FONTS["sans"]
     text = json.dumps(specification, ensure_ascii=False).replace(theme.MONOSPACE, FONTS["monospace"])
     return vl_convert.vegalite_to_png(text.translate(PLAIN), scale=SCALE)

@@ -489,5 +489,5 @@ def test_what_cannot_be_split_says_so_instead_of_a_drawing_above_the_limit():
     for name in ("estimates", "flips"):
         figure = replace(FIGURES[name], most_bytes=2_900)
         for drawing in figure.draw_all(frames.ask(figure.query)):
-            assert theme.missing(drawing.chart) == "this part alone takes more than 0.0029 MB"
+            assert theme.missing(drawing.specification) == "this part alone takes more than 0.0029 MB"
             assert len(theme.vega_lite(drawing.chart.to_dict())) < 2_900

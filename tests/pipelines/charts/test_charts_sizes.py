@@ -72,9 +72,9 @@ def test_a_pdf_is_as_wide_as_the_columns_and_its_fonts_are_embedded():
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_in_the_dark_differs_in_its_config_alone_and_no_line_is_near_the_ground(name):
     figure = FIGURES[name]
-    chart = next(figure.draw_all(frames.ask(figure.query))).chart
-    light, dark = (theme.dressed(chart, dark=is_dark) for is_dark in (False, True))
-    assert {**light, "config": None} == {**chart.to_dict(), "config": None}
+    specification = next(figure.draw_all(frames.ask(figure.query))).specification
+    light, dark = (theme.dressed(specification, dark=is_dark) for is_dark in (False, True))
+    assert {**light, "config": None} == {**specification, "config": None}
     assert {key for key in light if light[key] != dark[key]} == {"config"}
     del light["config"], light["datasets"]
     if name in CELLS:

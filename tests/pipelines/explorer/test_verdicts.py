@@ -126,6 +126,12 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_t
     assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3", "#/tokens/m%40harsh/p/2"]
 
 
+def test_a_variant_that_has_not_written_is_not_among_those_that_do_not_loop():
+    verdicts = [{"recipe": name, "verdict": "safe"} for name in ("loops", "writes", "silent")]
+    texts = [("dense", "p", None, None), ("loops", "p", 0, 3), ("writes", "p", 1, None)]
+    assert "of 1 of 2 pruned variants that loop" in told(verdicts, stg_generations=texts)["collapse"]["short"]
+
+
 def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     carriers = [
         *(("far", layer, "mlp", share, place) for layer, share, place in ((7, 0.6, 1), (6, 0.3, 2), (5, 0.1, 3))),
@@ -141,6 +147,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
         ],
         layer_carriers=carriers,
         first_divergent_layer=parts,
+        stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
     )
     assert found["collapse"]["short"].startswith("Nowhere: no text of a pruned variant falls into a loop")
     # The three sublayers of `far` are all that it changed.
@@ -154,7 +161,11 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
 
 def test_what_was_not_measured_is_said_so():
     found = told([{"recipe": "a", "verdict": "not judged", "basis": None}])
-    assert found["layers"]["short"] == "No layer was measured."
+    assert found["layers"]["short"] == (
+        "Not known: no pruned sublayer was measured after the final norm (lens normed)."
+    )
+    assert found["collapse"]["short"] == "Not known: no pruned variant has written a text."
+    assert found["safe"]["short"] == "Not known: too little was measured to judge any of 1 pruned variants."
     assert answers(Frames(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
 
 
