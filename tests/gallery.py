@@ -18,6 +18,7 @@ from PIL import Image
 
 from assets import settings
 from pipelines.charts.registry import FIGURES, Figure
+from pipelines.charts.sizes import Specification
 from warehouse.catalogue import connect
 from warehouse.formats import markdown_escaped
 
@@ -47,28 +48,38 @@ def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
 
 def main(places: Sequence[str]) -> None:
     """Draws them."""
-    drawn, without_data = {}, dict(FIGURES)
-    wanted = [place.rpartition("=") for place in places] or [("", "", None)]
-    if unknown := {name for names, *_ in wanted for name in names.split(",") if name} - set(FIGURES):
-        sys.exit(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+    drawn: dict[str, bytes] = {}
+    for names, root in map(_asked, places or [""]):
+        with connect(settings.warehouse_root(root or None), explained=False) as connection:
+            for name in names:
+                frame = pl.DataFrame(connection.sql(FIGURES[name].query).to_arrow_table())
+                if name not in drawn and frame.height:
+                    drawn[name] = _picture(next(FIGURES[name].draw_all(frame)).specification)
+    if not drawn:
+        sys.exit(
+            f"no figure has data in {', '.join(places) or 'the warehouse'}; run a study there, such as `make demo`"
+        )
     for old in FOLDER.glob("*.png"):
         old.unlink()
-    for names, _, root in wanted:
-        with connect(settings.warehouse_root(root), explained=False) as connection:
-            for name, figure in list(without_data.items()):
-                if names and name not in names.split(","):
-                    continue
-                frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
-                if frame.is_empty():
-                    continue
-                drawn[name] = without_data.pop(name)
-                specification = next(figure.draw_all(frame)).specification
-                picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(specification, scale=1.2)))
-                # A repository keeps every version of a picture; fewer colours would lose those of small marks.
-                picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-                    FOLDER / f"{name}.png", optimize=True
-                )
-    PAGE.write_text(page({name: figure for name, figure in FIGURES.items() if name in drawn}, without_data))
+    for name, picture in drawn.items():
+        (FOLDER / f"{name}.png").write_bytes(picture)
+    parts = ({name: FIGURES[name] for name in FIGURES if (name in drawn) is is_drawn} for is_drawn in (True, False))
+    PAGE.write_text(page(*parts))
+
+
+def _asked(place: str) -> tuple[list[str], str]:
+    """The figures that a warehouse is asked for, and its path, which may have a = of its own."""
+    names, _, root = place.partition("=")
+    chosen = names.split(",")
+    return (chosen, root) if set(chosen) <= set(FIGURES) else (list(FIGURES), place)
+
+
+def _picture(specification: Specification) -> bytes:
+    picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(specification, scale=1.2)))
+    small = io.BytesIO()
+    # A repository keeps every version of a picture; fewer colours would lose those of small marks.
+    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 if __name__ == "__main__":

@@ -26,8 +26,6 @@ vegaEmbed("#chart", specification, {
 """
 _STYLE = """\
 body { margin: 12px; background: %s; font: 14px system-ui, sans-serif; color: #808080; }
-summary { width: fit-content; cursor: pointer; font-size: 0; }
-summary::after { content: "save"; font-size: 13px; }
 .vega-actions a { margin-right: 12px; color: #808080; }
 #vg-tooltip-element { visibility: hidden; position: fixed; padding: 8px; background: white; color: #222222; }
 #vg-tooltip-element { border: 1px solid #808080; font-size: 12px; max-width: 420px; overflow-wrap: anywhere; }
