@@ -134,6 +134,12 @@ function someOf(list, count, draw, what) {
   return [list.slice(0, count).map(draw), button];
 }
 
+// The keyboard goes on from an element that is no control.
+function land(element) {
+  element.tabIndex = -1;
+  element.focus();
+}
+
 function facts(list) {
   return el("dl", null, list.map((fact) => [el("dt", null, fact.name), el("dd", null, fact.text)]));
 }

@@ -68,7 +68,12 @@ async function show() {
 }
 
 document.addEventListener("click", (event) => {
-  if (event.target.closest('a[href^="#"]')) isByLink = true;
+  if (!event.defaultPrevented && event.target.closest('a[href^="#"]')) isByLink = true;
+});
+// Its address would be taken for that of a view.
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  land(main.querySelector("h1") ?? main);
 });
 addEventListener("hashchange", show);
 

@@ -135,6 +135,16 @@ def test_the_same_way_is_open_to_the_keyboard(page):
     assert page.js("return document.activeElement.getAttribute('aria-selected')") == "true"
 
 
+def test_the_skip_link_leads_into_the_view_and_keeps_its_address(page):
+    page.show(f"/variant/{WANDA}")
+    page.js("scrollTo(0, document.body.scrollHeight); document.querySelector('#skip').focus()")
+    page.press(Keys.ENTER)
+    assert page.js("return document.activeElement.tagName") == "H1"
+    assert 0 < page.js("return document.activeElement.getBoundingClientRect().top") < 900
+    assert "wanda-50" in heading(page)
+    assert page.driver.current_url.endswith(f"#/variant/{WANDA}")
+
+
 def test_one_token_of_each_text_is_chosen_and_in_the_keyboards_reach(page):
     page.show(f"/tokens/{WANDA}/sky/3")
     for side in (1, 2):
