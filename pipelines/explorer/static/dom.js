@@ -8,8 +8,13 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...nodes(children));
+  for (const child of nodes(children)) element.append(child);
   return element;
+}
+
+function refill(element, ...children) {
+  element.replaceChildren();
+  return fill(element, null, children);
 }
 
 // What views return: nested lists in which a part that does not apply is null, undefined or false.
@@ -50,6 +55,16 @@ function sqlLink(source, what, where = {}) {
 // Unknown text may change the direction of what follows it; <bdi> keeps it apart.
 function name(text, attributes) {
   return el("bdi", attributes, text);
+}
+
+// Of any number of values: as arguments of one call, as of Math.max, some 100,000 are too many.
+function extremes(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
 }
 
 function isNumber(value) {

@@ -55,7 +55,7 @@ async function show() {
   }
   if (shownHash !== hash) return; // the reader went on meanwhile
   forgetFigures();
-  main.replaceChildren(...nodes(content));
+  refill(main, content);
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
   for (const item of document.querySelectorAll("nav a")) {
     if (item.getAttribute("href") === `#/${section}`) item.setAttribute("aria-current", "page");

@@ -47,7 +47,7 @@ function variantsTable() {
   const place = el("div", null, variantsWith(index.columns.filter((column) => !column.is_detail)));
   if (!index.columns.some((column) => column.is_detail && !isConstant(column))) return place;
   const button = el("button", { type: "button", class: "more", onclick: () => {
-    place.replaceChildren(...nodes([variantsWith(index.columns)]));
+    refill(place, variantsWith(index.columns));
     button.remove();
   } }, "All columns");
   return [place, button];

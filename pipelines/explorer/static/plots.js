@@ -22,7 +22,7 @@ function pathOf(values, x, y, isShown = isNumber) {
 }
 
 // KL a step on one scale for all rows, so that rows can be held against each other; its root, so that small ones show.
-const sparkTop = Math.max(1, ...index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber));
+const sparkTop = Math.max(1, extremes(index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber))[1]);
 
 function sparkline(spark) {
   const [width, height] = [104, 26];
@@ -58,8 +58,9 @@ function hasPlace(value) {
 function powers(series) {
   const values = series.flatMap((one) => one.values).filter(hasPlace);
   if (!values.length) return null;
-  const low = Math.floor(Math.log10(Math.min(...values)));
-  return [low, Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values))))];
+  const [smallest, largest] = extremes(values);
+  const low = Math.floor(Math.log10(smallest));
+  return [low, Math.max(low + 1, Math.ceil(Math.log10(largest)))];
 }
 
 /* Curves over layers on a logarithmic axis, with a readout under the pointer.
@@ -136,7 +137,7 @@ function describe(series, places) {
   return series
     .map((one) => {
       const values = one.values.filter(isNumber);
-      const peak = Math.max(...values);
+      const [, peak] = extremes(values);
       return `${one.name} from ${number(values[0])} to ${number(values.at(-1))}, highest ${number(peak)} at ${places[one.values.indexOf(peak)]}`;
     })
     .join("; ");

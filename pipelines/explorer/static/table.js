@@ -45,8 +45,9 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
       else headings[place].removeAttribute("aria-sort");
     });
     const shown = table.getRowModel().rows;
-    body.replaceChildren(
-      ...shown.slice(0, most).map(({ original }) =>
+    refill(
+      body,
+      shown.slice(0, most).map(({ original }) =>
         el("tr", { class: rowClass?.(original) }, columns.map((column, place) => el(place ? "td" : "th", { scope: place ? null : "row", class: column.align, "data-column": column.id, "data-heading": headingText(column), "data-value": column.value(original) }, column.cell(original)))),
       ),
     );

@@ -169,7 +169,7 @@ function choose(view, texts, detail, step, focus, side = "dense") {
   const hash = route("tokens", view.variant.id, view.prompt.prompt_id, view.step) + (view.trajectory === "forced" ? "" : `/${view.trajectory}`);
   if (focus && location.hash !== hash) replaceRoute(hash);
   view.map?.follow(view.step);
-  detail.replaceChildren(...nodes(chosenToken(view, steps, at)));
+  refill(detail, chosenToken(view, steps, at));
   for (const { list, isChosen, top } of sides) if (isChosen && top !== null) list.scrollTop = top;
   const chosen = sides[side === "dense" ? 0 : 1];
   if (focus && chosen?.isChosen) chosen.piece.focus({ preventScroll: true });

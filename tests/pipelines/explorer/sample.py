@@ -88,6 +88,14 @@ def with_every_column() -> dict[str, Any]:
     return found | {"index": index}
 
 
+def with_long_answers() -> dict[str, Any]:
+    """The usual study where one variant has more steps than a call of a function takes arguments."""
+    found = documents()
+    first, second, *others = found["index"]["variants"]
+    long = second | {"spark": {"forced": [2.0] * 150_000, "free": [2.0] * 150_000}}
+    return found | {"index": found["index"] | {"variants": [first, long, *others]}}
+
+
 def hostile() -> dict[str, Any]:
     """The same study where every text from outside is an attack; a recipe has the name of JavaScript's prototype."""
     attacks = frames.HOSTILE

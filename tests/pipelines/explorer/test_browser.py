@@ -39,6 +39,7 @@ def urls(tmp_path_factory):
         "hostile": sample.hostile(),
         "figures": sample.with_every_figure(),
         "numbers": sample.with_every_column(),
+        "long": sample.with_long_answers(),
     }
     for name, documents in studies.items():
         path = folder / f"{name}.html"
@@ -265,6 +266,15 @@ def test_a_step_that_does_not_exist_becomes_one_that_does(page):
     for step in ("999", "-1", "x", ""):
         page.show(f"/tokens/{WANDA}/sky/{step}")
         assert "Step 0" in page.text(".detail h2")
+
+
+def test_answers_of_a_hundred_thousand_steps_and_more_do_not_leave_the_page_blank(opened):
+    reader = opened("long")
+    reader.show("/")
+    assert rows(reader, "variants")[0] == "dense"
+    wanted = "KL by step: forced ends at 2, free at 2 nats"
+    assert reader.one("svg.spark").get_attribute("aria-label") == wanted
+    assert reader.complaints() == []
 
 
 def test_the_table_sorts_with_what_was_not_measured_last_in_both_directions(page):
