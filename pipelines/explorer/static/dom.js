@@ -71,16 +71,21 @@ function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
-// Three digits, with small and large numbers by powers of ten; what was not measured is a dash.
-function number(value) {
+// To be glanced at: three digits, with small and large numbers by powers of ten; what was not measured is a dash.
+function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (Number.isInteger(value)) return signed(value.toLocaleString("en-US"));
-  if (size < 1e-3 || size >= 1e6) return signed(value.toExponential(1));
-  return signed(Number(value.toPrecision(3)).toLocaleString("en-US", { maximumSignificantDigits: 3 }));
+  if (size < 1e-3 || size >= 1e6) return signed(digits === 3 ? value.toExponential(1) : Number(value.toPrecision(digits)).toExponential());
+  return signed(value.toLocaleString("en-US", { maximumSignificantDigits: digits }));
+}
+
+// Every digit, for a reader's own query.
+function exact(value) {
+  return typeof value === "number" ? String(value) : number(value);
 }
 
 function signed(text) {

@@ -268,7 +268,12 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
         ],
         "carriers_sql": "all",
         "tables": [
-            {"title": "Tasks", "columns": ["task", "score"], "rows": [[prose(id_), 0.5], ["x", None]], "sql": "all"}
+            {
+                "title": "Tasks",
+                "columns": ["task", "score"],
+                "rows": [[prose(id_), 0.987654], ["x", 1234.56], ["y", 1.23456e-7], ["z", None]],
+                "sql": "all",
+            }
         ],
     }
 

@@ -45,7 +45,9 @@ def urls(tmp_path_factory):
         path = folder / f"{name}.html"
         path.write_text(render(documents, live=False), encoding="utf-8")
         found[name] = path.as_uri()
-    return found
+    live = folder / "live.html"
+    live.write_text(render({"index": studies["usual"]["index"]}, live=True), encoding="utf-8")
+    return found | {"live": live.as_uri()}
 
 
 @pytest.fixture(scope="module")
@@ -388,6 +390,65 @@ def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
     assert page.text("pre").endswith(") where model = 'it''s $1/'")  # its rows may be chosen by the model alone
     page.show("/sql/compare%2Ftasks/" + quote('$1="a\'$3"', safe="") + "/" + quote('$3=["x"]', safe=""))
     assert page.text("pre").endswith("where model = 'a''$3' and pair in $2 and one in ['x']::varchar[]")
+
+
+@pytest.fixture
+def answered(opened):
+    """The box for SQL over a page whose server, played by the page, answered with these numbers and texts."""
+    reader = opened("live")
+    answer = {
+        "columns": [{"name": name, "type": ""} for name in ("share", "count", "text, or none")],
+        "rows": [[0.99987, 12345678, 'a "b",\nc'], [-1234.5678901234567, 0, ""], [1e-7, "9007199254740993", None]],
+        "truncated": False,
+        "seconds": 0.1,
+    }
+    reader.js(
+        "window.fetch = async (url) => new Response(JSON.stringify(url === 'sql' ? arguments[0] : {}));"
+        "navigator.clipboard.writeText = async (text) => { window.copied = text; };",
+        answer,
+    )
+    reader.show("/sql")
+    reader.click(reader.one("button.run"))
+    reader.wait(lambda: reader.all(".result table"))
+    yield reader
+    reader.show("/")
+    assert reader.complaints() == []
+
+
+def cells(reader, label):
+    rows = "[...document.querySelectorAll(arguments[0])].map((row) => [...row.cells].map((cell) => cell.innerText))"
+    return reader.js(f"return {rows}", f"[aria-label^='{label}'] tbody tr")
+
+
+def test_the_box_shows_every_digit_of_a_querys_numbers(answered):
+    assert [row[:2] for row in cells(answered, "rows")] == [
+        ["0.99987", "12345678"],
+        ["-1234.5678901234567", "0"],
+        ["1e-7", "9007199254740993"],
+    ]
+
+
+CSV = 'share,count,"text, or none"\r\n0.99987,12345678,"a ""b"",\nc"\r\n-1234.5678901234567,0,""\r\n1e-7,9007199254740993,\r\n'
+
+
+def test_a_result_is_copied_as_csv_by_keyboard_and_the_button_says_so(answered):
+    answered.js("[...document.querySelectorAll('.result button')].find((one) => one.textContent === 'Copy as CSV').focus()")
+    answered.press(Keys.ENTER)
+    answered.wait(lambda: answered.js("return document.activeElement.textContent") == "Copied")
+    assert answered.js("return window.copied") == CSV
+
+
+def test_where_no_page_may_copy_the_csv_is_selected(answered):
+    answered.js("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    answered.click(next(button for button in answered.all(".result button") if button.text == "Copy as CSV"))
+    answered.wait(lambda: answered.js("return document.activeElement.tagName") == "TEXTAREA")
+    answered.js("delete navigator.clipboard")
+    assert answered.js("return getSelection().toString()") == CSV.replace("\r\n", "\n")  # a box has its own ends of lines
+
+
+def test_tables_of_statements_keep_their_six_digits(page):
+    page.show(f"/variant/{WANDA}")
+    assert cells(page, "Tasks") == [["tiny@wanda-50", "0.987654"], ["x", "1,234.56"], ["y", "1.23456e-7"], ["z", "–"]]
 
 
 @pytest.mark.parametrize("name", ["usual", "hostile"])
