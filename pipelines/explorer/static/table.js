@@ -71,8 +71,8 @@ function compare(a, b) {
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-// Rows as a query gave them; those of the documents have numbers of six digits.
-function plainTable({ label, columns, rows, filter = false, limit, isCards, show = (value) => number(value, 6) }) {
+// Rows as a query gave them; those of the documents have numbers of six digits. isMarked(row, place): numbers that stand out.
+function plainTable({ label, columns, rows, filter = false, limit, isCards, show = (value) => number(value, 6), isMarked = () => false }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({
     label,
@@ -85,7 +85,7 @@ function plainTable({ label, columns, rows, filter = false, limit, isCards, show
       heading,
       align: isNumeric[place] ? "number" : null,
       value: (row) => row[place],
-      cell: (row) => (typeof row[place] === "string" ? name(row[place]) : show(row[place])),
+      cell: (row) => (typeof row[place] === "string" ? name(row[place]) : isMarked(row, place) ? el("b", null, "◆ ", show(row[place])) : show(row[place])),
     })),
   });
 }

@@ -159,15 +159,14 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "heading": heading,
                 "doc": "",
                 "form": form,
-                "better": better,
                 "sql": "all",
                 "of": of,
                 "is_detail": is_detail,
             }
-            for name, heading, form, better, of, is_detail in (
-                ("kl", "KL", "number", "low", None, False),
-                ("same", "same top token", "percent", "high", None, False),
-                ("looped", "looped", "count", "low", "prompts", True),
+            for name, heading, form, of, is_detail in (
+                ("kl", "KL", "number", None, False),
+                ("same", "same top token", "percent", None, False),
+                ("looped", "looped", "count", "prompts", True),
             )
         ],
         "variants": variants,
@@ -288,7 +287,7 @@ def _pair(model: str, a: str, b: str) -> PairDocument:
             {
                 "title": "Two variants on the same samples of tasks",
                 "columns": [*columns, "only_b_right"],
-                "rows": [[*row, 5]],
+                "rows": [[*row, 5], [*row[:5], 0.125, 0.375, 0, 2]],
                 "sql": {"key": "compare/tasks", "where": {"$1": model, "$2": [{"a": a, "b": b}], "$3": [a, b]}},
             }
         ],

@@ -318,10 +318,11 @@ def test_two_variants_stand_beside_each_other_with_their_difference(page):
         "return [...document.querySelectorAll(\"[aria-label='numbers of both'] tbody tr\")]"
         ".map((row) => [...row.cells].map((cell) => cell.innerText))"
     ) == [
-        ["KL", "1.5", "0.25", "−1.25 ▲"],
-        ["same top token, %", "40.0", "80.0", "+40.0 ▲"],
-        ["looped", "1/2", "0/2", "−1 ▲"],
+        ["KL", "1.5", "0.25", "−1.25"],
+        ["same top token, %", "40.0", "80.0", "+40.0"],
+        ["looped", "1/2", "0/2", "−1"],
     ]
+    assert "Which of these differences hold" in page.text()  # nothing here says that one side is better
 
 
 def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
@@ -345,6 +346,15 @@ def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
     )
     page.show(f"/compare/{WANDA}/{WANDA}")
     assert "Choose two variants" in page.text(".paired")
+
+
+def test_a_paired_difference_whose_interval_leaves_out_0_is_marked_by_more_than_colour(page):
+    for first, second, differences in ((WANDA, DROP, ["0.25", "◆ 0.25"]), (DROP, WANDA, ["−0.25", "◆ −0.25"])):
+        page.show(f"/compare/{first}/{second}")
+        assert [row[4] for row in cells(page, "Two variants")] == differences
+        assert "◆ The row’s own interval leaves out 0" in page.text(".paired")
+    page.show(f"/compare/{WANDA}/{MAGNITUDE}")
+    assert "◆" not in page.text(".paired")  # counts have no interval
 
 
 def test_a_pair_without_paired_statistics_still_has_its_counts_of_right_answers(page):
@@ -432,7 +442,9 @@ CSV = 'share,count,"text, or none"\r\n0.99987,12345678,"a ""b"",\nc"\r\n-1234.56
 
 
 def test_a_result_is_copied_as_csv_by_keyboard_and_the_button_says_so(answered):
-    answered.js("[...document.querySelectorAll('.result button')].find((one) => one.textContent === 'Copy as CSV').focus()")
+    answered.js(
+        "[...document.querySelectorAll('.result button')].find((one) => one.textContent === 'Copy as CSV').focus()"
+    )
     answered.press(Keys.ENTER)
     answered.wait(lambda: answered.js("return document.activeElement.textContent") == "Copied")
     assert answered.js("return window.copied") == CSV
@@ -443,7 +455,9 @@ def test_where_no_page_may_copy_the_csv_is_selected(answered):
     answered.click(next(button for button in answered.all(".result button") if button.text == "Copy as CSV"))
     answered.wait(lambda: answered.js("return document.activeElement.tagName") == "TEXTAREA")
     answered.js("delete navigator.clipboard")
-    assert answered.js("return getSelection().toString()") == CSV.replace("\r\n", "\n")  # a box has its own ends of lines
+    assert answered.js("return getSelection().toString()") == CSV.replace(
+        "\r\n", "\n"
+    )  # a box has its own ends of lines
 
 
 def test_tables_of_statements_keep_their_six_digits(page):
