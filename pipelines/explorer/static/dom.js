@@ -150,7 +150,11 @@ function headingOver(title, columns, where) {
 // The first few of a long list; a button brings the rest.
 function someOf(list, count, draw, what) {
   if (list.length <= count + 2) return list.map(draw);
-  const button = el("button", { type: "button", class: "more", onclick: () => button.replaceWith(...nodes(list.slice(count).map(draw))) }, `All ${list.length} ${what}`);
+  const button = el("button", { type: "button", class: "more", onclick: () => {
+    const rest = nodes(list.slice(count).map(draw));
+    button.replaceWith(fill(document.createDocumentFragment(), null, rest));
+    if (rest.length) land(rest[0].querySelector("h3"));
+  } }, `All ${list.length} ${what}`);
   return [list.slice(0, count).map(draw), button];
 }
 

@@ -49,6 +49,9 @@ function variantsTable() {
   const button = el("button", { type: "button", class: "more", onclick: () => {
     refill(place, variantsWith(index.columns));
     button.remove();
+    // On a narrow screen a column has no heading: its first value then.
+    const added = index.columns.find((column) => column.is_detail && !isConstant(column));
+    land([...place.querySelectorAll(`[data-column="${added.name}"]`)].find((one) => one.getClientRects().length));
   } }, "All columns");
   return [place, button];
 }

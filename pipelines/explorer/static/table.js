@@ -29,7 +29,12 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
     draw();
   };
   const body = el("tbody");
-  const more = el("button", { type: "button", class: "more", onclick: () => { most = Infinity; draw(); } }, `All ${rows.length} rows`);
+  const more = el("button", { type: "button", class: "more", onclick: () => {
+    const first = most;
+    most = Infinity;
+    draw();
+    land(body.rows[first]);
+  } });
   const count = el("span", { class: "hint", role: "status" });
   const headings = columns.map((column) =>
     el("th", { scope: "col", class: column.align, "data-column": column.id }, el("button", { type: "button", title: column.doc, onclick: () => turn(column.id) }, column.heading)),
@@ -52,6 +57,7 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
       ),
     );
     more.hidden = shown.length <= most;
+    more.textContent = `All ${shown.length} rows`;
     if (filter) count.textContent = shown.length === rows.length ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`;
   }
   set({});

@@ -40,6 +40,7 @@ def urls(tmp_path_factory):
         "figures": sample.with_every_figure(),
         "numbers": sample.with_every_column(),
         "long": sample.with_long_answers(),
+        "many": sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
     }
     for name, documents in studies.items():
         path = folder / f"{name}.html"
@@ -299,15 +300,50 @@ def test_the_filter_keeps_the_rows_that_have_the_text_in_any_case(page):
 
 def test_a_long_table_shows_its_first_rows_until_the_rest_is_asked_for(page):
     assert len(rows(page, "claims")) == 8
-    page.click(next(button for button in page.all("button.more") if button.text == "All 15 rows"))
+    more(page, "All 15 rows")
     assert len(rows(page, "claims")) == 15
+    assert page.js("return document.activeElement.rowIndex") == 9  # below eight and the headings
+
+
+def more(reader, text):
+    reader.click(next(button for button in reader.all("button.more") if button.text == text))
+
+
+def test_of_filtered_rows_the_button_offers_as_many_as_there_are(opened):
+    reader = opened("many")
+    reader.show("/")
+    box = reader.one("[aria-label='Filter: prompts']")
+    box.send_keys("sky")
+    more(reader, "All 20 rows")
+    assert rows(reader, "prompts") == [f"sky-{n}" for n in range(20)]
+    assert reader.js("return document.activeElement.cells[0].innerText") == "sky-12"
+
+
+def test_the_keyboard_goes_on_at_the_first_of_the_prompts_that_were_asked_for(opened):
+    reader = opened("many")
+    for path in (f"/variant/{WANDA}", f"/compare/{WANDA}/{DROP}"):
+        reader.show(path)
+        more(reader, "All 40 prompts")
+        assert len(reader.all(".prompt")) == 40
+        assert reader.js("return document.activeElement.innerText").startswith("sky-3")  # the seventh
+
+
+@pytest.mark.parametrize(("width", "element"), [(1280, "TH"), (390, "TD")])
+def test_the_keyboard_goes_on_at_the_first_of_the_columns_that_were_asked_for(page, width, element):
+    page.width(width)
+    more(page, "All columns")
+    assert page.js("return [document.activeElement.tagName, document.activeElement.dataset.column]") == [
+        element,
+        "looped",
+    ]
+    page.show("/licences")  # and leave the table as it was
 
 
 def test_columns_of_detail_show_when_all_are_asked_for_and_a_part_beside_its_whole(page):
     headings = page.text("[aria-label='variants'] thead")
     assert "same top token, %" in headings
     assert "looped" not in headings
-    page.click(next(button for button in page.all("button.more") if button.text == "All columns"))
+    more(page, "All columns")
     cells = page.all("[aria-label='variants'] tbody [data-column='looped']")
     assert sorted(cell.text for cell in cells) == ["0/2", "0/2", "1/2", "1/2"]
 
@@ -381,6 +417,25 @@ def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
     known = len(sample.PLACES) - 1  # the first place was not measured; z is exactly 0 everywhere
     assert [marks_of(chart, space) for space in CURVES[:3]] == [known, 0, known]
     assert "h from" in chart.get_attribute("aria-label")
+
+
+def test_curves_tell_their_values_to_the_arrow_keys(page):
+    page.show(f"/variant/{WANDA}")
+    page.js("document.querySelector('svg.curves').focus()")
+
+    def readout(*keys):
+        for key in keys:
+            ActionChains(page.driver).send_keys(key).perform()
+        return page.text(".small .readout")
+
+    assert readout() == ""
+    assert readout(Keys.ARROW_RIGHT) == "0 attn (changed): h – · p 0.3"
+    assert readout(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT) == "1 attn (changed): h 3.0e-4 · p 0.003"
+    assert page.one("svg.curves .hair").get_attribute("d")
+    assert readout(Keys.END, Keys.ARROW_RIGHT, Keys.ARROW_LEFT) == "2 attn (changed): h 0.03 · p 3.0e-5"
+    assert readout(Keys.HOME, Keys.ARROW_LEFT) == "0 attn (changed): h – · p 0.3"
+    assert page.one(".small .readout").get_attribute("aria-live") == "polite"
+    assert readout(Keys.TAB) == ""
 
 
 def test_every_statement_leads_to_its_sql(page):
