@@ -76,13 +76,14 @@ async function paired(a, b) {
   );
 }
 
+// Four digits, with which all columns fit a window.
 function pairedTable(table, isTurned) {
   const { columns, rows } = isTurned ? turned(table) : table;
   const [difference, low, high] = ["difference", "difference_low", "difference_high"].map((column) => columns.indexOf(column));
   const isMarked = (row, place) => place === difference && (row[low] > 0 || row[high] < 0);
   return [
     el("h3", null, table.title, sqlLink(table.sql, table.title)),
-    plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true, isMarked }),
+    plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true, show: (value) => number(value, 4), isMarked }),
     rows.some((row) => isMarked(row, difference)) && el("p", { class: "hint" }, "◆ The row’s own interval leaves out 0; it is not corrected for the number of rows."),
   ];
 }
@@ -97,7 +98,7 @@ async function counted(a, b, isTurned) {
 }
 
 const PAIRED_HEADINGS = {
-  measured_on: "measured on", a: "A", b: "B", difference: "B − A", difference_se: "± s.e.", difference_low: "from", difference_high: "to", noise_p95: "KL of rounding (p95)",
+  measured_on: "measured on", a: "A", b: "B", difference: "B − A", difference_se: "± s.e.", difference_low: "from", difference_high: "to", noise_p95: "KL of rounding (p95), nats",
   only_a_right: "only A right", only_b_right: "only B right", mcnemar_p: "McNemar p", holm_p: "Holm p", clusters: "units",
 };
 

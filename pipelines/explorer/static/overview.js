@@ -72,7 +72,7 @@ function variantsWith(columns) {
       { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: verdict },
       {
         id: "spark",
-        heading: ["KL by step ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
+        heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
         doc: "mean over prompts, one scale for all rows; sorts by the mean of the free one",
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),

@@ -77,14 +77,17 @@ def with_every_figure() -> dict[str, Any]:
     return found | {"index": found["index"] | {"figures": entries}}
 
 
-def with_every_column() -> dict[str, Any]:
-    """The usual study with every number that the overview may have, as wide as they come."""
+def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
+    """The usual study with every number that the overview may have, as wide as they come.
+
+    Counts are at most `count` of `whole`.
+    """
     found = documents()
-    widest = {"percent": 0.9876, "number": 0.0012345, "count": 123}
+    widest = {"percent": 0.9876, "number": 0.0012345, "count": count}
     index = found["index"] | {"columns": list(COLUMNS)}
     for n, entry in enumerate(index["variants"]):
         numbers = {column["name"]: widest[column["form"]] / (n + 1) for column in COLUMNS}
-        entry["numbers"] = numbers | {column["of"]: 1234 for column in COLUMNS if column["of"]}
+        entry["numbers"] = numbers | {column["of"]: whole for column in COLUMNS if column["of"]}
     return found | {"index": index}
 
 

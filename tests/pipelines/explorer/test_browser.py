@@ -39,6 +39,7 @@ def urls(tmp_path_factory):
         "hostile": sample.hostile(),
         "figures": sample.with_every_figure(),
         "numbers": sample.with_every_column(),
+        "counts": sample.with_every_column(count=60, whole=60),
         "long": sample.with_long_answers(),
         "many": sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
     }
@@ -493,7 +494,10 @@ def test_the_box_shows_every_digit_of_a_querys_numbers(answered):
     ]
 
 
-CSV = 'share,count,"text, or none"\r\n0.99987,12345678,"a ""b"",\nc"\r\n-1234.5678901234567,0,""\r\n1e-7,9007199254740993,\r\n'
+CSV = (
+    'share,count,"text, or none"\r\n0.99987,12345678,"a ""b"",\nc"\r\n'
+    '-1234.5678901234567,0,""\r\n1e-7,9007199254740993,\r\n'
+)
 
 
 def test_a_result_is_copied_as_csv_by_keyboard_and_the_button_says_so(answered):
@@ -621,6 +625,34 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, widt
         assert reader.js("return document.documentElement.scrollWidth") <= width, path
     reader.width(1280)
     assert reader.complaints() == []
+
+
+UNITS = ("KL by step, nats", "KL, step 0, nats", "KL, forced, nats", "KL, free, nats", "first flip, step")
+
+
+def test_headings_of_the_overview_say_units_and_its_fifteen_columns_fit_the_window(opened):
+    reader = opened("counts")
+    reader.show("/")
+    headings = [heading.text for heading in reader.all("[aria-label='variants'] thead th")]
+    assert len(headings) == 15
+    assert [unit for unit in UNITS if not any(heading.startswith(unit) for heading in headings)] == []
+    assert reader.js("const box = document.querySelector('.cards'); return box.scrollWidth <= box.clientWidth")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_units_stand_beside_the_numbers_of_a_variant_and_on_a_phones_cards(opened, width):
+    reader = opened("counts")
+    reader.show(f"/variant/{WANDA}", width)
+    tiles = [tile.text for tile in reader.all(".numbers span")]
+    assert set(UNITS[1:]) <= set(tiles)
+    reader.show(f"/tokens/{WANDA}/sky/1", width)
+    tiles = [tile.text for tile in reader.all(".numbers span")]
+    assert {"KL, nats", "entropy dense, nats", "margin pruned, logits"} <= set(tiles)
+    reader.show("/", width)
+    cell = "document.querySelector('[aria-label=variants] td[data-column=kl_step0_nats]')"
+    before = reader.js(f"return getComputedStyle({cell}, '::before').content")
+    assert (before == "attr(data-heading)" or "KL, step 0, nats" in before) == (width == 390)
+    reader.width(1280)
 
 
 def test_the_numbers_of_two_variants_fit_a_phone_with_their_names_in_full(opened):
