@@ -25,36 +25,31 @@ def _column(
     heading: str,
     doc: str,
     form: Literal["percent", "number", "count"],
-    better: Literal["low", "high"] | None,
     sql: str = "variants",
     *,
     of: str | None = None,
     is_detail: bool = False,
 ) -> Column:
-    return Column(name=name, heading=heading, doc=doc, form=form, better=better, sql=sql, of=of, is_detail=is_detail)
+    return Column(name=name, heading=heading, doc=doc, form=form, sql=sql, of=of, is_detail=is_detail)
 
 
 _KL = "KL(dense ‖ pruned)"
 COLUMNS: tuple[Column, ...] = (
-    _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent", None),
-    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", None, is_detail=True),
-    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", None, is_detail=True),
-    _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "low", "verdicts"),
-    _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "low", "verdicts"),
-    _column("kl_step0_nats", "KL, step 0", f"{_KL} in nats at the first generated token, mean", "number", "low"),
-    _column("kl_teacher_forced_median_nats", "KL, forced", f"median {_KL}, on the dense tokens", "number", "low"),
-    _column("kl_free_running_median_nats", "KL, free", f"median {_KL}, each on its own tokens", "number", "low"),
-    _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent", "high"),
-    _column("first_flip_step_median", "first flip", "first step with another token, median", "count", "high"),
-    _column(
-        "prompts_flipped", "flipped", "texts that leave the dense one", "count", "low", of="prompts", is_detail=True
-    ),
-    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", "low", of="prompts"),
-    _column(
-        "prompts_correct", "correct", "right answers to prompts that have one", "count", "high", of="prompts_graded"
-    ),
-    _column("options_argmax_kept", "choices kept", "questions whose option stays", "count", "high", of="questions"),
-    _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "high", "ndcg"),
+    _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent"),
+    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", is_detail=True),
+    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
+    _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "verdicts"),
+    _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "verdicts"),
+    _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
+    _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
+    _column("kl_free_running_median_nats", "KL, free, nats", f"median {_KL}, each on its own tokens", "number"),
+    _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent"),
+    _column("first_flip_step_median", "first flip, step", "first step with another token, median", "count"),
+    _column("prompts_flipped", "flipped", "texts that leave the dense one", "count", of="prompts", is_detail=True),
+    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts"),
+    _column("prompts_correct", "correct", "right answers to prompts that have one", "count", of="prompts_graded"),
+    _column("options_argmax_kept", "choices kept", "questions whose option stays", "count", of="questions"),
+    _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
 )
 
 
@@ -194,7 +189,6 @@ def _numbers(
                 f"perplexity, {label(text)}",
                 "perplexity on the text",
                 "number",
-                "low",
                 "perplexity",
                 is_detail=number_of > 0,
             )

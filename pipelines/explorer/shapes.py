@@ -28,7 +28,6 @@ class Column(TypedDict):
     heading: str
     doc: str
     form: Literal["percent", "number", "count"]  # percent: values are shares of 1
-    better: Literal["low", "high"] | None
     sql: str
     of: str | None  # key of what it is a part of
     is_detail: bool  # left out of the overview until a reader asks for all columns

@@ -22,7 +22,7 @@ async function comparePage(first, second) {
         { id: "b", heading: "B", align: "number", value: (column) => b.numbers[column.name], cell: (column) => cellOf(column, b) },
         { id: "difference", heading: "B − A", align: "number", value: (column) => gap(a, b, column), cell: (column) => difference(a, b, column) },
       ],
-    }), el("p", { class: "hint" }, "▲ B is better, ▼ A is better, where the quantity has a better end.")),
+    }), a.model === b.model && el("p", { class: "hint" }, "Which of these differences hold: see the paired statistics below, with intervals.")),
     statistics,
     el("section", null, el("h2", null, "Layers", sqlLink(ownA.layers_sql, "layers of A", a.where), sqlLink(ownB.layers_sql, "layers of B", b.where)), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
     a.model === b.model && el("section", null, el("h2", null, "Texts", sqlLink(ownA.prompts_sql, "texts of A", a.where), sqlLink(ownB.prompts_sql, "texts of B", b.where)), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(ownA.prompts, 6, (summary) => {
@@ -43,8 +43,7 @@ function gap(a, b, column) {
 function difference(a, b, column) {
   const value = gap(a, b, column);
   if (value === null) return "–";
-  const better = column.better && value !== 0 ? ((value > 0) === (column.better === "high") ? " ▲" : " ▼") : "";
-  return `${value > 0 ? "+" : ""}${cell(column, value)}${better}`;
+  return `${value > 0 ? "+" : ""}${cell(column, value)}`;
 }
 
 function overlaid(scope, a, b) {
@@ -77,9 +76,16 @@ async function paired(a, b) {
   );
 }
 
+// Four digits, with which all columns fit a window.
 function pairedTable(table, isTurned) {
   const { columns, rows } = isTurned ? turned(table) : table;
-  return [el("h3", null, table.title, sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true })];
+  const [difference, low, high] = ["difference", "difference_low", "difference_high"].map((column) => columns.indexOf(column));
+  const isMarked = (row, place) => place === difference && (row[low] > 0 || row[high] < 0);
+  return [
+    el("h3", null, table.title, sqlLink(table.sql, table.title)),
+    plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true, show: (value) => number(value, 4), isMarked }),
+    rows.some((row) => isMarked(row, difference)) && el("p", { class: "hint" }, "◆ The row’s own interval leaves out 0; it is not corrected for the number of rows."),
+  ];
 }
 
 // Of a pair without statistics of its own, what all pairs have; nothing where no task was asked of both.
@@ -92,7 +98,7 @@ async function counted(a, b, isTurned) {
 }
 
 const PAIRED_HEADINGS = {
-  measured_on: "measured on", a: "A", b: "B", difference: "B − A", difference_se: "± s.e.", difference_low: "from", difference_high: "to", noise_p95: "KL of rounding (p95)",
+  measured_on: "measured on", a: "A", b: "B", difference: "B − A", difference_se: "± s.e.", difference_low: "from", difference_high: "to", noise_p95: "KL of rounding (p95), nats",
   only_a_right: "only A right", only_b_right: "only B right", mcnemar_p: "McNemar p", holm_p: "Holm p", clusters: "units",
 };
 

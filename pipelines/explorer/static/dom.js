@@ -8,8 +8,13 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...nodes(children));
+  for (const child of nodes(children)) element.append(child);
   return element;
+}
+
+function refill(element, ...children) {
+  element.replaceChildren();
+  return fill(element, null, children);
 }
 
 // What views return: nested lists in which a part that does not apply is null, undefined or false.
@@ -52,20 +57,35 @@ function name(text, attributes) {
   return el("bdi", attributes, text);
 }
 
+// Of any number of values: as arguments of one call, as of Math.max, some 100,000 are too many.
+function extremes(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
+}
+
 function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
-// Three digits, with small and large numbers by powers of ten; what was not measured is a dash.
-function number(value) {
+// To be glanced at: three digits, with small and large numbers by powers of ten; what was not measured is a dash.
+function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (Number.isInteger(value)) return signed(value.toLocaleString("en-US"));
-  if (size < 1e-3 || size >= 1e6) return signed(value.toExponential(1));
-  return signed(Number(value.toPrecision(3)).toLocaleString("en-US", { maximumSignificantDigits: 3 }));
+  if (size < 1e-3 || size >= 1e6) return signed(digits === 3 ? value.toExponential(1) : Number(value.toPrecision(digits)).toExponential());
+  return signed(value.toLocaleString("en-US", { maximumSignificantDigits: digits }));
+}
+
+// Every digit, for a reader's own query.
+function exact(value) {
+  return typeof value === "number" ? String(value) : number(value);
 }
 
 function signed(text) {
@@ -130,8 +150,18 @@ function headingOver(title, columns, where) {
 // The first few of a long list; a button brings the rest.
 function someOf(list, count, draw, what) {
   if (list.length <= count + 2) return list.map(draw);
-  const button = el("button", { type: "button", class: "more", onclick: () => button.replaceWith(...nodes(list.slice(count).map(draw))) }, `All ${list.length} ${what}`);
+  const button = el("button", { type: "button", class: "more", onclick: () => {
+    const rest = nodes(list.slice(count).map(draw));
+    button.replaceWith(fill(document.createDocumentFragment(), null, rest));
+    if (rest.length) land(rest[0].querySelector("h3"));
+  } }, `All ${list.length} ${what}`);
   return [list.slice(0, count).map(draw), button];
+}
+
+// The keyboard goes on from an element that is no control.
+function land(element) {
+  element.tabIndex = -1;
+  element.focus();
 }
 
 function facts(list) {

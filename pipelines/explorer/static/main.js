@@ -55,7 +55,7 @@ async function show() {
   }
   if (shownHash !== hash) return; // the reader went on meanwhile
   forgetFigures();
-  main.replaceChildren(...nodes(content));
+  refill(main, content);
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
   for (const item of document.querySelectorAll("nav a")) {
     if (item.getAttribute("href") === `#/${section}`) item.setAttribute("aria-current", "page");
@@ -68,7 +68,12 @@ async function show() {
 }
 
 document.addEventListener("click", (event) => {
-  if (event.target.closest('a[href^="#"]')) isByLink = true;
+  if (!event.defaultPrevented && event.target.closest('a[href^="#"]')) isByLink = true;
+});
+// Its address would be taken for that of a view.
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  land(main.querySelector("h1") ?? main);
 });
 addEventListener("hashchange", show);
 

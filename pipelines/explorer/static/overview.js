@@ -47,8 +47,11 @@ function variantsTable() {
   const place = el("div", null, variantsWith(index.columns.filter((column) => !column.is_detail)));
   if (!index.columns.some((column) => column.is_detail && !isConstant(column))) return place;
   const button = el("button", { type: "button", class: "more", onclick: () => {
-    place.replaceChildren(...nodes([variantsWith(index.columns)]));
+    refill(place, variantsWith(index.columns));
     button.remove();
+    // On a narrow screen a column has no heading: its first value then.
+    const added = index.columns.find((column) => column.is_detail && !isConstant(column));
+    land([...place.querySelectorAll(`[data-column="${added.name}"]`)].find((one) => one.getClientRects().length));
   } }, "All columns");
   return [place, button];
 }
@@ -69,7 +72,7 @@ function variantsWith(columns) {
       { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: verdict },
       {
         id: "spark",
-        heading: ["KL by step ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
+        heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
         doc: "mean over prompts, one scale for all rows; sorts by the mean of the free one",
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),

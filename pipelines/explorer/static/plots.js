@@ -22,7 +22,7 @@ function pathOf(values, x, y, isShown = isNumber) {
 }
 
 // KL a step on one scale for all rows, so that rows can be held against each other; its root, so that small ones show.
-const sparkTop = Math.max(1, ...index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber));
+const sparkTop = Math.max(1, extremes(index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber))[1]);
 
 function sparkline(spark) {
   const [width, height] = [104, 26];
@@ -58,11 +58,12 @@ function hasPlace(value) {
 function powers(series) {
   const values = series.flatMap((one) => one.values).filter(hasPlace);
   if (!values.length) return null;
-  const low = Math.floor(Math.log10(Math.min(...values)));
-  return [low, Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values))))];
+  const [smallest, largest] = extremes(values);
+  const low = Math.floor(Math.log10(smallest));
+  return [low, Math.max(low + 1, Math.ceil(Math.log10(largest)))];
 }
 
-/* Curves over layers on a logarithmic axis, with a readout under the pointer.
+/* Curves over layers on a logarithmic axis, with a readout under the pointer or by the arrow keys.
    series: [{name, className, mark, dashed, values}]; places: ["0 attn", …]; changed: which places the recipe changed. */
 function layerCurves({ title, places, changed, series, markers = [] }) {
   const shown = series.filter((one) => one.values.some(hasPlace));
@@ -71,7 +72,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   const [width, height, left, right, top, bottom] = [560, 216, 46, 58, 12, 40];
   const x = (place) => left + ((width - left - right) * (place + 0.5)) / places.length;
   const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
-  const readout = el("span", { class: "readout" });
+  const readout = el("span", { class: "readout", "aria-live": "polite" });
   const every = Math.ceil((ends[1] - ends[0]) / 5);
   const grid = [];
   for (let power = ends[0]; power <= ends[1]; power += every) {
@@ -110,24 +111,33 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   const hair = svg("path", { class: "hair", d: "" });
   const drawing = svg(
     "svg",
-    { class: "curves", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${describe(shown, places)}` },
+    { class: "curves", viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img", "aria-label": `${title}: ${describe(shown, places)}` },
     grid,
     flags,
     curves,
     hair,
     svg("text", { class: "tick", x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "layer (attention, then MLP)"),
   );
+  let here = null;
+  const point = (at) => {
+    here = at;
+    hair.setAttribute("d", at === null ? "" : `M${x(at)} ${top}V${height - bottom}`);
+    readout.textContent = at === null ? "" : `${places[at]}${changed?.[at] ? " (changed)" : ""}: ${shown.map((one) => `${one.name} ${number(one.values[at])}`).join(" · ")}`;
+  };
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
     const at = Math.floor((((event.clientX - box.left) * width) / box.width - left) / ((width - left - right) / places.length));
-    if (at < 0 || at >= places.length) return;
-    hair.setAttribute("d", `M${x(at)} ${top}V${height - bottom}`);
-    readout.textContent = `${places[at]}${changed?.[at] ? " (changed)" : ""}: ${shown.map((one) => `${one.name} ${number(one.values[at])}`).join(" · ")}`;
+    if (at >= 0 && at < places.length) point(at);
   });
-  drawing.addEventListener("pointerleave", () => {
-    hair.setAttribute("d", "");
-    readout.textContent = "";
+  drawing.addEventListener("keydown", (event) => {
+    const end = places.length - 1;
+    const to = { ArrowRight: Math.min(end, (here ?? -1) + 1), ArrowLeft: Math.max(0, (here ?? end + 1) - 1), Home: 0, End: end }[event.key];
+    if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    point(to);
   });
+  drawing.addEventListener("blur", () => point(null));
+  drawing.addEventListener("pointerleave", () => document.activeElement !== drawing && point(null));
   return el("figure", { class: "small" }, el("figcaption", null, title, readout), drawing);
 }
 
@@ -136,7 +146,7 @@ function describe(series, places) {
   return series
     .map((one) => {
       const values = one.values.filter(isNumber);
-      const peak = Math.max(...values);
+      const [, peak] = extremes(values);
       return `${one.name} from ${number(values[0])} to ${number(values.at(-1))}, highest ${number(peak)} at ${places[one.values.indexOf(peak)]}`;
     })
     .join("; ");

@@ -51,10 +51,29 @@ function literal(value) {
   return `'${String(value).replaceAll("'", "''")}'`;
 }
 
-function copyButton(text) {
-  if (!navigator.clipboard) return null;
-  const button = el("button", { type: "button", onclick: () => navigator.clipboard.writeText(text).then(() => (button.textContent = "Copied"), () => (button.textContent = "Not allowed here")) }, "Copy");
+// Where a browser lets no page copy, as one from a server without TLS, the text is selected for the reader's own keys.
+function copyButton(text, title = "Copy") {
+  const button = el("button", { type: "button", onclick: async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      const area = el("textarea", { readonly: true, rows: 6, "aria-label": "selected to be copied by Ctrl + C" });
+      area.value = text;
+      button.replaceWith(area);
+      area.select();
+    }
+  } }, title);
   return button;
+}
+
+// RFC 4180. A value that is missing is nothing, an empty text is quoted.
+function csv(columns, rows) {
+  const field = (value) => {
+    const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+    return value === "" || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return [columns, ...rows].map((row) => `${row.map(field).join(",")}\r\n`).join("");
 }
 
 function box(sql) {
@@ -89,5 +108,6 @@ function box(sql) {
 function resultOf(answer) {
   if (answer.error) return [el("p", { class: "failed" }, answer.error)];
   const rows = `${answer.rows.length.toLocaleString("en-US")} rows${answer.truncated ? ", more were left out" : ""}, ${number(answer.seconds)} s`;
-  return [el("p", { class: "hint" }, rows), plainTable({ label: "rows", columns: answer.columns.map((column) => column.name), rows: answer.rows })];
+  const columns = answer.columns.map((column) => column.name);
+  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), copyButton(csv(columns, answer.rows), "Copy as CSV")), plainTable({ label: "rows", columns, rows: answer.rows, show: exact })];
 }

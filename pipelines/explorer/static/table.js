@@ -29,7 +29,12 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
     draw();
   };
   const body = el("tbody");
-  const more = el("button", { type: "button", class: "more", onclick: () => { most = Infinity; draw(); } }, `All ${rows.length} rows`);
+  const more = el("button", { type: "button", class: "more", onclick: () => {
+    const first = most;
+    most = Infinity;
+    draw();
+    land(body.rows[first]);
+  } });
   const count = el("span", { class: "hint", role: "status" });
   const headings = columns.map((column) =>
     el("th", { scope: "col", class: column.align, "data-column": column.id }, el("button", { type: "button", title: column.doc, onclick: () => turn(column.id) }, column.heading)),
@@ -45,12 +50,14 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
       else headings[place].removeAttribute("aria-sort");
     });
     const shown = table.getRowModel().rows;
-    body.replaceChildren(
-      ...shown.slice(0, most).map(({ original }) =>
+    refill(
+      body,
+      shown.slice(0, most).map(({ original }) =>
         el("tr", { class: rowClass?.(original) }, columns.map((column, place) => el(place ? "td" : "th", { scope: place ? null : "row", class: column.align, "data-column": column.id, "data-heading": headingText(column), "data-value": column.value(original) }, column.cell(original)))),
       ),
     );
     more.hidden = shown.length <= most;
+    more.textContent = `All ${shown.length} rows`;
     if (filter) count.textContent = shown.length === rows.length ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`;
   }
   set({});
@@ -70,8 +77,8 @@ function compare(a, b) {
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-// Rows as a query gave them.
-function plainTable({ label, columns, rows, filter = false, limit, isCards }) {
+// Rows as a query gave them; those of the documents have numbers of six digits. isMarked(row, place): numbers that stand out.
+function plainTable({ label, columns, rows, filter = false, limit, isCards, show = (value) => number(value, 6), isMarked = () => false }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({
     label,
@@ -84,7 +91,7 @@ function plainTable({ label, columns, rows, filter = false, limit, isCards }) {
       heading,
       align: isNumeric[place] ? "number" : null,
       value: (row) => row[place],
-      cell: (row) => (typeof row[place] === "string" ? name(row[place]) : number(row[place])),
+      cell: (row) => (typeof row[place] === "string" ? name(row[place]) : isMarked(row, place) ? el("b", null, "◆ ", show(row[place])) : show(row[place])),
     })),
   });
 }

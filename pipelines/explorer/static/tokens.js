@@ -169,7 +169,7 @@ function choose(view, texts, detail, step, focus, side = "dense") {
   const hash = route("tokens", view.variant.id, view.prompt.prompt_id, view.step) + (view.trajectory === "forced" ? "" : `/${view.trajectory}`);
   if (focus && location.hash !== hash) replaceRoute(hash);
   view.map?.follow(view.step);
-  detail.replaceChildren(...nodes(chosenToken(view, steps, at)));
+  refill(detail, chosenToken(view, steps, at));
   for (const { list, isChosen, top } of sides) if (isChosen && top !== null) list.scrollTop = top;
   const chosen = sides[side === "dense" ? 0 : 1];
   if (focus && chosen?.isChosen) chosen.piece.focus({ preventScroll: true });
@@ -182,7 +182,7 @@ function chosenToken(view, steps, at) {
   const top = trace.top[trajectory]?.[at];
   return [
     el("h2", null, `Step ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
-    el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense", "entropy_dense"), value("entropy pruned", "entropy_pruned"), value("margin dense", "margin_dense"), value("margin pruned", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
+    el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense, nats", "entropy_dense"), value("entropy pruned, nats", "entropy_pruned"), value("margin dense, logits", "margin_dense"), value("margin pruned, logits", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
     top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of the tokens that each side finds most likely"),
     top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, view), topOf("Most likely, pruned", top.pruned, view)),
     layersAt(view, step),
@@ -216,7 +216,7 @@ function optionsOf(trace, where) {
     "section",
     null,
     heading(2, "Option subspace", trace.sql.options, where),
-    el("p", { class: "hint" }, `Probabilities among the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Of the whole vocabulary’s probability the options hold ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL ${number(options.kl_options)} among the options, ${number(options.kl_vocabulary)} nats in the vocabulary; the chosen option ${options.is_argmax_same ? "stays" : "changes"}.`),
+    el("p", { class: "hint" }, `Probabilities among the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Of the whole vocabulary’s probability the options hold ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL ${number(options.kl_options)} nats among the options, ${number(options.kl_vocabulary)} nats in the vocabulary; the chosen option ${options.is_argmax_same ? "stays" : "changes"}.`),
     bars(rows, (label) => label === options.gold),
     plainTable({ label: "options in the whole vocabulary", columns: ["option", "p dense", "p pruned", "rank dense", "rank pruned"], rows: options.labels.map((label, at) => [label, options.full_dense[at], options.full_pruned[at], options.rank_dense[at], options.rank_pruned[at]]) }),
   );

@@ -77,15 +77,26 @@ def with_every_figure() -> dict[str, Any]:
     return found | {"index": found["index"] | {"figures": entries}}
 
 
-def with_every_column() -> dict[str, Any]:
-    """The usual study with every number that the overview may have, as wide as they come."""
+def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
+    """The usual study with every number that the overview may have, as wide as they come.
+
+    Counts are at most `count` of `whole`.
+    """
     found = documents()
-    widest = {"percent": 0.9876, "number": 0.0012345, "count": 123}
+    widest = {"percent": 0.9876, "number": 0.0012345, "count": count}
     index = found["index"] | {"columns": list(COLUMNS)}
     for n, entry in enumerate(index["variants"]):
         numbers = {column["name"]: widest[column["form"]] / (n + 1) for column in COLUMNS}
-        entry["numbers"] = numbers | {column["of"]: 1234 for column in COLUMNS if column["of"]}
+        entry["numbers"] = numbers | {column["of"]: whole for column in COLUMNS if column["of"]}
     return found | {"index": index}
+
+
+def with_long_answers() -> dict[str, Any]:
+    """The usual study where one variant has more steps than a call of a function takes arguments."""
+    found = documents()
+    first, second, *others = found["index"]["variants"]
+    long = second | {"spark": {"forced": [2.0] * 150_000, "free": [2.0] * 150_000}}
+    return found | {"index": found["index"] | {"variants": [first, long, *others]}}
 
 
 def hostile() -> dict[str, Any]:
@@ -151,15 +162,14 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "heading": heading,
                 "doc": "",
                 "form": form,
-                "better": better,
                 "sql": "all",
                 "of": of,
                 "is_detail": is_detail,
             }
-            for name, heading, form, better, of, is_detail in (
-                ("kl", "KL", "number", "low", None, False),
-                ("same", "same top token", "percent", "high", None, False),
-                ("looped", "looped", "count", "low", "prompts", True),
+            for name, heading, form, of, is_detail in (
+                ("kl", "KL", "number", None, False),
+                ("same", "same top token", "percent", None, False),
+                ("looped", "looped", "count", "prompts", True),
             )
         ],
         "variants": variants,
@@ -260,7 +270,12 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
         ],
         "carriers_sql": "all",
         "tables": [
-            {"title": "Tasks", "columns": ["task", "score"], "rows": [[prose(id_), 0.5], ["x", None]], "sql": "all"}
+            {
+                "title": "Tasks",
+                "columns": ["task", "score"],
+                "rows": [[prose(id_), 0.987654], ["x", 1234.56], ["y", 1.23456e-7], ["z", None]],
+                "sql": "all",
+            }
         ],
     }
 
@@ -275,7 +290,7 @@ def _pair(model: str, a: str, b: str) -> PairDocument:
             {
                 "title": "Two variants on the same samples of tasks",
                 "columns": [*columns, "only_b_right"],
-                "rows": [[*row, 5]],
+                "rows": [[*row, 5], [*row[:5], 0.125, 0.375, 0, 2]],
                 "sql": {"key": "compare/tasks", "where": {"$1": model, "$2": [{"a": a, "b": b}], "$3": [a, b]}},
             }
         ],

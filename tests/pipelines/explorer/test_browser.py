@@ -39,12 +39,17 @@ def urls(tmp_path_factory):
         "hostile": sample.hostile(),
         "figures": sample.with_every_figure(),
         "numbers": sample.with_every_column(),
+        "counts": sample.with_every_column(count=60, whole=60),
+        "long": sample.with_long_answers(),
+        "many": sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
     }
     for name, documents in studies.items():
         path = folder / f"{name}.html"
         path.write_text(render(documents, live=False), encoding="utf-8")
         found[name] = path.as_uri()
-    return found
+    live = folder / "live.html"
+    live.write_text(render({"index": studies["usual"]["index"]}, live=True), encoding="utf-8")
+    return found | {"live": live.as_uri()}
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +138,16 @@ def test_the_same_way_is_open_to_the_keyboard(page):
     page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing behind the end
     assert "Step 5" in page.text(".detail h2")
     assert page.js("return document.activeElement.getAttribute('aria-selected')") == "true"
+
+
+def test_the_skip_link_leads_into_the_view_and_keeps_its_address(page):
+    page.show(f"/variant/{WANDA}")
+    page.js("scrollTo(0, document.body.scrollHeight); document.querySelector('#skip').focus()")
+    page.press(Keys.ENTER)
+    assert page.js("return document.activeElement.tagName") == "H1"
+    assert 0 < page.js("return document.activeElement.getBoundingClientRect().top") < 900
+    assert "wanda-50" in heading(page)
+    assert page.driver.current_url.endswith(f"#/variant/{WANDA}")
 
 
 def test_one_token_of_each_text_is_chosen_and_in_the_keyboards_reach(page):
@@ -257,6 +272,15 @@ def test_a_step_that_does_not_exist_becomes_one_that_does(page):
         assert "Step 0" in page.text(".detail h2")
 
 
+def test_answers_of_a_hundred_thousand_steps_and_more_do_not_leave_the_page_blank(opened):
+    reader = opened("long")
+    reader.show("/")
+    assert rows(reader, "variants")[0] == "dense"
+    wanted = "KL by step: forced ends at 2, free at 2 nats"
+    assert reader.one("svg.spark").get_attribute("aria-label") == wanted
+    assert reader.complaints() == []
+
+
 def test_the_table_sorts_with_what_was_not_measured_last_in_both_directions(page):
     for order in (["dense", "attn-drop-4", "wanda-50"], ["wanda-50", "attn-drop-4", "dense"]):
         page.click(page.one("[aria-label='variants'] [data-column='kl'] button"))
@@ -277,15 +301,50 @@ def test_the_filter_keeps_the_rows_that_have_the_text_in_any_case(page):
 
 def test_a_long_table_shows_its_first_rows_until_the_rest_is_asked_for(page):
     assert len(rows(page, "claims")) == 8
-    page.click(next(button for button in page.all("button.more") if button.text == "All 15 rows"))
+    more(page, "All 15 rows")
     assert len(rows(page, "claims")) == 15
+    assert page.js("return document.activeElement.rowIndex") == 9  # below eight and the headings
+
+
+def more(reader, text):
+    reader.click(next(button for button in reader.all("button.more") if button.text == text))
+
+
+def test_of_filtered_rows_the_button_offers_as_many_as_there_are(opened):
+    reader = opened("many")
+    reader.show("/")
+    box = reader.one("[aria-label='Filter: prompts']")
+    box.send_keys("sky")
+    more(reader, "All 20 rows")
+    assert rows(reader, "prompts") == [f"sky-{n}" for n in range(20)]
+    assert reader.js("return document.activeElement.cells[0].innerText") == "sky-12"
+
+
+def test_the_keyboard_goes_on_at_the_first_of_the_prompts_that_were_asked_for(opened):
+    reader = opened("many")
+    for path in (f"/variant/{WANDA}", f"/compare/{WANDA}/{DROP}"):
+        reader.show(path)
+        more(reader, "All 40 prompts")
+        assert len(reader.all(".prompt")) == 40
+        assert reader.js("return document.activeElement.innerText").startswith("sky-3")  # the seventh
+
+
+@pytest.mark.parametrize(("width", "element"), [(1280, "TH"), (390, "TD")])
+def test_the_keyboard_goes_on_at_the_first_of_the_columns_that_were_asked_for(page, width, element):
+    page.width(width)
+    more(page, "All columns")
+    assert page.js("return [document.activeElement.tagName, document.activeElement.dataset.column]") == [
+        element,
+        "looped",
+    ]
+    page.show("/licences")  # and leave the table as it was
 
 
 def test_columns_of_detail_show_when_all_are_asked_for_and_a_part_beside_its_whole(page):
     headings = page.text("[aria-label='variants'] thead")
     assert "same top token, %" in headings
     assert "looped" not in headings
-    page.click(next(button for button in page.all("button.more") if button.text == "All columns"))
+    more(page, "All columns")
     cells = page.all("[aria-label='variants'] tbody [data-column='looped']")
     assert sorted(cell.text for cell in cells) == ["0/2", "0/2", "1/2", "1/2"]
 
@@ -296,10 +355,11 @@ def test_two_variants_stand_beside_each_other_with_their_difference(page):
         "return [...document.querySelectorAll(\"[aria-label='numbers of both'] tbody tr\")]"
         ".map((row) => [...row.cells].map((cell) => cell.innerText))"
     ) == [
-        ["KL", "1.5", "0.25", "−1.25 ▲"],
-        ["same top token, %", "40.0", "80.0", "+40.0 ▲"],
-        ["looped", "1/2", "0/2", "−1 ▲"],
+        ["KL", "1.5", "0.25", "−1.25"],
+        ["same top token, %", "40.0", "80.0", "+40.0"],
+        ["looped", "1/2", "0/2", "−1"],
     ]
+    assert "Which of these differences hold" in page.text()  # nothing here says that one side is better
 
 
 def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
@@ -323,6 +383,15 @@ def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
     )
     page.show(f"/compare/{WANDA}/{WANDA}")
     assert "Choose two variants" in page.text(".paired")
+
+
+def test_a_paired_difference_whose_interval_leaves_out_0_is_marked_by_more_than_colour(page):
+    for first, second, differences in ((WANDA, DROP, ["0.25", "◆ 0.25"]), (DROP, WANDA, ["−0.25", "◆ −0.25"])):
+        page.show(f"/compare/{first}/{second}")
+        assert [row[4] for row in cells(page, "Two variants")] == differences
+        assert "◆ The row’s own interval leaves out 0" in page.text(".paired")
+    page.show(f"/compare/{WANDA}/{MAGNITUDE}")
+    assert "◆" not in page.text(".paired")  # counts have no interval
 
 
 def test_a_pair_without_paired_statistics_still_has_its_counts_of_right_answers(page):
@@ -351,6 +420,25 @@ def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
     assert "h from" in chart.get_attribute("aria-label")
 
 
+def test_curves_tell_their_values_to_the_arrow_keys(page):
+    page.show(f"/variant/{WANDA}")
+    page.js("document.querySelector('svg.curves').focus()")
+
+    def readout(*keys):
+        for key in keys:
+            ActionChains(page.driver).send_keys(key).perform()
+        return page.text(".small .readout")
+
+    assert readout() == ""
+    assert readout(Keys.ARROW_RIGHT) == "0 attn (changed): h – · p 0.3"
+    assert readout(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT) == "1 attn (changed): h 3.0e-4 · p 0.003"
+    assert page.one("svg.curves .hair").get_attribute("d")
+    assert readout(Keys.END, Keys.ARROW_RIGHT, Keys.ARROW_LEFT) == "2 attn (changed): h 0.03 · p 3.0e-5"
+    assert readout(Keys.HOME, Keys.ARROW_LEFT) == "0 attn (changed): h – · p 0.3"
+    assert page.one(".small .readout").get_attribute("aria-live") == "polite"
+    assert readout(Keys.TAB) == ""
+
+
 def test_every_statement_leads_to_its_sql(page):
     links = page.js("return [...document.querySelectorAll('a.sql')].map((link) => link.getAttribute('href'))")
     assert {"#/sql/verdicts/model%3Dtiny", "#/sql/all/model%3Dtiny", "#/sql/all"} <= set(links)
@@ -368,6 +456,72 @@ def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
     assert page.text("pre").endswith(") where model = 'it''s $1/'")  # its rows may be chosen by the model alone
     page.show("/sql/compare%2Ftasks/" + quote('$1="a\'$3"', safe="") + "/" + quote('$3=["x"]', safe=""))
     assert page.text("pre").endswith("where model = 'a''$3' and pair in $2 and one in ['x']::varchar[]")
+
+
+@pytest.fixture
+def answered(opened):
+    """The box for SQL over a page whose server, played by the page, answered with these numbers and texts."""
+    reader = opened("live")
+    answer = {
+        "columns": [{"name": name, "type": ""} for name in ("share", "count", "text, or none")],
+        "rows": [[0.99987, 12345678, 'a "b",\nc'], [-1234.5678901234567, 0, ""], [1e-7, "9007199254740993", None]],
+        "truncated": False,
+        "seconds": 0.1,
+    }
+    reader.js(
+        "window.fetch = async (url) => new Response(JSON.stringify(url === 'sql' ? arguments[0] : {}));"
+        "navigator.clipboard.writeText = async (text) => { window.copied = text; };",
+        answer,
+    )
+    reader.show("/sql")
+    reader.click(reader.one("button.run"))
+    reader.wait(lambda: reader.all(".result table"))
+    yield reader
+    reader.show("/")
+    assert reader.complaints() == []
+
+
+def cells(reader, label):
+    rows = "[...document.querySelectorAll(arguments[0])].map((row) => [...row.cells].map((cell) => cell.innerText))"
+    return reader.js(f"return {rows}", f"[aria-label^='{label}'] tbody tr")
+
+
+def test_the_box_shows_every_digit_of_a_querys_numbers(answered):
+    assert [row[:2] for row in cells(answered, "rows")] == [
+        ["0.99987", "12345678"],
+        ["-1234.5678901234567", "0"],
+        ["1e-7", "9007199254740993"],
+    ]
+
+
+CSV = (
+    'share,count,"text, or none"\r\n0.99987,12345678,"a ""b"",\nc"\r\n'
+    '-1234.5678901234567,0,""\r\n1e-7,9007199254740993,\r\n'
+)
+
+
+def test_a_result_is_copied_as_csv_by_keyboard_and_the_button_says_so(answered):
+    answered.js(
+        "[...document.querySelectorAll('.result button')].find((one) => one.textContent === 'Copy as CSV').focus()"
+    )
+    answered.press(Keys.ENTER)
+    answered.wait(lambda: answered.js("return document.activeElement.textContent") == "Copied")
+    assert answered.js("return window.copied") == CSV
+
+
+def test_where_no_page_may_copy_the_csv_is_selected(answered):
+    answered.js("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    answered.click(next(button for button in answered.all(".result button") if button.text == "Copy as CSV"))
+    answered.wait(lambda: answered.js("return document.activeElement.tagName") == "TEXTAREA")
+    answered.js("delete navigator.clipboard")
+    assert answered.js("return getSelection().toString()") == CSV.replace(
+        "\r\n", "\n"
+    )  # a box has its own ends of lines
+
+
+def test_tables_of_statements_keep_their_six_digits(page):
+    page.show(f"/variant/{WANDA}")
+    assert cells(page, "Tasks") == [["tiny@wanda-50", "0.987654"], ["x", "1,234.56"], ["y", "1.23456e-7"], ["z", "–"]]
 
 
 @pytest.mark.parametrize("name", ["usual", "hostile"])
@@ -471,6 +625,34 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, widt
         assert reader.js("return document.documentElement.scrollWidth") <= width, path
     reader.width(1280)
     assert reader.complaints() == []
+
+
+UNITS = ("KL by step, nats", "KL, step 0, nats", "KL, forced, nats", "KL, free, nats", "first flip, step")
+
+
+def test_headings_of_the_overview_say_units_and_its_fifteen_columns_fit_the_window(opened):
+    reader = opened("counts")
+    reader.show("/")
+    headings = [heading.text for heading in reader.all("[aria-label='variants'] thead th")]
+    assert len(headings) == 15
+    assert [unit for unit in UNITS if not any(heading.startswith(unit) for heading in headings)] == []
+    assert reader.js("const box = document.querySelector('.cards'); return box.scrollWidth <= box.clientWidth")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_units_stand_beside_the_numbers_of_a_variant_and_on_a_phones_cards(opened, width):
+    reader = opened("counts")
+    reader.show(f"/variant/{WANDA}", width)
+    tiles = [tile.text for tile in reader.all(".numbers span")]
+    assert set(UNITS[1:]) <= set(tiles)
+    reader.show(f"/tokens/{WANDA}/sky/1", width)
+    tiles = [tile.text for tile in reader.all(".numbers span")]
+    assert {"KL, nats", "entropy dense, nats", "margin pruned, logits"} <= set(tiles)
+    reader.show("/", width)
+    cell = "document.querySelector('[aria-label=variants] td[data-column=kl_step0_nats]')"
+    before = reader.js(f"return getComputedStyle({cell}, '::before').content")
+    assert (before == "attr(data-heading)" or "KL, step 0, nats" in before) == (width == 390)
+    reader.width(1280)
 
 
 def test_the_numbers_of_two_variants_fit_a_phone_with_their_names_in_full(opened):
