@@ -190,7 +190,7 @@ def test_every_question_has_a_chart_and_one_without_data_is_no_picture(shell: Sh
 def test_a_chart_is_written_in_the_format_of_its_name_or_said_where_it_lies(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF"), ("html", b"<!DOCTYPE html>")):
+    for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF"), ("html", b"<!doctype html>")):
         shell("question", "q11", "--chart", "-o", tmp_path / f"chart.{suffix}")
         assert (tmp_path / f"chart.{suffix}").read_bytes().startswith(begins)
     monkeypatch.delenv("DISPLAY", raising=False)
