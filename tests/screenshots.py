@@ -32,6 +32,12 @@ from warehouse.tables import TABLES
 FOLDER = ROOT / "assets" / "screenshots"
 WIDTH, PATIENCE = 1400, 600.0
 NEW, CHANGED = "night-llama", "wanda-50"
+# A picture says the same wherever the warehouse lay in which it was computed.
+_ANYWHERE = """
+const [place] = arguments;
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(place, "warehouse/data");
+"""
 
 
 @contextmanager
@@ -91,6 +97,7 @@ def take(
         found = wait.until(lambda page: page.find_elements(By.XPATH, f"//*[contains(text(), '{point}')]"))
         ActionChains(window).move_to_element(found[0]).perform()
     time.sleep(3)  # pictures and lines are drawn after the texts
+    window.execute_script(_ANYWHERE, str(Path(sys.argv[1]).resolve()))
     window.save_screenshot(FOLDER / f"{name}.png")
 
 
