@@ -123,7 +123,11 @@ def main() -> None:
         study = Path(shutil.copy(ROOT / "pipelines" / "studies" / "demo.yaml", folder / "my-study.yaml"))
         prunescope("watch", study, "--warehouse", warehouse, cwd=folder, environment={}).check_returncode()
         [*_, variant] = Store(warehouse).partitions(TABLES["layer_transitions"])
+        report = folder / "report.html"
+        prunescope("report", "demo", "-o", report, "--warehouse", warehouse, cwd=folder, environment={})
         with interface(warehouse) as address, browser() as window:
+            token = f"#/tokens/{quote(f'{variant.model}@{CHANGED}', safe='')}/open/4"
+            take(window, report.as_uri() + token, "token", "Most likely, dense", 1150)
             take(window, f"{address}/asset-groups", "lineage", "questions", 680)
             page = f"{address}/assets/layer_transitions?view=partitions&partition="
             chosen = quote(f"{variant.model}|{variant.recipe}")
