@@ -14,7 +14,7 @@ from pipelines.explorer.order import Order
 from pipelines.explorer.query import VARIANT
 from pipelines.explorer.sentences import FINDINGS
 from pipelines.explorer.shapes import Claim, Column, Fact, FigureEntry, FindingEntry, Index, Prompt, Spark, VariantEntry
-from pipelines.explorer.verdicts import answers, reason, rule, source
+from pipelines.explorer.verdicts import answers, basis, reason, rule, source
 
 # Most texts of which the overview shows the perplexity.
 _TEXTS = 3
@@ -115,6 +115,7 @@ def index(
         "prompts": [_prompt(row) for row in prompt_rows(frames, order)],
         "columns": columns,
         "variants": _variants(frames, rows, values, traces),
+        "verdict_basis": basis(frames.all("verdicts")),
         "verdict_rule": rule(),
         "answers": [answer for model in models for answer in answers(frames, model)],
         "claims": [_claim(row) for row in frames.all("claims").iter_rows(named=True)],

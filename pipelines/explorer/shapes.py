@@ -135,6 +135,7 @@ class Index(TypedDict):
     prompts: list[Prompt]
     columns: list[Column]
     variants: list[VariantEntry]
+    verdict_basis: str
     verdict_rule: str
     answers: list[Answer]
     claims: list[Claim]

@@ -33,14 +33,32 @@ def rule() -> str:
     )
 
 
+def basis(verdicts: pl.DataFrame) -> str:
+    """What the verdicts of a study stand on, in a line below its variants.
+
+    Args:
+        verdicts: rows of `variant_verdict`.
+    """
+    told = []
+    of_tasks = set(verdicts.filter(pl.col("basis").cast(pl.String) == "tasks")["measure"].cast(pl.String))
+    if "score" in of_tasks:
+        told.append("Lost: of what the dense model gets right above a guess.")
+    if "agreement" in of_tasks:
+        words = "Lost" if len(of_tasks) == 1 else "Where it gets too little right"
+        told.append(f"{words}: of agreement with the dense model's own answers above a guess, right or wrong ones.")
+    if (verdicts["is_certain"] == False).any():  # noqa: E712 - of values that may be missing
+        told.append("? after a verdict: its intervals allow another one.")
+    return " ".join(told)
+
+
 def variant_href(model: str, recipe: str) -> str:
     """Route of a variant's page."""
     return f"#/variant/{quote(f'{model}@{recipe}', safe='')}"
 
 
 def tokens_href(model: str, recipe: str, prompt_id: str, step: int) -> str:
-    """Route of a token of one of its texts."""
-    return f"#/tokens/{quote(f'{model}@{recipe}', safe='')}/{quote(prompt_id, safe='')}/{step}"
+    """Route of a token of one of the texts that it writes by itself."""
+    return f"#/tokens/{quote(f'{model}@{recipe}', safe='')}/{quote(prompt_id, safe='')}/{step}/free"
 
 
 def reason(row: _Row) -> str:
@@ -210,9 +228,9 @@ def _collapse(model: str, found: _Row | None) -> Answer:
         )
         count, variants = found["variants_collapsed"], found["variants"]
         short = (
-            f"In {label(mildest['recipe'])}, the mildest of {count} of {variants} pruned variants that loop: prompt "
-            f"{label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is closed at step "
-            f"{mildest['collapse_step']}."
+            f"In {label(mildest['recipe'])}, the mildest (by KL at the first token) of {count} of {variants} pruned "
+            f"variants that loop: prompt {label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is "
+            f"closed at step {mildest['collapse_step']}."
         )
         text = (
             f"By KL at the first token ({number(mildest['kl_step0_nats'] or 0.0)} nats) it is the mildest that loops "
@@ -257,20 +275,19 @@ def _layers(frames: Frames, model: str) -> Answer:
     told: list[str] = []
     sources: list[Source] = []
     links: list[Link] = []
-    if overall:
-        listed = ", ".join(f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
-        told += [
-            f"{listed[0].upper()}{listed[1:]}.",
-            "In brackets: among the three costliest of how many variants that changed them and more than three in all, "
-            "each sublayer pruned alone.",
-        ]
-        sources.append(source("answers/sublayers", model=model))
     if carriers:
         recipe = carriers[0]["recipe"]
-        listed = ", ".join(f"{_place(row)} {100 * row['share_of_kl']:.0f} %" for row in carriers)
-        told.append(f"Of the sum in {label(recipe)}: {listed}.")
+        listed = ", ".join(f"{_place(row)} ({100 * row['share_of_kl']:.0f} %)" for row in carriers)
+        told.append(f"In {label(recipe)}: {listed}, of the KL that its sublayers make one by one.")
         sources.append(source("answers/carriers", model=model))
         links.append(_link(model, recipe))
+    if overall:
+        listed = ", ".join(f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
+        told.append(
+            f"Over all variants: {listed}. In brackets: of how many variants that changed this sublayer and more than "
+            "three it is among the three costliest."
+        )
+        sources.append(source("answers/sublayers", model=model))
     if parts is not None:
         told.append(
             f"At the first other token, the likeliest one of the whole pruned model differs for good from behind layer "

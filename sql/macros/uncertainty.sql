@@ -55,6 +55,10 @@ create or replace macro resampled_auc(
     + 1 - auc
 );
 
+-- Standard error of a share of which every trial gave the same: Agresti and Coull's, as if two more of either result
+-- had been seen (doi 10.2307/2685469).
+create or replace macro error_of_unanimous(trials) as sqrt(2.0 * (trials + 2) / power(trials + 4, 3));
+
 -- The value, or the bound that it exceeds; greatest and least would turn NULL into a bound.
 create or replace macro within_0_and_1(x) as case when x < 0 then 0 when x > 1 then 1 else x end;
 

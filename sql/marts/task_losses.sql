@@ -8,7 +8,9 @@
 --   proof of knowledge.
 --   A group of the harness, such as MMLU, is one task (group_scores). The metrics of a task are averaged first, then
 --   the tasks. measure score takes every metric but agreement, measure
---   agreement that one alone, which takes the dense model's own answers for the right ones. Below 0 the score rose.
+--   agreement that one alone, which takes the dense model's own answers for the right ones. Below 0 the score rose;
+--   above 1 choosing is worse than a guess. Where every sample gave the same, and a standard error of 0 would claim
+--   to know it all, the error is that of Agresti and Coull, as if two more samples of either result had been seen.
 -- reason: losses of strong and weak models, of two and of four options, become comparable.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -53,6 +55,11 @@ dense_scores as (
         case when scores.metric = 'agreement' then 'agreement' else 'score' end as measure,
         scores.score,
         scores.score_se,
+        case
+            -- That the dense model agrees with itself is no finding.
+            when scores.score_se = 0 and scores.metric <> 'agreement' then error_of_unanimous(scores.n)
+            else scores.score_se
+        end as error,
         case when scores.kind = 'generative' then 0.0 else guesses.guess end as guess
     from group_scores as scores
     left join guesses
@@ -73,8 +80,8 @@ metric_losses as (
         (dense.score - pruned.score) / (dense.score - dense.guess) as loss,
         -- First order in both errors.
         sqrt(
-            pruned.score_se ** 2
-            + ((pruned.score - dense.guess) / (dense.score - dense.guess) * dense.score_se) ** 2
+            case pruned.score_se when 0 then error_of_unanimous(pruned.n) else pruned.score_se end ** 2
+            + ((pruned.score - dense.guess) / (dense.score - dense.guess) * dense.error) ** 2
         ) / (dense.score - dense.guess) as loss_se
     from group_scores as pruned
     inner join dense_scores as dense

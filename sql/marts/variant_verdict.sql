@@ -127,7 +127,11 @@ measured as (
         scored.measure,
         scored.loss_writing,
         scored.loss_writing - scored.half_width_writing as loss_writing_low,
-        scored.loss_writing + scored.half_width_writing as loss_writing_high,
+        -- A text cannot be worse than wrong.
+        case
+            when scored.loss_writing + scored.half_width_writing > 1 then 1
+            else scored.loss_writing + scored.half_width_writing
+        end as loss_writing_high,
         scored.loss_choosing,
         scored.loss_choosing - scored.half_width_choosing as loss_choosing_low,
         scored.loss_choosing + scored.half_width_choosing as loss_choosing_high,

@@ -1,5 +1,7 @@
 """Paired statistics of tasks, against scipy, brute force over every resample, and Holm's rule as it is written."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -238,6 +240,21 @@ def test_at_a_single_option_nothing_is_guessed_so_its_task_counts_as_lost(ask: A
     (row,) = ask(warehouse, "task_losses")
 
     assert (row["kind"], row["n_tasks"], row["loss"]) == ("non_generative", 1, about(0.75))
+
+
+def test_a_score_at_its_end_is_not_known_without_an_error(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe, agreement, right in (("dense", 1.0, 0.75), (RECIPE, 0.0, 0.0)):
+        warehouse.variant(recipe)
+        for metric, value in (("agreement", agreement), ("exact_match", right)):
+            error = math.sqrt(value * (1 - value) / 8)
+            task_score(warehouse, recipe, "sums", value, metric=metric, kind="generative", n=8, standard_error=error)
+    losses = {row["measure"]: row for row in ask(warehouse, "task_losses")}
+
+    # 0 of 8 as 2 of 12; that the dense model agrees with itself is certain.
+    unanimous = math.sqrt(2 / 12 * 10 / 12 / 12)
+    assert (losses["agreement"]["loss"], losses["agreement"]["loss_se"]) == (1.0, about(unanimous))
+    assert (losses["score"]["loss"], losses["score"]["loss_se"]) == (1.0, about(unanimous / 0.75))
 
 
 def test_a_text_that_is_read_weighs_as_many_bytes_as_it_has(ask: Ask) -> None:

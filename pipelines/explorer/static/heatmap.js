@@ -30,7 +30,7 @@ function layerMap(layers, sql, where, choose) {
   const figure = el(
     "figure",
     { class: "small map" },
-    el("figcaption", null, "KL by layer (up) and step (across), propagated; a click chooses the step", sqlLink(sql, "the layers", where), readout),
+    el("figcaption", null, "KL by layer (up) and step (across), propagated, on the dense text; a click chooses the step", sqlLink(sql, "the layers", where), readout),
     el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${last}`), el("span", { class: "hint low" }, `layer ${Number.parseInt(layers.places[0], 10)}`), el("div", { class: "cells" }, canvas, cursor)),
   );
   const follow = (step) => {

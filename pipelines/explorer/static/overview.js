@@ -7,7 +7,7 @@ function overview() {
     el("p", { class: "lead" }, `Each variant is a pruned model, held against the dense one token by token: in hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats; “forced” reads the dense tokens, “free” its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
     answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
-    el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
+    el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     el("section", null, heading(2, "Prompts", "prompts"), promptsTable()),

@@ -173,6 +173,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             )
         ],
         "variants": variants,
+        "verdict_basis": "What the losses are of.",
         "verdict_rule": f"The rule.\nOf {told}",
         "answers": [
             {

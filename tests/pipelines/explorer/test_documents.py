@@ -221,14 +221,15 @@ def test_the_three_questions_are_answered_with_links_that_lead_somewhere(file) -
     assert safe["short"] == "Not known: too little was measured to judge any of 6 pruned variants."
     assert safe["text"].startswith("Not judged: attn-drop-4")
     assert collapse["short"].startswith(
-        "In wanda-2of4, the mildest of 2 of 6 pruned variants that loop: prompt choice, from"
+        "In wanda-2of4, the mildest (by KL at the first token) of 2 of 6 pruned variants that loop: prompt choice, from"
     )
     assert (
         "its text to prompt choice leaves the dense one at step 0 and has closed a loop at step 11"
         in (collapse["text"])
     )
-    assert collapse["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0"
-    assert "MLP of layer 0 (3 of 3)" in layers["short"]
+    assert collapse["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/free"
+    assert layers["short"].startswith("In wanda-2of4: MLP of layer 0 (57 %)")
+    assert "MLP of layer 0 (3 of 3)" in layers["text"]
     assert all(answer["sql"] and answer["links"] for answer in answers.values())
 
 

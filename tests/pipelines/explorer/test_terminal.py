@@ -131,6 +131,7 @@ def index(**changes: Any) -> Index:
             entry("attn-drop-1", "safe", is_certain=False),
             entry("gone", "not judged", numbers={}, spark={"forced": [], "free": [None, None]}, traces=[]),
         ],
+        "verdict_basis": "",
         "verdict_rule": "",
         "answers": [
             {

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from pipelines.explorer.frames import Frames
-from pipelines.explorer.verdicts import answers, reason
+from pipelines.explorer.verdicts import answers, basis, reason
 
 VERDICT = {
     "model": "m", "basis": "tasks", "measure": "score", "is_certain": True, "kl_step0_nats": 0.1, "top1_change": 0.05,
@@ -115,15 +115,18 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_t
     ]
     answer = told(verdicts, stg_generations=texts)["collapse"]
     assert answer["short"] == (
-        "In mild, the mildest of 2 of 3 pruned variants that loop: prompt q/1, from step 3; the loop is closed at step "
-        "9."
+        "In mild, the mildest (by KL at the first token) of 2 of 3 pruned variants that loop: prompt q/1, from step 3; "
+        "the loop is closed at step 9."
     )
     assert answer["text"] == (
         "By KL at the first token (0.200 nats) it is the mildest that loops where the dense model does not: its text "
         "to prompt q/1 leaves the dense one at step 3 and has closed a loop at step 9. The earliest loop of all is "
         "that of harsh: its text to prompt p has closed a loop at step 2."
     )
-    assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3", "#/tokens/m%40harsh/p/2"]
+    assert [link["href"] for link in answer["links"]] == [
+        "#/tokens/m%40mild/q%2F1/3/free",
+        "#/tokens/m%40harsh/p/2/free",
+    ]
 
 
 def test_a_variant_that_has_not_written_is_not_among_those_that_do_not_loop():
@@ -150,13 +153,33 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
         stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
     )
     assert found["collapse"]["short"].startswith("Nowhere: no text of a pruned variant falls into a loop")
-    # The three sublayers of `far` are all that it changed.
-    assert found["layers"]["short"].startswith(
-        "Attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of 1)."
+    assert found["layers"]["short"] == (
+        "In near: attention of layer 3 (75 %), attention of layer 4 (25 %), of the KL that its sublayers make one by "
+        "one."
     )
     text = found["layers"]["text"]
-    assert "Of the sum in near: attention of layer 3 75 %, attention of layer 4 25 %." in text
+    # The three sublayers of `far` are all that it changed.
+    assert text.startswith(
+        "Over all variants: attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of "
+        "1)."
+    )
     assert "from behind layer 4 on in the median of 10 texts (80 % between 0 and 8" in text
+
+
+def test_below_the_variants_stands_what_their_losses_are_of():
+    def rows(*measures, is_certain=True):
+        return pl.DataFrame(
+            [{"basis": "tasks" if measure else "generations", "measure": measure, "is_certain": is_certain}
+             for measure in measures], schema={"basis": pl.String, "measure": pl.String, "is_certain": pl.Boolean}
+        )  # fmt: skip
+
+    assert basis(rows("score")) == "Lost: of what the dense model gets right above a guess."
+    assert basis(rows("agreement", is_certain=False)) == (
+        "Lost: of agreement with the dense model's own answers above a guess, right or wrong ones. ? after a verdict: "
+        "its intervals allow another one."
+    )
+    assert "Where it gets too little right: of agreement" in basis(rows("score", "agreement"))
+    assert basis(rows(None, is_certain=None)) == basis(rows()) == ""
 
 
 def test_what_was_not_measured_is_said_so():
