@@ -46,7 +46,7 @@ def basis(verdicts: pl.DataFrame) -> str:
     if "agreement" in of_tasks:
         words = "Lost" if len(of_tasks) == 1 else "Where it gets too little right"
         told.append(f"{words}: of agreement with the dense model's own answers above a guess, right or wrong ones.")
-    if (verdicts["is_certain"] == False).any():  # noqa: E712 - of values that may be missing
+    if verdicts["is_certain"].not_().any():
         told.append("? after a verdict: its intervals allow another one.")
     return " ".join(told)
 

@@ -5,9 +5,10 @@
 -- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each
 --   lose at most 0.1 in task_losses, broken where choosing loses half or more (a score that halves is gone, as q21 has
 --   it), and non-generative only between them. measure is score where the dense model has both to lose, else agreement
---   with its own answers. Low and high are the loss with 1.96 standard errors, and is_certain says that both ends of
---   both intervals lead to the same verdict; NULL where a loss has no error. Otherwise (basis generations) the study's
---   prompts decide: broken where half or more of the questions have another likeliest option, else safe where the KL
+--   with its own answers. Low and high are the loss with 1.96 standard errors (of writing at most 1, for a text cannot
+--   be worse than wrong), and is_certain says that both ends of both intervals lead to the same verdict; NULL where a
+--   loss has no error. Otherwise (basis generations) the study's prompts decide: broken where half or more of the
+--   questions have another likeliest option, else safe where the KL
 --   at the first generated token is below 0.6 nats and at most 0.1 of the tokens have another likeliest one, else
 --   non-generative only. Fewer than 3 questions cannot tell the last from broken: of the three they leave only safe,
 --   which rests on what is written. Here is_certain asks the same of the 95 % intervals of these three: Wilson's over

@@ -364,6 +364,22 @@ def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
         assert "rows" in server.sql("select 1 as one")
 
 
+def test_an_answer_to_a_bug_keeps_other_pages_out_like_any_other(
+    warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(_: Live) -> None:
+        raise ZeroDivisionError
+
+    with Served(warehouse) as server:
+        monkeypatch.setattr(Live, "index", bug)
+        status, headers, body = server.ask(f"{server.home}/data/index.json")
+        assert status == 500
+        assert "ZeroDivisionError" in json.loads(body)["error"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
 def test_a_study_that_computes_while_it_is_served_is_there_without_a_restart(warehouse: Path) -> None:
     store, table = Store(warehouse), TABLES["variants"]
     path = store.path(table, "tiny-a", "magnitude-50")

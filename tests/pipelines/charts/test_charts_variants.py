@@ -88,6 +88,15 @@ def test_a_layer_map_holds_the_medians_over_prompts():
         assert cells == pytest.approx(medians, rel=5e-3)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), None])
+def test_a_cell_of_a_layer_map_that_is_no_number_stays_blank(broken):
+    frame = frames.ask(FIGURES["layer_map"].query).filter(recipe="wanda-50")
+    first = pl.int_range(pl.len()) == frame["kl_nats"].is_not_null().arg_max()
+    holed = frame.with_columns(kl_nats=pl.when(first).then(pl.lit(broken)).otherwise("kl_nats"))
+    cells = [sum(len(row["value"]) for row in rows_with(layer_map.draw(each), "value")) for each in (frame, holed)]
+    assert cells[0] - cells[1] == 1
+
+
 def test_a_layer_map_of_a_long_text_has_at_most_24_columns():
     long = pl.concat(
         variant_frames.stg_layer_transitions().with_columns(pl.col("step") + 10 * block) for block in range(10)

@@ -164,6 +164,7 @@ def spellings(value: object) -> set[str]:
 def test_every_number_that_a_sentence_says_is_in_the_rows_of_the_sql_that_it_links_to(request, warehouse) -> None:
     ask = asking(request.getfixturevalue(warehouse)) if warehouse == "measured" else request.getfixturevalue(warehouse)
     index = Documents(ask, "demo").build("index")
+    assert index["title"] == "demo"  # a study need not have a title, a page needs one
     sentences = [(finding["text"], [finding["sql"]]) for finding in index["findings"]]
     sentences += [(f"{answer['short']} {answer['text']}", answer["sql"]) for answer in index["answers"]]
     assert len(sentences) > 12
