@@ -217,7 +217,13 @@ def _apart(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
     is_more = move > _F(0)
     larger = q if is_more else p
     step = larger * d
-    return (step if is_more else -step), larger * (b if is_more else a), larger * (a if is_more else b), larger * js, q * t
+    return (
+        (step if is_more else -step),
+        larger * (b if is_more else a),
+        larger * (a if is_more else b),
+        larger * js,
+        q * t,
+    )
 
 
 @_element
