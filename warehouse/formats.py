@@ -23,6 +23,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from warehouse.errors import WarehouseError
+from warehouse.quoting import visible
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -254,8 +255,3 @@ def markdown_escaped(text: str) -> str:
     # Within a word an underscore is only an underscore, and column names stay readable.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     return text.replace("\n", "<br>")
-
-
-def visible(text: str, keep: str = "") -> str:
-    """Control characters as escapes: a token must not steer the terminal that shows it."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
