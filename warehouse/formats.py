@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Literal, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
@@ -211,6 +210,8 @@ def _values(column: pa.ChunkedArray) -> list[object]:
     if pa.types.is_float32(column.type):
         column = column.cast(pa.string()).cast(pa.float64())
     elif pa.types.is_list(column.type):
+        import pyarrow.compute as pc  # its functions are made when it is imported, which takes long
+
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
