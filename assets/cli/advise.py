@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
@@ -53,6 +54,7 @@ def advise(
         typer.Option(
             "--study",
             metavar="STUDY",
+            autocompletion=completion.studies,
             help="Whose recipes and prompts, a name or a path; else that which computed the model, else `advise`.",
         ),
     ] = None,

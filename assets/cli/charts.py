@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Output, Warehouse, existing
 from assets.cli.output import emit, say, write_file
 from pipelines.errors import InputError
@@ -35,9 +36,17 @@ def register(app: typer.Typer) -> None:
 
 def figure(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A figure; without one they are listed.")] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model. Repeatable.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A figure; without one they are listed.", autocompletion=completion.figures)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes),
+    ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
     ] = None,

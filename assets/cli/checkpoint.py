@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Warehouse, root, variant_names
 from assets.cli.output import say
 from assets.cli.progress import Bars
@@ -60,7 +61,10 @@ def register(app: typer.Typer) -> None:
 
 def checkpoint(
     context: typer.Context,
-    variant: Annotated[str, typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.")],
+    variant: Annotated[
+        str,
+        typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.", autocompletion=completion.variants),
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; nothing may lie there yet.")],
     shrink: Shrink = False,
     model_source: Annotated[
@@ -136,7 +140,14 @@ def checkpoint(
 def prune(
     model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id, or `embedded`.")],
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="A name that `prunescope recipes` lists.")
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="RECIPE",
+            help="A name that `prunescope recipes` lists.",
+            autocompletion=completion.recipes,
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; nothing may lie there yet.")

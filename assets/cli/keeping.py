@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
@@ -107,7 +108,11 @@ def gc(
     study: Annotated[
         list[str] | None,
         typer.Option(
-            "--study", "-s", metavar="STUDY", help="Keep what this study names, a name or a YAML file. Repeatable."
+            "--study",
+            "-s",
+            metavar="STUDY",
+            help="Keep what this study names, a name or a YAML file. Repeatable.",
+            autocompletion=completion.studies,
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what holds no results.")] = False,
@@ -116,6 +121,7 @@ def gc(
         typer.Option(
             "--computed-by",
             metavar="STUDY",
+            autocompletion=completion.studies,
             help="With --yes: remove also the listed results that this study computed. Repeatable.",
         ),
     ] = None,

@@ -10,12 +10,18 @@ from typing import Annotated
 
 import typer
 
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, put, say
 from assets.cli.progress import Bars
 from warehouse.limits import MOST_ROWS
 
-_Variant = Annotated[str, typer.Argument(help="MODEL@RECIPE, or RECIPE where one model has it.")]
+_Variant = Annotated[
+    str,
+    typer.Argument(
+        help="MODEL@RECIPE, or RECIPE where one model has it.", autocompletion=completion.variants_or_recipes
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,11 +66,22 @@ def export(
         Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
     ],
     study: Annotated[
-        str | None, typer.Option("--study", metavar="STUDY", help="Only this study's models and recipes: name or path.")
+        str | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY",
+            help="Only this study's models and recipes: name or path.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Only this question, mart or figure. Repeatable."),
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Only this question, mart or figure. Repeatable.",
+            autocompletion=completion.exported,
+        ),
     ] = None,
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help=f"Write tables whole that have over {MOST_ROWS:,} rows.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from assets.cli import completion
 from assets.cli.charts import check_place, require_data, show
 from assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
 from assets.cli.output import chosen_format, emit, put, say, write_file
@@ -38,7 +39,10 @@ def register(app: typer.Typer) -> None:
 
 
 def recipes(
-    method: Annotated[str | None, typer.Argument(help="A method such as `wanda`: all its parameters.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Argument(help="A method such as `wanda`: all its parameters.", autocompletion=completion.methods),
+    ] = None,
     format_: Format = None,
     output: Output = None,
     debug: Debug = False,
@@ -118,12 +122,24 @@ def questions(
 
 def question(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Number or name, such as `q01`.")],
+    name: Annotated[str, typer.Argument(help="Number or name, such as `q01`.", autocompletion=completion.questions)],
     variant: Annotated[
-        list[str] | None, typer.Option("--variant", metavar="MODEL@RECIPE", help="Only this variant. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="MODEL@RECIPE",
+            help="Only this variant. Repeatable.",
+            autocompletion=completion.variants,
+        ),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model. Repeatable.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes),
+    ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
     ] = None,
@@ -246,7 +262,9 @@ def tables(
 
 def describe(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A table or view, see `prunescope tables`.")],
+    name: Annotated[
+        str, typer.Argument(help="A table or view, see `prunescope tables`.", autocompletion=completion.relations)
+    ],
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -342,12 +360,21 @@ def variants(
 def report(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Argument(help="Name of the study; not needed where there is one report.")
+        str | None,
+        typer.Argument(
+            help="Name of the study; not needed where there is one report.", autocompletion=completion.studies
+        ),
     ] = None,
     output: Output = None,
     terminal: Annotated[bool, typer.Option("--terminal", "-t", help="Show it here, without a browser.")] = False,
     variant: Annotated[
-        str | None, typer.Option("--variant", metavar="MODEL@RECIPE", help="With --terminal: one variant.")
+        str | None,
+        typer.Option(
+            "--variant",
+            metavar="MODEL@RECIPE",
+            help="With --terminal: one variant.",
+            autocompletion=completion.variants_or_recipes,
+        ),
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="With --variant: both texts, token by token.")] = None,
     step: Annotated[

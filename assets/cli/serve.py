@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
 from assets.cli.output import say
 from pipelines.errors import InputError
@@ -33,7 +34,10 @@ def register(app: typer.Typer) -> None:
 def serve(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Argument(help="A study or its YAML file; without it all that have computed here.")
+        str | None,
+        typer.Argument(
+            help="A study or its YAML file; without it all that have computed here.", autocompletion=completion.studies
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 takes a free one.")] = 3001,
     host: Annotated[

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import (
     Debug,
     Format,
@@ -39,7 +40,12 @@ if TYPE_CHECKING:
 FAILED, WRONG_INPUT = 1, 2
 
 
-StudyName = Annotated[str, typer.Argument(help="Name of a shipped study (`demo`), or the path of a YAML file.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a shipped study (`demo`), or the path of a YAML file.", autocompletion=completion.studies
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -63,6 +69,7 @@ Recipes = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
+        autocompletion=completion.recipes,
         help="In place of the study's recipes: a name that `prunescope recipes` lists, several joined by +, or "
         "`{name: mine, method: wanda, sparsity: 0.6}`. Repeatable.",
     ),
@@ -109,7 +116,10 @@ def run(
     context: typer.Context,
     study: Annotated[
         str | None,
-        typer.Argument(help="A shipped study (`demo`), or the path of a YAML file; without one, all watched studies."),
+        typer.Argument(
+            help="A shipped study (`demo`), or the path of a YAML file; without one, all watched studies.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     model: Models = None,
     recipe: Recipes = None,

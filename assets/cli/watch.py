@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, absolute_model, absolute_study, root, writable
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
@@ -37,10 +38,16 @@ def register(app: typer.Typer) -> None:
 def watch(
     context: typer.Context,
     studies: Annotated[
-        list[str] | None, typer.Argument(metavar="STUDY", help="Keep these current: names or YAML files.")
+        list[str] | None,
+        typer.Argument(
+            metavar="STUDY", help="Keep these current: names or YAML files.", autocompletion=completion.studies
+        ),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="STUDY", help="No longer keep this one. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--stop", metavar="STUDY", help="No longer keep this one. Repeatable.", autocompletion=completion.studies
+        ),
     ] = None,
     format_: Format = None,
     output: Output = None,
@@ -99,7 +106,12 @@ def add_model(
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option("--study", "-s", help="Measure it by this study alone, which is watched from now on."),
+        typer.Option(
+            "--study",
+            "-s",
+            help="Measure it by this study alone, which is watched from now on.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
