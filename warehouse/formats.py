@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from datetime import UTC
 from decimal import Decimal
 from typing import Literal, get_args
 
@@ -27,6 +28,8 @@ from warehouse.quoting import visible
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
 NULL = "–"
+# How DuckDB calls the zone of all times here.
+_UTC = {"UTC", "Etc/UTC"}
 # What a person still reads; the other formats have every row.
 TEXT_ROWS = 500
 
@@ -215,6 +218,10 @@ def _values(column: pa.ChunkedArray) -> list[object]:
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
+    elif pa.types.is_timestamp(column.type) and column.type.tz in _UTC:
+        # Arrow imports pandas for a time with a zone.
+        plain = column.cast(pa.timestamp(column.type.unit)).to_pylist()
+        return [None if value is None else value.replace(tzinfo=UTC) for value in plain]
     return list(column.to_pylist())
 
 
