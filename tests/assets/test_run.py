@@ -72,7 +72,8 @@ def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(stud
     heavy = ("torch", "transformers", "dagster", "altair", "datasets", "numba", "pandas", "sqlglot")
     code = (
         "import sys; from assets.cli.main import run; from assets.cli.options import Globals;"
-        f"chosen = Globals({str(warehouse)!r}); codes = [run([verb, {str(study.path)!r}], chosen) for verb in sys.argv[1:]];"
+        f"chosen = Globals({str(warehouse)!r});"
+        f"codes = [run([verb, {str(study.path)!r}], chosen) for verb in sys.argv[1:]];"
         f"sys.exit(' '.join(name for name in {heavy} if name in sys.modules) or any(codes))"
     )
     command = [sys.executable, "-c", code, "run", "plan"]
