@@ -5,7 +5,12 @@ one waits for a key.
 """
 
 import ast
+import io
+import os
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import typer
@@ -17,6 +22,29 @@ from pipelines.errors import InputError
 _ROOT = Path(__file__).parents[2]
 _RECIPES = "pipelines/pruning/recipes"
 Words = Callable[[typer.Context, str], list[str]]
+
+
+@contextmanager
+def whole_words() -> Iterator[None]:
+    """Complete variants in bash, which splits a word at its `@` and replaces only what stands behind it.
+
+    Typer's script for bash has a word a line.
+    """
+    line = os.environ.get("COMP_WORDS", "")
+    joined, splits = re.subn(r"\n@(?:\n|$)", "@", line)
+    if not splits:
+        yield
+        return
+    os.environ["COMP_WORDS"] = joined
+    os.environ["COMP_CWORD"] = str(int(os.environ["COMP_CWORD"]) - 2 * splits + line.endswith("\n@"))
+    last = joined.rpartition("\n")[2]
+    told = io.StringIO()
+    try:
+        with redirect_stdout(told):
+            yield
+    finally:
+        model = last[: last.rfind("@") + 1]
+        sys.stdout.write("".join(f"{word.removeprefix(model)}\n" for word in told.getvalue().splitlines()))
 
 
 def _completing(*sources: Callable[[typer.Context], Iterable[str]]) -> Words:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
-from assets.cli import advise, charts, checkpoint, keeping, paper, query, serve, service, study, watch
+from assets.cli import advise, charts, checkpoint, completion, keeping, paper, query, serve, service, study, watch
 from assets.cli.options import Debug, Globals, Warehouse
 from assets.cli.output import say
 from pipelines.errors import ComputationError, InputError
@@ -76,7 +76,8 @@ def main() -> None:
     chosen = Globals()
     # A bug gets one line too; its traceback is for those who ask.
     sys.excepthook = lambda kind, error, _: _unexpected(chosen, kind, error)
-    sys.exit(run(sys.argv[1:], chosen))
+    with completion.whole_words():
+        sys.exit(run(sys.argv[1:], chosen))
 
 
 def run(arguments: list[str], chosen: Globals) -> int:

@@ -104,7 +104,11 @@ finally:
 
 def completed(line: str, warehouse: Path) -> set[str]:
     """The words that bash is given for the last word of a command line, found without anything heavy."""
-    variables = {"_PRUNESCOPE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    variables = {
+        "_PRUNESCOPE_COMPLETE": "complete_bash",
+        "COMP_WORDS": line.replace(" ", "\n"),
+        "COMP_CWORD": str(line.count(" ")),
+    }
     done = started(COMPLETE, **variables, PRUNESCOPE_WAREHOUSE=str(warehouse))
     assert not done.stderr
     words = done.stdout.split()
@@ -130,6 +134,9 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
             "prunescope figure spikes --model ",
             "prunescope checkpoint ",
             "prunescope compare wanda-50 d",
+            "prunescope compare tiny @ dense tiny @ w",
+            "prunescope compare tiny @ dense tiny @",
+            "prunescope compare tiny @ dense d",
             "prunescope export there --only variant_",
             f"prunescope --warehouse {tmp_path} checkpoint ",
             "prunescope --warehouse s3://bucket/there checkpoint ",
@@ -149,6 +156,10 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
         "prunescope figure spikes --model ": {"tiny"},
         "prunescope checkpoint ": {"tiny@dense", "tiny@wanda-50"},
         "prunescope compare wanda-50 d": {"dense"},
+        # Bash splits words at an @, and replaces what stands behind it.
+        "prunescope compare tiny @ dense tiny @ w": {"wanda-50"},
+        "prunescope compare tiny @ dense tiny @": {"dense", "wanda-50"},
+        "prunescope compare tiny @ dense d": {"dense"},
         "prunescope export there --only variant_": {name for name in marts_and_staging if name.startswith("variant_")},
         f"prunescope --warehouse {tmp_path} checkpoint ": set(),
         "prunescope --warehouse s3://bucket/there checkpoint ": set(),
