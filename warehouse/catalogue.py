@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -224,8 +225,9 @@ def _template(sources: tuple[_Source, ...], explained: bool) -> Path:
             raise
         except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
             return _own_template(sources, explained)
-        for old in sorted(file.parent.glob("*.duckdb"), key=lambda each: each.stat().st_mtime)[:-_TEMPLATES]:
-            old.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process removes them, too
+            for old in sorted(file.parent.glob("*.duckdb"), key=lambda each: each.stat().st_mtime)[:-_TEMPLATES]:
+                old.unlink()
     return file
 
 

@@ -9,7 +9,7 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -147,7 +147,6 @@ def gc(
     """
     import pyarrow as pa
 
-    from assets.instance import only_writer
     from assets.watch import look
     from pipelines.studies import load_study, study_names
     from warehouse.gc import removable, waste
@@ -157,8 +156,12 @@ def gc(
     store = Store(root(context))
     loaded = [load_study(name) for name in (*study_names(), *(study or []))]
     local = store.local(settings.cache_folder())
-    # Removing waits for a run that is at work, whose files might look like waste.
-    with only_writer(local, Bars().waiting, store.url) if yes else nullcontext():
+    with ExitStack() as alone:
+        if yes:
+            from assets.instance import only_writer
+
+            # Removing waits for a run that is at work, whose files might look like waste.
+            alone.enter_context(only_writer(local, Bars().waiting, store.url))
         watch = look(store)
         if yes:
             _refuse_while_unknown(watch)

@@ -41,6 +41,8 @@ ALLOWED = {
     ("tables",): SQL,
     ("describe", "variants"): SQL,
     ("recipes",): LISTS,
+    ("verify",): ROWS,
+    ("gc",): {*LISTS, "duckdb"},
     ("watch",): {*ROWS, "pandas", "polars"},
     ("figure",): {*LISTS, "duckdb", "altair", "polars", "vl_convert"},
 }
