@@ -41,7 +41,7 @@ ALLOWED = {
     ("tables",): SQL,
     ("describe", "variants"): SQL,
     ("recipes",): LISTS,
-    ("verify",): ROWS,
+    ("verify",): {*ROWS, "pandas"},
     ("gc",): {*LISTS, "duckdb"},
     ("watch",): {*ROWS, "pandas", "polars"},
     ("figure",): {*LISTS, "duckdb", "altair", "polars", "vl_convert"},
