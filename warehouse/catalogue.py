@@ -10,9 +10,9 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -32,7 +32,6 @@ from warehouse.migrations import relation
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
 from warehouse.quoting import literal, quoted
-from warehouse.remote import register
 from warehouse.schema import Table
 from warehouse.snapshots import FOOTERS, UNUSABLE, File, Snapshot, Unusable
 from warehouse.store import Store
@@ -114,6 +113,38 @@ def connect(
         WarehouseError: the place is a file, or cannot be listed.
         CatalogueError: a file in `sql/` is wrong; the message names it.
     """
+    return _opened(root, Snapshot.hold, safe=safe, gibibytes=gibibytes, models=models, explained=explained)[0]
+
+
+@contextmanager
+def connected(
+    root: Place | str,
+    *,
+    safe: bool = False,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
+    explained: bool = False,
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Opens the catalogue as `connect` does, for a block at whose end the files are closed, whoever has a cursor."""
+    connection, snapshot = _opened(
+        root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models, explained=explained
+    )
+    try:
+        with connection:
+            yield connection
+    finally:
+        snapshot.close()
+
+
+def _opened(
+    root: Place | str,
+    give: Callable[[Snapshot, duckdb.DuckDBPyConnection], None],
+    *,
+    safe: bool,
+    gibibytes: float,
+    models: Collection[str] | None,
+    explained: bool,
+) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
     with ThreadPoolExecutor(1) as beside:
         # Python looks at the files while DuckDB binds the views.
         template = beside.submit(_template, _sources(SQL), explained)
@@ -122,7 +153,7 @@ def connect(
         warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=2)
     try:
         connection = duckdb.connect()
-        snapshot.hold(connection)
+        give(snapshot, connection)
     except BaseException:
         snapshot.close()
         raise
@@ -134,8 +165,9 @@ def connect(
             _lock(connection, snapshot.root, gibibytes)
     except BaseException:
         connection.close()
+        snapshot.close()
         raise
-    return connection
+    return connection, snapshot
 
 
 def build_file(root: Place | str, path: Place) -> None:
@@ -150,8 +182,7 @@ def build_file(root: Place | str, path: Place) -> None:
 
     def write(temporary: Path) -> None:
         with duckdb.connect(temporary) as connection:
-            if not isinstance(snapshot.root, Path):
-                register(connection, snapshot.root)
+            snapshot.serve(connection)
             _set_up(connection)
             _define(connection, _sources(SQL), explained=True)
             _fill(connection, files, snapshot.unusable)

@@ -8,13 +8,17 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from warehouse.errors import WarehouseError
 
-Place = Path | UPath
+# A warehouse in a folder needs no fsspec, which takes as long to import as a query.
+if TYPE_CHECKING:
+    from upath import UPath
+
+    Place = Path | UPath
+else:
+    Place = Path
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|.*::.*):(/+)(.*)", re.DOTALL)
 # Where an upload appears whole when it ends, in the place of what was there, or not at all. On other remote file
 # systems (sftp, smb, hdfs, webdav) a reader sees a growing file.
@@ -23,7 +27,7 @@ Read = TypeVar("Read")
 _WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 
 
-def place_of(root: Path | UPath | str) -> Place:
+def place_of(root: "Path | UPath | str") -> Place:
     """The place that a path or URL names; a local one as an absolute Path, `file://` too.
 
     Raises:
@@ -53,6 +57,8 @@ def place_of(root: Path | UPath | str) -> Place:
         )
     if not rest.strip("/"):
         raise WarehouseError(f"the warehouse {scheme}:// names no bucket; write {scheme}://BUCKET/PREFIX")
+    from upath import UPath
+
     try:
         # What another machine has written a moment ago must be seen, so nothing is listed from memory.
         place = UPath(f"{scheme}://{rest.rstrip('/')}", use_listings_cache=False)
@@ -106,7 +112,7 @@ def fetch(place: Place, to: Path) -> None:
         place.fs.get_file(place.path, str(to))
 
 
-def upload(file: Path, place: UPath) -> None:
+def upload(file: Path, place: "UPath") -> None:
     """Puts a local file in the place of an object in one step: a reader sees the old one or the new one.
 
     Raises:

@@ -14,6 +14,7 @@ from upath import UPath
 
 from warehouse.places import failures
 from warehouse.provenance import unreadable
+from warehouse.snapshots import REPLACED
 
 # What stores call the version of an object, the surest first.
 _VERSIONS = ("ETag", "etag", "created", "mtime")
@@ -21,7 +22,6 @@ _VERSIONS = ("ETag", "etag", "created", "mtime")
 # for each view that is bound opens them again.
 _BLOCK = 1 << 20
 _KEPT = 128
-REPLACED = "was replaced after this connection was opened; open the warehouse again"
 
 
 class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalogue import connect
+from warehouse.catalogue import connected
 from warehouse.errors import SqlError, UnsafeSqlError
 from warehouse.limits import GIBIBYTES, SECONDS
 from warehouse.places import Place
@@ -80,7 +80,7 @@ def run_safe(
         WarehouseError: the warehouse cannot be opened.
     """
     shows_comments = any(word in sql.lower() for word in ("duckdb_", "information_schema"))
-    with connect(root, safe=True, gibibytes=gibibytes, models=models, explained=shows_comments) as connection:
+    with connected(root, safe=True, gibibytes=gibibytes, models=models, explained=shows_comments) as connection:
         return answer(connection, sql, parameters, seconds=seconds)
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import fsspec
 import pyarrow as pa
 
 from warehouse.errors import DamagedFileError, WarehouseError
@@ -21,7 +20,6 @@ from warehouse.footers import TAIL_BYTES, is_recognised
 from warehouse.migrations import version_of
 from warehouse.places import is_local
 from warehouse.provenance import damaged, read_footer, unreadable
-from warehouse.remote import REPLACED, register
 from warehouse.seals import is_intact
 from warehouse.store import PART, Partition, Store
 from warehouse.tables import TABLES
@@ -34,6 +32,8 @@ FOOTERS = "files.provenance_files"
 _SPARE = 200
 # What a query says first that reads a partition which cannot be used; the message about it follows.
 UNUSABLE = "a file that this reads cannot be used: "
+# What is said of an object that is not the one that was listed.
+REPLACED = "was replaced after this connection was opened; open the warehouse again"
 # Footers of an object store that are asked for at once.
 _REQUESTS = 16
 _REMOVED = " (deleted)"
@@ -118,22 +118,35 @@ class Snapshot:
             raise
         self.files = [file for file in found if file is not None]
 
-    def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Leaves the open files to the connection: they are closed when its last cursor and relation is gone.
+    def serve(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Lets a connection read the files, until `close`.
 
         Raises:
             WarehouseError: the object store cannot be reached.
         """
         if not isinstance(self.root, Path):
+            from warehouse.remote import register
+
             register(connection, self.root)
+
+    def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Leaves the open files to the connection: they are closed when its last cursor and relation is gone.
+
+        Raises:
+            WarehouseError: as `serve`.
+        """
+        self.serve(connection)
+        if not self._descriptors:
             return
-        pins = _Pins()
+        from warehouse.pins import Pins
+
+        pins = Pins()
         connection.register_filesystem(pins)
         # When the process ends the system closes them, and nothing that still runs loses its files before.
         weakref.finalize(pins, _close, self._descriptors).atexit = False
 
     def close(self) -> None:
-        """Closes the files, where no connection came to hold them."""
+        """Closes the files, where no connection holds them."""
         _close(self._descriptors)
 
     def _file(self, partition: Partition) -> File | None:
@@ -170,17 +183,6 @@ class Snapshot:
         if not self.is_held:
             os.close(self._descriptors.pop())
         return File(partition, source, version)
-
-
-class _Pins(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
-    """A file system without files, which lives as long as the database that it is registered with.
-
-    The Python object of a connection is no measure: its cursors outlive it, and would be left with numbers of
-    descriptors that name other files by then.
-    """
-
-    protocol = "prunescope-pins"
-    cachable = False
 
 
 def _remote_file(partition: Partition) -> File | None:

@@ -6,12 +6,13 @@ For those who look at thousands of partitions every half minute.
 import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TypeVar
-
-from upath import UPath
+from typing import TYPE_CHECKING, TypeVar
 
 from warehouse.places import Place, failures
 from warehouse.provenance import unreadable
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -46,7 +47,7 @@ def _of_file(path: Path) -> str | None:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
-def _of_folder(folder: UPath) -> dict[str, str]:
+def _of_folder(folder: "UPath") -> dict[str, str]:
     folder.fs.invalidate_cache()
     try:
         found = folder.fs.find(folder.path, detail=True)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from upath import UPath
 
 from warehouse.atomic import refusals_explained, temporaries, write_atomically
 from warehouse.errors import DamagedFileError, WarehouseError
@@ -26,6 +25,7 @@ from warehouse.seals import UNSEALED, is_intact, seal
 # What only writing needs is imported there: most commands only read.
 if TYPE_CHECKING:
     import polars as pl
+    from upath import UPath
 
     from warehouse import checks
 
@@ -90,7 +90,7 @@ class Store:
         root: a pathlib.Path for a folder of this machine, a UPath for a URL such as `s3://bucket/prefix`.
     """
 
-    def __init__(self, root: Path | UPath | str) -> None:
+    def __init__(self, root: "Path | UPath | str") -> None:
         """Takes the place, which need not exist yet and is not contacted.
 
         Raises:

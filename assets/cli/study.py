@@ -298,7 +298,7 @@ def _tell_of_code(request: "Request") -> None:
 def _show(outcome: "Outcome", place: "Place") -> None:
     """Findings to standard output, the report's place to standard error."""
     from assets.plan import report_file
-    from warehouse.catalogue import connect
+    from warehouse.catalogue import connected
 
     models = ", ".join(literal(model.name) for model in outcome.study.models)
     recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)
@@ -321,7 +321,7 @@ def _show(outcome: "Outcome", place: "Place") -> None:
         ORDER BY list_position([{models}], model), list_position([{recipes}], recipe), data_set
     """  # noqa: S608 - literals are quoted
     queries = [measured] if outcome.study.prompts or outcome.study.texts else []
-    with connect(place, explained=False) as connection:
+    with connected(place) as connection:
         answers = [connection.sql(query).to_arrow_table() for query in (*queries, *([found] if sets else []))]
     for rows in answers:
         if rows.num_rows:

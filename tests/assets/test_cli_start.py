@@ -22,12 +22,12 @@ from warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
-    *("altair", "dagster", "datasets", "duckdb", "great_tables", "lm_eval", "numba", "pandas", "polars", "pyarrow"),
-    *("ray", "scipy", "sqlglot", "starlette", "torch", "transformers", "vl_convert"),
+    *("altair", "dagster", "datasets", "duckdb", "fsspec", "great_tables", "lm_eval", "numba", "pandas", "polars"),
+    *("pyarrow", "ray", "scipy", "sqlglot", "starlette", "torch", "transformers", "vl_convert"),
 }
 ROWS = {"duckdb", "pyarrow"}
-# Arrow imports pandas where it makes a table of Python's values.
-LISTS = {"pyarrow", "pandas"}
+# Arrow imports pandas, and that fsspec, where it makes a table of Python's values.
+LISTS = {"pyarrow", "pandas", "fsspec"}
 SQL = ROWS | LISTS | {"sqlglot"}
 # What a command may import of HEAVY, and no more. Other commands compute, and import what computes.
 ALLOWED = {
@@ -41,9 +41,9 @@ ALLOWED = {
     ("tables",): SQL,
     ("describe", "variants"): SQL,
     ("recipes",): LISTS,
-    ("verify",): {*ROWS, "pandas"},
-    ("gc",): {*LISTS, "duckdb"},
-    ("watch",): {*ROWS, "pandas", "polars"},
+    ("verify",): ROWS | LISTS,
+    ("gc",): ROWS | LISTS,
+    ("watch",): {*ROWS, *LISTS, "polars"},
     ("figure",): {*LISTS, "duckdb", "altair", "polars", "vl_convert"},
 }
 # Says last on standard error what several command lines, apart by `;`, have imported of HEAVY.
