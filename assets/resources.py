@@ -15,7 +15,7 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field, PrivateAttr
 
 from assets import settings
-from assets.explorer import rows
+from assets.explorer import asking
 from assets.interrupts import end_with_parent
 from assets.plan import Request
 from assets.state import partitions
@@ -100,6 +100,7 @@ class WarehouseResource(ConfigurableResource):
     root: str = Field(default="", description="Folder or URL; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+    _asking: Ask | None = PrivateAttr(default=None)
     _partitions: dict[str, str] = PrivateAttr(default={})
     _drawn: Drawn | None = PrivateAttr(default=None)
 
@@ -113,10 +114,11 @@ class WarehouseResource(ConfigurableResource):
         Raises:
             WarehouseError: the views cannot be built, or a file is damaged.
         """
-        if self._connection is None:
+        if self._asking is None:
             self._partitions = partitions(self.store(), TABLES)
             self._connection = connect(self.store().root, explained=False)
-        return rows(self._connection, query)
+            self._asking = asking(self._connection)
+        return self._asking(query)
 
     def drawn(self) -> Drawn:
         """The figures of the whole warehouse, in one run each asked and drawn once."""
