@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Literal, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
@@ -23,6 +22,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from warehouse.errors import WarehouseError
+from warehouse.quoting import visible
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -210,6 +210,8 @@ def _values(column: pa.ChunkedArray) -> list[object]:
     if pa.types.is_float32(column.type):
         column = column.cast(pa.string()).cast(pa.float64())
     elif pa.types.is_list(column.type):
+        import pyarrow.compute as pc  # its functions are made when it is imported, which takes long
+
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
@@ -254,8 +256,3 @@ def markdown_escaped(text: str) -> str:
     # Within a word an underscore is only an underscore, and column names stay readable.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     return text.replace("\n", "<br>")
-
-
-def visible(text: str, keep: str = "") -> str:
-    """Control characters as escapes: a token must not steer the terminal that shows it."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

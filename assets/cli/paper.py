@@ -13,10 +13,7 @@ import typer
 from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, put, say
 from assets.cli.progress import Bars
-from assets.export import export as export_all
-from pipelines.studies import load_study
-from warehouse.compare import compare as compare_variants
-from warehouse.export.tables import MOST_ROWS
+from warehouse.limits import MOST_ROWS
 
 _Variant = Annotated[str, typer.Argument(help="MODEL@RECIPE, or RECIPE where one model has it.")]
 
@@ -47,6 +44,8 @@ def compare(
     - `prunescope compare wanda-50 magnitude-50`
     - `prunescope compare mine@wanda-50 mine@dense -o difference.tex`
     """
+    from warehouse.compare import compare as compare_variants
+
     chosen_format(format_, output)
     found = compare_variants(existing(context), a, b)
     for reason in found.missing:
@@ -84,6 +83,9 @@ def export(
     - `prunescope export paper/ --study demo`
     - `prunescope export paper/ --only paper_variants --only q11 --only generation`
     """
+    from assets.export import export as export_all
+    from pipelines.studies import load_study
+
     chosen = load_study(study) if study is not None else None
     with Bars() as bars:
         done = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
