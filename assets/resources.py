@@ -116,7 +116,7 @@ class WarehouseResource(ConfigurableResource):
         """
         if self._asking is None:
             self._partitions = partitions(self.store(), TABLES)
-            self._connection = connect(self.store().root, explained=False)
+            self._connection = connect(self.store().root)
             self._asking = asking(self._connection)
         return self._asking(query)
 
@@ -149,6 +149,6 @@ class WarehouseResource(ConfigurableResource):
     @contextmanager
     def only(self, study: Study) -> Iterator[duckdb.DuckDBPyConnection]:
         """A catalogue as if the warehouse held this study's models and recipes and nothing else."""
-        with connect(self.store().root, explained=False) as connection:
+        with connect(self.store().root) as connection:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
             yield connection

@@ -311,7 +311,7 @@ def _show(outcome: "Outcome", place: "Place") -> None:
         ORDER BY list_position([{models}], model), list_position([{recipes}], recipe), data_set
     """  # noqa: S608 - literals are quoted
     queries = [measured] if outcome.study.prompts or outcome.study.texts else []
-    with connect(place, explained=False) as connection:
+    with connect(place) as connection:
         answers = [connection.sql(query).to_arrow_table() for query in (*queries, *([found] if sets else []))]
     for rows in answers:
         if rows.num_rows:
