@@ -18,7 +18,7 @@ from dagster import (
 )
 
 from assets import state
-from assets.explorer import asking, documents
+from assets.explorer import documents
 from assets.figures import figure_key
 from assets.lineage import questions
 from assets.plan import REPORT_MARK, report_file
@@ -60,11 +60,10 @@ def report(
     store = warehouse.store()
     chosen = study.request(store).load()
     # Before anything is read: what is written meanwhile makes the report outdated, never current by mistake.
-    version, drawn = state.report_version(store, chosen), warehouse.drawn_of(chosen)
-    with warehouse.only(chosen) as connection:
-        ask = asking(connection)
-        broken = broken_assertions(ask)
-        page = render(documents(chosen, connection, ask, drawn).within(), live=False)
+    version = state.report_version(store, chosen)
+    with warehouse.only(chosen) as seen:
+        broken = broken_assertions(seen.ask)
+        page = render(documents(chosen, seen.connection, seen.ask, seen.drawn).within(), live=False)
     # A report on tables that contradict each other is shown, but never counts as done.
     version = version if not broken else ""
     path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))

@@ -6,7 +6,7 @@ Run configuration is what the UI shows and executes again, so all that a run dep
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -94,6 +94,21 @@ class StudyResource(ConfigurableResource):
         )
 
 
+@dataclass(frozen=True)
+class OneStudy:
+    """A catalogue as if the warehouse held one study's models and recipes and nothing else.
+
+    Attributes:
+        connection: the open catalogue.
+        ask: the rows of a query on it.
+        drawn: the study's figures, where they are drawn already.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    ask: Ask
+    drawn: Drawn | None
+
+
 class WarehouseResource(ConfigurableResource):
     """Where results are kept."""
 
@@ -126,16 +141,6 @@ class WarehouseResource(ConfigurableResource):
             self._drawn = Drawn(self.ask)
         return self._drawn
 
-    def drawn_of(self, study: Study) -> Drawn | None:
-        """Those of the run, where they are the study's as it is now; else None.
-
-        They are where the warehouse holds nothing but the study, and no partition was written since they were asked.
-        """
-        models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
-        if self._connection is None or partitions(self.store(), TABLES) != self._partitions:
-            return None
-        return self.drawn() if is_whole(self._connection, models, recipes) else None
-
     def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Lets a run that a code server has started end with that server: nobody could stop it any more."""
         if multiprocessing.parent_process() is not None:
@@ -147,8 +152,18 @@ class WarehouseResource(ConfigurableResource):
             self._connection.close()
 
     @contextmanager
-    def only(self, study: Study) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A catalogue as if the warehouse held this study's models and recipes and nothing else."""
+    def only(self, study: Study) -> Iterator[OneStudy]:
+        """Open a catalogue that shows one study.
+
+        It is that of the run, with what the run has computed and drawn, where the warehouse holds nothing but the study
+        and no partition was written since; the run then asks nothing more of the whole warehouse.
+        """
+        models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
+        whole = self._connection
+        if whole and self._partitions == partitions(self.store(), TABLES) and is_whole(whole, models, recipes):
+            narrow(whole, models, recipes)
+            yield OneStudy(whole, self.ask, self.drawn())
+            return
         with connect(self.store().root) as connection:
-            narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
-            yield connection
+            narrow(connection, models, recipes)
+            yield OneStudy(connection, asking(connection), None)
