@@ -22,17 +22,17 @@ class Materialized:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Keeps the connection; nothing is computed yet.
+        """Keep the connection; nothing is computed yet.
 
         Args:
-            connection: an open catalogue that nothing else narrows from now on.
+            connection: an open catalogue, some views of which may be tables already.
         """
         self._connection = connection
         self._views = view_sql()
-        self._ready = set[str]()
+        self._ready = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
 
     def prepare(self, query: str) -> None:
-        """Computes what a SELECT reads.
+        """Compute what a SELECT reads.
 
         Raises:
             duckdb.Error: a view fails; it stays a view.
@@ -55,7 +55,7 @@ class Materialized:
 
 
 def read_by(query: str) -> set[str]:
-    """The names that stand for a table, a view or a part of its own in a SELECT."""
+    """Return the names that stand for a table, a view or a part of its own in a SELECT."""
     return {table.name for table in sqlglot.parse_one(query, dialect="duckdb").find_all(exp.Table)}
 
 
