@@ -50,8 +50,9 @@ dictionary: $(READY)
 gallery: $(READY)
 	$(BIN)/python -m tests.gallery
 
-# Other people's scripts in the explorer's page, at the versions of package.json; needs npm.
-vendor:
+# Other people's scripts in pages: Vega as vl-convert has it, and what package.json names; needs npm.
+vendor: $(READY)
+	$(BIN)/python -c "import vl_convert; print(vl_convert.javascript_bundle(), end='')" > pipelines/charts/vendor/vega.js
 	cd pipelines/explorer/vendor && npm install --package-lock-only --ignore-scripts && npm ci --ignore-scripts && node collect.mjs && rm -rf node_modules
 
 bench: demo

@@ -23,6 +23,7 @@ from pipelines.studies import Study
 from warehouse import compare as compare_module
 from warehouse.catalogue import LAYERS, SQL
 from warehouse.compare import compare_pairs
+from warehouse.materialized import Materialized
 from warehouse.snapshots import damage_explained
 
 
@@ -46,7 +47,7 @@ def documents(
     views = {
         path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
     }
-    ask = ask or partial(rows, connection)
+    ask = ask or (partial(rows, connection) if is_live else asking(connection))
     name, title, order = study, "", Order()
     if not isinstance(study, str):
         name, title = study.name, study.title
@@ -65,6 +66,18 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
     """
     with damage_explained(connection):
         return pl.DataFrame(connection.sql(query).to_arrow_table())
+
+
+def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
+    """As `rows`, for many queries on one connection: what several of them read is computed once."""
+    materialized = Materialized(connection)
+
+    def ask(query: str) -> pl.DataFrame:
+        with damage_explained(connection):
+            materialized.prepare(query)
+        return rows(connection, query)
+
+    return ask
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-import sqlglot
 from sqlglot import MappingSchema, exp
 from sqlglot.lineage import Node, lineage
 
 from warehouse.catalogue import PROVENANCE, SQL, View, view_sql
 from warehouse.explanations import PROVENANCE_COLUMNS
+from warehouse.materialized import read_by
 from warehouse.tables import TABLES
 
 Origins = Mapping[str, frozenset[tuple[str, str]]]
@@ -36,7 +36,7 @@ class Reading:
 
 def reading(query: str) -> Reading:
     """Follows a SELECT down to the tables."""
-    views, found, rest = _views(), set[str](), _names(query)
+    views, found, rest = _views(), set[str](), list(read_by(query))
     while rest:
         name = rest.pop()
         if name not in found:
@@ -97,7 +97,3 @@ def _read(node: Node) -> Iterator[tuple[str, str]]:
 @cache
 def _views() -> dict[str, View]:
     return view_sql()
-
-
-def _names(query: str) -> list[str]:
-    return [table.name for table in sqlglot.parse_one(query, dialect="duckdb").find_all(exp.Table)]

@@ -44,7 +44,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
         InputError: the warehouse has no variant, or none of that study; or the file is no study.
         WarehouseError: the warehouse cannot be read.
     """
-    with connect(root, explained=False) as connection:
+    with connect(root) as connection:
         computed = _computed(connection)
     known: dict[str, Study | None] = {each.study.name: each.study for each in look(Store(root)).studies}
     if named is None:
@@ -193,7 +193,7 @@ class _State:
 
     def __init__(self, root: Place, name: str, study: Study | None, version: str) -> None:
         self.version = version
-        self._connection = connect(root, explained=False)
+        self._connection = connect(root)
         _narrow(self._connection, name, study)
         # Nothing in it changes, and many documents ask the same.
         ask = lru_cache(_ANSWERS)(partial(rows, self._connection))

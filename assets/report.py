@@ -4,7 +4,6 @@ What it says and how it looks is the business of `pipelines.explorer`; which SQL
 """
 
 import shlex
-from functools import partial
 from pathlib import Path
 
 from dagster import (
@@ -19,7 +18,7 @@ from dagster import (
 )
 
 from assets import state
-from assets.explorer import documents, rows
+from assets.explorer import documents
 from assets.figures import figure_key
 from assets.lineage import questions
 from assets.plan import REPORT_MARK, report_file
@@ -61,10 +60,10 @@ def report(
     store = warehouse.store()
     chosen = study.request(store).load()
     # Before anything is read: what is written meanwhile makes the report outdated, never current by mistake.
-    version, drawn = state.report_version(store, chosen), warehouse.drawn_of(chosen)
-    with warehouse.only(chosen) as connection:
-        broken = broken_assertions(partial(rows, connection))
-        page = render(documents(chosen, connection, drawn=drawn).within(), live=False)
+    version = state.report_version(store, chosen)
+    with warehouse.only(chosen) as seen:
+        broken = broken_assertions(seen.ask)
+        page = render(documents(chosen, seen.connection, seen.ask, seen.drawn).within(), live=False)
     # A report on tables that contradict each other is shown, but never counts as done.
     version = version if not broken else ""
     path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))

@@ -6,7 +6,7 @@ Run configuration is what the UI shows and executes again, so all that a run dep
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -15,7 +15,7 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import Field, PrivateAttr
 
 from assets import settings
-from assets.explorer import rows
+from assets.explorer import asking
 from assets.interrupts import end_with_parent
 from assets.plan import Request
 from assets.state import partitions
@@ -94,12 +94,28 @@ class StudyResource(ConfigurableResource):
         )
 
 
+@dataclass(frozen=True)
+class OneStudy:
+    """A catalogue as if the warehouse held one study's models and recipes and nothing else.
+
+    Attributes:
+        connection: the open catalogue.
+        ask: the rows of a query on it.
+        drawn: the study's figures, where they are drawn already.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    ask: Ask
+    drawn: Drawn | None
+
+
 class WarehouseResource(ConfigurableResource):
     """Where results are kept."""
 
     root: str = Field(default="", description="Folder or URL; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+    _asking: Ask | None = PrivateAttr(default=None)
     _partitions: dict[str, str] = PrivateAttr(default={})
     _drawn: Drawn | None = PrivateAttr(default=None)
 
@@ -113,26 +129,17 @@ class WarehouseResource(ConfigurableResource):
         Raises:
             WarehouseError: the views cannot be built, or a file is damaged.
         """
-        if self._connection is None:
+        if self._asking is None:
             self._partitions = partitions(self.store(), TABLES)
-            self._connection = connect(self.store().root, explained=False)
-        return rows(self._connection, query)
+            self._connection = connect(self.store().root)
+            self._asking = asking(self._connection)
+        return self._asking(query)
 
     def drawn(self) -> Drawn:
         """The figures of the whole warehouse, in one run each asked and drawn once."""
         if self._drawn is None:
             self._drawn = Drawn(self.ask)
         return self._drawn
-
-    def drawn_of(self, study: Study) -> Drawn | None:
-        """Those of the run, where they are the study's as it is now; else None.
-
-        They are where the warehouse holds nothing but the study, and no partition was written since they were asked.
-        """
-        models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
-        if self._connection is None or partitions(self.store(), TABLES) != self._partitions:
-            return None
-        return self.drawn() if is_whole(self._connection, models, recipes) else None
 
     def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Lets a run that a code server has started end with that server: nobody could stop it any more."""
@@ -145,8 +152,18 @@ class WarehouseResource(ConfigurableResource):
             self._connection.close()
 
     @contextmanager
-    def only(self, study: Study) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A catalogue as if the warehouse held this study's models and recipes and nothing else."""
-        with connect(self.store().root, explained=False) as connection:
-            narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
-            yield connection
+    def only(self, study: Study) -> Iterator[OneStudy]:
+        """Open a catalogue that shows one study.
+
+        It is that of the run, with what the run has computed and drawn, where the warehouse holds nothing but the study
+        and no partition was written since; the run then asks nothing more of the whole warehouse.
+        """
+        models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
+        whole = self._connection
+        if whole and self._partitions == partitions(self.store(), TABLES) and is_whole(whole, models, recipes):
+            narrow(whole, models, recipes)
+            yield OneStudy(whole, self.ask, self.drawn())
+            return
+        with connect(self.store().root) as connection:
+            narrow(connection, models, recipes)
+            yield OneStudy(connection, asking(connection), None)

@@ -50,7 +50,7 @@ def main(places: Sequence[str]) -> None:
     """Draws them."""
     drawn: dict[str, bytes] = {}
     for names, root in map(_asked, places or [""]):
-        with connect(settings.warehouse_root(root or None), explained=False) as connection:
+        with connect(settings.warehouse_root(root or None)) as connection:
             for name in names:
                 frame = pl.DataFrame(connection.sql(FIGURES[name].query).to_arrow_table())
                 if name not in drawn and frame.height:

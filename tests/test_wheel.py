@@ -32,6 +32,7 @@ def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_setting
         ("pipelines/published", "*.yaml"),
         ("pipelines/explorer", "*.j2"),
         ("pipelines/explorer/static", "*"),
+        ("pipelines/charts/vendor", "*"),
         ("pipelines/explorer/vendor", "*.js"),
         ("pipelines/explorer/vendor", "LICENSES.txt"),
     ):

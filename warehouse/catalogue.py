@@ -41,7 +41,7 @@ SQL = Path(__file__).parents[1] / "sql"
 LAYERS = ("staging", "marts", "questions")
 PROVENANCE = "provenance"
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
-# Built views that are kept: of a few versions, with and without comments.
+# Versions whose built views are kept.
 _TEMPLATES = 16
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
@@ -91,7 +91,6 @@ def connect(
     safe: bool = False,
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
-    explained: bool = True,
 ) -> duckdb.DuckDBPyConnection:
     """Opens the catalogue of the warehouse as it is now, in memory.
 
@@ -103,8 +102,6 @@ def connect(
         safe: lock the connection: only the tables' files can be read, and no setting changed.
         gibibytes: most memory that a locked connection may use, in GiB.
         models: see only the partitions of these models; all where None.
-        explained: whether tables, views and columns have their comments, which no query needs and which take a
-            quarter of the time of a process's first connection.
 
     Warns:
         DamagedFileWarning: of each partition whose footer cannot be read. A query that reads it fails with its name.
@@ -113,7 +110,7 @@ def connect(
         WarehouseError: the place is a file, or cannot be listed.
         CatalogueError: a file in `sql/` is wrong; the message names it.
     """
-    return _opened(root, Snapshot.hold, safe=safe, gibibytes=gibibytes, models=models, explained=explained)[0]
+    return _opened(root, Snapshot.hold, safe=safe, gibibytes=gibibytes, models=models)[0]
 
 
 @contextmanager
@@ -123,12 +120,9 @@ def connected(
     safe: bool = False,
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
-    explained: bool = False,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens the catalogue as `connect` does, for a block at whose end the files are closed, whoever has a cursor."""
-    connection, snapshot = _opened(
-        root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models, explained=explained
-    )
+    connection, snapshot = _opened(root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models)
     try:
         with connection:
             yield connection
@@ -143,11 +137,10 @@ def _opened(
     safe: bool,
     gibibytes: float,
     models: Collection[str] | None,
-    explained: bool,
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
     with ThreadPoolExecutor(1) as beside:
         # Python looks at the files while DuckDB binds the views.
-        template = beside.submit(_template, _sources(SQL), explained)
+        template = beside.submit(_template, _sources(SQL))
         snapshot = Snapshot(Store(root), models)
     for unusable in snapshot.unusable:
         warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=2)
@@ -181,10 +174,10 @@ def build_file(root: Place | str, path: Place) -> None:
     files = [replace(file, source=str(file.partition.path)) for file in snapshot.files]
 
     def write(temporary: Path) -> None:
+        shutil.copyfile(_template(_sources(SQL)), temporary)
         with duckdb.connect(temporary) as connection:
             snapshot.serve(connection)
             _set_up(connection)
-            _define(connection, _sources(SQL), explained=True)
             _fill(connection, files, snapshot.unusable)
 
     write_atomically(path.absolute(), write)
@@ -239,23 +232,23 @@ def sql_type(of: pa.DataType) -> str:
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
 
 
-def _template(sources: tuple[_Source, ...], explained: bool) -> Path:
+def _template(sources: tuple[_Source, ...]) -> Path:
     """Return a DuckDB file with all views over tables without files, from which connections copy them.
 
     To bind and explain the views takes a hundred times as long as to copy them, so the file is made once for a version
     of `sql/` and of this package, in the user's cache.
     """
-    version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}\0{explained}".encode())
+    version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}".encode())
     for layer, path, text in sources:
         version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
     file = cache_folder() / "catalogues" / f"{version.hexdigest()}.duckdb"
     if not file.exists():
         try:
-            write_atomically(file, lambda temporary: _build_template(temporary, sources, explained=explained))
+            write_atomically(file, lambda temporary: _build_template(temporary, sources))
         except CatalogueError:
             raise
         except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
-            return _own_template(sources, explained)
+            return _own_template(sources)
         with suppress(FileNotFoundError):  # another process removes them, too
             for old in sorted(file.parent.glob("*.duckdb"), key=lambda each: each.stat().st_mtime)[:-_TEMPLATES]:
                 old.unlink()
@@ -263,19 +256,19 @@ def _template(sources: tuple[_Source, ...], explained: bool) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _own_template(sources: tuple[_Source, ...], explained: bool) -> Path:
+def _own_template(sources: tuple[_Source, ...]) -> Path:
     """Build the template in a folder of this process, which goes with it."""
     folder = mkdtemp(prefix="prunescope-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file = Path(folder) / "views.duckdb"
-    _build_template(file, sources, explained=explained)
+    _build_template(file, sources)
     return file
 
 
-def _build_template(file: Path, sources: tuple[_Source, ...], *, explained: bool) -> None:
+def _build_template(file: Path, sources: tuple[_Source, ...]) -> None:
     with duckdb.connect(file) as connection:
         _set_up(connection)
-        _define(connection, sources, explained=explained)
+        _define(connection, sources)
 
 
 @cache
@@ -305,7 +298,7 @@ def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET enable_progress_bar = false")
 
 
-def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...], *, explained: bool) -> None:
+def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...]) -> None:
     """Creates all views over tables without files, because DuckDB opens files for every view that it binds."""
     views = _views(sources)
     connection.execute("BEGIN")
@@ -320,8 +313,7 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...],
             _execute(connection, path, text)
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
-    if explained:
-        connection.execute(";".join(_comments(views)))
+    connection.execute(";".join(_comments(views)))
     connection.execute("COMMIT")
 
 

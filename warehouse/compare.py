@@ -84,7 +84,7 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
         NothingSharedError: they were measured against different dense weights, or share no text, prompt or sample of
             a task; the message says which.
     """
-    with connect(root, explained=False) as connection:
+    with connect(root) as connection:
         model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
         (found,) = compare_pairs(connection, model, [(recipe_a, recipe_b)])
     if not found.rows.num_rows:

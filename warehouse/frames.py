@@ -78,7 +78,7 @@ def _require(name: str) -> None:
 
 def _rows(name: str, root: Place | str) -> pa.Table:
     _require(name)
-    with connect(root, explained=False) as connection, damage_explained(connection):
+    with connect(root) as connection, damage_explained(connection):
         return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - it exists
 
 

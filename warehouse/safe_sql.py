@@ -79,8 +79,7 @@ def run_safe(
         DamagedFileError: a file that it reads is damaged; the message names it.
         WarehouseError: the warehouse cannot be opened.
     """
-    shows_comments = any(word in sql.lower() for word in ("duckdb_", "information_schema"))
-    with connected(root, safe=True, gibibytes=gibibytes, models=models, explained=shows_comments) as connection:
+    with connected(root, safe=True, gibibytes=gibibytes, models=models) as connection:
         return answer(connection, sql, parameters, seconds=seconds)
 
 

@@ -147,7 +147,7 @@ def _rows(view: str, study: "Study", place: "Place") -> "pl.DataFrame":
     from warehouse.catalogue import connect
 
     recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
-    with connect(place, explained=False) as connection:
+    with connect(place) as connection:
         found = connection.sql(
             f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
             params=[study.models[0].name, recipes],

@@ -127,7 +127,7 @@ def _rows(place: "Place", query: str, wanted: "Wanted") -> "pl.DataFrame":
     from warehouse.subset import narrow
 
     require(place, wanted.models, wanted)
-    with connect(place, explained=False) as connection:
+    with connect(place) as connection:
         found = connection.sql("SELECT DISTINCT model, coalesce(recipe, 'dense') FROM provenance").fetchall()
         models = wanted.models or {model for model, _ in found}
         recipes = {*wanted.recipes, "dense"} if wanted.recipes else {recipe for _, recipe in found}

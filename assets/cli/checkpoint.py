@@ -281,7 +281,7 @@ def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
     from warehouse.catalogue import connect
 
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
-    with connect(place, explained=False) as connection:
+    with connect(place) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
         rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
         texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608

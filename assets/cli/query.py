@@ -287,7 +287,7 @@ def describe(
     name = numbers.get(name.lower(), name if name in explained else name.lower())
     if name not in explained:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
-    with connect(existing(context), explained=False) as connection:
+    with connect(existing(context)) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = list(zip(relation.columns, relation.types, strict=True))
     said = explained[name]

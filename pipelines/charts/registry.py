@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import polars as pl
+from altair.utils.schemapi import debug_mode
 
 from pipelines.charts import (
     amplification,
@@ -90,7 +91,7 @@ class Figure:
         a chart that says so.
         """
         if frame.is_empty():
-            chart = self.draw(frame)
+            chart = self._chart(frame)
             yield Drawing(self.name, self.title, chart, _specified(chart))
             return
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
@@ -107,6 +108,11 @@ class Figure:
             title = ": ".join([self.title, *([", ".join(told_by)] if told_by else [])])
             yield Drawing(slug, title, chart, specification)
 
+    def _chart(self, part: pl.DataFrame) -> AnyChart:
+        # Valid by the tests of each figure; checking every part of it again takes as long as drawing.
+        with debug_mode(False):
+            return self.draw(part)
+
     def _pages(self, part: pl.DataFrame, most: int | None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
         """The rows of at most `most` values at a time, and which values they are where there are several pages."""
         values = part[self.page_by].unique(maintain_order=True).to_list() if self.page_by else []
@@ -122,7 +128,7 @@ class Figure:
 
     def _drawn(self, part: pl.DataFrame, values: list[str]) -> Iterator[tuple[AnyChart, Specification, list[str]]]:
         """One page, or as many as keep each below `most_bytes`."""
-        chart = self.draw(part)
+        chart = self._chart(part)
         specification = _specified(chart)
         size = len(vega_lite(specification))
         if size <= self.most_bytes:
@@ -144,7 +150,6 @@ _PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantizat
 
 
 def _specified(chart: AnyChart) -> Specification:
-    # Valid by the tests of each figure; checking it again takes longer than drawing.
     specification: Specification = chart.to_dict(validate=False)
     return specification
 

@@ -7,9 +7,13 @@ import re
 import textwrap
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import vl_convert
+
+# What models write is set in DejaVu Sans Mono. It comes along: a machine without any such font draws no letter of it.
+vl_convert.register_font_directory(str(Path(__file__).with_name("vendor")))
 
 Specification: TypeAlias = dict[str, Any]
 

@@ -270,8 +270,9 @@ def config(dark: bool = False) -> dict[str, Any]:
 
 def themed(chart: AnyChart) -> AnyChart:
     """The chart with the common look, which stands in its JSON so that it looks the same everywhere."""
-    styled: AnyChart = chart.configure(**config())
-    return styled
+    # In place, because a copy of a chart copies every chart inside it several times.
+    chart.config = alt.Config(**config())
+    return chart
 
 
 def dressed(specification: Specification, *, dark: bool = False) -> Specification:

@@ -37,8 +37,8 @@ def made(warehouse: str, study: str, path: Path) -> dict[str, float]:
     store = place.store()
     wall, processor = time.perf_counter(), time.process_time()
     chosen = StudyResource(study=study).request(store).load()
-    with place.only(chosen) as connection:
-        page = render(documents(chosen, connection).within(), live=False)
+    with place.only(chosen) as seen:
+        page = render(documents(chosen, seen.connection, seen.ask).within(), live=False)
     path.write_text(page, encoding="utf-8")
     return {"report_wall_s": time.perf_counter() - wall, "report_processor_s": time.process_time() - processor}
 

@@ -33,7 +33,7 @@ rounds, generations, torn = 0, set(), []
 end = time.monotonic() + seconds
 # On a busy machine as long as it takes to see enough.
 while time.monotonic() < end or rounds < 2 or len(generations) < 10:
-    with connect(root, explained=False) as connection:
+    with connect(root) as connection:
         # DuckDB takes a program without a file for a person at a terminal, and draws where the answer is printed.
         connection.execute("SET enable_progress_bar = false")
 

@@ -18,8 +18,9 @@ from pipelines.charts.registry import FIGURES
 from tests.pipelines.charts import frames
 
 FOLDER = Path(__file__).parent / "baseline"
-# The converter brings these fonts along; signs that they lack are replaced. So a picture does not depend on a machine.
-FONTS = {"sans": "Liberation Sans", "monospace": "Liberation Mono"}
+# The converter brings the first along and the charts the second; signs that the first lacks are replaced. So a picture
+# does not depend on a machine.
+FONTS = {"sans": "Liberation Sans", "monospace": "DejaVu Sans Mono"}
 PLAIN = str.maketrans("␣↵⇥‖…", "_/>|.")
 SCALE = 0.5
 

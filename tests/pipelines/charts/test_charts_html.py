@@ -2,9 +2,10 @@
 
 import polars as pl
 import pytest
+import vl_convert
 
 from pipelines.charts import theme, tokens
-from pipelines.charts.html import chart_page
+from pipelines.charts.html import chart_page, vega_script
 from pipelines.charts.registry import FIGURES
 from tests.pipelines.charts import frames
 from tests.pipelines.explorer.reader import chromium
@@ -22,6 +23,10 @@ const look = () => (document.querySelector("svg") ? done() : setTimeout(look, 50
 look();
 """
 MARKS = "return document.querySelectorAll('svg .role-mark:not(.mark-group) > *').length"
+
+
+def test_pages_draw_with_the_vega_that_draws_files():
+    assert vega_script() == vl_convert.javascript_bundle(), "`make vendor` copies it anew"
 
 
 @pytest.mark.chromium

@@ -1,0 +1,64 @@
+"""Views as tables of a connection: the same rows, each view computed once, and a failing view fails what reads it."""
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from tests.sql.handmade_whole import whole_warehouse
+from warehouse.catalogue import connect, view_sql
+from warehouse.errors import DamagedFileError, DamagedFileWarning
+from warehouse.materialized import Materialized, read_by
+from warehouse.snapshots import damage_explained
+from warehouse.tables import TABLES
+
+VIEWS = view_sql()
+
+
+def tables(connection):
+    return {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+
+
+def test_every_view_has_the_rows_and_types_that_it_has_as_a_view(whole, tmp_path):
+    with whole_warehouse().connect(tmp_path) as connection:
+        materialized = Materialized(connection)
+        for name in VIEWS:
+            materialized.prepare(f"FROM {name}")
+            found, expected = (pl.DataFrame(each.sql(f"FROM {name}").to_arrow_table()) for each in (connection, whole))
+            # What has no order of its own may come in another one.
+            assert_frame_equal(found, expected, rel_tol=1e-12, check_row_order=VIEWS[name].layer == "questions")
+        assert "variant_summary" in tables(connection)
+        assert not tables(connection) & {"reference_steps", "task_pairs", "stg_variants"}, "as many rows as the files"
+
+
+def test_only_what_a_query_reads_is_computed_and_that_once(tmp_path):
+    with whole_warehouse().connect(tmp_path) as connection:
+        materialized = Materialized(connection)
+        materialized.prepare("with kld_summary_too as (select 1) select * from kld_summary_too, stg_variants")
+        assert tables(connection) == set()
+        materialized.prepare("select (select max(n) from (select count(*) as n from paper_drops))")
+        assert {"paper_drops", "variant_summary", "noise_variants"} <= tables(connection)
+        assert "kld_summary" not in tables(connection)
+        connection.execute("DELETE FROM paper_drops")
+        for one in (materialized, Materialized(connection)):
+            one.prepare("FROM paper_drops JOIN variant_summary USING (model, recipe)")
+        assert connection.execute("SELECT count(*) FROM paper_drops").fetchall() == [(0,)]
+
+
+def test_a_damaged_file_fails_what_reads_it_each_time_and_nothing_else(tmp_path):
+    whole_warehouse().connect(tmp_path).close()
+    next((tmp_path / "text_tokens").rglob("*.parquet")).write_bytes(b"no rows")
+    with pytest.warns(DamagedFileWarning):
+        connection = connect(tmp_path)
+    with connection:
+        materialized = Materialized(connection)
+        for _ in range(2):
+            with pytest.raises(DamagedFileError, match="text_tokens"), damage_explained(connection):
+                materialized.prepare("FROM kld_summary")
+            materialized.prepare("FROM variant_summary")
+        assert "kld_summary" not in tables(connection)
+        assert connection.execute("FROM variant_summary").fetchall()
+
+
+def test_the_names_of_a_query():
+    query = "with a as (from variants) select (select 1 from models) from a, generations where exists (from speed)"
+    assert read_by(query) & set(TABLES) == {"variants", "models", "generations", "speed"}
