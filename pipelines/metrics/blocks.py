@@ -40,7 +40,7 @@ _REACH = 15.0
 class Workspace:
     """Buffers of one thread that every block uses again, so that the system need not hand out pages each time.
 
-    They grow to the largest block seen and hold (1 + temperatures) × rows × V + 2 V numbers in float32.
+    They grow to the largest block seen and hold (rows + 6) × V numbers in float32.
     """
 
     def __init__(self) -> None:
@@ -136,13 +136,15 @@ class Block:
         self._z, self._reach = z, _REACH * max(self.temperatures)
         self._weight = self.head.weight.numpy(), np.empty(0, np.float32) if bias is None else bias.float().numpy()
         self._gap = self.workspace.buffer("gap", rows, size)
-        self._weights = self.workspace.buffer("weights", count, rows, size)
         self._rows, self._softmaxes = np.empty(rows, fused.DENSE), np.empty((count, rows), fused.SOFTMAX)
         self._ids = np.empty((rows, min(fused.TOP, size)), np.int64)
         # A cap keeps all logits short.
         enough = _LARGEST_ERROR * min(self.temperatures) / self._noise if self.head.cap is None else np.inf
         fused.gaps(z, self._read.numpy(), *self._weight, enough, self._reach, self._gap, self._rows)
-        fused.dense_rows(self._gap, self._inverse32, self._weights, self._softmaxes, self._ids)
+        # From the highest temperature to the lowest: what has no weight at one has none at the next.
+        self._order = np.argsort(self._inverse32, kind="stable")
+        scratch = self.workspace.buffer("scratch", 6, size + fused.SLACK)
+        fused.dense_rows(self._gap, self._inverse32, self._order, scratch, self._softmaxes, self._ids)
         gap = self._gap
         self._dense = Dense(
             self._inverse32.astype(np.float64)[:, None],
@@ -160,16 +162,16 @@ class Block:
         fused.shift_rows(
             self._z,
             self._gap,
-            self._weights,
             self._rows,
             self._softmaxes,
             self._ids,
             dz,
             self._inverse32,
+            self._order,
             (self._read.numpy(), dx.numpy()),
             self._weight,
             self._reach,
-            self.workspace.buffer("scratch", 2, size),
+            self.workspace.buffer("scratch", 6, size + fused.SLACK),
             shifts,
             moves,
             ids,

@@ -1,9 +1,10 @@
-"""The sums over the vocabulary that every divergence column follows from, one row at a time, compiled by numba.
+"""Sums over the vocabulary from which every divergence column follows, one row at a time, compiled by numba.
 
 What the sums mean and which columns they make belongs in `divergence`; the same sums in torch are in `eager`.
 
-A row stays in the core's own cache while a few loops pass over it. Element-wise arithmetic is float32, totals are
-float64 over chunks of 512. All kernels stand in one file because numba's cache does not see changes elsewhere.
+A row stays in the core's own cache while a few loops pass over it. Tokens without weight on either side are left out
+of the sums in p-space (`_cut` says how little they could add). Element-wise arithmetic is float32, totals are float64
+over chunks of 512. All kernels stand in one file because numba's cache does not see changes elsewhere.
 """
 
 import math
@@ -38,14 +39,21 @@ LARGEST_CENTRED = 60.0
 # normalisers, each good to 1e-7, because there the rounding of a large c would enter.
 LARGEST_GROWTH = 0.1
 MOST_EXACT = 4096
+# Numbers of room behind a row's tokens in scratch: the last lanes are written whole, behind one token that comes first.
+SLACK = 32
 
 _CHUNK = 512
 _SCAN = 64
+_LANES = 16
+_NEGLIGIBLE = 1e-13  # what all tokens that are left out may add to a sum
 _F = np.float32
 _LOG2E = _F(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # ln 2 in two parts: k · high is exact
 _LN2 = _F(math.log(2))
+_SHIFTER = _F(1.5 * 2**23)  # a float32 of this size has no digits behind the point: adding it rounds
+_LEAST = _F(-87)  # exp of it is the least that is no subnormal number
 _SMALL = _F(0.5)  # below it, power series take the place of differences
+_E_ONE = _F(math.exp(-1))
 
 # Element-wise formulas keep their order of operations; only sums may be split over vector lanes.
 _element = njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
@@ -57,93 +65,165 @@ _part = njit(fastmath=_REGROUPED, error_model="numpy", nogil=True, forceinline=T
 
 
 @intrinsic
-def _as_float(typing_context, bits):  # noqa: ARG001 (numba's form)
-    """The float32 that has these bits."""
+def _power_of_two(typing_context, shifted):  # noqa: ARG001 (numba's form)
+    """Return 2^k from k + _SHIFTER, whose lowest bits are those of k, for −127 < k < 128."""
 
     def generate(context, builder, signature, arguments):  # noqa: ARG001
         from llvmlite import ir
 
-        return builder.bitcast(arguments[0], ir.FloatType())
+        integer = ir.IntType(32)
+        exponent = builder.shl(builder.bitcast(arguments[0], integer), ir.Constant(integer, 23))
+        return builder.bitcast(builder.add(exponent, ir.Constant(integer, 127 << 23)), ir.FloatType())
 
-    return types.float32(types.int32), generate
+    return types.float32(types.float32), generate
+
+
+@intrinsic
+def _wide(typing_context):  # noqa: ARG001
+    """Let the compiler use vectors of 512 bits in the calling function, where the processor has them.
+
+    LLVM prefers 256 bits on Intel's cores, whose clock once fell under wider ones.
+    """
+
+    def generate(context, builder, signature, arguments):  # noqa: ARG001
+        # llvmlite checks names of attributes against a list without this one.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def _larger(typing_context, a, b):  # noqa: ARG001
+    """Return the larger of two float32, marked so that a loop of it becomes a vector maximum."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ARG001
+        is_larger = builder.fcmp_ordered(">", *arguments, flags=("nnan", "nsz"))
+        return builder.select(is_larger, *arguments, flags=("nnan", "nsz"))
+
+    return types.float32(types.float32, types.float32), generate
+
+
+@intrinsic
+def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG001
+    """Copy the tokens among _LANES whose g or a − highest is above `lowest`, in order; return their number.
+
+    `sources` and `targets` are addresses of g, a and dz. A target has room for _LANES numbers, all of which are
+    written; it may lie at its source or before it.
+    """
+
+    def generate(context, builder, signature, arguments):  # noqa: ARG001
+        from llvmlite import ir
+
+        vector, bits = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(ir.IntType(1), _LANES)
+        compress = builder.module.declare_intrinsic(
+            f"llvm.experimental.vector.compress.v{_LANES}f32", (), ir.FunctionType(vector, [vector, bits, vector])
+        )
+        undefined = ir.Constant(vector, ir.Undefined)
+
+        def repeated(number):
+            first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+            return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), _LANES), None))
+
+        def pointers(addresses):
+            return [
+                builder.inttoptr(builder.extract_value(addresses, place), vector.as_pointer()) for place in range(3)
+            ]
+
+        sources, highest, lowest, targets = arguments
+        g, a, dz = (builder.load(pointer, align=4) for pointer in pointers(sources))
+        a = builder.fsub(a, repeated(highest))
+        lowest = repeated(lowest)
+        kept = builder.or_(builder.fcmp_ordered(">", g, lowest), builder.fcmp_ordered(">", a, lowest))
+        for values, pointer in zip((g, a, dz), pointers(targets), strict=True):
+            builder.store(builder.call(compress, [values, kept, undefined]), pointer, align=4)
+        mask = builder.bitcast(kept, ir.IntType(_LANES))
+        return builder.zext(builder.ctpop(mask), ir.IntType(64))
+
+    addresses = types.UniTuple(types.int64, 3)
+    return types.int64(addresses, types.float32, types.float32, addresses), generate
 
 
 @_element
 def _phi(x: _F) -> _F:
-    """exp(x) − 1 − x for |x| ≤ ½, to float32 rounding: the next term of the series is below 4e-8 of the sum."""
-    f = x * _F(1 / 40320) + _F(1 / 5040)
-    f = f * x + _F(1 / 720)
-    f = f * x + _F(1 / 120)
-    f = f * x + _F(1 / 24)
-    f = f * x + _F(1 / 6)
-    return (f * x + _F(1 / 2)) * x * x
-
-
-@_element
-def _split(x: _F) -> tuple[_F, _F, _F]:
-    """exp(x) = 2^k (1 + r + φ(r)): returns 2^k, r and φ(r), for |x| < 87; |r| ≤ ½ ln 2."""
-    k = np.floor(x * _LOG2E + _F(0.5))
-    r = x - k * _LN2_HIGH
-    r = r - k * _LN2_LOW
-    return _as_float((np.int32(k) + np.int32(127)) << np.int32(23)), r, _phi(r)
+    """Return exp(x) − 1 − x for |x| ≤ ½, to 3e-8 of itself: Chebyshev's series of it over x²."""
+    f = x * _F(1.99621861e-4) + _F(1.39821969e-3)
+    f = f * x + _F(8.33318204e-3)
+    f = f * x + _F(4.16657910e-2)
+    f = f * x + _F(1.66666671e-1)
+    return (f * x + _F(0.5)) * x * x
 
 
 @_element
 def _exp(x: _F) -> _F:
-    """exp(x) for x < 87; 0 below −87."""
-    scale, r, f = _split(x if x > _F(-87) else _F(-87))
-    return _F(0) if x < _F(-87) else scale * (_F(1) + (r + f))
+    """Return exp(x) for x < 87, and exp(−87) below −87: no subnormal number arises.
+
+    With x = k ln 2 + r and |r| ≤ ½ ln 2, exp(x) = 2^k exp(r); the series of exp(r) is good to 1e-8.
+    """
+    x = x if x > _LEAST else _LEAST
+    shifted = x * _LOG2E + _SHIFTER
+    k = shifted - _SHIFTER
+    r = x - k * _LN2_HIGH
+    r = r - k * _LN2_LOW
+    f = r * _F(1.39336452e-3) + _F(8.36317667e-3)
+    f = f * r + _F(4.16664650e-2)
+    f = f * r + _F(1.66665770e-1)
+    f = (f * r + _F(0.5)) * r * r
+    return _power_of_two(shifted) * (_F(1) + (r + f))
 
 
 @_element
-def _expm1(x: _F) -> _F:
-    """exp(x) − 1 for x < 87."""
-    scale, r, f = _split(x if x > _F(-87) else _F(-87))
-    return scale * (r + f) + (scale - _F(1))
+def _log1p(x: _F) -> _F:
+    """Return log(1 + x) for 0 ≤ x ≤ exp(−1), to 6e-8 of itself: Chebyshev's series of it over x."""
+    f = x * _F(0.052692138866) + _F(-0.130281270601)
+    f = f * x + _F(0.191860338219)
+    f = f * x + _F(-0.249020515416)
+    f = f * x + _F(0.333275877414)
+    f = f * x + _F(-0.499998719321)
+    return (f * x + _F(0.999999995301)) * x
 
 
 @_element
-def _log1p(part: _F, whole: _F) -> _F:
-    """log(1 + part/whole) for part ≤ whole, as 2 atanh(part/(2 whole + part)), with one division."""
-    u = part / (_F(2) * whole + part)
-    w = u * u
-    f = w * _F(1 / 15) + _F(1 / 13)
-    f = f * w + _F(1 / 11)
-    f = f * w + _F(1 / 9)
-    f = f * w + _F(1 / 7)
-    f = f * w + _F(1 / 5)
-    f = f * w + _F(1 / 3)
-    return _F(2) * (u + u * w * f)
+def _log_cosh(w: _F) -> _F:
+    """Return log cosh(t/2) from w = t² ≤ 1, to 1e-7 of itself: Chebyshev's series of it over w."""
+    f = w * _F(1.74239573e-6) + _F(-2.60233631e-5)
+    f = f * w + _F(3.47107691e-4)
+    f = f * w + _F(-5.20831922e-3)
+    return (f * w + _F(0.125)) * w
 
 
 @_element
 def _apart(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
-    """What one token adds, from s = log q/p = `move`: q − p, and its parts of KL(p‖q), KL(q‖p), JS and Σ q|s|.
+    """Return what one token adds, from s = log q/p = `move`: q − p, and its parts of KL(p‖q), KL(q‖p), JS and Σ q|s|.
 
-    With t = |s|, D = 1 − exp(−t), a = t − D, b = D − t exp(−t) = t D − a and the larger of p and q in front, the
+    With t = |s|, e = exp(−t), D = 1 − e, a = t − D, b = D − t e = t D − a and the larger of p and q in front, the
     parts are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and that of JS is
-    ½(D t/2 − (1 + exp(−t)) log cosh(t/2)) = ½((1 + exp(−t)) (log 2 − log(1 + exp(−t))) − t exp(−t)). All are sums of
-    positive terms, or differences that lose a factor of three at most, for any t: nothing overflows, and each keeps
-    float32's relative accuracy.
+    ½(D t/2 − (1 + e) log cosh(t/2)) = ½((1 + e) (log 2 − log(1 + e)) − t e). All are sums of positive terms, or
+    differences that lose a factor of three at most, for any t: nothing overflows, and each keeps float32's relative
+    accuracy.
     """
     # Both sides of every choice are computed before it is made: a choice between numbers stays in vector lanes.
     t = abs(move)
     e = _exp(-t)
-    a_small, a_large, d_large = _phi(-t), t - _F(1) + e, _F(1) - e
-    a = a_small if t < _SMALL else a_large
-    d_small = t - a
-    d = d_small if t < _SMALL else d_large
-    b_small, b_large = t * d - a, d - t * e
-    b = b_small if t < _F(1) else b_large
-    # log cosh(t/2) from sinh² where it is small; beyond, its t/2 is taken off by hand.
-    log1p = _log1p(d * d if t < _F(1) else e, _F(4) * e if t < _F(1) else _F(1))
-    js_small = _F(0.5) * d * t - (_F(1) + e) * (_F(0.5) * log1p)
-    js_large = (_F(1) + e) * (_LN2 - log1p) - t * e
+    a_small, d_large = _phi(-t), _F(1) - e
+    a = a_small if t < _SMALL else t - d_large
+    d = t - a_small if t < _SMALL else d_large
+    b = t * d - a if t < _F(1) else d - t * e
+    # log cosh(t/2) from its series where it is small; beyond, its t/2 is taken off by hand.
+    t_near, e_far = min(t, _F(1)), min(e, _E_ONE)
+    js_small = _F(0.5) * d * t - (_F(1) + e) * _log_cosh(t_near * t_near)
+    js_large = (_F(1) + e) * (_LN2 - _log1p(e_far)) - t * e
     js = _F(0.5) * (js_small if t < _F(1) else js_large)
-    larger = q if move > _F(0) else p
-    sign = _F(1) if move > _F(0) else _F(-1)
-    pq, qp = (b if move > _F(0) else a), (a if move > _F(0) else b)
-    return sign * larger * d, larger * pq, larger * qp, larger * js, q * t
+    is_more = move > _F(0)
+    larger = q if is_more else p
+    step = larger * d
+    return (
+        (step if is_more else -step),
+        larger * (b if is_more else a),
+        larger * (a if is_more else b),
+        larger * js,
+        q * t,
+    )
 
 
 @_element
@@ -187,16 +267,26 @@ def _top(values: _F, ids: int, best: _F) -> None:
 
 @_part
 def _largest(values: _F) -> _F:
+    _wide()
     largest = values[0]
     for i in range(len(values)):
-        value = values[i]
-        largest = value if value > largest else largest
+        largest = _larger(values[i], largest)
     return largest
+
+
+@_part
+def _smallest(values: _F) -> _F:
+    _wide()
+    largest = -values[0]
+    for i in range(len(values)):
+        largest = _larger(-values[i], largest)
+    return -largest
 
 
 @_part
 def _rank(values: _F, token: int) -> int:
     """Place of a token: 1 + those above it + those equal to it with a lower id."""
+    _wide()
     own = values[token]
     rank = np.int32(1)
     before, after = values[:token], values[token + 1 :]
@@ -210,6 +300,7 @@ def _rank(values: _F, token: int) -> int:
 @_part
 def _exact(weight: _F, state: _F) -> float:
     """Inner product in float64."""
+    _wide()
     total = 0.0
     for i in range(len(weight)):
         total += np.float64(weight[i]) * np.float64(state[i])
@@ -235,6 +326,7 @@ def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
         gap: out, z − max z, float32 (n, V).
         rows: out, DENSE (n,).
     """
+    _wide()
     size = z.shape[1]
     chosen = np.empty(MOST_EXACT, np.int64)
     exact = np.empty(MOST_EXACT)
@@ -285,57 +377,111 @@ def _within(values: _F, lowest: _F, chosen: int) -> int:
     return count
 
 
+@_element
+def _cut(size: int, reach: float) -> float:
+    """How far below its side's largest a logit over T may lie on both sides so that the token is left out.
+
+    A token of which neither side has a weight above exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to any sum in
+    p-space, its c = (Δz − mean)/T being within `reach`, the range of Δz/T: less than _NEGLIGIBLE for all of them.
+    """
+    return min(math.log(size / _NEGLIGIBLE) + 4 * math.log(max(1.0, reach)), 87.0)
+
+
+@_element
+def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> int:
+    """Copy g, a − highest and dz of the tokens with g or a − highest above `lowest`, in order.
+
+    Args:
+        sources: g, a and dz, float32 (n,) each; they are read from `first` on.
+        first: as above.
+        highest: taken off a.
+        lowest: the bound.
+        targets: g, a and dz of the tokens that are kept, float32 (at least n + _LANES,); may be the sources.
+        start: where they begin in the targets, at most `first` where these are the sources.
+
+    Returns:
+        Where they end.
+    """
+    _wide()
+    g, a, dz = sources
+    to_g, to_a, to_dz = targets
+    whole = first + (len(g) - first) // _LANES * _LANES
+    for i in range(first, whole, _LANES):
+        start += _pack_lanes(
+            (g[i:].ctypes.data, a[i:].ctypes.data, dz[i:].ctypes.data),
+            highest,
+            lowest,
+            (to_g[start:].ctypes.data, to_a[start:].ctypes.data, to_dz[start:].ctypes.data),
+        )
+    for i in range(whole, len(g)):
+        own = a[i] - highest
+        if g[i] > lowest or own > lowest:
+            to_g[start], to_a[start], to_dz[start] = g[i], own, dz[i]
+            start += 1
+    return start
+
+
 @_sums
-def dense_rows(gap, inverse, weights, softmaxes, ids) -> None:
+def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
     """The dense softmax of a block of rows.
 
     Args:
         gap: z − max z, float32 (n, V), from `gaps`.
         inverse: 1/T of every temperature, float32 (T,).
-        weights: out, exp((z − max z)/T), float32 (T, n, V).
-        softmaxes: out, SOFTMAX (T, n): Σ of the weights without the top token's 1, which would hide a small rest;
+        order: places of the temperatures from the highest to the lowest, int64 (T,).
+        scratch: float32 (5, V + SLACK).
+        softmaxes: out, SOFTMAX (T, n): Σ exp((z − max z)/T) without the top token's 1, which would hide a small rest;
             Σ p², and Σ p (z − max z).
         ids: out, the most likely tokens in order, int64 (n, k).
     """
-    size = gap.shape[1]
+    _wide()
     best = np.empty(ids.shape[1], np.float32)
+    kept = scratch[0], scratch[1], scratch[2]
     for row in range(len(gap)):
         _top(gap[row], ids[row], best)
         top = ids[row, 0]
         gap[row, top] = -np.inf
-        for t in range(len(inverse)):
-            factor = inverse[t]
-            w = weights[t, row]
-            tail = tail_squares = tail_gap = 0.0
-            for start in range(0, size, _CHUNK):
-                values, ws = gap[row, start : start + _CHUNK], w[start : start + _CHUNK]
-                s0 = s1 = s2 = _F(0)
-                for i in range(len(values)):
-                    weight = _exp(_times(values[i], factor))
-                    ws[i] = weight
-                    s0 += weight
-                    s1 += weight * weight
-                    s2 += weight * max(values[i], _F(-1e30))
-                tail += s0
-                tail_squares += s1
-                tail_gap += s2
-            w[top] = 1
-            softmaxes[t, row].tail = tail
-            softmaxes[t, row].p_squares = (1 + tail_squares) / (1 + tail) ** 2
-            softmaxes[t, row].gap = tail_gap / (1 + tail)
+        count = 0
+        for k in range(len(order)):
+            factor = inverse[order[k]]
+            lowest = _F(-_cut(gap.shape[1], 1.0) / factor)
+            source = gap[row] if k == 0 else kept[0][:count]
+            count = _pack((source, source, source), 0, _F(0), lowest, kept, 0)
+            _softmax(kept[0][:count], factor, softmaxes[order[k], row])
         gap[row, top] = 0
+
+
+@_part
+def _softmax(gap, factor, out) -> None:
+    """Sums of one softmax without its top token."""
+    _wide()
+    tail = squares = gaps = 0.0
+    for start in range(0, len(gap), _CHUNK):
+        values = gap[start : start + _CHUNK]
+        s0 = s1 = s2 = _F(0)
+        for i in range(len(values)):
+            weight = _exp(_times(values[i], factor))
+            s0 += weight
+            s1 += weight * weight
+            s2 += weight * values[i]
+        tail += s0
+        squares += s1
+        gaps += s2
+    out.tail = tail
+    out.p_squares = (1 + squares) / (1 + tail) ** 2
+    out.gap = gaps / (1 + tail)
 
 
 @_sums
 def shift_rows(
     z,
     gap,
-    weights,
     rows,
     softmaxes,
     ids,
     dz,
     inverse,
+    order,
     states,
     head,
     reach,
@@ -349,55 +495,60 @@ def shift_rows(
     Args:
         z: dense logits, float32 (n, V).
         gap: z − max z.
-        weights: exp((z − max z)/T).
         rows: DENSE (n,).
         softmaxes: SOFTMAX (T, n).
         ids: the dense side's most likely tokens (n, k).
         dz: Δz, float32 (n, V); likely tokens of rows that `gaps` did again are done again too.
         inverse: 1/T, float32 (T,).
+        order: as in `dense_rows`.
         states: x and dx, float32 (n, d) each.
         head: W and bias, as in `gaps`.
         reach: as in `gaps`.
-        scratch: float32 (2, V).
+        scratch: float32 (6, V + SLACK).
         shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance,
             z − max z of the pruned side's first token, two ranks.
         moves: out, MOVE (T, n).
         moved_ids: out, the pruned side's most likely tokens (n, k).
     """
+    _wide()
+    size = z.shape[1]
     chosen = np.empty(MOST_EXACT, np.int64)
     best = np.empty(ids.shape[1], np.float32)
-    after, q = scratch[0], scratch[1]
-    is_empty = np.empty(-(-len(after) // _CHUNK), np.bool_)
+    after, kept = scratch[0][:size], (scratch[1], scratch[2], scratch[3])
     for row in range(len(z)):
-        for i in range(len(after)):
+        for i in range(size):
             after[i] = gap[row, i] + dz[row, i]
         if rows[row].is_exact:
             _refine(gap[row], dz[row], rows[row], states[0][row], states[1][row], head, reach, chosen, after)
         _linear(z[row], dz[row], rows[row], shifts[row])
         _top(after, moved_ids[row], best)
         top = moved_ids[row, 0]
-        shifts[row].top_gap = np.float64(after[top]) - np.float64(dz[row, top])
-        shifts[row].rank_of_dense = _rank(after, ids[row, 0])
-        shifts[row].rank_of_pruned = _rank(gap[row], top)
         highest = after[top]
-        for i in range(len(after)):
-            after[i] -= highest
-        for t in range(len(inverse)):
-            if shifts[row].dz_squares == 0:
+        shifts[row].top_gap = np.float64(highest) - np.float64(dz[row, top])
+        is_same = top == ids[row, 0]
+        shifts[row].rank_of_dense = 1 if is_same else _rank(after, ids[row, 0])
+        shifts[row].rank_of_pruned = 1 if is_same else _rank(gap[row], top)
+        if shifts[row].dz_squares == 0:
+            for t in range(len(inverse)):
                 _stay(softmaxes[t, row], moves[t, row])
+            continue
+        farthest = _largest(dz[row])
+        spread = np.float64(farthest) - np.float64(_smallest(dz[row]))
+        # The pruned side's top token comes first; its place among the others is taken out while they are copied.
+        kept[0][0], kept[2][0] = gap[row, top], dz[row, top]
+        gap[row, top] = after[top] = -np.inf
+        count = 0
+        for k in range(len(order)):
+            t = order[k]
+            lowest = _F(-_cut(size, spread * inverse[t]) / inverse[t])
+            if k == 0:
+                count = _pack((gap[row], after, dz[row]), 0, highest, lowest, kept, 1)
             else:
-                _move(
-                    weights[t, row],
-                    softmaxes[t, row],
-                    dz[row],
-                    inverse[t],
-                    highest,
-                    top,
-                    after,
-                    q,
-                    is_empty,
-                    moves[t, row],
-                )
+                own = kept[0][:count], kept[1][:count], kept[2][:count]
+                count = _pack(own, 1, _F(0), lowest, kept, 1)
+            own = kept[0][:count], kept[1][:count], kept[2][:count], scratch[4][:count], scratch[5][:count]
+            _move(softmaxes[t, row], own, inverse[t], highest, farthest, moves[t, row])
+        gap[row, top] = kept[0][0]
 
 
 @_element
@@ -428,6 +579,7 @@ def _stay(dense, out) -> None:
 @_part
 def _linear(z, dz, dense, out) -> None:
     """Geometry of z and the plain variance of Δz; the orthogonal part and the variance element by element."""
+    _wide()
     size = len(z)
     total = squares = product = 0.0
     for start in range(0, size, _CHUNK):
@@ -464,63 +616,76 @@ def _linear(z, dz, dense, out) -> None:
 
 
 @_part
-def _move(w, dense, dz, factor, highest, top, after, q, is_empty, out) -> None:
-    """One row's shift in p-space at one temperature; `after` is z + Δz − max(z + Δz), `highest` the shift of that max.
+def _move(dense, tokens, factor, highest, farthest, out) -> None:
+    """One row's shift in p-space at one temperature.
 
-    `q` leaves with q − p, `is_empty` with the chunks in which neither side has any weight.
+    Args:
+        dense: SOFTMAX of the dense side.
+        tokens: g = z − max z, a = z + Δz − max(z + Δz) and Δz of the tokens that count, the pruned side's top token
+            first, whose a is not read; two more of their size for p and q and what follows from them.
+        factor: 1/T.
+        highest: max(z + Δz) − max z.
+        farthest: max Δz.
+        out: MOVE.
     """
-    size = len(dz)
+    _wide()
+    g, a, dz, p, q = tokens
     whole = 1 + dense.tail
-    # The weighted means, and q with its own normaliser.
-    after[top] = -np.inf
-    p_dz = r_dz = tail = q_gap = 0.0
-    for start in range(0, size, _CHUNK):
-        ws, moves = w[start : start + _CHUNK], dz[start : start + _CHUNK]
-        gaps, qs = after[start : start + _CHUNK], q[start : start + _CHUNK]
-        s0 = s1 = s2 = s3 = s4 = _F(0)
-        for i in range(len(ws)):
-            weight = ws[i]
+    # The weighted means.
+    p_dz = r_dz = 0.0
+    for start in range(0, len(g), _CHUNK):
+        end = min(start + _CHUNK, len(g))
+        gs, moves, ps = g[start:end], dz[start:end], p[start:end]
+        s0 = s1 = _F(0)
+        for i in range(len(gs)):
+            weight = _exp(_times(gs[i], factor))
+            ps[i] = weight
             s0 += weight * moves[i]
             s1 += weight * weight * moves[i]
-            after_weight = _exp(_times(gaps[i], factor))
-            qs[i] = after_weight
-            s2 += after_weight
-            s3 += after_weight * max(gaps[i], _F(-1e30))
-            s4 += weight
         p_dz += s0
         r_dz += s1
-        tail += s2
-        q_gap += s3
-        # Where neither side has any weight, all sums below are zero.
-        is_empty[start // _CHUNK] = s2 == 0 and s4 == 0
-    is_empty[top // _CHUNK] = False
-    after[top] = 0
-    q[top] = 1
+    # q with its own normaliser, to which the top token's 1 is added at the end.
+    a[0] = _F(-1e20)
+    tail = q_gap = 0.0
+    for start in range(0, len(g), _CHUNK):
+        end = min(start + _CHUNK, len(g))
+        gs, qs = a[start:end], q[start:end]
+        s0 = s1 = _F(0)
+        for i in range(len(gs)):
+            weight = _exp(_times(gs[i], factor))
+            qs[i] = weight
+            s0 += weight
+            s1 += weight * gs[i]
+        tail += s0
+        q_gap += s1
+    q[0] = 1
     mean, r_mean = p_dz / whole, r_dz / (whole * whole * dense.p_squares)
     mean32, r_mean32 = _F(mean), _F(r_mean)
-    is_near = (np.float64(_largest(dz)) - mean) * factor <= LARGEST_CENTRED
+    is_near = (np.float64(farthest) - mean) * factor <= LARGEST_CENTRED
+    # exp(c) of a token is `grown` times its q/p, without their normalisers.
+    grown = _F(math.exp((np.float64(highest) - mean32) * factor)) if is_near else _F(0)
     # Moments of c = (Δz − mean)/T under p and under r, and E_p[exp(c) − 1].
     c1 = c2 = c3 = c4 = size_c = r1 = r2 = size_r = growth = 0.0
-    for start in range(0, size, _CHUNK):
-        if is_empty[start // _CHUNK]:
-            continue
-        ws, moves = w[start : start + _CHUNK], dz[start : start + _CHUNK]
+    for start in range(0, len(g), _CHUNK):
+        end = min(start + _CHUNK, len(g))
+        moves, ps, qs = dz[start:end], p[start:end], q[start:end]
         s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = _F(0)
-        for i in range(len(ws)):
-            weight = ws[i]
+        for i in range(len(ps)):
+            weight = ps[i]
             c = _centred(moves[i], mean32, factor)
             d = _centred(moves[i], r_mean32, factor)
             wc = weight * c
             wd = weight * weight * d
+            cc = c * c
             s1 += wc
             s2 += wc * c
-            s3 += wc * c * c
-            s4 += wc * c * c * c
+            s3 += wc * cc
+            s4 += wc * c * cc
             s5 += abs(wc)
             s6 += wd
             s7 += wd * d
             s8 += abs(wd)
-            s9 += weight * _expm1(min(c, _F(80)))
+            s9 += weight * (c + _phi(c)) if abs(c) < _SMALL else qs[i] * grown - weight
         c1 += s1
         c2 += s2
         c3 += s3
@@ -544,22 +709,21 @@ def _move(w, dense, dz, factor, highest, top, after, q, is_empty, out) -> None:
     rest = _F((whole_centre - np.float64(centre)) * factor)
     p_one, q_one = _F(1 / whole), _F(1 / (1 + tail))
     kl_pq = kl_qp = js = variation = size_q = p_dp = 0.0
-    for start in range(0, size, _CHUNK):
-        if is_empty[start // _CHUNK]:
-            continue
-        ws, moves, qs = w[start : start + _CHUNK], dz[start : start + _CHUNK], q[start : start + _CHUNK]
+    for start in range(0, len(g), _CHUNK):
+        end = min(start + _CHUNK, len(g))
+        moves, ps, qs = dz[start:end], p[start:end], q[start:end]
         s0 = s1 = s2 = s3 = s4 = s5 = _F(0)
-        for i in range(len(ws)):
-            p = ws[i] * p_one
+        for i in range(len(ps)):
+            own = ps[i] * p_one
             s = _centred(_centred(moves[i], centre, factor), rest, _F(1))
-            step, pq, qp, both, size_one = _apart(s, p, qs[i] * q_one)
+            step, pq, qp, both, size_one = _apart(s, own, qs[i] * q_one)
             qs[i] = step
             s0 += pq
             s1 += qp
             s2 += both
             s3 += abs(step)
             s4 += size_one
-            s5 += p * step
+            s5 += own * step
         kl_pq += s0
         kl_qp += s1
         js += s2
@@ -568,13 +732,12 @@ def _move(w, dense, dz, factor, highest, top, after, q, is_empty, out) -> None:
         p_dp += s5
     along = _F(p_dp / dense.p_squares)
     across = 0.0
-    for start in range(0, size, _CHUNK):
-        if is_empty[start // _CHUNK]:
-            continue
-        ws, qs = w[start : start + _CHUNK], q[start : start + _CHUNK]
+    for start in range(0, len(g), _CHUNK):
+        end = min(start + _CHUNK, len(g))
+        ps, qs = p[start:end], q[start:end]
         s0 = _F(0)
-        for i in range(len(ws)):
-            part = _without(qs[i], along, ws[i] * p_one)
+        for i in range(len(ps)):
+            part = _without(qs[i], along, ps[i] * p_one)
             s0 += part * part
         across += s0
     out.kl_dense_pruned, out.kl_pruned_dense, out.js = kl_pq, kl_qp, js

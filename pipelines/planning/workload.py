@@ -223,8 +223,8 @@ class Workload(Passes):
         moves = len(group) * self.positions * shape.width * sublayers * FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
-        # Logits of both sides as they come from the products, and the workspace's own.
-        block = (4 + len(measure.temperatures)) * min(BLOCK_ROWS, self.positions) * shape.vocabulary * FLOAT
+        # Logits of both sides, z − max z, and a copy that a product may make.
+        block = 4 * min(BLOCK_ROWS, self.positions) * shape.vocabulary * FLOAT
         cached_tokens = max(len(self.prompts) * max(self.lengths, default=0), self.measured.tokens_cached)
         cached = cached_tokens * shape.cache_width * shape.layers * size
         calibration = self.study.calibrated_for(recipe).calibration

@@ -118,11 +118,11 @@ class Change:
             return weight if mask is None else weight.masked_fill(~mask.to(dense.device), 0)
         if mask is None:
             return (dense.clone() if self.values is None else self.values.reshape(self.shape).to(dense)).contiguous()
-        removed = ~mask.to(dense.device)
         if self.values is None:
-            return dense.masked_fill(removed, 0)
+            # A product: a choice by a random mask takes the wrong branch at every other weight. Its −0 becomes 0.
+            return mask.to(dense).mul_(dense).add_(0)
         weight = torch.zeros_like(dense, memory_format=torch.contiguous_format)
-        weight[~removed] = self.values.to(dense)
+        weight[mask.to(dense.device)] = self.values.to(dense)
         return weight
 
     def then(self, later: "Change", dense: Weight) -> "Change":

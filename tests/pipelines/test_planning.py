@@ -215,7 +215,7 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions and two workers: both sides' logits, and the workspace's three at one temperature.
     traced = {each.item: each.bytes for each in load().held(*alone("dense"), 0) if each.phase == "measured"}
-    assert traced["logits of a block"] == 2 * (2 + 2 + 1) * 8 * 50 * 4
+    assert traced["logits of a block"] == 2 * 4 * 8 * 50 * 4
     noise = {each.item: each.bytes for each in load().held(*alone("noise-bfloat16"), 0)}
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
 

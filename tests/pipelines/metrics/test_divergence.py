@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from typing import Literal
@@ -372,6 +373,51 @@ def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):
         for name in COLUMN_NAMES:
             atol = 1e-4 if name == "identity_residual_nats" else 1e-6  # the rounding of the logits themselves
             np.testing.assert_allclose(measured[name], exact[name], rtol=5e-4, atol=atol, err_msg=name)
+
+
+def is_flushing() -> bool:
+    return bool(np.float32(1e-30) * np.float32(1e-10) == 0)
+
+
+def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushed_or_not(monkeypatch):
+    # Weights, their squares and those of the pruned side cover all of exp(0) to exp(−130), most of it subnormal.
+    z = torch.linspace(0, -130, 4096).repeat(4, 1) + torch.randn(4, 4096, generator=torch.Generator().manual_seed(0))
+    dz = torch.randn(4, 4096, generator=torch.Generator().manual_seed(1))
+    flushed = divergence(z, dz, identity_head(4096), [0.5, 1.0, 2.0])
+    monkeypatch.setattr("pipelines.metrics.divergence.subnormals_flushed", nullcontext)
+    for name, kept in divergence(z, dz, identity_head(4096), [0.5, 1.0, 2.0]).items():
+        np.testing.assert_allclose(flushed[name], kept, rtol=1e-6, atol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_measure_flushes_subnormals_and_leaves_the_thread_as_it_was(before, monkeypatch):
+    head, x, near, _ = model_like(3)
+    during = []
+    product = blocks.product
+    monkeypatch.setattr(blocks, "product", lambda *matrices: (during.append(is_flushing()), product(*matrices))[1])
+    torch.set_flush_denormal(before)
+    try:
+        divergence(x, near, head, [1.0])
+        after = is_flushing()
+        with pytest.raises(NumericalError):
+            divergence(x, near * math.nan, head, [1.0])
+        assert (during, after, is_flushing()) == ([True, True], before, before)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.sampled_from([1.0, 12.0, 40.0, 90.0]), st.sampled_from([1e-3, 1.0, 9.0, 70.0]))
+def test_tokens_that_are_left_out_and_those_in_between_match_the_float64_reference(seed, length, shift):
+    # From rows in which every token counts to rows in which few do; sizes beside whole vectors, several temperatures.
+    draw = torch.Generator().manual_seed(seed)
+    z = on_grid(length * torch.randn(3, 2063, generator=draw))
+    dz = on_grid(shift * torch.randn(3, 2063, generator=draw)) + 1 / 128
+    temperatures = [0.3, 1.3, 1.0]
+    measured = divergence(z, dz, identity_head(2063), temperatures)
+    for index, temperature in enumerate(temperatures):
+        truth = divergence_reference(z, dz, identity_head(2063, torch.float64), temperature)
+        assert_matches({name: values[index : index + 1] for name, values in measured.items()}, truth, temperature)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
