@@ -63,6 +63,7 @@ bench: demo
 	$(BIN)/python -m tests.benchmarks.orchestration
 	$(BIN)/python -m tests.benchmarks.streaming
 	$(BIN)/python -m tests.benchmarks.report warehouse/data
+	$(BIN)/python -m tests.benchmarks.commands warehouse/data
 	$(BIN)/python -m tests.benchmarks.warehouse 1e6 1e7 1e8
 
 ui: $(READY)

@@ -3,9 +3,10 @@
 The costs themselves are the business of `pipelines.planning`; nothing is computed or written here.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -19,17 +20,10 @@ from assets.fingerprints import (
     find_model,
     variant_tables,
 )
-from assets.loaded import MOST_TOGETHER, MOST_WAITING
 from assets.plan import Work, model_work
-from pipelines.machine import Machine, available_bytes, chosen_device, measured, workers_on
-from pipelines.models.outline import Outline, load_outline, shape_of
 from pipelines.models.sources import locate_outline
-from pipelines.planning.measured import TaskSize
 from pipelines.planning.parts import Cost, Held, Rows, peak
-from pipelines.planning.workload import Workload
-from pipelines.preflight import check_outline, unmatched
 from pipelines.progress import Progress
-from pipelines.pruning.row import peak_memory_bytes
 from pipelines.retrieval.data import is_there
 from pipelines.studies import Study
 from pipelines.studies.measured import TaskSpec
@@ -37,6 +31,13 @@ from pipelines.tasks.definition import find
 from warehouse.sizes import expected_bytes
 from warehouse.store import Store
 from warehouse.tables import TABLES
+
+# What needs torch is imported where something is to be computed.
+if TYPE_CHECKING:
+    from pipelines.machine import Machine
+    from pipelines.models.outline import Outline
+    from pipelines.planning.measured import TaskSize
+    from pipelines.planning.workload import Workload
 
 # Work by step.
 Steps = dict[str, Sequence[Cost]]
@@ -71,8 +72,8 @@ class ModelEstimate:
         costs: work of each variant that has tables to compute, by step.
         held: memory of each such variant.
         rows: rows of each partition that would be written.
-        machine: measured speeds.
-        available: bytes that may be filled; None where the system does not tell.
+        machine: measured speeds; None where nothing is to be computed.
+        available: bytes that may be filled; None where the system does not tell, or nothing is to be computed.
         uncounted: tasks whose samples a run would fetch.
         movable: bytes of layers on the device that could rest on disk.
         read: bytes of layers that every pass brings to it.
@@ -85,12 +86,12 @@ class ModelEstimate:
     lacking: Sequence[str]
     tables: Sequence[str]
     works: Sequence[Work]
-    shared: Steps
-    costs: dict[str, Steps]
-    held: dict[str, Sequence[Held]]
-    rows: dict[str | None, Sequence[Rows]]
-    machine: Machine
-    available: int | None
+    shared: Steps = field(default_factory=dict)
+    costs: Mapping[str, Steps] = field(default_factory=dict)
+    held: Mapping[str, Sequence[Held]] = field(default_factory=dict)
+    rows: Mapping[str | None, Sequence[Rows]] = field(default_factory=dict)
+    machine: "Machine | None" = None
+    available: int | None = None
     uncounted: Sequence[str] = ()
     movable: int = 0
     read: int = 0
@@ -134,6 +135,16 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         if is_whole
         else _all(study, name)
     )
+    tables = variant_tables(study)
+    if not any(work.tables for work in works):
+        return ModelEstimate(name, is_whole, lacking, tables, works)
+    from assets.loaded import MOST_TOGETHER, MOST_WAITING
+    from pipelines.machine import available_bytes, chosen_device, measured, workers_on
+    from pipelines.models.outline import load_outline, shape_of
+    from pipelines.planning.workload import Workload
+    from pipelines.preflight import check_outline, unmatched
+    from pipelines.pruning.row import peak_memory_bytes
+
     outline = load_outline(place)
     prompts, texts, embedded = check_outline(study, outline)
     shape = shape_of(outline)
@@ -160,7 +171,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         model=name,
         is_whole=is_whole,
         lacking=lacking,
-        tables=variant_tables(study),
+        tables=tables,
         works=works,
         shared={
             "calibration": load.calibration() if statistics else (),
@@ -196,7 +207,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     )
 
 
-def task_sizes(tasks: Sequence[TaskSpec], outline: Outline) -> list[TaskSize]:
+def task_sizes(tasks: Sequence[TaskSpec], outline: "Outline") -> "list[TaskSize]":
     """What tasks ask, counted in the model's tokens.
 
     Raises:
@@ -215,7 +226,7 @@ def _all(study: Study, name: str) -> list[Work]:
     return [Work(name, None, MODEL_TABLES), *(Work(name, recipe, variant_tables(study)) for recipe in study.recipes)]
 
 
-def _rows(load: Workload, work: Work) -> list[Rows]:
+def _rows(load: "Workload", work: Work) -> list[Rows]:
     rows = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
     return [each for each in rows if each.table in work.tables]
 

@@ -25,7 +25,8 @@ from warehouse.catalogue import View, connect, view_sql
 from warehouse.errors import WarehouseError
 from warehouse.export.folder import ExportFolder
 from warehouse.export.methods import Calibration, Known, methods
-from warehouse.export.tables import MOST_ROWS, reads, stands_on, table_files
+from warehouse.export.tables import reads, stands_on, table_files
+from warehouse.limits import MOST_ROWS
 from warehouse.places import Place
 from warehouse.subset import narrow
 

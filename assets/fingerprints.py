@@ -38,6 +38,8 @@ TEXT_TABLE = "text_tokens"
 TASK_TABLES = ("task_scores", "task_samples")
 RETRIEVAL_TABLES = ("retrieval_scores", "retrieval_queries", "retrieval_embeddings")
 SPEED_TABLE = "speed"
+# What the verdicts of `prunescope advise` read; a study's texts, tasks and times stay as they are.
+PROBE_TABLES = (*MODEL_TABLES, "variants", *TRACE_TABLES)
 VARIANT_TABLES = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE, *TASK_TABLES, *RETRIEVAL_TABLES, SPEED_TABLE)
 
 CODE_VERSIONS = {

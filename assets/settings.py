@@ -1,6 +1,6 @@
 """What this machine says: where the warehouse and the cache of converted models lie, its screen, its memory.
 
-The only module that reads environment variables for the product.
+The only module that reads environment variables for the product, but for where warehouse and cache lie without it.
 """
 
 import math
@@ -12,9 +12,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from pipelines.errors import InputError
+from warehouse.cache import cache_folder  # noqa: F401 - the warehouse keeps something there, too
 
 DEFAULT_WAREHOUSE = "warehouse/data"
 # Variables without which another machine reaches neither the warehouse nor the hub.
@@ -61,12 +60,6 @@ def hosts() -> frozenset[str]:
     """Names under which the interface is reached besides those of this machine: PRUNESCOPE_HOSTS, with commas."""
     names = os.environ.get("PRUNESCOPE_HOSTS", "").lower().split(",")
     return frozenset(name.strip() for name in names) - {""}
-
-
-def cache_folder() -> Path:
-    """Where fetched and converted models are kept: PRUNESCOPE_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("PRUNESCOPE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("prunescope"))
 
 
 def worker_idle_seconds() -> float:

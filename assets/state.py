@@ -7,10 +7,10 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pipelines.charts
 import pipelines.explorer
-from assets.lineage import Reading
 from pipelines.studies import Study
 from warehouse.catalogue import SQL
 from warehouse.places import Place
@@ -18,8 +18,11 @@ from warehouse.provenance import fingerprint, read_footer
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
+if TYPE_CHECKING:
+    from assets.lineage import Reading
 
-def data_version(store: Store, found: Reading) -> str:
+
+def data_version(store: Store, found: "Reading") -> str:
     """Version of an answer: its SQL and the partitions under it."""
     return fingerprint({"sql": found.sql_hash, "partitions": partitions(store, found.tables)})
 

@@ -10,11 +10,12 @@ from difflib import get_close_matches
 import pyarrow as pa
 
 from warehouse import headers
-from warehouse.catalogue import GIBIBYTES, View
+from warehouse.catalogue import View
 from warehouse.errors import WarehouseError
+from warehouse.limits import GIBIBYTES, SECONDS
 from warehouse.places import Place
 from warehouse.quoting import quoted
-from warehouse.safe_sql import SECONDS, run_safe
+from warehouse.safe_sql import run_safe
 from warehouse.store import Store
 from warehouse.tables import TABLES
 

@@ -1,17 +1,20 @@
 """The DuckDB catalogue: views over the Parquet files and the questions of `sql/`, with their comments.
 
-It holds no data and is rebuilt at every opening; running a user's SQL safely is `safe_sql`'s business.
+It holds no data; its views are built once for a version of `sql/` and copied at every opening. Running a user's SQL
+safely is `safe_sql`'s business.
 """
 
+import atexit
+import hashlib
 import json
 import re
 import shutil
 import warnings
-import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,13 +22,12 @@ from typing import TypeAlias
 
 import duckdb
 import pyarrow as pa
-import sqlglot
-from sqlglot import exp
-from sqlglot.optimizer.scope import traverse_scope
 
 from warehouse.atomic import write_atomically
-from warehouse.errors import CatalogueError, DamagedFileWarning
+from warehouse.cache import cache_folder
+from warehouse.errors import CatalogueError, DamagedFileWarning, WarehouseError
 from warehouse.explanations import PROVENANCE_COLUMNS, Explanation, explain, split_header
+from warehouse.limits import GIBIBYTES
 from warehouse.migrations import relation
 from warehouse.places import Place
 from warehouse.provenance import FOOTER_KEY
@@ -40,8 +42,8 @@ SQL = Path(__file__).parents[1] / "sql"
 LAYERS = ("staging", "marts", "questions")
 PROVENANCE = "provenance"
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
-# What a locked connection may use unless it is said otherwise.
-GIBIBYTES = 2.0
+# Built views that are kept: of a few versions, with and without comments.
+_TEMPLATES = 16
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -126,7 +128,7 @@ def connect(
         raise
     try:
         _set_up(connection)
-        template.result().copy_to(connection)
+        _copy(template.result(), connection)
         _fill(connection, snapshot.files, snapshot.unusable)
         if safe:
             _lock(connection, snapshot.root, gibibytes)
@@ -206,29 +208,61 @@ def sql_type(of: pa.DataType) -> str:
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
 
 
-class _Template:
-    """All views over tables without files, in a DuckDB file of this process, from which connections copy them.
+def _template(sources: tuple[_Source, ...], explained: bool) -> Path:
+    """Return a DuckDB file with all views over tables without files, from which connections copy them.
 
-    To bind and explain the views takes a hundred times as long as to copy them.
+    To bind and explain the views takes a hundred times as long as to copy them, so the file is made once for a version
+    of `sql/` and of this package, in the user's cache.
     """
-
-    def __init__(self, sources: tuple[_Source, ...], *, explained: bool) -> None:
-        folder = mkdtemp(prefix="prunescope-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.path = Path(folder) / "views.duckdb"
-        with duckdb.connect(self.path) as connection:
-            _set_up(connection)
-            _define(connection, sources, explained=explained)
-
-    def copy_to(self, connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute(f"ATTACH {literal(str(self.path))} AS template (READ_ONLY)")
-        connection.execute("COPY FROM DATABASE template TO memory (SCHEMA)")
-        connection.execute("DETACH template")
+    version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}\0{explained}".encode())
+    for layer, path, text in sources:
+        version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
+    file = cache_folder() / "catalogues" / f"{version.hexdigest()}.duckdb"
+    if not file.exists():
+        try:
+            write_atomically(file, lambda temporary: _build_template(temporary, sources, explained=explained))
+        except CatalogueError:
+            raise
+        except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
+            return _own_template(sources, explained)
+        with suppress(FileNotFoundError):  # another process removes them, too
+            for old in sorted(file.parent.glob("*.duckdb"), key=lambda each: each.stat().st_mtime)[:-_TEMPLATES]:
+                old.unlink()
+    return file
 
 
 @lru_cache(maxsize=2)
-def _template(sources: tuple[_Source, ...], explained: bool) -> _Template:
-    return _Template(sources, explained=explained)
+def _own_template(sources: tuple[_Source, ...], explained: bool) -> Path:
+    """Build the template in a folder of this process, which goes with it."""
+    folder = mkdtemp(prefix="prunescope-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "views.duckdb"
+    _build_template(file, sources, explained=explained)
+    return file
+
+
+def _build_template(file: Path, sources: tuple[_Source, ...], *, explained: bool) -> None:
+    with duckdb.connect(file) as connection:
+        _set_up(connection)
+        _define(connection, sources, explained=explained)
+
+
+@cache
+def _code_hash() -> str:
+    """Hash the modules of this package, of which the tables' definitions are a part."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        connection.execute(f"ATTACH {literal(str(template))} AS template (READ_ONLY)")
+    except duckdb.Error as error:
+        raise CatalogueError(f"{template}: {str(error).strip()}; delete it, and it is made anew") from error
+    connection.execute("COPY FROM DATABASE template TO memory (SCHEMA)")
+    connection.execute("DETACH template")
 
 
 def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
@@ -387,6 +421,10 @@ def _lock(connection: duckdb.DuckDBPyConnection, root: Place, gibibytes: float) 
 
 
 def _view(layer: str, path: Path, text: str) -> View:
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import traverse_scope
+
     sql = text.strip().removesuffix(";")
     try:
         trees = sqlglot.parse(sql, dialect="duckdb")

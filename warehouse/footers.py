@@ -56,7 +56,7 @@ def _columns(table: Table) -> bytes:
     number of rows, so footers of 0 and of 1 row agree exactly as far as the columns reach.
     """
     schema = table.arrow()
-    one = pa.Table.from_pylist([{field.name: _any_value(field.type) for field in schema}], schema)
+    one = pa.Table.from_arrays([_zero(field.type) for field in schema], schema=schema)
     first, second = _footer(one.slice(0, 0)), _footer(one)
     return first[: next(place for place, byte in enumerate(first) if byte != second[place])]
 
@@ -68,9 +68,12 @@ def _footer(rows: pa.Table) -> bytes:
     return content[-_LENGTH_AND_MAGIC - int.from_bytes(content[-8:-4], "little") : -_LENGTH_AND_MAGIC]
 
 
-def _any_value(of: pa.DataType) -> object:
-    if pa.types.is_boolean(of):
-        return False
+def _zero(of: pa.DataType) -> pa.Array:
+    """Make one value of zero bytes. From Python's values Arrow makes arrays only after it has imported pandas."""
+    if pa.types.is_dictionary(of):
+        return pa.DictionaryArray.from_arrays(_zero(of.index_type), _zero(of.value_type))
+    zeros = pa.py_buffer(bytes(8))
     if pa.types.is_list(of):
-        return []
-    return 0 if pa.types.is_integer(of) or pa.types.is_floating(of) else ""
+        return pa.Array.from_buffers(of, 1, [None, zeros], children=[_zero(of.value_type).slice(0, 0)])
+    is_text = pa.types.is_string(of) or pa.types.is_binary(of)
+    return pa.Array.from_buffers(of, 1, [None, zeros, *([zeros] if is_text else [])])

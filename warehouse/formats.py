@@ -9,11 +9,11 @@ import json
 import math
 import re
 from collections.abc import Callable
+from datetime import UTC
 from decimal import Decimal
 from typing import Literal, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
@@ -23,10 +23,13 @@ from rich.text import Text
 from tabulate import tabulate
 
 from warehouse.errors import WarehouseError
+from warehouse.quoting import visible
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
 NULL = "–"
+# How DuckDB calls the zone of all times here.
+_UTC = {"UTC", "Etc/UTC"}
 # What a person still reads; the other formats have every row.
 TEXT_ROWS = 500
 
@@ -210,9 +213,15 @@ def _values(column: pa.ChunkedArray) -> list[object]:
     if pa.types.is_float32(column.type):
         column = column.cast(pa.string()).cast(pa.float64())
     elif pa.types.is_list(column.type):
+        import pyarrow.compute as pc  # its functions are made when it is imported, which takes long
+
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
+    elif pa.types.is_timestamp(column.type) and column.type.tz in _UTC:
+        # Arrow imports pandas for a time with a zone.
+        plain = column.cast(pa.timestamp(column.type.unit)).to_pylist()
+        return [None if value is None else value.replace(tzinfo=UTC) for value in plain]
     return list(column.to_pylist())
 
 
@@ -254,8 +263,3 @@ def markdown_escaped(text: str) -> str:
     # Within a word an underscore is only an underscore, and column names stay readable.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     return text.replace("\n", "<br>")
-
-
-def visible(text: str, keep: str = "") -> str:
-    """Control characters as escapes: a token must not steer the terminal that shows it."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

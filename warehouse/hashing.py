@@ -1,9 +1,8 @@
-"""One hash for the rows of a table, whatever file, compression, encoding or chunks they lie in, and one for bytes.
+"""One hash for the rows of a table, whatever file, compression, encoding or chunks they lie in.
 
 Against disks, transfers and slips, not against forgers: XXH3 (128 bits) runs at the speed of memory.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -48,14 +47,6 @@ def rows_hash(rows: pa.Table) -> str:
     """The hash of a table that is whole in memory."""
     found = RowsHash(rows.schema)
     found.update(rows)
-    return found.hexdigest()
-
-
-def bytes_hash(pieces: Iterable[bytes | memoryview]) -> str:
-    """32 hexadecimal digits over some bytes, however they are cut into pieces."""
-    found = xxhash.xxh3_128()
-    for piece in pieces:
-        found.update(piece)
     return found.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Names and texts as SQL writes them. Knows no table; what is asked stands where it is asked."""
+"""Names and texts as SQL writes them, and as a terminal may show them."""
 
 
 def literal(text: str) -> str:
@@ -9,3 +9,8 @@ def literal(text: str) -> str:
 def quoted(name: str) -> str:
     """The name as a SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Control characters as escapes: a token must not steer the terminal that shows it."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

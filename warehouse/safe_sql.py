@@ -13,12 +13,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from warehouse.catalogue import GIBIBYTES, connect
+from warehouse.catalogue import connect
 from warehouse.errors import SqlError, UnsafeSqlError
+from warehouse.limits import GIBIBYTES, SECONDS
 from warehouse.places import Place
 from warehouse.snapshots import damage_explained
 
-SECONDS = 60.0
 RESULT_BYTES = 1 << 30
 _BATCH = 1_000_000  # rows
 # DuckDB's parser tries every reading of parentheses that never close, and cannot be interrupted.

@@ -8,24 +8,26 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from warehouse import checks
 from warehouse.atomic import refusals_explained, temporaries, write_atomically
 from warehouse.errors import DamagedFileError, WarehouseError
-from warehouse.hashing import rows_hash
 from warehouse.migrations import upgraded, version_of
 from warehouse.names import original, path_safe
 from warehouse.places import Place, failures, fetch, place_of, read_from
 from warehouse.provenance import BROKEN, FOOTER_KEY, Provenance, damaged, footer_json, read_footer, unreadable
 from warehouse.schema import Table
 from warehouse.seals import UNSEALED, is_intact, seal
+
+# What only writing needs is imported there: most commands only read.
+if TYPE_CHECKING:
+    import polars as pl
+
+    from warehouse import checks
 
 PART = "part.parquet"
 # Layout by measurement: 5.2 million generated layer records (96 bytes a record) and the demo's 162,000; one core.
@@ -78,7 +80,7 @@ class Written:
     path: Place
     rows: int
     bytes: int
-    violations: tuple[checks.Violation, ...]
+    violations: "tuple[checks.Violation, ...]"
 
 
 class Store:
@@ -161,7 +163,7 @@ class Store:
         return (folder if recipe is None else folder / f"recipe={path_safe(recipe)}") / PART
 
     def write(
-        self, table: Table, rows: pl.DataFrame, provenance: Provenance, model: str, recipe: str | None
+        self, table: Table, rows: "pl.DataFrame", provenance: Provenance, model: str, recipe: str | None
     ) -> Written:
         """Checks the rows and puts them in the place of the partition.
 
@@ -176,6 +178,9 @@ class Store:
             WarehouseError: the rows do not fit the table or the partition, or the system refused to write. The
                 partition is as it was.
         """
+        from warehouse import checks
+        from warehouse.hashing import rows_hash
+
         path = self.path(table, model, recipe)
         if (provenance.model, provenance.recipe) != (model, recipe):
             raise WarehouseError(
@@ -318,7 +323,7 @@ def fits(table: Table, schema: pa.Schema) -> bool:
     return version_of(table, schema) == table.version
 
 
-def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
+def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:
     """The rows in the table's Arrow schema.
 
     Raises:
@@ -353,7 +358,10 @@ def to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _converted(values: pl.Series, to: pa.DataType) -> pa.Array:
+def _converted(values: "pl.Series", to: pa.DataType) -> pa.Array:
+    import numpy as np
+    import polars as pl
+
     if not pa.types.is_dictionary(to):
         return values.to_arrow().cast(to)
     if values.dtype not in {pl.String, pl.Categorical, pl.Enum}:

@@ -6,31 +6,27 @@ Probes run as `prunescope run` runs them, predictions are the view loss_predicti
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import polars as pl
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
 from assets.cli.study import Recipes, Replace, end, request_of
-from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
-from assets.plan import Request
-from assets.run import run_study
-from pipelines.advice import LEAST_QUESTIONS
-from pipelines.advice import advise as judge
 from pipelines.errors import InputError
-from pipelines.studies import Study, load_study, study_names
-from warehouse.catalogue import connect
-from warehouse.places import Place
-from warehouse.store import Store
-from warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from assets.plan import Request
+    from pipelines.studies import Study
+    from warehouse.places import Place
+    from warehouse.store import Store
 
 STUDY = "advise"
-# What the verdicts read; a study's texts, tasks and times stay as they are.
-PROBE_TABLES = (*MODEL_TABLES, "variants", *TRACE_TABLES)
 
 
 def _share(value: float) -> float:
@@ -58,6 +54,7 @@ def advise(
         typer.Option(
             "--study",
             metavar="STUDY",
+            autocompletion=completion.studies,
             help="Whose recipes and prompts, a name or a path; else that which computed the model, else `advise`.",
         ),
     ] = None,
@@ -82,6 +79,11 @@ def advise(
     - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
     - `prunescope advise smollm2-135m-instruct --study paper-small`
     """
+    from assets.fingerprints import PROBE_TABLES
+    from assets.run import run_study
+    from pipelines.advice import advise as judge
+    from warehouse.store import Store
+
     shown = chosen_format(format_, output)
     place = root(context)
     request, aside = _request(model, study, recipe or [], Store(place))
@@ -102,7 +104,7 @@ def advise(
     end(context, outcome.failures)
 
 
-def _request(model: str, study: str | None, recipes: list[str], store: Store) -> tuple[Request, str]:
+def _request(model: str, study: str | None, recipes: list[str], store: "Store") -> "tuple[Request, str]":
     """What is probed: by the study that computed the model where the warehouse has it, so that nothing is done twice.
 
     Returns:
@@ -112,6 +114,10 @@ def _request(model: str, study: str | None, recipes: list[str], store: Store) ->
     Raises:
         InputError: that study is in a file of the user's, which has to be named, or has no prompts to probe with.
     """
+    from pipelines.advice import LEAST_QUESTIONS
+    from pipelines.studies import load_study, study_names
+    from warehouse.tables import TABLES
+
     [spec] = load_study(STUDY).replaced([model], []).models
     made = store.provenance(TABLES["models"], spec.name, None)
     if study is None and made is not None and made.study not in study_names():
@@ -134,8 +140,12 @@ def _request(model: str, study: str | None, recipes: list[str], store: Store) ->
     return request_of(chosen, [model], recipes), aside
 
 
-def _rows(view: str, study: Study, place: Place) -> pl.DataFrame:
+def _rows(view: str, study: "Study", place: "Place") -> "pl.DataFrame":
     """What the view says of the model's pruned variants."""
+    import polars as pl
+
+    from warehouse.catalogue import connect
+
     recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
     with connect(place, explained=False) as connection:
         found = connection.sql(

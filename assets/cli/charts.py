@@ -5,28 +5,23 @@ What a chart shows is the business of `pipelines.charts`.
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
 
-import tempfile
-import webbrowser
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Output, Warehouse, existing
 from assets.cli.output import emit, say, write_file
 from pipelines.errors import InputError
-from warehouse.asking import Wanted, require
-from warehouse.catalogue import connect
-from warehouse.subset import narrow
 
 if TYPE_CHECKING:
     import polars as pl
 
     from pipelines.charts.sizes import Specification
+    from warehouse.asking import Wanted
     from warehouse.places import Place
 
 _FORMATS = ("png", "svg", "pdf", "html", "json")
@@ -41,9 +36,17 @@ def register(app: typer.Typer) -> None:
 
 def figure(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A figure; without one they are listed.")] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model. Repeatable.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A figure; without one they are listed.", autocompletion=completion.figures)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes),
+    ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
     ] = None,
@@ -71,7 +74,12 @@ def figure(
     - `prunescope figure generation --recipe wanda-50 --recipe attn-drop-4 --columns 2 -o generation.pdf`
     - `prunescope figure hierarchy --dark -o slides.png`
     """
+    from difflib import get_close_matches
+
+    import pyarrow as pa
+
     from pipelines.charts.registry import FIGURES
+    from warehouse.asking import Wanted
 
     if name is None:
         listed = [{"figure": each.name, "shows": each.title} for each in FIGURES.values()]
@@ -106,13 +114,17 @@ def figure(
         write_file(output.with_name(f"{output.stem}{suffix}{output.suffix}"), content)
 
 
-def _rows(place: "Place", query: str, wanted: Wanted) -> "pl.DataFrame":
+def _rows(place: "Place", query: str, wanted: "Wanted") -> "pl.DataFrame":
     """The rows of a figure's query, as if nothing else than what is wanted were there.
 
     Raises:
         WarehouseError: the warehouse has no such model, recipe or prompt.
     """
     import polars as pl
+
+    from warehouse.asking import require
+    from warehouse.catalogue import connect
+    from warehouse.subset import narrow
 
     require(place, wanted.models, wanted)
     with connect(place, explained=False) as connection:
@@ -162,6 +174,9 @@ def show(chart: "Specification", name: str, output: Path | None, *, dark: bool =
     if output is not None:
         write_file(output, _rendered(chart, name, output.suffix.lower().removeprefix("."), dark=dark))
         return
+    import tempfile
+    import webbrowser
+
     page = Path(tempfile.mkdtemp(prefix="prunescope-")) / f"{name}.html"
     page.write_bytes(_rendered(chart, name, "html", dark=dark))
     if not (settings.has_screen() and webbrowser.open(page.as_uri())):

@@ -10,27 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Warehouse, root, variant_names
 from assets.cli.output import say
 from assets.cli.progress import Bars
 from pipelines.errors import InputError
-from pipelines.models.sources import identify, locate
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.studies import CalibrationSpec
-from pipelines.studies.limits import DEVICE, parse_limits
-from warehouse.catalogue import connect
+from pipelines.pruning import defaults
 from warehouse.errors import DamagedFileError
-from warehouse.names import path_safe
-from warehouse.places import Place
 from warehouse.quoting import literal
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 if TYPE_CHECKING:
     from pipelines.checkpoints.export import Exported
+    from pipelines.pruning.recipes.calibration import CalibrationSpec
+    from warehouse.places import Place
 
 # Columns of the views, and how the model card calls them.
 _ON_PROMPTS = {
@@ -67,7 +61,10 @@ def register(app: typer.Typer) -> None:
 
 def checkpoint(
     context: typer.Context,
-    variant: Annotated[str, typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.")],
+    variant: Annotated[
+        str,
+        typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.", autocompletion=completion.variants),
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; nothing may lie there yet.")],
     shrink: Shrink = False,
     model_source: Annotated[
@@ -91,6 +88,10 @@ def checkpoint(
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
     """
     from pipelines.checkpoints.places import check_place
+    from pipelines.models.sources import identify, locate
+    from warehouse.names import path_safe
+    from warehouse.store import Store
+    from warehouse.tables import TABLES
 
     check_place(folder)
     limits = _limits(memory)
@@ -139,7 +140,14 @@ def checkpoint(
 def prune(
     model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id, or `embedded`.")],
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="A name that `prunescope recipes` lists.")
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="RECIPE",
+            help="A name that `prunescope recipes` lists.",
+            autocompletion=completion.recipes,
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; nothing may lie there yet.")
@@ -150,21 +158,19 @@ def prune(
             metavar="SOURCE",
             help="`embedded`, `c4`, `wikitext2`, a text, JSON or JSONL file, or `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`.",
         ),
-    ] = CalibrationSpec().source,
-    sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = CalibrationSpec().sequences,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = CalibrationSpec().length,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="With which they are drawn.")
-    ] = CalibrationSpec().seed,
+    ] = defaults.SOURCE,
+    sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = defaults.SEQUENCES,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = defaults.LENGTH,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="With which they are drawn.")] = defaults.SEED,
     documents: Annotated[
         str, typer.Option(help="Draw from all documents `joined`, or each sequence from a `single` one.")
-    ] = CalibrationSpec().documents,
+    ] = defaults.DOCUMENTS,
     template: Annotated[
         bool, typer.Option("--template", help="Put each document into the model's chat template.")
-    ] = CalibrationSpec().template,
+    ] = defaults.TEMPLATE,
     calibration_dtype: Annotated[
         str, typer.Option(help="model, float32 or bfloat16: in which calibration tokens pass the layers.")
-    ] = CalibrationSpec().dtype,
+    ] = defaults.DTYPE,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: in which the model runs.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory: Memory = None,
@@ -181,6 +187,9 @@ def prune(
     - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
     """
     from pipelines.checkpoints.places import check_place, refusals_told, unfinished_beside
+    from pipelines.models.sources import identify, locate
+    from pipelines.pruning.recipes import parse_recipe
+    from pipelines.studies.limits import DEVICE
 
     check_place(output)
     parsed = parse_recipe(recipe)
@@ -243,8 +252,12 @@ def prune(
     _tell(done)
 
 
-def _calibration(**options: object) -> CalibrationSpec:
+def _calibration(**options: object) -> "CalibrationSpec":
     """The calibration that some options ask for, by the keys that a study has for them."""
+    from pydantic import ValidationError
+
+    from pipelines.pruning.recipes.calibration import CalibrationSpec
+
     try:
         return CalibrationSpec.model_validate(options)
     except ValidationError as error:
@@ -255,14 +268,18 @@ def _calibration(**options: object) -> CalibrationSpec:
 
 
 def _limits(memory: list[str] | None) -> dict[str, int] | None:
+    from pipelines.studies.limits import parse_limits
+
     try:
         return parse_limits(memory or [])
     except ValueError as error:
         raise InputError(f"--memory: {error}") from error
 
 
-def _scores(place: Place, model: str, recipe: str) -> list[tuple[str, str]]:
+def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
     """What the warehouse has measured of a variant; what was not measured has no row."""
+    from warehouse.catalogue import connect
+
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
     with connect(place, explained=False) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals

@@ -9,33 +9,29 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
-from assets.watch import Watch, look
-from pipelines import scratch
 from pipelines.errors import InputError
-from pipelines.studies import Study, load_study, study_names
 from warehouse.errors import WarehouseError
-from warehouse.gc import Named, Waste, removable, remove, waste
-from warehouse.store import Store
-from warehouse.verify import Verdict
-from warehouse.verify import verify as verify_tables
+
+if TYPE_CHECKING:
+    from assets.watch import Watch
+    from pipelines.studies import Study
+    from warehouse.gc import Named, Waste
+    from warehouse.store import Store
+    from warehouse.verify import Verdict
 
 FAILED = 1
-_CHANGED = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
-_WASTE = pa.schema(
-    {"kind": pa.string(), "study": pa.string(), "removed_by": pa.string(), "bytes": pa.int64(), "path": pa.string()}
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +54,11 @@ def verify(
 
     For example: `prunescope verify --format json`
     """
+    import pyarrow as pa
+
+    from warehouse.store import Store
+    from warehouse.verify import verify as verify_tables
+
     chosen_format(format_, output)
     store, counts, changed = Store(existing(context)), Counter[str](), []
     for verdict in chain(verify_tables(store), _variants(store)):
@@ -66,7 +67,8 @@ def verify(
             row = {"path": str(verdict.path), "state": verdict.state, "reason": verdict.reason, "bytes": verdict.bytes}
             changed.append(row)
     if changed or format_ or output:
-        emit(pa.Table.from_pylist(changed, _CHANGED), format_, output)
+        schema = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
+        emit(pa.Table.from_pylist(changed, schema), format_, output)
     say(f"{counts['intact']} files are as they were written, {counts['changed']} are not")
     if counts["unverifiable"]:
         say(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
@@ -78,11 +80,12 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-def _variants(store: Store) -> Iterator[Verdict]:
+def _variants(store: "Store") -> "Iterator[Verdict]":
     files = [path for path in store.files("_variants") if path.suffix == ".safetensors"]
     if not files:
         return
     from pipelines.pruning.variant import DamagedVariantError, verify_variant
+    from warehouse.verify import Verdict
 
     for path in files:
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +108,11 @@ def gc(
     study: Annotated[
         list[str] | None,
         typer.Option(
-            "--study", "-s", metavar="STUDY", help="Keep what this study names, a name or a YAML file. Repeatable."
+            "--study",
+            "-s",
+            metavar="STUDY",
+            help="Keep what this study names, a name or a YAML file. Repeatable.",
+            autocompletion=completion.studies,
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what holds no results.")] = False,
@@ -114,6 +121,7 @@ def gc(
         typer.Option(
             "--computed-by",
             metavar="STUDY",
+            autocompletion=completion.studies,
             help="With --yes: remove also the listed results that this study computed. Repeatable.",
         ),
     ] = None,
@@ -137,21 +145,32 @@ def gc(
     - `prunescope gc --yes`
     - `prunescope gc --yes --study mine.yaml --computed-by demo`
     """
-    from assets.instance import only_writer
+    import pyarrow as pa
+
+    from assets.watch import look
+    from pipelines.studies import load_study, study_names
+    from warehouse.gc import removable, waste
+    from warehouse.store import Store
 
     chosen_format(format_, output)
     store = Store(root(context))
     loaded = [load_study(name) for name in (*study_names(), *(study or []))]
     local = store.local(settings.cache_folder())
-    # Removing waits for a run that is at work, whose files might look like waste.
-    with only_writer(local, Bars().waiting, store.url) if yes else nullcontext():
+    with ExitStack() as alone:
+        if yes:
+            from assets.instance import only_writer
+
+            # Removing waits for a run that is at work, whose files might look like waste.
+            alone.enter_context(only_writer(local, Bars().waiting, store.url))
         watch = look(store)
         if yes:
             _refuse_while_unknown(watch)
         studies = [_named(each) for each in (*loaded, *(watched.study for watched in watch.studies))]
         found = [*waste(store, studies, local), *_layers()]
         if found or format_ or output:
-            emit(pa.Table.from_pylist([_row(each, store) for each in found], _WASTE), format_, output)
+            text = pa.string()
+            schema = pa.schema({"kind": text, "study": text, "removed_by": text, "bytes": pa.int64(), "path": text})
+            emit(pa.Table.from_pylist([_row(each, store) for each in found], schema), format_, output)
         gone = removable(found, computed_by or ())
         freed = _removed(store, gone) if yes else 0
     _tell(found, len(gone), freed, removed=yes)
@@ -159,23 +178,29 @@ def gc(
         say(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
 
 
-def _layers() -> list[Waste]:
+def _layers() -> "list[Waste]":
     """Layers that rested on disk while a model larger than memory ran, and whose process was killed."""
+    from pipelines import scratch
+    from warehouse.gc import Waste
+
     return [
         Waste("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
         for folder in scratch.left()
     ]
 
 
-def _removed(store: Store, gone: Sequence[Waste]) -> int:
+def _removed(store: "Store", gone: "Sequence[Waste]") -> int:
     """Removes files of the warehouse and folders of layers; gives the bytes."""
+    from pipelines import scratch
+    from warehouse.gc import remove
+
     layers = [each for each in gone if isinstance(each.path, Path) and each.path.is_dir()]
     for each in layers:
         scratch.remove_dead(Path(each.path))
     return sum(each.bytes for each in layers) + remove(store, [each for each in gone if each not in layers])
 
 
-def _refuse_while_unknown(watch: Watch) -> None:
+def _refuse_while_unknown(watch: "Watch") -> None:
     """What is watched and cannot be read names nothing, so that its results look like anybody's."""
     unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
     if unknown:
@@ -185,12 +210,14 @@ def _refuse_while_unknown(watch: Watch) -> None:
         )
 
 
-def _named(study: Study) -> Named:
+def _named(study: "Study") -> "Named":
+    from warehouse.gc import Named
+
     models, recipes = (frozenset(each.name for each in of) for of in (study.models, study.recipes))
     return Named(study.name, models, recipes)
 
 
-def _row(each: Waste, store: Store) -> dict[str, object]:
+def _row(each: "Waste", store: "Store") -> dict[str, object]:
     # Unfinished layers of a warehouse on a store lie on this machine.
     inside = isinstance(each.path, Path) == isinstance(store.root, Path) and each.path.is_relative_to(store.root)
     path = each.path.relative_to(store.root) if inside else each.path
@@ -203,13 +230,13 @@ def _row(each: Waste, store: Store) -> dict[str, object]:
     }
 
 
-def _options(each: Waste) -> str:
+def _options(each: "Waste") -> str:
     if not each.is_result:
         return "--yes"
     return f"--yes --computed-by {shlex.quote(each.study)}" if each.study else "none, it is damaged: delete it by hand"
 
 
-def _tell(found: list[Waste], chosen: int, freed: int, *, removed: bool) -> None:
+def _tell(found: "list[Waste]", chosen: int, freed: int, *, removed: bool) -> None:
     if not found:
         say("every file belongs to a study; there is nothing to remove")
         return

@@ -10,13 +10,12 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Abort, TyperException
 
-from assets.cli import advise, charts, checkpoint, keeping, paper, query, serve, service, study, watch
+from assets.cli import advise, charts, checkpoint, completion, keeping, paper, query, serve, service, study, watch
 from assets.cli.options import Debug, Globals, Warehouse
 from assets.cli.output import say
 from pipelines.errors import ComputationError, InputError
@@ -27,7 +26,6 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 app = typer.Typer(
     name="prunescope",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,6 +34,8 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
+        from importlib.metadata import version
+
         typer.echo(f"prunescope {version('prunescope')}")
         raise typer.Exit
 
@@ -76,7 +76,8 @@ def main() -> None:
     chosen = Globals()
     # A bug gets one line too; its traceback is for those who ask.
     sys.excepthook = lambda kind, error, _: _unexpected(chosen, kind, error)
-    sys.exit(run(sys.argv[1:], chosen))
+    with completion.whole_words():
+        sys.exit(run(sys.argv[1:], chosen))
 
 
 def run(arguments: list[str], chosen: Globals) -> int:

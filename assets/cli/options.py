@@ -5,17 +5,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from assets import settings
 from assets.cli.output import say
 from pipelines.errors import InputError
-from warehouse.atomic import refusals_explained
-from warehouse.catalogue import GIBIBYTES
-from warehouse.places import Place
-from warehouse.store import Store
+from warehouse.limits import GIBIBYTES
+
+if TYPE_CHECKING:
+    from warehouse.places import Place
 
 
 @dataclass
@@ -61,13 +61,15 @@ def _existing_memory(value: float) -> float:
     return value
 
 
-def root(context: typer.Context) -> Place:
+def root(context: typer.Context) -> "Place":
     """The warehouse that the command works on.
 
     Raises:
         InputError: there is a file where it should be.
         WarehouseError: it is a URL that cannot hold one, or cannot be reached.
     """
+    from warehouse.store import Store
+
     store = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse))
     place = store.root
     if not isinstance(place, Path):
@@ -79,7 +81,7 @@ def root(context: typer.Context) -> Place:
     return place
 
 
-def existing(context: typer.Context) -> Place:
+def existing(context: typer.Context) -> "Place":
     """The warehouse to read; says so where there is none yet, which a mistyped place looks like.
 
     Raises:
@@ -91,13 +93,15 @@ def existing(context: typer.Context) -> Place:
     return place
 
 
-def writable(context: typer.Context) -> Place:
+def writable(context: typer.Context) -> "Place":
     """The warehouse to write into, made where there is none.
 
     Raises:
         InputError: as `root`.
         WarehouseError: as `root`, or the folder cannot be made.
     """
+    from warehouse.atomic import refusals_explained
+
     place = root(context)
     if isinstance(place, Path):
         with refusals_explained(place):

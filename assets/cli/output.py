@@ -5,14 +5,16 @@ How rows become text is `warehouse.formats`.
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 from rich.console import Console
 
 from pipelines.errors import InputError
-from warehouse.atomic import write_atomically
 from warehouse.errors import WarehouseError
-from warehouse.formats import FORMATS, render, visible
+from warehouse.quoting import visible
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 # Names that promise something else than rows.
@@ -47,6 +49,8 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
         InputError: there is no such format, the file's name says none or another one, or Parquet would go to a
             terminal.
     """
+    from warehouse.formats import FORMATS
+
     suffix = output.suffix.lower() if output else ""
     if format_ is None and suffix not in _SUFFIXES:
         raise InputError(
@@ -63,12 +67,14 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
     return chosen
 
 
-def emit(rows: pa.Table, format_: str | None = None, output: Path | None = None) -> None:
+def emit(rows: "pa.Table", format_: str | None = None, output: Path | None = None) -> None:
     """Writes rows.
 
     Raises:
         InputError: the format or the place is wrong; nothing was written.
     """
+    from warehouse.formats import render
+
     chosen = chosen_format(format_, output)
     width = Console().width if sys.stdout.isatty() and output is None else _WIDTH
     rendered = render(rows, chosen, width=width)
@@ -87,6 +93,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         InputError: the system refused.
     """
+    from warehouse.atomic import write_atomically
+
     try:
         write_atomically(path.expanduser().absolute(), lambda temporary: _write(temporary, content))
     except WarehouseError as error:

@@ -10,15 +10,18 @@ from typing import Annotated
 
 import typer
 
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from assets.cli.output import chosen_format, emit, put, say
 from assets.cli.progress import Bars
-from assets.export import export as export_all
-from pipelines.studies import load_study
-from warehouse.compare import compare as compare_variants
-from warehouse.export.tables import MOST_ROWS
+from warehouse.limits import MOST_ROWS
 
-_Variant = Annotated[str, typer.Argument(help="MODEL@RECIPE, or RECIPE where one model has it.")]
+_Variant = Annotated[
+    str,
+    typer.Argument(
+        help="MODEL@RECIPE, or RECIPE where one model has it.", autocompletion=completion.variants_or_recipes
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +50,8 @@ def compare(
     - `prunescope compare wanda-50 magnitude-50`
     - `prunescope compare mine@wanda-50 mine@dense -o difference.tex`
     """
+    from warehouse.compare import compare as compare_variants
+
     chosen_format(format_, output)
     found = compare_variants(existing(context), a, b)
     for reason in found.missing:
@@ -61,11 +66,22 @@ def export(
         Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
     ],
     study: Annotated[
-        str | None, typer.Option("--study", metavar="STUDY", help="Only this study's models and recipes: name or path.")
+        str | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY",
+            help="Only this study's models and recipes: name or path.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Only this question, mart or figure. Repeatable."),
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Only this question, mart or figure. Repeatable.",
+            autocompletion=completion.exported,
+        ),
     ] = None,
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help=f"Write tables whole that have over {MOST_ROWS:,} rows.")
@@ -84,6 +100,9 @@ def export(
     - `prunescope export paper/ --study demo`
     - `prunescope export paper/ --only paper_variants --only q11 --only generation`
     """
+    from assets.export import export as export_all
+    from pipelines.studies import load_study
+
     chosen = load_study(study) if study is not None else None
     with Bars() as bars:
         done = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)

@@ -4,19 +4,23 @@ Knows nothing of what is computed.
 """
 
 from types import TracebackType
-from typing import Self
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Self
 
 from assets.cli.output import STDERR, say
-from assets.run import Failure
-from warehouse.formats import visible
+from warehouse.quoting import visible
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from assets.run import Failure
 
 
 class Bars:
     """One bar for the partitions, one for the task at hand."""
 
     def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -77,7 +81,7 @@ class Bars:
         """Something that the user should know."""
         say(message, "yellow")
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: "Failure") -> None:
         """A partition failed."""
         self.done()
         say(f"{failure.name}: failed: {failure.message}", "red")

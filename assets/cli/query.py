@@ -8,28 +8,22 @@ Rows come from `warehouse`; nothing is computed here.
 import re
 import sys
 import textwrap
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
 import typer
 
+from assets.cli import completion
 from assets.cli.charts import check_place, require_data, show
 from assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
 from assets.cli.output import chosen_format, emit, put, say, write_file
 from assets.cli.serve import show_report
-from assets.lineage import questions as question_views
 from pipelines.errors import InputError
-from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
-from warehouse import headers
-from warehouse.asking import Wanted, ask
-from warehouse.catalogue import GIBIBYTES, PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
 from warehouse.errors import WarehouseError
-from warehouse.explanations import PROVENANCE_COLUMNS, explain
-from warehouse.provenance import read_footer
+from warehouse.limits import GIBIBYTES, SECONDS
 from warehouse.quoting import quoted
-from warehouse.safe_sql import SECONDS, run_safe
-from warehouse.store import Store
-from warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from warehouse import headers
 
 # What one types for a look around, in psql's words too.
 _BROWSING = re.compile(
@@ -45,7 +39,10 @@ def register(app: typer.Typer) -> None:
 
 
 def recipes(
-    method: Annotated[str | None, typer.Argument(help="A method such as `wanda`: all its parameters.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Argument(help="A method such as `wanda`: all its parameters.", autocompletion=completion.methods),
+    ] = None,
     format_: Format = None,
     output: Output = None,
     debug: Debug = False,
@@ -60,6 +57,10 @@ def recipes(
     - `prunescope run demo --recipe attn-drop-4+wanda-50`
     - `prunescope run demo --recipe "{name: mine, method: wanda, sparsity: 0.6, modules: [mlp]}"`
     """
+    import pyarrow as pa
+
+    from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters, recipe_text
+
     chosen_format(format_, output)
     emit(pa.Table.from_pylist(recipe_forms() if method is None else recipe_parameters(method)), format_, output)
     if method is not None:
@@ -86,6 +87,8 @@ def sql(
     - `prunescope sql "FROM layer_summary" -o layers.parquet`
     - `prunescope sql - --format csv < mine.sql`
     """
+    from warehouse.safe_sql import run_safe
+
     chosen = chosen_format(format_, output)
     text = sys.stdin.read() if query == "-" else query
     if browsed := _BROWSING.fullmatch(text):
@@ -109,18 +112,34 @@ def questions(
     debug: Debug = False,
 ) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` asks one."""
+    import pyarrow as pa
+
+    from assets.lineage import questions as question_views
+
     rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
     emit(pa.Table.from_pylist(rows, pa.schema({"question": pa.string(), "asks": pa.string()})), format_, output)
 
 
 def question(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Number or name, such as `q01`.")],
+    name: Annotated[str, typer.Argument(help="Number or name, such as `q01`.", autocompletion=completion.questions)],
     variant: Annotated[
-        list[str] | None, typer.Option("--variant", metavar="MODEL@RECIPE", help="Only this variant. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="MODEL@RECIPE",
+            help="Only this variant. Repeatable.",
+            autocompletion=completion.variants,
+        ),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model. Repeatable.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes),
+    ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
     ] = None,
@@ -146,6 +165,10 @@ def question(
     - `prunescope question q01 --chart -o spikes.svg`
     - `prunescope question q11 --format latex -o flips.tex`
     """
+    from assets.lineage import questions as question_views
+    from warehouse import headers
+    from warehouse.asking import Wanted, ask
+
     views = question_views()
     found = [view for view in views.values() if view.name == name or view.name.partition("_")[0] == name.lower()]
     if not found:
@@ -174,7 +197,7 @@ def question(
         emit(rows, format_, output)
 
 
-def _reading(rows: int, header: headers.Header) -> str:
+def _reading(rows: int, header: "headers.Header") -> str:
     """How to read an answer, in one line."""
     if not rows:
         return f"no row: the warehouse lacks what {header.inputs or 'it'} would tell, or a filter leaves nothing"
@@ -189,6 +212,14 @@ def tables(
     debug: Debug = False,
 ) -> None:
     """List tables and views: what a row is, how many there are; `prunescope describe NAME` has the columns."""
+    import pyarrow as pa
+
+    from warehouse import headers
+    from warehouse.catalogue import view_sql
+    from warehouse.provenance import read_footer
+    from warehouse.store import Store
+    from warehouse.tables import TABLES
+
     store, rows = Store(existing(context)), []
     for table in TABLES.values():
         footers = []
@@ -231,7 +262,9 @@ def tables(
 
 def describe(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A table or view, see `prunescope tables`.")],
+    name: Annotated[
+        str, typer.Argument(help="A table or view, see `prunescope tables`.", autocompletion=completion.relations)
+    ],
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -241,6 +274,14 @@ def describe(
 
     For example: `prunescope describe layer_transitions`
     """
+    import pyarrow as pa
+
+    from assets.lineage import questions as question_views
+    from warehouse import headers
+    from warehouse.catalogue import PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
+    from warehouse.explanations import PROVENANCE_COLUMNS, explain
+    from warehouse.tables import TABLES
+
     explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     numbers = {view.partition("_")[0]: view for view in question_views()}
     name = numbers.get(name.lower(), name if name in explained else name.lower())
@@ -287,6 +328,10 @@ def describe(
 
 def _keys() -> dict[str, tuple[str, ...]]:
     """The keys of tables and marts, which are what one joins."""
+    from warehouse import headers
+    from warehouse.catalogue import view_sql
+    from warehouse.tables import TABLES
+
     marts = {view.name: headers.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
     return {table.name: table.key for table in TABLES.values()} | marts
 
@@ -299,6 +344,8 @@ def variants(
     debug: Debug = False,
 ) -> None:
     """List the variants: what each recipe removed from its model, and which study computed it when."""
+    from warehouse.safe_sql import run_safe
+
     query = """
         SELECT variants.model, variants.recipe, method, parameters_removed_share, sparsity,
                len(sublayers_dropped) AS sublayers_dropped, file_bytes, variants.seconds, study, created_at
@@ -313,12 +360,21 @@ def variants(
 def report(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Argument(help="Name of the study; not needed where there is one report.")
+        str | None,
+        typer.Argument(
+            help="Name of the study; not needed where there is one report.", autocompletion=completion.studies
+        ),
     ] = None,
     output: Output = None,
     terminal: Annotated[bool, typer.Option("--terminal", "-t", help="Show it here, without a browser.")] = False,
     variant: Annotated[
-        str | None, typer.Option("--variant", metavar="MODEL@RECIPE", help="With --terminal: one variant.")
+        str | None,
+        typer.Option(
+            "--variant",
+            metavar="MODEL@RECIPE",
+            help="With --terminal: one variant.",
+            autocompletion=completion.variants_or_recipes,
+        ),
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="With --variant: both texts, token by token.")] = None,
     step: Annotated[
@@ -337,6 +393,8 @@ def report(
     - `prunescope report demo -o report.html`
     - `prunescope report demo --terminal --variant wanda-50`
     """
+    from warehouse.store import Store
+
     if terminal:
         if output is not None:
             raise InputError("--terminal -o: leave out one of the two; `> FILE` keeps what a terminal shows")

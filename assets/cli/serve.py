@@ -7,18 +7,20 @@ What it shows is the business of `pipelines.explorer`.
 
 import ipaddress
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
 from assets.cli.output import say
 from pipelines.errors import InputError
-from warehouse.catalogue import GIBIBYTES
-from warehouse.places import Place
-from warehouse.safe_sql import SECONDS
+from warehouse.limits import GIBIBYTES, SECONDS
+
+if TYPE_CHECKING:
+    from warehouse.places import Place
 
 _HERE = "127.0.0.1"
 _INTERRUPTED = 130
@@ -32,7 +34,10 @@ def register(app: typer.Typer) -> None:
 def serve(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Argument(help="A study or its YAML file; without it all that have computed here.")
+        str | None,
+        typer.Argument(
+            help="A study or its YAML file; without it all that have computed here.", autocompletion=completion.studies
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 takes a free one.")] = 3001,
     host: Annotated[
@@ -115,7 +120,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def show_report(
-    root: Place, study: str | None, variant: str | None, prompt: str | None, step: int | None, *, forced: bool
+    root: "Place", study: str | None, variant: str | None, prompt: str | None, step: int | None, *, forced: bool
 ) -> None:
     """Prints a study's overview, one variant of it, or one answer token by token.
 

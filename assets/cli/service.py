@@ -10,20 +10,18 @@ import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
 import typer
 
 from assets import settings
 from assets.cli.options import Debug, Format, Output, Warehouse, root, writable
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
-from assets.watch import make_models_folder
 from pipelines.errors import InputError
-from pipelines.models.sources import identify, locate
-from warehouse.doctor import diagnose
-from warehouse.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HOST = "127.0.0.1"
 FAILED = 1
@@ -47,6 +45,8 @@ def ui(
     with authentication as SECURITY.md shows.
     """
     from assets.instance import prepare_home, recover_launched
+    from assets.watch import make_models_folder
+    from warehouse.store import Store
 
     place = writable(context)
     _require_free(port)
@@ -104,8 +104,12 @@ def doctor(
         chosen_format(format_, output)
         emit(_examine(model), format_, output)
         return
+    from warehouse.doctor import diagnose
+
     found = diagnose(place)
     if found:
+        import pyarrow as pa
+
         emit(pa.Table.from_pylist([asdict(finding) for finding in found]), format_, output)
     else:
         say("the warehouse is well")
@@ -113,8 +117,10 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def _examine(model: str) -> pa.Table:
+def _examine(model: str) -> "pa.Table":
     """Finds, hashes and loads a model, and tells what is in it; InputError names what is wrong with it."""
+    from pipelines.models.sources import identify, locate
+
     cache = settings.cache_folder()
     with Bars() as bars:
         folder = locate(model, cache, bars)

@@ -8,11 +8,12 @@ The work itself is `assets.run`, the estimate `assets.dryrun`.
 import dataclasses
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from assets import settings
+from assets.cli import completion
 from assets.cli.options import (
     Debug,
     Format,
@@ -25,23 +26,26 @@ from assets.cli.options import (
 )
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
-from assets.plan import Request, report_file
 from assets.ray_place import RayPlace
-from assets.run import Failure, Outcome, run_study
-from assets.watch import look, read_list
 from pipelines.errors import InputError
-from pipelines.studies import load_study
-from pipelines.tasks.definition import runs_code
-from warehouse.catalogue import connect
 from warehouse.errors import CatalogueError, DamagedFileError, WarehouseError
-from warehouse.places import Place
 from warehouse.quoting import literal
-from warehouse.store import Store
+
+if TYPE_CHECKING:
+    from assets.plan import Request
+    from assets.run import Failure, Outcome
+    from warehouse.places import Place
+    from warehouse.store import Store
 
 FAILED, WRONG_INPUT = 1, 2
 
 
-StudyName = Annotated[str, typer.Argument(help="Name of a shipped study (`demo`), or the path of a YAML file.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a shipped study (`demo`), or the path of a YAML file.", autocompletion=completion.studies
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,6 +69,7 @@ Recipes = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
+        autocompletion=completion.recipes,
         help="In place of the study's recipes: a name that `prunescope recipes` lists, several joined by +, or "
         "`{name: mine, method: wanda, sparsity: 0.6}`. Repeatable.",
     ),
@@ -111,7 +116,10 @@ def run(
     context: typer.Context,
     study: Annotated[
         str | None,
-        typer.Argument(help="A shipped study (`demo`), or the path of a YAML file; without one, all watched studies."),
+        typer.Argument(
+            help="A shipped study (`demo`), or the path of a YAML file; without one, all watched studies.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     model: Models = None,
     recipe: Recipes = None,
@@ -134,6 +142,9 @@ def run(
     - `prunescope run my-study.yaml --warehouse /data/prunescope`
     - `prunescope run my-study.yaml --ray auto --warehouse s3://bucket/prunescope`
     """
+    from assets.run import Failure
+    from warehouse.store import Store
+
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task are of workers on a cluster; name it with --ray")
     cluster = None if ray is None else RayPlace(ray, gpus_per_task, cpus_per_task)
@@ -186,15 +197,19 @@ def plan(
     chosen_format(format_, output)
     place = root(context)
     with Bars() as bars:
-        from assets import dryrun, scaling
+        from warehouse.store import Store
 
         store = Store(place)
         chosen = _with_added(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
         if workers is None:
+            from assets import dryrun
+
             found = dryrun.estimate(chosen, store, settings.cache_folder(), bars, replace=replace)
             sections, rows = dryrun.SECTIONS, dryrun.table(found)
             told = [line for each in found for line in dryrun.verdict(each)]
         else:
+            from assets import scaling
+
             scale = scaling.scale(chosen, store, settings.cache_folder(), bars, workers)
             sections, rows, told = scaling.SECTIONS, scaling.table(scale, chosen), [(scaling.verdict(scale), False)]
     if output is None and chosen_format(format_, output) == "table":
@@ -209,14 +224,17 @@ def plan(
         say(message, "yellow" if is_warning else None)
 
 
-def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> Request:
+def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> "Request":
     """The request with absolute paths: the UI may execute it again from another folder."""
+    from assets.plan import Request
+    from pipelines.studies import load_study
+
     known = {model.name for model in load_study(study).models}
     named = tuple(model if model in known else absolute_model(model) for model in models)
     return Request(absolute_study(study), named, tuple(recipes), allow_code_execution)
 
 
-def end(context: typer.Context, failures: Sequence[Failure]) -> None:
+def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
     """Says what failed, and ends the command with the exit code for it."""
     if failures:
         say(f"{len(failures)} failed:", "red")
@@ -228,8 +246,10 @@ def end(context: typer.Context, failures: Sequence[Failure]) -> None:
         raise typer.Exit(WRONG_INPUT if only_input else FAILED)
 
 
-def _computed(request: Request, place: Place, cluster: RayPlace | None, *, replace: bool) -> Sequence[Failure]:
+def _computed(request: "Request", place: "Place", cluster: RayPlace | None, *, replace: bool) -> "Sequence[Failure]":
     """Runs one study and shows its findings; gives what failed."""
+    from assets.run import run_study
+
     _tell_of_code(request)
     with Bars() as bars:
         outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
@@ -240,9 +260,11 @@ def _computed(request: Request, place: Place, cluster: RayPlace | None, *, repla
 
 
 def _watched(
-    store: Store, models: list[str] | None, recipes: list[str] | None, allow_code_execution: bool
-) -> list[Request]:
+    store: "Store", models: list[str] | None, recipes: list[str] | None, allow_code_execution: bool
+) -> "list[Request]":
     """The requests of all watched studies."""
+    from assets.watch import look
+
     if models or recipes:
         raise InputError("--model and --recipe stand in place of those of a study; name it, such as `run demo`")
     watch = look(store)
@@ -253,24 +275,31 @@ def _watched(
     return [dataclasses.replace(each.request, allow_code_execution=allow_code_execution) for each in watch.studies]
 
 
-def _with_added(store: Store, request: Request) -> Request:
+def _with_added(store: "Store", request: "Request") -> "Request":
     """The request with the models that a watched study has beside its own; models that were named stand alone."""
+    from assets.watch import look, read_list
+
     if request.models or request.study not in read_list(store).studies:
         return request
     added = (each.request.added for each in look(store).studies if each.request.study == request.study)
     return dataclasses.replace(request, added=next(added, ()))
 
 
-def _tell_of_code(request: Request) -> None:
+def _tell_of_code(request: "Request") -> None:
     """Says which answers will not be judged."""
+    from pipelines.tasks.definition import runs_code
+
     unjudged = [task.name for task in request.load().tasks if runs_code(task)]
     if unjudged and not request.allow_code_execution:
         names = ", ".join(unjudged)
         say(f"{names}: programs do not run without --allow-code-execution; answers are kept, but not judged", "yellow")
 
 
-def _show(outcome: Outcome, place: Place) -> None:
+def _show(outcome: "Outcome", place: "Place") -> None:
     """Findings to standard output, the report's place to standard error."""
+    from assets.plan import report_file
+    from warehouse.catalogue import connect
+
     models = ", ".join(literal(model.name) for model in outcome.study.models)
     recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)
     measured = f"""

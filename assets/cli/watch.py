@@ -7,36 +7,25 @@ What is kept stands in `assets.watch`; who starts the runs is `assets.automation
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
 import typer
-from pydantic import ValidationError
 
 from assets import settings
-from assets.backlog import Backlog, Surveyor
+from assets.cli import completion
 from assets.cli.options import Debug, Format, Output, Warehouse, absolute_model, absolute_study, root, writable
 from assets.cli.output import chosen_format, emit, say
 from assets.cli.progress import Bars
-from assets.watch import DEFAULT, Added, Watch, WatchList, changed, look, make_models_folder, models_folder, read_list
 from pipelines.errors import InputError
-from pipelines.studies import Study, load_study, model_name
-from pipelines.validation import first_problem
-from warehouse.store import Store
+
+if TYPE_CHECKING:
+    from assets.backlog import Backlog
+    from assets.watch import Added, Watch
+    from pipelines.studies import Study
+    from warehouse.store import Store
 
 _NEXT = "`prunescope ui` computes what is missing, now and whenever something changes; `prunescope run` does it once"
 _MEND = "give the recipes other names, use another --warehouse, or `prunescope run STUDY --replace`"
-_ROWS = pa.schema(
-    {
-        "study": pa.string(),
-        "model": pa.string(),
-        "from": pa.string(),
-        "source": pa.string(),
-        "missing": pa.int64(),
-        "outdated": pa.int64(),
-        "of_another_study": pa.int64(),
-    }
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +38,16 @@ def register(app: typer.Typer) -> None:
 def watch(
     context: typer.Context,
     studies: Annotated[
-        list[str] | None, typer.Argument(metavar="STUDY", help="Keep these current: names or YAML files.")
+        list[str] | None,
+        typer.Argument(
+            metavar="STUDY", help="Keep these current: names or YAML files.", autocompletion=completion.studies
+        ),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="STUDY", help="No longer keep this one. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--stop", metavar="STUDY", help="No longer keep this one. Repeatable.", autocompletion=completion.studies
+        ),
     ] = None,
     format_: Format = None,
     output: Output = None,
@@ -70,13 +65,30 @@ def watch(
     - `prunescope watch demo my-study.yaml`
     - `prunescope watch --stop demo`
     """
+    import pyarrow as pa
+
+    from assets.backlog import Surveyor
+    from assets.watch import make_models_folder
+    from warehouse.store import Store
+
     chosen_format(format_, output)
     store = Store((writable if studies or stop else root)(context))
     if studies or stop:
         _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
         make_models_folder(store)
     backlog = Surveyor().survey(store)
-    rows = pa.Table.from_pylist(_rows(backlog), _ROWS)
+    schema = pa.schema(
+        {
+            "study": pa.string(),
+            "model": pa.string(),
+            "from": pa.string(),
+            "source": pa.string(),
+            "missing": pa.int64(),
+            "outdated": pa.int64(),
+            "of_another_study": pa.int64(),
+        }
+    )
+    rows = pa.Table.from_pylist(_rows(backlog), schema)
     if rows.num_rows or format_ or output:
         emit(rows, format_, output)
     _tell(backlog.watch, store)
@@ -94,7 +106,12 @@ def add_model(
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option("--study", "-s", help="Measure it by this study alone, which is watched from now on."),
+        typer.Option(
+            "--study",
+            "-s",
+            help="Measure it by this study alone, which is watched from now on.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
@@ -109,6 +126,10 @@ def add_model(
     - `prunescope add-model ./my-model`
     - `prunescope add-model org/name --name mine --study my-study.yaml`
     """
+    from assets.watch import DEFAULT, WatchList, changed
+    from pipelines.studies import load_study, model_name
+    from warehouse.store import Store
+
     store, source = Store(writable(context)), absolute_model(model)
     called = name or model_name(source)
     if not called:
@@ -143,6 +164,9 @@ def remove_model(
 
     For example: `prunescope remove-model my-model`
     """
+    from assets.watch import changed, look
+    from warehouse.store import Store
+
     store = Store(writable(context))
     with changed(store) as versions:
         listed = versions[-1]
@@ -153,14 +177,22 @@ def remove_model(
     say(f"{name} is no longer watched; `prunescope ui` stops its runs, its results stay")
 
 
-def _added(name: str, source: str, study: str) -> Added:
+def _added(name: str, source: str, study: str) -> "Added":
+    from pydantic import ValidationError
+
+    from assets.watch import Added
+    from pipelines.validation import first_problem
+
     try:
         return Added(name=name, source=source, study=study)
     except ValidationError as error:
         raise InputError(f"--name: {first_problem(error)[1]}") from error
 
 
-def _change_studies(store: Store, added: list[str], stopped: list[str]) -> None:
+def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> None:
+    from assets.watch import WatchList, changed
+    from pipelines.studies import load_study
+
     with changed(store) as versions:
         listed, names = versions[-1], dict[str, str]()
         for each in dict.fromkeys((*listed.studies, *added)):
@@ -183,13 +215,15 @@ def _change_studies(store: Store, added: list[str], stopped: list[str]) -> None:
 
 def _name_of(study: str) -> str:
     """The name of a study of the list, whose file may be broken or gone by now."""
+    from pipelines.studies import load_study
+
     try:
         return load_study(study).name
     except InputError:
         return study
 
 
-def _refuse_what_cannot_work(added: Added, studies: list[Study], *, is_alone: bool) -> None:
+def _refuse_what_cannot_work(added: "Added", studies: "list[Study]", *, is_alone: bool) -> None:
     """Everything that can be known before weights are read."""
     for study in studies:
         if not is_alone and added.name in {model.name for model in study.models}:
@@ -208,7 +242,9 @@ def _refuse_what_cannot_work(added: Added, studies: list[Study], *, is_alone: bo
             check_outline(study, outline)
 
 
-def _why_it_stays(name: str, watch: Watch, store: Store) -> str:
+def _why_it_stays(name: str, watch: "Watch", store: "Store") -> str:
+    from assets.watch import models_folder, read_list
+
     origins = {each.origins[name]: each for each in watch.studies if name in each.origins}
     if "folder" in origins:
         source = origins["folder"].study.model(name).source
@@ -219,7 +255,7 @@ def _why_it_stays(name: str, watch: Watch, store: Store) -> str:
     return f"no model {name!r} was added; added were {known}"
 
 
-def _rows(backlog: Backlog) -> list[dict[str, object]]:
+def _rows(backlog: "Backlog") -> list[dict[str, object]]:
     missing = {(due.watched.study.name, due.model): len(due.missing) for due in backlog.due}
     outdated = {partition for partitions in backlog.outdated.values() for partition in partitions}
     return [
@@ -237,7 +273,9 @@ def _rows(backlog: Backlog) -> list[dict[str, object]]:
     ]
 
 
-def _tell(watch: Watch, store: Store) -> None:
+def _tell(watch: "Watch", store: "Store") -> None:
+    from assets.watch import DEFAULT, models_folder, read_list
+
     for reason in watch.refused.values():
         say(f"not watched: {reason}", "yellow")
     for name in watch.copying:

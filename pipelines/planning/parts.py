@@ -1,17 +1,19 @@
 """What a plan is made of: work, bytes and rows, and the size of one pass of a model.
 
-How much of it a study asks for is told in `workload.py` and `measured.py`.
+How much of it a study asks for is told in `workload.py` and `measured.py`. No torch here before a model is looked at.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import torch
-
-from pipelines.machine import Machine
-from pipelines.models.outline import Shape
 from pipelines.studies import Study
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.machine import Machine
+    from pipelines.models.outline import Shape
 
 Kind = Literal["head", "body", "memory", "vocabulary"]
 FLOAT = 4
@@ -31,7 +33,7 @@ class Cost:
     kind: Kind
     amount: float
 
-    def seconds(self, machine: Machine) -> float:
+    def seconds(self, machine: "Machine") -> float:
         """On a machine that is kept at its measured speed."""
         speeds = {
             "head": machine.head,
@@ -94,12 +96,14 @@ class Passes:
     """
 
     study: Study
-    shape: Shape
+    shape: "Shape"
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """The type in which the model runs."""
-        return cast(torch.dtype, getattr(torch, self.study.dtype))
+        import torch
+
+        return cast("torch.dtype", getattr(torch, self.study.dtype))
 
     @property
     def item_size(self) -> int:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from assets.cli.advise import PROBE_TABLES, _request
+from assets.cli.advise import _request
 from assets.cli.main import run
 from assets.cli.options import Globals
 from pipelines.advice import COLUMNS, NOT_JUDGED, SAFE, VERDICTS

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tests.warehouse.conftest import noisy_rows, provenance_of
-from warehouse import seals, store
+from warehouse import checks, seals, store
 from warehouse.atomic import is_temporary
 from warehouse.errors import WarehouseError
 from warehouse.seals import is_intact
@@ -37,7 +37,7 @@ ROWS = {
 }
 # A fork has none of the threads of polars and DuckDB, which would be waited for; neither has to do with files.
 store.to_arrow = lambda table, rows: rows
-store.checks.violations = lambda table, rows: []
+checks.violations = lambda table, rows: []
 
 
 def write(to: Store, recipe: str, count: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import warehouse
 from tests.warehouse.conftest import provenance_of, rows_of
+from warehouse import catalogue
 from warehouse.catalogue import SQL, build_file, connect, load_views, sql_type, view_sql
 from warehouse.errors import CatalogueError, DamagedFileError, DamagedFileWarning
 from warehouse.provenance import footer_json, read_footer
@@ -265,3 +266,66 @@ def test_a_view_that_duckdb_refuses_names_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr("warehouse.catalogue.SQL", folder)
     with pytest.raises(CatalogueError, match=r"marts/a\.sql: .*nope"):
         connect(tmp_path / "warehouse")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNESCOPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "catalogues"
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The templates that were built."""
+    build, files = catalogue._build_template, []
+    monkeypatch.setattr(
+        catalogue, "_build_template", lambda file, *given, **named: files.append(file) or build(file, *given, **named)
+    )
+    return files
+
+
+def test_the_views_are_built_once_for_a_version_of_the_sql(tmp_path, monkeypatch, cache, built):
+    views = tmp_path / "sql"
+    views.mkdir()
+    monkeypatch.setattr(catalogue, "SQL", folder_of(views, marts__a="select 1 as x"))
+    for _ in range(2):
+        with connect(tmp_path / "none") as connection:
+            assert connection.execute("FROM a").fetchall() == [(1,)]
+    with connect(tmp_path / "none", safe=True, explained=False) as connection:
+        assert connection.execute("FROM a").fetchall() == [(1,)]
+    assert len(built) == len(list(cache.iterdir())) == 2, "with and without comments"
+    folder_of(views, marts__a="select 2 as x")
+    with connect(tmp_path / "none") as connection:
+        assert connection.execute("FROM a").fetchall() == [(2,)]
+    assert len(built) == 3
+
+
+def test_old_versions_leave_the_cache(tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(catalogue, "_TEMPLATES", 2)
+    monkeypatch.setattr(catalogue, "SQL", folder_of(tmp_path, marts__a="select 1 as x"))
+    found = []
+    for x in range(4):
+        folder_of(tmp_path, marts__a=f"select {x} as x")
+        connect(tmp_path / "none").close()
+        found.append(set(cache.iterdir()))
+    assert [len(each) for each in found] == [1, 2, 2, 2]
+    assert not found[0] & found[3], "the oldest go first"
+
+
+def test_without_a_cache_that_can_be_written_the_views_are_built_for_the_process(tmp_path, monkeypatch, built):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PRUNESCOPE_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(catalogue, "SQL", folder_of(tmp_path, marts__a="select 1 as x"))
+    for _ in range(2):
+        with connect(tmp_path / "none") as connection:
+            assert connection.execute("FROM a").fetchall() == [(1,)]
+    assert len(built) == 1
+
+
+def test_a_cached_catalogue_that_cannot_be_read_is_named(tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(catalogue, "SQL", folder_of(tmp_path, marts__a="select 1 as x"))
+    connect(tmp_path / "none").close()
+    [file] = cache.iterdir()
+    file.write_bytes(b"no database")
+    with pytest.raises(CatalogueError, match=rf"^{re.escape(str(file))}: .*; delete it, and it is made anew"):
+        connect(tmp_path / "none")

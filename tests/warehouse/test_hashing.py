@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
-from warehouse.hashing import RowsHash, bytes_hash, rows_hash
+from warehouse.hashing import RowsHash, rows_hash
+from warehouse.seals import bytes_hash
 from warehouse.tables import TABLES
 from warehouse.verify import verify_file
 

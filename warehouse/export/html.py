@@ -9,7 +9,7 @@ from great_tables import GT, loc, style
 from warehouse.export.marks import Mark
 from warehouse.export.rounding import Number
 from warehouse.export.typeset import Cell, Printed, number_text
-from warehouse.formats import visible
+from warehouse.quoting import visible
 
 
 def to_html(table: Printed) -> str:

@@ -12,7 +12,7 @@ from warehouse.export.escape import latex
 from warehouse.export.marks import Mark
 from warehouse.export.rounding import Number
 from warehouse.export.typeset import Cell, Printed, number_text
-from warehouse.formats import visible
+from warehouse.quoting import visible
 
 # The text of LaTeX's class article at 10 pt is 345 pt wide and 43 lines of \footnotesize with caption and notes high.
 _WIDTH = 340.0

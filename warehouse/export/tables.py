@@ -19,13 +19,12 @@ from warehouse.export.layout import derived
 from warehouse.export.paper_tables import PAPER_TABLES
 from warehouse.export.typeset import printed, to_markdown
 from warehouse.formats import render
+from warehouse.limits import MOST_ROWS
 from warehouse.quoting import quoted
 from warehouse.tables import TABLES
 
 # No one typesets more; Parquet and CSV have the others too.
 TYPESET_ROWS = 1000
-# Of a larger view the first rows are written, unless all are asked for: a mart may have a row for each measurement.
-MOST_ROWS = 1_000_000
 _UNIT = re.compile(r"\[([^\]]+)\]")
 _UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from pipelines.data_sets import PREFIX, split_source
 from pipelines.part import SOURCE, Part
+from pipelines.pruning import defaults
 
 
 class CalibrationSpec(Part):
@@ -28,13 +29,13 @@ class CalibrationSpec(Part):
             are summed in float32 and float64 in any case.
     """
 
-    source: SOURCE = "embedded"
-    sequences: int = Field(default=16, ge=1)
-    length: int = Field(default=256, ge=2)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    documents: Literal["joined", "single"] = "joined"
-    template: bool = False
-    dtype: Literal["model", "float32", "bfloat16"] = "model"
+    source: SOURCE = defaults.SOURCE
+    sequences: int = Field(default=defaults.SEQUENCES, ge=1)
+    length: int = Field(default=defaults.LENGTH, ge=2)
+    seed: int = Field(default=defaults.SEED, ge=0, lt=2**63)
+    documents: Literal["joined", "single"] = defaults.DOCUMENTS
+    template: bool = defaults.TEMPLATE
+    dtype: Literal["model", "float32", "bfloat16"] = defaults.DTYPE
 
     @field_validator("source")
     @classmethod

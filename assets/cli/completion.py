@@ -1,0 +1,150 @@
+"""Words that a shell completes: names of studies, recipes, methods, models, variants, tables, questions and figures.
+
+Shipped names are read off files, those of a warehouse off its folders: to import what defines them takes longer than
+one waits for a key.
+"""
+
+import ast
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import typer
+
+from assets import settings
+from assets.cli.options import Globals
+from pipelines.errors import InputError
+
+_ROOT = Path(__file__).parents[2]
+_RECIPES = "pipelines/pruning/recipes"
+Words = Callable[[typer.Context, str], list[str]]
+
+
+@contextmanager
+def whole_words() -> Iterator[None]:
+    """Complete variants in bash, which splits a word at its `@` and replaces only what stands behind it.
+
+    Typer's script for bash has a word a line.
+    """
+    line = os.environ.get("COMP_WORDS", "")
+    joined, splits = re.subn(r"\n@(?:\n|$)", "@", line)
+    if not splits:
+        yield
+        return
+    os.environ["COMP_WORDS"] = joined
+    os.environ["COMP_CWORD"] = str(int(os.environ["COMP_CWORD"]) - 2 * splits + line.endswith("\n@"))
+    last = joined.rpartition("\n")[2]
+    told = io.StringIO()
+    try:
+        with redirect_stdout(told):
+            yield
+    finally:
+        model = last[: last.rfind("@") + 1]
+        sys.stdout.write("".join(f"{word.removeprefix(model)}\n" for word in told.getvalue().splitlines()))
+
+
+def _completing(*sources: Callable[[typer.Context], Iterable[str]]) -> Words:
+    """Make a callback that gives the names from all sources that begin as the word does."""
+
+    def complete(context: typer.Context, incomplete: str) -> list[str]:
+        names = dict.fromkeys(name for source in sources for name in source(context))
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def _stems(pattern: str) -> list[str]:
+    return sorted(path.stem for path in _ROOT.glob(pattern))
+
+
+def _nodes(pattern: str) -> Iterator[ast.AST]:
+    """Walk the syntax trees of some modules."""
+    for path in sorted(_ROOT.glob(pattern)):
+        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _assigned(name: str) -> Iterator[ast.AnnAssign]:
+    """Find what the classes of recipes say of an attribute."""
+    for node in _nodes(f"{_RECIPES}/[!_]*.py"):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            yield node
+
+
+def _studies(_: typer.Context) -> list[str]:
+    """List the shipped studies and the YAML files of the working folder."""
+    return [*_stems("pipelines/studies/*.yaml"), *sorted(path.name for path in Path().glob("*.y*ml"))]
+
+
+def _forms(_: typer.Context) -> Iterator[str]:
+    """List the recipes that `prunescope recipes` lists."""
+    for found in _assigned("EXAMPLES"):
+        if found.value is not None:
+            yield from (form for form, _ in ast.literal_eval(found.value))
+
+
+def _methods(_: typer.Context) -> Iterator[str]:
+    """List the methods that `prunescope recipes` explains."""
+    for found in _assigned("method"):
+        if isinstance(found.annotation, ast.Subscript):
+            values = ast.literal_eval(found.annotation.slice)
+            yield from [values] if isinstance(values, str) else values
+
+
+def _figures(_: typer.Context) -> Iterator[str]:
+    for node in _nodes("pipelines/charts/registry.py"):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_figure":
+            yield ast.literal_eval(node.args[0])
+
+
+def _tables(_: typer.Context) -> list[str]:
+    return sorted({*_stems("warehouse/tables/[!_]*.py"), "provenance"} - {"columns"})
+
+
+def _views(_: typer.Context) -> list[str]:
+    return [*_stems("sql/marts/*.sql"), *_stems("sql/staging/*.sql")]
+
+
+def _questions(_: typer.Context) -> list[str]:
+    return _stems("sql/questions/*.sql")
+
+
+def _partitions(context: typer.Context, pattern: str) -> list[list[str]]:
+    """List the names in the paths of a warehouse's partitions; none of one on an object store."""
+    from warehouse.names import original
+
+    try:
+        folder = Path(settings.warehouse_root(context.ensure_object(Globals).warehouse))
+    except InputError:
+        return []
+    paths = sorted(path.relative_to(folder).parts[1:] for path in folder.glob(pattern))
+    names = [[original(part.partition("=")[2]) for part in parts] for parts in paths]
+    # A shortened name stands in the file alone.
+    return [[name for name in each if name is not None] for each in names if None not in each]
+
+
+def _models(context: typer.Context) -> list[str]:
+    return [model for (model,) in _partitions(context, "models/model=*")]
+
+
+def _recipes(context: typer.Context) -> list[str]:
+    return [recipe for _, recipe in _partitions(context, "variants/model=*/recipe=*")]
+
+
+def _variants(context: typer.Context) -> list[str]:
+    return [f"{model}@{recipe}" for model, recipe in _partitions(context, "variants/model=*/recipe=*")]
+
+
+studies = _completing(_studies)
+recipes = _completing(_recipes, _forms)
+methods = _completing(_methods)
+models = _completing(_models)
+variants = _completing(_variants)
+variants_or_recipes = _completing(_recipes, _variants)
+relations = _completing(_tables, _views, _questions)
+questions = _completing(_questions)
+figures = _completing(_figures)
+exported = _completing(_questions, _views, _figures)

@@ -1,0 +1,12 @@
+"""Calibration unless a study or an option says otherwise. Nothing is imported here: the command line shows it as help.
+
+What the values mean is told in `recipes.calibration`.
+"""
+
+from typing import Literal
+
+SOURCE = "embedded"
+SEQUENCES, LENGTH, SEED = 16, 256, 0
+DOCUMENTS: Literal["joined", "single"] = "joined"
+TEMPLATE = False
+DTYPE: Literal["model", "float32", "bfloat16"] = "model"
