@@ -181,9 +181,9 @@ def _traces(part: Part, subject: Subject, loaded: LoadedModels) -> Reports:
 
 def _texts(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     """Measures the variant against the dense model on the study's texts; no text, no row."""
-    started, recipe = time.perf_counter(), subject.variant_recipe.name
-    decoder = loaded.decoder(subject.dense, subject.study)
+    recipe, decoder = subject.variant_recipe.name, loaded.decoder(subject.dense, subject.study)
     session = loaded.texts(subject.dense, subject.study)
+    started = time.perf_counter()
     rows = session.trace(recipe, subject.variant(recipe), loaded.progress)
     yield subject.write(TEXT_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
@@ -192,8 +192,8 @@ def _tasks(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     """Scores the variant on the study's tasks, and lays its answers beside the dense model's."""
     from pipelines.tasks.score import flips, shares
 
-    started, recipe = time.perf_counter(), subject.variant_recipe.name
     decoder, session = loaded.decoder(subject.dense, subject.study), loaded.tasks(subject.dense, subject.study)
+    started, recipe = time.perf_counter(), subject.variant_recipe.name
     scored = session.score(recipe, subject.variant(recipe), subject.of_dense("task_samples"), loaded.progress)
     seconds, device = time.perf_counter() - started, str(decoder.device)
     counted = {"scores": str(render(shares(scored.scores).to_arrow(), "markdown"))}
@@ -204,8 +204,8 @@ def _tasks(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
 
 def _retrieval(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     """Embeds the study's queries and documents with the variant, and scores what they find."""
-    started, recipe = time.perf_counter(), subject.variant_recipe.name
     decoder, session = loaded.decoder(subject.dense, subject.study), loaded.retrieval(subject.dense, subject.study)
+    started, recipe = time.perf_counter(), subject.variant_recipe.name
     tables = session.measure(recipe, subject.variant(recipe), loaded.progress)
     seconds = time.perf_counter() - started
     told = {f"{row['data_set']} {row['metric']}": row["value"] for row in tables["retrieval_scores"].to_dicts()}

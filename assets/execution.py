@@ -5,6 +5,7 @@ What is stale is decided in `plan.py`; how progress looks is the listener's busi
 
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -94,6 +95,8 @@ class _Runs:
     asked_by: str
     computed: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    # Of the runs so far, by partition; what it shares with others is left out.
+    _seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def everything(self) -> None:
         """Recipes, then each model with its variants, so that a model is loaded once, then the answers."""
@@ -183,9 +186,13 @@ class _Runs:
         *,
         is_last: bool = True,
     ) -> bool:
-        """One Dagster run; whether it succeeded. The last one of a partition reports it as computed."""
+        """One Dagster run; whether it succeeded. The last one of a partition reports it as computed.
+
+        What several variants share has a line of its own: beside a variant stand the seconds of its own work.
+        """
         from assets.definitions import defs
 
+        LOADED.shared()
         started = time.perf_counter()
         result = defs.resolve_job_def(job_name).execute_in_process(
             instance=self.instance,
@@ -202,13 +209,17 @@ class _Runs:
         )
         if self.interrupted():
             raise KeyboardInterrupt
+        self._seconds[name] += time.perf_counter() - started
+        for what, seconds in LOADED.shared() if job_name == "variant_tables" else ():
+            self._seconds[name] -= seconds
+            self.listener.shared(f"{name.partition('@')[0]}: {what}", seconds)
         if not result.success:
             failure = _failure(name, result.all_events)
             self.failures.append(failure)
             self.listener.failed(failure)
         elif is_last and job_name != "recipes":
             self.computed.append(name)
-            self.listener.computed(name, time.perf_counter() - started)
+            self.listener.computed(name, self._seconds[name])
         return result.success
 
     def _config(self, beside: Sequence[str]) -> dict[str, object]:

@@ -97,6 +97,10 @@ class LogListener(Lines):
         """A partition is done."""
         self._log.info(f"{name}: {seconds:.1f} s")
 
+    def shared(self, name: str, seconds: float) -> None:
+        """Work is done that several partitions share."""
+        self.computed(name, seconds)
+
     def note(self, message: str) -> None:
         """Something that the user should know."""
         self._log.warning(message)

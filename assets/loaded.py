@@ -6,7 +6,7 @@ Freed when another model comes. Torch is imported at the first load, not before.
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,6 +53,7 @@ class LoadedModels:
     progress: Progress = SILENT
     is_claimed: bool = field(default=False, init=False)
     split: int = field(default=1, init=False)
+    _shared: list[tuple[str, float]] = field(default_factory=list, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
     _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
@@ -75,7 +76,8 @@ class LoadedModels:
             from pipelines.models.load import load_decoder
 
             self.progress.start("load the model and prove its structure", 1)
-            decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
+            with self._sharing("load the model"):
+                decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
             self.progress.done()
             self._decoder = (key, replace(decoder, split=self.split))
         return self._decoder[1]
@@ -92,7 +94,8 @@ class LoadedModels:
             from pipelines.traces.session import Session
 
             self._session, self._traced = None, {}
-            self._session = (key, Session(decoder, dense.spec.name, study, self.progress))
+            with self._sharing("dense model on every prompt"):
+                self._session = (key, Session(decoder, dense.spec.name, study, self.progress))
         return self._session[1]
 
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
@@ -130,7 +133,7 @@ class LoadedModels:
             coming = map(subject.study.recipe, beside if shares_passes(recipe) else ())
             others = [each for each in coming if shares_passes(each) and each.calibration == recipe.calibration]
             decoder = self.decoder(subject.dense, subject.study)
-            with self._together(recipe.name, [other.name for other in others]) as names:
+            with self._together(recipe.name, [other.name for other in others], "prune") as names:
                 started, together = time.perf_counter(), [subject.study.recipe(name) for name in names]
                 found = prune_all(decoder, together, statistics_of(together), self.progress)
             seconds = (time.perf_counter() - started) / len(found)
@@ -156,7 +159,7 @@ class LoadedModels:
             most = max(1, min(MOST_TOGETHER // self.split, MOST_WAITING // session.bytes_a_variant))
             started = time.perf_counter()
             try:
-                with self._together(recipe, beside[: most - 1]) as names:
+                with self._together(recipe, beside[: most - 1], "trace") as names:
                     found = session.trace_all({name: subject.variant(name) for name in names}, self.progress)
             except (ComputationError, InputError):
                 if len(names) == 1:
@@ -167,13 +170,26 @@ class LoadedModels:
         _, tables, seconds = self._traced.pop(recipe)
         return tables, seconds
 
+    def shared(self) -> list[tuple[str, float]]:
+        """Return what was done for several partitions since the last call, each with its seconds."""
+        done, self._shared = self._shared, []
+        return done
+
     @contextmanager
-    def _together(self, recipe: str, others: Sequence[str]) -> Iterator[list[str]]:
+    def _sharing(self, what: str) -> Iterator[None]:
+        """Time work that several partitions share."""
+        started = time.perf_counter()
+        yield
+        self._shared.append((what, time.perf_counter() - started))
+
+    @contextmanager
+    def _together(self, recipe: str, others: Sequence[str], verb: str) -> Iterator[list[str]]:
         """Names the recipes that one computation serves; where it fails, each of them goes alone from then on."""
         is_alone = recipe in self._alone
         names = [recipe, *([] if is_alone else [name for name in others if name not in self._alone])]
         try:
-            yield names
+            with self._sharing(f"{verb} {', '.join(names)}") if len(names) > 1 else nullcontext():
+                yield names
         except Exception:
             self._alone.update(names)
             raise
@@ -191,7 +207,8 @@ class LoadedModels:
             from pipelines.traces.texts import TextSession
 
             self._texts = None
-            self._texts = (key, TextSession(decoder, dense.spec.name, study, self.progress))
+            with self._sharing("dense model on every text"):
+                self._texts = (key, TextSession(decoder, dense.spec.name, study, self.progress))
         return self._texts[1]
 
     def tasks(self, dense: DenseModel, study: Study) -> "TaskSession":
@@ -206,10 +223,11 @@ class LoadedModels:
             from pipelines.tasks.score import TaskSession
 
             self._tasks = None
-            self._tasks = (
-                key,
-                TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution),
-            )
+            with self._sharing("load the tasks"):
+                self._tasks = (
+                    key,
+                    TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution),
+                )
         return self._tasks[1]
 
     def retrieval(self, dense: DenseModel, study: Study) -> "RetrievalSession":
@@ -224,7 +242,8 @@ class LoadedModels:
             from pipelines.retrieval.session import RetrievalSession
 
             self._retrieval = None
-            self._retrieval = (key, RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress))
+            with self._sharing("dense model on every query and document"):
+                self._retrieval = (key, RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress))
         return self._retrieval[1]
 
     @contextmanager

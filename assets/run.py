@@ -32,6 +32,9 @@ class Listener(Progress, Protocol):
     def computed(self, name: str, seconds: float) -> None:
         """A partition is done."""
 
+    def shared(self, name: str, seconds: float) -> None:
+        """Work is done that several partitions share; `computed` counts none of its seconds."""
+
     def note(self, message: str) -> None:
         """Something that the user should know, and that stops nothing."""
 

@@ -93,6 +93,17 @@ def sockets_folder() -> Path:
     return folder
 
 
+def let_waiting_threads_sleep() -> None:
+    """Set how long OpenMP's threads spin for the next piece of work, unless the user did; call it before torch loads.
+
+    GNU's default is some milliseconds of full load after every operation: as much processor time again as the work of a
+    model that decodes, and where other processes want the processors, most of the time. What follows within a tenth of
+    a millisecond, as the next operation of a pass does, still finds them awake.
+    """
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        os.environ["GOMP_SPINCOUNT"] = "2000"
+
+
 def carried_environment() -> dict[str, str]:
     """The variables that a worker on another machine needs to reach the warehouse and the hub, secrets among them."""
     return {name: value for name, value in os.environ.items() if _CARRIED.fullmatch(name)}

@@ -122,5 +122,6 @@ def _told(error: Exception) -> dict[str, object]:
 
 def main() -> None:
     """Serves on the socket whose descriptor, place and starter's identity are the arguments."""
+    settings.let_waiting_threads_sleep()
     number, place, identity = sys.argv[1:]
     serve(socket.socket(fileno=int(number)), Path(place), identity, settings.worker_idle_seconds())

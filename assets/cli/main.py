@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
+from assets import settings
 from assets.cli import advise, charts, checkpoint, completion, keeping, paper, query, serve, service, study, watch
 from assets.cli.options import Debug, Globals, Warehouse
 from assets.cli.output import say
@@ -73,6 +74,7 @@ service.register(app)
 
 def main() -> None:
     """Entry point of the `prunescope` script."""
+    settings.let_waiting_threads_sleep()
     chosen = Globals()
     # A bug gets one line too; its traceback is for those who ask.
     sys.excepthook = lambda kind, error, _: _unexpected(chosen, kind, error)

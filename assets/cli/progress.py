@@ -69,9 +69,13 @@ class Bars:
 
     def computed(self, name: str, seconds: float) -> None:
         """A partition is done."""
+        self.shared(name, seconds)
+        self._step()
+
+    def shared(self, name: str, seconds: float) -> None:
+        """Work is done that several partitions share."""
         self.done()
         say(f"{name}: {seconds:.1f} s")
-        self._step()
 
     def note(self, message: str) -> None:
         """Something that the user should know."""

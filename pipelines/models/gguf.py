@@ -3,13 +3,15 @@
 transformers reads the file; what it is known to get wrong is set from the file's own metadata and checked.
 """
 
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
-from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
@@ -27,6 +29,27 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     transformers_logging.disable_progress_bar()
     progress.start("convert GGUF to safetensors", 3)
     check_gguf(file)
+    with _read_once():
+        _convert(file, folder, progress)
+    progress.done()
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Parse the file's header once for a while, and build the table of tensor names once.
+
+    transformers parses the header for the config, the tokenizer and the weights, and builds the table for every module.
+    """
+    theirs: Any = gguf
+    before = theirs.GGUFReader, theirs.get_tensor_name_map
+    theirs.GGUFReader, theirs.get_tensor_name_map = map(cache, before)
+    try:
+        yield
+    finally:
+        theirs.GGUFReader, theirs.get_tensor_name_map = before
+
+
+def _convert(file: Path, folder: Path, progress: Progress) -> None:
     metadata = _metadata(file)
     place: dict[str, Any] = {
         "pretrained_model_name_or_path": str(file.parent),
@@ -47,9 +70,11 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     _check_config(file, metadata, config)
-    # A model loaded from GGUF refuses save_pretrained: its weights go into one built from the clean config.
-    clean = type(loaded)(config)
-    clean.load_state_dict(loaded.state_dict())
+    # A model loaded from GGUF refuses save_pretrained: its weights go into one built from the clean config, which is
+    # built without weights of its own.
+    with torch.device("meta"):
+        clean = type(loaded)(config)
+    clean.load_state_dict(loaded.state_dict(), assign=True)
     ids = {key: metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "padding")}
     clean.generation_config = GenerationConfig(
         bos_token_id=ids["bos"], eos_token_id=ids["eos"], pad_token_id=ids["padding"], do_sample=False
@@ -68,12 +93,11 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
             raise InputError(f"{file}: transformers puts a start token before every text, against the file's metadata")
     tokenizer.save_pretrained(folder)
     progress.advance()
-    progress.done()
 
 
 def _metadata(file: Path) -> dict[str, Any]:
     try:
-        reader = GGUFReader(file)
+        reader = gguf.GGUFReader(str(file))
         return {key: field.contents() for key, field in reader.fields.items()}
     except (ValueError, OSError, IndexError, KeyError) as error:
         raise InputError(f"{file}: not a GGUF file, or cut short; fetch it again") from error

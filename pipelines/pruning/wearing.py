@@ -5,6 +5,7 @@ What a variant is stands in `variant.py`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -181,10 +182,17 @@ def _in_reverse_order(decoder: Decoder) -> Iterator[None]:
     ]
     before: dict[nn.Module, Tensor] = {}
 
+    def flipped(module: nn.Module) -> Tensor:
+        return module.get_parameter("weight").data.flip(0 if isinstance(module, Conv1D) else 1)
+
+    # A copy of the weights takes longer than the products of a few tokens.
+    if not decoder.is_streamed and sum(linear.get_parameter("weight").nbytes for linear in linears) <= MOST_HELD:
+        flipped = cache(flipped)
+
     def reverse(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         (rows,), weight = args, module.get_parameter("weight")
-        before[module] = weight.data
-        weight.data = weight.data.flip(0 if isinstance(module, Conv1D) else 1)
+        other = flipped(module)
+        before[module], weight.data = weight.data, other
         return (rows.flip(-1),)
 
     def restore(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001

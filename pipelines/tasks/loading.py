@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Literal, NoReturn
 
 import datasets
-import evaluate.loading
 import jinja2
 import lm_eval.api.metrics
 import lm_eval.api.task
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from pipelines.errors import InputError
 from pipelines.studies.measured import TaskSpec
-from pipelines.tasks.definition import LETTER, find, harness, unsafe
+from pipelines.tasks.definition import LETTER, find, harness, shipped, unsafe
 
 Scoring = Literal["letter", "full_text", "greedy", "rolling"]
 _SCORINGS: dict[str, Scoring] = {
@@ -144,7 +143,7 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
 
     Modules of lm-eval's own tasks call `evaluate`, too, as soon as they are imported.
     """
-    if spec.allow_functions:
+    if spec.allow_functions or spec.asked in shipped():  # those that travel with the package name lm-eval's alone
         yield
         return
 
@@ -156,6 +155,8 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
 
     def own(name: str, hf_evaluate_metric: bool = False) -> Any:  # noqa: ANN401 - lm-eval's signature
         return refused(name) if hf_evaluate_metric or name not in metric_registry else metric_registry[name]
+
+    import evaluate.loading  # brings all of transformers' pipelines
 
     theirs, fetching = lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory
     lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory = own, refused

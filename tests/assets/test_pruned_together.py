@@ -35,6 +35,8 @@ class Heard:
 
     def computed(self, name: str, seconds: float) -> None: ...
 
+    def shared(self, name: str, seconds: float) -> None: ...
+
     def failed(self, failure: Failure) -> None:
         self.failures.append(failure)
 

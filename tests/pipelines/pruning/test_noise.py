@@ -102,6 +102,21 @@ def test_in_another_order_a_product_of_many_rows_rounds_otherwise_and_means_the_
     torch.testing.assert_close(noisy, dense, rtol=1e-4, atol=1e-5)
 
 
+def test_in_another_order_weights_are_turned_once_however_often_they_multiply(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned: list[int] = []
+    flip = torch.Tensor.flip
+    monkeypatch.setattr(torch.Tensor, "flip", lambda self, *axes: turned.append(self.data_ptr()) or flip(self, *axes))
+    weights = {matrix.address for matrix in decoder.matrices.values()}
+    with applied(decoder, Variant(noise="batch")):
+        once = decoder.hidden(torch.tensor([[5, 9, 77]]))
+        again = decoder.hidden(torch.tensor([[5, 9, 77]]))
+    assert torch.equal(once, again)
+    assert sorted(pointer for pointer in turned if pointer in weights) == sorted(weights)
+    assert {matrix.address for matrix in decoder.matrices.values()} == weights
+
+
 def test_in_another_order_decoding_multiplies_by_the_same_kernel(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
