@@ -213,8 +213,14 @@ def test_the_dense_model_against_itself_is_exactly_zero(decoder: Decoder, cache:
     assert not tables["layer_transitions"]["is_changed"].any()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", ["wanda-50", "attn-drop-1"])
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        *((architecture, "wanda-50") for architecture in ARCHITECTURES),
+        ("llama", "attn-drop-1"),
+        *(pytest.param(each, "attn-drop-1", marks=pytest.mark.exhaustive) for each in ARCHITECTURES if each != "llama"),
+    ],
+)
 def test_a_cached_run_gives_the_same_table_as_an_uncached_one(
     architecture: str, name: str, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
