@@ -449,7 +449,7 @@ def _test(tree: Path, tests: list[str], told: Connection) -> None:
     told.send((int(code), first.name))
 
 
-def run(tree: Path, tests: tuple[str, ...], *, everything: bool) -> tuple[int | None, str]:
+def run(tree: Path, tests: tuple[str, ...], *, everything: bool, patience: float = PATIENCE) -> tuple[int | None, str]:
     """The exit code of pytest, none where it ran too long, and the first test that failed."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     chosen = [*tests, *([] if everything else ["-m", "not exhaustive"])]
@@ -457,7 +457,7 @@ def run(tree: Path, tests: tuple[str, ...], *, everything: bool) -> tuple[int | 
     process.start()
     writer.close()
     try:
-        found: tuple[int | None, str] = reader.recv() if reader.poll(PATIENCE) else (None, "it ran too long")
+        found: tuple[int | None, str] = reader.recv() if reader.poll(patience) else (None, "it ran too long")
     except EOFError:
         found = (None, "the process ended")
     process.kill()
@@ -522,7 +522,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="prunescope-mutants-") as folder:
         tree = copied(Path(folder))
         sound = tuple(dict.fromkeys(test for _, each in chosen for test in each.tests))
-        code, test = run(tree, sound, everything=arguments.all)
+        code, test = run(tree, sound, everything=arguments.all, patience=PATIENCE * len(chosen))
         if code != 0:
             sys.stderr.write(f"without any fault the tests fail: {test or code}\n")
             return 2
