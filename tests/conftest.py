@@ -15,14 +15,19 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-# Files that take longest, in this order, for a long one at the end leaves all other processes idle. The second one
-# computes the warehouse that most of the others copy; the first one needs none, so that nobody waits for it.
+# Files that take longest, in this order, for a long one at the end leaves all other processes idle. The fourth one
+# computes the warehouse that most of the others copy; those before need none, so that no process waits for it.
 _LONGEST = [
-    f"assets/test_{name}.py"
-    for name in (
-        *("story", "automation", "ui", "interrupted", "server", "ray", "cli_keeping", "cli_queries", "cli_paper"),
-        *("run", "engines", "worker", "cli_checkpoint"),
-    )
+    "assets/test_story.py",
+    "pipelines/traces/test_demo_float64.py",
+    "pipelines/explorer/test_browser.py",
+    *(
+        f"assets/test_{name}.py"
+        for name in (
+            *("automation", "ui", "interrupted", "server", "ray", "cli_keeping", "cli_queries", "cli_paper"),
+            *("run", "engines", "worker", "cli_checkpoint", "pruned_together", "own_calibration", "serve"),
+        )
+    ),
 ]
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -94,6 +95,16 @@ DECODERS: dict[str, dict[str, object]] = {
 }
 
 
+# One of each structure that is treated apart: pre-norm, sandwich and post-norm, parallel sublayers, fused and
+# transposed matrices, learned positions, ALiBi, caps and scales, experts as modules and as stacks, and layers that mix
+# tokens without attention, beside it or in its place. The others differ in nothing that the code looks at.
+STRUCTURES = {
+    *("llama", "gemma2", "gpt2", "gpt_neox", "opt", "bloom", "cohere", "olmo2", "mixtral", "gpt_oss"),
+    *("bamba", "falcon_h1", "qwen3_next", "recurrent_gemma"),
+}
+EVERY_DECODER = [
+    pytest.param(name, marks=() if name in STRUCTURES else pytest.mark.exhaustive, id=name) for name in DECODERS
+]
 # A few that differ where traces could: windows, sandwich norms and cap, parallel layers, Conv1D.
 ARCHITECTURES = ("llama", "mistral", "qwen3", "gemma3_text", "gpt_neox", "gpt2")
 

@@ -167,6 +167,8 @@ def test_gc_removes_nothing_while_a_watched_study_or_model_cannot_be_read(ask, w
     assert partitions(warehouse) == before
 
 
+@pytest.mark.exhaustive  # test_server.py has a study on such a store, test_object_store.py all else
+@pytest.mark.integration
 def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask):
     """Equal rows as on the disk, nothing computed twice, and no credential anywhere."""
     study.write(recipes=["dense", "attn-drop-1"])

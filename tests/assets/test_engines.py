@@ -1,5 +1,6 @@
 """Engines under Dagster: what is tried again and how, what memory that is too small does, what a log is told."""
 
+import errno
 import os
 import resource
 import signal
@@ -185,6 +186,8 @@ def test_every_librarys_word_for_too_little_memory_is_understood() -> None:
     error.__cause__ = cause
     assert is_out_of_memory(error)
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 

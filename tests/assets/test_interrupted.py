@@ -40,16 +40,17 @@ def nothing_is_left_running(warehouse: Path) -> bool:
         return not unfinished and not info.claimed_slots and not info.pending_steps
 
 
+STATISTICS = "activation_stats/*/part.parquet"
+MASKS = "_variants/*/magnitude-50/*.safetensors"
+TRACES = "layer_transitions/*/recipe=magnitude-50/part.parquet"
+
+
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("moments", [(MASKS,), pytest.param((STATISTICS, MASKS, TRACES), marks=pytest.mark.exhaustive)])
 def test_killed_again_and_again_a_study_ends_in_the_same_pages(
-    study: StudyFile, tmp_path: Path, computed_once: Path
+    study: StudyFile, tmp_path: Path, computed_once: Path, moments: tuple[str, ...]
 ) -> None:
     warehouse = tmp_path / "killed"
-    moments = (
-        "activation_stats/*/part.parquet",
-        "_variants/*/magnitude-50/*.safetensors",
-        "layer_transitions/*/recipe=magnitude-50/part.parquet",
-    )
     for moment in moments:
         assert stop_once_there_is(moment, signal.SIGKILL, study, warehouse) == -signal.SIGKILL
         assert not [finding for finding in diagnose(warehouse) if finding.level == "error"]

@@ -5,7 +5,7 @@ The cluster is a real one, of two nodes on this machine.
 
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,10 @@ from tests.assets.tiny_study import StudyFile, pages, rows, without_answers
 from tests.object_store import SECRET, s3_server
 from warehouse.store import Store
 
-ray_cluster = pytest.mark.ray
+
+def cluster(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of the whole path over two nodes, whose parts are proved above."""
+    return pytest.mark.ray(pytest.mark.integration(pytest.mark.exhaustive(test)))
 
 
 class Heard:
@@ -274,7 +277,7 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         yield Ran(outcome, listener.notes, folder / "copy", lost)
 
 
-@ray_cluster
+@cluster
 def test_a_study_that_loses_a_machine_ends_in_the_tables_of_a_single_process(ran: Ran, computed_once: Path) -> None:
     assert not ran.outcome.failures
     assert len(ran.outcome.computed) == 5
@@ -288,7 +291,7 @@ def test_a_study_that_loses_a_machine_ends_in_the_tables_of_a_single_process(ran
             assert pages(ran.copy / name) == pages(computed_once / name), name
 
 
-@ray_cluster
+@cluster
 def test_no_secret_reaches_a_log_of_ray_or_the_warehouse_and_no_worker_stays(ran: Ran, machines: Machines) -> None:
     logs = [path for path in machines.sessions.rglob("*") if path.is_file()]
     assert len(logs) > 5
@@ -297,7 +300,7 @@ def test_no_secret_reaches_a_log_of_ray_or_the_warehouse_and_no_worker_stays(ran
     assert not [each.name() for each in psutil.process_iter() if each.name().startswith("ray::Worker")]
 
 
-@ray_cluster
+@cluster
 def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
     ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path
 ) -> None:
@@ -321,7 +324,7 @@ def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
     assert LOADED._decoder is None
 
 
-@ray_cluster
+@cluster
 def test_what_no_machine_has_is_refused_without_waiting(ran: Ran, machines: Machines, tmp_path: Path) -> None:
     part = Part("models", Request("demo"), str(tmp_path), "m")
     with (

@@ -31,6 +31,7 @@ from warehouse.compare import compare
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
+pytestmark = pytest.mark.integration
 JSON = {"Content-Type": "application/json"}
 
 

@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 from tests.assets.served import Served
 from tests.pipelines.explorer.reader import Reader, chromium
 
-pytestmark = pytest.mark.chromium
+pytestmark = [pytest.mark.chromium, pytest.mark.integration]
 
 
 @pytest.fixture(scope="module")

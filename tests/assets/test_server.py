@@ -22,7 +22,7 @@ from tests.postgres_server import postgres_server
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
-pytestmark = [pytest.mark.postgres, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.postgres, pytest.mark.integration, pytest.mark.timeout(900)]
 WAREHOUSE = "s3://bucket/warehouse"
 CONFIG = ROOT / "assets" / "deploy" / "dagster.yaml"
 # Of the tiny study's recipes; `dense` always stays.

@@ -90,6 +90,9 @@ def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
     return {f"{table}/model={model}{inner}/part.parquet" for table in tables}
 
 
+# Each of its steps is proved by itself in test_automation.py, test_watch.py, test_staleness.py and test_ui.py.
+@pytest.mark.exhaustive
+@pytest.mark.integration
 @pytest.mark.timeout(1800)
 def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_gone_is_left_alone(
     story: Story, other_folder: Path

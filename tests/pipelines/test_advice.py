@@ -24,13 +24,13 @@ PROBES = {
 
 
 @pytest.fixture(scope="module")
-def of_tables(tmp_path_factory: pytest.TempPathFactory) -> Advice:
+def of_tables() -> Advice:
     """Three models scored and one probed, from the tables up."""
     warehouse = Handmade()
     for model in "abc":
         scored(warehouse, model, SEEN, cliff)
     probed(warehouse, "new", NEW)
-    with warehouse.connect(tmp_path_factory.mktemp("tables")) as connection:
+    with warehouse.opened() as connection:
         variants = connection.sql("from variant_verdict where model = 'new' and recipe <> 'dense'").to_arrow_table()
         return advise(pl.DataFrame(variants), predictions(connection), 0.1)
 

@@ -1,6 +1,7 @@
 """Calibration statistics against a slow pass over the same tokens."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -148,8 +149,10 @@ def test_an_expert_that_no_token_reached_has_no_row_and_wanda_names_it(tmp_path:
 
 
 @pytest.mark.parametrize("architecture", ["gpt_oss", "jamba", "recurrent_gemma", "opt", "gpt2", "falcon_h1"])
-def test_every_matrix_of_every_kind_of_mixer_has_its_statistics(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+def test_every_matrix_of_every_kind_of_mixer_has_its_statistics(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
     stats = calibrate(decoder, SPEC, "tiny").activation_stats
     assert set(stats["module"]) == set(decoder.matrices)
     for module, inputs in zip(stats["module"], stats["in_features"], strict=True):

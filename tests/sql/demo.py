@@ -9,9 +9,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from tests.sql.handmade import provenance_of
+from tests.sql.handmade import Memory
 from warehouse import catalogue
-from warehouse.store import Store
 from warehouse.tables import TABLES
 
 FOLDER = Path(__file__).parent / "demo"
@@ -34,19 +33,19 @@ KEPT = {
 }
 
 
-def connect(root: Path) -> duckdb.DuckDBPyConnection:
-    """Writes the stored rows through the real store and opens the catalogue on them."""
+def opened() -> duckdb.DuckDBPyConnection:
+    """Open the catalogue on the stored rows, in memory."""
+    memory = Memory()
     for name in KEPT:
-        table, rows = TABLES[name], pl.read_parquet(FOLDER / f"{name}.parquet")
-        # A column that came after the rows were measured is NULL.
-        rows = rows.with_columns(pl.lit(None).alias(column.name) for column in table.columns if column.name not in rows)
-        rows = rows.select(column.name for column in table.columns)
-        by = ["model", "recipe"] if table.partitioning == "variant" else ["model"]
-        for key, part in rows.partition_by(by, as_dict=True).items():
-            model, recipe = [*map(str, key), None][:2]
-            assert model is not None
-            Store(root).write(table, part, provenance_of(model, recipe), model, recipe)
-    return catalogue.connect(root)
+        memory.fill_table(TABLES[name], _rows(name), checked=False)
+    return memory.connection
+
+
+def _rows(name: str) -> pl.DataFrame:
+    table, rows = TABLES[name], pl.read_parquet(FOLDER / f"{name}.parquet")
+    # A column that came after the rows were measured is NULL.
+    rows = rows.with_columns(pl.lit(None).alias(column.name) for column in table.columns if column.name not in rows)
+    return rows.select(column.name for column in table.columns)
 
 
 def take(root: Path) -> None:

@@ -1,6 +1,6 @@
 """A warehouse written by hand: a test says the numbers that matter, the rest is filled in so that all checks pass.
 
-Rows go through the real store; nothing here knows a view.
+Rows lie in memory, or go through the real store where a test needs files; nothing here knows a view.
 """
 
 import json
@@ -12,10 +12,12 @@ from typing import Any, Self
 import duckdb
 import polars as pl
 
-from warehouse import catalogue
+from warehouse import catalogue, checks
 from warehouse.provenance import Provenance
+from warehouse.quoting import quoted
 from warehouse.schema import Table
-from warehouse.store import Store
+from warehouse.snapshots import FOOTERS
+from warehouse.store import Store, to_arrow
 from warehouse.tables import TABLES
 from warehouse.tables.columns import DIVERGENCE_NAMES
 
@@ -277,6 +279,12 @@ class Handmade:
         assert found, f"no row of {table} has {wanted}"
         return found
 
+    def opened(self) -> duckdb.DuckDBPyConnection:
+        """Open the catalogue over the rows as they are, in memory."""
+        memory = Memory()
+        memory.fill(self)
+        return memory.connection
+
     def connect(self, root: Path) -> duckdb.DuckDBPyConnection:
         """Writes all partitions below the folder and opens the catalogue on them."""
         for name in TABLES:
@@ -287,16 +295,14 @@ class Handmade:
         """Writes one table and says which of its checks the rows break."""
         table = TABLES[name]
         broken = []
-        for (model, recipe), rows in self._partitions(table).items():
-            columns = {column.name: [row[column.name] for row in rows] for column in table.columns}
-            frame = pl.DataFrame(columns, strict=False)
+        for (model, recipe), rows in self.partitions(table).items():
             written = Store(root).write(
-                table, frame, provenance_of(model, recipe, self.studies.get(recipe)), model, recipe
+                table, frame_of(table, rows), provenance_of(model, recipe, self.studies.get(recipe)), model, recipe
             )
             broken += [str(violation) for violation in written.violations]
         return broken
 
-    def _partitions(self, table: Table) -> dict[tuple[str, str | None], list[Row]]:
+    def partitions(self, table: Table) -> dict[tuple[str, str | None], list[Row]]:
         partitions: dict[tuple[str, str | None], list[Row]] = {}
         for row in self.rows[table.name]:
             recipe = row["recipe"] if table.partitioning == "variant" else None
@@ -309,6 +315,80 @@ class Handmade:
         assert sorted(row) == sorted(columns), f"{table}: {set(row) ^ set(columns)}"
         self.rows[table].append(dict(row))
         return self
+
+
+class Memory:
+    """The catalogue's views over tables in memory, which can be filled again and again.
+
+    Views look at a table's files by one name a table, which stands for rows here.
+    """
+
+    def __init__(self) -> None:
+        self.connection = catalogue.connect("memory://nothing")
+        self._filled: set[str] = set()
+        footers = self.connection.sql(f"select * from {FOOTERS}")
+        self._columns = dict(zip(footers.columns, footers.types, strict=True))
+        typed = {name: _typed(table) for name, table in TABLES.items()} | {catalogue.PROVENANCE: self._columns}
+        for name, columns in typed.items():
+            declared = ", ".join(f"{quoted(column)} {of}" for column, of in columns.items())
+            place = f"files.{quoted(f'{name}_files')}"
+            self.connection.execute(f"drop view {place}; create table {place} ({declared})")
+
+    def fill(self, warehouse: Handmade, *, checked: bool = True) -> None:
+        """Put rows in the place of those that were there.
+
+        Args:
+            warehouse: the rows.
+            checked: whether they must keep every check of their tables.
+        """
+        footers = []
+        for name, table in TABLES.items():
+            self.fill_table(table, warehouse.rows[name], checked=checked)
+            for (model, recipe), rows in warehouse.partitions(table).items():
+                made = provenance_of(model, recipe, warehouse.studies.get(recipe))
+                footers += self._footer(name, made, len(rows))
+        places = ", ".join(
+            f"({', '.join('?' * len(self._columns))})" for _ in range(len(footers) // len(self._columns))
+        )
+        self.connection.execute(f"truncate {FOOTERS}")
+        if footers:
+            self.connection.execute(f"insert into {FOOTERS} values {places}", footers)
+
+    def fill_table(self, table: Table, rows: Sequence[Row] | pl.DataFrame, *, checked: bool = True) -> None:
+        """Put rows in the place of one table's."""
+        place = f"files.{quoted(f'{table.name}_files')}"
+        if table.name in self._filled:
+            self.connection.execute(f"truncate {place}")
+            self._filled.remove(table.name)
+        if len(rows):
+            self._filled.add(table.name)
+            arrow = to_arrow(table, rows if isinstance(rows, pl.DataFrame) else frame_of(table, rows))
+            assert not checked or checks.violations(table, arrow) == []
+            self.connection.register("rows_to_insert", checks._widened(arrow))
+            self.connection.execute(f"insert into {place} by name from rows_to_insert")
+            self.connection.unregister("rows_to_insert")
+
+    def _footer(self, table: str, made: Provenance, rows: int) -> list[object]:
+        known = {
+            "table_name": table,
+            "path": f"{table}/{made.model}/{made.recipe}",
+            "source": "memory",
+            "inputs_json": json.dumps(made.inputs),
+            "libraries_json": json.dumps(made.libraries),
+            "violations": [],
+            "rows": rows,
+            "bytes": 1,
+        }
+        return [known[name] if name in known else getattr(made, name, None) for name in self._columns]
+
+
+def _typed(table: Table) -> dict[str, str]:
+    return {column.name: catalogue.sql_type(column.type) for column in table.columns}
+
+
+def frame_of(table: Table, rows: Sequence[Row]) -> pl.DataFrame:
+    """Rows as a frame of the table's columns."""
+    return pl.DataFrame({column.name: [row[column.name] for row in rows] for column in table.columns}, strict=False)
 
 
 def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **given: Any) -> Row:

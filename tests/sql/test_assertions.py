@@ -1,15 +1,14 @@
 """Each assert_ file finds nothing in a good warehouse and something in one where that very thing is broken."""
 
-import os
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
-from tests.sql.handmade import Handmade, rows_of
+from tests.sql.handmade import Handmade, Memory, Row, rows_of
 from tests.sql.handmade_whole import whole_warehouse
 from warehouse import catalogue
+from warehouse.tables import TABLES
 
 FILES = sorted((catalogue.SQL / "tests").glob("assert_*.sql"))
 
@@ -81,45 +80,47 @@ BROKEN = [
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("good")
-    whole_warehouse().connect(root).close()
-    return root
+def good() -> Iterator[Memory]:
+    memory = Memory()
+    memory.fill(whole_warehouse())
+    with memory.connection:
+        yield memory
 
 
-def test_no_assertion_fails_where_all_is_well(good: Path) -> None:
-    with catalogue.connect(good) as connection:
-        failures = {path.stem: rows_of(connection, path.read_text()) for path in FILES}
-
-    assert {name: rows for name, rows in failures.items() if rows} == {}
+def failures(memory: Memory) -> dict[str, list[Row]]:
+    found = {path.stem: rows_of(memory.connection, path.read_text()) for path in FILES}
+    return {name: rows for name, rows in found.items() if rows}
 
 
-def test_no_assertion_fails_on_an_empty_warehouse(tmp_path: Path) -> None:
-    with catalogue.connect(tmp_path) as connection:
-        assert all(rows_of(connection, path.read_text()) == [] for path in FILES)
+def test_no_assertion_fails_where_all_is_well(good: Memory) -> None:
+    assert failures(good) == {}
+
+
+def test_no_assertion_fails_on_an_empty_warehouse() -> None:
+    assert failures(Memory()) == {}
 
 
 @pytest.mark.parametrize(("name", "broken"), BROKEN)
-def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Path, tmp_path: Path) -> None:
-    warehouse = whole_warehouse()
+def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Memory) -> None:
+    warehouse, table = whole_warehouse(), TABLES[broken.table]
+    right = [dict(row) for row in warehouse.rows[broken.table]]
     broken.apply(warehouse)
-    root = tmp_path / "broken"
-    shutil.copytree(good, root, copy_function=os.link)
-    shutil.rmtree(root / broken.table)
-    warehouse.write(root, broken.table)
-
-    with catalogue.connect(root) as connection:
-        assert rows_of(connection, (catalogue.SQL / "tests" / f"assert_{name}.sql").read_text())
+    good.fill_table(table, warehouse.rows[broken.table], checked=False)
+    try:
+        assert rows_of(good.connection, (catalogue.SQL / "tests" / f"assert_{name}.sql").read_text())
+    finally:
+        good.fill_table(table, right, checked=False)
 
 
-def test_rounding_may_turn_a_tie_without_an_alarm(tmp_path: Path) -> None:
+def test_rounding_may_turn_a_tie_without_an_alarm() -> None:
     warehouse = Handmade().model().variant("dense").variant("wanda-50").generation("wanda-50", "p", flip=0)
     for trajectory, flips in (("teacher_forced", False), ("free_running", True)):
         warehouse.step("wanda-50", "p", 0, 1.0, trajectory=trajectory, flips=flips, margin_pruned=1e-4)
         warehouse.top_tokens("wanda-50", "p", 0, trajectory=trajectory, flips=flips)
+    memory = Memory()
+    memory.fill(warehouse)
 
-    with warehouse.connect(tmp_path) as connection:
-        assert {path.stem: rows_of(connection, path.read_text()) for path in FILES} == {path.stem: [] for path in FILES}
+    assert failures(memory) == {}
 
 
 def test_every_assertion_is_broken_at_least_once() -> None:

@@ -28,11 +28,11 @@ def about(value: float) -> object:
 
 
 @pytest.fixture(scope="module")
-def without_isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+def without_isolated() -> Iterator[duckdb.DuckDBPyConnection]:
     warehouse = whole_warehouse()
     rows = warehouse.rows["layer_transitions"]
     warehouse.rows["layer_transitions"] = [row for row in rows if row["scope"] != "isolated"]
-    with warehouse.connect(tmp_path_factory.mktemp("without")) as connection:
+    with warehouse.opened() as connection:
         yield connection
 
 

@@ -1,13 +1,10 @@
 """The questions about theorems and geometry (q01 to q10), against hand-made points and independent statistics."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import stats
 
-from tests.sql.handmade import Ask, Handmade, Row, rows_of
+from tests.sql.handmade import Ask, Handmade, Row
 from tests.sql.resampling import auc_of_pairs, draws, interval
 from warehouse import catalogue
 
@@ -142,8 +139,7 @@ def test_q01_finds_the_uncertainty_of_prompts_that_differ_and_not_only_that_of_p
             warehouse.step(RECIPE, f"p{prompt:02}", steps[prompt], at)
             warehouse.transition(RECIPE, f"p{prompt:02}", steps[prompt], 1.0, var_p_dz=local)
             steps[prompt] += 1
-        with tempfile.TemporaryDirectory() as folder, warehouse.connect(Path(folder)) as connection:
-            (row,) = rows_of(connection, "q01_spike_predictors")
+        (row,) = ask(warehouse, "q01_spike_predictors")
         widths.append(row["spearman_high"] - row["spearman_low"])
     together, scattered = widths
 
@@ -318,12 +314,12 @@ def test_q05_keeps_equal_truths_in_one_decile(ask: Ask) -> None:
     }
 
 
-def test_q05_thins_each_model_by_its_own_records(tmp_path: Path) -> None:
+def test_q05_thins_each_model_by_its_own_records(ask: Ask) -> None:
     warehouse = fit_points([0.5] * 12, [1.0] * 12)
     for step in range(4):
         warehouse.transition(RECIPE, "p", step, 0.5, model="small")
     thinned = catalogue.view_sql()["q05_bias_by_deviation"].sql.replace("500000", "4")
-    rows = rows_of(warehouse.connect(tmp_path), f"select distinct model, n from ({thinned}) order by model")
+    rows = ask(warehouse, f"select distinct model, n from ({thinned}) order by model")
 
     # Every third position of the large model stays, and of the small one every position.
     assert rows == [{"model": "small", "n": 4}, {"model": "tiny", "n": 4}]
@@ -377,7 +373,7 @@ def test_q09_splits_the_shift_into_along_and_across(ask: Ask) -> None:
     assert row["orthogonal_share_median"] == 0.5
 
 
-def test_q09_thins_each_model_by_its_own_records(tmp_path: Path) -> None:
+def test_q09_thins_each_model_by_its_own_records(ask: Ask) -> None:
     warehouse = Handmade()
     for model, steps in (("large", 12), ("small", 4)):
         for step in range(steps):
@@ -389,7 +385,7 @@ def test_q09_thins_each_model_by_its_own_records(tmp_path: Path) -> None:
 
     # Of 24 records those of every third position stay, in the next layer of those before. Of 8 all stay, and of every
     # layer one did not move.
-    assert [tuple(row.values()) for row in rows_of(warehouse.connect(tmp_path), query)] == [
+    assert [tuple(row.values()) for row in ask(warehouse, query)] == [
         ("large", 0, 4, 6.5),
         ("large", 1, 4, 5.5),
         ("small", 0, 3, 2.0),

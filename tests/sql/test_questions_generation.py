@@ -40,6 +40,7 @@ def test_q12_counts_steps_from_the_flip_to_the_loop_and_leaves_out_loops_of_the_
     warehouse = Handmade().generation("dense", "p").generation("dense", "q", collapse=2, repeat_rate=0.75)
     warehouse.generation(RECIPE, "p", flip=3, collapse=10, distinct_1=0.5, distinct_2=0.25, repeat_rate=0.5)
     warehouse.generation(RECIPE, "q", flip=5, collapse=2).generation(RECIPE, "r", flip=5).generation(RECIPE, "s")
+    warehouse.generation(RECIPE, "t", flip=4, collapse=4)
     rows = {row["prompt_id"]: row for row in ask(warehouse, "q12_flip_to_collapse")}
 
     assert {prompt: row["steps_to_collapse"] for prompt, row in rows.items()} == {
@@ -47,6 +48,7 @@ def test_q12_counts_steps_from_the_flip_to_the_loop_and_leaves_out_loops_of_the_
         "q": None,
         "r": None,
         "s": None,
+        "t": 0,
     }
     assert (rows["p"]["distinct_1"], rows["p"]["distinct_2"], rows["p"]["repeat_rate"]) == (0.5, 0.25, 0.5)
     assert (rows["p"]["collapse_step_dense"], rows["q"]["collapse_step_dense"]) == (None, 2)

@@ -1,7 +1,5 @@
 """Verdicts and the layers that carry the damage, worked out by hand, and the same rule as `prunescope advise`."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
 
@@ -91,15 +89,15 @@ def test_a_loss_without_an_error_is_judged_and_nothing_is_said_of_its_certainty(
     assert (row["verdict"], row["is_certain"], row["loss_writing_low"]) == (SAFE, None, None)
 
 
-def by_rule(warehouse: Handmade, place: Path) -> tuple[dict[str, Row], dict[str, Row]]:
+def by_rule(warehouse: Handmade) -> tuple[dict[str, Row], dict[str, Row]]:
     """What the view says, and what `advise` says of the same."""
-    with warehouse.connect(place) as connection:
+    with warehouse.opened() as connection:
         variants = connection.sql("from variant_verdict").pl()
         advised = advise(variants, connection.sql("from loss_predictions").pl(), TOLERANCE).rows
     return by_recipe(variants.to_dicts()), by_recipe(advised.to_dicts())
 
 
-def test_without_tasks_the_prompts_decide_by_the_rule_of_advise(tmp_path: Path) -> None:
+def test_without_tasks_the_prompts_decide_by_the_rule_of_advise() -> None:
     warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise").variant("unmeasured")
     probed(warehouse, "dense", 0.0, changed=0, options=(True, True))
     cases = {
@@ -116,7 +114,7 @@ def test_without_tasks_the_prompts_decide_by_the_rule_of_advise(tmp_path: Path) 
     for recipe, (kl, changed, options, _) in cases.items():
         warehouse.variant(recipe)
         probed(warehouse, recipe, kl, changed=changed, options=options)
-    rows, advised = by_rule(warehouse, tmp_path)
+    rows, advised = by_rule(warehouse)
 
     expected = {recipe: case[-1] for recipe, case in cases.items()} | {"unmeasured": NOT_JUDGED}
     assert {recipe: row["verdict"] for recipe, row in rows.items()} == expected
@@ -130,9 +128,7 @@ def test_without_tasks_the_prompts_decide_by_the_rule_of_advise(tmp_path: Path) 
     assert (gone["options_changed_low"], gone["options_changed_high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
 
 
-def test_the_ends_of_the_intervals_over_prompts_tokens_and_questions_decide_how_certain_a_verdict_is(
-    tmp_path: Path,
-) -> None:
+def test_the_ends_of_the_intervals_over_prompts_tokens_and_questions_decide_how_certain_a_verdict_is() -> None:
     """Six prompts of six tokens whose KL at the first is 0.1, 0.2, … 0.6 times a factor, and six questions."""
     warehouse = Handmade().model().variant("dense")
     # Factor of the KL, tokens that change in the first prompt, questions that change.
@@ -153,7 +149,7 @@ def test_the_ends_of_the_intervals_over_prompts_tokens_and_questions_decide_how_
             pruned = [0.3, 0.4] if prompt < changed else [0.4, 0.3]
             warehouse.options(recipe, f"q{prompt}", [0.4, 0.3], pruned)
             warehouse.generation(recipe, f"p{prompt}")
-    rows, advised = by_rule(warehouse, tmp_path)
+    rows, advised = by_rule(warehouse)
 
     assert {recipe: (row["verdict"], row["is_certain"]) for recipe, row in rows.items()} == {
         "mild": (SAFE, True),

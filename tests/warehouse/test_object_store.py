@@ -18,6 +18,7 @@ from warehouse.snapshots import damage_explained
 from warehouse.store import Store
 from warehouse.tables import TABLES
 
+pytestmark = pytest.mark.integration
 VARIANTS, MODELS = TABLES["variants"], TABLES["models"]
 # Characters of patterns and of URLs in the prefix.
 PREFIX = "pre fix [a-b]*/ü?"

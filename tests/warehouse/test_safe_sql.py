@@ -225,6 +225,7 @@ def test_a_function_that_does_more_than_compute_is_refused(locked, function):
         ("SELECT 1; DROP VIEW models", "only"),
         ("SELECT 1 /* ; */; -- x\n SELECT 2", "only one statement"),
         ("FROM other.models", "only the warehouse's own"),
+        ("FROM files.models_files", "only the warehouse's own"),
         ("FROM other.main.models", "only the warehouse's own"),
         ("FROM models.parquet", "only the warehouse's own"),
         ("FROM duckdb_settings", "shows the engine"),

@@ -10,12 +10,10 @@ from transformers import AutoModelForCausalLM
 from pipelines.checkpoints.card import About
 from pipelines.checkpoints.export import export
 from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
-from tests.tiny_models import DECODERS, save_tiny
 
 # Their layers' kinds follow from a period, which no removal of one layer keeps.
 KEEPS_LAYERS = {"JambaForCausalLM", "RecurrentGemmaForCausalLM"}
@@ -24,11 +22,6 @@ TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 
 
 def about(recipe: str) -> About:
     return About("tiny", "./tiny", "w" * 64, recipe, "mine", "{}")
-
-
-@pytest.fixture(scope="module", params=DECODERS)
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param))
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def test_large_models_are_written_in_shards_with_an_index(
 
 
 @pytest.mark.parametrize("architecture", ["gemma3_text", "gpt2", "bloom"])
-def test_a_tied_embedding_stays_tied(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "dense", architecture))
+def test_a_tied_embedding_stays_tied(architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]) -> None:
+    decoder = tiny_decoder(architecture)
     done = export(decoder, prune(decoder, parse_recipe("magnitude-50")), tmp_path / "out", ABOUT)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
@@ -236,8 +237,10 @@ def test_the_decoder_is_as_it_was_after_an_export(decoder: Decoder, variant: Var
     assert all(torch.equal(tensor, before[name]) for name, tensor in decoder.model.state_dict().items())
 
 
-def test_experts_beside_a_shared_one_are_silent_together(tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "dense", "qwen2_moe"))
+def test_experts_beside_a_shared_one_are_silent_together(
+    tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder("qwen2_moe")
     export(decoder, Variant(dropped=("mlp.0",)), tmp_path / "out", ABOUT)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with applied(decoder, Variant(dropped=("mlp.0",))):

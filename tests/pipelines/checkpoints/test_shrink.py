@@ -162,7 +162,9 @@ def test_what_no_config_can_hold_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
-def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(make: Make, tmp_path: Path) -> None:
+def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(
+    make: Make, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+) -> None:
     decoder = make("llama")
     biases = {f"model.layers.{layer}.mlp.down_proj.bias": torch.randn(64) for layer in range(3)}
     variant = without_neurons(decoder, {layer: [*range(32)] for layer in range(3)})
@@ -172,7 +174,7 @@ def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(m
     assert "switched on by mlp_bias" in done.notes[0]
     other = {"model.layers.0.mlp.down_proj.bias": torch.randn(64)}
     (tmp_path / "qwen").mkdir()
-    qwen = load_decoder(save_tiny(tmp_path / "qwen", "qwen3"))
+    qwen = tiny_decoder("qwen3")
     about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     with pytest.raises(InputError, match=r"down_proj\.bias: Qwen3ForCausalLM has no such parameter"):
         export(qwen, Variant(parameters=other), tmp_path / "none", about)

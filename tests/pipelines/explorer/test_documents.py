@@ -37,9 +37,9 @@ def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+def measured() -> Iterator[duckdb.DuckDBPyConnection]:
     """A part of what the demo measured."""
-    with demo.connect(tmp_path_factory.mktemp("demo")) as connection:
+    with demo.opened() as connection:
         yield connection
 
 
@@ -50,9 +50,9 @@ def file(measured: duckdb.DuckDBPyConnection) -> dict[str, Mapping[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+def by_hand() -> Iterator[Ask]:
     """A warehouse in which every view has rows: tasks, retrieval, speed and all scopes as well."""
-    with whole_warehouse().connect(tmp_path_factory.mktemp("whole")) as connection:
+    with whole_warehouse().opened() as connection:
         yield asking(connection)
 
 
@@ -61,7 +61,7 @@ INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+def hostile() -> Iterator[Ask]:
     """A variant whose name, texts, tokens and facts are attacks."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant(HOSTILE_RECIPE, words="\u202eevil\0", sparsity=0.5)
@@ -79,7 +79,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     for row in warehouse.rows["top_tokens"]:
         row.update(token_text="</script>" if row["rank"] == 1 else "\u202e")
     warehouse.transition(HOSTILE_RECIPE, prompt, 0, 0.5)
-    with warehouse.connect(tmp_path_factory.mktemp("hostile")) as connection:
+    with warehouse.opened() as connection:
         yield asking(connection)
 
 

@@ -1,5 +1,6 @@
 """Every form of decoder: what was found rebuilds the model, and a variant of it equals a really pruned copy."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,12 @@ from pipelines.traces.capture import replay, run_known
 from pipelines.traces.decoding import decode_greedily
 from pipelines.traces.session import Session
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
-from tests.tiny_models import DECODERS, SHORT_TEXT, save_tiny
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 # transformers' own cached pass of it differs from its uncached one; found at load.
 WITHOUT_CACHE = {"bamba"}
 PARALLEL = {"phi", "gpt_neox", "gptj", "falcon", "falcon-old", "stablelm-parallel", "cohere", "cohere2"}
-
-
-@pytest.fixture(scope="module", params=DECODERS)
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param))
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +171,10 @@ def test_magnitude_masks_exactly_half_of_every_matrix_experts_included(decoder: 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "bloom", "falcon_h1", "opt"])
 @pytest.mark.parametrize("recipe", ["magnitude-50", "block-drop-1"])
-def test_traces_end_where_the_pruned_copy_ends(architecture: str, recipe: str, tmp_path: Path) -> None:
-    dense = load_decoder(save_tiny(tmp_path / architecture, architecture))
+def test_traces_end_where_the_pruned_copy_ends(
+    architecture: str, recipe: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    dense = tiny_decoder(architecture)
     stats = calibrate(dense, CalibrationSpec(source=SHORT_TEXT, sequences=2, length=16), "tiny")
     pruned = prune(dense, parse_recipe(recipe), stats.activation_stats, stats.block_influence)
     prompt = Prompt(id="a", kind="open", text="Why?")

@@ -84,6 +84,17 @@ def test_a_long_array_of_bytes_is_refused_before_it_becomes_objects(tmp_path: Pa
         check_gguf(path)
 
 
+@pytest.mark.parametrize("surplus", [-1, 1])
+def test_safetensors_of_another_length_than_their_header_says_are_refused(tmp_path: Path, surplus: int) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    check_safetensors(path)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8 + surplus))
+    with pytest.raises(InputError, match=rf"{len(header) + 16 + surplus} bytes, {len(header) + 16} expected"):
+        check_safetensors(path)
+
+
 def test_a_header_of_safetensors_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "long.safetensors"
     path.write_bytes(struct.pack("<Q", 2**37))

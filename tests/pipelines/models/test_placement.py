@@ -71,6 +71,7 @@ def test_everything_that_a_study_computes_is_the_same_with_the_layers_on_disk(
         assert written[0] == written[1]
 
 
+@pytest.mark.exhaustive  # that layers on disk change no number is proved above; a real limit takes half a minute
 def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_path: Path) -> None:
     large = save_tiny(tmp_path / "large", shard="2MB", **LARGE)
     size, out = count_weights(large) * 4, tmp_path / "out"

@@ -1,6 +1,6 @@
 """A variant without some sublayers runs none of their modules, and computes what zeros in their place compute."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -29,8 +29,8 @@ DROPS = (("attn.0",), ("mlp.1", "attn.2"), ("attn.0", "mlp.0", "mlp.2"), ("attn.
 
 
 @pytest.fixture(scope="module", params=FORMS)
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param))
+def decoder(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+    return tiny_decoder(request.param)
 
 
 def close(found: Tensor, truth: Tensor) -> None:
@@ -122,8 +122,10 @@ def test_through_a_cache_and_with_padding_the_same_comes_out_as_without(decoder:
 
 
 @pytest.mark.parametrize("form", ["gemma3_text", "gpt2"])
-def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(form: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path, form))
+def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(
+    form: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(form)
     model = cast(Any, decoder.model)
     for labels in DROPS:
         with applied(decoder, Variant(dropped=labels)), torch.inference_mode():

@@ -1,12 +1,13 @@
 """Every recipe that changes matrices works on every form of decoder that is proved, experts and all."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipelines.calibration import calibrate, calibration_tokens
-from pipelines.models.load import load_decoder
+from pipelines.models.decoder import Decoder
 from pipelines.pruning.apply import prune_all
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.pruning.row import variant_row
@@ -14,7 +15,7 @@ from pipelines.pruning.statistics import Statistics
 from pipelines.pruning.variant import Variant, load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import ARCHITECTURES, DECODERS, SHORT_TEXT, save_tiny
+from tests.tiny_models import ARCHITECTURES, EVERY_DECODER, SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=48)
 # Every method that goes matrix by matrix on forms that differ where it could matter; one that scores, one that solves
@@ -39,11 +40,11 @@ RECIPES = [
 ]
 
 
-@pytest.mark.parametrize("architecture", sorted(DECODERS))
+@pytest.mark.parametrize("architecture", EVERY_DECODER)
 def test_every_method_changes_what_it_says_and_its_file_gives_the_same_model_again(
-    architecture: str, tmp_path: Path
+    architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "model", architecture))
+    decoder = tiny_decoder(architecture)
     stats = calibrate(decoder, SPEC, "tiny").activation_stats
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     probe = torch.arange(3, 11)[None]

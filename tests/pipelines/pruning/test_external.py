@@ -1,6 +1,7 @@
 """Checkpoints that other tools made: what differs is found, layers are matched, what does not fit is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -57,8 +58,10 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "gpt_oss"])
-def test_a_pruned_model_comes_back_as_the_variant_that_it_was(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "dense", architecture))
+def test_a_pruned_model_comes_back_as_the_variant_that_it_was(
+    architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
     for recipe in ("magnitude-50", "magnitude-2of4"):
         variant = prune(decoder, parse_recipe(recipe))
         export(decoder, variant, tmp_path / recipe, ABOUT)
@@ -85,8 +88,10 @@ def test_layers_that_are_gone_are_found_by_the_weights_of_those_that_stay(deep: 
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "qwen2_moe", "gpt_oss"])
-def test_sublayers_that_were_written_as_zeros_come_back_as_dropped(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "dense", architecture))
+def test_sublayers_that_were_written_as_zeros_come_back_as_dropped(
+    architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
     variant = Variant(dropped=("attn.1", "mlp.2"))
     export(decoder, variant, tmp_path / "out", ABOUT)
     again = read(decoder, tmp_path / "out", tmp_path)

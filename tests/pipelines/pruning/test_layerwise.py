@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from pipelines.pruning.variant import load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.streams import Streams
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import SHORT_TEXT, save_tiny
+from tests.tiny_models import SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
 
@@ -55,8 +56,10 @@ FAMILY = [
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "mixtral"])
-def test_a_family_gives_each_variant_bit_for_bit_as_its_recipe_alone(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "model", architecture))
+def test_a_family_gives_each_variant_bit_for_bit_as_its_recipe_alone(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     influence = calibrate(decoder, SPEC, "tiny").block_influence
     together = prune_all(decoder, FAMILY, Statistics(block_influence=influence, tokens=tokens))
@@ -69,12 +72,14 @@ def test_a_family_gives_each_variant_bit_for_bit_as_its_recipe_alone(architectur
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi", "gemma2"])
-def test_pruned_predecessors_are_what_flows_into_the_next_layer(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "model", architecture))
+def test_pruned_predecessors_are_what_flows_into_the_next_layer(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     found = prune(decoder, wanda("w"), tokens=tokens)
     # Slow and plain: the whole model runs, with all layers before pruned in place, and hooks see what flows in.
-    twin = load_decoder(tmp_path / "model")
+    twin = load_decoder(decoder.folder)
     for layer in twin.layers:
         modules = dict(twin.model.named_modules())
         squares: dict[str, torch.Tensor] = {}
@@ -330,8 +335,8 @@ def test_kept_layers_make_the_same_variant_file_and_the_same_model(
         assert torch.equal(decoder.hidden(probe), expected)
 
 
-def test_what_does_not_depend_on_the_tokens_is_kept_once(tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "gemma", "gemma3_text"))
+def test_what_does_not_depend_on_the_tokens_is_kept_once(tiny_decoder: Callable[[str], Decoder]) -> None:
+    decoder = tiny_decoder("gemma3_text")
     streams = Streams(decoder, torch.arange(3, 3 + 8 * 20).reshape(8, 20))
     first, second = streams._calls
     for one, other in zip(first, second, strict=True):

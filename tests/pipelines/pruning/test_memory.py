@@ -78,6 +78,7 @@ def many_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.exhaustive  # a real limit of the system, in processes of their own
 def test_a_model_is_pruned_within_a_limit_far_below_its_weights(many_layers: Path, tmp_path: Path) -> None:
     headroom = 40 * 2**20
     done = subprocess.run(

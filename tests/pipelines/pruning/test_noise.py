@@ -1,5 +1,6 @@
 """A noise variant is the dense model computed differently: it moves the output by rounding and nothing stays behind."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -27,8 +28,8 @@ TOKENS = torch.arange(3, 43)[None]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("noise") / request.param, request.param))
+def decoder(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+    return tiny_decoder(request.param)
 
 
 def state_of(decoder: Decoder) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """SparseGPT and GPTQ do what the optimal brain surgeon does column by column, and their counts are exact."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pipelines.errors import ComputationError, InputError
 from pipelines.inputs import Inputs
-from pipelines.models.load import load_decoder
+from pipelines.models.decoder import Decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.changes import Change
 from pipelines.pruning.methods import Given, change_of
@@ -23,7 +24,6 @@ from pipelines.pruning.variant import load_variant
 from pipelines.pruning.wearing import applied
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
 from tests.pipelines.pruning.surgeon import slow_gptq, slow_sparsegpt
-from tests.tiny_models import save_tiny
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -346,8 +346,10 @@ def test_values_come_in_the_models_type() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
-def test_decoders_are_pruned_and_quantized_and_come_back_bit_for_bit(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+def test_decoders_are_pruned_and_quantized_and_come_back_bit_for_bit(
+    architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
     tokens = torch.randint(3, 300, (6, 40), generator=torch.Generator().manual_seed(0))
     dense = decoder.hidden(tokens)
     loss = {}

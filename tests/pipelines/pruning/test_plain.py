@@ -1,17 +1,17 @@
 """The engine against the papers' own way: one sequence at a time, hooks, pruned predecessors, weights in place."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from pipelines.calibration import calibration_tokens
-from pipelines.models.load import load_decoder
+from pipelines.models.decoder import Decoder
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import CalibrationSpec
 from tests.benchmarks.plain_pruning import Solve, plain_layers, plain_sparsegpt, plain_wanda, put_back
-from tests.tiny_models import SHORT_TEXT, save_tiny
+from tests.tiny_models import SHORT_TEXT
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,9 @@ from tests.tiny_models import SHORT_TEXT, save_tiny
 )
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gemma2"])
 def test_the_same_weights_go_as_in_a_plain_pass_over_pruned_layers(
-    recipe: str, solve: Solve, differing: float, architecture: str, tmp_path: Path
+    recipe: str, solve: Solve, differing: float, architecture: str, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    decoder = tiny_decoder(architecture)
     tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=6, length=64))
     variant = prune(decoder, parse_recipe(recipe), tokens=tokens)
     dense = {name: matrix.weight.clone() for name, matrix in decoder.matrices.items()}

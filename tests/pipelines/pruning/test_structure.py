@@ -22,7 +22,7 @@ from pipelines.pruning.recipes import Flap, Heads, Neurons, parse_recipe
 from pipelines.pruning.variant import Variant, load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import DECODERS, SHORT_TEXT, save_tiny
+from tests.tiny_models import EVERY_DECODER, SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
@@ -41,13 +41,14 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+def load(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Callable[[str], Decoder]) -> Load:
     known: dict[str, tuple[Decoder, Calibrated]] = {}
 
     def loaded(name: str, **changes: object) -> tuple[Decoder, Calibrated]:
         key = f"{name}{changes}"
         if key not in known:
-            decoder = load_decoder(save_tiny(tmp_path_factory.mktemp("models") / name, name, **changes))
+            folder = tmp_path_factory.mktemp("models")
+            decoder = load_decoder(save_tiny(folder / name, name, **changes)) if changes else tiny_decoder(name)
             known[key] = (decoder, calibrate(decoder, SPEC, "tiny"))
         return known[key]
 
@@ -173,7 +174,7 @@ def test_query_heads_that_share_one_key_go_one_by_one_and_the_key_stays(load: Lo
     torch.testing.assert_close(worn(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", EVERY_DECODER)
 def test_every_decoder_loses_sublayers_and_units_or_says_why_not(load: Load, name: str) -> None:
     decoder, calibrated = load(name)
     dense = logits(decoder.model)

@@ -1,5 +1,6 @@
 """A variant removes what its recipe says, is kept in one bit a weight, and comes back bit for bit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +18,7 @@ from pipelines.pruning.row import variant_row
 from pipelines.pruning.variant import Variant, load_variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import CalibrationSpec
-from tests.tiny_models import SHORT_TEXT, save_tiny
+from tests.tiny_models import SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=32)
 
@@ -142,9 +143,9 @@ def test_nan_weights_fail_instead_of_giving_a_mask(tiny_folder: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "bloom"])
 def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_behind(
-    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    architecture: str, tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    decoder = tiny_decoder(architecture)
     pruned = prune(decoder, parse_recipe("magnitude-50"))
     variant = Variant(pruned.changes, dropped=("attn.1",))
     tokens = torch.arange(3, 20)[None]

@@ -1,6 +1,6 @@
 """Guesses: what they are, when they are trusted, how many pass; and that no guess decides a token."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -189,8 +189,8 @@ def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeyp
     assert max(rows) == 6
 
 
-def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "mistral", "mistral"))  # a window of few tokens
+def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tiny_decoder: Callable[[str], Decoder]) -> None:
+    decoder = tiny_decoder("mistral")  # a window of few tokens
     decoder = replace(decoder, end_ids=frozenset())
     assert not can_go_on(decoder)
     with counted(decoder) as shapes:

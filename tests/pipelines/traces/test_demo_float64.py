@@ -37,6 +37,7 @@ def model(decoder: Decoder) -> Llama64:
     return Llama64.load(decoder.folder)
 
 
+@pytest.mark.exhaustive  # as test_session.py on tiny models, on one of full size
 @pytest.mark.parametrize("name", ["magnitude-2of4", "drops"])
 def test_every_row_of_the_demos_layer_table_agrees_with_float64(
     decoder: Decoder, model: Llama64, study: Study, name: str

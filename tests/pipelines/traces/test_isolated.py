@@ -1,6 +1,6 @@
 """Scope isolated against copies of the model in which one sublayer alone is replaced, in float64."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +17,14 @@ from pipelines.pruning.wearing import applied
 from pipelines.traces.capture import Capture, replay, run_known
 from pipelines.traces.isolated import Isolation
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
-from tests.tiny_models import ARCHITECTURES, DECODERS, save_tiny
+from tests.tiny_models import ARCHITECTURES
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41, 7, 63, 12, 11]])
 
 
-@pytest.fixture(scope="module", params=DECODERS)
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param))
-
-
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def one_of_few(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / request.param, request.param))
+def one_of_few(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+    return tiny_decoder(request.param)
 
 
 def masks_of(decoder: Decoder) -> Variant:
@@ -166,8 +161,8 @@ def test_a_shift_below_the_models_rounding_arrives_as_it_is(llama: Decoder) -> N
             assert torch.equal(shift, moved[label]), label
 
 
-def test_alibi_by_entry_and_head_is_found_to_take_no_batch(tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / "bloom", "bloom"))
+def test_alibi_by_entry_and_head_is_found_to_take_no_batch(tiny_decoder: Callable[[str], Decoder]) -> None:
+    decoder = tiny_decoder("bloom")
     dense, isolation = dense_pass(decoder, TOKENS), Isolation(decoder)
     isolation.shifts(dense, local_shifts(decoder, dense, masks_of(decoder)))
     assert isolation._batches == {0: False, 1: False, 2: False}

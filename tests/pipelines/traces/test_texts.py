@@ -1,5 +1,6 @@
 """The table of texts against an independent float64 model, and its promises: zero against itself, any batch."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipelines.traces import texts
 from pipelines.traces.texts import Kept, TextSession
 from tests.pipelines.test_texts import study as study_of
 from tests.pipelines.traces.llama64 import Llama64, measures64
-from tests.tiny_models import ARCHITECTURES, save_tiny
+from tests.tiny_models import ARCHITECTURES
 from warehouse.tables import TABLES
 from warehouse.tables.text_tokens import NAMES
 
@@ -178,8 +179,10 @@ def test_two_sessions_give_bit_identical_tables(decoder: Decoder, session: TextS
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_log_probabilities_are_those_of_the_model_itself(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+def test_log_probabilities_are_those_of_the_model_itself(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
     session = TextSession(decoder, "tiny", STUDY)
     rows = session.trace("dense", Variant())
     for text in session._texts:

@@ -1,0 +1,547 @@
+"""Sixty faults over all rooms, put into a copy of the tree one by one: which test notices each of them.
+
+    python -m tests.benchmarks.mutants [--all] [--list] [NUMBER ...]
+
+Prints a table and ends with 1 where a fault survives. What a fault replaces stands exactly once in its file: where it
+no longer does, the fault has to follow the code, and the program says so before it runs anything.
+"""
+
+import argparse
+import compileall
+import importlib
+import multiprocessing
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# A fault that lets its tests hang counts as noticed.
+PATIENCE = 300.0
+# Exit codes of pytest: an error of its own, wrong arguments, nothing collected.
+_NO_TESTS = {3, 4, 5}
+# What most tests import. Every fault has a process of its own, which would spend longer on these than on its tests.
+PRELOADED = (
+    *("torch", "transformers", "transformers.models.llama.modeling_llama", "polars", "pyarrow.parquet", "duckdb"),
+    *("sqlglot", "pydantic", "numba", "scipy.stats", "hypothesis", "altair", "vl_convert", "dagster", "typer"),
+    *("rich", "yaml", "xxhash"),
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One text in one file that stands in another's place, and the tests that should notice.
+
+    Attributes:
+        path: the file.
+        right: the text in it.
+        wrong: what stands there instead.
+        tests: files or single tests, fast ones.
+    """
+
+    path: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """What became of a fault: the test that noticed it, empty where none did."""
+
+    test: str
+    seconds: float
+
+
+def fault(path: str, right: str, wrong: str, *tests: str) -> Fault:
+    return Fault(path, right, wrong, tuple(f"tests/{test}" for test in tests))
+
+
+MASKS, SCORES, TEXT = "pipelines/pruning/masks.py", "pipelines/pruning/methods/scores.py", "pipelines/metrics/text.py"
+SAFE, STORE, ADVICE = "warehouse/safe_sql.py", "warehouse/store.py", "pipelines/advice.py"
+FAULTS = (
+    # pipelines: models and what they read
+    fault(
+        "pipelines/models/headers.py",
+        "if size != 8 + length + end:",
+        "if size < 8 + length + end:",
+        "pipelines/models/test_headers.py",
+    ),
+    fault("pipelines/texts.py", "        windows[:, 0] = ids[0]\n", "        pass\n", "pipelines/test_texts.py"),
+    fault(
+        "pipelines/texts.py",
+        "first = self.text.context - self.text.scored + torch",
+        "first = self.text.context - self.text.scored - 1 + torch",
+        "pipelines/test_texts.py",
+    ),
+    fault("pipelines/scratch.py", "return lock(descriptor) is True", "return True", "pipelines/test_scratch.py"),
+    fault(
+        "pipelines/yaml_text.py",
+        "        self._open.add(id(node))\n",
+        "",
+        "pipelines/test_yaml_text.py",
+    ),
+    # pipelines: pruning
+    fault(
+        MASKS,
+        "dropped[crowded] &= ~(tied & (tied.cumsum(dim=1) > spared[:, None]))",
+        "pass",
+        "pipelines/pruning/test_masks.py",
+    ),
+    fault(
+        MASKS,
+        "wins = places[first] >= places[second]",
+        "wins = places[first] > places[second]",
+        "pipelines/pruning/test_masks.py",
+    ),
+    fault(
+        SCORES,
+        "given.weight.abs().float() * norms(given, recipe.name), recipe.group",
+        "given.weight.abs().float(), recipe.group",
+        "pipelines/pruning/test_scores.py",
+    ),
+    fault(SCORES, "for dim in (0, 1):", "for dim in (1,):", "pipelines/pruning/test_scores.py"),
+    fault(
+        "pipelines/pruning/methods/grid.py",
+        "low, high = w.amin(dim=1).clamp(max=0), w.amax",
+        "low, high = w.amin(dim=1), w.amax",
+        "pipelines/pruning/test_grid.py",
+    ),
+    fault(
+        "pipelines/pruning/methods/ratios.py",
+        "outliers.sum() / sizes.sum() - outliers / sizes",
+        "outliers / sizes - outliers.sum() / sizes.sum()",
+        "pipelines/pruning/test_ratios.py",
+    ),
+    fault(
+        "pipelines/pruning/mask_samples.py",
+        ">> (7 - (places & 7))",
+        ">> (places & 7)",
+        "pipelines/pruning/test_mask_samples.py",
+    ),
+    # pipelines: metrics and traces
+    fault(
+        "pipelines/metrics/options.py",
+        "(untied_left * untied_right) ** 0.5",
+        "max(untied_left, untied_right)",
+        "pipelines/metrics/test_options.py",
+    ),
+    fault(
+        TEXT,
+        "if matched[n] + n >= max(_LOOP_TIMES * n, _LOOP_TOKENS):",
+        "if matched[n] + n > max(_LOOP_TIMES * n, _LOOP_TOKENS):",
+        "pipelines/metrics/test_text_measures.py",
+    ),
+    fault(
+        "pipelines/metrics/spaces.py",
+        "shift - along[:, None] * vector",
+        "shift - vector",
+        "pipelines/metrics/test_spaces.py",
+        "pipelines/metrics/test_options.py",
+    ),
+    fault(
+        "pipelines/traces/texts.py",
+        "return (((streams / self.step).round() - self.counts) * self.step).float()",
+        "return (streams - self.streams()).float()",
+        "pipelines/traces/test_texts.py",
+    ),
+    # pipelines: tasks, retrieval, advice, planning
+    fault(
+        "pipelines/tasks/extraction.py",
+        r'_MARKS = (",", r"\$", r"\.$")',
+        r'_MARKS = (",", r"\$")',
+        "pipelines/tasks/test_extraction.py",
+    ),
+    fault(
+        "pipelines/tasks/guessing.py",
+        "is_right = list(tokens) == self._guess[: len(tokens)]",
+        "is_right = True",
+        "pipelines/tasks/test_guessing.py",
+    ),
+    fault(
+        "pipelines/retrieval/pooling.py",
+        "whole = torch.where(real[..., None], states.double(), 0.0)",
+        "whole = states.double()",
+        "pipelines/retrieval/test_embedding.py",
+    ),
+    fault("pipelines/retrieval/ranking.py", "float(-place)", "float(place)", "pipelines/retrieval/test_ranking.py"),
+    fault(
+        ADVICE,
+        "return SAFE if max(choosing, writing) <= tolerance",
+        "return SAFE if min(choosing, writing) <= tolerance",
+        "pipelines/test_advice.py",
+    ),
+    fault(
+        "pipelines/planning/cluster.py",
+        "repeated = (loads - models) *",
+        "repeated = loads *",
+        "pipelines/test_cluster.py",
+    ),
+    # pipelines: charts and explorer
+    fault(
+        "pipelines/charts/text.py",
+        '_INVISIBLE = {"Cc", "Cf",',
+        '_INVISIBLE = {"Cc",',
+        "pipelines/charts/test_charts_text.py",
+    ),
+    fault(
+        "pipelines/explorer/pairs.py",
+        "if variants[n][0] == variants[m][0])",
+        "if variants[n][0])",
+        "pipelines/explorer/test_documents.py::test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other",
+    ),
+    # warehouse
+    fault(
+        "warehouse/atomic.py",
+        "            temporary.unlink(missing_ok=True)\n            raise",
+        "            raise",
+        "warehouse/test_atomic.py",
+    ),
+    fault(
+        "warehouse/hashing.py",
+        "codes[index] = self._codes.setdefault(text, len(self._codes))",
+        "codes[index] = index",
+        "warehouse/test_hashing.py",
+    ),
+    fault("warehouse/names.py", 'if encoded.endswith("."):', 'if encoded.endswith(".."):', "warehouse/test_names.py"),
+    fault(
+        STORE,
+        "return is_same and not footer.violations and fits",
+        "return is_same and fits",
+        "warehouse/test_store.py",
+    ),
+    fault(
+        STORE,
+        'for name, wanted in (("model", model), ("recipe", recipe)):',
+        'for name, wanted in (("model", model),):',
+        "warehouse/test_store.py",
+    ),
+    fault(
+        "warehouse/checks.py",
+        "if distinct != rows.num_rows:",
+        "if distinct > rows.num_rows:",
+        "warehouse/test_checks.py",
+    ),
+    fault(
+        "warehouse/screen.py",
+        "math.isfinite(smallest) and math.isfinite(largest) and low <= smallest",
+        "low <= smallest",
+        "warehouse/test_screen.py",
+        "warehouse/test_checks.py",
+    ),
+    fault(
+        "warehouse/migrations.py",
+        "if each.to > version]",
+        "if each.to >= version]",
+        "warehouse/test_migrations.py",
+    ),
+    fault(
+        "warehouse/gc.py",
+        "if row is None or made is None or made.fingerprint[:16] != path.stem:",
+        "if row is None or made is None:",
+        "warehouse/test_gc.py",
+    ),
+    fault(
+        SAFE, '"sleep_ms", "getenv", "current_setting"', '"sleep_ms", "current_setting"', "warehouse/test_safe_sql.py"
+    ),
+    fault(
+        SAFE,
+        'not in {"main", "memory"} for part in schema',
+        'not in {"main", "memory", "files"} for part in schema',
+        "warehouse/test_safe_sql.py",
+    ),
+    fault("warehouse/catalogue.py", '        "enable_external_access = false",\n', "", "warehouse/test_safe_sql.py"),
+    fault(
+        "warehouse/export/rounding.py",
+        "quantize(Decimal(1), ROUND_HALF_EVEN)",
+        'quantize(Decimal(1), "ROUND_DOWN")',
+        "warehouse/export/test_rounding.py",
+    ),
+    # sql
+    fault(
+        "sql/marts/kld_summary.sql",
+        "max(over_tokens.kl_quantiles[3]) as kl_noise_p95_nats",
+        "max(over_tokens.kl_quantiles[2]) as kl_noise_p95_nats",
+        "sql/test_kld_summary.py",
+        "sql/test_noise_and_isolated.py",
+    ),
+    fault(
+        "sql/marts/reference_temperature.sql",
+        "row(abs(steps.temperature - 1), steps.temperature)",
+        "row(steps.temperature, steps.temperature)",
+        "sql/test_marts.py",
+    ),
+    fault(
+        "sql/marts/mask_overlap.sql",
+        "bit_count(one.kept | other.kept) as any_kept",
+        "bit_count(one.kept & other.kept) as any_kept",
+        "sql/test_mask_overlap.py",
+    ),
+    fault(
+        "sql/questions/q11_first_flip.sql",
+        "and generations.first_flip_step = flips.step",
+        "and generations.first_flip_step <= flips.step",
+        "sql/test_questions_generation.py",
+    ),
+    fault(
+        "sql/questions/q17_ranking_lost.sql",
+        "options.is_argmax_same and options.kendall_tau < 1 - 1e-6",
+        "options.kendall_tau < 1 - 1e-6",
+        "sql/test_questions_generation.py",
+        "sql/test_questions_tasks.py",
+        "sql/test_questions_variants.py",
+    ),
+    fault(
+        "sql/marts/noise_floor.sql",
+        "where transitions.scope = 'propagated'",
+        "where transitions.scope = 'local'",
+        "sql/test_noise_and_isolated.py::test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant",
+    ),
+    fault(
+        "sql/marts/variant_verdict.sql",
+        "when loss_choosing >= 0.5 then",
+        "when loss_choosing > 0.5 then",
+        "sql/test_variant_verdict.py",
+    ),
+    fault(
+        "sql/marts/first_divergent_layer.sql",
+        "min(step) filter (where is_flip) as step",
+        "max(step) filter (where is_flip) as step",
+        "sql/test_marts.py",
+        "sql/test_questions_generation.py",
+    ),
+    fault(
+        "sql/questions/q12_flip_to_collapse.sql",
+        "when pruned.collapse_step >= pruned.first_flip_step then",
+        "when pruned.collapse_step > pruned.first_flip_step then",
+        "sql/test_questions_generation.py",
+    ),
+    fault(
+        "sql/questions/q14_before_and_after_the_answer.sql",
+        "when curve.is_after_answer then 'after'",
+        "when curve.is_after_answer then 'before'",
+        "sql/test_questions_generation.py",
+    ),
+    fault(
+        "sql/macros/paired.sql",
+        "(tests - place + 1) * p",
+        "(tests - place) * p",
+        "sql/test_macros.py",
+        "sql/test_task_comparisons.py",
+    ),
+    # assets
+    fault(
+        "assets/fingerprints.py",
+        'return found | {"recipe_hash": recipe.hash} | needed',
+        "return found | needed",
+        "assets/test_fingerprints.py",
+    ),
+    fault(
+        "assets/webserver.py",
+        'if _PORT.sub("", host) not in self._hosts or headers',
+        "if headers",
+        "assets/test_ui.py::test_the_interface_answers_under_its_own_names",
+    ),
+    fault(
+        "assets/plan.py",
+        "for recipe in (None, *study.recipes)]",
+        "for recipe in study.recipes]",
+        "assets/test_plan.py::test_an_empty_warehouse_needs_everything",
+    ),
+    fault(
+        "assets/watch.py",
+        "if values.count(value) > 1}",
+        "if values.count(value) > 2}",
+        "assets/test_watch.py::test_a_list_that_is_wrong_is_refused_by_name",
+    ),
+    fault(
+        "assets/failures.py",
+        "PassingError | ConnectionError | TimeoutError",
+        "PassingError | ConnectionError",
+        "assets/test_engines.py::test_only_what_can_pass_later_is_tried_again",
+    ),
+    fault(
+        "assets/failures.py",
+        ', "bad_alloc",',
+        ",",
+        "assets/test_engines.py::test_every_librarys_word_for_too_little_memory_is_understood",
+    ),
+    fault(
+        "assets/engines.py",
+        "is_halved=part.name in self._lost",
+        "is_halved=False",
+        "assets/test_engines.py::test_half_the_batch_is_for_a_part_whose_worker_was_lost",
+    ),
+    fault(
+        "assets/telling.py",
+        "if self._clock() >= self._next:",
+        "if self._clock() >= 0:",
+        "assets/test_engines.py::test_a_log_gets_the_first_line_at_once_and_then_one_in_five_seconds",
+    ),
+    fault("assets/launcher.py", "return not _is_zombie(pid)", "return True", "assets/test_launcher.py"),
+    fault(
+        "assets/shown.py",
+        "places = [place * (rows.height - 1)",
+        "places = [place * (rows.height - 2)",
+        "assets/test_shown.py",
+    ),
+    fault(
+        "assets/ray_fleet.py",
+        'for node in nodes if node["Alive"]]',
+        "for node in nodes]",
+        "assets/test_ray.py::test_a_worker_takes_a_whole_machine_without_gpus_and_its_share_of_one_with_them",
+    ),
+    fault(
+        "assets/cli/output.py",
+        'STDERR.print(visible(message, keep="\\n\\t")',
+        "STDERR.print(message",
+        "assets/test_cli_output.py",
+    ),
+)
+
+
+class _First:
+    """A plugin of pytest's that keeps the name of the first test that fails."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def pytest_runtest_logreport(self, report: object) -> None:
+        if getattr(report, "failed", False) and not self.name:
+            self.name = str(getattr(report, "nodeid", ""))
+
+    def pytest_collectreport(self, report: object) -> None:
+        self.pytest_runtest_logreport(report)
+
+
+def _test(tree: Path, tests: list[str], told: Connection) -> None:
+    """Run some tests of the tree in this process, which has imported nothing of ours."""
+    import pytest
+
+    sys.dont_write_bytecode = True
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    os.chdir(tree)
+    sys.path[:] = [str(tree), *(entry for entry in sys.path if entry not in {"", str(ROOT)})]
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] in {"tests", "pipelines", "warehouse", "assets"}
+    ]:
+        del sys.modules[name]
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    first = _First()
+    # Plugins are imported already, whose own `assert`s nobody reads.
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+    ]
+    code = pytest.main([*options, *tests], plugins=[first])
+    told.send((int(code), first.name))
+
+
+def run(tree: Path, tests: tuple[str, ...], *, everything: bool, patience: float = PATIENCE) -> tuple[int | None, str]:
+    """The exit code of pytest, none where it ran too long, and the first test that failed."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    chosen = [*tests, *([] if everything else ["-m", "not exhaustive"])]
+    process = multiprocessing.get_context("fork").Process(target=_test, args=(tree, chosen, writer))
+    process.start()
+    writer.close()
+    try:
+        found: tuple[int | None, str] = reader.recv() if reader.poll(patience) else (None, "it ran too long")
+    except EOFError:
+        found = (None, "the process ended")
+    process.kill()
+    process.join()
+    return found
+
+
+def apply(tree: Path, each: Fault) -> str:
+    """Put a fault in; gives what stood in the file."""
+    file = tree / each.path
+    before = file.read_text(encoding="utf-8")
+    file.write_text(before.replace(each.right, each.wrong), encoding="utf-8")
+    return before
+
+
+def absent(tree: Path) -> list[str]:
+    """The faults whose place is gone or not the only one."""
+    found = []
+    for number, each in enumerate(FAULTS, start=1):
+        file = tree / each.path
+        times = file.read_text(encoding="utf-8").count(each.right) if file.exists() else 0
+        if times != 1:
+            found.append(f"{number}: {each.path} holds {times} times, not once: {each.right.strip()}")
+        found += [f"{number}: there is no {test}" for test in each.tests if not (tree / test.split("::")[0]).exists()]
+    return found
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the tree's files, compiled so that a changed file is compiled anew by its contents."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tree = folder / "tree"
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    by_contents = py_compile.PycInvalidationMode.CHECKED_HASH
+    for room in ("assets", "pipelines", "warehouse", "tests"):
+        compileall.compile_dir(tree / room, quiet=2, invalidation_mode=by_contents)
+    return tree
+
+
+def main() -> int:
+    """Put in the faults that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help="only these faults")
+    parser.add_argument("--all", action="store_true", help="with the tests marked `exhaustive`")
+    parser.add_argument("--list", action="store_true", help="show the faults and end")
+    arguments = parser.parse_args()
+    say = sys.stdout.write
+    if gone := absent(ROOT):
+        sys.stderr.write("\n".join(["these faults have to follow the code:", *gone, ""]))
+        return 2
+    chosen = [
+        (number, each) for number, each in enumerate(FAULTS, start=1) if number in (arguments.numbers or range(99))
+    ]
+    if arguments.list:
+        say("".join(f"{number:3} {each.path}: {each.right!r} -> {each.wrong!r}\n" for number, each in chosen))
+        return 0
+    for name in PRELOADED:
+        importlib.import_module(name)
+    survived = 0
+    with tempfile.TemporaryDirectory(prefix="prunescope-mutants-") as folder:
+        tree = copied(Path(folder))
+        sound = tuple(dict.fromkeys(test for _, each in chosen for test in each.tests))
+        code, test = run(tree, sound, everything=arguments.all, patience=PATIENCE * len(chosen))
+        if code != 0:
+            sys.stderr.write(f"without any fault the tests fail: {test or code}\n")
+            return 2
+        for number, each in chosen:
+            began, before = time.monotonic(), apply(tree, each)
+            code, test = run(tree, each.tests, everything=arguments.all)
+            (tree / each.path).write_text(before, encoding="utf-8")
+            if code in _NO_TESTS:
+                sys.stderr.write(f"fault {number}: pytest ended with {code}, so no test has run\n")
+                return 2
+            survived += code == 0
+            by = "SURVIVED" if code == 0 else test.removeprefix("tests/")
+            say(f"{number:3} {each.path:42} {time.monotonic() - began:5.0f} s  {by}\n")
+            sys.stdout.flush()
+    say(f"{len(chosen) - survived} of {len(chosen)} faults were noticed\n")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

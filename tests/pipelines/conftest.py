@@ -1,0 +1,51 @@
+"""The tiny decoders that tests of several rooms read, each loaded once a process."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+from torch import Tensor
+
+from pipelines.models.decoder import Decoder
+from pipelines.models.load import load_decoder
+from tests.tiny_models import EVERY_DECODER, save_tiny
+
+
+@pytest.fixture(scope="session")
+def _decoders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Decoder, dict[str, Tensor]]]:
+    """Load a form of decoder once for all tests of this process, with a copy of its weights."""
+
+    @cache
+    def load(name: str) -> tuple[Decoder, dict[str, Tensor]]:
+        decoder = load_decoder(save_tiny(tmp_path_factory.mktemp("decoders") / name, name))
+        return decoder, {key: value.clone() for key, value in decoder.model.state_dict().items()}
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def tiny_decoder(
+    _decoders: Callable[[str], tuple[Decoder, dict[str, Tensor]]],
+) -> Iterator[Callable[[str], Decoder]]:
+    """Give a shared decoder by its name; no test may change its weights or leave a hook behind."""
+    given = set()
+
+    def give(name: str) -> Decoder:
+        given.add(name)
+        return _decoders(name)[0]
+
+    yield give
+    for name in given:
+        decoder, weights = _decoders(name)
+        left = decoder.model.state_dict()
+        assert left.keys() == weights.keys(), name
+        changed = [key for key, w in weights.items() if left[key].dtype != w.dtype or not left[key].equal(w)]
+        assert changed == [], name
+        hooked = [key for key, m in decoder.model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+        assert hooked == [], name
+
+
+@pytest.fixture(scope="module", params=EVERY_DECODER)
+def decoder(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+    """Every form of decoder, shared."""
+    return tiny_decoder(request.param)
