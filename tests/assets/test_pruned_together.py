@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from assets.loaded import LoadedModels
 from assets.plan import Request
 from assets.run import Failure, run_study
 from tests.assets.test_interrupted import stop_once_there_is
@@ -21,6 +22,8 @@ class Heard:
     def __init__(self) -> None:
         self.tasks: dict[str, int] = {}
         self.failures: list[Failure] = []
+        self.own: dict[str, float] = {}
+        self.together: dict[str, float] = {}
 
     def start(self, task: str, total: int) -> None:
         self.tasks[task] = total
@@ -33,9 +36,11 @@ class Heard:
 
     def planned(self, partitions: int) -> None: ...
 
-    def computed(self, name: str, seconds: float) -> None: ...
+    def computed(self, name: str, seconds: float) -> None:
+        self.own[name] = seconds
 
-    def shared(self, name: str, seconds: float) -> None: ...
+    def shared(self, name: str, seconds: float) -> None:
+        self.together[name] = seconds
 
     def failed(self, failure: Failure) -> None:
         self.failures.append(failure)
@@ -118,6 +123,20 @@ def test_recipes_with_dense_predecessors_are_pruned_in_one_pass_and_a_failing_on
     assert "prune a" in runs.alone.tasks
     assert variant_of(runs.two, "a")["variant_hash"] == runs.in_one_pass["variant_hash"]
     assert not runs.unfinished
+
+
+def test_what_variants_share_is_told_apart_from_the_work_of_each(
+    study: StudyFile, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
+    told = LoadedModels.shared
+    # An hour more than it took: the partition in whose run it was done is then an hour short, if it was left out there.
+    monkeypatch.setattr(LoadedModels, "shared", lambda loaded: [(what, own + 3600) for what, own in told(loaded)])
+    listener = heard(study, tmp_path / "warehouse", cache)
+    assert {"tiny-a: prune a, b", "tiny-a: dense model on every prompt"} <= set(listener.together)
+    assert any(name.startswith("tiny-a: trace dense, a, b") for name in listener.together)
+    assert listener.own["tiny-a@dense"] < 0
+    assert sum(listener.own.values()) + sum(listener.together.values()) > 0
 
 
 def test_a_damaged_file_is_told_of_once_and_the_next_run_makes_it_again(runs: Runs) -> None:
