@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from dagster import materialize
 
-from assets import explorer, resources
+from assets import explorer
 from assets.explorer import documents
 from assets.figures import figure_assets, figure_key
 from assets.report import report
@@ -145,8 +145,7 @@ def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_ch
             )
         return draw_all(figure, frame)
 
-    for place in (explorer, resources):
-        monkeypatch.setattr(place, "rows", counted)
+    monkeypatch.setattr(explorer, "rows", counted)
     monkeypatch.setattr(Figure, "draw_all", drawing)
     [asset] = [asset for asset in figure_assets() if asset.key == figure_key(FIGURE.name)]
     given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(warehouse))}
