@@ -116,6 +116,7 @@ class WarehouseResource(ConfigurableResource):
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
     _asking: Ask | None = PrivateAttr(default=None)
+    _is_narrow: bool = PrivateAttr(default=False)
     _partitions: dict[str, str] = PrivateAttr(default={})
     _drawn: Drawn | None = PrivateAttr(default=None)
 
@@ -160,8 +161,10 @@ class WarehouseResource(ConfigurableResource):
         """
         models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
         whole = self._connection
-        if whole and self._partitions == partitions(self.store(), TABLES) and is_whole(whole, models, recipes):
+        is_current = whole and not self._is_narrow and self._partitions == partitions(self.store(), TABLES)
+        if whole and is_current and is_whole(whole, models, recipes):
             narrow(whole, models, recipes)
+            self._is_narrow = True
             yield OneStudy(whole, self.ask, self.drawn())
             return
         with connect(self.store().root) as connection:

@@ -7,8 +7,10 @@ safely is `safe_sql`'s business.
 import atexit
 import hashlib
 import json
+import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +45,7 @@ PROVENANCE = "provenance"
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
 # Versions whose built views are kept.
 _TEMPLATES = 16
+_IMPORTED = time.time()
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -121,7 +124,7 @@ def connected(
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Opens the catalogue as `connect` does, for a block at whose end the files are closed, whoever has a cursor."""
+    """Open the catalogue as `connect` does, for a block; its end closes the files, cursors or not."""
     connection, snapshot = _opened(root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models)
     try:
         with connection:
@@ -143,7 +146,7 @@ def _opened(
         template = beside.submit(_template, _sources(SQL))
         snapshot = Snapshot(Store(root), models)
     for unusable in snapshot.unusable:
-        warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=2)
+        warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=3)
     try:
         connection = duckdb.connect()
         give(snapshot, connection)
@@ -238,6 +241,8 @@ def _template(sources: tuple[_Source, ...]) -> Path:
     To bind and explain the views takes a hundred times as long as to copy them, so the file is made once for a version
     of `sql/` and of this package, in the user's cache.
     """
+    if _is_edited():
+        return _own_template(sources)
     version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}".encode())
     for layer, path, text in sources:
         version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
@@ -249,9 +254,11 @@ def _template(sources: tuple[_Source, ...]) -> Path:
             raise
         except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
             return _own_template(sources)
-        with suppress(FileNotFoundError):  # another process removes them, too
+        with suppress(OSError):  # another process removes them, too, or another user owns them
             for old in sorted(file.parent.glob("*.duckdb"), key=lambda each: each.stat().st_mtime)[:-_TEMPLATES]:
                 old.unlink()
+    with suppress(OSError):  # what is used stays
+        os.utime(file)
     return file
 
 
@@ -275,9 +282,19 @@ def _build_template(file: Path, sources: tuple[_Source, ...]) -> None:
 def _code_hash() -> str:
     """Hash the modules of this package, of which the tables' definitions are a part."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in _modules():
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def _is_edited() -> bool:
+    """Tell whether a module of this package has changed since this process imported it."""
+    return any(path.stat().st_mtime > _IMPORTED for path in _modules())
+
+
+def _modules() -> list[Path]:
+    return sorted(Path(__file__).parent.rglob("*.py"))
 
 
 def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:

@@ -30,13 +30,15 @@ def whole_words() -> Iterator[None]:
 
     Typer's script for bash has a word a line.
     """
-    line = os.environ.get("COMP_WORDS", "")
+    # What stands behind the cursor does not matter.
+    words = os.environ.get("COMP_WORDS", "").split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
+    line = "\n".join(words)
     joined, splits = re.subn(r"\n@(?:\n|$)", "@", line)
     if not splits:
         yield
         return
     os.environ["COMP_WORDS"] = joined
-    os.environ["COMP_CWORD"] = str(int(os.environ["COMP_CWORD"]) - 2 * splits + line.endswith("\n@"))
+    os.environ["COMP_CWORD"] = str(len(joined.split("\n")) - 1)
     last = joined.rpartition("\n")[2]
     told = io.StringIO()
     try:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from threading import Lock
 from types import ModuleType
 
 import polars as pl
@@ -39,6 +40,9 @@ from pipelines.charts.theme import AnyChart, no_data, vega_lite
 
 # Of a chart's JSON as it is written to a file: more than this makes a browser slow.
 MOST_BYTES = 2_000_000
+
+
+_DRAWING = Lock()
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ class Figure:
             yield Drawing(slug, title, chart, specification)
 
     def _chart(self, part: pl.DataFrame) -> AnyChart:
-        # Valid by the tests of each figure; checking every part of it again takes as long as drawing.
-        with debug_mode(False):
+        # Valid by the tests of each figure; checking every part of it again takes as long as drawing. The mode is the
+        # whole process's.
+        with _DRAWING, debug_mode(False):
             return self.draw(part)
 
     def _pages(self, part: pl.DataFrame, most: int | None) -> Iterator[tuple[pl.DataFrame, list[str]]]:

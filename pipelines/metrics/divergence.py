@@ -3,8 +3,7 @@
 What x is (lens, layer, position) belongs to the caller; the formulas of p-space belong in `columns`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -123,26 +122,9 @@ def divergence(
         NumericalError: A row is NaN or infinite, or has a zero vector on either side; the row is named.
         ValueError: A temperature is not above 0, or the shapes differ.
     """
-    with subnormals_flushed():
-        if dx is None or isinstance(dx, Tensor):
-            return _measure(x, [dx], head, temperatures, targets, workspace or Workspace())[0]
-        return _measure(x, dx, head, temperatures, targets, workspace or Workspace())
-
-
-@contextmanager
-def subnormals_flushed() -> Iterator[None]:
-    """Let the calling thread take subnormal numbers for 0, and put its mode back afterwards.
-
-    Squares of small probabilities are full of them, and Intel's cores need a hundred times as long for each. What is
-    lost lies below 1e-37, far under the 1e-13 that the sums leave out as well.
-    """
-    # torch sets the mode and does not tell it; a product does.
-    was_flushed = bool(np.float32(1e-30) * np.float32(1e-10) == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(was_flushed)
+    if dx is None or isinstance(dx, Tensor):
+        return _measure(x, [dx], head, temperatures, targets, workspace or Workspace())[0]
+    return _measure(x, dx, head, temperatures, targets, workspace or Workspace())
 
 
 def _measure(

@@ -379,10 +379,12 @@ def _within(values: _F, lowest: _F, chosen: int) -> int:
 
 @_element
 def _cut(size: int, reach: float) -> float:
-    """How far below its side's largest a logit over T may lie on both sides so that the token is left out.
+    """Return how far below its side's largest a logit over T may lie on both sides so that the token is left out.
 
-    A token of which neither side has a weight above exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to any sum in
-    p-space, its c = (Δz − mean)/T being within `reach`, the range of Δz/T: less than _NEGLIGIBLE for all of them.
+    A token of which neither side has a weight above exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to a sum in
+    p-space, its c = (Δz − mean)/T being within `reach`, the range of Δz/T: less than _NEGLIGIBLE for all of them. Two
+    exceptions: Σ p (z − max z), of entropies, may lack 87 times as much, and third and fourth moments more where the
+    range is beyond 10⁴, at which they are of the order of its powers.
     """
     return min(math.log(size / _NEGLIGIBLE) + 4 * math.log(max(1.0, reach)), 87.0)
 
@@ -429,7 +431,7 @@ def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
         gap: z − max z, float32 (n, V), from `gaps`.
         inverse: 1/T of every temperature, float32 (T,).
         order: places of the temperatures from the highest to the lowest, int64 (T,).
-        scratch: float32 (5, V + SLACK).
+        scratch: float32 (6, V + SLACK), of which three rows are used.
         softmaxes: out, SOFTMAX (T, n): Σ exp((z − max z)/T) without the top token's 1, which would hide a small rest;
             Σ p², and Σ p (z − max z).
         ids: out, the most likely tokens in order, int64 (n, k).
@@ -453,7 +455,7 @@ def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
 
 @_part
 def _softmax(gap, factor, out) -> None:
-    """Sums of one softmax without its top token."""
+    """Sum up one softmax without its top token."""
     _wide()
     tail = squares = gaps = 0.0
     for start in range(0, len(gap), _CHUNK):
@@ -617,7 +619,7 @@ def _linear(z, dz, dense, out) -> None:
 
 @_part
 def _move(dense, tokens, factor, highest, farthest, out) -> None:
-    """One row's shift in p-space at one temperature.
+    """Sum up one row's shift in p-space at one temperature.
 
     Args:
         dense: SOFTMAX of the dense side.

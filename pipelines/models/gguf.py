@@ -8,6 +8,7 @@ from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import gguf
@@ -19,6 +20,8 @@ from pipelines.errors import InputError
 from pipelines.models.headers import check_gguf
 from pipelines.progress import SILENT, Progress
 
+_CONVERTING = Lock()  # `_read_once` changes the library for the whole process
+
 
 def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     """Writes safetensors (float32), config, generation config and tokenizer of a GGUF file into a folder.
@@ -29,7 +32,7 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     transformers_logging.disable_progress_bar()
     progress.start("convert GGUF to safetensors", 3)
     check_gguf(file)
-    with _read_once():
+    with _CONVERTING, _read_once():
         _convert(file, folder, progress)
     progress.done()
 

@@ -222,6 +222,7 @@ class Workload(Passes):
         worn = pruned if (is_whole and pruned <= MOST_HELD) or self.study.speed else -(-pruned // shape.layers)
         moves = len(group) * self.positions * shape.width * sublayers * FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
+        turns = isinstance(recipe, Noise) and recipe.kind == "batch" and is_whole and self.layers_bytes <= MOST_HELD
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
         # Logits of both sides, z − max z, and a copy that a product may make.
         block = 4 * min(BLOCK_ROWS, self.positions) * shape.vocabulary * FLOAT
@@ -245,6 +246,7 @@ class Workload(Passes):
             Held("Gram matrices of a layer", round(gram), "calibrated"),
             Held("masks, a bit a weight", masks, "worn"),
             Held("pruned weights", worn if masked else 0, "worn"),
+            Held("weights in reverse order", self.layers_bytes if turns else 0, "worn"),
             Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
             Held("states of the variant", states, "worn"),
             Held("key-value cache", cached, "worn"),

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from pipelines.pruning.masks import Mask
 
+# Integers as wide as the numbers of a type of so many bytes.
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 Weight = Float[Tensor, "out in"]
 
 
@@ -119,8 +122,9 @@ class Change:
         if mask is None:
             return (dense.clone() if self.values is None else self.values.reshape(self.shape).to(dense)).contiguous()
         if self.values is None:
-            # A product: a choice by a random mask takes the wrong branch at every other weight. Its −0 becomes 0.
-            return mask.to(dense).mul_(dense).add_(0)
+            # On bits: a choice by a random mask takes the wrong branch at every other weight.
+            bits = _BITS[dense.element_size()]
+            return (dense.view(bits) & mask.to(dense.device, bits).neg_()).view(dense.dtype)
         weight = torch.zeros_like(dense, memory_format=torch.contiguous_format)
         weight[mask.to(dense.device)] = self.values.to(dense)
         return weight

@@ -173,24 +173,19 @@ class Session:
         }
 
     def _moved(self, recipe: str, variant: Variant, progress: Progress) -> _Moved:
-        """The variant run whole on the dense tokens, and writing its own; the dense model itself has run already."""
+        """Run the variant whole on the dense tokens, and let it write its own.
+
+        The recipe `dense` runs like any other: that it comes out at exactly zero is a check of model and machine.
+        """
         shifts: list[dict[str, Tensor]] = []
         free = None
         with applied(self.decoder, variant, skips=False):
             for dense in self._prompts:
-                captured = (
-                    dense.capture
-                    if variant.is_dense
-                    else self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
-                )
+                captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
                 shifts.append(_propagated(self.decoder, dense.capture, captured))
                 progress.advance()
             if "free_running" in self.study.measure.trajectories:
-                free = (
-                    [dense.decoded for dense in self._prompts]
-                    if variant.is_dense
-                    else self._decode([dense.prompt for dense in self._prompts])
-                )
+                free = self._decode([dense.prompt for dense in self._prompts])
             progress.advance()
         if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")

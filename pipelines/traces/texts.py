@@ -148,10 +148,6 @@ class TextSession:
         shifts = []
         with applied(self.decoder, variant):
             for text, batches in zip(self._texts, self._kept, strict=True):
-                if variant.is_dense:  # its streams are those that are kept
-                    shifts.append([torch.zeros(kept.counts.shape, device=kept.counts.device) for kept in batches])
-                    progress.advance(len(text.windows))
-                    continue
                 streams = self._streams(text, f"{self.model}@{recipe}", progress)
                 shifts.append([kept.shift_to(pruned) for kept, pruned in zip(batches, streams, strict=True)])
         # Outside: a head that shares weights with the variant must be the dense one.

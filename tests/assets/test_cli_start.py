@@ -76,7 +76,7 @@ def started(code: str, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 def imported(warehouse: Path, *lines: tuple[str, ...]) -> set[str]:
-    connect(warehouse, explained=False).close()  # else the first of all commands builds the views
+    connect(warehouse).close()  # else the first of all commands builds the views
     done = started(SCRIPT, ";".join("|".join(line) for line in lines), PRUNESCOPE_WAREHOUSE=str(warehouse))
     *_, last = done.stderr.strip().splitlines()
     assert last.startswith("imported"), done.stderr

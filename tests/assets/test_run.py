@@ -68,7 +68,7 @@ def test_nothing_appears_beside_the_warehouse(computed_once: Path) -> None:
 
 def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(study: StudyFile, warehouse: Path) -> None:
     before = partitions(warehouse)
-    catalogue.connect(warehouse, explained=False).close()  # else the first of all commands builds the views
+    catalogue.connect(warehouse).close()  # else the first of all commands builds the views
     heavy = ("torch", "transformers", "dagster", "altair", "datasets", "numba", "pandas", "sqlglot")
     code = (
         "import sys; from assets.cli.main import run; from assets.cli.options import Globals;"

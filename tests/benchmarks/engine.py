@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from pipelines.hardware import hardware
 from pipelines.metrics.blocks import Block, Workspace, product
-from pipelines.metrics.divergence import COLUMN_NAMES, divergence, subnormals_flushed
+from pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from pipelines.metrics.heads import Head
 from pipelines.models.load import load_decoder
 from pipelines.models.sources import locate
@@ -149,7 +149,7 @@ def measured(pairs: list[Pair], head: Head) -> dict[str, float]:
 
 
 def kernel_ns(pairs: list[Pair], head: Head) -> dict[str, dict[str, float]]:
-    """Nanoseconds of one core a row and token, without the products, by lens and temperatures: dense side and shift."""
+    """Measure nanoseconds of one core a row and token beside the products, by lens and temperatures, of either side."""
     workspace, found = Workspace(), {}
     for lens in ("raw", "normed"):
         rows = [head.lens(*pair, lens) for pair in pairs[::6]]
@@ -228,7 +228,7 @@ def main() -> None:
             for sublayer in decoder.sublayers
         ]
         found = measured(pairs, decoder.head)
-        with subnormals_flushed(), one_thread():
+        with one_thread():
             kernels = kernel_ns(pairs, decoder.head)
     floor = found["floor_passes_seconds"] + min(
         found["floor_products_64_rows_seconds"], found["floor_products_256_rows_seconds"]

@@ -16,7 +16,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
-from pipelines.metrics import blocks, eager
+from pipelines.metrics import blocks, eager, fused
 from pipelines.metrics.blocks import Workspace
 from pipelines.metrics.columns import dense_columns, shift_columns
 from pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence
@@ -384,7 +384,7 @@ def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushe
     z = torch.linspace(0, -130, 4096).repeat(4, 1) + torch.randn(4, 4096, generator=torch.Generator().manual_seed(0))
     dz = torch.randn(4, 4096, generator=torch.Generator().manual_seed(1))
     flushed = divergence(z, dz, identity_head(4096), [0.5, 1.0, 2.0])
-    monkeypatch.setattr("pipelines.metrics.divergence.subnormals_flushed", nullcontext)
+    monkeypatch.setattr("pipelines.metrics.blocks.subnormals_flushed", nullcontext)
     for name, kept in divergence(z, dz, identity_head(4096), [0.5, 1.0, 2.0]).items():
         np.testing.assert_allclose(flushed[name], kept, rtol=1e-6, atol=0, err_msg=name)
 
@@ -393,15 +393,16 @@ def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushe
 def test_a_measure_flushes_subnormals_and_leaves_the_thread_as_it_was(before, monkeypatch):
     head, x, near, _ = model_like(3)
     during = []
-    product = blocks.product
-    monkeypatch.setattr(blocks, "product", lambda *matrices: (during.append(is_flushing()), product(*matrices))[1])
+    for name in ("gaps", "dense_rows", "shift_rows"):
+        kernel = getattr(fused, name)
+        monkeypatch.setattr(fused, name, lambda *sums, kernel=kernel: (during.append(is_flushing()), kernel(*sums))[1])
     torch.set_flush_denormal(before)
     try:
         divergence(x, near, head, [1.0])
         after = is_flushing()
         with pytest.raises(NumericalError):
             divergence(x, near * math.nan, head, [1.0])
-        assert (during, after, is_flushing()) == ([True, True], before, before)
+        assert (during, after, is_flushing()) == ([True] * 3, before, before)
     finally:
         torch.set_flush_denormal(False)
 

@@ -125,16 +125,11 @@ def session_shift(session: TextSession, variant: Variant) -> np.ndarray:
     return np.concatenate([k.shift_to(s).numpy() for k, s in zip(session._kept[0], streams, strict=True)])
 
 
-@pytest.mark.parametrize("runs_again", [False, True])
-def test_the_dense_model_against_itself_is_exactly_zero(
-    session: TextSession, runs_again: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_dense_model_against_itself_is_exactly_zero(session: TextSession, monkeypatch: pytest.MonkeyPatch) -> None:
     passes, hidden = list[int](), Decoder.hidden
     monkeypatch.setattr(Decoder, "hidden", lambda *call: passes.append(1) or hidden(*call))
-    # Its own gain in place of a gain: no change of a number, and yet a variant that has to run.
-    name, gain = next(each for each in session.decoder.model.named_parameters() if "norm" in each[0])
-    rows = session.trace("dense", Variant(parameters={name: gain.data.clone()} if runs_again else {}))
-    assert bool(passes) == runs_again
+    rows = session.trace("dense", Variant())
+    assert passes, "it ran again: to write zeros would check nothing"
     for name in NAMES:
         if name.startswith(("one_minus", "var", "t3", "kl", "js", "total")):
             assert (rows[name] == 0).all(), name
