@@ -9,6 +9,7 @@ import pytest
 from assets.cli.advise import _request
 from assets.cli.main import run
 from assets.cli.options import Globals
+from assets.fingerprints import PROBE_TABLES
 from pipelines.advice import COLUMNS, NOT_JUDGED, SAFE, VERDICTS
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions, written_since
 from warehouse.store import Store
