@@ -1,4 +1,4 @@
-"""One hash for the rows of a table, whatever file, compression, encoding or chunks they lie in.
+"""Hash of a table's rows, the same for every file, compression, encoding and chunking.
 
 Against disks, transfers and slips, not against forgers: XXH3 (128 bits) runs at the speed of memory.
 """

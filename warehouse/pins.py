@@ -1,4 +1,4 @@
-"""What keeps a connection's files open; apart, because fsspec takes as long to import as a query."""
+"""Open files of a connection. A module of its own, because importing fsspec takes as long as a query."""
 
 import fsspec
 

@@ -1,6 +1,6 @@
 """What a plan is made of: work, bytes and rows, and the size of one pass of a model.
 
-How much of it a study asks for is told in `workload.py` and `measured.py`. No torch here before a model is looked at.
+`workload.py` and `measured.py` count the work of a study. This module imports torch only to read a model.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Calibration unless a study or an option says otherwise. Nothing is imported here: the command line shows it as help.
 
-What the values mean is told in `recipes.calibration`.
+`recipes.calibration` explains the values.
 """
 
 from typing import Literal

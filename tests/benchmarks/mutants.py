@@ -41,7 +41,7 @@ class Fault:
     Attributes:
         path: the file.
         right: the text in it.
-        wrong: what stands there instead.
+        wrong: the text that replaces it.
         tests: files or single tests, fast ones.
     """
 
@@ -53,7 +53,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Noticed:
-    """What became of a fault: the test that noticed it, empty where none did."""
+    """Result of one fault: the test that failed because of it, or an empty name."""
 
     test: str
     seconds: float
@@ -436,7 +436,7 @@ def _test(tree: Path, tests: list[str], told: Connection) -> None:
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
     first = _First()
-    # Plugins are imported already, whose own `assert`s nobody reads.
+    # pytest cannot rewrite the asserts of plugins that are imported already, and warns of it; no fault is in them.
     options = [
         "-x",
         "-q",

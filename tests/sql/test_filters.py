@@ -73,7 +73,7 @@ def test_asking_for_one_model_opens_only_its_files_and_changes_no_row(root, unfi
     with connect(root, models=[model]) as part:
         assert part.execute("SELECT DISTINCT model FROM variants").fetchall() == [(model,)]
         for view in VIEWS:
-            # What others published is there whatever model is asked for.
+            # Published numbers belong to no model of the warehouse, so a filter by model keeps them.
             wanted = unfiltered[view].filter(pl.col("model").is_in([model, *published]))
             assert_same(rows_of(part, view), wanted)
 
