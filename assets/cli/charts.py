@@ -13,6 +13,7 @@ import typer
 
 from assets import settings
 from assets.cli import completion
+from assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from assets.cli.options import Debug, Output, Warehouse, existing
 from assets.cli.output import emit, say, write_file
 from pipelines.errors import InputError
@@ -39,17 +40,9 @@ def figure(
     name: Annotated[
         str | None, typer.Argument(help="A figure; without one they are listed.", autocompletion=completion.figures)
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models),
-    ] = None,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
-    ] = None,
+    model: OnlyModels = None,
+    recipe: OnlyRecipes = None,
+    prompt: OnlyPrompts = None,
     columns: Annotated[
         int | None,
         typer.Option("--columns", min=1, max=2, help="As wide as one or two columns of a paper (pdf, svg, png)."),

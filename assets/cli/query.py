@@ -14,6 +14,7 @@ import typer
 
 from assets.cli import completion
 from assets.cli.charts import check_place, require_data, show
+from assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
 from assets.cli.output import chosen_format, emit, put, say, write_file
 from assets.cli.serve import show_report
@@ -132,17 +133,9 @@ def question(
             autocompletion=completion.variants,
         ),
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models),
-    ] = None,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")
-    ] = None,
+    model: OnlyModels = None,
+    recipe: OnlyRecipes = None,
+    prompt: OnlyPrompts = None,
     explain: Annotated[bool, typer.Option("--explain", help="All there is to know for reading the answer.")] = False,
     chart: Annotated[
         bool, typer.Option("--chart", help="Draw the answer: opened, or written to -o as png, svg, pdf, html or json.")
