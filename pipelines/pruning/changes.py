@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines.pruning.masks import Mask
 
 # Integers as wide as the numbers of a type of so many bytes.
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Weight = Float[Tensor, "out in"]
 
@@ -118,13 +118,11 @@ class Change:
         mask = self.mask
         if self.codes is not None:
             weight = self.codes.weight(*self.shape).to(dense)
-            return weight if mask is None else weight.masked_fill(~mask.to(dense.device), 0)
+            return weight if mask is None else _kept(weight, mask)
         if mask is None:
             return (dense.clone() if self.values is None else self.values.reshape(self.shape).to(dense)).contiguous()
         if self.values is None:
-            # On bits: a choice by a random mask takes the wrong branch at every other weight.
-            bits = _BITS[dense.element_size()]
-            return (dense.view(bits) & mask.to(dense.device, bits).neg_()).view(dense.dtype)
+            return _kept(dense, mask)
         weight = torch.zeros_like(dense, memory_format=torch.contiguous_format)
         weight[mask.to(dense.device)] = self.values.to(dense)
         return weight
@@ -179,3 +177,12 @@ class Change:
 
 def _shape(matrix: Tensor) -> tuple[int, int]:
     return matrix.shape[0], matrix.shape[1]
+
+
+def _kept(weight: Weight, mask: Mask) -> Weight:
+    """Return the weights with 0 outside the mask, whatever they were, and the others bit for bit.
+
+    On bits, because a choice by a random mask takes the wrong branch at every other weight.
+    """
+    bits = _BITS[weight.element_size()]
+    return (weight.view(bits) & mask.to(weight.device, bits).neg_()).view(weight.dtype)

@@ -105,11 +105,11 @@ finally:
 
 
 def completed(line: str, warehouse: Path) -> set[str]:
-    """The words that bash is given for the last word of a command line, found without anything heavy."""
+    """Find the words that bash is given for the word before `|`, or the last one, without anything heavy."""
     variables = {
         "_PRUNESCOPE_COMPLETE": "complete_bash",
-        "COMP_WORDS": line.replace(" ", "\n"),
-        "COMP_CWORD": str(line.count(" ")),
+        "COMP_WORDS": line.replace("|", "").replace(" ", "\n"),
+        "COMP_CWORD": str(line.partition("|")[0].count(" ")),
     }
     done = started(COMPLETE, **variables, PRUNESCOPE_WAREHOUSE=str(warehouse))
     assert not done.stderr
@@ -139,6 +139,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
             "prunescope compare tiny @ dense tiny @ w",
             "prunescope compare tiny @ dense tiny @",
             "prunescope compare tiny @ dense d",
+            "prunescope compare tiny @ w| tiny @ dense",
             "prunescope export there --only variant_",
             f"prunescope --warehouse {tmp_path} checkpoint ",
             "prunescope --warehouse s3://bucket/there checkpoint ",
@@ -162,6 +163,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
         "prunescope compare tiny @ dense tiny @ w": {"wanda-50"},
         "prunescope compare tiny @ dense tiny @": {"dense", "wanda-50"},
         "prunescope compare tiny @ dense d": {"dense"},
+        "prunescope compare tiny @ w| tiny @ dense": {"wanda-50"},
         "prunescope export there --only variant_": {name for name in marts_and_staging if name.startswith("variant_")},
         f"prunescope --warehouse {tmp_path} checkpoint ": set(),
         "prunescope --warehouse s3://bucket/there checkpoint ": set(),

@@ -19,7 +19,10 @@ from pipelines.explorer import documents as module
 from pipelines.explorer.page import embedded
 from tests.assets.tiny_study import StudyFile
 from tests.sql.handmade_whole import whole_warehouse
+from warehouse.catalogue import connect
 from warehouse.compare import compare
+from warehouse.errors import DamagedFileError, DamagedFileWarning
+from warehouse.store import Store
 
 FIGURE = FIGURES["options"]
 RECIPES = {"dense", "wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4"}
@@ -154,3 +157,24 @@ def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_ch
     of_the_study = both - {"magnitude-50"} if others_are_there else both
     assert drawn == ([both, of_the_study] if others_are_there or is_written_meanwhile else [both])
     assert asked.count(FIGURE.query) == len(drawn)
+
+
+def test_a_filter_saves_a_query_from_a_damaged_file_under_what_it_sums_up(tmp_path: Path) -> None:
+    whole_warehouse().connect(tmp_path).close()
+    next((tmp_path / "decoding_steps").rglob("recipe=wanda-50/*.parquet")).write_bytes(b"no rows")
+    with pytest.warns(DamagedFileWarning):
+        connection = connect(tmp_path)
+    with connection:
+        ask = explorer.asking(connection)
+        assert ask("SELECT * FROM probes WHERE recipe = 'attn-drop-1'").height
+        with pytest.raises(DamagedFileError, match="decoding_steps"):
+            ask("SELECT * FROM probes")
+
+
+def test_a_run_opens_the_catalogue_of_its_study_as_often_as_it_likes(warehouse: Path, study: StudyFile) -> None:
+    chosen = StudyResource(study=str(study.path)).request(Store(warehouse)).load()
+    resource, counted = WarehouseResource(root=str(warehouse)), "SELECT count(*) AS n FROM variant_summary"
+    everywhere = resource.ask(counted).item()
+    for _ in range(2):
+        with resource.only(chosen) as seen:
+            assert seen.ask(counted).item() == everywhere

@@ -23,6 +23,15 @@ from tests.tiny_models import SHORT_TEXT
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_mask_takes_any_number_out_and_leaves_the_others_bit_for_bit(dtype: torch.dtype) -> None:
+    weight = torch.tensor([[-0.0, torch.nan, torch.inf, 1.5], [torch.nan, 1e-7, -2.0, -0.0]], dtype=dtype)
+    mask = torch.tensor([[True, False, False, True], [False, True, False, True]])
+    found = Change.masked(mask).weight(weight.T.contiguous().T)
+    assert torch.equal(found, torch.where(mask, weight, torch.zeros((), dtype=dtype)))
+    assert found.signbit().tolist() == [[True, False, False, False], [False, False, False, True]]
+
+
 @pytest.fixture(scope="module")
 def decoder(tiny_folder: Path) -> Decoder:
     return load_decoder(tiny_folder)
