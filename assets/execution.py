@@ -14,8 +14,9 @@ from dagster import AssetKey, DagsterEvent, DagsterInstance
 from dagster._core.storage.tags import USER_TAG
 
 from assets import settings, state
-from assets.conditions import RECIPE, published_recipes
+from assets.conditions import published_recipes
 from assets.fingerprints import SPEED_TABLE
+from assets.inputs import published
 from assets.instance import STUDY_TAG, WAREHOUSE_TAG, opened, recover, require_space
 from assets.interrupts import watched
 from assets.loaded import LOADED
@@ -104,10 +105,10 @@ class _Runs:
         self.listener.planned(len(self.plan.models) + len(self.plan.variants) + self.plan.is_report_stale)
         register(self.instance, MODELS, [model.name for model in study.models])
         register(self.instance, RECIPES, [recipe.name for recipe in study.recipes])
-        published = published_recipes(self.instance, [recipe.name for recipe in study.recipes])
+        known = published_recipes(self.instance, [recipe.name for recipe in study.recipes])
         for recipe in study.recipes:
-            if published.get(recipe.name) != recipe.hash:
-                self._run("recipes", f"recipe {recipe.name}", recipe.name, [RECIPE])
+            if known.get(recipe.name) != recipe.hash:
+                self.instance.report_runless_asset_event(published(recipe))
         if self.place is not None:
             self._spread(self.place)
         else:
@@ -217,7 +218,7 @@ class _Runs:
             failure = _failure(name, result.all_events)
             self.failures.append(failure)
             self.listener.failed(failure)
-        elif is_last and job_name != "recipes":
+        elif is_last:
             self.computed.append(name)
             self.listener.computed(name, self._seconds[name])
         return result.success

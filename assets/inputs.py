@@ -27,14 +27,20 @@ def recipe(context: AssetExecutionContext, study: StudyResource, warehouse: Ware
     return MaterializeResult(data_version=DataVersion(found.hash), metadata=_shown(found))
 
 
+def published(found: Recipe) -> AssetMaterialization:
+    """The event that tells Dagster a recipe's parameters and their version."""
+    return AssetMaterialization(
+        RECIPE, metadata=_shown(found), partition=found.name, tags={DATA_VERSION_TAG: found.hash}
+    )
+
+
 def publish(context: AssetExecutionContext, found: Recipe) -> None:
-    """Lets the run that makes a variant publish its recipe where nobody did, as when a person starts it by hand.
+    """Lets the run that makes a variant publish its recipe where that was not done, as when it is started by hand.
 
     Published later, the parameters would make the variant stale that was made from them.
     """
     if published_recipes(context.instance, [found.name]).get(found.name) != found.hash:
-        version = {DATA_VERSION_TAG: found.hash}
-        context.log_event(AssetMaterialization(RECIPE, metadata=_shown(found), partition=found.name, tags=version))
+        context.log_event(published(found))
         # What Dagster has read at the beginning of the step is not what the variant is made from.
         context.get_step_execution_context().wipe_input_asset_version_info(RECIPE)
 

@@ -220,6 +220,14 @@ def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) 
     return torch.cat([states.double() @ part.double().T for part in weight.split(4096)], 1)
 
 
+def run_kernels() -> None:
+    """Runs every kernel on one row, so that it is compiled, or read from where it was kept."""
+    head = Head(torch.eye(2, 16))
+    block = Block(torch.ones(1, 16), head, [1.0], Workspace())
+    block.columns(torch.ones(1, 16))
+    precise_product(torch.ones(1, 16), head.weight)
+
+
 def eager_dense(rows: eager.DenseRows, inverse: Numbers) -> Dense:
     """The dense side as `columns` reads it, from torch's sums."""
     return Dense(

@@ -5,8 +5,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +24,7 @@ from assets.plan import Request
 from assets.telling import Lines
 from assets.warm import retire
 from pipelines.errors import ComputationError, InputError
-from tests.assets.tiny_study import StudyFile, workers_of
+from tests.assets.tiny_study import WARM, StudyFile, workers_of
 from tests.tiny_models import save_tiny
 from warehouse.checks import Violation
 from warehouse.errors import WarehouseError
@@ -129,16 +128,13 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def room_for(more: int) -> Iterator[None]:
-    """Lets this process map so many bytes more than now, as a small machine would."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + more, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+def _computed_with_room(part: Part, more: int | None, variables: dict[str, str]) -> list[Report]:
+    """Computes a part while its process can map only so many bytes more than before, as on a small machine."""
+    os.environ.update(variables)
+    if more is not None:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + more, resource.RLIM_INFINITY))
+    return list(compute(part, LoadedModels()))
 
 
 @LINUX
@@ -151,32 +147,29 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
         models=[{"name": "wide", "source": str(wide)}],
         texts=[{"id": "help", "source": "embedded", "context": 128, "max_tokens": 2048}],
     )
-    root, loaded = tmp_path / "warehouse", LoadedModels()
+    root = str(tmp_path / "warehouse")
 
-    def computed(step: str, recipe: str | None = None) -> list[Report]:
-        return list(compute(Part(step, Request(str(study.path)), str(root), "wide", recipe), loaded))
+    def computed(step: str, recipe: str | None = None, *, room: int | None = None, **options: bool) -> list[Report]:
+        part = Part(step, Request(str(study.path)), root, "wide", recipe, **options)
+        # A process of its own: what other tests have freed would be room too.
+        with ProcessPoolExecutor(1, mp_context=WARM) as process:
+            return process.submit(_computed_with_room, part, room, dict(os.environ)).result()
 
     assert computed("models") + computed("variants", "dense")
     (whole,) = computed("texts", "dense")
-    loaded.release()
     rows = pl.read_parquet(whole.path)
     Path(whole.path).unlink()
-    with room_for(600 << 20):
-        (halved,) = computed("texts", "dense")
+    (halved,) = computed("texts", "dense", room=600 << 20)
     assert "memory" not in whole.shown
     assert halved.shown["memory"] == "too small at first; half at once was enough"
-    part = Part("texts", Request(str(study.path)), str(root), "wide", "dense", is_halved=True)
-    (after_loss,) = compute(part, loaded)
+    (after_loss,) = computed("texts", "dense", is_halved=True)
     assert after_loss.shown["memory"] == "its worker was lost at first; half at once was enough"
     again = pl.read_parquet(halved.path)
     assert again.height == rows.height == 2048
     assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
     Path(halved.path).unlink()
-    with (
-        room_for(150 << 20),
-        pytest.raises(ComputationError, match="out of memory with 2048 tokens at once and with 1024; .*allocate"),
-    ):
-        computed("texts", "dense")
+    with pytest.raises(ComputationError, match="out of memory with 2048 tokens at once and with 1024; .*allocate"):
+        computed("texts", "dense", room=150 << 20)
     assert not Path(halved.path).exists()
 
 

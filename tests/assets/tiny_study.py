@@ -77,12 +77,12 @@ def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> su
 
 
 # Processes that have imported what a study needs: by itself each would spend more on that than on the tiny study.
-_WARM = multiprocessing.get_context("forkserver")
-_WARM.set_forkserver_preload(["assets.cli.main", "assets.execution", "assets.definitions", "pipelines.tasks.loading"])
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["assets.cli.main", "assets.execution", "assets.definitions", "pipelines.tasks.loading"])
 
 
 def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
-    """The command line in a process of `_WARM`, with both of its streams in a file; runs end with the partitions."""
+    """The command line in a process of `WARM`, with both of its streams in a file; runs end with the partitions."""
     from assets.cli import main
 
     without_answers(pytest.MonkeyPatch())
@@ -105,7 +105,7 @@ class Running:
     def __init__(self, study: StudyFile, warehouse: Path) -> None:
         self._told = warehouse.with_suffix(".told")
         arguments = ["run", str(study.path), "--warehouse", str(warehouse)]
-        self._process = _WARM.Process(target=_main, args=(arguments, dict(os.environ), self._told))
+        self._process = WARM.Process(target=_main, args=(arguments, dict(os.environ), self._told))
         self._process.start()
 
     def send(self, number: signal.Signals) -> None:
