@@ -15,12 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 from dagster._check import CheckError
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.tags import GRPC_INFO_TAG
-from sqlalchemy import event, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import Pool
 from yaml import YAMLError
@@ -33,6 +37,8 @@ CONFIG = "dagster.yaml"
 LEAST_SPACE = 32 << 20
 # How long a code server may take to accept a connection.
 _SERVER_SECONDS = 5.0
+# Dagster's modules that make an engine for every connection to SQLite.
+_STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 # Databases that are held open.
 _MOST_KEPT = 16
 # Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
@@ -161,11 +167,21 @@ def _refused(home: Path, error: OperationalError) -> WarehouseError:
 def databases_kept_open() -> Iterator[None]:
     """Keeps Dagster from waiting for the disk at each of the hundreds of events of a run.
 
-    It connects anew for every event; whoever is the last to leave a file moves its log into it. One more connection,
-    held here, makes sure that nobody is the last before the end. Nor does a commit wait: should the machine lose
+    It connects anew for every event; the last connection that leaves a file moves its log into it. One more connection,
+    held here, makes sure that none is the last before the end. Nor does a commit wait: should the machine lose
     power, the last events may be missing, the files stay whole, and what was computed is known from the Parquet files.
+    An engine for every connection would also compile every statement anew: each file keeps its engine.
     """
     kept: dict[str, sqlite3.Connection] = {}
+    engines: dict[str, Engine] = {}
+
+    def engine(url: str, **options: Any) -> Engine:  # noqa: ANN401 (SQLAlchemy's)
+        key = f"{url} {options}"
+        found = engines.pop(key, None) or create_engine(url, **options)
+        engines[key] = found
+        if len(engines) > _MOST_KEPT:
+            engines.pop(next(iter(engines)))
+        return found
 
     def keep(connection: object, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
@@ -183,9 +199,14 @@ def databases_kept_open() -> Iterator[None]:
                 kept[file] = kept.pop(file)
 
     event.listen(Pool, "connect", keep)
+    before = [storage.create_engine for storage in _STORAGES]
     try:
+        for storage in _STORAGES:
+            vars(storage)["create_engine"] = engine
         yield
     finally:
+        for storage, made in zip(_STORAGES, before, strict=True):
+            vars(storage)["create_engine"] = made
         event.remove(Pool, "connect", keep)
         for connection in kept.values():
             connection.close()
