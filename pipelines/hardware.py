@@ -20,6 +20,12 @@ def hardware() -> str:
     return "; ".join([f"{_said(_PROCESSOR, 'model name') or platform.machine()}, {cores} cores", *cards])
 
 
+@cache
+def vendor() -> str:
+    """Who made the processor, as it names itself; empty where the system does not say."""
+    return _said(_PROCESSOR, "vendor_id")
+
+
 def _said(file: Path, key: str) -> str:
     """What a file of `key: value` lines says first; empty where there is no such file or line."""
     if not file.is_file():

@@ -11,24 +11,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Up to here a tall matrix times a few columns is the fastest, behind it oneDNN's product.
+from pipelines.hardware import vendor
+
+# Up to here MKL's product is the fastest on Intel and a tall matrix times a few columns elsewhere, behind it oneDNN's.
 _VERY_FEW_ROWS = 3
+_IS_INTEL = vendor() == "GenuineIntel"
 
 
 def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None) -> Tensor:
     """The product x Wᵀ (+ bias) of shape (*n, v), as `linear` gives it up to rounding; float32 on a CPU only.
 
-    MKL, which `linear` calls, packs all of W again for every few rows. Milliseconds for all 210 matrices of
-    SmolLM2-135M's layers and for its head, on one Zen core with others busy beside it:
+    MKL, which `linear` calls, is quick with few rows on Intel alone. Milliseconds for all 210 matrices of
+    SmolLM2-135M's layers and for its head, on one Zen 4 core with others busy beside it and on one of an Emerald
+    Rapids Xeon:
 
-    rows            1        2        3        4        8        16
-    linear       41+11    63+27    68+41    52+20    65+22    78+27
-    (W xᵀ)ᵀ      42+11    26+6     40+8     49+10    74+15    90+33
-    oneDNN       37+9     44+11    47+12    49+12    58+15    81+19
+    rows                    1        2        3        4        8        16
+    Zen 4  linear       41+11    63+27    68+41    52+20    65+22    78+27
+           (W xᵀ)ᵀ      42+11    26+6     40+8     49+10    74+15    90+33
+           oneDNN       37+9     44+11    47+12    49+12    58+15    81+19
+    Xeon   linear       34+8     37+9     41+9     56+17    70+26    75+20
+           (W xᵀ)ᵀ      33+8     75+22    76+21    75+22    75+21    78+22
+           oneDNN       41+8     58+13    58+13    58+13    62+14    72+16
     """
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) > _VERY_FEW_ROWS and torch.backends.mkldnn.is_available():
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    elif _IS_INTEL:
+        result = nn.functional.linear(rows, weight, bias)
     elif bias is None:
         result = (weight @ rows.T).T.contiguous()
     else:

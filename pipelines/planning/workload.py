@@ -225,7 +225,7 @@ class Workload(Passes):
         turns = isinstance(recipe, Noise) and recipe.kind == "batch" and is_whole and self.layers_bytes <= MOST_HELD
         rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
         # Logits of both sides, z − max z, and a copy that a product may make.
-        block = 4 * min(BLOCK_ROWS, self.positions) * shape.vocabulary * FLOAT
+        block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * FLOAT
         cached_tokens = max(len(self.prompts) * max(self.lengths, default=0), self.measured.tokens_cached)
         cached = cached_tokens * shape.cache_width * shape.layers * size
         calibration = self.study.calibrated_for(recipe).calibration

@@ -28,7 +28,7 @@ from pipelines.tasks.writing import Written, can_go_on, write
 # Tokens of one forward pass, padding included: enough to fill the matrix products, little memory.
 PASS_TOKENS = 2048
 # Of these, so many pass on each core of a CPU: enough for its products, and passes enough for all cores.
-CORE_TOKENS = 512
+CORE_TOKENS = 1024
 # Rows whose logits are in memory at once.
 BLOCK_ROWS = 256
 # A continuation's log-likelihood, and whether greedy decoding would write it.

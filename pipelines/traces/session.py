@@ -229,13 +229,13 @@ class Session:
             if "propagated" in moves:
                 moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
-        for lens in measure.lenses:
-            # An isolated swap is measured at the output, the other scopes behind the sublayer.
-            for read, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
-                here = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
-                for (recipe, scope), columns in self._measured(lens, read, here).items():
-                    is_changed = variants[recipe].changed(sublayer)
-                    frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
+        # An isolated swap is measured at the output, the other scopes behind the sublayer.
+        for read, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
+            here = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
+            for (recipe, scope), columns in self._measured(read, here).items():
+                is_changed = variants[recipe].changed(sublayer)
+                for lens, own in zip(measure.lenses, columns, strict=True):
+                    frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, own))
         states = {recipe: self._states(sublayer, recipe, stream, moves) for recipe in variants}
         return {recipe: (own, states[recipe]) for recipe, own in frames.items()}
 
@@ -257,25 +257,40 @@ class Session:
         return cast(Workspace, self._of_thread.workspace)
 
     def _measured(
-        self, lens: str, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
-    ) -> dict[tuple[str, str], Columns]:
-        """Columns of every shift; those that are zero everywhere share the dense side's own."""
+        self, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
+    ) -> dict[tuple[str, str], list[Columns]]:
+        """Columns of every shift, one set a lens; those that are zero everywhere share the dense side's own.
+
+        What the head reads through all lenses are rows of one matrix product, which is the faster the more there are.
+        """
         if not moves:
             return {}
-        head = self.decoder.head
+        head, lenses = self.decoder.head, self.study.measure.lenses
+
+        def read(move: Tensor, side: int) -> Tensor:
+            return torch.cat([head.lens(stream, move, lens)[side] for lens in lenses])
+
         shifts: dict[tuple[str, str] | None, Tensor | None] = {
-            key: head.lens(stream, move, lens)[1]
-            for key, move in moves.items()
-            if move is not None and bool(move.any())
+            key: read(move, 1) for key, move in moves.items() if move is not None and bool(move.any())
         }
         if len(shifts) < len(moves):
             shifts[None] = None
-        states = head.lens(stream, torch.zeros_like(stream), lens)[0]
-        columns = divergence(
-            states, list(shifts.values()), head, self.study.measure.temperatures, workspace=self._workspace()
+        found = divergence(
+            read(torch.zeros_like(stream), 0),
+            list(shifts.values()),
+            head,
+            self.study.measure.temperatures,
+            workspace=self._workspace(),
         )
-        measured = dict(zip(shifts, columns, strict=True))
-        return {key: measured[key if key in measured else None] for key in moves}
+        measured = dict(zip(shifts, found, strict=True))
+        rows = [slice(start, start + len(stream)) for start in range(0, len(lenses) * len(stream), len(stream))]
+        return {
+            key: [
+                {name: values[:, own] for name, values in measured[key if key in measured else None].items()}
+                for own in rows
+            ]
+            for key in moves
+        }
 
     def _frames(
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns

@@ -213,9 +213,9 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert (worn["pruned weights"], worn["masks, a bit a weight"]) == (4 * 960, 120)
     assert worn["key-value cache"] == 2 * 10 * 8 * 2 * 4
     assert {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0)}["head in float32"] == 0
-    # Eight positions and two workers: both sides' logits, and the workspace's three at one temperature.
+    # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
     traced = {each.item: each.bytes for each in load().held(*alone("dense"), 0) if each.phase == "measured"}
-    assert traced["logits of a block"] == 2 * 4 * 8 * 50 * 4
+    assert traced["logits of a block"] == 2 * 4 * (2 * 8) * 50 * 4
     noise = {each.item: each.bytes for each in load().held(*alone("noise-bfloat16"), 0)}
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipelines.metrics import products
 from pipelines.metrics.products import product, quick_linears
 from pipelines.models.load import load_decoder
 from pipelines.pruning.wearing import swapped
@@ -15,7 +16,11 @@ from pipelines.pruning.wearing import swapped
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 15, 16, 40])
 @pytest.mark.parametrize("is_biased", [False, True])
 @pytest.mark.parametrize("is_strided", [False, True])
-def test_the_product_is_linears_within_float32_rounding(rows: int, is_biased: bool, is_strided: bool) -> None:
+@pytest.mark.parametrize("is_intel", [False, True])
+def test_the_product_is_linears_within_float32_rounding(
+    rows: int, is_biased: bool, is_strided: bool, is_intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_IS_INTEL", is_intel)
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, 2, 48, generator=generator)[:, -1] if is_strided else torch.randn(rows, 48)
     weight = torch.randn(48, 70, generator=generator).T if is_strided else torch.randn(70, 48)
