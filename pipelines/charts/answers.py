@@ -155,7 +155,7 @@ def _chart(
         for column in named.columns
         if column not in {"panel", "run"}
     ]
-    base = alt.Chart().encode(x=x, tooltip=tooltip)
+    base = theme.Chart().encode(x=x, tooltip=tooltip)
     if color:
         is_method = color.endswith("method")
         scale_of: dict[str, Any] = {"scale": methods.color_scale(shown[color].cast(pl.String))} if is_method else {}

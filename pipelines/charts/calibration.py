@@ -45,7 +45,7 @@ MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two 
 def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     shown = named.filter(pl.col("kl_difference_nats").is_not_null())
     x = alt.X("kl_difference_nats:Q", title="KL of the second − KL of the first, nats", scale=alt.Scale(zero=True))
-    base = alt.Chart().encode(y=y)
+    base = theme.Chart().encode(y=y)
     interval = (
         base.transform_filter("isValid(datum.kl_difference_low_nats)")
         .mark_rule(strokeWidth=2, color=theme.BLUE)
@@ -55,7 +55,7 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         )
     )
     return alt.layer(
-        alt.Chart()
+        theme.Chart()
         .transform_aggregate(rows="count()")
         .mark_rule(strokeWidth=1, color=theme.GREY)
         .encode(x=alt.datum(0)),
@@ -100,7 +100,7 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         how="diagonal",
     ).drop_nulls("overlap")
     title, scale = "overlap of the removed weights (Jaccard)", alt.Scale(domain=[0, 1])
-    base = alt.Chart().encode(
+    base = theme.Chart().encode(
         y=y,
         color=alt.Color(
             "masks:N",

@@ -121,7 +121,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         if curves["low"].count()
         else methods.padded(curves["score"]),
     )
-    base = alt.Chart().encode(x=x, color=marks["color"], detail=alt.Detail("curve:N"))
+    base = theme.Chart().encode(x=x, color=marks["color"], detail=alt.Detail("curve:N"))
     ours = base.transform_filter("datum.series == 'measured'")
     theirs = base.transform_filter("datum.series != 'measured'")
     seen = alt.condition(is_shown, alt.value(0.55), alt.value(0))

@@ -79,10 +79,10 @@ def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
     y = alt.Y("estimate:Q", title="estimate", scale=scale, axis=axis)
     line = theme.inline([{"truth": end, "estimate": end} for end in ends])
-    diagonal = alt.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
+    diagonal = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
     tooltip = theme.tooltip("variant:N", "layer:Q", "sublayer:N", "prompt_id:N", "position:Q", "estimate:Q", "truth:Q")
     cloud = (
-        alt.Chart(theme.rows(points))
+        theme.Chart(theme.rows(points))
         .mark_point(filled=True, size=14, opacity=0.5)
         .encode(x=x, y=y, tooltip=tooltip, color=_color(), shape=_shape())
     )
@@ -96,9 +96,9 @@ def _bias(deciles: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     ticks = alt.Axis(values=[0.1, 1, 10], format="~r")
     y = alt.Y("ratio_median:Q", title="estimate / truth", scale=ratios, axis=ticks)
     line = theme.inline([{"truth": end, "ratio_median": 1} for end in ends])
-    exact = alt.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
+    exact = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
     # The shape is the points' alone: a rule that has it is drawn with a symbol at its end.
-    base = alt.Chart(theme.rows(deciles)).encode(x=x, color=_color())
+    base = theme.Chart(theme.rows(deciles)).encode(x=x, color=_color())
     spread = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(
         y=alt.Y("ratio_p10:Q", scale=ratios, title="estimate / truth"), y2=alt.Y2("ratio_p90:Q")
     )

@@ -54,7 +54,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     is_numbered = len(order) <= MOST_NUMBERED
     size = 30 if is_numbered else 10
     axis = alt.Axis(domain=False, ticks=False, labelLimit=190, labelFontSize=11 if is_numbered else 10)
-    base = alt.Chart(theme.rows(cells)).encode(
+    base = theme.Chart(theme.rows(cells)).encode(
         x=alt.X(
             "without:N",
             title="… and wrong in",

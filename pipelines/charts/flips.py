@@ -63,7 +63,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         scale=alt.Scale(domain=[0, 1]),
     )
     y = alt.Y("variant:N", title=None, sort=variants)
-    base = alt.Chart().encode(y=y)
+    base = theme.Chart().encode(y=y)
     bars = (
         base.transform_filter("isValid(datum.share)")
         .mark_bar(height={"band": 0.75})

@@ -118,7 +118,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     x = theme.whole_axis("step", "step", curves["step"])
     scale, axis = distance_axis()
     # Vega draws a missing value of a line as a gap, but of a band or point as 0: each layer takes its own rows.
-    base = alt.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())
+    base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())
     band = base.mark_area(opacity=0.18).encode(
         y=alt.Y("p10:Q", scale=scale, axis=axis, title=_Y_TITLE), y2=alt.Y2("p90:Q")
     )
@@ -132,7 +132,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     shapes = alt.Scale(domain=list(EVENTS.values()), range=["triangle-down", "square"])
     # Above the panel, a row for each event: both can fall on one step.
     marks = [
-        alt.Chart()
+        theme.Chart()
         .transform_filter(alt.datum.event == event)
         .mark_point(filled=True, size=36, opacity=0.9, style="ink")
         .encode(

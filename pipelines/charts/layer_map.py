@@ -91,7 +91,7 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
     ticks = [2 * layer for layer in range(0, rows // 2, every)]
     scale = alt.Scale(type="log", scheme="viridis", domain=[low, high], clamp=True, nice=False)
     chart = (
-        alt.Chart(theme.rows(lines.select("variant", "layer", "sublayer", "row", "step", "value")))
+        theme.Chart(theme.rows(lines.select("variant", "layer", "sublayer", "row", "step", "value")))
         .transform_flatten(["step", "value"])
         .transform_filter("datum.value > 0")
         # A little too large: on a screen of broken pixel ratio neighbours would leave seams.

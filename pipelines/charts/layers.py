@@ -16,6 +16,7 @@ from pipelines.charts.theme import (
     SPACES,
     SUBLAYER_TITLES,
     AnyChart,
+    Chart,
     rows,
     themed,
     tooltip,
@@ -82,7 +83,7 @@ def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
     """
     axis = {name: y[name] for name in ("scale", "axis", "title")}
     color = _by_space(alt.Color, SPACE_COLORS)
-    base = alt.Chart().encode(x=whole_axis("layer", "layer", long["layer"]), color=color, detail=alt.Detail("run:N"))
+    base = Chart().encode(x=whole_axis("layer", "layer", long["layer"]), color=color, detail=alt.Detail("run:N"))
     spread = {"y": alt.Y("p10:Q", **axis), "y2": alt.Y2("p90:Q")}
     band = base.mark_area(opacity=0.16).encode(**spread)
     # A dropped sublayer stands alone, and an area or line of one layer has no extent: a bar shows its spread.

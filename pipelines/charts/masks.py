@@ -63,7 +63,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     ).drop("model", "jaccard_removed_se")
     order = list(names.values())
     is_told = len(order) <= MOST_TOLD
-    base = alt.Chart(theme.rows(named)).encode(
+    base = theme.Chart(theme.rows(named)).encode(
         x=alt.X(
             "recipe:N",
             title=None,

@@ -36,7 +36,7 @@ def _side() -> dict[str, alt.Color | alt.Shape]:
 
 
 def _dumbbell(data: pl.DataFrame, x: alt.X, x2: str, y: alt.Y, tooltip: list[alt.Tooltip]) -> theme.AnyChart:
-    base = alt.Chart().encode(y=y)
+    base = theme.Chart().encode(y=y)
     link = base.transform_filter("datum.side == 'pruned'").mark_rule(style="quiet").encode(x=x, x2=alt.X2(x2))
     ends = base.mark_point(filled=True, size=60, opacity=0.9).encode(x=x, tooltip=tooltip, **_side())
     return alt.layer(link, ends, data=theme.rows(data))

@@ -88,7 +88,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         scale=alt.Scale(zero=False, nice=False, padding=12),
         axis=alt.Axis(format="~%", tickCount=6, labelBound=True),
     )
-    base = alt.Chart().encode(x=x)
+    base = theme.Chart().encode(x=x)
     variants = base.transform_filter("isValid(datum.variant)")
     chart = alt.layer(
         variants.transform_filter("datum.is_best")

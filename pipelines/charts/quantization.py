@@ -95,7 +95,7 @@ def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> t
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6))
 
-    base = alt.Chart().encode(x=x)
+    base = theme.Chart().encode(x=x)
     line = base.transform_filter("isValid(datum.value_quantized)")
     pruned = base.transform_filter("isValid(datum.value_pruned)")
     quantized = line.transform_filter("!isValid(datum.value_pruned)")

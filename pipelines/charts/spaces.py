@@ -57,7 +57,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     scale, axis = theme.decades(max(low, FLOOR), max(high, 10 * FLOOR), ticks=4)
     scale.clamp = True
     titles = [theme.SPACE_TITLES[space] for space in theme.SPACES]
-    base = alt.Chart().encode(
+    base = theme.Chart().encode(
         y=alt.Y("variant:N", title=None, sort=theme.names(named, "variant")),
         color=alt.Color("space:N", scale=alt.Scale(domain=titles, range=theme.SPACE_COLORS), legend=None),
     )

@@ -58,7 +58,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     y_scale = methods.padded(named["score"], *(named[c].drop_nulls() for c in ("low", "high") if named[c].count()))
     y = alt.Y("score:Q", title=None, scale=y_scale, axis=alt.Axis(format="~%", tickCount=6))
     x = alt.X("speedup:Q", title=_X_TITLE, scale=x_scale, axis=alt.Axis(grid=False))
-    base = alt.Chart().encode(x=x)
+    base = theme.Chart().encode(x=x)
     chart = alt.layer(
         base.mark_rect(opacity=0.25, color=theme.GREY).encode(
             x=alt.X("min(equal_low):Q", title=_X_TITLE, scale=x_scale),

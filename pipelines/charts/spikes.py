@@ -72,9 +72,9 @@ _COLUMNS = 5
 def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
     x = theme.whole_axis("layer", "layer", areas["layer"])
     y = alt.Y("auc:Q", title="area under the ROC curve", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
-    base = alt.Chart().encode(x=x, color=_COLOR)
+    base = theme.Chart().encode(x=x, color=_COLOR)
     chart = alt.layer(
-        alt.Chart()
+        theme.Chart()
         .transform_aggregate(rows="count()", groupby=["variant"])
         .mark_rule(strokeDash=[4, 3], strokeWidth=1, color=theme.GREY)
         .encode(y=alt.datum(0.5)),
@@ -111,9 +111,9 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
     y = alt.Y(
         "true_positive_rate:Q", title="true positive rate", scale=rate, axis=alt.Axis(values=[0, 0.5, 1], format="~g")
     )
-    base = alt.Chart().encode(color=_COLOR)
+    base = theme.Chart().encode(color=_COLOR)
     chart = alt.layer(
-        alt.Chart()
+        theme.Chart()
         .transform_filter("datum.is_end")
         .mark_line(strokeDash=[4, 3], strokeWidth=1, color=theme.GREY)
         .encode(x=x, y=y),

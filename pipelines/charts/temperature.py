@@ -71,7 +71,7 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         # A format of the axis would round 1.5 to 2 where there is room for few ticks.
         axis=alt.Axis(values=sorted(data["temperature"].unique()), labelExpr="format(datum.value, '~g')", grid=False),
     )
-    base = alt.Chart().encode(x=x, color=generation.trajectory_color())
+    base = theme.Chart().encode(x=x, color=generation.trajectory_color())
     spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
         y=alt.Y("p10:Q", scale=scale, axis=axis, title="1 − cos, or nats"), y2=alt.Y2("p90:Q")
     )
@@ -96,7 +96,7 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
 def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
     scale, axis = generation.distance_axis()
     order = theme.names(data, "variant")
-    base = alt.Chart().encode(
+    base = theme.Chart().encode(
         y=alt.Y("variant:N", title=None, sort=order),
         yOffset=alt.YOffset("trajectory:N", sort=list(generation.TRAJECTORIES.values())),
         color=generation.trajectory_color(),

@@ -44,6 +44,18 @@ class _Rows(alt.InlineData):
         return self
 
 
+class Chart(alt.Chart):
+    """A chart whose copies share what it is made of.
+
+    Layering, facets and concatenation copy each chart inside them, some sixty times in all; of a copy they change
+    nothing but what stands at its top.
+    """
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Copies what Altair changes of a copy."""
+        return self.copy(deep=["params"])
+
+
 def inline(values: list[dict[str, Any]]) -> alt.InlineData:
     """Rows as data inside the chart."""
     data = _Rows(values=[])
@@ -174,7 +186,7 @@ def row_names(column: str, first: str, above: int) -> alt.Chart:
         above: pixels between the name and the panel.
     """
     once: alt.Chart = (
-        alt.Chart()
+        Chart()
         .transform_filter(alt.datum[column] == first)
         .transform_aggregate(groupby=["variant", column])
         .mark_text(align="left", baseline="bottom", fontSize=12, fontWeight="bold")
@@ -194,7 +206,7 @@ def tooltip(*fields: str) -> list[alt.Tooltip]:
 def no_data(text: str, needs: str) -> AnyChart:
     """The chart of an empty frame, which says what would fill it; `missing` tells it from others."""
     return themed(
-        alt.Chart(inline([{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
+        Chart(inline([{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
         .properties(usermeta={_MISSING: needs})
         .mark_text(fontSize=13, color=GREY)
         .encode(text=alt.Text("message:N"))

@@ -85,7 +85,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     cells = _cells(frame)
     x = alt.X("cell:O", title=None, axis=None, scale=alt.Scale(domain=list(range(CELLS))))
     y = alt.Y("variant:N", title=None, sort=theme.names(cells, "variant"), axis=alt.Axis(domain=False, ticks=False))
-    base = alt.Chart().encode(x=x, y=y)
+    base = theme.Chart().encode(x=x, y=y)
     box = base.mark_rect(style="gap", strokeWidth=1.5).encode(
         color=alt.Color(
             "class:N",

@@ -74,7 +74,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         return theme.no_data(TITLE, "no variant has its most likely tokens kept")
     data = _tokens(theme.with_variant(frame))
     panels = theme.names(data, "panel")
-    base = alt.Chart().encode(y=alt.Y("place:O", title=None, axis=None))
+    base = theme.Chart().encode(y=alt.Y("place:O", title=None, axis=None))
     link = base.mark_rule(style="quiet").encode(x=_probability("dense"), x2=alt.X2("pruned"))
     words = base.mark_text(align="right", dx=-6, font=theme.MONOSPACE, fontSize=11, clip=False).encode(
         x=alt.value(0), text=alt.Text("token:N")

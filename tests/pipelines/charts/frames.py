@@ -369,16 +369,26 @@ def _usual() -> dict[str, pl.DataFrame]:
     return {mart.__name__: mart() for mart in MARTS}
 
 
-def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
-    """A database whose marts are the synthetic frames, but for those that are given."""
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """Macros and the synthetic marts, for all connections of this process."""
     connection = duckdb.connect()
     for path in sorted((SQL / "macros").glob("*.sql")):
         connection.execute(path.read_text(encoding="utf-8"))
-    for name, frame in (_usual() | frames).items():
+    for name, frame in _usual().items():
+        connection.register("given", frame)
+        connection.execute(f"create table {name} as from given")
+    return connection
+
+
+def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
+    """A connection whose marts are the synthetic frames, but for those that are given."""
+    connection = _database().cursor()
+    for name, frame in frames.items():
         connection.register(name, frame)
     # Made of the others, as it is in a warehouse.
     for name in ("group_scores", "score_means"):
-        connection.execute(f"create view {name} as {(SQL / 'marts' / f'{name}.sql').read_text(encoding='utf-8')}")
+        connection.execute(f"create temp view {name} as {(SQL / 'marts' / f'{name}.sql').read_text(encoding='utf-8')}")
     return connection
 
 
