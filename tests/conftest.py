@@ -15,12 +15,14 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-# Files that take longest, in this order, for a long one at the end leaves all other processes idle. The fourth one
-# computes the warehouse that most of the others copy; those before need none, so that no process waits for it.
+# Files that take longest, in this order, for a long one at the end leaves all other processes idle. `automation`
+# computes the warehouse that most of those behind it copy; the ones before need none, so that no process waits for it.
 _LONGEST = [
     "assets/test_story.py",
     "pipelines/traces/test_demo_float64.py",
+    "pipelines/charts/test_charts_figures.py",
     "pipelines/explorer/test_browser.py",
+    "pipelines/explorer/test_documents.py",
     *(
         f"assets/test_{name}.py"
         for name in (

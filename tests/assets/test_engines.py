@@ -1,6 +1,7 @@
 """Engines under Dagster: what is tried again and how, what memory that is too small does, what a log is told."""
 
 import errno
+import gc
 import os
 import resource
 import signal
@@ -132,10 +133,15 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
 def _computed_with_room(part: Part, more: int | None, variables: dict[str, str]) -> list[Report]:
     """Computes a part while its process can map only so many bytes more than before, as on a small machine."""
     os.environ.update(variables)
+    before = resource.getrlimit(resource.RLIMIT_AS)
     if more is not None:
+        gc.collect()
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + more, resource.RLIM_INFINITY))
-    return list(compute(part, LoadedModels()))
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + more, before[1]))
+    try:
+        return list(compute(part, LoadedModels()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @LINUX
@@ -149,29 +155,29 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
         texts=[{"id": "help", "source": "embedded", "context": 128, "max_tokens": 2048}],
     )
     root = str(tmp_path / "warehouse")
+    # A process of its own: what other tests leave behind and free meanwhile would be room too.
+    with ProcessPoolExecutor(1, mp_context=WARM) as process:
 
-    def computed(step: str, recipe: str | None = None, *, room: int | None = None, **options: bool) -> list[Report]:
-        part = Part(step, Request(str(study.path)), root, "wide", recipe, **options)
-        # A process of its own: what other tests have freed would be room too.
-        with ProcessPoolExecutor(1, mp_context=WARM) as process:
+        def computed(step: str, recipe: str | None = None, *, room: int | None = None, **options: bool) -> list[Report]:
+            part = Part(step, Request(str(study.path)), root, "wide", recipe, **options)
             return process.submit(_computed_with_room, part, room, dict(os.environ)).result()
 
-    assert computed("models") + computed("variants", "dense")
-    (whole,) = computed("texts", "dense")
-    rows = pl.read_parquet(whole.path)
-    Path(whole.path).unlink()
-    (halved,) = computed("texts", "dense", room=600 << 20)
-    assert "memory" not in whole.shown
-    assert halved.shown["memory"] == "too small at first; half at once was enough"
-    (after_loss,) = computed("texts", "dense", is_halved=True)
-    assert after_loss.shown["memory"] == "its worker was lost at first; half at once was enough"
-    again = pl.read_parquet(halved.path)
-    assert again.height == rows.height == 2048
-    assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
-    Path(halved.path).unlink()
-    with pytest.raises(ComputationError, match="out of memory with 2048 tokens at once and with 1024; .*allocate"):
-        computed("texts", "dense", room=150 << 20)
-    assert not Path(halved.path).exists()
+        assert computed("models") + computed("variants", "dense")
+        (whole,) = computed("texts", "dense")
+        rows = pl.read_parquet(whole.path)
+        Path(whole.path).unlink()
+        (halved,) = computed("texts", "dense", room=600 << 20)
+        assert "memory" not in whole.shown
+        assert halved.shown["memory"] == "too small at first; half at once was enough"
+        (after_loss,) = computed("texts", "dense", is_halved=True)
+        assert after_loss.shown["memory"] == "its worker was lost at first; half at once was enough"
+        again = pl.read_parquet(halved.path)
+        assert again.height == rows.height == 2048
+        assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
+        Path(halved.path).unlink()
+        with pytest.raises(ComputationError, match="out of memory with 2048 tokens at once and with 1024; .*allocate"):
+            computed("texts", "dense", room=150 << 20)
+        assert not Path(halved.path).exists()
 
 
 def test_every_librarys_word_for_too_little_memory_is_understood() -> None:

@@ -29,6 +29,10 @@ CONFIG = ROOT / "assets" / "deploy" / "dagster.yaml"
 RECIPE = "magnitude-50"
 
 
+# A whole study; that history and tables are kept where they shall be is proved by parts elsewhere.
+STUDY = pytest.mark.exhaustive
+
+
 @dataclass(frozen=True)
 class Server:
     """Where PostgreSQL and S3 are, as the environment says it, and what `prunescope run` said there."""
@@ -38,17 +42,18 @@ class Server:
     code: int
     err: str
 
-    def asked(self, query: str) -> list[tuple[object, ...]]:
-        """Rows of PostgreSQL itself, without Dagster in between."""
-        of = {name.removeprefix("PRUNESCOPE_POSTGRES_"): value for name, value in self.environment.items()}
-        with (
-            psycopg2.connect(
-                host=of["HOST"], port=of["PORT"], dbname=of["DB"], user=of["USER"], password=of["PASSWORD"]
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(query)
-            return cursor.fetchall()
+
+def asked(environment: dict[str, str], query: str) -> list[tuple[object, ...]]:
+    """Rows of PostgreSQL itself, without Dagster in between."""
+    of = {name.removeprefix("PRUNESCOPE_POSTGRES_"): value for name, value in environment.items()}
+    with (
+        psycopg2.connect(
+            host=of["HOST"], port=of["PORT"], dbname=of["DB"], user=of["USER"], password=of["PASSWORD"]
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(query)
+        return cursor.fetchall()
 
 
 def objects() -> dict[str, object]:
@@ -65,24 +70,31 @@ def computed(study: StudyFile) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Iterator[Server]:
+def environment(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("server")
-    study, home = StudyFile(folder / "tiny.yaml", tiny_folder), folder / "home"
+    home = folder / "home"
     home.mkdir()
     shutil.copy(CONFIG, home)
     with postgres_server() as postgres, s3_server() as s3, pytest.MonkeyPatch.context() as patch:
         places = {"DAGSTER_HOME": str(home), "PRUNESCOPE_LOGS": str(folder / "logs"), "PRUNESCOPE_CACHE": str(cache)}
-        environment = postgres | s3 | places
-        for name, value in environment.items():
+        found = postgres | s3 | places
+        for name, value in found.items():
             patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="bucket")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Server:
+    study = StudyFile(tmp_path_factory.mktemp("study") / "tiny.yaml", tiny_folder)
+    with pytest.MonkeyPatch.context() as patch:
         few_answers(patch)
-        yield Server(environment, study, *computed(study))
+        return Server(environment, study, *computed(study))
 
 
 @pytest.fixture(autouse=True)
-def _there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in server.environment.items():
+def _there(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
 
@@ -98,6 +110,7 @@ def stored() -> dict[str, pa.Table]:
     return found
 
 
+@STUDY
 def test_a_study_runs_to_its_end_and_gives_the_tables_of_a_local_warehouse(server: Server, computed_once: Path) -> None:
     assert server.code == 0, server.err
     found = stored()
@@ -114,11 +127,13 @@ def test_a_study_runs_to_its_end_and_gives_the_tables_of_a_local_warehouse(serve
     assert beside == {".html", ".duckdb"}
 
 
+@STUDY
 def test_the_history_is_in_postgresql_and_nowhere_else(server: Server) -> None:
-    assert server.asked("select distinct status from runs") == [("SUCCESS",)]
-    known = server.asked(
+    assert asked(server.environment, "select distinct status from runs") == [("SUCCESS",)]
+    known = asked(
+        server.environment,
         "select distinct asset_key::json ->> 0 || '/model=' || replace(partition, '|', '/recipe=') from event_logs "
-        "where dagster_event_type = 'ASSET_MATERIALIZATION' and partition is not null"
+        "where dagster_event_type = 'ASSET_MATERIALIZATION' and partition is not null",
     )
     for name in stored():
         assert name.startswith("paper_reference/") or (name.removesuffix("/part.parquet"),) in known
@@ -126,13 +141,14 @@ def test_the_history_is_in_postgresql_and_nowhere_else(server: Server) -> None:
     assert [path.name for path in home.rglob("*") if path.is_file()] == ["dagster.yaml"]
 
 
+@STUDY
 def test_a_second_run_computes_nothing(server: Server) -> None:
-    before, events = objects(), server.asked("select count(*) from event_logs")
+    before, events = objects(), asked(server.environment, "select count(*) from event_logs")
     code, err = computed(server.study)
     assert code == 0
     assert "nothing was computed" in err
     assert objects() == before
-    assert server.asked("select count(*) from event_logs") == events
+    assert asked(server.environment, "select count(*) from event_logs") == events
 
 
 @dataclass
@@ -173,11 +189,11 @@ def test_machines_take_turns_at_one_warehouse(tmp_path: Path) -> None:
     assert not other.waits.is_set()
 
 
-def test_a_machine_that_is_gone_holds_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_machine_that_is_gone_holds_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     with Machine(tmp_path / "a") as first:
         assert first.has.wait(60)
         with Machine(tmp_path / "b") as second:
             assert second.waits.wait(60)
             held = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted"
-            assert server.asked(held) == [(True,)]
+            assert asked(environment, held) == [(True,)]
             assert second.has.wait(60)

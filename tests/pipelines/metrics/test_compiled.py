@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MEASURE = """
 import hashlib, torch
 from pipelines.metrics.divergence import divergence
@@ -17,6 +19,7 @@ for name, column in divergence(x / 8, dx / 160, Head(weight), [0.7, 1.0]).items(
 """
 
 
+@pytest.mark.exhaustive  # two processes that compile all kernels
 def test_the_first_process_measures_bit_for_bit_what_later_ones_do(tmp_path: Path) -> None:
     """A fresh installation compiles, every later run reads the cache; their tables are compared by hash."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
