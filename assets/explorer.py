@@ -6,7 +6,6 @@ What the documents say is the business of `pipelines.explorer`.
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import duckdb
@@ -48,7 +47,7 @@ def documents(
     views = {
         path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
     }
-    ask = ask or (partial(rows, connection) if is_live else asking(connection))
+    ask = ask or asking(connection)
     name, title, order = study, "", Order()
     if not isinstance(study, str):
         name, title = study.name, study.title

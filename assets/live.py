@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import duckdb
 
-from assets.explorer import documents, rows
+from assets.explorer import asking, documents
 from assets.watch import look
 from pipelines.errors import InputError
 from pipelines.explorer.shapes import Index
@@ -196,7 +196,7 @@ class _State:
         self._connection = connect(root)
         _narrow(self._connection, name, study)
         # Nothing in it changes, and many documents ask the same.
-        ask = lru_cache(_ANSWERS)(partial(rows, self._connection))
+        ask = lru_cache(_ANSWERS)(asking(self._connection))
         self._documents = documents(study or name, self._connection, ask, is_live=True)
         self._lock = threading.Lock()
 
