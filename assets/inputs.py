@@ -28,7 +28,7 @@ def recipe(context: AssetExecutionContext, study: StudyResource, warehouse: Ware
 
 
 def published(found: Recipe) -> AssetMaterialization:
-    """The event that tells Dagster a recipe's parameters and their version."""
+    """Make the event that tells Dagster a recipe's parameters and their version."""
     return AssetMaterialization(
         RECIPE, metadata=_shown(found), partition=found.name, tags={DATA_VERSION_TAG: found.hash}
     )

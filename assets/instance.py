@@ -12,10 +12,11 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 from dagster._check import CheckError
@@ -26,7 +27,7 @@ from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import NullPool, Pool
 from yaml import YAMLError
 
 from warehouse.atomic import refusals_explained
@@ -170,18 +171,20 @@ def databases_kept_open() -> Iterator[None]:
     It connects anew for every event; the last connection that leaves a file moves its log into it. One more connection,
     held here, makes sure that none is the last before the end. Nor does a commit wait: should the machine lose
     power, the last events may be missing, the files stay whole, and what was computed is known from the Parquet files.
-    An engine for every connection would also compile every statement anew: each file keeps its engine.
+    An engine for every connection would also compile every statement anew: each file keeps its engine. One such block
+    may stand inside another, not overlap it.
     """
     kept: dict[str, sqlite3.Connection] = {}
-    engines: dict[str, Engine] = {}
 
-    def engine(url: str, **options: Any) -> Engine:  # noqa: ANN401 (SQLAlchemy's)
-        key = f"{url} {options}"
-        found = engines.pop(key, None) or create_engine(url, **options)
-        engines[key] = found
-        if len(engines) > _MOST_KEPT:
-            engines.pop(next(iter(engines)))
-        return found
+    @lru_cache(_MOST_KEPT)
+    def made(url: str, timeout: float | None) -> Engine:
+        # No pool: Dagster disposes of the engine behind every event, and another thread may use it then.
+        return create_engine(url, poolclass=NullPool, connect_args={} if timeout is None else {"timeout": timeout})
+
+    def engine(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] = MappingProxyType({})) -> Engine:
+        if poolclass is not NullPool or set(connect_args) - {"timeout"}:
+            raise ValueError(f"Dagster opens SQLite by {poolclass} and {connect_args}, which this does not know")
+        return made(url, connect_args.get("timeout"))
 
     def keep(connection: object, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):

@@ -195,7 +195,7 @@ class _State:
         self.version = version
         self._connection = connect(root)
         _narrow(self._connection, name, study)
-        # Nothing in it changes, and many documents ask the same.
+        # What it answers never changes, and many documents ask the same.
         ask = lru_cache(_ANSWERS)(asking(self._connection))
         self._documents = documents(study or name, self._connection, ask, is_live=True)
         self._lock = threading.Lock()

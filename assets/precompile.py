@@ -1,39 +1,55 @@
-"""What a first run compiles, compiled by a process beside it while the model is converted: Python modules and kernels.
+"""A process beside a first run that compiles modules and the measure's kernels while the model is converted.
 
-With kernels of this version on the disk nothing is started.
+With kernels on the disk that are newer than their code nothing is started.
 """
 
-import importlib
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines import metrics
-
-# In the order in which a run comes to them.
-_MODULES = ("assets.definitions", "pipelines.models.load", "pipelines.tasks.score", "pipelines.charts.files")
+_PACKAGES = Path(__file__).parents[1]
+_FOLDER = _PACKAGES / "pipelines" / "metrics"
 
 
-def compile_beside() -> None:
-    """Starts the process, which ends by itself, where kernels are missing or older than their code."""
-    code = Path(metrics.__path__[0], "fused.py")
-    changed = code.stat().st_mtime
-    if any(made.stat().st_mtime > changed for made in code.parent.glob("__pycache__/fused.shift_rows*.nbi")):
+@contextmanager
+def compiling_beside() -> Iterator[None]:
+    """Start the process where kernels are missing, and end it with the block if it still runs."""
+    if not _is_missing():
+        yield
         return
+    # What lies in the working folder is no module of ours.
+    command = [sys.executable, "-P", "-m", "assets.precompile"]
+    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
     silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.Popen([sys.executable, "-m", "assets.precompile"], **silent)
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, **silent)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_missing() -> bool:
+    """Tell whether numba would keep kernels beside their code and has none newer than it."""
+    if os.environ.get("NUMBA_CACHE_DIR") or not os.access(_FOLDER, os.W_OK):
+        return False
+    changed = (_FOLDER / "fused.py").stat().st_mtime
+    return all(made.stat().st_mtime < changed for made in _FOLDER.glob("__pycache__/fused.shift_rows*.nbi"))
 
 
 def main() -> None:
-    """Imports modules and runs every kernel once; what they compile stays beside their code."""
+    """Import what a run comes to later and run every kernel of the measure once; what they compile stays."""
+    import pipelines.models.load
     from assets.interrupts import end_with_parent
     from pipelines.metrics.blocks import run_kernels
 
     end_with_parent()
-    importlib.import_module(_MODULES[0])
     run_kernels()
-    for name in _MODULES[1:]:
-        importlib.import_module(name)
+    import pipelines.charts.files
+    import pipelines.tasks.score  # noqa: F401
 
 
 if __name__ == "__main__":

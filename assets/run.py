@@ -12,7 +12,7 @@ from typing import Protocol
 
 from assets.fingerprints import RETRIEVAL_TABLES, TASK_TABLES, VARIANT_TABLES, find_model
 from assets.plan import Plan, Request, make_plan
-from assets.precompile import compile_beside
+from assets.precompile import compiling_beside
 from assets.ray_place import RayPlace
 from pipelines.errors import InputError
 from pipelines.progress import Progress
@@ -75,6 +75,7 @@ class Outcome:
     failures: Sequence[Failure] = ()
 
 
+@compiling_beside()
 def run_study(
     request: Request,
     root: Place | str,
@@ -111,7 +112,6 @@ def run_study(
     """
     study, store = request.load(), Store(root)
     refused = _Refused(study, listener)
-    compile_beside()
     refused.where(lambda name: find_model(study, name, cache, listener))
 
     def planned() -> Plan:

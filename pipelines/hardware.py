@@ -22,7 +22,7 @@ def hardware() -> str:
 
 @cache
 def vendor() -> str:
-    """Who made the processor, as it names itself; empty where the system does not say."""
+    """Read the processor's maker as it names itself; empty where the system does not say."""
     return _said(_PROCESSOR, "vendor_id")
 
 

@@ -45,14 +45,14 @@ class _Rows(alt.InlineData):
 
 
 class Chart(alt.Chart):
-    """A chart whose copies share what it is made of.
+    """A chart whose copies share its data, mark and encoding.
 
-    Layering, facets and concatenation copy each chart inside them, some sixty times in all; of a copy they change
-    nothing but what stands at its top.
+    Layering, facets and concatenation copy each chart inside them, some sixty times in all; of a copy they replace
+    properties of its own and change the list of its parameters, nothing below.
     """
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Copies what Altair changes of a copy."""
+        """Copy the chart and the list of its parameters."""
         return self.copy(deep=["params"])
 
 

@@ -221,7 +221,7 @@ def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) 
 
 
 def run_kernels() -> None:
-    """Runs every kernel on one row, so that it is compiled, or read from where it was kept."""
+    """Run every kernel on one row, so that it is compiled, or read from where it was kept."""
     head = Head(torch.eye(2, 16))
     block = Block(torch.ones(1, 16), head, [1.0], Workspace())
     block.columns(torch.ones(1, 16))

@@ -15,7 +15,6 @@ from pipelines.hardware import vendor
 
 # Up to here MKL's product is the fastest on Intel and a tall matrix times a few columns elsewhere, behind it oneDNN's.
 _VERY_FEW_ROWS = 3
-_IS_INTEL = vendor() == "GenuineIntel"
 
 
 def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None) -> Tensor:
@@ -36,7 +35,7 @@ def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) > _VERY_FEW_ROWS and torch.backends.mkldnn.is_available():
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-    elif _IS_INTEL:
+    elif vendor() == "GenuineIntel":
         result = nn.functional.linear(rows, weight, bias)
     elif bias is None:
         result = (weight @ rows.T).T.contiguous()
@@ -50,7 +49,7 @@ def quick_linears(model: nn.Module) -> Iterator[None]:
     """All float32 linear modules of the model on a CPU multiply by `product` for a while.
 
     Weights are read at every call, so that swapped ones count. Modules of a subclass, of another type or on another
-    device stay as they are, as do all whose forward somebody else has replaced.
+    device stay as they are, as do all whose forward was replaced before.
     """
     quick = [
         module

@@ -7,7 +7,6 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,15 +19,12 @@ from pipelines.errors import ComputationError, InputError
 from pipelines.metrics.products import quick_linears
 from pipelines.models.decoder import Decoder, padded_left, probe_tokens
 from pipelines.models.probe import is_close
-from pipelines.parallel import in_parallel
 from pipelines.progress import SILENT, Progress
 from pipelines.tasks.loading import quiet
 from pipelines.tasks.writing import Written, can_go_on, write
 
 # Tokens of one forward pass, padding included: enough to fill the matrix products, little memory.
 PASS_TOKENS = 2048
-# Of these, so many pass on each core of a CPU: enough for its products, and passes enough for all cores.
-CORE_TOKENS = 1024
 # Rows whose logits are in memory at once.
 BLOCK_ROWS = 256
 # A continuation's log-likelihood, and whether greedy decoding would write it.
@@ -36,7 +32,6 @@ Likelihood = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]
 # Request, row and place of a state, and the token whose likelihood is read there.
 Read = tuple[int, int, int, int]
-_Passes = Callable[[Sequence["_Group"]], Iterator[tuple[Tensor, list[Read]]]]
 _T = TypeVar("_T")
 
 
@@ -134,24 +129,19 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
             InputError: a continuation is longer than the model's context.
             ComputationError: a logit is NaN or infinite.
         """
-        most = self.decoder.at_once(CORE_TOKENS if self.decoder.device.type == "cpu" else PASS_TOKENS)
+        most = self.decoder.at_once(PASS_TOKENS)
         groups = _groups(self._rows(requests), most, can_share=self._can_share)
         alone = [group for group in groups if len(group.rows) == 1]
         shared = [group for group in groups if len(group.rows) > 1]
-        work = [
-            *(partial(self._answers, self._whole, batch) for batch in _batches(alone, most, is_alike=False)),
-            *(
-                partial(self._answers, self._sharing, batch)
-                for batch in _batches(shared, most, is_alike=not self.decoder.can_pad)
-            ),
-        ]
         likelihoods: dict[int, list[Likelihood]] = defaultdict(list)
         self.progress.start(self.task, len(requests))
         with quick_linears(self.decoder.model):
-            for answers in in_parallel(lambda answer: answer(), work, self.decoder.device):
-                for request, found in answers:
-                    likelihoods[request].append(found)
-                self.progress.advance(len({request for request, _ in answers}))
+            for batch in _batches(alone, most, is_alike=False):
+                self._answer(likelihoods, self._whole(batch))
+                self.progress.advance(sum(group.requests for group in batch))
+            for batch in _batches(shared, most, is_alike=not self.decoder.can_pad):
+                self._answer(likelihoods, self._sharing(batch))
+                self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
         return [_summed(likelihoods[index]) for index in range(len(requests))]
 
@@ -245,16 +235,11 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
                 ],
             )
 
-    @torch.inference_mode()  # of the thread that computes
-    def _answers(self, passes: _Passes, groups: Sequence[_Group]) -> list[tuple[int, Likelihood]]:
-        """Requests of groups that pass together, each as often as a token of it is asked for, with its likelihood."""
-        return [
-            (request, likelihood)
-            for states, reads in passes(groups)
-            for (request, *_), likelihood in zip(
-                reads, self._likelihoods(states, [read[1:] for read in reads]), strict=True
-            )
-        ]
+    def _answer(self, found: dict[int, list[Likelihood]], passes: Iterator[tuple[Tensor, list[Read]]]) -> None:
+        """Adds the likelihoods of tokens to their requests."""
+        for states, reads in passes:
+            for (request, *_), each in zip(reads, self._likelihoods(states, [read[1:] for read in reads]), strict=True):
+                found[request].append(each)
 
     def _likelihoods(
         self, states: Float[Tensor, "rows tokens width"], reads: Sequence[tuple[int, int, int]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import ComputationError
-from pipelines.metrics.blocks import Workspace
+from pipelines.metrics.blocks import BLOCK_ROWS, Workspace
 from pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from pipelines.models.decoder import Decoder
 from pipelines.models.sublayer import Sublayer
@@ -259,13 +259,28 @@ class Session:
     def _measured(
         self, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], list[Columns]]:
-        """Columns of every shift, one set a lens; those that are zero everywhere share the dense side's own.
+        """Compute the columns of every shift, one set a lens; zero shifts share the dense side's own.
 
-        What the head reads through all lenses are rows of one matrix product, which is the faster the more there are.
+        What the head reads through all lenses is multiplied together where it fits into one block: a matrix product
+        is the faster the more rows it has.
         """
         if not moves:
             return {}
-        head, lenses = self.decoder.head, self.study.measure.lenses
+        lenses = self.study.measure.lenses
+        is_one_block = len(lenses) * len(stream) <= BLOCK_ROWS
+        found: dict[tuple[str, str], list[Columns]] = {key: [] for key in moves}
+        for together in [lenses] if is_one_block else [(lens,) for lens in lenses]:
+            for key, columns in self._measured_together(together, stream, moves).items():
+                for start in range(0, len(together) * len(stream), len(stream)):
+                    own = slice(start, start + len(stream))
+                    found[key].append({name: values[:, own] for name, values in columns.items()})
+        return found
+
+    def _measured_together(
+        self, lenses: Sequence[str], stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
+    ) -> dict[tuple[str, str], Columns]:
+        """Compute the columns of every shift with the rows of one lens after the other."""
+        head = self.decoder.head
 
         def read(move: Tensor, side: int) -> Tensor:
             return torch.cat([head.lens(stream, move, lens)[side] for lens in lenses])
@@ -275,22 +290,15 @@ class Session:
         }
         if len(shifts) < len(moves):
             shifts[None] = None
-        found = divergence(
+        columns = divergence(
             read(torch.zeros_like(stream), 0),
             list(shifts.values()),
             head,
             self.study.measure.temperatures,
             workspace=self._workspace(),
         )
-        measured = dict(zip(shifts, found, strict=True))
-        rows = [slice(start, start + len(stream)) for start in range(0, len(lenses) * len(stream), len(stream))]
-        return {
-            key: [
-                {name: values[:, own] for name, values in measured[key if key in measured else None].items()}
-                for own in rows
-            ]
-            for key in moves
-        }
+        measured = dict(zip(shifts, columns, strict=True))
+        return {key: measured[key if key in measured else None] for key in moves}
 
     def _frames(
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns

@@ -25,6 +25,8 @@ from warehouse.errors import DamagedFileError, DamagedFileWarning
 from warehouse.store import Store
 
 FIGURE = FIGURES["options"]
+# The command takes its time for each of the 21 pairs.
+EVERY = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.exhaustive)])
 RECIPES = {"dense", "wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4"}
 
 
@@ -50,9 +52,10 @@ def rows_of(document: Mapping[str, Any], statement: str) -> list[dict[str, Any]]
     return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
 
 
+@EVERY
 @pytest.mark.usefixtures("_no_figures")
 def test_pairs_of_a_file_have_the_numbers_of_the_command(
-    root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+    root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     monkeypatch.setattr(module, "AT_ONCE", 4)
     file = documents("whole", connection).within()
@@ -60,7 +63,7 @@ def test_pairs_of_a_file_have_the_numbers_of_the_command(
     assert {frozenset((pair["a"], pair["b"])) for pair in pairs.values()} == {
         frozenset((f"tiny@{a}", f"tiny@{b}")) for a in RECIPES for b in RECIPES if a != b
     }
-    for name, pair in list(pairs.items())[::4]:  # the command takes its time for each
+    for name, pair in list(pairs.items())[::every]:
         n, m = map(int, name.split("/")[1:])
         assert [file["index"]["variants"][at]["id"] for at in (n, m)] == [pair["a"], pair["b"]]
         found = compare(root, pair["a"], pair["b"])
@@ -80,9 +83,10 @@ def test_pairs_of_a_file_have_the_numbers_of_the_command(
             }
 
 
+@EVERY
 @pytest.mark.usefixtures("_no_figures")
 def test_a_pair_that_a_file_leaves_out_keeps_its_counts_of_right_and_wrong(
-    root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+    root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     monkeypatch.setattr(module, "MOST_PAIRS", 2)
     file = documents("whole", connection).within()
@@ -91,9 +95,11 @@ def test_a_pair_that_a_file_leaves_out_keeps_its_counts_of_right_and_wrong(
     ids = [entry["id"] for entry in file["index"]["variants"]]
     turns = file["turns"]
     assert set(turns["pairs"]) == {f"{n}/{m}" for m in range(len(ids)) for n in range(m)}
-    for names, told in list(turns["pairs"].items())[::4]:
+    for names, told in list(turns["pairs"].items())[::every]:
         n, m = map(int, names.split("/"))
         rows = [row for row in compare(root, ids[n], ids[m]).rows.to_pylist() if row["mcnemar_p"] is not None]
+        assert rows
+        assert told
         for row in (dict(zip(turns["columns"], one, strict=True)) for one in told):
             tasks = [one for one in rows if one["statistic"] == row["statistic"]]
             samples = sum(one["clusters"] for one in tasks)

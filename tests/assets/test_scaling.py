@@ -5,10 +5,12 @@ from statistics import fmean
 
 import pytest
 from dagster import DagsterInstance, job, op
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from sqlalchemy.pool import NullPool, QueuePool
 
 from assets.cli.main import run
 from assets.cli.options import Globals
-from assets.instance import opened
+from assets.instance import _STORAGES, databases_kept_open, opened
 from assets.parts import STEPS
 from tests.assets.test_cli_plan import Capture, of, planned
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions
@@ -80,3 +82,25 @@ def test_however_many_runs_follow_one_another_few_files_stay_open(tmp_path: Path
             _run(instance)
         found = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
         assert 1 < len({name for name in found if name.endswith(".db")}) <= 16
+
+
+def test_a_database_has_one_engine_as_long_as_it_is_kept_open_and_dagster_its_own_again_afterwards(
+    tmp_path: Path,
+) -> None:
+    before = [storage.create_engine for storage in _STORAGES]
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+
+    def broken() -> None:
+        with databases_kept_open():
+            made = [storage.create_engine(url, poolclass=NullPool) for storage in _STORAGES]
+            assert made[0] is made[1] is made[2]
+            with databases_kept_open():
+                assert sqlite_run_storage.create_engine(url, poolclass=NullPool) is not made[0]
+            assert sqlite_run_storage.create_engine(url, poolclass=NullPool) is made[0]
+            with pytest.raises(ValueError, match="Dagster opens SQLite by"):
+                sqlite_run_storage.create_engine(url, poolclass=QueuePool)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert [storage.create_engine for storage in _STORAGES] == before

@@ -12,10 +12,11 @@ import boto3
 import psycopg2
 import pyarrow as pa
 import pytest
+from dagster import AssetMaterialization
 
 from assets.cli.main import run
 from assets.cli.options import Globals
-from assets.instance import only_writer
+from assets.instance import only_writer, opened
 from tests.assets.tiny_study import ROOT, StudyFile, few_answers, one_thread, rows
 from tests.object_store import s3_server
 from tests.postgres_server import postgres_server
@@ -29,7 +30,7 @@ CONFIG = ROOT / "assets" / "deploy" / "dagster.yaml"
 RECIPE = "magnitude-50"
 
 
-# A whole study; that history and tables are kept where they shall be is proved by parts elsewhere.
+# A whole study; that both places are used is proved by an event and, in `test_object_store.py`, by tables.
 STUDY = pytest.mark.exhaustive
 
 
@@ -197,3 +198,9 @@ def test_a_machine_that_is_gone_holds_nothing(environment: dict[str, str], tmp_p
             held = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted"
             assert asked(environment, held) == [(True,)]
             assert second.has.wait(60)
+
+
+def test_an_event_is_kept_in_postgresql(environment: dict[str, str], tmp_path: Path) -> None:
+    with opened(tmp_path) as instance:
+        instance.report_runless_asset_event(AssetMaterialization("kept", partition="p"))
+    assert asked(environment, "select partition from event_logs where asset_key like '%kept%'") == [("p",)]

@@ -162,7 +162,7 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-@pytest.mark.exhaustive  # the whole way through the interface; each rule is proved without it
+@pytest.mark.exhaustive  # three variants again, one after the other, of which the click below makes one
 def test_a_backfill_loads_the_model_once_and_leaves_the_answers_stale_and_nothing_else(ui: Opened) -> None:
     keys = [f"tiny-a|{recipe}" for recipe in BY_COMMAND_LINE]
     backfill = ui.interface.backfill(list(fingerprints.VARIANT_TABLES), keys)
@@ -232,7 +232,6 @@ def test_a_click_computes_a_variant_again_and_what_failed_is_executed_again_from
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-@pytest.mark.exhaustive  # the whole way through the interface; each rule is proved without it
 def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_next_run_goes_on(ui: Opened) -> None:
     interface, study, warehouse = ui.interface, ui.study, ui.warehouse
     before = partitions(warehouse)
@@ -266,7 +265,6 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-@pytest.mark.exhaustive  # the whole way through the interface; each rule is proved without it
 def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_interface(ui: Opened, port: int) -> None:
     ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
     long = ui.interface.launch("variant_tables", ["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)

@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import torch
+
+from pipelines.metrics import fused
+from pipelines.metrics.blocks import precise_product, run_kernels
+from pipelines.metrics.divergence import divergence
+from pipelines.metrics.heads import Head
 
 MEASURE = """
 import hashlib, torch
@@ -19,7 +24,6 @@ for name, column in divergence(x / 8, dx / 160, Head(weight), [0.7, 1.0]).items(
 """
 
 
-@pytest.mark.exhaustive  # two processes that compile all kernels
 def test_the_first_process_measures_bit_for_bit_what_later_ones_do(tmp_path: Path) -> None:
     """A fresh installation compiles, every later run reads the cache; their tables are compared by hash."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -29,3 +33,12 @@ def test_the_first_process_measures_bit_for_bit_what_later_ones_do(tmp_path: Pat
     )
     assert list(tmp_path.rglob("*shift_rows*.nbc"))
     assert first.stdout == second.stdout != ""
+
+
+def test_kernels_that_are_run_ahead_are_those_that_a_measure_runs() -> None:
+    run_kernels()
+    weight, x, dx = torch.randn(300, 64), torch.randn(5, 64), torch.randn(5, 64)
+    divergence(x, dx, Head(weight, bias=torch.randn(300)), [0.7, 1.0])
+    precise_product(x, weight)
+    kernels = (fused.gaps, fused.dense_rows, fused.shift_rows, fused.precise_product)
+    assert [len(kernel.signatures) for kernel in kernels] == [1, 1, 1, 1]

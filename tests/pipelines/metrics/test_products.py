@@ -16,11 +16,11 @@ from pipelines.pruning.wearing import swapped
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 15, 16, 40])
 @pytest.mark.parametrize("is_biased", [False, True])
 @pytest.mark.parametrize("is_strided", [False, True])
-@pytest.mark.parametrize("is_intel", [False, True])
+@pytest.mark.parametrize("maker", ["GenuineIntel", "AuthenticAMD", ""])
 def test_the_product_is_linears_within_float32_rounding(
-    rows: int, is_biased: bool, is_strided: bool, is_intel: bool, monkeypatch: pytest.MonkeyPatch
+    rows: int, is_biased: bool, is_strided: bool, maker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "_IS_INTEL", is_intel)
+    monkeypatch.setattr(products, "vendor", lambda: maker)
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, 2, 48, generator=generator)[:, -1] if is_strided else torch.randn(rows, 48)
     weight = torch.randn(48, 70, generator=generator).T if is_strided else torch.randn(70, 48)

@@ -1,0 +1,60 @@
+"""What is compiled beside a first run: when that is started, that it works anywhere, and that it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from assets import precompile
+from assets.precompile import compiling_beside
+from pipelines.metrics.blocks import run_kernels
+from tests.assets.tiny_study import ROOT
+
+
+def beside() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if "assets.precompile" in each.cmdline()]
+
+
+def test_it_is_started_where_kernels_are_missing_or_older_than_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precompile, "_FOLDER", tmp_path)
+    (tmp_path / "fused.py").touch()
+    kept = tmp_path / "__pycache__" / "fused.shift_rows-1.py311.nbi"
+    assert precompile._is_missing()
+    kept.parent.mkdir()
+    kept.touch()
+    assert not precompile._is_missing()
+    os.utime(kept, (0, 0))
+    assert precompile._is_missing()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not precompile._is_missing()
+
+
+def test_kernels_that_were_run_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    run_kernels()
+    assert not precompile._is_missing()
+    with compiling_beside():
+        assert not beside()
+
+
+def test_it_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precompile, "_is_missing", lambda: True)
+    with compiling_beside():
+        assert len(beside()) == 1
+    assert not beside()
+
+
+@pytest.mark.exhaustive  # imports all that a run does
+def test_it_works_from_a_folder_with_modules_of_the_same_names(tmp_path: Path) -> None:
+    for name in ("torch", "yaml", "assets"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
+    command = [sys.executable, "-P", "-m", "assets.precompile"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
