@@ -5,6 +5,7 @@ What the documents say is the business of `pipelines.explorer`.
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -22,7 +23,7 @@ from pipelines.studies import Study
 from warehouse import compare as compare_module
 from warehouse.catalogue import LAYERS, SQL
 from warehouse.compare import compare_pairs
-from warehouse.materialized import Materialized, read_by
+from warehouse.materialized import Materialized
 from warehouse.snapshots import damage_explained
 
 
@@ -70,16 +71,11 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
     """Make a function that gives the rows of a query as `rows` does, and computes once what several queries read."""
     materialized = Materialized(connection)
-    failed = set[str]()
 
     def ask(query: str) -> pl.DataFrame:
-        # A view that fails stays a view, and is not tried again: a filter of the query may leave out the file that is
-        # damaged.
-        if not failed & read_by(query):
-            try:
-                materialized.prepare(query)
-            except duckdb.Error:
-                failed.update(read_by(query))
+        # A view that fails stays a view: a filter of the query may leave out the file that is damaged.
+        with suppress(duckdb.Error):
+            materialized.prepare(query)
         return rows(connection, query)
 
     return ask

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 from dagster._check import CheckError
@@ -181,10 +180,11 @@ def databases_kept_open() -> Iterator[None]:
         # No pool: Dagster disposes of the engine behind every event, and another thread may use it then.
         return create_engine(url, poolclass=NullPool, connect_args={} if timeout is None else {"timeout": timeout})
 
-    def engine(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] = MappingProxyType({})) -> Engine:
-        if poolclass is not NullPool or set(connect_args) - {"timeout"}:
-            raise ValueError(f"Dagster opens SQLite by {poolclass} and {connect_args}, which this does not know")
-        return made(url, connect_args.get("timeout"))
+    def engine(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
+        given = connect_args or {}
+        if poolclass is not NullPool or set(given) - {"timeout"}:
+            raise ValueError(f"Dagster opens SQLite by {poolclass} and {given}, which this does not know")
+        return made(url, given.get("timeout"))
 
     def keep(connection: object, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):

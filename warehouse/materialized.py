@@ -29,13 +29,14 @@ class Materialized:
         """
         self._connection = connection
         self._views = view_sql()
+        self._failed: dict[str, duckdb.Error] = {}
         self._ready = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
 
     def prepare(self, query: str) -> None:
         """Compute what a SELECT reads.
 
         Raises:
-            duckdb.Error: a view fails; it stays a view.
+            duckdb.Error: a view fails; it stays a view, and fails the next time without being computed again.
         """
         for name in sorted(read_by(query)):
             self._compute(name)
@@ -44,13 +45,19 @@ class Materialized:
         view = self._views.get(name)
         if view is None or name in self._ready:
             return
-        for below in view.depends_on:
-            self._compute(below)
-        if _sums_up(view):
-            own, table, kept = (quoted(each) for each in (name, f"{name} table", f"{name} view"))
-            self._connection.execute(f"CREATE TABLE {table} AS FROM {own}")
-            self._connection.execute(f"ALTER VIEW {own} RENAME TO {kept}")
-            self._connection.execute(f"ALTER TABLE {table} RENAME TO {own}")
+        if name in self._failed:
+            raise self._failed[name].with_traceback(None)
+        try:
+            for below in view.depends_on:
+                self._compute(below)
+            if _sums_up(view):
+                own, table, kept = (quoted(each) for each in (name, f"{name} table", f"{name} view"))
+                self._connection.execute(f"CREATE TABLE {table} AS FROM {own}")
+                self._connection.execute(f"ALTER VIEW {own} RENAME TO {kept}")
+                self._connection.execute(f"ALTER TABLE {table} RENAME TO {own}")
+        except duckdb.Error as error:
+            self._failed[name] = error
+            raise
         self._ready.add(name)
 
 

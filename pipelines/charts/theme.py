@@ -48,12 +48,12 @@ class Chart(alt.Chart):
     """A chart whose copies share its data, mark and encoding.
 
     Layering, facets and concatenation copy each chart inside them, some sixty times in all; of a copy they replace
-    properties of its own and change the list of its parameters, nothing below.
+    properties and change nothing inside them.
     """
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Copy the chart and the list of its parameters."""
-        return self.copy(deep=["params"])
+        """Copy the chart alone."""
+        return self.copy(deep=False)
 
 
 def inline(values: list[dict[str, Any]]) -> alt.InlineData:

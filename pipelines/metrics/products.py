@@ -21,11 +21,11 @@ def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[
     """The product x Wᵀ (+ bias) of shape (*n, v), as `linear` gives it up to rounding; float32 on a CPU only.
 
     MKL, which `linear` calls, is quick with few rows on Intel alone. Milliseconds for all 210 matrices of
-    SmolLM2-135M's layers and for its head, on one Zen 4 core with others busy beside it and on one of an Emerald
+    SmolLM2-135M's layers and for its head, on one Zen core with others busy beside it and on one of an Emerald
     Rapids Xeon:
 
     rows                    1        2        3        4        8        16
-    Zen 4  linear       41+11    63+27    68+41    52+20    65+22    78+27
+    Zen    linear       41+11    63+27    68+41    52+20    65+22    78+27
            (W xᵀ)ᵀ      42+11    26+6     40+8     49+10    74+15    90+33
            oneDNN       37+9     44+11    47+12    49+12    58+15    81+19
     Xeon   linear       34+8     37+9     41+9     56+17    70+26    75+20

@@ -180,7 +180,7 @@ def _shape(matrix: Tensor) -> tuple[int, int]:
 
 
 def _kept(weight: Weight, mask: Mask) -> Weight:
-    """Return the weights with 0 outside the mask, whatever they were, and the others bit for bit.
+    """Return a copy of the weights: the same bits where the mask is set, 0 elsewhere, even of NaN and infinity.
 
     On bits, because a choice by a random mask takes the wrong branch at every other weight.
     """

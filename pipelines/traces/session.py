@@ -19,7 +19,6 @@ from pipelines.metrics.blocks import BLOCK_ROWS, Workspace
 from pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from pipelines.models.decoder import Decoder
 from pipelines.models.sublayer import Sublayer
-from pipelines.parallel import in_parallel
 from pipelines.progress import SILENT, Progress
 from pipelines.prompts import TokenizedPrompt, tokenize_prompts
 from pipelines.pruning.variant import Variant
@@ -39,6 +38,7 @@ from pipelines.traces.decoding import (
     top_rows,
 )
 from pipelines.traces.isolated import Isolation
+from pipelines.traces.parallel import in_parallel
 from pipelines.traces.states import STATE_SCHEMA, state_rows
 
 Columns = dict[str, np.ndarray]

@@ -18,12 +18,12 @@ from pipelines.metrics.divergence import TARGET_NAMES, divergence
 from pipelines.metrics.products import quick_linears
 from pipelines.models.calls import hooks, state_argument
 from pipelines.models.decoder import Decoder
-from pipelines.parallel import in_parallel
 from pipelines.progress import SILENT, Progress
 from pipelines.pruning.variant import Variant
 from pipelines.pruning.wearing import applied
 from pipelines.studies import Study
 from pipelines.texts import TokenizedText, tokenize_texts
+from pipelines.traces.parallel import in_parallel
 
 Columns = dict[str, np.ndarray[Any, Any]]
 

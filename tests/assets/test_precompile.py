@@ -1,4 +1,4 @@
-"""What is compiled beside a first run: when that is started, that it works anywhere, and that it ends."""
+"""Tests of the process that compiles beside a first run: when it starts, from which folders, and when it ends."""
 
 import os
 import subprocess

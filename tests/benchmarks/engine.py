@@ -28,10 +28,10 @@ from pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from pipelines.metrics.heads import Head
 from pipelines.models.load import load_decoder
 from pipelines.models.sources import locate
-from pipelines.parallel import in_parallel
 from pipelines.pruning.apply import prune
 from pipelines.pruning.recipes import parse_recipe
 from pipelines.studies import load_study
+from pipelines.traces.parallel import in_parallel
 from pipelines.traces.session import Session, _after, _local
 from warehouse.provenance import Provenance
 from warehouse.store import Store

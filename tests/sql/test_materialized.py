@@ -50,11 +50,13 @@ def test_a_damaged_file_fails_what_reads_it_each_time_and_nothing_else(tmp_path)
     with pytest.warns(DamagedFileWarning):
         connection = connect(tmp_path)
     with connection:
-        materialized = Materialized(connection)
+        materialized, causes = Materialized(connection), []
         for _ in range(2):
-            with pytest.raises(DamagedFileError, match="text_tokens"), damage_explained(connection):
+            with pytest.raises(DamagedFileError, match="text_tokens") as told, damage_explained(connection):
                 materialized.prepare("FROM kld_summary")
+            causes.append(told.value.__cause__)
             materialized.prepare("FROM variant_summary")
+        assert causes[0] is causes[1], "what has failed is not computed again"
         assert "kld_summary" not in tables(connection)
         assert connection.execute("FROM variant_summary").fetchall()
 

@@ -10,8 +10,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from pipelines.parallel import in_parallel
 from pipelines.pruning.masks import keep_n_of_m
+from pipelines.traces.parallel import in_parallel
 
 # Below so many updates of a weight, threads cost more than they save.
 _WORTH_A_THREAD = 2**24

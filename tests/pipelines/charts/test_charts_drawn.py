@@ -6,8 +6,10 @@ import altair as alt
 import polars as pl
 import pytest
 
+from pipelines.charts import theme
 from pipelines.charts.drawn import Drawn
 from pipelines.charts.registry import Figure
+from pipelines.charts.sizes import Specification
 
 
 class Counted:
@@ -62,3 +64,15 @@ def test_what_failed_is_drawn_anew_and_never_passes_for_all_there_is() -> None:
     with pytest.raises(ValueError, match="b"):
         pages(drawn.drawings(counted.figure))
     assert pages(drawn.drawings(counted.figure)) == ["a", "b"]
+
+
+def test_a_chart_in_several_places_is_what_altairs_own_is_and_stays_as_it_was():
+    def specifications(kind: type[alt.Chart]) -> list[Specification]:
+        chart = kind(theme.inline([{"a": 1, "b": 2, "c": "x"}])).mark_point().encode(x="a:Q", y="b:Q")
+        chosen, other = (chart.add_params(alt.selection_point(name=name)) for name in ("chosen", "other"))
+        tall, line = chart.properties(height=50), chart.mark_line()
+        together = alt.vconcat(alt.layer(line, chosen), alt.layer(line, chart), alt.hconcat(tall, other))
+        made = [together, alt.layer(line, chart).facet("c:N"), chart, chosen, other, tall, line]
+        return [each.to_dict() for each in made]
+
+    assert specifications(theme.Chart) == specifications(alt.Chart)
