@@ -51,16 +51,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 dictionary: $(READY)
-	$(BIN)/python -m warehouse.dictionary
+	$(BIN)/python -m prunescope.warehouse.catalogue.data_dictionary
 
-# The figures in pipelines/charts/gallery, from the warehouse (make demo first; tests.gallery takes several).
+# The figures in pipelines/reporting/charts/gallery, from the warehouse (make demo first; tests.gallery takes several).
 gallery: $(READY)
 	$(BIN)/python -m tests.gallery
 
 # Other people's scripts in pages: Vega as vl-convert has it, and what package.json names; needs npm.
 vendor: $(READY)
-	$(BIN)/python -c "import vl_convert; print(vl_convert.javascript_bundle(), end='')" > pipelines/charts/vendor/vega.js
-	cd pipelines/explorer/vendor && npm install --package-lock-only --ignore-scripts && npm ci --ignore-scripts && node collect.mjs && rm -rf node_modules
+	$(BIN)/python -c "import vl_convert; print(vl_convert.javascript_bundle(), end='')" > pipelines/reporting/charts/vendor/vega.js
+	cd pipelines/reporting/explorer/vendor && npm install --package-lock-only --ignore-scripts && npm ci --ignore-scripts && node collect.mjs && rm -rf node_modules
 
 bench: demo
 	$(BIN)/python -m tests.benchmarks.engine

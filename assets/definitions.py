@@ -1,36 +1,15 @@
-"""Everything that Dagster loads: assets, jobs, resources, one process a run.
+"""Everything that Dagster loads: assets, jobs, sensors, schedules and resources.
 
-`dagster dev -m assets.definitions`; `prunescope ui` does that with the right instance.
+`dagster dev -m prunescope.assets.definitions`; `prunescope ui` does that with the right instance.
 """
 
-from dagster import Definitions, in_process_executor
+from dagster import Definitions
 
-from assets.automation import OUTDATED, answers_sensor, nightly, watch_sensor
-from assets.engines import EngineResource
-from assets.figures import figure_assets
-from assets.inputs import recipe
-from assets.jobs import JOBS
-from assets.published import paper_reference
-from assets.questions import question_assets
-from assets.report import report
-from assets.resources import StudyResource, WarehouseResource
-from assets.tables import table_assets
+from prunescope.assets.automation.jobs import JOBS
+from prunescope.assets.automation.sensors import OUTDATED, answers_sensor, nightly, watch_sensor
+from prunescope.assets.defs.asset_definitions import asset_definitions
 
-_WAREHOUSE = WarehouseResource.configure_at_launch()
-
-defs = Definitions(
-    assets=[
-        recipe,
-        *table_assets(),
-        paper_reference,
-        *question_assets(),
-        *figure_assets(),
-        report,
-    ],
-    jobs=JOBS,
-    sensors=[watch_sensor, OUTDATED, answers_sensor],
-    schedules=[nightly],
-    resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},
-    # A run is little work of its own: what is heavy happens in an engine.
-    executor=in_process_executor,
+defs = Definitions.merge(
+    asset_definitions,
+    Definitions(jobs=JOBS, sensors=[watch_sensor, OUTDATED, answers_sensor], schedules=[nightly]),
 )

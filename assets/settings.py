@@ -12,8 +12,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines.errors import InputError
-from warehouse.cache import cache_folder  # noqa: F401 - the warehouse keeps something there, too
+from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.core.cache import cache_folder  # noqa: F401 - the warehouse keeps something there, too
 
 DEFAULT_WAREHOUSE = "warehouse/data"
 # Variables without which another machine reaches neither the warehouse nor the hub.
@@ -107,3 +107,8 @@ def let_waiting_threads_sleep() -> None:
 def carried_environment() -> dict[str, str]:
     """The variables that a worker on another machine needs to reach the warehouse and the hub, secrets among them."""
     return {name: value for name, value in os.environ.items() if _CARRIED.fullmatch(name)}
+
+
+def package_parent() -> Path:
+    """Return the folder from which this process imports `prunescope`, for the PYTHONPATH of another one."""
+    return Path(str(sys.modules["prunescope"].__file__)).parents[1]

@@ -1,6 +1,6 @@
 """Five of the questions with their charts, as a marimo notebook: `marimo edit sql/notebook.py`.
 
-It only asks: what a question computes stands in its SQL file, how a chart looks in `pipelines.charts`.
+It only asks: what a question computes stands in its SQL file, how a chart looks in `prunescope.pipelines.reporting.charts`.
 """
 
 import marimo
@@ -14,23 +14,23 @@ def _():
     import marimo as mo
     import polars as pl
 
-    import warehouse
-    from pipelines.charts import answers
-    from warehouse.catalogue import view_sql
-    from warehouse.headers import parse
+    import prunescope
+    from prunescope.pipelines.reporting.charts import auto_chart
+    from prunescope.warehouse.catalogue.database import view_sql
+    from prunescope.warehouse.catalogue.view_header import parse
 
-    # PRUNESCOPE_WAREHOUSE, else warehouse/data; warehouse.open("elsewhere") reads another one.
-    connection = warehouse.open()
-    return answers, connection, mo, parse, pl, view_sql
+    # PRUNESCOPE_WAREHOUSE, else warehouse/data; prunescope.open("elsewhere") reads another one.
+    connection = prunescope.open()
+    return auto_chart, connection, mo, parse, pl, view_sql
 
 
 @app.cell
-def _(answers, connection, mo, parse, view_sql):
+def _(auto_chart, connection, mo, parse, view_sql):
     def ask(name):
         """The answer as a frame, and what is shown of it: the question, how to read it, chart and rows."""
         header = parse(view_sql()[name].header)
         frame = connection.sql(f'from "{name}"').pl()
-        chart = answers.draw(name, frame, header.key, header.asks)
+        chart = auto_chart.draw(name, frame, header.key, header.asks)
         shown = mo.vstack([mo.md(f"## {header.asks}\n\n{header.how_to_read}"), chart, frame])
         return frame, shown
 

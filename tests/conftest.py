@@ -19,10 +19,10 @@ settings.load_profile("untimed")
 # computes the warehouse that most of those behind it copy; the ones before need none, so that no process waits for it.
 _LONGEST = [
     "assets/test_story.py",
-    "pipelines/traces/test_demo_float64.py",
-    "pipelines/charts/test_charts_figures.py",
-    "pipelines/explorer/test_browser.py",
-    "pipelines/explorer/test_documents.py",
+    "pipelines/evaluation/traces/test_demo_float64.py",
+    "pipelines/reporting/charts/test_charts_figures.py",
+    "pipelines/reporting/explorer/test_browser.py",
+    "pipelines/reporting/explorer/test_documents.py",
     *(
         f"assets/test_{name}.py"
         for name in (

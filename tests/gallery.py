@@ -1,7 +1,7 @@
 """Makes the gallery of figures anew: `make gallery`, from the warehouse that the command line would read.
 
 `python -m tests.gallery [FIGURE,FIGURE=]WAREHOUSE ...` draws each figure from the first of several that has its data;
-one behind figures is asked for these alone. It writes `pipelines/charts/gallery/NAME.png`, the first chart of every
+one behind figures is asked for these alone. It writes `pipelines/reporting/charts/gallery/NAME.png`, the first chart of every
 figure that has data, and the page with titles and captions. Look at the pictures before you commit them. The kept ones:
 `speed,temperature,calibration,flip_matrix=` the warehouse of `variations`, `pareto,drops=` of `paper-small`, then those
 of `demo` and `paper-small`.
@@ -16,13 +16,13 @@ import polars as pl
 import vl_convert
 from PIL import Image
 
-from assets import settings
-from pipelines.charts.registry import FIGURES, Figure
-from pipelines.charts.sizes import Specification
-from warehouse.catalogue import connect
-from warehouse.formats import markdown_escaped
+from prunescope.assets import settings
+from prunescope.pipelines.reporting.charts.publication_size import Specification
+from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
+from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.core.formats import markdown_escaped
 
-FOLDER = Path(__file__).parents[1] / "pipelines" / "charts" / "gallery"
+FOLDER = Path(__file__).parents[1] / "pipelines" / "reporting" / "charts" / "gallery"
 PAGE = FOLDER / "README.md"
 
 
@@ -33,7 +33,7 @@ def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
         "Made by `make gallery`; each picture is the first chart of its figure. `prunescope figure NAME -o FILE` draws "
         "one from your warehouse (`--columns 1` or `2` for a paper, `--dark` for a screen, `--recipe`, `--model`, "
         "`--prompt` to choose), `prunescope export DIR` writes all. In a notebook, "
-        "`from pipelines.charts.registry import FIGURES`, then `FIGURES[name].draw(frame)` with the rows of "
+        "`from prunescope.pipelines.reporting.charts.registry import FIGURES`, then `FIGURES[name].draw(frame)` with the rows of "
         "`FIGURES[name].query`.",
     ]
     for name, figure in drawn.items():

@@ -1,7 +1,7 @@
 """Pictures of the running interface for the README: `python -m tests.screenshots WAREHOUSE`, with Chromium installed.
 
 It starts `prunescope ui` on a copy of a warehouse in which `demo` was computed, opens pages as a person would, drops a
-model, changes a parameter, and writes `assets/screenshots/*.png`.
+model, changes a parameter, and writes `assets/interface/screenshots/*.png`.
 """
 
 import fcntl
@@ -22,12 +22,12 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from assets.conditions import published_recipes
-from assets.instance import opened
+from prunescope.assets.defs.automation_conditions import published_recipes
+from prunescope.assets.instance.instance import opened
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import ROOT, SERVER, prunescope
 from tests.tiny_models import save_tiny
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 FOLDER = ROOT / "assets" / "screenshots"
 WIDTH, PATIENCE = 1400, 600.0

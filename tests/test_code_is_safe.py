@@ -17,7 +17,7 @@ FORBIDDEN = {
 # With any other value than False.
 SWITCHES = {"shell", "trust_remote_code", "allow_pickle"}
 # The script that shuts a model's programs in: it runs them, and exchanges plain values between its own two processes.
-JAIL = "pipelines/tasks/jail.py"
+JAIL = "pipelines/evaluation/tasks/sandbox.py"
 
 
 def dangers(source: str) -> set[str]:

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = ("warehouse/data", "tests", "pipelines/charts/gallery", "assets/deploy", "assets/screenshots")
+LEFT_OUT = (
+    "warehouse/data",
+    "tests",
+    "pipelines/reporting/charts/gallery",
+    "assets/instance/deploy",
+    "assets/interface/screenshots",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +36,11 @@ def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_setting
         ("pipelines/studies", "*.yaml"),
         ("pipelines/corpora", "*"),
         ("pipelines/published", "*.yaml"),
-        ("pipelines/explorer", "*.j2"),
-        ("pipelines/explorer/static", "*"),
-        ("pipelines/charts/vendor", "*"),
-        ("pipelines/explorer/vendor", "*.js"),
-        ("pipelines/explorer/vendor", "LICENSES.txt"),
+        ("pipelines/reporting/explorer", "*.j2"),
+        ("pipelines/reporting/explorer/static", "*"),
+        ("pipelines/reporting/charts/vendor", "*"),
+        ("pipelines/reporting/explorer/vendor", "*.js"),
+        ("pipelines/reporting/explorer/vendor", "LICENSES.txt"),
     ):
         own = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob(pattern) if file.is_file()}
         assert own
@@ -49,7 +55,7 @@ def test_the_command_works_from_an_empty_folder(installed: Path, tmp_path: Path)
 
     def asked(*arguments: str) -> str:
         # -P and PYTHONPATH: the unpacked wheel is found before the checkout's editable install.
-        code = "import sys, assets; from assets.cli import main; print(assets.__file__, file=sys.stderr); main()"
+        code = "import sys, assets; from prunescope.assets.cli import main; print(assets.__file__, file=sys.stderr); main()"
         run = subprocess.run(
             [sys.executable, "-c", code, *arguments],
             cwd=tmp_path,

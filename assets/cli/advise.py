@@ -1,6 +1,6 @@
 """`prunescope advise`: the cheap probes of a model, and which recipes it bears by what they say.
 
-Probes run as `prunescope run` runs them, predictions are the view loss_predictions, verdicts `pipelines.advice`.
+Probes run as `prunescope run` runs them, predictions are the view loss_predictions, verdicts `prunescope.pipelines.reporting.advice`.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assets import settings
-from assets.cli import completion
-from assets.cli.options import Debug, Format, Output, Warehouse, root
-from assets.cli.output import chosen_format, emit, say
-from assets.cli.progress import Bars
-from assets.cli.study import Recipes, Replace, end, request_of
-from pipelines.errors import InputError
+from prunescope.assets import settings
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, root
+from prunescope.assets.cli.output import chosen_format, emit, say
+from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.study import Recipes, Replace, end, request_of
+from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from assets.plan import Request
-    from pipelines.studies import Study
-    from warehouse.places import Place
-    from warehouse.store import Store
+    from prunescope.assets.planning.work_plan import Request
+    from prunescope.pipelines.studies import Study
+    from prunescope.warehouse.storage.location import Place
+    from prunescope.warehouse.storage.partition_store import Store
 
 STUDY = "advise"
 
@@ -79,10 +79,10 @@ def advise(
     - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
     - `prunescope advise smollm2-135m-instruct --study paper-small`
     """
-    from assets.fingerprints import PROBE_TABLES
-    from assets.run import run_study
-    from pipelines.advice import advise as judge
-    from warehouse.store import Store
+    from prunescope.assets.planning.fingerprints import PROBE_TABLES
+    from prunescope.assets.runs.study_run import run_study
+    from prunescope.pipelines.reporting.advice import advise as judge
+    from prunescope.warehouse.storage.partition_store import Store
 
     shown = chosen_format(format_, output)
     place = root(context)
@@ -114,9 +114,9 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
     Raises:
         InputError: that study is in a file of the user's, which has to be named, or has no prompts to probe with.
     """
-    from pipelines.advice import LEAST_QUESTIONS
-    from pipelines.studies import load_study, study_names
-    from warehouse.tables import TABLES
+    from prunescope.pipelines.reporting.advice import LEAST_QUESTIONS
+    from prunescope.pipelines.studies import load_study, study_names
+    from prunescope.warehouse.tables import TABLES
 
     [spec] = load_study(STUDY).replaced([model], []).models
     made = store.provenance(TABLES["models"], spec.name, None)
@@ -144,7 +144,7 @@ def _rows(view: str, study: "Study", place: "Place") -> "pl.DataFrame":
     """What the view says of the model's pruned variants."""
     import polars as pl
 
-    from warehouse.catalogue import connect
+    from prunescope.warehouse.catalogue.database import connect
 
     recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
     with connect(place) as connection:

@@ -1,6 +1,6 @@
 """`prunescope checkpoint` and `prunescope prune`: a pruned model as a Hugging Face folder.
 
-What is written and how it is proved is `pipelines.checkpoints`.
+What is written and how it is proved is `prunescope.pipelines.pruning.checkpoints`.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assets import settings
-from assets.cli import completion
-from assets.cli.options import Debug, Warehouse, root, variant_names
-from assets.cli.output import say
-from assets.cli.progress import Bars
-from pipelines.errors import InputError
-from pipelines.pruning import defaults
-from warehouse.errors import DamagedFileError
-from warehouse.quoting import literal
+from prunescope.assets import settings
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.options import Debug, Warehouse, root, variant_names
+from prunescope.assets.cli.output import say
+from prunescope.assets.cli.progress_bars import Bars
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.recipes import calibration_defaults
+from prunescope.warehouse.core.errors import DamagedFileError
+from prunescope.warehouse.core.quoting import literal
 
 if TYPE_CHECKING:
-    from pipelines.checkpoints.export import Exported
-    from pipelines.pruning.recipes.calibration import CalibrationSpec
-    from warehouse.places import Place
+    from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
+    from prunescope.pipelines.recipes.calibration import CalibrationSpec
+    from prunescope.warehouse.storage.location import Place
 
 # Columns of the views, and how the model card calls them.
 _ON_PROMPTS = {
@@ -87,11 +87,11 @@ def checkpoint(
     - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
     """
-    from pipelines.checkpoints.places import check_place
-    from pipelines.models.sources import identify, locate
-    from warehouse.names import path_safe
-    from warehouse.store import Store
-    from warehouse.tables import TABLES
+    from prunescope.pipelines.models.sources import identify, locate
+    from prunescope.pipelines.pruning.checkpoints.output_directory import check_place
+    from prunescope.warehouse.storage.partition_store import Store
+    from prunescope.warehouse.storage.path_names import path_safe
+    from prunescope.warehouse.tables import TABLES
 
     check_place(folder)
     limits = _limits(memory)
@@ -113,10 +113,10 @@ def checkpoint(
             raise InputError(
                 f"{source}: these are not the weights that {variant} was made from; give them with --model-source"
             )
-        from pipelines.checkpoints.card import About
-        from pipelines.checkpoints.export import export
-        from pipelines.models.load import load_decoder
-        from pipelines.pruning.variant import load_variant
+        from prunescope.pipelines.models.load import load_decoder
+        from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+        from prunescope.pipelines.pruning.checkpoints.model_card import About
+        from prunescope.pipelines.pruning.variant import load_variant
 
         file = f"_variants/{path_safe(model)}/{path_safe(name)}/{made.fingerprint[:16]}.safetensors"
         pruned = load_variant(store.local_file(file, settings.cache_folder()), weight_hash)
@@ -158,19 +158,21 @@ def prune(
             metavar="SOURCE",
             help="`embedded`, `c4`, `wikitext2`, a text, JSON or JSONL file, or `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`.",
         ),
-    ] = defaults.SOURCE,
-    sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = defaults.SEQUENCES,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = defaults.LENGTH,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="With which they are drawn.")] = defaults.SEED,
+    ] = calibration_defaults.SOURCE,
+    sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = calibration_defaults.SEQUENCES,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = calibration_defaults.LENGTH,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="With which they are drawn.")
+    ] = calibration_defaults.SEED,
     documents: Annotated[
         str, typer.Option(help="Draw from all documents `joined`, or each sequence from a `single` one.")
-    ] = defaults.DOCUMENTS,
+    ] = calibration_defaults.DOCUMENTS,
     template: Annotated[
         bool, typer.Option("--template", help="Put each document into the model's chat template.")
-    ] = defaults.TEMPLATE,
+    ] = calibration_defaults.TEMPLATE,
     calibration_dtype: Annotated[
         str, typer.Option(help="model, float32 or bfloat16: in which calibration tokens pass the layers.")
-    ] = defaults.DTYPE,
+    ] = calibration_defaults.DTYPE,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: in which the model runs.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory: Memory = None,
@@ -186,10 +188,10 @@ def prune(
     - `prunescope prune ./my-model -r wanda-2of4 -o ./my-model-2of4`
     - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
     """
-    from pipelines.checkpoints.places import check_place, refusals_told, unfinished_beside
-    from pipelines.models.sources import identify, locate
-    from pipelines.pruning.recipes import parse_recipe
-    from pipelines.studies.limits import DEVICE
+    from prunescope.pipelines.models.sources import identify, locate
+    from prunescope.pipelines.pruning.checkpoints.output_directory import check_place, refusals_told, unfinished_beside
+    from prunescope.pipelines.recipes import parse_recipe
+    from prunescope.pipelines.studies.memory_limits import DEVICE
 
     check_place(output)
     parsed = parse_recipe(recipe)
@@ -216,13 +218,13 @@ def prune(
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
         identity = identify(place, cache)
-        from pipelines.calibration import calibrate, calibration_tokens, require_context
-        from pipelines.calibration import calibration_dtype as passing_dtype
-        from pipelines.checkpoints.card import About, public_source
-        from pipelines.checkpoints.export import export
-        from pipelines.models.load import load_decoder
-        from pipelines.pruning import apply
-        from pipelines.pruning.statistics import Unfinished
+        from prunescope.pipelines.models.load import load_decoder
+        from prunescope.pipelines.pruning import apply
+        from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens, require_context
+        from prunescope.pipelines.pruning.calibration.statistics import calibration_dtype as passing_dtype
+        from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+        from prunescope.pipelines.pruning.checkpoints.model_card import About, public_source
+        from prunescope.pipelines.pruning.pruning_inputs import Unfinished
 
         decoder = load_decoder(place, dtype, device, limits)
         if parsed.is_calibrated:
@@ -256,7 +258,7 @@ def _calibration(**options: object) -> "CalibrationSpec":
     """The calibration that some options ask for, by the keys that a study has for them."""
     from pydantic import ValidationError
 
-    from pipelines.pruning.recipes.calibration import CalibrationSpec
+    from prunescope.pipelines.recipes.calibration import CalibrationSpec
 
     try:
         return CalibrationSpec.model_validate(options)
@@ -268,7 +270,7 @@ def _calibration(**options: object) -> "CalibrationSpec":
 
 
 def _limits(memory: list[str] | None) -> dict[str, int] | None:
-    from pipelines.studies.limits import parse_limits
+    from prunescope.pipelines.studies.memory_limits import parse_limits
 
     try:
         return parse_limits(memory or [])
@@ -278,7 +280,7 @@ def _limits(memory: list[str] | None) -> dict[str, int] | None:
 
 def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
     """What the warehouse has measured of a variant; what was not measured has no row."""
-    from warehouse.catalogue import connect
+    from prunescope.warehouse.catalogue.database import connect
 
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
     with connect(place) as connection:
@@ -292,7 +294,7 @@ def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
     return [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
 
 
-def _tell(done: "Exported") -> None:
+def _tell(done: "CheckpointResult") -> None:
     for note in done.notes:
         say(note)
     say(f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; {done.proof}")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import typer
 
-from assets import settings
-from assets.cli.options import Globals
-from pipelines.errors import InputError
+from prunescope.assets import settings
+from prunescope.assets.cli.options import Globals
+from prunescope.pipelines.core.errors import InputError
 
 _ROOT = Path(__file__).parents[2]
-_RECIPES = "pipelines/pruning/recipes"
+_RECIPES = "pipelines/recipes"
 Words = Callable[[typer.Context, str], list[str]]
 
 
@@ -97,7 +97,7 @@ def _methods(_: typer.Context) -> Iterator[str]:
 
 
 def _figures(_: typer.Context) -> Iterator[str]:
-    for node in _nodes("pipelines/charts/registry.py"):
+    for node in _nodes("pipelines/reporting/charts/registry.py"):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_figure":
             yield ast.literal_eval(node.args[0])
 
@@ -116,7 +116,7 @@ def _questions(_: typer.Context) -> list[str]:
 
 def _partitions(context: typer.Context, pattern: str) -> list[list[str]]:
     """List the names in the paths of a warehouse's partitions; none of one on an object store."""
-    from warehouse.names import original
+    from prunescope.warehouse.storage.path_names import original
 
     try:
         folder = Path(settings.warehouse_root(context.ensure_object(Globals).warehouse))

@@ -15,12 +15,24 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
-from assets import settings
-from assets.cli import advise, charts, checkpoint, completion, keeping, paper, query, serve, service, study, watch
-from assets.cli.options import Debug, Globals, Warehouse
-from assets.cli.output import say
-from pipelines.errors import ComputationError, InputError
-from warehouse.errors import CatalogueError, DamagedFileError, DamagedFileWarning, WarehouseError
+from prunescope.assets import settings
+from prunescope.assets.cli import (
+    advise,
+    checkpoint,
+    completion,
+    figures,
+    host,
+    maintenance,
+    publication,
+    querying,
+    serve,
+    study,
+    watch,
+)
+from prunescope.assets.cli.options import Debug, Globals, Warehouse
+from prunescope.assets.cli.output import say
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning, WarehouseError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -63,13 +75,13 @@ def prunescope(
 study.register(app)
 watch.register(app)
 advise.register(app)
-query.register(app)
-charts.register(app)
-paper.register(app)
+querying.register(app)
+figures.register(app)
+publication.register(app)
 checkpoint.register(app)
-keeping.register(app)
+maintenance.register(app)
 serve.register(app)
-service.register(app)
+host.register(app)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from assets.cli import completion
+from prunescope.assets.cli import completion
 
 OnlyModels = Annotated[
     list[str] | None,

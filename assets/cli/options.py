@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assets import settings
-from assets.cli.output import say
-from pipelines.errors import InputError
-from warehouse.limits import GIBIBYTES
+from prunescope.assets import settings
+from prunescope.assets.cli.output import say
+from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.core.limits import GIBIBYTES
 
 if TYPE_CHECKING:
-    from warehouse.places import Place
+    from prunescope.warehouse.storage.location import Place
 
 
 @dataclass
@@ -68,7 +68,7 @@ def root(context: typer.Context) -> "Place":
         InputError: there is a file where it should be.
         WarehouseError: it is a URL that cannot hold one, or cannot be reached.
     """
-    from warehouse.store import Store
+    from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse))
     place = store.root
@@ -100,7 +100,7 @@ def writable(context: typer.Context) -> "Place":
         InputError: as `root`.
         WarehouseError: as `root`, or the folder cannot be made.
     """
-    from warehouse.atomic import refusals_explained
+    from prunescope.warehouse.storage.atomic_write import refusals_explained
 
     place = root(context)
     if isinstance(place, Path):

@@ -1,6 +1,6 @@
 """Where rows and messages go: data to standard output or a file, all else to standard error.
 
-How rows become text is `warehouse.formats`.
+How rows become text is `prunescope.warehouse.core.formats`.
 """
 
 import sys
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipelines.errors import InputError
-from warehouse.errors import WarehouseError
-from warehouse.quoting import visible
+from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.core.quoting import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
         InputError: there is no such format, the file's name says none or another one, or Parquet would go to a
             terminal.
     """
-    from warehouse.formats import FORMATS
+    from prunescope.warehouse.core.formats import FORMATS
 
     suffix = output.suffix.lower() if output else ""
     if format_ is None and suffix not in _SUFFIXES:
@@ -73,7 +73,7 @@ def emit(rows: "pa.Table", format_: str | None = None, output: Path | None = Non
     Raises:
         InputError: the format or the place is wrong; nothing was written.
     """
-    from warehouse.formats import render
+    from prunescope.warehouse.core.formats import render
 
     chosen = chosen_format(format_, output)
     width = Console().width if sys.stdout.isatty() and output is None else _WIDTH
@@ -93,7 +93,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         InputError: the system refused.
     """
-    from warehouse.atomic import write_atomically
+    from prunescope.warehouse.storage.atomic_write import write_atomically
 
     try:
         write_atomically(path.expanduser().absolute(), lambda temporary: _write(temporary, content))

@@ -1,6 +1,6 @@
 """`prunescope serve`, and the report in a terminal: the explorer over the warehouse as it is now.
 
-What it shows is the business of `pipelines.explorer`.
+What it shows is the business of `prunescope.pipelines.reporting.explorer`.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from assets import settings
-from assets.cli import completion
-from assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
-from assets.cli.output import say
-from pipelines.errors import InputError
-from warehouse.limits import GIBIBYTES, SECONDS
+from prunescope.assets import settings
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
+from prunescope.assets.cli.output import say
+from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 
 if TYPE_CHECKING:
-    from warehouse.places import Place
+    from prunescope.warehouse.storage.location import Place
 
 _HERE = "127.0.0.1"
 _INTERRUPTED = 130
@@ -59,8 +59,8 @@ def serve(
     - `prunescope serve`
     - `prunescope serve demo --port 8000`
     """
-    from assets.live import Shown
-    from assets.serve import application, server
+    from prunescope.assets.publishing.live_study import Shown
+    from prunescope.assets.publishing.server import application, server
 
     names = _names(host)
     root = existing(context)
@@ -135,8 +135,8 @@ def show_report(
     Raises:
         InputError: one of them is not there, or one is missing.
     """
-    from assets.live import Live, studies
-    from pipelines.explorer import terminal, terminal_tokens
+    from prunescope.assets.cli import terminal, terminal_tokens
+    from prunescope.assets.publishing.live_study import Live, studies
 
     for value, option, other, needed in (
         (prompt, "--prompt", variant, "--variant"),

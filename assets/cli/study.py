@@ -1,6 +1,6 @@
 """`prunescope run` and `prunescope plan`: bring the warehouse up to date with a study, or say what that would cost.
 
-The work itself is `assets.run`, the estimate `assets.dryrun`.
+The work itself is `prunescope.assets.runs.study_run`, the estimate `prunescope.assets.runs.estimate`.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assets import settings
-from assets.cli import completion
-from assets.cli.options import (
+from prunescope.assets import settings
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.options import (
     Debug,
     Format,
     Globals,
@@ -24,18 +24,18 @@ from assets.cli.options import (
     absolute_study,
     root,
 )
-from assets.cli.output import chosen_format, emit, say
-from assets.cli.progress import Bars
-from assets.ray_place import RayPlace
-from pipelines.errors import InputError
-from warehouse.errors import CatalogueError, DamagedFileError, WarehouseError
-from warehouse.quoting import literal
+from prunescope.assets.cli.output import chosen_format, emit, say
+from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.execution.ray.config import RayPlace
+from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
+from prunescope.warehouse.core.quoting import literal
 
 if TYPE_CHECKING:
-    from assets.plan import Request
-    from assets.run import Failure, Outcome
-    from warehouse.places import Place
-    from warehouse.store import Store
+    from prunescope.assets.planning.work_plan import Request
+    from prunescope.assets.runs.outcome import Failure, Outcome
+    from prunescope.warehouse.storage.location import Place
+    from prunescope.warehouse.storage.partition_store import Store
 
 FAILED, WRONG_INPUT = 1, 2
 
@@ -142,8 +142,8 @@ def run(
     - `prunescope run my-study.yaml --warehouse /data/prunescope`
     - `prunescope run my-study.yaml --ray auto --warehouse s3://bucket/prunescope`
     """
-    from assets.run import Failure
-    from warehouse.store import Store
+    from prunescope.assets.runs.outcome import Failure
+    from prunescope.warehouse.storage.partition_store import Store
 
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task are of workers on a cluster; name it with --ray")
@@ -197,18 +197,18 @@ def plan(
     chosen_format(format_, output)
     place = root(context)
     with Bars() as bars:
-        from warehouse.store import Store
+        from prunescope.warehouse.storage.partition_store import Store
 
         store = Store(place)
         chosen = _with_added(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
         if workers is None:
-            from assets import dryrun
+            from prunescope.assets.runs import estimate
 
-            found = dryrun.estimate(chosen, store, settings.cache_folder(), bars, replace=replace)
-            sections, rows = dryrun.SECTIONS, dryrun.table(found)
-            told = [line for each in found for line in dryrun.verdict(each)]
+            found = estimate.estimate(chosen, store, settings.cache_folder(), bars, replace=replace)
+            sections, rows = estimate.SECTIONS, estimate.table(found)
+            told = [line for each in found for line in estimate.verdict(each)]
         else:
-            from assets import scaling
+            from prunescope.assets.runs import scaling
 
             scale = scaling.scale(chosen, store, settings.cache_folder(), bars, workers)
             sections, rows, told = scaling.SECTIONS, scaling.table(scale, chosen), [(scaling.verdict(scale), False)]
@@ -226,8 +226,8 @@ def plan(
 
 def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> "Request":
     """The request with absolute paths: the UI may execute it again from another folder."""
-    from assets.plan import Request
-    from pipelines.studies import load_study
+    from prunescope.assets.planning.work_plan import Request
+    from prunescope.pipelines.studies import load_study
 
     known = {model.name for model in load_study(study).models}
     named = tuple(model if model in known else absolute_model(model) for model in models)
@@ -248,7 +248,7 @@ def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
 
 def _computed(request: "Request", place: "Place", cluster: RayPlace | None, *, replace: bool) -> "Sequence[Failure]":
     """Runs one study and shows its findings; gives what failed."""
-    from assets.run import run_study
+    from prunescope.assets.runs.study_run import run_study
 
     _tell_of_code(request)
     with Bars() as bars:
@@ -263,7 +263,7 @@ def _watched(
     store: "Store", models: list[str] | None, recipes: list[str] | None, allow_code_execution: bool
 ) -> "list[Request]":
     """The requests of all watched studies."""
-    from assets.watch import look
+    from prunescope.assets.watching.watch_list import look
 
     if models or recipes:
         raise InputError("--model and --recipe stand in place of those of a study; name it, such as `run demo`")
@@ -277,7 +277,7 @@ def _watched(
 
 def _with_added(store: "Store", request: "Request") -> "Request":
     """The request with the models that a watched study has beside its own; models that were named stand alone."""
-    from assets.watch import look, read_list
+    from prunescope.assets.watching.watch_list import look, read_list
 
     if request.models or request.study not in read_list(store).studies:
         return request
@@ -287,7 +287,7 @@ def _with_added(store: "Store", request: "Request") -> "Request":
 
 def _tell_of_code(request: "Request") -> None:
     """Says which answers will not be judged."""
-    from pipelines.tasks.definition import runs_code
+    from prunescope.pipelines.evaluation.tasks.definition import runs_code
 
     unjudged = [task.name for task in request.load().tasks if runs_code(task)]
     if unjudged and not request.allow_code_execution:
@@ -297,8 +297,8 @@ def _tell_of_code(request: "Request") -> None:
 
 def _show(outcome: "Outcome", place: "Place") -> None:
     """Findings to standard output, the report's place to standard error."""
-    from assets.plan import report_file
-    from warehouse.catalogue import connected
+    from prunescope.assets.planning.work_plan import report_file
+    from prunescope.warehouse.catalogue.database import connected
 
     models = ", ".join(literal(model.name) for model in outcome.study.models)
     recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)

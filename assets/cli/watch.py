@@ -1,6 +1,6 @@
 """`prunescope watch`, `add-model` and `remove-model`: what the warehouse keeps current unasked.
 
-What is kept stands in `assets.watch`; who starts the runs is `assets.automation`, while `prunescope ui` runs.
+What is kept stands in `prunescope.assets.watching.watch_list`; who starts the runs is `prunescope.assets.automation.sensors`, while `prunescope ui` runs.
 """
 
 # ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
@@ -11,18 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assets import settings
-from assets.cli import completion
-from assets.cli.options import Debug, Format, Output, Warehouse, absolute_model, absolute_study, root, writable
-from assets.cli.output import chosen_format, emit, say
-from assets.cli.progress import Bars
-from pipelines.errors import InputError
+from prunescope.assets import settings
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.options import (
+    Debug,
+    Format,
+    Output,
+    Warehouse,
+    absolute_model,
+    absolute_study,
+    root,
+    writable,
+)
+from prunescope.assets.cli.output import chosen_format, emit, say
+from prunescope.assets.cli.progress_bars import Bars
+from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
-    from assets.backlog import Backlog
-    from assets.watch import Added, Watch
-    from pipelines.studies import Study
-    from warehouse.store import Store
+    from prunescope.assets.watching.backlog import Backlog
+    from prunescope.assets.watching.watch_list import Added, Watch
+    from prunescope.pipelines.studies import Study
+    from prunescope.warehouse.storage.partition_store import Store
 
 _NEXT = "`prunescope ui` computes what is missing, now and whenever something changes; `prunescope run` does it once"
 _MEND = "give the recipes other names, use another --warehouse, or `prunescope run STUDY --replace`"
@@ -67,9 +76,9 @@ def watch(
     """
     import pyarrow as pa
 
-    from assets.backlog import Surveyor
-    from assets.watch import make_models_folder
-    from warehouse.store import Store
+    from prunescope.assets.watching.backlog import Surveyor
+    from prunescope.assets.watching.watch_list import make_models_folder
+    from prunescope.warehouse.storage.partition_store import Store
 
     chosen_format(format_, output)
     store = Store((writable if studies or stop else root)(context))
@@ -126,9 +135,9 @@ def add_model(
     - `prunescope add-model ./my-model`
     - `prunescope add-model org/name --name mine --study my-study.yaml`
     """
-    from assets.watch import DEFAULT, WatchList, changed
-    from pipelines.studies import load_study, model_name
-    from warehouse.store import Store
+    from prunescope.assets.watching.watch_list import DEFAULT, WatchList, changed
+    from prunescope.pipelines.studies import load_study, model_name
+    from prunescope.warehouse.storage.partition_store import Store
 
     store, source = Store(writable(context)), absolute_model(model)
     called = name or model_name(source)
@@ -164,8 +173,8 @@ def remove_model(
 
     For example: `prunescope remove-model my-model`
     """
-    from assets.watch import changed, look
-    from warehouse.store import Store
+    from prunescope.assets.watching.watch_list import changed, look
+    from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(writable(context))
     with changed(store) as versions:
@@ -180,8 +189,8 @@ def remove_model(
 def _added(name: str, source: str, study: str) -> "Added":
     from pydantic import ValidationError
 
-    from assets.watch import Added
-    from pipelines.validation import first_problem
+    from prunescope.assets.watching.watch_list import Added
+    from prunescope.pipelines.core.validation_errors import first_problem
 
     try:
         return Added(name=name, source=source, study=study)
@@ -190,8 +199,8 @@ def _added(name: str, source: str, study: str) -> "Added":
 
 
 def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> None:
-    from assets.watch import WatchList, changed
-    from pipelines.studies import load_study
+    from prunescope.assets.watching.watch_list import WatchList, changed
+    from prunescope.pipelines.studies import load_study
 
     with changed(store) as versions:
         listed, names = versions[-1], dict[str, str]()
@@ -215,7 +224,7 @@ def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> Non
 
 def _name_of(study: str) -> str:
     """The name of a study of the list, whose file may be broken or gone by now."""
-    from pipelines.studies import load_study
+    from prunescope.pipelines.studies import load_study
 
     try:
         return load_study(study).name
@@ -229,10 +238,10 @@ def _refuse_what_cannot_work(added: "Added", studies: "list[Study]", *, is_alone
         if not is_alone and added.name in {model.name for model in study.models}:
             raise InputError(f"study {study.name} has a model {added.name!r} of its own; give another --name")
     with Bars() as bars:
-        from pipelines.models.known import require_whole
-        from pipelines.models.outline import load_outline
-        from pipelines.models.sources import locate_outline
-        from pipelines.preflight import check_outline
+        from prunescope.pipelines.models.cached_identity import require_whole
+        from prunescope.pipelines.models.meta_model import load_outline
+        from prunescope.pipelines.models.sources import locate_outline
+        from prunescope.pipelines.planning.preflight import check_outline
 
         place, _ = locate_outline(added.source, settings.cache_folder(), bars)
         if Path(added.source).exists():
@@ -243,7 +252,7 @@ def _refuse_what_cannot_work(added: "Added", studies: "list[Study]", *, is_alone
 
 
 def _why_it_stays(name: str, watch: "Watch", store: "Store") -> str:
-    from assets.watch import models_folder, read_list
+    from prunescope.assets.watching.watch_list import models_folder, read_list
 
     origins = {each.origins[name]: each for each in watch.studies if name in each.origins}
     if "folder" in origins:
@@ -274,7 +283,7 @@ def _rows(backlog: "Backlog") -> list[dict[str, object]]:
 
 
 def _tell(watch: "Watch", store: "Store") -> None:
-    from assets.watch import DEFAULT, models_folder, read_list
+    from prunescope.assets.watching.watch_list import DEFAULT, models_folder, read_list
 
     for reason in watch.refused.values():
         say(f"not watched: {reason}", "yellow")

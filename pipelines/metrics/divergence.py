@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.errors import ComputationError
-from pipelines.metrics.blocks import Block, Workspace, block_sizes
-from pipelines.metrics.heads import Head
-from pipelines.metrics.spaces import space_metrics
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, block_sizes
+from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 Columns = dict[str, NDArray[np.generic]]
 

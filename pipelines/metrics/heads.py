@@ -1,6 +1,6 @@
 """How logits come from a state: the LM head and the final norm in front of it, as formulas.
 
-Which modules of a model these are is found in `pipelines.models`.
+Which modules of a model these are is found in `prunescope.pipelines.models`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipelines.errors import InputError
-from pipelines.metrics.products import product
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.metrics.cpu_matmul import product
 
 _PROBE_ROWS = 5
 # Sizes of states at which the usual eps, 1e-5 to 1e-12, shows; and one far below any.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.heads import Head
 
 
 def norm_reference(h: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n d"]:

@@ -1,6 +1,6 @@
 """A loaded decoder whose parts were found by structure and proved by running it, not by its architecture's name.
 
-Loading and finding only; what is measured on it lives in `pipelines.traces`, what changes it in `pipelines.pruning`.
+Loading and finding only; what is measured on it lives in `prunescope.pipelines.evaluation.traces`, what changes it in `prunescope.pipelines.pruning`.
 """
 
 import inspect
@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from pipelines.errors import InputError
-from pipelines.metrics.heads import Head
-from pipelines.models.calls import without_cache
-from pipelines.models.matrices import Matrix
-from pipelines.models.output import Output
-from pipelines.models.skipping import Skips
-from pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.models.lm_head import Output
+from prunescope.pipelines.models.module_calls import without_cache
+from prunescope.pipelines.models.skipping import Skips
+from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.models.weight_matrices import Matrix
 
 
 class TokenCache(DynamicCache):

@@ -8,9 +8,9 @@ from typing import Any, cast
 import polars as pl
 from torch import nn
 
-from pipelines.models.decoder import Decoder
-from pipelines.models.sources import ModelIdentity
-from pipelines.models.sublayer import Part, has_matrix
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.sources import ModelIdentity
+from prunescope.pipelines.models.sublayer import Part, has_matrix
 
 
 def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity) -> pl.DataFrame:

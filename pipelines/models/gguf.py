@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from pipelines.errors import InputError
-from pipelines.models.headers import check_gguf
-from pipelines.progress import SILENT, Progress
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.models.file_validation import check_gguf
 
 _CONVERTING = Lock()  # `_read_once` changes the library for the whole process
 

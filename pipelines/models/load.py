@@ -10,14 +10,14 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from pipelines.errors import InputError
-from pipelines.machine import available_bytes, chosen_device
-from pipelines.models.decoder import Decoder
-from pipelines.models.outline import auto_class
-from pipelines.models.placement import Placement
-from pipelines.models.sources import count_weights
-from pipelines.models.structure import discover
-from pipelines.models.turns import settled
+from prunescope.pipelines.core.device import available_bytes, chosen_device
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.device_map import Placement
+from prunescope.pipelines.models.meta_model import auto_class
+from prunescope.pipelines.models.model_discovery import discover
+from prunescope.pipelines.models.sources import count_weights
+from prunescope.pipelines.models.weight_offload import settled
 
 # Share of the free memory of several GPUs that weights may fill; the rest is for what they compute.
 _FILLED = 0.9

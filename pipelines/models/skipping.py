@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
-from pipelines.models.calls import hooks, other_forward, stream_of
-from pipelines.models.probe import Recorder, same_memory
-from pipelines.models.sublayer import Part, Sublayer, has_matrix, without_residual
+from prunescope.pipelines.models.forward_probe import Recorder, same_memory
+from prunescope.pipelines.models.module_calls import hooks, other_forward, stream_of
+from prunescope.pipelines.models.sublayer import Part, Sublayer, has_matrix, without_residual
 
 
 @dataclass(frozen=True)

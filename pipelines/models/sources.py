@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.headers import check_safetensors, read_description, require_size
-from pipelines.progress import SILENT, Progress
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.models.file_validation import check_safetensors, read_description, require_size
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = (
@@ -343,7 +343,9 @@ def _converted(sha256: str, cache: Path, progress: Progress, find: Callable[[], 
     if folder.exists():
         return folder
     file = find()
-    from pipelines.models.gguf import convert_gguf  # torch and transformers only when something is to convert
+    from prunescope.pipelines.models.gguf import (
+        convert_gguf,  # torch and transformers only when something is to convert
+    )
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".convert-"))

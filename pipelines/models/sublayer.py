@@ -14,9 +14,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
-from pipelines.models.calls import Arguments, first_tensor, hooks, other_forward, stream_of, with_cache, with_first
-from pipelines.models.matrices import Matrix
-from pipelines.models.turns import present
+from prunescope.pipelines.models.module_calls import (
+    Arguments,
+    first_tensor,
+    hooks,
+    other_forward,
+    stream_of,
+    with_cache,
+    with_first,
+)
+from prunescope.pipelines.models.weight_matrices import Matrix
+from prunescope.pipelines.models.weight_offload import present
 
 Kind = Literal["attn", "mlp"]
 Added = Float[Tensor, "batch tokens width"]

@@ -6,16 +6,16 @@ Pure numbers; what a machine gives is measured in `machine.py`, what is current 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.metrics.blocks import BLOCK_ROWS
-from pipelines.metrics.divergence import COLUMN_NAMES
-from pipelines.planning.measured import Measured, TaskSize
-from pipelines.planning.parts import FLOAT, Cost, Held, Passes, Rows
-from pipelines.pruning.mask_samples import MOST_SAMPLED
-from pipelines.pruning.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
-from pipelines.pruning.wearing import MOST_HELD
-from pipelines.retrieval.size import RetrievalSize
-from pipelines.streams import BATCH
-from pipelines.studies import Study
+from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
+from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
+from prunescope.pipelines.planning.cost_model import FLOAT, Cost, Held, Passes, Rows
+from prunescope.pipelines.planning.evaluation_workload import Measured, TaskSize
+from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
+from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
+from prunescope.pipelines.pruning.sampled_masks import MOST_SAMPLED
+from prunescope.pipelines.pruning.variant_patching import MOST_HELD
+from prunescope.pipelines.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
+from prunescope.pipelines.studies import Study
 
 
 @dataclass(frozen=True)

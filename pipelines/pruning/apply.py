@@ -12,16 +12,19 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder, probe_tokens
-from pipelines.progress import SILENT, Progress
-from pipelines.pruning.chosen import require_matches
-from pipelines.pruning.layerwise import Failure, Job, prune_layers
-from pipelines.pruning.methods.depth import drop
-from pipelines.pruning.methods.external import external
-from pipelines.pruning.methods.ratios import layer_sparsities
-from pipelines.pruning.methods.structure import prune_units
-from pipelines.pruning.recipes import (
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.pruning.layerwise import Failure, Job, prune_layers
+from prunescope.pipelines.pruning.methods.depth import drop
+from prunescope.pipelines.pruning.methods.external import external
+from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
+from prunescope.pipelines.pruning.module_selection import require_matches
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files
+from prunescope.pipelines.pruning.structure import prune_units
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import (
     Dense,
     Drop,
     External,
@@ -32,9 +35,6 @@ from pipelines.pruning.recipes import (
     Structured,
     steps,
 )
-from pipelines.pruning.statistics import Statistics, Unfinished, known_moments, layer_files
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
 
 
 def prune(

@@ -1,6 +1,6 @@
 """Changes the matrices of a model layer by layer, each on the inputs that the layers before give it.
 
-What becomes of one matrix is `pipelines.pruning.methods`'s; only one layer's statistics are in memory at a time.
+What becomes of one matrix is `prunescope.pipelines.pruning.methods`'s; only one layer's statistics are in memory at a time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +13,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs
-from pipelines.models.decoder import Decoder, Layer
-from pipelines.models.matrices import Matrix
-from pipelines.models.turns import present
-from pipelines.progress import SILENT, Progress
-from pipelines.pruning.changes import Change
-from pipelines.pruning.chosen import chosen_matrices
-from pipelines.pruning.layer_files import LayeredChanges, LayerFiles, Overlay
-from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.recipes import MatrixRecipe
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import outside, swapped
-from pipelines.streams import States, Streams
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.weight_matrices import Matrix
+from prunescope.pipelines.models.weight_offload import present
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.layerwise_forward import States, Streams
+from prunescope.pipelines.pruning.layer_checkpoints import LayeredChanges, LayerFiles, Overlay
+from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.module_selection import chosen_matrices
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import outside, swapped
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import MatrixRecipe
 
 # What stands in for a variant where the recipe failed.
 Failure = InputError | ComputationError

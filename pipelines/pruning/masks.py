@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 
 Scores = Float[Tensor, "out in"]
 Mask = Bool[Tensor, "out in"]

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.errors import InputError
-from pipelines.models.sublayer import Sublayer
-from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import Mask
-from pipelines.pruning.recipes import Recipe
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.pruning.masks import Mask
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import Recipe
 
 
 class Masks(Mapping[str, Mask]):

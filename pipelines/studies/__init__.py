@@ -13,14 +13,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from pipelines.errors import InputError, masked
-from pipelines.part import NAME, SOURCE, Part
-from pipelines.pruning.recipes import NoiseKind, Recipe, parse_recipe
-from pipelines.pruning.recipes.calibration import CalibrationSpec as CalibrationSpec
-from pipelines.studies.limits import DEVICE, Place, Size
-from pipelines.studies.measured import RetrievalSpec, SpeedSpec, TaskSpec
-from pipelines.validation import first_problem
-from pipelines.yaml_text import read_yaml
+from prunescope.pipelines.core.errors import InputError, masked
+from prunescope.pipelines.core.frozen_model import NAME, SOURCE, Part
+from prunescope.pipelines.core.safe_yaml import read_yaml
+from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.recipes import NoiseKind, Recipe, parse_recipe
+from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
+from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
+from prunescope.pipelines.studies.memory_limits import DEVICE, Place, Size
 
 FOLDER = Path(__file__).parent
 

@@ -55,6 +55,6 @@ def _asset(graph: AssetGraph, key: AssetKey) -> str:
 
 
 if __name__ == "__main__":
-    from assets.definitions import defs
+    from prunescope.assets.definitions import defs
 
     FILE.write_text(described(defs), encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 from tests.assets.tiny_study import ROOT, SERVER
 
 PATIENCE = 240.0
-_PLACE = {"repositoryName": "__repository__", "repositoryLocationName": "assets.definitions"}
+_PLACE = {"repositoryName": "__repository__", "repositoryLocationName": "prunescope.assets.definitions"}
 
 
 class Interface:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from assets.live import Shown
-from assets.serve import application, server
+from prunescope.assets.publishing.live_study import Shown
+from prunescope.assets.publishing.server import application, server
 
 PATIENCE = 60.0
 

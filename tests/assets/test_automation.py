@@ -19,18 +19,18 @@ from dagster import (
     evaluate_automation_conditions,
 )
 
-from assets import backlog
-from assets.automation import MODEL_TAG, STUDY_TAG, WATCH_TAG, answers_sensor, nightly, watch_sensor
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.definitions import defs
-from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
-from assets.instance import opened
-from assets.plan import report_file
-from pipelines.models.sources import identify
+from prunescope.assets.automation.sensors import MODEL_TAG, STUDY_TAG, WATCH_TAG, answers_sensor, nightly, watch_sensor
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.definitions import defs
+from prunescope.assets.instance.instance import opened
+from prunescope.assets.planning.fingerprints import MODEL_TABLES, TRACE_TABLES
+from prunescope.assets.planning.work_plan import report_file
+from prunescope.assets.watching import backlog
+from prunescope.pipelines.models.sources import identify
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
 from tests.tiny_models import SHORT_TEXT
-from warehouse.store import Store
 
 # The first test waits for the tiny study to be computed.
 pytestmark = pytest.mark.timeout(900)
@@ -84,7 +84,7 @@ class Night:
 def night(study: StudyFile, warehouse: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Night]:
     identify(study.model, cache)  # as the run did that computed the warehouse, perhaps in another process
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(warehouse))
-    monkeypatch.setattr("assets.watch._is_changing", lambda entry: False)
+    monkeypatch.setattr("prunescope.assets.watching.watch_list._is_changing", lambda entry: False)
     assert run(["watch", str(study.path)], Globals()) == 0
     with opened(warehouse) as instance:
         yield Night(warehouse, instance)
@@ -314,6 +314,6 @@ def test_a_watch_list_that_is_wrong_is_told_by_the_sensors_and_starts_nothing(ni
 
 
 def study_of(file: StudyFile):
-    from pipelines.studies import load_study
+    from prunescope.pipelines.studies import load_study
 
     return load_study(str(file.path))

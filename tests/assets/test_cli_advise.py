@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from assets.cli.advise import _request
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.fingerprints import PROBE_TABLES
-from pipelines.advice import COLUMNS, NOT_JUDGED, SAFE, VERDICTS
+from prunescope.assets.cli.advise import _request
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.planning.fingerprints import PROBE_TABLES
+from prunescope.pipelines.reporting.advice import COLUMNS, NOT_JUDGED, SAFE, VERDICTS
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions, written_since
-from warehouse.store import Store
 
 Capture = pytest.CaptureFixture[str]
 

@@ -11,10 +11,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from pipelines.checkpoints.places import unfinished_beside
-from pipelines.pruning.layer_files import LayerFiles
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_beside
+from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from tests.assets.tiny_study import partitions
 from tests.tiny_models import SHORT_TEXT
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from pipelines.charts import theme
-from pipelines.charts.registry import FIGURES
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.pipelines.reporting.charts import theme
+from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.assets.test_cli_queries import Shell
 
 

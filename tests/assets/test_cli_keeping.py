@@ -8,15 +8,15 @@ from pathlib import Path
 import boto3
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from pipelines.errors import InputError
-from pipelines.pruning import variant
-from pipelines.scratch import Scratch
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.scratch_directory import Scratch
+from prunescope.pipelines.pruning import variant
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, few_answers, one_thread, partitions, rows
 from tests.object_store import KEY, SECRET, s3_server
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 
 @pytest.fixture

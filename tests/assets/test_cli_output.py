@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.cli.output import say
-from assets.cli.progress import Bars
-from assets.run import Failure
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.cli.output import say
+from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.runs.outcome import Failure
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
 
@@ -45,7 +45,7 @@ def test_a_warning_of_a_library_is_one_line_without_its_code_unless_debug_asks(c
         for _ in range(2):
             warnings.warn("the model is\n  slow", UserWarning, stacklevel=1)
 
-    monkeypatch.setattr(sys.modules["assets.cli.main"], "app", command)
+    monkeypatch.setattr(sys.modules["prunescope.assets.cli.main"], "app", command)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, category, file, *_: sys.stderr.write(f"{file}: {message}\n")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from pipelines.charts.registry import FIGURES
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.warehouse.catalogue.database import view_sql
+from prunescope.warehouse.export.paper_tables import PAPER_TABLES
 from tests.assets.tiny_study import RECIPES, StudyFile
 from tests.warehouse.export.test_typeset import assert_fits, compile_tex
-from warehouse.catalogue import view_sql
-from warehouse.export.paper_tables import PAPER_TABLES
 
 VIEWS = {name: view for name, view in view_sql().items() if view.layer in {"marts", "questions"}}
 SHORT = ["paper_variants", "q11", "options"]
@@ -134,7 +134,7 @@ def test_an_unknown_name_is_told_before_anything_is_touched(exported: Path, shel
 def test_of_a_larger_table_the_first_rows_are_written_unless_all_are_asked_for(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assets.export.MOST_ROWS", 5)
+    monkeypatch.setattr("prunescope.assets.publishing.paper_export.MOST_ROWS", 5)
     found = {}
     for name, options in (("cut", []), ("all", ["--all-rows"])):
         shell("export", tmp_path / name, *only("shifts"), *options)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoConfig
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.fingerprints import MODEL_TABLES
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.planning.fingerprints import MODEL_TABLES
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
 
 Capture = pytest.CaptureFixture[str]

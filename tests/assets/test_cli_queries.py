@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.lineage import questions
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.warehouse.catalogue.lineage import questions
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, partitions
 from tests.tiny_models import save_tiny
 from tests.warehouse.conftest import provenance_of, rows_of
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 
 class Shell:
@@ -227,7 +227,7 @@ def test_sql_keeps_its_limits(shell: Shell) -> None:
 def test_a_small_machine_takes_what_it_has_where_no_limit_was_asked(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assets.settings.memory_gibibytes", lambda: 1.5)
+    monkeypatch.setattr("prunescope.assets.settings.memory_gibibytes", lambda: 1.5)
     assert shell.records("sql", "SELECT 7 AS seven") == [{"seven": 7}]
     shell("sql", "SELECT 7 AS seven", "--memory", "1.75", code=2)
     assert "--memory 1.75: this machine has 1.5 GiB" in shell.messages

@@ -9,16 +9,16 @@ from typing import get_args
 import pytest
 from typer.main import get_command
 
-from assets.cli.main import app
-from assets.lineage import questions
-from pipelines.charts.registry import FIGURES
-from pipelines.pruning.recipes import KINDS
-from pipelines.pruning.recipes.catalogue import recipe_forms
-from pipelines.studies import study_names
+from prunescope.assets.cli.main import app
+from prunescope.pipelines.recipes import KINDS
+from prunescope.pipelines.recipes.listing import recipe_forms
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.studies import study_names
+from prunescope.warehouse.catalogue.database import PROVENANCE, connect, view_sql
+from prunescope.warehouse.catalogue.lineage import questions
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
-from warehouse.catalogue import PROVENANCE, connect, view_sql
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -49,8 +49,8 @@ ALLOWED = {
 # Says last on standard error what several command lines, apart by `;`, have imported of HEAVY.
 SCRIPT = f"""
 import sys
-from assets.cli.main import run
-from assets.cli.options import Globals
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
 for line in " ".join(sys.argv[1:]).split(";"):
     assert run(line.split("|"), Globals()) == 0
 print("imported", *sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
@@ -96,7 +96,7 @@ def test_the_help_of_every_command_imports_nothing_heavy(filled: Path) -> None:
 
 COMPLETE = f"""
 import sys
-from assets.cli import main
+from prunescope.assets.cli import main
 try:
     main()
 finally:
@@ -171,7 +171,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
 
 
 def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path) -> None:
-    command = f"{sys.executable} -c 'from assets.cli import main; main()' --install-completion; exit $?"
+    command = f"{sys.executable} -c 'from prunescope.assets.cli import main; main()' --install-completion; exit $?"
     variables = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(["bash", "-c", command], env=variables, capture_output=True, text=True, check=False)
     assert "bash completion installed" in done.stdout, done.stderr

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from assets.cli.main import run
-from assets.cli.options import Globals
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES
-from warehouse.store import Store
 
 WIDTH = 80
 

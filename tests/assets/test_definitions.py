@@ -7,24 +7,30 @@ from pathlib import Path
 import pytest
 from dagster import AssetKey, DagsterInstance
 
-from assets.definitions import defs
-from assets.fingerprints import CODE_VERSIONS, RETRIEVAL_TABLES, TASK_TABLES, TEXT_TABLE, TRACE_TABLES
-from assets.lineage import origins, questions, reading
-from assets.metadata import table_schema
-from assets.partitions import MODELS, RECIPES, VARIANTS, register
-from assets.resources import WarehouseResource
-from pipelines.charts.registry import FIGURES
-from pipelines.errors import InputError
+from prunescope.assets.definitions import defs
+from prunescope.assets.defs.metadata import table_schema
+from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
+from prunescope.assets.defs.resources import WarehouseResource
+from prunescope.assets.planning.fingerprints import (
+    CODE_VERSIONS,
+    RETRIEVAL_TABLES,
+    TASK_TABLES,
+    TEXT_TABLE,
+    TRACE_TABLES,
+)
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.warehouse.catalogue.lineage import origins, questions, reading
+from prunescope.warehouse.quality.plausibility_checks import drifts_of
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import ROOT
-from warehouse.drift import drifts_of
-from warehouse.tables import TABLES
 
 GRAPH = defs.resolve_asset_graph()
 
 
 def test_definitions_load_without_torch() -> None:
     code = (
-        "import sys; from assets.definitions import defs; defs.get_repository_def().load_all_definitions();"
+        "import sys; from prunescope.assets.definitions import defs; defs.get_repository_def().load_all_definitions();"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, check=False)

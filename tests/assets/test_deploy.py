@@ -20,9 +20,9 @@ from jsonschema import ValidationError
 from jsonschema.validators import validator_for
 from kubernetes import client
 
-from assets.instance import opened
+from prunescope.assets.instance.instance import opened
+from prunescope.warehouse.core.errors import WarehouseError
 from tests.assets.tiny_study import ROOT
-from warehouse.errors import WarehouseError
 
 DEPLOY = ROOT / "assets" / "deploy"
 COMPOSE = ("compose.yaml", "compose.gpu.yaml")
@@ -160,7 +160,7 @@ def test_the_services_commands_are_understood_by_their_programs() -> None:
         said = VARIABLE.sub("4", service["command"]).split() if isinstance(service["command"], str) else None
         for command in (said or service["command"], service["healthcheck"]["test"][1:]):
             assert command[0] != "dagster-webserver", "nothing guards it"
-            if command[:3] == ["python", "-m", "assets.webserver"]:
+            if command[:3] == ["python", "-m", "prunescope.assets.interface.webserver"]:
                 parsed(["dagster-webserver", *command[3:]])
                 started += 1
             elif command[0] != "python":
@@ -175,7 +175,7 @@ def test_web_server_and_daemon_find_the_code_server() -> None:
     (origin,) = location_origins_from_yaml_paths([str(DEPLOY / "workspace.yaml")])
     command = services()[origin.host]["command"]
     assert command[command.index("--port") + 1] == str(origin.port)
-    assert command[command.index("--module-name") + 1] == "assets.definitions"
+    assert command[command.index("--module-name") + 1] == "prunescope.assets.definitions"
 
 
 def test_the_image_has_the_extras_that_its_services_need() -> None:

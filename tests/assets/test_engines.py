@@ -15,21 +15,21 @@ import polars as pl
 import pytest
 from dagster import AssetKey, DagsterEventType
 
-from assets.compute import compute
-from assets.definitions import defs
-from assets.failures import WorkerLostError, can_pass, is_out_of_memory
-from assets.instance import opened
-from assets.loaded import LoadedModels, _kept
-from assets.partitions import MODELS, RECIPES, register, variant_key
-from assets.parts import Part, Report
-from assets.plan import Request
-from assets.telling import Lines
-from assets.warm import retire
-from pipelines.errors import ComputationError, InputError
+from prunescope.assets.definitions import defs
+from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
+from prunescope.assets.execution.error_transport import WorkerLostError, can_pass, is_out_of_memory
+from prunescope.assets.execution.local.client import retire
+from prunescope.assets.execution.model_cache import LoadedModels, _kept
+from prunescope.assets.execution.step_functions import compute
+from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.instance.instance import opened
+from prunescope.assets.planning.work_plan import Request
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.log_progress import Lines
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.quality.checks import Violation
 from tests.assets.tiny_study import WARM, StudyFile, workers_of
 from tests.tiny_models import save_tiny
-from warehouse.checks import Violation
-from warehouse.errors import WarehouseError
 
 pytestmark = pytest.mark.timeout(900)
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="processes and memory are seen as on Linux")
@@ -111,8 +111,8 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
             raise error
         yield Report("speed", is_left_alone=True)
 
-    monkeypatch.setattr("assets.engines.compute_warm", answer)
-    monkeypatch.setattr("assets.engines._SECONDS_BETWEEN", 0)
+    monkeypatch.setattr("prunescope.assets.defs.engine_resource.compute_warm", answer)
+    monkeypatch.setattr("prunescope.assets.defs.engine_resource._SECONDS_BETWEEN", 0)
     resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}}
     with opened(tmp_path) as instance:
         register(instance, MODELS, ["tiny-a"])

@@ -9,20 +9,20 @@ import polars as pl
 import pytest
 from dagster import materialize
 
-from assets import explorer
-from assets.explorer import documents
-from assets.figures import figure_assets, figure_key
-from assets.report import report
-from assets.resources import StudyResource, WarehouseResource
-from pipelines.charts.registry import FIGURES, Drawing, Figure
-from pipelines.explorer import documents as module
-from pipelines.explorer.page import embedded
+from prunescope.assets.defs.figure_assets import figure_assets, figure_key
+from prunescope.assets.defs.report_asset import report
+from prunescope.assets.defs.resources import StudyResource, WarehouseResource
+from prunescope.assets.publishing import explorer_data
+from prunescope.assets.publishing.explorer_data import documents
+from prunescope.pipelines.reporting.charts.registry import FIGURES, Drawing, Figure
+from prunescope.pipelines.reporting.explorer import study_documents as module
+from prunescope.pipelines.reporting.explorer.page import embedded
+from prunescope.warehouse.catalogue.comparison import compare
+from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile
 from tests.sql.handmade_whole import whole_warehouse
-from warehouse.catalogue import connect
-from warehouse.compare import compare
-from warehouse.errors import DamagedFileError, DamagedFileWarning
-from warehouse.store import Store
 
 FIGURE = FIGURES["options"]
 # The command takes its time for each of the 21 pairs.
@@ -140,7 +140,7 @@ def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_ch
     monkeypatch.setattr(module, "FIGURES", {FIGURE.name: FIGURE})
     asked: list[str] = []
     drawn: list[set[str]] = []
-    rows, draw_all = explorer.rows, Figure.draw_all
+    rows, draw_all = explorer_data.rows, Figure.draw_all
 
     def counted(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
         asked.append(query)
@@ -154,7 +154,7 @@ def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_ch
             )
         return draw_all(figure, frame)
 
-    monkeypatch.setattr(explorer, "rows", counted)
+    monkeypatch.setattr(explorer_data, "rows", counted)
     monkeypatch.setattr(Figure, "draw_all", drawing)
     [asset] = [asset for asset in figure_assets() if asset.key == figure_key(FIGURE.name)]
     given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(warehouse))}
@@ -171,7 +171,7 @@ def test_a_filter_saves_a_query_from_a_damaged_file_under_what_it_sums_up(tmp_pa
     with pytest.warns(DamagedFileWarning):
         connection = connect(tmp_path)
     with connection:
-        ask = explorer.asking(connection)
+        ask = explorer_data.asking(connection)
         assert ask("SELECT * FROM probes WHERE recipe = 'attn-drop-1'").height
         with pytest.raises(DamagedFileError, match="decoding_steps"):
             ask("SELECT * FROM probes")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from assets import fingerprints, state
-from assets.fingerprints import (
+from prunescope.assets.planning import answer_version, fingerprints
+from prunescope.assets.planning.fingerprints import (
     MASK_TABLE,
     MODEL_TABLES,
     RETRIEVAL_TABLES,
@@ -18,11 +18,11 @@ from assets.fingerprints import (
     accepted,
     expected,
 )
-from assets.plan import Request
-from pipelines.models.sources import ModelIdentity
-from pipelines.studies import Study
+from prunescope.assets.planning.work_plan import Request
+from prunescope.pipelines.models.sources import ModelIdentity
+from prunescope.pipelines.studies import Study
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile
-from warehouse.store import Store
 
 IDENTITY = ModelIdentity(weight_hash="w", tokenizer_hash="t", weight_bytes=1)
 
@@ -214,13 +214,13 @@ def test_a_changed_view_reaches_the_report_and_no_table(
     study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, loaded = Store(tmp_path / "warehouse"), load(study)
-    tables, report = versions(loaded), state.report_version(store, loaded)
-    changed_sql = Path(shutil.copytree(state.SQL, tmp_path / "sql"))
+    tables, report = versions(loaded), answer_version.report_version(store, loaded)
+    changed_sql = Path(shutil.copytree(answer_version.SQL, tmp_path / "sql"))
     view = next((changed_sql / "questions").glob("*.sql"))
     view.write_text(view.read_text() + "\n-- another word\n")
-    monkeypatch.setattr(state, "SQL", changed_sql)
+    monkeypatch.setattr(answer_version, "SQL", changed_sql)
     assert versions(loaded) == tables
-    assert state.report_version(store, loaded) != report
+    assert answer_version.report_version(store, loaded) != report
 
 
 def test_other_files_of_an_external_checkpoint_reach_its_variant_and_no_other(

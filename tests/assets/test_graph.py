@@ -1,6 +1,6 @@
 """The asset graph as it stands in `graph.txt`, so that nobody changes it unawares."""
 
-from assets.definitions import defs
+from prunescope.assets.definitions import defs
 from tests.assets.graph import FILE, described
 
 

@@ -14,10 +14,10 @@ from dagster._core.events import EngineEventData
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
-from assets.instance import only_writer, opened, recover
+from prunescope.assets.instance.instance import only_writer, opened, recover
+from prunescope.warehouse.maintenance.diagnostics import diagnose
+from prunescope.warehouse.storage.atomic_write import temporaries
 from tests.assets.tiny_study import Running, StudyFile, pages, partitions, rows
-from warehouse.atomic import temporaries
-from warehouse.doctor import diagnose
 
 PATIENCE = 240.0
 
@@ -108,7 +108,7 @@ def test_run_monitoring_ends_the_run_whose_process_is_gone_and_no_other(tmp_path
 
 
 def _job() -> object:
-    from assets.definitions import defs
+    from prunescope.assets.definitions import defs
 
     return defs.resolve_job_def("answers")
 

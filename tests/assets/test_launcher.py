@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from assets.launcher import _is_alive
+from prunescope.assets.instance.launcher import _is_alive
 from tests.assets.tiny_study import ROOT
 
 # A parent that is killed while its child still imports what it needs, and the child that says so when it ends.
@@ -16,7 +16,7 @@ import multiprocessing, os, signal, sys, time
 def child(pipe):
     while os.getppid() == multiprocessing.parent_process().pid:
         time.sleep(0.05)
-    from assets.interrupts import end_with_parent
+    from prunescope.assets.execution.signals import end_with_parent
     try:
         end_with_parent()
         while True:  # an interrupt in the moment before a long sleep would be noticed at its end

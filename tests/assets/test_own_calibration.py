@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from assets.compute import compute
-from assets.export import _calibrations
-from assets.fingerprints import expected
-from assets.loaded import LoadedModels
-from assets.parts import Part
-from assets.plan import Request, make_plan
-from pipelines.progress import SILENT
-from pipelines.studies import Study
+from prunescope import open as open_warehouse
+from prunescope.assets.execution.model_cache import LoadedModels
+from prunescope.assets.execution.step_functions import compute
+from prunescope.assets.execution.task import Part
+from prunescope.assets.planning.fingerprints import expected
+from prunescope.assets.planning.work_plan import Request, make_plan
+from prunescope.assets.publishing.paper_export import _calibrations
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.studies import Study
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.test_fingerprints import IDENTITY
 from tests.assets.test_pruned_together import LITTLE
 from tests.assets.tiny_study import StudyFile, rows
 from tests.tiny_models import SHORT_TEXT
-from warehouse import open as open_warehouse
-from warehouse.store import Store
 
 SHARED = {"source": SHORT_TEXT, "sequences": 2, "length": 32}
 # Every way to read the tokens: behind pruned layers, the model's moments, a shared pass, the model's influences, parts.

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from assets.fingerprints import MODEL_TABLES, TRACE_TABLES
-from assets.plan import Plan, Request, make_plan
-from pipelines.errors import InputError
-from pipelines.progress import SILENT
+from prunescope.assets.planning.fingerprints import MODEL_TABLES, TRACE_TABLES
+from prunescope.assets.planning.work_plan import Plan, Request, make_plan
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
-from warehouse.store import Store
 
 
 def plan(study: StudyFile, warehouse: Path, cache: Path, *, replace: bool = False) -> Plan:

@@ -8,22 +8,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from assets import precompile
-from assets.precompile import compiling_beside
-from pipelines.metrics.blocks import run_kernels
+from prunescope.assets.runs import precompile
+from prunescope.assets.runs.precompile import compiling_beside
+from prunescope.pipelines.metrics.logit_blocks import run_kernels
 from tests.assets.tiny_study import ROOT
 
 
 def beside() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "assets.precompile" in each.cmdline()]
+    return [each for each in psutil.Process().children() if "prunescope.assets.runs.precompile" in each.cmdline()]
 
 
 def test_it_is_started_where_kernels_are_missing_or_older_than_their_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precompile, "_FOLDER", tmp_path)
-    (tmp_path / "fused.py").touch()
-    kept = tmp_path / "__pycache__" / "fused.shift_rows-1.py311.nbi"
+    (tmp_path / "fused_kernels.py").touch()
+    kept = tmp_path / "__pycache__" / "fused_kernels.shift_rows-1.py311.nbi"
     assert precompile._is_missing()
     kept.parent.mkdir()
     kept.touch()
@@ -53,7 +53,7 @@ def test_it_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_works_from_a_folder_with_modules_of_the_same_names(tmp_path: Path) -> None:
     for name in ("torch", "yaml", "assets"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
-    command = [sys.executable, "-P", "-m", "assets.precompile"]
+    command = [sys.executable, "-P", "-m", "prunescope.assets.runs.precompile"]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )

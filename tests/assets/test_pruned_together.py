@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from assets.loaded import LoadedModels
-from assets.plan import Request
-from assets.run import Failure, run_study
+from prunescope.assets.execution.model_cache import LoadedModels
+from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.runs.outcome import Failure
+from prunescope.assets.runs.study_run import run_study
 from tests.assets.test_interrupted import stop_once_there_is
 from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
 

@@ -14,20 +14,21 @@ import psutil
 import pytest
 from dagster import AssetKey, DagsterInstance
 
-from assets.definitions import defs
-from assets.fingerprints import RETRIEVAL_TABLES
-from assets.loaded import LOADED
-from assets.partitions import MODELS, RECIPES, register, variant_key
-from assets.parts import Part
-from assets.plan import Request
-from assets.ray_fleet import Fleet, Seat, _may_be_memory, connected, seats
-from assets.ray_place import RayPlace
-from assets.ray_worker import Given, Worker, versions
-from assets.run import Failure, Outcome, run_study
-from pipelines.errors import InputError
+from prunescope.assets.definitions import defs
+from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
+from prunescope.assets.execution.model_cache import LOADED
+from prunescope.assets.execution.ray.config import RayPlace
+from prunescope.assets.execution.ray.worker import Given, Worker, versions
+from prunescope.assets.execution.ray.worker_pool import Fleet, Seat, _may_be_memory, connected, seats
+from prunescope.assets.execution.task import Part
+from prunescope.assets.planning.fingerprints import RETRIEVAL_TABLES
+from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.runs.outcome import Failure, Outcome
+from prunescope.assets.runs.study_run import run_study
+from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile, pages, rows, without_answers
 from tests.object_store import SECRET, s3_server
-from warehouse.store import Store
 
 
 def cluster(test: Callable[..., None]) -> Callable[..., None]:

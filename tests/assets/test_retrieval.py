@@ -9,21 +9,21 @@ import pytest
 import yaml
 from transformers import MistralConfig
 
-import warehouse
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.fingerprints import RETRIEVAL_TABLES
-from assets.plan import Request, make_plan
-from pipelines.models.outline import load_outline, shape_of
-from pipelines.preflight import check_outline
-from pipelines.progress import SILENT
-from pipelines.retrieval.data import files_of
-from pipelines.studies.measured import RetrievalSpec
+import prunescope
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.planning.fingerprints import RETRIEVAL_TABLES
+from prunescope.assets.planning.work_plan import Request, make_plan
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
+from prunescope.pipelines.models.meta_model import load_outline, shape_of
+from prunescope.pipelines.planning.preflight import check_outline
+from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.conftest import made_once
 from tests.assets.tiny_study import StudyFile, few_answers, partitions
 from tests.tiny_encoders import save_embedder
 from tests.tiny_models import tiny_tokenizer
-from warehouse.store import Store
 
 Capture = pytest.CaptureFixture[str]
 RECIPES = ["dense", "attn-drop-1"]
@@ -77,7 +77,7 @@ def test_a_run_writes_what_the_study_names_and_no_empty_tables(found: Path, caps
     tables = {name.split("/")[0] for name in partitions(found / "warehouse")}
     model = {"models", "activation_stats", "block_influence"}
     assert tables == model | {"variants", "mask_samples", *RETRIEVAL_TABLES}
-    with warehouse.open(found / "warehouse") as connection:
+    with prunescope.open(found / "warehouse") as connection:
         rows = connection.sql("select recipe, data_set, metric, value from retrieval_scores").fetchall()
         lost = connection.sql("select recipe, data_set, n_queries from q30_retrieval_loss").fetchall()
     assert len(rows) == len(RECIPES) * 2 * 4

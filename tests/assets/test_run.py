@@ -17,14 +17,19 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
 from dagster._serdes import serialize_value
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.definitions import defs
-from assets.fingerprints import MODEL_TABLES
-from assets.instance import opened
-from assets.jobs import _starter
-from assets.partitions import MODELS, register, variant_key
-from assets.partitions import RECIPES as PRUNED
+from prunescope.assets.automation.jobs import _starter
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.definitions import defs
+from prunescope.assets.defs.partitions import MODELS, register, variant_key
+from prunescope.assets.defs.partitions import RECIPES as PRUNED
+from prunescope.assets.instance.instance import opened
+from prunescope.assets.planning.fingerprints import MODEL_TABLES
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.maintenance.diagnostics import diagnose
+from prunescope.warehouse.quality.plausibility_checks import DRIFTS
+from prunescope.warehouse.storage.provenance import read_footer
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import (
     RECIPES,
     ROOT,
@@ -35,11 +40,6 @@ from tests.assets.tiny_study import (
     without_answers,
     written_since,
 )
-from warehouse import catalogue
-from warehouse.doctor import diagnose
-from warehouse.drift import DRIFTS
-from warehouse.provenance import read_footer
-from warehouse.tables import TABLES
 
 # The first test that asks for `computed_once` waits for that study too.
 pytestmark = pytest.mark.timeout(900)
@@ -68,10 +68,10 @@ def test_nothing_appears_beside_the_warehouse(computed_once: Path) -> None:
 
 def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(study: StudyFile, warehouse: Path) -> None:
     before = partitions(warehouse)
-    catalogue.connect(warehouse).close()  # else the first of all commands builds the views
+    database.connect(warehouse).close()  # else the first of all commands builds the views
     heavy = ("torch", "transformers", "dagster", "altair", "datasets", "numba", "pandas", "sqlglot")
     code = (
-        "import sys; from assets.cli.main import run; from assets.cli.options import Globals;"
+        "import sys; from prunescope.assets.cli.main import run; from prunescope.assets.cli.options import Globals;"
         f"chosen = Globals({str(warehouse)!r});"
         f"codes = [run([verb, {str(study.path)!r}], chosen) for verb in sys.argv[1:]];"
         f"sys.exit(' '.join(name for name in {heavy} if name in sys.modules) or any(codes))"
@@ -340,7 +340,7 @@ def test_the_noise_floor_a_changed_text_and_the_speed_are_measured_nothing_else_
     assert {name.split("/")[0] for name in written - noise} == {"text_tokens", "speed"}
     assert len(written - noise) == 2 * len(RECIPES)
     assert "noise" not in capsys.readouterr().out
-    with catalogue.connect(warehouse) as connection:
+    with database.connect(warehouse) as connection:
         (floor,) = connection.execute("select min(kl_p95_nats) from noise_floor where lens = 'normed'").fetchone()
         marked = connection.execute("select bool_or(is_below_noise) from variant_summary where recipe = 'dense'")
         assert floor > 0

@@ -8,13 +8,13 @@ from dagster import DagsterInstance, job, op
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from sqlalchemy.pool import NullPool, QueuePool
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.instance import _STORAGES, databases_kept_open, opened
-from assets.parts import STEPS
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.execution.task import STEPS
+from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, opened
+from prunescope.warehouse.storage.provenance import read_footer
 from tests.assets.test_cli_plan import Capture, of, planned
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions
-from warehouse.provenance import read_footer
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -39,7 +39,7 @@ def test_seconds_are_those_of_the_partitions_that_are_there_else_estimated(
     assert {row["source"] for row in of(rows, "steps", item="Dagster")} == {"measured now, on SQLite"}
     study.write(generation={"new_tokens": 5})
     for measured_now in ("_bookkeeping", "_storage"):  # once is enough
-        monkeypatch.setattr(f"assets.scaling.{measured_now}", lambda *_: ())
+        monkeypatch.setattr(f"prunescope.assets.runs.scaling.{measured_now}", lambda *_: ())
     rows, _ = planned(study, warehouse, capsys, "--workers", 3)
     assert of(rows, "steps", item="traces")[0]["source"] == "estimated", "what is there was made from other settings"
     assert of(rows, "steps", item="texts")[0]["source"] == "measured, 3 partitions"

@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.definitions import defs
-from assets.instance import opened
-from assets.partitions import MODELS, register
-from pipelines.errors import InputError
-from pipelines.studies import load_study
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.definitions import defs
+from prunescope.assets.defs.partitions import MODELS, register
+from prunescope.assets.instance.instance import opened
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.studies import load_study
 from tests.assets.tiny_study import StudyFile
 from tests.planted import MARK, found_in
 

@@ -20,16 +20,16 @@ from urllib.parse import quote
 import polars as pl
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.cli.serve import _names
-from assets.live import Live, studies
-from assets.serve import ROWS
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.cli.serve import _names
+from prunescope.assets.publishing.live_study import Live, studies
+from prunescope.assets.publishing.server import ROWS
+from prunescope.warehouse.catalogue.comparison import compare
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.served import PATIENCE, Served
 from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
-from warehouse.compare import compare
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 pytestmark = pytest.mark.integration
 JSON = {"Content-Type": "application/json"}

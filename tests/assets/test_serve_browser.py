@@ -7,7 +7,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from tests.assets.served import Served
-from tests.pipelines.explorer.reader import Reader, chromium
+from tests.pipelines.reporting.explorer.reader import Reader, chromium
 
 pytestmark = [pytest.mark.chromium, pytest.mark.integration]
 

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pytest
 from dagster import AssetMaterialization
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.instance import only_writer, opened
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.instance.instance import only_writer, opened
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import ROOT, StudyFile, few_answers, one_thread, rows
 from tests.object_store import s3_server
 from tests.postgres_server import postgres_server
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 pytestmark = [pytest.mark.postgres, pytest.mark.integration, pytest.mark.timeout(900)]
 WAREHOUSE = "s3://bucket/warehouse"

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from dagster import AssetCheckSeverity
 
-from assets.metadata import left_alone, materialized
-from assets.parts import Report
-from assets.shown import MOST_CHARACTERS, command, origin, preview
+from prunescope.assets.defs.metadata import left_alone, materialized
+from prunescope.assets.execution.partition_preview import MOST_CHARACTERS, command, origin, preview
+from prunescope.assets.execution.task import Report
+from prunescope.warehouse.catalogue.safe_sql import run_safe
+from prunescope.warehouse.quality.plausibility_checks import Measured
+from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
-from warehouse.drift import Measured
-from warehouse.safe_sql import run_safe
-from warehouse.tables import TABLES
 
 HASH = "0123456789abcdef" * 4
 

@@ -12,18 +12,18 @@ from dagster._core.definitions.temporal_context import TemporalContext
 from dagster._core.workspace import context
 from dagster._time import get_current_datetime
 
-from assets import fingerprints
-from assets.conditions import published_recipes
-from assets.definitions import defs
-from assets.figures import figure_assets
-from assets.inputs import recipe
-from assets.instance import opened
-from assets.partitions import RECIPES, register
-from assets.published import paper_reference
-from assets.questions import question_assets
-from assets.report import report
-from assets.staleness import install
-from assets.tables import table_assets
+from prunescope.assets.definitions import defs
+from prunescope.assets.defs.automation_conditions import published_recipes
+from prunescope.assets.defs.figure_assets import figure_assets
+from prunescope.assets.defs.partitions import RECIPES, register
+from prunescope.assets.defs.question_assets import question_assets
+from prunescope.assets.defs.recipe_asset import recipe
+from prunescope.assets.defs.reference_asset import paper_reference
+from prunescope.assets.defs.report_asset import report
+from prunescope.assets.defs.table_assets import table_assets
+from prunescope.assets.instance.instance import opened
+from prunescope.assets.interface.staleness import install
+from prunescope.assets.planning import fingerprints
 from tests.assets.tiny_study import ANSWERS, StudyFile
 from tests.assets.tiny_study import RECIPES as NAMES
 from tests.assets.tiny_study import VARIANT_TABLES as FILLED
@@ -111,7 +111,7 @@ def test_a_recipe_that_is_published_for_the_first_time_makes_nothing_stale(
     run(instance, study, "recipes", "mlp-drop-1")
     assert stale(instance) == set()
     # As a run by hand left it before it published anything.
-    monkeypatch.setattr("assets.engines.publish", lambda *_: None)
+    monkeypatch.setattr("prunescope.assets.defs.engine_resource.publish", lambda *_: None)
     run(instance, study, "variant_tables", "tiny-a|mlp-drop-2")
     run(instance, study, "recipes", "mlp-drop-2")
     assert stale(instance) == ANSWERS, "which know nothing of the new variant"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.fingerprints import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.planning.fingerprints import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
 from tests.assets.interface import Interface, free_port, started
 from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
 
@@ -55,7 +55,7 @@ class Story:
 
     def stop_answers(self) -> None:
         """Switches the sensor off that has questions, figures and report made, as on its page."""
-        place = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
+        place = {"repositoryLocationName": "prunescope.assets.definitions", "repositoryName": "__repository__"}
         query = """query Sensor($sensor: SensorSelector!) {
             sensorOrError(sensorSelector: $sensor) { ... on Sensor { sensorState { id } } }
         }"""

@@ -24,18 +24,18 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from starlette.responses import PlainTextResponse
 
-from assets import fingerprints
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.definitions import defs
-from assets.instance import STUDY_TAG, WAREHOUSE_TAG, opened
-from assets.warm import retire
-from assets.webserver import OwnPagesOnly
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.definitions import defs
+from prunescope.assets.execution.local.client import retire
+from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, opened
+from prunescope.assets.interface.webserver import OwnPagesOnly
+from prunescope.assets.planning import fingerprints
+from prunescope.warehouse.maintenance.diagnostics import diagnose
+from prunescope.warehouse.tables import TABLES
 from tests.assets.interface import PATIENCE, Interface, free_port, started
 from tests.assets.tiny_study import ANSWERS, RECIPES, VARIANT_TABLES, StudyFile, partitions, workers_of, written_since
 from tests.screenshots import browser
-from warehouse.doctor import diagnose
-from warehouse.tables import TABLES
 
 BY_COMMAND_LINE = ["dense", "magnitude-50", "wanda-2of4"]
 NAVIGATION = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
@@ -273,7 +273,7 @@ def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_int
     server_of_code.kill()
     until(lambda: not workers_of(ui.warehouse), lambda: "the worker goes on")
     until(lambda: ui.interface.run(long)[0] in {"CANCELED", "FAILURE"}, lambda: ui.interface.run(long))
-    children = below(ui.process, "assets.child")
+    children = below(ui.process, "prunescope.assets.interface.subprocesses")
     assert {"webserver", "daemon", "code-server"} <= {word for each in children for word in each.cmdline()}
     ui.process.kill()
     _, alive = psutil.wait_procs(children, timeout=PATIENCE)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assets.cli.main import run
-from assets.cli.options import Globals
-from assets.plan import Request
-from assets.watch import Added, WatchList, changed, look, read_list, request_for
-from pipelines.errors import InputError
-from pipelines.models.sources import TOKENIZER_FILES
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.watching.watch_list import Added, WatchList, changed, look, read_list, request_for
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.sources import TOKENIZER_FILES
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile, without_answers
-from warehouse.store import Store
 
 # The first test that asks for a computed study waits for it.
 pytestmark = pytest.mark.timeout(900)
@@ -36,7 +36,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     now = time.time
-    monkeypatch.setattr("assets.watch.time.time", lambda: now() + 3600)
+    monkeypatch.setattr("prunescope.assets.watching.watch_list.time.time", lambda: now() + 3600)
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from assets import settings, warm
-from assets.failures import WorkerLostError
-from assets.instance import only_writer
-from assets.parts import Part, Report
-from assets.plan import Request
-from assets.warm import compute_warm, retire
-from pipelines.errors import InputError
-from pipelines.progress import SILENT, Progress
+from prunescope.assets import settings
+from prunescope.assets.execution.error_transport import WorkerLostError
+from prunescope.assets.execution.local import client
+from prunescope.assets.execution.local.client import compute_warm, retire
+from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.instance.instance import only_writer
+from prunescope.assets.planning.work_plan import Request
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
 from tests.assets.tiny_study import StudyFile, rows, workers_of
 
 PATIENCE = 240.0
@@ -93,7 +94,7 @@ def test_a_worker_keeps_errors_what_they_are_and_goes_with_its_environment_or_wh
     while workers_of(root):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert not warm._socket_of(root).exists()
+    assert not client._socket_of(root).exists()
 
 
 @pytest.fixture

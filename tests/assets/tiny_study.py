@@ -18,16 +18,22 @@ import torch
 import yaml
 from dagster import AssetKey
 
-from assets import execution, fingerprints, warm
-from assets.lineage import questions
-from pipelines.charts.registry import FIGURES
+from prunescope.assets.execution.local import client
+from prunescope.assets.planning import fingerprints
+from prunescope.assets.runs import run_executor
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.warehouse.catalogue.lineage import questions
+from prunescope.warehouse.tables import TABLES
 from tests.tiny_models import SHORT_TEXT
-from warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "from assets.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from prunescope.assets.cli import main; main()"]
 # A server that a killed test or benchmark does not leave behind.
-SERVER = [COMMAND[0], "-c", f"from assets.interrupts import end_with_parent; end_with_parent(); {COMMAND[2]}"]
+SERVER = [
+    COMMAND[0],
+    "-c",
+    f"from prunescope.assets.execution.signals import end_with_parent; end_with_parent(); {COMMAND[2]}",
+]
 # What the tiny study fills of a variant.
 _ELSEWHERE = {*fingerprints.RETRIEVAL_TABLES, fingerprints.SPEED_TABLE}
 VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in _ELSEWHERE)
@@ -78,12 +84,19 @@ def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> su
 
 # Processes that have imported what a study needs: by itself each would spend more on that than on the tiny study.
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["assets.cli.main", "assets.execution", "assets.definitions", "pipelines.tasks.loading"])
+WARM.set_forkserver_preload(
+    [
+        "prunescope.assets.cli.main",
+        "prunescope.assets.runs.run_executor",
+        "prunescope.assets.definitions",
+        "prunescope.pipelines.evaluation.tasks.loading",
+    ]
+)
 
 
 def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
     """The command line in a process of `WARM`, with both of its streams in a file; runs end with the partitions."""
-    from assets.cli import main
+    from prunescope.assets.cli import main
 
     without_answers(pytest.MonkeyPatch())
 
@@ -134,7 +147,7 @@ def one_thread() -> Iterator[None]:
 
 def workers_of(warehouse: Path) -> set[int]:
     """Processes that compute for a warehouse, found by their socket among the arguments."""
-    socket_of, found = os.fsencode(warm._socket_of(warehouse)), set()
+    socket_of, found = os.fsencode(client._socket_of(warehouse)), set()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             # One that is still a child of its starter is about to make the worker and end.
@@ -146,19 +159,19 @@ def workers_of(warehouse: Path) -> set[int]:
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:
     """Runs end with the partitions: questions, figures and report are half the work and not what is looked at."""
-    patch.setattr("assets.execution._Runs._answers", lambda runs: None)
+    patch.setattr("prunescope.assets.runs.run_executor._Runs._answers", lambda runs: None)
 
 
 def few_answers(patch: pytest.MonkeyPatch) -> None:
     """Runs make one question, one figure and the report: the others go the same way through Dagster and storage."""
     few = [AssetKey("paper_reference"), AssetKey("q04_fit_of_theorem_3"), AssetKey(["figures", "spaces"])]
-    whole = execution._Runs._run
+    whole = run_executor._Runs._run
 
     def run(runs: object, job: str, name: str, partition: str | None, keys: object, *rest: Any, **options: Any) -> bool:
         asked = [*few, AssetKey("report")] if job == "answers" else keys
         return whole(runs, job, name, partition, asked, *rest, **options)
 
-    patch.setattr("assets.execution._Runs._run", run)
+    patch.setattr("prunescope.assets.runs.run_executor._Runs._run", run)
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pipelines.hardware import hardware
+from prunescope.pipelines.core.hardware import hardware
 
 STARTS = 5
 _SCRIPT = str(Path(sys.executable).with_name("prunescope"))

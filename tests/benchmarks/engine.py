@@ -22,20 +22,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.hardware import hardware
-from pipelines.metrics.blocks import Block, Workspace, product
-from pipelines.metrics.divergence import COLUMN_NAMES, divergence
-from pipelines.metrics.heads import Head
-from pipelines.models.load import load_decoder
-from pipelines.models.sources import locate
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.studies import load_study
-from pipelines.traces.parallel import in_parallel
-from pipelines.traces.session import Session, _after, _local
-from warehouse.provenance import Provenance
-from warehouse.store import Store
-from warehouse.tables import TABLES
+from prunescope.pipelines.core.hardware import hardware
+from prunescope.pipelines.core.thread_map import in_parallel
+from prunescope.pipelines.evaluation.traces.trace_session import Session, _after, _local
+from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, product
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import load_study
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import Provenance
+from prunescope.warehouse.tables import TABLES
 
 STEPS, SUBLAYERS, WIDTH, VOCABULARY = 64, 60, 576, 49152
 # The published layer-wise comparison on this model, float32, two cores: 59 to 66 s.
@@ -176,8 +176,8 @@ def kernel_ns(pairs: list[Pair], head: Head) -> dict[str, dict[str, float]]:
 def peak_mib(tokens: int) -> float:
     """Peak memory of a process of its own that measures so many rows of one sublayer, less the rows themselves."""
     script = (
-        "import resource, torch; from pipelines.metrics.divergence import divergence; "
-        "from pipelines.metrics.heads import Head; torch.manual_seed(0); torch.set_num_threads(1); "
+        "import resource, torch; from prunescope.pipelines.metrics.divergence import divergence; "
+        "from prunescope.pipelines.metrics.heads import Head; torch.manual_seed(0); torch.set_num_threads(1); "
         f"head = Head(torch.randn({VOCABULARY}, {WIDTH}) * 0.1); x = torch.randn({tokens}, {WIDTH}); "
         "found = divergence(x, x * 0.1, head, [1.0]); "
         "rows = sum(v.nbytes for v in found.values()) + 2 * x.nbytes; "

@@ -20,13 +20,13 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
-from pipelines.models.load import load_decoder
-from pipelines.models.sources import locate
-from pipelines.studies.measured import TaskSpec
-from pipelines.tasks.adapter import WornModel
-from pipelines.tasks.definition import harness
-from pipelines.tasks.loading import load_tasks, quiet
-from tests.pipelines.traces.llama64 import Llama64
+from prunescope.pipelines.evaluation.tasks.definition import harness
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import WornModel
+from prunescope.pipelines.evaluation.tasks.loading import load_tasks, quiet
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+from tests.pipelines.evaluation.traces.llama64 import Llama64
 
 TASKS = (
     TaskSpec(name="arc_challenge"),

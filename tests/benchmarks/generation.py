@@ -13,16 +13,16 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.models.sources import locate
-from pipelines.prompts import TokenizedPrompt, tokenize_prompts
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import Prompt, load_study
-from pipelines.traces.decoding import Pair, decode_greedily, step_rows, top_rows
+from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
+from prunescope.pipelines.evaluation.traces.decoding import Pair, decode_greedily, step_rows, top_rows
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import Prompt, load_study
 
 STEPS, REPEATS = 64, 3
 TEXTS = (

@@ -23,7 +23,7 @@ def definitions() -> Figures:
     """Importing them, and putting together what Dagster's code server puts together."""
 
     def load() -> None:
-        from assets.definitions import defs
+        from prunescope.assets.definitions import defs
 
         defs.get_repository_def().load_all_definitions()
 
@@ -32,8 +32,8 @@ def definitions() -> Figures:
 
 def run(study: str, root: str) -> Figures:
     """`prunescope run`, with everything imported that it may need; a run with nothing to do needs little of it."""
-    from assets.cli.main import run as command
-    from assets.cli.options import Globals
+    from prunescope.assets.cli.main import run as command
+    from prunescope.assets.cli.options import Globals
 
     if not Path(root, "_reports").exists():
         import_all()
@@ -47,10 +47,9 @@ def run(study: str, root: str) -> Figures:
 
 def import_all() -> None:
     """What computing imports, so that neither way pays for it while the clock runs."""
-    import pipelines.models.load
-    import pipelines.pruning.apply
-    import pipelines.traces.session
-    import pipelines.traces.texts  # noqa: F401
+    from prunescope.pipelines.evaluation.traces import text_traces, trace_session  # noqa: F401
+    from prunescope.pipelines.models import load  # noqa: F401
+    from prunescope.pipelines.pruning import apply  # noqa: F401
 
 
 def direct(study: str, root: str) -> Figures:
@@ -58,15 +57,15 @@ def direct(study: str, root: str) -> Figures:
     import_all()
     from dagster import build_asset_context
 
-    from assets.compute import compute
-    from assets.figures import figure_assets
-    from assets.loaded import LoadedModels
-    from assets.parts import STEPS, Part
-    from assets.plan import Request
-    from assets.published import paper_reference
-    from assets.questions import question_assets
-    from assets.report import report
-    from assets.resources import StudyResource, WarehouseResource
+    from prunescope.assets.defs.figure_assets import figure_assets
+    from prunescope.assets.defs.question_assets import question_assets
+    from prunescope.assets.defs.reference_asset import paper_reference
+    from prunescope.assets.defs.report_asset import report
+    from prunescope.assets.defs.resources import StudyResource, WarehouseResource
+    from prunescope.assets.execution.model_cache import LoadedModels
+    from prunescope.assets.execution.step_functions import compute
+    from prunescope.assets.execution.task import STEPS, Part
+    from prunescope.assets.planning.work_plan import Request
 
     def work() -> None:
         request, loaded = Request(study), LoadedModels()
@@ -93,9 +92,9 @@ def direct(study: str, root: str) -> Figures:
 
 def registered(study: str, root: str) -> Figures:
     """Makes a study's models and recipes known to Dagster, as its first run does."""
-    from assets.instance import opened
-    from assets.partitions import MODELS, RECIPES, register
-    from assets.plan import Request
+    from prunescope.assets.defs.partitions import MODELS, RECIPES, register
+    from prunescope.assets.instance.instance import opened
+    from prunescope.assets.planning.work_plan import Request
 
     chosen = Request(study).load()
     with opened(Path(root)) as instance:
@@ -106,9 +105,9 @@ def registered(study: str, root: str) -> Figures:
 
 def partition(study: str, root: str, job: str, key: str) -> Figures:
     """One run of one partition with the engine of the UI and the daemon."""
-    from assets.definitions import defs
-    from assets.instance import opened
-    from assets.partitions import variant_key
+    from prunescope.assets.definitions import defs
+    from prunescope.assets.defs.partitions import variant_key
+    from prunescope.assets.instance.instance import opened
 
     model, _, recipe = key.partition("|")
     registered(study, root)
@@ -134,20 +133,20 @@ def partition(study: str, root: str, job: str, key: str) -> Figures:
 
 def retire(root: str) -> Figures:
     """Ends the worker."""
-    from assets import warm
+    from prunescope.assets.execution.local import client
 
-    warm.retire(Path(root))
+    client.retire(Path(root))
     return {}
 
 
 def simulated(study: str, root: str, workers: str) -> Figures:
     """What `plan --workers` says of the study itself, with and without its answers."""
-    from assets import settings
-    from assets.plan import Request
-    from assets.scaling import scale
-    from pipelines.planning.cluster import simulate
-    from pipelines.progress import SILENT
-    from warehouse.store import Store
+    from prunescope.assets import settings
+    from prunescope.assets.planning.work_plan import Request
+    from prunescope.assets.runs.scaling import scale
+    from prunescope.pipelines.core.progress import SILENT
+    from prunescope.pipelines.planning.cluster import simulate
+    from prunescope.warehouse.storage.partition_store import Store
 
     chosen = Request(study).load()
     found = scale(chosen, Store(root), settings.cache_folder(), SILENT, int(workers))
@@ -163,11 +162,11 @@ def cluster(study: str, root: str, workers: str) -> Figures:
     """
     import torch
 
-    from assets import execution
-    from assets.cli.main import run as command
-    from assets.cli.options import Globals
+    from prunescope.assets.cli.main import run as command
+    from prunescope.assets.cli.options import Globals
+    from prunescope.assets.runs import run_executor
 
-    execution._Runs._answers = lambda runs: None
+    run_executor._Runs._answers = lambda runs: None
 
     def tables(*place: str) -> None:
         if command(["run", study, "--warehouse", root, *place], Globals()):
@@ -180,7 +179,7 @@ def cluster(study: str, root: str, workers: str) -> Figures:
 
     from ray.cluster_utils import Cluster
 
-    from assets.ray_fleet import Fleet
+    from prunescope.assets.execution.ray.worker_pool import Fleet
 
     begun = list[float]()
     hand_out = Fleet._hand_out
@@ -216,8 +215,8 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     )
     from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-    from assets.instance import opened
-    from assets.partitions import MODELS, RECIPES, VARIANTS, register
+    from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
+    from prunescope.assets.instance.instance import opened
 
     @asset(partitions_def=MODELS)
     def model() -> None: ...
@@ -262,10 +261,10 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
 
 def tick(study: str, root: str) -> Figures:
     """What the sensor and the conditions look at: every footer at first, later which files have changed."""
-    from assets.backlog import Surveyor
-    from assets.cli.main import run as command
-    from assets.cli.options import Globals
-    from warehouse.store import Store
+    from prunescope.assets.cli.main import run as command
+    from prunescope.assets.cli.options import Globals
+    from prunescope.assets.watching.backlog import Surveyor
+    from prunescope.warehouse.storage.partition_store import Store
 
     if command(["watch", study, "--warehouse", root], Globals()):
         raise RuntimeError("the study cannot be watched")
@@ -278,9 +277,9 @@ def answers(root: str, rows: str) -> Figures:
     """Questions and figures over made-up variants; the report, of the demo alone, is part of the demo's figures."""
     from dagster import build_asset_context
 
-    from assets.figures import figure_assets
-    from assets.questions import question_assets
-    from assets.resources import WarehouseResource
+    from prunescope.assets.defs.figure_assets import figure_assets
+    from prunescope.assets.defs.question_assets import question_assets
+    from prunescope.assets.defs.resources import WarehouseResource
     from tests.benchmarks.warehouse import write_warehouse
 
     write_warehouse(Path(root), int(rows))

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pipelines.models.calls import hooks
-from pipelines.models.decoder import Decoder
-from pipelines.streams import Streams
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.module_calls import hooks
+from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
 
 COLUMNS = 128
 Solve = Callable[[Float[Tensor, "out in"], Float[Tensor, "in in"]], Tensor]

@@ -20,17 +20,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipelines.calibration import calibration_tokens
-from pipelines.errors import InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.models.sources import locate
-from pipelines.pruning.apply import prune, prune_all
-from pipelines.pruning.recipes import Recipe, parse_recipe
-from pipelines.pruning.statistics import Statistics
-from pipelines.pruning.variant import load_variant
-from pipelines.streams import BATCH
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.pruning.apply import prune, prune_all
+from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
+from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
+from prunescope.pipelines.pruning.variant import load_variant
+from prunescope.pipelines.recipes import Recipe, parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.benchmarks.plain_pruning import plain_layers, plain_magnitude, plain_sparsegpt, plain_wanda, put_back
 
 # The published scripts on the same model, tokens and kind of machine, in seconds; resident memory in GB.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from assets.explorer import documents
-from assets.resources import StudyResource, WarehouseResource
-from pipelines.explorer.page import render
-from tests.pipelines.explorer.reader import Reader, chromium, require_chromium
+from prunescope.assets.defs.resources import StudyResource, WarehouseResource
+from prunescope.assets.publishing.explorer_data import documents
+from prunescope.pipelines.reporting.explorer.page import render
+from tests.pipelines.reporting.explorer.reader import Reader, chromium, require_chromium
 
 TARGETS = {"report_wall_s": 20.0, "first_paint_s": 1.0, "click_median_ms": 100.0}
 LOADS, CLICKS = 5, 40

@@ -15,17 +15,17 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from pipelines.calibration import calibration_tokens
-from pipelines.memory import growth_bytes
-from pipelines.models.decoder import Decoder, probe_tokens
-from pipelines.models.load import load_decoder
-from pipelines.models.probe import distance
-from pipelines.models.sources import locate
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.studies import CalibrationSpec
-from pipelines.studies.limits import parse_limits
-from pipelines.traces.decoding import decode_greedily
+from prunescope.pipelines.core.peak_memory import growth_bytes
+from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
+from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.forward_probe import distance
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
+from prunescope.pipelines.studies.memory_limits import parse_limits
 
 SPEC = CalibrationSpec(source="c4", sequences=8, length=512, documents="joined")
 NEW_TOKENS = 8

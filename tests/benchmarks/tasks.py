@@ -25,17 +25,17 @@ import platformdirs
 import polars as pl
 import torch
 
-from pipelines.metrics.products import quick_linears
-from pipelines.models.load import load_decoder
-from pipelines.models.sources import locate
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies.measured import TaskSpec
-from pipelines.tasks.definition import harness
-from pipelines.tasks.loading import quiet
-from pipelines.tasks.score import TaskSession
+from prunescope.pipelines.evaluation.tasks.definition import harness
+from prunescope.pipelines.evaluation.tasks.loading import quiet
+from prunescope.pipelines.evaluation.tasks.score import TaskSession
+from prunescope.pipelines.metrics.cpu_matmul import quick_linears
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.benchmarks.equality import Exact, Gap, Key, Said, answers, gaps, of_harness, off
 
 # In the proportions of the study paper-small, and two programs.

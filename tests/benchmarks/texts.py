@@ -12,13 +12,13 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from pipelines.models.load import load_decoder
-from pipelines.models.sources import locate
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant
-from pipelines.studies import Study, TextSpec, load_study
-from pipelines.traces.texts import TextSession
+from prunescope.pipelines.evaluation.traces.text_traces import TextSession
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import Study, TextSpec, load_study
 
 # 16 windows of 512 tokens, as many as llama.cpp read; of each the second half is scored.
 TEXT = TextSpec(id="wikitext2", max_tokens=16 * 256)

@@ -22,12 +22,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from prunescope.warehouse.catalogue.database import view_sql
+from prunescope.warehouse.storage.partition_store import PART, Store
+from prunescope.warehouse.storage.path_names import path_safe
+from prunescope.warehouse.storage.provenance import Provenance
+from prunescope.warehouse.tables import TABLES
 from tests.benchmarks.warehouse_rows import ROWS_A_VARIANT, Recipe, model_tables, variant_tables, variants
-from warehouse.catalogue import view_sql
-from warehouse.names import path_safe
-from warehouse.provenance import Provenance
-from warehouse.store import PART, Store
-from warehouse.tables import TABLES
 
 WRITERS = 2
 PARTITIONS = 10_000

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import TABLES
 from tests.benchmarks import warehouse_scores
-from warehouse.schema import Column, Table
-from warehouse.tables import TABLES
 
 # 1 − cos of h, z and p by layer, attention and MLP dropped one by one (2603.24652, figure 4, Qwen2.5-7B).
 PUBLISHED = {

@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from warehouse.catalogue import connect
-from warehouse.quoting import quoted
+from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.core.quoting import quoted
 
 # What runs to one row a record is counted: nobody reads it whole.
 ROW_BY_ROW = ("estimate_points", "shifts")

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 from torch import Tensor
 
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
 from tests.tiny_models import EVERY_DECODER, save_tiny
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.tables import TABLES
 from tests.sql.handmade import Memory
-from warehouse import catalogue
-from warehouse.tables import TABLES
 
 FOLDER = Path(__file__).parent / "demo"
 # Few enough to stay small: the first, a middle and the last layer, and of the drops one layer that they dropped.
@@ -50,7 +50,7 @@ def _rows(name: str) -> pl.DataFrame:
 
 def take(root: Path) -> None:
     """Stores the part of a warehouse that tests read."""
-    with catalogue.connect(root) as connection:
+    with database.connect(root) as connection:
         for name, kept in KEPT.items():
             rows = connection.sql(f"select * from {name} where {kept} order by all").pl()
             rows.write_parquet(FOLDER / f"{name}.parquet", compression="zstd", compression_level=19)

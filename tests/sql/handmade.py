@@ -12,14 +12,15 @@ from typing import Any, Self
 import duckdb
 import polars as pl
 
-from warehouse import catalogue, checks
-from warehouse.provenance import Provenance
-from warehouse.quoting import quoted
-from warehouse.schema import Table
-from warehouse.snapshots import FOOTERS
-from warehouse.store import Store, to_arrow
-from warehouse.tables import TABLES
-from warehouse.tables.columns import DIVERGENCE_NAMES
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.core.quoting import quoted
+from prunescope.warehouse.quality import checks
+from prunescope.warehouse.schema.table import Table
+from prunescope.warehouse.storage.partition_store import Store, to_arrow
+from prunescope.warehouse.storage.provenance import Provenance
+from prunescope.warehouse.storage.snapshot import FOOTERS
+from prunescope.warehouse.tables import TABLES
+from prunescope.warehouse.tables.columns import DIVERGENCE_NAMES
 
 Row = dict[str, Any]
 Ask = Callable[["Handmade", str], list[Row]]
@@ -289,7 +290,7 @@ class Handmade:
         """Writes all partitions below the folder and opens the catalogue on them."""
         for name in TABLES:
             assert self.write(root, name) == []
-        return catalogue.connect(root)
+        return database.connect(root)
 
     def write(self, root: Path, name: str) -> list[str]:
         """Writes one table and says which of its checks the rows break."""
@@ -324,11 +325,11 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self.connection = catalogue.connect("memory://nothing")
+        self.connection = database.connect("memory://nothing")
         self._filled: set[str] = set()
         footers = self.connection.sql(f"select * from {FOOTERS}")
         self._columns = dict(zip(footers.columns, footers.types, strict=True))
-        typed = {name: _typed(table) for name, table in TABLES.items()} | {catalogue.PROVENANCE: self._columns}
+        typed = {name: _typed(table) for name, table in TABLES.items()} | {database.PROVENANCE: self._columns}
         for name, columns in typed.items():
             declared = ", ".join(f"{quoted(column)} {of}" for column, of in columns.items())
             place = f"files.{quoted(f'{name}_files')}"
@@ -383,7 +384,7 @@ class Memory:
 
 
 def _typed(table: Table) -> dict[str, str]:
-    return {column.name: catalogue.sql_type(column.type) for column in table.columns}
+    return {column.name: database.sql_type(column.type) for column in table.columns}
 
 
 def frame_of(table: Table, rows: Sequence[Row]) -> pl.DataFrame:

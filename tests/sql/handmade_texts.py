@@ -2,8 +2,8 @@
 
 import math
 
+from prunescope.warehouse.tables.text_tokens import NAMES
 from tests.sql.handmade import MODEL, Handmade, divergence
-from warehouse.tables.text_tokens import NAMES
 
 
 def text_token(

@@ -2,17 +2,10 @@
 
 import numpy as np
 
+from prunescope.warehouse.tables import TABLES
 from tests.sql.handmade import LAYERS, Handmade
-from tests.sql.handmade_tasks import (
-    mask_sample,
-    paper_reference,
-    retrieval_score,
-    speed,
-    task_sample,
-    task_score,
-)
+from tests.sql.handmade_tasks import mask_sample, paper_reference, retrieval_score, speed, task_sample, task_score
 from tests.sql.handmade_texts import text_token
-from warehouse.tables import TABLES
 
 PROMPTS = [f"p{index}" for index in range(3)]
 STEPS = 4

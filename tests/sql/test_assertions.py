@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.tables import TABLES
 from tests.sql.handmade import Handmade, Memory, Row, rows_of
 from tests.sql.handmade_whole import whole_warehouse
-from warehouse import catalogue
-from warehouse.tables import TABLES
 
-FILES = sorted((catalogue.SQL / "tests").glob("assert_*.sql"))
+FILES = sorted((database.SQL / "tests").glob("assert_*.sql"))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Memo
     broken.apply(warehouse)
     good.fill_table(table, warehouse.rows[broken.table], checked=False)
     try:
-        assert rows_of(good.connection, (catalogue.SQL / "tests" / f"assert_{name}.sql").read_text())
+        assert rows_of(good.connection, (database.SQL / "tests" / f"assert_{name}.sql").read_text())
     finally:
         good.fill_table(table, right, checked=False)
 

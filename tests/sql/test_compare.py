@@ -10,16 +10,16 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy import stats
 
+from prunescope.warehouse.catalogue.comparison import Comparison, compare, compare_pairs
+from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.sql.handmade import Handmade, Row
 from tests.sql.handmade_tasks import task_sample
 from tests.sql.handmade_texts import text_token
 from tests.sql.handmade_whole import whole_warehouse
 from tests.sql.resampling import interval
-from warehouse.catalogue import connect
-from warehouse.compare import Comparison, compare, compare_pairs
-from warehouse.errors import WarehouseError
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 
 def write(warehouse: Handmade, root: Path) -> Path:

@@ -7,9 +7,9 @@ import duckdb
 import polars as pl
 import pytest
 
-from warehouse import catalogue
+from prunescope.warehouse.catalogue import database
 
-VIEWS = catalogue.view_sql()
+VIEWS = database.view_sql()
 QUESTIONS = {name[:3]: name for name, view in VIEWS.items() if view.layer == "questions"}
 KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
 PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}

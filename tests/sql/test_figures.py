@@ -1,4 +1,4 @@
-"""The figures ask the real views for what the synthetic frames of `tests/pipelines/charts` promise them.
+"""The figures ask the real views for what the synthetic frames of `tests/pipelines/reporting/charts` promise them.
 
 Their numbers and looks are tested there.
 """
@@ -7,8 +7,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from pipelines.charts.registry import FIGURES
-from tests.pipelines.charts import frames
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from tests.pipelines.reporting.charts import frames
 
 # Spikes take three at least, which a warehouse of 12 steps a variant does not have.
 RARE = {"spikes"}

@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from prunescope.warehouse.catalogue.database import connect, view_sql
+from prunescope.warehouse.catalogue.question_query import Wanted, ask
+from prunescope.warehouse.catalogue.view_header import parse
+from prunescope.warehouse.tables import TABLES
 from tests.sql.handmade import Memory
 from tests.sql.handmade_whole import whole_warehouse
-from warehouse.asking import Wanted, ask
-from warehouse.catalogue import connect, view_sql
-from warehouse.headers import parse
-from warehouse.tables import TABLES
 
 VIEWS = [name for name, view in view_sql().items() if "model" in view.columns and not parse(view.header).across]
 

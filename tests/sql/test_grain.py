@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from warehouse import catalogue
-from warehouse.headers import parse
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.catalogue.view_header import parse
 
-VIEWS = catalogue.view_sql()
+VIEWS = database.view_sql()
 KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
 PRUNED = "recipe <> 'dense' and recipe not like 'noise%'"
 COMPARED = "recipe not like 'noise%'"

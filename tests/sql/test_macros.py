@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from prunescope.warehouse.catalogue import database
 from tests.sql.resampling import RESAMPLES, draws
-from warehouse import catalogue
 
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
     root: Path = tmp_path_factory.mktemp("empty")
-    with catalogue.connect(root) as opened:
+    with database.connect(root) as opened:
         yield opened
 
 

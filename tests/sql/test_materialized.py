@@ -4,12 +4,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from prunescope.warehouse.catalogue.database import connect, view_sql
+from prunescope.warehouse.catalogue.materialized import Materialized, read_by
+from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
+from prunescope.warehouse.storage.snapshot import damage_explained
+from prunescope.warehouse.tables import TABLES
 from tests.sql.handmade_whole import whole_warehouse
-from warehouse.catalogue import connect, view_sql
-from warehouse.errors import DamagedFileError, DamagedFileWarning
-from warehouse.materialized import Materialized, read_by
-from warehouse.snapshots import damage_explained
-from warehouse.tables import TABLES
 
 VIEWS = view_sql()
 

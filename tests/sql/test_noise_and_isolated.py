@@ -7,12 +7,12 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy import stats
 
+from prunescope.warehouse.catalogue import database
 from tests.sql.handmade import Ask, Handmade, rows_of
 from tests.sql.handmade_texts import text_token
 from tests.sql.handmade_whole import whole_warehouse
-from warehouse import catalogue
 
-VIEWS = catalogue.view_sql()
+VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # What each variant answered and scored, noise and dense too; what compares them reads it.
 OF_EVERY_VARIANT = {"task_answers", "group_scores"}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sql import notebook
+from prunescope.sql import notebook
 from tests.sql.handmade_whole import whole_warehouse
 
 NOTEBOOK = notebook.__file__

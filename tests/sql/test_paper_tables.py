@@ -8,14 +8,14 @@ import duckdb
 import numpy as np
 import pytest
 
+from prunescope.warehouse.catalogue import view_header
+from prunescope.warehouse.catalogue.database import view_sql
+from prunescope.warehouse.export.latex_table import to_latex
+from prunescope.warehouse.export.paper_tables import PAPER_TABLES
+from prunescope.warehouse.export.table_cells import printed
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
 from tests.sql.handmade_tasks import paper_reference, retrieval_score, task_sample, task_score
 from tests.sql.handmade_texts import text_token
-from warehouse import headers
-from warehouse.catalogue import view_sql
-from warehouse.export.latex_table import to_latex
-from warehouse.export.paper_tables import PAPER_TABLES
-from warehouse.export.typeset import printed
 
 
 def by(rows: list[Row], *columns: str) -> dict[object, Row]:
@@ -38,7 +38,7 @@ def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDB
         assert needed <= set(rows.column_names), name
         errors = {name for name in rows.column_names if name.endswith("_se")}
         assert errors <= needed, f"{name}: an uncertainty is not printed"
-        key = headers.parse(view_sql()[name].header).key
+        key = view_header.parse(view_sql()[name].header).key
         text = to_latex(printed(name, rows, layout, key))
         # A longtable, over several pages, has its rules in front of its rows.
         bodies = re.findall(r"\\endfoot\n(.*?)\\end\{longtable\}", text, re.DOTALL) or re.findall(
@@ -261,7 +261,7 @@ def test_rows_come_dense_first_and_then_by_name(whole: duckdb.DuckDBPyConnection
 
 
 def test_a_narrowed_catalogue_answers_as_if_nothing_else_were_there(tmp_path: Path) -> None:
-    from warehouse.subset import is_whole, narrow
+    from prunescope.warehouse.catalogue.scope import is_whole, narrow
 
     warehouse = Handmade().model().model("other's").variant("dense").variant("a").variant("a", model="other's")
     for recipe in ("dense", "a"):

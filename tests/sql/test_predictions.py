@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
+from prunescope.warehouse.catalogue.database import connect, view_sql
+from prunescope.warehouse.catalogue.question_query import Wanted
+from prunescope.warehouse.catalogue.question_query import ask as ask_warehouse
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
 from tests.sql.handmade_models import chance, cliff, known, scored
-from warehouse.asking import Wanted
-from warehouse.asking import ask as ask_warehouse
-from warehouse.catalogue import connect, view_sql
 
 NATS = {name: 10 ** np.random.default_rng(seed).uniform(-2.5, 1, 9) for seed, name in enumerate("abcd", start=1)}
 KL = "kind = 'generative'"

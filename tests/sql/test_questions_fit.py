@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from prunescope.warehouse.catalogue import database
 from tests.sql.handmade import Ask, Handmade, Row
 from tests.sql.resampling import auc_of_pairs, draws, interval
-from warehouse import catalogue
 
 RECIPE = "wanda-50"
 
@@ -318,7 +318,7 @@ def test_q05_thins_each_model_by_its_own_records(ask: Ask) -> None:
     warehouse = fit_points([0.5] * 12, [1.0] * 12)
     for step in range(4):
         warehouse.transition(RECIPE, "p", step, 0.5, model="small")
-    thinned = catalogue.view_sql()["q05_bias_by_deviation"].sql.replace("500000", "4")
+    thinned = database.view_sql()["q05_bias_by_deviation"].sql.replace("500000", "4")
     rows = ask(warehouse, f"select distinct model, n from ({thinned}) order by model")
 
     # Every third position of the large model stays, and of the small one every position.
@@ -380,7 +380,7 @@ def test_q09_thins_each_model_by_its_own_records(ask: Ask) -> None:
             warehouse.step(RECIPE, "p", step, model=model)
             for layer in range(2):
                 warehouse.transition(RECIPE, "p", step, 0.5, model=model, layer=layer, orth_rel_h=float(step))
-    thinned = catalogue.view_sql()["q09_parallel_against_orthogonal"].sql.replace("1500000", "8")
+    thinned = database.view_sql()["q09_parallel_against_orthogonal"].sql.replace("1500000", "8")
     query = f"select model, layer, n, orth_rel_median from ({thinned}) where space = 'h' order by model, layer"
 
     # Of 24 records those of every third position stay, in the next layer of those before. Of 8 all stay, and of every

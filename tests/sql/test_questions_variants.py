@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.pruning.recipes import parse_recipe
+from prunescope.pipelines.recipes import parse_recipe
 from tests.sql.handmade import Ask, Handmade
 from tests.sql.handmade_tasks import mask_sample
 from tests.sql.resampling import RESAMPLES, draws, interval

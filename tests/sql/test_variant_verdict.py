@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from pipelines.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, SAFE, advise
-from pipelines.explorer.verdicts import TOLERANCE
+from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, SAFE, advise
+from prunescope.pipelines.reporting.explorer.verdicts import TOLERANCE
 from tests.sql.handmade import Ask, Handmade, Row
 from tests.sql.handmade_tasks import task_sample, task_score
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.catalogue.column_docs import explain
+from prunescope.warehouse.catalogue.view_header import parse
 from tests.sql.handmade import rows_of
-from warehouse import catalogue
-from warehouse.explanations import explain
-from warehouse.headers import parse
 
-VIEWS = catalogue.view_sql()
+VIEWS = database.view_sql()
 EXPLAINED = explain(VIEWS.values())
 KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
 STAGED = [name for name, view in VIEWS.items() if view.layer == "staging"]
@@ -20,7 +20,7 @@ STAGED = [name for name, view in VIEWS.items() if view.layer == "staging"]
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with catalogue.connect(tmp_path_factory.mktemp("empty")) as connection:
+    with database.connect(tmp_path_factory.mktemp("empty")) as connection:
         yield connection
 
 
@@ -109,8 +109,8 @@ def test_no_view_reads_more_than_the_layer_below_allows() -> None:
 
 
 def test_every_sql_file_is_a_view_a_macro_an_assertion_or_a_comparison() -> None:
-    files = {path.relative_to(catalogue.SQL) for path in catalogue.SQL.rglob("*.sql")}
-    views = {view.path.relative_to(catalogue.SQL) for view in VIEWS.values()}
+    files = {path.relative_to(database.SQL) for path in database.SQL.rglob("*.sql")}
+    views = {view.path.relative_to(database.SQL) for view in VIEWS.values()}
 
     assert all(
         path.parts[0] in {"macros", "comparisons"} or (path.parts[0] == "tests" and path.name.startswith("assert_"))

@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from warehouse.provenance import Provenance
-from warehouse.schema import Column, Table
-from warehouse.store import Store
-from warehouse.tables import TABLES
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import Provenance
+from prunescope.warehouse.tables import TABLES
 
 PROVENANCE = Provenance(
     fingerprint="f" * 64,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
-from warehouse.export.escape import latex
+from prunescope.warehouse.export.latex_escape import latex
 
 PAPER = "he2026demystifying"
 _METHODS = {
@@ -54,7 +54,7 @@ _ENTRY = re.compile(r"^@\w+\{([^,]+),\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 
 def entries() -> dict[str, str]:
     """The entries of `references.bib` by key."""
-    text = (resources.files("warehouse.export") / "references.bib").read_text(encoding="utf-8")
+    text = (resources.files("prunescope.warehouse.export") / "references.bib").read_text(encoding="utf-8")
     return {match[1]: match[0] for match in _ENTRY.finditer(text)}
 
 

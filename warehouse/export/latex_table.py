@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from warehouse.export.escape import latex
-from warehouse.export.marks import Mark
-from warehouse.export.rounding import Number
-from warehouse.export.typeset import Cell, Printed, number_text
-from warehouse.quoting import visible
+from prunescope.warehouse.core.quoting import visible
+from prunescope.warehouse.export.best_marks import Mark
+from prunescope.warehouse.export.latex_escape import latex
+from prunescope.warehouse.export.rounding import Number
+from prunescope.warehouse.export.table_cells import Cell, Printed, number_text
 
 # The text of LaTeX's class article at 10 pt is 345 pt wide and 43 lines of \footnotesize with caption and notes high.
 _WIDTH = 340.0

@@ -3,7 +3,7 @@
 What the numbers are stands in the views; here are headings, units, uncertainty and which way is better.
 """
 
-from warehouse.export.layout import Layout, Shown
+from prunescope.warehouse.export.table_spec import Layout, Shown
 
 _MODEL, _RECIPE, _METHOD = Shown("model"), Shown("recipe"), Shown("method")
 _REMOVED = Shown("parameters_removed_share", "removed", "%", scale=100)

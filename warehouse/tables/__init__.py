@@ -2,8 +2,8 @@
 
 from inspect import cleandoc
 
-from warehouse.schema import Table
-from warehouse.tables import (
+from prunescope.warehouse.schema.table import Table
+from prunescope.warehouse.tables import (
     activation_stats,
     block_influence,
     decoding_steps,

@@ -5,8 +5,8 @@ Wanda reads `second_moment`; the other columns say which channels are outliers.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="activation_stats",

@@ -5,7 +5,7 @@ Only definitions; a table chooses from them.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Reference
+from prunescope.warehouse.schema.table import Column, Invariant, Reference
 
 LABEL = pa.dictionary(pa.int32(), pa.string())
 METRIC = pa.float32()

@@ -5,8 +5,8 @@ h is the head's input (after the final norm), z the true logits.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="decoding_steps",

@@ -5,8 +5,8 @@ Decoding always runs to the study's length, so that steps pair up; the end is ma
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 
 def _step(name: str, doc: str) -> Column:

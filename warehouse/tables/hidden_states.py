@@ -5,8 +5,8 @@ What follows from it (logits are `W h`) is never stored.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="hidden_states",

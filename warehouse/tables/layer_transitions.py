@@ -5,8 +5,8 @@ Teacher forced: both sides read the prompt and the dense model's greedy continua
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 _EXAMPLE = """\
 SELECT -- each sublayer at the step at which a text of wanda-2of4 first flips; first_divergent_layer has the answer

@@ -5,8 +5,8 @@ The whole masks lie in the variant's file beside the tables.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
 
 MOST_SAMPLED = 16_384
 

@@ -5,8 +5,8 @@ Sizes are counted from the loaded weights, not read from the config.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 
 def _count(name: str, doc: str, unit: str = "") -> Column:

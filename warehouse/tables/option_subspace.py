@@ -5,8 +5,8 @@ List columns run in the order of `options`.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 FLOATS = pa.list_(pa.float32())
 RANKS = pa.list_(pa.int32())

@@ -5,8 +5,8 @@ Nothing that this project measured.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="paper_reference",

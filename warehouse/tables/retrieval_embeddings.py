@@ -5,8 +5,8 @@ Of data sets whose study keeps them (`keep_embeddings`).
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="retrieval_embeddings",

@@ -5,8 +5,8 @@ Means over queries are in `retrieval_scores`.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="retrieval_queries",

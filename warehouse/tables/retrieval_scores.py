@@ -5,8 +5,8 @@ Needs an embedding model; text that is generated is scored in `task_scores`.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="retrieval_scores",

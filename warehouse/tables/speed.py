@@ -5,8 +5,8 @@ Times of another run or machine do not compare; those of one row do.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 _MEMORY = "Weights that the model needs, and the most that cache and activations took beside them"
 _MEASURES = (

@@ -5,8 +5,8 @@ Lists run in the order of the options as the task gives them.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
 
 _FLOATS = pa.list_(pa.float32())
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
 
 
 def _names(metrics: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ logits. Statistics over tokens belong in the mart `kld_summary`.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
 
 # What a shift of the output is judged by; the whole geometry of h, z and p is in the tables of the prompts.
 NAMES = (

@@ -5,8 +5,8 @@ What a person reads to see where an answer breaks.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="top_tokens",

@@ -5,8 +5,8 @@ The masks themselves lie beside the tables, one small file a variant.
 
 import pyarrow as pa
 
-from warehouse.schema import Column, Invariant, Migration, Table
-from warehouse.tables import columns as c
+from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
+from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="variants",

@@ -6,14 +6,14 @@ Each family in a module of its own; in which order layers come, and on which tok
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.pruning.changes import Change
-from pipelines.pruning.methods.admm import admm
-from pipelines.pruning.methods.dsnot import dsnot
-from pipelines.pruning.methods.given import Given, about
-from pipelines.pruning.methods.obs import gptq, sparsegpt
-from pipelines.pruning.methods.quantize import awq, rtn
-from pipelines.pruning.methods.scores import magnitude, ria, wanda
-from pipelines.pruning.recipes import ADMM, AWQ, GPTQ, RIA, RTN, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
+from prunescope.pipelines.pruning.methods.admm import admm
+from prunescope.pipelines.pruning.methods.dsnot import dsnot
+from prunescope.pipelines.pruning.methods.matrix_context import Given, about
+from prunescope.pipelines.pruning.methods.obs import gptq, sparsegpt
+from prunescope.pipelines.pruning.methods.quantize import awq, rtn
+from prunescope.pipelines.pruning.methods.scores import magnitude, ria, wanda
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import ADMM, AWQ, GPTQ, RIA, RTN, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
 
 __all__ = ["METHODS", "Given", "change_of"]
 

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipelines.errors import InputError
-from pipelines.inputs import Inputs
-from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share, share_of
-from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.hessian import RAISE, cholesky, gram_of, note, target_of
-from pipelines.pruning.recipes import ADMM
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share, share_of
+from prunescope.pipelines.pruning.methods.hessian import RAISE, cholesky, gram_of, note, target_of
+from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import ADMM
 
 Weight = Float[Tensor, "out in"]
 Square = Float[Tensor, "in in"]

@@ -14,18 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipelines.calibration import Influence
-from pipelines.errors import ComputationError, InputError
-from pipelines.metrics.blocks import BLOCK_ROWS
-from pipelines.metrics.heads import Head
-from pipelines.metrics.spaces import space_metrics
-from pipelines.models.calls import Arguments, call_with_state, hooks, stream_of
-from pipelines.models.decoder import Decoder
-from pipelines.progress import SILENT, Progress
-from pipelines.pruning.recipes import Drop
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
-from pipelines.streams import BATCH, cast
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
+from prunescope.pipelines.metrics.vector_metrics import space_metrics
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
+from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, cast
+from prunescope.pipelines.pruning.calibration.statistics import Influence
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import Drop
 
 # Tokens of one pass of the greedy choice, which keeps the stream before every layer.
 _KEPT_TOKENS = 2048

@@ -3,11 +3,11 @@
 The mask that it begins with is an earlier recipe's; the loop itself stands in `exchange.py`.
 """
 
-from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import pattern_of, require_finite
-from pipelines.pruning.methods.exchange import Channels, exchange
-from pipelines.pruning.methods.given import Given
-from pipelines.pruning.recipes import DSnoT
+from prunescope.pipelines.pruning.masks import pattern_of, require_finite
+from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.methods.prune_and_grow import Channels, exchange
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import DSnoT
 
 
 def dsnot(given: Given, recipe: DSnoT) -> Change | None:

@@ -1,6 +1,6 @@
 """Reads a checkpoint that another tool made as a variant of the dense model: what differs, and which layers are gone.
 
-Every way to refuse one stands here; where its files come from is `pipelines.models.sources`'.
+Every way to refuse one stands here; where its files come from is `prunescope.pipelines.models.sources`'.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,21 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipelines.errors import InputError
-from pipelines.models.calls import first_tensor, hooks
-from pipelines.models.decoder import Decoder, probe_tokens
-from pipelines.models.load import load_model
-from pipelines.models.matrices import Matrix
-from pipelines.models.output import allowed
-from pipelines.models.probe import distance
-from pipelines.models.sources import locate
-from pipelines.models.sublayer import Sublayer
-from pipelines.models.turns import data_of, present
-from pipelines.progress import SILENT, Progress
-from pipelines.pruning.changes import Change
-from pipelines.pruning.recipes import External
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.forward_probe import distance
+from prunescope.pipelines.models.lm_head import allowed
+from prunescope.pipelines.models.load import load_model
+from prunescope.pipelines.models.module_calls import first_tensor, hooks
+from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.models.weight_matrices import Matrix
+from prunescope.pipelines.models.weight_offload import data_of, present
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import External
 
 # Rows of each matrix that layers are compared by, and by how much (cosine) the best order of layers has to be ahead
 # of every other one: layers of different depth have cosines near 0, pruned copies of one layer above 0.7.

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipelines.errors import ComputationError
-from pipelines.inputs import Inputs
-from pipelines.pruning.methods.given import Given
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.methods.matrix_context import Given
 
 # Where the Cholesky factorization fails, damping is raised by this factor, so many times at most.
 RAISE = 10.0

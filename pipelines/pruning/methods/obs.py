@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipelines.errors import InputError
-from pipelines.pruning.changes import Change, Codes
-from pipelines.pruning.masks import Mask, keep_share, share_of
-from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.grid import grid, grids, quantized
-from pipelines.pruning.methods.hessian import factored, target_of
-from pipelines.pruning.methods.sweep import sweep
-from pipelines.pruning.recipes import GPTQ, SparseGPT
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.pruning.masks import Mask, keep_share, share_of
+from prunescope.pipelines.pruning.methods.column_update import sweep
+from prunescope.pipelines.pruning.methods.hessian import factored, target_of
+from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized
+from prunescope.pipelines.pruning.weight_delta import Change, Codes
+from prunescope.pipelines.recipes import GPTQ, SparseGPT
 
 # Columns of a block of GPTQ without groups: the sweep inside stays in a core's cache, the rest is matrix products.
 COLUMNS = 128

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from pipelines.errors import ComputationError
-from pipelines.pruning.changes import Change, Codes
-from pipelines.pruning.methods.given import Given
-from pipelines.pruning.methods.grid import grid, grids, quantized
-from pipelines.pruning.recipes import AWQ, RTN
-from pipelines.pruning.recipes.quantization import Quantized
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized
+from prunescope.pipelines.pruning.weight_delta import Change, Codes
+from prunescope.pipelines.recipes import AWQ, RTN
+from prunescope.pipelines.recipes.quantization import Quantized
 
 Weight = Float[Tensor, "out in"]
 Channels = Float[Tensor, " in"]

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.errors import InputError
-from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import Mask, cumulative_shares, keep_n_of_m, keep_share
-from pipelines.pruning.methods.given import Given
-from pipelines.pruning.recipes import RIA, Magnitude, Masked, Wanda
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.pruning.masks import Mask, cumulative_shares, keep_n_of_m, keep_share
+from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import RIA, Magnitude, Masked, Wanda
 
 
 def magnitude(given: Given, recipe: Magnitude) -> Change:

@@ -16,13 +16,13 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
-from pipelines.metrics import blocks, eager, fused
-from pipelines.metrics.blocks import Workspace
-from pipelines.metrics.columns import dense_columns, shift_columns
-from pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence
-from pipelines.metrics.heads import Head
-from pipelines.metrics.reference import divergence_reference
-from warehouse.tables.columns import DIVERGENCE
+from prunescope.pipelines.metrics import eager_kernels, fused_kernels, logit_blocks
+from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence
+from prunescope.pipelines.metrics.divergence_columns import dense_columns, shift_columns
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.logit_blocks import Workspace
+from prunescope.pipelines.metrics.reference import divergence_reference
+from prunescope.warehouse.tables.columns import DIVERGENCE
 
 RANKING = {
     "is_top1_same",
@@ -300,7 +300,7 @@ def test_several_shifts_at_once_equal_one_at_a_time():
 def test_the_block_size_changes_nothing_but_rounding(block_rows, monkeypatch):
     head, x, near, _ = model_like(40)
     usual = divergence(x, near, head, [1.0], workspace=Workspace())
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(logit_blocks, "BLOCK_ROWS", block_rows)
     blocked = divergence(x, near, head, [1.0])
     for name in COLUMN_NAMES:
         # Few rows are multiplied another way; a margin is a difference of two rounded logits.
@@ -354,9 +354,9 @@ def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
     compiled = divergence(z, dz, identity_head(size), [temperature, 1.0])
     inverse = np.array([1 / temperature, 1.0])[:, None]
-    rows = eager.dense_rows(z, [temperature, 1.0], 10)
-    moved = blocks.eager_shift(*eager.shift_rows(rows, dz, [temperature, 1.0]), dz)
-    own = blocks.eager_dense(rows, inverse)
+    rows = eager_kernels.dense_rows(z, [temperature, 1.0], 10)
+    moved = logit_blocks.eager_shift(*eager_kernels.shift_rows(rows, dz, [temperature, 1.0]), dz)
+    own = logit_blocks.eager_dense(rows, inverse)
     columns = {name: np.broadcast_to(v, (2, 4)) for name, v in (dense_columns(own) | shift_columns(own, moved)).items()}
     for name, values in columns.items():
         # Entropies and signed parts are sums that cancel; the rest has no such excuse.
@@ -368,7 +368,7 @@ def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift
 def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):
     head, x, near, far = model_like(40)
     usual = divergence(x, [near, far], head, [0.5, 1.0])
-    monkeypatch.setattr(blocks, "_PRODUCT_NOISE", 1.0)  # every row goes to float64
+    monkeypatch.setattr(logit_blocks, "_PRODUCT_NOISE", 1.0)  # every row goes to float64
     for measured, exact in zip(usual, divergence(x, [near, far], head, [0.5, 1.0]), strict=True):
         for name in COLUMN_NAMES:
             atol = 1e-4 if name == "identity_residual_nats" else 1e-6  # the rounding of the logits themselves
@@ -384,7 +384,7 @@ def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushe
     z = torch.linspace(0, -130, 4096).repeat(4, 1) + torch.randn(4, 4096, generator=torch.Generator().manual_seed(0))
     dz = torch.randn(4, 4096, generator=torch.Generator().manual_seed(1))
     flushed = divergence(z, dz, identity_head(4096), [0.5, 1.0, 2.0])
-    monkeypatch.setattr("pipelines.metrics.blocks.subnormals_flushed", nullcontext)
+    monkeypatch.setattr("prunescope.pipelines.metrics.logit_blocks.subnormals_flushed", nullcontext)
     for name, kept in divergence(z, dz, identity_head(4096), [0.5, 1.0, 2.0]).items():
         np.testing.assert_allclose(flushed[name], kept, rtol=1e-6, atol=0, err_msg=name)
 
@@ -394,8 +394,10 @@ def test_a_measure_flushes_subnormals_and_leaves_the_thread_as_it_was(before, mo
     head, x, near, _ = model_like(3)
     during = []
     for name in ("gaps", "dense_rows", "shift_rows"):
-        kernel = getattr(fused, name)
-        monkeypatch.setattr(fused, name, lambda *sums, kernel=kernel: (during.append(is_flushing()), kernel(*sums))[1])
+        kernel = getattr(fused_kernels, name)
+        monkeypatch.setattr(
+            fused_kernels, name, lambda *sums, kernel=kernel: (during.append(is_flushing()), kernel(*sums))[1]
+        )
     torch.set_flush_denormal(before)
     try:
         divergence(x, near, head, [1.0])

@@ -12,9 +12,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
-from pipelines.errors import InputError
-from pipelines.metrics.heads import FinalNorm, Head, find_final_norm
-from pipelines.metrics.reference import logits_reference, norm_reference
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.metrics.heads import FinalNorm, Head, find_final_norm
+from prunescope.pipelines.metrics.reference import logits_reference, norm_reference
 
 WIDTH = 48
 KINDS = ("rms", "rms_plus_one", "layer", "layer_plus_one")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from scipy.stats import kendalltau
 
-from pipelines.metrics.heads import Head
-from pipelines.metrics.options import kendall_tau_b, option_row
-from warehouse.tables.option_subspace import TABLE
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.option_metrics import kendall_tau_b, option_row
+from prunescope.warehouse.tables.option_subspace import TABLE
 
 IDS, LABELS = (7, 3, 90, 41), ("A", "B", "C", "D")
 HEAD = Head(torch.eye(100))  # hands its input on, so that a test chooses logits exactly

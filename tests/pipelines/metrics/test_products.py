@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipelines.metrics import products
-from pipelines.metrics.products import product, quick_linears
-from pipelines.models.load import load_decoder
-from pipelines.pruning.wearing import swapped
+from prunescope.pipelines.metrics import cpu_matmul
+from prunescope.pipelines.metrics.cpu_matmul import product, quick_linears
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.variant_patching import swapped
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 15, 16, 40])
@@ -20,7 +20,7 @@ from pipelines.pruning.wearing import swapped
 def test_the_product_is_linears_within_float32_rounding(
     rows: int, is_biased: bool, is_strided: bool, maker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "vendor", lambda: maker)
+    monkeypatch.setattr(cpu_matmul, "vendor", lambda: maker)
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, 2, 48, generator=generator)[:, -1] if is_strided else torch.randn(rows, 48)
     weight = torch.randn(48, 70, generator=generator).T if is_strided else torch.randn(70, 48)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.metrics.reference import space_reference
-from pipelines.metrics.spaces import space_metrics
+from prunescope.pipelines.metrics.reference import space_reference
+from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 
 @pytest.mark.parametrize("angle", [1e-9, 1e-6, 1e-4, 0.1, 1.0, math.pi / 2, 3.0])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.metrics.text import collapse_step, distinct_n, first_flip, repeat_rates
+from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from pipelines.calibration import calibrate, calibration_tokens
-from pipelines.errors import InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune_all
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.statistics import Statistics
-from pipelines.pruning.variant import Variant
-from pipelines.studies import Study
-from pipelines.traces.session import Session
-from pipelines.traces.texts import TextSession
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.traces.text_traces import TextSession
+from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune_all
+from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.studies import Study
 from tests.tiny_models import SHORT_TEXT
 
 # Every way in which weights are read or replaced: scores, Hessians, codes, units, drops, casts, other orders of sums.

@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.calls import first_tensor, with_first
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.models.structure import discover
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant, masked
-from pipelines.pruning.wearing import applied
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.model_discovery import discover
+from prunescope.pipelines.models.module_calls import first_tensor, with_first
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant import Variant, masked
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import parse_recipe
 from tests.tiny_models import save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41, 7, 63, 12, 11]])

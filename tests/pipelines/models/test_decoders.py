@@ -7,22 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.calibration import calibrate
-from pipelines.errors import InputError
-from pipelines.models.calls import first_tensor, hooks
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.models.outline import load_outline
-from pipelines.preflight import unmatched
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
-from pipelines.traces.capture import replay, run_known
-from pipelines.traces.decoding import decode_greedily
-from pipelines.traces.session import Session
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.traces.activation_capture import replay, run_known
+from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
+from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.meta_model import load_outline
+from prunescope.pipelines.models.module_calls import first_tensor, hooks
+from prunescope.pipelines.planning.preflight import unmatched
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import calibrate
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines.models.describe import structure_rows
-from pipelines.models.load import load_decoder
+from prunescope.pipelines.models.describe import structure_rows
+from prunescope.pipelines.models.load import load_decoder
 from tests.tiny_models import save_tiny
 
 

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from pipelines.calibration import Calibrated, calibrate, calibration_tokens
-from pipelines.checkpoints.card import About
-from pipelines.checkpoints.export import export
-from pipelines.errors import InputError
-from pipelines.models.decoder import Decoder, probe_tokens
-from pipelines.models.describe import model_row, structure_rows
-from pipelines.models.load import load_decoder
-from pipelines.models.matrices import Products
-from pipelines.models.outline import load_outline, shape_of
-from pipelines.models.sources import ModelIdentity
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.describe import model_row, structure_rows
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.meta_model import load_outline, shape_of
+from prunescope.pipelines.models.sources import ModelIdentity
+from prunescope.pipelines.models.weight_matrices import Products
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+from prunescope.pipelines.pruning.checkpoints.model_card import About
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_encoders import EMBEDDERS, save_embedder
 
 CALIBRATION = CalibrationSpec(sequences=3, length=24)

@@ -10,10 +10,10 @@ from gguf import GGUFReader, GGUFWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.errors import InputError
-from pipelines.models import headers
-from pipelines.models.headers import check_gguf, check_safetensors, read_description
-from pipelines.models.sources import check_folder
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models import file_validation
+from prunescope.pipelines.models.file_validation import check_gguf, check_safetensors, read_description
+from prunescope.pipelines.models.sources import check_folder
 
 
 def gguf(path: Path, order: str = "<", version: int = 3, **values: bytes) -> Path:
@@ -119,7 +119,7 @@ def test_a_config_that_is_deep_or_large_is_refused(tmp_path: Path) -> None:
     config.write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(InputError, match=r"config\.json: 23 bytes, over the 22"):
         read_description(config, 22)
-    os.truncate(tmp_path / "config.json", headers.DESCRIPTION + 1)
+    os.truncate(tmp_path / "config.json", file_validation.DESCRIPTION + 1)
     with pytest.raises(InputError, match="256,000,001 bytes, over the 256,000,000"):
         check_folder(tmp_path)
 
@@ -127,6 +127,6 @@ def test_a_config_that_is_deep_or_large_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_over_any_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (tmp_path / "tokenizer.json").touch()
-    os.truncate(tmp_path / "tokenizer.json", headers.DESCRIPTION + 1)
+    os.truncate(tmp_path / "tokenizer.json", file_validation.DESCRIPTION + 1)
     with pytest.raises(InputError, match=r"tokenizer\.json: 256,000,001 bytes"):
         check_folder(tmp_path)

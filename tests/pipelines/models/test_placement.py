@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.checkpoints.card import About
-from pipelines.checkpoints.export import export
-from pipelines.errors import InputError
-from pipelines.models import load
-from pipelines.models.decoder import Decoder, probe_tokens
-from pipelines.models.load import check_device, load_decoder
-from pipelines.models.placement import places_of
-from pipelines.models.sources import count_weights
-from pipelines.models.turns import data_of, present
-from pipelines.studies.measured import TaskSpec
-from pipelines.tasks.score import TaskSession
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.tasks.score import TaskSession
+from prunescope.pipelines.models import load
+from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.device_map import places_of
+from prunescope.pipelines.models.load import check_device, load_decoder
+from prunescope.pipelines.models.sources import count_weights
+from prunescope.pipelines.models.weight_offload import data_of, present
+from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+from prunescope.pipelines.pruning.checkpoints.model_card import About
+from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.pipelines.models.little_memory import FEW, RECIPES, computed
 from tests.tiny_models import save_tiny
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from pipelines.models import skipping
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.models.matrices import Products
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
+from prunescope.pipelines.models import skipping
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.weight_matrices import Products
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
 from tests.tiny_models import save_tiny
 
 # Serial and parallel, one norm for both sublayers or one each, sandwich norms and norms behind only, windows, a flat

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import InputError
-from pipelines.models import sources
-from pipelines.models.sources import identify, locate
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models import sources
+from prunescope.pipelines.models.sources import identify, locate
 
 
 @pytest.fixture

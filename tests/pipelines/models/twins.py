@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pipelines.models.decoder import Decoder
-from pipelines.models.sublayer import Part, Sublayer
-from pipelines.pruning.variant import Variant
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.sublayer import Part, Sublayer
+from prunescope.pipelines.pruning.variant import Variant
 
 
 def twin_of(decoder: Decoder) -> Decoder:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from pipelines.inputs import Inputs
-from pipelines.pruning.changes import Change
-from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.recipes import Masked, parse_recipe
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import Masked, parse_recipe
 
 
 def correlated(tokens: int, channels: int, seed: int = 0) -> Tensor:

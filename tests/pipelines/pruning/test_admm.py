@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.pruning.methods import change_of
-from pipelines.pruning.recipes import ADMM, parse_recipe
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.pruning.methods import change_of
+from prunescope.pipelines.recipes import ADMM, parse_recipe
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
 
 

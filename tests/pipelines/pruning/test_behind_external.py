@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pipelines.calibration import calibrate, calibration_tokens
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe, steps
-from pipelines.pruning.variant import Variant
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.recipes import parse_recipe, steps
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT, save_tiny, tiny_tokenizer
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)

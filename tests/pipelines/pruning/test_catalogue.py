@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from pipelines.errors import InputError
-from pipelines.pruning.recipes import FORMS, KINDS, Dense, External, Noise, parse_recipe
-from pipelines.pruning.recipes.catalogue import recipe_forms, recipe_parameters
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.recipes import FORMS, KINDS, Dense, External, Noise, parse_recipe
+from prunescope.pipelines.recipes.listing import recipe_forms, recipe_parameters
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

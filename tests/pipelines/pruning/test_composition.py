@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.calibration import Calibrated, calibrate, calibration_tokens
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.methods.depth import influences
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.methods.depth import influences
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 

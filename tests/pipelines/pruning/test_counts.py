@@ -6,11 +6,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.errors import InputError
-from pipelines.inputs import Inputs
-from pipelines.pruning.masks import Mask
-from pipelines.pruning.methods import METHODS, Given, change_of
-from pipelines.pruning.recipes import KINDS, Masked, MatrixRecipe
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.masks import Mask
+from prunescope.pipelines.pruning.methods import METHODS, Given, change_of
+from prunescope.pipelines.recipes import KINDS, Masked, MatrixRecipe
 
 MASKS = [kind for kind in KINDS if issubclass(kind, Masked)]
 TYPES = (torch.float32, torch.float16, torch.bfloat16)

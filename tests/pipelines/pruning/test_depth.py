@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.calibration import Calibrated, calibrate, calibration_tokens
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.calls import first_tensor, hooks
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.methods.depth import drop, drop_order, losses, ordered
-from pipelines.pruning.recipes import Drop, parse_recipe
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.module_calls import first_tensor, hooks
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.methods.depth import drop, drop_order, losses, ordered
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.recipes import Drop, parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.twins import twin_of, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
@@ -157,8 +157,8 @@ def test_greedy_choices_are_those_of_brute_force(load: Load, architecture: str) 
 def test_losses_do_not_depend_on_how_the_tokens_are_split(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, _, tokens = load("llama")
     whole = losses(decoder, ALL, tokens, set())
-    monkeypatch.setattr("pipelines.pruning.methods.depth._KEPT_TOKENS", 1)
-    monkeypatch.setattr("pipelines.pruning.methods.depth.BLOCK_ROWS", 7)
+    monkeypatch.setattr("prunescope.pipelines.pruning.methods.depth._KEPT_TOKENS", 1)
+    monkeypatch.setattr("prunescope.pipelines.pruning.methods.depth.BLOCK_ROWS", 7)
     assert losses(decoder, ALL, tokens, set()) == pytest.approx(whole, rel=1e-6)
     assert losses(decoder, ["attn.1"], tokens, set())["attn.1"] == pytest.approx(
         loss(decoder, tokens, ["attn.1"]), rel=1e-5

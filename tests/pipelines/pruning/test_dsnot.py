@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.calibration import calibration_tokens
-from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.changes import Change
-from pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
-from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.methods.exchange import Channels, eager, exchange
-from pipelines.pruning.recipes import DSnoT, parse_recipe
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
+from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.methods.prune_and_grow import Channels, eager, exchange
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import DSnoT, parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random_weight
 from tests.tiny_models import SHORT_TEXT
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.calibration import calibrate, calibration_tokens
-from pipelines.models.decoder import Decoder
-from pipelines.pruning.apply import prune_all
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.statistics import Statistics
-from pipelines.pruning.variant import Variant, load_variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.apply import prune_all
+from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
+from prunescope.pipelines.pruning.variant import Variant, load_variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import ARCHITECTURES, EVERY_DECODER, SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=48)

@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipelines.checkpoints.card import About
-from pipelines.checkpoints.export import export
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import External, parse_recipe
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.variant import Variant
-from pipelines.pruning.wearing import applied
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+from prunescope.pipelines.pruning.checkpoints.model_card import About
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.recipes import External, parse_recipe
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.errors import ComputationError
-from pipelines.pruning.changes import Codes
-from pipelines.pruning.methods.grid import grid, grids, quantized
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized
+from prunescope.pipelines.pruning.weight_delta import Codes
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 rows = st.integers(1, 7).flatmap(lambda n: st.lists(st.lists(finite, min_size=n, max_size=n), min_size=1, max_size=4))

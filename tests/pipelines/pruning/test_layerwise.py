@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.calibration import calibrate, calibration_tokens
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune, prune_all
-from pipelines.pruning.layer_files import discard
-from pipelines.pruning.recipes import Recipe, parse_recipe
-from pipelines.pruning.statistics import Statistics, Unfinished
-from pipelines.pruning.variant import load_variant
-from pipelines.pruning.wearing import applied
-from pipelines.streams import Streams
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune, prune_all
+from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
+from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
+from prunescope.pipelines.pruning.layer_checkpoints import discard
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
+from prunescope.pipelines.pruning.variant import load_variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import Recipe, parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
@@ -133,7 +133,7 @@ def test_moments_of_the_table_save_the_run_of_the_model(
     stats = calibrate(decoder, SPEC, "tiny").activation_stats
     recipe = wanda("w", predecessors="dense")
     measured = prune(decoder, recipe, tokens=tokens)
-    monkeypatch.setattr("pipelines.pruning.layerwise.Streams", None)
+    monkeypatch.setattr("prunescope.pipelines.pruning.layerwise.Streams", None)
     found = prune(decoder, recipe, stats, tokens=tokens)
     same = [float((found.masks[name] == measured.masks[name]).double().mean()) for name in measured.masks]
     assert min(same) > 0.999
@@ -233,11 +233,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-import pipelines.pruning.layerwise as layerwise
-from pipelines.calibration import calibration_tokens
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune_all
-from pipelines.pruning.statistics import Statistics, Unfinished
+import prunescope.pipelines.pruning.layerwise as layerwise
+from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune_all
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 from tests.pipelines.pruning.test_layerwise import FAMILY, SPEC
 
 torch.set_num_threads(1)
@@ -271,7 +271,7 @@ def test_a_killed_run_goes_on_at_its_layer_and_ends_where_an_uninterrupted_one_d
     left = {path.parent.name: len(list(path.parent.iterdir())) for path in folder.glob("*/layer-0001.safetensors")}
     assert left["pruned-half"] == 2
     computed: list[tuple[str, int]] = []
-    import pipelines.pruning.layerwise as layerwise
+    from prunescope.pipelines.pruning import layerwise
 
     change = layerwise.change_of
 
@@ -288,7 +288,7 @@ def test_a_killed_run_goes_on_at_its_layer_and_ends_where_an_uninterrupted_one_d
     assert {name: v.hash for name, v in resumed.items()} == {name: v.hash for name, v in whole.items()}
     # Everything is finished now: nothing is computed, no token runs; other weights or tokens are another run.
     computed.clear()
-    monkeypatch.setattr("pipelines.pruning.layerwise.Streams", None)
+    monkeypatch.setattr("prunescope.pipelines.pruning.layerwise.Streams", None)
     again = prune_all(decoder, FAMILY[:6], kept)
     assert not computed
     assert {name: v.hash for name, v in again.items()} == {name: v.hash for name, v in whole.items()}

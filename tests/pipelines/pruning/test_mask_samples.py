@@ -7,17 +7,17 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.changes import Change, Codes
-from pipelines.pruning.mask_samples import MOST_SAMPLED, mask_samples, sampled_places
-from pipelines.pruning.masks import keep_share
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import Variant, load_variant
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.masks import keep_share
+from prunescope.pipelines.pruning.sampled_masks import MOST_SAMPLED, mask_samples, sampled_places
+from prunescope.pipelines.pruning.variant import Variant, load_variant
+from prunescope.pipelines.pruning.weight_delta import Change, Codes
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.warehouse.storage.partition_store import to_arrow
+from prunescope.warehouse.tables import TABLES
+from prunescope.warehouse.tables import mask_samples as table
 from tests.tiny_models import save_tiny
-from warehouse.store import to_arrow
-from warehouse.tables import TABLES
-from warehouse.tables import mask_samples as table
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_small_matrix_is_sampled_whole_and_bit_by_bit_the_mask(decoder: Decode
 
 
 def test_the_rows_fit_their_table_and_keep_its_checks(wide: Decoder) -> None:
-    from warehouse.checks import violations
+    from prunescope.warehouse.quality.checks import violations
 
     rows = mask_samples(wide, "tiny", "mine", masked(random_masks(wide, 2)))
     assert violations(TABLES["mask_samples"], to_arrow(TABLES["mask_samples"], rows)) == []

@@ -6,8 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.pruning.masks import keep_n_of_m, keep_share
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.pruning.masks import keep_n_of_m, keep_share
 
 
 @st.composite

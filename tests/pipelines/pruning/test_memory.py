@@ -13,12 +13,12 @@ LIMITED = """
 import json, re, resource, sys
 from pathlib import Path
 import torch
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.layer_files import discard
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.statistics import Unfinished
-from pipelines.pruning.variant import load_variant
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.layer_checkpoints import discard
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.pruning.pruning_inputs import Unfinished
+from prunescope.pipelines.pruning.variant import load_variant
 
 folder, out, headroom = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)

@@ -7,19 +7,19 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines.errors import ComputationError
-from pipelines.metrics import products as quick
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.variant import Variant, load_variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
-from pipelines.traces.capture import run_known
-from pipelines.traces.decoding import decode_greedily
-from pipelines.traces.session import Session
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.evaluation.traces.activation_capture import run_known
+from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
+from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.metrics import cpu_matmul as quick
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant import Variant, load_variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
 from tests.tiny_models import save_tiny
 
 KINDS = ("bfloat16", "batch")

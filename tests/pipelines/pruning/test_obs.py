@@ -11,17 +11,17 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs
-from pipelines.models.decoder import Decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.changes import Change
-from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.methods.grid import grids
-from pipelines.pruning.methods.sweep import eager, sweep
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.variant import load_variant
-from pipelines.pruning.wearing import applied
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.methods.column_update import eager, sweep
+from prunescope.pipelines.pruning.methods.quantization_grid import grids
+from prunescope.pipelines.pruning.variant import load_variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
 from tests.pipelines.pruning.surgeon import slow_gptq, slow_sparsegpt
 
@@ -87,7 +87,7 @@ def test_the_same_blocks_swept_row_by_row_and_column_by_column_are_equal(columns
 def test_several_threads_give_the_numbers_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = random_weight(64, 96), correlated(128, 96)
     alone = changed(weight, x, "sparsegpt-2of4")
-    monkeypatch.setattr("pipelines.pruning.methods.sweep._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("prunescope.pipelines.pruning.methods.column_update._WORTH_A_THREAD", 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -313,7 +313,7 @@ def test_the_form_for_other_devices_changes_whole_matrices_alike(monkeypatch: py
     weight, x = random_weight(16, 304), correlated(900, 304)
     names = ("sparsegpt-50", "sparsegpt-4of8", "gptq-4bit-g128", "gptq-3bit")
     compiled = [changed(weight, x, name) for name in names]
-    monkeypatch.setattr("pipelines.pruning.methods.obs.sweep", eager)
+    monkeypatch.setattr("prunescope.pipelines.pruning.methods.obs.sweep", eager)
     for name, change in zip(names, compiled, strict=True):
         plain = changed(weight, x, name).weight(weight)
         same = (plain - change.weight(weight)).abs() < 1e-3

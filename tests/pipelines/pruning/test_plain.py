@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipelines.calibration import calibration_tokens
-from pipelines.models.decoder import Decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.benchmarks.plain_pruning import Solve, plain_layers, plain_sparsegpt, plain_wanda, put_back
 from tests.tiny_models import SHORT_TEXT
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.calibration import calibration_tokens
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.changes import Change
-from pipelines.pruning.methods.quantize import CLIPS
-from pipelines.pruning.recipes import AWQ, parse_recipe
-from pipelines.pruning.variant import load_variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.pruning.methods.quantize import CLIPS
+from prunescope.pipelines.pruning.variant import load_variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import AWQ, parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, random_weight
 from tests.tiny_models import SHORT_TEXT
 

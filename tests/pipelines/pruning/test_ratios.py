@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.calibration import Calibrated, calibrate, calibration_tokens
-from pipelines.errors import InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.methods.ratios import layer_sparsities
-from pipelines.pruning.recipes import Masked, MatrixRecipe, Recipe, parse_recipe
-from pipelines.pruning.variant import Variant
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.recipes import Masked, MatrixRecipe, Recipe, parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32, seed=1)

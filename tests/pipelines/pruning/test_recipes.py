@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from pipelines.errors import InputError
-from pipelines.pruning.recipes import FORMS, Drop, Magnitude, Wanda, parse_recipe
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.recipes import FORMS, Drop, Magnitude, Wanda, parse_recipe
 
 
 @pytest.mark.parametrize("form", [form for form, _ in FORMS])

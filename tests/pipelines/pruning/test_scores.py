@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.errors import ComputationError, InputError
-from pipelines.inputs import Inputs
-from pipelines.pruning.masks import cumulative_shares, pattern_of
-from pipelines.pruning.methods import Given, change_of
-from pipelines.pruning.recipes import parse_recipe
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.masks import cumulative_shares, pattern_of
+from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random_weight
 
 THRESHOLD = "{{name: w, method: wanda, sparsity: {}, group: threshold}}"

@@ -12,16 +12,16 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pipelines.calibration import Calibrated, calibrate, calibration_tokens
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.methods.units import head_count, heads_of, neurons_of, probe_calls
-from pipelines.pruning.recipes import Flap, Heads, Neurons, parse_recipe
-from pipelines.pruning.variant import Variant, load_variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.methods.structured_units import head_count, heads_of, neurons_of, probe_calls
+from prunescope.pipelines.pruning.variant import Variant, load_variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import Flap, Heads, Neurons, parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import EVERY_DECODER, SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)

@@ -7,17 +7,17 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines.calibration import Calibrated, calibrate, calibration_tokens
-from pipelines.errors import ComputationError, InputError
-from pipelines.models.decoder import Decoder
-from pipelines.models.load import load_decoder
-from pipelines.pruning.apply import prune
-from pipelines.pruning.changes import Change
-from pipelines.pruning.recipes import parse_recipe
-from pipelines.pruning.row import variant_row
-from pipelines.pruning.variant import Variant, load_variant
-from pipelines.pruning.wearing import applied
-from pipelines.studies import CalibrationSpec
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.variant import Variant, load_variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=32)
@@ -162,7 +162,7 @@ def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_beh
     dense = decoder.hidden(tokens)
     with applied(decoder, variant):
         held = decoder.hidden(tokens)
-    monkeypatch.setattr("pipelines.pruning.wearing.MOST_HELD", 0)
+    monkeypatch.setattr("prunescope.pipelines.pruning.variant_patching.MOST_HELD", 0)
     with applied(decoder, variant):
         assert all(p.data_ptr() == before[name][0] for name, p in decoder.model.named_parameters()), "made too early"
         assert torch.equal(decoder.hidden(tokens), held)

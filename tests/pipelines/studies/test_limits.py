@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.errors import InputError
-from pipelines.studies import load_study
-from pipelines.studies.limits import parse_limits, parse_size
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.studies import load_study
+from prunescope.pipelines.studies.memory_limits import parse_limits, parse_size
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import InputError
-from pipelines.studies import load_study, study_names
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.studies import load_study, study_names
 
 GOOD = """
 name: mine

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from warehouse.errors import WarehouseError
-from warehouse.export.folder import MANIFEST, ExportFolder
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.export.bundle import MANIFEST, ExportFolder
 
 ROOT = Path(__file__).parents[3]
 
@@ -130,7 +130,7 @@ def test_what_a_killed_export_was_writing_is_removed_and_is_no_reason_to_refuse_
 LOOP = """
 import sys
 from pathlib import Path
-from warehouse.export.folder import ExportFolder
+from prunescope.warehouse.export.bundle import ExportFolder
 folder, first = Path(sys.argv[1]), True
 while True:
     for version in "AB":

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warehouse.export.marks import Mark, marks
+from prunescope.warehouse.export.best_marks import Mark, marks
 
 NO, BEST, SECOND = Mark.NONE, Mark.BEST, Mark.SECOND
 

@@ -10,12 +10,12 @@ import duckdb
 import polars as pl
 import pytest
 
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.export import bibliography
+from prunescope.warehouse.export.methods_section import Calibration, Known, Methods, methods
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
-from warehouse import catalogue
-from warehouse.export import bibliography
-from warehouse.export.methods import Calibration, Known, Methods, methods
-from warehouse.store import Store
-from warehouse.tables import TABLES
 
 RECIPES = {
     "dense": ("dense", {}),
@@ -43,7 +43,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckD
             inputs = {"prompts_hash": "p" * 64}
             made = provenance_of("tiny", recipe, inputs=inputs, seed=7)
             store.write(TABLES[name], rows_of(TABLES[name], "tiny", recipe), made, "tiny", recipe)
-    with catalogue.connect(store.root) as connection:
+    with database.connect(store.root) as connection:
         yield connection
 
 
@@ -112,7 +112,7 @@ def test_what_was_not_read_is_not_told(warehouse: duckdb.DuckDBPyConnection) -> 
 def test_an_unknown_model_gets_an_entry_without_invented_authors(store: Store) -> None:
     rows = rows_of(TABLES["models"], "my_model%", None).with_columns(source=pl.lit("org/x_&_y{}"))
     store.write(TABLES["models"], rows, provenance_of("my_model%", None), "my_model%", None)
-    section = written(catalogue.connect(store.root), "dense", model="my_model%")
+    section = written(database.connect(store.root), "dense", model="my_model%")
     [entry] = [one for one in section.bibtex.split("\n\n") if one.startswith("@misc")]
     assert "author" not in entry
     assert r"org/x\_\&\_y\{\}" in entry
@@ -163,7 +163,7 @@ def test_a_revision_is_told_where_it_says_more_than_the_hash_of_the_weights(
             method=pl.lit("wanda"), parameters_json=pl.lit("{}")
         )
         store.write(TABLES["variants"], rows, provenance_of(model, "wanda-50"), model, "wanda-50")
-    with catalogue.connect(store.root) as connection:
+    with database.connect(store.root) as connection:
         one = written(connection, "wanda-50", model="one")
         both = methods(connection, {("one", "wanda-50"), ("two", "wanda-50")}, TABLES_READ, Known(), "1")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warehouse.export.rounding import Number, rounded
-from warehouse.export.typeset import number_text
+from prunescope.warehouse.export.rounding import Number, rounded
+from prunescope.warehouse.export.table_cells import number_text
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pylatexenc.latex2text import LatexNodes2Text
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 
-from warehouse.export.escape import latex
-from warehouse.export.html import to_html
-from warehouse.export.latex_table import to_latex
-from warehouse.export.layout import Layout, Shown, derived
-from warehouse.export.typeset import Printed, printed, to_markdown
+from prunescope.warehouse.export.html_table import to_html
+from prunescope.warehouse.export.latex_escape import latex
+from prunescope.warehouse.export.latex_table import to_latex
+from prunescope.warehouse.export.table_cells import Printed, printed, to_markdown
+from prunescope.warehouse.export.table_spec import Layout, Shown, derived
 
 HOSTILE = [
     r"a_b&c%",

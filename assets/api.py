@@ -1,0 +1,165 @@
+"""The Python functions of `import prunescope as ps`: run a study, read its tables and views, draw its figures.
+
+Examples stand in `assets/README.md`, where a test runs them. Heavy modules are imported inside the functions, because
+every module of the package runs this file first.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import altair as alt
+    import datasets
+    import duckdb
+    import polars as pl
+    import pyarrow.dataset
+
+    from prunescope.assets.runs.outcome import Outcome
+    from prunescope.warehouse.storage.location import Place
+
+
+def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # noqa: A001 - read as `ps.open`
+    """Opens the warehouse for questions: every table, staging view, mart and question is a view.
+
+    Args:
+        root: folder or URL of the warehouse; None: PRUNESCOPE_WAREHOUSE, else `warehouse/data`.
+
+    Returns:
+        A DuckDB connection in memory over the files that exist now. It is not restricted: it reads your own files to
+        join with, and COPY writes files. For SQL that you did not write use
+        `prunescope.warehouse.catalogue.safe_sql.run_safe(root, sql)`, which reads tables and views only.
+
+    Warns:
+        DamagedFileWarning: of each file that cannot be read. A query that reads it fails with its name, all others
+            work.
+
+    Raises:
+        WarehouseError: there is a file in the place of the folder.
+    """
+    from prunescope.warehouse.catalogue.database import connect
+
+    return connect(_root(root))
+
+
+def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
+    """A table or view as a polars LazyFrame.
+
+    A table is scanned where it lies when the frame is collected, and only the rows and columns that it ends up using;
+    a view is computed now. Only `open` holds one state of the files while others write.
+
+    Args:
+        name: the table or view, as `prunescope tables` lists them.
+        root: as in `open`.
+
+    Raises:
+        WarehouseError: there is no such table or view, or a file is damaged.
+    """
+    from prunescope.warehouse.catalogue import dataframes
+
+    return dataframes.scan(name, _root(root))
+
+
+def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Dataset":
+    """A table or view as an Arrow data set, of which a table is read where it lies.
+
+    Args:
+        name: the table or view.
+        root: as in `open`.
+
+    Raises:
+        WarehouseError: as `scan`.
+    """
+    from prunescope.warehouse.catalogue import dataframes
+
+    return dataframes.arrow(name, _root(root))
+
+
+def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
+    """A table or view as a Hugging Face data set, in memory.
+
+    Args:
+        name: the table or view.
+        root: as in `open`.
+
+    Raises:
+        WarehouseError: as `scan`.
+    """
+    from prunescope.warehouse.catalogue import dataframes
+
+    return dataframes.dataset(name, _root(root))
+
+
+def figure(
+    name: str,
+    root: "Place | str | None" = None,
+    *,
+    models: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+) -> "list[alt.Chart]":
+    """Draw a figure from the warehouse.
+
+    Args:
+        name: the figure, as `prunescope figure` lists them.
+        root: as in `open`.
+        models: only these models; empty for all.
+        recipes: only these recipes, and `dense`; empty for all.
+        prompts: only these prompts; empty for all.
+
+    Returns:
+        Altair charts, one for each model, lens or prompt that the figure separates; `.save("figure.png")` writes one.
+
+    Raises:
+        InputError: there is no such figure.
+        WarehouseError: the warehouse has no such model, recipe or prompt.
+    """
+    import altair as alt
+
+    from prunescope.pipelines.reporting.charts import theme
+    from prunescope.pipelines.reporting.charts.registry import find_figure
+    from prunescope.warehouse.catalogue.question_query import Wanted, rows_within
+
+    found = find_figure(name)
+    rows = rows_within(_root(root), found.query, Wanted(tuple(models), tuple(recipes), tuple(prompts)))
+    return [alt.Chart.from_dict(theme.dressed(drawing.specification)) for drawing in found.draw_all(rows)]
+
+
+def run(
+    study: str,
+    root: "Place | str | None" = None,
+    *,
+    models: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    replace: bool = False,
+) -> "Outcome":
+    """Bring the warehouse up to date with a study, as `prunescope run` does; what is current is not computed again.
+
+    Args:
+        study: name of a shipped study, or path of a YAML file.
+        root: as in `open`.
+        models: in place of the study's: folders, GGUF files or hub ids.
+        recipes: in place of the study's; `dense` is always among them.
+        replace: recompute what another study computed from other inputs, instead of refusing.
+
+    Returns:
+        Names of the partitions that were computed, and the failures, which do not stop the other partitions.
+
+    Raises:
+        InputError: the study or all of its models are wrong, or another study's partition is in the way.
+        WarehouseError: the warehouse cannot be read or written.
+    """
+    from prunescope.assets import settings
+    from prunescope.assets.cli.progress_bars import Bars
+    from prunescope.assets.cli.study import request_of
+    from prunescope.assets.runs.study_run import run_study
+
+    request = request_of(study, list(models), list(recipes))
+    with Bars() as bars:
+        return run_study(request, _root(root), settings.cache_folder(), bars, replace=replace)
+
+
+def _root(root: "Place | str | None") -> "Path | Place | str":
+    return root if root is not None else os.environ.get("PRUNESCOPE_WAREHOUSE") or "warehouse/data"

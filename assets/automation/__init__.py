@@ -1,0 +1,1 @@
+"""Jobs, and the sensors and schedules that launch them."""

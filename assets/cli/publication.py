@@ -1,0 +1,114 @@
+"""`prunescope compare` and `prunescope export`: what goes into a paper. Neither writes to the warehouse.
+
+How rows are compared and typeset is `warehouse`'s business, how figures are drawn that of `prunescope.pipelines.reporting.charts`.
+"""
+
+# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
+from prunescope.assets.cli.output import chosen_format, emit, put, say
+from prunescope.assets.cli.progress_bars import Bars
+from prunescope.warehouse.core.limits import MOST_ROWS
+
+_Variant = Annotated[
+    str,
+    typer.Argument(
+        help="MODEL@RECIPE, or RECIPE where one model has it.", autocompletion=completion.variants_or_recipes
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(compare)
+    app.command()(export)
+
+
+def compare(
+    context: typer.Context,
+    a: _Variant,
+    b: _Variant,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
+
+    difference is B − A; its error takes windows of a text, and prompts, as the independent units, and low and high are
+    its 95 % interval (from five units on). noise_p95 is the KL that rounding alone makes. Of tasks the units are
+    samples; mcnemar_p tests those that only one side answers right, and holm_p corrects it for all tasks and metrics.
+
+    For example:
+
+    - `prunescope compare wanda-50 magnitude-50`
+    - `prunescope compare mine@wanda-50 mine@dense -o difference.tex`
+    """
+    from prunescope.warehouse.catalogue.comparison import compare as compare_variants
+
+    chosen_format(format_, output)
+    found = compare_variants(existing(context), a, b)
+    for reason in found.missing:
+        say(f"not compared: {reason}", "dim")
+    say(f"A is {found.model}@{found.recipe_a}, B is {found.model}@{found.recipe_b}", "dim")
+    emit(found.rows, format_, output)
+
+
+def export(
+    context: typer.Context,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
+    ],
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY",
+            help="Only this study's models and recipes: name or path.",
+            autocompletion=completion.studies,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Only this question, mart or figure. Repeatable.",
+            autocompletion=completion.exported,
+        ),
+    ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help=f"Write tables whole that have over {MOST_ROWS:,} rows.")
+    ] = False,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Write tables (LaTeX, Markdown, HTML, CSV, Parquet), figures (SVG, PDF, PNG, Vega-Lite), methods and BibTeX.
+
+    Numbers are rounded by their uncertainty, best and second best marked; `paper_*` are the tables made for print. A
+    manifest has the hash, the SQL and the provenance of every file, and names the tables that have no row and so no
+    file. The same warehouse gives the same bytes.
+
+    For example:
+
+    - `prunescope export paper/ --study demo`
+    - `prunescope export paper/ --only paper_variants --only q11 --only generation`
+    """
+    from prunescope.assets.publishing.paper_export import export as export_all
+    from prunescope.pipelines.studies import load_study
+
+    chosen = load_study(study) if study is not None else None
+    with Bars() as bars:
+        done = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
+    say(f"{len(done.items)} tables and figures in {len(done.files)} files")
+    if done.empty:
+        say(f"without a row, so not written: {', '.join(done.empty)}", "dim")
+    if done.cut:
+        say(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
+    put(str(done.directory))

@@ -1,0 +1,1 @@
+"""Dagster definitions: assets, partitions, resources, conditions and their metadata."""

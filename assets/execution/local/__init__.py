@@ -1,0 +1,1 @@
+"""The engine that computes in a process of its own on this machine."""

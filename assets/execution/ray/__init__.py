@@ -1,0 +1,1 @@
+"""The engine that computes on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Dagster's instance in a warehouse: storage, run launcher, deployment files."""

@@ -1,0 +1,1 @@
+"""Dagster's web interface: guarded web server, its subprocesses, staleness."""

@@ -1,0 +1,1 @@
+"""Results for readers: the explorer's data, its server, exports for papers."""

@@ -1,0 +1,108 @@
+"""The explorer's documents of a study, over a connection that sees this study alone; free of Dagster.
+
+What the documents say is the business of `prunescope.pipelines.reporting.explorer`.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from prunescope.assets.planning.fingerprints import CODE_VERSIONS
+from prunescope.pipelines.reporting.charts.display_text import prose
+from prunescope.pipelines.reporting.charts.figure_cache import Drawn
+from prunescope.pipelines.reporting.explorer.comparisons import TASKS, TOKENS, Paired, Pairs
+from prunescope.pipelines.reporting.explorer.document_types import Fact
+from prunescope.pipelines.reporting.explorer.ordering import Order
+from prunescope.pipelines.reporting.explorer.query_cache import Ask
+from prunescope.pipelines.reporting.explorer.study_documents import Documents
+from prunescope.pipelines.studies import Study
+from prunescope.warehouse.catalogue import comparison as compare_module
+from prunescope.warehouse.catalogue.comparison import compare_pairs
+from prunescope.warehouse.catalogue.database import LAYERS, SQL
+from prunescope.warehouse.catalogue.materialized import Materialized
+from prunescope.warehouse.storage.snapshot import damage_explained
+
+
+def documents(
+    study: Study | str,
+    connection: duckdb.DuckDBPyConnection,
+    ask: Ask | None = None,
+    drawn: Drawn | None = None,
+    *,
+    is_live: bool = False,
+) -> Documents:
+    """The documents of a study.
+
+    Args:
+        study: which; its name where no file of it is at hand.
+        connection: a catalogue that shows this study's models and recipes alone.
+        ask: the rows of one of our own queries on it, where somebody keeps them.
+        drawn: its figures, where somebody keeps them.
+        is_live: whether they are built one by one, from what the warehouse has at that time.
+    """
+    views = {
+        path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
+    }
+    ask = ask or asking(connection)
+    name, title, order = study, "", Order()
+    if not isinstance(study, str):
+        name, title = study.name, study.title
+        names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
+        order = Order(*names, [prompt.id for prompt in study.prompts])
+    return Documents(
+        ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), drawn, is_live=is_live
+    )
+
+
+def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+    """The rows of one of our own queries.
+
+    Raises:
+        WarehouseError: a file that it reads is damaged.
+    """
+    with damage_explained(connection):
+        return pl.DataFrame(connection.sql(query).to_arrow_table())
+
+
+def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
+    """Make a function that gives the rows of a query as `rows` does, and computes once what several queries read."""
+    materialized = Materialized(connection)
+
+    def ask(query: str) -> pl.DataFrame:
+        # A view that fails stays a view: a filter of the query may leave out the file that is damaged.
+        with suppress(duckdb.Error):
+            materialized.prepare(query)
+        return rows(connection, query)
+
+    return ask
+
+
+def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
+    def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
+        with damage_explained(connection):
+            found = compare_pairs(connection, model, pairs)
+        return [Paired(pl.DataFrame(one.rows), one.prompts, one.missing) for one in found]
+
+    files = {TOKENS: compare_module.TOKENS, TASKS: compare_module.TASKS}
+    return Pairs(compare, {key: path.read_text(encoding="utf-8") for key, path in files.items()})
+
+
+def _facts(study: Study | str, ask: Ask) -> list[Fact]:
+    """What the reader needs to repeat the study."""
+    made = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL").to_dicts()
+    facts: dict[str, Any] = {
+        "models": ask("SELECT model, source, revision, weight_hash FROM models ORDER BY model").to_dicts(),
+        "code versions": CODE_VERSIONS,
+        "computed with": [row | {"libraries_json": json.loads(row["libraries_json"] or "{}")} for row in made],
+    }
+    if not isinstance(study, str):
+        told = {"study": study.model_dump(mode="json", exclude={"prompts"})}
+        facts = told | facts | {"hashes": {"prompts": study.prompts_hash, "settings": study.settings_hash}}
+    return [
+        {"name": name, "text": prose(json.dumps(value, ensure_ascii=False, indent=2, default=str), 20_000)}
+        for name, value in facts.items()
+    ]

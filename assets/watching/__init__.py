@@ -1,0 +1,1 @@
+"""The watch list of models, and what they still need."""

@@ -1,0 +1,108 @@
+"""Reads the text of a source: one that every installation has, a file, or a data set. No torch here.
+
+What is done with the text, and how much of it is needed, belongs to the caller.
+"""
+
+import hashlib
+import json
+import lzma
+from pathlib import Path
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.corpora.hub_datasets import FORM, PREFIX, data_set_documents, data_set_hash
+
+# Texts that travel with the package; source and licence of each stand beside it.
+CORPORA = {
+    "wikitext2": Path(__file__).parent / "wikitext2.txt.xz",
+    "c4": Path(__file__).parent / "c4.json.xz",
+}
+BUILT_IN = ("embedded", *CORPORA)
+
+
+def read_text(source: str, what: str) -> str:
+    """The text of a source, as `read_documents` has them, joined by an empty line.
+
+    Raises:
+        InputError: the source cannot be read, is not UTF-8, or holds other records.
+    """
+    return "\n\n".join(read_documents(source, what))
+
+
+def read_documents(source: str, what: str) -> tuple[str, ...]:
+    """The documents of a source: the records of a JSON or JSONL file or of a data set; any other text is one.
+
+    Args:
+        source: `embedded` (Python's own help topics), `wikitext2`, `c4` (300 documents),
+            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A file that ends in .json holds a list of strings or of
+            objects with a `text`, one in .jsonl such a record a line; any other is text as it is.
+        what: what the source is for, as it stands in messages.
+
+    Raises:
+        InputError: the source cannot be read, is not UTF-8, or holds other records.
+    """
+    if source == "embedded":
+        from pydoc_data.topics import topics  # 465,000 characters of English that every Python has
+
+        return tuple(topics[name] for name in sorted(topics))
+    if source in CORPORA:
+        text = lzma.decompress(CORPORA[source].read_bytes()).decode()
+        return (text,) if source == "wikitext2" else tuple(record["text"] for record in json.loads(text))
+    if source.startswith(PREFIX):
+        return data_set_documents(source, what)
+    path = Path(source).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _unreadable(what, path, error) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+    if path.suffix not in {".json", ".jsonl"}:
+        return (text,)
+    try:
+        # Lines end in \n only: a JSON string may hold other line separators.
+        lines = [line for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else [text]
+        parsed = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path}: not valid {path.suffix[1:].upper()}; mend it or give a .txt file") from error
+    records = parsed if path.suffix == ".jsonl" else parsed[0]
+    texts = [_text_of(record) for record in records] if isinstance(records, list) else [_text_of(records)]
+    if any(text is None for text in texts):
+        raise InputError(f"{what} {path}: not text: every record is a string or an object with a string `text`")
+    return tuple(text for text in texts if text is not None)
+
+
+def text_hash(source: str, what: str) -> str:
+    """SHA-256 of the whole text of a source in UTF-8, by which tables tell texts apart.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    return hashlib.sha256(read_text(source, what).encode()).hexdigest()
+
+
+def contents_hash(source: str, what: str) -> str:
+    """SHA-256 of a source's contents; Python's own help topics differ between versions of Python.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    if source.startswith(PREFIX):
+        return data_set_hash(source, what)
+    if source == "embedded":
+        return hashlib.sha256(json.dumps(read_documents(source, what)).encode()).hexdigest()
+    path = CORPORA.get(source) or Path(source).expanduser()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(what, path, error) from error
+
+
+def _unreadable(what: str, path: Path, error: OSError) -> InputError:
+    known = ", ".join(f"`{name}`" for name in BUILT_IN)
+    return InputError(f"{what} {path}: {error.strerror}; give {known}, {FORM} or a readable file")
+
+
+def _text_of(record: object) -> str | None:
+    found = record.get("text") if isinstance(record, dict) else record
+    return found if isinstance(found, str) else None

@@ -1,0 +1,1 @@
+"""Measurements of a variant: traces, texts, tasks, retrieval and speed."""

@@ -1,0 +1,226 @@
+"""How fast a variant reads and writes and what memory it needs, timed in turn with the dense model on the same tokens.
+
+Times only: what is written means nothing. Masked and quantized weights are multiplied as dense matrices here, so they
+cost what dense ones cost; what is faster is a model that lacks whole sublayers, because these do not run.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
+from statistics import median
+from sys import maxsize
+from typing import Any, Literal, NamedTuple, cast
+
+import polars as pl
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.hardware import hardware
+from prunescope.pipelines.core.peak_memory import growth_bytes
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
+
+Clock = Callable[[], float]
+Side = Literal["dense", "variant"]
+
+_MEASURES = {
+    "prefill_tokens_per_second": pl.Float32,
+    "decode_tokens_per_second": pl.Float32,
+    "seconds_to_first_token": pl.Float32,
+    "peak_memory_bytes": pl.Int64,
+}
+SCHEMA = pl.Schema(
+    {
+        **dict.fromkeys(("model", "recipe"), pl.String),
+        **dict.fromkeys(("batch", "length", "new_tokens", "repeats"), pl.Int32),
+        "machine": pl.String,
+        "sublayers_skipped": pl.Int32,
+        **{f"{name}{suffix}": of for suffix in ("", "_dense") for name, of in _MEASURES.items()},
+    }
+)
+
+
+class Run(NamedTuple):
+    """Seconds from the beginning of a run until the prompts are read, a first token is written, and all are."""
+
+    read: float
+    first: float
+    last: float
+
+
+def check_speed(study: Study, context_length: int) -> None:
+    """Refuses runs that do not fit into a model's context, and those of a model that is not whole in one place.
+
+    Raises:
+        InputError: names the run and the fix.
+    """
+    if study.speed and study.memory is not None:
+        raise InputError("speed: with `memory` layers wait for a disk or another device; take one of the two out")
+    for spec in study.speed:
+        if spec.length + spec.new_tokens > context_length:
+            raise InputError(
+                f"speed, {spec.what}: {spec.length + spec.new_tokens} tokens are over the model's context of "
+                f"{context_length}; lower `length` or `new_tokens`"
+            )
+
+
+def turns(repeats: int) -> Iterator[tuple[Side, int]]:
+    """Sides in the order in which they are timed, with the number of the repeat: A B, B A, A B, ….
+
+    What drifts, such as a processor that grows warm, then reaches both sides alike.
+    """
+    for repeat in range(repeats):
+        sides: tuple[Side, Side] = ("dense", "variant") if repeat % 2 == 0 else ("variant", "dense")
+        yield from ((side, repeat) for side in sides)
+
+
+def speed_rows(
+    decoder: Decoder,
+    model: str,
+    recipe: str,
+    variant: Variant,
+    specs: Sequence[SpeedSpec],
+    progress: Progress = SILENT,
+    clock: Clock = time.perf_counter,
+) -> pl.DataFrame:
+    """Times a variant in turn with the dense model.
+
+    Each side runs twice untimed first: to get warm, and with its memory watched.
+
+    Args:
+        decoder: the dense model.
+        model: its name in the table.
+        recipe: the variant's.
+        variant: what was done to the model. Noise is no model of its own, and gets no rows.
+        specs: what is run.
+        progress: one step a run.
+        clock: seconds that only grow.
+
+    Returns:
+        Rows of `speed`; those of the dense model against itself show how far two equal sides differ.
+
+    Raises:
+        InputError: the model cannot write tokens through a cache.
+    """
+    if not specs or variant.noise is not None:
+        return SCHEMA.to_frame()
+    refusal = decoder.cache_refusal if decoder.output else f"{type(decoder.model).__name__} has no LM head"
+    if refusal is not None:
+        raise InputError(f"speed: {refusal}; take `speed` out of the study for this model")
+    progress.start(f"speed {recipe}", sum(2 * (spec.repeats + 2) for spec in specs))
+    prompts = [_prompts(decoder, spec) for spec in specs]
+    runs: defaultdict[tuple[SpeedSpec, Side], list[Run]] = defaultdict(list)
+    memory: dict[tuple[SpeedSpec, Side], int | None] = {}
+    order = [("dense", None), ("variant", None), *turns(max(spec.repeats for spec in specs))]
+    # A side that has two turns in a row wears its weights once.
+    for side, group in groupby(order, key=lambda turn: cast(Side, turn[0])):
+        with _worn(decoder, variant, side):
+            for _, repeat in group:
+                for spec, tokens in zip(specs, prompts, strict=True):
+                    if repeat is None:
+                        run(decoder, tokens, spec.new_tokens, clock)
+                        memory[spec, side] = _memory(decoder, variant, side, tokens, spec.new_tokens, clock)
+                        progress.advance(2)
+                    elif repeat < spec.repeats:
+                        runs[spec, side].append(run(decoder, tokens, spec.new_tokens, clock))
+                        progress.advance()
+    progress.done()
+    about = {
+        "model": model,
+        "recipe": recipe,
+        "machine": _machine(decoder.device),
+        "sublayers_skipped": 0 if decoder.skips is None else len(variant.dropped),
+    }
+    rows = [
+        about
+        | spec.model_dump()
+        | _measured(spec, runs[spec, "variant"], memory[spec, "variant"], "")
+        | _measured(spec, runs[spec, "dense"], memory[spec, "dense"], "_dense")
+        for spec in specs
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+@torch.inference_mode()
+def run(decoder: Decoder, prompts: Int[Tensor, "batch length"], new_tokens: int, clock: Clock) -> Run:
+    """Reads prompts at once and writes tokens one by one, as the model computes now and with its own head and kernels.
+
+    Args:
+        decoder: dense, or wearing a variant.
+        prompts: token ids.
+        new_tokens: how many are written, whatever they are.
+        clock: read four times.
+    """
+    head = cast(Any, decoder.model).get_output_embeddings()
+    cache = decoder.new_cache()
+    began = _now(clock, decoder.device)
+    states = decoder.hidden(prompts, cache)
+    read = _now(clock, decoder.device)
+    given = head(states[:, -1]).argmax(dim=-1, keepdim=True)
+    first = _now(clock, decoder.device)
+    for _ in range(new_tokens - 1):
+        given = head(decoder.hidden(given, cache)[:, -1]).argmax(dim=-1, keepdim=True)
+    last = _now(clock, decoder.device)
+    return Run(read - began, first - began, last - began)
+
+
+def _now(clock: Clock, device: torch.device) -> float:
+    """The time when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock()
+
+
+def _worn(decoder: Decoder, variant: Variant, side: Side) -> AbstractContextManager[None]:
+    # All changed weights are made before the clock starts, however many they are.
+    return nullcontext() if side == "dense" else applied(decoder, variant, most_held=maxsize)
+
+
+def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, decoder.vocabulary, (spec.batch, spec.length), generator=generator).to(decoder.device)
+
+
+def _memory(
+    decoder: Decoder, variant: Variant, side: Side, prompts: Tensor, new_tokens: int, clock: Clock
+) -> int | None:
+    """Bytes of the weights that the model now needs, and of what a run takes beside them."""
+    growth = growth_bytes(lambda: run(decoder, prompts, new_tokens, clock), decoder.device)
+    if growth is None:
+        return None
+    dropped = variant.dropped if side == "variant" and decoder.skips is not None else ()
+    gone = {
+        parameter
+        for sublayer in decoder.sublayers
+        if sublayer.label in dropped
+        for module in sublayer.mixers
+        for parameter in module.parameters()
+    }
+    tensors = {*decoder.model.parameters(), *decoder.model.buffers()} - gone
+    return growth + sum(tensor.nbytes for tensor in tensors)
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{hardware()}, {torch.get_num_threads()} threads"
+
+
+def _measured(spec: SpeedSpec, runs: Sequence[Run], memory: int | None, suffix: str) -> dict[str, float | None]:
+    """Columns of one side."""
+    reading, writing = median(each.read for each in runs), median(each.last - each.first for each in runs)
+    columns = {
+        "prefill_tokens_per_second": spec.batch * spec.length / reading,
+        "decode_tokens_per_second": spec.batch * (spec.new_tokens - 1) / writing,
+        "seconds_to_first_token": median(each.first for each in runs),
+        "peak_memory_bytes": memory,
+    }
+    return {f"{name}{suffix}": value for name, value in columns.items()}

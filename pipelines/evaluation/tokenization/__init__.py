@@ -1,0 +1,1 @@
+"""Prompts and texts of a study as token ids."""

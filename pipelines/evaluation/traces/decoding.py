@@ -1,0 +1,284 @@
+"""Greedy decoding with the final stream of every step kept, and the tables that follow from two of them.
+
+What happens inside the layers is `session.py`'s.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
+from prunescope.pipelines.metrics.cpu_matmul import quick_linears
+from prunescope.pipelines.metrics.divergence import divergence
+from prunescope.pipelines.metrics.option_metrics import option_row
+from prunescope.pipelines.metrics.ranking import top_ids
+from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
+from prunescope.pipelines.models.decoder import Decoder, padded_left
+from prunescope.pipelines.models.module_calls import first_tensor, hooks, state_argument
+
+# Types of the tables that may have no row, or no value in a column, to take them from.
+_OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
+_Types = dict[str, pl.DataType | type[pl.DataType]]
+_OPTION_TYPES: _Types = {
+    "prompt_id": pl.String,
+    "temperature": pl.Float64,
+    "options": pl.List(pl.String),
+    "option_token_ids": pl.List(pl.Int32),
+    "gold": pl.String,
+    **dict.fromkeys(("argmax_dense", "argmax_pruned"), pl.String),
+    "is_argmax_same": pl.Boolean,
+    "kendall_tau": pl.Float64,
+    **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
+    **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
+    **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
+    **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
+    "kl_options_dense_pruned_nats": pl.Float64,
+    **dict.fromkeys(("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
+}
+_GENERATION_TYPES: _Types = {
+    **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
+    "prompt_tokens": pl.Int32,
+    "text": pl.String,
+    "token_ids": pl.List(pl.Int32),
+    **dict.fromkeys(("first_flip_step", "collapse_step", "end_step", "answer_end_step"), pl.Int32),
+    **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
+    **dict.fromkeys(("answer", "gold"), pl.String),
+    "is_correct": pl.Boolean,
+}
+OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
+
+
+# Steps whose logits are in memory at once.
+STEPS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Tokens that a model generated and the residual stream from which each was read.
+
+    The stream is rebuilt in float64 from the embedding and all contributions, because two float32 streams would
+    cancel when they are subtracted: they are much longer than their difference. Where a variant computes in bfloat16,
+    whose sums round by more than that, it is the stream that the head reads.
+    """
+
+    tokens: tuple[int, ...]
+    streams: Float64[Tensor, "steps width"]
+
+
+@torch.inference_mode()
+def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int) -> list[Decoded]:
+    """Greedy decoding of all prompts together through one key-value cache, always `steps` tokens each.
+
+    Shorter prompts are padded on the left. The end of a text is marked later, not cut, so that steps pair up.
+    Equal logits go to the lower token id.
+    """
+    if not decoder.can_pad and len(prompts) > 1:
+        return [decoded for prompt in prompts for decoded in decode_greedily(decoder, [prompt], steps)]
+    cache = None if decoder.cache_refusal else decoder.new_cache()
+    last: dict[str, Tensor] = {}  # what the last position met in the current step
+    streams: list[Tensor] = []
+    tokens: list[list[int]] = []
+    given, real = padded_left(prompts, decoder.device)
+    with hooks(*_watch(decoder, last)), quick_linears(decoder.model):
+        for _ in range(steps):
+            decoder.hidden(given, cache, real)
+            stream = last.pop("stream")
+            best = decoder.head.logits(stream.float()).argmax(dim=-1)
+            rebuilt = torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64)
+            streams.append(stream.double() if decoder.is_rounded else rebuilt)
+            tokens.append(best.tolist())
+            real = torch.cat([real, torch.ones_like(best[:, None])], dim=1)
+            # Without a cache all tokens pass again.
+            given = best[:, None] if cache is not None else torch.cat([given, best[:, None]], dim=1)
+    return [
+        Decoded(tuple(own), stream)
+        for own, stream in zip(zip(*tokens, strict=True), torch.stack(streams, 1), strict=True)
+    ]
+
+
+def _watch(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
+    """Keeps the embedding, every contribution and the final stream of the last position, (batch, width) each."""
+
+    def keep_state(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+            state = state_argument(args, kwargs)
+            if state is not None:
+                last[name] = state[:, -1]
+
+        return hook
+
+    def keep_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
+        last["stream"] = first_tensor(output)[:, -1]
+
+    def keep_added(name: str) -> Callable[[Tensor], None]:
+        def see(added: Tensor) -> None:
+            last[name] = added[:, -1].to(decoder.device)
+
+        return see
+
+    return [
+        decoder.layers[0].module.register_forward_pre_hook(keep_state("embedded"), with_kwargs=True),
+        *(handle for s in decoder.sublayers for handle in s.watch(keep_added(s.label))),
+        decoder.layers[-1].module.register_forward_hook(keep_stream),
+    ]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides of one prompt in one trajectory: the dense stream, its shift, and the tokens that each side emits."""
+
+    prompt: TokenizedPrompt
+    trajectory: str
+    streams: Float[Tensor, "steps width"]
+    shifts: Float[Tensor, "steps width"]
+    dense_tokens: tuple[int, ...]
+    pruned_tokens: tuple[int, ...]
+
+
+@torch.inference_mode()
+def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """True logits of both sides, (steps, vocabulary) each; the pruned one is dense + their shift."""
+    states, moves = decoder.head.lens(streams, shifts, "normed")
+    dense = decoder.head.logits_of_state(states)
+    return dense, dense + decoder.head.shift(states, moves)
+
+
+def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> pl.DataFrame:
+    """Rows of `decoding_steps` for one prompt and trajectory."""
+    steps = len(pair.dense_tokens)
+    states, moves = decoder.head.lens(pair.streams, pair.shifts, "normed")
+    measured = divergence(states, moves, decoder.head, temperatures)
+    about = pl.DataFrame(
+        {
+            "prompt_id": [pair.prompt.prompt.id] * steps,
+            "trajectory": [pair.trajectory] * steps,
+            "step": np.arange(steps, dtype=np.int32),
+            "position": np.arange(steps, dtype=np.int32) + len(pair.prompt.ids) - 1,
+            "token_id_dense": np.array(pair.dense_tokens, dtype=np.int32),
+            "token_id_pruned": np.array(pair.pruned_tokens, dtype=np.int32),
+            "token_text_dense": _texts(decoder, pair.dense_tokens),
+            "token_text_pruned": _texts(decoder, pair.pruned_tokens),
+            "repeat_rate_dense": repeat_rates(pair.dense_tokens),
+            "repeat_rate_pruned": repeat_rates(pair.pruned_tokens),
+        }
+    )
+    return pl.concat(
+        [
+            about.with_columns(
+                pl.lit(temperature).alias("temperature"),
+                *(pl.Series(name, values[index]) for name, values in measured.items()),
+            )
+            for index, temperature in enumerate(temperatures)
+        ]
+    )
+
+
+def pruned_tokens(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[int, ...]:
+    """The tokens that the pruned side emits, some steps at a time."""
+    blocks = zip(streams.split(STEPS_AT_ONCE), shifts.split(STEPS_AT_ONCE), strict=True)
+    return tuple(int(token) for block in blocks for token in logits_of(decoder, *block)[1].argmax(dim=-1))
+
+
+def top_rows(decoder: Decoder, pair: Pair, count: int) -> pl.DataFrame:
+    """Rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' numbers."""
+    frames = []
+    for first in range(0, len(pair.streams), STEPS_AT_ONCE):
+        part = slice(first, first + STEPS_AT_ONCE)
+        logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams[part], pair.shifts[part]), strict=True))
+        # In float64 one row at a time, because a whole matrix of it would double the memory.
+        totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
+        for side, values in logits.items():
+            best = top_ids(values, count)
+            steps, ranks = best.shape
+            numbers = {}
+            for other, its_logits in logits.items():
+                own = its_logits.gather(1, best).double()
+                numbers[f"logit_{other}"] = own.flatten().cpu().numpy()
+                numbers[f"probability_{other}"] = (own - totals[other][:, None]).exp().flatten().cpu().numpy()
+            tokens = best.flatten().tolist()
+            frames.append(
+                pl.DataFrame(
+                    {
+                        "step": np.repeat(np.arange(first, first + steps), ranks),
+                        "side": [side] * len(tokens),
+                        "rank": np.tile(np.arange(1, ranks + 1), steps),
+                        "token_id": tokens,
+                        "token_text": _texts(decoder, tokens),
+                        **numbers,
+                    }
+                )
+            )
+    return pl.concat(frames).with_columns(prompt_id=pl.lit(pair.prompt.prompt.id), trajectory=pl.lit(pair.trajectory))
+
+
+def _texts(decoder: Decoder, tokens: Sequence[int]) -> list[str]:
+    """Every token as text, each on its own."""
+    return [decoder.tokenizer.decode([token]) for token in tokens]
+
+
+def option_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:
+    """Rows of `option_subspace` of one prompt, behind its last token; none where it has no options."""
+    prompt = pair.prompt
+    if not prompt.option_ids:
+        return []
+    states, moves = decoder.head.lens(pair.streams[:1], pair.shifts[:1], "normed")
+    about: dict[str, object] = {
+        "prompt_id": prompt.prompt.id,
+        "options": list(prompt.prompt.options),
+        "option_token_ids": list(prompt.option_ids),
+        "gold": prompt.prompt.gold,
+    }
+    rows = []
+    for temperature in temperatures:
+        row = option_row(states[0], moves[0], decoder.head, prompt.option_ids, prompt.prompt.options, temperature)
+        rows.append({**about, "temperature": temperature, **row})
+    return rows
+
+
+def generation_row(
+    decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
+) -> dict[str, object]:
+    """The row of `generations` of one prompt."""
+    end = next((step for step, token in enumerate(tokens) if token in decoder.end_ids), None)
+    written = tokens[:end]
+    text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
+    answer = find_answer(prompt.prompt, text)
+    gold = prompt.prompt.gold
+    return {
+        "prompt_id": prompt.prompt.id,
+        "kind": prompt.prompt.kind,
+        "prompt_text": prompt.prompt.text,
+        "prompt_tokens": len(prompt.ids),
+        "text": text,
+        "token_ids": list(tokens),
+        "first_flip_step": first_flip(dense, tokens),
+        "collapse_step": collapse_step(written),
+        "end_step": end,
+        "answer_end_step": _answer_end(decoder, prompt, written, answer, end),
+        "repeat_rate": float(repeat_rates(written)[-1]) if written else 0.0,
+        "distinct_1": distinct_n(written, 1),
+        "distinct_2": distinct_n(written, 2),
+        "answer": answer,
+        "gold": gold,
+        "is_correct": None if gold is None else answer == gold,
+    }
+
+
+def _answer_end(
+    decoder: Decoder, prompt: TokenizedPrompt, written: tuple[int, ...], answer: str | None, end: int | None
+) -> int | None:
+    """First step after which the text already holds the final answer; without a pattern, the end of the text."""
+    if answer is None:
+        return end
+    for step in range(len(written)):
+        text = decoder.tokenizer.decode(list(written[: step + 1]), skip_special_tokens=True)
+        if find_answer(prompt.prompt, text) == answer:
+            return step
+    return end

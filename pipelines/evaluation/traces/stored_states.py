@@ -1,0 +1,113 @@
+"""Residual streams and their shifts as rows of `hidden_states`, and back: float16 with one scale a row.
+
+Which streams there are belongs to `session.py`; what is measured on them to `prunescope.pipelines.metrics`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prunescope.pipelines.core.errors import InputError
+
+# The row's largest entry lands in [2^14, 2^15), the highest binade from which rounding never reaches infinity.
+_HIGHEST_EXPONENT = 15
+_LOWEST_FLOAT32_EXPONENT = -126
+_PLACE = ("model", "prompt_id", "position", "layer", "sublayer")
+_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "prompt_id": pl.String,
+    "position": pl.Int32,
+    "layer": pl.Int16,
+    "sublayer": pl.String,
+    "scope": pl.String,
+    "scale": pl.Float32,
+    "state": pl.List(pl.Float16),
+}
+STATE_SCHEMA = pl.Schema(_TYPES)
+
+
+def state_rows(
+    prompt_ids: Sequence[str],
+    positions: Sequence[int],
+    layer: int,
+    sublayer: str,
+    states: Mapping[str, Float[Tensor, "rows width"] | None],
+) -> pl.DataFrame:
+    """Rows of `hidden_states` of one sublayer, without model and recipe.
+
+    value = scale × float16, scale a power of two, so that scaling is exact and the only error is float16's rounding:
+    at most 2^-11 of every entry that is at least 2^-28 of its row's largest, 2^-39 of the largest for smaller ones.
+
+    Args:
+        prompt_ids: prompt of each row of the states.
+        positions: position of each.
+        layer: index of the layer.
+        sublayer: attn or mlp.
+        states: by scope: the stream for `dense`, its shift for the others; None has no rows.
+    """
+    frames = [STATE_SCHEMA.to_frame()]
+    for scope, values in states.items():
+        if values is not None:
+            state, scale = _halves(values)
+            frames.append(
+                pl.DataFrame(
+                    {"prompt_id": prompt_ids, "position": positions}, schema_overrides={"position": pl.Int32}
+                ).with_columns(
+                    layer=pl.lit(layer, pl.Int16),
+                    sublayer=pl.lit(sublayer),
+                    scope=pl.lit(scope),
+                    scale=pl.Series(scale),
+                    state=pl.Series(state).arr.to_list(),
+                )
+            )
+    return pl.concat(frames)
+
+
+def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
+    """Dense streams beside their shifts, float32, ready for `divergence` through any lens.
+
+    Args:
+        frame: rows of `hidden_states` of one model, those of the recipe `dense` among them.
+
+    Returns:
+        The rows of all other recipes without their vectors, the dense stream of each, and its shift. An isolated
+        shift stands beside the final stream, which it moves.
+
+    Raises:
+        InputError: a shift has no dense stream.
+    """
+    is_dense = frame["scope"] == "dense"
+    dense, moved = frame.filter(is_dense), frame.filter(~is_dense)
+    is_isolated = pl.col("scope") == "isolated"
+    wanted = moved.select(
+        *("model", "prompt_id", "position"),
+        layer=pl.when(is_isolated).then(pl.lit(dense["layer"].max(), pl.Int16)).otherwise("layer"),
+        sublayer=pl.when(is_isolated).then(pl.lit("mlp")).otherwise(pl.col("sublayer").cast(pl.String)),
+    )
+    place = [pl.col(name).cast(pl.String) if name in {"model", "prompt_id", "sublayer"} else name for name in _PLACE]
+    rows = wanted.select(place).join(
+        dense.select(place).with_row_index("row"), on=list(_PLACE), how="left", maintain_order="left"
+    )["row"]
+    if rows.null_count():
+        first = moved.row(int(rows.is_null().arg_max() or 0), named=True)
+        lost = ", ".join(f"{name} {first[name]}" for name in _PLACE)
+        raise InputError(f"hidden_states: no dense stream at {lost}; read the recipe dense of the same study with it")
+    return moved.drop("scale", "state"), _values(dense)[rows.to_torch().long()], _values(moved)
+
+
+def _halves(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as float16 in units of their scales, and the scales."""
+    _, exponent = torch.frexp(values.float().abs().amax(dim=-1, keepdim=True))
+    exponent = (exponent - _HIGHEST_EXPONENT).clamp(min=_LOWEST_FLOAT32_EXPONENT)
+    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+    return (values.float() / scale).half().cpu().numpy(), scale[:, 0].cpu().numpy()
+
+
+def _values(frame: pl.DataFrame) -> Tensor:
+    if frame.is_empty():
+        return torch.empty(0, 0)
+    state = frame["state"].explode().to_numpy().reshape(len(frame), -1)
+    return torch.from_numpy(state.astype(np.float32) * frame["scale"].to_numpy()[:, None])

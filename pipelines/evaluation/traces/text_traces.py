@@ -1,0 +1,232 @@
+"""Texts, teacher forced: at every scored token how far a variant moves the output, and how likely the true token is.
+
+Which tokens those are is decided in `prunescope.pipelines.evaluation.tokenization.texts`; layers and generation belong in `session`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Float64, Int, Int32
+from torch import Tensor, nn
+
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.core.thread_map import in_parallel
+from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
+from prunescope.pipelines.metrics.cpu_matmul import quick_linears
+from prunescope.pipelines.metrics.divergence import TARGET_NAMES, divergence
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.module_calls import hooks, state_argument
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.studies import Study
+
+Columns = dict[str, np.ndarray[Any, Any]]
+
+# Tokens of one forward pass: enough to fill the matrix products, little memory.
+PASS_TOKENS = 2048
+# Rows that one core measures at a time.
+PIECE_ROWS = 256
+# Measures of the table, by their names in `divergence`.
+MEASURES = (
+    "one_minus_cos_h",
+    "one_minus_cos_z",
+    "one_minus_cos_p",
+    "var_p_dz",
+    "t3_kl_nats",
+    "kl_dense_pruned_nats",
+    "kl_pruned_dense_nats",
+    "js_nats",
+    "total_variation",
+    "is_top1_same",
+    "rank_of_dense_top1",
+    "p_dense_top1_dense",
+    "p_dense_top1_pruned",
+    "entropy_dense_nats",
+    "entropy_pruned_nats",
+    "margin_dense",
+    "margin_pruned",
+)
+_TYPES = {"is_top1_same": pl.Boolean, "rank_of_dense_top1": pl.Int32}
+SCHEMA = pl.Schema(
+    {
+        "model": pl.String,
+        "recipe": pl.String,
+        "text_id": pl.String,
+        "text_hash": pl.String,
+        **dict.fromkeys(("context", "stride"), pl.Int32),
+        **dict.fromkeys(("window_id", "position", "token_id"), pl.Int32),
+        **dict.fromkeys(TARGET_NAMES, pl.Float32),
+        **{name: _TYPES.get(name, pl.Float32) for name in MEASURES},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Final streams of the dense model in four bytes a number: whole multiples of one step a channel.
+
+    The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32 is there. Both sides are
+    put on this grid before they are subtracted, so that equal streams differ by exactly zero.
+
+    Args:
+        counts: multiples of the step.
+        step: one a channel.
+    """
+
+    counts: Int32[Tensor, "rows width"]
+    step: Float64[Tensor, " width"]
+
+    @classmethod
+    def of(cls, streams: Float64[Tensor, "rows width"]) -> "Kept":
+        """Puts streams on a grid of their own."""
+        largest = streams.abs().amax(dim=0)
+        step = torch.where(largest > 0, largest, 1) / torch.iinfo(torch.int32).max
+        return cls((streams / step).round().int(), step)
+
+    def rows(self, chosen: slice) -> "Kept":
+        """Some of the rows."""
+        return Kept(self.counts[chosen], self.step)
+
+    def streams(self) -> Float64[Tensor, "rows width"]:
+        """The streams, to half a step."""
+        return self.counts * self.step
+
+    def shift_to(self, streams: Float64[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
+        """How far other streams of the same rows are from these, in float32."""
+        return (((streams / self.step).round() - self.counts) * self.step).float()
+
+
+class TextSession:
+    """The dense side of a study's texts, computed once and shared by every variant of a model.
+
+    Of every scored token only the final stream is kept: d numbers, from which logits come back block by block when a
+    variant is laid beside it. A variant then costs one pass of its own, half of what running both models side by side
+    would cost, and memory holds d numbers a token a side, never tokens × vocabulary.
+
+    Args:
+        decoder: the dense model.
+        model: its name in the tables.
+        study: texts.
+        progress: one step a window.
+
+    Raises:
+        InputError: a text cannot be read or does not fit the model.
+        ComputationError: the dense model's states are NaN or infinite.
+    """
+
+    def __init__(self, decoder: Decoder, model: str, study: Study, progress: Progress = SILENT) -> None:
+        self.decoder, self.model = decoder, model
+        self._texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
+        progress.start("dense model on every text", self._windows)
+        self._kept = [[Kept.of(streams) for streams in self._streams(text, model, progress)] for text in self._texts]
+        progress.done()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept of the dense side."""
+        return sum(kept.counts.nbytes + kept.step.nbytes for batches in self._kept for kept in batches)
+
+    @property
+    def _windows(self) -> int:
+        return sum(len(text.windows) for text in self._texts)
+
+    def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> pl.DataFrame:
+        """Measures one variant.
+
+        Returns:
+            Rows of `text_tokens`; none where the study has no texts.
+
+        Raises:
+            ComputationError: the variant's states or logits are NaN or infinite.
+        """
+        progress.start(f"texts {recipe}", self._windows + len(self._texts))
+        shifts = []
+        with applied(self.decoder, variant):
+            for text, batches in zip(self._texts, self._kept, strict=True):
+                streams = self._streams(text, f"{self.model}@{recipe}", progress)
+                shifts.append([kept.shift_to(pruned) for kept, pruned in zip(batches, streams, strict=True)])
+        # Outside: a head that shares weights with the variant must be the dense one.
+        frames = [SCHEMA.to_frame()]
+        for text, batches, moves in zip(self._texts, self._kept, shifts, strict=True):
+            frames.append(self._frame(text, recipe, self._measured(text, batches, moves)))
+            progress.advance()
+        progress.done()
+        return pl.concat(frames)
+
+    def _streams(self, text: TokenizedText, who: str, progress: Progress) -> Iterator[Float64[Tensor, "rows width"]]:
+        """Final streams from which the scored tokens are predicted, some windows at a time."""
+        for windows in text.windows.split(max(1, self.decoder.at_once(PASS_TOKENS) // text.text.context)):
+            streams = _final_streams(self.decoder, windows.to(self.decoder.device), text.text.scored)
+            if not bool(torch.isfinite(streams).all()):
+                raise ComputationError(f"{who}: NaN or infinite states on text {text.text.id!r}")
+            yield streams
+            progress.advance(len(windows))
+
+    def _measured(self, text: TokenizedText, batches: list[Kept], moves: list[Tensor]) -> Columns:
+        """Columns of all rows of a text, piece by piece on all cores."""
+        head, targets = self.decoder.head, text.targets.split([len(move) for move in moves])
+
+        def measured(piece: tuple[Kept, Tensor, Tensor]) -> Columns:
+            kept, move, true = piece
+            states, shift = head.lens(kept.streams(), move, "normed")
+            # What did not move costs the dense side only.
+            return divergence(states, shift if bool(shift.any()) else None, head, (1.0,), targets=true)
+
+        pieces = (
+            (kept.rows(rows), move[rows], true[rows])
+            for kept, move, true in zip(batches, moves, targets, strict=True)
+            for rows in (slice(first, first + PIECE_ROWS) for first in range(0, len(move), PIECE_ROWS))
+        )
+        columns = list(in_parallel(measured, pieces, self.decoder.device))
+        return {name: np.concatenate([piece[name][0] for piece in columns]) for name in (*TARGET_NAMES, *MEASURES)}
+
+    def _frame(self, text: TokenizedText, recipe: str, columns: Columns) -> pl.DataFrame:
+        names = {
+            "model": self.model,
+            "recipe": recipe,
+            "text_id": text.text.id,
+            "text_hash": text.hash,
+            "context": text.text.context,
+            "stride": text.text.step,
+        }
+        about = {
+            "window_id": np.repeat(np.arange(len(text.windows)), text.text.scored),
+            "position": text.positions.reshape(-1).numpy(),
+            "token_id": text.targets.numpy(),
+        }
+        frame = pl.DataFrame(about | columns, schema_overrides=SCHEMA)
+        constants = {name: pl.lit(value, dtype=SCHEMA[name]) for name, value in names.items()}
+        return frame.with_columns(**constants).select(SCHEMA.names())
+
+
+@torch.inference_mode()
+def _final_streams(
+    decoder: Decoder, windows: Int[Tensor, "windows context"], scored: int
+) -> Float64[Tensor, "rows width"]:
+    """The residual stream from which each of a window's last `scored` tokens is predicted.
+
+    Rebuilt in float64 from the embedding and all contributions, because two float32 streams would cancel when they
+    are subtracted: they are much longer than their difference. Where the model computes in fewer bits, whose sums
+    round by more than what is measured, it is the very stream that the head reads.
+    """
+    reads = slice(-scored - 1, -1)
+    total: list[Tensor] = []
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        state = state_argument(args, kwargs)
+        if state is not None:
+            total[:] = [state[:, reads].double()]
+
+    def add(added: Tensor) -> None:
+        total[0] += added[:, reads].to(total[0].device)
+
+    summed = [] if decoder.is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
+    first = decoder.final_norm if decoder.is_rounded else decoder.layers[0].module
+    with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed), quick_linears(decoder.model):
+        decoder.hidden(windows)
+    return total[0].flatten(end_dim=1)

@@ -1,0 +1,239 @@
+"""The divergence columns of a block of rows, from the sums that `fused` or `eager` took over the vocabulary.
+
+Arithmetic on a few float64 numbers a row; nothing here sees logits beyond those of single tokens.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+Ids = NDArray[np.int64]
+At = Callable[[Ids], Numbers]
+Sums = Mapping[str, Numbers]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The dense side of n rows.
+
+    Attributes:
+        inverse: 1/T, (T, 1).
+        size: V.
+        rows: sums of `fused.DENSE`, (n,).
+        softmaxes: sums of `fused.SOFTMAX`, (T, n).
+        ids: the most likely tokens in order, (n, k).
+        gap: z − max z at tokens (n, k) of every row.
+    """
+
+    inverse: Numbers
+    size: int
+    rows: Sums
+    softmaxes: Sums
+    ids: Ids
+    gap: At
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One shift of n rows.
+
+    Attributes:
+        rows: sums of `fused.SHIFT`, (n,).
+        moves: sums of `fused.MOVE`, (T, n).
+        ids: the pruned side's most likely tokens, (n, k).
+        dz: Δz at tokens (n, k) of every row.
+    """
+
+    rows: Sums
+    moves: Sums
+    ids: Ids
+    dz: At
+
+    @classmethod
+    def zero(cls, dense: Dense) -> "Shift":
+        """The shift that moves nothing, without a pass over the vocabulary."""
+        from prunescope.pipelines.metrics.fused_kernels import MOVE, SHIFT
+
+        rows = dict.fromkeys(SHIFT.names or (), np.zeros(len(dense.ids)))
+        one = np.ones(len(dense.ids))
+        moves = dict.fromkeys(MOVE.names or (), np.zeros_like(dense.softmaxes["tail"]))
+        return cls(
+            rows | {"rank_of_dense": one, "rank_of_pruned": one},
+            moves | {name: dense.softmaxes[name] for name in ("tail", "gap")},
+            dense.ids,
+            lambda ids: np.zeros(ids.shape),
+        )
+
+
+def one_minus_cos(along: Numbers, across: Numbers) -> Numbers:
+    """1 − cos between v and v + Δ, from the parts of Δ in units of ‖v‖.
+
+    With A = 1 + along and r = hypot(A, across), the cosine is A/r. For A > 0 the defect is
+    across²/(r (r + A)), a quotient of sums of positive terms; for A ≤ 0 nothing cancels in 1 − A/r.
+
+    Args:
+        along: ⟨Δ, v⟩/‖v‖².
+        across: ‖Δ⊥‖/‖v‖.
+
+    Returns:
+        Values in [0, 2]; NaN where v + Δ is 0 and has no direction.
+    """
+    ahead = 1 + along
+    length = np.hypot(ahead, across)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(ahead > 0, across / length * (across / (length + np.abs(ahead))), 1 - ahead / length)
+
+
+def space(name: str, length: Numbers, shift_length: Numbers, along: Numbers, across: Numbers) -> dict[str, Numbers]:
+    """Columns of one space from ‖v‖, ‖Δ‖, ⟨Δ, v⟩/‖v‖² and ‖Δ⊥‖/‖v‖; t1 is 2603.24652 Theorem 1's estimate."""
+    return {
+        f"norm_{name}": length,
+        f"norm_d{name}": shift_length,
+        f"one_minus_cos_{name}": one_minus_cos(along, across),
+        f"par_rel_{name}": along,
+        f"orth_rel_{name}": across,
+        f"t1_{name}": np.square(across) / 2,
+    }
+
+
+def dense_columns(dense: Dense) -> dict[str, Numbers]:
+    """Columns of the dense side alone."""
+    gap = dense.gap(dense.ids[:, :2])
+    return {
+        "norm_z": np.sqrt(dense.rows["z_squares"]),
+        "norm_p": np.sqrt(dense.softmaxes["p_squares"]),
+        "p_dense_top1_dense": 1 / (1 + dense.softmaxes["tail"]),
+        "entropy_dense_nats": _entropy(dense, dense.softmaxes),
+        "margin_dense": gap[:, 0] - gap[:, -1],
+    }
+
+
+def shift_columns(dense: Dense, shift: Shift) -> dict[str, Numbers]:
+    """Columns of one shift: (n,), or (T, n) where the temperature matters.
+
+    With c = (Δz − mean)/T, any constant `mean`, G = log E_p exp(c) and s = c − G = log q/p:
+
+    - KL(p‖q) = E_p[exp(s) − 1 − s], KL(q‖p) = E_p[s exp(s) − exp(s) + 1], 2 JS = E_p[s exp(s) − (1 + exp(s)) ·
+      log((1 + exp(s))/2)] and TV = ½ E_p|exp(s) − 1|: sums of terms that are never negative, so that the relative
+      error of each sum is that of its terms. s carries the rounding of Δz and about 1e-7 |c|; an error ε that all s
+      share changes the first three by ε² only, because Σp = Σq = 1.
+    - The moments of c are taken about a mean that is itself rounded; what is left, E_p c, is carried along:
+      κ₂ = E c² − (E c)², κ₃ and κ₄ likewise, so an error in the mean does no harm.
+    """
+    moves, rows = shift.moves, shift.rows
+    squared = np.square(dense.inverse)
+    p_variance = np.maximum(moves["c2"] - moves["c"] ** 2, 0)
+    r_variance = np.maximum(moves["r2"] - moves["r"] ** 2, 0)
+    third = moves["c3"] - 3 * moves["c"] * moves["c2"] + 2 * moves["c"] ** 3
+    fourth = moves["c4"] - 4 * moves["c"] * moves["c3"] + 6 * moves["c"] ** 2 * moves["c2"] - 3 * moves["c"] ** 4
+    p_squares = dense.softmaxes["p_squares"]
+    length = np.sqrt(p_squares)
+    along, across = moves["p_dp"] / p_squares, np.sqrt(moves["dp_across"] / p_squares)
+    in_p = space("p", length, length * np.hypot(along, across), along, across)
+    del in_p["t1_p"]
+    z_squares = dense.rows["z_squares"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        across_z = np.sqrt(rows["across"] / z_squares)
+    after = _after(dense, shift, shift.ids[:, :2])
+    dense_top = dense.ids[:, :1]
+    return {
+        **space("z", np.sqrt(z_squares), np.sqrt(rows["dz_squares"]), rows["along"], across_z),
+        **in_p,
+        "var_uniform_dz": rows["variance"],
+        "var_r_dz": r_variance / squared,
+        "t2_p": r_variance / 2,
+        "var_p_dz": p_variance / squared,
+        "t3_kl_nats": p_variance / 2,
+        "kappa3_term_nats": third / 6,
+        "kappa4_term_nats": (fourth - 3 * p_variance**2) / 24,
+        "kl_dense_pruned_nats": moves["kl_dense_pruned"],
+        "kl_pruned_dense_nats": moves["kl_pruned_dense"],
+        "js_nats": np.minimum(moves["js"], math.log(2)),
+        "total_variation": np.minimum(moves["variation"], 1),
+        # KL summed token by token, less the identity's own form from both normalisers.
+        "identity_residual_nats": moves["kl_dense_pruned"] - (moves["log_growth_direct"] - moves["c"]),
+        "is_top1_same": dense.ids[:, 0] == shift.ids[:, 0],
+        "topk5_overlap": _overlap(dense.ids, shift.ids, 5),
+        "topk10_overlap": _overlap(dense.ids, shift.ids, 10),
+        "rank_of_dense_top1": rows["rank_of_dense"],
+        "rank_of_pruned_top1": rows["rank_of_pruned"],
+        "p_dense_top1_pruned": np.exp(np.minimum(_log_q(dense, shift, dense_top), 0)),
+        "p_pruned_top1_dense": np.exp(rows["top_gap"] * dense.inverse - np.log1p(dense.softmaxes["tail"])),
+        "p_pruned_top1_pruned": 1 / (1 + moves["tail"]),
+        "entropy_pruned_nats": _entropy(dense, moves),
+        "margin_pruned": after[:, 0] - after[:, -1],
+    }
+
+
+def target_columns(dense: Dense, shift: Shift, targets: Ids) -> dict[str, Numbers]:
+    """Log-probability of one given token a row on both sides, (T, n)."""
+    return {
+        "log_p_target_dense": np.minimum(_log_p(dense, targets[:, None]), 0),
+        "log_p_target_pruned": np.minimum(_log_q(dense, shift, targets[:, None]), 0),
+    }
+
+
+def needs_float64(dense: Dense, shift: Shift, product_noise: float) -> NDArray[np.bool_]:
+    """Rows whose columns the rounding of a float32 head product could move by more than about 3e-4.
+
+    An error ε of single logits moves Σ p c² by 2ε Σ p|c| at most, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p itself
+    by its own part of z. Most rows have sums far above that; a shift that is nearly the same for all likely tokens,
+    or nearly along z, has not. What is below 1e-9 is left alone: the contract begins at 1e-8.
+
+    Args:
+        dense: the dense side.
+        shift: the shift.
+        product_noise: error of a logit relative to the root mean square of its row.
+    """
+    tolerance = 3e-4
+    # Variances are stored in logits², so a high temperature lets a small one of Δz/T count.
+    floor = 1e-9 * np.minimum(1, dense.inverse**2)
+    moves, rows = shift.moves, shift.rows
+    is_exact = dense.rows["is_exact"] > 0
+    error = product_noise * np.sqrt(rows["dz_squares"] / dense.size)
+    # Likely tokens of an exact row carry float32 rounding alone.
+    scaled = np.where(is_exact, 6e-8 * np.abs(moves["mean"]), error) * dense.inverse
+    far_too_small = [
+        (2 * scaled * moves["c_size"], moves["c2"]),
+        (2 * scaled * moves["r_size"], moves["r2"]),
+        (2 * scaled * moves["variation"], moves["kl_dense_pruned"]),
+        (scaled * moves["q_size"], moves["kl_pruned_dense"]),
+    ]
+    is_lost = product_noise * np.sqrt(dense.rows["z_squares"] / dense.size) * dense.inverse > tolerance / 10
+    is_lost &= ~is_exact & (np.maximum(moves["c2"], moves["kl_pruned_dense"]) > floor)
+    for noise, value in far_too_small:
+        is_lost |= (noise > tolerance * value) & (value > floor)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        across = rows["across"] / dense.rows["z_squares"]
+    noise = error * math.sqrt(dense.size)
+    is_lost_in_z = (2 * noise > tolerance * np.sqrt(rows["across"])) & (across > 1e-9)
+    is_lost_in_z |= (2 * error > tolerance * np.sqrt(rows["variance"])) & (rows["variance"] > 1e-9)
+    return np.asarray(is_lost.any(0) | is_lost_in_z)
+
+
+def _entropy(dense: Dense, side: Sums) -> Numbers:
+    """Log Σ exp(gap/T) − E[gap]/T."""
+    return np.maximum(np.log1p(side["tail"]) - side["gap"] * dense.inverse, 0)
+
+
+def _log_p(dense: Dense, ids: Ids) -> Numbers:
+    """Log p of one token a row, ids (n, 1); (T, n)."""
+    return dense.gap(ids)[:, 0] * dense.inverse - np.log1p(dense.softmaxes["tail"])
+
+
+def _log_q(dense: Dense, shift: Shift, ids: Ids) -> Numbers:
+    move = (shift.dz(ids)[:, 0] - shift.moves["mean"]) * dense.inverse - shift.moves["log_growth"]
+    return _log_p(dense, ids) + move
+
+
+def _after(dense: Dense, shift: Shift, ids: Ids) -> Numbers:
+    return dense.gap(ids) + shift.dz(ids)
+
+
+def _overlap(left: Ids, right: Ids, count: int) -> Numbers:
+    left, right = left[:, :count], right[:, :count]
+    return np.asarray((left[:, :, None] == right[:, None, :]).any(-1).mean(-1))

@@ -1,0 +1,164 @@
+"""The same sums as `fused` in torch, for accelerators and for rows that need float64.
+
+Formulas are derived in `fused`; a test holds the two against each other.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prunescope.pipelines.metrics.fused_kernels import LARGEST_CENTRED, LARGEST_GROWTH, MOVE, SHIFT
+from prunescope.pipelines.metrics.ranking import rank_of, top_ids
+
+Sums = dict[str, Tensor]
+_SMALL = 0.5
+
+
+def total(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """Sum of every row in float64."""
+    return values.sum(-1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """The dense side of a block of rows.
+
+    Attributes:
+        z: logits.
+        gap: z − max z.
+        weights: exp((z − max z)/T), by temperature.
+        ids: the most likely tokens, in order.
+        rows: sums of `fused.DENSE`.
+        softmaxes: sums of `fused.SOFTMAX`, by temperature.
+    """
+
+    z: Float[Tensor, "n v"]
+    gap: Float[Tensor, "n v"]
+    weights: list[Float[Tensor, "n v"]]
+    ids: Int[Tensor, "n k"]
+    rows: Sums
+    softmaxes: list[Sums]
+
+
+def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int) -> DenseRows:
+    """Everything that does not depend on a shift; `top` most likely tokens."""
+    ids = top_ids(z, min(top, z.shape[1]))
+    gap = z - z.gather(1, ids[:, :1])
+    weights, softmaxes = [], []
+    for temperature in temperatures:
+        weight = (gap / temperature).exp()
+        # Without the top token's own 1, which would hide a small rest.
+        tail = total(weight.scatter(1, ids[:, :1], 0))
+        softmaxes.append(
+            {
+                "tail": tail,
+                "p_squares": (1 + total(weight.square().scatter(1, ids[:, :1], 0))) / (1 + tail).square(),
+                "gap": total(weight * gap) / (1 + tail),
+            }
+        )
+        weights.append(weight)
+    return DenseRows(
+        z, gap, weights, ids, {"z_squares": total(z.double().square()), "is_exact": torch.zeros(len(z))}, softmaxes
+    )
+
+
+def shift_rows(
+    dense: DenseRows, dz: Float[Tensor, "n v"], temperatures: Sequence[float]
+) -> tuple[Sums, list[Sums], Int[Tensor, "n k"]]:
+    """One shift: sums of `fused.SHIFT`, of `fused.MOVE` by temperature, and the pruned side's most likely tokens."""
+    size = dz.shape[1]
+    mean = total(dz) / size
+    along = total(dense.z.double() * dz.double()) / dense.rows["z_squares"]
+    after = dense.gap + dz
+    ids = top_ids(after, dense.ids.shape[1])
+    shift = {
+        "dz_squares": total(dz.square()),
+        "along": along,
+        "across": total((dz - along.to(dz)[:, None] * dense.z).square()),
+        "variance": total((dz - mean.to(dz)[:, None]).square()) / size,
+        "top_gap": dense.gap.gather(1, ids[:, :1])[:, 0].double(),
+        "rank_of_dense": _ranks(after, dense.ids[:, 0]),
+        "rank_of_pruned": _ranks(dense.z, ids[:, 0]),
+    }
+    highest = after.gather(1, ids[:, :1])
+    after = after - highest
+    moves = [
+        _move(weight, softmax, dz, temperature, highest[:, 0].double(), ids[:, :1], after)
+        for weight, softmax, temperature in zip(dense.weights, dense.softmaxes, temperatures, strict=True)
+    ]
+    return {name: shift[name] for name in SHIFT.names or ()}, moves, ids
+
+
+def _move(
+    weight: Tensor, softmax: Sums, dz: Tensor, temperature: float, highest: Tensor, top: Tensor, after: Tensor
+) -> Sums:
+    whole = 1 + softmax["tail"]
+    mean = (total(weight * dz) / whole).to(dz)
+    r = weight.square()
+    r_whole = whole.square() * softmax["p_squares"]
+    r_mean = (total(r * dz) / r_whole).to(dz)
+    q = (after / temperature).exp()
+    tail = total(q.scatter(1, top, 0))
+    q_gap = total(q * after) / (1 + tail)
+    c, d = (dz - mean[:, None]) / temperature, (dz - r_mean[:, None]) / temperature
+    wc, wd = weight * c, r * d
+    is_near = (dz.amax(-1) - mean) / temperature <= LARGEST_CENTRED
+    growth = total(weight * c.clamp(max=80).expm1()) / whole
+    direct = tail.log1p() - softmax["tail"].log1p() + (highest - mean.double()) / temperature
+    log_growth = torch.where(is_near & (growth < LARGEST_GROWTH), growth.log1p(), direct)
+    p, q = weight / whole.to(dz)[:, None], q / (1 + tail).to(dz)[:, None]
+    whole_centre = mean.double() + log_growth * temperature
+    centre = whole_centre.to(dz)
+    rest = ((whole_centre - centre.double()) / temperature).to(dz)
+    move = (dz - centre[:, None]) / temperature - rest[:, None]
+    t = move.abs()
+    e = (-t).exp()
+    a = torch.where(t < _SMALL, _phi(-t), t - 1 + e)
+    step = torch.where(t < _SMALL, t - a, 1 - e)
+    b = torch.where(t < 1, t * step - a, step - t * e)
+    near = t * step / 2 - (1 + e) * torch.where(t < 1, step.square() / (4 * e), 0).log1p() / 2
+    js = torch.where(t < 1, near, (1 + e) * (math.log(2) - e.log1p()) - t * e)
+    grows = move > 0
+    larger = torch.where(grows, q, p)
+    dp = torch.where(grows, larger, -larger) * step
+    p_dp = total(p * dp)
+    dp_along = (p_dp / softmax["p_squares"]).to(dz)
+    found = {
+        "mean": mean.double(),
+        "log_growth": log_growth,
+        "log_growth_direct": direct,
+        "c": total(wc) / whole,
+        "c2": total(wc * c) / whole,
+        "c3": total(wc * c.square()) / whole,
+        "c4": total(wc * c.square() * c) / whole,
+        "c_size": total(wc.abs()) / whole,
+        "r": total(wd) / r_whole,
+        "r2": total(wd * d) / r_whole,
+        "r_size": total(wd.abs()) / r_whole,
+        "kl_dense_pruned": total(larger * torch.where(grows, b, a)),
+        "kl_pruned_dense": total(larger * torch.where(grows, a, b)),
+        "js": total(larger * js) / 2,
+        "variation": total(dp.abs()) / 2,
+        "q_size": total(q * t),
+        "p_dp": p_dp,
+        "dp_across": total((dp - dp_along[:, None] * p).square()),
+        "tail": tail,
+        "gap": q_gap,
+    }
+    return {name: found[name] for name in MOVE.names or ()}
+
+
+def _phi(x: Tensor) -> Tensor:
+    """exp(x) − 1 − x for |x| ≤ ½, by its series to x⁸: below 4e-8 of the sum is left out."""
+    f = x / 40320 + 1 / 5040
+    for divisor in (720, 120, 24, 6, 2):
+        f = f * x + 1 / divisor
+    return f * x.square()
+
+
+def _ranks(logits: Tensor, tokens: Tensor) -> Tensor:
+    return torch.tensor([rank_of(row, int(token)) for row, token in zip(logits, tokens, strict=True)]).double()

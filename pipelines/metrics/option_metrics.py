@@ -1,0 +1,107 @@
+"""A multiple-choice question seen on its option tokens alone, beside the whole vocabulary.
+
+Which tokens stand for the options is the prompt's business.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prunescope.pipelines.metrics import eager_kernels
+from prunescope.pipelines.metrics.divergence_columns import Numbers, shift_columns
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.logit_blocks import eager_dense, eager_shift
+from prunescope.pipelines.metrics.ranking import rank_of
+from prunescope.pipelines.metrics.vector_metrics import space_metrics
+
+
+def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Agreement of two rankings, tau-b: (concordant − discordant)/√(untied in left × untied in right).
+
+    Returns:
+        A value in [−1, 1]; None where one side ties throughout and ranks nothing.
+    """
+    agreement = untied_left = untied_right = 0
+    for one, other in combinations(range(len(left)), 2):
+        sign_left = (left[one] > left[other]) - (left[one] < left[other])
+        sign_right = (right[one] > right[other]) - (right[one] < right[other])
+        agreement += sign_left * sign_right
+        untied_left += abs(sign_left)
+        untied_right += abs(sign_right)
+    if not untied_left or not untied_right:
+        return None
+    return float(agreement / (untied_left * untied_right) ** 0.5)
+
+
+@torch.inference_mode()
+def option_row(
+    x: Float[Tensor, " d"],
+    dx: Float[Tensor, " d"],
+    head: Head,
+    option_ids: Sequence[int],
+    options: Sequence[str],
+    temperature: float,
+) -> dict[str, object]:
+    """Columns of one question in h-, z- and p-space, from what the head reads behind its last token.
+
+    Logits are float32 products; everything on them is float64, and shifts are never differences of logits.
+
+    Args:
+        x: What the head reads of the dense model.
+        dx: Its shift.
+        head: The LM head.
+        option_ids: Token of each option.
+        options: Label of each option, in the same order; on equal logits the earlier label is chosen.
+        temperature: T > 0.
+
+    Returns:
+        Columns by name, list columns in the order of the options.
+
+    Raises:
+        ValueError: The temperature is not above 0, or ids and labels differ in number.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature}: a softmax needs T > 0; T = 0 is greedy decoding")
+    if len(option_ids) != len(options):
+        raise ValueError(f"{len(option_ids)} option tokens for {len(options)} options")
+    z, dz = head.logits_of_state(x[None]).double(), head.shift(x[None], dx[None]).double()
+    dense, pruned = z[0], z[0] + dz[0]
+    ids = torch.tensor(list(option_ids), device=dense.device)
+    row: dict[str, object] = {}
+    chosen: dict[str, str] = {}
+    for side, logits in (("dense", dense), ("pruned", pruned)):
+        mine = logits[ids]
+        p_full = torch.log_softmax(logits / temperature, -1)[ids].exp()
+        chosen[side] = options[int(mine.argmax())]
+        row |= {
+            f"argmax_{side}": chosen[side],
+            f"logits_{side}": mine.tolist(),
+            f"p_full_{side}": p_full.tolist(),
+            f"p_options_{side}": torch.softmax(mine / temperature, -1).tolist(),
+            f"rank_{side}": [rank_of(logits, token) for token in option_ids],
+            f"mass_{side}": float(p_full.sum()),
+        }
+    z_options, dz_options = z[:, ids], dz[:, ids]
+    whole, part = _exact(z, dz, temperature), _exact(z_options, dz_options, temperature)
+    return row | {
+        "is_argmax_same": chosen["dense"] == chosen["pruned"],
+        "kendall_tau": kendall_tau_b(dense[ids].tolist(), pruned[ids].tolist()),
+        "one_minus_cos_z_options": float(part["one_minus_cos_z"][0]),
+        "one_minus_cos_p_options": float(part["one_minus_cos_p"].item()),
+        "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"].item()),
+        "one_minus_cos_h": float(space_metrics("h", x[None], dx[None])["one_minus_cos_h"][0]),
+        "one_minus_cos_z": float(whole["one_minus_cos_z"][0]),
+        "one_minus_cos_p": float(whole["one_minus_cos_p"].item()),
+        "kl_dense_pruned_nats": float(whole["kl_dense_pruned_nats"].item()),
+    }
+
+
+def _exact(z: Tensor, dz: Tensor, temperature: float) -> dict[str, Numbers]:
+    """Columns of one row of float64 logits and their shift."""
+    dense = eager_kernels.dense_rows(z, [temperature], 2)
+    shift = eager_shift(*eager_kernels.shift_rows(dense, dz, [temperature]), dz)
+    return shift_columns(eager_dense(dense, np.array([[1 / temperature]])), shift)

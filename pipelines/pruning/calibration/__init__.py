@@ -1,0 +1,1 @@
+"""Statistics of a model's inputs on calibration text, layer by layer."""

@@ -1,0 +1,279 @@
+"""Statistics of the dense model on calibration tokens: what flows into each matrix, how much each sublayer turns.
+
+One forward pass serves both tables; recipes read them instead of running the model again.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Int
+from jinja2 import TemplateError
+from torch import Tensor, nn
+
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.corpora.text_sources import read_documents
+from prunescope.pipelines.metrics.vector_metrics import space_metrics
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.module_calls import stream_of
+from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.models.weight_matrices import Matrix
+from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
+from prunescope.pipelines.studies import CalibrationSpec
+
+_WHAT = "calibration source"
+# A channel whose RMS is over this many times the median channel's counts as an outlier.
+OUTLIER = 6.0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Rows of `activation_stats` and `block_influence`, and the SHA-256 of the tokens that they were measured on."""
+
+    activation_stats: pl.DataFrame
+    block_influence: pl.DataFrame
+    hash: str
+
+
+def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "sequences length"]:  # noqa: ANN401
+    """Windows of a text, drawn at random with the spec's seed.
+
+    Raises:
+        InputError: the text cannot be read, is too short, or there is no chat template to put it into.
+    """
+    documents = read_documents(spec.source, _WHAT)
+    generator = torch.Generator().manual_seed(spec.seed)
+    if spec.documents == "single":
+        return _from_single_documents(tokenizer, spec, documents, generator)
+    if spec.template:
+        text = "".join(_templated(tokenizer, document) for document in documents)
+    else:
+        text = "\n\n".join(documents)
+    tokens = _ids(tokenizer, text)
+    if len(tokens) < spec.length:
+        raise InputError(f"{_WHAT} {spec.source}: {len(tokens)} tokens, fewer than one window of {spec.length}")
+    starts = torch.randint(0, len(tokens) - spec.length + 1, (spec.sequences,), generator=generator)
+    return torch.stack([tokens[start : start + spec.length] for start in starts.tolist()])
+
+
+def _from_single_documents(
+    tokenizer: Any,  # noqa: ANN401
+    spec: CalibrationSpec,
+    documents: Sequence[str],
+    generator: torch.Generator,
+) -> Int[Tensor, "sequences length"]:
+    """Each window from one of the documents that are long enough, which are equally likely."""
+    candidates, known, windows, longest = list(range(len(documents))), dict[int, Tensor](), list[Tensor](), 0
+    while len(windows) < spec.sequences:
+        if not candidates:
+            raise InputError(
+                f"{_WHAT} {spec.source}: its longest document has {longest} tokens, fewer than one window of "
+                f"{spec.length}; lower `length` or set `documents: joined`"
+            )
+        place = int(torch.randint(0, len(candidates), (1,), generator=generator))
+        drawn = candidates[place]
+        if drawn not in known:
+            document = documents[drawn]
+            known[drawn] = _ids(tokenizer, _templated(tokenizer, document) if spec.template else document)
+        tokens = known[drawn]
+        if len(tokens) < spec.length:
+            longest = max(longest, len(tokens))
+            candidates.pop(place)
+            continue
+        start = int(torch.randint(0, len(tokens) - spec.length + 1, (1,), generator=generator))
+        windows.append(tokens[start : start + spec.length])
+    return torch.stack(windows)
+
+
+def _ids(tokenizer: Any, text: str) -> Int[Tensor, " tokens"]:  # noqa: ANN401
+    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
+    """A document as what a user says."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("calibration.template: the model has no chat template; set it to false")
+    try:
+        return str(tokenizer.apply_chat_template([{"role": "user", "content": document}], tokenize=False))
+    except TemplateError as error:
+        raise InputError(f"the model's chat template does not work ({error}); mend or remove it") from error
+
+
+def calibration_dtype(spec: CalibrationSpec) -> torch.dtype | None:
+    """The type in which calibration tokens pass the layers; None is the model's own."""
+    return None if spec.dtype == "model" else {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.dtype]
+
+
+def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
+    """SHA-256 of calibration tokens."""
+    return hashlib.sha256(tokens.numpy().astype("<i4").tobytes()).hexdigest()
+
+
+def require_context(spec: CalibrationSpec, context: int, key: str = "`calibration.length`") -> None:
+    """Refuses windows that are longer than a model's context.
+
+    Args:
+        spec: the calibration.
+        context: in tokens.
+        key: what the user wrote the length under.
+
+    Raises:
+        InputError: they are.
+    """
+    if spec.length > context:
+        raise InputError(f"{key} {spec.length} is over the model's context of {context} tokens; give at most {context}")
+
+
+def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> Calibrated:
+    """Runs the dense model over the calibration tokens.
+
+    Args:
+        decoder: the dense model.
+        spec: which tokens.
+        model: the model's name in the tables.
+        progress: one step a layer.
+
+    Raises:
+        InputError: the windows are longer than the model's context.
+        ComputationError: an activation is NaN or infinite.
+    """
+    require_context(spec, decoder.context_length)
+    tokens = calibration_tokens(decoder.tokenizer, spec)
+    digest = tokens_hash(tokens)
+    owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}
+    influence = Influence(decoder)
+    streams = Streams(decoder, tokens, calibration_dtype(spec))
+    states = streams.begin()
+    inputs: dict[str, Inputs] = {}
+    progress.start("calibrate", len(decoder.layers))
+    with influence:
+        for index, layer in enumerate(decoder.layers):
+            matrices = layer.attn.matrices | layer.mlp.matrices
+            inputs |= streams.measure(index, states, matrices, with_tails=True, advances=True)
+            progress.advance()
+    progress.done()
+    # An expert that no token reached has no row: nothing plausible stands in for what was not seen.
+    stats = [
+        _row(model, owners[name], matrix, inputs[name], digest)
+        for name, matrix in decoder.matrices.items()
+        if name in inputs
+    ]
+    return Calibrated(
+        pl.DataFrame(stats, schema_overrides={"mean": pl.List(pl.Float32), "second_moment": pl.List(pl.Float32)}),
+        influence.rows(model, digest),
+        digest,
+    )
+
+
+class Influence:
+    """1 − cos between the stream before and after each attention, MLP and block, averaged over tokens in float64.
+
+    Args:
+        decoder: whatever runs on it while this is entered is measured.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._sums: dict[tuple[int, str], tuple[float, float]] = {}
+        self._tokens = 0
+        self._adds: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        """Starts to measure."""
+        for index, layer in enumerate(self._decoder.layers):
+            for sublayer in layer.sublayers:
+                self._handles += sublayer.watch(self._keep(sublayer.kind))
+            self._handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
+
+    def __exit__(self, *_: object) -> None:
+        """Takes the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep(self, kind: str) -> Callable[[Tensor], None]:
+        def see(added: Tensor) -> None:
+            self._adds[kind] = added
+
+        return see
+
+    def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001
+            before = stream_of(args, kwargs)
+            attn, mlp = (self._adds[kind].to(before.device) for kind in ("attn", "mlp"))
+            middle = before if self._decoder.layers[index].is_parallel else before + attn
+            for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
+                flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
+                metrics = space_metrics("h", flat, shift)
+                sums = self._sums.get((index, unit), (0.0, 0.0))
+                defect, orthogonal = float(metrics["one_minus_cos_h"].sum()), float(metrics["orth_rel_h"].sum())
+                self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
+            if index == 0:
+                self._tokens += before.shape[0] * before.shape[1]
+
+        return hook
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Influence by label of the unit: `attn.3`, `mlp.3`, `block.3`.
+
+        Raises:
+            ComputationError: an activation was NaN or infinite.
+        """
+        found = {f"{unit}.{layer}": defect / self._tokens for (layer, unit), (defect, _) in self._sums.items()}
+        if not all(map(math.isfinite, found.values())):
+            raise ComputationError("an activation is NaN or infinite on the calibration tokens")
+        return found
+
+    def rows(self, model: str, digest: str) -> pl.DataFrame:
+        """Rows of `block_influence`, each kind of unit ranked by its influence; the lower layer wins a tie."""
+        means = self.means
+        frame = pl.DataFrame(
+            [
+                {
+                    "model": model,
+                    "layer": layer,
+                    "unit": unit,
+                    "influence": means[f"{unit}.{layer}"],
+                    "orth_rel_mean": orthogonal / self._tokens,
+                    "tokens": self._tokens,
+                    "calibration_hash": digest,
+                }
+                for (layer, unit), (_, orthogonal) in self._sums.items()
+            ]
+        )
+        ranked = frame.sort("unit", "influence", "layer").with_columns(
+            drop_order=pl.int_range(1, pl.len() + 1).over("unit").cast(pl.Int32)
+        )
+        return ranked.sort("layer", "unit")
+
+
+def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: Inputs, digest: str) -> dict[str, object]:
+    second = inputs.second_moment
+    outputs, channels = matrix.shape
+    mean = float(second.mean())
+    kurtosis = inputs.fourth / (inputs.tokens * channels) / mean**2 if mean else 0.0
+    rms = second.sqrt()
+    return {
+        "model": model,
+        "module": matrix.name,
+        "layer": sublayer.layer,
+        "sublayer": sublayer.kind,
+        "in_features": channels,
+        "out_features": outputs,
+        "tokens": inputs.tokens,
+        "mean": inputs.mean.float().tolist(),
+        "second_moment": second.float().tolist(),
+        "rms": mean**0.5,
+        "kurtosis": kurtosis,
+        "max_abs": inputs.largest,
+        "outlier_channels": int((rms > OUTLIER * rms.median()).sum()),
+        "calibration_hash": digest,
+    }

@@ -1,0 +1,132 @@
+"""One block of columns, left to right: each weight is removed, rounded or kept, the next take up the error.
+
+The same in numba, one row at a time, and in torch, all rows at a time. Which weights go is `obs.py`'s, but for N:M.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from prunescope.pipelines.core.thread_map import in_parallel
+from prunescope.pipelines.pruning.masks import keep_n_of_m
+
+# Below so many updates of a weight, threads cost more than they save.
+_WORTH_A_THREAD = 2**24
+
+
+def sweep(
+    current: Tensor,
+    inverse: Tensor,
+    kept: Tensor,
+    pattern: tuple[int, int] = (0, 0),
+    grid: tuple[Tensor, Tensor, Tensor] | None = None,
+    steps: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Sweeps a block.
+
+    Args:
+        current: the weights, with all earlier columns' errors taken up, float32 (out, width).
+        inverse: R⁻¹ of the block's columns, upper triangular, float32 (width, width).
+        kept: True where a weight may stay, (out, width).
+        pattern: N and M, where N of every M consecutive weights stay: those with the largest |w|/R⁻¹_jj when the
+            sweep reaches the first of them, the first of equal ones; (0, 0) where `kept` says it all. M divides where
+            blocks begin.
+        grid: scales and zeros, float32 (out, groups), and each column's group, int64 (width,); None where nothing is
+            rounded.
+        steps: largest code of the grid.
+
+    Returns:
+        The final weights and which of them stay.
+    """
+    if current.device.type != "cpu":
+        return eager(current, inverse, kept, pattern, grid, steps)
+    rows, width = current.shape
+    weight, keep = current.numpy().copy(), kept.numpy().copy()
+    if grid is None:
+        empty = np.zeros((rows, 1), np.float32)
+        scales, zeros, column_groups = empty, empty, np.zeros(width, np.int64)
+    else:
+        scales, zeros, column_groups = (part.numpy() for part in grid)
+    upper = np.ascontiguousarray(inverse.numpy())
+
+    def part(bounds: tuple[int, int]) -> None:
+        own = slice(*bounds)
+        _sweep(weight[own], upper, keep[own], *pattern, scales[own], zeros[own], column_groups, steps)
+
+    workers = min(torch.get_num_threads(), 1 + rows * width * width // _WORTH_A_THREAD)
+    if workers == 1:
+        part((0, rows))
+    else:
+        edges = [rows * worker // workers for worker in range(workers + 1)]
+        list(in_parallel(part, pairwise(edges), current.device))
+    return torch.from_numpy(weight), torch.from_numpy(keep)
+
+
+@njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
+def _sweep(weight, upper, keep, n, m, scales, zeros, column_groups, steps) -> None:
+    """`sweep` of some rows; `weight` and `keep` leave with the result."""
+    rows, width = weight.shape
+    scores = np.empty(m, np.float32)
+    for row in range(rows):
+        w, stays = weight[row], keep[row]
+        for j in range(width):
+            if m and j % m == 0:
+                _choose(w[j : j + m], upper[j : j + m, j : j + m], stays[j : j + m], n, scores)
+            value = w[j]
+            final = np.float32(0)
+            if stays[j]:
+                final = value
+                if steps:
+                    scale, zero = scales[row, column_groups[j]], zeros[row, column_groups[j]]
+                    code = min(max(np.rint(value / scale) + zero, np.float32(0)), np.float32(steps))
+                    final = (code - zero) * scale
+            if final != value:
+                error = (value - final) / upper[j, j]
+                rest, share = w[j + 1 :], upper[j, j + 1 :]
+                for k in range(len(rest)):
+                    rest[k] -= error * share[k]
+                w[j] = final
+
+
+@njit(error_model="numpy")
+def _choose(w, upper, stays, n, scores) -> None:
+    """Keeps the n largest |w|/R⁻¹_jj of one group, those that may stay before those that may not."""
+    for j in range(len(w)):
+        scores[j] = abs(w[j]) / upper[j, j] if stays[j] else np.float32(-1)
+    for j in range(len(w)):
+        ahead = 0
+        for i in range(len(w)):
+            if scores[i] > scores[j] or (scores[i] == scores[j] and i < j):
+                ahead += 1
+        stays[j] = stays[j] and ahead < n
+
+
+def eager(
+    current: Tensor,
+    inverse: Tensor,
+    kept: Tensor,
+    pattern: tuple[int, int] = (0, 0),
+    grid: tuple[Tensor, Tensor, Tensor] | None = None,
+    steps: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """`sweep` in torch."""
+    weight, keep = current.clone(), kept.clone()
+    n, m = pattern
+    for j in range(weight.shape[1]):
+        if m and j % m == 0:
+            group = slice(j, j + m)
+            scores = (weight[:, group].abs() / inverse.diagonal()[group]).masked_fill(~kept[:, group], -1)
+            keep[:, group] &= keep_n_of_m(scores, n, m)
+        value = weight[:, j].clone()
+        final = value
+        if grid is not None:
+            scales, zeros, column_groups = grid
+            scale, zero = scales[:, column_groups[j]], zeros[:, column_groups[j]]
+            final = (((value / scale).round() + zero).clamp(0, steps) - zero) * scale
+        final = torch.where(keep[:, j], final, 0)
+        weight[:, j] = final
+        weight[:, j + 1 :] -= ((value - final) / inverse[j, j])[:, None] * inverse[j, j + 1 :]
+    return weight, keep

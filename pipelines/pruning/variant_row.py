@@ -1,0 +1,90 @@
+"""The row of table `variants`: what a recipe removed and changed, from where, at what cost.
+
+Counts only; what was removed is decided in `apply.py`.
+"""
+
+import json
+import resource
+import sys
+
+import polars as pl
+
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.recipes import Recipe
+
+
+def variant_row(
+    decoder: Decoder,
+    model: str,
+    recipe: Recipe,
+    variant: Variant,
+    calibration_hash: str | None,
+    file_bytes: int,
+    seconds: float,
+) -> pl.DataFrame:
+    """The row of table `variants`: what was removed, from where, at what cost."""
+    sublayers = list(decoder.sublayers)
+    prunable = sum(matrix.size for matrix in decoder.matrices.values())
+    counts = [_counts(variant, sublayer) for sublayer in sublayers if sublayer.label not in variant.dropped]
+    masked, updated = sum(zeros for zeros, _ in counts), sum(others for _, others in counts)
+    facts = {
+        key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
+    }
+    dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
+    total = sum(parameter.numel() for parameter in decoder.model.parameters())
+    return pl.DataFrame(
+        {
+            "model": [model],
+            "recipe": [recipe.name],
+            "method": [recipe.method],
+            "parameters_json": [recipe.parameters_json],
+            "recipe_hash": [recipe.hash],
+            "weights_prunable": [prunable],
+            "weights_masked": [masked],
+            "weights_updated": [updated],
+            "sparsity": [masked / prunable],
+            "parameters_removed": [masked + dropped],
+            "parameters_removed_share": [(masked + dropped) / total],
+            "sublayers_dropped": [list(variant.dropped)],
+            "drop_order": [list(variant.facts.get("drop_order", []))],
+            "drop_scores": [list(variant.facts.get("drop_scores", []))],
+            "facts_json": [json.dumps(facts, sort_keys=True)],
+            "sublayers_changed": [sum(variant.changed(sublayer) for sublayer in sublayers)],
+            "variant_hash": [variant.hash],
+            "calibration_hash": [calibration_hash],
+            "file_bytes": [file_bytes],
+            "seconds": [seconds],
+            "peak_memory_bytes": [peak_memory_bytes()],
+        },
+        schema_overrides={
+            "sublayers_dropped": pl.List(pl.String),
+            "drop_order": pl.List(pl.String),
+            "drop_scores": pl.List(pl.Float64),
+            "calibration_hash": pl.String,
+        },
+    )
+
+
+def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
+    """Weights of a sublayer that a mask sets to zero, and others whose value is not the dense one."""
+    zeros = others = 0
+    for name, matrix in sublayer.matrices.items():
+        if name not in variant.changes:
+            continue
+        change = variant.changes[name]
+        mask = change.mask
+        if mask is not None:
+            zeros += int((~mask).sum())
+        if change.values is not None or change.codes is not None:
+            dense = matrix.weight
+            moved = change.weight(dense) != dense
+            others += int((moved if mask is None else moved & mask.to(moved.device)).sum())
+    return zeros, others
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident memory of this process so far; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,215 @@
+"""Recipes: the ways to prune, their parameters and their names. No torch here, so that planning is fast.
+
+To add one: a class in a module of this folder, its line in `KINDS`, its computation in `prunescope.pipelines.pruning.methods`.
+"""
+
+import re
+from difflib import get_close_matches
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.frozen_model import NAME
+from prunescope.pipelines.core.safe_yaml import parse_yaml
+from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.recipes.base import BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
+from prunescope.pipelines.recipes.baselines import Dense, Noise, NoiseKind
+from prunescope.pipelines.recipes.depth import Drop
+from prunescope.pipelines.recipes.external import External
+from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, Quantized
+from prunescope.pipelines.recipes.structure import Flap, Heads, Neurons, Structured
+from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
+
+__all__ = [
+    "ADMM",
+    "AWQ",
+    "FORMS",
+    "GPTQ",
+    "NAME",
+    "RIA",
+    "RTN",
+    "BaseRecipe",
+    "Composed",
+    "DSnoT",
+    "Dense",
+    "Drop",
+    "External",
+    "Flap",
+    "Heads",
+    "Magnitude",
+    "Masked",
+    "MatrixRecipe",
+    "Neurons",
+    "Noise",
+    "NoiseKind",
+    "Quantized",
+    "Reads",
+    "Recipe",
+    "SingleRecipe",
+    "SparseGPT",
+    "Statistic",
+    "Structured",
+    "Wanda",
+    "parse_recipe",
+    "shares_passes",
+    "steps",
+]
+
+SingleRecipe = (
+    Dense
+    | Magnitude
+    | Wanda
+    | RIA
+    | SparseGPT
+    | ADMM
+    | DSnoT
+    | RTN
+    | GPTQ
+    | AWQ
+    | Neurons
+    | Heads
+    | Flap
+    | Drop
+    | External
+    | Noise
+)
+KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
+_NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
+
+
+class Composed(BaseRecipe):
+    """Several recipes, one after the other, each on what the ones before left (`attn-drop-4+wanda-50`).
+
+    Attributes:
+        parts: the recipes in order; `dense`, noise and other compositions have no place among them.
+    """
+
+    method: Literal["composed"] = "composed"
+    parts: tuple[Annotated[SingleRecipe, Field(discriminator="method")], ...] = Field(min_length=2)
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _names_and_mappings(cls, parts: object) -> object:
+        """Parts may be names; a mapping needs no name of its own here."""
+        if not isinstance(parts, (list, tuple)):
+            return parts
+        fields = [_spelled(part, part) if isinstance(part, str) else part for part in parts]
+        return [{"name": part.get("method"), **part} if isinstance(part, dict) else part for part in fields]
+
+    @model_validator(mode="after")
+    def _all_prune(self) -> "Composed":
+        for part in self.parts:
+            if isinstance(part, (Dense, Noise)):
+                raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+            if part.calibration is not None:
+                raise ValueError(f"{part.name} has a `calibration` of its own; put it beside `parts`, all share it")
+        for index, part in enumerate(self.parts):
+            if isinstance(part, External) and index:
+                raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
+            codes = next((before for before in self.parts[:index] if isinstance(before, Quantized)), None)
+            if isinstance(part, (SparseGPT, ADMM)) and codes is not None:
+                raise ValueError(
+                    f"{part.name} solves for the dense weights and would undo {codes.name}; prune first, then quantize"
+                )
+            if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
+                raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
+            units = next((before for before in self.parts[:index] if isinstance(before, Structured)), None)
+            if isinstance(part, DSnoT) and units is not None:
+                raise ValueError(
+                    f"{part.name} would bring weights of units back that {units.name} removed; put it first"
+                )
+        return self
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """All that its parts need."""
+        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the calibration tokens have a part in it."""
+        return any(part.is_calibrated for part in self.parts)
+
+    @property
+    def changes_matrices(self) -> bool:
+        """Whether one of its parts does."""
+        return any(part.changes_matrices for part in self.parts)
+
+
+def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
+    if isinstance(recipe, DSnoT):
+        raise ValueError(f"{recipe.name} {_NEEDS_A_MASK}")  # noqa: TRY004 (pydantic reads ValueError)
+    return recipe
+
+
+Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+
+
+def shares_passes(recipe: Recipe) -> bool:
+    """Whether it measures inputs behind dense predecessors, as other such recipes do: one pass serves them all."""
+    return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
+
+
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe, config=ConfigDict(hide_input_in_errors=True))
+
+
+def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
+    """The recipe itself, or the parts of a composition in order."""
+    return recipe.parts if isinstance(recipe, Composed) else (recipe,)
+
+
+FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
+# `attn+mlp` is one word.
+_PLUS = re.compile(r"(?<!attn)\+")
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The recipe that a name spells, such as `wanda-50`, `attn-drop-4` or `attn-drop-4+wanda-2of4`.
+
+    A recipe with other parameters is written as in a study's YAML: `{name: mine, method: wanda, sparsity: 0.6}`.
+
+    Raises:
+        InputError: the name has none of the known forms, or its numbers make no sense.
+    """
+    if text.lstrip().startswith("{"):
+        return _validated(text, _mapping(text))
+    parts = _PLUS.split(text)
+    fields = [_spelled(part, text) for part in parts]
+    return _validated(text, fields[0] if len(parts) == 1 else {"name": text, "method": "composed", "parts": fields})
+
+
+def _spelled(name: str, text: str) -> dict[str, object]:
+    for kind in KINDS:
+        if match := kind.SPELLING.fullmatch(name):
+            return {"name": name, **kind.spelled(match)}
+    if not name:
+        raise InputError(f"recipe {text!r}: a `+` stands between two recipes")
+    if name == "external":
+        raise InputError("recipe 'external' is written `{name: mine, method: external, source: ./their-model}`")
+    like = get_close_matches(name.lower(), [form for form, _ in FORMS], n=3)
+    hint = f"did you mean {' or '.join(like)}? " if like else ""
+    if "-" in name and like and name.split("-", maxsplit=1)[0] == like[0].split("-")[0]:
+        hint += "Per cents are 1 to 99, bits 2 to 8, counts at least 1. "
+    part = "" if name == text else f" in {text!r}"
+    raise InputError(f"unknown recipe {name!r}{part}; {hint}`prunescope recipes` lists all forms")
+
+
+def _mapping(text: str) -> dict[str, object]:
+    fields = parse_yaml(text, f"recipe {text[:200]!r}")
+    if not isinstance(fields, dict):
+        raise InputError(f"recipe {text!r}: not a YAML mapping; write it as `{{name: mine, method: wanda, …}}`")
+    return fields
+
+
+def _validated(text: str, fields: dict[str, object]) -> Recipe:
+    try:
+        return _ADAPTER.validate_python(fields)
+    except ValidationError as error:
+        kind = next(
+            (kind for kind in KINDS if fields.get("method") in get_args(kind.model_fields["method"].annotation)), None
+        )
+        place, message = first_problem(error, kind)
+        # The first part of the place is the method, which says nothing new.
+        key = ".".join(str(part) for part in place[1:])
+        raise InputError(f"recipe {text!r}: {f'`{key}` ' if key else ''}{message}") from error

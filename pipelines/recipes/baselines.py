@@ -1,0 +1,42 @@
+"""Recipes that prune nothing: the dense model itself, and the dense model computed in another way. No torch here.
+
+They are the zero and the noise floor under every other recipe.
+"""
+
+import re
+from typing import ClassVar, Literal
+
+from prunescope.pipelines.recipes.base import BaseRecipe
+
+NoiseKind = Literal["bfloat16", "batch"]
+
+
+class Dense(BaseRecipe):
+    """The unpruned model, measured against itself."""
+
+    SPELLING = re.compile(r"(?P<method>dense)")
+    EXAMPLES: ClassVar = (("dense", "the unpruned model"),)
+
+    method: Literal["dense"] = "dense"
+
+
+class Noise(BaseRecipe):
+    """The dense model computed in another way: the floor that rounding alone sets under every divergence.
+
+    Attributes:
+        kind: `bfloat16`: weights and activations of the body in bfloat16, head and metrics in float32; `batch`: the
+            same weights, with every matrix product of the layers summed in the opposite order, which rounds as
+            another batch shape, kernel or machine would.
+    """
+
+    SPELLING = re.compile(r"(?P<method>noise)-(?P<kind>bfloat16|batch)")
+    EXAMPLES: ClassVar = (
+        ("noise-bfloat16", "the dense model in bfloat16: a floor, no pruning"),
+        (
+            "noise-batch",
+            "the dense model with its sums in another order: a floor, no pruning",
+        ),
+    )
+
+    method: Literal["noise"] = "noise"
+    kind: NoiseKind

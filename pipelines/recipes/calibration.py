@@ -1,0 +1,45 @@
+"""Which tokens a model is calibrated on: of a whole study, or of one recipe. No torch here.
+
+How they are drawn is `prunescope.pipelines.pruning.calibration.statistics`'s.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from prunescope.pipelines.core.frozen_model import SOURCE, Part
+from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
+from prunescope.pipelines.recipes import calibration_defaults
+
+
+class CalibrationSpec(Part):
+    """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
+
+    Attributes:
+        source: `embedded` (Python's own help topics), `c4` (300 documents of it), `wikitext2`, the path of a text, JSON
+            or JSONL file, or a data set of the hub or in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the
+            first 10,000 documents are read.
+        sequences: number of windows.
+        length: tokens of each.
+        seed: of the draw, from 0 to 2⁶³ − 1.
+        documents: `joined` draws windows from all documents behind each other; `single` draws a document that is
+            long enough and a window inside it, as SparseGPT and Wanda take theirs from C4.
+        template: whether each document is what a user says in the model's chat template.
+        dtype: type of weights and activations while the tokens pass the layers; `model` is the study's. Statistics
+            are summed in float32 and float64 in any case.
+    """
+
+    source: SOURCE = calibration_defaults.SOURCE
+    sequences: int = Field(default=calibration_defaults.SEQUENCES, ge=1)
+    length: int = Field(default=calibration_defaults.LENGTH, ge=2)
+    seed: int = Field(default=calibration_defaults.SEED, ge=0, lt=2**63)
+    documents: Literal["joined", "single"] = calibration_defaults.DOCUMENTS
+    template: bool = calibration_defaults.TEMPLATE
+    dtype: Literal["model", "float32", "bfloat16"] = calibration_defaults.DTYPE
+
+    @field_validator("source")
+    @classmethod
+    def _is_well_formed(cls, source: str) -> str:
+        if source.startswith(PREFIX):
+            split_source(source)
+        return source

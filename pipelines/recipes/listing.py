@@ -1,0 +1,86 @@
+"""The recipes as rows for people: forms of names, sources, parameters with their meaning. No torch here.
+
+All of it is read off the classes and their docstrings.
+"""
+
+import inspect
+import re
+from typing import get_args
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.recipes import KINDS, parse_recipe, steps
+from prunescope.pipelines.recipes.base import BaseRecipe
+
+_ARXIV = re.compile(r"\d{4}\.\d{5}")
+_AUTHORS = re.compile(r"\(([^()]+ et al\.,[^()]+)\)")
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+
+
+def recipe_forms() -> list[dict[str, str]]:
+    """One row for every example of a name: what it does, the paper, the method."""
+    return [
+        {
+            "form": form,
+            "what it does": meaning,
+            "source": _source(kind),
+            "method": _methods(kind)[0] if len(_methods(kind)) == 1 else steps(parse_recipe(form))[-1].method,
+        }
+        for kind in KINDS
+        for form, meaning in (kind.EXAMPLES or (("in a study's YAML only", "a checkpoint made elsewhere"),))
+    ]
+
+
+def recipe_parameters(method: str) -> list[dict[str, str]]:
+    """One row for every parameter of a method: its default and its meaning.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    kind = _kind(method)
+    meanings = _meanings(kind)
+    return [
+        {
+            "parameter": key,
+            "default": "needed" if field.is_required() else str(field.default),
+            "meaning": meanings.get(key, ""),
+        }
+        for key, field in kind.model_fields.items()
+        if key not in {"name", "method"}
+    ]
+
+
+def recipe_text(method: str) -> str:
+    """What a method does, and its source.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    text = inspect.cleandoc(_kind(method).__doc__ or "").partition("\nAttributes:")[0]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
+
+
+def _kind(method: str) -> type[BaseRecipe]:
+    for kind in KINDS:
+        if method in _methods(kind):
+            return kind
+    known = ", ".join(name for kind in KINDS for name in _methods(kind))
+    raise InputError(f"no method {method!r}; there are {known}")
+
+
+def _source(kind: type[BaseRecipe]) -> str:
+    text = kind.__doc__ or ""
+    numbers = [f"arXiv {number}" for number in dict.fromkeys(_ARXIV.findall(text))]
+    return ", ".join(numbers or _AUTHORS.findall(text)[:1])
+
+
+def _methods(kind: type[BaseRecipe]) -> tuple[str, ...]:
+    return get_args(kind.model_fields["method"].annotation)
+
+
+def _meanings(kind: type[BaseRecipe]) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of each parameter, in one line."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        for key, text in _ATTRIBUTE.findall(inspect.cleandoc(base.__doc__ or "")):
+            found[key] = " ".join(text.split())
+    return found

@@ -1,0 +1,99 @@
+"""Recipes that remove whole neurons of MLPs and heads of attentions, which leaves smaller matrices. No torch here.
+
+How units are found, scored and removed stands in `prunescope.pipelines.pruning.structure`.
+"""
+
+import re
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
+
+
+class Structured(BaseRecipe):
+    """Removes a share of some units: rows of the matrices that feed them, columns of the one that reads them.
+
+    Attributes:
+        share: of the units, more than 0 and less than 1.
+        score: what a unit is kept for. `magnitude`: the norm of all its weights; `wanda`: Σ|W_ij|·‖X_j‖ over the
+            columns that read it (2306.11695 §3, summed over the outputs); `flap`: the variance of those inputs times
+            the squared norms of the columns (An et al., 2312.11983 §3.2).
+        ratios: `uniform`, the share of every module's units (and of every expert's); or `global`, the share of the
+            weights that the units of all modules hold, by scores standardised within each module (2312.11983 §3.3).
+        compensate: whether what the removed inputs add on average goes into the bias of the matrix that read them
+            (2312.11983 §3.4).
+    """
+
+    # Sublayers that it takes units from: mlp for neurons, attn for heads.
+    KINDS: ClassVar[tuple[str, ...]]
+
+    share: float = Field(gt=0, lt=1)
+    score: Literal["magnitude", "wanda", "flap"] = "wanda"
+    ratios: Literal["uniform", "global"] = "uniform"
+    compensate: bool = False
+
+    @classmethod
+    def spelled(cls, match: re.Match[str]) -> dict[str, object]:
+        """Reads `-20` as a share; FLAP's score comes with its compensation."""
+        fields = dict(super().spelled(match))
+        share = float(str(fields.pop("percent"))) / 100
+        return fields | {"share": share} | ({"compensate": True} if fields.get("score") == "flap" else {})
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Means and second moments of what flows into the units' readers."""
+        return () if self.score == "magnitude" and not self.compensate else ("activation_stats",)
+
+    @property
+    def changes_matrices(self) -> bool:
+        """It does."""
+        return True
+
+
+def _spelling(method: str) -> re.Pattern[str]:
+    return re.compile(rf"(?P<method>{method})-(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")
+
+
+class Neurons(Structured):
+    """Removes neurons of MLPs, of every expert by itself (the idea: Molchanov et al., 1611.06440)."""
+
+    SPELLING = _spelling("neurons")
+    EXAMPLES: ClassVar = (
+        ("neurons-20", "20 % of the neurons of each MLP, by Wanda's score"),
+        ("neurons-20-magnitude", "20 % of the neurons of each MLP, by the norm of their weights"),
+        ("neurons-20-flap", "20 % of the neurons of each MLP, by FLAP's score, with its bias"),
+    )
+
+    method: Literal["neurons"] = "neurons"
+
+    KINDS: ClassVar = ("mlp",)
+
+
+class Heads(Structured):
+    """Removes heads of attentions (the idea: Michel et al., 1905.10650); with grouped queries whole groups."""
+
+    SPELLING = _spelling("heads")
+    EXAMPLES: ClassVar = (
+        ("heads-25", "25 % of the heads (key-value groups) of each attention, by Wanda's score"),
+        ("heads-25-magnitude", "25 % of the heads of each attention, by the norm of their weights"),
+        ("heads-25-flap", "25 % of the heads of each attention, by FLAP's score, with its bias"),
+    )
+
+    method: Literal["heads"] = "heads"
+
+    KINDS: ClassVar = ("attn",)
+
+
+class Flap(Structured):
+    """Removes heads and neurons under one threshold for the whole model, with bias compensation (FLAP, 2312.11983)."""
+
+    SPELLING = re.compile(r"(?P<method>flap)-(?P<percent>[1-9]\d?(?:\.\d+)?)")
+    EXAMPLES: ClassVar = (("flap-20", "20 % of the weights of all heads and neurons, by FLAP"),)
+
+    method: Literal["flap"] = "flap"
+    score: Literal["flap"] = "flap"
+    ratios: Literal["uniform", "global"] = "global"
+    compensate: bool = True
+
+    KINDS: ClassVar = ("attn", "mlp")

@@ -1,0 +1,147 @@
+"""How far a variant depends on its calibration: the change of KL and the overlap of the masks, pair by pair.
+
+Finding the pairs is the query's business.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import method_encoding, theme
+
+TITLE = "What another calibration changes"
+CAPTION = (
+    "Each row is a pair of variants whose recipes are the same but for the calibration tokens or the seed. Left, the "
+    "mean teacher-forced KL of the second less that of the first, paired by prompt and step, with its 95 % interval "
+    "over prompts where there are at least five. Right, the weights that both remove over those that one of them "
+    "removes, beside the same of two masks that know nothing of each other; its bar is the 95 % interval that sampling "
+    "the masks can cause at most (1.96 standard errors), mostly narrower than the point."
+)
+# Matrix by matrix |A ∪ B| = (|A| + |B|)/(1 + j), which weighs the errors of its samples.
+QUERY = """\
+with matrices as (
+    select model, recipe, other_recipe, coalesce(jaccard_removed_se, 0) as se,
+           weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed
+    from mask_overlap
+),
+
+sampled as (
+    select model, recipe, other_recipe,
+           1.96 * sqrt(sum((se * either_removed) ** 2)) / nullif(sum(either_removed), 0) as margin
+    from matrices
+    group by model, recipe, other_recipe
+)
+
+select model, recipe, other_recipe, method, differs_in, n_prompts, kl_nats, other_kl_nats, kl_difference_nats,
+       kl_difference_low_nats, kl_difference_high_nats, jaccard_removed, expected_jaccard_removed,
+       within_0_and_1(jaccard_removed - margin) as jaccard_low, within_0_and_1(jaccard_removed + margin) as jaccard_high
+from q28_sensitivity_to_calibration
+left join sampled using (model, recipe, other_recipe)
+where kl_difference_nats is not null or jaccard_removed is not null
+order by model, method, recipe, other_recipe"""
+
+MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}
+
+
+def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
+    shown = named.filter(pl.col("kl_difference_nats").is_not_null())
+    x = alt.X("kl_difference_nats:Q", title="KL of the second − KL of the first, nats", scale=alt.Scale(zero=True))
+    base = theme.Chart().encode(y=y)
+    interval = (
+        base.transform_filter("isValid(datum.kl_difference_low_nats)")
+        .mark_rule(strokeWidth=2, color=theme.BLUE)
+        .encode(
+            x=alt.X("kl_difference_low_nats:Q", title="KL of the second − KL of the first, nats"),
+            x2=alt.X2("kl_difference_high_nats:Q"),
+        )
+    )
+    return alt.layer(
+        theme.Chart()
+        .transform_aggregate(rows="count()")
+        .mark_rule(strokeWidth=1, color=theme.GREY)
+        .encode(x=alt.datum(0)),
+        *([interval] if shown["kl_difference_low_nats"].count() else []),
+        base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
+            x=x,
+            tooltip=theme.tooltip(
+                "pair:N",
+                "differs_in:N",
+                "n_prompts:Q",
+                "kl_nats:Q",
+                "other_kl_nats:Q",
+                "kl_difference_nats:Q",
+                "kl_difference_low_nats:Q",
+                "kl_difference_high_nats:Q",
+            ),
+        ),
+        data=theme.rows(
+            shown.select(
+                "pair",
+                "differs_in",
+                "n_prompts",
+                "kl_nats",
+                "other_kl_nats",
+                "kl_difference_nats",
+                "kl_difference_low_nats",
+                "kl_difference_high_nats",
+            )
+        ),
+    ).properties(width=260, height=alt.Step(22))
+
+
+def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
+    own, independent = MASKS
+    data = pl.concat(
+        [
+            named.select(
+                "pair", pl.lit(MASKS[own]).alias("masks"), pl.col(own).alias("overlap"), "jaccard_low", "jaccard_high"
+            ),
+            named.select("pair", pl.lit(MASKS[independent]).alias("masks"), pl.col(independent).alias("overlap")),
+        ],
+        how="diagonal",
+    ).drop_nulls("overlap")
+    title, scale = "overlap of the removed weights (Jaccard)", alt.Scale(domain=[0, 1])
+    base = theme.Chart().encode(
+        y=y,
+        color=alt.Color(
+            "masks:N",
+            title=None,
+            scale=alt.Scale(domain=list(MASKS.values()), range=[theme.VERMILLION, theme.GREY]),
+            # Below its own panel, so that both panels' rows stay level and no legend stands over the other.
+            legend=alt.Legend(orient="bottom"),
+        ),
+    )
+    interval = (
+        base.transform_filter("datum.jaccard_low < datum.jaccard_high")
+        .mark_rule(strokeWidth=2)
+        .encode(x=alt.X("jaccard_low:Q", title=title, scale=scale), x2=alt.X2("jaccard_high:Q"))
+    )
+    point = base.mark_point(size=60, opacity=1, filled=True).encode(
+        x=alt.X("overlap:Q", title=title, scale=scale),
+        shape=alt.Shape(
+            "masks:N", title=None, scale=alt.Scale(domain=list(MASKS.values()), range=["circle", "diamond"])
+        ),
+        tooltip=theme.tooltip("pair:N", "masks:N", "overlap:Q", "jaccard_low:Q", "jaccard_high:Q"),
+    )
+    return alt.layer(interval, point, data=theme.rows(data)).properties(width=200, height=alt.Step(22))
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of `q28_sensitivity_to_calibration` of one model."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no recipe was calibrated twice, on other tokens or with another seed")
+    named = method_encoding.labelled(frame, "recipe", "other_recipe").with_columns(
+        pl.format("{} → {} ({})", "recipe", "other_recipe", "differs_in").alias("pair")
+    )
+    order = theme.names(named, "pair")
+    axis = alt.Axis(labelLimit=330)
+    y = alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=axis)
+    bare = alt.Y(
+        "pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labels=False, labelLimit=330)
+    )
+    parts = []
+    if named["kl_difference_nats"].count():
+        parts.append(_divergences(named, y))
+    if named["jaccard_removed"].count():
+        parts.append(_masks(named, bare if parts else y))
+    chart = alt.hconcat(*parts, title=theme.title(TITLE, theme.models(frame)))
+    return theme.themed(chart.resolve_legend(color="independent", shape="independent"))

@@ -1,0 +1,150 @@
+"""Score against the number of dropped sublayers or blocks, by kind of task, with the published curves behind.
+
+Averaging over tasks is the query's business.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import method_encoding, theme
+from prunescope.pipelines.reporting.charts.display_text import label
+
+TITLE = "Score against how much was dropped"
+CAPTION = (
+    "Mean score over the tasks of a kind, and how often the answer written is the dense model's, right or not, after "
+    "dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (1.96 standard errors over "
+    "samples, within 0 to 1; an error of 0, as where all samples fail, shows none). Where several variants drop as "
+    "many by the same rule, the line runs through their mean. Dashed and small: published curves (means over the tasks "
+    "of that kind, of any publication with at least three values of k), which are of another model and other tasks, so "
+    "compare the shape and not the height; the box below the chart hides them."
+)
+QUERY = """\
+with drops as (
+    select paper_drops.*, coalesce(json_extract_string(try_cast(parameters_json as json), '$.by'), '') as chosen_by
+    from paper_drops
+    left join stg_variants using (model, recipe)
+),
+scored as (
+    select model, recipe, method, chosen_by, dropped, 'non_generative' as kind,
+           non_generative_score as score, non_generative_score_se as score_se
+    from drops
+    union all
+    select model, recipe, method, chosen_by, dropped, 'generative', generative_score, generative_score_se
+    from drops
+    union all
+    select model, recipe, method, chosen_by, dropped, measure, score, score_se
+    from drops
+    inner join score_means using (model, recipe)
+    where measure = 'agreement'
+    union all
+    select model, recipe, any_value(method), any_value(chosen_by), any_value(dropped), 'retrieval', avg(value),
+           case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end
+    from drops
+    inner join stg_retrieval_scores using (model, recipe)
+    where metric = 'ndcg_at_10'
+    group by model, recipe
+),
+-- A dense model alone is no curve.
+measured as (
+    select *
+    from scored
+    where score is not null
+    qualify max(cast(method <> 'dense' as integer)) over (partition by model) = 1
+),
+published as (
+    select model as publication, source, method, dropped,
+           case when metric in ('exact_match', 'pass_at_1', 'f1') then 'generative'
+                when metric = 'ndcg_at_10' then 'retrieval'
+                else 'non_generative' end as kind,
+           avg(value) as score
+    from stg_paper_reference
+    where layer = -1 and metric <> 'token_perplexity' and task not in ('generation', 'options', 'estimates')
+      and method in ('dense', 'attn-drop', 'mlp-drop', 'attn+mlp-drop', 'block-drop')
+    group by publication, source, method, dropped, kind
+    qualify count(*) over (partition by model, source, method, kind) >= 3 or method = 'dense'
+)
+select model, recipe, method, chosen_by, dropped, kind, score, score_se, null as publication
+from measured
+union all
+select models.model, source, method, '', dropped, kind, score, null, publication
+from published
+cross join (select distinct model from measured) as models
+semi join (select distinct publication, source, kind from published where method <> 'dense') as curves
+    using (publication, source, kind)
+semi join (select distinct model, kind from measured) as kinds using (model, kind)
+order by model, kind, publication nulls first, method <> 'dense', method, chosen_by, dropped, recipe, score"""
+
+KINDS = {
+    "non_generative": "tasks answered by choosing",
+    "generative": "tasks answered by writing",
+    "agreement": "same answer as dense, written",
+    "retrieval": "retrieval, nDCG@10",
+}
+
+
+def _from_dense(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the dense model, which has dropped nothing, as the first point of every curve."""
+    curve = ["method", "chosen_by"]
+    start = ["kind", "series"]
+    dense = frame.filter(pl.col("method") == "dense").drop(curve)
+    pruned = frame.filter(pl.col("method") != "dense")
+    if pruned.is_empty():
+        return frame
+    curves = pruned.select(*start, *curve).unique(maintain_order=True)
+    return pl.concat([curves.join(dense, on=start), pruned], how="diagonal_relaxed")
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of one model, one panel per kind of task."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "the study scores no task for variants that drop sublayers or blocks")
+    named = method_encoding.labelled(frame, "recipe", "method", "chosen_by").with_columns(
+        (pl.col("publication").cast(pl.String) + ", published").fill_null("measured").alias("series"),
+        (pl.col("model").cast(pl.String)),
+    )
+    named = method_encoding.labelled(named, "series")
+    named, order = method_encoding.panel_titles(named, "kind", KINDS)
+    curves = method_encoding.with_interval(_from_dense(named), "score", "score_se").with_columns(
+        pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve")
+    )
+    marks = method_encoding.encodings(curves["method"])
+    is_shown = alt.param(
+        name="published",
+        value=True,
+        bind=alt.binding_checkbox(name="published curves "),
+    )
+    x = theme.whole_axis("dropped", "dropped sublayers or blocks, k", curves["dropped"])
+    y = alt.Y(
+        "score:Q",
+        title="mean score",
+        scale=method_encoding.padded(curves["score"], curves["low"].drop_nulls(), curves["high"].drop_nulls())
+        if curves["low"].count()
+        else method_encoding.padded(curves["score"]),
+    )
+    base = theme.Chart().encode(x=x, color=marks["color"], detail=alt.Detail("curve:N"))
+    ours = base.transform_filter("datum.series == 'measured'")
+    theirs = base.transform_filter("datum.series != 'measured'")
+    seen = alt.condition(is_shown, alt.value(0.55), alt.value(0))
+    tooltip = theme.tooltip(
+        "series:N", "recipe:N", "method:N", "chosen_by:N", "dropped:Q", "score:Q", "low:Q", "high:Q"
+    )
+    chart = alt.layer(
+        theirs.mark_line(strokeDash=[4, 3], strokeWidth=1.2).encode(y=y, opacity=seen),
+        theirs.mark_point(filled=True, size=14).encode(y=y, opacity=seen, shape=marks["shape"], tooltip=tooltip),
+        ours.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=1.2)
+        .encode(y=alt.Y("low:Q", title="mean score"), y2=alt.Y2("high:Q")),
+        ours.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score")),
+        ours.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=marks["shape"], tooltip=tooltip),
+        data=theme.rows(curves.drop("model", "kind", "score_se", "publication")),
+    ).add_params(is_shown)
+    dashed = [name for name in theme.names(curves, "series") if name != "measured"]
+    return theme.themed(
+        chart.properties(width=300, height=220)
+        .facet(
+            facet=alt.Facet("panel:N", title=None, sort=order),
+            columns=3,
+            title=theme.title(TITLE, theme.models(frame), f"dashed: {label(', '.join(dashed), 90)}" if dashed else ""),
+        )
+        .resolve_axis(x="independent", y="independent")
+    )

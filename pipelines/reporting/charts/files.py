@@ -1,0 +1,154 @@
+"""A chart as files for a paper: Vega-Lite JSON, SVG, PDF and PNG, the same bytes every time.
+
+Where the files go belongs to the caller.
+"""
+
+import re
+from typing import Literal
+
+import vl_convert
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.reporting.charts.publication_size import SMALLEST_TYPE, Specification, fitted
+from prunescope.pipelines.reporting.charts.theme import vega_lite
+
+# Dots a point: sharp on every screen; print takes the PDF.
+_PNG_SCALE = 2.0
+# Three hundred dots an inch.
+_PRINT_SCALE = 300 / 72
+_REFERENCE = re.compile(rb"(\d+) 0 R\b")
+# Names in a dictionary of resources, one a line, in the order of a hash table.
+_ENTRIES = re.compile(rb"(?:^ *(?:/[\w+-]+ \d+ 0 R)\n){2,}", re.MULTILINE)
+
+
+def chart_files(specification: Specification) -> dict[str, bytes]:
+    """The chart's files by suffix: the specification, pictures for screens, and a PDF for two columns and one for one.
+
+    A chart too wide for one column of a paper has no `-column.pdf`.
+
+    Fonts are embedded in the PDFs; the SVG names them, with families that every system has.
+
+    Args:
+        specification: a chart with its config.
+    """
+    svg = vl_convert.vegalite_to_svg(specification)
+    files = {
+        ".vl.json": vega_lite(specification),
+        ".svg": svg.encode(),
+        ".pdf": canonical_pdf(vl_convert.svg_to_pdf(fitted(specification, 2, svg).svg)),
+        ".png": vl_convert.svg_to_png(svg, scale=_PNG_SCALE),
+    }
+    narrow = fitted(specification, 1, svg)
+    if narrow.type_points >= SMALLEST_TYPE:
+        files["-column.pdf"] = canonical_pdf(vl_convert.svg_to_pdf(narrow.svg))
+    return files
+
+
+def preview(specification: Specification, most_bytes: int) -> bytes:
+    """A chart as a PNG for a small place, with half as many dots each way at the least.
+
+    Args:
+        specification: a chart of any size with its config.
+        most_bytes: beyond which it is made smaller.
+    """
+    # Drawn once; only the dots are made again.
+    svg = vl_convert.vegalite_to_svg(specification)
+    picture = vl_convert.svg_to_png(svg)
+    # Three quarters as many dots each way save less than a third of the bytes.
+    for scale in (0.75, 0.5) if len(picture) <= 1.5 * most_bytes else (0.5,):
+        if len(picture) > most_bytes:
+            picture = vl_convert.svg_to_png(svg, scale=scale)
+    return picture
+
+
+def chart_file(
+    specification: Specification, format_: Literal["pdf", "png", "svg"], columns: int | None = None
+) -> bytes:
+    """One picture of a chart.
+
+    Args:
+        specification: a chart with its config.
+        format_: of the file.
+        columns: 1 or 2, for the width of so many columns of a paper; None: as large as it was drawn.
+
+    Raises:
+        InputError: the chart is so wide that its type could not be read in one column.
+    """
+    if columns is None:
+        svg = vl_convert.vegalite_to_svg(specification)
+    else:
+        printed = fitted(specification, columns)
+        if printed.type_points < SMALLEST_TYPE:
+            raise InputError(
+                f"--columns {columns}: the type would be {printed.type_points:.1f} points high, too small to read"
+                + ("; use --columns 2" if columns == 1 else "; draw fewer variants, or without --columns")
+            )
+        svg = printed.svg
+    if format_ == "pdf":
+        return canonical_pdf(vl_convert.svg_to_pdf(svg))
+    if format_ == "png":
+        # A width in points needs more dots than one in pixels.
+        return vl_convert.svg_to_png(svg, scale=_PNG_SCALE if columns is None else _PRINT_SCALE)
+    return svg.encode()
+
+
+def canonical_pdf(pdf: bytes) -> bytes:
+    """The same document with its objects in one order, whatever order the converter's hash tables had.
+
+    Resources are sorted by name and objects numbered in the order in which they are first referred to.
+
+    Raises:
+        ValueError: it is not the plain kind of PDF that vl-convert writes.
+    """
+    objects, trailer = _parsed(pdf)
+    heads = {number: _sorted_entries(content.partition(b"\nstream\n")[0]) for number, content in objects.items()}
+    order: list[int] = []
+    rest = _references(trailer)[::-1]
+    while rest:
+        number = rest.pop()
+        if number in heads and number not in order:
+            order.append(number)
+            rest.extend(_references(heads[number])[::-1])
+    renumbered = {number: place for place, number in enumerate(order, start=1)}
+
+    def renamed(text: bytes) -> bytes:
+        return _REFERENCE.sub(lambda match: b"%d 0 R" % renumbered[int(match[1])], text)
+
+    body, offsets = bytearray(pdf[: pdf.index(b"\n") + 1] + b"%\x80\x80\x80\x80\n"), []
+    for number in order:
+        offsets.append(len(body))
+        _, mark, stream = objects[number].partition(b"\nstream\n")
+        body += b"%d 0 obj\n%s%s%s\nendobj\n" % (renumbered[number], renamed(heads[number]), mark, stream)
+    start = len(body)
+    body += b"xref\n0 %d\n0000000000 65535 f\r\n" % (len(order) + 1)
+    body += b"".join(b"%010d 00000 n\r\n" % offset for offset in offsets)
+    size = re.sub(rb"/Size \d+", b"/Size %d" % (len(order) + 1), renamed(trailer))
+    return bytes(body) + b"trailer\n%s\nstartxref\n%d\n%%%%EOF\n" % (size, start)
+
+
+def _parsed(pdf: bytes) -> tuple[dict[int, bytes], bytes]:
+    """The objects by number, without `obj` and `endobj`, and the trailer's dictionary."""
+    end = re.search(rb"trailer\s*(<<.*?>>)\s*startxref\s*(\d+)\s*%%EOF\s*\Z", pdf, re.DOTALL)
+    table = re.compile(rb"xref\s+0 (\d+)\s+").match(pdf, int(end[2])) if end else None
+    if end is None or table is None:
+        raise ValueError("this PDF has no plain cross-reference table")
+    entries = re.findall(rb"(\d{10}) \d{5} ([nf])", pdf[table.end() : end.start()])
+    starts = sorted(int(offset) for offset, kind in entries if kind == b"n")
+    objects = {}
+    for start, stop in zip(starts, [*starts[1:], int(end[2])], strict=True):
+        match = re.compile(rb"(\d+) 0 obj\n(.*)\nendobj\s*", re.DOTALL).fullmatch(pdf, start, stop)
+        if match is None:
+            raise ValueError(f"this PDF has no plain object at byte {start}")
+        objects[int(match[1])] = match[2]
+    return objects, end[1]
+
+
+def _sorted_entries(head: bytes) -> bytes:
+    def in_order(match: re.Match[bytes]) -> bytes:
+        return b"".join(line + b"\n" for line in sorted(match[0].splitlines(), key=lambda line: (len(line), line)))
+
+    return _ENTRIES.sub(in_order, head)
+
+
+def _references(text: bytes) -> list[int]:
+    return [int(number) for number in _REFERENCE.findall(text)]

@@ -1,0 +1,99 @@
+"""How many answers each variant changes, and which way: lost, gained, or otherwise different.
+
+Pairing the answers is the query's business.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import method_encoding, theme
+
+TITLE = "Answers that pruning changed"
+CAPTION = (
+    "Each bar splits the share of samples whose answer differs from the dense model's: right answers lost, gained, and "
+    "one wrong answer for another. The accuracy moves only by the difference of the first two; the rest of the bar is "
+    "change that it hides. The line across its end is the 95 % Wilson interval of the whole share. One panel a task "
+    "and metric."
+)
+QUERY = """\
+select model, recipe, task, metric, n_samples, lost, gained, flipped,
+       greatest(flipped - lost - gained, 0) as other, flip_share, flip_share_low, flip_share_high, accuracy_change,
+       hidden_flips, mcnemar_p
+from q20_answers_flipped
+order by model, task, metric, recipe"""
+
+DIRECTIONS = {
+    "lost": "right answer lost",
+    "gained": "right answer gained",
+    "other": "other answer, as wrong or ungraded",
+}
+COLORS = [theme.VERMILLION, theme.BLUE, theme.GREY]
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of `q20_answers_flipped` of one model, one panel per task and metric."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "the study asks no task")
+    named = method_encoding.labelled(theme.with_variant(frame), "task", "metric").with_columns(
+        pl.format("{}\n{}, {} samples", "task", "metric", "n_samples").alias("panel")
+    )
+    order = theme.names(named, "panel")
+    variants = named["variant"].unique().sort().to_list()
+    parts = pl.concat(
+        named.select(
+            "panel",
+            "variant",
+            pl.lit(title).alias("direction"),
+            pl.lit(number).alias("place"),
+            pl.col(column).alias("samples"),
+            (pl.col(column) / pl.col("n_samples")).alias("share"),
+            "accuracy_change",
+            "hidden_flips",
+            "mcnemar_p",
+        )
+        for number, (column, title) in enumerate(DIRECTIONS.items())
+    )
+    # A bar's end and its interval, once a bar.
+    ends = named.select("panel", "variant", "flip_share", "flip_share_low", "flip_share_high")
+    x = alt.X(
+        "share:Q",
+        title="share of samples",
+        stack="zero",
+        axis=alt.Axis(format="~%", values=[0, 0.5, 1]),
+        scale=alt.Scale(domain=[0, 1]),
+    )
+    y = alt.Y("variant:N", title=None, sort=variants)
+    base = theme.Chart().encode(y=y)
+    bars = (
+        base.transform_filter("isValid(datum.share)")
+        .mark_bar(height={"band": 0.75})
+        .encode(
+            x=x,
+            color=alt.Color("direction:N", title=None, scale=alt.Scale(domain=list(DIRECTIONS.values()), range=COLORS)),
+            order=alt.Order("place:Q"),
+            tooltip=theme.tooltip(
+                "variant:N", "direction:N", "samples:Q", "share:Q", "accuracy_change:Q", "hidden_flips:Q", "mcnemar_p:Q"
+            ),
+        )
+    )
+    spread = (
+        base.transform_filter("isValid(datum.flip_share_low)")
+        .mark_rule(style="ink", strokeWidth=1.2)
+        .encode(
+            x=alt.X("flip_share_low:Q", title="share of samples"),
+            x2=alt.X2("flip_share_high:Q"),
+            tooltip=theme.tooltip("variant:N", "flip_share:Q", "flip_share_low:Q", "flip_share_high:Q"),
+        )
+    )
+    return theme.themed(
+        alt.layer(bars, spread, data=theme.rows(pl.concat([parts, ends], how="diagonal")))
+        .properties(width=190, height=alt.Step(15))
+        .facet(
+            facet=alt.Facet(
+                "panel:N", title=None, sort=order, header=alt.Header(labelExpr="split(datum.value, '\\n')")
+            ),
+            columns=3,
+            title=theme.title(TITLE, theme.models(frame)),
+        )
+        .resolve_axis(x="independent")
+    )

@@ -1,0 +1,166 @@
+"""h, z, p and KL along the generation, teacher-forced beside free-running: the paper's Figure 5, for every recipe.
+
+Medians over prompts, and over neighbouring steps of long generations, are formed by the query, not here.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import theme
+
+TITLE = "From hidden state to KL along the generation"
+CAPTION = (
+    "How far each variant lies from the dense model at each generated token, as 1 − cos in h, z and p and as "
+    "KL(dense ‖ pruned) in nats, on one axis that is linear below 0.001 and logarithmic above, so that zeros show. "
+    "Teacher forced, both models read the dense tokens; free running, each reads its own, so that the distance grows "
+    "by feedback. Lines are medians over prompts, bands run from the 10th to the 90th percentile. Marks above a panel "
+    "say at which steps prompts first leave the dense text, and at which the first of the two models completes its "
+    "answer. Of a model with more than 64 generated tokens as many neighbouring steps share a point as leave at most "
+    "64 points."
+)
+QUERY = """\
+with strides as (
+    select model, max(step) // 64 + 1 as stride from decoding_curve group by model
+)
+
+select curve.model, curve.recipe, curve.temperature, curve.trajectory,
+       curve.step // strides.stride * strides.stride as step, strides.stride,
+       median(one_minus_cos_h) as one_minus_cos_h_median,
+       quantile_cont(one_minus_cos_h, 0.1) as one_minus_cos_h_p10,
+       quantile_cont(one_minus_cos_h, 0.9) as one_minus_cos_h_p90,
+       median(one_minus_cos_z) as one_minus_cos_z_median,
+       quantile_cont(one_minus_cos_z, 0.1) as one_minus_cos_z_p10,
+       quantile_cont(one_minus_cos_z, 0.9) as one_minus_cos_z_p90,
+       median(one_minus_cos_p) as one_minus_cos_p_median,
+       quantile_cont(one_minus_cos_p, 0.1) as one_minus_cos_p_p10,
+       quantile_cont(one_minus_cos_p, 0.9) as one_minus_cos_p_p90,
+       median(kl_dense_pruned_nats) as kl_median,
+       quantile_cont(kl_dense_pruned_nats, 0.1) as kl_p10,
+       quantile_cont(kl_dense_pruned_nats, 0.9) as kl_p90,
+       count(distinct prompt_id) as prompts,
+       count(*) filter (where trajectory = 'free_running' and first_flip_step = step) as prompts_flipping,
+       count(*) filter (where trajectory = 'free_running' and answer_end_step = step) as prompts_answered
+from decoding_curve as curve
+inner join strides on curve.model = strides.model
+semi join reference_temperature as reference
+    on curve.model = reference.model and curve.recipe = reference.recipe and curve.temperature = reference.temperature
+where curve.recipe <> 'dense'
+group by curve.model, curve.recipe, curve.temperature, curve.trajectory,
+         curve.step // strides.stride * strides.stride, strides.stride
+order by curve.model, curve.recipe, curve.trajectory desc, step"""
+
+TRAJECTORIES = {"teacher_forced": "teacher forced", "free_running": "free running"}
+QUANTITIES = {
+    "one_minus_cos_h": "1 − cos h",
+    "one_minus_cos_z": "1 − cos z",
+    "one_minus_cos_p": "1 − cos p",
+    "kl": "KL, nats",
+}
+EVENTS = {"prompts_flipping": "first flipped token", "prompts_answered": "answer complete"}
+_Y_TITLE = "1 − cos, or nats"
+
+
+def trajectory_color() -> alt.Color:
+    """Colour by trajectory, the same in every figure."""
+    return alt.Color(
+        "trajectory:N",
+        title=None,
+        scale=alt.Scale(domain=list(TRAJECTORIES.values()), range=[theme.BLUE, theme.VERMILLION]),
+        legend=alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200),
+    )
+
+
+def trajectory_dash() -> alt.StrokeDash:
+    """Dashes for teacher forcing, so that colour is not the only sign."""
+    return alt.StrokeDash(
+        "trajectory:N", title=None, scale=alt.Scale(domain=list(TRAJECTORIES.values()), range=[[4, 2], [1, 0]])
+    )
+
+
+def distance_axis() -> tuple[alt.Scale, alt.Axis]:
+    """One axis for 1 − cos and nats: linear below 0.001, logarithmic above."""
+    return (
+        alt.Scale(type="symlog", constant=0.001, domainMin=0, nice=False),
+        alt.Axis(values=[0, 0.001, 0.01, 0.1, 1, 10, 100], format="~r"),
+    )
+
+
+def _long(curves: pl.DataFrame) -> pl.DataFrame:
+    """One row per point and quantity."""
+    return pl.concat(
+        curves.select(
+            "variant",
+            "trajectory",
+            "step",
+            "prompts",
+            pl.lit(heading).alias("quantity"),
+            *(pl.col(f"{column}_{part}").cast(pl.Float64).alias(part) for part in ("median", "p10", "p90")),
+        )
+        for column, heading in QUANTITIES.items()
+    )
+
+
+def _events(curves: pl.DataFrame) -> pl.DataFrame:
+    found = (
+        curves.unpivot(on=list(EVENTS), index=["variant", "step"], variable_name="event", value_name="events")
+        .filter(pl.col("events") > 0)
+        .with_columns(pl.col("event").replace(EVENTS))
+    )
+    return found.join(pl.DataFrame({"quantity": list(QUANTITIES.values())}), how="cross")
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws one row per model × recipe × trajectory × step: a row of panels per variant, a column per quantity."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant generated a token")
+    curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
+    data = pl.concat([_long(curves), _events(curves)], how="diagonal_relaxed")
+    x = theme.whole_axis("step", "step", curves["step"])
+    scale, axis = distance_axis()
+    # Vega draws a missing value of a line as a gap, but of a band or point as 0: each layer takes its own rows.
+    base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())
+    band = base.mark_area(opacity=0.18).encode(
+        y=alt.Y("p10:Q", scale=scale, axis=axis, title=_Y_TITLE), y2=alt.Y2("p90:Q")
+    )
+    line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
+        y=alt.Y("median:Q", scale=scale, axis=axis, title=_Y_TITLE),
+        strokeDash=trajectory_dash(),
+        tooltip=theme.tooltip(
+            "variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"
+        ),
+    )
+    shapes = alt.Scale(domain=list(EVENTS.values()), range=["triangle-down", "square"])
+    # Above the panel, a row for each event: both can fall on one step.
+    marks = [
+        theme.Chart()
+        .transform_filter(alt.datum.event == event)
+        .mark_point(filled=True, size=36, opacity=0.9, style="ink")
+        .encode(
+            x=x,
+            y=alt.value(height),
+            shape=alt.Shape("event:N", title=None, scale=shapes),
+            tooltip=[*theme.tooltip("variant:N", "event:N", "step:Q"), alt.Tooltip("events:Q", title="prompts")],
+        )
+        for event, height in zip(EVENTS.values(), (-5, -13), strict=True)
+    ]
+    names = theme.row_names("quantity", next(iter(QUANTITIES.values())), above=19)
+    return theme.themed(
+        alt.layer(band, line, *marks, names, data=theme.rows(data))
+        .properties(width=165, height=85)
+        .facet(
+            row=theme.variant_row(curves),
+            column=alt.Column(
+                "quantity:N", title=None, sort=list(QUANTITIES.values()), header=alt.Header(labelPadding=40)
+            ),
+            bounds="flush",  # a long name above a panel moves nothing
+            spacing=alt.RowColnumber(row=42, column=12),
+            title=theme.title(TITLE, _subtitle(frame)),
+        )
+    )
+
+
+def _subtitle(frame: pl.DataFrame) -> str:
+    prompts, stride = (int(frame[column].max()) for column in ("prompts", "stride"))  # type: ignore[arg-type]
+    together = f"{stride} steps a point" if stride > 1 else ""
+    told = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame)]
+    return " · ".join([*told, *([together] if together else [])])

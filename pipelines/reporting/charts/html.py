@@ -1,0 +1,75 @@
+"""A chart as a page, and what any page with charts needs: Vega as one script, JSON inside HTML, a policy's hashes.
+
+Which charts and documents a page has belongs to the caller.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+
+from markupsafe import Markup, escape
+
+from prunescope.pipelines.reporting.charts.publication_size import Specification
+
+_DRAW = """\
+const specification = JSON.parse(document.getElementById("specification").textContent);
+vegaEmbed("#chart", specification, {
+  renderer: "svg",
+  actions: {export: true, source: false, compiled: false, editor: false},
+  ast: true, // expressions are interpreted, not compiled: the policy forbids eval
+  defaultStyle: false, // of this page alone
+  tooltip: {disableDefaultStyle: true},
+});
+"""
+_STYLE = """\
+body { margin: 12px; background: %s; font: 14px system-ui, sans-serif; color: #808080; }
+.vega-actions a { margin-right: 12px; color: #808080; }
+#vg-tooltip-element { visibility: hidden; position: fixed; padding: 8px; background: white; color: #222222; }
+#vg-tooltip-element { border: 1px solid #808080; font-size: 12px; max-width: 420px; overflow-wrap: anywhere; }
+#vg-tooltip-element.visible { visibility: visible; }
+"""
+
+
+@functools.cache
+def vega_script() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script, a copy of the one that vl-convert takes seconds to make."""
+    return (resources.files("prunescope.pipelines.reporting.charts") / "vendor" / "vega.js").read_text(encoding="utf-8")
+
+
+def embedded(document: object) -> Markup:
+    """JSON that no text inside it can close or reopen: `<`, `>` and `&` only occur in strings and are escaped."""
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
+
+
+def hashes(texts: Sequence[str]) -> str:
+    """Sources for a content security policy that are these very scripts or styles and nothing else."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+def chart_page(specification: Specification, title: str) -> bytes:
+    """One chart as a page that loads nothing from anywhere, and runs nothing that stands in a text of the chart.
+
+    Args:
+        specification: a chart with its config.
+        title: of the page.
+    """
+    style = _STYLE % specification["config"]["background"]
+    policy = (
+        f"default-src 'none'; script-src {hashes([vega_script(), _DRAW])}; style-src {hashes([style])}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    parts = [
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>\n<style>{style}</style>",
+        '<div id="chart"></div>',
+        f'<script type="application/json" id="specification">{embedded(specification)}</script>',
+        f"<script>{vega_script()}</script>\n<script>{_DRAW}</script>\n",
+    ]
+    return "\n".join(parts).encode()

@@ -1,0 +1,134 @@
+"""How far every two variants remove the same weights, as a matrix.
+
+Counting the weights is the query's business.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import theme
+
+# Cells of more variants than this have room for one number alone.
+MOST_TOLD = 16
+_HALF_WIDTH = 1.96
+# Less than this does not reach the digits that a cell shows.
+_LEAST = 0.005
+TITLE = "Which variants remove the same weights"
+CAPTION = (
+    "Weights that both variants remove over weights that at least one removes (Jaccard), summed over all matrices, "
+    "each sample of a matrix weighted with the weights that it stands for: 1 is the same mask, 0 a disjoint one. The "
+    "last number of a cell is the overlap of two masks of these sizes that know nothing of each other. Between them, "
+    "where it reaches the second decimal, stands half the width of the 95 % interval that sampling can cause at most "
+    "(1.96 standard errors); the heading has the largest. More than 16 variants get small cells without either, of "
+    "more than 50 the first by name are shown. Variants that remove nothing are left out."
+)
+# |A ∪ B| = (|A| + |B|)/(1 + j) in each matrix, and the sums over matrices give one j.
+QUERY = """\
+with counts as (
+    select model, recipe, other_recipe, weights, removed_share, other_removed_share,
+           weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed,
+           jaccard_removed, jaccard_removed_se,
+           weights * removed_share * other_removed_share as both_expected,
+           weights * (removed_share + other_removed_share - removed_share * other_removed_share) as either_expected
+    from mask_overlap
+),
+
+shown as (
+    select model, recipe
+    from (select model, recipe from mask_overlap union select model, other_recipe from mask_overlap) as named
+    qualify row_number() over (partition by model order by recipe) <= 50
+)
+
+select model, recipe, other_recipe, count(*) as matrices,
+       sum(coalesce(jaccard_removed, 0) * either_removed) / sum(either_removed) as jaccard_removed,
+       sqrt(sum((coalesce(jaccard_removed_se, 0) * either_removed) ** 2)) / sum(either_removed) as jaccard_removed_se,
+       sum(both_expected) / sum(either_expected) as jaccard_removed_expected
+from counts
+semi join shown using (model, recipe)
+semi join shown as others on counts.model = others.model and counts.other_recipe = others.recipe
+group by model, recipe, other_recipe
+having sum(weights * removed_share) > 0 and sum(weights * other_removed_share) > 0
+order by model, recipe, other_recipe"""
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws the pairs of one model's variants, the lower triangle of the matrix."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no two variants with masks were sampled")
+    recipes = sorted(set(frame["recipe"].cast(pl.String)) | set(frame["other_recipe"].cast(pl.String)))
+    names = theme.distinct_labels(recipes)
+    named = frame.with_columns(
+        *(pl.col(column).cast(pl.String).replace_strict(names) for column in ("recipe", "other_recipe")),
+        margin=_HALF_WIDTH * pl.col("jaccard_removed_se"),
+    ).drop("model", "jaccard_removed_se")
+    order = list(names.values())
+    is_told = len(order) <= MOST_TOLD
+    base = theme.Chart(theme.rows(named)).encode(
+        x=alt.X(
+            "recipe:N",
+            title=None,
+            sort=order,
+            scale=alt.Scale(domain=order[:-1]),
+            axis=alt.Axis(labelAngle=-40, domain=False, ticks=False),
+        ),
+        y=alt.Y(
+            "other_recipe:N",
+            title=None,
+            sort=order,
+            scale=alt.Scale(domain=order[1:]),
+            axis=alt.Axis(domain=False, ticks=False),
+        ),
+    )
+    layers = [
+        base.mark_rect().encode(
+            color=alt.Color(
+                "jaccard_removed:Q",
+                title="overlap of the removed weights (Jaccard)",
+                scale=alt.Scale(scheme="blues", domain=[0, 1]),
+                legend=alt.Legend(gradientLength=200),
+            ),
+            tooltip=[
+                *theme.tooltip("recipe:N", "other_recipe:N", "jaccard_removed:Q"),
+                alt.Tooltip("margin:Q", title="± (95 % interval)"),
+                *theme.tooltip("jaccard_removed_expected:Q", "matrices:Q"),
+            ],
+        ),
+        *_numbers(base, is_told=is_told, has_margins=(named["margin"] >= _LEAST).any()),
+    ]
+    cell = alt.Step(44 if is_told else 26)
+    chart = alt.layer(*layers).properties(
+        width=cell,
+        height=cell,
+        view=alt.ViewBackground(stroke=None),
+        title=theme.title(TITLE, theme.models(frame), _surety(named["margin"].drop_nulls())),
+    )
+    return theme.themed(chart)
+
+
+def _surety(margins: pl.Series) -> str:
+    """What the heading says of the sampling."""
+    if margins.is_empty():
+        return ""
+    _, largest = theme.extent(margins)
+    return f"95 % interval by sampling: ± {largest:.2g} at most" if largest else "every weight was looked at"
+
+
+def _numbers(base: alt.Chart, *, is_told: bool, has_margins: bool) -> list[alt.Chart]:
+    """What stands in a cell, from top to bottom."""
+    ink = alt.condition("datum.jaccard_removed > 0.55", alt.value("white"), alt.value(theme.INK))
+    overlap = alt.Text("jaccard_removed:Q", format=".2f")
+    if not is_told:
+        return [base.mark_text(fontSize=9).encode(text=overlap, color=ink)]
+    small = base.encode(color=ink, opacity=alt.value(0.8))
+    lines = [
+        base.mark_text(fontSize=11, dy=-11 if has_margins else -5).encode(text=overlap, color=ink),
+        small.mark_text(fontSize=9, dy=14 if has_margins else 9).encode(
+            text=alt.Text("jaccard_removed_expected:Q", format=".2f")
+        ),
+    ]
+    if has_margins:
+        margins = small.transform_filter(f"datum.margin >= {_LEAST}").transform_calculate(
+            margin_told="'± ' + format(datum.margin, '.2f')"
+        )
+        lines.append(margins.mark_text(fontSize=9, dy=2).encode(text=alt.Text("margin_told:N")))
+    return lines

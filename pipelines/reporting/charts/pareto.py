@@ -1,0 +1,127 @@
+"""Score against the share of parameters removed, with the best of each size joined.
+
+What a score is stands in `method_encoding.SCORES`.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import method_encoding, theme
+
+TITLE = "What is left for what was removed"
+CAPTION = (
+    "One point a variant that removes parameters; the stepped line joins those that no other beats in both "
+    "(the dense model too, unless a smaller one scores more) and names them where there is room (+1: so many more "
+    "stand at the same place). Masked weights "
+    "count as removed, quantization removes nothing and is left out. "
+    f"{method_encoding.SCORE_CAPTION}"
+)
+QUERY = f"""\
+with scores as (
+    {method_encoding.SCORES}
+)
+select model, recipe, method, parameters_removed_share, measure, score, score_se, n_tasks
+from scores
+inner join variant_summary using (model, recipe)
+where parameters_removed_share > 0 or recipe = 'dense'
+qualify max(parameters_removed_share) over (partition by model) > 0
+order by model, measure, parameters_removed_share, score desc, recipe"""  # noqa: S608 - a constant
+
+# Of the panel's width and height; labels nearer than both would lie on each other.
+_ROOM = (0.3, 0.07)
+
+
+def frontier(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `is_best`: no other of the measure removes as much and scores more, or more and as much."""
+    other = frame.select("measure", removed="parameters_removed_share", other="score")
+    beaten = (
+        frame.with_row_index("row")
+        .join(other, on="measure")
+        .filter(
+            (pl.col("removed") >= pl.col("parameters_removed_share")) & (pl.col("other") >= pl.col("score")),
+            (pl.col("removed") > pl.col("parameters_removed_share")) | (pl.col("other") > pl.col("score")),
+        )["row"]
+    )
+    return frame.with_columns(~pl.int_range(pl.len(), dtype=pl.UInt32).is_in(beaten.implode()).alias("is_best"))
+
+
+def labels(frame: pl.DataFrame) -> pl.DataFrame:
+    """Panel, place and `label` of the best variants, from the smallest on, where there is room."""
+    width = float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
+    place = ["panel", "parameters_removed_share", "score"]
+    found = []
+    for (panel, *_), part in frame.group_by("panel", maintain_order=True):
+        low, high = theme.extent(part["score"])
+        height = (high - low) or 1.0
+        named = part.filter("is_best").group_by(place, maintain_order=True).agg("variant")
+        taken: list[tuple[float, float]] = []
+        # Who removes most is named first.
+        for _, x, y, variants in named.sort("parameters_removed_share", descending=True).iter_rows():
+            if all(abs(x - a) / width > _ROOM[0] or abs(y - b) / height > _ROOM[1] for a, b in taken):
+                taken.append((x, y))
+                label = variants[0] + (f" +{len(variants) - 1}" if len(variants) > 1 else "")
+                found.append({"panel": panel, "parameters_removed_share": x, "score": y, "label": label})
+    return pl.DataFrame(found)
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of one model, one panel per measure."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant removes parameters and was measured")
+    named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
+    named, order = method_encoding.panel_titles(
+        method_encoding.with_interval(named, "score", "score_se"), "measure", method_encoding.SCORE_TITLES
+    )
+    points = pl.concat([named, labels(named)], how="diagonal_relaxed")
+    marks = method_encoding.encodings(named["method"])
+    x = alt.X(
+        "parameters_removed_share:Q",
+        title="parameters removed",
+        scale=alt.Scale(domain=[0, 1.35 * float(named["parameters_removed_share"].max())], nice=False, padding=6),  # type: ignore[arg-type]
+        # Names need room behind the last point; there is nothing beyond all parameters.
+        axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=5),
+    )
+    y = alt.Y(
+        "score:Q",
+        title=None,
+        # Neither a tick nor a name sticks out above and lifts the heading of its panel.
+        scale=alt.Scale(zero=False, nice=False, padding=12),
+        axis=alt.Axis(format="~%", tickCount=6, labelBound=True),
+    )
+    base = theme.Chart().encode(x=x)
+    variants = base.transform_filter("isValid(datum.variant)")
+    chart = alt.layer(
+        variants.transform_filter("datum.is_best")
+        .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
+        .encode(y=y, order=alt.Order("parameters_removed_share:Q")),
+        # What has no interval has a bar of no length: Vega warns of a panel in which a mark has no row.
+        variants.transform_calculate(
+            bar_low="isValid(datum.low) ? datum.low : datum.score",
+            bar_high="isValid(datum.high) ? datum.high : datum.score",
+        )
+        .mark_rule(strokeWidth=1, opacity=0.6)
+        .encode(y=alt.Y("bar_low:Q", title=None), y2=alt.Y2("bar_high:Q"), color=marks["color"]),
+        variants.mark_point(filled=True, size=50, opacity=0.9).encode(
+            y=y,
+            **marks,
+            tooltip=theme.tooltip(
+                "variant:N", "method:N", "parameters_removed_share:Q", "score:Q", "low:Q", "high:Q", "n_tasks:Q"
+            ),
+        ),
+        base.transform_filter("isValid(datum.label)")
+        .mark_text(align="left", dx=7, dy=-6, fontSize=10, limit=130)
+        .encode(y=y, text=alt.Text("label:N")),
+        data=theme.rows(points.drop("model", "recipe", "measure", "score_se")),
+    )
+    return theme.themed(
+        chart.properties(width=300, height=230)
+        .facet(
+            facet=alt.Facet("panel:N", title=None, sort=order),
+            columns=3,
+            bounds="flush",  # axes of different widths would move panels apart
+            spacing=alt.RowColnumber(row=84, column=44),
+            title=theme.title(TITLE, theme.models(frame)),
+        )
+        .resolve_scale(y="independent")
+        .resolve_axis(x="independent", y="independent")
+    )

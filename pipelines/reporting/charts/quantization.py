@@ -1,0 +1,142 @@
+"""What pruning breaks beside what quantization breaks at the same KL.
+
+Interpolating between the quantized variants is the query's business.
+"""
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import method_encoding, theme
+
+TITLE = "Pruning against quantization at equal KL"
+CAPTION = (
+    "Each coloured point is a pruned variant, at its mean teacher-forced KL(dense ‖ pruned). The grey line joins what "
+    "quantization does at the same KL, interpolated between the dense model and the quantized variants (grey points). "
+    "The thin rule from it to the point is the damage that pruning adds or spares, solid where the 95 % interval of "
+    "that difference, paired by prompt or question, leaves out 0, dotted where it does not or where fewer than five "
+    "give none. Pale bars are 95 % intervals of a point alone: Wilson's for shares of prompts and questions, Student's "
+    "t over prompts for the rest. Points without a rule lie beyond the largest quantized KL, where nothing is "
+    "extrapolated. Higher is worse. KL of exactly 0 has no place on the axis."
+)
+QUERY = """\
+with answers as materialized (
+    select *
+    from q27_pruning_against_quantization
+    where kl_nats > 0
+),
+damage as materialized (
+    select model, recipe, method, measure, kl_teacher_forced_mean_nats as kl_nats, amount, amount_low, amount_high
+    from variant_damage
+    inner join variant_summary using (model, recipe)
+)
+select answers.model, answers.recipe, method, quantization, answers.measure, answers.kl_nats, value_pruned,
+       value_quantized, recipe_below, recipe_above, difference, difference_low, difference_high,
+       amount_low as low, amount_high as high
+from answers
+inner join damage using (model, recipe, measure)
+union all
+select model, recipe, method, method, measure, kl_nats, null, amount, recipe, recipe, null, null, null, amount_low,
+       amount_high
+from damage
+semi join (select model, quantization as method, measure from answers) as asked using (model, method, measure)
+where kl_nats > 0
+order by model, quantization, measure, kl_nats, recipe"""
+
+MEASURES = {
+    "top1_change": "steps with another top token",
+    "kl_step0_nats": "KL at the first token, nats",
+    "kl_free_running_median_nats": "median KL of free texts, nats",
+    "flipped_share": "prompts whose text flips",
+    "collapsed_share": "prompts whose text loops",
+    "options_changed_share": "questions with another choice",
+}
+
+
+_OWN = [
+    "variant",
+    "method",
+    "kl_nats",
+    "value_pruned",
+    "value_quantized",
+    "low",
+    "high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "recipe_below",
+    "recipe_above",
+]
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of `q27_pruning_against_quantization` of one model and one method of quantization."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "the study has no quantized variant (rtn, gptq, awq) beside the pruned ones")
+    named = method_encoding.labelled(theme.with_variant(frame), "method", "recipe_below", "recipe_above")
+    named, order = method_encoding.panel_titles(named, "measure", MEASURES)
+    # A point of quantization has no pruned value.
+    marks = method_encoding.encodings(named.drop_nulls("value_pruned")["method"])
+    scale, axis = theme.decades(*theme.extent(named["kl_nats"]))
+    x = alt.X("kl_nats:Q", title="mean KL(dense ‖ pruned), nats", scale=scale, axis=axis)
+    panels = [_panel(named.filter(panel=panel), panel, x, marks) for panel in order]
+    method = theme.names(method_encoding.labelled(frame, "quantization"), "quantization")
+    title = theme.title(TITLE, f"{theme.models(frame)} · grey: {', '.join(method)}")
+    return theme.themed(alt.concat(*panels, columns=min(3, len(panels)), title=title))
+
+
+def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> theme.AnyChart:
+    """One measure."""
+    shown = [part[column].drop_nulls() for column in ("value_pruned", "value_quantized", "low", "high")]
+    # Its own extent, not Vega's, which warns where a mark of a panel has no row.
+    scale = method_encoding.padded(*(column for column in shown if len(column)))
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6))
+
+    base = theme.Chart().encode(x=x)
+    line = base.transform_filter("isValid(datum.value_quantized)")
+    pruned = base.transform_filter("isValid(datum.value_pruned)")
+    quantized = line.transform_filter("!isValid(datum.value_pruned)")
+    compared = pruned.transform_filter("isValid(datum.value_quantized)")
+    differs = "datum.difference_low > 0 || datum.difference_high < 0"
+    spread = {"y": y("low"), "y2": alt.Y2("high")}
+    chart: theme.AnyChart = alt.layer(
+        quantized.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=5, opacity=0.35, color=theme.GREY)
+        .encode(**spread),
+        pruned.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=5, opacity=0.3)
+        .encode(**spread, color=marks["color"]),
+        line.mark_line(color=theme.GREY, strokeWidth=2).encode(y=y("value_quantized")),
+        quantized.mark_point(filled=True, size=70, opacity=1, color=theme.GREY).encode(
+            y=y("value_quantized"),
+            tooltip=theme.tooltip("variant:N", "kl_nats:Q", "value_quantized:Q", "low:Q", "high:Q"),
+        ),
+        compared.mark_rule(strokeWidth=1.2).encode(
+            y=y("value_pruned"),
+            y2=alt.Y2("value_quantized:Q"),
+            color=marks["color"],
+            strokeDash=alt.condition(differs, alt.value([1, 0]), alt.value([2, 2])),
+        ),
+        pruned.mark_point(filled=True, size=45, opacity=0.9).encode(
+            y=y("value_pruned"),
+            **marks,
+            tooltip=theme.tooltip(
+                "variant:N",
+                "kl_nats:Q",
+                "value_pruned:Q",
+                "low:Q",
+                "high:Q",
+                "value_quantized:Q",
+                "difference:Q",
+                "difference_low:Q",
+                "difference_high:Q",
+                "recipe_below:N",
+                "recipe_above:N",
+            ),
+        ),
+        data=theme.rows(part.select(_OWN)),
+    ).properties(width=240, height=150, title=alt.TitleParams(panel, fontSize=12, anchor="middle", frame="group"))
+    return chart

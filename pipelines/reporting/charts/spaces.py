@@ -1,0 +1,80 @@
+"""One prompt in h, z and p side by side: the paper's Figure 2, for every recipe.
+
+Which rows enter is the query's business.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import theme
+from prunescope.pipelines.reporting.charts.display_text import label
+
+TITLE = "The same tokens in hidden states, logits and probabilities"
+CAPTION = (
+    "How far the output of each variant lies from the dense one in h, z and p, as 1 − cos while both read the same "
+    "tokens (teacher forced): the point is the median over the generated tokens, the bar runs from the 10th to the "
+    "90th percentile, and the small tick is the first token. Variants are sorted by their shift in p; values below "
+    "1e-6 lie on the edge. The first four prompts by name."
+)
+QUERY = """\
+select model, recipe, prompt_id, temperature,
+       median(one_minus_cos_h) as h_median,
+       quantile_cont(one_minus_cos_h, 0.1) as h_p10, quantile_cont(one_minus_cos_h, 0.9) as h_p90,
+       median(one_minus_cos_z) as z_median,
+       quantile_cont(one_minus_cos_z, 0.1) as z_p10, quantile_cont(one_minus_cos_z, 0.9) as z_p90,
+       median(one_minus_cos_p) as p_median,
+       quantile_cont(one_minus_cos_p, 0.1) as p_p10, quantile_cont(one_minus_cos_p, 0.9) as p_p90,
+       any_value(one_minus_cos_h) filter (where step = 0) as h_first,
+       any_value(one_minus_cos_z) filter (where step = 0) as z_first,
+       any_value(one_minus_cos_p) filter (where step = 0) as p_first,
+       count(*) as tokens
+from decoding_curve
+semi join reference_temperature using (model, recipe, temperature)
+where recipe <> 'dense' and trajectory = 'teacher_forced'
+group by model, recipe, prompt_id, temperature
+qualify dense_rank() over (partition by model order by prompt_id) <= 4
+order by model, prompt_id, p_median, recipe"""
+
+FLOOR = 1e-6
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws one row per variant of one model and one prompt."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant read the dense model's tokens")
+    named = theme.with_variant(frame)
+    parts = ("median", "p10", "p90", "first")
+    data = pl.concat(
+        named.select(
+            "variant",
+            "tokens",
+            pl.lit(theme.SPACE_TITLES[space]).alias("space"),
+            *(pl.col(f"{space}_{part}").cast(pl.Float64).alias(part) for part in parts),
+        )
+        for space in theme.SPACES
+    )
+    low, high = theme.extent(data["p10"], data["p90"], data["median"], data["first"])
+    scale, axis = theme.decades(max(low, FLOOR), max(high, 10 * FLOOR), ticks=4)
+    scale.clamp = True
+    titles = [theme.SPACE_TITLES[space] for space in theme.SPACES]
+    base = theme.Chart().encode(
+        y=alt.Y("variant:N", title=None, sort=theme.names(named, "variant")),
+        color=alt.Color("space:N", scale=alt.Scale(domain=titles, range=theme.SPACE_COLORS), legend=None),
+    )
+    x = alt.X("median:Q", title="1 − cos (dense, pruned)", scale=scale, axis=axis)
+    spread = base.mark_rule(opacity=0.5, strokeWidth=2).encode(x=alt.X("p10:Q", scale=scale), x2=alt.X2("p90:Q"))
+    first = base.mark_tick(thickness=1.5, size=9).encode(x=alt.X("first:Q", scale=scale))
+    point = base.mark_point(filled=True, size=45, opacity=1).encode(
+        x=x, tooltip=theme.tooltip("variant:N", "space:N", "median:Q", "p10:Q", "p90:Q", "first:Q", "tokens:Q")
+    )
+    prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
+    told = [theme.models(frame), f"prompt {prompts}", theme.temperatures(frame)]
+    return theme.themed(
+        alt.layer(spread, first, point, data=theme.rows(data))
+        .properties(width=210, height=alt.Step(18))
+        .facet(
+            column=alt.Column("space:N", title=None, sort=titles),
+            spacing=14,
+            title=theme.title(TITLE, " · ".join(told)),
+        )
+    )

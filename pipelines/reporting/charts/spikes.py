@@ -1,0 +1,179 @@
+"""The lead question as ROC curves: does a sublayer's local Var_p(Δz) tell where the output's KL spikes?
+
+The areas and their intervals are those of `q01_spike_predictors`.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import theme
+
+TITLE = "Which layers' logit shifts foretell a KL spike at the output"
+CAPTION = (
+    "A spike is a position whose teacher-forced output KL is above the variant's own 90th percentile. Above, how well "
+    "each sublayer's Var_p(Δz), measured alone, ranks spikes before the rest (area under its ROC curve; 0.5, the grey "
+    "line, is no use), with the 95 % interval over prompts where at least five prompts, three of them with spikes, "
+    "allow one. Below, the ROC curves of the attention and the MLP sublayer with the largest area: picked as the best "
+    "of all, they flatter. A curve is drawn through at most about 60 of its thresholds."
+)
+QUERY = """\
+with answers as (
+    select model, recipe, lens, layer, sublayer, n_prompts, n_spikes, auc, auc_low, auc_high,
+           row_number() over (partition by model, recipe, lens, sublayer order by auc desc, layer) = 1 as is_best
+    from q01_spike_predictors
+    where auc is not null
+),
+outputs as (
+    select model, recipe, prompt_id, position, temperature,
+           kl_dense_pruned_nats > quantile_cont(kl_dense_pruned_nats, 0.9) over (partition by model, recipe) as is_spike
+    from reference_steps
+    where trajectory = 'teacher_forced' and recipe <> 'dense'
+),
+-- One row a threshold: equal variances are passed at once.
+thresholds as (
+    select model, recipe, lens, layer, sublayer, var_p_dz,
+           count_if(is_spike) over above / count_if(is_spike) over everything as true_positive_rate,
+           count_if(not is_spike) over above / count_if(not is_spike) over everything as false_positive_rate,
+           count(*) over above as passed,
+           count(*) over everything as n
+    from stg_layer_transitions
+    inner join outputs using (model, recipe, prompt_id, position, temperature)
+    semi join (select * from answers where is_best) as best using (model, recipe, lens, layer, sublayer)
+    where scope = 'local' and is_changed
+    window everything as (partition by model, recipe, lens, layer, sublayer),
+           above as (partition by model, recipe, lens, layer, sublayer order by var_p_dz desc)
+),
+curves as (
+    select distinct model, recipe, lens, layer, sublayer, true_positive_rate, false_positive_rate
+    from thresholds
+    qualify passed = n or 60 * passed // n > 60 * lag(passed, 1, 0) over (
+        partition by model, recipe, lens, layer, sublayer order by passed
+    ) // n
+)
+select model, recipe, lens, layer, sublayer, n_prompts, n_spikes, auc, auc_low, auc_high, is_best,
+       null as true_positive_rate, null as false_positive_rate
+from answers
+union all
+select model, recipe, lens, layer, sublayer, null, null, null, null, null, true, true_positive_rate, false_positive_rate
+from curves
+order by model, lens desc, recipe, sublayer, layer, false_positive_rate nulls first, true_positive_rate"""
+
+_TITLES = list(theme.SUBLAYER_TITLES.values())
+_COLOR = alt.Color(
+    "sublayer:N",
+    title=None,
+    scale=alt.Scale(domain=_TITLES, range=[theme.BLUE, theme.VERMILLION]),
+    legend=alt.Legend(symbolOpacity=1, symbolSize=70),
+)
+_SHAPE = alt.Shape("sublayer:N", title=None, scale=alt.Scale(domain=_TITLES, range=["circle", "triangle-up"]))
+_COLUMNS = 5
+
+
+def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
+    x = theme.whole_axis("layer", "layer", areas["layer"])
+    y = alt.Y("auc:Q", title="area under the ROC curve", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    base = theme.Chart().encode(x=x, color=_COLOR)
+    chart = alt.layer(
+        theme.Chart()
+        .transform_aggregate(rows="count()", groupby=["variant"])
+        .mark_rule(strokeDash=[4, 3], strokeWidth=1, color=theme.GREY)
+        .encode(y=alt.datum(0.5)),
+        base.transform_filter("isValid(datum.auc_low)")
+        .mark_rule(opacity=0.55)
+        .encode(y=alt.Y("auc_low:Q", title="area under the ROC curve"), y2=alt.Y2("auc_high:Q")),
+        base.mark_point(filled=True, size=22, opacity=0.9).encode(
+            y=y,
+            shape=_SHAPE,
+            tooltip=theme.tooltip(
+                "variant:N", "layer:Q", "sublayer:N", "auc:Q", "auc_low:Q", "auc_high:Q", "n_spikes:Q", "n_prompts:Q"
+            ),
+        ),
+        data=theme.rows(
+            areas.select("variant", "layer", "sublayer", "auc", "auc_low", "auc_high", "n_spikes", "n_prompts")
+        ),
+    )
+    faceted: theme.AnyChart = (
+        chart.properties(width=150, height=95)
+        .facet(facet=alt.Facet("variant:N", title=None, sort=order), columns=min(_COLUMNS, len(order)))
+        .resolve_axis(x="independent")
+    )
+    return faceted
+
+
+def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
+    rate = alt.Scale(domain=[0, 1], nice=False)
+    x = alt.X(
+        "false_positive_rate:Q",
+        title="false positive rate",
+        scale=rate,
+        axis=alt.Axis(values=[0, 0.5, 1], format="~g", grid=False),
+    )
+    y = alt.Y(
+        "true_positive_rate:Q", title="true positive rate", scale=rate, axis=alt.Axis(values=[0, 0.5, 1], format="~g")
+    )
+    base = theme.Chart().encode(color=_COLOR)
+    chart = alt.layer(
+        theme.Chart()
+        .transform_filter("datum.is_end")
+        .mark_line(strokeDash=[4, 3], strokeWidth=1, color=theme.GREY)
+        .encode(x=x, y=y),
+        base.mark_line(strokeWidth=1.8).encode(
+            x=x,
+            y=y,
+            detail=alt.Detail("curve:N"),
+            order=alt.Order("place:Q"),
+            tooltip=theme.tooltip("variant:N", "curve:N", "false_positive_rate:Q", "true_positive_rate:Q"),
+        ),
+        base.transform_filter("isValid(datum.text)")
+        .mark_text(align="right", fontSize=10, baseline="bottom")
+        .encode(x=alt.datum(0.98), y=alt.Y("at:Q", title="true positive rate"), text=alt.Text("text:N")),
+        data=theme.rows(curves),
+    )
+    faceted: theme.AnyChart = (
+        chart.properties(width=150, height=120)
+        .facet(facet=alt.Facet("variant:N", title=None, sort=order), columns=min(_COLUMNS, len(order)))
+        .resolve_axis(x="independent")
+    )
+    return faceted
+
+
+def _with_ends(named: pl.DataFrame) -> pl.DataFrame:
+    """The curves from the origin on, each with its name where it is drawn, and the diagonal's two ends."""
+    key = ["variant", "sublayer", "layer"]
+    points = named.filter(pl.col("true_positive_rate").is_not_null())
+    starts = (
+        points.select(key)
+        .unique(maintain_order=True)
+        .with_columns(false_positive_rate=pl.lit(0.0), true_positive_rate=pl.lit(0.0))
+    )
+    best = named.filter(pl.col("auc").is_not_null() & pl.col("is_best")).select(
+        *key,
+        pl.format("{} {}: {}", "sublayer", "layer", pl.col("auc").round(2)).alias("text"),
+        pl.when(pl.col("sublayer") == _TITLES[0]).then(0.03).otherwise(0.13).alias("at"),
+    )
+    rates = ["false_positive_rate", "true_positive_rate"]
+    curves = pl.concat([starts, points.select(*key, *rates)], how="vertical_relaxed").with_columns(
+        pl.format("{} {}", "sublayer", "layer").alias("curve"),
+        pl.int_range(pl.len()).over("variant", "sublayer").alias("place"),
+        pl.lit(value=False).alias("is_end"),
+    )
+    ends = [
+        starts.select("variant")
+        .unique(maintain_order=True)
+        .with_columns(is_end=pl.lit(value=True), **{rate: pl.lit(end) for rate in rates})
+        for end in (0.0, 1.0)
+    ]
+    return pl.concat([curves, *ends, best], how="diagonal_relaxed")
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of one model and lens: the area of every sublayer, then the curves of the best two of each variant."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant has three KL spikes and a sublayer measured alone")
+    named = theme.with_variant(frame).with_columns(pl.col("sublayer").cast(pl.String).replace(theme.SUBLAYER_TITLES))
+    order = theme.names(named, "variant")
+    parts = [_areas(named.filter(pl.col("auc").is_not_null()), order)]
+    if named["true_positive_rate"].count():
+        parts.append(_curves(_with_ends(named), order))
+    lens = theme.names(frame, "lens")[0]
+    return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, f"{theme.models(frame)} · lens {lens}")))

@@ -1,0 +1,116 @@
+"""How far p moves at each temperature of the softmax: the paper's Figure 6, for every recipe.
+
+Medians over prompts and tokens are formed by the query, not here.
+"""
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import generation, theme
+
+TITLE = "Divergence against the temperature of the softmax"
+CAPTION = (
+    "1 − cos between the dense and the pruned distribution, and KL(dense ‖ pruned), at each temperature T that was "
+    "measured: medians over all prompts and generated tokens, the bars from the 10th to the 90th percentile; q26 has "
+    "the means, which a few large values lift. A hotter softmax flattens both distributions, so that every divergence "
+    "vanishes in the end. h and z do not depend on T. A study with one temperature shows its variants below each other."
+)
+QUERY = """\
+select model, recipe, trajectory, temperature,
+       median(one_minus_cos_p) as one_minus_cos_p_median,
+       quantile_cont(one_minus_cos_p, 0.1) as one_minus_cos_p_p10,
+       quantile_cont(one_minus_cos_p, 0.9) as one_minus_cos_p_p90,
+       median(kl_dense_pruned_nats) as kl_median,
+       quantile_cont(kl_dense_pruned_nats, 0.1) as kl_p10,
+       quantile_cont(kl_dense_pruned_nats, 0.9) as kl_p90,
+       count(*) as tokens
+from decoding_curve
+where recipe <> 'dense'
+group by model, recipe, trajectory, temperature
+order by model, recipe, trajectory desc, temperature"""
+
+QUANTITIES = {name: generation.QUANTITIES[name] for name in ("one_minus_cos_p", "kl")}
+_TOOLTIP = theme.tooltip(
+    "variant:N", "quantity:N", "trajectory:N", "temperature:Q", "median:Q", "p10:Q", "p90:Q", "tokens:Q"
+)
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws one row per model × recipe × trajectory × temperature."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant generated a token")
+    named = theme.with_variant(frame).with_columns(
+        pl.col("trajectory").cast(pl.String).replace(generation.TRAJECTORIES)
+    )
+    data = pl.concat(
+        named.select(
+            "variant",
+            "trajectory",
+            "temperature",
+            "tokens",
+            pl.lit(heading).alias("quantity"),
+            *(pl.col(f"{column}_{part}").alias(part) for part in ("median", "p10", "p90")),
+        )
+        for column, heading in QUANTITIES.items()
+    )
+    has_one = data["temperature"].n_unique() == 1
+    return theme.themed(_dots(data, frame) if has_one else _curves(data, frame))
+
+
+def _column(padding: int = 2) -> alt.Column:
+    header = alt.Header(labelPadding=padding)
+    return alt.Column("quantity:N", title=None, sort=list(QUANTITIES.values()), header=header)
+
+
+def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
+    scale, axis = generation.distance_axis()
+    x = alt.X(
+        "temperature:Q",
+        title="temperature T",
+        scale=alt.Scale(zero=False, nice=False, padding=10),
+        # A format of the axis would round 1.5 to 2 where there is room for few ticks.
+        axis=alt.Axis(values=sorted(data["temperature"].unique()), labelExpr="format(datum.value, '~g')", grid=False),
+    )
+    base = theme.Chart().encode(x=x, color=generation.trajectory_color())
+    spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
+        y=alt.Y("p10:Q", scale=scale, axis=axis, title="1 − cos, or nats"), y2=alt.Y2("p90:Q")
+    )
+    line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=26)).encode(
+        y=alt.Y("median:Q", scale=scale, axis=axis), strokeDash=generation.trajectory_dash(), tooltip=_TOOLTIP
+    )
+    names = theme.row_names("quantity", next(iter(QUANTITIES.values())), above=3)
+    chart: theme.AnyChart = (
+        alt.layer(spread, line, names, data=theme.rows(data))
+        .properties(width=250, height=95)
+        .facet(
+            row=theme.variant_row(data),
+            column=_column(24),
+            bounds="flush",  # a long name above a panel moves nothing
+            spacing=alt.RowColnumber(row=24, column=14),
+            title=theme.title(TITLE, theme.models(frame)),
+        )
+    )
+    return chart
+
+
+def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
+    scale, axis = generation.distance_axis()
+    order = theme.names(data, "variant")
+    base = theme.Chart().encode(
+        y=alt.Y("variant:N", title=None, sort=order),
+        yOffset=alt.YOffset("trajectory:N", sort=list(generation.TRAJECTORIES.values())),
+        color=generation.trajectory_color(),
+    )
+    spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
+        x=alt.X("p10:Q", scale=scale, axis=axis, title="1 − cos, or nats"), x2=alt.X2("p90:Q")
+    )
+    point = base.mark_point(filled=True, size=34, opacity=1).encode(
+        x=alt.X("median:Q", scale=scale, axis=axis), tooltip=_TOOLTIP
+    )
+    subtitle = f"{theme.models(frame)} · one temperature was measured: {theme.temperatures(frame)}"
+    chart: theme.AnyChart = (
+        alt.layer(spread, point, data=theme.rows(data))
+        .properties(width=300, height=alt.Step(11))
+        .facet(column=_column(), spacing=14, title=theme.title(TITLE, subtitle))
+    )
+    return chart

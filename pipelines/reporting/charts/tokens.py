@@ -1,0 +1,125 @@
+"""A generation as a reader sees it: one cell a token, in reading order, coloured by KL.
+
+Token texts come from strangers' models; `text.visible` makes each of them one short line.
+"""
+
+from typing import Literal
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import theme
+from prunescope.pipelines.reporting.charts.display_text import label, visible
+
+TITLE = "What each variant writes, token by token"
+CAPTION = (
+    "Each row is one variant reading its own tokens, the dense model on top; the colour is KL(dense ‖ pruned) at that "
+    "step, bold tokens differ from the dense token, and the outline marks the first that does. ␣ is a space, ↵ a line "
+    "break. The first 64 tokens of the first four prompts by name."
+)
+QUERY = """\
+select model, recipe, prompt_id, step,
+       left(token_text_dense, 60) as token_text_dense, left(token_text_pruned, 60) as token_text_pruned,
+       is_same_token, kl_free_running_nats, kl_teacher_forced_nats, first_flip_step
+from token_trace
+where recipe <> 'dense' and step < 64
+qualify dense_rank() over (partition by model order by prompt_id) <= 4
+order by model, prompt_id, recipe, step"""
+
+CELLS = 12  # a line: fits a page beside the row names
+BOUNDS = [0.01, 0.1, 1, 5, 20]
+CLASSES = ["dense model", "below 0.01", "0.01 to 0.1", "0.1 to 1", "1 to 5", "5 to 20", "20 and more"]
+# From white to dark blue; the dense row, which has no divergence, is grey.
+COLORS = ["#e6e6e6", "#f7fbff", "#d6e6f4", "#abcfe6", "#6aaed6", "#3787c0", "#0b4a90"]
+
+
+def _cells(frame: pl.DataFrame) -> pl.DataFrame:
+    pruned = theme.with_variant(frame).select(
+        "variant",
+        "step",
+        pl.col("token_text_pruned").alias("text"),
+        ~pl.col("is_same_token").alias("is_different"),
+        (pl.col("first_flip_step") == pl.col("step")).fill_null(value=False).alias("is_first_flip"),
+        "kl_free_running_nats",
+        "kl_teacher_forced_nats",
+    )
+    dense = (
+        frame.unique("step", keep="first", maintain_order=True)
+        .sort("step")
+        .select(
+            pl.lit("dense").alias("variant"),
+            "step",
+            pl.col("token_text_dense").alias("text"),
+            pl.lit(value=False).alias("is_different"),
+            pl.lit(value=False).alias("is_first_flip"),
+        )
+    )
+    kl = pl.col("kl_free_running_nats")
+    return pl.concat([dense, pruned], how="diagonal").with_columns(
+        pl.col("text").map_elements(lambda text: visible(text, 8), return_dtype=pl.String).alias("token"),
+        pl.col("text").map_elements(lambda text: visible(text, 60), return_dtype=pl.String).alias("text"),
+        pl.when(pl.col("variant") == "dense")
+        .then(pl.lit(CLASSES[0]))
+        .when(kl.is_not_null())
+        .then(pl.sum_horizontal(kl >= bound for bound in BOUNDS).replace_strict(dict(enumerate(CLASSES[1:]))))
+        .alias("class"),
+        (pl.col("step") % CELLS).alias("cell"),
+        (pl.col("step") // CELLS * CELLS).alias("line"),
+    )
+
+
+def _words(base: alt.Chart, test: str, weight: Literal["normal", "bold"]) -> alt.Chart:
+    dark = f"datum.kl_free_running_nats >= {BOUNDS[-2]}"
+    words: alt.Chart = (
+        base.transform_filter(test)
+        .mark_text(font=theme.MONOSPACE, fontSize=11, limit=65, fontWeight=weight)
+        .encode(text=alt.Text("token:N"), color=alt.condition(dark, alt.value("white"), alt.value(theme.INK)))
+    )
+    return words
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws rows of `token_trace` of one model and one prompt."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant generated a token")
+    cells = _cells(frame)
+    x = alt.X("cell:O", title=None, axis=None, scale=alt.Scale(domain=list(range(CELLS))))
+    y = alt.Y("variant:N", title=None, sort=theme.names(cells, "variant"), axis=alt.Axis(domain=False, ticks=False))
+    base = theme.Chart().encode(x=x, y=y)
+    box = base.mark_rect(style="gap", strokeWidth=1.5).encode(
+        color=alt.Color(
+            "class:N",
+            title="KL(dense ‖ pruned) in nats, free running",
+            scale=alt.Scale(domain=CLASSES, range=COLORS),
+            legend=alt.Legend(symbolStrokeColor="#999999", symbolStrokeWidth=0.5, symbolType="square", symbolSize=150),
+        ),
+        tooltip=theme.tooltip("variant:N", "step:Q", "text:N", "kl_free_running_nats:Q", "kl_teacher_forced_nats:Q"),
+    )
+    outline = base.transform_filter("datum.is_first_flip").mark_rect(
+        fill=None, stroke=theme.VERMILLION, strokeWidth=2.5
+    )
+    lines = theme.names(cells, "line")
+    prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
+    return theme.themed(
+        alt.layer(
+            box,
+            outline,
+            _words(base, "!datum.is_different", "normal"),
+            _words(base, "datum.is_different", "bold"),
+            data=theme.rows(cells),
+        )
+        .properties(width=alt.Step(65), height=alt.Step(21), view=alt.ViewBackground(stroke=None))
+        .facet(
+            facet=alt.Facet(
+                "line:O",
+                title=None,
+                sort=lines,
+                header=alt.Header(
+                    labelExpr="'from step ' + datum.value", labelAnchor="start", labelFontWeight="normal"
+                ),
+            ),
+            columns=1,
+            spacing=6,
+            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {prompts}"),
+        )
+    )

@@ -1,0 +1,113 @@
+"""The most likely tokens of both models at one step, the first flip: the paper's Figure 8, for every recipe.
+
+Token texts come from strangers' models; `text.visible` makes each of them one short line.
+"""
+
+from collections.abc import Iterable
+
+import altair as alt
+import polars as pl
+
+from prunescope.pipelines.reporting.charts import theme
+from prunescope.pipelines.reporting.charts.display_text import label, visible
+
+TITLE = "Top tokens of both models at the first flip"
+CAPTION = (
+    "The tokens that either model ranks among its six most likely, with the probability that each gives them, while "
+    "both read the dense tokens: the square is the dense model, the circle the variant. The step is the first at which "
+    "the variant alone would write another token, or step 0 where it never does. ␣ is a space, ↵ a line break. The "
+    "first four prompts by name."
+)
+QUERY = """\
+select tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id,
+       left(any_value(tokens.token_text), 60) as token_text,
+       any_value(tokens.probability_dense) as probability_dense,
+       any_value(tokens.probability_pruned) as probability_pruned,
+       min(tokens.rank) filter (where tokens.side = 'dense') as rank_dense,
+       min(tokens.rank) filter (where tokens.side = 'pruned') as rank_pruned
+from stg_top_tokens as tokens
+inner join stg_generations as generations
+    on tokens.model = generations.model
+        and tokens.recipe = generations.recipe
+        and tokens.prompt_id = generations.prompt_id
+anti join noise_variants as noise on tokens.model = noise.model and tokens.recipe = noise.recipe
+where tokens.recipe <> 'dense'
+    and tokens.trajectory = 'teacher_forced'
+    and tokens.rank <= 6
+    and tokens.step = coalesce(generations.first_flip_step, 0)
+group by tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id
+qualify dense_rank() over (partition by tokens.model order by tokens.prompt_id) <= 4
+order by tokens.model, tokens.prompt_id, tokens.recipe, probability_dense desc, probability_pruned desc,
+         tokens.token_id"""
+
+SIDES = {"dense": theme.BLUE, "pruned": theme.VERMILLION}
+COLUMNS = 3
+_LIMIT = 14  # columns of a token's text
+_TOKEN_WIDTH = 105  # pixels, of so long a text beside its panel
+
+
+def _tokens(named: pl.DataFrame) -> pl.DataFrame:
+    """A row per variant and token; `panel` says variant and step."""
+    sides = [
+        column
+        for side in SIDES
+        for column in (
+            pl.col(f"probability_{side}").cast(pl.Float64).alias(side),
+            pl.col(f"rank_{side}"),
+            pl.lit(side).alias(f"name_{side}"),
+        )
+    ]
+    no_flip = pl.when(pl.col("first_flip_step").is_null()).then(pl.lit(", no flip")).otherwise(pl.lit(""))
+    return named.select(
+        pl.format("step {}{} · {}", "step", no_flip, "variant").alias("panel"),
+        # Two tokens can look alike, so that the place orders them and the text only labels them.
+        pl.int_range(pl.len()).over("variant").alias("place"),
+        pl.col("token_text").map_elements(lambda text: visible(text, _LIMIT), return_dtype=pl.String).alias("token"),
+        "token_id",
+        *sides,
+    )
+
+
+def draw(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draws one row per variant and token, of one model and one prompt."""
+    if frame.is_empty():
+        return theme.no_data(TITLE, "no variant has its most likely tokens kept")
+    data = _tokens(theme.with_variant(frame))
+    panels = theme.names(data, "panel")
+    base = theme.Chart().encode(y=alt.Y("place:O", title=None, axis=None))
+    link = base.mark_rule(style="quiet").encode(x=_probability("dense"), x2=alt.X2("pruned"))
+    words = base.mark_text(align="right", dx=-6, font=theme.MONOSPACE, fontSize=11, clip=False).encode(
+        x=alt.value(0), text=alt.Text("token:N")
+    )
+    fields = theme.tooltip("token:N", "token_id:Q", "dense:Q", "pruned:Q", "rank_dense:Q", "rank_pruned:Q")
+    ends = [
+        base.mark_point(filled=True, size=50, opacity=0.9).encode(
+            x=_probability(side),
+            color=alt.Color(f"name_{side}:N", title=None, scale=_scale(SIDES.values())),
+            shape=alt.Shape(f"name_{side}:N", title=None, scale=_scale(["square", "circle"])),
+            tooltip=fields,
+        )
+        for side in SIDES
+    ]
+    prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
+    return theme.themed(
+        alt.layer(link, words, *ends, data=theme.rows(data))
+        .properties(width=150, height=alt.Step(16))
+        .facet(
+            facet=alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelLimit=150 + _TOKEN_WIDTH - 10)),
+            columns=min(COLUMNS, len(panels)),
+            bounds="flush",  # panels below each other stay so, however long their tokens are
+            spacing=alt.RowColnumber(row=75, column=_TOKEN_WIDTH),
+            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {prompts}"),
+        )
+        .resolve_axis(x="independent")
+    )
+
+
+def _probability(side: str) -> alt.X:
+    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
+    return alt.X(f"{side}:Q", title="probability", scale=alt.Scale(domain=[0, 1]), axis=axis)
+
+
+def _scale(looks: Iterable[str]) -> alt.Scale:
+    return alt.Scale(domain=list(SIDES), range=list(looks))

@@ -1,0 +1,244 @@
+"""What the numbers say, in sentences: each of one row of its SQL, and with a "not" where the paper fails here.
+
+The SQL is that of `sentences`. The paper's claims as such are the index's table.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from prunescope.pipelines.reporting.charts.display_text import label
+from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
+from prunescope.pipelines.reporting.published import fact
+
+_Row = Mapping[str, Any]
+LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed": "after the final norm (lens normed)"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence or a few.
+
+    Attributes:
+        model: of which model.
+        theme: what it is about.
+        sentence: the finding.
+        query: key of the statement in `sentences.FINDINGS` that has its numbers.
+        where: what chooses its row there.
+    """
+
+    model: str
+    theme: str
+    sentence: str
+    query: str
+    where: Mapping[str, str]
+
+
+def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[Finding]:
+    """All findings, model by model and theme by theme; a frame without rows of a model adds none for it.
+
+    Args:
+        frames: answer to each of `sentences.FINDINGS`, by its key.
+        models: of which models, in this order.
+    """
+    return [
+        Finding(model, theme, sentence, key, {column: str(row[column]) for column in FINDINGS[key].narrow})
+        for model in models
+        for theme, key, tell in _TELLERS
+        for row in frames[key].filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True)
+        if (sentence := tell(row)) is not None
+    ]
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent between 0.001 and 100,000."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 0.001 <= abs(value) < 100_000:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def _recipes(recipes: Sequence[str]) -> str:
+    return ", ".join(map(label, recipes))
+
+
+def _of(count: int, total: int) -> str:
+    return f"all {total}" if count == total else f"{count} of {total}"
+
+
+def _flips(row: _Row) -> str | None:
+    texts, collapsed = row["texts"], row["texts_collapsed"]
+    if not texts:
+        return None
+    sentence = f"{_of(row['texts_flipped'], texts).capitalize()} pruned generations leave the dense text"
+    low, high = row["first_flip_step_min"], row["first_flip_step_max"]
+    if low is not None:
+        # Steps count from 0; a reader counts tokens from 1.
+        where = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        sentence += f", in the median of a variant at step {where} (the first token is step 0)"
+    loops = {0: "none falls", 1: "1 falls"}.get(collapsed, f"{collapsed} fall")
+    return f"{sentence}; {loops} into a loop."
+
+
+def _answers(row: _Row) -> str:
+    before, graded = row["correct_dense"], row["graded"]
+    if not before:
+        return f"The dense model answers none of its {graded} prompts that have a right answer correctly."
+    keeps = row["recipes_as_good"]
+    rest = f"as many or more: {_recipes(keeps)}" if keeps else "no variant reaches that"
+    return f"The dense model answers {_of(before, graded)} prompts that have a right answer correctly; {rest}."
+
+
+def _first_token(row: _Row) -> str:
+    least, most = (f"{number(row[f'{end}_nats'])} nats ({label(row[f'{end}_recipe'])})" for end in ("least", "most"))
+    if row["variants"] == 1:
+        return f"At the first generated token the KL from the dense model is {least}."
+    return f"At the first generated token the KL from the dense model runs from {least} to {most}."
+
+
+def _feedback(row: _Row) -> str:
+    further, variants = row["variants_further"], row["variants"]
+    sentence = (
+        f"Reading its own tokens moves a variant further: the median KL per token is {number(row['free_nats'])} nats "
+        f"free running and {number(row['forced_nats'])} teacher forced, and it is larger free running in "
+        f"{_of(further, variants)} variants."
+        if further
+        else "Reading its own tokens moves no variant further than reading the dense tokens does."
+    )
+    if less := row["recipes_not_further"]:
+        sentence += f" The paper's claim that decoding feeds the shift back does not hold here for {_recipes(less)}."
+    return sentence
+
+
+def _attention_or_mlp(row: _Row) -> str:
+    """One sentence, however many numbers of sublayers were dropped both ways."""
+    milder, numbers = row["numbers_attention_milder"], row["numbers"]
+    told = "; ".join(
+        f"dropping {_sublayers(row[end], 'attention')} ({_percent(row[f'{end}_share_attn'])} of the parameters) costs "
+        f"{number(row[f'{end}_kl_attn'])} nats at the first token, dropping {_sublayers(row[end], 'MLP')} "
+        f"({_percent(row[f'{end}_share_mlp'])}) {number(row[f'{end}_kl_mlp'])}"
+        for end in ("fewest", "most")[: min(numbers, 2)]
+    )
+    where = "" if numbers == 1 else f" at {_of(milder, numbers)} numbers of sublayers that were dropped both ways"
+    verdict = f"as in the paper, attention is the milder cut{where}"
+    if milder < numbers:
+        verdict = (
+            f"unlike in the paper, attention is {'the milder cut only' if milder else 'not the milder cut'}{where}"
+        )
+        verdict += "" if where else " here"
+    return f"{told[0].upper()}{told[1:]}: {verdict}."
+
+
+def _sublayers(count: int, kind: str) -> str:
+    return f"{count} {kind} sublayer{'' if count == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _amplification(row: _Row) -> str:
+    total, rest = row["sublayers"], row["p_not_over_z"]
+    claim = (
+        f"The paper's claim that the softmax amplifies does not hold for the other {rest}."
+        if rest
+        else "The softmax amplifies everywhere."
+    )
+    return (
+        f"Behind one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
+        f"{number(row['z'])} in z and {number(row['p'])} in p. It is larger in p than in z for "
+        f"{_of(row['p_over_z'], total)} sublayers and larger in z than in h for {_of(row['z_over_h'], total)}. {claim}"
+    )
+
+
+def _fit(row: _Row) -> str:
+    theorem = label(row["theorem"])
+    sentence = (
+        f"{theorem}, behind one changed sublayer: estimate over truth has median {number(row['ratio_median'])}, "
+        f"80 % lie between {number(row['ratio_p10'])} and {number(row['ratio_p90'])} ({row['points']:,} points)."
+    )
+    large = row["large_ratio_median"]
+    if large is not None:
+        sentence += f" Where the truth is above 0.05 the median is {number(large)}"
+        if theorem.startswith("T2"):
+            paper = fact("estimates", "t2_ratio_median")
+            # Half of the paper's excess is the least that counts as its overshoot.
+            sentence += (
+                f" (paper: {paper:g})"
+                if large > (1 + paper) / 2
+                else f", so the overshoot of the paper ({paper:g}) does not show here"
+            )
+        sentence += "."
+    correlation = row["log_correlation"]
+    if theorem.startswith("T3") and correlation is not None:
+        close = "as close as" if correlation >= 0.99 else "not as close as"
+        sentence += (
+            f" Variant by variant the logarithms correlate with r = {correlation:.3f} in the median "
+            f"({row['log_correlation_min']:.3f} to {row['log_correlation_max']:.3f}), {close} in the paper "
+            f"(r = {fact('estimates', 't3_correlation'):g})."
+        )
+        if (run_whole := row["log_correlation_propagated"]) is not None:
+            sentence += f" Behind all pruned sublayers together it is {run_whole:.3f}."
+    return sentence
+
+
+def _noise(row: _Row) -> str:
+    below = row["recipes_below"]
+    verdict = (
+        f"the median KL of {_recipes(below)} is not above that, so that nothing can be said of it"
+        if below
+        else f"the median KL of {_of(row['variants'], row['variants'])} variants is above that"
+    )
+    return (
+        f"Rounding alone, without any pruning, moves 95 % of the tokens by at most {number(row['kl_noise_p95_nats'])} "
+        f"nats; {verdict}."
+    )
+
+
+def _texts(row: _Row) -> str:
+    ends = ("least", "most")[: min(row["variants"], 2)]
+    perplexities = " to ".join(f"{number(row[f'{end}_ppl'])} ({label(row[f'{end}_recipe'])})" for end in ends)
+    divergences = " to ".join(number(row[f"{end}_kl_mean_nats"]) for end in ends)
+    agreements = " to ".join(_percent(row[f"{end}_top1_agreement"]) for end in ends)
+    return (
+        f"Read over {row['tokens']:,} tokens of the text {label(str(row['text_id']))}, the dense model has a "
+        f"perplexity of {number(row['ppl_dense'])} and the pruned ones of {perplexities}; their mean KL a token is "
+        f"{divergences} nats, and the most likely token stays the same at {agreements} of the tokens."
+    )
+
+
+def _options(row: _Row) -> str:
+    changed = row["argmax_changed"]
+    sentence = (
+        f"Among the options alone, {_of(row['argmax_kept'], row['choices'])} choices stay as the dense model made "
+        f"them; the whole ranking stays in {row['ranking_kept']}. All options together hold "
+        f"{number(row['mass_dense_median'])} of the dense and {number(row['mass_pruned_median'])} of the pruned "
+        "probability (medians)."
+    )
+    if changed:
+        sentence += f" The paper's claim that pruning keeps the choice does not hold here for {changed}."
+    if row["mass_dense_median"] > 0.01:
+        sentence += (
+            f" Unlike in the paper ({number(fact('options', 'mass'))}), the options are not in the tail of the dense "
+            "distribution."
+        )
+    return sentence
+
+
+_TELLERS: tuple[tuple[str, str, Callable[[_Row], str | None]], ...] = (
+    ("Writing", "findings/flips", _flips),
+    ("Writing", "findings/answers", _answers),
+    ("Writing", "findings/first_token", _first_token),
+    ("Writing", "findings/feedback", _feedback),
+    ("Writing", "findings/noise", _noise),
+    ("Choosing", "findings/options", _options),
+    ("Reading", "findings/texts", _texts),
+    ("Layers", "findings/amplification", _amplification),
+    ("Layers", "findings/attention_or_mlp", _attention_or_mlp),
+    ("Estimates", "findings/fit", _fit),
+)

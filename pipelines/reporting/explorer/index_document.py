@@ -1,0 +1,275 @@
+"""Document `index`: the overview, all that the page needs before a reader follows a link."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from prunescope.pipelines.reporting.charts.display_text import label, prose
+from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
+from prunescope.pipelines.reporting.explorer.document_types import (
+    Claim,
+    Column,
+    Fact,
+    FigureEntry,
+    FindingEntry,
+    Index,
+    Prompt,
+    Spark,
+    VariantEntry,
+)
+from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
+from prunescope.pipelines.reporting.explorer.findings import findings
+from prunescope.pipelines.reporting.explorer.ordering import Order
+from prunescope.pipelines.reporting.explorer.query import VARIANT
+from prunescope.pipelines.reporting.explorer.query_cache import Frames, number, numbers
+from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, rule, source
+
+# Most texts of which the overview shows the perplexity.
+_TEXTS = 3
+
+
+def _column(
+    name: str,
+    heading: str,
+    doc: str,
+    form: Literal["percent", "number", "count"],
+    sql: str = "variants",
+    *,
+    of: str | None = None,
+    is_detail: bool = False,
+) -> Column:
+    return Column(name=name, heading=heading, doc=doc, form=form, sql=sql, of=of, is_detail=is_detail)
+
+
+_KL = "KL(dense ‖ pruned)"
+COLUMNS: tuple[Column, ...] = (
+    _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent"),
+    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", is_detail=True),
+    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
+    _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "verdicts"),
+    _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "verdicts"),
+    _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
+    _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
+    _column("kl_free_running_median_nats", "KL, free, nats", f"median {_KL}, each on its own tokens", "number"),
+    _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent"),
+    _column("first_flip_step_median", "first flip, step", "first step with another token, median", "count"),
+    _column("prompts_flipped", "flipped", "texts that leave the dense one", "count", of="prompts", is_detail=True),
+    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts"),
+    _column("prompts_correct", "correct", "right answers to prompts that have one", "count", of="prompts_graded"),
+    _column("options_argmax_kept", "choices kept", "questions whose option stays", "count", of="questions"),
+    _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a study says of itself.
+
+    Attributes:
+        study: its name.
+        title: its title.
+        facts: what a reader needs to repeat it.
+        order: in which its variants and prompts stand.
+    """
+
+    study: str
+    title: str
+    facts: Sequence[Fact]
+    order: Order
+
+
+def variant_names(frames: Frames, order: Order) -> list[tuple[str, str]]:
+    """Model and recipe of the variants in the order of the index: model by model, the dense one first."""
+    names = [(str(model), str(recipe)) for model, recipe in frames.all("names").iter_rows()]
+    return sorted(names, key=lambda variant: order.of_variant(*variant))
+
+
+def prompt_rows(frames: Frames, order: Order) -> list[dict[str, Any]]:
+    """The prompts in the order of the index."""
+    rows = frames.all("prompts").iter_rows(named=True)
+    return sorted(rows, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
+
+
+def index(
+    frames: Frames,
+    told: Told,
+    traces: Mapping[tuple[str, str], Collection[int]],
+    without_data: Collection[str] = (),
+    *,
+    is_live: bool,
+) -> Index:
+    """Builds the document.
+
+    Args:
+        frames: answers to the statements.
+        told: what the study says of itself.
+        traces: model and recipe → the positions of prompts whose trace is there.
+        without_data: figures that have nothing to draw.
+        is_live: whether the page may ask for more.
+    """
+    order = told.order
+    rows = sorted(
+        frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])
+    )
+    models = list(dict.fromkeys(str(row["model"]) for row in rows))
+    columns, values = _numbers(frames, rows)
+    found = findings({key: frames.all(key) for key in FINDINGS}, models)
+    return {
+        "study": label(told.study),
+        "title": prose(told.title or told.study),
+        "live": is_live,
+        "models": [_model(model) for model in models],
+        "lens": _lens(frames),
+        "prompts": [_prompt(row) for row in prompt_rows(frames, order)],
+        "columns": columns,
+        "variants": _variants(frames, rows, values, traces),
+        "verdict_basis": basis(frames.all("verdicts")),
+        "verdict_rule": rule(),
+        "answers": [answer for model in models for answer in answers(frames, model)],
+        "claims": [_claim(row) for row in frames.all("claims").iter_rows(named=True)],
+        "findings": [
+            FindingEntry(
+                model=_model(finding.model),
+                theme=finding.theme,
+                text=prose(finding.sentence),
+                sql=source(finding.query, **finding.where),
+            )
+            for finding in found
+        ],
+        "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
+        "figures_without_data": [name for name in FIGURES if name in without_data],
+        "facts": list(told.facts),
+        "notes": [],
+    }
+
+
+def _model(name: str) -> str:
+    """A model's name as the page shows it and tells models apart by it: names may differ late only."""
+    return label(name, 200)
+
+
+def figure_entry(figure: Figure) -> FigureEntry:
+    """A figure without its charts."""
+    return {
+        "name": figure.name,
+        "title": figure.title,
+        "caption": figure.caption,
+        "alt": f"{figure.title}. {figure.caption}",
+        "sql": f"figures/{figure.name}",
+    }
+
+
+def _lens(frames: Frames) -> str:
+    found = frames.all("lens")
+    return str(found["lens"][0]) if found.height and found["lens"][0] is not None else "normed"
+
+
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    return {
+        "model": _model(str(row["model"])),
+        "prompt_id": row["prompt_id"],
+        "name": label(row["prompt_id"]),
+        "kind": label(row["kind"] or ""),
+        "text": prose(row["prompt_text"] or ""),
+        "gold": None if row["gold"] is None else label(row["gold"]),
+        "steps": row["steps"] or 0,
+    }
+
+
+def _numbers(
+    frames: Frames, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[Column], dict[tuple[str, str], dict[str, float | None]]]:
+    """The columns that have a number in some row, and each variant's numbers by their names."""
+    found: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
+    for row in frames.all("verdicts").iter_rows(named=True):
+        entry = found[row["model"], row["recipe"]]
+        entry |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
+    for row in frames.all("ndcg").iter_rows(named=True):
+        if (key := (row["model"], row["recipe"])) in found:
+            found[key]["ndcg_at_10"] = row["ndcg_at_10"]
+    columns = list(COLUMNS)
+    perplexity = frames.all("perplexity")
+    texts = perplexity["text_id"].unique(maintain_order=True).cast(pl.String).to_list()
+    for number_of, text in enumerate(texts[:_TEXTS]):
+        name = f"perplexity_{number_of}"
+        columns.append(
+            _column(
+                name,
+                f"perplexity, {label(text)}",
+                "perplexity on the text",
+                "number",
+                "perplexity",
+                is_detail=number_of > 0,
+            )
+        )
+        for row in perplexity.filter(pl.col("text_id").cast(pl.String) == text).iter_rows(named=True):
+            if (key := (row["model"], row["recipe"])) in found:
+                found[key][name] = row["ppl_pruned"]
+    shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in found.values())]
+    return shown, {
+        key: {
+            name: number(entry.get(name))
+            for column in shown
+            for name in (column["name"], column["of"])
+            if name is not None
+        }
+        for key, entry in found.items()
+    }
+
+
+def _variants(
+    frames: Frames,
+    rows: Sequence[Mapping[str, Any]],
+    values: Mapping[tuple[str, str], dict[str, float | None]],
+    traces: Mapping[tuple[str, str], Collection[int]],
+) -> list[VariantEntry]:
+    verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
+    sparks = _sparks(frames.all("sparks"))
+    told: list[VariantEntry] = []
+    for row in rows:
+        key = (row["model"], row["recipe"])
+        verdict, where = verdicts.get(key), dict(zip(VARIANT, key, strict=True))
+        told.append(
+            {
+                "id": "@".join(key),
+                "model": _model(row["model"]),
+                "recipe": label(row["recipe"]),
+                "method": label(row["method"] or ""),
+                "is_dense": row["recipe"] == "dense",
+                "verdict": verdict["verdict"] if verdict else None,
+                "verdict_reason": prose(reason(verdict)) if verdict else None,
+                "is_certain": verdict["is_certain"] if verdict else None,
+                "sql": source("verdicts", **where),
+                "where": where,
+                "numbers": values[key],
+                "spark": sparks.get(key, {"forced": [], "free": []}),
+                "traces": sorted(traces.get(key, ())),
+            }
+        )
+    return told
+
+
+def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Spark]:
+    found: dict[tuple[str, str], Spark] = {}
+    parts = frame.partition_by("model", "recipe", "trajectory", as_dict=True, maintain_order=True)
+    for (model, recipe, trajectory), part in parts.items():
+        spark = found.setdefault((str(model), str(recipe)), {"forced": [], "free": []})
+        spark["forced" if trajectory == "teacher_forced" else "free"] = numbers(part["kl_mean_nats"], 3)
+    return found
+
+
+def _claim(row: Mapping[str, Any]) -> Claim:
+    return {
+        "model": _model(str(row["model"])),
+        "says": prose(row["says"]),
+        "measure": None if row["measure"] == "all" else label(row["measure"]),
+        "verdict": row["verdict"],
+        "amount": number(row["amount"]),
+        "low": number(row["amount_low"]),
+        "high": number(row["amount_high"]),
+        "n": row["n"],
+        "units": row["units"],
+        "sql": source("claims", model=row["model"], claim=row["claim"], measure=row["measure"]),
+    }

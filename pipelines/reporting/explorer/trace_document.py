@@ -1,0 +1,168 @@
+"""Document `trace/<n>/<m>`: one answer of one variant, token by token and layer by layer.
+
+Which traces there are, and how many fit into a file, is the business of `documents`.
+"""
+
+from typing import cast
+
+import polars as pl
+
+from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
+from prunescope.pipelines.reporting.explorer.document_types import Layers, Options, Steps, TopStep, Trace
+from prunescope.pipelines.reporting.explorer.query_cache import Frames, number, numbers, place
+
+# A token of a text is a few characters; one of ten thousand is an attack.
+TOKEN_COLUMNS = 60
+TRAJECTORIES = {"teacher_forced": "forced", "free_running": "free"}
+SPACES = ("h", "z", "p")
+
+
+def trace(frames: Frames, model: str, recipe: str, prompt_id: str) -> Trace:
+    """Builds the document of a text that the variant wrote.
+
+    Raises:
+        KeyError: the variant wrote none to this prompt.
+    """
+    wanted = {"model": model, "recipe": recipe, "prompt_id": prompt_id}
+    texts = frames.of("texts", **wanted)
+    if texts.is_empty():
+        raise KeyError(f"{model}@{recipe} has no text for prompt {prompt_id}")
+    text = texts.row(0, named=True)
+    parts = frames.of("parts", **wanted)
+    parted = parts.row(0, named=True) if parts.height else {}
+    found: dict[str, object] = {
+        "id": f"{model}@{recipe}",
+        "prompt_id": prompt_id,
+        "text_dense": prose(text["text_dense"] or ""),
+        "text_pruned": prose(text["text"] or ""),
+        "answer": _answer(text["answer"]),
+        "answer_dense": _answer(text["answer_dense"]),
+        **{
+            name: text[name]
+            for name in (
+                "first_flip_step",
+                "collapse_step",
+                "collapse_step_dense",
+                "answer_end_step",
+                "answer_end_step_dense",
+                "is_correct",
+                "is_correct_dense",
+            )
+        },
+        "top": _top(frames.of("top", **wanted)),
+        "layers": _layers(frames.of("layers", **wanted)),
+        "parts_at": place(parted.get("layer"), parted.get("sublayer")),
+        "parts_for_good_at": place(parted.get("from_layer"), parted.get("from_sublayer")),
+        "options": _options(frames.of("options", **wanted)),
+        "sql": {name: name for name in ("texts", "steps", "top", "layers", "options", "parts")},
+    }
+    for trajectory, part in _by(frames.of("steps", **wanted), "trajectory").items():
+        found[TRAJECTORIES[trajectory]] = _steps(part)
+    return cast("Trace", found)
+
+
+def _answer(answer: str | None) -> str | None:
+    return None if answer is None else prose(answer, 400)
+
+
+def _by(frame: pl.DataFrame, column: str) -> dict[str, pl.DataFrame]:
+    parts = frame.partition_by(column, as_dict=True, maintain_order=True)
+    return {str(value): part for (value,), part in parts.items()}
+
+
+def _steps(frame: pl.DataFrame) -> Steps:
+    return {
+        "step": frame["step"].to_list(),
+        "token_dense": _tokens(frame["token_text_dense"]),
+        "token_pruned": _tokens(frame["token_text_pruned"]),
+        "is_same": frame["is_same_token"].to_list(),
+        "kl": numbers(frame["kl_dense_pruned_nats"]),
+        "entropy_dense": numbers(frame["entropy_dense_nats"]),
+        "entropy_pruned": numbers(frame["entropy_pruned_nats"]),
+        "margin_dense": numbers(frame["margin_dense"]),
+        "margin_pruned": numbers(frame["margin_pruned"]),
+        "rank_of_dense_top1": frame["rank_of_dense_top1"].to_list(),
+        "h": numbers(frame["one_minus_cos_h"]),
+        "z": numbers(frame["one_minus_cos_z"]),
+        "p": numbers(frame["one_minus_cos_p"]),
+    }
+
+
+def _tokens(column: pl.Series) -> list[str]:
+    return [visible(token or "", TOKEN_COLUMNS) for token in column.to_list()]
+
+
+def _top(frame: pl.DataFrame) -> dict[str, list[TopStep]]:
+    """Lists in step with those of the trajectory's steps, for both come from one table's steps."""
+    top: dict[str, list[TopStep]] = {}
+    for trajectory, part in _by(frame, "trajectory").items():
+        steps: dict[int, TopStep] = {}
+        for step, side, token, dense, pruned in zip(
+            part["step"].to_list(),
+            part["side"].cast(pl.String).to_list(),
+            _tokens(part["token_text"]),
+            numbers(part["probability_dense"]),
+            numbers(part["probability_pruned"]),
+            strict=True,
+        ):
+            entry = steps.setdefault(step, {"dense": [], "pruned": []})
+            (entry["dense"] if side == "dense" else entry["pruned"]).append([token, dense, pruned])
+        top[TRAJECTORIES[trajectory]] = [steps.get(step, {"dense": [], "pruned": []}) for step in range(max(steps) + 1)]
+    return top
+
+
+def _layers(frame: pl.DataFrame) -> dict[str, Layers]:
+    """Matrices place × step. Rows are sorted by place and step, and every place was measured at the same steps."""
+    scopes: dict[str, Layers] = {}
+    for scope, part in _by(frame, "scope").items():
+        steps = part["step"].unique().sort().to_list()
+        # A place that lacks a step, which no measurement makes, would shift the rest.
+        whole = (
+            part.select("layer", "sublayer")
+            .unique(maintain_order=True)
+            .join(
+                pl.DataFrame({"step": steps}, schema={"step": part["step"].dtype}),
+                how="cross",
+                maintain_order="left_right",
+            )
+        )
+        filled = whole.join(part, on=["layer", "sublayer", "step"], how="left", maintain_order="left")
+        width = len(steps)
+
+        def matrix(values: list[object], width: int = width) -> list[list[object]]:
+            return [values[start : start + width] for start in range(0, len(values), width)]
+
+        first = filled.gather_every(width)
+        scopes[scope] = cast(
+            "Layers",
+            {
+                "places": [place(*names) for names in first.select("layer", "sublayer").iter_rows()],
+                "is_changed": first["is_changed"].to_list(),
+                "steps": steps,
+                **{space: matrix(list(numbers(filled[f"one_minus_cos_{space}"]))) for space in SPACES},
+                "kl": matrix(list(numbers(filled["kl_dense_pruned_nats"]))),
+                "is_top1_same": matrix(filled["is_top1_same"].to_list()),
+            },
+        )
+    return scopes
+
+
+def _options(frame: pl.DataFrame) -> Options | None:
+    if frame.is_empty():
+        return None
+    first = frame.row(0, named=True)
+    return {
+        "labels": [label(option) for option in frame["option"].to_list()],
+        "p_dense": numbers(frame["p_options_dense"]),
+        "p_pruned": numbers(frame["p_options_pruned"]),
+        "full_dense": numbers(frame["p_full_dense"]),
+        "full_pruned": numbers(frame["p_full_pruned"]),
+        "rank_dense": frame["rank_dense"].to_list(),
+        "rank_pruned": frame["rank_pruned"].to_list(),
+        "mass_dense": number(first["mass_dense"], 4),
+        "mass_pruned": number(first["mass_pruned"], 4),
+        "kl_options": number(first["kl_options_dense_pruned_nats"], 4),
+        "kl_vocabulary": number(first["kl_dense_pruned_nats"], 4),
+        "gold": None if first["gold"] is None else label(first["gold"]),
+        "is_argmax_same": first["is_argmax_same"],
+    }

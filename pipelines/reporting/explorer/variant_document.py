@@ -1,0 +1,160 @@
+"""Document `variant/<n>`: how a variant was made, what it did to every prompt, layer, text and task.
+
+What it is judged to be stands in the index.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from prunescope.pipelines.reporting.charts.display_text import prose
+from prunescope.pipelines.reporting.explorer.document_types import (
+    Fact,
+    LayerCurves,
+    PromptSummary,
+    Table,
+    VariantDocument,
+)
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
+from prunescope.pipelines.reporting.explorer.query_cache import Frames, number, numbers, place, table_rows
+
+# Statement → the columns that are printed; every row but of `flips`, whose first ones show what they are like.
+TABLES: dict[str, tuple[str, ...]] = {
+    "losses": ("measure", "kind", "n_tasks", "loss", "loss_se"),
+    "scores": ("task", "metric", "value", "standard_error", "value_dense", "standard_error_dense", "n"),
+    "comparisons": (
+        *("task", "metric", "n_samples", "accuracy_dense", "accuracy_pruned", "accuracy_change"),
+        *("accuracy_change_low", "accuracy_change_high", "lost", "gained", "mcnemar_p", "holm_p"),
+    ),
+    "flips": ("task", "metric", "sample_id", "direction", "question", "target", "answer_dense", "answer_pruned"),
+    "perplexity": (
+        *("text_id", "tokens", "ppl_dense", "ppl_pruned", "ppl_pruned_se", "kl_mean_nats", "kl_mean_nats_se"),
+        *("kl_p99_nats", "kl_noise_p95_nats", "top1_agreement"),
+    ),
+    "retrieval": ("data_set", "metric", "value", "standard_error", "value_dense", "n"),
+    "speed": ("batch", "length", "new_tokens", "prefill_speedup", "decode_speedup", "peak_memory_ratio"),
+}
+MOST_FLIPS = 40
+CELL = 200
+
+
+def variant(frames: Frames, model: str, recipe: str, prompts: Mapping[str, int]) -> VariantDocument:
+    """Builds the document.
+
+    Args:
+        frames: answers to the statements.
+        model: of the variant.
+        recipe: of the variant, the dense one too.
+        prompts: id of each prompt of the model → its position in the index.
+    """
+    wanted = {"model": model, "recipe": recipe}
+    return {
+        "id": f"{model}@{recipe}",
+        "facts": _facts(frames.of("facts", **wanted)),
+        "facts_sql": "facts",
+        "prompts": _prompts(frames, wanted, prompts),
+        "prompts_sql": "texts",
+        "layers": _layers(frames.of("layer_means", **wanted)),
+        "layers_sql": "layer_means",
+        "carriers": [
+            {
+                "place": f"{row['layer']} {row['sublayer']}",
+                "scope": row["scope"],
+                "kl": number(row["kl_alone_nats"]),
+                "share": number(row["share_of_kl"]),
+                "parted": row["prompts_parted"],
+            }
+            for row in frames.of("carriers", **wanted).iter_rows(named=True)
+        ],
+        "carriers_sql": "carriers",
+        "tables": [
+            _table(key, found, columns)
+            for key, columns in TABLES.items()
+            if not (found := frames.of(key, **wanted)).is_empty()
+        ],
+    }
+
+
+def _facts(frame: pl.DataFrame) -> list[Fact]:
+    return [
+        {"name": name, "text": _fact(value)}
+        for row in frame.drop("model", "recipe").iter_rows(named=True)
+        for name, value in row.items()
+        if value is not None and value != []
+    ]
+
+
+def _fact(value: object) -> str:
+    """A value for the eye; what is JSON is set in lines."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
+        return prose(json.dumps(value, ensure_ascii=False, indent=2))
+    if isinstance(value, list):
+        return prose(", ".join(map(str, value)))
+    return prose(f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value))
+
+
+def _prompts(frames: Frames, wanted: Mapping[str, str], places: Mapping[str, int]) -> list[PromptSummary]:
+    means = {row["prompt_id"]: row for row in frames.of("text_means", **wanted).iter_rows(named=True)}
+    parts = {row["prompt_id"]: row for row in frames.of("parts", **wanted).iter_rows(named=True)}
+    told: list[PromptSummary] = []
+    for text in frames.of("texts", **wanted).iter_rows(named=True):
+        prompt = text["prompt_id"]
+        mean, part = means.get(prompt, {}), parts.get(prompt, {})
+        dense, pruned = text["text_dense"] or "", text["text"] or ""
+        same = _shared(dense, pruned)
+        told.append(
+            {
+                "prompt": places[prompt],
+                "first_flip_step": text["first_flip_step"],
+                "collapse_step": text["collapse_step"],
+                "collapse_step_dense": text["collapse_step_dense"],
+                "answer": None if text["answer"] is None else prose(text["answer"], CELL),
+                "answer_dense": None if text["answer_dense"] is None else prose(text["answer_dense"], CELL),
+                "is_correct": text["is_correct"],
+                "is_correct_dense": text["is_correct_dense"],
+                "text_same": prose(dense[:same]),
+                "text_dense": prose(dense[same:]),
+                "text_pruned": prose(pruned[same:]),
+                "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
+                "kl_free_mean": number(mean.get("kl_free_mean_nats")),
+                "parts_at": place(part.get("layer"), part.get("sublayer")),
+                "parts_for_good_at": place(part.get("from_layer"), part.get("from_sublayer")),
+            }
+        )
+    return told
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters that both texts begin with."""
+    shorter = min(len(one), len(other))
+    return next((index for index in range(shorter) if one[index] != other[index]), shorter)
+
+
+def _layers(frame: pl.DataFrame) -> dict[str, LayerCurves]:
+    return {
+        str(scope): {
+            "places": [f"{layer} {sublayer}" for layer, sublayer in part.select("layer", "sublayer").iter_rows()],
+            "is_changed": part["is_changed"].to_list(),
+            "h": numbers(part["one_minus_cos_h_mean"]),
+            "z": numbers(part["one_minus_cos_z_mean"]),
+            "p": numbers(part["one_minus_cos_p_mean"]),
+            "kl": numbers(part["kl_mean_nats"]),
+            "kl_noise": numbers(part["kl_noise_p95_nats"]),
+        }
+        for (scope,), part in frame.partition_by("scope", as_dict=True, maintain_order=True).items()
+    }
+
+
+def _table(key: str, frame: pl.DataFrame, columns: Sequence[str]) -> Table:
+    title = STATEMENTS[key].title
+    if key == "flips" and frame.height > MOST_FLIPS:
+        title += f" (the first {MOST_FLIPS} of {frame.height})"
+        frame = frame.head(MOST_FLIPS)
+    return {
+        "title": title,
+        "columns": list(columns),
+        "rows": table_rows(frame, columns, lambda text: prose(text, CELL)),
+        "sql": key,
+    }

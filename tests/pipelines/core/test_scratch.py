@@ -1,0 +1,73 @@
+"""Temporary folders of living processes stay, those of killed ones go."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunescope.pipelines.core import scratch_directory
+
+# Makes a folder, says where, and waits to be killed.
+KEEPER = "import signal; from prunescope.pipelines.core.scratch_directory import Scratch; print(Scratch().folder, flush=True); signal.pause()"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def test_the_folder_of_a_killed_process_goes_when_the_next_one_comes(temporary: Path) -> None:
+    command, environment = [sys.executable, "-c", KEEPER], os.environ | {"TMPDIR": str(temporary)}
+    root = Path(__file__).parents[3]
+    keeper = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    with keeper:
+        try:
+            theirs = Path(keeper.stdout.readline().strip())
+            assert theirs.parent == temporary
+            (theirs / "layer").touch()
+            own = scratch_directory.Scratch()
+            assert (theirs / "layer").exists(), "its process is at work"
+            assert not scratch_directory.left()
+        finally:
+            keeper.kill()
+    assert scratch_directory.left() == [theirs]
+    scratch_directory.clean()
+    assert not theirs.exists()
+    assert own.folder.exists()
+    own.discard()
+    assert not list(temporary.iterdir())
+
+
+def test_a_link_of_that_name_leads_nowhere_and_other_folders_stay(temporary: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious" / "file"
+    precious.parent.mkdir()
+    precious.touch()
+    (temporary / "prunescope-layers-link").symlink_to(precious.parent)
+    (temporary / "prunescope-layers").mkdir()
+    assert not scratch_directory.left()
+    scratch_directory.clean()
+    assert precious.exists()
+    assert (temporary / "prunescope-layers").exists()
+
+
+def test_a_folder_that_another_process_has_cleaned_away_at_once_is_made_again(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = [], scratch_directory.tempfile.mkdtemp
+
+    def mkdtemp(prefix: str) -> str:
+        made.append(make(prefix=prefix))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(scratch_directory.tempfile, "mkdtemp", mkdtemp)
+    own = scratch_directory.Scratch()
+    assert [str(own.folder)] == made[1:]
+    assert own.folder.exists()
+    own.discard()

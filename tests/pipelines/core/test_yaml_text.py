@@ -1,0 +1,60 @@
+"""YAML of others is plain data, and no more of it than the text seems to hold."""
+
+import os
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml, read_yaml
+
+BILLION_LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+)
+# Merged mappings grow while they are built.
+MERGED = "b0: &b0 {k: v}\n" + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+
+
+def test_plain_data_and_aliases_come_through() -> None:
+    text = "one: &one {a: 1, b: [true, 2.5, null, 2026-01-31, text]}\ntwo: {<<: *one, a: 2}\n"
+    b = [True, 2.5, None, date(2026, 1, 31), "text"]
+    assert parse_yaml(text, "x") == {"one": {"a": 1, "b": b}, "two": {"a": 2, "b": b}}
+    assert parse_yaml("", "x") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (BILLION_LAUGHS, "x: line 5: more than 100,000 values, aliases written out"),
+        (MERGED, "x: line 6: more than 100,000 values"),
+        ("a: &a [*a]", "x: line 1: an alias stands inside what it names"),
+        ("a: " + "[" * 51 + "]" * 51, "x: line 1: nested deeper than 50 levels"),
+        ("a: " + "[" * 100_000, "x: nested deeper than 50 levels"),
+        ("a: !!python/object/apply:os.system [id]", "x: line 1: not valid YAML: could not determine a constructor"),
+        ("a: !!python/name:os.system", "x: line 1: not valid YAML: could not determine a constructor"),
+        ("a: 2026-02-31", "x: not valid YAML: day is out of range"),
+        ("a: 1" + "0" * 5000, "x: not valid YAML: Exceeds the limit"),
+        ("a: {[b]: c}", "x: line 1: not valid YAML: found unhashable key"),
+        ("a: 1\n--- \nb: 2", "x: line 2: not valid YAML"),
+        ("a: \0", "x: not valid YAML: .*special characters are not allowed"),
+        ("a" * (MAX_BYTES + 1), "x: larger than 1,000,000 bytes"),
+    ],
+    ids=range(13),
+)
+def test_what_is_no_plain_data_or_too_much_is_refused_by_line(text: str, why: str) -> None:
+    with pytest.raises(InputError, match=f"^{why}"):
+        parse_yaml(text, "x")
+
+
+def test_a_file_is_refused_by_its_size_and_its_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(InputError, match=r"watch list .*large.yaml: larger than 1,000,000 bytes"):
+        read_yaml(path, "watch list")
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(InputError, match=r"large.yaml: not UTF-8 text at byte 3"):
+        read_yaml(path)
+    with pytest.raises(InputError, match=r"none.yaml: No such file"):
+        read_yaml(tmp_path / "none.yaml")

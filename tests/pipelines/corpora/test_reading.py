@@ -1,0 +1,76 @@
+"""What counts as a text, and which files are refused in words that help."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.corpora.text_sources import contents_hash, read_text
+
+
+def written(folder: Path, name: str, contents: str | bytes) -> str:
+    file = folder / name
+    file.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+    return str(file)
+
+
+def test_any_other_file_is_text_as_it_is(tmp_path: Path) -> None:
+    assert read_text(written(tmp_path, "notes.md", "# ü\n{not json"), "source") == "# ü\n{not json"
+    assert read_text(written(tmp_path, "bare", "one"), "source") == "one"
+
+
+def test_records_are_strings_or_objects_with_a_text(tmp_path: Path) -> None:
+    records = ["one", {"text": "two", "id": 2}]
+    lines = "\n".join(map(json.dumps, records))
+    for name, contents in (("r.json", json.dumps(records)), ("r.jsonl", f"{lines}\n\n"), ("r.jsonl", lines)):
+        assert read_text(written(tmp_path, name, contents), "source") == "one\n\ntwo"
+    assert read_text(written(tmp_path, "one.json", '{"text": "alone"}'), "source") == "alone"
+
+
+def test_a_line_of_jsonl_ends_only_where_a_line_ends(tmp_path: Path) -> None:
+    source = written(tmp_path, "odd.jsonl", '{"text": "a\u2028b\x85c"}\n"d"\r\n')
+    assert read_text(source, "source") == "a\u2028b\x85c\n\nd"
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("bad.json", "{", "not valid JSON"),
+        ("bad.jsonl", '"fine"\n{', "not valid JSONL"),
+        ("deep.json", "[" * 100_000, "not valid JSON"),
+        ("keys.jsonl", '{"body": "x"}', "not text: every record"),
+        ("number.json", "[1]", "not text: every record"),
+        ("null.jsonl", '{"text": null}', "not text: every record"),
+        ("nested.json", '[["a"]]', "not text: every record"),
+        ("latin.txt", b"caf\xe9", "not UTF-8 text at byte 3"),
+        ("binary.json", b"\x80\x02", "not UTF-8 text at byte 0"),
+    ],
+)
+def test_other_contents_are_refused(tmp_path: Path, name: str, contents: str | bytes, message: str) -> None:
+    source = written(tmp_path, name, contents)
+    with pytest.raises(InputError, match=f"^text 'x', source {source}: {message}"):
+        read_text(source, "text 'x', source")
+
+
+def test_folders_and_missing_files_are_refused_by_both(tmp_path: Path) -> None:
+    for read in (read_text, contents_hash):
+        with pytest.raises(
+            InputError, match=r"source .*: Is a directory; give `embedded`, `wikitext2`, `c4`, hf:NAME.* or a readable"
+        ):
+            read(str(tmp_path), "source")
+        with pytest.raises(InputError, match="No such file"):
+            read(str(tmp_path / "none"), "source")
+
+
+def test_the_hash_follows_the_contents(tmp_path: Path) -> None:
+    first = contents_hash(written(tmp_path, "a.txt", "one"), "source")
+    assert contents_hash(written(tmp_path, "b.txt", "one"), "source") == first
+    assert contents_hash(written(tmp_path, "a.txt", "two"), "source") != first
+    assert contents_hash("wikitext2", "source") != first
+
+
+def test_wikitext2_is_the_whole_test_text() -> None:
+    text = read_text("wikitext2", "source")
+    assert len(text.encode()) == 1_256_449
+    assert text.startswith(" \n = Robert <unk> = \n")

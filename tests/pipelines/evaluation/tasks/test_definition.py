@@ -1,0 +1,248 @@
+"""Which definition a task of a study finds, and what is refused before any model is loaded."""
+
+import gzip
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.tasks.definition import Definition, contents_hash, find, runs_code, shipped
+from prunescope.pipelines.evaluation.tasks.loading import load_tasks
+from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+from tests.assets.tiny_study import ROOT
+
+GOOD = {"query": "Which?", "choices": ["one", "two"], "gold": 1}
+
+
+def test_names_are_found_without_torch_and_without_lm_eval() -> None:
+    code = (
+        "import sys; from prunescope.pipelines.studies.evaluation_specs import TaskSpec; from prunescope.pipelines.evaluation.tasks import definition as d;"
+        "found = [d.find(TaskSpec(name=name)) for name in ('boolq', 'hellaswag', 'mmlu')];"
+        "assert [len(each.files) for each in found] == [2, 1, 1], found;"
+        "assert [each.is_harness for each in found] == [False, True, True];"
+        "assert [each.is_group for each in found] == [False, False, True];"
+        "assert [each.is_local for each in found] == [True, False, False];"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'lm_eval', 'datasets')))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_an_unknown_name_is_refused_with_near_ones() -> None:
+    with pytest.raises(
+        InputError, match=r"task mine: neither shipped nor a task of lm_eval .* 'helaswag'; .*hellaswag"
+    ):
+        find(TaskSpec(name="mine", definition="helaswag"))
+    with pytest.raises(InputError, match=r"shipped are arc_challenge, boolq"):
+        find(TaskSpec(name="zzzzzzzzzzzz"))
+
+
+def test_a_shipped_name_comes_before_the_harness_and_a_prefix_turns_that_round() -> None:
+    ours, theirs = (find(TaskSpec(name="x", definition=name)) for name in ("arc_challenge", "lm_eval:arc_challenge"))
+    assert [file.stem for file in ours.files] == ["arc_challenge", "arc_challenge_letter"]
+    assert not ours.is_harness
+    assert theirs.is_harness
+    assert [file.parent.name for file in theirs.files] == ["arc"]
+
+
+def test_every_task_whose_samples_travel_along_loads_and_only_programs_run() -> None:
+    specs = {name: TaskSpec(name=name) for name in shipped()}
+    fetched = {name for name, spec in specs.items() if not find(spec).is_local}
+    loaded = load_tasks([spec for name, spec in specs.items() if name not in fetched])
+    assert fetched == {"humaneval_full", "mbpp", "narrativeqa"}
+    assert {each.name for each in loaded} == specs.keys() - fetched
+    assert all(len(each.docs) > 0 for each in loaded)
+    assert {name for name, spec in specs.items() if runs_code(spec)} == {"humaneval", "humaneval_full", "mbpp"}
+
+
+@pytest.mark.parametrize("name", ["lm_eval:mbpp", "lm_eval:humaneval", "mbpp_instruct"])
+def test_a_task_that_runs_programs_unconfined_is_refused_before_its_code_is_imported(name: str) -> None:
+    with pytest.raises(InputError, match="runs code that the model writes unconfined; `humaneval` and `mbpp`"):
+        load_tasks([TaskSpec(name="programs", definition=name)])
+    assert not [each for each in sys.modules if each.startswith(("lm_eval.tasks.mbpp", "lm_eval.tasks.humaneval"))]
+
+
+def test_a_file_of_ones_own_takes_the_place_of_the_samples(tmp_path: Path) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(f"{json.dumps(GOOD | {'query': str(number)})}\n\n" for number in range(3)))
+    full, letter = load_tasks([TaskSpec(name="arc_challenge", data=str(data), samples=2)])
+    assert [doc["query"] for doc in full.docs] == [doc["query"] for doc in letter.docs] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"query": ', "line 1: not valid JSON"),
+        ("[1]", "line 1: not an object"),
+        (json.dumps(GOOD) + "\n" + json.dumps({"query": "Q", "gold": 0}), "line 2: has no `choices`"),
+        (json.dumps(GOOD | {"gold": 2}), "line 1: `gold` must be the place of the right one of 2 `choices`"),
+        (json.dumps(GOOD | {"gold": True}), "line 1: `gold` must be the place"),
+        (json.dumps(GOOD | {"choices": ["one"]}), "line 1: 1 `choices`; two to 26 can be lettered"),
+        (json.dumps(GOOD | {"choices": ["", "b"]}), "line 1: `choices` must be a list of texts"),
+        ("\n\n", "no record in it"),
+        (b"\xff\xfe", "not a text file in UTF-8"),
+    ],
+)
+def test_samples_in_another_form_are_refused_by_line(tmp_path: Path, lines: str | bytes, message: str) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
+    with pytest.raises(InputError, match=f"task boolq: task data {data}.*{message}"):
+        load_tasks([TaskSpec(name="boolq", data=str(data))])
+
+
+def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.samples.MOST_BYTES", 1000)
+    for name, pack in (("bomb.jsonl.gz", gzip.compress), ("bomb.jsonl.xz", lzma.compress)):
+        (tmp_path / name).write_bytes(pack(json.dumps(GOOD).encode() + b" " * 1000))
+        with pytest.raises(InputError, match=rf"{name}: more than 1,000 bytes, unpacked"):
+            load_tasks([TaskSpec(name="boolq", data=str(tmp_path / name))])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"name": "arc_challenge", "samples": 101}, r"`samples` 101, but there are 100"),
+        ({"name": "arc_challenge", "max_new_tokens": 4}, r"`max_new_tokens` is for tasks that write"),
+        ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that read a text"),
+        ({"name": "arc_challenge", "data": "/no/such.jsonl"}, r"/no/such.jsonl: No such file"),
+        ({"name": "x", "definition": "/no/such.yaml"}, r"task file /no/such.yaml: No such file"),
+    ],
+)
+def test_keys_that_do_not_fit_the_task_are_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_tasks([TaskSpec.model_validate(keys)])
+
+
+def test_two_tasks_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="task boolq: two of the study's tasks bring it, scored by full_text"):
+        load_tasks([TaskSpec(name="boolq"), TaskSpec(name="boolq")])
+
+
+def test_data_for_a_task_that_has_none_of_ours_is_refused() -> None:
+    with pytest.raises(InputError, match="`data` takes the place of a shipped task's samples; this is none"):
+        contents_hash(TaskSpec(name="hellaswag", data="/some/file"))
+
+
+def test_a_group_of_ones_own_is_refused_where_one_of_the_harness_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text("group: both\ntask: [mine, other]\n")
+    with pytest.raises(InputError, match=rf"task both: {path} is a group; name its tasks in the study one by one"):
+        contents_hash(TaskSpec(name="both", definition=str(path)))
+    assert find(TaskSpec(name="mmlu")).is_group
+
+
+def test_a_damaged_definition_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for text, message in (("task: [", "not valid YAML"), ("- 1", "a definition is a mapping")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            find(TaskSpec(name="mine", definition=str(path)))
+    files = f"{{data_files: {{test: {tmp_path / 'nowhere.jsonl'}}}}}"
+    path.write_text(f"task: mine\ndataset_path: json\ndataset_kwargs: {files}\noutput_type: multiple_choice\n")
+    with pytest.raises(InputError, match=r"task mine: lm_eval [\d.]+ cannot load it"):
+        load_tasks([TaskSpec(name="mine", definition=str(path))])
+
+
+@pytest.mark.parametrize("given", ["", "dataset_kwargs: {split: test}\n"])
+def test_a_definition_over_files_that_names_none_is_refused_before_the_working_folder_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("it was searched"))
+    (tmp_path / "base.yaml").write_text(f"dataset_path: json\n{given}")
+    path = tmp_path / "mine.yaml"
+    path.write_text("include: base.yaml\ntask: mine\noutput_type: multiple_choice\n")
+    spec = TaskSpec(name="mine", definition=str(path))
+    for load in (find, contents_hash, lambda spec: load_tasks([spec])):
+        with pytest.raises(InputError, match=r"`dataset_path: json` and no files; add `dataset_kwargs: \{data_files"):
+            load(spec)
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "doc_to_text: !function code.run",
+        "doc_to_text: !%66unction code.run",
+        "filter_list: [{name: a, filter: [{function: custom, filter_fn: !function code.run}]}]",
+        "include: base.yaml",
+        "include: base.yaml\nprocess_docs: null",  # lm-eval imports it before it is overridden
+    ],
+)
+def test_python_of_a_definition_runs_only_where_the_study_says_so(tmp_path: Path, yaml: str) -> None:
+    """Loading it would import the file."""
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(doc): return ''\n")
+    (tmp_path / "base.yaml").write_text("process_docs: !function code.run\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"task: mine\noutput_type: multiple_choice\n{yaml}\n")
+    spec = TaskSpec(name="mine", definition=str(path))
+    for load in (find, contents_hash, lambda spec: load_tasks([spec])):
+        with pytest.raises(InputError, match=r"mine.yaml runs Python code of its own \(code.run\).*allow_functions"):
+            load(spec)
+    assert not (tmp_path / "ran").exists()
+    assert find(spec.model_copy(update={"allow_functions": True})).files == (path,)
+
+
+# A data set of one row on disk, so that lm-eval goes on to templates and metrics.
+OVER_A_FILE = """task: mine
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{text}"
+doc_to_target: gold
+doc_to_choice: choices
+metric_list: [{{metric: {metric}, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def over_a_file(folder: Path, text: str = "{{query}}", metric: str = "acc") -> TaskSpec:
+    (folder / "data.jsonl").write_text(json.dumps(GOOD) + "\n")
+    (folder / "mine.yaml").write_text(OVER_A_FILE.format(data=folder / "data.jsonl", text=text, metric=metric))
+    return TaskSpec(name="mine", definition=str(folder / "mine.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
+
+
+def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
+    (loaded,) = load_tasks([over_a_file(tmp_path, text="{{query | trim}}")])
+    assert loaded.task.doc_to_text(loaded.docs[0]) == "Which?"
+    ran = tmp_path / "ran"
+    evil = "{{cycler.__init__.__globals__.os.mkdir('" + str(ran) + "')}}"
+    with pytest.raises(InputError, match="task mine: lm_eval .* cannot load it .*'__init__'.* is unsafe"):
+        load_tasks([over_a_file(tmp_path, text=evil)])
+    assert not ran.exists()
+
+
+def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    """The library `evaluate` takes the path of a script for the name of a metric, and runs it."""
+    script, ran = tmp_path / "evil.py", tmp_path / "ran"
+    script.write_text(f"open({str(ran)!r}, 'w')\n")
+    with pytest.raises(InputError, match=r"task mine: metric '.*evil.py' is code from outside .*allow_functions: true"):
+        load_tasks([over_a_file(tmp_path, metric=str(script))])
+    assert not ran.exists()
+
+
+def test_a_metric_that_a_definitions_own_module_fetches_is_refused(tmp_path: Path) -> None:
+    """As modules of lm-eval's own tasks do; with `lm_eval:` nobody has allowed their functions."""
+    spec = over_a_file(tmp_path)
+    (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
+    path = Path(spec.asked)
+    path.write_text(path.read_text().replace('"{{query}}"', "!function code.run"))
+    harness = Definition((path,), is_harness=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunescope.pipelines.evaluation.tasks.loading.find", lambda _: harness)
+        with pytest.raises(InputError, match="task mine: metric 'rouge' is code from outside .*allow_functions: true"):
+            load_tasks([spec])
+
+
+def test_a_definition_that_includes_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("include: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("include: ./a.yaml\n")
+    with pytest.raises(InputError, match=r"a.yaml: includes itself"):
+        find(TaskSpec(name="mine", definition=str(tmp_path / "a.yaml")))

@@ -1,0 +1,373 @@
+"""Programs that try to get out, to stay, to take everything or to pass without being right."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.evaluation.tasks.sandbox_client import Limits, Verdict, passes, refusal
+
+pytestmark = pytest.mark.namespaces
+PROBLEM = 'import math\n\n\ndef helper(x):\n    return x + 1\n\n\ndef double(x):\n    """Doubles."""\n'
+TESTS = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == helper(5)\n\n\ncheck(double)\n"
+RIGHT = "    return 2 * x\n"
+SHORT = Limits(seconds=0.7)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _namespaces() -> None:
+    reason = refusal()
+    if reason:
+        pytest.skip(f"code cannot be shut in here: {reason}")
+
+
+def verdict_of(completion: str, limits: Limits | None = None) -> Verdict:
+    return passes(PROBLEM, completion, TESTS, "double", limits)
+
+
+def told(expression: str, before: str = "pass") -> object:
+    """What a program inside sees, carried out in the message of an exception."""
+    verdict = verdict_of(f"    import json, os, sys\n    {before}\n    raise ValueError(json.dumps({expression}))\n")
+    assert verdict.reason.startswith("ValueError: "), verdict
+    return json.loads(verdict.reason.removeprefix("ValueError: "))
+
+
+def test_a_right_program_passes_and_a_wrong_one_fails_at_the_line_that_says_so() -> None:
+    assert verdict_of(RIGHT) == Verdict("passed")
+    assert verdict_of("    return 4\n") == Verdict("failed", "AssertionError: assert candidate(3) == helper(5)")
+    assert verdict_of("    return 2 * helper(x) - 2\n").outcome == "passed"
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason"),
+    [
+        ("    import sys; sys.exit(0)\n", "SystemExit: 0"),
+        ("    return 1\nimport sys; sys.exit(0)\n", "SystemExit: 0"),
+        ("    import os; os._exit(0)\n", "the program ended before its tests did"),
+        ("    return 1\nimport os; os._exit(0)\n", "the program ended before its tests did"),
+        # An answer that equals everything, and one that says how to make itself from a function of its own.
+        ("    return always\nclass Always(int):\n    __eq__ = lambda *_: True\nalways = Always()\n", "program.Always"),
+        ("    return E()\nclass E:\n    def __reduce__(self): return exec, ('x',)\n", "builtins.exec"),
+        ("    return E()\nclass E:\n    def __reduce__(self): return __import__('os')._exit, (0,)\n", "posix._exit"),
+        # Patching what the tests use; the tests are elsewhere.
+        ("    __import__('builtins').AssertionError = StopIteration\n    helper.__code__ = (lambda x: -x).__code__\n"
+         "    __import__('sys').modules.clear()\n    return 4\n", "AssertionError: assert candidate(3)"),
+        # A verdict, and bytes without meaning, down every open file.
+        ("    import os\n    for file in range(32):\n        try: os.write(file, b'[\"passed\", \"\"]')\n"
+         "        except OSError: pass\n    return 1\n", ""),
+        ("    yield 4\n", "cannot pickle 'generator' object"),
+        ("    return (\n", "SyntaxError"),
+        ("    return double(x)\n", "RecursionError"),
+        ("    import ctypes; ctypes.string_at(0)\n", "the program ended before its tests did"),
+        ("    return 'x' * 2**21\n", "returned more than 1048576 bytes"),
+    ],
+)  # fmt: skip
+def test_what_is_not_right_has_not_passed_whatever_it_does(completion: str, reason: str) -> None:
+    verdict = verdict_of(completion)
+    assert verdict.outcome == "failed"
+    assert reason in verdict.reason
+
+
+def sending(message: str) -> str:
+    """A program that, when called, answers this call and the next with bytes of its own making."""
+    return f"""    import os, pickle, struct, sys
+    data = {message}
+    answer = [file for file in range(3, 32) if is_open(os, file)][-1]
+    os.write(answer, 2 * (struct.pack("<Q", len(data)) + data))
+    import time; time.sleep(60)
+
+
+def is_open(os, file):
+    try:
+        return os.fstat(file)
+    except OSError:
+        return None
+"""
+
+
+@pytest.mark.parametrize("kind", ["collections Counter", "fractions Fraction", "collections OrderedDict"])
+def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
+    module, name = kind.split()
+    # ("returned", kind()) where a state beside it made kind.__eq__ something that is true of all.
+    values = f"b'(S\\'returned\\'\\nc{module}\\n{name}\\n(N}}S\\'__eq__\\'\\ncbuiltins\\nslice\\nstb'"
+    verdict = verdict_of(sending(f"{values} + b')Rt.'"))
+    assert verdict == Verdict("failed", "the program sent something that is no result")
+
+
+@pytest.mark.parametrize("number", [2, 9, 11, 15])
+def test_no_signal_to_them_ends_the_tests(number: int) -> None:
+    assert verdict_of(f"    import os\n    os.kill(1, {number})\n" + RIGHT) == Verdict("passed")
+
+
+@pytest.mark.parametrize("number", [9, 15])
+def test_a_signal_to_its_own_group_ends_the_program_alone(number: int) -> None:
+    verdict = verdict_of(f"    import os\n    os.kill(0, {number})\n")
+    assert verdict == Verdict("failed", "the program ended before its tests did")
+
+
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_signals_that_the_caller_does_not_want_reach_the_program(how: str) -> None:
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignored" else signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if how == "blocked" else ())
+    try:
+        verdict = verdict_of("    import os\n    os.kill(0, 15)\n")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGTERM, handler)
+    assert verdict == Verdict("failed", "the program ended before its tests did")
+
+
+@pytest.mark.parametrize("at", ["loaded", "called"])
+def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
+    # A bytearray of 2^40 bytes by its head: no memory holds it, whatever follows.
+    completion = sending("b'\\x80\\x05\\x96' + struct.pack('<Q', 2**40)")
+    if at == "loaded":
+        completion += "\n\ndouble(0)\n"
+    assert verdict_of(completion) == Verdict("memory", "the tests ran out of memory")
+
+
+def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
+    loud = "import os, sys\nprint('x' * 10_000, flush=True)\nos.write(1, b'y')\nprint('z' * 10_000, file=sys.stderr)\n"
+    assert passes(PROBLEM, RIGHT, loud + TESTS, "double") == Verdict("passed")
+    assert passes(PROBLEM, RIGHT, loud + "raise ValueError", "double") == Verdict(
+        "failed", "ValueError: raise ValueError"
+    )
+
+
+@pytest.mark.parametrize("tests", ["raise SystemExit(0)", "raise KeyboardInterrupt", "import os\nos._exit(0)",
+                                   "import ctypes\nctypes.string_at(0)"])  # fmt: skip
+def test_tests_that_end_themselves_have_failed(tests: str) -> None:
+    verdict = passes(PROBLEM, RIGHT, tests, "double")
+    assert verdict.outcome == "failed"
+    assert verdict.reason
+
+
+def test_a_program_finds_no_text_of_its_tests_in_its_process() -> None:
+    completion = """    import gc, os, sys
+    wanted = "of-the-tests-alone".replace("-", " ")
+    found, seen, frame = [], set(), sys._getframe()
+    while frame:
+        found += [frame.f_locals, frame.f_globals]
+        frame = frame.f_back
+    found += gc.get_objects()
+    while found:
+        each = found.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, str | bytes) and each != wanted and wanted in str(each):
+            raise ValueError(each)
+        found += gc.get_referents(each)
+    if os.read(0, 1):
+        raise ValueError("the tests are still to be read")
+    return 2 * x
+"""
+    tests = TESTS + "# of the tests alone" + " " * 2**17  # longer than a pipe holds
+    verdict = passes(PROBLEM, completion, tests, "double", Limits(seconds=60))
+    assert verdict.outcome == "passed", verdict.reason
+
+
+@pytest.mark.parametrize("value", ["[1, (2.5, None)]", "{1, 2}", "{'a': [b'x']}", "1e400", "2**200", "1j", "range(3)"])
+def test_values_reach_the_tests_as_they_are(value: str) -> None:
+    tests = f"result = f({value})\nassert result == [{value}] * 2 and type(result[0]) is type({value})"
+    assert passes("def f(x):\n    pass\n", "    return [x, x]\n", tests, "f").outcome == "passed"
+
+
+def test_collections_of_the_standard_library_are_values_too() -> None:
+    completion = "    from collections import Counter, defaultdict\n    return [Counter(x), defaultdict(int, a=1)]\n"
+    assert passes(
+        "def f(x):\n    pass\n", completion, "assert f('aab') == [{'a': 2, 'b': 1}, {'a': 1}]", "f"
+    ).outcome == ("passed")
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "    while True: pass\n",
+        "    import time; time.sleep(60)\n",
+        "    while True: print('x' * 100_000)\n",
+        "    import os\n    while True:\n        try: os.fork()\n        except OSError: pass\n",
+        # Both copies stay, with the pipe in their hands.
+        "    import os\n    os.fork()\n    os.setsid()\n    import time; time.sleep(60)\n",
+    ],
+)
+def test_what_has_no_end_is_killed_and_nothing_of_it_is_left(
+    completion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"  # a name under which the processes are found
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert verdict_of(completion, SHORT) == Verdict("timed_out", "not done after 0.7 s")
+    assert not running(python)
+
+
+def running(python: Path) -> list[str]:
+    """Processes under this name; those that were just killed get a while to go."""
+    for _ in range(100):
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it just ended
+                if (process / "cmdline").read_bytes().startswith(bytes(python)):
+                    found.append(process.name)
+        if not found:
+            return []
+        time.sleep(0.05)
+    return found
+
+
+def test_a_child_that_outlives_a_right_program_dies_with_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    child = "    import os, time\n    if os.fork() == 0:\n        os.setsid()\n        time.sleep(60)\n"
+    assert verdict_of(child + RIGHT).outcome == "passed"
+    assert not running(python)
+
+
+def test_processor_time_ends_before_the_deadline_does() -> None:
+    verdict = verdict_of("    while True: pass\n", Limits(seconds=60, cpu_seconds=1))
+    assert verdict == Verdict("timed_out", "the program used up its processor time")
+
+
+def test_processor_time_of_the_tests_ends_too() -> None:
+    verdict = passes(PROBLEM, RIGHT, "while True: pass", "double", Limits(seconds=60, cpu_seconds=1))
+    assert verdict == Verdict("timed_out", "the tests used up their processor time")
+
+
+@pytest.mark.parametrize("number", [9, 24])  # SIGKILL and SIGXCPU, which the limit sends
+def test_a_program_that_kills_itself_has_not_timed_out(number: int) -> None:
+    verdict = verdict_of(f"    import os\n    os.kill(os.getpid(), {number})\n")
+    assert verdict == Verdict("failed", "the program ended before its tests did")
+
+
+def test_no_more_processes_are_made_than_allowed_in_whatever_way() -> None:
+    forks = """made, signal = 0, __import__("signal")
+    try:
+        while os.fork(): made += 1
+        signal.pause()
+    except OSError: pass"""
+    assert told("made", forks) == 7
+    threads = """made, threading = 0, __import__("threading")
+    try:
+        while True:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+            made += 1
+    except RuntimeError: pass"""
+    assert told("made", threads) == 7
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["    return bytearray(10 * 2**30)\n", "    x = [x]\n    while True: x = x * 2\n"],
+)
+def test_memory_has_a_limit(completion: str) -> None:
+    assert verdict_of(completion, Limits(memory_bytes=2**28)).outcome == "memory"
+
+
+def test_its_folder_is_new_and_empty_and_holds_so_many_bytes() -> None:
+    assert told("[os.getcwd(), os.listdir(), os.environ['HOME'], os.environ['TMPDIR']]") == ["/box", [], "/box", "/box"]
+    assert verdict_of("    open('a', 'w').write('b')\n    return 2 * x\n").outcome == "passed"
+    assert told("os.listdir()") == []
+    assert "File too large" in verdict_of("    open('a', 'wb').write(bytes(2**25))\n").reason
+    many = "    for i in range(9): open(str(i), 'wb').write(bytes(2**21))\n"
+    assert "No space left" in verdict_of(many).reason
+    assert "Too many open files" in verdict_of("    files = [open('a', 'w') for _ in range(40)]\n").reason
+
+
+def test_all_that_is_seen_are_libraries_and_none_can_be_written(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    hidden = [f"/{name}" for name in ("etc", "home", "proc", "sys", "dev", "tmp", "var", "usr/bin", "root/.cache")]
+    hidden = [path for path in hidden if not f"{sys.base_prefix}/".startswith(f"{path}/")] + [str(secret)]
+    assert told(f"[path for path in {hidden} if os.path.exists(path)]") == []
+    for path in ("/etc/passwd", str(secret), f"/../..{secret}", "/proc/1/root/etc/passwd"):
+        assert "No such file" in verdict_of(f"    open({path!r})\n").reason
+    assert told("__import__('glob').glob(sys.base_prefix + '/lib/python3*/*-packages/*')") == []
+    assert told("len(__import__('hashlib').md5(b'').hexdigest())") == 32
+    for path in ("/x", "/usr/x", "/usr/lib/x", os.__file__):
+        reason = verdict_of(f"    open({path!r}, 'a')\n").reason
+        assert "Read-only file system" in reason or "Permission denied" in reason
+    assert secret.read_text() == "s"
+    flags = "[bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in ('/', '/usr/lib', os.__file__, '/box')]"
+    assert told(flags) == [True, True, True, False]
+
+
+def test_nothing_of_the_caller_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "secret")
+    assert set(told("list(os.environ)")) <= {"HOME", "TMPDIR", "PYTHONHASHSEED", "PYTHONUTF8", "LC_CTYPE"}
+    assert told("[os.getuid(), os.getgid(), os.getpid(), os.getppid()]") == [1000, 1000, 2, 1]
+    opened = """files = []
+    for file in range(3, 32):
+        try: os.fstat(file)
+        except OSError: continue
+        files.append(file)"""
+    assert len(told("files", opened)) == 2  # the pipe to its tests, there and back
+
+
+@pytest.mark.parametrize(
+    "kind", ["AF_INET, socket.SOCK_STREAM", "AF_INET, socket.SOCK_DGRAM", "AF_UNIX, socket.SOCK_STREAM"]
+)
+def test_there_is_no_network_and_no_socket(kind: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        verdict = verdict_of(f"    import socket\n    socket.socket(socket.{kind}).connect({str(tmp_path / 's')!r})\n")
+    assert verdict == Verdict("failed", "OSError: [Errno 38] Function not implemented")
+
+
+def test_its_parent_cannot_be_killed_or_read_and_rights_do_not_come_back() -> None:
+    assert (
+        verdict_of("    import os\n    os.kill(os.getppid(), 9)\n    os.kill(1, 15)\n    return 2 * x\n").outcome
+        == "passed"
+    )
+    assert "not permitted" in verdict_of("    import os; os.setuid(0)\n").reason
+    assert (
+        "not allowed to raise"
+        in verdict_of("    import resource as r; r.setrlimit(r.RLIMIT_AS, (2**40, 2**40))\n").reason
+    )
+    names = ("ptrace", "unshare", "shmget", "setns", "memfd_create")
+    calls = "import ctypes\n    libc = ctypes.CDLL(None, use_errno=True)\n    errors = []"
+    calls += "".join(f"\n    libc.{name}(0, 0, 0, 0); errors.append(ctypes.get_errno())" for name in names)
+    calls += "\n    libc.syscall(447, 0); errors.append(ctypes.get_errno())"  # memfd_secret
+    calls += "\n    libc.mount(b'none', b'/box', b'tmpfs', 0, 0); errors.append(ctypes.get_errno())"
+    assert told("errors", calls) == [38] * (len(names) + 1) + [1]
+
+
+def test_sets_come_in_the_same_order_every_time() -> None:
+    orders = {str(told("list({'a', 'b', 'c', 'd', 'e', 'f'})")) for _ in range(3)}
+    assert len(orders) == 1
+
+
+def test_a_machine_without_namespaces_runs_nothing_and_says_what_is_missing(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    script = (
+        "from prunescope.pipelines.evaluation.tasks.sandbox_client import passes, refusal\n"
+        f"print(passes('', {f'open({str(ran)!r}, mode=chr(119))'!r}, '', 'f').outcome, refusal())"
+    )
+    unshare = shutil.which("unshare")
+    assert unshare, "util-linux is missing"
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces && exec "
+    done = subprocess.run(
+        [unshare, "-Ur", "sh", "-c", f'{forbid} "$@"', "sh", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert done.stdout.startswith("refused no user namespaces: allow them (sysctl user.max_user_namespaces")
+    assert not ran.exists()
+
+
+def test_a_jail_that_breaks_is_an_error_and_no_verdict() -> None:
+    with pytest.raises(ComputationError, match="the jail for a program broke: TypeError"):
+        passes(PROBLEM, RIGHT, TESTS, "double", Limits(memory_bytes=None))  # type: ignore[arg-type]

@@ -1,0 +1,214 @@
+"""Guesses: what they are, when they are trusted, how many pass; and that no guess decides a token."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.evaluation.tasks import batched_generation
+from prunescope.pipelines.evaluation.tasks.batched_generation import can_go_on, write
+from prunescope.pipelines.evaluation.tasks.speculative_decoding import MOST_GUESSED, Guesser, worth
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.module_calls import hooks
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import parse_recipe
+from tests.tiny_models import DECODERS, save_tiny
+
+CONTEXTS = ((5, 77, 9, 120, 5, 33, 250, 8, 8, 61), (4, 9), (99, 180, 41), tuple(range(7, 27)))
+NEW = 40
+
+
+def passes_of(guesser: Guesser, text: Sequence[int], most: int = 100) -> list[int]:
+    """Writes a text by a guesser's guesses; tokens that each pass wrote."""
+    found, written = [], 0
+    while written < len(text):
+        guess = guesser.guess(min(most, len(text) - written - 1))
+        assert len(guess) <= MOST_GUESSED
+        right = next((n for n, token in enumerate(guess) if token != text[written + n]), len(guess))
+        guesser.saw(text[written : written + right + 1])
+        found.append(right + 1)
+        written += right + 1
+    assert written == len(text)
+    return found
+
+
+def test_a_text_that_is_known_is_guessed_by_twice_as_many_tokens_every_time() -> None:
+    text = list(range(100, 160))
+    assert passes_of(Guesser((1, 2, 3), text), text) == [1, 2, 4, 8, 16, 17, 12]
+
+
+def test_a_loop_goes_round_in_the_guess_whatever_its_length() -> None:
+    for loop in ([7], [7, 8], [7, 8, 9, 10, 11]):
+        text = (loop * 60)[:60]
+        passes = passes_of(Guesser((1, 2, 3), ()), text)
+        assert len(passes) <= len(loop) + 10, loop
+        assert max(passes) == MOST_GUESSED + 1
+
+
+def test_a_text_without_repetition_is_never_guessed() -> None:
+    guesser = Guesser((), ())
+    assert guesser.guess(5) == []
+    assert passes_of(Guesser(range(50), ()), range(100, 160)) == [1] * 60
+    assert passes_of(Guesser((1, 2, 3), range(500, 560)), range(100, 160)) == [1] * 60
+
+
+def test_a_wrong_guess_costs_the_trust_and_the_other_text_is_found_again_behind_it() -> None:
+    other = list(range(100, 140))
+    text = [*other[:10], 1, *other[11:]]  # one token is another
+    passes = passes_of(Guesser((1, 2, 3), other), text)
+    assert passes[:4] == [1, 2, 4, 4]  # three of the last are right, then comes the one in their place
+    assert passes[4:8] == [1, 1, 1, 2]  # the places agree again once three tokens do
+    assert max(passes[9:]) >= 8
+    longer = [*other[:10], 1, 2, *other[10:]]  # what follows has moved
+    assert passes_of(Guesser((1, 2, 3), other), longer)[-1] > 8
+
+
+def test_no_more_is_guessed_than_the_limit_leaves() -> None:
+    guesser = Guesser((), list(range(30)))
+    guesser.guess(30)
+    guesser.saw([0])
+    guesser.guess(30)
+    guesser.saw([1, 2])
+    assert guesser.guess(2) == [3, 4]
+    assert guesser.guess(0) == guesser.guess(-1) == []
+
+
+def test_guesses_pass_as_far_as_they_are_worth_the_padding_of_the_others() -> None:
+    assert worth([]) == worth([[]]) == worth([[], []]) == 0
+    assert worth([[1] * 16]) == 16
+    assert worth([[1] * 16] * 4) == 16
+    assert worth([[1] * 8, [1] * 2, [1] * 8]) == 8
+    assert worth([[1], *[[]] * 15]) == 0  # fifteen rows of padding for one token
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return replace(load_decoder(tiny_folder), end_ids=frozenset())
+
+
+@contextmanager
+def counted(decoder: Decoder) -> Iterator[list[tuple[int, ...]]]:
+    shapes: list[tuple[int, ...]] = []
+
+    def count(_: Any, __: Any, keywords: dict[str, Any]) -> None:
+        shapes.append(tuple(keywords["input_ids"].shape))
+
+    with hooks(decoder.trunk.register_forward_pre_hook(count, with_kwargs=True)):
+        yield shapes
+
+
+def alone(decoder: Decoder, context: Sequence[int]) -> list[int]:
+    """Token by token, without a cache."""
+    tokens = list(context)
+    for _ in range(NEW):
+        state = decoder.hidden(torch.tensor([tokens]))[0, -1:]
+        tokens.append(int(decoder.head.logits_of_state(state).argmax()))
+    return tokens[len(context) :]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
+def test_right_wrong_and_half_right_guesses_leave_every_text_as_it_is(architecture: str, tmp_path: Path) -> None:
+    decoder = replace(load_decoder(save_tiny(tmp_path / architecture, architecture)), end_ids=frozenset())
+    model: Any = decoder.model
+    if model.config._attn_implementation != "eager":  # whose softmax is float32 whatever the model's type
+        model.double()
+    wanted = [alone(decoder, context) for context in CONTEXTS]
+    half = [[*text[:9], (text[9] + 1) % 300, *text[10:]] for text in wanted]
+    wrong = [[(token + 1) % 300 for token in text] for text in wanted]
+    mixed = [wanted[0], half[1], wrong[2], half[3][:12]]
+    for others in (wanted, half, wrong, mixed, wanted[::-1], None):
+        for batch in (4, 1):
+            found = write(decoder, CONTEXTS, [()] * 4, NEW, batch, others)
+            assert [list(each.tokens) for each in found] == wanted
+
+
+def test_a_known_text_takes_few_passes_and_ends_where_it_would(decoder: Decoder) -> None:
+    wanted = [alone(decoder, context) for context in CONTEXTS]
+    assert can_go_on(decoder)
+    with counted(decoder) as shapes:
+        write(decoder, CONTEXTS, [()] * 4, NEW, others=wanted, goes_on=True)
+    assert len(shapes) <= 8
+    text = decoder.tokenizer.decode(wanted[0])
+    stop, end = text[len(text) // 2 :][:3], wanted[3][25]
+    ending = replace(decoder, end_ids=frozenset({end}))
+    arguments = (CONTEXTS, [(stop,), (), (), ()], NEW)
+    slow = write(ending, *arguments, goes_on=False)
+    assert write(ending, *arguments, others=wanted, goes_on=True) == slow
+    assert 0 < len(slow[0].tokens) < NEW
+    assert len({len(each.tokens) for each in slow}) > 1
+
+
+def test_a_variant_writes_its_own_text_however_wrong_the_dense_models_is(decoder: Decoder) -> None:
+    dense = [alone(decoder, context) for context in CONTEXTS]
+    with applied(decoder, prune(decoder, parse_recipe("magnitude-50"))):
+        wanted = [alone(decoder, context) for context in CONTEXTS]
+        found = write(decoder, CONTEXTS, [()] * 4, NEW, others=dense)
+    assert [list(each.tokens) for each in found] == wanted != dense
+
+
+def test_a_wrong_guess_that_breaks_the_numbers_changes_no_text(decoder: Decoder) -> None:
+    wanted = [alone(decoder, context) for context in CONTEXTS]
+    broken = next(token for token in range(1, 300) if all(token not in text for text in (*wanted, *CONTEXTS)))
+    others = [wanted[0], *([*text[:9], broken, *text[10:]] for text in wanted[1:])]
+    read: list[Tensor] = []
+
+    def damage(_: Any, given: tuple[Tensor], states: Tensor) -> Tensor:
+        read.append(is_broken := given[0] == broken)
+        return states.masked_fill(is_broken[..., None], torch.nan)
+
+    model: Any = decoder.model
+    with hooks(model.get_input_embeddings().register_forward_hook(damage)):
+        found = write(decoder, CONTEXTS, [()] * 4, NEW, others=others, goes_on=True)
+        assert [list(each.tokens) for each in found] == wanted
+        assert sum(bool(each.any()) for each in read) == 1, "it was read never, or guessed again"
+        with pytest.raises(ComputationError, match="NaN or infinite logits"):
+            write(decoder, [(broken, 4)], [()], NEW, others=[wanted[0]], goes_on=True)
+
+
+def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [alone(decoder, context) for context in CONTEXTS]
+    rows: list[int] = []
+
+    def count(head: Head, states: Tensor) -> Tensor:
+        rows.append(len(states))
+        return head.capped(head.raw(states))
+
+    monkeypatch.setattr(batched_generation, "BLOCK_ROWS", 6)
+    monkeypatch.setattr(Head, "logits_of_state", count)
+    found = write(decoder, CONTEXTS, [()] * 4, NEW, others=wanted)
+    assert [list(each.tokens) for each in found] == wanted
+    assert max(rows) == 6
+
+
+def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tiny_decoder: Callable[[str], Decoder]) -> None:
+    decoder = tiny_decoder("mistral")  # a window of few tokens
+    decoder = replace(decoder, end_ids=frozenset())
+    assert not can_go_on(decoder)
+    with counted(decoder) as shapes:
+        write(decoder, CONTEXTS[:1], [()], 20, others=[alone(decoder, CONTEXTS[0])])
+    assert {shape[1] for shape in shapes[-19:]} == {1}
+
+
+ROPE = {"rope_theta": 10_000.0, "rope_type": "dynamic", "factor": 2.0}
+NEO = {
+    "vocab_size": 300, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 128,
+    "attention_types": [[["global", "local"], 1]], "window_size": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "changes"), [("gpt_neo", {}), ("llama", {"rope_parameters": ROPE})])
+def test_where_a_pass_is_masked_or_rotated_by_its_length_nothing_is_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, changes: dict[str, Any]
+) -> None:
+    """GPT-Neo's cache shows no window, and two short texts do not reach beyond it."""
+    monkeypatch.setitem(DECODERS, "gpt_neo", NEO)
+    assert not can_go_on(load_decoder(save_tiny(tmp_path / "model", architecture, **changes)))

@@ -1,0 +1,308 @@
+"""Scores and samples of variants: recomputed by hand from the log-likelihoods and texts that stand in the rows."""
+
+import json
+import math
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from lm_eval.tasks import TaskManager
+
+from prunescope.pipelines.evaluation.tasks import lm_eval_model, score_rows
+from prunescope.pipelines.evaluation.tasks.batched_generation import write
+from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
+from prunescope.pipelines.evaluation.tasks.score import Scored, TaskSession, flips
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+from prunescope.warehouse.tables import TABLES
+from tests.pipelines.evaluation.tasks import harness
+
+RECIPE = "magnitude-50"
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TaskSpec]:
+    folder = tmp_path_factory.mktemp("tasks")
+    return [
+        TaskSpec(name="arc_challenge", samples=12),
+        TaskSpec(name="examples", definition="openbookqa", samples=4, shots=1),
+        harness.specs(folder)[-1],
+        harness.writing_spec(folder),
+    ]
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def session(decoder: Decoder, specs: list[TaskSpec]) -> TaskSession:
+    return TaskSession(decoder, "tiny", specs)
+
+
+@pytest.fixture(scope="module")
+def pruned(decoder: Decoder) -> Variant:
+    return prune(decoder, parse_recipe(RECIPE))
+
+
+@pytest.fixture(scope="module")
+def dense(session: TaskSession) -> Scored:
+    return session.score("dense", Variant())
+
+
+@pytest.fixture(scope="module")
+def scored(session: TaskSession, pruned: Variant, dense: Scored) -> Scored:
+    return session.score(RECIPE, pruned)
+
+
+def values(found: Scored, task: str) -> dict[str, Any]:
+    return {row["metric"]: row for row in found.scores.filter(task=task).iter_rows(named=True)}
+
+
+def samples(found: Scored, task: str, scoring: str) -> list[dict[str, Any]]:
+    return list(found.samples.filter(task=task, scoring=scoring).iter_rows(named=True))
+
+
+def test_rows_have_the_columns_of_their_tables(scored: Scored) -> None:
+    assert scored.scores.columns == [column.name for column in TABLES["task_scores"].columns]
+    assert scored.samples.columns == [column.name for column in TABLES["task_samples"].columns]
+
+
+def test_accuracies_are_the_shares_of_right_options(scored: Scored) -> None:
+    for task in ("arc_challenge", "examples"):
+        full, letter = samples(scored, task, "full_text"), samples(scored, task, "letter")
+        rows = values(scored, task)
+        ways = {
+            "accuracy": (full, "option_log_likelihoods"),
+            "accuracy_per_byte": (full, "option_log_likelihoods_per_byte"),
+            "accuracy_letter": (letter, "option_log_likelihoods"),
+        }
+        for metric, (own, column) in ways.items():
+            right = [row[column].index(max(row[column])) == row["target_index"] for row in own]
+            assert rows[metric]["value"] == pytest.approx(statistics.mean(right))
+            assert rows[metric]["standard_error"] == pytest.approx(statistics.stdev(right) / math.sqrt(len(right)))
+            assert rows[metric]["n"] == len(right)
+        assert all(rows[metric]["kind"] == "non_generative" for metric in ways)
+
+
+def test_letters_and_texts_are_asked_of_the_same_samples(scored: Scored) -> None:
+    full, letter = samples(scored, "arc_challenge", "full_text"), samples(scored, "arc_challenge", "letter")
+    for one, other in zip(full, letter, strict=True):
+        assert one["sample_id"] == other["sample_id"]
+        assert one["target_index"] == other["target_index"]
+        assert one["target"] == one["options"][one["target_index"]]
+        assert other["target"] == "ABCD"[other["target_index"]]
+        assert other["question"].startswith(one["question"].removesuffix("Answer:"))
+        for option in one["options"]:
+            assert option in other["question"]
+        sizes = [len(option.encode()) for option in one["options"]]
+        per_byte = [value / size for value, size in zip(one["option_log_likelihoods"], sizes, strict=True)]
+        assert one["option_log_likelihoods_per_byte"] == pytest.approx(per_byte, rel=1e-6)
+        assert one["answer"] == one["options"][one["option_log_likelihoods"].index(max(one["option_log_likelihoods"]))]
+        assert one["is_correct"] == (one["answer"] == one["target"])
+
+
+def test_options_are_measured_in_bytes_and_not_in_characters(decoder: Decoder, tmp_path: Path) -> None:
+    data = tmp_path / "umlauts.jsonl"
+    data.write_text(json.dumps({"query": "Was?", "choices": ["äöü", "abc"], "gold": 0}))
+    found = TaskSession(decoder, "tiny", [TaskSpec(name="openbookqa", data=str(data))]).score("dense", Variant())
+    (row,) = samples(found, "openbookqa", "full_text")
+    totals = row["option_log_likelihoods"]
+    assert row["option_log_likelihoods_per_byte"] == pytest.approx([totals[0] / 6, totals[1] / 3])
+    right = values(found, "openbookqa")["accuracy_per_byte"]["value"]
+    assert right == float(totals[0] / 6 > totals[1] / 3)
+
+
+def test_perplexities_follow_from_the_log_likelihoods_of_the_texts(scored: Scored) -> None:
+    read, rows = samples(scored, "wikitext2", "rolling"), values(scored, "wikitext2")
+    totals = [row["option_log_likelihoods"][0] for row in read]
+    pages = [part for part in harness.ARTICLES.split("\n = Second") if part]
+    pages = [pages[0] + "\n", " = Second" + pages[1]]
+    sizes = {
+        "word_perplexity": [len(page.split()) for page in pages],
+        "byte_perplexity": [len(page.encode()) for page in pages],
+    }
+    assert rows["byte_perplexity"]["n"] == sum(sizes["byte_perplexity"])
+    assert abs(rows["word_perplexity"]["n"] - sum(sizes["word_perplexity"])) <= 2 * len(pages)  # blank ends count too
+    for metric in ("word_perplexity", "byte_perplexity", "token_perplexity"):
+        row = rows[metric]
+        assert row["value"] == pytest.approx(math.exp(-sum(totals) / row["n"]), rel=1e-5)
+        assert row["kind"] == "perplexity"
+        assert row["standard_error"] > 0
+        assert not row["is_higher_better"]
+
+
+def test_the_error_of_a_perplexity_is_that_of_its_exponent_where_texts_have_one_size() -> None:
+    likelihoods = [-30.0, -24.0, -27.0, -29.5]
+    value = math.exp(-sum(likelihoods) / 40)
+    error, n = score_rows._standard_error("byte_perplexity", [(each, 10) for each in likelihoods], value)
+    per_byte = [each / 10 for each in likelihoods]
+    assert error == pytest.approx(value * statistics.stdev(per_byte) / 2)
+    assert n == 40
+    assert score_rows._standard_error("byte_perplexity", [(-30.0, 10)], 20.0) == (None, 10)
+
+
+def test_written_answers_are_found_strictly_and_leniently(scored: Scored) -> None:
+    written, rows = samples(scored, "mine", "greedy"), values(scored, "mine")
+    for row in written:
+        strict = row["text"].removeprefix(" ").split() if row["text"][:1].strip() or row["text"][:1] == " " else []
+        assert row["answer"] == (strict[0] if strict else None)
+        assert row["answer_lenient"] == (row["text"].strip()[:1] or None)
+        assert row["is_correct"] == (row["answer"] == row["target"])
+        assert 0 < row["tokens_generated"] <= 12
+        assert row["option_log_likelihoods"] is None
+        assert row["question"].endswith("\nAnswer:")
+    assert rows["exact_match"]["value"] == statistics.mean(bool(row["is_correct"]) for row in written)
+    assert rows["exact_match_lenient"]["value"] == statistics.mean(bool(row["is_correct_lenient"]) for row in written)
+    assert rows["exact_match"]["task_version"] == "3"
+
+
+def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: Scored, dense: Scored) -> None:
+    assert dense.scores.filter(metric="agreement")["value"].to_list() == [1.0] * 3
+    for task, scoring, answer in (("arc_challenge", "full_text", "answer"), ("mine", "greedy", "answer_lenient")):
+        pairs = zip(samples(scored, task, scoring), samples(dense, task, scoring), strict=True)
+        same = [one[answer] == other[answer] for one, other in pairs if other[answer] is not None]
+        assert values(scored, task)["agreement"]["value"] == statistics.mean(same)
+        assert values(scored, task)["agreement"]["n"] == len(same)
+    assert scored.scores.filter(task="wikitext2", metric="agreement").is_empty()
+
+
+def test_what_a_variant_writes_is_guessed_by_the_dense_models_texts(
+    session: TaskSession, pruned: Variant, dense: Scored, scored: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[list[str]] = []
+
+    def spy(decoder: Decoder, *given: Any, others: list[list[int]], **named: Any) -> Any:
+        known.append([decoder.tokenizer.decode(tokens) for tokens in others])
+        return write(decoder, *given, others=others, **named)
+
+    monkeypatch.setattr(lm_eval_model, "write", spy)
+    texts = [row["text"] for row in samples(dense, "mine", "greedy")]
+    assert session.score(RECIPE, pruned, dense.samples).samples.equals(scored.samples)
+    assert known == [texts]
+    assert any(texts)
+    assert session.score("dense", Variant()).samples.equals(dense.samples)
+    assert known[1:] == [[""] * len(texts)]
+
+
+def test_dense_rows_that_are_known_are_not_computed_again(
+    decoder: Decoder, specs: list[TaskSpec], pruned: Variant, dense: Scored, scored: Scored
+) -> None:
+    asked = TaskSession(decoder, "tiny", specs[:1])
+    again = asked.score(RECIPE, pruned, dense.samples)
+    assert again.samples.equals(scored.samples.filter(task="arc_challenge"))
+    assert asked.dense is dense.samples
+    alone = TaskSession(decoder, "tiny", specs[:1]).score(RECIPE, pruned)
+    assert alone.samples.equals(again.samples)
+
+
+def test_every_variant_is_asked_the_same_and_another_seed_asks_otherwise(
+    decoder: Decoder, specs: list[TaskSpec], scored: Scored, dense: Scored
+) -> None:
+    assert scored.samples["sample_hash"].to_list() == dense.samples["sample_hash"].to_list()
+    assert scored.samples["sample_hash"].n_unique() == len(scored.samples)
+    assert scored.scores["task_hash"].to_list() == dense.scores["task_hash"].to_list()
+    seeds = dict(scored.scores.select("task", "fewshot_seed").iter_rows())
+    assert (seeds["arc_challenge"], seeds["examples"]) == (None, 1234)
+    other = TaskSession(decoder, "tiny", [specs[1].model_copy(update={"seed": 7})]).score("dense", Variant())
+    mine = dense.samples.filter(task="examples")
+    assert not set(other.samples["sample_hash"]) & set(mine["sample_hash"])
+    assert other.samples["question"].to_list() == mine["question"].to_list()
+
+
+def test_a_group_of_the_harness_brings_its_tasks_under_its_name(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"both": tmp_path / "_both.yaml"}
+    names["both"].write_text("group: both\ntask: [both_one, both_two]\n")
+    for count, name in enumerate(("both_one", "both_two"), start=1):
+        data, names[name] = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.yaml"
+        data.write_text('{"query": "Which?", "choices": ["a", "b"], "gold": 1}\n' * count)
+        names[name].write_text(
+            f"task: {name}\noutput_type: multiple_choice\ndataset_path: json\ntest_split: test\n"
+            f"dataset_kwargs: {{data_files: {{test: {data}}}}}\ndoc_to_text: query\ndoc_to_choice: choices\n"
+            "doc_to_target: gold\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+        )
+    # Stands in for the index of lm-eval's own tasks, whose samples would be fetched.
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.definition.harness_names", lambda: names)
+    index = partial(TaskManager, include_path=str(tmp_path))
+    monkeypatch.setattr(
+        "prunescope.pipelines.evaluation.tasks.loading.TaskManager", lambda **_: index(include_defaults=False)
+    )
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
+    specs = [TaskSpec(name="both"), TaskSpec(name="alone", definition="both_two", samples=1)]
+    found = TaskSession(decoder, "tiny", specs).score("dense", Variant())
+    rows = {row["task"]: row for row in found.scores.filter(metric="accuracy").iter_rows(named=True)}
+    assert {task: (row["task_group"], row["n"]) for task, row in rows.items()} == {
+        "both_one": ("both", 1),
+        "both_two": ("both", 2),
+        "alone": (None, 1),
+    }
+    agreements = found.scores.filter(metric="agreement")
+    assert dict(agreements.select("task", "task_group").iter_rows()) == {
+        t: row["task_group"] for t, row in rows.items()
+    }
+    assert sorted(found.samples["task"]) == ["alone", "both_one", "both_two", "both_two"]
+
+
+def test_programs_are_judged_where_they_may_run_and_only_there(decoder: Decoder, tmp_path: Path) -> None:
+    # One token behind the sign of a comment changes nothing, whatever it is.
+    programs = [
+        {
+            "prompt": f"def number():\n    return {value}\n\n\n#",
+            "test": "def check(found):\n    assert found() == 1",
+            "entry_point": "number",
+        }
+        for value in (1, 2)
+    ]
+    data = tmp_path / "programs.jsonl"
+    data.write_text("\n".join(map(json.dumps, programs)))
+    spec = TaskSpec(name="humaneval", data=str(data), max_new_tokens=1)
+    kept = TaskSession(decoder, "tiny", [spec]).score("dense", Variant())
+    assert kept.scores["metric"].to_list() == ["agreement"]
+    assert values(kept, "humaneval")["agreement"]["n"] == 2
+    assert values(kept, "humaneval")["agreement"]["kind"] == "generative"
+    assert kept.samples["verdict"].to_list() == ["not_run"] * 2
+    assert kept.samples["is_correct"].to_list() == [None, None]
+    judged = TaskSession(decoder, "tiny", [spec], allows_code=True).score("dense", Variant())
+    if reason := refusal():
+        pytest.skip(reason)
+    assert judged.samples["verdict"].to_list() == ["passed", "failed"]
+    assert judged.samples["is_correct"].to_list() == [True, False]
+    assert values(judged, "humaneval")["pass_at_1"]["value"] == 0.5
+    assert judged.samples["text"].to_list() == kept.samples["text"].to_list()
+
+
+def test_flips_are_counted_both_ways() -> None:
+    def frame(right: list[bool | None], task: str = "t") -> pl.DataFrame:
+        ids = [str(number) for number in range(len(right))]
+        return pl.DataFrame({"task": task, "scoring": "letter", "sample_id": ids, "is_correct": right})
+
+    now, was = [True, True, False, False, True, None], [True, False, True, True, True, None]
+    assert flips(frame(now), frame(was)).rows(named=True) == [
+        {
+            "task": "t",
+            "scoring": "letter",
+            "n": 5,
+            "right_dense": 4,
+            "right": 3,
+            "right_to_wrong": 2,
+            "wrong_to_right": 1,
+        }
+    ]
+    assert flips(frame(now), frame(was, "other")).is_empty()
+
+
+def test_a_study_without_tasks_gives_empty_tables(decoder: Decoder) -> None:
+    found = TaskSession(decoder, "tiny", []).score("dense", Variant())
+    assert found.scores.is_empty()
+    assert found.samples.is_empty()
+    assert found.scores.columns == [column.name for column in TABLES["task_scores"].columns]

@@ -1,0 +1,157 @@
+"""What is timed, in which order, and what becomes of the times; the clock is the test's own."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.peak_memory import growth_bytes
+from prunescope.pipelines.evaluation import speed
+from prunescope.pipelines.evaluation.speed import SCHEMA, check_speed, speed_rows, turns
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.module_calls import hooks
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
+from prunescope.warehouse.tables import TABLES
+from tests.tiny_models import save_tiny
+
+CPU = torch.device("cpu")
+BLOCK = Variant(dropped=("attn.1", "mlp.1"))
+SPEC = SpeedSpec(batch=3, length=8, new_tokens=5, repeats=3)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "llama"))
+
+
+@dataclass
+class Ticking:
+    """A clock that goes on by what the side that is worn takes, and writes down which side that was.
+
+    A run reads it four times: at its beginning, behind the prompts, behind the first token, behind the last.
+    """
+
+    decoder: Decoder
+    seconds: dict[str, tuple[float, float, float]]
+    sides: list[str] = field(default_factory=list)
+    slow: dict[int, float] = field(default_factory=dict)
+    time: float = 100.0
+
+    def __call__(self) -> float:
+        side = "variant" if "forward" in vars(self.decoder.layers[1].module) else "dense"
+        run, reading = divmod(len(self.sides), 4)
+        self.sides.append(side)
+        if reading:
+            self.time += self.seconds[side][reading - 1] * self.slow.get(run, 1.0)
+        return self.time
+
+    @property
+    def runs(self) -> str:
+        """The side of every run, A the dense one."""
+        assert all(len(set(self.sides[start : start + 4])) == 1 for start in range(0, len(self.sides), 4))
+        return "".join("A" if side == "dense" else "B" for side in self.sides[::4])
+
+
+def test_both_sides_run_twice_untimed_and_then_in_turn(decoder: Decoder) -> None:
+    clock = Ticking(decoder, dict.fromkeys(("dense", "variant"), (1.0, 1.0, 1.0)))
+    speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC], clock=clock)
+    assert clock.runs == "AABB" + "ABBAAB"
+    assert [side[0] for side, _ in turns(4)] == ["d", "v", "v", "d", "d", "v", "v", "d"]
+
+
+def test_a_row_holds_the_medians_of_both_sides_and_an_outlier_moves_none(decoder: Decoder) -> None:
+    times = {"dense": (2.0, 0.5, 4.0), "variant": (1.0, 0.25, 3.0)}
+    slow = {0: 50.0, 3: 70.0, 5: 9.0, 7: 0.1}  # a warm-up, a watched run, a run of the variant, one of the dense model
+    clock = Ticking(decoder, times, slow=slow)
+    rows = speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC], clock=clock)
+    assert rows.schema == SCHEMA
+    row = rows.row(0, named=True)
+    assert {name: row[name] for name in ("model", "recipe")} == {"model": "tiny", "recipe": "block-drop-1"}
+    assert {name: row[name] for name in SpeedSpec.model_fields} == SPEC.model_dump()
+    # 3 × 8 prompt tokens; 3 × 4 tokens behind the first of each sequence.
+    assert (row["prefill_tokens_per_second_dense"], row["prefill_tokens_per_second"]) == (12.0, 24.0)
+    assert (row["decode_tokens_per_second_dense"], row["decode_tokens_per_second"]) == (3.0, 4.0)
+    assert (row["seconds_to_first_token_dense"], row["seconds_to_first_token"]) == (2.5, 1.25)
+    assert row["sublayers_skipped"] == 2
+    assert row["machine"].endswith(f"{torch.get_num_threads()} threads")
+
+
+def test_every_run_reads_the_prompts_once_and_then_token_by_token_and_dropped_layers_stay_out(decoder: Decoder) -> None:
+    calls: Counter[tuple[str, int]] = Counter()
+
+    def count(name: str) -> Callable[..., None]:
+        return lambda module, args: calls.update([(name, args[0].shape[1])])
+
+    kept, gone = (decoder.layers[index].module.input_layernorm for index in (0, 1))
+    both = [kept.register_forward_pre_hook(count("kept")), gone.register_forward_pre_hook(count("dropped"))]
+    two = [SPEC, SpeedSpec(batch=1, length=4, new_tokens=2, repeats=1)]
+    with hooks(*both):
+        rows = speed_rows(decoder, "tiny", "block-drop-1", BLOCK, two)
+    # SPEC is run 5 times a side, the other 3 times; each writes its first token from the prompt.
+    assert calls == {
+        ("kept", 8): 10,
+        ("dropped", 8): 5,
+        ("kept", 4): 6,
+        ("dropped", 4): 3,
+        ("kept", 1): 10 * 4 + 6,
+        ("dropped", 1): 5 * 4 + 3,
+    }
+    assert rows["length"].to_list() == [8, 4]
+    assert rows.select("prefill_tokens_per_second", "decode_tokens_per_second_dense").min_horizontal().min() > 0
+
+
+def test_memory_is_that_of_the_weights_left_and_of_what_a_run_took(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([1000, 600])
+    monkeypatch.setattr(speed, "growth_bytes", lambda work, device: work() and next(taken))
+    row = speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC]).row(0, named=True)
+    weights = sum(p.numel() * 4 for p in decoder.model.parameters()) + sum(b.nbytes for b in decoder.model.buffers())
+    assert row["peak_memory_bytes_dense"] == weights + 1000
+    block = decoder.layers[1]
+    assert row["peak_memory_bytes"] == weights - 4 * (block.attn.size + block.mlp.size) + 600
+    monkeypatch.setattr(speed, "growth_bytes", lambda work, device: None)
+    assert speed_rows(decoder, "tiny", "dense", Variant(), [SPEC])["peak_memory_bytes"].to_list() == [None]
+
+
+def test_growth_is_what_work_held_at_once_however_often_it_runs() -> None:
+    size = 48 * 2**20
+
+    def work() -> None:
+        for _ in range(3):  # one after the other: the peak is one of them
+            torch.ones(size // 4)
+
+    for _ in range(2):
+        assert 0.95 * size < (growth_bytes(work, CPU) or 0) < 1.5 * size  # the kernel counts in batches
+    assert (growth_bytes(lambda: None, CPU) or 0) < size / 8
+
+
+def test_without_runs_and_for_noise_there_are_no_rows_and_nothing_runs(decoder: Decoder) -> None:
+    def never() -> float:
+        raise AssertionError("timed")
+
+    for variant, specs in ((BLOCK, []), (Variant(noise="batch"), [SPEC])):
+        assert speed_rows(decoder, "tiny", "r", variant, specs, clock=never).rows() == []
+    assert SCHEMA.names() == [column.name for column in TABLES["speed"].columns]
+
+
+def test_a_model_that_writes_through_no_cache_is_refused(decoder: Decoder) -> None:
+    refused = replace(decoder, cache_refusal="Llama does not run through a cache")
+    with pytest.raises(InputError, match="speed: Llama does not run through a cache; take `speed` out"):
+        speed_rows(refused, "tiny", "dense", Variant(), [SPEC])
+
+
+def test_runs_beyond_the_context_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    parts = {"models": [{"name": "a", "source": "b"}], "recipes": ["dense"], "prompts": []}
+    prompts = [{"id": "p", "kind": "open", "text": "Why?"}]
+    study = Study(name="s", **(parts | {"prompts": prompts}), speed=[SpeedSpec(length=96, new_tokens=32)])
+    check_speed(study, 128)
+    with pytest.raises(InputError, match="length 96, new_tokens 32: 128 tokens are over the model's context of 127"):
+        check_speed(study, 127)

@@ -1,0 +1,110 @@
+"""The tables of the output against slow ones written row by row, ties included."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
+from prunescope.pipelines.evaluation.traces.decoding import (
+    Pair,
+    decode_greedily,
+    logits_of,
+    pruned_tokens,
+    step_rows,
+    top_rows,
+)
+from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.studies import Prompt
+
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+def pair_of(decoder: Decoder) -> Pair:
+    generator = torch.Generator().manual_seed(3)
+    streams, shifts = torch.randn(2, STEPS, 64, generator=generator)
+    prompt = TokenizedPrompt(Prompt(id="p", kind="open", text="?"), (5, 6, 7), ())
+    return Pair(prompt, "free_running", streams, shifts, (8, 8, 8, 8, 8), (8, 9, 8, 9, 8))
+
+
+def slow_top_rows(decoder: Decoder, logits: dict[str, Tensor], count: int) -> list[dict[str, object]]:
+    rows = []
+    for side, values in logits.items():
+        for step in range(len(values)):
+            ordered = sorted(range(values.shape[1]), key=lambda token: (-float(values[step, token]), token))
+            for rank, token in enumerate(ordered[:count], start=1):
+                row = {"step": step, "side": side, "rank": rank, "token_id": token}
+                row["token_text"] = decoder.tokenizer.decode([token])
+                for other, theirs in logits.items():
+                    row[f"logit_{other}"] = float(theirs[step, token])
+                    row[f"probability_{other}"] = float(torch.softmax(theirs[step].double(), dim=-1)[token])
+                rows.append(row | {"prompt_id": "p", "trajectory": "free_running"})
+    return rows
+
+
+@pytest.mark.parametrize("at_once", [2, 64])
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("vocabulary", [7, 300])
+def test_top_rows_equal_a_sort_of_the_whole_vocabulary(
+    decoder: Decoder, vocabulary: int, is_tied: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunescope.pipelines.evaluation.traces.decoding.STEPS_AT_ONCE", at_once)
+    weight = torch.randn(vocabulary, 64, generator=torch.Generator().manual_seed(1))
+    pair = pair_of(decoder)
+    if is_tied:  # small whole numbers: products are exact, and many are equal
+        weight = weight.round().clamp(-1, 1)
+        pair = replace(pair, streams=pair.streams.round(), shifts=pair.shifts.round())
+    decoder = replace(decoder, output=replace(decoder.output, head=Head(weight)))
+    logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams, pair.shifts), strict=True))
+    found = top_rows(decoder, pair, 10).sort("side", "step", "rank")
+    expected = pl.DataFrame(slow_top_rows(decoder, logits, 10)).sort("side", "step", "rank")
+    exact = [name for name in expected.columns if not name.startswith(("probability", "logit"))]
+    assert found.select(exact).equals(expected.select(exact))
+    for name in (f"{what}_{side}" for what in ("probability", "logit") for side in logits):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    tokens = pruned_tokens(decoder, pair.streams, pair.shifts)
+    assert list(tokens) == expected.filter(side="pruned", rank=1).sort("step")["token_id"].to_list()
+
+
+def test_step_rows_repeat_the_tokens_at_every_temperature_and_place_them_behind_the_prompt(decoder: Decoder) -> None:
+    rows = step_rows(decoder, pair_of(decoder), (0.5, 1.0))
+    assert rows["temperature"].to_list() == [0.5] * STEPS + [1.0] * STEPS
+    assert rows["position"].to_list() == [2, 3, 4, 5, 6] * 2
+    text = {token: decoder.tokenizer.decode([token]) for token in (8, 9)}
+    assert rows["token_text_pruned"].to_list() == [text[8], text[9]] * 2 + [text[8]] + [text[8], text[9]] * 2 + [
+        text[8]
+    ]
+    np.testing.assert_allclose(rows["repeat_rate_dense"][:STEPS], [0, 0, 0, 1 / 2, 2 / 3], rtol=1e-6)
+    alone = [step_rows(decoder, pair_of(decoder), (temperature,)) for temperature in (0.5, 1.0)]
+    assert rows.equals(pl.concat(alone))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several threads share out the rows of a product unevenly, and then equal rows differ by rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_equal_prompts_decoded_together_stay_bit_equal_and_no_module_stays_replaced(decoder: Decoder) -> None:
+    prompt = (33, 250, 8, 61)
+    first, *others = decode_greedily(decoder, [prompt] * 5, 6)
+    again = decode_greedily(decoder, [prompt] * 5, 6)
+    assert all(other.tokens == first.tokens and torch.equal(other.streams, first.streams) for other in others)
+    assert all(torch.equal(a.streams, b.streams) for a, b in zip(again, [first, *others], strict=True))
+    assert not any("forward" in vars(module) for module in decoder.model.modules())

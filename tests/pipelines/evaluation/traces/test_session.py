@@ -1,0 +1,371 @@
+"""The trace tables against an independent float64 model, and their promises: zero against itself, cache or not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
+from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
+from prunescope.pipelines.pruning.variant import Variant, masked
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
+from prunescope.warehouse.tables import TABLES
+from tests.pipelines.evaluation.traces.llama64 import Llama64, measures64
+from tests.tiny_models import ARCHITECTURES, SHORT_TEXT
+
+STEPS = 6
+PROMPTS = (
+    Prompt(id="maths", kind="maths", text="2+2?", gold="4", answer_pattern=r"(\d)"),
+    Prompt(id="open", kind="open", text="Why ⏎ 😀?"),
+    Prompt(id="choice", kind="choice", text="A or b?", options=("A", "b"), gold="b"),
+)
+
+
+def study(**measure: object) -> Study:
+    return Study(
+        name="s",
+        models=(ModelSpec(name="tiny", source="x"),),
+        recipes=(parse_recipe("dense"),),
+        prompts=PROMPTS,
+        generation=GenerationSpec(new_tokens=STEPS),
+        measure=MeasureSpec(**measure),
+    )
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+def variant_of(decoder: Decoder, name: str) -> Variant:
+    spec = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=32)
+    calibrated, tokens = calibrate(decoder, spec, "tiny"), calibration_tokens(decoder.tokenizer, spec)
+    return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens)
+
+
+def expected_shapes(temperatures: int, positions: int) -> dict[str, int]:
+    return {
+        "layer_transitions": positions * 6 * 2 * 2 * temperatures,
+        "decoding_steps": 3 * 2 * STEPS * temperatures,
+        "top_tokens": 3 * 2 * STEPS * 2 * 10,
+        "option_subspace": temperatures,
+        "generations": 3,
+        "hidden_states": 0,
+    }
+
+
+def test_one_row_per_grain(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study(temperatures=(0.5, 1.0)))
+    tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
+    assert {name: len(frame) for name, frame in tables.items()} == expected_shapes(2, 3 * (STEPS + 1))
+    transitions = tables["layer_transitions"]
+    keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens", "temperature"]
+    assert transitions.select(keys).is_duplicated().sum() == 0
+    ends = transitions.filter(pl.col("position") == pl.col("position").max().over("prompt_id"))
+    assert ends["step"].null_count() == len(ends), "behind the last generated token nothing is predicted"
+
+
+def test_a_variants_rows_are_the_same_bit_for_bit_whatever_others_stand_beside_it(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study(temperatures=(0.5, 1.0)))
+    variants = {name: variant_of(decoder, name) for name in ("dense", "wanda-50", "magnitude-50", "attn-drop-1")}
+    together = session.trace_all(variants)
+    assert list(together) == list(variants)
+    for name, variant in variants.items():
+        for table, frame in session.trace(name, variant).items():
+            assert frame.equals(together[name][table]), f"{table} of {name}"
+
+
+@pytest.mark.parametrize("name", ["wanda-50", "attn-drop-1", "block-drop-1"])
+@pytest.mark.parametrize("lens", ["raw", "normed"])
+def test_layer_and_output_rows_equal_an_independent_float64_model(
+    decoder: Decoder, tiny_folder: Path, name: str, lens: str
+) -> None:
+    temperatures = (0.7, 1.0)
+    session = Session(decoder, "tiny", study(temperatures=temperatures))
+    variant = variant_of(decoder, name)
+    tables = session.trace(name, variant)
+    # Both lenses are rows of one product.
+    tables["layer_transitions"] = tables["layer_transitions"].filter(pl.col("lens") == lens)
+    assert len(tables["layer_transitions"])
+    model = Llama64.load(tiny_folder)
+    changed = {module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()}
+    compared = compare(tables, model, changed, set(variant.dropped), session, lens, temperatures)
+    assert compared == len(tables["layer_transitions"])
+
+
+def compare(
+    tables: dict[str, pl.DataFrame],
+    model: Llama64,
+    changed: dict[str, torch.Tensor],
+    dropped: set[str],
+    session: Session,
+    lens: str,
+    temperatures: tuple[float, ...],
+    logit_error: float = 0.0,
+) -> int:
+    """Every row of `layer_transitions` of a lens against float64: relative error 1e-3 where the truth is over 1e-8.
+
+    `logit_error` as in `assert_close`.
+    """
+    compared = 0
+
+    def through(states: torch.Tensor) -> torch.Tensor:
+        return model.norm(states, "model.norm.weight") if lens == "normed" else states
+
+    transitions = tables["layer_transitions"].filter(pl.col("lens") == lens)
+    for dense in session._prompts:
+        tokens = dense.tokens[0].tolist()
+        dense_streams = model.streams(tokens)
+        pruned_streams = model.streams(tokens, changed, dropped)
+        for label, (before, after) in dense_streams.items():
+            kind, layer = label.split(".")
+            local = before + model.sublayer(before, label, changed, dropped)
+            for temperature in temperatures:
+                rows = transitions.filter(
+                    pl.col("prompt_id") == dense.prompt.prompt.id,
+                    pl.col("layer") == int(layer),
+                    pl.col("sublayer") == kind,
+                    pl.col("temperature") == temperature,
+                )
+                compared += compare_scopes(
+                    rows,
+                    through(after),
+                    {"local": through(local), "propagated": through(pruned_streams[label][1])},
+                    model.head,
+                    temperature,
+                    f"{label} {lens} T={temperature}",
+                    logit_error,
+                )
+    return compared
+
+
+def compare_scopes(
+    rows: pl.DataFrame,
+    dense: torch.Tensor,
+    moved: dict[str, torch.Tensor],
+    head: torch.Tensor,
+    temperature: float,
+    where: str,
+    logit_error: float = 0.0,
+) -> int:
+    """The rows of one sublayer against the measures between its dense state and the moved one of each scope, by token.
+
+    All scopes go through the head together: reading a head in float64 takes longer than the arithmetic.
+    """
+    by_scope = {scope: rows.filter(pl.col("scope") == scope).sort("position") for scope in moved}
+    at = {scope: part["position"].to_list() for scope, part in by_scope.items()}
+    before = torch.cat([dense[at[scope]] for scope in moved])
+    after = torch.cat([state[at[scope]] for scope, state in moved.items()])
+    truth, start = measures64(before, after, head, temperature), 0
+    for scope, part in by_scope.items():
+        own = slice(start, start := start + len(part))
+        assert_close(part, {name: values[own] for name, values in truth.items()}, f"{scope} {where}", logit_error)
+    return start
+
+
+def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str, logit_error: float = 0.0) -> None:
+    """The contract: relative error at most 1e-3 wherever the truth is at least 1e-8, and nothing negative.
+
+    Where the states are not given, their float32 leaves an error of `logit_error` times the largest logit in each
+    logit. A probability moves by as much, relative to itself, on either side, and the squares of measures twice that.
+    """
+    for column, values in truth.items():
+        if column == "largest_logit":
+            continue
+        found = rows[column].to_numpy()
+        if column not in {"par_rel_h", "par_rel_z", "par_rel_p"}:
+            assert (found >= 0).all(), f"{column} negative at {where}"
+        counted = np.abs(values) >= 1e-8
+        scale = np.abs(values[counted])
+        if column.startswith("par_rel"):
+            # A signed share may be next to zero by cancellation: it is measured against the length of the shift.
+            scale = np.hypot(values, truth[f"orth_rel_{column[-1]}"])[counted]
+        elif column.startswith("margin"):
+            # A difference of two float32 logits, each with an error of its own size.
+            scale = scale + 1e-2 * truth["largest_logit"][counted]
+        elif not column.endswith(("_h", "_z", "_dh", "_dz")) or column.startswith(("var_p", "var_r")):
+            scale = scale * (1 + 4 * logit_error / 1e-3 * truth["largest_logit"][counted])
+        error = np.abs(found[counted] - values[counted]) / scale
+        worst = f"off by {error.max():.1e} of {values[counted][error.argmax()]:.3e}" if len(error) else ""
+        assert (error <= 1e-3).all(), f"{column} {worst} at {where}"
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_dense_model_against_itself_is_exactly_zero(
+    decoder: Decoder, cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, passes, hidden = Session(decoder, "tiny", study(cache=cache)), list[int](), Decoder.hidden
+    monkeypatch.setattr(Decoder, "hidden", lambda *call: passes.append(1) or hidden(*call))
+    tables = session.trace("dense", Variant())
+    assert passes, "it ran again: to write zeros would check nothing"
+    for name in ("layer_transitions", "decoding_steps"):
+        frame = tables[name]
+        for column in (
+            *(f"norm_d{s}" for s in "hzp"), *(f"one_minus_cos_{s}" for s in "hzp"), *(f"orth_rel_{s}" for s in "hzp"),
+            *(f"par_rel_{s}" for s in "hzp"), "t1_h", "t1_z", "t2_p", "t3_kl_nats", "var_p_dz", "var_r_dz",
+            "var_uniform_dz", "kl_dense_pruned_nats", "kl_pruned_dense_nats", "js_nats", "total_variation",
+        ):  # fmt: skip
+            assert (frame[column] == 0).all(), f"{name}.{column}"
+        assert frame["is_top1_same"].all()
+        assert (frame["entropy_dense_nats"] == frame["entropy_pruned_nats"]).all()
+    assert tables["generations"]["first_flip_step"].null_count() == 3
+    assert not tables["layer_transitions"]["is_changed"].any()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        *((architecture, "wanda-50") for architecture in ARCHITECTURES),
+        ("llama", "attn-drop-1"),
+        *(pytest.param(each, "attn-drop-1", marks=pytest.mark.exhaustive) for each in ARCHITECTURES if each != "llama"),
+    ],
+)
+def test_a_cached_run_gives_the_same_table_as_an_uncached_one(
+    architecture: str, name: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
+    variant = variant_of(decoder, name)
+    keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens"]
+    whole, cached = (
+        Session(decoder, "tiny", study(cache=cache)).trace(name, variant)["layer_transitions"].sort(keys)
+        for cache in (False, True)
+    )
+    assert whole.select(keys).equals(cached.select(keys))
+    for column in ("norm_dh", "one_minus_cos_h", "one_minus_cos_p", "kl_dense_pruned_nats", "total_variation"):
+        np.testing.assert_allclose(cached[column], whole[column], rtol=2e-3, atol=1e-6, err_msg=column)
+
+
+def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
+    variant = variant_of(decoder, "wanda-50")
+    layer = decoder.layers[1]
+    only = Variant(masked((name, mask) for name, mask in variant.masks.items() if name in layer.mlp.matrices))
+    calls: list[str] = []
+    handles = [
+        s.mixers[0].register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers
+    ]
+    table = session.trace("one", only)["layer_transitions"]
+    for handle in handles:
+        handle.remove()
+    # One whole pass of the variant a prompt, and beyond it only the changed sublayer, once a prompt.
+    assert {label: calls.count(label) for label in set(calls)} == {
+        s.label: 6 if s is layer.mlp else 3 for s in decoder.sublayers
+    }
+    touched = table.filter(pl.col("is_changed"))
+    assert touched.select("layer", "sublayer").unique().rows() == [(1, "mlp")]
+    assert (touched["norm_dh"] > 0).all()
+    assert (table.filter(~pl.col("is_changed"))["norm_dh"] == 0).all()
+
+
+def test_every_position_includes_the_prompt_and_agrees_on_the_rest(decoder: Decoder) -> None:
+    variant = variant_of(decoder, "wanda-50")
+    every = Session(decoder, "tiny", study(positions="every")).trace("wanda-50", variant)
+    some = Session(decoder, "tiny", study()).trace("wanda-50", variant)
+    keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens"]
+    joined = some["layer_transitions"].join(every["layer_transitions"], on=keys, suffix="_every")
+    assert len(joined) == len(some["layer_transitions"]) < len(every["layer_transitions"])
+    kl, kl_every = joined["kl_dense_pruned_nats"], joined["kl_dense_pruned_nats_every"]
+    np.testing.assert_allclose(kl, kl_every, rtol=1e-4, atol=1e-9)
+    assert every["layer_transitions"]["position"].min() == 0
+    first, second = (tables["decoding_steps"].sort("prompt_id", "trajectory", "step") for tables in (some, every))
+    np.testing.assert_allclose(first["kl_dense_pruned_nats"], second["kl_dense_pruned_nats"], rtol=1e-4, atol=1e-9)
+
+
+def test_trajectories_agree_until_the_first_flip_and_the_tokens_are_the_models_own(decoder: Decoder) -> None:
+    session = Session(decoder, "tiny", study())
+    variant = variant_of(decoder, "magnitude-50")
+    tables = session.trace("magnitude-50", variant)
+    steps = tables["decoding_steps"]
+    for row in tables["generations"].iter_rows(named=True):
+        mine = steps.filter(pl.col("prompt_id") == row["prompt_id"]).sort("step")
+        free, forced = (mine.filter(pl.col("trajectory") == t) for t in ("free_running", "teacher_forced"))
+        assert free["token_id_pruned"].to_list() == row["token_ids"]
+        sides = zip(free["token_id_dense"], free["token_id_pruned"], strict=True)
+        flips = [step for step, (dense, pruned) in enumerate(sides) if dense != pruned]
+        assert row["first_flip_step"] == (flips[0] if flips else None)
+        agree = (flips[0] if flips else STEPS - 1) + 1
+        np.testing.assert_allclose(
+            free["kl_dense_pruned_nats"][:agree], forced["kl_dense_pruned_nats"][:agree], rtol=1e-3, atol=1e-7
+        )
+
+
+def test_output_rows_equal_the_last_layers_normed_rows(decoder: Decoder) -> None:
+    tables = Session(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
+    last = tables["layer_transitions"].filter(
+        pl.col("layer") == 2, pl.col("sublayer") == "mlp", pl.col("scope") == "propagated", pl.col("lens") == "normed"
+    )
+    forced = tables["decoding_steps"].filter(pl.col("trajectory") == "teacher_forced")
+    joined = forced.join(last, on=["prompt_id", "position"], suffix="_layer")
+    assert len(joined) == 3 * STEPS
+    for column in ("kl_dense_pruned_nats", "one_minus_cos_h", "var_p_dz", "entropy_pruned_nats"):
+        np.testing.assert_allclose(joined[column], joined[f"{column}_layer"], rtol=1e-4, atol=1e-9)
+
+
+def test_options_are_read_at_the_last_prompt_token(decoder: Decoder) -> None:
+    tables = Session(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
+    (row,) = tables["option_subspace"].iter_rows(named=True)
+    first = tables["decoding_steps"].row(
+        by_predicate=(pl.col("prompt_id") == "choice")
+        & (pl.col("trajectory") == "teacher_forced")
+        & (pl.col("step") == 0),
+        named=True,
+    )
+    assert row["kl_dense_pruned_nats"] == pytest.approx(first["kl_dense_pruned_nats"], rel=1e-3)
+    assert row["one_minus_cos_p"] == pytest.approx(first["one_minus_cos_p"], rel=1e-3)
+    assert sum(row["p_options_dense"]) == pytest.approx(1, rel=1e-6)
+    assert row["options"] == ["A", "b"]
+
+
+def test_two_sessions_give_bit_identical_tables(decoder: Decoder, tiny_folder: Path) -> None:
+    variant = variant_of(decoder, "wanda-50")
+    first = Session(decoder, "tiny", study()).trace("wanda-50", variant)
+    second = Session(load_decoder(tiny_folder), "tiny", study()).trace("wanda-50", variant)
+    assert all(first[name].equals(second[name], null_equal=True) for name in first)
+
+
+def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: Decoder) -> None:
+    long = study().model_copy(update={"prompts": (Prompt(id="long", kind="open", text="word " * 200),)})
+    with pytest.raises(InputError, match="'long' has .* over the model's context of 128"):
+        Session(decoder, "tiny", long)
+    same = study().model_copy(update={"prompts": (Prompt(id="q", kind="choice", text="?", options=("A", "A!")),)})
+    with pytest.raises(InputError, match="different tokens"):
+        Session(decoder, "tiny", same)
+    broken = load_decoder(tiny_folder)
+    with torch.no_grad():
+        broken.layers[1].mlp.mixers[0].down_proj.weight.fill_(float("inf"))
+    with pytest.raises(ComputationError, match="NaN or infinite"):
+        Session(broken, "tiny", study())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoding_together_gives_what_decoding_alone_gives(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
+    prompts = [(5, 77, 9), (120,), (33, 250, 8, 8, 61, 44, 17)]
+    together = decode_greedily(decoder, prompts, 8)
+    for prompt, found in zip(prompts, together, strict=True):
+        (alone,) = decode_greedily(decoder, [prompt], 8)
+        assert found.tokens == alone.tokens
+        np.testing.assert_allclose(found.streams, alone.streams, rtol=1e-3, atol=1e-4)
+        whole = decoder.hidden(torch.tensor([[*prompt, *alone.tokens]]))[0]
+        states = decoder.head.norm(alone.streams.float())
+        np.testing.assert_allclose(states, whole[len(prompt) - 1 : -1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_study_without_options_or_free_running_has_empty_tables_of_the_right_columns(decoder: Decoder) -> None:
+    full = study(trajectories=("teacher_forced",))
+    session = Session(decoder, "tiny", full.model_copy(update={"prompts": PROMPTS[:1]}))
+    tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
+    assert len(tables["option_subspace"]) == len(tables["generations"]) == 0
+    for name in ("option_subspace", "generations"):
+        assert set(tables[name].columns) == set(TABLES[name].arrow().names)

@@ -1,0 +1,238 @@
+"""The table of texts against an independent float64 model, and its promises: zero against itself, any batch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.evaluation.traces import text_traces
+from prunescope.pipelines.evaluation.traces.text_traces import Kept, TextSession
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant import Variant, masked
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import TextSpec
+from prunescope.warehouse.tables import TABLES
+from prunescope.warehouse.tables.text_tokens import NAMES
+from tests.pipelines.evaluation.test_texts import study as study_of
+from tests.pipelines.evaluation.traces.llama64 import Llama64, measures64
+from tests.tiny_models import ARCHITECTURES
+
+HALF = TextSpec(id="half", source="embedded", context=32, max_tokens=96)
+SIDE_BY_SIDE = TextSpec(id="side-by-side", context=24, stride=24, max_tokens=50)
+STUDY = study_of(HALF, SIDE_BY_SIDE)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def session(decoder: Decoder) -> TextSession:
+    return TextSession(decoder, "tiny", STUDY)
+
+
+def last_layer_variant(decoder: Decoder, share: float) -> Variant:
+    """A few weights of the last MLP masked, so that nothing moves but the very end."""
+    name, matrix = list(decoder.layers[-1].mlp.matrices.items())[-1]
+    mask = torch.rand(matrix.weight.shape, generator=torch.Generator().manual_seed(0)) >= share
+    return Variant(masked([(name, mask)]))
+
+
+def test_every_row_equals_an_independent_float64_model(
+    decoder: Decoder, session: TextSession, tiny_folder: Path
+) -> None:
+    model = Llama64.load(tiny_folder)
+    for name, variant in {
+        "magnitude-50": prune(decoder, parse_recipe("magnitude-50")),
+        "drop": Variant(dropped=("attn.1", "mlp.2")),
+        "last": last_layer_variant(decoder, 0.002),
+    }.items():
+        rows = session.trace(name, variant)
+        changed = {module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()}
+        for text in session._texts:
+            mine = rows.filter(pl.col("text_id") == text.text.id)
+            assert len(mine) == len(text.targets) > 0
+            for index, window in enumerate(text.windows):
+                compare(mine.filter(pl.col("window_id") == index), window, text.text, model, changed, variant)
+
+
+def compare(
+    rows: pl.DataFrame,
+    window: torch.Tensor,
+    text: TextSpec,
+    model: Llama64,
+    changed: dict[str, torch.Tensor],
+    variant: Variant,
+) -> None:
+    tokens = window.tolist()
+    last = f"mlp.{model.layers - 1}"
+    reads = slice(-text.scored - 1, -1)
+    dense, pruned = (
+        model.norm(streams[last][1][reads], "model.norm.weight")
+        for streams in (model.streams(tokens), model.streams(tokens, changed, set(variant.dropped)))
+    )
+    assert rows["token_id"].to_list() == tokens[-text.scored :]
+    for side, states in (("dense", dense), ("pruned", pruned)):
+        truth = torch.log_softmax(states @ model.head.T, -1)[torch.arange(text.scored), tokens[-text.scored :]]
+        np.testing.assert_allclose(rows[f"log_p_target_{side}"], truth, rtol=1e-5, atol=2e-5)
+        perplexity = np.exp(-rows[f"log_p_target_{side}"].cast(pl.Float64).mean())
+        assert perplexity == pytest.approx(float((-truth.mean()).exp()), rel=1e-5)
+    truth = measures64(dense, pruned, model.head, 1.0)
+    for name in NAMES:
+        if name in truth and not name.startswith("margin"):
+            large = np.abs(truth[name]) >= 1e-8
+            np.testing.assert_allclose(
+                rows[name].to_numpy()[large], truth[name][large], rtol=2e-3, atol=1e-9, err_msg=f"{name} {text.id}"
+            )
+
+
+def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder: Path) -> None:
+    """One weight of the last MLP, made so small a part that two float32 streams would lose it."""
+    broken = load_decoder(tiny_folder)
+    name = list(broken.layers[-1].mlp.matrices)[-1]
+    linear = broken.model.get_submodule(name)
+    with torch.no_grad():
+        linear.weight[0, 0] = 1e-5
+    mask = torch.ones(linear.weight.shape, dtype=torch.bool)
+    mask[0, 0] = False
+    inner: list[torch.Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda _, args: inner.append(args[0][:, -HALF.scored - 1 : -1]))
+    session = TextSession(broken, "tiny", study_of(HALF))
+    handle.remove()
+    streams = torch.cat([kept.streams() for kept in session._kept[0]])
+    shift = torch.zeros_like(streams)
+    shift[:, 0] = -1e-5 * torch.cat(inner).flatten(end_dim=1)[:, 0].double()
+    moved = np.concatenate([session_shift(session, Variant(masked([(name, mask)])))])
+    largest = float(streams[:, 0].abs().max())
+    assert np.abs(moved[:, 1:]).max() == 0
+    # The product with a float32 matrix rounds, its sum with the stream does not.
+    assert np.abs(moved[:, 0] - shift[:, 0].numpy()).max() <= 2e-7 * largest
+
+
+def session_shift(session: TextSession, variant: Variant) -> np.ndarray:
+    from prunescope.pipelines.core.progress import SILENT
+    from prunescope.pipelines.pruning.variant_patching import applied
+
+    with applied(session.decoder, variant):
+        streams = list(session._streams(session._texts[0], "x", SILENT))
+    return np.concatenate([k.shift_to(s).numpy() for k, s in zip(session._kept[0], streams, strict=True)])
+
+
+def test_the_dense_model_against_itself_is_exactly_zero(session: TextSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, hidden = list[int](), Decoder.hidden
+    monkeypatch.setattr(Decoder, "hidden", lambda *call: passes.append(1) or hidden(*call))
+    rows = session.trace("dense", Variant())
+    assert passes, "it ran again: to write zeros would check nothing"
+    for name in NAMES:
+        if name.startswith(("one_minus", "var", "t3", "kl", "js", "total")):
+            assert (rows[name] == 0).all(), name
+    assert rows["is_top1_same"].all()
+    assert (rows["log_p_target_dense"] == rows["log_p_target_pruned"]).all()
+    assert (rows["entropy_dense_nats"] == rows["entropy_pruned_nats"]).all()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "batch"])
+def test_rounding_alone_leaves_a_floor_above_zero(session: TextSession, kind: str) -> None:
+    kl = session.trace(f"noise-{kind}", Variant(noise=kind))["kl_dense_pruned_nats"]
+    assert 0 < kl.min() <= kl.max() < (1e-9 if kind == "batch" else 1e-2)
+
+
+def test_the_dense_side_is_the_same_beside_every_variant(decoder: Decoder, session: TextSession) -> None:
+    first = session.trace("dense", Variant())
+    second = session.trace("magnitude-50", prune(decoder, parse_recipe("magnitude-50")))
+    keys = ["text_id", "window_id", "position", "token_id"]
+    assert first.select(keys).equals(second.select(keys))
+    for name in ("log_p_target_dense", "entropy_dense_nats"):
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-6, atol=1e-6)
+
+
+def test_the_number_of_windows_in_a_pass_changes_nothing_that_counts(
+    decoder: Decoder, session: TextSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = prune(decoder, parse_recipe("magnitude-50"))
+    together = session.trace("magnitude-50", variant)
+    monkeypatch.setattr(text_traces, "PASS_TOKENS", 1)
+    monkeypatch.setattr(text_traces, "PIECE_ROWS", 7)
+    alone = TextSession(decoder, "tiny", STUDY).trace("magnitude-50", variant)
+    keys = ["text_id", "window_id", "position", "token_id"]
+    assert together.select(keys).equals(alone.select(keys))
+    for name in ("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats", "one_minus_cos_p"):
+        np.testing.assert_allclose(alone[name], together[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_two_sessions_give_bit_identical_tables(decoder: Decoder, session: TextSession) -> None:
+    variant = prune(decoder, parse_recipe("magnitude-50"))
+    again = TextSession(decoder, "tiny", STUDY)
+    assert session.trace("m", variant).equals(again.trace("m", variant))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_log_probabilities_are_those_of_the_model_itself(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
+    session = TextSession(decoder, "tiny", STUDY)
+    rows = session.trace("dense", Variant())
+    for text in session._texts:
+        with torch.inference_mode():
+            log_p = torch.log_softmax(decoder.model(text.windows).logits.double(), -1)
+        at = torch.arange(text.text.context - text.text.scored, text.text.context)
+        truth = torch.stack([log_p[index, at - 1, window[at]] for index, window in enumerate(text.windows)])
+        mine = rows.filter(pl.col("text_id") == text.text.id)["log_p_target_dense"]
+        np.testing.assert_allclose(mine, truth.reshape(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_of_few_bits_is_measured_at_the_stream_that_its_head_reads(tiny_folder: Path) -> None:
+    decoder = load_decoder(tiny_folder, "bfloat16")
+    session = TextSession(decoder, "tiny", study_of(HALF))
+    rows = session.trace("dense", Variant())
+    (text,) = session._texts
+    with torch.inference_mode():
+        states = decoder.head.norm(torch.cat([kept.streams() for kept in session._kept[0]]))
+        own = decoder.hidden(text.windows)[:, -HALF.scored - 1 : -1].flatten(end_dim=1).float()
+    torch.testing.assert_close(states, own, rtol=1e-2, atol=1e-2)
+    assert (rows["kl_dense_pruned_nats"] == 0).all()
+
+
+def test_what_is_kept_of_the_dense_side_is_the_stream_in_four_bytes_a_number(session: TextSession) -> None:
+    tokens, width = sum(len(text.targets) for text in session._texts), 64
+    steps = 8 * width * sum(len(batches) for batches in session._kept)
+    assert session.kept_bytes == 4 * width * tokens + steps
+
+
+def test_streams_are_kept_to_a_two_billionth_of_their_channel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    streams = torch.randn(50, 8, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(-4, 4)
+    streams[:, 3] = 0
+    kept = Kept.of(streams)
+    assert ((kept.streams() - streams).abs() <= streams.abs().amax(0) * 2.0**-31).all()
+    assert (kept.shift_to(streams) == 0).all()
+    move = 1e-3 * torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    assert ((kept.shift_to(streams + move) - move).abs() <= streams.abs().amax(0) * 2.0**-30 + 1e-9).all()
+    assert torch.equal(kept.rows(slice(3, 9)).streams(), kept.streams()[3:9])
+
+
+def test_a_study_without_texts_gives_an_empty_table_of_the_right_types(decoder: Decoder) -> None:
+    rows = TextSession(decoder, "tiny", study_of()).trace("dense", Variant())
+    assert rows.is_empty()
+    assert rows.columns == [column.name for column in TABLES["text_tokens"].columns]
+
+
+def test_the_table_and_the_measure_name_the_same_columns(session: TextSession) -> None:
+    assert text_traces.MEASURES == NAMES
+    assert session.trace("dense", Variant()).columns == [column.name for column in TABLES["text_tokens"].columns]
+
+
+def test_broken_states_fail_with_the_variant_and_the_text(tiny_folder: Path) -> None:
+    broken = load_decoder(tiny_folder)
+    with torch.no_grad():
+        broken.layers[1].mlp.mixers[0].down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ComputationError, match="tiny: NaN or infinite states on text 'half'"):
+        TextSession(broken, "tiny", STUDY)

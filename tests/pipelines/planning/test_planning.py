@@ -1,0 +1,328 @@
+"""Costs follow from sizes: closed forms by hand, and torch's own counts and sizes on a real tiny model."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
+
+from prunescope.pipelines.core.device import available_bytes
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
+from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.meta_model import Shape, load_outline, shape_of
+from prunescope.pipelines.planning.cost_model import Cost, Held, peak
+from prunescope.pipelines.planning.machine_speed import Machine, measured
+from prunescope.pipelines.planning.workload import Workload
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import Recipe, parse_recipe
+from prunescope.pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
+from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
+from tests.tiny_models import save_tiny, tiny_tokenizer
+
+# Two layers of width 8 with 2 heads of 4, one key-value head, an MLP of 12, 50 words, an untied head.
+SHAPE = Shape(
+    layers=2,
+    width=8,
+    vocabulary=50,
+    parameters=2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8 + 2 * 400,
+    body=2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8 + 400,
+    active=2 * (64 + 2 * 32 + 64 + 3 * 96),
+    prunable=2 * (64 + 2 * 32 + 64 + 3 * 96),
+    modules=14,
+    inputs=2 * (4 * 8 + 2 * 8 + 12),
+    largest_sublayer=3 * 96,
+    largest_matrix=(12, 8),
+    attention_width=8,
+    cache_width=8,
+)
+STEPS = 3
+MACHINE = Machine(head=1e3, body=1e4, memory=1e5, vocabulary=1e6, workers=2)
+
+
+def study(dtype: str = "float32", **measure: object) -> Study:
+    return Study(
+        name="s",
+        models=(ModelSpec(name="tiny", source="/nowhere"),),
+        recipes=("dense",),
+        prompts=(Prompt(id="a", kind="open", text="?"), Prompt(id="b", kind="choice", text="?", options=("A", "B"))),
+        texts=(TextSpec(id="t", context=6, stride=4),),
+        generation=GenerationSpec(new_tokens=STEPS),
+        measure=MeasureSpec(**measure),
+        dtype=dtype,
+    )
+
+
+def load(prompts: tuple[int, ...] = (5, 7), **keys: object) -> Workload:
+    return Workload(study(**keys), SHAPE, prompts, [3], workers=2)
+
+
+def alone(name: str) -> tuple[Recipe, list[Recipe]]:
+    """A recipe that is traced with no other."""
+    recipe = parse_recipe(name)
+    return recipe, [recipe]
+
+
+def amounts(costs: list[Cost], kind: str, word: str = "") -> float:
+    return sum(cost.amount for cost in costs if cost.kind == kind and word in cost.item)
+
+
+def llama(folder: Path, **changes: object) -> Path:
+    """A config with a tokenizer and a header of weights that are not there."""
+    sizes = {
+        "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "vocab_size": 50, "tie_word_embeddings": False, "max_position_embeddings": 512,
+    }  # fmt: skip
+    AutoConfig.for_model("llama", **(sizes | changes)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [99], "data_offsets": [0, 396]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return folder
+
+
+def test_the_sizes_of_a_llama_are_those_counted_by_hand(tmp_path: Path) -> None:
+    assert shape_of(load_outline(llama(tmp_path))) == SHAPE
+
+
+def test_a_tied_embedding_is_counted_once_and_stays_in_the_body(tmp_path: Path) -> None:
+    shape = shape_of(load_outline(llama(tmp_path, tie_word_embeddings=True)))
+    assert shape.parameters == shape.body == SHAPE.body
+
+
+def test_of_experts_a_token_meets_only_those_it_is_sent_to(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "mixtral", hidden_size=8, intermediate_size=12, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, vocab_size=50, num_local_experts=8, num_experts_per_tok=2,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    # Attention, the router and 2 of 8 experts of three matrices each.
+    assert shape_of(load_outline(tmp_path)).active == 3 * (64 + 2 * 32 + 64 + 8 * 8 + 2 * 3 * 96)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma3_text", "qwen3"])
+def test_a_pass_costs_what_torch_counts(architecture: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / architecture, architecture)
+    decoder, shape = load_decoder(folder), shape_of(load_outline(folder))
+    decoder.model.set_attn_implementation("eager")  # torch counts no fused attention on a CPU
+    with FlopCounterMode(display=False) as counter:
+        decoder.hidden(torch.arange(3, 33)[None])
+    expected = Workload(study(), shape, [30], [3], workers=1).forward(30)
+    assert expected == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_a_forward_pass_by_hand() -> None:
+    # Two operations a weight and token; scores and values over the square of tokens, in every layer.
+    assert load().forward(10) == 2 * 10 * 960 + 2 * (2 * 2 * 10 * 10 * 8)
+    assert load().forward(10, sequences=3) == 3 * load().forward(10)
+
+
+def test_the_head_is_multiplied_once_a_shift_lens_and_position_and_temperatures_only_add_passes() -> None:
+    once = 2 * 50 * 8  # a row times the head
+    rows = 2 * (STEPS + 1) * 4  # positions of two prompts, four sublayers
+    wanda, drop = parse_recipe("wanda-50"), parse_recipe("attn-drop-1")
+    for temperatures in ((1.0,), (0.5, 1.0, 2.0)):
+        costs = load(temperatures=temperatures).variant(wanda)
+        assert amounts(costs, "head", "lens raw") == 2 * rows * once
+        assert amounts(costs, "head", "lens") == 2 * amounts(costs, "head", "lens raw")
+        assert amounts(costs, "vocabulary", "lens") == len(temperatures) * 2 * 2 * rows * 50
+        assert amounts(costs, "head", "decoding steps") == 4 * 2 * STEPS * 2 * once
+    assert amounts(load(lenses=("normed",)).variant(drop), "head", "lens") == (rows / 4 + rows) * once
+    assert amounts(load(scopes=("local",)).variant(drop), "head", "lens") == 2 * rows / 4 * once
+
+
+def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> None:
+    recipes = [parse_recipe(f"magnitude-{percent}") for percent in range(10, 30)]
+    rows = load().bytes_a_variant
+    assert [len(group) for group in load().groups(recipes, 8, 100 * rows)] == [8, 8, 4]
+    assert [len(group) for group in load().groups(recipes, 8, 5 * rows)] == [5] * 4
+    assert len(load().groups(recipes, 8, rows // 2)) == 20
+    assert amounts(load().dense(3), "head") == 3 * 2 * 32 * 2 * 50 * 8
+    assert amounts(load().variant(parse_recipe("dense")), "head", "lens") == 0
+    one = load().held(recipes[0], recipes[:1], 0)
+    five = load().held(recipes[0], recipes[:5], 0)
+    for item in ("masks, a bit a weight", "shifts of the stream", "rows of the variants"):
+        sizes = [sum(each.bytes for each in held if each.item == item) for held in (one, five)]
+        assert sizes[1] == 5 * sizes[0] > 0, item
+
+
+def test_noise_runs_the_passes_that_the_dense_model_runs() -> None:
+    for name in ("noise-bfloat16", "noise-batch"):
+        assert amounts(load().variant(parse_recipe(name)), "body", "pass") == load().forward(8) + load().forward(10)
+
+
+def test_single_swaps_cost_the_layers_above_them() -> None:
+    scopes = ("local", "isolated", "propagated")
+    whole = load().forward(8) + load().forward(10)
+    for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1, 1), ("noise-batch", 0, 0)):
+        costs = load(scopes=scopes).variant(parse_recipe(name))
+        assert amounts(costs, "body", "single swaps") == passes * whole
+        assert amounts(costs, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * sublayers * 2 * 50 * 8
+
+
+def test_texts_cost_a_pass_a_side_and_every_scored_token_twice_through_the_head() -> None:
+    # Three windows of 6 tokens, of which 4 are scored.
+    assert amounts(load().text_dense(), "body") == load().forward(6, sequences=3)
+    costs = load(temperatures=(0.5, 1.0)).text_variant()
+    assert amounts(costs, "body") == load().forward(6, sequences=3)
+    assert (amounts(costs, "head"), amounts(costs, "vocabulary")) == (2 * 12 * 2 * 50 * 8, 2 * 12 * 50)
+    (rows,) = [rows for rows in load().variant_rows(parse_recipe("wanda-50")) if rows.table == "text_tokens"]
+    assert (rows.rows, rows.unmoved) == (12, 0)
+
+
+def test_what_is_timed_runs_two_and_its_repeats_on_both_sides_and_holds_its_cache() -> None:
+    timed = study().model_copy(update={"speed": (SpeedSpec(batch=4, length=30, new_tokens=10, repeats=3),)})
+    work, (recipe, group) = Workload(timed, SHAPE, (5, 7), [3], workers=2), alone("magnitude-50")
+    costs = work.measured.speed_variant(recipe)
+    assert amounts(costs, "body") == 2 * 5 * work.forward(30, sequences=4)
+    assert amounts(costs, "memory") == 2 * 5 * 9 * (960 * 4 + 50 * 8 * 4)
+    held = {each.item: each.bytes for each in work.held(recipe, group, 0) if each.phase == "worn"}
+    assert held["key-value cache"] == 4 * (30 + 10) * 8 * 2 * 4
+    assert [rows.rows for rows in work.variant_rows(recipe) if rows.table == "speed"] == [1]
+    assert not work.measured.speed_variant(parse_recipe("noise-batch"))
+    assert not load().measured.speed_variant(recipe)
+
+
+def test_decoding_reads_all_weights_for_every_token() -> None:
+    costs = load(trajectories=("free_running",)).variant(parse_recipe("magnitude-50"))
+    assert amounts(costs, "memory") == STEPS * (960 * 4 + 50 * 8 * 4)
+    assert amounts(costs, "body", "decodes") == load().forward(7, sequences=2)
+    assert amounts(load(trajectories=("teacher_forced",)).variant(parse_recipe("magnitude-50")), "memory") == 0
+
+
+def test_each_kind_of_work_goes_at_its_own_speed() -> None:
+    kinds = ("head", "body", "memory", "vocabulary")
+    assert [Cost("x", kind, 1e6).seconds(MACHINE) for kind in kinds] == [1000, 100, 10, 1]
+
+
+def test_the_peak_is_what_always_is_and_the_largest_phase() -> None:
+    held = [Held("a", 5), Held("b", 7, "worn"), Held("c", 4, "measured"), Held("d", 4, "measured")]
+    assert peak(held) == 13
+    assert peak([Held("a", 5)]) == 5
+
+
+def test_memory_of_weights_masks_and_head_by_hand() -> None:
+    in_bfloat16 = {each.item: each.bytes for each in load(dtype="bfloat16").held(*alone("wanda-50"), 1000)}
+    assert in_bfloat16["process and libraries"] == 1000
+    assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
+    assert in_bfloat16["head in float32"] == 4 * 50 * 8
+    worn = {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0) if each.phase == "worn"}
+    assert (worn["pruned weights"], worn["masks, a bit a weight"]) == (4 * 960, 120)
+    assert worn["key-value cache"] == 2 * 10 * 8 * 2 * 4
+    assert {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0)}["head in float32"] == 0
+    # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
+    traced = {each.item: each.bytes for each in load().held(*alone("dense"), 0) if each.phase == "measured"}
+    assert traced["logits of a block"] == 2 * 4 * (2 * 8) * 50 * 4
+    noise = {each.item: each.bytes for each in load().held(*alone("noise-bfloat16"), 0)}
+    assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
+
+
+def test_of_layers_on_disk_one_at_a_time_is_in_memory() -> None:
+    layers = 4 * (2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8)
+    streamed = replace(load(), stays=1000)
+    held = {each.item: each.bytes for each in streamed.held(*alone("wanda-50"), 0) if each.phase == "always"}
+    assert (held["weights in float32 outside the layers"], held["layers that stay"]) == (4 * 2 * 400, 1000)
+    assert held["layers on their turn"] == max(layers // 2, 2 * 4 * 3 * 96)
+    whole = replace(load(), stays=layers).held(*alone("wanda-50"), 0)
+    assert whole == load().held(*alone("wanda-50"), 0)
+
+
+def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "tiny")
+    outline = load_outline(folder)
+    lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
+    planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_a_variant
+    assert planned == Session(load_decoder(folder), "tiny", study()).bytes_a_variant
+
+
+def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "tiny")
+    decoder, outline = load_decoder(folder), load_outline(folder)
+    session = Session(decoder, "tiny", study())
+    lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
+    held = Workload(study(), shape_of(outline), lengths, [3], workers=1).held(*alone("dense"), 0)
+    expected = {each.item: each.bytes for each in held}
+    captures = [dense.capture for dense in session._prompts]
+    kept = [t for capture in captures for t in (*capture.streams.values(), *capture.added.values())]
+    assert sum(tensor.untyped_storage().nbytes() for tensor in kept) == expected["dense states of the prompts"]
+
+
+def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_path: Path) -> None:
+    folder = llama(
+        tmp_path, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256,
+    )  # fmt: skip
+    shape = shape_of(load_outline(folder))
+    assert shape.parameters == 8_030_261_248  # what Llama 3 8B publishes
+    whole = Workload(study("bfloat16"), shape, [40, 60], [3], workers=8)
+    peaks = {name: peak(whole.held(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
+    # 15 GiB of weights and 2 of a float32 head; a masked variant makes its weights layer by layer and keeps bits.
+    assert 17 < peaks["attn-drop-8"] < 20
+    assert 18 < peaks["wanda-50"] < 24
+    assert whole.forward(1000) == pytest.approx(2 * 1000 * 6.98e9, rel=0.1)
+
+
+def test_what_is_no_decoder_is_refused(tmp_path: Path) -> None:
+    outline = load_outline(llama(tmp_path))
+    outline.config.num_hidden_layers = 5
+    with pytest.raises(InputError, match="list of 5 decoder layers"):
+        shape_of(outline)
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(InputError, match="transformers cannot load it"):
+        load_outline(tmp_path)
+
+
+def test_a_machine_is_measured_in_positive_numbers_and_its_threads_are_left_alone() -> None:
+    threads = torch.get_num_threads()
+    machine = measured(SHAPE, torch.float32, "cpu", tokens=8, temperatures=2)
+    assert min(machine.head, machine.body, machine.memory, machine.vocabulary) > 0
+    assert torch.get_num_threads() == threads
+    free = available_bytes("cpu")
+    assert free is None or 2**20 < free < 2**50
+
+
+def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "tiny"))
+    shape = shape_of(load_outline(tmp_path / "tiny"))
+    from prunescope.pipelines.pruning.apply import prune
+
+    variant = prune(decoder, parse_recipe("magnitude-50"))
+    assert (
+        sum(bits.nbytes for change in variant.changes.values() if (bits := change.bits) is not None)
+        == shape.prunable // 8
+    )
+    before = {id(p): p.data_ptr() for p in decoder.trunk.parameters()}
+    with applied(decoder, variant):
+        fresh = [p for p in decoder.trunk.parameters() if p.data_ptr() != before[id(p)]]
+        assert sum(p.nbytes for p in fresh) == 4 * shape.prunable
+    assert {id(p): p.data_ptr() for p in decoder.trunk.parameters()} == before
+
+
+def test_pruning_runs_the_calibration_tokens_as_often_as_its_recipes_need() -> None:
+    one = load().calibration()[0].amount
+    dense = "{name: dense-wanda, method: wanda, sparsity: 0.5, predecessors: dense}"
+    for name, passes in (
+        ("magnitude-50", 0),
+        ("wanda-50", 2),
+        (dense, 0),  # the table activation_stats has its norms
+        ("attn-drop-1+sparsegpt-50", 2),
+        ("wanda-50+dsnot", 4),
+        ("block-drop-1-iterative", 1),
+        ("block-drop-1-greedy", 1),  # two blocks, half of the layers above each
+    ):
+        assert amounts(load().pruning(parse_recipe(name)), "body", "through") == passes * one, name
+    tokens = load().study.calibration.sequences * load().study.calibration.length
+    # Of its own tokens, twice as many, it measures what the table has of the study's.
+    for name, passes in (("wanda-50", 2), (dense, 1), ("attn-drop-1", 1)):
+        recipe = parse_recipe(name)
+        twice = load().study.calibration.model_copy(update={"sequences": 2 * load().study.calibration.sequences})
+        own = recipe.model_copy(update={"calibration": twice})
+        assert amounts(load().pruning(own), "body", "through") == passes * 2 * one, name
+    assert amounts(load().pruning(parse_recipe("gptq-4bit")), "body", "Gram") == tokens * 2 * (3 * 8**2 + 12**2)
+    held = {each.item: each.bytes for each in load().held(parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)}
+    assert held["streams of the calibration tokens"] == 4 * 8 * tokens
+    assert held["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)

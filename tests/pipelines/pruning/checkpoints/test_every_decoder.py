@@ -1,0 +1,43 @@
+"""Every form of decoder leaves as a folder that plain transformers opens, with the logits of the variant."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+from prunescope.pipelines.pruning.checkpoints.model_card import About
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.recipes import parse_recipe
+
+# Their layers' kinds follow from a period, which no removal of one layer keeps.
+KEEPS_LAYERS = {"JambaForCausalLM", "RecurrentGemmaForCausalLM"}
+TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
+
+
+def about(recipe: str) -> About:
+    return About("tiny", "./tiny", "w" * 64, recipe, "mine", "{}")
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=TOKENS, use_cache=False).logits[0]
+
+
+@pytest.mark.parametrize("recipe", ["magnitude-50", "attn-drop-1", "block-drop-1"])
+def test_plain_transformers_gives_the_variants_logits(decoder: Decoder, recipe: str, tmp_path: Path) -> None:
+    dropped = {"attn-drop-1": ("attn.1",), "block-drop-1": ("attn.1", "mlp.1")}
+    variant = prune(decoder, parse_recipe(recipe)) if recipe not in dropped else Variant(dropped=dropped[recipe])
+    done = export(decoder, variant, tmp_path / "out", about(recipe))
+    if recipe == "block-drop-1":
+        assert ("are removed" in done.notes[0]) == (type(decoder.model).__name__ not in KEEPS_LAYERS)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with applied(decoder, variant):
+        truth = logits(decoder.model)
+    assert (logits(plain) - truth).norm() <= 1e-5 * truth.norm()
+    assert not torch.equal(logits(decoder.model), truth)

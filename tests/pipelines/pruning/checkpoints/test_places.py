@@ -1,0 +1,76 @@
+"""A folder that is being made lies beside its place; what a kill leaves there goes at the next run, nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.pruning.checkpoints.output_directory import appearing, unfinished_beside
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from prunescope.pipelines.pruning.checkpoints.output_directory import appearing
+with appearing(Path(sys.argv[1])) as scratch:
+    (scratch / "half.safetensors").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_left_goes_at_the_next_one_of_the_same_place(tmp_path: Path) -> None:
+    others = ["out-b", ".out-settings", ".out.writing-notes", ".outwriting-abcdefgh"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    for name in ("out", "out.writing-b"):  # the second one is another place
+        killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / name], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".out.writing-*/half.safetensors"))) == 2
+    with appearing(tmp_path / "out") as scratch:
+        (scratch / "mine").touch()
+    left = {path.name for path in tmp_path.iterdir()} - {*others, "out"}
+    assert [name.startswith(".out.writing-b.writing-") for name in left] == [True]
+    assert os.listdir(tmp_path / "out") == ["mine"]  # noqa: PTH208 (names)
+
+
+def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
+    with appearing(tmp_path / "out") as theirs:
+        (theirs / "weights").touch()
+        with appearing(tmp_path / "out"):
+            assert (theirs / "weights").exists()
+        assert (theirs / "weights").exists()
+        (tmp_path / "out").rmdir()  # the faster one's was empty
+    assert (tmp_path / "out" / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [(InputError, False), (ComputationError, False), (KeyboardInterrupt, True), (MemoryError, True), (None, False)],
+)
+def test_unfinished_work_stays_where_the_same_command_can_go_on(
+    error: type[BaseException] | None, stays: bool, tmp_path: Path
+) -> None:
+    def work() -> None:
+        with unfinished_beside(tmp_path / "out") as scratch:
+            (scratch / "layer").touch()
+            if error is not None:
+                raise error
+
+    if error is None:
+        work()
+    else:
+        with pytest.raises(error):
+            work()
+    assert [path.name for path in tmp_path.iterdir()] == ([".out.unfinished"] if stays else [])
+    with unfinished_beside(tmp_path / "out") as scratch:
+        assert (scratch / "layer").exists() == stays
+
+
+def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / ".out.unfinished").symlink_to("theirs")
+    with pytest.raises(InputError, match="out: cannot be written"), unfinished_beside(tmp_path / "out"):
+        pass

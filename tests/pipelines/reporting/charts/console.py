@@ -1,0 +1,42 @@
+"""What a browser says in its console while it draws charts. What is tested does not belong here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from tests.pipelines.reporting.explorer.reader import chromium
+
+DRAW = """
+const [specification, done] = arguments, place = document.body.appendChild(document.createElement("div"));
+vegaEmbed(place, specification, {actions: false, renderer: "svg"})
+    .then((drawn) => { drawn.finalize(); place.remove(); done(null); })
+    .catch((error) => done(String(error)));
+"""
+
+
+class Console:
+    """A page that draws one chart after another."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def of(self, specification: dict[str, Any]) -> list[str]:
+        """Warnings and errors of drawing this one."""
+        failed = self._driver.execute_async_script(DRAW, specification)
+        return [*([failed] if failed else []), *(entry["message"] for entry in self._driver.get_log("browser"))]
+
+
+@contextmanager
+def console(folder: Path) -> Iterator[Console]:
+    """Opens the page; the test is skipped where there is no browser."""
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    (folder / "bundle.js").write_text(script, encoding="utf-8")
+    page = '<!doctype html><meta charset="utf-8"><body><script type="module" src="bundle.js"></script>'
+    (folder / "page.html").write_text(page.replace(' type="module"', ""), encoding="utf-8")
+    with chromium() as driver:
+        driver.set_script_timeout(120)
+        driver.get((folder / "page.html").as_uri())
+        yield Console(driver)

@@ -1,0 +1,397 @@
+"""Synthetic frames in the shape of the SQL marts, with the sizes and habits of a real study.
+
+Numbers follow the paper's picture: h and z close, p far, feedback after the first flip.
+"""
+
+import math
+import random
+from functools import cache
+
+import duckdb
+import polars as pl
+
+from prunescope.warehouse.catalogue.database import SQL
+from tests.pipelines.reporting.charts import variant_frames
+from tests.pipelines.reporting.charts.variant_frames import MODEL, PROMPTS, RECIPES
+
+HOSTILE = (
+    "</script><script>document.title='PWNED'</script>",
+    "<img src=x onerror=\"document.title='PWNED'\">",
+    "\u202egnitirw desrever\u202c",
+    "x" * 10_000,
+    "a\x00b\x1b[31mred",
+    "{{ 7 * 7 }}{% raw %}",
+    "'; drop table variants; --",
+    "\u2028\u2029</style><!--",
+    "日本語のトークンはとても長いです",
+    "e\u0301\u0301\u0301\u0301\u0301\u0301\u0301",
+)
+
+
+def _rng(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - the same frame every time
+
+
+def _changed(recipe: str, layers: int) -> list[tuple[int, str]]:
+    kinds = {"attn-drop": ("attn",), "mlp-drop": ("mlp",)}.get(recipe.rsplit("-", 1)[0], ("attn", "mlp"))
+    chosen = [11, 12, 14, 20] if "drop" in recipe else range(layers)
+    return [(layer, kind) for kind in kinds for layer in chosen if layer < layers]
+
+
+def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
+    rng = _rng(1)
+    rows = []
+    for model in models:
+        for recipe in recipes:
+            for layer, sublayer in _changed(recipe, layers):
+                for lens in ("raw", "normed"):
+                    size = (3.0 if "drop" in recipe else 1.0) * (8 if layer in (0, layers - 1) else 1)
+                    defects = {"h": 0.002 * size, "z": 0.0008 * size, "p": min(0.9, 0.05 * size)}
+                    row = {
+                        "model": model,
+                        "recipe": recipe,
+                        "layer": layer,
+                        "sublayer": sublayer,
+                        "scope": "local",
+                        "lens": lens,
+                        "temperature": 1.0,
+                        "is_changed": True,
+                        "positions": 75,
+                        "kl_mean_nats": 0.1 * size,
+                        "kl_median_nats": 0.06 * size,
+                        "var_p_dz_mean": 0.2 * size,
+                        "orth_rel_h_mean": math.sqrt(2 * defects["h"]),
+                    }
+                    for space, defect in defects.items():
+                        value = min(1.2, defect * math.exp(rng.gauss(0, 0.5)))
+                        row[f"one_minus_cos_{space}_mean"] = value
+                        row[f"one_minus_cos_{space}_p10"] = 0.3 * value
+                        row[f"one_minus_cos_{space}_p90"] = 1.8 * value
+                        row[f"cos_{space}_mean"] = 1 - value
+                        row[f"cos_{space}_p10"] = 1 - 1.8 * value
+                        row[f"cos_{space}_p90"] = 1 - 0.3 * value
+                    rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def estimate_points(models=(MODEL,), per_theorem=750) -> pl.DataFrame:
+    rng = _rng(2)
+    rows = []
+    for model in models:
+        for theorem, bias in (("T1 h", 1.0), ("T1 z", 1.0), ("T2 p", 1.6), ("T3 KL", 1.05)):
+            for index in range(per_theorem):
+                truth = math.exp(rng.uniform(-16, 1 if theorem == "T3 KL" else -0.1))
+                rows.append(
+                    {
+                        "model": model,
+                        "recipe": RECIPES[index % len(RECIPES)],
+                        "prompt_id": PROMPTS[index % 3],
+                        "position": 30 + index % 24,
+                        "layer": index % 30,
+                        "sublayer": ("attn", "mlp")[index % 2],
+                        "scope": ("local", "propagated")[index // 7 % 2],
+                        "lens": ("raw", "normed")[index // 5 % 2],
+                        "temperature": 1.0,
+                        "theorem": theorem,
+                        "estimate": truth
+                        * (1 + (bias - 1) * min(1, truth * 20))
+                        * math.exp(rng.gauss(0, 0.1 + truth / 4)),
+                        "truth": truth,
+                    }
+                )
+    return pl.DataFrame(rows)
+
+
+def decoding_curve(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24) -> pl.DataFrame:
+    rng = _rng(3)
+    rows = []
+    for model in models:
+        for number, recipe in enumerate(recipes):
+            for prompt in prompts:
+                flip = rng.choice([1, 2, 5, 9, None])
+                end = rng.choice([14, 20, None])
+                for trajectory in ("teacher_forced", "free_running"):
+                    for step in range(steps):
+                        after = flip is not None and step > flip and trajectory == "free_running"
+                        kl = 0.0 if rng.random() < 0.05 else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * after
+                        rows.append(
+                            {
+                                "model": model,
+                                "recipe": recipe,
+                                "prompt_id": prompt,
+                                "trajectory": trajectory,
+                                "step": step,
+                                "temperature": 1.0,
+                                "kl_dense_pruned_nats": kl,
+                                "one_minus_cos_h": kl / (kl + 20),
+                                "one_minus_cos_z": kl / (kl + 40),
+                                "one_minus_cos_p": kl / (kl + 1),
+                                "entropy_dense_nats": 1.0,
+                                "margin_dense": 2.0,
+                                "first_flip_step": flip,
+                                "answer_end_step": end,
+                                "is_after_flip": flip is not None and step > flip,
+                                "is_after_answer": end is not None and step > end,
+                            }
+                        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def token_trace(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24, words=None) -> pl.DataFrame:
+    rng = _rng(4)
+    words = words or (
+        " The",
+        " answer",
+        " is",
+        " apples",
+        ",",
+        " and",
+        "\n\n",
+        " 12",
+        " multiplication",
+        ".",
+        "  ",
+        "s",
+    )
+    rows = []
+    for model in models:
+        for prompt in prompts:
+            dense = [rng.choice(words) for _ in range(steps)]
+            for recipe in recipes:
+                flip = rng.choice([1, 2, 5, 9, None])
+                for step in range(steps):
+                    same = flip is None or step < flip or (step > flip and rng.random() < 0.2)
+                    pruned = dense[step] if same else rng.choice([word for word in words if word != dense[step]])
+                    rows.append(
+                        {
+                            "model": model,
+                            "recipe": recipe,
+                            "prompt_id": prompt,
+                            "step": step,
+                            "token_text_dense": dense[step],
+                            "token_text_pruned": pruned,
+                            "is_same_token": same,
+                            "kl_teacher_forced_nats": math.exp(rng.gauss(-2, 1)),
+                            "kl_free_running_nats": math.exp(rng.gauss(-3 if same else 1.8, 1)),
+                            "entropy_dense_nats": 1.0,
+                            "margin_dense": 2.0,
+                            "first_flip_step": flip,
+                        }
+                    )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def option_shift(models=(MODEL,), recipes=RECIPES, questions=("choice-planets",), options="ABCD") -> pl.DataFrame:
+    rng = _rng(5)
+    rows = []
+    for model in models:
+        for question in questions:
+            dense = [5.0, 2.0, 1.0, -1.0, *[0.0] * 20][: len(options)]
+            for recipe in recipes:
+                pruned = [value + rng.gauss(0, 0.9) for value in dense]
+                sums = [sum(map(math.exp, side)) for side in (dense, pruned)]
+                for index, option in enumerate(options):
+                    p_dense, p_pruned = math.exp(dense[index]) / sums[0], math.exp(pruned[index]) / sums[1]
+                    rows.append(
+                        {
+                            "model": model,
+                            "recipe": recipe,
+                            "prompt_id": question,
+                            "temperature": 1.0,
+                            "option_index": index,
+                            "option": option,
+                            "p_options_dense": p_dense,
+                            "p_options_pruned": p_pruned,
+                            "p_full_dense": 0.3 * p_dense,
+                            "p_full_pruned": 10 ** -(1 + len(recipe) / 4) * p_pruned,
+                            "rank_dense": 3 + index,
+                            "rank_pruned": 30 + index,
+                            "logit_dense": dense[index],
+                            "logit_pruned": pruned[index],
+                            "is_gold": index == 0,
+                        }
+                    )
+    return pl.DataFrame(rows)
+
+
+def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    rng = _rng(6)
+    rows = []
+    for model in models:
+        for recipe in ("dense", *recipes):
+            drop, dense = "drop" in recipe, recipe == "dense"
+            kl = 0.0 if dense else math.exp(rng.gauss(0, 1))
+            rows.append(
+                {
+                    "model": model,
+                    "recipe": recipe,
+                    "variant": f"{model}@{recipe}",
+                    "method": recipe.rsplit("-", 1)[0],
+                    "sparsity": 0.0 if dense or drop else 0.5,
+                    "parameters_removed_share": 0.0 if dense else (0.05 if drop else 0.39),
+                    "sublayers_dropped_count": 0 if not drop else (8 if "block" in recipe else 4),
+                    "kl_step0_nats": kl,
+                    "kl_teacher_forced_median_nats": kl / 2,
+                    "kl_teacher_forced_mean_nats": kl,
+                    "kl_teacher_forced_max_nats": kl * 9,
+                    "kl_free_running_median_nats": kl * 6,
+                    "top1_agreement": 1.0 if dense else 0.6,
+                    "kl_noise_p95_nats": 0.002,
+                    "is_below_noise": kl / 2 <= 0.002,
+                    "first_flip_step_median": None if dense else 4.0,
+                    "prompts": 3,
+                    "prompts_flipped": 0 if dense else 3,
+                    "prompts_collapsed": 0 if dense else 1,
+                    "prompts_graded": 2,
+                    "prompts_correct": 2 if dense else 1,
+                    "questions": 1,
+                    "options_argmax_kept": 1,
+                }
+            )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def reference_temperature(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "temperature": 1.0} for model in models for recipe in ("dense", *recipes)]
+    )
+
+
+def kld_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    rows = [
+        {"model": model, "recipe": recipe, "text_id": "wikitext2", "tokens": 4096, "ppl_dense": 17.0,
+         "ppl_pruned": 17.0 + 3 * index, "kl_mean_nats": 0.25 * index, "top1_agreement": 1 - index / 8}
+        for model in models for index, recipe in enumerate(("dense", *recipes))
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def paper_claims(models=(MODEL,)) -> pl.DataFrame:
+    rows = [
+        {"model": model, "claim": claim, "measure": measure, "says": says, "amount": amount, "amount_low": low,
+         "amount_high": high, "n": n, "units": units, "verdict": verdict}
+        for model in models
+        for claim, measure, says, amount, low, high, n, units, verdict in (
+            ("choosing_survives", "agreement", "Choosing survives.", 0.125, 0.05, 0.2, 7, "variants", "holds"),
+            ("second_order_fits", "T9", "The estimate fits.", 0.9, 0.85, 0.95, 1, "methods", "does not hold"),
+            ("choice_is_kept", "all", "Choices are kept.", 0.5, None, None, 2, "questions", "too little data"),
+        )
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
+    """Unbiased below, and at half of the truth in the last tenth."""
+    rows = [
+        {"model": model, "scope": scope, "lens": lens, "temperature": 1.0, "theorem": theorem, "decile": decile,
+         "n": 75, "truth_min": 10.0 ** (decile - 8), "truth_max": 4 * 10.0 ** (decile - 8),
+         "ratio_median": (1.0 if decile < 10 else 0.5) + bias / 100, "ratio_p10": 0.1,
+         "ratio_p90": 1.2}
+        for model in models for scope in ("local", "propagated", "isolated") for lens in ("raw", "normed")
+        for bias, theorem in enumerate(("T1 h", "T1 z", "T2 p", "T3 KL")) for decile in range(1, 11)
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def stg_generations(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.DataFrame:
+    rng = _rng(7)
+    rows = [
+        {"model": model, "recipe": recipe, "prompt_id": prompt,
+         "first_flip_step": None if recipe == "dense" else rng.choice([1, 2, None])}
+        for model in models for recipe in ("dense", *recipes) for prompt in prompts
+    ]  # fmt: skip
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def stg_top_tokens(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=3, words=None) -> pl.DataFrame:
+    """The ten most likely of twelve tokens on each side."""
+    rng = _rng(8)
+    words = words or (
+        " The",
+        " answer",
+        " is",
+        ",",
+        "\n\n",
+        " 12",
+        " multiplication",
+        ".",
+        "  ",
+        "s",
+        "<|im_end|>",
+        "日本",
+    )
+    rows = []
+    for model in models:
+        for recipe in recipes:
+            for prompt in prompts:
+                for trajectory in ("teacher_forced", "free_running"):
+                    for step in range(steps):
+                        both = {}
+                        for side in ("dense", "pruned"):
+                            weights = [math.exp(2 * rng.gauss(0, 1)) for _ in words]
+                            both[side] = [weight / sum(weights) for weight in weights]
+                        for side, shares in both.items():
+                            order = sorted(range(len(words)), key=lambda token: -shares[token])
+                            rows += [
+                                {"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": trajectory,
+                                 "step": step, "side": side, "rank": rank, "token_id": token,
+                                 "token_text": words[token], "probability_dense": both["dense"][token],
+                                 "probability_pruned": both["pruned"][token]}
+                                for rank, token in enumerate(order[:10], start=1)
+                            ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def noise_variants(models=(MODEL,)) -> pl.DataFrame:
+    return pl.DataFrame([{"model": model, "recipe": "noise-batch"} for model in models])
+
+
+MARTS = (
+    q05_bias_by_deviation,
+    stg_generations,
+    stg_top_tokens,
+    noise_variants,
+    paper_claims,
+    layer_summary,
+    estimate_points,
+    decoding_curve,
+    token_trace,
+    option_shift,
+    variant_summary,
+    reference_temperature,
+    kld_summary,
+    *variant_frames.MARTS,
+)
+
+
+@cache
+def _usual() -> dict[str, pl.DataFrame]:
+    return {mart.__name__: mart() for mart in MARTS}
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """Macros and the synthetic marts, for all connections of this process."""
+    connection = duckdb.connect()
+    for path in sorted((SQL / "macros").glob("*.sql")):
+        connection.execute(path.read_text(encoding="utf-8"))
+    for name, frame in _usual().items():
+        connection.register("given", frame)
+        connection.execute(f"create table {name} as from given")
+    return connection
+
+
+def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
+    """A connection whose marts are the synthetic frames, but for those that are given."""
+    connection = _database().cursor()
+    for name, frame in frames.items():
+        connection.register(name, frame)
+    # Made of the others, as it is in a warehouse.
+    for name in ("group_scores", "score_means"):
+        connection.execute(f"create temp view {name} as {(SQL / 'marts' / f'{name}.sql').read_text(encoding='utf-8')}")
+    return connection
+
+
+def ask(query: str, **frames: pl.DataFrame) -> pl.DataFrame:
+    with catalogue(**frames) as connection:
+        return connection.sql(query).pl()

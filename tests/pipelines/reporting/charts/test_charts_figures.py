@@ -1,0 +1,493 @@
+"""Every figure on usual, small, empty and hostile frames: it draws, and its numbers are the frame's.
+
+How a chart looks is judged by eye, not here.
+"""
+
+import json
+import math
+import unicodedata
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import polars as pl
+import pytest
+
+from prunescope.pipelines.reporting.charts import generation, spaces, temperature, theme, tokens, top_tokens
+from prunescope.pipelines.reporting.charts.publication_size import fitted
+from prunescope.pipelines.reporting.charts.registry import FIGURES, MOST_BYTES, Figure
+from tests.pipelines.reporting.charts import frames, variant_frames
+
+PNG = b"\x89PNG\r\n\x1a\n"
+EVERY = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
+HOSTILE_MODELS = ("../../etc/passwd", "..\\..\\etc\\passwd", *frames.HOSTILE)
+
+
+def data_of(chart: Any) -> list[list[dict[str, Any]]]:
+    """All data sets of a chart, as the browser reads them."""
+    return list(json.loads(chart.to_json())["datasets"].values())
+
+
+def rows_with(chart: Any, column: str) -> list[dict[str, Any]]:
+    return [row for rows in data_of(chart) for row in rows if column in row]
+
+
+def picture(chart: Any, tmp_path: Any) -> bytes:
+    chart.save(tmp_path / "chart.png")
+    return (tmp_path / "chart.png").read_bytes()
+
+
+@EVERY
+def test_a_figure_draws_the_answer_to_its_own_query(figure: Figure):
+    for drawing in figure.draw_all(frames.ask(figure.query)):
+        assert "no data" not in drawing.chart.to_json()
+
+
+@EVERY
+def test_a_figure_draws_a_single_row(figure: Figure, tmp_path):
+    frame = frames.ask(figure.query).head(1)
+    assert picture(figure.draw(frame), tmp_path).startswith(PNG)
+
+
+@EVERY
+def test_an_empty_frame_gives_a_chart_that_says_so(figure: Figure, tmp_path):
+    (drawing,) = figure.draw_all(frames.ask(figure.query).clear())
+    assert "no data" in data_of(drawing.chart)[0][0]["message"]
+    assert picture(drawing.chart, tmp_path).startswith(PNG)
+
+
+@cache
+def large_marts() -> dict[str, pl.DataFrame]:
+    many = {
+        "models": tuple(f"model-{index}" for index in range(2)),
+        "recipes": tuple(
+            f"{kind}-{size}" for kind in ("attn-drop", "mlp-drop", "wanda", "sparsegpt", "awq") for size in "234"
+        ),
+    }
+    return {
+        "layer_summary": frames.layer_summary(**many, layers=32),
+        "decoding_curve": frames.decoding_curve(**many, prompts=("a",), steps=1000),
+        "token_trace": frames.token_trace(**many, prompts=tuple("abcdef"), steps=80),
+        "option_shift": frames.option_shift(**many, questions=tuple("abcdefgh")),
+        "variant_summary": frames.variant_summary(**many),
+        **variant_frames.of(**many),
+        "estimate_points": frames.estimate_points(many["models"], per_theorem=2500),
+        "q05_bias_by_deviation": frames.q05_bias_by_deviation(many["models"]),
+        "stg_generations": frames.stg_generations(**many, prompts=tuple("abcdef")),
+        "stg_top_tokens": frames.stg_top_tokens(**many, prompts=tuple("abcdef")),
+        "reference_temperature": frames.reference_temperature(**many),
+    }
+
+
+@EVERY
+def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
+    drawing = next(figure.draw_all(frames.ask(figure.query, **large_marts())))
+    assert 3_000 < len(drawing.chart.to_json()) < MOST_BYTES
+
+
+def test_flips_of_a_whole_benchmark_come_in_pages_that_stay_small():
+    one = variant_frames.q20_answers_flipped(recipes=tuple(f"wanda-{share}" for share in range(10, 56)))
+    one = one.filter(task="boolq")
+    tasks = [f"mmlu_subject_{number:02d}" for number in range(57)]
+    metrics = ("accuracy", "accuracy_per_byte", "accuracy_letter")
+    many = pl.concat(one.with_columns(task=pl.lit(task), metric=pl.lit(metric)) for task in tasks for metric in metrics)
+    drawings = list(FIGURES["flips"].draw_all(frames.ask(FIGURES["flips"].query, q20_answers_flipped=many)))
+    assert len(drawings) == 7
+    assert max(len(drawing.chart.to_json()) for drawing in drawings) < MOST_BYTES
+    assert drawings[0].title.endswith("mmlu_subject_00 to mmlu_subject_08")
+
+
+@EVERY
+def test_the_query_gives_the_same_rows_whatever_order_the_mart_is_in(figure: Figure):
+    shuffled = {mart.__name__: mart().sample(fraction=1, shuffle=True, seed=7) for mart in frames.MARTS}
+    assert frames.ask(figure.query, **shuffled).equals(frames.ask(figure.query))
+
+
+@cache
+def hostile_marts() -> dict[str, pl.DataFrame]:
+    models = HOSTILE_MODELS
+    recipes = ("attn-drop-4", "wanda-50")
+    return {
+        "layer_summary": frames.layer_summary(models, recipes, layers=2),
+        "estimate_points": frames.estimate_points(models, per_theorem=2),
+        "decoding_curve": frames.decoding_curve(models, recipes, steps=2),
+        "token_trace": frames.token_trace(models, recipes, prompts=("a",), steps=2),
+        "option_shift": frames.option_shift(models, recipes),
+        "variant_summary": frames.variant_summary(models, recipes),
+        **variant_frames.of(models, recipes),
+        "stg_generations": frames.stg_generations(models, recipes),
+        "stg_top_tokens": frames.stg_top_tokens(models, recipes, words=frames.HOSTILE),
+        "reference_temperature": frames.reference_temperature(models),
+    }
+
+
+@EVERY
+def test_hostile_names_give_apart_and_path_safe_chart_names(figure: Figure):
+    drawings = list(figure.draw_all(frames.ask(figure.query, **hostile_marts())))
+    drawn = [drawing.name for drawing in drawings]
+    assert len(set(drawn)) == len(drawn) >= len(HOSTILE_MODELS)
+    assert all(name.startswith(f"{figure.name}-") and len(name) < 200 for name in drawn)
+    assert not any(character in "/\\<>\"'\x00\u202e" for name in drawn for character in name)
+    for drawing in drawings:
+        title = drawing.chart.to_dict(validate=False)["title"]
+        text = "".join([drawing.title, *title["subtitle"]])
+        assert not any(unicodedata.category(character).startswith("C") for character in text)
+
+
+def test_names_that_look_the_same_once_cut_stay_apart():
+    long = ["x" * 50 + end for end in "abc"]
+    labels = theme.distinct_labels([*long, *long])
+    assert len(set(labels.values())) == 3
+
+
+@pytest.mark.parametrize(("name", "quantity"), [("hierarchy", "cos"), ("amplification", "one_minus_cos")])
+def test_the_layer_charts_hold_means_and_spread_of_the_frame(name, quantity):
+    frame = frames.ask(FIGURES[name].query).filter(pl.col("lens") == "raw")
+    parts = ("mean", "p10", "p90")
+    drawn = sorted(
+        (row["layer"], row["panel"], row["space"][0], *(row[part] for part in parts))
+        for row in rows_with(FIGURES[name].draw(frame), "mean")
+    )
+    given = sorted(
+        (
+            row["layer"],
+            f"{theme.SUBLAYER_TITLES[row['sublayer']]} · {row['recipe']}",
+            space,
+            *(row[f"{quantity}_{space}_{part}"] for part in parts),
+        )
+        for row in frame.iter_rows(named=True)
+        for space in "hzp"
+    )
+    assert drawn == given
+
+
+def test_amplification_draws_a_band_down_to_its_edge_where_a_tenth_of_the_shifts_is_zero(tmp_path):
+    frame = frames.ask(FIGURES["amplification"].query).filter(lens="raw", recipe="wanda-50", sublayer="mlp")
+    none = frame.with_columns(pl.lit(0.0).alias(f"one_minus_cos_{space}_p10") for space in "hzp")
+    tiny = frame.with_columns(pl.lit(1e-30).alias(f"one_minus_cos_{space}_p10") for space in "hzp")
+    # Both lie beyond the axis, which is that of the means; nothing is left out.
+    one, other = (FIGURES["amplification"].draw(rows) for rows in (none, tiny))
+    domain = one.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert domain == other.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert picture(one, tmp_path) == picture(other, tmp_path)
+    assert picture(one, tmp_path) != picture(FIGURES["amplification"].draw(frame), tmp_path)
+
+
+def test_amplification_is_drawn_where_nine_tokens_of_ten_do_not_move_at_all(tmp_path):
+    frame = frames.ask(FIGURES["amplification"].query).filter(lens="raw", recipe="wanda-50", sublayer="mlp")
+    none = frame.with_columns(
+        pl.lit(0.0).alias(f"one_minus_cos_{space}_{part}") for space in "hzp" for part in ("p10", "p90")
+    )
+    chart = FIGURES["amplification"].draw(none)
+    assert len(rows_with(chart, "mean")) == 3 * frame.height
+    assert chart.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"][0] > 0
+    picture(chart, tmp_path)
+
+
+def test_no_line_crosses_layers_that_the_recipe_left_alone():
+    frame = frames.ask(FIGURES["hierarchy"].query).filter(pl.col("recipe") == "attn-drop-4", pl.col("lens") == "raw")
+    runs: dict[int, list[int]] = {}
+    for row in rows_with(FIGURES["hierarchy"].draw(frame), "mean"):
+        if row["space"].startswith("h"):
+            runs.setdefault(row["run"], []).append(row["layer"])
+    assert sorted(runs.values()) == [[11, 12], [14], [20]]
+
+
+def test_a_panel_without_a_changed_sublayer_is_not_drawn():
+    frame = frames.ask(FIGURES["hierarchy"].query)
+    panels = {row["panel"] for row in rows_with(FIGURES["hierarchy"].draw(frame), "panel")}
+    assert "attention · attn-drop-4" in panels
+    assert "MLP · attn-drop-4" not in panels
+
+
+def test_amplification_says_how_many_zeros_its_axis_cannot_show():
+    frame = frames.ask(FIGURES["amplification"].query).filter(pl.col("lens") == "raw")
+    frame = frame.with_columns(
+        pl.when(pl.int_range(pl.len()) < 3).then(0.0).otherwise("one_minus_cos_p_mean").alias("one_minus_cos_p_mean")
+    )
+    chart = FIGURES["amplification"].draw(frame)
+    assert len(rows_with(chart, "mean")) == 3 * frame.height - 3
+    assert "without 3 values of exactly 0" in chart.to_dict()["title"]["subtitle"][1]
+
+
+def test_estimates_are_a_fixed_sample_of_at_most_500_points_a_theorem_and_lens_without_zeros():
+    points = frames.estimate_points(per_theorem=1500)
+    zeros = points.head(10).with_columns(pl.lit(0.0).alias("truth"))
+    frame = frames.ask(FIGURES["estimates"].query, estimate_points=pl.concat([zeros, points]))
+    sample = frame.filter(pl.col("decile").is_null())
+    assert sample.group_by("theorem", "lens").len()["len"].to_list() == [500] * 8
+    raw = frame.filter(pl.col("lens") == "raw")
+    drawn = sorted((row["estimate"], row["truth"]) for row in rows_with(FIGURES["estimates"].draw(raw), "variant"))
+    assert drawn == sorted(sample.filter(pl.col("lens") == "raw").select("estimate", "truth").iter_rows())
+    assert set(drawn) <= set(points.select("estimate", "truth").iter_rows())
+
+
+def test_estimates_hold_the_bias_of_every_decile_at_its_middle():
+    frame = frames.ask(FIGURES["estimates"].query).filter(pl.col("lens") == "normed")
+    drawn = sorted(
+        (row["scope"][:5], row["decile"], row["truth"], row["ratio_p10"], row["ratio_median"], row["ratio_p90"])
+        for row in rows_with(FIGURES["estimates"].draw(frame), "decile")
+    )
+    given = sorted(
+        (row["scope"][:5], row["decile"], math.sqrt(row["truth_min"] * row["truth_max"]), row["ratio_p10"],
+         row["ratio_median"], row["ratio_p90"])
+        for row in frames.q05_bias_by_deviation().filter(scope="local", lens="normed").to_dicts()
+        + frames.q05_bias_by_deviation().filter(scope="propagated", lens="normed").to_dicts()
+    )  # fmt: skip
+    assert [row[:2] for row in drawn] == [row[:2] for row in given]
+    assert [row[2:] for row in drawn] == [pytest.approx(row[2:], rel=1e-12) for row in given]
+
+
+def test_generation_holds_the_medians_over_prompts_in_every_space_and_shows_zeros():
+    curve = frames.decoding_curve().with_columns(
+        pl.when(pl.col("step") == 3).then(0.0).otherwise("kl_dense_pruned_nats").alias("kl_dense_pruned_nats"),
+        (pl.col("step") / 100 + pl.col("kl_dense_pruned_nats") / 1000).alias("one_minus_cos_h"),
+    )
+    chart = FIGURES["generation"].draw(frames.ask(FIGURES["generation"].query, decoding_curve=curve))
+    stored = ("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats")
+    medians = {
+        (row["recipe"], row["trajectory"].replace("_", " "), row["step"], quantity): row[column]
+        for row in curve.group_by("recipe", "trajectory", "step").agg(pl.col(stored).median()).to_dicts()
+        for column, quantity in zip(stored, generation.QUANTITIES.values(), strict=True)
+    }
+    drawn = {(r["variant"], r["trajectory"], r["step"], r["quantity"]): r["median"] for r in rows_with(chart, "median")}
+    assert drawn == pytest.approx(medians, rel=1e-12)
+    kl = generation.QUANTITIES["kl"]
+    assert {value for key, value in drawn.items() if key[2:] == (3, kl)} == {0.0}
+
+
+def test_of_a_long_generation_neighbouring_steps_share_a_point():
+    curve = frames.decoding_curve(recipes=("wanda-50",), steps=130)
+    frame = frames.ask(FIGURES["generation"].query, decoding_curve=curve).filter(trajectory="teacher_forced")
+    assert frame["step"].to_list() == list(range(0, 130, 3))
+    first = curve.filter(pl.col("step") < 3, trajectory="teacher_forced")["kl_dense_pruned_nats"]
+    assert frame["kl_median"][0] == pytest.approx(first.median(), rel=1e-12)
+    assert frame["prompts"].unique().to_list() == [3]
+    assert "3 steps a point" in FIGURES["generation"].draw(frame).to_dict()["title"]["subtitle"][0]
+
+
+def test_generation_marks_the_first_flips_and_the_ends_of_answers_once():
+    curve = frames.decoding_curve()
+    chart = FIGURES["generation"].draw(frames.ask(FIGURES["generation"].query))
+    drawn = sorted(
+        (row["variant"], row["event"], row["step"], row["events"])
+        for row in rows_with(chart, "event")
+        if row["quantity"] == generation.QUANTITIES["kl"]
+    )
+    prompts = curve.unique(["recipe", "prompt_id"])
+    counted = [
+        (row["recipe"], event, row[column], row["len"])
+        for column, event in (("first_flip_step", "first flipped token"), ("answer_end_step", "answer complete"))
+        for row in prompts.drop_nulls(column).group_by("recipe", column).len().to_dicts()
+    ]
+    assert drawn == sorted(counted)
+
+
+def test_the_token_map_shows_each_token_in_reading_order_below_the_dense_text():
+    trace = frames.token_trace(prompts=("a",))
+    cells = rows_with(FIGURES["tokens"].draw(frames.ask(FIGURES["tokens"].query, token_trace=trace)), "token")
+    assert [row["text"] for row in cells if row["variant"] == "dense"] == [
+        text.replace(" ", "␣").replace("\n", "↵")
+        for text in trace.filter(pl.col("recipe") == "wanda-50")["token_text_dense"]
+    ]
+    assert cells[0]["variant"] == "dense"
+    assert all(cell["line"] + cell["cell"] == cell["step"] and cell["cell"] < tokens.CELLS for cell in cells)
+    kl = {(row["variant"], row["step"]): row["kl_free_running_nats"] for row in cells if row["variant"] != "dense"}
+    assert kl == {(row["recipe"], row["step"]): row["kl_free_running_nats"] for row in trace.to_dicts()}
+    flips = {row["variant"]: row["step"] for row in cells if row["is_first_flip"]}
+    assert flips == {row["recipe"]: row["first_flip_step"] for row in trace.drop_nulls("first_flip_step").to_dicts()}
+
+
+@pytest.mark.parametrize(
+    ("kl", "shown"),
+    [(0.0, "below 0.01"), (0.01, "0.01 to 0.1"), (1.0, "1 to 5"), (19.9, "5 to 20"), (20.0, "20 and more")],
+)
+def test_a_token_falls_into_the_class_that_its_legend_names(kl, shown):
+    frame = frames.ask(FIGURES["tokens"].query).head(1).with_columns(pl.lit(kl).alias("kl_free_running_nats"))
+    (row,) = rows_with(FIGURES["tokens"].draw(frame), "kl_free_running_nats")
+    assert row["class"] == shown
+
+
+def test_hostile_tokens_stay_one_short_line_each():
+    trace = frames.token_trace(prompts=("a",), words=frames.HOSTILE)
+    for row in rows_with(FIGURES["tokens"].draw(frames.ask(FIGURES["tokens"].query, token_trace=trace)), "token"):
+        assert len(row["token"]) <= 8
+        assert len(row["text"]) <= 60
+        assert not any(unicodedata.category(character).startswith("C") for character in row["token"] + row["text"])
+
+
+def test_options_hold_both_sides_and_the_mass_of_all_options_together():
+    frame = frames.ask(FIGURES["options"].query)
+    chart = FIGURES["options"].draw(frame)
+    drawn = sorted(
+        (row["variant"], row["panel"], row["side"], row["probability"]) for row in rows_with(chart, "probability")
+    )
+    assert drawn == sorted(
+        (row["recipe"], row["option"] + " (right answer)" * row["is_gold"], side, row[f"p_options_{side}"])
+        for row in frame.to_dicts()
+        for side in ("dense", "pruned")
+    )
+    masses = {(row["variant"], row["side"]): row["mass"] for row in rows_with(chart, "mass")}
+    sums = frame.group_by("recipe").agg(pl.col("p_full_dense", "p_full_pruned").sum()).to_dicts()
+    assert masses == pytest.approx(
+        {(row["recipe"], side): row[f"p_full_{side}"] for row in sums for side in ("dense", "pruned")}
+    )
+
+
+def test_options_without_a_right_answer_and_without_any_mass_are_drawn(tmp_path):
+    frame = frames.ask(FIGURES["options"].query).with_columns(
+        pl.lit(None, pl.Boolean).alias("is_gold"), pl.lit(0.0).alias("p_full_pruned")
+    )
+    chart = FIGURES["options"].draw(frame)
+    assert {row["panel"] for row in rows_with(chart, "panel")} == set("ABCD")
+    assert "without 6 values of exactly 0" in chart.to_dict()["title"]["subtitle"][1]
+    assert picture(chart, tmp_path).startswith(PNG)
+
+
+def test_spaces_hold_median_spread_and_first_token_of_each_space_sorted_by_p():
+    curve = frames.decoding_curve(prompts=("a",)).with_columns(
+        (pl.col("kl_dense_pruned_nats") / 100).alias("one_minus_cos_p")
+    )
+    frame = frames.ask(FIGURES["spaces"].query, decoding_curve=curve)
+    forced = curve.filter(trajectory="teacher_forced")
+    drawn = {row["variant"]: row for row in rows_with(spaces.draw(frame), "median") if row["space"].startswith("p")}
+    for recipe, rows in forced.partition_by("recipe", as_dict=True).items():
+        p, row = rows["one_minus_cos_p"], drawn[recipe[0]]
+        bounds = [p.quantile(share, "linear") for share in (0.1, 0.5, 0.9)]
+        assert [row["p10"], row["median"], row["p90"]] == pytest.approx(bounds, rel=1e-9)
+        assert row["first"] == rows.filter(step=0)["one_minus_cos_p"].item()
+    assert [row["median"] for row in drawn.values()] == sorted(row["median"] for row in drawn.values())
+
+
+def test_temperatures_are_drawn_as_curves_and_a_single_one_as_dots():
+    one = frames.decoding_curve()
+    several = pl.concat(
+        one.with_columns(pl.lit(t).alias("temperature"), pl.col("kl_dense_pruned_nats") / t) for t in (0.5, 1.0, 1.3)
+    )
+    query = FIGURES["temperature"].query
+    curves = temperature.draw(frames.ask(query, decoding_curve=several))
+    kl = [row for row in rows_with(curves, "median") if row["quantity"].startswith("KL")]
+    medians = {
+        (row["recipe"], row["trajectory"].replace("_", " "), row["temperature"]): row["kl_dense_pruned_nats"]
+        for row in several.group_by("recipe", "trajectory", "temperature")
+        .agg(pl.col("kl_dense_pruned_nats").median())
+        .to_dicts()
+    }
+    assert {(row["variant"], row["trajectory"], row["temperature"]): row["median"] for row in kl} == pytest.approx(
+        medians, rel=1e-12
+    )
+    assert "one temperature" not in str(curves.to_dict()["title"])
+    # Narrow panels have fewer ticks, and an axis rounds its labels by them.
+    assert all(f">{t}<" in fitted(curves.to_dict(), 1).svg for t in (0.5, 1, 1.3))
+    dots = temperature.draw(frames.ask(query, decoding_curve=one))
+    assert "one temperature was measured: T = 1" in str(dots.to_dict()["title"])
+    assert len(rows_with(dots, "median")) == len(kl) * 2 // 3
+
+
+def test_top_tokens_are_those_of_either_side_at_the_first_flip_with_both_probabilities():
+    tokens_of, flips = frames.stg_top_tokens(prompts=("a",)), frames.stg_generations(prompts=("a",))
+    frame = frames.ask(FIGURES["top_tokens"].query, stg_top_tokens=tokens_of, stg_generations=flips)
+    for recipe in frames.RECIPES:
+        flip = flips.filter(recipe=recipe)["first_flip_step"].item()
+        kept = tokens_of.filter(pl.col("rank") <= 6, recipe=recipe, trajectory="teacher_forced", step=flip or 0)
+        drawn = rows_with(top_tokens.draw(frame.filter(recipe=recipe)), "place")
+        for side in ("dense", "pruned"):
+            given = dict(kept.select("token_id", f"probability_{side}").iter_rows())
+            assert {row["token_id"]: row[side] for row in drawn} == given
+        assert {row["panel"] for row in drawn} == {f"step {flip or 0}{'' if flip else ', no flip'} · {recipe}"}
+
+
+def test_tokens_that_look_alike_keep_a_row_each():
+    words = ("same" * 10 + "a", "same" * 10 + "b", *"cdefghijkl")
+    frame = frames.ask(FIGURES["top_tokens"].query, stg_top_tokens=frames.stg_top_tokens(words=words))
+    part = frame.filter(recipe="wanda-50", prompt_id=frames.PROMPTS[0])
+    rows = rows_with(top_tokens.draw(part), "place")
+    assert {row["place"] for row in rows} == set(range(part.height))
+
+
+def test_a_study_of_many_recipes_gets_pages_of_about_equal_length():
+    recipes = tuple(f"recipe-{number:02d}" for number in range(25))
+    frame = frames.ask(
+        FIGURES["generation"].query,
+        decoding_curve=frames.decoding_curve(recipes=recipes, prompts=("a",), steps=2),
+        reference_temperature=frames.reference_temperature(recipes=recipes),
+    )
+    drawings = list(FIGURES["generation"].draw_all(frame))
+    pages = [sorted({row["variant"] for row in rows_with(drawing.chart, "median")}) for drawing in drawings]
+    assert [len(page) for page in pages] == [9, 9, 7]
+    assert tuple(name for page in pages for name in page) == recipes
+    assert [drawing.name for drawing in drawings] == ["generation-01", "generation-02", "generation-03"]
+    assert drawings[1].title.endswith(": recipe-09 to recipe-17")
+
+
+def vega_lite_sizes(figure: Figure, marts: dict[str, pl.DataFrame]) -> list[int]:
+    drawings = figure.draw_all(frames.ask(figure.query, **marts))
+    return [len(theme.vega_lite(drawing.chart.to_dict(validate=False))) for drawing in drawings]
+
+
+@cache
+def largest_marts() -> dict[str, pl.DataFrame]:
+    """34 variants with long names, 128 steps at 5 temperatures, 57 tasks, 80 layers."""
+    recipes = tuple(f"sparsegpt-{share}-on-a-calibration-of-日本語" for share in range(17)) + tuple(
+        f"{kind}-drop-{k}" for kind in ("attn", "mlp") for k in range(1, 9)
+    )
+    recipes = (*recipes, "rtn-3bit")
+    curve = frames.decoding_curve(recipes=recipes, prompts=("a",), steps=128)
+    flips = variant_frames.q20_answers_flipped(recipes=recipes).filter(task="boolq")
+    return {
+        **variant_frames.of((frames.MODEL,), recipes),
+        "layer_summary": frames.layer_summary(recipes=recipes, layers=80),
+        "decoding_curve": pl.concat(curve.with_columns(temperature=pl.lit(t)) for t in (0.5, 0.7, 1.0, 1.5, 2.0)),
+        "token_trace": frames.token_trace(recipes=recipes, prompts=("a",), steps=128),
+        "option_shift": frames.option_shift(recipes=recipes),
+        "variant_summary": frames.variant_summary(recipes=recipes),
+        "reference_temperature": frames.reference_temperature(recipes=recipes),
+        "q20_answers_flipped": pl.concat(flips.with_columns(task=pl.lit(f"mmlu_subject_{n:02d}")) for n in range(57)),
+        "estimate_points": frames.estimate_points(per_theorem=5000).with_columns(
+            prompt_id=pl.lit("x" * 5000) + pl.col("prompt_id")
+        ),
+        "q01_spike_predictors": variant_frames.q01_spike_predictors(recipes=recipes, layers=80),
+        "stg_layer_transitions": variant_frames.stg_layer_transitions(recipes=recipes[-9:], layers=80, prompts=("a",)),
+        "stg_generations": frames.stg_generations(recipes=recipes, prompts=("a",)),
+        "stg_top_tokens": frames.stg_top_tokens(recipes=recipes, prompts=("a",)),
+    }
+
+
+@EVERY
+def test_no_drawing_of_a_large_study_is_larger_than_2_mb(figure: Figure):
+    assert 3_000 < max(vega_lite_sizes(figure, largest_marts())) <= MOST_BYTES
+
+
+@EVERY
+def test_a_figure_says_how_it_stays_below_the_limit(figure: Figure):
+    assert ("below 2 MB" in figure.caption) == (figure.page_by is not None)
+    assert figure.page_by or any(number in figure.caption for number in ("at most 500 points", "more than 50"))
+
+
+@pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.page_by])
+def test_a_drawing_above_the_limit_is_split_into_pages_that_hold_all_of_it_once(name):
+    figure = FIGURES[name]
+    frame = next(iter(frames.ask(figure.query).partition_by(figure.per, maintain_order=True)))
+    whole = len(theme.vega_lite(figure.draw(frame).to_dict(validate=False)))
+    drawn: list[pl.DataFrame] = []
+
+    def draw(part: pl.DataFrame) -> theme.AnyChart:
+        drawn.append(part)
+        return figure.draw(part)
+
+    small = replace(figure, draw=draw, most_bytes=whole - 1)
+    drawings = list(small.draw_all(frame))
+    pages = [part for part in drawn if part.height < frame.height]
+    assert len(drawings) == len(pages) > 1
+    assert pl.concat(pages).sort(pl.all()).equals(frame.sort(pl.all()))
+    assert all(len(theme.vega_lite(drawing.chart.to_dict(validate=False))) < whole for drawing in drawings)
+    assert len({drawing.title for drawing in drawings}) == len({drawing.name for drawing in drawings}) == len(drawings)
+    assert drawings[0].name.startswith(f"{name}-01")
+
+
+def test_what_cannot_be_split_says_so_instead_of_a_drawing_above_the_limit():
+    for name in ("estimates", "flips"):
+        figure = replace(FIGURES[name], most_bytes=2_900)
+        for drawing in figure.draw_all(frames.ask(figure.query)):
+            assert theme.missing(drawing.specification) == "this part alone takes more than 0.0029 MB"
+            assert len(theme.vega_lite(drawing.chart.to_dict())) < 2_900

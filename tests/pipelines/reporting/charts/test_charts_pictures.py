@@ -1,0 +1,39 @@
+"""Every figure looks as it did when a person last looked at it; `baseline` makes the pictures anew."""
+
+import polars as pl
+import pytest
+
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from tests.pipelines.reporting.charts import baseline, frames
+
+# A machine's rounding moves a few pixels of an edge; a line that is gone moves more (see the second test).
+TOLERANCE = 0.001
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_looks_as_it_did(name, tmp_path):
+    kept = baseline.FOLDER / f"{name}.png"
+    assert kept.exists(), f"look at it and keep it: python -m tests.pipelines.reporting.charts.baseline {name}"
+    now = baseline.picture(name)
+    (tmp_path / f"{name}.png").write_bytes(now)
+    share = baseline.difference(kept.read_bytes(), now)
+    assert share <= TOLERANCE, (
+        f"{share:.2%} of the pixels differ from {kept}; the new picture is {tmp_path / kept.name}. If it is right: "
+        f"python -m tests.pipelines.reporting.charts.baseline {name}"
+    )
+
+
+def test_a_curve_in_another_place_is_seen_and_the_same_curve_is_not():
+    figure = FIGURES["generation"]
+    frame = frames.ask(figure.query, decoding_curve=frames.decoding_curve(recipes=frames.RECIPES[:2]))
+    moved = frame.with_columns(pl.col("kl_median") * pl.when(recipe=frames.RECIPES[0]).then(2).otherwise(1))
+    one, same, other = (baseline.render(figure.draw(rows)) for rows in (frame, frame.clone(), moved))
+    assert baseline.difference(one, same) == 0
+    assert baseline.difference(one, other) > TOLERANCE
+
+
+def test_a_picture_of_another_size_is_another_picture():
+    figure = FIGURES["options"]
+    frame = frames.ask(figure.query)
+    one, other = (baseline.render(figure.draw(rows)) for rows in (frame, frame.filter(frame["recipe"] != "wanda-50")))
+    assert baseline.difference(one, other) == 1

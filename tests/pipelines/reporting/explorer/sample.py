@@ -1,0 +1,381 @@
+"""A small study's documents, made by hand in the shapes of `prunescope.pipelines.reporting.explorer.document_types`, for tests of the page.
+
+Texts go through `prunescope.pipelines.reporting.charts.display_text` as they do in the real documents; ids stay raw.
+"""
+
+import itertools
+from typing import Any
+from urllib.parse import quote
+
+from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.explorer.document_types import (
+    Index,
+    LayerCurves,
+    Layers,
+    PairDocument,
+    Steps,
+    Trace,
+    TurnsDocument,
+    VariantDocument,
+)
+from prunescope.pipelines.reporting.explorer.index_document import COLUMNS, figure_entry
+from tests.pipelines.reporting.charts import frames
+
+MODEL = "tiny"
+STEPS, LAYERS = 6, 3
+PLACES = [f"{layer} {sublayer}" for layer in range(LAYERS) for sublayer in ("attn", "mlp")]
+DENSE = [" The", " sky", "\n", " is", " blue", "."]
+PRUNED = [" The", " sky", "\n", " is", " red", " red"]
+FIRST_FLIP = 4
+
+
+def documents(
+    model: str = MODEL,
+    recipes: tuple[str, ...] = ("wanda-50", "attn-drop-4", "magnitude-50"),
+    prompts: tuple[str, ...] = ("sky", "fruit"),
+    words: tuple[str, ...] = (),
+    marts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """All documents of one model. `words` stand in the pruned text from the first flip on.
+
+    The last recipe has no number and no trace.
+    """
+    pruned = [*PRUNED[:FIRST_FLIP], *words] if words else PRUNED
+    dense = (DENSE * len(pruned))[: len(pruned)] if words else DENSE
+    ids = [f"{model}@{recipe}" for recipe in ("dense", *recipes)]
+    found: dict[str, Any] = {
+        "index": _index(model, recipes, prompts, ids),
+        "sql": {
+            key: {
+                "title": f"Rows of {prose(key)}",
+                "sql": f"select *\nfrom {prose(key)}  -- </script>"
+                + ("\nwhere model = $1 and pair in $2 and one in $3" * (key[0] == "c")),
+                "views": ["view/all"] if key != "view/all" else [],
+                "narrow": ["model", "recipe", "other_recipe"] if key == "turns" else ["model"],
+            }
+            for key in ("all", "verdicts", "turns", "figures/tokens", "view/all", "compare/tasks")
+        },
+        "turns": _turns(len(ids)),
+        "figures/tokens": _figure("tokens", marts or {}),
+        "figures/hierarchy": _figure("hierarchy", marts or {}),
+    }
+    for n, id_ in enumerate(ids):
+        found[f"variant/{n}"] = _variant(id_, n, prompts)
+        if 1 < n < len(recipes):
+            found[f"pair/{n - 1}/{n}"] = _pair(model, recipes[n - 2], recipes[n - 1])
+        if 0 < n < len(recipes):
+            for m, prompt in enumerate(prompts):
+                found[f"trace/{n}/{m}"] = _trace(id_, prompt, dense, pruned)
+    return found
+
+
+def with_every_figure() -> dict[str, Any]:
+    """The usual study with the first chart of every figure there is."""
+    found = documents() | {f"figures/{name}": _figure(name, {}) for name in FIGURES}
+    entries = [figure_entry(figure) | {"sql": "figures/tokens"} for figure in FIGURES.values()]
+    return found | {"index": found["index"] | {"figures": entries}}
+
+
+def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
+    """The usual study with every number that the overview may have, as wide as they come.
+
+    Counts are at most `count` of `whole`.
+    """
+    found = documents()
+    widest = {"percent": 0.9876, "number": 0.0012345, "count": count}
+    index = found["index"] | {"columns": list(COLUMNS)}
+    for n, entry in enumerate(index["variants"]):
+        numbers = {column["name"]: widest[column["form"]] / (n + 1) for column in COLUMNS}
+        entry["numbers"] = numbers | {column["of"]: whole for column in COLUMNS if column["of"]}
+    return found | {"index": index}
+
+
+def with_long_answers() -> dict[str, Any]:
+    """The usual study where one variant has more steps than a call of a function takes arguments."""
+    found = documents()
+    first, second, *others = found["index"]["variants"]
+    long = second | {"spark": {"forced": [2.0] * 150_000, "free": [2.0] * 150_000}}
+    return found | {"index": found["index"] | {"variants": [first, long, *others]}}
+
+
+def hostile() -> dict[str, Any]:
+    """The same study where every text from outside is an attack; a recipe has the name of JavaScript's prototype."""
+    attacks = frames.HOSTILE
+    marts = {
+        "token_trace": frames.token_trace((attacks[0],), attacks[1:4], prompts=attacks[:2], words=attacks),
+        "layer_summary": frames.layer_summary((attacks[0],), attacks[1:4]),
+    }
+    return documents(
+        attacks[0],
+        ("__proto__", attacks[1], attacks[3], "a/b%2F?#c", attacks[2]),
+        (attacks[0], "constructor"),
+        (*attacks, "\ufffd", ""),
+        marts,
+    )
+
+
+def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: list[str]) -> Index:
+    variants: list[Any] = []
+    for n, (id_, recipe) in enumerate(zip(ids, ("dense", *recipes), strict=True)):
+        is_last = n == len(recipes)
+        kl: float | None = None if is_last else [0.0, 1.5, 0.25, 11.0, 0.5][n % 5]
+        variants.append(
+            {
+                "id": id_,
+                "model": label(model),
+                "recipe": label(recipe),
+                "method": "wanda",
+                "is_dense": n == 0,
+                "verdict": None if n == 0 else ["safe", "broken", "non-generative only", "not judged"][n % 4],
+                "verdict_reason": None if n == 0 else f"because of {label(recipe)}",
+                "is_certain": None if n == 0 else n % 2 == 0,
+                "sql": {"key": "verdicts", "where": {"model": model, "recipe": recipe}},
+                "where": {"model": model, "recipe": recipe},
+                "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
+                "spark": {"forced": [0.1, None, kl], "free": [0.1, 3.0, 9.0]} if n else {"forced": [], "free": []},
+                "traces": [] if n == 0 or is_last else list(range(len(prompts))),
+            }
+        )
+    told = prose(model)
+    return {
+        "study": "demo",
+        "title": told,
+        "live": False,
+        "models": [label(model)],
+        "lens": "normed",
+        "prompts": [
+            {
+                "model": label(model),
+                "prompt_id": prompt,
+                "name": label(prompt),
+                "kind": "choice",
+                "text": prose(prompt),
+                "gold": "B",
+                "steps": STEPS,
+            }
+            for prompt in prompts
+        ],
+        "columns": [
+            {
+                "name": name,
+                "heading": heading,
+                "doc": "",
+                "form": form,
+                "sql": "all",
+                "of": of,
+                "is_detail": is_detail,
+            }
+            for name, heading, form, of, is_detail in (
+                ("kl", "KL", "number", None, False),
+                ("same", "same top token", "percent", None, False),
+                ("looped", "looped", "count", "prompts", True),
+            )
+        ],
+        "variants": variants,
+        "verdict_basis": "What the losses are of.",
+        "verdict_rule": f"The rule.\nOf {told}",
+        "answers": [
+            {
+                "model": label(model),
+                "question": "Which variants generate safely?",
+                "short": told,
+                "text": f"More of {told}",
+                "sql": [{"key": "verdicts", "where": {"model": model}}, {"key": "all", "where": {}}],
+                "links": [{"text": label(recipes[0]), "href": f"#/variant/{quote(ids[1], safe='')}"}],
+            }
+        ],
+        "claims": [
+            {
+                "model": label(model),
+                "says": f"Claim {n}",
+                "measure": None,
+                "verdict": ["holds", "does not hold", "too little data"][n % 3],
+                "amount": n / 7,
+                "low": None if n else 0.0,
+                "high": None if n else 1.0,
+                "n": 9,
+                "units": "variants",
+                "sql": {"key": "all", "where": {"model": model}},
+            }
+            for n in range(15)
+        ],
+        "findings": [
+            {"model": label(model), "theme": "Writing", "text": told, "sql": {"key": "all", "where": {"model": model}}}
+            for _ in range(2)
+        ],
+        "figures_without_data": [],
+        "figures": [
+            {"name": name, "title": FIGURES[name].title, "caption": told, "alt": told, "sql": "figures/tokens"}
+            for name in ("tokens", "hierarchy")
+        ],
+        "facts": [{"name": "seed", "text": told}],
+        "notes": [],
+    }
+
+
+def _figure(name: str, marts: dict[str, Any]) -> dict[str, Any]:
+    figure = FIGURES[name]
+    drawings = []
+    for drawing in itertools.islice(figure.draw_all(frames.ask(figure.query, **marts)), 1):
+        spec = drawing.chart.to_dict()
+        del spec["config"]
+        drawings.append({"title": drawing.title, "spec": spec})
+    return {"name": name, "title": figure.title, "caption": "", "alt": "alt", "sql": "all", "drawings": drawings}
+
+
+def _curves(scale: float) -> LayerCurves:
+    rising = [None, *(scale * 10.0 ** (place - 6) for place in range(1, len(PLACES)))]
+    return {
+        "places": PLACES,
+        "is_changed": [place % 2 == 0 for place in range(len(PLACES))],
+        "h": rising,
+        "z": [0.0 for _ in PLACES],
+        "p": list(reversed(rising)),
+        "kl": rising,
+        "kl_noise": [1e-6 for _ in PLACES],
+    }
+
+
+def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
+    return {
+        "id": id_,
+        "facts": [{"name": "recipe", "text": prose(id_)}],
+        "facts_sql": "all",
+        "prompts": [
+            {
+                "prompt": m,
+                "first_flip_step": FIRST_FLIP if n else None,
+                "collapse_step": 5 if n else None,
+                "collapse_step_dense": None,
+                "answer": prose(id_),
+                "answer_dense": "B",
+                "is_correct": False,
+                "is_correct_dense": True,
+                "text_same": "The sky\n is",
+                "text_dense": " blue." if n else "",
+                "text_pruned": prose(f" red{id_}", 60) if n else "",
+                "kl_forced_mean": 0.5,
+                "kl_free_mean": 2.0,
+                "parts_at": "1 mlp",
+                "parts_for_good_at": "2 attn",
+            }
+            for m, _ in enumerate(prompts)
+        ],
+        "prompts_sql": "all",
+        "layers": {"local": _curves(1), "propagated": _curves(3)} if n else {},
+        "layers_sql": "all",
+        "carriers": [
+            {"place": place, "scope": "local", "kl": 0.1 * k, "share": k / 15, "parted": k}
+            for k, place in enumerate(reversed(PLACES))
+        ],
+        "carriers_sql": "all",
+        "tables": [
+            {
+                "title": "Tasks",
+                "columns": ["task", "score"],
+                "rows": [[prose(id_), 0.987654], ["x", 1234.56], ["y", 1.23456e-7], ["z", None]],
+                "sql": "all",
+            }
+        ],
+    }
+
+
+def _pair(model: str, a: str, b: str) -> PairDocument:
+    columns = ["measured_on", "statistic", "a", "b", "difference", "difference_low", "difference_high", "only_a_right"]
+    row = [f"task {label(a)}", "accuracy", 0.5, 0.75, 0.25, -0.125, 0.625, 3]
+    return {
+        "a": f"{model}@{a}",
+        "b": f"{model}@{b}",
+        "tables": [
+            {
+                "title": "Two variants on the same samples of tasks",
+                "columns": [*columns, "only_b_right"],
+                "rows": [[*row, 5], [*row[:5], 0.125, 0.375, 0, 2]],
+                "sql": {"key": "compare/tasks", "where": {"$1": model, "$2": [{"a": a, "b": b}], "$3": [a, b]}},
+            }
+        ],
+        "missing": [prose(model)],
+    }
+
+
+def _turns(variants: int) -> TurnsDocument:
+    columns = ["statistic", "a", "b", "only_a_right", "only_b_right", "holm_p", "clusters"]
+    pairs = itertools.combinations(range(variants), 2)
+    return {
+        "columns": columns,
+        "pairs": {f"{n}/{m}": [["accuracy", 0.5, 0.25, 10 + n, 10 + m, 1.0, 40]] for n, m in pairs},
+        "sql": "turns",
+    }
+
+
+def _trace(id_: str, prompt: str, dense: list[str], pruned: list[str]) -> Trace:
+    count = len(dense)
+    shown = [visible(token, 40) for token in pruned]
+    steps: Steps = {
+        "step": list(range(count)),
+        "token_dense": [visible(token, 40) for token in dense],
+        "token_pruned": shown,
+        "is_same": [left == right for left, right in zip(dense, pruned, strict=True)],
+        "kl": [None, *(10.0 ** (step - 5) for step in range(1, count))],
+        "entropy_dense": [0.5 for _ in dense],
+        "entropy_pruned": [3.0 for _ in dense],
+        "margin_dense": [2.0 for _ in dense],
+        "margin_pruned": [0.1 for _ in dense],
+        "rank_of_dense_top1": [1 + step for step in range(count)],
+        "h": [0.1 for _ in dense],
+        "z": [0.01 for _ in dense],
+        "p": [0.3 for _ in dense],
+    }
+    top = [
+        {"dense": [[visible(dense[step], 40), 0.75, 0.125]], "pruned": [[shown[step], 0.125, 0.5], ["z", 0.0, 1e-5]]}
+        for step in range(count)
+    ]
+    matrix = [[10.0 ** (place - 7) * (1 + step) for step in range(count)] for place, _ in enumerate(PLACES)]
+    layers: Layers = {
+        "places": PLACES,
+        "is_changed": [True for _ in PLACES],
+        "steps": list(range(count)),
+        "h": matrix,
+        "z": matrix,
+        "p": matrix,
+        "kl": matrix,
+        "is_top1_same": [[place < 3 for _ in range(count)] for place, _ in enumerate(PLACES)],
+    }
+    return {
+        "id": id_,
+        "prompt_id": prompt,
+        "text_dense": prose("".join(dense)),
+        "text_pruned": prose("".join(pruned)),
+        "first_flip_step": FIRST_FLIP,
+        "collapse_step": 5,
+        "collapse_step_dense": None,
+        "answer_end_step": 5,
+        "answer_end_step_dense": 3,
+        "answer": label(prompt),
+        "answer_dense": "B",
+        "is_correct": False,
+        "is_correct_dense": True,
+        "forced": steps,
+        "free": steps,
+        "top": {"forced": top, "free": top},  # type: ignore[typeddict-item]
+        "layers": {"local": layers, "propagated": layers},
+        "parts_at": "1 mlp",
+        "parts_for_good_at": "1 mlp",
+        "options": {
+            "labels": ["A", "B"],
+            "p_dense": [0.25, 0.75],
+            "p_pruned": [0.6, 0.4],
+            "full_dense": [0.1, 0.3],
+            "full_pruned": [0.06, 0.04],
+            "rank_dense": [2, 1],
+            "rank_pruned": [3, 7],
+            "mass_dense": 0.4,
+            "mass_pruned": 0.1,
+            "kl_options": 0.3,
+            "kl_vocabulary": 1.0,
+            "gold": "B",
+            "is_argmax_same": False,
+        },
+        "sql": dict.fromkeys(("texts", "steps", "top", "layers", "options", "parts"), "all"),
+    }

@@ -1,0 +1,715 @@
+"""The explorer in Chromium: every view is drawn, by pointer and by keyboard, and hostile text stays text.
+
+The page's text is tested without a browser in test_page.
+"""
+
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.explorer.index_document import COLUMNS
+from prunescope.pipelines.reporting.explorer.page import render
+from tests.pipelines.reporting.charts import frames
+from tests.pipelines.reporting.explorer import sample
+from tests.pipelines.reporting.explorer.reader import Reader, chromium
+
+pytestmark = pytest.mark.chromium
+WANDA, DROP, MAGNITUDE = (
+    quote(f"{sample.MODEL}@{recipe}", safe="") for recipe in ("wanda-50", "attn-drop-4", "magnitude-50")
+)
+
+
+@pytest.fixture(scope="module")
+def driver():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explorer")
+    found = {}
+    studies = {
+        "usual": sample.documents(),
+        "hostile": sample.hostile(),
+        "figures": sample.with_every_figure(),
+        "numbers": sample.with_every_column(),
+        "counts": sample.with_every_column(count=60, whole=60),
+        "long": sample.with_long_answers(),
+        "many": sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
+    }
+    for name, documents in studies.items():
+        path = folder / f"{name}.html"
+        path.write_text(render(documents, live=False), encoding="utf-8")
+        found[name] = path.as_uri()
+    live = folder / "live.html"
+    live.write_text(render({"index": studies["usual"]["index"]}, live=True), encoding="utf-8")
+    return found | {"live": live.as_uri()}
+
+
+@pytest.fixture(scope="module")
+def opened(driver, urls):
+    """Loads a page only where another one is open."""
+    reader = Reader(driver)
+    current = {"name": None}
+
+    def opened(name):
+        if current["name"] != name:
+            reader.load(urls[name])
+            current["name"] = name
+        return reader
+
+    return opened
+
+
+@pytest.fixture
+def page(opened):
+    """The usual study, at its overview."""
+    reader = opened("usual")
+    reader.show("/")
+    yield reader
+    assert reader.complaints() == []
+
+
+def heading(reader):
+    return reader.text("main h1").split("\n")[0]
+
+
+CURVES = ("space-h", "space-z", "space-p", "kl")
+
+
+def marks_of(chart, curve):
+    """How many marks a curve has; they are pieces of one path."""
+    return sum(path.get_attribute("d").count("M") for path in chart.find_elements(By.CSS_SELECTOR, f".{curve} .marks"))
+
+
+def rows(reader, label):
+    table = f"[aria-label='{label}'] tbody tr"
+    return reader.js("return [...document.querySelectorAll(arguments[0])].map((row) => row.cells[0].innerText)", table)
+
+
+def test_a_reader_clicks_from_the_overview_to_a_variant_to_a_token_to_its_layers(page):
+    page.click(page.one("[aria-label='variants'] tbody tr:nth-child(2) a"))
+    page.wait_for_view()
+    assert "wanda-50" in heading(page)
+    page.click(page.one(".prompt h3 a"))
+    page.wait_for_view()
+    assert "Step 4" in page.text(".detail")  # where the texts part
+    page.click(page.one(".side:nth-child(2) .tok[data-at='2']"))
+    assert page.js("return document.activeElement.closest('.side h2 + .stream').ariaLabel").endswith("pruned text")
+    detail = page.text(".detail")
+    assert "Step 2" in detail
+    assert "Layers, propagated" in detail
+    assert "Layers, local" in detail
+    marks = [sum(marks_of(chart, kind) for kind in CURVES) for chart in page.all(".detail svg.curves")]
+    assert marks == [3 * len(sample.PLACES), len(sample.PLACES)] * 2
+    assert page.driver.current_url.endswith(f"#/tokens/{WANDA}/sky/2")
+
+
+def test_the_same_way_is_open_to_the_keyboard(page):
+    page.js("document.querySelector(\"[aria-label='variants'] tbody tr:nth-child(2) a\").focus()")
+    page.press(Keys.ENTER)
+    page.wait(lambda: "wanda-50" in heading(page))
+    assert page.js("return document.activeElement.tagName") == "H1"  # so that Tab goes on from the new view
+    for _ in range(40):
+        page.press(Keys.TAB)
+        if "token by token" in page.driver.switch_to.active_element.text:
+            break
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.all(".stream"))
+    for _ in range(40):
+        page.press(Keys.TAB)
+        if page.js("return document.activeElement.classList.contains('tok')"):
+            break
+    assert page.js("return document.activeElement.dataset.at") == "4"
+    page.press(Keys.ARROW_LEFT)
+    assert "Step 3" in page.text(".detail h2")
+    page.press(Keys.HOME)
+    assert "Step 0" in page.text(".detail h2")
+    page.press(Keys.ARROW_DOWN)  # past the line break, which is step 2
+    assert "Step 3" in page.text(".detail h2")
+    page.press(Keys.ARROW_UP)  # to the token that stands above, as step 3 has a flag before it
+    assert "Step 2" in page.text(".detail h2")
+    page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing behind the end
+    assert "Step 5" in page.text(".detail h2")
+    assert page.js("return document.activeElement.getAttribute('aria-selected')") == "true"
+
+
+def test_the_skip_link_leads_into_the_view_and_keeps_its_address(page):
+    page.show(f"/variant/{WANDA}")
+    page.js("scrollTo(0, document.body.scrollHeight); document.querySelector('#skip').focus()")
+    page.press(Keys.ENTER)
+    assert page.js("return document.activeElement.tagName") == "H1"
+    assert 0 < page.js("return document.activeElement.getBoundingClientRect().top") < 900
+    assert "wanda-50" in heading(page)
+    assert page.driver.current_url.endswith(f"#/variant/{WANDA}")
+
+
+def test_one_token_of_each_text_is_chosen_and_in_the_keyboards_reach(page):
+    page.show(f"/tokens/{WANDA}/sky/3")
+    for side in (1, 2):
+        stream = f".side:nth-child({side}) .tok"
+        assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[aria-selected='true']")] == ["3"]
+        assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[tabindex='0']")] == ["3"]
+
+
+def test_the_map_of_layers_and_steps_has_the_first_layer_at_the_bottom_and_chooses_steps(page):
+    page.show(f"/tokens/{WANDA}/sky/0")
+    pixels = page.js(
+        "const canvas = document.querySelector('canvas');"
+        "return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    )
+    alpha = pixels[3::4]
+    assert len(alpha) == len(sample.PLACES) * sample.STEPS
+    # KL is 1e-7 behind the first sublayer, and behind the last 0.01 at step 0 and 0.06 at step 5.
+    assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 64, 113)
+    assert "highest 0.06 nats behind 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
+    canvas = page.one("canvas")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    right_of_the_middle = int(canvas.size["width"] / 12)
+    ActionChains(page.driver).move_to_element_with_offset(canvas, right_of_the_middle, 0).click().perform()
+    assert "Step 3" in page.text(".detail h2")
+    assert page.one(".cursor").get_attribute("style").startswith("left: 50%")
+    assert page.driver.current_url.endswith("/3")
+
+
+def test_what_happened_links_to_where_it_happened(page):
+    page.show(f"/tokens/{WANDA}/sky/0")
+    page.click(next(link for link in page.all("main p a") if link.text == "step 5"))
+    page.wait_for_view()
+    assert page.driver.current_url.endswith("/sky/5/free")
+    assert "Step 5" in page.text(".detail h2")
+
+
+def test_a_token_shows_its_probabilities_on_both_sides(page):
+    page.show(f"/tokens/{WANDA}/sky/5")
+    bars = page.all(".detail .bars")
+    assert [line.split("\n") for line in (bars[0].text, bars[1].text)] == [
+        [".", "75.0 %", "12.5 %"],
+        ["␣red", "12.5 %", "50.0 %", "z", "0.0 %", "<0.1 %"],
+    ]
+    widths = page.js("return [...document.querySelectorAll('.detail .bars .fill')].map((bar) => bar.style.width)")
+    assert widths[:2] == ["75%", "12.5%"]
+
+
+def test_colours_follow_the_chosen_measure_and_words_say_it_too(page):
+    page.show(f"/tokens/{WANDA}/sky/0")
+
+    def heats(side):
+        return page.js(
+            "return [...document.querySelectorAll(arguments[0])].map((piece) => "
+            "Number(piece.style.getPropertyValue('--heat')))",
+            f".side:nth-child({side}) .tok",
+        )
+
+    kl = heats(1)
+    assert kl[0] == 0  # not measured
+    assert kl == sorted(kl)
+    assert kl[5] == 0.75  # 1 nat between 0.001 and 10
+    page.click(page.one("[data-key='entropy']"))
+    assert set(heats(1)) == {0.083}
+    assert set(heats(2)) == {0.5}
+    page.click(page.one("[data-key='agreement']"))
+    assert heats(1) == [0, 0, 0, 0, 0.8, 0.8]
+    page.click(page.one("[data-key='kl']"))
+    assert [piece.get_attribute("aria-label") for piece in page.all(".side:nth-child(2) .tok")][3:5] == [
+        "3: ␣is, answer ends",
+        "4: ␣red, differs, first flip",
+    ]
+    flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
+    assert flags == [["answer ends", "first flip"], ["answer ends", "first flip"]]
+    page.click(page.one("[data-key='free']"))
+    flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
+    assert flags == [["answer ends", "first flip"], ["first flip", "answer ends", "loop"]]
+
+
+def test_addresses_lead_into_every_view_and_back_goes_back(page):
+    page.show(f"/compare/{WANDA}/{DROP}")
+    assert [select.get_attribute("value") for select in page.all("main select")] == [
+        "tiny@wanda-50",
+        "tiny@attn-drop-4",
+    ]
+    page.show(f"/tokens/{DROP}/fruit/1/free")
+    assert "fruit" in heading(page)
+    assert page.one("[data-key='free']").get_attribute("aria-pressed") == "true"
+    page.show("/sql/figures%2Ftokens")
+    assert "select *" in page.text("pre")
+    page.show("/sql/figures/tokens")
+    assert "select *" in page.text("pre")
+    page.driver.back()
+    page.driver.back()
+    page.wait(lambda: "fruit" in heading(page))
+    page.driver.back()
+    page.wait(lambda: heading(page) == "Compare")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/variant/other", "no variant “other”"),
+        (f"/tokens/{WANDA}/other/1", "no prompt “other”"),
+        (f"/tokens/{MAGNITUDE}/sky/1", "prunescope serve"),
+        ("/figures/other", "no figure “other”"),
+        ("/sql/toString", "No statement"),
+        ("/__proto__", "no page"),
+        ("/constructor/x", "no page"),
+        ("/variant/%E0%A4%A", "no variant"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_so(page, path, says):
+    page.show(path)
+    assert says in page.text()
+
+
+def test_a_step_that_does_not_exist_becomes_one_that_does(page):
+    for step in ("999", "-1", "x", ""):
+        page.show(f"/tokens/{WANDA}/sky/{step}")
+        assert "Step 0" in page.text(".detail h2")
+
+
+def test_answers_of_a_hundred_thousand_steps_and_more_do_not_leave_the_page_blank(opened):
+    reader = opened("long")
+    reader.show("/")
+    assert rows(reader, "variants")[0] == "dense"
+    wanted = "KL by step: forced ends at 2, free at 2 nats"
+    assert reader.one("svg.spark").get_attribute("aria-label") == wanted
+    assert reader.complaints() == []
+
+
+def test_the_table_sorts_with_what_was_not_measured_last_in_both_directions(page):
+    for order in (["dense", "attn-drop-4", "wanda-50"], ["wanda-50", "attn-drop-4", "dense"]):
+        page.click(page.one("[aria-label='variants'] [data-column='kl'] button"))
+        assert rows(page, "variants") == [*order, "magnitude-50"]
+    assert page.one("[aria-label='variants'] [data-column='kl']").get_attribute("aria-sort") == "descending"
+
+
+def test_the_filter_keeps_the_rows_that_have_the_text_in_any_case(page):
+    page.press("/")
+    page.press("WANDA-5")
+    assert rows(page, "variants") == ["wanda-50"]
+    assert "1 of 4 rows" in page.text()
+    page.press("x")
+    assert rows(page, "variants") == []
+    page.press(*[Keys.BACKSPACE] * 8)
+    assert len(rows(page, "variants")) == 4
+
+
+def test_a_long_table_shows_its_first_rows_until_the_rest_is_asked_for(page):
+    assert len(rows(page, "claims")) == 8
+    more(page, "All 15 rows")
+    assert len(rows(page, "claims")) == 15
+    assert page.js("return document.activeElement.rowIndex") == 9  # below eight and the headings
+
+
+def more(reader, text):
+    reader.click(next(button for button in reader.all("button.more") if button.text == text))
+
+
+def test_of_filtered_rows_the_button_offers_as_many_as_there_are(opened):
+    reader = opened("many")
+    reader.show("/")
+    box = reader.one("[aria-label='Filter: prompts']")
+    box.send_keys("sky")
+    more(reader, "All 20 rows")
+    assert rows(reader, "prompts") == [f"sky-{n}" for n in range(20)]
+    assert reader.js("return document.activeElement.cells[0].innerText") == "sky-12"
+
+
+def test_the_keyboard_goes_on_at_the_first_of_the_prompts_that_were_asked_for(opened):
+    reader = opened("many")
+    for path in (f"/variant/{WANDA}", f"/compare/{WANDA}/{DROP}"):
+        reader.show(path)
+        more(reader, "All 40 prompts")
+        assert len(reader.all(".prompt")) == 40
+        assert reader.js("return document.activeElement.innerText").startswith("sky-3")  # the seventh
+
+
+@pytest.mark.parametrize(("width", "element"), [(1280, "TH"), (390, "TD")])
+def test_the_keyboard_goes_on_at_the_first_of_the_columns_that_were_asked_for(page, width, element):
+    page.width(width)
+    more(page, "All columns")
+    assert page.js("return [document.activeElement.tagName, document.activeElement.dataset.column]") == [
+        element,
+        "looped",
+    ]
+    page.show("/licences")  # and leave the table as it was
+
+
+def test_columns_of_detail_show_when_all_are_asked_for_and_a_part_beside_its_whole(page):
+    headings = page.text("[aria-label='variants'] thead")
+    assert "same top token, %" in headings
+    assert "looped" not in headings
+    more(page, "All columns")
+    cells = page.all("[aria-label='variants'] tbody [data-column='looped']")
+    assert sorted(cell.text for cell in cells) == ["0/2", "0/2", "1/2", "1/2"]
+
+
+def test_two_variants_stand_beside_each_other_with_their_difference(page):
+    page.show(f"/compare/{WANDA}/{DROP}")
+    assert page.js(
+        "return [...document.querySelectorAll(\"[aria-label='numbers of both'] tbody tr\")]"
+        ".map((row) => [...row.cells].map((cell) => cell.innerText))"
+    ) == [
+        ["KL", "1.5", "0.25", "−1.25"],
+        ["same top token, %", "40.0", "80.0", "+40.0"],
+        ["looped", "1/2", "0/2", "−1"],
+    ]
+    assert "Which of these differences hold" in page.text()  # nothing here says that one side is better
+
+
+def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
+    def paired():
+        return page.js(
+            "return [...document.querySelector(\"[aria-label^='Two variants'] tbody tr\").cells]"
+            ".map((cell) => cell.innerText)"
+        )
+
+    page.show(f"/compare/{WANDA}/{DROP}")
+    assert paired() == ["task wanda-50", "accuracy", "0.5", "0.75", "0.25", "−0.125", "0.625", "3", "5"]
+    page.click(page.one("[aria-label='swap A and B']"))
+    page.wait(lambda: page.driver.current_url.endswith(f"#/compare/{DROP}/{WANDA}"))
+    page.wait_for_view()
+    assert paired() == ["task wanda-50", "accuracy", "0.75", "0.5", "−0.25", "−0.625", "0.125", "5", "3"]
+    page.click(page.one(".paired a.sql"))
+    page.wait_for_view()
+    assert page.text("pre").endswith(
+        "where model = 'tiny' and pair in [{'a': 'wanda-50', 'b': 'attn-drop-4'}] "
+        "and one in ['wanda-50', 'attn-drop-4']::varchar[]"
+    )
+    page.show(f"/compare/{WANDA}/{WANDA}")
+    assert "Choose two variants" in page.text(".paired")
+
+
+def test_a_paired_difference_whose_interval_leaves_out_0_is_marked_by_more_than_colour(page):
+    for first, second, differences in ((WANDA, DROP, ["0.25", "◆ 0.25"]), (DROP, WANDA, ["−0.25", "◆ −0.25"])):
+        page.show(f"/compare/{first}/{second}")
+        assert [row[4] for row in cells(page, "Two variants")] == differences
+        assert "◆ The row’s own interval leaves out 0" in page.text(".paired")
+    page.show(f"/compare/{WANDA}/{MAGNITUDE}")
+    assert "◆" not in page.text(".paired")  # counts have no interval
+
+
+def test_a_pair_without_paired_statistics_still_has_its_counts_of_right_answers(page):
+    def counted():
+        return page.js(
+            "return [...document.querySelector(\"[aria-label^='Right answers'] tbody tr\").cells]"
+            ".map((cell) => cell.innerText)"
+        )
+
+    page.show(f"/compare/{WANDA}/{MAGNITUDE}")
+    assert "prunescope compare wanda-50 magnitude-50 prints them" in page.text(".paired")
+    assert counted() == ["accuracy", "0.5", "0.25", "11", "13", "1", "40"]
+    page.show(f"/compare/{MAGNITUDE}/{WANDA}")
+    assert counted() == ["accuracy", "0.25", "0.5", "13", "11", "1", "40"]
+    page.click(page.one(".paired a.sql"))
+    page.wait_for_view()
+    wanted = "where model = 'tiny' and recipe = 'magnitude-50' and other_recipe = 'wanda-50'"
+    assert page.text("pre").endswith(wanted)
+
+
+def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
+    page.show(f"/variant/{WANDA}")
+    chart = page.all("svg.curves")[0]
+    known = len(sample.PLACES) - 1  # the first place was not measured; z is exactly 0 everywhere
+    assert [marks_of(chart, space) for space in CURVES[:3]] == [known, 0, known]
+    assert "h from" in chart.get_attribute("aria-label")
+
+
+def test_curves_tell_their_values_to_the_arrow_keys(page):
+    page.show(f"/variant/{WANDA}")
+    page.js("document.querySelector('svg.curves').focus()")
+
+    def readout(*keys):
+        for key in keys:
+            ActionChains(page.driver).send_keys(key).perform()
+        return page.text(".small .readout")
+
+    assert readout() == ""
+    assert readout(Keys.ARROW_RIGHT) == "0 attn (changed): h – · p 0.3"
+    assert readout(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT) == "1 attn (changed): h 3.0e-4 · p 0.003"
+    assert page.one("svg.curves .hair").get_attribute("d")
+    assert readout(Keys.END, Keys.ARROW_RIGHT, Keys.ARROW_LEFT) == "2 attn (changed): h 0.03 · p 3.0e-5"
+    assert readout(Keys.HOME, Keys.ARROW_LEFT) == "0 attn (changed): h – · p 0.3"
+    assert page.one(".small .readout").get_attribute("aria-live") == "polite"
+    assert readout(Keys.TAB) == ""
+
+
+def test_every_statement_leads_to_its_sql(page):
+    links = page.js("return [...document.querySelectorAll('a.sql')].map((link) => link.getAttribute('href'))")
+    assert {"#/sql/verdicts/model%3Dtiny", "#/sql/all/model%3Dtiny", "#/sql/all"} <= set(links)
+    page.click(page.one(".answers a.sql"))
+    page.wait_for_view()
+    assert heading(page) == "Rows of verdicts"
+    assert page.text("pre").endswith("from verdicts  -- </script>\n) where model = 'tiny'")
+    page.click(next(link for link in page.all("main p a") if link.text == "All rows"))
+    page.wait_for_view()
+    assert page.text("pre").endswith("from verdicts  -- </script>")
+
+
+def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
+    page.show("/sql/all/model=it's $1%2F/other=x")
+    assert page.text("pre").endswith(") where model = 'it''s $1/'")  # its rows may be chosen by the model alone
+    page.show("/sql/compare%2Ftasks/" + quote('$1="a\'$3"', safe="") + "/" + quote('$3=["x"]', safe=""))
+    assert page.text("pre").endswith("where model = 'a''$3' and pair in $2 and one in ['x']::varchar[]")
+
+
+@pytest.fixture
+def answered(opened):
+    """The box for SQL over a page whose server, played by the page, answered with these numbers and texts."""
+    reader = opened("live")
+    answer = {
+        "columns": [{"name": name, "type": ""} for name in ("share", "count", "text, or none")],
+        "rows": [[0.99987, 12345678, 'a "b",\nc'], [-1234.5678901234567, 0, ""], [1e-7, "9007199254740993", None]],
+        "truncated": False,
+        "seconds": 0.1,
+    }
+    reader.js(
+        "window.fetch = async (url) => new Response(JSON.stringify(url === 'sql' ? arguments[0] : {}));"
+        "navigator.clipboard.writeText = async (text) => { window.copied = text; };",
+        answer,
+    )
+    reader.show("/sql")
+    reader.click(reader.one("button.run"))
+    reader.wait(lambda: reader.all(".result table"))
+    yield reader
+    reader.show("/")
+    assert reader.complaints() == []
+
+
+def cells(reader, label):
+    rows = "[...document.querySelectorAll(arguments[0])].map((row) => [...row.cells].map((cell) => cell.innerText))"
+    return reader.js(f"return {rows}", f"[aria-label^='{label}'] tbody tr")
+
+
+def test_the_box_shows_every_digit_of_a_querys_numbers(answered):
+    assert [row[:2] for row in cells(answered, "rows")] == [
+        ["0.99987", "12345678"],
+        ["-1234.5678901234567", "0"],
+        ["1e-7", "9007199254740993"],
+    ]
+
+
+CSV = (
+    'share,count,"text, or none"\r\n0.99987,12345678,"a ""b"",\nc"\r\n'
+    '-1234.5678901234567,0,""\r\n1e-7,9007199254740993,\r\n'
+)
+
+
+def test_a_result_is_copied_as_csv_by_keyboard_and_the_button_says_so(answered):
+    answered.js(
+        "[...document.querySelectorAll('.result button')].find((one) => one.textContent === 'Copy as CSV').focus()"
+    )
+    answered.press(Keys.ENTER)
+    answered.wait(lambda: answered.js("return document.activeElement.textContent") == "Copied")
+    assert answered.js("return window.copied") == CSV
+
+
+def test_where_no_page_may_copy_the_csv_is_selected(answered):
+    answered.js("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    answered.click(next(button for button in answered.all(".result button") if button.text == "Copy as CSV"))
+    answered.wait(lambda: answered.js("return document.activeElement.tagName") == "TEXTAREA")
+    answered.js("delete navigator.clipboard")
+    assert answered.js("return getSelection().toString()") == CSV.replace(
+        "\r\n", "\n"
+    )  # a box has its own ends of lines
+
+
+def test_tables_of_statements_keep_their_six_digits(page):
+    page.show(f"/variant/{WANDA}")
+    assert cells(page, "Tasks") == [["tiny@wanda-50", "0.987654"], ["x", "1,234.56"], ["y", "1.23456e-7"], ["z", "–"]]
+
+
+@pytest.mark.parametrize("name", ["usual", "hostile"])
+def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
+    reader = opened(name)
+    reader.scheme("light")
+    reader.show("/figures/tokens")
+    marks = "return document.querySelectorAll('.chart[data-drawn] svg [aria-roledescription$=\"mark\"]').length"
+    reader.wait(lambda: reader.js(marks) > 0)
+    words = reader.js("return [...document.querySelectorAll('.chart svg text')].map((one) => one.textContent)")
+    assert any(("␣" if name == "usual" else "⟨202E⟩") in word for word in words)
+    assert reader.one(".chart").get_attribute("aria-label").endswith(". alt")
+    ground = "const svg = document.querySelector('.chart svg'); return svg && getComputedStyle(svg).backgroundColor"
+    assert reader.js(ground) == "rgb(255, 255, 255)"
+    reader.scheme("dark")
+    reader.wait(lambda: reader.js(ground) == "rgb(27, 29, 33)")
+    reader.show("/figures")
+    reader.js("scrollTo(0, document.body.scrollHeight)")
+    reader.wait(lambda: len(reader.all(".chart[data-drawn]")) == 2)
+    reader.scheme("light")
+    assert reader.complaints() == []
+
+
+def test_every_figure_that_there_is_has_marks_under_the_policy(opened):
+    reader = opened("figures")
+    drawn = {}
+    for name in FIGURES:
+        reader.show(f"/figures/{name}")
+        reader.wait(lambda: reader.all(".chart[data-drawn], main .failed"))
+        drawn[name] = reader.js("return document.querySelectorAll('svg .role-mark:not(.mark-group) > [d]').length")
+    assert [name for name, marks in drawn.items() if marks == 0] == []
+    assert reader.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pictures_of_the_views_have_the_windows_size_and_the_schemes_ground(opened, tmp_path, width, scheme):
+    reader = opened("usual")
+    reader.scheme(scheme)
+    for view, path in {"overview": "/", "variant": f"/variant/{WANDA}", "tokens": f"/tokens/{WANDA}/sky/4"}.items():
+        reader.show(path, width)
+        (tmp_path / f"{view}.png").write_bytes(reader.driver.get_screenshot_as_png())
+        with Image.open(tmp_path / f"{view}.png") as picture:
+            assert picture.size == (width, 900)
+            counted = picture.convert("L").getcolors()
+        count, ground = max(counted)
+        assert (ground > 200) == (scheme == "light"), view
+        written = 1 - count / (width * 900)
+        assert 0.02 < written < 0.9, view  # neither blank nor a single block
+    reader.scheme("light")
+    reader.width(1280)
+
+
+def test_the_theme_button_outweighs_the_system_and_comes_back_to_it(page):
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    page.scheme("light")
+    light = page.js(ground)
+    button = page.one("#theme")
+    button.click()
+    assert (page.js(ground), button.get_attribute("aria-label")) == (light, "Theme: light")
+    button.click()
+    dark = page.js(ground)
+    assert dark != light
+    page.scheme("dark")
+    button.click()
+    assert (page.js(ground), button.get_attribute("aria-label")) == (dark, "Theme: auto")
+    page.scheme("light")
+    assert page.js(ground) == light
+
+
+def test_help_opens_by_a_key_and_closes_by_escape(page):
+    page.js("document.activeElement.blur()")
+    page.press("?")
+    assert page.one("dialog").is_displayed()
+    page.press(Keys.ESCAPE)
+    assert not page.one("dialog").is_displayed()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, width):
+    reader = opened("hostile")
+    recipes = ["__proto__", frames.HOSTILE[1], "a/b%2F?#c"]
+    ids = [quote(f"{frames.HOSTILE[0]}@{recipe}", safe="") for recipe in recipes]
+    prompt = quote(frames.HOSTILE[0], safe="")
+    paths = [
+        "/",
+        *(f"/variant/{one}" for one in ids),
+        f"/compare/{ids[0]}/{ids[1]}",
+        f"/tokens/{ids[2]}/{prompt}/5",
+        f"/tokens/{ids[0]}/constructor/7/free",
+        "/sql",
+        "/sql/all",
+        "/licences",
+    ]
+    for path in paths:
+        reader.show(path, width)
+        assert reader.text("main h1") != "Not here", path
+        reader.js("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        fits = "return [...document.querySelectorAll('.cards')].every((one) => one.scrollWidth <= one.clientWidth)"
+        assert reader.js(fits), path
+        assert reader.js("return document.documentElement.scrollWidth") <= width, path
+    reader.width(1280)
+    assert reader.complaints() == []
+
+
+UNITS = ("KL by step, nats", "KL, step 0, nats", "KL, forced, nats", "KL, free, nats", "first flip, step")
+
+
+def test_headings_of_the_overview_say_units_and_its_fifteen_columns_fit_the_window(opened):
+    reader = opened("counts")
+    reader.show("/")
+    headings = [heading.text for heading in reader.all("[aria-label='variants'] thead th")]
+    assert len(headings) == 15
+    assert [unit for unit in UNITS if not any(heading.startswith(unit) for heading in headings)] == []
+    assert reader.js("const box = document.querySelector('.cards'); return box.scrollWidth <= box.clientWidth")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_units_stand_beside_the_numbers_of_a_variant_and_on_a_phones_cards(opened, width):
+    reader = opened("counts")
+    reader.show(f"/variant/{WANDA}", width)
+    tiles = [tile.text for tile in reader.all(".numbers span")]
+    assert set(UNITS[1:]) <= set(tiles)
+    reader.show(f"/tokens/{WANDA}/sky/1", width)
+    tiles = [tile.text for tile in reader.all(".numbers span")]
+    assert {"KL, nats", "entropy dense, nats", "margin pruned, logits"} <= set(tiles)
+    reader.show("/", width)
+    cell = "document.querySelector('[aria-label=variants] td[data-column=kl_step0_nats]')"
+    before = reader.js(f"return getComputedStyle({cell}, '::before').content")
+    assert (before == "attr(data-heading)" or "KL, step 0, nats" in before) == (width == 390)
+    reader.width(1280)
+
+
+def test_the_numbers_of_two_variants_fit_a_phone_with_their_names_in_full(opened):
+    reader = opened("numbers")
+    reader.show(f"/compare/{WANDA}/{DROP}", 390)
+    assert len(rows(reader, "numbers of both")) == len(COLUMNS)
+    overflow = (
+        "return [...document.querySelectorAll(\"[aria-label='numbers of both'], [aria-label='numbers of both'] th\")]"
+        ".filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"
+    )
+    assert reader.js(overflow) == []
+    reader.width(1280)
+
+
+def test_hostile_text_is_shown_and_does_not_run(opened):
+    reader = opened("hostile")
+    reader.show("/")
+    assert "PWNED" not in reader.driver.title.replace(frames.HOSTILE[0][:40], "")
+    assert frames.HOSTILE[0] in reader.text("main h1")
+    assert reader.js("return document.querySelectorAll('main img, main script, main style').length") == 0
+    assert "__proto__" in rows(reader, "variants")
+    assert reader.js("return ({}).polluted === undefined && Object.keys(Object.prototype).length === 0")
+    word = quote(f"{frames.HOSTILE[0]}@__proto__", safe="")
+    reader.show(f"/tokens/{word}/constructor/4")
+    tokens = [piece.text for piece in reader.all(".side:nth-child(2) .tok")]
+    assert frames.HOSTILE[0][:30] in tokens[4]
+    assert any("⟨202E⟩" in token for token in tokens)
+    assert any("\ufffd" in token for token in tokens)
+    assert all(len(token) <= 40 for token in tokens)
+
+
+def test_the_policy_forbids_scripts_of_others_eval_style_and_the_network(opened):
+    reader = opened("usual")
+    reader.show("/")
+    assert reader.js(
+        """const script = document.createElement("script");
+        script.textContent = "window.ran = true";
+        document.body.append(script);
+        const styled = document.createElement("p");
+        styled.setAttribute("style", "color: red");
+        document.body.append(styled);
+        const handled = document.createElement("p");
+        handled.setAttribute("onclick", "window.ran = true");
+        document.body.append(handled);
+        handled.click();
+        setTimeout("window.ran = true", 0);
+        const isRed = getComputedStyle(styled).color === "rgb(255, 0, 0)";
+        script.remove(); styled.remove(); handled.remove();
+        return [window.ran ?? "refused", isRed];"""
+    ) == ["refused", False]
+    loaded = reader.driver.execute_async_script(
+        "const done = arguments[0]; fetch('http://127.0.0.1:9/').then(() => done('loaded'), () => done('refused'));"
+    )
+    assert loaded == "refused"
+    assert reader.js("return window.ran === undefined")
+    said = " ".join(entry["message"] for entry in reader.complaints())
+    assert all(
+        word in said
+        for word in ("inline script", "inline style", "inline event handler", "as JavaScript", "127.0.0.1:9")
+    )

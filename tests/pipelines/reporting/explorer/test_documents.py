@@ -1,0 +1,518 @@
+"""The documents: complete, small, JSON, and with the numbers that the tables hold.
+
+The page that shows them is tested beside it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.explorer import study_documents as module
+from prunescope.pipelines.reporting.explorer.comparisons import nearest
+from prunescope.pipelines.reporting.explorer.findings import number as spelled
+from prunescope.pipelines.reporting.explorer.index_document import figure_entry
+from prunescope.pipelines.reporting.explorer.ordering import Order
+from prunescope.pipelines.reporting.explorer.page import embedded, render
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
+from prunescope.pipelines.reporting.explorer.query import narrowed
+from prunescope.pipelines.reporting.explorer.query_cache import Frames, numbers
+from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents
+from prunescope.warehouse.catalogue.database import LAYERS, SQL
+from tests.sql import demo
+from tests.sql.handmade import Handmade
+from tests.sql.handmade_whole import whole_warehouse
+
+Ask = Callable[[str], pl.DataFrame]
+VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in (SQL / layer).glob("*.sql")}
+
+
+def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
+    return lambda query: pl.DataFrame(connection.sql(query).to_arrow_table())
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A part of what the demo measured."""
+    with demo.opened() as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def file(measured: duckdb.DuckDBPyConnection) -> dict[str, Mapping[str, Any]]:
+    """All documents of a file of the demo."""
+    return Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
+
+
+@pytest.fixture(scope="module")
+def by_hand() -> Iterator[Ask]:
+    """A warehouse in which every view has rows: tasks, retrieval, speed and all scopes as well."""
+    with whole_warehouse().opened() as connection:
+        yield asking(connection)
+
+
+HOSTILE_RECIPE = "it's \u202e</script>"
+INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[Ask]:
+    """A variant whose name, texts, tokens and facts are attacks."""
+    warehouse = Handmade().model().variant("dense")
+    warehouse.variant(HOSTILE_RECIPE, words="\u202eevil\0", sparsity=0.5)
+    tokens = ["x" * 10_000, "\u202eevil\0", "</script>", "\ufffd\u2028"]
+    prompt = "../'\u202eq</script>"
+    for recipe in ("dense", HOSTILE_RECIPE):
+        warehouse.generation(
+            recipe, prompt, text="<img src=x onerror=alert(1)>\ufffd\0\u202e" + "y" * 10_000, prompt_text="\u2066why?"
+        )
+    for trajectory in ("teacher_forced", "free_running"):
+        for step, token in enumerate(tokens):
+            warehouse.step(HOSTILE_RECIPE, prompt, step, 0.5, trajectory=trajectory)
+            warehouse.rows["decoding_steps"][-1].update(token_text_pruned=token, token_text_dense=token)
+        warehouse.top_tokens(HOSTILE_RECIPE, prompt, 0, trajectory=trajectory)
+    for row in warehouse.rows["top_tokens"]:
+        row.update(token_text="</script>" if row["rank"] == 1 else "\u202e")
+    warehouse.transition(HOSTILE_RECIPE, prompt, 0, 0.5)
+    with warehouse.opened() as connection:
+        yield asking(connection)
+
+
+def position(index: Mapping[str, Any], recipe: str) -> int:
+    return next(n for n, entry in enumerate(index["variants"]) if entry["recipe"] == recipe)
+
+
+def test_a_file_has_every_document_that_is_named_and_all_are_json(file, measured) -> None:
+    assert sorted(file) == sorted(Documents(asking(measured), "demo").names())
+    for document in file.values():
+        assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_what_the_index_points_to_is_there(file) -> None:
+    index = file["index"]
+    for n, entry in enumerate(index["variants"]):
+        assert file[f"variant/{n}"]["id"] == entry["id"]
+        for m in entry["traces"]:
+            assert file[f"trace/{n}/{m}"]["prompt_id"] == index["prompts"][m]["prompt_id"]
+    assert {f"figures/{figure['name']}" for figure in index["figures"]} <= set(file)
+    # The demo scores no task and times nothing: what would draw that comes last.
+    bare = index["figures_without_data"]
+    assert {"speed", "flips"} <= set(bare) < set(FIGURES)
+    assert sorted(figure["name"] for figure in index["figures"][-len(bare) :]) == sorted(bare)
+    assert index["variants"][0]["is_dense"]
+    assert index["variants"][0]["traces"] == []
+    assert index["variants"][0]["verdict"] is None
+    assert {len(entry["traces"]) for entry in index["variants"][1:]} == {3}
+
+
+def sources_of(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every statement that a document names, with what chooses its rows: under `sql`, or a name that ends in it."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name != "sql" and not name.endswith("_sql"):
+                yield from sources_of(inner)
+            elif isinstance(inner, str):
+                yield inner, {}
+            else:
+                many = inner if isinstance(inner, list) else [inner] if "key" in inner else list(inner.values())
+                yield from ((one, {}) if isinstance(one, str) else (one["key"], one["where"]) for one in many)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from sources_of(inner)
+
+
+def test_every_statement_leads_to_sql_that_runs_and_to_its_views(file, measured) -> None:
+    statements = file["sql"]
+    used: dict[str, set[str]] = {}
+    for name, document in file.items():
+        for key, where in sources_of(document) if name != "sql" else ():
+            used.setdefault(key, set()).update(where)
+    assert set(used) <= set(statements)
+    for key, columns in used.items():
+        is_pair = key.startswith("compare/")
+        assert is_pair or columns <= set(statements[key]["narrow"]), key
+    assert len(used) > 15
+    for key, statement in statements.items():
+        assert set(statement["views"]) <= set(statements), key
+        assert statement["views"] or key.startswith("view/"), key
+        if not key.startswith(("view/", "compare/")):
+            result = measured.execute(f"select * from ({statement['sql']}) limit 0")
+            assert set(statement["narrow"]) <= {column[0] for column in result.description}, key
+
+
+NAMES_AND_BOUNDS = re.compile(
+    # What the sentences say of themselves and of the paper.
+    r"1 − cos|\(paper: 1\.6\)|of the paper \(1\.6\)|r = 0\.996|\(4\.0e-5\)|nDCG@10|80 %|95 %|is above 0\.05"
+    r"|first token is step 0"
+)
+
+
+def spellings(value: object) -> set[str]:
+    """A number as the sentences may round it."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return set()
+    shares = {f"{100 * value:.{digits}f}" for digits in (0, 1)}
+    return {spelled(value), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
+
+
+@pytest.mark.parametrize("warehouse", ["measured", "by_hand"])
+def test_every_number_that_a_sentence_says_is_in_the_rows_of_the_sql_that_it_links_to(request, warehouse) -> None:
+    ask = asking(request.getfixturevalue(warehouse)) if warehouse == "measured" else request.getfixturevalue(warehouse)
+    index = Documents(ask, "demo").build("index")
+    assert index["title"] == "demo"  # a study need not have a title, a page needs one
+    sentences = [(finding["text"], [finding["sql"]]) for finding in index["findings"]]
+    sentences += [(f"{answer['short']} {answer['text']}", answer["sql"]) for answer in index["answers"]]
+    assert len(sentences) > 12
+    checked = 0
+    for text, sources in sentences:
+        rows = [row for one in sources for row in ask(narrowed(STATEMENTS[one["key"]], one["where"])).to_dicts()]
+        values = [value for row in rows for value in row.values()]
+        names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+        said = NAMES_AND_BOUNDS.sub("", text)
+        for name in sorted((name for name in names if isinstance(name, str)), key=len, reverse=True):
+            said = said.replace(name, "")
+        known = set().union(*map(spellings, values))
+        for number in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", said):
+            assert number.rstrip(",") in known, (number, text)
+            checked += 1
+    assert checked > 40
+
+
+def test_numbers_of_the_overview_are_those_of_the_view(file, measured) -> None:
+    index = file["index"]
+    rows = measured.sql("select recipe, kl_step0_nats, prompts_collapsed from variant_summary").fetchall()
+    assert len(rows) == len(index["variants"])
+    for recipe, kl, collapsed in rows:
+        entry = index["variants"][position(index, recipe)]
+        assert entry["numbers"]["kl_step0_nats"] == pytest.approx(kl, rel=1e-5)
+        assert entry["numbers"]["prompts_collapsed"] == collapsed
+    shown = {column["name"] for column in index["columns"]}
+    assert "perplexity_0" in shown
+    # No task was scored.
+    assert "loss_writing" not in shown
+    wholes = {column["of"] for column in index["columns"]} - {None}
+    assert {"prompts", "prompts_graded"} <= wholes
+    assert all(set(entry["numbers"]) == shown | wholes for entry in index["variants"])
+
+
+def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
+    index = file["index"]
+    for recipe, verdict in measured.sql("select recipe, verdict from variant_verdict").fetchall():
+        entry = index["variants"][position(index, recipe)]
+        assert entry["verdict"] == verdict
+        assert "KL at the first token" in entry["verdict_reason"]
+        means = measured.execute(
+            "select avg(kl_dense_pruned_nats) from decoding_steps where recipe = ? and trajectory = 'free_running' "
+            "group by step order by step",
+            [recipe],
+        ).fetchall()
+        assert entry["spark"]["free"] == pytest.approx([mean for (mean,) in means], rel=1e-2)
+
+
+def test_the_three_questions_are_answered_with_links_that_lead_somewhere(file) -> None:
+    index = file["index"]
+    answers = {answer["question"]: answer for answer in index["answers"]}
+    safe, collapse, layers = answers.values()
+    # One question tells nothing of choosing.
+    assert safe["short"] == "Not known: too little was measured to judge any of 6 pruned variants."
+    assert safe["text"].startswith("Not judged: attn-drop-4")
+    assert collapse["short"].startswith(
+        "In wanda-2of4, the mildest (by KL at the first token) of 2 of 6 pruned variants that loop: prompt choice, from"
+    )
+    assert (
+        "its text to prompt choice leaves the dense one at step 0 and has closed a loop at step 11"
+        in (collapse["text"])
+    )
+    assert collapse["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/free"
+    assert layers["short"].startswith("In wanda-2of4: MLP of layer 0 (57 %)")
+    assert "MLP of layer 0 (3 of 3)" in layers["text"]
+    assert all(answer["sql"] and answer["links"] for answer in answers.values())
+
+
+def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> None:
+    index = file["index"]
+    n, m = position(index, "wanda-50"), 1
+    trace = file[f"trace/{n}/{m}"]
+    rows = measured.execute(
+        "select step, token_id_dense = token_id_pruned, kl_dense_pruned_nats from decoding_steps "
+        "where recipe = 'wanda-50' and prompt_id = ? and trajectory = 'free_running' order by step",
+        [index["prompts"][m]["prompt_id"]],
+    ).fetchall()
+    assert trace["free"]["step"] == [row[0] for row in rows]
+    assert trace["free"]["is_same"] == [row[1] for row in rows]
+    assert trace["free"]["kl"] == pytest.approx([row[2] for row in rows], rel=1e-3)
+    assert trace["free"]["is_same"].index(False) == trace["first_flip_step"]
+    assert {len(values) for values in trace["forced"].values()} == {len(rows)}
+    assert len(trace["top"]["forced"]) == len(rows)
+    token, dense, pruned = trace["top"]["free"][0]["dense"][0]
+    assert token == trace["free"]["token_dense"][0]
+    assert dense >= trace["top"]["free"][0]["dense"][1][1]
+    assert 0 <= pruned <= 1
+
+
+def test_layers_of_a_trace_are_matrices_of_place_and_step(file, measured) -> None:
+    index = file["index"]
+    n = position(index, "attn-drop-4")
+    layers = file[f"trace/{n}/0"]["layers"]["propagated"]
+    assert layers["places"][:2] == ["0 attn", "0 mlp"]
+    place, step = layers["places"].index("29 mlp"), 5
+    [(kl, h)] = measured.execute(
+        "select kl_dense_pruned_nats, one_minus_cos_h from layer_transitions where recipe = 'attn-drop-4' and "
+        "prompt_id = ? and layer = 29 and sublayer = 'mlp' and scope = 'propagated' and lens = 'normed' and step = ?",
+        [index["prompts"][0]["prompt_id"], step],
+    ).fetchall()
+    assert layers["kl"][place][layers["steps"].index(step)] == pytest.approx(kl, rel=1e-3)
+    assert layers["h"][place][layers["steps"].index(step)] == pytest.approx(h, rel=1e-3)
+    for name in ("h", "z", "p", "kl", "is_top1_same"):
+        assert len(layers[name]) == len(layers["places"]) == len(layers["is_changed"])
+        assert {len(row) for row in layers[name]} == {len(layers["steps"])}
+
+
+def test_a_place_that_lacks_a_step_leaves_a_gap_and_shifts_nothing() -> None:
+    from prunescope.pipelines.reporting.explorer.trace_document import _layers
+
+    rows = [
+        {"scope": "local", "layer": layer, "sublayer": "attn", "step": step, "is_changed": True, "is_top1_same": True,
+         "one_minus_cos_h": 0.1, "one_minus_cos_z": 0.1, "one_minus_cos_p": 0.1,
+         "kl_dense_pruned_nats": 10.0 * layer + step}
+        for layer in (0, 1)
+        for step in (0, 1, 2)
+        if (layer, step) != (0, 1)
+    ]  # fmt: skip
+    assert _layers(pl.DataFrame(rows))["local"]["kl"] == [[0.0, None, 2.0], [10.0, 11.0, 12.0]]
+
+
+def test_options_stand_with_their_question_only(file) -> None:
+    index = file["index"]
+    n = position(index, "wanda-2of4")
+    for m, prompt in enumerate(index["prompts"]):
+        options = file[f"trace/{n}/{m}"]["options"]
+        if prompt["kind"] != "choice":
+            assert options is None
+        else:
+            assert options["labels"] == ["A", "B", "C", "D"]
+            assert options["gold"] == "A"
+            assert sum(options["p_dense"]) == pytest.approx(1, abs=1e-3)
+            assert sum(options["full_dense"]) == pytest.approx(options["mass_dense"], abs=1e-3)
+
+
+def test_the_texts_of_a_variant_are_split_where_they_part(file) -> None:
+    index = file["index"]
+    for summary in file[f"variant/{position(index, 'wanda-50')}"]["prompts"]:
+        assert summary["text_dense"][:1] != summary["text_pruned"][:1]
+        trace = file[f"trace/{position(index, 'wanda-50')}/{summary['prompt']}"]
+        assert summary["text_same"] + summary["text_dense"] == trace["text_dense"]
+        assert summary["text_same"] + summary["text_pruned"] == trace["text_pruned"]
+
+
+def test_what_a_file_has_no_room_for_is_left_out_and_the_index_says_so(measured, monkeypatch) -> None:
+    # Figures are drawn elsewhere.
+    monkeypatch.setattr(module, "FIGURES", {})
+    documents = Documents(asking(measured), "demo")
+    whole = documents.within()
+    assert whole["index"]["notes"] == []
+    sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
+    index_size = len(embedded(whole["index"])) + module._NOTES_BYTES
+    room = index_size + sum(size for name, size in sizes.items() if not name.startswith("trace/") or name[-2:] == "/0")
+    found = documents.within(room)
+    assert {name for name in found if name.startswith("trace/")} == {f"trace/{n}/0" for n in range(1, 7)}
+    assert {tuple(entry["traces"]) for entry in found["index"]["variants"][1:]} == {(0,)}
+    [note] = found["index"]["notes"]
+    assert "at most 15 MB: 12 of 18 token views." in note
+    assert len(render(found, live=False)) <= room + OWN_BYTES
+    nothing = documents.within(0)
+    assert set(nothing) == {"index", "sql"}
+    counts = "the counts of right answers of every two variants"
+    assert f"7 of 7 pages of variants; {counts}; 18 of 18 token views" in nothing["index"]["notes"][0]
+
+
+def test_an_index_that_is_too_long_by_itself_is_cut_with_what_nothing_leads_to_any_more(measured, monkeypatch) -> None:
+    monkeypatch.setattr(module, "FIGURES", {})
+    documents = Documents(asking(measured), "demo")
+    whole = documents.within()
+    two = sum(len(embedded(entry)) + 1 for entry in whole["index"]["variants"][:2])
+    monkeypatch.setattr(module, "_LIST_BYTES", two)
+    cut = documents.within()
+    assert cut["index"]["variants"] == whole["index"]["variants"][:2]
+    assert "5 of 7 variants" in cut["index"]["notes"][0]
+    left = {name for name in cut if name.startswith(("variant/", "trace/"))}
+    assert {"variant/0", "variant/1"} <= left
+    assert all(name.startswith(("variant/", "trace/1/")) for name in left)
+    assert len([name for name in left if name.startswith("variant/")]) == 2
+
+
+def test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other() -> None:
+    variants = [("m", None), ("m", 3.0), ("m", 1.0), ("n", 1.1), ("m", 2.0), ("m", None), ("n", 9.0)]
+    near = [(1, 4), (2, 4), (3, 6)]
+    assert nearest(variants, 3) == near
+    without_kl = [(0, 1), (0, 2), (0, 4), (0, 5), (1, 5), (2, 5), (4, 5)]
+    assert nearest(variants, 99) == [*near, (1, 2), *without_kl]
+    assert nearest(variants, 0) == []
+
+
+def test_variants_and_prompts_stand_as_the_study_names_them_and_else_by_the_numbers_in_their_names() -> None:
+    names = ["wanda-10", "b", "wanda-9", "dense", "a"]
+    known = Order(models=("late", "early"), recipes=("b", "a"))
+    assert sorted(names, key=lambda name: known.of_variant("m", name)) == ["dense", "b", "a", "wanda-9", "wanda-10"]
+    assert sorted(["early", "x", "late"], key=lambda model: known.of_variant(model, "a")) == ["late", "early", "x"]
+    assert sorted(["p10", "p9", "9" * 5000], key=lambda name: Order().of_prompt("m", name)) == ["9" * 5000, "p9", "p10"]
+
+
+def test_one_document_of_a_server_is_that_of_the_file(file, measured) -> None:
+    live = Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS, is_live=True)
+    for name in ("variant/0", "variant/3", "trace/2/1", "trace/6/0", "sql"):
+        assert live.build(name) == file[name]
+    # Which figures have no data is known only once all are asked.
+    figures = {"figures": [figure_entry(figure) for figure in FIGURES.values()], "figures_without_data": []}
+    assert live.build("index") == {**file["index"], **figures, "live": True}
+
+
+def test_a_server_asks_for_the_rows_of_one_variant_only(measured) -> None:
+    asked: list[str] = []
+
+    def ask(query: str) -> pl.DataFrame:
+        asked.append(query)
+        return asking(measured)(query)
+
+    Documents(ask, "demo", is_live=True).build("trace/2/1")
+    large = [query for query in asked if STATEMENTS["layers"].sql in query or STATEMENTS["top"].sql in query]
+    assert len(large) == 2
+    assert all(re.search(r"where model = '.*' and recipe = '.*' and prompt_id = '.*'$", query) for query in large)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "nothing", "index/1", "variant/99", "variant/-1", "variant/²", "variant/x", "trace/0/0", "trace/1/99",
+     "trace/1", "figures/../index", "figures/none", "sql/variants"],
+)  # fmt: skip
+def test_a_document_that_is_none_is_refused(name, measured) -> None:
+    with pytest.raises(KeyError):
+        Documents(asking(measured), "demo").build(name)
+
+
+def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a document with the field that it stands in, names of fields too."""
+    if isinstance(value, dict):
+        for field, inner in value.items():
+            yield "", field
+            if field != "where":  # raw names, for links only
+                yield from strings(inner, field)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner, name)
+    elif isinstance(value, str):
+        yield name, value
+
+
+def test_hostile_text_reaches_no_document_unseen_or_endless(hostile) -> None:
+    documents = Documents(hostile, "\u202estudy", "\0title", is_live=True)
+    raw = {"id", "prompt_id", "href", "sql"}
+    for name in documents.names():
+        if name == "sql" or name.startswith("figures/"):
+            continue
+        document = documents.build(name)
+        shown = [text for field, text in strings(document) if field not in raw]
+        assert not [text for text in shown if INVISIBLE.search(text)]
+        assert max(map(len, shown)) < 4200
+    trace = documents.build("trace/1/0")
+    assert trace["free"]["token_pruned"][0] == "x" * 59 + "…"
+    assert trace["free"]["token_pruned"][1] == "⟨202E⟩evil⟨0⟩"
+    assert trace["top"]["free"][0]["dense"][0][0] == "</script>"
+    assert "<img src=x onerror=alert(1)>" in trace["text_pruned"]
+    assert "\ufffd" in trace["text_pruned"]
+    [entry] = [entry for entry in documents.build("index")["variants"] if not entry["is_dense"]]
+    assert entry["id"] == f"tiny@{HOSTILE_RECIPE}"
+    assert entry["recipe"] == "it's ⟨202E⟩</script>"
+
+
+def test_a_name_with_quotes_is_a_name_and_a_sum_cannot_be_narrowed() -> None:
+    query = narrowed(STATEMENTS["facts"], {"model": "a'; drop table x; --", "recipe": "r"})
+    assert "model = 'a''; drop table x; --' and recipe = 'r'" in query
+    with pytest.raises(ValueError, match="nothing only"):
+        narrowed(STATEMENTS["prompts"], {"model": "a"})
+
+
+def test_everything_that_can_be_measured_has_its_table(by_hand) -> None:
+    documents = Documents(by_hand, "whole", views=VIEWS)
+    index = documents.build("index")
+    n = position(index, "wanda-50")
+    document = documents.build(f"variant/{n}")
+    assert {table["sql"] for table in document["tables"]} >= {
+        "losses", "scores", "comparisons", "flips", "perplexity", "retrieval",
+    }  # fmt: skip
+    for table in document["tables"]:
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+    assert set(document["layers"]) == {"isolated", "local", "propagated"}
+    assert {carrier["scope"] for carrier in document["carriers"]} == {"isolated"}
+    assert document["carriers"] == sorted(document["carriers"], key=lambda carrier: -carrier["share"])
+    assert {"loss_writing", "loss_choosing"} <= {column["name"] for column in index["columns"]}
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_claims_stand_in_a_table_and_not_among_the_findings(by_hand) -> None:
+    index = Documents(by_hand, "whole").build("index")
+    assert index["claims"]
+    assert all(claim["says"] and claim["n"] > 0 for claim in index["claims"])
+    assert not [finding for finding in index["findings"] if finding["sql"] == "findings/claims"]
+    order = [claim["verdict"] for claim in index["claims"]]
+    assert order == sorted(order, key=["holds", "does not hold", "too little data"].index)
+
+
+def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None:
+    from prunescope.warehouse.catalogue.database import connect
+
+    with connect(tmp_path) as connection:
+        found = Documents(asking(connection), "none", views=VIEWS).within()
+    assert set(found) == {"index", "sql", "turns", *(f"figures/{name}" for name in FIGURES)}
+    assert found["index"]["variants"] == found["index"]["answers"] == found["index"]["findings"] == []
+    assert found["index"]["figures_without_data"] == list(FIGURES)
+
+
+def test_figures_have_no_look_of_their_own(file) -> None:
+    for name in FIGURES:
+        for drawing in file[f"figures/{name}"]["drawings"]:
+            assert "config" not in drawing["spec"]
+            assert drawing["spec"]["$schema"]
+            assert drawing["title"]
+
+
+def test_numbers_keep_four_digits_and_what_is_no_number_is_null() -> None:
+    column = pl.Series([1.23456, 123456.0, 1.23456e-9, float("nan"), float("inf"), None], dtype=pl.Float32)
+    assert numbers(column) == [1.235, 123500.0, 1.235e-9, None, None, None]
+    assert numbers(pl.Series([0, 17])) == [0.0, 17.0]
+
+
+def test_a_whole_report_asks_each_statement_once() -> None:
+    asked: list[str] = []
+
+    def ask(query: str) -> pl.DataFrame:
+        asked.append(query)
+        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "x": [1, 2]})
+
+    frames = Frames(ask, is_whole=True)
+    assert frames.of("facts", model="m", recipe="a")["x"].to_list() == [1]
+    assert frames.of("facts", model="m", recipe="b")["x"].to_list() == [2]
+    assert frames.of("facts", model="m", recipe="c").is_empty()
+    assert len(asked) == 1
+
+
+def test_what_is_large_is_asked_prompt_by_prompt_for_all_variants_at_once() -> None:
+    asked: list[str] = []
+
+    def ask(query: str) -> pl.DataFrame:
+        asked.append(query)
+        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "prompt_id": ["p", "p"], "x": [1, 2]})
+
+    frames = Frames(ask, is_whole=True)
+    for prompt in ("p", "q"):
+        found = [frames.of("layers", model="m", recipe=recipe, prompt_id=prompt) for recipe in ("a", "b", "c")]
+        assert [rows["x"].to_list() for rows in found] == [[1], [2], []]
+    assert [query[query.rindex(" where ") :] for query in asked] == [
+        " where model = 'm' and prompt_id = 'p'",
+        " where model = 'm' and prompt_id = 'q'",
+    ]

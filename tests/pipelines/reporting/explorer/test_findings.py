@@ -1,0 +1,203 @@
+"""The sentences: their numbers are the frames', and they say where a claim of the paper fails.
+
+The frames come from the stated SQL, run on synthetic marts.
+"""
+
+import itertools
+
+import polars as pl
+import pytest
+
+from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
+from prunescope.pipelines.reporting.explorer.findings import Finding, findings, number
+from tests.pipelines.reporting.charts import frames
+
+
+def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[Finding]:
+    with frames.catalogue(**marts) as connection:
+        return findings({key: connection.sql(query.sql).pl() for key, query in FINDINGS.items()}, models)
+
+
+def told(**marts: pl.DataFrame) -> list[str]:
+    return [finding.sentence for finding in found(**marts)]
+
+
+def the_one(sentences: list[str], word: str) -> str:
+    (sentence,) = [sentence for sentence in sentences if word in sentence]
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.2345, "1.23"),
+        (12345.6, "12,346"),
+        (0.00123, "0.00123"),
+        (0.000412, "4.1e-4"),
+        (123456.0, "1.2e5"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_a_number_has_three_significant_digits(value, text):
+    assert number(value) == text
+
+
+def test_flips_and_loops_are_counted_over_all_pruned_generations():
+    sentence = the_one(told(), "leave the dense text")
+    assert sentence == (
+        "All 18 pruned generations leave the dense text, in the median of a variant at step 4 (the first token is step "
+        "0); 6 fall into a loop."
+    )
+
+
+def test_a_variant_keeps_the_answers_only_where_it_was_measured():
+    unmeasured = pl.when(pl.col("recipe") == "dense").then("prompts").otherwise(0).alias("prompts")
+    kept = pl.when(pl.col("recipe") == "wanda-50").then(2).otherwise("prompts_correct").alias("prompts_correct")
+    summary = frames.variant_summary()
+    assert the_one(told(variant_summary=summary.with_columns(kept)), "right answer") == (
+        "The dense model answers all 2 prompts that have a right answer correctly; as many or more: wanda-50."
+    )
+    assert not any("right answer" in sentence for sentence in told(variant_summary=summary.with_columns(unmeasured)))
+
+
+def test_feedback_that_does_not_show_is_named():
+    summary = frames.variant_summary()
+    flat = (
+        pl.when(pl.col("recipe") == "wanda-50")
+        .then("kl_teacher_forced_median_nats")
+        .otherwise("kl_free_running_median_nats")
+    )
+    sentence = the_one(
+        told(variant_summary=summary.with_columns(flat.alias("kl_free_running_median_nats"))), "free running"
+    )
+    assert "in 5 of 6 variants" in sentence
+    assert sentence.endswith("does not hold here for wanda-50.")
+
+
+def test_amplification_that_does_not_hold_is_counted():
+    layers = frames.layer_summary()
+    less = pl.when(pl.col("layer") == 0).then(pl.col("one_minus_cos_z_mean") / 2).otherwise("one_minus_cos_p_mean")
+    sentence = the_one(told(layer_summary=layers.with_columns(less.alias("one_minus_cos_p_mean"))), "lens raw")
+    # Layer 0 has attention and MLP in three recipes that change every layer: 6 of 196.
+    assert "larger in p than in z for 190 of 196" in sentence
+    assert sentence.endswith("does not hold for the other 6.")
+    median = layers.filter(pl.col("lens") == "raw")["one_minus_cos_h_mean"].median()
+    assert f"the median 1 − cos is {number(median)} in h" in sentence
+
+
+def test_the_fit_of_each_theorem_is_told_with_its_spread_behind_one_changed_sublayer():
+    points = frames.estimate_points().with_columns((2 * pl.col("truth")).alias("estimate"))
+    n = points.filter(
+        (pl.col("theorem") == "T1 h") & (pl.col("scope") == "local") & (pl.col("lens") == "normed")
+    ).height
+    sentences = told(estimate_points=points)
+    assert the_one(sentences, "T1 h").startswith(
+        "T1 h, behind one changed sublayer: estimate over truth has median 2.00, 80 % lie between 2.00 and 2.00 "
+        f"({n} points)."
+    )
+    assert the_one(sentences, "T3 KL").endswith(
+        "Variant by variant the logarithms correlate with r = 1.000 in the median (1.000 to 1.000), as close as in the "
+        "paper (r = 0.996). Behind all pruned sublayers together it is 1.000."
+    )
+
+
+def test_variants_that_each_follow_their_own_line_correlate_though_all_together_do_not():
+    points = frames.estimate_points()
+    # Each variant's estimate is its truth times a factor of its own, over eight powers of ten.
+    factors = dict(zip(frames.RECIPES, [1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4], strict=True))
+    apart = points.with_columns(estimate=pl.col("truth") * pl.col("recipe").replace_strict(factors))
+    # Another lens, in which nothing fits, is not asked.
+    raw = pl.when(pl.col("lens") == "raw").then(1 / pl.col("truth")).otherwise("estimate").alias("estimate")
+    assert "r = 1.000 in the median (1.000 to 1.000)" in the_one(told(estimate_points=apart.with_columns(raw)), "T3 KL")
+
+
+def test_an_overshoot_that_does_not_show_is_said():
+    points = frames.estimate_points().with_columns(pl.col("truth").alias("estimate"))
+    assert "the overshoot of the paper (1.6) does not show here" in the_one(told(estimate_points=points), "T2 p")
+
+
+def test_a_variant_below_the_noise_floor_is_named_and_a_study_without_one_says_nothing():
+    summary = frames.variant_summary()
+    assert the_one(told(variant_summary=summary), "Rounding alone") == (
+        "Rounding alone, without any pruning, moves 95 % of the tokens by at most 0.00200 nats; "
+        "the median KL of all 6 variants is above that."
+    )
+    below = summary.with_columns(is_below_noise=pl.col("recipe").is_in(["dense", "wanda-50"]))
+    assert "the median KL of wanda-50 is not above that" in the_one(told(variant_summary=below), "Rounding alone")
+    silent = summary.with_columns(kl_noise_p95_nats=pl.lit(None, pl.Float64), is_below_noise=pl.lit(None, pl.Boolean))
+    assert not any("Rounding alone" in sentence for sentence in told(variant_summary=silent))
+
+
+def test_attention_that_is_not_the_milder_cut_is_said():
+    for attention, verdict in ((0.5, "as in the paper"), (2.0, "unlike in the paper")):
+        kl = pl.when(pl.col("method") == "attn-drop").then(attention).otherwise(1.0)
+        sentence = the_one(
+            told(variant_summary=frames.variant_summary().with_columns(kl.alias("kl_step0_nats"))), "Dropping"
+        )
+        assert verdict in sentence
+        assert "4 attention sublayers (5.0 % of the parameters)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("mlp", "verdict"),
+    [
+        ((1.0, 3.0), "as in the paper, attention is the milder cut at all 2 numbers of sublayers"),
+        ((1.0, 0.1), "unlike in the paper, attention is the milder cut only at 1 of 2 numbers of sublayers"),
+        ((0.1, 0.1), "unlike in the paper, attention is not the milder cut at 0 of 2 numbers of sublayers"),
+    ],
+)
+def test_many_numbers_of_dropped_sublayers_make_one_sentence(mlp, verdict):
+    summary = frames.variant_summary()
+    rows = []
+    for count, kl_attn, kl_mlp in ((1, 0.5, mlp[0]), (8, 0.9, mlp[1])):
+        for method, kl in (("attn-drop", kl_attn), ("mlp-drop", kl_mlp)):
+            chosen = summary.filter(pl.col("method") == method).head(1)
+            name, dropped = pl.lit(f"{method}-{count}"), pl.lit(count).cast(summary["sublayers_dropped_count"].dtype)
+            rows.append(chosen.with_columns(recipe=name, sublayers_dropped_count=dropped, kl_step0_nats=pl.lit(kl)))
+    sentence = the_one(told(variant_summary=pl.concat(rows)), "Dropping")
+    assert sentence.startswith("Dropping 1 attention sublayer (")
+    assert "; dropping 8 attention sublayers (" in sentence
+    assert verdict in sentence
+
+
+def test_options_that_change_are_counted():
+    shift = frames.option_shift(recipes=("wanda-50", "wanda-2of4"))
+    swapped = pl.when(pl.col("recipe") == "wanda-50").then(-pl.col("p_options_dense")).otherwise("p_options_dense")
+    sentence = the_one(told(option_shift=shift.with_columns(swapped.alias("p_options_pruned"))), "Among the options")
+    assert "1 of 2 choices stay" in sentence
+    assert "the whole ranking stays in 1" in sentence
+    assert "does not hold here for 1." in sentence
+
+
+def test_texts_are_told_from_the_least_perplexity_to_the_most():
+    assert the_one(told(), "perplexity") == (
+        "Read over 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0 and the pruned ones of "
+        "20.0 (attn-drop-4) to 35.0 (wanda-50); their mean KL a token is 0.250 to 1.50 nats, and the most likely token "
+        "stays the same at 87.5 % to 25.0 % of the tokens."
+    )
+    alone = frames.kld_summary(recipes=("wanda-50",))
+    assert "and the pruned ones of 20.0 (wanda-50); their" in the_one(told(kld_summary=alone), "perplexity")
+
+
+def test_nothing_measured_gives_no_sentence():
+    empty = {mart.__name__: mart().clear() for mart in frames.MARTS}
+    assert told(**empty) == []
+    assert told(**{**empty, "variant_summary": frames.variant_summary(recipes=())}) == []
+
+
+def test_several_models_are_told_one_after_the_other():
+    models = ("first", "second")
+    marts = {mart.__name__: mart(models) for mart in frames.MARTS}
+    both = found(models, **marts)
+    half = len(both) // 2
+    assert {finding.model for finding in both[:half]} == {"first"}
+    assert {finding.model for finding in both[half:]} == {"second"}
+    assert half == len(told())
+
+
+def test_findings_of_one_theme_follow_one_another_and_every_statement_is_told():
+    told = found()
+    themes = [finding.theme for finding in told]
+    assert [theme for theme, _ in itertools.groupby(themes)] == list(dict.fromkeys(themes))
+    assert {finding.query for finding in told} == set(FINDINGS)

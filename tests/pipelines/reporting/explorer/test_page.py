@@ -1,0 +1,115 @@
+"""The page's text, without a browser: what its policy names is what it carries, and no text breaks out of its place."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from importlib import resources
+
+import pytest
+
+from prunescope.pipelines.reporting.explorer.page import policy, render
+from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES
+from tests.pipelines.reporting.charts import frames
+from tests.pipelines.reporting.explorer import sample
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return sample.hostile()
+
+
+@pytest.fixture(scope="module")
+def page(documents):
+    return render(documents, live=False)
+
+
+def scripts(page):
+    return re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+
+
+def packed(page):
+    return {
+        re.search(r'data-name="([^"]*)"', attributes)[1]: gzip.decompress(base64.b64decode(text)).decode()
+        for attributes, text in scripts(page)
+        if "gzip" in attributes
+    }
+
+
+def test_the_policy_names_the_scripts_and_the_style_of_the_page_and_nothing_else(page):
+    stated = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    assert stated == policy(live=False)
+    run = [text for attributes, text in scripts(page) if not attributes] + [packed(page)["vega"]]
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in [*run, style]]
+    assert sorted(re.findall(r"'sha256-[^']*'", stated)) == sorted(hashes)
+    assert "unsafe" not in stated
+    assert "connect-src" not in stated
+
+
+def test_only_a_page_with_a_server_behind_it_may_connect_and_only_to_that_server(documents):
+    live = render({"index": documents["index"]}, live=True)
+    assert "connect-src 'self'" in policy(live=True)
+    assert json.loads(index_of(live))["live"] is True
+    assert set(packed(live)) == {"licences", "vega"}
+
+
+def index_of(page):
+    return next(text for attributes, text in scripts(page) if 'id="index"' in attributes)
+
+
+def test_every_document_comes_out_as_it_went_in(page, documents):
+    assert json.loads(index_of(page)) == documents["index"]
+    carried = packed(page)
+    for name, document in documents.items():
+        if name != "index":
+            assert json.loads(carried[name]) == document
+
+
+def test_the_page_itself_takes_no_more_than_a_file_keeps_for_it():
+    assert len(render({"index": {"study": "s"}}, live=False).encode()) < OWN_BYTES
+
+
+def test_no_text_ends_or_opens_an_element(page, documents):
+    count = len(documents) - 1 + 6  # two documents of the page's own, two of JSON, two scripts
+    assert len(scripts(page)) == len(re.findall("<script", page)) == count
+    assert not any(text in page for text in frames.HOSTILE if "<" in text)
+
+
+def test_the_same_documents_make_the_same_bytes(page, documents):
+    assert render(documents, live=False) == page
+
+
+def test_a_half_character_does_not_stop_the_page():
+    assert json.loads(packed(render({"index": {"study": "\ud800"}, "sql": {"a": "\ud800"}}, live=False))["sql"]) == {
+        "a": "?"
+    }
+
+
+def test_a_number_that_json_lacks_is_refused():
+    with pytest.raises(ValueError, match="JSON"):
+        render({"index": {"study": "s", "kl": float("nan")}}, live=False)
+
+
+def test_the_vendored_script_is_the_package_that_the_lock_names_and_its_licence_is_carried(page):
+    vendor = resources.files("prunescope.pipelines.reporting.explorer") / "vendor"
+    lock = json.loads((vendor / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    wanted = json.loads((vendor / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    assert all(lock[f"node_modules/{name}"]["version"] == version for name, version in wanted.items())
+    assert all(entry["integrity"].startswith("sha512-") for path, entry in lock.items() if path)
+    licences = packed(page)["licences"]
+    assert all(f"{name} {version} " in licences for name, version in wanted.items())
+
+
+def test_the_licences_are_those_of_the_vega_that_is_carried():
+    import vl_convert
+
+    wanted = json.loads(
+        (resources.files("prunescope.pipelines.reporting.explorer") / "vendor" / "package.json").read_text(
+            encoding="utf-8"
+        )
+    )["dependencies"]
+    assert wanted["vega"] == vl_convert.get_vega_version()
+    assert wanted["vega-embed"] == vl_convert.get_vega_embed_version()
+    assert wanted["vega-lite"].startswith(f"{vl_convert.get_vegalite_versions()[-1]}.")

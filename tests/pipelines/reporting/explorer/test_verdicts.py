@@ -1,0 +1,215 @@
+"""The three answers in words: what they name, how sure they say to be, and where their links lead."""
+
+import duckdb
+import polars as pl
+import pytest
+
+from prunescope.pipelines.reporting.explorer.query_cache import Frames
+from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason
+
+VERDICT = {
+    "model": "m", "basis": "tasks", "measure": "score", "is_certain": True, "kl_step0_nats": 0.1, "top1_change": 0.05,
+    "kl_step0_nats_low": None, "top1_change_low": None, "options_changed": 0.0, "options_changed_low": 0.0,
+    "kl_step0_nats_high": None, "top1_change_high": None, "options_changed_high": 0.49, "questions": 4,
+    "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1, "is_below_noise": False,
+    "loss_writing": 0.05, "loss_writing_low": 0.01, "loss_writing_high": 0.09,
+    "parameters_removed_share": 0.1, "loss_choosing": 0.02, "loss_choosing_low": 0.0, "loss_choosing_high": 0.04,
+}  # fmt: skip
+ABOUT = {
+    "Which variants generate safely?": "safe",
+    "Where does the first collapse start?": "collapse",
+    "Which layers carry it?": "layers",
+    "Which variants still retrieve?": "retrieval",
+}
+SCHEMAS = {
+    "stg_generations": {"recipe": pl.String, "prompt_id": pl.String, "first_flip_step": pl.Int32,
+                        "collapse_step": pl.Int32},
+    "layer_carriers": {"recipe": pl.String, "layer": pl.Int16, "sublayer": pl.String, "share_of_kl": pl.Float64,
+                       "place_in_order": pl.Int64},
+    "first_divergent_layer": {"recipe": pl.String, "prompt_id": pl.String, "from_layer": pl.Int16},
+    "q30_retrieval_loss": {"recipe": pl.String, "data_set": pl.String, "ndcg_dense": pl.Float64,
+                           "ndcg_loss_share": pl.Float64, "embedding_cosine": pl.Float64},
+}  # fmt: skip
+
+
+def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
+    """The three answers, by what they are about; their SQL runs over the rows that are given."""
+    with duckdb.connect() as connection:
+        judged = [VERDICT | row for row in verdicts]
+        connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
+        for name, schema in SCHEMAS.items():
+            frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
+            connection.register(name, frame.with_columns(model=pl.lit("m")))
+        found = answers(Frames(lambda query: connection.sql(query).pl(), is_whole=True), "m")
+    return {ABOUT[answer["question"]]: answer for answer in found}
+
+
+def test_safe_variants_are_named_best_first_with_what_the_intervals_leave_open():
+    answer = told(
+        [
+            {"recipe": "b", "verdict": "safe", "loss_writing": 0.09, "is_certain": False},
+            {"recipe": "a", "verdict": "safe"},
+            {"recipe": "mute", "verdict": "non-generative only", "loss_writing": 0.8},
+            {"recipe": "gone", "verdict": "broken", "loss_writing": 1.0, "loss_choosing": 0.7, "is_certain": False},
+        ]
+    )["safe"]
+    assert answer["short"] == "2 of 4 pruned variants: a, b (for 1 of these open within the intervals)."
+    assert answer["text"].startswith(
+        "Choosing only: mute. Broken: gone (open within its interval). In the tasks writing loses 0.05 to 1.00 "
+        "and choosing 0.02 to 0.70"
+    )
+    assert answer["text"].endswith("0.02 to 0.70 of what the dense model has above a guess.")
+    assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
+    assert [source["key"] for source in answer["sql"]] == ["answers/safe", "losses"]
+
+
+def test_where_none_is_safe_the_nearest_is_named_with_its_reason():
+    answer = told([{"recipe": "x", "verdict": "broken", "measure": "agreement"}])["safe"]
+    assert answer["short"] == "None of 1 pruned variants; the nearest is x."
+    assert answer["sql"][1] == {"key": "verdicts", "where": {"model": "m", "recipe": "x"}}
+    assert answer["text"].startswith(
+        "Of x: by its agreement with the dense model, writing loses "
+        "0.05 [0.01, 0.09] and choosing 0.02 [0.00, 0.04]; 2 of 4 texts change, 1 end in a loop."
+    )
+
+
+def test_a_long_list_is_cut_and_says_by_how_much():
+    answer = told([{"recipe": f"r{index:02}", "verdict": "safe"} for index in range(11)])["safe"]
+    assert answer["short"].endswith("r07 and 3 more.")
+    assert len(answer["links"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"basis": None, "questions": 0}, "too little was measured"),
+        ({"basis": None, "questions": 1, "prompts": 0},
+         "KL at the first token 0.100 nats, 5 % of the tokens and 0 % [0, 49] of the choices change; one question "
+         "tells too little of choosing (3 are needed)"),
+        ({"basis": "generations", "top1_change": None, "prompts": 0, "is_certain": False, "kl_step0_nats_low": 0.0,
+          "kl_step0_nats_high": 0.7},
+         "KL at the first token 0.100 [0.00, 0.70] nats, an unknown part of the tokens and 0 % [0, 49] of the "
+         "choices change; the intervals leave the verdict open"),
+        ({"prompts": 0, "loss_writing_low": None, "is_certain": None, "is_below_noise": True},
+         "by right answers, writing loses 0.05 and choosing 0.02 [0.00, 0.04]; "
+         "its median KL is not above what rounding alone makes"),
+    ],
+)  # fmt: skip
+def test_a_reason_says_what_was_measured_and_no_more(changes, expected):
+    assert reason(VERDICT | changes) == expected
+
+
+def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_told_beside_it():
+    texts = [
+        *(("dense", prompt, None, 4 if prompt == "dull" else None) for prompt in ("p", "q/1", "dull")),
+        ("harsh", "p", None, 2),
+        ("mild", "q/1", 3, 9),
+        ("mild", "p", 1, None),
+        ("mild", "dull", 0, 1),  # the dense model loops here too
+        ("fine", "p", 5, None),
+    ]
+    verdicts = [
+        {"recipe": "mild", "verdict": "safe", "kl_step0_nats": 0.2},
+        {"recipe": "harsh", "verdict": "broken", "kl_step0_nats": 0.5},
+        {"recipe": "fine", "verdict": "safe", "kl_step0_nats": 0.1},
+    ]
+    answer = told(verdicts, stg_generations=texts)["collapse"]
+    assert answer["short"] == (
+        "In mild, the mildest (by KL at the first token) of 2 of 3 pruned variants that loop: prompt q/1, from step 3; "
+        "the loop is closed at step 9."
+    )
+    assert answer["text"] == (
+        "By KL at the first token (0.200 nats) it is the mildest that loops where the dense model does not: its text "
+        "to prompt q/1 leaves the dense one at step 3 and has closed a loop at step 9. The earliest loop of all is "
+        "that of harsh: its text to prompt p has closed a loop at step 2."
+    )
+    assert [link["href"] for link in answer["links"]] == [
+        "#/tokens/m%40mild/q%2F1/3/free",
+        "#/tokens/m%40harsh/p/2/free",
+    ]
+
+
+def test_a_variant_that_has_not_written_is_not_among_those_that_do_not_loop():
+    verdicts = [{"recipe": name, "verdict": "safe"} for name in ("loops", "writes", "silent")]
+    texts = [("dense", "p", None, None), ("loops", "p", 0, 3), ("writes", "p", 1, None)]
+    assert "of 1 of 2 pruned variants that loop" in told(verdicts, stg_generations=texts)["collapse"]["short"]
+
+
+def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
+    carriers = [
+        *(("far", layer, "mlp", share, place) for layer, share, place in ((7, 0.6, 1), (6, 0.3, 2), (5, 0.1, 3))),
+        *(("near", layer, "attn", share, place) for layer, share, place in ((3, 0.75, 1), (4, 0.25, 2), (5, 0.0, 3))),
+        ("near", 6, "mlp", 0.0, 4),
+    ]
+    parts = [("far", f"p{layer}", layer) for layer in (*range(10), None)]
+    found = told(
+        [
+            {"recipe": "far", "verdict": "safe", "kl_step0_nats": 3.0},
+            {"recipe": "near", "verdict": "safe"},
+            {"recipe": "unmeasured", "verdict": "not judged", "kl_step0_nats": None},
+        ],
+        layer_carriers=carriers,
+        first_divergent_layer=parts,
+        stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
+    )
+    assert found["collapse"]["short"].startswith("Nowhere: no text of a pruned variant falls into a loop")
+    assert found["layers"]["short"] == (
+        "In near: attention of layer 3 (75 %), attention of layer 4 (25 %), of the KL that its sublayers make one by "
+        "one."
+    )
+    text = found["layers"]["text"]
+    # The three sublayers of `far` are all that it changed.
+    assert text.startswith(
+        "Over all variants: attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of "
+        "1)."
+    )
+    assert "from behind layer 4 on in the median of 10 texts (80 % between 0 and 8" in text
+
+
+def test_below_the_variants_stands_what_their_losses_are_of():
+    def rows(*measures, is_certain=True):
+        return pl.DataFrame(
+            [{"basis": "tasks" if measure else "generations", "measure": measure, "is_certain": is_certain}
+             for measure in measures], schema={"basis": pl.String, "measure": pl.String, "is_certain": pl.Boolean}
+        )  # fmt: skip
+
+    assert basis(rows("score")) == "Lost: of what the dense model gets right above a guess."
+    assert basis(rows("agreement", is_certain=False)) == (
+        "Lost: of agreement with the dense model's own answers above a guess, right or wrong ones. ? after a verdict: "
+        "its intervals allow another one."
+    )
+    assert "Where it gets too little right: of agreement" in basis(rows("score", "agreement"))
+    assert basis(rows(None, is_certain=None)) == basis(rows()) == ""
+
+
+def test_what_was_not_measured_is_said_so():
+    found = told([{"recipe": "a", "verdict": "not judged", "basis": None}])
+    assert found["layers"]["short"] == (
+        "Not known: no pruned sublayer was measured after the final norm (lens normed)."
+    )
+    assert found["collapse"]["short"] == "Not known: no pruned variant has written a text."
+    assert found["safe"]["short"] == "Not known: too little was measured to judge any of 1 pruned variants."
+    assert answers(Frames(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
+
+
+def test_an_encoder_is_asked_what_it_retrieves_and_nothing_that_it_cannot_do():
+    rows = [
+        ("mild", "x", 0.8, 0.0, 0.99), ("mild", "y", 0.6, 0.1, 0.98), ("gone", "x", 0.8, 0.5, 0.3),
+        ("gone", "y", 0.6, 0.3, 0.5), ("zero", "x", 0.0, None, 0.9),
+    ]  # fmt: skip
+    unjudged = {"verdict": "not judged", "basis": None, "questions": 0, "is_certain": None}
+    answers_of = told([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
+    assert list(answers_of) == ["retrieval"]
+    assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
+    assert answers_of["retrieval"]["text"] == (
+        "Kept is what loses at most a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). More is lost "
+        "by gone. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the dense ones."
+    )
+
+
+def test_a_decoder_that_retrieves_as_well_is_asked_all_four():
+    rows = [("a", "x", 0.8, 0.4, None)]
+    found = told([{"recipe": "a", "verdict": "safe"}], q30_retrieval_loss=rows)
+    assert list(found) == ["safe", "collapse", "layers", "retrieval"]
+    assert found["retrieval"]["short"] == "None of 1 pruned variants."
+    assert found["retrieval"]["text"].endswith("a loses most, 40 %.")

@@ -1,0 +1,85 @@
+"""The dictionary names everything that can be asked, and is the one that the definitions give now."""
+
+import re
+from pathlib import Path
+
+from prunescope.warehouse import tables
+from prunescope.warehouse.catalogue.column_docs import explain
+from prunescope.warehouse.catalogue.data_dictionary import DICTIONARY, dictionary
+from prunescope.warehouse.catalogue.database import view_sql
+from prunescope.warehouse.tables import TABLES
+
+ROOT = Path(__file__).parents[3]
+TEXT = dictionary()
+
+
+def part_of(name: str) -> str:
+    """What stands below a heading, up to the next one."""
+    return TEXT.split(f"\n### {name}\n")[1].split("\n#")[0]
+
+
+def columns_of(text: str) -> list[str]:
+    return re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)
+
+
+def test_the_file_is_what_the_definitions_give_now() -> None:
+    assert DICTIONARY.read_text(encoding="utf-8") == TEXT, (
+        "run python -m prunescope.warehouse.catalogue.data_dictionary"
+    )
+    assert dictionary() == TEXT
+
+
+def test_every_table_stands_there_with_its_grain_key_references_place_and_columns() -> None:
+    for table in TABLES.values():
+        part = part_of(table.name)
+        assert table.grain in part
+        assert f"- Key: {', '.join(f'`{name}`' for name in table.key)}" in part
+        assert all(f"- Refers to: [{each.table}](#{each.table}) by `model`" in part for each in table.references)
+        assert f"`{table.name}/model=M/" in part
+        assert columns_of(part) == [column.name for column in table.columns]
+        assert all(f"- Always: `{rule.condition}`" in part for rule in table.invariants)
+
+
+def test_every_mart_and_question_stands_there_with_all_its_columns() -> None:
+    views = view_sql()
+    explained = explain(views.values())
+    for view in views.values():
+        if view.layer == "staging":
+            assert all(f"| `{view.name}.{column}` |" in TEXT for column in view.notes)
+            continue
+        part = part_of(view.name)
+        assert view.header.partition("\n")[0] in part
+        assert columns_of(part) == list(view.columns) == list(explained[view.name])
+        assert {"- Grain:", "- Key:", "- Inputs:"} <= {line[: line.find(":") + 1] for line in part.splitlines()}
+
+
+def test_a_column_has_its_unit_formula_source_bounds_and_null() -> None:
+    one_minus_cos = "| `one_minus_cos_h` | FLOAT | 1 - cosine | Cosine defect between dense and pruned head input, "
+    formula = "formed without cancellation. | `1 − cos(h, h+Δh)` | 2603.24652 Theorem 1 | 0 to 2 |"
+    assert one_minus_cos + formula in part_of("layer_transitions")
+    assert "| NULL |" in part_of("generations")
+    assert "came, NULL in older files" in part_of("variants")
+    assert "in version 2 `mask_hash` became `variant_hash`" in part_of("variants")
+    assert "`\\|A ∩ B\\|/\\|A ∪ B\\|`" in part_of("mask_overlap")
+
+
+def test_every_row_of_every_table_has_as_many_cells_as_its_head() -> None:
+    cells = [len(re.split(r"(?<!\\)\|", line)) for line in TEXT.splitlines() if line.startswith("|")]
+    assert set(cells) == {8, 9}
+
+
+def test_links_lead_to_headings() -> None:
+    headings = set(re.findall(r"^### (\S+)$", TEXT, re.MULTILINE))
+    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) == headings
+
+
+def test_the_readme_lists_every_table_and_no_other() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = readme.split("## What one row is")[1].split("\n\n")[1].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(TABLES)
+
+
+def test_every_module_of_a_table_is_listed() -> None:
+    modules = {path.stem for path in Path(tables.__file__).parent.glob("*.py")}
+    assert modules - {"__init__", "columns"} == set(TABLES)

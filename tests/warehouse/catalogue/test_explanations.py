@@ -1,0 +1,80 @@
+"""A column is explained by its own note or by what it passes on, and never by a guess."""
+
+from pathlib import Path
+
+import pytest
+
+from prunescope.warehouse.catalogue.column_docs import Explanation, explain
+from prunescope.warehouse.catalogue.database import load_views
+from prunescope.warehouse.core.errors import CatalogueError
+from prunescope.warehouse.tables import TABLES
+
+
+def views_of(folder: Path, **files: str) -> Path:
+    """A folder of marts."""
+    (folder / "marts").mkdir()
+    for name, sql in files.items():
+        (folder / "marts" / f"{name}.sql").write_text(sql, encoding="utf-8")
+    return folder
+
+
+NOTED = """-- What it is.
+-- key: model
+-- columns:
+--   n: Layers, embedding left out; 1 is none [layers] = max(layer) + 1
+--   is_deep: Whether there are more than ten of them,
+--     which is a long story = n > 10
+--   both: Two [a; b for c]
+--   bare: Only words: with a colon, and x=1 is no formula
+-- reason: because.
+select model, max(layer) + 1 as n, n > 10 as is_deep, 1 as both, 2 as bare from block_influence group by model
+"""
+
+
+def test_a_note_has_a_sentence_and_may_have_a_unit_a_formula_and_a_second_line(tmp_path: Path) -> None:
+    view = load_views(views_of(tmp_path, a=NOTED))["a"]
+    assert view.columns == ("model", "n", "is_deep", "both", "bare")
+    assert dict(view.notes) == {
+        "n": Explanation("Layers, embedding left out; 1 is none", "layers", "max(layer) + 1"),
+        "is_deep": Explanation("Whether there are more than ten of them, which is a long story", "", "n > 10"),
+        "both": Explanation("Two", "a; b for c"),
+        "bare": Explanation("Only words: with a colon, and x=1 is no formula"),
+    }
+    assert view.header == "What it is.\nkey: model\nreason: because."
+    assert view.notes["n"].comment() == "Layers, embedding left out; 1 is none [layers] = max(layer) + 1"
+
+
+def test_a_column_without_a_note_is_what_it_was_where_it_came_from(tmp_path: Path) -> None:
+    folder = views_of(tmp_path, a=NOTED, b="select model, n, is_deep from a")
+    explained = explain(load_views(folder).values())
+    model = TABLES["block_influence"].column("model")
+    assert explained["a"]["model"] == explained["b"]["model"] == Explanation(model.doc)
+    assert explained["b"]["n"] == explained["a"]["n"]
+    assert explained["layer_transitions"]["t1_h"].source == TABLES["layer_transitions"].column("t1_h").source
+
+
+def test_a_column_that_two_sources_explain_differently_needs_a_note(tmp_path: Path) -> None:
+    a, b = TABLES["layer_transitions"].column("step").doc, TABLES["decoding_steps"].column("step").doc
+    assert a != b
+    query = "select t.step, t.model from layer_transitions as t join decoding_steps as d using (model)"
+    noted = f"-- columns:\n--   step: Either\n{query}"
+    explained = explain(load_views(views_of(tmp_path, a=query, b=noted)).values())
+    assert set(explained["a"]) == {"model"}
+    assert explained["b"]["step"] == Explanation("Either")
+
+
+def test_a_new_column_without_a_note_stays_unexplained(tmp_path: Path) -> None:
+    explained = explain(load_views(views_of(tmp_path, a="select model, 1 as one from models")).values())
+    assert set(explained["a"]) == {"model"}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("-- columns:\n--   no colon here", r"a\.sql: 'no colon here' is no note"),
+        ("-- columns:\n--   n: Once\n--   n: Twice", r"a\.sql: column n is explained twice"),
+    ],
+)
+def test_a_note_that_cannot_be_read_names_its_file(tmp_path: Path, header: str, message: str) -> None:
+    with pytest.raises(CatalogueError, match=message):
+        load_views(views_of(tmp_path, a=f"{header}\nselect 1 as n"))

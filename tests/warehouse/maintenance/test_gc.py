@@ -1,0 +1,226 @@
+"""Only what no study names is waste, and only what is waste is removed."""
+
+import os
+import time
+
+import pytest
+
+from prunescope.assets.cli.maintenance import _row
+from prunescope.warehouse.maintenance.garbage_collection import Named, removable, remove, waste
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
+from tests.warehouse.conftest import provenance_of, rows_of
+
+VARIANTS, MODELS = TABLES["variants"], TABLES["models"]
+KEPT = Named("mine", frozenset({"tiny", "../../x"}), frozenset({"dense", "wanda-50"}))
+
+
+def write(store, model, recipe, study="mine", fingerprint="f" * 64):
+    for table, of in ((MODELS, None), (VARIANTS, recipe)):
+        made = provenance_of(model, of, study=study, fingerprint=fingerprint)
+        store.write(table, rows_of(table, model, of, rows=1), made, model, of)
+
+
+def masks(store, place):
+    return store.write_bytes(f"_variants/{place}.safetensors", lambda path: path.write_bytes(b"x" * 10))
+
+
+def told(store, *studies):
+    return {
+        (each.kind, str(each.path.relative_to(store.root)), each.study) for each in waste(store, studies, store.root)
+    }
+
+
+def test_a_warehouse_whose_studies_are_all_given_has_no_waste(store):
+    write(store, "tiny", "dense")
+    write(store, "../../x", "wanda-50")
+    masks(store, f"tiny/dense/{'f' * 16}")
+    store.write_bytes("_reports/mine.html", lambda path: path.touch())
+    store.write_bytes("_reports/mine-0123abcd.html", lambda path: path.touch())
+    store.write_bytes("_catalogue/prunescope.duckdb", lambda path: path.touch())
+    store.write_bytes("_unfinished/tiny/wanda-50/layer-0000.safetensors", lambda path: path.touch())
+    assert told(store, KEPT) == set()
+    assert told(store, KEPT, Named("other", frozenset(), frozenset())) == set()
+
+
+def test_an_empty_or_missing_warehouse_has_no_waste(store):
+    assert told(store) == set()
+
+
+def test_everything_that_no_study_names_is_told_with_the_study_that_computed_it(store):
+    write(store, "tiny", "gone", study="theirs")
+    write(store, "other", "dense", study="theirs")
+    masks(store, f"tiny/gone/{'f' * 16}")
+    store.write_bytes("_reports/theirs.html", lambda path: path.touch())
+    store.write_bytes("_reports/mine-notes.html", lambda path: path.touch())
+    store.write_bytes("_unfinished/other/dense/layer-0000.safetensors", lambda path: path.touch())
+    assert told(store, KEPT) == {
+        ("partition", "models/model=other/part.parquet", "theirs"),
+        ("partition", "variants/model=other/recipe=dense/part.parquet", "theirs"),
+        ("partition", "variants/model=tiny/recipe=gone/part.parquet", "theirs"),
+        ("variant", f"_variants/tiny/gone/{'f' * 16}.safetensors", "theirs"),
+        ("unfinished", "_unfinished/other/dense/layer-0000.safetensors", "theirs"),
+        ("report", "_reports/theirs.html", "theirs"),
+        ("report", "_reports/mine-notes.html", "mine-notes"),
+    }
+    theirs = Named("theirs", frozenset({"tiny", "other"}), frozenset({"gone", "dense"}))
+    assert told(store, KEPT, theirs) == {("report", "_reports/mine-notes.html", "mine-notes")}
+
+
+def test_a_recipe_of_one_study_does_not_keep_the_models_of_another(store):
+    write(store, "tiny", "dense")
+    write(store, "other", "wanda-50")
+    one, two = (
+        Named("one", frozenset({"tiny"}), frozenset({"wanda-50"})),
+        Named("two", frozenset({"other"}), frozenset({"dense"})),
+    )
+    assert {path for kind, path, _ in told(store, one, two) if kind == "partition"} == {
+        "variants/model=tiny/recipe=dense/part.parquet",
+        "variants/model=other/recipe=wanda-50/part.parquet",
+    }
+
+
+def test_masks_of_other_parameters_are_waste_and_those_whose_row_is_still_to_come_are_not(store):
+    write(store, "tiny", "dense")
+    masks(store, f"tiny/dense/{'f' * 16}")
+    older = masks(store, f"tiny/dense/{'e' * 16}")
+    coming = masks(store, f"tiny/wanda-50/{'a' * 16}")
+    # The row of either may be about to be written by another machine.
+    assert waste(store, [KEPT], store.root) == []
+    two_hours_ago = time.time() - 2 * 3600
+    os.utime(older, (two_hours_ago, two_hours_ago))
+    assert [each.path for each in waste(store, [KEPT], store.root)] == [older]
+    os.utime(coming, (two_hours_ago, two_hours_ago))
+    found = waste(store, [KEPT], store.root)
+    assert {each.path for each in found} == {older, coming}
+    assert removable(found, ()) == found
+
+
+def test_a_damaged_partition_that_no_study_names_is_waste_of_an_unknown_study(store):
+    write(store, "other", "dense")
+    path = store.path(MODELS, "other", None)
+    path.write_bytes(b"PAR1")
+    assert ("partition", "models/model=other/part.parquet", "") in told(store, KEPT)
+
+
+def test_unfinished_layers_of_a_warehouse_on_a_store_lie_on_this_machine(tmp_path):
+    store = Store("memory://warehouse/x")
+    local = store.local(tmp_path)
+    layer = local / "_unfinished/other/dense/layer-0000.safetensors"
+    layer.parent.mkdir(parents=True)
+    layer.write_bytes(b"123")
+    write(store, "other", "dense")
+    found = waste(store, [KEPT], local)
+    assert [each.kind for each in found] == ["partition", "partition", "unfinished"]
+    assert [_row(each, store)["path"] for each in found] == [
+        "models/model=other/part.parquet",
+        "variants/model=other/recipe=dense/part.parquet",
+        str(layer),
+    ]
+    assert remove(store, found) > 3
+    assert waste(store, [KEPT], local) == []
+    assert not layer.parent.exists()
+
+
+def test_removing_frees_what_was_told_and_leaves_no_empty_folder(store):
+    write(store, "tiny", "dense")
+    write(store, "other", "dense")
+    masks(store, f"other/dense/{'f' * 16}")
+    temporary = store.root / "variants" / ".prunescope-tmp-ffffffff-1-00000000.parquet"
+    temporary.write_bytes(b"half")
+    os.utime(temporary, (0, 0))
+    tried = [store.root / f".plan-{name}" / "part.parquet" for name in ("killed", "under_way")]
+    for path in tried:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"some")
+    os.utime(tried[0], (0, 0))
+    before = {path for path in store.root.rglob("*") if "tiny" in str(path) or "under_way" in str(path)}
+    found = waste(store, [KEPT], store.root)
+    assert tried[0] in {each.path for each in found}
+    assert {each.kind for each in found} == {"temporary", "partition", "variant"}
+    assert remove(store, found) == sum(each.bytes for each in found) > 0
+    assert waste(store, [KEPT], store.root) == []
+    assert {path for path in store.root.rglob("*") if path.name != "models" and path.name != "variants"} == before
+    assert store.read(VARIANTS, "tiny", "dense").num_rows == 1
+    assert remove(store, found) > 0  # what somebody else has removed meanwhile is gone, and no error
+
+
+def test_a_file_that_cannot_be_removed_is_told(store, monkeypatch):
+    from pathlib import Path
+
+    from prunescope.warehouse.core.errors import WarehouseError
+
+    write(store, "other", "dense")
+    found = waste(store, [KEPT], store.root)
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(WarehouseError, match=r"part\.parquet .*no permission"):
+        remove(store, found)
+    assert len(Store(store.root).partitions(VARIANTS)) == 1
+
+
+def test_results_go_only_with_the_name_of_their_study_whether_it_is_known_or_not(store):
+    """As `run mine --model other` and `--recipe gone` leave them: the footer's study is known and names neither."""
+    write(store, "tiny", "dense")
+    write(store, "tiny", "gone")
+    write(store, "other", "dense", study="theirs")
+    masks(store, f"tiny/gone/{'f' * 16}")
+    for place in (
+        "_unfinished/tiny/gone/layer-0000.safetensors",
+        "_unfinished/tiny/killed/layer-0000.safetensors",
+        "_reports/mine.html",
+        "_reports/mine-0123abcd.html",
+        "_reports/theirs.html",
+    ):
+        store.write_bytes(place, lambda path: path.touch())
+    found = waste(store, [KEPT], store.root)
+
+    def chosen(*computed_by):
+        return {(each.kind, each.path.relative_to(store.root).parts[1:3]) for each in removable(found, computed_by)}
+
+    free = {("unfinished", ("tiny", "killed"))}
+    mine = {
+        ("partition", ("model=tiny", "recipe=gone")),
+        ("variant", ("tiny", "gone")),
+        ("unfinished", ("tiny", "gone")),
+        ("report", ("mine-0123abcd.html",)),
+    }
+    theirs = {
+        ("partition", ("model=other", "part.parquet")),
+        ("partition", ("model=other", "recipe=dense")),
+        ("report", ("theirs.html",)),
+    }
+    assert chosen() == chosen("nobody", "") == free
+    assert chosen("mine") == free | mine
+    assert chosen("theirs") == free | theirs
+    assert chosen("mine", "theirs") == free | mine | theirs
+    assert len(found) == len(free | mine | theirs)
+
+
+def test_a_damaged_partition_is_removed_with_no_name(store):
+    write(store, "other", "dense")
+    store.path(MODELS, "other", None).write_bytes(b"PAR1")
+    found = waste(store, [KEPT], store.root)
+    assert {_row(each, store)["removed_by"] for each in found} == {
+        "none, it is damaged: delete it by hand",
+        "--yes --computed-by mine",
+    }
+    assert [each.study for each in removable(found, ("mine", ""))] == ["mine"]
+
+
+def test_what_is_removed_while_the_list_is_made_is_not_in_it(store, monkeypatch):
+    write(store, "other", "dense")
+    masks(store, f"other/dense/{'f' * 16}")
+    real = store.partitions
+
+    def removed_after(table):
+        found = real(table)
+        for each in found if table is VARIANTS else ():
+            each.path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(store, "partitions", removed_after)
+    assert [each.path for each in waste(store, [KEPT], store.root)] == [store.path(MODELS, "other", None)]

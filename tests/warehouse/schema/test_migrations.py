@@ -1,0 +1,243 @@
+"""Files that earlier versions of the code have written are read as if the present one had."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import prunescope
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.maintenance.diagnostics import diagnose
+from prunescope.warehouse.schema.migrations import lacks, relation, upgraded, version_of
+from prunescope.warehouse.schema.table import Column, Migration, Table
+from prunescope.warehouse.storage.footer_probe import is_recognised
+from prunescope.warehouse.storage.partition_store import Store, fits
+from prunescope.warehouse.tables import TABLES
+from tests.warehouse.conftest import provenance_of, rows_of
+
+# Written by the store of commits cb48a24 and f8c1493, whose names are the files' code versions.
+OLD = sorted((Path(__file__).parent / "old").glob("*.parquet"))
+VARIANTS = TABLES["variants"]
+ADDED_IN_3 = ["weights_updated", "drop_order", "drop_scores", "facts_json"]
+
+
+def table_and_version(path: Path) -> tuple[Table, int]:
+    name, version, _ = path.name.split(".")
+    return TABLES[name], int(version)
+
+
+def put(path: Path, store: Store, recipe: str = "wanda-50") -> Path:
+    """The old file as the partition of tiny@wanda-50."""
+    table, _ = table_and_version(path)
+    place = store.path(table, "tiny", recipe if table.partitioning == "variant" else None)
+    place.parent.mkdir(parents=True)
+    shutil.copy(path, place)
+    return place
+
+
+def read(store: Store, table: Table) -> pa.Table:
+    return store.read(table, "tiny", "wanda-50" if table.partitioning == "variant" else None)
+
+
+@pytest.mark.parametrize("path", OLD, ids=[path.stem for path in OLD])
+def test_a_file_that_does_not_tell_its_version_is_known_by_its_columns(path: Path) -> None:
+    table, version = table_and_version(path)
+    schema = pq.read_schema(path)
+    assert b"version" not in schema.metadata
+    assert version_of(table, schema) == version < table.version
+    assert not fits(table, schema)
+
+
+@pytest.mark.parametrize("path", OLD, ids=[path.stem for path in OLD])
+def test_an_old_file_reads_alike_through_sql_the_store_polars_and_arrow(path: Path, store: Store) -> None:
+    table, version = table_and_version(path)
+    stored = pq.read_table(path)
+    put(path, store)
+    back = read(store, table)
+    with prunescope.open(store.root) as connection:
+        through_sql = connection.sql(f"SELECT * FROM {table.name}")
+        rows = [dict(zip(through_sql.columns, row, strict=True)) for row in through_sql.fetchall()]
+    assert back.column_names == [column.name for column in table.columns]
+    assert back.schema.types == table.arrow().types
+    assert rows == back.to_pylist() == pl.DataFrame(back).to_dicts() == upgraded(table, stored).to_pylist()
+    unchanged = [name for name in stored.column_names if name in back.column_names]
+    assert back.select(unchanged).to_pylist() == stored.select(unchanged).to_pylist()
+    lacking = lacks(table, version)
+    assert lacking
+    assert all(back[name].null_count == stored.num_rows for name in lacking)
+    assert all(back[name].null_count < stored.num_rows for name in back.column_names if name not in lacking) or (
+        table.name in {"variants", "option_subspace"}
+    )
+
+
+def test_the_renamed_hash_of_a_variant_stands_under_its_new_name(store: Store) -> None:
+    put(OLD[[path.name for path in OLD].index("variants.1.parquet")], store)
+    assert read(store, VARIANTS)["variant_hash"].to_pylist() == ["mask_hash 0"]
+    with prunescope.open(store.root) as connection:
+        hashes = connection.sql("SELECT variant_hash, weights_updated FROM stg_variants").fetchall()
+    assert hashes == [("mask_hash 0", None)]
+    assert lacks(VARIANTS, 1) == lacks(VARIANTS, 2) == ADDED_IN_3
+
+
+def test_files_of_all_versions_are_one_table(store: Store) -> None:
+    by_name = {path.name: path for path in OLD}
+    put(by_name["variants.1.parquet"], store, "first")
+    put(by_name["variants.2.parquet"], store, "second")
+    store.write(VARIANTS, rows_of(VARIANTS), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
+    with prunescope.open(store.root) as connection:
+        rows = connection.sql("SELECT variant_hash, weights_updated FROM variants ORDER BY ALL").fetchall()
+    assert rows == [("mask_hash 0", None), ("variant_hash 0", 0), ("variant_hash 0", None)]
+
+
+def test_the_doctor_tells_old_files_from_those_of_no_version(store: Store, fill) -> None:
+    fill(store, "tiny", "wanda-50")
+    variants = next(path for path in OLD if path.name == "variants.1.parquet")
+    place = store.path(VARIANTS, "tiny", "wanda-50")
+    shutil.copy(variants, place)
+    [finding] = diagnose(store.root)
+    assert (finding.level, finding.subject) == ("warning", str(place))
+    assert finding.message == (
+        "was written by version 1 of its table, which has 3 now: it is read with NULL for "
+        "weights_updated, drop_order, drop_scores, facts_json"
+    )
+
+
+def test_new_files_tell_their_version(store: Store) -> None:
+    for table in TABLES.values():
+        recipe = "wanda-50" if table.partitioning == "variant" else None
+        path = store.write(table, rows_of(table, recipe=recipe), provenance_of("tiny", recipe), "tiny", recipe).path
+        assert pq.read_schema(path).metadata[b"version"] == str(table.version).encode()
+
+
+@pytest.mark.parametrize(("told", "is_known"), [(b"3", True), (b"2", False), (b"33", False), (None, False)])
+def test_the_same_columns_of_another_version_are_not_recognised_by_their_bytes(
+    store: Store, tmp_path: Path, told: bytes | None, is_known: bool
+) -> None:
+    path = store.write(VARIANTS, rows_of(VARIANTS), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50").path
+    rows = pq.read_table(path)
+    metadata = {key: value for key, value in rows.schema.metadata.items() if key != b"version"}
+    told_rows = rows.replace_schema_metadata(metadata | ({} if told is None else {b"version": told}))
+    pq.write_table(told_rows, tmp_path / "told.parquet")
+    assert is_recognised(VARIANTS, (tmp_path / "told.parquet").read_bytes()) == is_known
+
+
+THREE = Table(
+    name="three",
+    grain="One row per id.",
+    key=("id",),
+    columns=(
+        Column("id", pa.int64(), "Id."),
+        Column("share", pa.float64(), "Share, once a percentage in text.", since=3),
+        Column("note", pa.string(), "Note.", since=2, nullable=True),
+    ),
+    partitioning="model",
+    version=3,
+    migrations=(
+        Migration(2, (Column("number", pa.int32(), "Id."),), {"id": "number * 10"}),
+        Migration(3, (Column("share", pa.string(), "Percentage."),), {"share": "CAST(share AS DOUBLE) / 100"}),
+    ),
+)
+
+
+def three(*columns: Column) -> Table:
+    return Table(**{**vars(THREE), "columns": columns})
+
+
+FIRST = pa.table({"number": pa.array([2, 1, 2**31 - 1], pa.int32()), "share": ["50", None, "1e2"]})
+
+
+def test_renamed_and_retyped_columns_go_through_every_migration_in_order_of_rows() -> None:
+    table = three(THREE.columns[0].but(since=2), *THREE.columns[1:])
+    assert [version_of(table, FIRST.schema), table.stored(1)] == [1, {"share": pa.string(), "number": pa.int32()}]
+    wanted = {"id": [20, 10, 21474836470], "share": [0.5, None, 1.0], "note": [None] * 3}
+    # In SQL an int32 times 10 must not overflow unseen: it raises, and the expression has to be wide enough.
+    with pytest.raises(Exception, match="Overflow"):
+        upgraded(table, FIRST)
+    table = Table(**{**vars(table), "migrations": (widened(table.migrations[0]), table.migrations[1])})
+    assert upgraded(table, FIRST).to_pydict() == wanted
+    with warehouse_of(FIRST) as connection:
+        query = relation(table, {"id": "BIGINT", "share": "DOUBLE", "note": "VARCHAR"}, {1: "old"})
+        assert connection.sql(query).to_arrow_table().to_pydict() == wanted
+
+
+def widened(migration: Migration) -> Migration:
+    return Migration(migration.to, migration.replaced, {"id": "CAST(number AS BIGINT) * 10"})
+
+
+def warehouse_of(old: pa.Table):
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.register("old", old)
+    return connection
+
+
+def test_the_told_version_decides_where_two_versions_have_the_same_columns() -> None:
+    columns = (Column("id", pa.int64(), "Id."), Column("share", pa.float64(), "Share.", since=2))
+    percent = Migration(2, (Column("share", pa.float64(), "Per cent."),), {"share": "share / 100"})
+    table = Table(**{**vars(THREE), "columns": columns, "version": 2, "migrations": (percent,)})
+    rows = pa.table({"id": [1], "share": [50.0]})
+    told = {version: rows.replace_schema_metadata({b"version": version}) for version in (b"1", b"2", b"3")}
+    assert version_of(table, rows.schema) == 2
+    assert {key: version_of(table, each.schema) for key, each in told.items()} == {b"1": 1, b"2": 2, b"3": None}
+    assert upgraded(table, told[b"1"])["share"].to_pylist() == [0.5]
+    assert upgraded(table, told[b"2"])["share"].to_pylist() == [50.0]
+
+
+def test_a_file_of_no_version_that_cannot_be_cast_is_refused_by_name() -> None:
+    table = three(*THREE.columns)
+    strange = pa.table({"id": ["a"], "other": [1]})
+    assert version_of(table, strange.schema) is None
+    with pytest.raises(WarehouseError, match="table three: column id is stored as string, which is no int64"):
+        upgraded(table, strange)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "migrations to \\[2, 3\\] do not lead to version 2"),
+        ({"migrations": THREE.migrations[::-1]}, "migrations to \\[3, 2\\]"),
+        ({"version": 1, "migrations": ()}, "a column came after version 1"),
+    ],
+)
+def test_versions_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Table(**{**vars(THREE), **changes})
+
+
+KNOWN = {
+    "models": (1, "79072d76203a"),
+    "activation_stats": (2, "f8e5b0463d10"),
+    "block_influence": (1, "cfe408647862"),
+    "variants": (3, "cd6aa13ef183"),
+    "mask_samples": (1, "42e5a32f3bc1"),
+    "layer_transitions": (2, "a72c97d57301"),
+    "decoding_steps": (2, "90ba0412c27e"),
+    "top_tokens": (1, "edfd15c04401"),
+    "option_subspace": (2, "1e9249ff14fa"),
+    "generations": (1, "9834fedc0398"),
+    "text_tokens": (2, "281e4cd8648c"),
+    "hidden_states": (1, "16c709a59620"),
+    "task_scores": (2, "721f43c46c81"),
+    "task_samples": (1, "20d9511afa25"),
+    "retrieval_scores": (1, "08113d352c9a"),
+    "retrieval_queries": (1, "51077a48fa69"),
+    "retrieval_embeddings": (1, "e15ae9386c36"),
+    "speed": (1, "32addccda877"),
+    "paper_reference": (1, "dde1acbdc2fc"),
+}
+
+
+def fingerprint_of(table: Table) -> str:
+    columns = sorted((name, str(of)) for name, of in table.stored(table.version).items())
+    return hashlib.sha256(repr(columns).encode()).hexdigest()[:12]
+
+
+def test_a_table_whose_columns_changed_has_a_new_version() -> None:
+    # A change of columns shows here: raise the table's version, tell `since` or a migration, then write it down.
+    found = {table.name: (table.version, fingerprint_of(table)) for table in TABLES.values()}
+    assert found == KNOWN

@@ -1,0 +1,252 @@
+"""Nothing finished is lost and nothing unfinished is seen, wherever a writer is killed and whatever a disk does."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, WarehouseError
+from prunescope.warehouse.maintenance import verification
+from prunescope.warehouse.maintenance.verification import verify, verify_file
+from prunescope.warehouse.storage.atomic_write import is_temporary
+from prunescope.warehouse.storage.provenance import read_footer
+from prunescope.warehouse.storage.snapshot import damage_explained
+from prunescope.warehouse.tables import TABLES
+from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
+
+TABLE = TABLES["top_tokens"]
+VARIANT = ("tiny", "wanda-50")
+ROOT = Path(__file__).parents[3]
+
+
+def crashing(scenario, folder, *arguments):
+    """What the warm process of `crashing.py` found."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.warehouse.storage.crashing", scenario, str(folder), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def write(store, seed=1, **changes):
+    return store.write(TABLE, noisy_rows(TABLE, 50, seed), provenance_of(*VARIANT, **changes), *VARIANT)
+
+
+def leftovers(root):
+    return [path for path in root.rglob("*") if is_temporary(path)]
+
+
+def test_a_hundred_kills_at_random_moments_lose_nothing_and_show_nothing_half(tmp_path):
+    found = crashing("at_random", tmp_path, "100")
+    assert found["kills"] == 100
+    # The kills fell where they hurt, and each leftover was found and removed.
+    assert found["in_the_middle"] == found["cleaned"] > 20
+    assert found["written"] > 50
+
+
+def test_a_kill_between_any_two_steps_leaves_the_old_file_or_the_new_one_and_the_rerun_is_the_same_to_the_byte(
+    tmp_path,
+):
+    assert crashing("at_every_step", tmp_path)["steps"] == 11
+
+
+def test_of_two_processes_that_write_one_partition_at_once_one_wins_whole(tmp_path):
+    found = crashing("two_at_once", tmp_path)
+    assert found["seen"]
+    assert set(found["seen"]) <= {"low", "high"}
+    assert found["left"] == []
+
+
+def test_a_folder_that_may_not_be_written_and_a_file_over_its_limit_are_refused_with_the_reason(tmp_path):
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # so that another user gets as far as the file
+        folder.chmod(0o755)
+    told = crashing("refused", tmp_path)
+    assert "part.parquet cannot be written; no permission: make it writable" in told["folder"]
+    assert "part.parquet cannot be written; File too large" in told["limit"]
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, path, room):
+        super().__init__(path, "xb")
+        self._room = room
+
+    def write(self, content):
+        if len(content) > self._room:
+            super().write(memoryview(content)[: self._room])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._room -= len(content)
+        return super().write(content)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.7, 0.95])
+def test_a_disk_that_fills_up_leaves_the_old_partition_and_no_temporary(store, monkeypatch, share):
+    written = write(store, fingerprint="old")
+    before = written.path.read_bytes()
+    room, real = int(share * len(before)), Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode="r": FullDisk(path, room) if mode == "xb" else real(path, mode))
+        with pytest.raises(WarehouseError, match=r"part\.parquet cannot be written; the disk is full: free some space"):
+            write(store, seed=2, fingerprint="new")
+    assert written.path.read_bytes() == before
+    assert leftovers(store.root) == []
+    write(store, seed=2, fingerprint="new")
+    assert store.is_current(TABLE, *VARIANT, "new")
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_disk_that_fails_to_keep_a_file_is_told_and_one_whole_file_stands(store, monkeypatch, failing):
+    write(store, fingerprint="old")
+    real, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(WarehouseError, match="the disk failed: check it, then run again"):
+            write(store, seed=2, fingerprint="new")
+    # The first is that of the file, before it is renamed; the second that of the folder, after.
+    assert store.provenance(TABLE, *VARIANT).fingerprint == ("old" if failing == 1 else "new")
+    assert verify_file(store.path(TABLE, *VARIANT)).state == "intact"
+    assert leftovers(store.root) == []
+
+
+def test_a_file_cut_anywhere_is_named_by_every_reader(store):
+    path = write(store).path
+    content = path.read_bytes()
+    for percent in range(100):
+        path.write_bytes(content[: len(content) * percent // 100])
+        for ask in (store.read, store.provenance):
+            with pytest.raises(
+                DamagedFileError, match=r"part\.parquet is damaged .*; delete it and run its study again"
+            ):
+                ask(TABLE, *VARIANT)
+        assert not store.is_current(TABLE, *VARIANT, "f" * 64)
+        assert verify_file(path).state == "changed"
+        if percent in {0, 50, 99}:
+            with pytest.warns(DamagedFileWarning, match=r"part\.parquet is damaged"):
+                connection = connect(store.root)
+            named = pytest.raises(DamagedFileError, match=r"part\.parquet is damaged")
+            with connection, named, damage_explained(connection):
+                connection.execute(f"SELECT count(*) FROM {TABLE.name}").fetchall()
+
+
+def test_a_flipped_bit_anywhere_in_the_file_is_found(store):
+    path = write(store).path
+    content, rows = path.read_bytes(), store.read(TABLE, *VARIANT)
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    places = {
+        *range(0, footer, max(1, footer // 150)),
+        *range(footer, len(content), 61),
+        *range(len(content) - 8, len(content)),
+    }
+    for place in sorted(places):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        assert verify_file(path).state == "changed", place
+        try:
+            assert store.read(TABLE, *VARIANT).equals(rows), place
+        except DamagedFileError:
+            continue
+    path.write_bytes(content)
+    assert verify_file(path).state == "intact"
+
+
+def test_a_flipped_bit_in_the_footer_raises_nothing_but_damage(store):
+    path = write(store).path
+    content = path.read_bytes()
+    start = content.index(b"prunescope\x18")
+    for place in range(start, start + 800, 3):
+        for bit in (0, 5, 7):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                read_footer(path)
+            except DamagedFileError:
+                continue
+
+
+def test_rows_that_were_exchanged_are_found_though_every_byte_is_sealed(store):
+    """A file made with the right tools but not by the store: pages, checksums and seal are all in order."""
+    other = write(store, seed=2).path
+    footer = read_footer(other)
+    path = write(store, seed=1).path
+    from prunescope.warehouse.storage.file_checksum import UNSEALED, seal
+    from prunescope.warehouse.storage.partition_store import _write_parquet
+    from prunescope.warehouse.storage.provenance import FOOTER_KEY, footer_json
+
+    rows = store.read(TABLE, *VARIANT)
+    said = footer_json(footer.provenance, (), footer.content_hash)
+    path.unlink()
+    _write_parquet(rows.replace_schema_metadata({FOOTER_KEY: said, **UNSEALED}), path)
+    seal(path)
+    assert verify_file(path).reason == "its rows are not those that it was written with"
+
+
+def test_files_that_are_older_than_the_hashes_are_told_apart_from_changed_ones(store):
+    from prunescope.warehouse.storage.partition_store import _write_parquet, to_arrow
+    from prunescope.warehouse.storage.provenance import FOOTER_KEY, footer_json
+
+    write(store)
+    older = store.path(TABLE, "tiny", "older")
+    older.parent.mkdir(parents=True)
+    rows = to_arrow(TABLE, noisy_rows(TABLE, 2000, seed=0).with_columns(pl.lit("older").alias("recipe")))
+    said = footer_json(provenance_of("tiny", "older"), ())
+    _write_parquet(rows.replace_schema_metadata({FOOTER_KEY: said}), older)
+    assert {verdict.path.parent.name: verdict.state for verdict in verify(store)} == {
+        "recipe=older": "unverifiable",
+        "recipe=wanda-50": "intact",
+    }
+    content = older.read_bytes()
+    body = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    states = []
+    for place in range(4, body, max(1, body // 60)):
+        older.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        states.append(verify_file(older).state)
+    # What is in the header of a page beside its checksum goes unseen: that is what the seal is for.
+    assert states.count("changed") > 0.9 * len(states)
+    older.write_bytes(content[:-30])
+    assert [verdict.state for verdict in verify(store)] == ["changed", "intact"]
+
+
+@pytest.mark.parametrize("reader", ["is_intact", "read_footer"])
+def test_one_file_that_the_disk_does_not_give_back_is_told_and_the_others_are_still_verified(
+    store, monkeypatch, reader
+):
+    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
+    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    error = OSError(errno.EIO, os.strerror(errno.EIO))
+    real, refused = getattr(verification, reader), WarehouseError("cannot be read")
+    refused.__cause__ = error
+
+    def failing(file):
+        if (file if isinstance(file, Path) else Path(file.name)) == first:
+            raise error if reader == "is_intact" else refused
+        return real(file)
+
+    monkeypatch.setattr(verification, reader, failing)
+    told = {verdict.path: (verdict.state, verdict.reason) for verdict in verify(store)}
+    assert told == {first: ("unreadable", "Input/output error"), second: ("intact", "")}
+
+
+def test_a_file_that_is_removed_while_others_are_verified_is_passed_over(store):
+    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
+    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    verdicts = verify(store)
+    assert next(verdicts).path == first
+    second.unlink()
+    assert list(verdicts) == []

@@ -1,0 +1,196 @@
+"""A warehouse on an S3 server keeps what one on a disk keeps."""
+
+import threading
+import time
+
+import boto3
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from prunescope.warehouse.catalogue.database import build_file, connect
+from prunescope.warehouse.catalogue.safe_sql import run_safe
+from prunescope.warehouse.core.errors import DamagedFileError, UnsafeSqlError, WarehouseError
+from prunescope.warehouse.maintenance.diagnostics import diagnose
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.snapshot import damage_explained
+from prunescope.warehouse.tables import TABLES
+from tests.object_store import KEY, SECRET, s3_server
+from tests.warehouse.conftest import provenance_of, rows_of, write_all
+
+pytestmark = pytest.mark.integration
+VARIANTS, MODELS = TABLES["variants"], TABLES["models"]
+# Characters of patterns and of URLs in the prefix.
+PREFIX = "pre fix [a-b]*/ü?"
+HOSTILE = ["../../x", "a=b/c", "é", "e\u0301", "x" * 300, "con", "line\nfeed", "100%", "a*[b]?", "'quoted\"", "..", " "]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield environment["AWS_ENDPOINT_URL"]
+
+
+@pytest.fixture
+def remote(server, request):
+    return Store(f"s3://bucket/{PREFIX}/{request.node.name[:40]}")
+
+
+def write(store, model="tiny", recipe="wanda-50", **changes):
+    return store.write(
+        VARIANTS, rows_of(VARIANTS, model, recipe), provenance_of(model, recipe, **changes), model, recipe
+    )
+
+
+def keys():
+    found = boto3.client("s3").list_objects_v2(Bucket="bucket").get("Contents", [])
+    return {each["Key"] for each in found}
+
+
+def test_every_table_comes_back_and_every_view_answers(remote):
+    write_all(remote, "tiny", "dense")
+    for table in TABLES.values():
+        recipe = "dense" if table.partitioning == "variant" else None
+        assert remote.read(table, "tiny", recipe).to_pylist() == rows_of(table, "tiny", recipe).to_dicts()
+        assert remote.is_current(table, "tiny", recipe, "f" * 64)
+    with connect(remote.root) as connection:
+        for table in TABLES:
+            assert connection.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0] > 0
+        assert connection.sql("SELECT count(*) FROM variant_summary").fetchall() == [(1,)]
+        assert connection.sql("SELECT count(*) FROM provenance").fetchall() == [(len(TABLES),)]
+    assert diagnose(remote.root) == []
+
+
+def test_an_empty_place_is_an_empty_warehouse(remote):
+    assert remote.partitions(VARIANTS) == []
+    assert run_safe(remote.root, "SELECT count(*) AS n FROM variant_summary").to_pylist() == [{"n": 0}]
+    with pytest.raises(WarehouseError, match="has nothing for tiny@dense"):
+        remote.read(VARIANTS, "tiny", "dense")
+
+
+def test_names_stay_below_the_prefix_and_come_back(remote):
+    for name in HOSTILE:
+        write(remote, name, name)
+    assert sorted((each.model, each.recipe) for each in remote.partitions(VARIANTS)) == sorted(
+        zip(HOSTILE, HOSTILE, strict=True)
+    )
+    with connect(remote.root) as connection:
+        found = connection.sql("SELECT model, recipe FROM variants").fetchall()
+    assert sorted(found) == sorted(zip(HOSTILE, HOSTILE, strict=True))
+    prefix = str(remote.root).removeprefix("s3://bucket/")
+    assert sum(key.startswith(f"{prefix}/variants/model=") for key in keys()) == len(HOSTILE)
+
+
+def test_a_replacement_is_seen_by_the_next_connection_and_never_mixed_into_an_older_one(remote):
+    write(remote, fingerprint="old")
+    query = "SELECT fingerprint FROM provenance"
+    with connect(remote.root) as before:
+        assert before.sql("SELECT count(*) FROM variants").fetchall() == [(1,)]
+        # Another machine writes: this process's lists and caches know nothing of it.
+        copy = Store(remote.root)
+        write(copy, fingerprint="new")
+        write(copy, recipe="later", fingerprint="new")
+        assert before.sql("SELECT count(*) FROM variants").fetchall() == [(1,)]
+    with connect(remote.root) as after:
+        assert after.sql(query).fetchall() == [("new",), ("new",)]
+    assert remote.is_current(VARIANTS, "tiny", "wanda-50", "new")
+
+
+def test_what_was_replaced_before_it_was_first_read_is_refused(remote, monkeypatch):
+    monkeypatch.setattr("prunescope.warehouse.storage.object_store._BLOCK", 0)  # so that nothing is kept
+    write(remote, fingerprint="old")
+    with connect(remote.root) as connection:
+        write(remote, fingerprint="new")
+        refused = pytest.raises(WarehouseError, match="^bucket/.* was replaced after .*; open the warehouse again$")
+        with refused, damage_explained(connection):
+            connection.sql("SELECT * FROM variants").fetchall()
+
+
+def test_readers_beside_a_writer_see_the_old_or_the_new_partition(remote):
+    write(remote, fingerprint="0")
+    until, seen, errors = time.monotonic() + 2, set(), []
+
+    def read():
+        while time.monotonic() < until:
+            footer = remote.provenance(VARIANTS, "tiny", "wanda-50")
+            seen.add(footer.fingerprint)
+            errors.extend([] if remote.read(VARIANTS, "tiny", "wanda-50").num_rows == 1 else ["torn"])
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    count = 0
+    while time.monotonic() < until:
+        count += 1
+        write(remote, fingerprint=str(count))
+    for reader in readers:
+        reader.join()
+    assert not errors
+    assert len(seen) > 1
+
+
+def test_safe_sql_reads_the_tables_and_nothing_beside_them(remote):
+    write(remote)
+    remote.write_bytes("_reports/secret.txt", lambda path: path.write_text("secret"))
+    assert run_safe(remote.root, "SELECT recipe FROM variants").to_pylist() == [{"recipe": "wanda-50"}]
+    for statement in (f"SELECT * FROM read_text('{remote.root}/_reports/secret.txt')", "COPY (SELECT 1) TO 's3://x/y'"):
+        with pytest.raises(UnsafeSqlError):
+            run_safe(remote.root, statement)
+    # The second fence alone, without the first.
+    with connect(remote.root, safe=True) as connection:
+        assert connection.sql("SELECT recipe FROM variants").fetchall() == [("wanda-50",)]
+        for statement in (
+            f"SELECT * FROM read_text('{remote.root}/_reports/secret.txt')",
+            f"SELECT * FROM read_text('{remote.root}/variants/../_reports/secret.txt')",
+            "SELECT * FROM read_text('/etc/hostname')",
+            f"COPY (SELECT 1) TO '{remote.root}/_reports/new.parquet'",
+            f"COPY (SELECT 1) TO '{remote.root}/variants/new.parquet'",
+            "SET enable_external_access = true",
+        ):
+            with pytest.raises((duckdb.Error, OSError)):
+                connection.sql(statement).fetchall()
+    assert not any("new.parquet" in key for key in keys())
+
+
+def test_a_damaged_object_is_named(remote):
+    path = write(remote).path
+    content = path.read_bytes()
+    path.write_bytes(content[:-20])
+    with pytest.raises(DamagedFileError, match=r"part\.parquet is damaged"):
+        remote.read(VARIANTS, "tiny", "wanda-50")
+    assert not remote.is_current(VARIANTS, "tiny", "wanda-50", "f" * 64)
+
+
+def test_the_catalogue_as_a_file_is_uploaded_whole(remote, tmp_path):
+    write(remote)
+    build_file(remote.root, remote.root / "_catalogue/prunescope.duckdb")
+    copy = remote.local_file("_catalogue/prunescope.duckdb", tmp_path)
+    with duckdb.connect(copy, read_only=True) as connection:
+        assert ("variants",) in connection.sql("SELECT view_name FROM duckdb_views()").fetchall()
+
+
+def test_refusals_of_the_store_are_told_without_credentials(server, monkeypatch):
+    with pytest.raises(WarehouseError, match="there is no bucket 'nosuch'"):
+        Store("s3://nosuch/x").require()
+    with pytest.raises(
+        WarehouseError, match=r"part\.parquet cannot be written; .*check that the bucket exists"
+    ) as error:
+        write(Store("s3://nosuch/x"))
+    assert KEY not in str(error.value)
+    assert SECRET not in str(error.value)
+    Store("s3://bucket/x").require()
+
+
+def test_credentials_are_kept_nowhere(remote, tmp_path):
+    path = write(remote).path
+    local = tmp_path / "part.parquet"
+    local.write_bytes(path.read_bytes())
+    content = local.read_bytes() + str(pq.read_metadata(local).metadata).encode()
+    with connect(remote.root) as connection:
+        content += str(connection.sql("SELECT * FROM provenance").fetchall()).encode()
+    for secret in (KEY, SECRET):
+        assert secret.encode() not in content
+        assert secret not in f"{remote.root} {remote.root!r} {remote.local(tmp_path)}"

@@ -1,0 +1,49 @@
+"""Provenance survives JSON and fingerprints depend on content alone."""
+
+import hashlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunescope.warehouse.storage.provenance import Provenance, fingerprint
+from tests.warehouse.conftest import PROVENANCE
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_provenance_comes_back_from_its_json():
+    assert Provenance.from_json(PROVENANCE.to_json()) == PROVENANCE
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"seed": 1}', PROVENANCE.to_json()[:-9]])
+def test_other_json_is_no_provenance(text):
+    with pytest.raises(ValueError, match=r".+"):
+        Provenance.from_json(text)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_a_fingerprint_does_not_depend_on_the_order_of_inputs(inputs):
+    assert fingerprint(inputs) == fingerprint(dict(reversed(inputs.items())))
+
+
+def test_a_fingerprint_tells_values_of_different_type_apart():
+    values = [1, 1.5, "1", True, None, [1], {"1": 1}, "", "true"]
+    assert len({fingerprint({"seed": value}) for value in values}) == len(values)
+
+
+def test_a_fingerprint_stands_for_ever():
+    # A change here would make every warehouse compute everything again.
+    canonical = rb'{"a":"\u00e9","b":[1,2.5]}'
+    assert fingerprint({"b": [1, 2.5], "a": "é"}) == hashlib.sha256(canonical).hexdigest()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, object(), {1, 2}, b"x"])
+def test_what_is_no_plain_data_cannot_be_fingerprinted(value):
+    with pytest.raises((TypeError, ValueError)):
+        fingerprint({"value": value})

@@ -1,0 +1,1 @@
+"""The DuckDB catalogue: views of `sql/`, their documentation, safe SQL, comparisons, frames."""

@@ -1,0 +1,480 @@
+"""The DuckDB catalogue: views over the Parquet files and the questions of `sql/`, with their comments.
+
+It holds no data; its views are built once for a version of `sql/` and copied at every opening. Running a user's SQL
+safely is `safe_sql`'s business.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TypeAlias
+
+import duckdb
+import pyarrow as pa
+
+from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, Explanation, explain, split_header
+from prunescope.warehouse.core.cache import cache_folder
+from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning, WarehouseError
+from prunescope.warehouse.core.limits import GIBIBYTES
+from prunescope.warehouse.core.quoting import literal, quoted
+from prunescope.warehouse.schema.migrations import relation
+from prunescope.warehouse.schema.table import Table
+from prunescope.warehouse.storage.atomic_write import write_atomically
+from prunescope.warehouse.storage.location import Place
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import FOOTER_KEY
+from prunescope.warehouse.storage.snapshot import FOOTERS, UNUSABLE, File, Snapshot, Unusable
+from prunescope.warehouse.tables import TABLES
+
+SQL = Path(__file__).parents[2] / "sql"
+LAYERS = ("staging", "marts", "questions")
+PROVENANCE = "provenance"
+_Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
+# Versions whose built views are kept.
+_TEMPLATES = 16
+_IMPORTED = time.time()
+_HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
+_TYPES = {
+    pa.bool_(): "BOOLEAN",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float16(): "FLOAT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
+}
+PROVENANCE_COMMENT = (
+    "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """One file of `sql/`.
+
+    Attributes:
+        name: the file's stem, and the view's name.
+        layer: its folder: staging, marts or questions.
+        sql: the bare SELECT, header included.
+        header: the comment above it, without dashes and without its notes on columns.
+        columns: its columns, in order.
+        notes: what the header says of the columns that are derived here.
+        depends_on: the tables and views that it reads.
+        path: the file.
+    """
+
+    name: str
+    layer: str
+    sql: str
+    header: str
+    columns: tuple[str, ...]
+    notes: Mapping[str, Explanation]
+    depends_on: tuple[str, ...]
+    path: Path
+
+
+def connect(
+    root: Place | str,
+    *,
+    safe: bool = False,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """Opens the catalogue of the warehouse as it is now, in memory.
+
+    All queries of the connection and of its cursors see the files that exist now, whatever is written meanwhile; for
+    a new partition, connect again.
+
+    Args:
+        root: the warehouse, which may be empty or not exist.
+        safe: lock the connection: only the tables' files can be read, and no setting changed.
+        gibibytes: most memory that a locked connection may use, in GiB.
+        models: see only the partitions of these models; all where None.
+
+    Warns:
+        DamagedFileWarning: of each partition whose footer cannot be read. A query that reads it fails with its name.
+
+    Raises:
+        WarehouseError: the place is a file, or cannot be listed.
+        CatalogueError: a file in `sql/` is wrong; the message names it.
+    """
+    return _opened(root, Snapshot.hold, safe=safe, gibibytes=gibibytes, models=models)[0]
+
+
+@contextmanager
+def connected(
+    root: Place | str,
+    *,
+    safe: bool = False,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the catalogue as `connect` does, for a block; its end closes the files, cursors or not."""
+    connection, snapshot = _opened(root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models)
+    try:
+        with connection:
+            yield connection
+    finally:
+        snapshot.close()
+
+
+def _opened(
+    root: Place | str,
+    give: Callable[[Snapshot, duckdb.DuckDBPyConnection], None],
+    *,
+    safe: bool,
+    gibibytes: float,
+    models: Collection[str] | None,
+) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
+    with ThreadPoolExecutor(1) as beside:
+        # Python looks at the files while DuckDB binds the views.
+        template = beside.submit(_template, _sources(SQL))
+        snapshot = Snapshot(Store(root), models)
+    for unusable in snapshot.unusable:
+        warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=3)
+    try:
+        connection = duckdb.connect()
+        give(snapshot, connection)
+    except BaseException:
+        snapshot.close()
+        raise
+    try:
+        _set_up(connection)
+        _copy(template.result(), connection)
+        _fill(connection, snapshot.files, snapshot.unusable)
+        if safe:
+            _lock(connection, snapshot.root, gibibytes)
+    except BaseException:
+        connection.close()
+        snapshot.close()
+        raise
+    return connection, snapshot
+
+
+def build_file(root: Place | str, path: Place) -> None:
+    """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
+
+    Raises:
+        WarehouseError: as `connect`, or the file cannot be written.
+    """
+    snapshot = Snapshot(Store(root))
+    snapshot.close()
+    files = [replace(file, source=str(file.partition.path)) for file in snapshot.files]
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(_template(_sources(SQL)), temporary)
+        with duckdb.connect(temporary) as connection:
+            snapshot.serve(connection)
+            _set_up(connection)
+            _fill(connection, files, snapshot.unusable)
+
+    write_atomically(path.absolute(), write)
+
+
+def view_sql() -> dict[str, View]:
+    """The views of `sql/` by name, each after those that it reads."""
+    return load_views(SQL)
+
+
+def load_views(folder: Path) -> dict[str, View]:
+    """The views of a folder with `staging/`, `marts/` and `questions/`, each after those that it reads.
+
+    Raises:
+        CatalogueError: a file is no single SELECT, reads an unknown table, reads itself through others, or has a
+            name that is taken.
+    """
+    return dict(_views(_sources(folder)))
+
+
+def _sources(folder: Path) -> tuple[_Source, ...]:
+    """All files of SQL, macros first."""
+    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).glob("*.sql"))]
+    return tuple((layer, path, path.read_text(encoding="utf-8")) for layer, path in paths)
+
+
+@lru_cache(maxsize=8)  # a process asks often, and parsing takes long
+def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
+    views: dict[str, View] = {}
+    for layer, path, text in sources:
+        if layer == "macros":
+            continue
+        if path.stem in views or path.stem in TABLES or path.stem == PROVENANCE:
+            raise CatalogueError(f"{path}: another table or view is named {path.stem}; rename the file")
+        views[path.stem] = _view(layer, path, text)
+    known = {*views, *TABLES, PROVENANCE}
+    for view in views.values():
+        if unknown := [name for name in view.depends_on if name not in known]:
+            raise CatalogueError(f"{view.path} reads {', '.join(unknown)}, which is neither a table nor a view")
+    try:
+        order = TopologicalSorter({view.name: view.depends_on for view in views.values()}).static_order()
+        return {name: views[name] for name in order if name in views}
+    except CycleError as error:
+        circle = error.args[1]
+        raise CatalogueError(f"{views[circle[0]].path} reads itself: {' -> '.join(reversed(circle))}") from error
+
+
+def sql_type(of: pa.DataType) -> str:
+    """DuckDB's name of an Arrow type that a table uses."""
+    if pa.types.is_dictionary(of):
+        return sql_type(of.value_type)
+    return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
+
+
+def _template(sources: tuple[_Source, ...]) -> Path:
+    """Return a DuckDB file with all views over tables without files, from which connections copy them.
+
+    To bind and explain the views takes a hundred times as long as to copy them, so the file is made once for a version
+    of `sql/` and of this package, in the user's cache.
+    """
+    if _is_edited():
+        return _own_template(sources)
+    version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}".encode())
+    for layer, path, text in sources:
+        version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
+    file = cache_folder() / "catalogues" / f"{version.hexdigest()}.duckdb"
+    if not file.exists():
+        try:
+            write_atomically(file, lambda temporary: _build_template(temporary, sources))
+        except CatalogueError:
+            raise
+        except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
+            return _own_template(sources)
+        with suppress(OSError):  # another process removes them, too, or another user owns them
+            for old in sorted(file.parent.glob("*.duckdb"), key=lambda each: each.stat().st_mtime)[:-_TEMPLATES]:
+                old.unlink()
+    with suppress(OSError):  # what is used stays
+        os.utime(file)
+    return file
+
+
+@lru_cache(maxsize=2)
+def _own_template(sources: tuple[_Source, ...]) -> Path:
+    """Build the template in a folder of this process, which goes with it."""
+    folder = mkdtemp(prefix="prunescope-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "views.duckdb"
+    _build_template(file, sources)
+    return file
+
+
+def _build_template(file: Path, sources: tuple[_Source, ...]) -> None:
+    with duckdb.connect(file) as connection:
+        _set_up(connection)
+        _define(connection, sources)
+
+
+@cache
+def _code_hash() -> str:
+    """Hash the modules of this package, of which the tables' definitions are a part."""
+    digest = hashlib.sha256()
+    for path in _modules():
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _is_edited() -> bool:
+    """Tell whether a module of this package has changed since this process imported it."""
+    return any(path.stat().st_mtime > _IMPORTED for path in _modules())
+
+
+def _modules() -> list[Path]:
+    return sorted(Path(__file__).parent.rglob("*.py"))
+
+
+def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        connection.execute(f"ATTACH {literal(str(template))} AS template (READ_ONLY)")
+    except duckdb.Error as error:
+        raise CatalogueError(f"{template}: {str(error).strip()}; delete it, and it is made anew") from error
+    connection.execute("COPY FROM DATABASE template TO memory (SCHEMA)")
+    connection.execute("DETACH template")
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
+    # A view must not read a variable of the Python program that happens to have a table's name.
+    connection.execute("SET python_enable_replacements = false")
+    # Times read the same on every machine.
+    connection.execute("SET TimeZone = 'UTC'")
+    # Standard output is for data.
+    connection.execute("SET enable_progress_bar = false")
+
+
+def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...]) -> None:
+    """Creates all views over tables without files, because DuckDB opens files for every view that it binds."""
+    views = _views(sources)
+    connection.execute("BEGIN")
+    connection.execute("CREATE SCHEMA files")
+    _fill(connection, [])
+    for table in TABLES.values():
+        columns = ", ".join(quoted(column.name) for column in table.columns)
+        connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT {columns} FROM {_files_of(table.name)}")  # noqa: S608
+    connection.execute(f"CREATE VIEW {PROVENANCE} AS SELECT {', '.join(PROVENANCE_COLUMNS)} FROM {FOOTERS}")  # noqa: S608
+    for layer, path, text in sources:
+        if layer == "macros":
+            _execute(connection, path, text)
+    for view in views.values():
+        _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
+    connection.execute(";".join(_comments(views)))
+    connection.execute("COMMIT")
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File], unusable: Sequence[Unusable] = ()) -> None:
+    """Puts the files under the tables, of which views know only the columns."""
+    for name in (*TABLES, PROVENANCE):
+        of_table = [file for file in files if name in {file.partition.table, PROVENANCE}]
+        failing = [_failing(TABLES[name], each) for each in unusable if each.partition.table == name]
+        if of_table or failing or not files:
+            select = _provenance(of_table) if name == PROVENANCE else _relation(TABLES[name], of_table)
+            select = " UNION ALL ".join([select, *failing])
+            connection.execute(f"CREATE OR REPLACE VIEW {_files_of(name)} AS {select}")
+
+
+def _files_of(name: str) -> str:
+    """The view over a table's files; in a schema of its own, where no one looks for tables."""
+    return f"files.{quoted(f'{name}_files')}"
+
+
+def _comments(views: Mapping[str, View]) -> Iterator[str]:
+    """The statements that explain every table, view and column."""
+    yield _comment("VIEW", PROVENANCE, text=PROVENANCE_COMMENT)
+    for table in TABLES.values():
+        yield _comment("VIEW", table.name, text=table.grain)
+        for column in table.columns:
+            yield _comment("COLUMN", table.name, column.name, text=column.comment())
+    for view in views.values():
+        yield _comment("VIEW", view.name, text=view.header)
+    explained = explain(views.values())
+    for name, columns in [(PROVENANCE, PROVENANCE_COLUMNS), *((name, explained[name]) for name in views)]:
+        yield from (_comment("COLUMN", name, column, text=said.comment()) for column, said in columns.items())
+
+
+def _comment(kind: str, *names: str, text: str) -> str:
+    return f"COMMENT ON {kind} {'.'.join(map(quoted, names))} IS {literal(text)}"
+
+
+def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:
+    try:
+        connection.execute(sql)
+    except duckdb.Error as error:
+        raise CatalogueError(f"{path}: {str(error).strip()}") from error
+
+
+def _relation(table: Table, files: Sequence[File]) -> str:
+    """The SELECT over a table's files, with the table's columns whatever the files hold."""
+    typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
+    versions: dict[int | None, list[str]] = {}
+    for file in files:
+        versions.setdefault(file.version, []).append(file.source)
+    # Files of no version may differ among themselves.
+    sources = {
+        version: _read(found, *([] if version else ["union_by_name = true"])) for version, found in versions.items()
+    }
+    return relation(table, typed, sources)
+
+
+def _failing(table: Table, unusable: Unusable) -> str:
+    """A SELECT in the place of a file that cannot be used: it fails, unless a filter leaves out its model or recipe."""
+    fails = f"error({literal(UNUSABLE + unusable.reason)})"
+    names = {"model": unusable.partition.model, "recipe": unusable.partition.recipe}
+    columns = ", ".join(
+        literal(known) if (known := names.get(column.name)) else f"CAST({fails} AS {sql_type(column.type)})"
+        for column in table.columns
+    )
+    return f"SELECT {columns} WHERE {fails} IS NULL"
+
+
+def _read(sources: Sequence[str], *options: str) -> str:
+    """The call that reads the files."""
+    return f"read_parquet({', '.join([_list(sources), 'hive_partitioning = false', *options])})"
+
+
+def _provenance(files: Sequence[File]) -> str:
+    """The SELECT over the footers of all files."""
+    columns = {
+        name: f"json_extract_string(footer, '$.{name}')"
+        for name in ("model", "recipe", "fingerprint", "study", "code_version", "device", "dtype")
+    } | {
+        "seed": "CAST(json_extract(footer, '$.seed') AS BIGINT)",
+        "seconds": "CAST(json_extract(footer, '$.seconds') AS DOUBLE)",
+        "created_at": "CAST(json_extract_string(footer, '$.created_at') AS TIMESTAMPTZ)",
+        "inputs_json": "CAST(json_extract(footer, '$.inputs') AS VARCHAR)",
+        "libraries_json": "CAST(json_extract(footer, '$.libraries') AS VARCHAR)",
+        "violations": "CAST(json_extract(footer, '$.violations') AS VARCHAR[])",
+        "content_hash": "json_extract_string(footer, '$.content_hash')",
+        "provenance_hash": "json_extract_string(footer, '$.provenance_hash')",
+        "rows": "num_rows",
+        "bytes": "CAST(file_size_bytes AS BIGINT)",
+    }
+    selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
+    if not files:
+        nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
+        return f"SELECT '' AS table_name, '' AS path, '' AS source, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
+    sources = _list([file.source for file in files])
+    paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
+    footers = (
+        f"SELECT file_name AS source, decode(value)::JSON AS footer FROM parquet_kv_metadata({sources}) "  # noqa: S608
+        f"WHERE key = {literal(FOOTER_KEY.decode())}::BLOB"
+    )
+    places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
+    sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
+    return (
+        f"SELECT table_name, path, source, {selected} FROM ({footers}) "  # noqa: S608
+        f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
+    )
+
+
+def _list(texts: Sequence[str]) -> str:
+    """The texts as a SQL list; one literal, because DuckDB takes long to bind ten thousand."""
+    return f"{literal(json.dumps(texts))}::JSON::VARCHAR[]"
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, root: Place, gibibytes: float) -> None:
+    """Closes every way out of the tables' files; the order matters, the last step forbids all further ones."""
+    # DuckDB compares where a file really lies; an open file that was replaced still says its folder.
+    folders = _list([str(root / name) for name in TABLES])
+    for setting in (
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "temp_directory = ''",
+        f"memory_limit = '{gibibytes * 1024:.0f} MiB'",
+        f"allowed_directories = {folders}",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
+
+
+def _view(layer: str, path: Path, text: str) -> View:
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import traverse_scope
+
+    sql = text.strip().removesuffix(";")
+    try:
+        trees = sqlglot.parse(sql, dialect="duckdb")
+    except sqlglot.ParseError as error:
+        raise CatalogueError(f"{path}: {str(error).partition(chr(10))[0]}") from error
+    if len(trees) != 1 or not isinstance(trees[0], exp.Query):
+        raise CatalogueError(f"{path} must hold one SELECT and nothing else")
+    sources = [source for scope in traverse_scope(trees[0]) for source in scope.sources.values()]
+    # A table function is a source too, but has no name of its own.
+    reads = {source.name for source in sources if isinstance(source, exp.Table) and source.name}
+    header = _HEADER.match(sql + "\n")
+    prose, notes = split_header(header.group().splitlines() if header else (), path)
+    return View(path.stem, layer, sql, prose, tuple(trees[0].named_selects), notes, tuple(sorted(reads)), path)

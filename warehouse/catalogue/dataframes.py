@@ -1,0 +1,91 @@
+"""Tables and views for the libraries of Python: polars, Arrow, Hugging Face.
+
+Rows are passed on as they are kept; asking in SQL is the catalogue's business.
+"""
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset
+
+from prunescope.warehouse.catalogue.database import PROVENANCE, connect, view_sql
+from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
+from prunescope.warehouse.core.quoting import quoted
+from prunescope.warehouse.schema.table import Table
+from prunescope.warehouse.storage.location import Place, is_local
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.snapshot import Snapshot, damage_explained
+from prunescope.warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def scan(name: str, root: Place | str) -> pl.LazyFrame:
+    """As `prunescope.scan`."""
+    paths = _files(name, root)
+    if paths is None:
+        return pl.LazyFrame(_rows(name, root))
+    if not paths:
+        return pl.LazyFrame(schema=pl.Schema(pl.DataFrame(TABLES[name].arrow().empty_table()).schema))
+    return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+
+
+def arrow(name: str, root: Place | str) -> pyarrow.dataset.Dataset:
+    """As `prunescope.arrow`."""
+    paths = _files(name, root)
+    if paths is None:
+        return pyarrow.dataset.dataset(_rows(name, root))
+    return pyarrow.dataset.dataset(paths, schema=_plain(TABLES[name]), format="parquet")
+
+
+def dataset(name: str, root: Place | str) -> "datasets.Dataset":
+    """As `prunescope.dataset`."""
+    import datasets
+
+    rows = _rows(name, root)
+    plain = [field.with_type(_without_codes(field.type)).remove_metadata() for field in rows.schema]
+    return datasets.Dataset(rows.cast(pa.schema(plain)))
+
+
+def _files(name: str, root: Place | str) -> list[str] | None:
+    """The files of a table that may be read as they lie; None where DuckDB has to put the rows together.
+
+    That is so for views, for a warehouse on an object store, and where a file comes from another version of its table.
+
+    Raises:
+        WarehouseError: there is no such table or view, or a footer is damaged.
+    """
+    _require(name)
+    store = Store(root)
+    if name not in TABLES or not is_local(store.root):
+        return None
+    snapshot = Snapshot(store)
+    snapshot.close()
+    for unusable in snapshot.unusable:
+        if unusable.partition.table == name:
+            raise DamagedFileError(unusable.reason)
+    files = [file for file in snapshot.files if file.partition.table == name]
+    is_present = all(file.version == TABLES[name].version for file in files)
+    return [str(file.partition.path) for file in files] if is_present else None
+
+
+def _require(name: str) -> None:
+    if name not in TABLES and name not in view_sql() and name != PROVENANCE:
+        raise WarehouseError(f"there is no table or view {name!r}; `prunescope tables` lists them")
+
+
+def _rows(name: str, root: Place | str) -> pa.Table:
+    _require(name)
+    with connect(root) as connection, damage_explained(connection):
+        return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - it exists
+
+
+def _plain(table: Table) -> pa.Schema:
+    """The table's schema with words in the place of codes, whose dictionaries differ from file to file."""
+    return pa.schema([field.with_type(_without_codes(field.type)) for field in table.arrow()])
+
+
+def _without_codes(of: pa.DataType) -> pa.DataType:
+    return of.value_type if pa.types.is_dictionary(of) else of

@@ -1,0 +1,1 @@
+"""Errors, limits, SQL quoting and number formats that the whole warehouse uses."""

@@ -1,0 +1,265 @@
+"""Rows as text or bytes: terminal table, CSV, JSON, Markdown, LaTeX, Parquet.
+
+Only rows to text; where the text goes is the caller's business.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC
+from decimal import Decimal
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+from tabulate import tabulate
+
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.core.quoting import visible
+
+Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
+FORMATS: tuple[str, ...] = get_args(Format)
+NULL = "–"
+# How DuckDB calls the zone of all times here.
+_UTC = {"UTC", "Etc/UTC"}
+# What a person still reads; the other formats have every row.
+TEXT_ROWS = 500
+
+
+def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str | bytes:
+    """The rows in one of `FORMATS`; Parquet as bytes, all else as text that ends in a newline.
+
+    Args:
+        rows: any result of a query.
+        to: the format.
+        digits: significant digits of floats in table, markdown and latex; the other formats are exact.
+        width: characters a line of format table.
+
+    Raises:
+        WarehouseError: there is no such format.
+    """
+    rows = _without_intervals(rows)
+    twice = next((name for name in rows.column_names if rows.column_names.count(name) > 1), None)
+    if twice is not None and to in {"json", "parquet"}:
+        raise WarehouseError(f"two columns are named {twice!r}, which {to} cannot keep apart; give one an alias (as)")
+    if to == "parquet":
+        return _parquet(rows)
+    writers: dict[str, Callable[[], str]] = {
+        "table": lambda: to_text(rows, width, digits=digits),
+        "csv": lambda: _csv(rows),
+        "json": lambda: _json(rows),
+        "markdown": lambda: _markdown(rows, digits),
+        "latex": lambda: _latex(rows, digits),
+    }
+    if to not in writers:
+        raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
+    return writers[to]()
+
+
+def _without_intervals(rows: pa.Table) -> pa.Table:
+    """The rows with intervals as text, which neither CSV nor Parquet can hold."""
+    for index, field in enumerate(rows.schema):
+        if field.type == pa.month_day_nano_interval():
+            texts = [None if value is None else _interval(value) for value in rows.column(index).to_pylist()]
+            rows = rows.set_column(index, field.name, pa.array(texts, pa.string()))
+    return rows
+
+
+def _interval(value: pa.MonthDayNano) -> str:
+    """Such as `1 months 2 days 3.5 seconds`; zero parts are left out."""
+    parts = [(value.months, "months"), (value.days, "days"), (value.nanoseconds / 1e9, "seconds")]
+    return " ".join(f"{amount:g} {unit}" for amount, unit in parts if amount) or "0 seconds"
+
+
+def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
+    """The rows as a table for a terminal of that width.
+
+    One row is turned on its side. Of more rows, columns that do not fit are named below the table, and rows after the
+    first 500 are counted there.
+    """
+    shown = rows.slice(0, TEXT_ROWS)
+    names = [visible(name) for name in rows.column_names]
+    cells = [[visible(cell) for cell in column] for column in _cells(shown, digits)]
+    numeric = [_is_number(field.type) for field in rows.schema]
+    if rows.num_rows == 1:
+        return _drawn(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
+    fitting, used = 0, 1
+    for name, column in zip(names, cells, strict=True):
+        used += 3 + min(max(Text(text).cell_len for text in [name, *column]), max(len(name), 40))
+        if used > width and fitting:
+            break
+        fitting += 1
+    text = _drawn(names[:fitting], cells[:fitting], numeric[:fitting], width)
+    if fitting < len(names):
+        text += f"{len(names) - fitting} more columns: {', '.join(names[fitting:])}\n"
+    if rows.num_rows > TEXT_ROWS:
+        text += f"{rows.num_rows - TEXT_ROWS} more rows; write them to a file with --format csv -o FILE\n"
+    return text
+
+
+def _drawn(names: list[str], cells: list[list[str]], numeric: list[bool], width: int) -> str:
+    table = RichTable(box=SIMPLE_HEAD, header_style="bold")
+    for name, is_number in zip(names, numeric, strict=True):
+        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for row in zip(*cells, strict=True):
+        table.add_row(*(Text(cell) for cell in row))  # Text, so that brackets in a token are no markup
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def _csv(rows: pa.Table) -> str:
+    """NULL is an empty field, an empty text is quoted, a list is JSON."""
+    columns = [
+        pa.array([None if value is None else _dumps(value) for value in _values(column)], pa.string())
+        if pa.types.is_nested(column.type)
+        else column.cast(column.type.value_type)
+        if pa.types.is_dictionary(column.type)
+        else column
+        for column in rows.columns
+    ]
+    # Arrow quotes every name of a header, which some readers then keep, so the header is written apart.
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\n").writerow(rows.column_names)
+    body = io.BytesIO()
+    flat = pa.Table.from_arrays(columns, names=rows.column_names)
+    pyarrow.csv.write_csv(flat, body, pyarrow.csv.WriteOptions(include_header=False))
+    return header.getvalue() + body.getvalue().decode()
+
+
+def plain_rows(rows: pa.Table) -> list[list[object]]:
+    """The rows in JSON's types: dates and intervals as texts, bytes in hexadecimal, NaN and infinity as in `_plain`."""
+    columns = [_values(column) for column in _without_intervals(rows).columns]
+    return [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
+
+
+def _json(rows: pa.Table) -> str:
+    """A list of objects, one a line; NaN and infinity, which JSON lacks, are the texts NaN, Infinity, -Infinity."""
+    columns = [_values(column) for column in rows.columns]
+    objects = [_dumps(dict(zip(rows.column_names, row, strict=True))) for row in zip(*columns, strict=True)]
+    return "[\n" + ",\n".join(objects) + "\n]\n" if objects else "[]\n"
+
+
+def _markdown(rows: pa.Table, digits: int) -> str:
+    return _tabulated(rows, digits, "pipe", markdown_escaped)
+
+
+def _latex(rows: pa.Table, digits: int) -> str:
+    # tabulate escapes LaTeX's special characters itself; it only must not see line breaks.
+    return _tabulated(rows, digits, "latex_booktabs", lambda text: " ".join(visible(text, keep="\n\t").split()))
+
+
+def _tabulated(rows: pa.Table, digits: int, style: str, escape: Callable[[str], str]) -> str:
+    cells = [[escape(cell) for cell in column] for column in _cells(rows, digits)]
+    headers = [escape(name) for name in rows.column_names]
+    align = ["right" if _is_number(field.type) else "left" for field in rows.schema]
+    text = tabulate(
+        list(zip(*cells, strict=True)),
+        headers=headers,
+        tablefmt=style,
+        disable_numparse=True,
+        colalign=align if rows.num_rows else None,
+    )
+    if not rows.num_rows:  # tabulate then forgets LaTeX's column letters
+        text = text.replace(r"\begin{tabular}{}", rf"\begin{{tabular}}{{{''.join(side[0] for side in align)}}}", 1)
+    return f"{text}\n"
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(rows.combine_chunks(), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _cells(rows: pa.Table, digits: int) -> list[list[str]]:
+    """The columns as texts for a person."""
+    return [[shown_cell(value, digits) for value in _values(column)] for column in rows.columns]
+
+
+def shown_cell(value: object, digits: int) -> str:
+    """One value as text for a person."""
+    match value:
+        case None:
+            text = NULL
+        case bool():
+            text = "true" if value else "false"
+        case float():
+            # Thousands stay readable: no exponent, and no digit before the point is lost.
+            text = f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
+        case Decimal():
+            text = str(int(value)) if value == value.to_integral_value() else f"{value:.{digits}g}"
+        case list():
+            text = ", ".join(shown_cell(item, digits) for item in value)
+        case dict():
+            text = ", ".join(f"{key}: {shown_cell(item, digits)}" for key, item in value.items())
+        case bytes():
+            text = value.hex()
+        case _:
+            text = str(value)
+    return text
+
+
+def _values(column: pa.ChunkedArray) -> list[object]:
+    """Python values; a float32 as the shortest decimal that gives it back, not as its long double."""
+    if pa.types.is_float32(column.type):
+        column = column.cast(pa.string()).cast(pa.float64())
+    elif pa.types.is_list(column.type):
+        import pyarrow.compute as pc  # its functions are made when it is imported, which takes long
+
+        items = iter(_values(pc.list_flatten(column)))
+        lengths = pc.list_value_length(column).to_pylist()
+        return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
+    elif pa.types.is_timestamp(column.type) and column.type.tz in _UTC:
+        # Arrow imports pandas for a time with a zone.
+        plain = column.cast(pa.timestamp(column.type.unit)).to_pylist()
+        return [None if value is None else value.replace(tzinfo=UTC) for value in plain]
+    return list(column.to_pylist())
+
+
+def _is_number(of: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of))
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: object) -> object:
+    """The value in JSON's types."""
+    plain: object
+    match value:
+        case None | bool() | int() | str():
+            plain = value
+        case float():
+            plain = value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+        case Decimal():
+            plain = int(value) if value == value.to_integral_value() else float(value)
+        case pa.MonthDayNano():
+            plain = _interval(value)
+        case list() | tuple():  # a map comes as a list of pairs
+            plain = [_plain(item) for item in value]
+        case dict():
+            plain = {key: _plain(item) for key, item in value.items()}
+        case bytes():
+            plain = value.hex()
+        case _:
+            plain = str(value)
+    return plain
+
+
+def markdown_escaped(text: str) -> str:
+    """The text as a cell of a Markdown table shows it."""
+    text = visible(text, keep="\n").replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"([|*`\[\]~$])", r"\\\1", text)
+    # Within a word an underscore is only an underscore, and column names stay readable.
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    return text.replace("\n", "<br>")

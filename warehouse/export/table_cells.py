@@ -1,0 +1,169 @@
+"""Rows and a layout as a table ready to be written, and as Markdown.
+
+What the numbers and marks are is decided in `rounding` and `marks`; LaTeX is made in `latex_table`, HTML in `html`.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pyarrow as pa
+
+from prunescope.warehouse.core.formats import NULL, markdown_escaped, shown_cell
+from prunescope.warehouse.export import best_marks
+from prunescope.warehouse.export.best_marks import Mark
+from prunescope.warehouse.export.rounding import Number, rounded
+from prunescope.warehouse.export.table_spec import Layout, Shown
+
+_POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands at one place: a number, or text that is not escaped yet."""
+
+    content: Number | str
+    mark: Mark = Mark.NONE
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A table ready to be written.
+
+    Attributes:
+        name: for labels and ids.
+        caption: above it.
+        notes: below it, one sentence or more each.
+        headings: with units.
+        is_number: which columns are set flush right.
+        rows: cells, row by row.
+        breaks: rows before which a new group begins.
+        key: places of the columns that tell rows apart.
+    """
+
+    name: str
+    caption: str
+    notes: tuple[str, ...]
+    headings: tuple[str, ...]
+    is_number: tuple[bool, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    breaks: frozenset[int]
+    key: frozenset[int] = frozenset()
+
+
+def printed(name: str, rows: pa.Table, layout: Layout, key: Collection[str] = ()) -> Printed:
+    """The table that a layout makes of rows.
+
+    Args:
+        name: the view's.
+        rows: its rows.
+        layout: which columns are shown, and how.
+        key: names of the columns that tell rows apart.
+    """
+    values = {column: rows[column].to_pylist() for shown in layout.columns for column in shown.reads}
+    groups = list(zip(*(rows[column].to_pylist() for column in layout.within), strict=True)) or [()] * rows.num_rows
+    recipes = rows["recipe"].to_pylist() if "recipe" in rows.column_names else [None] * rows.num_rows
+    free = [recipe not in layout.unmarked for recipe in recipes]
+    columns, notes = [], [layout.note] if layout.note else []
+    for shown in layout.columns:
+        found = _marks(shown, values, groups, free)
+        numbers = values[shown.name]
+        columns.append([Cell(_content(shown, values, index), found[index]) for index in range(len(numbers))])
+    if any(cell.mark is not Mark.NONE for column in columns for cell in column):
+        has_errors = any(shown.best and shown.error for shown in layout.columns)
+        notes.append(best_marks.NOTE if has_errors else best_marks.PLAIN_NOTE)
+    return Printed(
+        name=name,
+        caption=layout.caption,
+        notes=tuple(notes),
+        headings=tuple(shown.title for shown in layout.columns),
+        is_number=tuple(_is_number(shown, rows.schema.field(shown.name).type) for shown in layout.columns),
+        rows=tuple(zip(*columns, strict=True)),
+        breaks=frozenset(index for index, (one, other) in enumerate(pairwise(groups), start=1) if one != other),
+        key=frozenset(at for at, shown in enumerate(layout.columns) if shown.name in key),
+    )
+
+
+def to_markdown(table: Printed) -> str:
+    """A pipe table with its caption above and its notes below."""
+    lines = [f"**{markdown_escaped(table.caption)}**", ""]
+    lines.append(_piped(markdown_escaped(heading) for heading in table.headings))
+    lines.append(_piped("--:" if number else ":--" for number in table.is_number))
+    lines += [_piped(_markdown_cell(cell) for cell in row) for row in table.rows]
+    for note in table.notes:
+        lines += ["", markdown_escaped(note)]
+    return "\n".join(lines) + "\n"
+
+
+def number_text(number: Number) -> str:
+    """The number in Unicode, such as `(6.9 ± 0.2) × 10⁻⁵`."""
+    text = number.value
+    if number.error:
+        text += f" ± {number.error}"
+    if number.interval:
+        text += f" [{', '.join(number.interval)}]"
+    text = text.replace("-", "−")
+    if number.exponent:
+        text = f"({text})" if number.error or number.interval else text
+        text += f" × 10{str(number.exponent).translate(_POWERS)}"
+    return text.replace("inf", "∞")
+
+
+def _content(shown: Shown, values: dict[str, list[object]], index: int) -> Number | str:
+    value = values[shown.name][index]
+    if value is None:
+        return NULL
+    if shown.of:
+        whole = values[shown.of][index]
+        return f"{value} of {whole}" if whole else NULL
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return shown_cell(value, shown.digits)
+    if isinstance(value, int) and not shown.error and not shown.interval and shown.scale == 1:
+        return str(value)
+    error = _float(values[shown.error][index] if shown.error else None, shown.scale)
+    ends = [_float(values[end][index], shown.scale) for end in shown.interval]
+    interval = [end for end in ends if end is not None]
+    scaled = float(value) * shown.scale
+    return rounded(scaled, error, interval if len(interval) == 2 else None, shown.digits)
+
+
+def _float(value: object, scale: int) -> float | None:
+    return float(value) * scale if isinstance(value, (int, float)) else None
+
+
+def _marks(shown: Shown, values: dict[str, list[object]], groups: Sequence[object], free: Sequence[bool]) -> list[Mark]:
+    """The marks of one column, group by group."""
+    found = [Mark.NONE] * len(groups)
+    if not shown.best:
+        return found
+    places: dict[object, list[int]] = {}
+    for index, group in enumerate(groups):
+        if free[index]:
+            places.setdefault(group, []).append(index)
+    for together in places.values():
+        numbers = [_float(values[shown.name][index], 1) for index in together]
+        errors = [_float(values[shown.error][index], 1) if shown.error else None for index in together]
+        for index, mark in zip(
+            together, best_marks.marks(numbers, errors, smaller_is_better=shown.best == "min"), strict=True
+        ):
+            found[index] = mark
+    return found
+
+
+def _is_number(shown: Shown, of: pa.DataType) -> bool:
+    return bool(shown.of or pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of))
+
+
+def _piped(cells: Iterator[str] | Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = number_text(cell.content) if isinstance(cell.content, Number) else markdown_escaped(cell.content)
+    match cell.mark:
+        case Mark.BEST:
+            return f"**{text}**"
+        case Mark.SECOND:
+            return f"<u>{text}</u>"
+        case _:
+            return text

@@ -1,0 +1,1 @@
+"""Diagnostics, verification and garbage collection of a warehouse."""

@@ -1,0 +1,135 @@
+"""Looks a warehouse over and says what is wrong with it and what to do.
+
+It changes nothing; the fixes are the user's.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.quality.foreign_keys import orphans
+from prunescope.warehouse.schema.migrations import lacks, version_of
+from prunescope.warehouse.schema.table import Table
+from prunescope.warehouse.storage.atomic_write import is_temporary, temporaries
+from prunescope.warehouse.storage.location import Place
+from prunescope.warehouse.storage.partition_store import PART, Store
+from prunescope.warehouse.storage.provenance import read_footer
+from prunescope.warehouse.tables import TABLES
+
+LOW_SPACE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the doctor saw.
+
+    Attributes:
+        level: error where results are wrong or cannot be kept, warning for all else.
+        subject: the file or folder.
+        message: what is wrong with it.
+        fix: what to do.
+    """
+
+    level: Literal["error", "warning"]
+    subject: str
+    message: str
+    fix: str
+
+
+def diagnose(root: Place | str) -> list[Finding]:
+    """All findings about the warehouse, empty where it is well. Reads every file whole."""
+    store = Store(root)
+    findings = list(_place(store.root))
+    if store.root.is_dir():
+        for table in TABLES.values():
+            findings += _table(store, table)
+        findings += _strangers(store.root)
+        findings += [
+            Finding("warning", str(path), "left behind by a run that was killed", "delete it")
+            for path in temporaries(store.root)
+        ]
+    if not any(finding.level == "error" for finding in findings):
+        findings += _views(store.root)
+    return findings
+
+
+def _place(root: Place) -> Iterator[Finding]:
+    if not isinstance(root, Path):  # a store tells neither space nor permissions; reading and writing do
+        return
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not existing.is_dir():
+        yield Finding("error", str(existing), "is a file, not a folder", "choose another place with --warehouse")
+        return
+    if not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("error", str(existing), "cannot be written", "make it writable, or use --warehouse")
+    free = shutil.disk_usage(existing).free
+    if free < LOW_SPACE:
+        yield Finding("warning", str(existing), f"has {free >> 20} MiB left", "free some space, or use --warehouse")
+
+
+def _table(store: Store, table: Table) -> Iterator[Finding]:
+    for path in store.files(table.name):
+        if path.name == PART:
+            yield from _partition(store, table, path)
+        elif not is_temporary(path):
+            yield Finding("warning", str(path), "is no partition and is not read", "move it out of the warehouse")
+
+
+def _partition(store: Store, table: Table, path: Place) -> Iterator[Finding]:
+    again = "delete it and run its study again"
+    try:
+        footer = read_footer(path)
+        model, recipe = footer.provenance.model, footer.provenance.recipe
+        if store.path(table, model, recipe) != path:
+            names = model if recipe is None else f"{model}@{recipe}"
+            yield Finding("error", str(path), f"holds {names}, whose place is another", again)
+            return
+        store.read(table, model, recipe)
+    except FileNotFoundError:  # removed since it was listed
+        return
+    except WarehouseError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return
+        yield Finding("error", str(path), str(error), again)
+        return
+    for violation in footer.violations:
+        yield Finding("error", str(path), f"breaks a check: {violation}", "run its study again, then report it")
+    version = version_of(table, footer.schema)
+    if version is None:
+        wanted, found = set(table.arrow().names), set(footer.schema.names)
+        differing = ", ".join(sorted(wanted ^ found)) or "their types"
+        message = f"fits no version of its table: its columns differ in {differing}"
+        yield Finding("warning", str(path), message, "run its study again")
+    elif version < table.version:
+        message = f"was written by version {version} of its table, which has {table.version} now: it is read"
+        lacking = ", ".join(lacks(table, version))
+        yield Finding(
+            "warning", str(path), f"{message} with NULL for {lacking}" if lacking else message, "run its study again"
+        )
+
+
+def _strangers(root: Place) -> Iterator[Finding]:
+    for name in sorted(path.name for path in root.iterdir()):
+        if name not in TABLES and not name.startswith(("_", ".")):
+            yield Finding("warning", str(root / name), "is none of the tables", "move it out of the warehouse")
+
+
+def _views(root: Place) -> Iterator[Finding]:
+    try:
+        connection = connect(root)
+    except WarehouseError as error:
+        yield Finding("error", "sql", str(error), "install the package again, or mend the view")
+        return
+    with connection:
+        for table in TABLES.values():
+            for reference in table.references:
+                missing = connection.sql(orphans(table, reference)).fetchall()
+                if missing:
+                    message = f"{len(missing)} of its {' @ '.join(reference.columns)} are not in {reference.table}"
+                    such = f"{message}, such as {'@'.join(missing[0])}"
+                    yield Finding("error", table.name, such, "run its study again, or move its files away")

@@ -1,0 +1,131 @@
+"""Whether the files of the tables are as they were written: every byte against its seal, the rows against their hash.
+
+Looks and tells; what to do with a file that changed is the user's choice. Whether rows make sense is `checks.py`'s.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import pyarrow.parquet as pq
+
+from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
+from prunescope.warehouse.storage.file_checksum import is_intact
+from prunescope.warehouse.storage.location import Place, failures, fetch
+from prunescope.warehouse.storage.partition_store import PART, Store
+from prunescope.warehouse.storage.provenance import BROKEN, Footer, read_footer
+from prunescope.warehouse.storage.row_hash import KIND, RowsHash
+from prunescope.warehouse.tables import TABLES
+
+State = Literal["intact", "changed", "unverifiable", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one file.
+
+    Attributes:
+        path: the file.
+        state: unverifiable where the file was written before there were hashes and every page of it can be read,
+            unreadable where the system or the store does not let us read it.
+        reason: what is wrong, in words; empty where nothing is.
+        bytes: its size.
+    """
+
+    path: Place
+    state: State
+    reason: str
+    bytes: int
+
+
+def verify(store: Store) -> Iterator[Verdict]:
+    """Reads every file of every table whole, table by table; one that cannot be read does not stop it.
+
+    Raises:
+        WarehouseError: the warehouse cannot be listed.
+    """
+    for table in TABLES.values():
+        for path in store.files(table.name):
+            if path.name == PART:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    yield verify_file(path)
+
+
+def verify_file(path: Place) -> Verdict:
+    """Compares a partition's bytes with its seal, its provenance and its rows with their hashes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(path, Path):
+        return _verdict(path, path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / PART
+        try:
+            fetch(path, copy)
+        except FileNotFoundError:
+            raise
+        except failures() as error:
+            return Verdict(path, "unreadable", _reason(error), 0)
+        return _verdict(copy, path)
+
+
+def _verdict(file: Path, path: Place) -> Verdict:
+    size = 0
+    try:
+        with file.open("rb") as opened:
+            size = opened.seek(0, io.SEEK_END)
+            reason = _difference(opened, file)
+    except FileNotFoundError:
+        raise
+    except (OSError, WarehouseError) as error:
+        is_damage = isinstance(error, OSError) and error.errno is None  # Arrow's word for bytes that cannot be
+        return Verdict(path, "changed" if is_damage else "unreadable", _reason(error), size)
+    if reason is None:
+        return Verdict(path, "unverifiable", "written before there were hashes; all its pages can be read", size)
+    return Verdict(path, "changed" if reason else "intact", reason, size)
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(getattr(cause, "strerror", None) or cause).partition("\n")[0]
+
+
+def _difference(opened: BinaryIO, file: Path) -> str | None:
+    """What differs from what the footer says; empty where nothing does, None where it says nothing."""
+    seal = is_intact(opened)
+    try:
+        footer = read_footer(file)
+        if seal is None and footer.content_hash is None:
+            _read_whole(file)
+            return None
+        rows = _rows_differ(file, footer)
+    except (DamagedFileError, *BROKEN) as error:
+        return str(error).removeprefix(f"{file} ").partition("\n")[0]
+    if rows:
+        return rows
+    if footer.provenance_hash != footer.provenance.hash:
+        return "its provenance is not the one that it was written with"
+    return "" if seal else "its rows are intact, but a byte beside them is not as it was written"
+
+
+def _read_whole(file: Path) -> None:
+    """Decodes every page, and compares it with its checksum where it has one; raises where that fails."""
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        for _ in parquet.iter_batches():
+            pass
+
+
+def _rows_differ(file: Path, footer: Footer) -> str:
+    kind = (footer.content_hash or "").partition(":")[0]
+    if kind != KIND:
+        return f"the hash of its rows is of a kind that is not known here ({kind!r})"
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        found = RowsHash(parquet.schema_arrow)
+        for batch in parquet.iter_batches():
+            found.update(batch)
+    return "" if found.hexdigest() == footer.content_hash else "its rows are not those that it was written with"

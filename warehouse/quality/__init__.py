@@ -1,0 +1,1 @@
+"""Checks of a partition: schema rules, plausibility, foreign keys."""

@@ -1,0 +1,157 @@
+"""The checks that a table's definition implies, run on the rows of one partition in one query.
+
+What to do about a violation is the caller's choice; nothing here changes rows.
+"""
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from prunescope.warehouse.core.quoting import literal, quoted
+from prunescope.warehouse.quality import fast_checks
+from prunescope.warehouse.schema.table import Column, Table
+
+NOT_EMPTY, KEY_UNIQUE = "not_empty", "key_is_unique"
+NOT_NULL, FINITE, IN_RANGE, LEGAL_VALUES = "no_unexpected_null", "finite", "in_range", "legal_values"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Rows that break one check.
+
+    Attributes:
+        check: one of `check_names`.
+        rows_failing: how many rows.
+        example: one such row in words, the same one every time.
+    """
+
+    check: str
+    rows_failing: int
+    example: str
+
+    def __str__(self) -> str:
+        """One sentence for a footer or a log."""
+        return f"{self.check}: {self.rows_failing} rows, such as {self.example}"
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A SQL condition that is true for a failing row, and the value to show; `column` is empty for an invariant."""
+
+    column: str
+    check: str
+    fails: str
+    shown: str
+    rule: str
+
+
+def check_names(table: Table) -> list[str]:
+    """The names of the checks that `violations` runs for this table, in order."""
+    kinds = dict.fromkeys(test.check for test in _tests(table))
+    return [*([] if table.may_be_empty else [NOT_EMPTY]), KEY_UNIQUE, *kinds]
+
+
+def violations(table: Table, rows: pa.Table) -> list[Violation]:
+    """All checks of the table on these rows.
+
+    NaN and infinity break `finite`; NULL breaks only `no_unexpected_null`, and an invariant that comes out as NULL
+    holds.
+
+    Args:
+        table: the definition.
+        rows: rows with the table's columns.
+    """
+    if rows.num_rows == 0:
+        return [] if table.may_be_empty else [Violation(NOT_EMPTY, 0, "the partition has no row")]
+    # SQL over every column costs three times what writing the rows does, so that it looks at doubtful ones only.
+    sound = {column.name for column in table.columns if fast_checks.is_sound(column, rows[column.name])}
+    tests = [test for test in _tests(table) if test.column not in sound]
+    is_key_proved = fast_checks.is_key_unique(rows, table.key)
+    if is_key_proved and not tests:
+        return []
+    key = ", ".join(quoted(name) for name in table.key)
+    distinct_keys = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM rows))"  # noqa: S608
+    # An aggregate in either case: without one the answer has as many rows as there are.
+    keys = "count(*)" if is_key_proved else f"max({distinct_keys})"
+    counts = ", ".join([keys, *(f"count(*) FILTER (WHERE {test.fails})" for test in tests)])
+    with engine(os.getpid()).cursor() as connection:
+        connection.register("rows", _widened(rows))
+        # Names and conditions come from the table's definition, never from data.
+        distinct, *failing = _one(connection, f"SELECT {counts} FROM rows")  # noqa: S608
+        found = []
+        if distinct != rows.num_rows:
+            query = f"SELECT {key} FROM rows GROUP BY {key} HAVING count(*) > 1 ORDER BY ALL LIMIT 1"  # noqa: S608
+            repeated = _one(connection, query)
+            found.append(Violation(KEY_UNIQUE, rows.num_rows - distinct, f"{_named(table, repeated)} repeats"))
+        for test, count in zip(tests, failing, strict=True):
+            if count:
+                query = f"SELECT {test.shown}, {key} FROM rows WHERE {test.fails} ORDER BY ALL LIMIT 1"  # noqa: S608
+                shown, *where = _one(connection, query)
+                example = f"{test.rule.format(shown=shown)} at {_named(table, where)}"
+                found.append(Violation(test.check, count, example))
+    return found
+
+
+@functools.cache
+def engine(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001
+    """A database of this process; one cannot be used after a fork.
+
+    To make one takes ten times what the checks of a small partition do. Rows are registered with a cursor, which alone
+    sees them, and are let go of with it.
+    """
+    return duckdb.connect()
+
+
+def _widened(rows: pa.Table) -> pa.Table:
+    """The rows with float16 lists as float32, because DuckDB takes float16 from Parquet and not from Arrow."""
+    halves = pa.list_(pa.float16())
+    fields = [field.with_type(pa.list_(pa.float32())) if field.type == halves else field for field in rows.schema]
+    return rows.cast(pa.schema(fields))
+
+
+def _one(connection: duckdb.DuckDBPyConnection, query: str) -> list[Any]:
+    [row] = connection.execute(query).fetchall()
+    return list(row)
+
+
+def _named(table: Table, values: list[object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in zip(table.key, values, strict=True))
+
+
+def _tests(table: Table) -> list[_Test]:
+    tests = [test for column in table.columns for test in _column_tests(column)]
+    # Grouped by kind, so that the names come in one order however the columns are mixed.
+    tests.sort(key=lambda test: [NOT_NULL, FINITE, IN_RANGE, LEGAL_VALUES].index(test.check))
+    for invariant in table.invariants:
+        rule = invariant.condition.replace("{", "{{").replace("}", "}}") + " is false"
+        tests.append(_Test("", invariant.name, f"NOT ({invariant.condition})", "NULL", rule))
+    return tests
+
+
+def _column_tests(column: Column) -> list[_Test]:
+    name, tests = quoted(column.name), []
+    if not column.nullable:
+        tests.append(_Test(column.name, NOT_NULL, f"{name} IS NULL", "NULL", f"{column.name} is NULL"))
+    floating = pa.types.is_floating(column.type)
+    if floating:
+        tests.append(_Test(column.name, FINITE, f"NOT isfinite({name})", name, f"{column.name} = {{shown}}"))
+    elif pa.types.is_list(column.type) and pa.types.is_floating(column.type.value_type):
+        fails = f"len(list_filter({name}, lambda x: NOT isfinite(x))) > 0"
+        tests.append(_Test(column.name, FINITE, fails, name, f"{column.name} = {{shown}}"))
+    bounds = []
+    if column.minimum is not None:
+        bounds.append((f"{name} < {column.minimum!r}", f"below {column.minimum}"))
+    if column.maximum is not None:
+        bounds.append((f"{name} > {column.maximum!r}", f"above {column.maximum}"))
+    for fails, bound in bounds:
+        finite = f"isfinite({name}) AND {fails}" if floating else fails
+        tests.append(_Test(column.name, IN_RANGE, finite, name, f"{column.name} = {{shown}} is {bound}"))
+    if column.values:
+        legal = ", ".join(literal(value) for value in column.values)
+        rule = f"{column.name} = {{shown}} is none of {', '.join(column.values)}"
+        tests.append(_Test(column.name, LEGAL_VALUES, f"{name} NOT IN ({legal})", name, rule))
+    return tests

@@ -1,0 +1,1 @@
+"""Table definitions: columns with unit and formula, migrations, sizes."""

@@ -1,0 +1,109 @@
+"""Files of earlier versions of a table, read as if this version had written them: new columns NULL, renamed ones moved.
+
+Which versions a table had stands in its definition; files are never rewritten here.
+"""
+
+from collections.abc import Mapping
+
+import duckdb
+import pyarrow as pa
+
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.schema.table import VERSION_KEY, Migration, Table
+
+
+def version_of(table: Table, schema: pa.Schema) -> int | None:
+    """The version of the table that a file was written by; None where its columns are those of no version.
+
+    Args:
+        table: the table.
+        schema: the file's Arrow schema. Files of the first versions do not tell theirs: it is then the newest one
+            with exactly these columns and types.
+    """
+    columns = dict(zip(schema.names, schema.types, strict=True))
+    told = (schema.metadata or {}).get(VERSION_KEY)
+    versions = range(table.version, 0, -1) if told is None else [int(told)]
+    return next((version for version in versions if columns == table.stored(version)), None)
+
+
+def lacks(table: Table, version: int) -> list[str]:
+    """The present columns of which files of a version know nothing."""
+    made = {name for migration in _later(table, version) for name in migration.computed}
+    return [column.name for column in table.columns if column.since > version and column.name not in made]
+
+
+def upgraded(table: Table, rows: pa.Table) -> pa.Table:
+    """The rows of a file with the table's present columns, in its order; what the file lacks is NULL.
+
+    A file of no version at all gives what columns it shares with the table.
+
+    Args:
+        table: the table.
+        rows: as the file has them, schema metadata included.
+
+    Raises:
+        WarehouseError: a column of a file of no version does not fit its type.
+    """
+    version = version_of(table, rows.schema)
+    if version == table.version:
+        return rows
+    for migration in _later(table, version):
+        rows = _migrated(rows, migration)
+    columns, fields = [], []
+    for field in table.arrow():
+        fields.append(field.with_nullable(True))
+        try:
+            found = rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+            columns.append(found.cast(field.type) if found.type != field.type else found)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise WarehouseError(
+                f"table {table.name}: column {field.name} is stored as {found.type}, which is no {field.type}; "
+                "run its study again"
+            ) from error
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=rows.schema.metadata))
+
+
+def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None, str]) -> str:
+    """The SELECT over files of several versions, with the table's present columns; the same as `upgraded` gives.
+
+    Args:
+        table: the table.
+        typed: its present columns, quoted, with their SQL types.
+        sources: by version (None: of no version) what follows FROM to read the files with all their columns.
+    """
+    empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
+    names = ", ".join(typed)
+    selects = []
+    for version, source in sources.items():
+        if version == table.version:
+            selects.append(f"SELECT {names} FROM {source}")  # noqa: S608 - names of ours
+            continue
+        read = f"SELECT * FROM {source}"  # noqa: S608
+        for migration in _later(table, version):
+            read = f"SELECT * EXCLUDE ({_replaced(migration)}), {_computed(migration)} FROM ({read})"  # noqa: S608
+        casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
+        selects.append(f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})")  # noqa: S608
+    return " UNION ALL ".join(selects) if selects else empty
+
+
+def _later(table: Table, version: int | None) -> list[Migration]:
+    """What has to be done to a file of a version, in order; nothing is known of a file of none."""
+    return [] if version is None else [each for each in table.migrations if each.to > version]
+
+
+def _migrated(rows: pa.Table, migration: Migration) -> pa.Table:
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
+        computed = connection.sql(f"SELECT {_computed(migration)} FROM rows").to_arrow_table()  # noqa: S608
+    rows = rows.drop_columns([column.name for column in migration.replaced])
+    for name in migration.computed:
+        rows = rows.append_column(name, computed[name])
+    return rows
+
+
+def _computed(migration: Migration) -> str:
+    return ", ".join(f"{expression} AS {name}" for name, expression in migration.computed.items())
+
+
+def _replaced(migration: Migration) -> str:
+    return ", ".join(column.name for column in migration.replaced)

@@ -1,0 +1,139 @@
+"""Files that appear whole or not at all. Knows nothing about tables; turns refusals into messages with a fix.
+
+On a disk: temporary name in the same folder, fsync, rename, fsync of the folder. On an object store: the file is made
+here, then one upload, which the store shows when it is complete; the last writer wins, a reader sees old or new, and
+nothing is ever copied and renamed. The parts of an upload that was killed are never seen; a lifecycle rule of the
+bucket removes them.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.storage.location import Place, failures, is_local, upload
+
+PREFIX = ".prunescope-tmp-"
+STALE_SECONDS = 3600.0
+
+_FIXES = {
+    errno.ENOSPC: "the disk is full: free some space or choose another place with --warehouse",
+    errno.EDQUOT: "your disk quota is used up: free some space or choose another place with --warehouse",
+    errno.EROFS: "the file system is read-only: choose another place with --warehouse",
+    errno.EACCES: "no permission: make it writable or choose another place with --warehouse",
+    errno.EPERM: "no permission: make it writable or choose another place with --warehouse",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place with --warehouse",
+    errno.EEXIST: "a file stands where a folder should: choose another place with --warehouse",
+    errno.EISDIR: "a folder stands where the file should: choose another name",
+    errno.ENOENT: "nothing can be made there: choose another place with --warehouse",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter place with --warehouse",
+    errno.EIO: "the disk failed: check it, then run again",
+}
+
+
+def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
+    """Has `writer` fill a temporary local file and puts it in the place of `path` in one step.
+
+    Args:
+        path: the final place; missing folders are made.
+        writer: writes the file that it is given, which does not exist yet and ends in the suffix of `path`.
+
+    Raises:
+        WarehouseError: the system or the store refused; whatever stood at `path` still stands there.
+    """
+    if not isinstance(path, Path):
+        with refusals_explained(path), tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+            whole = Path(folder) / f"whole{path.suffix}"
+            with refusals_explained(whole):
+                writer(whole)
+            upload(whole, path)
+        return
+    # The name says who writes, so that a later run can tell a leftover from work in progress.
+    temporary = path.parent / f"{PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    with refusals_explained(path):
+        _make_folder(path.parent)
+        try:
+            writer(temporary)
+            _sync(temporary)
+            os.replace(temporary, path)  # noqa: PTH105 - beside os.fsync, the three system calls that matter
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def temporaries(root: Place) -> Iterator[Path]:
+    """Leftover temporaries below `root`: their writer is dead, or they are older than an hour. A store has none."""
+    if not isinstance(root, Path):
+        return
+    for path in sorted(root.rglob(f"{PREFIX}*")):
+        try:
+            age = time.time() - path.stat().st_mtime
+        except FileNotFoundError:  # its writer has just finished
+            continue
+        if age > STALE_SECONDS or _writer_is_dead(path.name):
+            yield path
+
+
+def is_temporary(path: Place) -> bool:
+    """Whether a writer of this package is filling the file, or died doing so."""
+    return path.name.startswith(PREFIX)
+
+
+@contextmanager
+def refusals_explained(path: Place) -> Iterator[None]:
+    """Turns an error of the system or the store about `path` into a WarehouseError with the fix."""
+    try:
+        yield
+    except failures() as error:
+        raise WarehouseError(f"{path} cannot be written; {_fix(path, error)}") from error
+
+
+def _fix(path: Place, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or error
+    if not is_local(path):
+        return f"{reason}: check that the bucket exists, and the store's address and credentials in the environment"
+    number = getattr(error, "errno", None)
+    return _FIXES.get(number or 0, f"{reason}: check the disk and the path")
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes missing folders and syncs their entries, without which a power cut would lose them with all in them."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        _sync(each.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _host() -> str:
+    """A short word for this machine: process ids mean nothing on another one that shares the disk."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _writer_is_dead(name: str) -> bool:
+    host, _, rest = name.removeprefix(PREFIX).partition("-")
+    pid = rest.partition("-")[0]
+    if host != _host() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
