@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow.dataset
 
-    from prunescope.assets.runs.outcome import Outcome
+    from prunescope.assets.runs.outcome import RunResult
     from prunescope.warehouse.storage.location import Place
 
 
@@ -120,10 +120,10 @@ def figure(
 
     from prunescope.pipelines.reporting.charts import theme
     from prunescope.pipelines.reporting.charts.registry import find_figure
-    from prunescope.warehouse.catalogue.question_query import Wanted, rows_within
+    from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     found = find_figure(name)
-    rows = rows_within(_root(root), found.query, Wanted(tuple(models), tuple(recipes), tuple(prompts)))
+    rows = rows_within(_root(root), found.query, RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
     return [alt.Chart.from_dict(theme.dressed(drawing.specification)) for drawing in found.draw_all(rows)]
 
 
@@ -134,7 +134,7 @@ def run(
     models: Sequence[str] = (),
     recipes: Sequence[str] = (),
     replace: bool = False,
-) -> "Outcome":
+) -> "RunResult":
     """Bring the warehouse up to date with a study, as `prunescope run` does; what is current is not computed again.
 
     Args:
@@ -152,12 +152,12 @@ def run(
         WarehouseError: the warehouse cannot be read or written.
     """
     from prunescope.assets import settings
-    from prunescope.assets.cli.progress_bars import Bars
+    from prunescope.assets.cli.progress_bars import RichProgress
     from prunescope.assets.cli.study import request_of
     from prunescope.assets.runs.study_run import run_study
 
     request = request_of(study, list(models), list(recipes))
-    with Bars() as bars:
+    with RichProgress() as bars:
         return run_study(request, _root(root), settings.cache_folder(), bars, replace=replace)
 
 

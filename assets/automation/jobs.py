@@ -20,10 +20,10 @@ from prunescope.assets import settings
 from prunescope.assets.defs.engine_resource import RayConfig
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.planning.fingerprints import MODEL_TABLES, VARIANT_TABLES
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.study_run import run_study
-from prunescope.pipelines.core.log_progress import Lines
+from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.storage.partition_store import Store
 
 
@@ -75,7 +75,7 @@ def whole() -> None:
     whole_study()
 
 
-class LogListener(Lines):
+class LogListener(LogProgress):
     """Tells Dagster's log of the run how far a study is."""
 
     def __init__(self, log: DagsterLogManager) -> None:
@@ -107,7 +107,7 @@ class LogListener(Lines):
         self._log.error(f"{failure.name}: {failure.message}")
 
 
-def run_config(request: Request, store: Store, *, answers: bool = True) -> dict[str, object]:
+def run_config(request: StudyRequest, store: Store, *, answers: bool = True) -> dict[str, object]:
     """What a run is told, so that the UI shows it and can execute the run again.
 
     Args:

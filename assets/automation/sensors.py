@@ -34,8 +34,8 @@ from prunescope.assets.defs.asset_definitions import ANSWERS
 from prunescope.assets.defs.automation_conditions import RECIPE, SURVEYOR
 from prunescope.assets.defs.partitions import MODELS, RECIPES
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED
-from prunescope.assets.watching.backlog import Due
-from prunescope.assets.watching.watch_list import Watch, Watched
+from prunescope.assets.watching.backlog import MissingWork
+from prunescope.assets.watching.watch_list import Watched, WatchState
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
@@ -46,13 +46,13 @@ MODEL_TAG, WATCH_TAG = "prunescope/model", "prunescope/watched"
 _PATIENCE = 3
 
 
-class Quiet(BaseModel):
+class AnswersCursor(BaseModel):
     """What the sensor `answers` keeps from tick to tick.
 
     Attributes:
         ticks: by study, the version that its report lacks, and ticks in a row without a run.
         asked: by study, the version that a run was asked for; only while the report lacks it.
-        times: as in `Memory`.
+        times: as in `WatchCursor`.
     """
 
     ticks: dict[str, tuple[str, int]] = {}
@@ -60,7 +60,7 @@ class Quiet(BaseModel):
     times: int = 0
 
 
-class Memory(BaseModel):
+class WatchCursor(BaseModel):
     """What the sensor `watch` keeps from tick to tick.
 
     Attributes:
@@ -87,7 +87,7 @@ class Memory(BaseModel):
 def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """Compares the warehouse with its watch list and its watched folder."""
     store = Store(settings.warehouse_root())
-    memory = Memory.model_validate_json(context.cursor) if context.cursor else Memory()
+    memory = WatchCursor.model_validate_json(context.cursor) if context.cursor else WatchCursor()
     try:
         backlog = SURVEYOR.survey(store)
     except (InputError, WarehouseError) as error:
@@ -102,7 +102,9 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     return SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=list(_new_partitions(backlog.watch.studies, context.instance)),
-        cursor=Memory(asked=asked, told=backlog.watch.refused, times=memory.times + bool(requests)).model_dump_json(),
+        cursor=WatchCursor(
+            asked=asked, told=backlog.watch.refused, times=memory.times + bool(requests)
+        ).model_dump_json(),
     )
 
 
@@ -121,10 +123,10 @@ def answers_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReaso
         backlog = SURVEYOR.survey(store)
     except (InputError, WarehouseError) as error:
         return SkipReason(str(error))
-    before = Quiet.model_validate_json(context.cursor) if context.cursor else Quiet()
+    before = AnswersCursor.model_validate_json(context.cursor) if context.cursor else AnswersCursor()
     if context.instance.get_runs(RunsFilter(statuses=UNFINISHED), limit=1):
         return SensorResult(cursor=before.model_copy(update={"ticks": {}}).model_dump_json())
-    quiet, requests = Quiet(times=before.times), []
+    quiet, requests = AnswersCursor(times=before.times), []
     for watched in backlog.watch.studies:
         name = watched.study.name
         if (version := backlog.stale_reports.get(name)) is None:
@@ -196,7 +198,9 @@ def _outdated_sensor() -> AutomationConditionSensorDefinition:
 OUTDATED = _outdated_sensor()
 
 
-def _of_missing(due: Iterable[Due], memory: Memory, store: Store) -> tuple[dict[str, str], list[RunRequest]]:
+def _of_missing(
+    due: Iterable[MissingWork], memory: WatchCursor, store: Store
+) -> tuple[dict[str, str], list[RunRequest]]:
     """What was asked for by now, and a run for each study and model with something new to ask for."""
     known, requests = dict[str, str](), []
     for each in due:
@@ -219,7 +223,7 @@ def _of_missing(due: Iterable[Due], memory: Memory, store: Store) -> tuple[dict[
     return known, requests
 
 
-def _no_longer_watched(runs: Iterable[DagsterRun], watch: Watch) -> Iterator[DagsterRun]:
+def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterator[DagsterRun]:
     """Runs that were started unasked for a model that has left its study since."""
     if not watch.is_whole:  # a study or model that somebody is writing just now is not gone
         return

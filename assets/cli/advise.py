@@ -13,15 +13,15 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, root
-from prunescope.assets.cli.output import chosen_format, emit, say
-from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import Recipes, Replace, end, request_of
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from prunescope.assets.planning.work_plan import Request
+    from prunescope.assets.planning.work_plan import StudyRequest
     from prunescope.pipelines.studies import Study
     from prunescope.warehouse.storage.location import Place
     from prunescope.warehouse.storage.partition_store import Store
@@ -89,8 +89,8 @@ def advise(
     request, aside = _request(model, study, recipe or [], Store(place))
     home = settings.cache_folder() / "advise" if aside else place
     if aside:
-        say(f"{aside}; the prompts of study {STUDY} are read instead, and kept in {home}")
-    with Bars() as bars:
+        log(f"{aside}; the prompts of study {STUDY} are read instead, and kept in {home}")
+    with RichProgress() as bars:
         outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
     variants, predictions = (
         _rows("variant_verdict", outcome.study, home),
@@ -100,11 +100,11 @@ def advise(
     told = [column.name for column in advice.rows if shown != "table" or column.null_count() < len(column)]
     emit(advice.rows.select(told).to_arrow(), format_, output)
     for line in advice.told:
-        say(line)
+        log(line)
     end(context, outcome.failures)
 
 
-def _request(model: str, study: str | None, recipes: list[str], store: "Store") -> "tuple[Request, str]":
+def _request(model: str, study: str | None, recipes: list[str], store: "Store") -> "tuple[StudyRequest, str]":
     """What is probed: by the study that computed the model where the warehouse has it, so that nothing is done twice.
 
     Returns:

@@ -14,8 +14,8 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Warehouse, root, variant_names
-from prunescope.assets.cli.output import say
-from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.output import log
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.recipes import calibration_defaults
 from prunescope.warehouse.core.errors import DamagedFileError
@@ -103,7 +103,7 @@ def checkpoint(
         raise InputError(f"{variant}: nothing was pruned in it; there is nothing to write")
     known = store.read(TABLES["models"], model, None).to_pylist()[0]
     source = model_source or known["source"]
-    with Bars() as bars:
+    with RichProgress() as bars:
         try:
             place = locate(source, settings.cache_folder(), bars)
         except InputError as error:
@@ -214,7 +214,7 @@ def prune(
     if not re.match(DEVICE, device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
     limits = _limits(memory)
-    with unfinished_beside(output) as scratch, Bars() as bars:
+    with unfinished_beside(output) as scratch, RichProgress() as bars:
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
         identity = identify(place, cache)
@@ -296,5 +296,5 @@ def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
 
 def _tell(done: "CheckpointResult") -> None:
     for note in done.notes:
-        say(note)
-    say(f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; {done.proof}")
+        log(note)
+    log(f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; {done.proof}")

@@ -15,7 +15,7 @@ from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from prunescope.assets.cli.options import Debug, Output, Warehouse, existing
-from prunescope.assets.cli.output import emit, say, write_file
+from prunescope.assets.cli.output import emit, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def figure(
     import pyarrow as pa
 
     from prunescope.pipelines.reporting.charts.registry import FIGURES, find_figure
-    from prunescope.warehouse.catalogue.question_query import Wanted, rows_within
+    from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     if name is None:
         listed = [{"figure": each.name, "shows": each.title} for each in FIGURES.values()]
@@ -77,7 +77,7 @@ def figure(
     format_ = None if output is None else output.suffix.lower().removeprefix(".")
     if columns is not None and format_ not in _PRINTED:
         raise InputError(f"--columns {columns}: that is for paper; give it -o FILE.{', .'.join(_PRINTED)}")
-    wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
+    wanted = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
     rows = rows_within(existing(context), chosen.query, wanted)
     if no_published:
         if "publication" not in rows.columns:
@@ -85,11 +85,11 @@ def figure(
         rows = rows.filter(rows["publication"].is_null())
     drawings = list(chosen.draw_all(rows))
     require_data([drawing.specification for drawing in drawings])
-    say(chosen.caption + (f"\n\n{chosen.query}" if explain else ""), "dim")
+    log(chosen.caption + (f"\n\n{chosen.query}" if explain else ""), "dim")
     if output is None:
         show(drawings[0].specification, drawings[0].name, None, dark=dark)
         if len(drawings) > 1:
-            say(f"this is the first of {len(drawings)} charts; -o FILE writes all of them")
+            log(f"this is the first of {len(drawings)} charts; -o FILE writes all of them")
         return
     for drawing in drawings:
         suffix = drawing.name.removeprefix(name) if len(drawings) > 1 else ""
@@ -119,7 +119,7 @@ def require_data(charts: Sequence["Specification"]) -> None:
 
     reasons = [missing(chart) for chart in charts]
     if None not in reasons:
-        say(
+        log(
             f"no data: {reasons[0]}; run a study that measures it, such as `prunescope run paper-small`, or ask "
             "without filters",
             "red",
@@ -142,7 +142,7 @@ def show(chart: "Specification", name: str, output: Path | None, *, dark: bool =
     page = Path(tempfile.mkdtemp(prefix="prunescope-")) / f"{name}.html"
     page.write_bytes(_rendered(chart, name, "html", dark=dark))
     if not (settings.has_screen() and webbrowser.open(page.as_uri())):
-        say(f"the chart is {page}; -o FILE.png writes it elsewhere")
+        log(f"the chart is {page}; -o FILE.png writes it elsewhere")
 
 
 def _rendered(

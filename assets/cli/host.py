@@ -15,8 +15,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, root, writable
-from prunescope.assets.cli.output import chosen_format, emit, say
-from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def ui(
     local = Store(place).local(settings.cache_folder())
     home = prepare_home(local)
     recover_launched(local)
-    say(f"http://{HOST}:{port}/asset-groups shows the lineage of {place}; Ctrl-C stops it")
+    log(f"http://{HOST}:{port}/asset-groups shows the lineage of {place}; Ctrl-C stops it")
     checkout = str(settings.package_parent())
     command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", checkout]
@@ -98,7 +98,7 @@ def doctor(
     - `prunescope doctor --model ./my-model --format json`
     """
     place = root(context)
-    say(f"warehouse: {place}\ncache: {settings.cache_folder()}")
+    log(f"warehouse: {place}\ncache: {settings.cache_folder()}")
     if model is not None:
         chosen_format(format_, output)
         emit(_examine(model), format_, output)
@@ -111,7 +111,7 @@ def doctor(
 
         emit(pa.Table.from_pylist([asdict(finding) for finding in found]), format_, output)
     else:
-        say("the warehouse is well")
+        log("the warehouse is well")
     if any(finding.level == "error" for finding in found):
         raise typer.Exit(FAILED)
 
@@ -121,7 +121,7 @@ def _examine(model: str) -> "pa.Table":
     from prunescope.pipelines.models.sources import identify, locate
 
     cache = settings.cache_folder()
-    with Bars() as bars:
+    with RichProgress() as bars:
         folder = locate(model, cache, bars)
         identity = identify(folder, cache)
         bars.start("load the model and prove its structure", 1)
@@ -129,5 +129,5 @@ def _examine(model: str) -> "pa.Table":
         from prunescope.pipelines.models.load import load_decoder
 
         decoder = load_decoder(folder)
-    say(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, SHA-256 {identity.weight_hash}")
+    log(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, SHA-256 {identity.weight_hash}")
     return structure_rows(decoder).to_arrow()

@@ -30,7 +30,7 @@ from prunescope.assets.cli import (
     watch,
 )
 from prunescope.assets.cli.options import Debug, Globals, Warehouse
-from prunescope.assets.cli.output import say
+from prunescope.assets.cli.output import log
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning, WarehouseError
 
@@ -103,10 +103,10 @@ def run(arguments: list[str], chosen: Globals) -> int:
     except TyperException as error:
         shown = io.StringIO()
         error.show(shown)
-        say(shown.getvalue().rstrip())
+        log(shown.getvalue().rstrip())
         code = error.exit_code
     except (KeyboardInterrupt, Abort):
-        say("interrupted; whole partitions were kept, run it again to go on")
+        log("interrupted; whole partitions were kept, run it again to go on")
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has seen enough; Python must not complain again while closing the stream.
@@ -134,7 +134,7 @@ def _warnings_told(chosen: Globals) -> Iterator[None]:
             others(message, category, *where)
         elif (text := " ".join(str(message).split())) not in told:
             told.add(text)
-            say(f"warning: {text}", "yellow")
+            log(f"warning: {text}", "yellow")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DamagedFileWarning)
@@ -144,13 +144,13 @@ def _warnings_told(chosen: Globals) -> Iterator[None]:
 
 def _told(message: str, code: int, error: Exception, chosen: Globals) -> int:
     if chosen.debug:
-        say("".join(traceback.format_exception(error)))
-    say(f"error: {message}", "red")
+        log("".join(traceback.format_exception(error)))
+    log(f"error: {message}", "red")
     return code
 
 
 def _unexpected(chosen: Globals, kind: type[BaseException], error: BaseException) -> None:
     if chosen.debug:
-        say("".join(traceback.format_exception(error)))
+        log("".join(traceback.format_exception(error)))
     else:
-        say(f"error: {kind.__name__}: {error}\nThis is a bug; --debug shows where it happened.", "red")
+        log(f"error: {kind.__name__}: {error}\nThis is a bug; --debug shows where it happened.", "red")

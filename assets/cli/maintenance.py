@@ -19,16 +19,16 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
-from prunescope.assets.cli.output import chosen_format, emit, say
-from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
 if TYPE_CHECKING:
-    from prunescope.assets.watching.watch_list import Watch
+    from prunescope.assets.watching.watch_list import WatchState
     from prunescope.pipelines.studies import Study
-    from prunescope.warehouse.maintenance.garbage_collection import Named, Waste
-    from prunescope.warehouse.maintenance.verification import Verdict
+    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile, StudyScope
+    from prunescope.warehouse.maintenance.verification import VerificationResult
     from prunescope.warehouse.storage.partition_store import Store
 
 FAILED = 1
@@ -69,23 +69,23 @@ def verify(
     if changed or format_ or output:
         schema = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
         emit(pa.Table.from_pylist(changed, schema), format_, output)
-    say(f"{counts['intact']} files are as they were written, {counts['changed']} are not")
+    log(f"{counts['intact']} files are as they were written, {counts['changed']} are not")
     if counts["unverifiable"]:
-        say(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
+        log(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
     if counts["unreadable"]:
-        say(f"{counts['unreadable']} files could not be read; check the disk or the store and verify again", "red")
+        log(f"{counts['unreadable']} files could not be read; check the disk or the store and verify again", "red")
     if counts["changed"]:
-        say("delete what changed and run its study again", "red")
+        log("delete what changed and run its study again", "red")
     if changed:
         raise typer.Exit(FAILED)
 
 
-def _variants(store: "Store") -> "Iterator[Verdict]":
+def _variants(store: "Store") -> "Iterator[VerificationResult]":
     files = [path for path in store.files("_variants") if path.suffix == ".safetensors"]
     if not files:
         return
     from prunescope.pipelines.pruning.variant import DamagedVariantError, verify_variant
-    from prunescope.warehouse.maintenance.verification import Verdict
+    from prunescope.warehouse.maintenance.verification import VerificationResult
 
     for path in files:
         with tempfile.TemporaryDirectory() as folder:
@@ -94,13 +94,13 @@ def _variants(store: "Store") -> "Iterator[Verdict]":
                 size = int(path.stat().st_size)
                 verify_variant(store.local_file(str(path.relative_to(store.root)), Path(folder)))
             except DamagedVariantError as error:
-                yield Verdict(path, "changed", str(error).partition(": ")[2].partition(";")[0], size)
+                yield VerificationResult(path, "changed", str(error).partition(": ")[2].partition(";")[0], size)
             except (OSError, InputError, WarehouseError) as error:
                 cause = error.__cause__ or error
                 if not isinstance(cause, FileNotFoundError):  # removed since it was listed
-                    yield Verdict(path, "unreadable", str(getattr(cause, "strerror", None) or cause), size)
+                    yield VerificationResult(path, "unreadable", str(getattr(cause, "strerror", None) or cause), size)
             else:
-                yield Verdict(path, "intact", "", size)
+                yield VerificationResult(path, "intact", "", size)
 
 
 def gc(
@@ -147,7 +147,7 @@ def gc(
     """
     import pyarrow as pa
 
-    from prunescope.assets.watching.watch_list import look
+    from prunescope.assets.watching.watch_list import load_watch_state
     from prunescope.pipelines.studies import load_study, study_names
     from prunescope.warehouse.maintenance.garbage_collection import removable, waste
     from prunescope.warehouse.storage.partition_store import Store
@@ -161,8 +161,8 @@ def gc(
             from prunescope.assets.instance.instance import only_writer
 
             # Removing waits for a run that is at work, whose files might look like waste.
-            alone.enter_context(only_writer(local, Bars().waiting, store.url))
-        watch = look(store)
+            alone.enter_context(only_writer(local, RichProgress().waiting, store.url))
+        watch = load_watch_state(store)
         if yes:
             _refuse_while_unknown(watch)
         studies = [_named(each) for each in (*loaded, *(watched.study for watched in watch.studies))]
@@ -175,21 +175,21 @@ def gc(
         freed = _removed(store, gone) if yes else 0
     _tell(found, len(gone), freed, removed=yes)
     if strange := sorted(set(computed_by or ()) - {each.study for each in found}):
-        say(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
+        log(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
 
 
-def _layers() -> "list[Waste]":
+def _layers() -> "list[OrphanFile]":
     """Layers that rested on disk while a model larger than memory ran, and whose process was killed."""
     from prunescope.pipelines.core import scratch_directory
-    from prunescope.warehouse.maintenance.garbage_collection import Waste
+    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
 
     return [
-        Waste("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+        OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
         for folder in scratch_directory.left()
     ]
 
 
-def _removed(store: "Store", gone: "Sequence[Waste]") -> int:
+def _removed(store: "Store", gone: "Sequence[OrphanFile]") -> int:
     """Removes files of the warehouse and folders of layers; gives the bytes."""
     from prunescope.pipelines.core import scratch_directory
     from prunescope.warehouse.maintenance.garbage_collection import remove
@@ -200,7 +200,7 @@ def _removed(store: "Store", gone: "Sequence[Waste]") -> int:
     return sum(each.bytes for each in layers) + remove(store, [each for each in gone if each not in layers])
 
 
-def _refuse_while_unknown(watch: "Watch") -> None:
+def _refuse_while_unknown(watch: "WatchState") -> None:
     """What is watched and cannot be read names nothing, so that its results look like anybody's."""
     unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
     if unknown:
@@ -210,14 +210,14 @@ def _refuse_while_unknown(watch: "Watch") -> None:
         )
 
 
-def _named(study: "Study") -> "Named":
-    from prunescope.warehouse.maintenance.garbage_collection import Named
+def _named(study: "Study") -> "StudyScope":
+    from prunescope.warehouse.maintenance.garbage_collection import StudyScope
 
     models, recipes = (frozenset(each.name for each in of) for of in (study.models, study.recipes))
-    return Named(study.name, models, recipes)
+    return StudyScope(study.name, models, recipes)
 
 
-def _row(each: "Waste", store: "Store") -> dict[str, object]:
+def _row(each: "OrphanFile", store: "Store") -> dict[str, object]:
     # Unfinished layers of a warehouse on a store lie on this machine.
     inside = isinstance(each.path, Path) == isinstance(store.root, Path) and each.path.is_relative_to(store.root)
     path = each.path.relative_to(store.root) if inside else each.path
@@ -230,23 +230,23 @@ def _row(each: "Waste", store: "Store") -> dict[str, object]:
     }
 
 
-def _options(each: "Waste") -> str:
+def _options(each: "OrphanFile") -> str:
     if not each.is_result:
         return "--yes"
     return f"--yes --computed-by {shlex.quote(each.study)}" if each.study else "none, it is damaged: delete it by hand"
 
 
-def _tell(found: "list[Waste]", chosen: int, freed: int, *, removed: bool) -> None:
+def _tell(found: "list[OrphanFile]", chosen: int, freed: int, *, removed: bool) -> None:
     if not found:
-        say("every file belongs to a study; there is nothing to remove")
+        log("every file belongs to a study; there is nothing to remove")
         return
     size = sum(each.bytes for each in found)
     if removed:
-        say(f"{chosen} files removed, {freed / 1e6:,.1f} MB; {len(found) - chosen} of the list stay")
+        log(f"{chosen} files removed, {freed / 1e6:,.1f} MB; {len(found) - chosen} of the list stay")
     else:
-        say(f"{len(found)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
+        log(f"{len(found)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
     if whose := sorted({each.study for each in found if each.study}):
-        say(
+        log(
             f"results among them were computed by: {', '.join(whose)}; --study FILE keeps what a study names, "
             "--computed-by STUDY removes the others",
             "yellow",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.output import say
+from prunescope.assets.cli.output import log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import GIBIBYTES
 
@@ -89,7 +89,7 @@ def existing(context: typer.Context) -> "Place":
     """
     place = root(context)
     if isinstance(place, Path) and not place.exists():
-        say(f"there is no warehouse at {place} yet; a run makes one, such as `prunescope run demo`", "yellow")
+        log(f"there is no warehouse at {place} yet; a run makes one, such as `prunescope run demo`", "yellow")
     return place
 
 
@@ -100,11 +100,11 @@ def writable(context: typer.Context) -> "Place":
         InputError: as `root`.
         WarehouseError: as `root`, or the folder cannot be made.
     """
-    from prunescope.warehouse.storage.atomic_write import refusals_explained
+    from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
     place = root(context)
     if isinstance(place, Path):
-        with refusals_explained(place):
+        with translate_os_errors(place):
             place.mkdir(parents=True, exist_ok=True)
     return place
 

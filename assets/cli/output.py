@@ -32,7 +32,7 @@ _SUFFIXES = {
 _WIDTH = 160
 
 
-def say(message: str, style: str | None = None) -> None:
+def log(message: str, style: str | None = None) -> None:
     """A message for the person at the terminal; what is invisible in it, of others' names or texts, is escaped."""
     STDERR.print(visible(message, keep="\n\t"), style=style, markup=False, emoji=False)
 
@@ -99,7 +99,7 @@ def write_file(path: Path, content: bytes) -> None:
         write_atomically(path.expanduser().absolute(), lambda temporary: _write(temporary, content))
     except WarehouseError as error:
         raise InputError(str(error).replace("--warehouse", "--output")) from error
-    say(f"wrote {path}")
+    log(f"wrote {path}")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ Knows nothing of what is computed.
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from prunescope.assets.cli.output import STDERR, say
+from prunescope.assets.cli.output import STDERR, log
 from prunescope.warehouse.core.quoting import visible
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prunescope.assets.runs.outcome import Failure
 
 
-class Bars:
+class RichProgress:
     """One bar for the partitions, one for the task at hand."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Bars:
 
     def waiting(self) -> None:
         """Another process computes in this warehouse."""
-        say("another prunescope run is at work in this warehouse; waiting for it (Ctrl-C to stop)", "yellow")
+        log("another prunescope run is at work in this warehouse; waiting for it (Ctrl-C to stop)", "yellow")
 
     def planned(self, partitions: int) -> None:
         """That many partitions will be computed."""
@@ -75,16 +75,16 @@ class Bars:
     def shared(self, name: str, seconds: float) -> None:
         """Work is done that several partitions share."""
         self.done()
-        say(f"{name}: {seconds:.1f} s")
+        log(f"{name}: {seconds:.1f} s")
 
     def note(self, message: str) -> None:
         """Something that the user should know."""
-        say(message, "yellow")
+        log(message, "yellow")
 
     def failed(self, failure: "Failure") -> None:
         """A partition failed."""
         self.done()
-        say(f"{failure.name}: failed: {failure.message}", "red")
+        log(f"{failure.name}: failed: {failure.message}", "red")
         self._step()
 
     def _step(self) -> None:

@@ -12,8 +12,8 @@ import typer
 
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
-from prunescope.assets.cli.output import chosen_format, emit, put, say
-from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.output import chosen_format, emit, log, put
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.warehouse.core.limits import MOST_ROWS
 
 _Variant = Annotated[
@@ -55,8 +55,8 @@ def compare(
     chosen_format(format_, output)
     found = compare_variants(existing(context), a, b)
     for reason in found.missing:
-        say(f"not compared: {reason}", "dim")
-    say(f"A is {found.model}@{found.recipe_a}, B is {found.model}@{found.recipe_b}", "dim")
+        log(f"not compared: {reason}", "dim")
+    log(f"A is {found.model}@{found.recipe_a}, B is {found.model}@{found.recipe_b}", "dim")
     emit(found.rows, format_, output)
 
 
@@ -104,11 +104,11 @@ def export(
     from prunescope.pipelines.studies import load_study
 
     chosen = load_study(study) if study is not None else None
-    with Bars() as bars:
+    with RichProgress() as bars:
         done = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
-    say(f"{len(done.items)} tables and figures in {len(done.files)} files")
+    log(f"{len(done.items)} tables and figures in {len(done.files)} files")
     if done.empty:
-        say(f"without a row, so not written: {', '.join(done.empty)}", "dim")
+        log(f"without a row, so not written: {', '.join(done.empty)}", "dim")
     if done.cut:
-        say(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
+        log(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
     put(str(done.directory))

@@ -16,7 +16,7 @@ from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_place, require_data, show
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from prunescope.assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
-from prunescope.assets.cli.output import chosen_format, emit, put, say, write_file
+from prunescope.assets.cli.output import chosen_format, emit, log, put, write_file
 from prunescope.assets.cli.serve import show_report
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -24,7 +24,7 @@ from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 from prunescope.warehouse.core.quoting import quoted
 
 if TYPE_CHECKING:
-    pass
+    from prunescope.warehouse.catalogue.view_header import Header
 
 # What one types for a look around, in psql's words too.
 _BROWSING = re.compile(
@@ -65,7 +65,7 @@ def recipes(
     chosen_format(format_, output)
     emit(pa.Table.from_pylist(recipe_forms() if method is None else recipe_parameters(method)), format_, output)
     if method is not None:
-        say(recipe_text(method))
+        log(recipe_text(method))
 
 
 def sql(
@@ -160,7 +160,7 @@ def question(
     """
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.lineage import questions as question_views
-    from prunescope.warehouse.catalogue.question_query import Wanted, ask
+    from prunescope.warehouse.catalogue.question_query import RowFilter, ask
 
     views = question_views()
     found = [view for view in views.values() if view.name == name or view.name.partition("_")[0] == name.lower()]
@@ -174,10 +174,10 @@ def question(
     else:
         chosen_format(format_, output)
     pairs = tuple(variant_names(text) for text in variant or ())
-    wanted = Wanted(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
+    wanted = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
     rows = ask(existing(context), asked, wanted, seconds=seconds, gibibytes=memory)
     header = view_header.parse(asked.header)
-    say(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain says more)", "dim")
+    log(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain says more)", "dim")
     if chart:
         import polars as pl
 
@@ -190,7 +190,7 @@ def question(
         emit(rows, format_, output)
 
 
-def _reading(rows: int, header: "view_header.Header") -> str:
+def _reading(rows: int, header: "Header") -> str:
     """How to read an answer, in one line."""
     if not rows:
         return f"no row: the warehouse lacks what {header.inputs or 'it'} would tell, or a filter leaves nothing"
@@ -222,7 +222,7 @@ def tables(
             except FileNotFoundError:  # removed since it was listed
                 continue
             except WarehouseError as error:
-                say(f"warning: {error}; its rows are not counted", "yellow")
+                log(f"warning: {error}; its rows are not counted", "yellow")
         count = sum(footer.rows for footer in footers)
         rows.append(
             {
@@ -297,11 +297,11 @@ def describe(
     ]
     keys = _keys()
     about = {view.name: view.header for view in view_sql().values()} | {PROVENANCE: PROVENANCE_COMMENT}
-    say(TABLES[name].grain if name in TABLES else about[name], "dim")
+    log(TABLES[name].grain if name in TABLES else about[name], "dim")
     if name in TABLES:
-        say(f"key: {', '.join(keys[name])}", "dim")
+        log(f"key: {', '.join(keys[name])}", "dim")
         for reference in TABLES[name].references:
-            say(str(reference), "dim")
+            log(str(reference), "dim")
     names = [column for column, _ in columns]
     stored = {table.name: [column.name for column in table.columns] for table in TABLES.values()}
     for heading, found in (
@@ -316,9 +316,9 @@ def describe(
             for other, using in found.items()
         ]
         if lines:
-            say("\n".join([heading, *lines]), "dim")
+            log("\n".join([heading, *lines]), "dim")
     if name in TABLES and TABLES[name].example:
-        say(f"for example:\n{textwrap.indent(TABLES[name].example, '  ')}", "dim")
+        log(f"for example:\n{textwrap.indent(TABLES[name].example, '  ')}", "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
-from prunescope.assets.cli.output import say
+from prunescope.assets.cli.output import log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 
@@ -59,25 +59,25 @@ def serve(
     - `prunescope serve`
     - `prunescope serve demo --port 8000`
     """
-    from prunescope.assets.publishing.live_study import Shown
+    from prunescope.assets.publishing.live_study import ShownStudy
     from prunescope.assets.publishing.server import application, server
 
     names = _names(host)
     root = existing(context)
-    found = Shown(root, study)
+    found = ShownStudy(root, study)
     listening = _listening(host, port)
     with listening:
         port = listening.getsockname()[1]
         app = application(
-            found, seconds=seconds, gibibytes=memory, hosts=names, tell=lambda line: say(f"error: {line}", "red")
+            found, seconds=seconds, gibibytes=memory, hosts=names, tell=lambda line: log(f"error: {line}", "red")
         )
         if names:
-            say(f"{host}: whoever reaches this address reads all results and asks SQL; nobody is asked for a password")
-        say(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(found.known())} of {root}; Ctrl-C stops it")
+            log(f"{host}: whoever reaches this address reads all results and asks SQL; nobody is asked for a password")
+        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(found.known())} of {root}; Ctrl-C stops it")
         try:
             server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
         except KeyboardInterrupt:
-            say("stopped")
+            log("stopped")
             raise typer.Exit(_INTERRUPTED) from None
 
 
@@ -136,7 +136,7 @@ def show_report(
         InputError: one of them is not there, or one is missing.
     """
     from prunescope.assets.cli import terminal, terminal_tokens
-    from prunescope.assets.publishing.live_study import Live, studies
+    from prunescope.assets.publishing.live_study import LiveStudies, studies
 
     for value, option, other, needed in (
         (prompt, "--prompt", variant, "--variant"),
@@ -149,7 +149,7 @@ def show_report(
     if len(found) > 1:
         raise InputError(f"which study? name one of {', '.join(found)}")
     [(name, known)] = found.items()
-    live = Live(root, name, known)
+    live = LiveStudies(root, name, known)
     index = live.index()
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:

@@ -24,16 +24,16 @@ from prunescope.assets.cli.options import (
     absolute_study,
     root,
 )
-from prunescope.assets.cli.output import chosen_format, emit, say
-from prunescope.assets.cli.progress_bars import Bars
-from prunescope.assets.execution.ray.config import RayPlace
+from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
 from prunescope.warehouse.core.quoting import literal
 
 if TYPE_CHECKING:
-    from prunescope.assets.planning.work_plan import Request
-    from prunescope.assets.runs.outcome import Failure, Outcome
+    from prunescope.assets.planning.work_plan import StudyRequest
+    from prunescope.assets.runs.outcome import Failure, RunResult
     from prunescope.warehouse.storage.location import Place
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -147,7 +147,7 @@ def run(
 
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task are of workers on a cluster; name it with --ray")
-    cluster = None if ray is None else RayPlace(ray, gpus_per_task, cpus_per_task)
+    cluster = None if ray is None else RayClusterConfig(ray, gpus_per_task, cpus_per_task)
     place = root(context)
     if study is None:
         requests = _watched(Store(place), model, recipe, allow_code_execution)
@@ -196,7 +196,7 @@ def plan(
     """
     chosen_format(format_, output)
     place = root(context)
-    with Bars() as bars:
+    with RichProgress() as bars:
         from prunescope.warehouse.storage.partition_store import Store
 
         store = Store(place)
@@ -221,81 +221,83 @@ def plan(
     else:
         emit(rows.to_arrow(), format_, output)
     for message, is_warning in told:
-        say(message, "yellow" if is_warning else None)
+        log(message, "yellow" if is_warning else None)
 
 
-def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> "Request":
+def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> "StudyRequest":
     """The request with absolute paths: the UI may execute it again from another folder."""
-    from prunescope.assets.planning.work_plan import Request
+    from prunescope.assets.planning.work_plan import StudyRequest
     from prunescope.pipelines.studies import load_study
 
     known = {model.name for model in load_study(study).models}
     named = tuple(model if model in known else absolute_model(model) for model in models)
-    return Request(absolute_study(study), named, tuple(recipes), allow_code_execution)
+    return StudyRequest(absolute_study(study), named, tuple(recipes), allow_code_execution)
 
 
 def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
     """Says what failed, and ends the command with the exit code for it."""
     if failures:
-        say(f"{len(failures)} failed:", "red")
+        log(f"{len(failures)} failed:", "red")
         for failure in failures:
-            say(f"  {failure.name}: {failure.message}", "red")
+            log(f"  {failure.name}: {failure.message}", "red")
             if context.ensure_object(Globals).debug:
-                say(failure.traceback)
+                log(failure.traceback)
         only_input = all(failure.is_input for failure in failures)
         raise typer.Exit(WRONG_INPUT if only_input else FAILED)
 
 
-def _computed(request: "Request", place: "Place", cluster: RayPlace | None, *, replace: bool) -> "Sequence[Failure]":
+def _computed(
+    request: "StudyRequest", place: "Place", cluster: RayClusterConfig | None, *, replace: bool
+) -> "Sequence[Failure]":
     """Runs one study and shows its findings; gives what failed."""
     from prunescope.assets.runs.study_run import run_study
 
     _tell_of_code(request)
-    with Bars() as bars:
+    with RichProgress() as bars:
         outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
     if not outcome.computed and not outcome.failures:
-        say("everything is current; nothing was computed")
+        log("everything is current; nothing was computed")
     _show(outcome, place)
     return outcome.failures
 
 
 def _watched(
     store: "Store", models: list[str] | None, recipes: list[str] | None, allow_code_execution: bool
-) -> "list[Request]":
+) -> "list[StudyRequest]":
     """The requests of all watched studies."""
-    from prunescope.assets.watching.watch_list import look
+    from prunescope.assets.watching.watch_list import load_watch_state
 
     if models or recipes:
         raise InputError("--model and --recipe stand in place of those of a study; name it, such as `run demo`")
-    watch = look(store)
+    watch = load_watch_state(store)
     for reason in watch.refused.values():
-        say(f"not watched: {reason}", "yellow")
+        log(f"not watched: {reason}", "yellow")
     if not watch.studies:
         raise InputError("no study is named and none is watched; name one, such as `prunescope run demo`")
     return [dataclasses.replace(each.request, allow_code_execution=allow_code_execution) for each in watch.studies]
 
 
-def _with_added(store: "Store", request: "Request") -> "Request":
+def _with_added(store: "Store", request: "StudyRequest") -> "StudyRequest":
     """The request with the models that a watched study has beside its own; models that were named stand alone."""
-    from prunescope.assets.watching.watch_list import look, read_list
+    from prunescope.assets.watching.watch_list import load_watch_state, read_list
 
     if request.models or request.study not in read_list(store).studies:
         return request
-    added = (each.request.added for each in look(store).studies if each.request.study == request.study)
+    added = (each.request.added for each in load_watch_state(store).studies if each.request.study == request.study)
     return dataclasses.replace(request, added=next(added, ()))
 
 
-def _tell_of_code(request: "Request") -> None:
+def _tell_of_code(request: "StudyRequest") -> None:
     """Says which answers will not be judged."""
     from prunescope.pipelines.evaluation.tasks.definition import runs_code
 
     unjudged = [task.name for task in request.load().tasks if runs_code(task)]
     if unjudged and not request.allow_code_execution:
         names = ", ".join(unjudged)
-        say(f"{names}: programs do not run without --allow-code-execution; answers are kept, but not judged", "yellow")
+        log(f"{names}: programs do not run without --allow-code-execution; answers are kept, but not judged", "yellow")
 
 
-def _show(outcome: "Outcome", place: "Place") -> None:
+def _show(outcome: "RunResult", place: "Place") -> None:
     """Findings to standard output, the report's place to standard error."""
     from prunescope.assets.planning.work_plan import report_file
     from prunescope.warehouse.catalogue.database import connected
@@ -328,4 +330,4 @@ def _show(outcome: "Outcome", place: "Place") -> None:
             emit(rows.drop_columns(["model"]) if len(outcome.study.models) == 1 else rows)
     report = place / report_file(outcome.study)
     if report.exists():
-        say(f"report: {report}")
+        log(f"report: {report}")

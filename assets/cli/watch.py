@@ -23,13 +23,13 @@ from prunescope.assets.cli.options import (
     root,
     writable,
 )
-from prunescope.assets.cli.output import chosen_format, emit, say
-from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
     from prunescope.assets.watching.backlog import Backlog
-    from prunescope.assets.watching.watch_list import Added, Watch
+    from prunescope.assets.watching.watch_list import AddedModel, WatchState
     from prunescope.pipelines.studies import Study
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -76,7 +76,7 @@ def watch(
     """
     import pyarrow as pa
 
-    from prunescope.assets.watching.backlog import Surveyor
+    from prunescope.assets.watching.backlog import FreshnessScanner
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -85,7 +85,7 @@ def watch(
     if studies or stop:
         _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
         make_models_folder(store)
-    backlog = Surveyor().survey(store)
+    backlog = FreshnessScanner().survey(store)
     schema = pa.schema(
         {
             "study": pa.string(),
@@ -102,9 +102,9 @@ def watch(
         emit(rows, format_, output)
     _tell(backlog.watch, store)
     if backlog.stale_reports:
-        say(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
+        log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
     for (study, model), makers in backlog.of_others.items():
-        say(f"{study}: {', '.join(sorted(set(makers.values())))} measures {model} from other inputs; {_MEND}", "yellow")
+        log(f"{study}: {', '.join(sorted(set(makers.values())))} measures {model} from other inputs; {_MEND}", "yellow")
 
 
 def add_model(
@@ -153,14 +153,14 @@ def add_model(
         versions.append(WatchList(studies=tuple(others), models=(*listed.models, added)))
         concerned = [load_study(each) for each in ([chosen] if chosen else others or [DEFAULT])]
         _refuse_what_cannot_work(added, concerned, is_alone=not others)
-    say(f"{called} is now measured by {', '.join(each.name for each in concerned)}")
+    log(f"{called} is now measured by {', '.join(each.name for each in concerned)}")
     counts = Counter(recipe.name for each in concerned for recipe in each.recipes)
     if shared := [name for name, count in counts.items() if count > 1]:
-        say(
+        log(
             f"{', '.join(shared)}: where inputs differ, the study that computes first keeps them; else {_MEND}",
             "yellow",
         )
-    say(_NEXT)
+    log(_NEXT)
 
 
 def remove_model(
@@ -173,7 +173,7 @@ def remove_model(
 
     For example: `prunescope remove-model my-model`
     """
-    from prunescope.assets.watching.watch_list import changed, look
+    from prunescope.assets.watching.watch_list import changed, load_watch_state
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(writable(context))
@@ -181,19 +181,19 @@ def remove_model(
         listed = versions[-1]
         left = tuple(model for model in listed.models if model.name != name)
         if len(left) == len(listed.models):
-            raise InputError(_why_it_stays(name, look(store), store))
+            raise InputError(_why_it_stays(name, load_watch_state(store), store))
         versions.append(listed.model_copy(update={"models": left}))
-    say(f"{name} is no longer watched; `prunescope ui` stops its runs, its results stay")
+    log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results stay")
 
 
-def _added(name: str, source: str, study: str) -> "Added":
+def _added(name: str, source: str, study: str) -> "AddedModel":
     from pydantic import ValidationError
 
-    from prunescope.assets.watching.watch_list import Added
+    from prunescope.assets.watching.watch_list import AddedModel
     from prunescope.pipelines.core.validation_errors import first_problem
 
     try:
-        return Added(name=name, source=source, study=study)
+        return AddedModel(name=name, source=source, study=study)
     except ValidationError as error:
         raise InputError(f"--name: {first_problem(error)[1]}") from error
 
@@ -217,9 +217,9 @@ def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> Non
             names = {key: name for key, name in names.items() if key not in gone}
         models = tuple(model for model in listed.models if not model.study or model.study in names)
         for model in set(listed.models) - set(models):
-            say(f"{model.name} was measured by that study alone and is no longer watched either", "yellow")
+            log(f"{model.name} was measured by that study alone and is no longer watched either", "yellow")
         versions.append(WatchList(studies=tuple(names), models=models))
-    say(_NEXT if names else "no study is watched; results stay")
+    log(_NEXT if names else "no study is watched; results stay")
 
 
 def _name_of(study: str) -> str:
@@ -232,12 +232,12 @@ def _name_of(study: str) -> str:
         return study
 
 
-def _refuse_what_cannot_work(added: "Added", studies: "list[Study]", *, is_alone: bool) -> None:
+def _refuse_what_cannot_work(added: "AddedModel", studies: "list[Study]", *, is_alone: bool) -> None:
     """Everything that can be known before weights are read."""
     for study in studies:
         if not is_alone and added.name in {model.name for model in study.models}:
             raise InputError(f"study {study.name} has a model {added.name!r} of its own; give another --name")
-    with Bars() as bars:
+    with RichProgress() as bars:
         from prunescope.pipelines.models.cached_identity import require_whole
         from prunescope.pipelines.models.meta_model import load_outline
         from prunescope.pipelines.models.sources import locate_outline
@@ -251,7 +251,7 @@ def _refuse_what_cannot_work(added: "Added", studies: "list[Study]", *, is_alone
             check_outline(study, outline)
 
 
-def _why_it_stays(name: str, watch: "Watch", store: "Store") -> str:
+def _why_it_stays(name: str, watch: "WatchState", store: "Store") -> str:
     from prunescope.assets.watching.watch_list import models_folder, read_list
 
     origins = {each.origins[name]: each for each in watch.studies if name in each.origins}
@@ -282,23 +282,23 @@ def _rows(backlog: "Backlog") -> list[dict[str, object]]:
     ]
 
 
-def _tell(watch: "Watch", store: "Store") -> None:
+def _tell(watch: "WatchState", store: "Store") -> None:
     from prunescope.assets.watching.watch_list import DEFAULT, models_folder, read_list
 
     for reason in watch.refused.values():
-        say(f"not watched: {reason}", "yellow")
+        log(f"not watched: {reason}", "yellow")
     for name in watch.copying:
-        say(f"{name} is still being copied")
+        log(f"{name} is still being copied")
     if read_list(store).studies:
         return
     if unclaimed := [name for each in watch.studies for name in each.origins]:
-        say(
+        log(
             f"no study is watched, so {DEFAULT} measures what came without one: {', '.join(unclaimed)}; `prunescope "
             f"remove-model` takes out what was added, a model in {models_folder(store)} is moved out of there",
             "yellow",
         )
     else:
-        say(
+        log(
             "nothing is watched; `prunescope watch STUDY` keeps a study current, and a model copied into "
             f"{models_folder(store)} is measured by {DEFAULT}"
         )

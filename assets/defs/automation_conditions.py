@@ -16,7 +16,7 @@ from dagster._core.events import DagsterEventType
 from prunescope.assets import settings
 from prunescope.assets.defs.partitions import variant_key
 from prunescope.assets.instance.instance import UNFINISHED, is_busy
-from prunescope.assets.watching.backlog import Backlog, Surveyor
+from prunescope.assets.watching.backlog import Backlog, FreshnessScanner
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
@@ -24,11 +24,11 @@ from prunescope.warehouse.storage.partition_store import Store
 RECIPE = AssetKey("recipe")
 # Jobs that compute whatever is missing or outdated: nothing is started beside them.
 STUDY_JOBS = ("study", "demo")
-SURVEYOR = Surveyor()
+SURVEYOR = FreshnessScanner()
 
 
 @dataclass(frozen=True)
-class Look:
+class WarehouseState:
     """What all conditions of one tick go by.
 
     Attributes:
@@ -67,21 +67,21 @@ class Look:
         }
 
 
-class _Looks:
+class _WarehouseStates:
     """Keeps the look of a tick for the other assets of the same tick."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: tuple[datetime.datetime, Look] | None = None
+        self._last: tuple[datetime.datetime, WarehouseState] | None = None
 
-    def at(self, moment: datetime.datetime, instance: DagsterInstance) -> Look:
+    def at(self, moment: datetime.datetime, instance: DagsterInstance) -> WarehouseState:
         with self._lock:
             if self._last is None or self._last[0] != moment:
-                self._last = (moment, Look.now(instance))
+                self._last = (moment, WarehouseState.now(instance))
             return self._last[1]
 
 
-_LOOKS = _Looks()
+_LOOKS = _WarehouseStates()
 
 
 class Outdated(AutomationCondition[AssetKey]):

@@ -27,16 +27,16 @@ from prunescope.assets import settings
 from prunescope.assets.defs.metadata import left_alone, materialized
 from prunescope.assets.defs.recipe_asset import publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-from prunescope.assets.execution.error_transport import WorkerLostError, can_pass
-from prunescope.assets.execution.local.client import compute_warm
+from prunescope.assets.execution.error_transport import WorkerLostError, is_transient
+from prunescope.assets.execution.local.client import compute_in_worker
 from prunescope.assets.execution.model_cache import LOADED
-from prunescope.assets.execution.ray.config import RayPlace
-from prunescope.assets.execution.ray.worker_pool import Fleet, fleet_of
-from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.ray.worker_pool import WorkerPool, fleet_of
+from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, only_writer
 from prunescope.assets.planning.fingerprints import SPEED_TABLE
-from prunescope.assets.planning.work_plan import Request
-from prunescope.pipelines.core.log_progress import Both, Lines
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.pipelines.core.log_progress import LogProgress, ProgressGroup
 from prunescope.pipelines.core.progress import Progress
 from prunescope.warehouse.tables import TABLES
 
@@ -58,9 +58,9 @@ class RayConfig(Config):
         default=None, ge=1, description="CPUs and threads of a worker; by default a machine's, shared by its workers."
     )
 
-    def place(self) -> RayPlace:
+    def place(self) -> RayClusterConfig:
         """The same without Dagster."""
-        return RayPlace(self.address, self.gpus_per_task, self.cpus_per_task)
+        return RayClusterConfig(self.address, self.gpus_per_task, self.cpus_per_task)
 
 
 class EngineResource(ConfigurableResource):
@@ -83,7 +83,7 @@ class EngineResource(ConfigurableResource):
         description="Recipes that other runs will ask for next, so that what they share is computed once.",
     )
 
-    _fleet: Fleet | None = PrivateAttr(default=None)
+    _fleet: WorkerPool | None = PrivateAttr(default=None)
     # Names of the parts that lost their worker, most likely to the memory; steps and retries share this process.
     _lost: set[str] = PrivateAttr(default_factory=set)
 
@@ -117,17 +117,19 @@ class EngineResource(ConfigurableResource):
         model, _, name = key.partition("|")
         store, recipe = self.warehouse.store(), name or None
 
-        def remembered(study_name: str) -> Request | None:
+        def remembered(study_name: str) -> StudyRequest | None:
             tags = {STUDY_TAG: study_name, WAREHOUSE_TAG: str(store.root), PARTITION_NAME_TAG: str(key)}
             made = RunsFilter(tags=tags, statuses=[DagsterRunStatus.SUCCESS])
             runs = context.instance.get_runs(made, limit=1)
             return StudyResource.of_run(runs[0].run_config) if runs else None
 
         request = study.request(store, model, recipe, remembered)
-        part = Part(step, request, str(store.root), model, recipe, tuple(self.beside))
+        part = ComputeTask(step, request, str(store.root), model, recipe, tuple(self.beside))
         part = replace(part, is_halved=part.name in self._lost)
         try:
-            for report in self._computed(part, Both(Lines(context.log.info, part.name), LOADED.progress)):
+            for report in self._computed(
+                part, ProgressGroup(LogProgress(context.log.info, part.name), LOADED.progress)
+            ):
                 table = TABLES[report.table]
                 if step == "variants" and recipe is not None:
                     publish(context, request.load().recipe(recipe))
@@ -135,11 +137,11 @@ class EngineResource(ConfigurableResource):
         except Exception as error:
             if isinstance(error, WorkerLostError):
                 self._lost.add(part.name)
-            if can_pass(error):
+            if is_transient(error):
                 raise RetryRequested(_RETRIES, _SECONDS_BETWEEN) from error
             raise
 
-    def _computed(self, part: Part, progress: Progress) -> Iterator[Report]:
+    def _computed(self, part: ComputeTask, progress: Progress) -> Iterator[TaskResult]:
         # Times are those of this machine, as their fingerprint says.
         if self._fleet is not None and part.step != SPEED_TABLE:
             yield from self._fleet.reports(part)
@@ -151,4 +153,4 @@ class EngineResource(ConfigurableResource):
         else:
             local = self.warehouse.store().local(settings.cache_folder())
             with only_writer(local, lambda: None) as lock:
-                yield from compute_warm(part, progress, local, lock)
+                yield from compute_in_worker(part, progress, local, lock)

@@ -23,8 +23,8 @@ from dagster import (
     TableSchema,
 )
 
-from prunescope.assets.execution.task import Report
-from prunescope.warehouse.catalogue.column_docs import Explanation
+from prunescope.assets.execution.task import TaskResult
+from prunescope.warehouse.catalogue.column_docs import ColumnDoc
 from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.quality.checks import Violation, check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
@@ -60,7 +60,7 @@ def _column(column: Column, table: Table) -> TableColumn:
 
 
 def view_schema(
-    explained: Mapping[str, Explanation], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
+    explained: Mapping[str, ColumnDoc], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
 ) -> TableSchema:
     """The columns of a view with what each means.
 
@@ -88,7 +88,7 @@ def _from(columns: Collection[tuple[str, str]]) -> str:
     return f"From {'; '.join(told)}." if told else ""
 
 
-def _tags(column: Column | Explanation) -> dict[str, str]:
+def _tags(column: Column | ColumnDoc) -> dict[str, str]:
     told = {"unit": column.unit, "formula": column.formula, "source": column.source}
     return {name: text for name, text in told.items() if text}
 
@@ -131,7 +131,7 @@ def left_alone(table: Table) -> Iterator[AssetCheckResult]:
         yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=told)
 
 
-def materialized(table: Table, report: Report) -> MaterializeResult:
+def materialized(table: Table, report: TaskResult) -> MaterializeResult:
     """What an asset reports about a partition that was written: version, sizes and the outcomes of its checks."""
     return MaterializeResult(
         asset_key=AssetKey(table.name),

@@ -23,7 +23,7 @@ from prunescope.assets.defs.metadata import view_schema
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.planning.answer_version import data_version
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.column_docs import Explanation, explain
+from prunescope.warehouse.catalogue.column_docs import ColumnDoc, explain
 from prunescope.warehouse.catalogue.database import View, view_sql
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
 from prunescope.warehouse.core.formats import render
@@ -38,7 +38,7 @@ def question_assets() -> list[AssetsDefinition]:
     return [_question(view, explained[view.name]) for view in questions().values()]
 
 
-def _question(view: View, explained: Mapping[str, Explanation]) -> AssetsDefinition:
+def _question(view: View, explained: Mapping[str, ColumnDoc]) -> AssetsDefinition:
     found = reading(view.sql)
 
     @asset(

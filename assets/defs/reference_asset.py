@@ -10,7 +10,7 @@ from dagster import AssetExecutionContext, MaterializeResult, asset
 from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.execution.partition_preview import preview
-from prunescope.assets.execution.task import Report
+from prunescope.assets.execution.task import TaskResult
 from prunescope.pipelines.reporting.published import contents_hash, published
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, fingerprint
@@ -33,7 +33,7 @@ def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource
     return materialized(TABLE, write_published(warehouse.store()))
 
 
-def write_published(store: Store) -> Report:
+def write_published(store: Store) -> TaskResult:
     """Writes each model's numbers unless they are there; tells what lies there in all.
 
     Raises:
@@ -61,7 +61,7 @@ def write_published(store: Store) -> Report:
             violations += store.write(TABLE, own, made, str(model), None).violations
     files = [partition.path for partition in store.partitions(TABLE)]
     size = sum(int(file.stat().st_size) for file in files)
-    return Report(
+    return TaskResult(
         TABLE.name,
         fingerprint=version,
         rows=rows.height,

@@ -17,10 +17,10 @@ from pydantic import Field, PrivateAttr
 from prunescope.assets import settings
 from prunescope.assets.execution.signals import end_with_parent
 from prunescope.assets.planning.answer_version import partitions
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.explorer_data import asking
 from prunescope.assets.watching.watch_list import request_for
-from prunescope.pipelines.reporting.charts.figure_cache import Drawn
+from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.catalogue.scope import is_whole, narrow
@@ -49,7 +49,7 @@ class StudyResource(ConfigurableResource):
     added: list[str] = Field(default=[], description="Models beside the study's, written like `models`.")
 
     @staticmethod
-    def config_of(request: Request) -> dict[str, object]:
+    def config_of(request: StudyRequest) -> dict[str, object]:
         """The resource's configuration for a request."""
         return {
             "study": request.study,
@@ -60,19 +60,19 @@ class StudyResource(ConfigurableResource):
         }
 
     @classmethod
-    def of_run(cls, run_config: Mapping[str, Any]) -> Request | None:
+    def of_run(cls, run_config: Mapping[str, Any]) -> StudyRequest | None:
         """What a run was asked for by its configuration; None where that names no study."""
         told = cls(**run_config.get("resources", {}).get("study", {}).get("config", {}))
         asked = (tuple(told.models), tuple(told.recipes), told.allow_code_execution, tuple(told.added))
-        return Request(told.study, *asked) if told.study else None
+        return StudyRequest(told.study, *asked) if told.study else None
 
     def request(
         self,
         store: Store,
         model: str | None = None,
         recipe: str | None = None,
-        remembered: Callable[[str], Request | None] = lambda _: None,
-    ) -> Request:
+        remembered: Callable[[str], StudyRequest | None] = lambda _: None,
+    ) -> StudyRequest:
         """What is asked for.
 
         Args:
@@ -84,7 +84,7 @@ class StudyResource(ConfigurableResource):
         Raises:
             InputError: no study is named and none can be found, or the watch list is not valid.
         """
-        found = Request(self.study) if self.study else request_for(store, model, recipe, remembered)
+        found = StudyRequest(self.study) if self.study else request_for(store, model, recipe, remembered)
         return replace(
             found,
             models=tuple(self.models) or found.models,
@@ -106,7 +106,7 @@ class OneStudy:
 
     connection: duckdb.DuckDBPyConnection
     ask: Ask
-    drawn: Drawn | None
+    drawn: FigureCache | None
 
 
 class WarehouseResource(ConfigurableResource):
@@ -118,7 +118,7 @@ class WarehouseResource(ConfigurableResource):
     _asking: Ask | None = PrivateAttr(default=None)
     _is_narrow: bool = PrivateAttr(default=False)
     _partitions: dict[str, str] = PrivateAttr(default={})
-    _drawn: Drawn | None = PrivateAttr(default=None)
+    _drawn: FigureCache | None = PrivateAttr(default=None)
 
     def store(self) -> Store:
         """The Parquet store."""
@@ -136,10 +136,10 @@ class WarehouseResource(ConfigurableResource):
             self._asking = asking(self._connection)
         return self._asking(query)
 
-    def drawn(self) -> Drawn:
+    def drawn(self) -> FigureCache:
         """The figures of the whole warehouse, in one run each asked and drawn once."""
         if self._drawn is None:
-            self._drawn = Drawn(self.ask)
+            self._drawn = FigureCache(self.ask)
         return self._drawn
 
     def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature

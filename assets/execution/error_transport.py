@@ -12,19 +12,19 @@ from prunescope.warehouse.core.errors import WarehouseError
 KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, ComputationError, WarehouseError)}
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """What may go well another time without anybody mending anything."""
 
 
-class WorkerLostError(PassingError):
+class WorkerLostError(TransientError):
     """A worker ended in the middle of a part: killed, out of memory, or never started."""
 
 
-def can_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether to try again: a worker was lost, or storage did not answer. Wrong input and arithmetic never pass."""
     # Object stores raise what their client does, which is only imported where one is used.
     return any(
-        isinstance(one, PassingError | ConnectionError | TimeoutError) or _is_named(one, "HTTPClientError")
+        isinstance(one, TransientError | ConnectionError | TimeoutError) or _is_named(one, "HTTPClientError")
         for one in _causes(error)
     )
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from prunescope.assets.execution.partition_context import Subject
+from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.planning.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
     from prunescope.pipelines.evaluation.tasks.score import TaskSession
     from prunescope.pipelines.evaluation.traces.text_traces import TextSession
-    from prunescope.pipelines.evaluation.traces.trace_session import Session
+    from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
     from prunescope.pipelines.models.decoder import Decoder
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
     from prunescope.pipelines.pruning.variant import Variant
@@ -41,7 +41,7 @@ Waiting = dict[str, tuple[str, Found, float]]
 
 
 @dataclass
-class LoadedModels:
+class ModelCache:
     """Keeps the last decoder and the last session of each kind: prompts, texts, tasks, retrieval.
 
     Attributes:
@@ -55,7 +55,7 @@ class LoadedModels:
     split: int = field(default=1, init=False)
     _shared: list[tuple[str, float]] = field(default_factory=list, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
-    _session: "tuple[tuple[str, ...], Session] | None" = field(default=None, init=False)
+    _session: "tuple[tuple[str, ...], TraceSession] | None" = field(default=None, init=False)
     _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
     _tasks: "tuple[tuple[str, ...], TaskSession] | None" = field(default=None, init=False)
     _retrieval: "tuple[tuple[str, ...], RetrievalSession] | None" = field(default=None, init=False)
@@ -82,7 +82,7 @@ class LoadedModels:
             self._decoder = (key, replace(decoder, split=self.split))
         return self._decoder[1]
 
-    def session(self, dense: DenseModel, study: Study) -> "Session":
+    def session(self, dense: DenseModel, study: Study) -> "TraceSession":
         """The dense side of the study's prompts on the loaded model.
 
         Raises:
@@ -91,11 +91,11 @@ class LoadedModels:
         decoder = self.decoder(dense, study)
         key = (dense.spec.name, study.prompts_hash, study.settings_hash)
         if self._session is None or self._session[0] != key:
-            from prunescope.pipelines.evaluation.traces.trace_session import Session
+            from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 
             self._session, self._traced = None, {}
             with self._sharing("dense model on every prompt"):
-                self._session = (key, Session(decoder, dense.spec.name, study, self.progress))
+                self._session = (key, TraceSession(decoder, dense.spec.name, study, self.progress))
         return self._session[1]
 
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
@@ -113,7 +113,7 @@ class LoadedModels:
         return self._tokens[1]
 
     def pruned(
-        self, subject: Subject, beside: Sequence[str], statistics_of: "Callable[[list[Recipe]], Statistics]"
+        self, subject: PartitionContext, beside: Sequence[str], statistics_of: "Callable[[list[Recipe]], Statistics]"
     ) -> "tuple[Variant, float]":
         """The variant of a recipe and its share of the seconds; those beside it that share passes come along.
 
@@ -143,7 +143,7 @@ class LoadedModels:
             raise variant
         return variant, seconds
 
-    def traced(self, subject: Subject, beside: Sequence[str]) -> "tuple[dict[str, pl.DataFrame], float]":
+    def traced(self, subject: PartitionContext, beside: Sequence[str]) -> "tuple[dict[str, pl.DataFrame], float]":
         """The trace tables of a variant and its share of the seconds; some of those beside it are traced along.
 
         Args:
@@ -289,7 +289,7 @@ class LoadedModels:
         gc.collect()
 
 
-def _kept(waiting: Waiting[Found], subject: Subject, beside: Sequence[str]) -> Waiting[Found]:
+def _kept(waiting: Waiting[Found], subject: PartitionContext, beside: Sequence[str]) -> Waiting[Found]:
     """What will still be asked for: a study that ended early leaves rows for which nobody comes."""
     recipe = subject.variant_recipe.name
     kept = {name: found for name, found in waiting.items() if name in {recipe, *beside}}
@@ -299,4 +299,4 @@ def _kept(waiting: Waiting[Found], subject: Subject, beside: Sequence[str]) -> W
 
 
 # Dagster wants the very same object in every job of a process, and one model in memory is the point.
-LOADED = LoadedModels()
+LOADED = ModelCache()

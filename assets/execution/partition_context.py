@@ -14,7 +14,7 @@ import polars as pl
 
 from prunescope.assets import settings
 from prunescope.assets.execution.partition_preview import command, origin, preview
-from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.planning import fingerprints
 from prunescope.assets.planning.fingerprints import DenseModel
 from prunescope.pipelines.core.progress import SILENT
@@ -37,7 +37,7 @@ def _libraries() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PartitionContext:
     """What one partition is about.
 
     Attributes:
@@ -53,7 +53,7 @@ class Subject:
     store: Store
 
     @classmethod
-    def of(cls, part: Part) -> Self:
+    def of(cls, part: ComputeTask) -> Self:
         """What a part is about.
 
         Raises:
@@ -119,7 +119,7 @@ class Subject:
 
     def write(
         self, table: str, rows: pl.DataFrame, seconds: float, device: str, shown: dict[str, float | str] | None = None
-    ) -> Report:
+    ) -> TaskResult:
         """Stores the partition with its provenance.
 
         Args:
@@ -149,7 +149,7 @@ class Subject:
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         written = self.store.write(TABLES[table], rows, provenance, self.model, recipe)
-        return Report(
+        return TaskResult(
             table,
             fingerprint=provenance.fingerprint,
             rows=written.rows,

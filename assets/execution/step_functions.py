@@ -11,10 +11,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from prunescope.assets.execution.error_transport import is_out_of_memory
-from prunescope.assets.execution.model_cache import MOST_TOGETHER, LoadedModels
-from prunescope.assets.execution.partition_context import Subject
+from prunescope.assets.execution.model_cache import MOST_TOGETHER, ModelCache
+from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.stored_statistics import statistics_of
-from prunescope.assets.execution.task import STEPS, Part, Report
+from prunescope.assets.execution.task import STEPS, ComputeTask, TaskResult
 from prunescope.assets.planning.fingerprints import MASK_TABLE, SPEED_TABLE, TEXT_TABLE, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.core.errors import ComputationError
@@ -24,10 +24,10 @@ from prunescope.warehouse.core.formats import render
 if TYPE_CHECKING:
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
 
-Reports = Iterator[Report]
+Reports = Iterator[TaskResult]
 
 
-def compute(part: Part, loaded: LoadedModels) -> Reports:
+def compute(part: ComputeTask, loaded: ModelCache) -> Reports:
     """Computes one part and writes its tables; gives a report as each is written.
 
     What does not fit into the memory is tried once more with half of what usually passes through the model at once.
@@ -67,12 +67,12 @@ def compute(part: Part, loaded: LoadedModels) -> Reports:
         raise
 
 
-def _marked(report: Report, memory: str) -> Report:
+def _marked(report: TaskResult, memory: str) -> TaskResult:
     """Tells that half was computed at once: the numbers may differ in the last digits. Nothing where none were."""
     return report if report.is_left_alone else replace(report, shown=report.shown | {"memory": memory})
 
 
-def _too_small(part: Part, told: str) -> str:
+def _too_small(part: ComputeTask, told: str) -> str:
     """What was tried, in words."""
     usual, what = _at_once(part.step)
     tried = f"with {usual} {what} at once and with {usual // 2}" if usual else "twice"
@@ -102,15 +102,15 @@ def _at_once(step: str) -> tuple[int, str]:
     return 0, ""
 
 
-def _computed(part: Part, loaded: LoadedModels) -> Reports:
-    subject, tables = Subject.of(part), STEPS[part.step]
+def _computed(part: ComputeTask, loaded: ModelCache) -> Reports:
+    subject, tables = PartitionContext.of(part), STEPS[part.step]
     if set(tables) <= set(VARIANT_TABLES) and not subject.asks(tables):
-        yield from (Report(table, is_left_alone=True) for table in tables)
+        yield from (TaskResult(table, is_left_alone=True) for table in tables)
     else:
         yield from _STEPS[part.step](part, subject, loaded)
 
 
-def _models(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _models(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Loads a dense model, proves its structure, writes its sizes and hashes."""
     from prunescope.pipelines.models.describe import model_row
 
@@ -120,7 +120,7 @@ def _models(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     yield subject.write("models", rows, time.perf_counter() - started, str(decoder.device))
 
 
-def _calibration(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _calibration(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Runs the dense model once over the calibration tokens."""
     from prunescope.pipelines.pruning.calibration.statistics import calibrate
 
@@ -132,7 +132,7 @@ def _calibration(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     yield subject.write("block_influence", seen.block_influence, seconds, str(decoder.device))
 
 
-def _variants(part: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _variants(part: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Prunes: what changed goes into a small file that rebuilds the variant, its counts into a row."""
     from prunescope.pipelines.pruning.calibration.statistics import calibrate, tokens_hash
     from prunescope.pipelines.pruning.layer_checkpoints import discard
@@ -161,7 +161,7 @@ def _variants(part: Part, subject: Subject, loaded: LoadedModels) -> Reports:
             older.unlink()
 
 
-def _mask_samples(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _mask_samples(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Looks at the variant's masks where every variant of the model is looked at."""
     from prunescope.pipelines.pruning.sampled_masks import mask_samples
 
@@ -171,7 +171,7 @@ def _mask_samples(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     yield subject.write(MASK_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
-def _traces(part: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _traces(part: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Measures the variant against the dense model, layer by layer and token by token."""
     tables, seconds = loaded.traced(subject, part.beside)
     device = str(loaded.decoder(subject.dense, subject.study).device)
@@ -179,7 +179,7 @@ def _traces(part: Part, subject: Subject, loaded: LoadedModels) -> Reports:
         yield subject.write(table, tables[table], seconds, device)
 
 
-def _texts(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _texts(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Measures the variant against the dense model on the study's texts; no text, no row."""
     recipe, decoder = subject.variant_recipe.name, loaded.decoder(subject.dense, subject.study)
     session = loaded.texts(subject.dense, subject.study)
@@ -188,7 +188,7 @@ def _texts(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     yield subject.write(TEXT_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
-def _tasks(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _tasks(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Scores the variant on the study's tasks, and lays its answers beside the dense model's."""
     from prunescope.pipelines.evaluation.tasks.score import flips, shares
 
@@ -202,7 +202,7 @@ def _tasks(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     yield subject.write("task_samples", scored.samples, seconds, device, turned)
 
 
-def _retrieval(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _retrieval(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Embeds the study's queries and documents with the variant, and scores what they find."""
     decoder, session = loaded.decoder(subject.dense, subject.study), loaded.retrieval(subject.dense, subject.study)
     started, recipe = time.perf_counter(), subject.variant_recipe.name
@@ -214,7 +214,7 @@ def _retrieval(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
         yield subject.write(table, tables[table], seconds, str(decoder.device), shown)
 
 
-def _speed(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
+def _speed(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
     """Times the variant in turn with the dense model."""
     from prunescope.pipelines.evaluation.speed import speed_rows
 
@@ -224,7 +224,7 @@ def _speed(_: Part, subject: Subject, loaded: LoadedModels) -> Reports:
     yield subject.write(SPEED_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
-_STEPS: dict[str, Callable[[Part, Subject, LoadedModels], Reports]] = {
+_STEPS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Reports]] = {
     "models": _models,
     "calibration": _calibration,
     "variants": _variants,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from prunescope.assets import settings
-from prunescope.assets.execution.partition_context import Subject
+from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.planning.fingerprints import inputs
 from prunescope.assets.planning.work_plan import unfinished_folder
-from prunescope.pipelines.recipes import Drop, Recipe
+from prunescope.pipelines.recipes import DepthRecipe, Recipe
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
@@ -21,12 +21,15 @@ from prunescope.warehouse.tables import TABLES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunescope.pipelines.pruning.calibration.statistics import Calibrated
+    from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
 
 
 def statistics_of(
-    subject: Subject, recipes: Sequence[Recipe], tokens: "Tensor | None", calibrated: "Callable[[], Calibrated]"
+    subject: PartitionContext,
+    recipes: Sequence[Recipe],
+    tokens: "Tensor | None",
+    calibrated: "Callable[[], CalibrationResult]",
 ) -> "Statistics":
     """What some recipes of one model need that share a calibration.
 
@@ -62,9 +65,9 @@ def statistics_of(
     )
 
 
-def _known_order(subject: Subject, recipe: Recipe) -> list[tuple[str, float | None]]:
+def _known_order(subject: PartitionContext, recipe: Recipe) -> list[tuple[str, float | None]]:
     """The longest order that a variant of the same model was found to drop the same units in, whatever its count."""
-    if not isinstance(recipe, Drop) or recipe.by not in {"iterative", "greedy"}:
+    if not isinstance(recipe, DepthRecipe) or recipe.by not in {"iterative", "greedy"}:
         return []
     wanted, found = _follows_from(subject, recipe), [list[tuple[str, float | None]]()]
     for partition in subject.store.partitions(TABLES["variants"]):
@@ -80,7 +83,7 @@ def _known_order(subject: Subject, recipe: Recipe) -> list[tuple[str, float | No
     return max(found, key=len)
 
 
-def _follows_from(subject: Subject, recipe: Recipe) -> dict[str, str]:
+def _follows_from(subject: PartitionContext, recipe: Recipe) -> dict[str, str]:
     """Weights, type, tokens and code: all that an order follows from beside the recipe."""
     found = inputs("variants", subject.study, subject.dense.identity, recipe)
     return {key: value for key, value in found.items() if key != "recipe_hash"}

@@ -17,9 +17,9 @@ from prunescope.assets.planning.fingerprints import (
     TEXT_TABLE,
     TRACE_TABLES,
 )
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.warehouse.quality.checks import Violation
-from prunescope.warehouse.quality.plausibility_checks import Measured
+from prunescope.warehouse.quality.plausibility_checks import CheckResult
 
 # The tables of each step: they come out of one computation, so they are computed together or not at all.
 STEPS = {
@@ -36,7 +36,7 @@ STEPS = {
 
 
 @dataclass(frozen=True)
-class Part:
+class ComputeTask:
     """One step for one model or variant.
 
     Attributes:
@@ -52,7 +52,7 @@ class Part:
     """
 
     step: str
-    request: Request
+    request: StudyRequest
     root: str
     model: str
     recipe: str | None = None
@@ -75,7 +75,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Report:
+class TaskResult:
     """What became of one table's partition.
 
     Attributes:
@@ -101,7 +101,7 @@ class Report:
     path: str = ""
     violations: tuple[Violation, ...] = ()
     orphaned: tuple[str, ...] = ()
-    drifts: tuple[Measured, ...] = ()
+    drifts: tuple[CheckResult, ...] = ()
     seconds: float = 0.0
     device: str = ""
     shown: dict[str, float | str] = field(default_factory=dict)
@@ -116,5 +116,5 @@ class Report:
         return _REPORT.validate_json(line)
 
 
-_PART = TypeAdapter(Part)
-_REPORT = TypeAdapter(Report)
+_PART = TypeAdapter(ComputeTask)
+_REPORT = TypeAdapter(TaskResult)

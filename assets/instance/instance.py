@@ -30,7 +30,7 @@ from sqlalchemy.pool import NullPool, Pool
 from yaml import YAMLError
 
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.atomic_write import refusals_explained
+from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
 CONFIG = "dagster.yaml"
 # Room for Dagster's databases and the tables of one small study.
@@ -79,12 +79,12 @@ def prepare_home(root: Path) -> Path:
     """
     if chosen := os.environ.get("DAGSTER_HOME"):
         home = Path(chosen).expanduser().absolute()
-        with refusals_explained(home):
+        with translate_os_errors(home):
             home.mkdir(parents=True, exist_ok=True)
     else:
         home = root / "_dagster"
         config = _packaged_config().read_text(encoding="utf-8")
-        with refusals_explained(home):
+        with translate_os_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             copy = home / CONFIG
             if not copy.exists() or copy.read_text(encoding="utf-8") != config:
@@ -258,7 +258,7 @@ def only_writer(root: Path, waiting: Callable[[], None], url: str | None = None)
     if lock in _HELD:
         yield _HELD[lock]
         return
-    with refusals_explained(lock):
+    with translate_os_errors(lock):
         root.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     with file, ExitStack() as held:

@@ -18,7 +18,7 @@ from prunescope.pipelines.evaluation.retrieval.beir_data import files_of, requir
 from prunescope.pipelines.evaluation.tasks.definition import contents_hash as task_hash
 from prunescope.pipelines.evaluation.tasks.definition import described, harness, runs_code
 from prunescope.pipelines.models.sources import ModelIdentity, file_hash, identify, locate, source_hash
-from prunescope.pipelines.recipes import External, Recipe, steps
+from prunescope.pipelines.recipes import ExternalRecipe, Recipe, steps
 from prunescope.pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 from prunescope.warehouse.storage.path_names import path_safe
@@ -125,7 +125,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
                 "tokenizer_hash": identity.tokenizer_hash,
                 "calibration_hash": calibration_hash(study.calibration),
             }
-        made = [source_hash(step.source, cache_folder()) for step in steps(recipe) if isinstance(step, External)]
+        made = [source_hash(step.source, cache_folder()) for step in steps(recipe) if isinstance(step, ExternalRecipe)]
         return found | {"recipe_hash": recipe.hash} | needed | ({"external_hash": made[0]} if made else {})
     found |= {"variant": fingerprint(inputs("variants", study, identity, recipe))}
     if table in {MASK_TABLE, SPEED_TABLE}:

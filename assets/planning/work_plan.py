@@ -31,7 +31,7 @@ REPORT_MARK = "<!-- prunescope version "
 
 
 @dataclass(frozen=True)
-class Request:
+class StudyRequest:
     """What a user asks for.
 
     Attributes:
@@ -57,7 +57,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Work:
+class PartitionWork:
     """One partition with tables to compute.
 
     Attributes:
@@ -89,8 +89,8 @@ class Plan:
     """
 
     study: Study
-    models: Sequence[Work] = field(default=())
-    variants: Sequence[Work] = field(default=())
+    models: Sequence[PartitionWork] = field(default=())
+    variants: Sequence[PartitionWork] = field(default=())
     is_report_stale: bool = False
 
     @property
@@ -148,7 +148,7 @@ def make_plan(
 
 def model_work(
     study: Study, store: Store, dense: DenseModel, *, replace: bool = False, tables: Collection[str] | None = None
-) -> list[Work]:
+) -> list[PartitionWork]:
     """A model's partition and those of its variants, current ones too; arguments and errors as `make_plan`."""
     return [_work(study, store, dense, recipe, replace=replace, tables=tables) for recipe in (None, *study.recipes)]
 
@@ -182,7 +182,7 @@ def _work(
     *,
     replace: bool,
     tables: Collection[str] | None,
-) -> Work:
+) -> PartitionWork:
     name = recipe.name if recipe else None
     stale = []
     for table in MODEL_TABLES if recipe is None else variant_tables(study):
@@ -196,7 +196,7 @@ def _work(
             if not replace:
                 _refuse_to_overwrite(study, store, table, dense, recipe)
             stale.append(table)
-    return Work(dense.spec.name, recipe, tuple(stale))
+    return PartitionWork(dense.spec.name, recipe, tuple(stale))
 
 
 def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None) -> None:

@@ -13,10 +13,10 @@ import polars as pl
 
 from prunescope.assets.planning.fingerprints import CODE_VERSIONS
 from prunescope.pipelines.reporting.charts.display_text import prose
-from prunescope.pipelines.reporting.charts.figure_cache import Drawn
-from prunescope.pipelines.reporting.explorer.comparisons import TASKS, TOKENS, Paired, Pairs
+from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
+from prunescope.pipelines.reporting.explorer.comparisons import TASKS, TOKENS, PairComparison, Pairs
 from prunescope.pipelines.reporting.explorer.document_types import Fact
-from prunescope.pipelines.reporting.explorer.ordering import Order
+from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.query_cache import Ask
 from prunescope.pipelines.reporting.explorer.study_documents import Documents
 from prunescope.pipelines.studies import Study
@@ -31,7 +31,7 @@ def documents(
     study: Study | str,
     connection: duckdb.DuckDBPyConnection,
     ask: Ask | None = None,
-    drawn: Drawn | None = None,
+    drawn: FigureCache | None = None,
     *,
     is_live: bool = False,
 ) -> Documents:
@@ -48,11 +48,11 @@ def documents(
         path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
     }
     ask = ask or asking(connection)
-    name, title, order = study, "", Order()
+    name, title, order = study, "", DisplayOrder()
     if not isinstance(study, str):
         name, title = study.name, study.title
         names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
-        order = Order(*names, [prompt.id for prompt in study.prompts])
+        order = DisplayOrder(*names, [prompt.id for prompt in study.prompts])
     return Documents(
         ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), drawn, is_live=is_live
     )
@@ -82,10 +82,10 @@ def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
-    def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
+    def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[PairComparison]:
         with damage_explained(connection):
             found = compare_pairs(connection, model, pairs)
-        return [Paired(pl.DataFrame(one.rows), one.prompts, one.missing) for one in found]
+        return [PairComparison(pl.DataFrame(one.rows), one.prompts, one.missing) for one in found]
 
     files = {TOKENS: compare_module.TOKENS, TASKS: compare_module.TASKS}
     return Pairs(compare, {key: path.read_text(encoding="utf-8") for key, path in files.items()})

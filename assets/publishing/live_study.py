@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from prunescope.assets.publishing.explorer_data import asking, documents
-from prunescope.assets.watching.watch_list import look
+from prunescope.assets.watching.watch_list import load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.explorer.document_types import Index
 from prunescope.pipelines.studies import Study, load_study, study_names
@@ -46,7 +46,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
     """
     with connect(root) as connection:
         computed = _computed(connection)
-    known: dict[str, Study | None] = {each.study.name: each.study for each in look(Store(root)).studies}
+    known: dict[str, Study | None] = {each.study.name: each.study for each in load_watch_state(Store(root)).studies}
     if named is None:
         names = list(computed)
     elif named.endswith((".yaml", ".yml")):
@@ -90,7 +90,7 @@ def _scope(
     return (models, recipes) if there else None
 
 
-class Shown:
+class ShownStudy:
     """The studies that a server shows, by name: found anew where one is asked for, as a run may compute a new one."""
 
     def __init__(self, root: Place, named: str | None = None) -> None:
@@ -105,14 +105,14 @@ class Shown:
             WarehouseError: as `studies`.
         """
         self._root, self._is_one = root, named is not None
-        self._lives = {name: Live(root, name, study) for name, study in studies(root, named).items()}
+        self._lives = {name: LiveStudies(root, name, study) for name, study in studies(root, named).items()}
         self._lock = threading.Lock()
 
-    def known(self) -> Mapping[str, "Live"]:
+    def known(self) -> Mapping[str, "LiveStudies"]:
         """Those that were found so far."""
         return self._lives
 
-    def now(self) -> Mapping[str, "Live"]:
+    def now(self) -> Mapping[str, "LiveStudies"]:
         """Those that have computed by now; one that was found stays.
 
         Raises:
@@ -120,12 +120,12 @@ class Shown:
         """
         if not self._is_one:
             with self._lock, suppress(InputError):  # nothing is left, such as after `gc`: what was shown says so
-                found = {name: Live(self._root, name, study) for name, study in studies(self._root).items()}
+                found = {name: LiveStudies(self._root, name, study) for name, study in studies(self._root).items()}
                 self._lives = found | self._lives
         return self._lives
 
 
-class Live:
+class LiveStudies:
     """One study over the warehouse as it is now; several threads may use it."""
 
     def __init__(self, root: Place, name: str, study: Study | None) -> None:

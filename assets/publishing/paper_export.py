@@ -26,13 +26,13 @@ from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import MOST_ROWS
 from prunescope.warehouse.export.bundle import ExportFolder
-from prunescope.warehouse.export.methods_section import Calibration, Known, methods
+from prunescope.warehouse.export.methods_section import Calibration, ProvenanceFacts, methods
 from prunescope.warehouse.export.printed_tables import reads, stands_on, table_files
 from prunescope.warehouse.storage.location import Place
 
 
 @dataclass
-class Exported:
+class ExportResult:
     """What an export wrote.
 
     Attributes:
@@ -86,7 +86,7 @@ def export(
     progress: Progress = SILENT,
     *,
     all_rows: bool = False,
-) -> Exported:
+) -> ExportResult:
     """Writes tables, figures, the methods paragraph with its bibliography, and a manifest.
 
     Args:
@@ -132,7 +132,7 @@ def export(
             contents.told[name]["tables"] = list(found)
             contents.add_behind(name, stands_on([name], below) if name in views else set(found), variants, noise)
         tables = sorted({table for told in contents.told.values() for table in told["tables"]})
-        known = Known(_calibrations(connection, study), _corpora())
+        known = ProvenanceFacts(_calibrations(connection, study), _corpora())
         section = methods(connection, contents.used, tables, known, version("prunescope"))
         folder.add("methods.md", section.markdown.encode())
         folder.add("methods.tex", section.latex.encode())
@@ -146,7 +146,7 @@ def export(
             }
         )
     empty, cut = (tuple(name for name in chosen if contents.told[name].get(is_so)) for is_so in ("is_empty", "is_cut"))
-    return Exported(directory, tuple(name for name in chosen if name not in empty), files, empty, cut)
+    return ExportResult(directory, tuple(name for name in chosen if name not in empty), files, empty, cut)
 
 
 def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:

@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prunescope.assets.publishing.live_study import Live, Shown
+from prunescope.assets.publishing.live_study import LiveStudies, ShownStudy
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.reporting.charts.display_text import label, prose
@@ -68,7 +68,7 @@ _LIST = """\
 
 
 def application(
-    studies: Shown,
+    studies: ShownStudy,
     *,
     seconds: float,
     gibibytes: float,
@@ -136,7 +136,7 @@ class _Query:
 class _Server:
     """The endpoints. Files and SQL are read in threads of their own; of the event loop nothing waits for them."""
 
-    def __init__(self, studies: Shown, seconds: float, gibibytes: float, tell: Callable[[str], None]) -> None:
+    def __init__(self, studies: ShownStudy, seconds: float, gibibytes: float, tell: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._tell = studies, seconds, gibibytes, tell
         self._running: set[_Query] = set()
         self._asked = 0
@@ -197,7 +197,7 @@ class _Server:
         # A refusal is an answer too: of another status browsers complain in their console, as if the page were broken.
         return JSONResponse(found)
 
-    def _answer(self, live: Live, sql: str, query: _Query) -> dict[str, object]:
+    def _answer(self, live: LiveStudies, sql: str, query: _Query) -> dict[str, object]:
         start = time.monotonic()
         self._running.add(query)
         try:
@@ -215,7 +215,7 @@ class _Server:
             "seconds": round(time.monotonic() - start, 3),
         }
 
-    async def _live(self, request: Request) -> Live:
+    async def _live(self, request: Request) -> LiveStudies:
         name = request.path_params["study"]
         found = self._studies.known()
         if name not in found:

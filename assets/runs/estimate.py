@@ -20,12 +20,12 @@ from prunescope.assets.planning.fingerprints import (
     find_model,
     variant_tables,
 )
-from prunescope.assets.planning.work_plan import Work, model_work
+from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.sources import locate_outline
-from prunescope.pipelines.planning.cost_model import Cost, Held, Rows, peak
+from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, RowCount, peak
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from prunescope.warehouse.schema.size_estimate import expected_bytes
@@ -34,7 +34,7 @@ from prunescope.warehouse.tables import TABLES
 
 # What needs torch is imported where something is to be computed.
 if TYPE_CHECKING:
-    from prunescope.pipelines.models.meta_model import Outline
+    from prunescope.pipelines.models.meta_model import MetaModel
     from prunescope.pipelines.planning.evaluation_workload import TaskSize
     from prunescope.pipelines.planning.machine_speed import Machine
     from prunescope.pipelines.planning.workload import Workload
@@ -85,11 +85,11 @@ class ModelEstimate:
     is_whole: bool
     lacking: Sequence[str]
     tables: Sequence[str]
-    works: Sequence[Work]
+    works: Sequence[PartitionWork]
     shared: Steps = field(default_factory=dict)
     costs: Mapping[str, Steps] = field(default_factory=dict)
-    held: Mapping[str, Sequence[Held]] = field(default_factory=dict)
-    rows: Mapping[str | None, Sequence[Rows]] = field(default_factory=dict)
+    held: Mapping[str, Sequence[MemoryItem]] = field(default_factory=dict)
+    rows: Mapping[str | None, Sequence[RowCount]] = field(default_factory=dict)
     machine: "Machine | None" = None
     available: int | None = None
     uncounted: Sequence[str] = ()
@@ -208,7 +208,7 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     )
 
 
-def task_sizes(tasks: Sequence[TaskSpec], outline: "Outline") -> "list[TaskSize]":
+def task_sizes(tasks: Sequence[TaskSpec], outline: "MetaModel") -> "list[TaskSize]":
     """What tasks ask, counted in the model's tokens.
 
     Raises:
@@ -222,17 +222,20 @@ def task_sizes(tasks: Sequence[TaskSpec], outline: "Outline") -> "list[TaskSize]
     return [size_of(each, outline.tokenizer) for each in loaded]
 
 
-def _all(study: Study, name: str) -> list[Work]:
+def _all(study: Study, name: str) -> list[PartitionWork]:
     """Of weights that are not there nothing can be current."""
-    return [Work(name, None, MODEL_TABLES), *(Work(name, recipe, variant_tables(study)) for recipe in study.recipes)]
+    return [
+        PartitionWork(name, None, MODEL_TABLES),
+        *(PartitionWork(name, recipe, variant_tables(study)) for recipe in study.recipes),
+    ]
 
 
-def _rows(load: "Workload", work: Work) -> list[Rows]:
+def _rows(load: "Workload", work: PartitionWork) -> list[RowCount]:
     rows = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
     return [each for each in rows if each.table in work.tables]
 
 
-def bytes_of(written: Sequence[Rows]) -> int:
+def bytes_of(written: Sequence[RowCount]) -> int:
     """Bytes of Parquet."""
     return sum(
         expected_bytes(TABLES[each.table], each.rows, each.unmoved, each.listed, each.packed) for each in written

@@ -48,7 +48,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a run did.
 
     Attributes:

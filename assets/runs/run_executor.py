@@ -19,16 +19,16 @@ from prunescope.assets.defs.automation_conditions import published_recipes
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
 from prunescope.assets.defs.recipe_asset import published
 from prunescope.assets.defs.resources import StudyResource
-from prunescope.assets.execution.local.client import retire
+from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.execution.model_cache import LOADED
-from prunescope.assets.execution.ray.config import RayPlace
+from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.signals import watched
 from prunescope.assets.execution.task import STEPS
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, opened, recover, require_space
 from prunescope.assets.planning import answer_version
 from prunescope.assets.planning.fingerprints import SPEED_TABLE
-from prunescope.assets.planning.work_plan import Plan, Request, Work, unfinished_folder
-from prunescope.assets.runs.outcome import Failure, Listener, Outcome
+from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest, unfinished_folder
+from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core import scratch_directory
 from prunescope.warehouse.catalogue.database import build_file
@@ -42,14 +42,14 @@ CATALOGUE = "_catalogue/prunescope.duckdb"
 
 def execute(
     plan: Plan,
-    request: Request,
+    request: StudyRequest,
     store: Store,
     listener: Listener,
     *,
     computes_here: bool,
-    place: RayPlace | None,
+    place: RayClusterConfig | None,
     asked_by: str,
-) -> Outcome:
+) -> RunResult:
     """Computes everything in the plan; one partition's failure does not stop the others.
 
     Call it as the warehouse's only writer.
@@ -78,10 +78,10 @@ def execute(
         scratch_directory.clean()
         runs = _Runs(plan, request, store, listener, instance, interrupted, place, asked_by)
         if computes_here:
-            retire(local)
+            stop_worker(local)
         with LOADED.telling(listener, claims=computes_here):
             runs.everything()
-        return Outcome(plan.study, runs.computed, runs.failures)
+        return RunResult(plan.study, runs.computed, runs.failures)
 
 
 @dataclass
@@ -89,12 +89,12 @@ class _Runs:
     """The Dagster runs of one plan, one after the other."""
 
     plan: Plan
-    request: Request
+    request: StudyRequest
     store: Store
     listener: Listener
     instance: DagsterInstance
     interrupted: Callable[[], bool]
-    place: RayPlace | None
+    place: RayClusterConfig | None
     asked_by: str
     computed: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -122,16 +122,16 @@ class _Runs:
         if self.plan.is_report_stale and answer_version.partitions_of(self.store, study):
             self._answers()
 
-    def _spread(self, place: RayPlace) -> None:
+    def _spread(self, place: RayClusterConfig) -> None:
         """Models and variants on the machines of a cluster; `speed` is measured here, where the study is run from."""
-        from prunescope.assets.execution.ray.schedule import Order
-        from prunescope.assets.execution.ray.worker_pool import Fleet
+        from prunescope.assets.execution.ray.schedule import RaySchedule
+        from prunescope.assets.execution.ray.worker_pool import WorkerPool
 
-        def record(work: Work, tables: tuple[str, ...], is_last: bool) -> bool:
+        def record(work: PartitionWork, tables: tuple[str, ...], is_last: bool) -> bool:
             return self._variant(work, tables, (), is_last=is_last) if work.recipe else self._model(work)
 
-        with Fleet(place, self.listener.note) as fleet:
-            order = Order(self.plan, self.request, str(self.store.root), fleet, record, self._discard_unfinished)
+        with WorkerPool(place, self.listener.note) as fleet:
+            order = RaySchedule(self.plan, self.request, str(self.store.root), fleet, record, self._discard_unfinished)
             order.everything()
         failed = {failure.name for failure in self.failures}
         for work in self.plan.variants:
@@ -143,10 +143,10 @@ class _Runs:
         self._run("answers", "questions, figures and report", None, None)
         build_file(self.store.root, self.store.root / CATALOGUE)
 
-    def _model(self, work: Work) -> bool:
+    def _model(self, work: PartitionWork) -> bool:
         return self._run("model_tables", work.name, work.model, _keys(work.tables))
 
-    def _variants(self, works: list[Work]) -> None:
+    def _variants(self, works: list[PartitionWork]) -> None:
         """Prunes all variants of a model, then measures them: known together, they share the dense side's work."""
         masks = ("variants",)
         to_prune = [work for work in works if "variants" in work.tables]
@@ -172,7 +172,9 @@ class _Runs:
         with suppress(OSError):  # others are in it, or nobody was
             folder.rmdir()
 
-    def _variant(self, work: Work, tables: tuple[str, ...], beside: Sequence[Work], *, is_last: bool) -> bool:
+    def _variant(
+        self, work: PartitionWork, tables: tuple[str, ...], beside: Sequence[PartitionWork], *, is_last: bool
+    ) -> bool:
         if work.recipe is None:
             raise ValueError("a variant has a recipe")
         key = variant_key(work.model, work.recipe.name)

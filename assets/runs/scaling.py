@@ -31,7 +31,7 @@ from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant
 from prunescope.assets.defs.recipe_asset import recipe as published_recipe
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import table_assets
-from prunescope.assets.execution.task import STEPS, Report
+from prunescope.assets.execution.task import STEPS, TaskResult
 from prunescope.assets.instance.instance import databases_kept_open
 from prunescope.assets.planning.fingerprints import MODEL_TABLES, find_model, variant_tables
 from prunescope.assets.planning.work_plan import model_work
@@ -39,10 +39,10 @@ from prunescope.assets.runs.estimate import ModelEstimate, bytes_of, estimate, g
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.models.meta_model import load_outline, shape_of
 from prunescope.pipelines.models.sources import locate_outline
-from prunescope.pipelines.planning.cluster import Pace, Simulated, simulate
+from prunescope.pipelines.planning.cluster import SimulatedRun, StageTimes, simulate
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.garbage_collection import TRIED
-from prunescope.warehouse.quality.plausibility_checks import Measured, drifts_of
+from prunescope.warehouse.quality.plausibility_checks import CheckResult, drifts_of
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, read_footer
 from prunescope.warehouse.tables import TABLES
@@ -108,15 +108,15 @@ class Scale:
     """
 
     steps: Sequence[Step]
-    pace: Pace
+    pace: StageTimes
     bytes_a_variant: int
     records_a_variant: int
     workers: int
 
-    def simulated(self, models: int, recipes: int) -> Simulated:
+    def simulated(self, models: int, recipes: int) -> SimulatedRun:
         """The whole run of so many models with so many recipes each."""
         answers = _ANSWERS + _ANSWERS_A_MILLION * self.records_a_variant * models * recipes / 1e6
-        pace = Pace(**(vars(self.pace) | {"answers": answers}))
+        pace = StageTimes(**(vars(self.pace) | {"answers": answers}))
         return simulate(pace, models, recipes, self.workers)
 
 
@@ -143,7 +143,7 @@ def scale(study: Study, store: Store, cache: Path, progress: Progress, workers: 
         return sum(step.seconds for step in steps if step.when == when and (not items or step.item in items))
 
     serial = ("Dagster", "reading footers", "writing")
-    pace = Pace(
+    pace = StageTimes(
         load=of(_ONCE, "model load"),
         model=of(_MODEL) - of(_MODEL, "Dagster"),
         dense=of(_ONCE) - of(_ONCE, "model load"),
@@ -257,8 +257,8 @@ class _Idle(EngineResource):
 
     def outcomes(self, context: AssetExecutionContext, step: str, study: StudyResource) -> Iterator[MaterializeResult]:  # noqa: ARG002
         for name in STEPS[step]:
-            drifts = tuple(Measured(drift.name, {}, is_warning=False) for drift in drifts_of(TABLES[name]))
-            yield materialized(TABLES[name], Report(name, fingerprint="0" * 64, drifts=drifts))
+            drifts = tuple(CheckResult(drift.name, {}, is_warning=False) for drift in drifts_of(TABLES[name]))
+            yield materialized(TABLES[name], TaskResult(name, fingerprint="0" * 64, drifts=drifts))
 
 
 def _bookkeeping(study: Study) -> Iterator[Step]:

@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from prunescope.assets.execution.ray.config import RayPlace
+from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.planning.fingerprints import RETRIEVAL_TABLES, TASK_TABLES, VARIANT_TABLES, find_model
-from prunescope.assets.planning.work_plan import Plan, Request, make_plan
-from prunescope.assets.runs.outcome import Failure, Listener, Outcome
+from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
+from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.precompile import compiling_beside
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.studies import Study
@@ -21,7 +21,7 @@ from prunescope.warehouse.storage.partition_store import Store
 
 @compiling_beside()
 def run_study(
-    request: Request,
+    request: StudyRequest,
     root: Place | str,
     cache: Path,
     listener: Listener,
@@ -29,9 +29,9 @@ def run_study(
     replace: bool = False,
     tables: Collection[str] | None = None,
     computes_here: bool = True,
-    place: RayPlace | None = None,
+    place: RayClusterConfig | None = None,
     asked_by: str = "command line",
-) -> Outcome:
+) -> RunResult:
     """Brings the warehouse up to date with a study.
 
     Of several models, those that cannot be found or do not fit the study are failures, and the others go on.
@@ -62,7 +62,7 @@ def run_study(
         return make_plan(study, store, cache, listener, replace=replace, tables=tables, without=refused.failures)
 
     if planned().is_empty:
-        return refused.added_to(Outcome(study))
+        return refused.added_to(RunResult(study))
     from prunescope.assets.instance.instance import only_writer
     from prunescope.assets.runs.run_executor import execute
 
@@ -81,7 +81,7 @@ def run_study(
             refused.where(lambda name: check_study(checked, find_model(study, name, cache, listener).folder))
             plan = planned()
         if plan.is_empty:
-            return refused.added_to(Outcome(study))
+            return refused.added_to(RunResult(study))
         outcome = execute(plan, request, store, listener, computes_here=computes_here, place=place, asked_by=asked_by)
         return refused.added_to(outcome)
 
@@ -112,5 +112,5 @@ class _Refused:
             self.failures[name] = Failure(name, str(error), is_input=True, traceback=where)
             self._listener.failed(self.failures[name])
 
-    def added_to(self, outcome: Outcome) -> Outcome:
+    def added_to(self, outcome: RunResult) -> RunResult:
         return dataclasses.replace(outcome, failures=(*self.failures.values(), *outcome.failures))

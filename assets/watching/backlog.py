@@ -22,7 +22,7 @@ from prunescope.assets.planning.fingerprints import (
     variant_tables,
 )
 from prunescope.assets.planning.work_plan import report_fingerprint
-from prunescope.assets.watching.watch_list import Watch, Watched, look
+from prunescope.assets.watching.watch_list import Watched, WatchState, load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.cached_identity import known_folder, known_identity, stamp
 from prunescope.pipelines.recipes import Recipe
@@ -39,7 +39,7 @@ Partition = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
-class Due:
+class MissingWork:
     """What one watched study lacks of one of its models.
 
     Attributes:
@@ -70,8 +70,8 @@ class Backlog:
             each with that study's name; nothing makes them again.
     """
 
-    watch: Watch
-    due: list[Due]
+    watch: WatchState
+    due: list[MissingWork]
     outdated: dict[str, dict[Partition, str]]
     stale_reports: dict[str, str]
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class _Findings:
     """
 
     there: dict[tuple[str, Partition], _Seen | None]
-    due: list[Due] = field(default_factory=list)
+    due: list[MissingWork] = field(default_factory=list)
     current: set[tuple[str, Partition]] = field(default_factory=set)
     outdated: dict[str, dict[Partition, str]] = field(default_factory=dict)
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class _Dense:
 
 
 @dataclass
-class Surveyor:
+class FreshnessScanner:
     """Compares a warehouse with its watch list, and remembers what it has read until it changes."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -170,7 +170,7 @@ class Surveyor:
             InputError: the watch list is not valid.
             WarehouseError: the warehouse cannot be read.
         """
-        watch, reports = look(store), dict[str, str]()
+        watch, reports = load_watch_state(store), dict[str, str]()
         with self._lock:
             found = _Findings(self._partitions(store, watch.studies))
             kept, self._accepted = self._accepted, {}
@@ -248,7 +248,7 @@ class Surveyor:
                 is_there = is_there or seen is not None
         changed = dense.files if is_there and not wanted else ""
         if missing or changed:
-            found.due.append(Due(watched, model, missing, changed))
+            found.due.append(MissingWork(watched, model, missing, changed))
 
 
 def _fingerprints(store: Store, study: Study, found: _Findings) -> dict[str, str]:

@@ -17,16 +17,16 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from prunescope.assets import settings
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.frozen_model import Part
+from prunescope.pipelines.core.frozen_model import FrozenModel
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
 from prunescope.pipelines.recipes import NAME
 from prunescope.pipelines.studies import ModelSpec, Study, load_study, model_name, study_names
 from prunescope.warehouse.core.errors import DamagedFileError
-from prunescope.warehouse.storage.atomic_write import refusals_explained, write_atomically
+from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
 from prunescope.warehouse.storage.location import failures, read_from
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import unreadable
@@ -42,7 +42,7 @@ _HEAD = "# What this warehouse keeps current: `prunescope watch`, `add-model` an
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".crdownload", ".aria2", ".swp", "~")
 
 
-class Added(Part):
+class AddedModel(FrozenModel):
     """A model beside those that a study names; without `study` it belongs to every watched one."""
 
     name: NAME
@@ -50,11 +50,11 @@ class Added(Part):
     study: str = ""
 
 
-class WatchList(Part):
+class WatchList(FrozenModel):
     """The file `_watch.yaml`."""
 
     studies: tuple[str, ...] = ()
-    models: tuple[Added, ...] = ()
+    models: tuple[AddedModel, ...] = ()
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
@@ -76,19 +76,19 @@ class Watched:
         origins: by name of a model, where it comes from: `study`, `list` or `folder`.
     """
 
-    request: Request
+    request: StudyRequest
     study: Study
     origins: dict[str, str]
 
-    def of_model(self, model: str, recipes: Sequence[str] = ()) -> Request:
+    def of_model(self, model: str, recipes: Sequence[str] = ()) -> StudyRequest:
         """The request for one of its models, of some recipes or of all."""
         named = f"{model}={self.study.model(model).source}" if self.origins[model] != "study" else model
         # Where there is no study, its models stand in place of those of the default one.
-        return Request(self.request.study, (named,), tuple(recipes))
+        return StudyRequest(self.request.study, (named,), tuple(recipes))
 
 
 @dataclass(frozen=True)
-class Watch:
+class WatchState:
     """All that is kept current.
 
     Attributes:
@@ -125,7 +125,7 @@ def make_models_folder(store: Store) -> None:
         WarehouseError: it cannot be made.
     """
     folder = models_folder(store)
-    with refusals_explained(folder):
+    with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -164,7 +164,7 @@ def changed(store: Store) -> Iterator[list[WatchList]]:
         InputError, WarehouseError: it cannot be read or written; it is as it was.
     """
     lock = store.local(settings.cache_folder()) / "_watch.lock"
-    with refusals_explained(lock):
+    with translate_os_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     with file:
@@ -177,7 +177,7 @@ def changed(store: Store) -> Iterator[list[WatchList]]:
             write_atomically(store.root / LIST, lambda temporary: _write(temporary, text))
 
 
-def look(store: Store) -> Watch:
+def load_watch_state(store: Store) -> WatchState:
     """What is watched now: the list and the folder together.
 
     Raises:
@@ -201,16 +201,16 @@ def look(store: Store) -> Watch:
         named += tuple(f"{model}={path}" for model, path in dropped.items())
         if listed.studies:
             origins = dict.fromkeys((model.name for model in study.models), "study") | origins
-            request = Request(name, added=named)
+            request = StudyRequest(name, added=named)
         elif named:
-            request = Request(name, models=named)
+            request = StudyRequest(name, models=named)
         else:
             continue
         try:
             studies.append(Watched(request, request.load(), origins))
         except InputError as error:
             refused[name] = str(error)
-    return Watch(
+    return WatchState(
         tuple(studies), refused, copying, is_whole=not (copying or refused.keys() & {*listed.studies, DEFAULT})
     )
 
@@ -219,8 +219,8 @@ def request_for(
     store: Store,
     model: str | None = None,
     recipe: str | None = None,
-    remembered: Callable[[str], Request | None] = lambda _: None,
-) -> Request:
+    remembered: Callable[[str], StudyRequest | None] = lambda _: None,
+) -> StudyRequest:
     """The request of a run that names no study: that of a watched study, else of the study that made the partition.
 
     Args:
@@ -230,14 +230,14 @@ def request_for(
         remembered: what the run was asked for in which a study, by its name, made the partition before.
 
     Raises:
-        InputError, WarehouseError: as `look`.
+        InputError, WarehouseError: as `load_watch_state`.
     """
-    watch = look(store)
+    watch = load_watch_state(store)
     if model is None:
         naming = [
             each for each in watch.studies if recipe is None or recipe in {own.name for own in each.study.recipes}
         ]
-        return naming[0].request if naming else Request(DEFAULT)
+        return naming[0].request if naming else StudyRequest(DEFAULT)
     maker = made_by(store, model, recipe)
     naming = watch.naming(model, recipe)
     # Of two that name it, the one that computed it may compute it again.
@@ -246,7 +246,7 @@ def request_for(
     if maker is not None and (request := remembered(maker)):
         return request
     if maker is None or maker in study_names():
-        return Request(maker or DEFAULT)
+        return StudyRequest(maker or DEFAULT)
     raise InputError(
         f"{model if recipe is None else f'{model}@{recipe}'} was computed by study {maker!r}, which is not watched; "
         "say `prunescope watch` with its file, or name that file as the run's resources.study.config.study"

@@ -26,7 +26,7 @@ def _without_credentials(address: str) -> str:
 SOURCE = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 
 
-class Part(BaseModel):
+class FrozenModel(BaseModel):
     """A mapping of a study's YAML."""
 
     # Errors are logged; what the user gave stands in our own messages, where secrets are left out.

@@ -11,7 +11,7 @@ from prunescope.pipelines.core.progress import Progress
 EVERY_SECONDS = 5.0
 
 
-class Lines:
+class LogProgress:
     """Says the first thing at once, then at most one line in some seconds, and how a task ended that it told of.
 
     Args:
@@ -48,7 +48,7 @@ class Lines:
             self._say(f"{self._about}: {self._task}: {self._steps} of {self._total}")
 
 
-class Both:
+class ProgressGroup:
     """Tells two listeners."""
 
     def __init__(self, *listeners: Progress) -> None:

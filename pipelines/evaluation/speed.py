@@ -24,7 +24,7 @@ from prunescope.pipelines.core.peak_memory import growth_bytes
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
 
@@ -181,7 +181,7 @@ def _now(clock: Clock, device: torch.device) -> float:
 
 def _worn(decoder: Decoder, variant: Variant, side: Side) -> AbstractContextManager[None]:
     # All changed weights are made before the clock starts, however many they are.
-    return nullcontext() if side == "dense" else applied(decoder, variant, most_held=maxsize)
+    return nullcontext() if side == "dense" else apply_variant(decoder, variant, most_held=maxsize)
 
 
 def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:

@@ -17,7 +17,7 @@ Sums = Mapping[str, Numbers]
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseSums:
     """The dense side of n rows.
 
     Attributes:
@@ -38,7 +38,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Shift:
+class ShiftSums:
     """One shift of n rows.
 
     Attributes:
@@ -54,7 +54,7 @@ class Shift:
     dz: At
 
     @classmethod
-    def zero(cls, dense: Dense) -> "Shift":
+    def zero(cls, dense: DenseSums) -> "ShiftSums":
         """The shift that moves nothing, without a pass over the vocabulary."""
         from prunescope.pipelines.metrics.fused_kernels import MOVE, SHIFT
 
@@ -100,7 +100,7 @@ def space(name: str, length: Numbers, shift_length: Numbers, along: Numbers, acr
     }
 
 
-def dense_columns(dense: Dense) -> dict[str, Numbers]:
+def dense_columns(dense: DenseSums) -> dict[str, Numbers]:
     """Columns of the dense side alone."""
     gap = dense.gap(dense.ids[:, :2])
     return {
@@ -112,7 +112,7 @@ def dense_columns(dense: Dense) -> dict[str, Numbers]:
     }
 
 
-def shift_columns(dense: Dense, shift: Shift) -> dict[str, Numbers]:
+def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
     """Columns of one shift: (n,), or (T, n) where the temperature matters.
 
     With c = (Δz − mean)/T, any constant `mean`, G = log E_p exp(c) and s = c − G = log q/p:
@@ -169,7 +169,7 @@ def shift_columns(dense: Dense, shift: Shift) -> dict[str, Numbers]:
     }
 
 
-def target_columns(dense: Dense, shift: Shift, targets: Ids) -> dict[str, Numbers]:
+def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str, Numbers]:
     """Log-probability of one given token a row on both sides, (T, n)."""
     return {
         "log_p_target_dense": np.minimum(_log_p(dense, targets[:, None]), 0),
@@ -177,7 +177,7 @@ def target_columns(dense: Dense, shift: Shift, targets: Ids) -> dict[str, Number
     }
 
 
-def needs_float64(dense: Dense, shift: Shift, product_noise: float) -> NDArray[np.bool_]:
+def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> NDArray[np.bool_]:
     """Rows whose columns the rounding of a float32 head product could move by more than about 3e-4.
 
     An error ε of single logits moves Σ p c² by 2ε Σ p|c| at most, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p itself
@@ -215,22 +215,22 @@ def needs_float64(dense: Dense, shift: Shift, product_noise: float) -> NDArray[n
     return np.asarray(is_lost.any(0) | is_lost_in_z)
 
 
-def _entropy(dense: Dense, side: Sums) -> Numbers:
+def _entropy(dense: DenseSums, side: Sums) -> Numbers:
     """Log Σ exp(gap/T) − E[gap]/T."""
     return np.maximum(np.log1p(side["tail"]) - side["gap"] * dense.inverse, 0)
 
 
-def _log_p(dense: Dense, ids: Ids) -> Numbers:
+def _log_p(dense: DenseSums, ids: Ids) -> Numbers:
     """Log p of one token a row, ids (n, 1); (T, n)."""
     return dense.gap(ids)[:, 0] * dense.inverse - np.log1p(dense.softmaxes["tail"])
 
 
-def _log_q(dense: Dense, shift: Shift, ids: Ids) -> Numbers:
+def _log_q(dense: DenseSums, shift: ShiftSums, ids: Ids) -> Numbers:
     move = (shift.dz(ids)[:, 0] - shift.moves["mean"]) * dense.inverse - shift.moves["log_growth"]
     return _log_p(dense, ids) + move
 
 
-def _after(dense: Dense, shift: Shift, ids: Ids) -> Numbers:
+def _after(dense: DenseSums, shift: ShiftSums, ids: Ids) -> Numbers:
     return dense.gap(ids) + shift.dz(ids)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from prunescope.pipelines.metrics import cpu_matmul, eager_kernels, fused_kernels
 from prunescope.pipelines.metrics.divergence_columns import (
-    Dense,
+    DenseSums,
     Numbers,
-    Shift,
+    ShiftSums,
     Sums,
     dense_columns,
     needs_float64,
@@ -122,7 +122,7 @@ class Block:
     def columns(self, dx: Float[Tensor, "n d"] | None) -> dict[str, Numbers]:
         """Columns of z- and p-space of one shift of x; None moves nothing."""
         if dx is None:
-            return self._named(self._dense, Shift.zero(self._dense), slice(None))
+            return self._named(self._dense, ShiftSums.zero(self._dense), slice(None))
         move = self._scaled(dx)
         dz = product(move, self.head.weight)
         if self.head.cap is not None:
@@ -141,7 +141,7 @@ class Block:
         """What W is multiplied with: a head's scale is as exact there as on the logits."""
         return states.contiguous() if self.head.scale == 1 else states * self.head.scale
 
-    def _named(self, dense: Dense, shift: Shift, rows: slice) -> dict[str, Numbers]:
+    def _named(self, dense: DenseSums, shift: ShiftSums, rows: slice) -> dict[str, Numbers]:
         found = dense_columns(dense) | shift_columns(dense, shift)
         if self.targets is not None:
             found |= target_columns(dense, shift, self.targets[rows].cpu().numpy())
@@ -168,7 +168,7 @@ class Block:
             fused_kernels.gaps(z, self._read.numpy(), *self._weight, enough, self._reach, self._gap, self._rows)
             fused_kernels.dense_rows(self._gap, self._inverse32, self._order, scratch, self._softmaxes, self._ids)
         gap = self._gap
-        self._dense = Dense(
+        self._dense = DenseSums(
             self._inverse32.astype(np.float64)[:, None],
             size,
             _fields(self._rows),
@@ -177,7 +177,7 @@ class Block:
             lambda ids: np.take_along_axis(gap, ids, 1).astype(np.float64),
         )
 
-    def _fused_shift(self, dx: Tensor, dz: NDArray[np.float32]) -> Shift:
+    def _fused_shift(self, dx: Tensor, dz: NDArray[np.float32]) -> ShiftSums:
         rows, size = dz.shape
         shifts, moves = np.empty(rows, fused_kernels.SHIFT), np.empty(self._softmaxes.shape, fused_kernels.MOVE)
         ids = np.empty_like(self._ids)
@@ -199,7 +199,9 @@ class Block:
                 moves,
                 ids,
             )
-        return Shift(_fields(shifts), _fields(moves), ids, lambda at: np.take_along_axis(dz, at, 1).astype(np.float64))
+        return ShiftSums(
+            _fields(shifts), _fields(moves), ids, lambda at: np.take_along_axis(dz, at, 1).astype(np.float64)
+        )
 
     def _in_float64(self, row: int, dx: Tensor) -> dict[str, Numbers]:
         """One row anew, its logits too."""
@@ -231,9 +233,9 @@ def run_kernels() -> None:
     precise_product(torch.ones(1, 16), head.weight)
 
 
-def eager_dense(rows: eager_kernels.DenseRows, inverse: Numbers) -> Dense:
+def eager_dense(rows: eager_kernels.DenseRows, inverse: Numbers) -> DenseSums:
     """The dense side as `columns` reads it, from torch's sums."""
-    return Dense(
+    return DenseSums(
         inverse,
         rows.z.shape[1],
         {name: _numbers(values) for name, values in rows.rows.items()},
@@ -243,9 +245,9 @@ def eager_dense(rows: eager_kernels.DenseRows, inverse: Numbers) -> Dense:
     )
 
 
-def eager_shift(rows: eager_kernels.Sums, moves: list[eager_kernels.Sums], ids: Tensor, dz: Tensor) -> Shift:
+def eager_shift(rows: eager_kernels.Sums, moves: list[eager_kernels.Sums], ids: Tensor, dz: Tensor) -> ShiftSums:
     """A shift as `columns` reads it, from torch's sums."""
-    return Shift(
+    return ShiftSums(
         {name: _numbers(values) for name, values in rows.items()},
         _stacked(moves),
         ids.cpu().numpy(),

@@ -17,9 +17,9 @@ from transformers.cache_utils import DynamicCache
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.heads import Head
-from prunescope.pipelines.models.lm_head import Output
+from prunescope.pipelines.models.lm_head import LMHead
 from prunescope.pipelines.models.module_calls import without_cache
-from prunescope.pipelines.models.skipping import Skips
+from prunescope.pipelines.models.skipping import SkipPlan
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 
@@ -83,7 +83,7 @@ class Decoder:
     model: nn.Module
     trunk: nn.Module
     layers: tuple[Layer, ...]
-    output: Output | None
+    output: LMHead | None
     tokenizer: Any
     end_ids: frozenset[int]
     vocabulary: int
@@ -95,7 +95,7 @@ class Decoder:
     cache_refusal: str | None = None
     can_pad: bool = True
     is_causal: bool = True
-    skips: Skips | None = None
+    skips: SkipPlan | None = None
     memory: Mapping[str, int] | None = None
     is_streamed: bool = False
     split: int = 1
@@ -123,7 +123,7 @@ class Decoder:
         return self._written.final
 
     @property
-    def _written(self) -> Output:
+    def _written(self) -> LMHead:
         if self.output is None:
             raise InputError(f"{type(self.model).__name__}: has no LM head, so only `retrieval` can be measured on it")
         return self.output

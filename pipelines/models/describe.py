@@ -10,7 +10,7 @@ from torch import nn
 
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sources import ModelIdentity
-from prunescope.pipelines.models.sublayer import Part, has_matrix
+from prunescope.pipelines.models.sublayer import Branch, has_matrix
 
 
 def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity) -> pl.DataFrame:
@@ -118,7 +118,7 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"order": pl.String, "matrices": pl.Int64, "parameters": pl.Int64})
 
 
-def _form(part: Part, names: dict[Any, str]) -> str:
+def _form(part: Branch, names: dict[Any, str]) -> str:
     """How a part adds to the stream, in words."""
     words = []
     if part.residual is not None:

@@ -17,7 +17,7 @@ from torch import nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.scratch_directory import Scratch
 from prunescope.pipelines.models.meta_model import layer_stack
-from prunescope.pipelines.models.weight_offload import Turn, nothing, rests
+from prunescope.pipelines.models.weight_offload import OffloadedLayer, offload, placeholder
 
 DISK = "disk"
 
@@ -107,22 +107,22 @@ class Placement:
         comes = place == DISK or torch.device(place).type != computes.type
         if not comes and computes == self._device:
             return
-        turn = Turn(layer, computes, self._device, comes=comes)
+        turn = OffloadedLayer(layer, computes, self._device, comes=comes)
         for inner, module in layer.named_modules(prefix=name):
             for key, parameter in list(module.named_parameters(recurse=False)):
                 full = f"{inner}.{key}"
                 if not parameter.is_meta:
-                    rests(parameter, turn)
+                    offload(parameter, turn)
                     continue
                 if parameter not in made:
                     # Gains and biases are a thousandth of a layer, and read by many.
                     stays = parameter.dim() < 2
-                    value = weights[full] if stays else nothing(parameter.shape, parameter.dtype, self._device)
+                    value = weights[full] if stays else placeholder(parameter.shape, parameter.dtype, self._device)
                     made[parameter] = nn.Parameter(value.to(self._device), requires_grad=False)
-                    rests(made[parameter], turn, None if stays else partial(weights.__getitem__, full))
+                    offload(made[parameter], turn, None if stays else partial(weights.__getitem__, full))
                 setattr(module, key, made[parameter])
             for _, buffer in module.named_buffers(recurse=False):
-                rests(buffer, turn)
+                offload(buffer, turn)
 
 
 def _on_disk(model: nn.Module) -> Mapping[str, torch.Tensor]:

@@ -17,7 +17,7 @@ _ROUNDINGS = 8
 
 
 @dataclass
-class Seen:
+class ModuleIO:
     """One call of a module.
 
     Attributes:
@@ -36,11 +36,11 @@ class Seen:
     result: Tensor | None = None
 
 
-class Recorder:
+class ForwardRecorder:
     """Every module's calls while it is entered."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.calls: dict[nn.Module, list[Seen]] = {}
+        self.calls: dict[nn.Module, list[ModuleIO]] = {}
         self._model, self._count = model, 0
         self._handles: list[RemovableHandle] = []
 
@@ -55,7 +55,7 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
 
-    def once(self, module: nn.Module) -> Seen | None:
+    def once(self, module: nn.Module) -> ModuleIO | None:
         """The call of a module that was called exactly once on a state and returned one."""
         calls = self.calls.get(module, [])
         return calls[0] if len(calls) == 1 and calls[0].result is not None else None
@@ -64,7 +64,7 @@ class Recorder:
         given = state_argument(args, kwargs)
         if given is not None:
             self._count += 1
-            self.calls.setdefault(module, []).append(Seen(self._count, (args, kwargs), given, given.clone()))
+            self.calls.setdefault(module, []).append(ModuleIO(self._count, (args, kwargs), given, given.clone()))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         given = state_argument(args, kwargs)

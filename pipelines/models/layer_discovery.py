@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Layer
 from prunescope.pipelines.models.forward_probe import (
-    Recorder,
-    Seen,
+    ForwardRecorder,
+    ModuleIO,
     distance,
     is_close,
     is_sum,
@@ -25,9 +25,9 @@ from prunescope.pipelines.models.forward_probe import (
     same_memory,
 )
 from prunescope.pipelines.models.module_calls import call_with_state, first_tensor, hooks, stream_of
-from prunescope.pipelines.models.sublayer import Kind, Part, See, Sublayer, SublayerCall, has_matrix, without_residual
+from prunescope.pipelines.models.sublayer import Branch, Kind, See, Sublayer, SublayerCall, has_matrix, without_residual
 from prunescope.pipelines.models.weight_matrices import Products, matrices_of
-from prunescope.pipelines.models.weight_offload import present
+from prunescope.pipelines.models.weight_offload import on_device
 
 Names = dict[nn.Module, str]
 
@@ -37,9 +37,9 @@ class _Source:
     """A module whose output may be added to the stream: one with matrices, or what only passes its output on.
 
     Attributes:
-        chain: the modules up to and with it, as in `Part`.
+        chain: the modules up to and with it, as in `Branch`.
         added: what it would add with multiplier 1, over the probe.
-        residual: as in `Part`.
+        residual: as in `Branch`.
     """
 
     chain: tuple[nn.Module, ...]
@@ -50,7 +50,7 @@ class _Source:
 def find_layer(
     index: int,
     module: nn.Module,
-    run: Recorder,
+    run: ForwardRecorder,
     names: Names,
     known: set[float],
     *,
@@ -70,14 +70,14 @@ def find_layer(
     Raises:
         InputError: names the layer, or the module in it, and what could not be proved.
     """
-    with present(module):
+    with on_device(module):
         return _find_layer(index, module, run, names, known, may_norm_stream=may_norm_stream)
 
 
 def _find_layer(
-    index: int, module: nn.Module, run: Recorder, names: Names, known: set[float], *, may_norm_stream: bool
+    index: int, module: nn.Module, run: ForwardRecorder, names: Names, known: set[float], *, may_norm_stream: bool
 ) -> Layer:
-    seen = cast(Seen, run.once(module))
+    seen = cast(ModuleIO, run.once(module))
     if not torch.equal(seen.given, seen.state):
         raise InputError(f"{names[module]}: overwrites the stream that it is given; refused")
     mixers = _mixers(module, run)
@@ -106,7 +106,7 @@ def _find_layer(
     return Layer(module, attn, mlp, is_parallel=_prove_runs(module, seen, attn, mlp, names))
 
 
-def _products(layer: nn.Module, seen: Seen) -> dict[int, Tensor]:
+def _products(layer: nn.Module, seen: ModuleIO) -> dict[int, Tensor]:
     """Operands of the layer's matrix products, by address; of a batch of matrices, each."""
     found: dict[int, Tensor] = {}
 
@@ -120,19 +120,19 @@ def _products(layer: nn.Module, seen: Seen) -> dict[int, Tensor]:
     return found
 
 
-def _children(layer: nn.Module, run: Recorder) -> list[nn.Module]:
+def _children(layer: nn.Module, run: ForwardRecorder) -> list[nn.Module]:
     """The layer's modules that were called once, in the order of their calls."""
     called = [child for child in layer.children() if run.once(child) is not None]
-    return sorted(called, key=lambda child: cast(Seen, run.once(child)).order)
+    return sorted(called, key=lambda child: cast(ModuleIO, run.once(child)).order)
 
 
-def _mixers(layer: nn.Module, run: Recorder) -> list[nn.Module]:
+def _mixers(layer: nn.Module, run: ForwardRecorder) -> list[nn.Module]:
     return [child for child in _children(layer, run) if has_matrix(child)]
 
 
-def _sources(mixer: nn.Module, layer: nn.Module, run: Recorder) -> Iterator[_Source]:
+def _sources(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> Iterator[_Source]:
     """What may be added on a mixer's account: its own output, then that of modules right behind it."""
-    seen = cast(Seen, run.once(mixer))
+    seen = cast(ModuleIO, run.once(mixer))
     key = _residual_key(mixer, seen)
     if key is not None:
         args, kwargs = without_residual(seen.call, key)[0]
@@ -141,25 +141,25 @@ def _sources(mixer: nn.Module, layer: nn.Module, run: Recorder) -> Iterator[_Sou
     chain: tuple[nn.Module, ...] = (*_before(mixer, layer, run), mixer)
     yield _Source(chain, cast(Tensor, seen.result))
     while True:
-        last = cast(Seen, run.once(chain[-1]))
+        last = cast(ModuleIO, run.once(chain[-1]))
         behind = [
             child
             for child in _children(layer, run)
-            if not has_matrix(child) and same_memory(cast(Seen, run.once(child)).given, last.returned)
+            if not has_matrix(child) and same_memory(cast(ModuleIO, run.once(child)).given, last.returned)
         ]
         behind = [child for child in behind if child not in chain]
         if not behind:
             return
         chain = (*chain, behind[0])
-        yield _Source(chain, cast(Tensor, cast(Seen, run.once(behind[0])).result))
+        yield _Source(chain, cast(Tensor, cast(ModuleIO, run.once(behind[0])).result))
 
 
-def _before(mixer: nn.Module, layer: nn.Module, run: Recorder) -> tuple[nn.Module, ...]:
+def _before(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> tuple[nn.Module, ...]:
     """Modules of the layer that only feed a mixer, another mixer first: OPT's MLP lies flat in its layer."""
     chain: list[nn.Module] = []
-    given = cast(Seen, run.once(mixer)).given
+    given = cast(ModuleIO, run.once(mixer)).given
     for child in reversed(_children(layer, run)):
-        seen = cast(Seen, run.once(child))
+        seen = cast(ModuleIO, run.once(child))
         if child is not mixer and same_memory(seen.returned, given):
             chain.insert(0, child)
             given = seen.given
@@ -169,7 +169,7 @@ def _before(mixer: nn.Module, layer: nn.Module, run: Recorder) -> tuple[nn.Modul
     return tuple(chain)
 
 
-def _residual_key(mixer: nn.Module, seen: Seen) -> int | str | None:
+def _residual_key(mixer: nn.Module, seen: ModuleIO) -> int | str | None:
     """The argument that a module adds to its output as it is: a stream passed along (BLOOM)."""
     args, kwargs = seen.call
     output = cast(Tensor, seen.result)
@@ -185,13 +185,13 @@ def _residual_key(mixer: nn.Module, seen: Seen) -> int | str | None:
 
 def _prove_sum(
     layer: nn.Module,
-    seen: Seen,
+    seen: ModuleIO,
     mixers: list[nn.Module],
     sources: list[list[_Source]],
-    run: Recorder,
+    run: ForwardRecorder,
     names: Names,
     known: set[float],
-) -> list[Part]:
+) -> list[Branch]:
     """The parts whose contributions, with the stream, make up the layer's output."""
     stream, total = seen.state, cast(Tensor, seen.result)
     known = known | numbers_of(vars(layer))
@@ -209,41 +209,43 @@ def _prove_sum(
                 scaled = [source.added * factor for source, factor in zip(used, factors, strict=True)]
                 if is_sum(total, [stream, *scaled]):
                     return [
-                        Part(source.chain, factor, source.residual)
+                        Branch(source.chain, factor, source.residual)
                         for source, factor in zip(used, factors, strict=True)
                     ]
     raise InputError(_why_no_sum(layer, total, mixers, run, names))
 
 
-def _post_norm_parts(layer: nn.Module, seen: Seen, run: Recorder) -> list[Part] | None:
+def _post_norm_parts(layer: nn.Module, seen: ModuleIO, run: ForwardRecorder) -> list[Branch] | None:
     """The parts of a layer that is a row of norms, each of the stream plus what modules made of it; None for others.
 
     Norms and what they add may lie at any depth: BERT's stand inside the modules that hold the matrices.
     """
     inside = [module for module in layer.modules() if module is not layer and run.once(module) is not None]
-    inside.sort(key=lambda module: cast(Seen, run.once(module)).order)
+    inside.sort(key=lambda module: cast(ModuleIO, run.once(module)).order)
     norms = [module for module in inside if not has_matrix(module) and any(True for _ in module.parameters())]
-    parts, given, state = list[Part](), seen.given, seen.state
+    parts, given, state = list[Branch](), seen.given, seen.state
     for norm in norms:
-        own = cast(Seen, run.once(norm))
-        added = (each for each in inside if is_sum(own.state, [state, cast(Tensor, cast(Seen, run.once(each)).result)]))
+        own = cast(ModuleIO, run.once(norm))
+        added = (
+            each for each in inside if is_sum(own.state, [state, cast(Tensor, cast(ModuleIO, run.once(each)).result)])
+        )
         chain = _chain_from(given, next(added, None), inside, run)
         if chain is None:
             continue
-        parts.append(Part((*chain, norm), is_post_norm=True))
+        parts.append(Branch((*chain, norm), is_post_norm=True))
         given, state = cast(Tensor, own.returned), cast(Tensor, own.result)
     return parts if parts and torch.equal(state, cast(Tensor, seen.result)) else None
 
 
 def _chain_from(
-    stream: Tensor, last: nn.Module | None, inside: list[nn.Module], run: Recorder
+    stream: Tensor, last: nn.Module | None, inside: list[nn.Module], run: ForwardRecorder
 ) -> list[nn.Module] | None:
     """The modules between a stream and what is added to it, each called on what the one before returned."""
     chain = [] if last is None else [last]
-    while chain and not same_memory(cast(Seen, run.once(chain[0])).given, stream):
-        first = cast(Seen, run.once(chain[0]))
+    while chain and not same_memory(cast(ModuleIO, run.once(chain[0])).given, stream):
+        first = cast(ModuleIO, run.once(chain[0]))
         # The outermost comes first: it was called before those in it.
-        feeding = (each for each in inside if same_memory(cast(Seen, run.once(each)).returned, first.given))
+        feeding = (each for each in inside if same_memory(cast(ModuleIO, run.once(each)).returned, first.given))
         chain = [before, *chain] if (before := next(feeding, None)) is not None and before not in chain else []
     return chain or None
 
@@ -254,10 +256,10 @@ def _factors(total: Tensor, stream: Tensor, used: list[_Source], known: set[floa
     return [estimate for estimate in estimates if estimate is not None]
 
 
-def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: Recorder, names: Names) -> str:
+def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder, names: Names) -> str:
     here, found = names[layer], ", ".join(names[mixer] for mixer in mixers)
     for child in _children(layer, run):
-        seen = cast(Seen, run.once(child))
+        seen = cast(ModuleIO, run.once(child))
         if not has_matrix(child) and is_close(cast(Tensor, seen.result), total):
             return (
                 f"{here}: {names[child]} norms the stream itself (post-norm), "
@@ -266,9 +268,9 @@ def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: R
     return f"{here}: the stream plus constant multiples of what {found} return does not rebuild its output; refused"
 
 
-def _mixes_positions(part: Part, run: Recorder, names: Names) -> bool:
+def _mixes_positions(part: Branch, run: ForwardRecorder, names: Names) -> bool:
     """Whether the output at the last position depends on other tokens: attention's does, an MLP's does not."""
-    seen = cast(Seen, run.once(part.chain[0]))
+    seen = cast(ModuleIO, run.once(part.chain[0]))
     args, kwargs = seen.call
     changed = seen.state.clone()
     rows = changed.view(-1, changed.shape[-1])
@@ -280,7 +282,7 @@ def _mixes_positions(part: Part, run: Recorder, names: Names) -> bool:
             value = first_tensor(module(value + state if part.is_post_norm and module is part.chain[-1] else value))
         outputs.append(value.reshape(-1, value.shape[-1]))
     same, other = outputs
-    _require_again(same, cast(Tensor, cast(Seen, run.once(part.chain[-1])).result), names[part.chain[0]])
+    _require_again(same, cast(Tensor, cast(ModuleIO, run.once(part.chain[-1])).result), names[part.chain[0]])
     return not is_close(other[-1], same[-1])
 
 
@@ -292,7 +294,7 @@ def _require_again(again: Tensor, truth: Tensor, name: str) -> None:
         )
 
 
-def _prove_runs(module: nn.Module, seen: Seen, attn: Sublayer, mlp: Sublayer, names: Names) -> bool:
+def _prove_runs(module: nn.Module, seen: ModuleIO, attn: Sublayer, mlp: Sublayer, names: Names) -> bool:
     """Runs the layer again, whole and without one sublayer; whether the MLP reads the stream before attention.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.heads import FinalNorm, Head, find_final_norm
-from prunescope.pipelines.models.forward_probe import Recorder, Seen, distance, nearest
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, ModuleIO, distance, nearest
 from prunescope.pipelines.models.module_calls import first_tensor
 
 # How far rebuilt logits may be from the model's own, relative to their length: the head's products round too.
@@ -30,7 +30,7 @@ def allowed(dtype: torch.dtype, layers: int) -> float:
 
 
 @dataclass(frozen=True)
-class Output:
+class LMHead:
     """The trunk, the module that reads the last stream, and the head as formulas."""
 
     trunk: nn.Module
@@ -43,10 +43,10 @@ def find_output(
     probe: Tensor,
     logits: Tensor,
     last: nn.Module,
-    run: Recorder,
+    run: ForwardRecorder,
     names: dict[nn.Module, str],
     known: set[float],
-) -> Output:
+) -> LMHead:
     """Finds and proves everything behind the last layer.
 
     Args:
@@ -66,7 +66,7 @@ def find_output(
         raise InputError(f"{type(model).__name__}: the LM head is not one linear module; refused")
     trunk = _trunk(model, run)
     raw = run.calls[trunk][0].output
-    stream, states = cast(Tensor, cast(Seen, run.once(last)).result), raw.last_hidden_state
+    stream, states = cast(Tensor, cast(ModuleIO, run.once(last)).result), raw.last_hidden_state
     final, norm = _final_norm(stream, states, module, last, run, names)
     # Views of their own: other weights in a tied embedding must not reach the head.
     bias = None if module.bias is None else module.bias.detach().float()
@@ -88,10 +88,10 @@ def find_output(
         raise InputError(
             f"{names[final]}, {names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
         )
-    return Output(trunk, final, head)
+    return LMHead(trunk, final, head)
 
 
-def _trunk(model: nn.Module, run: Recorder) -> nn.Module:
+def _trunk(model: nn.Module, run: ForwardRecorder) -> nn.Module:
     """The outermost module below the model that returns last states."""
     found = [
         (calls[0].order, module)
@@ -104,12 +104,12 @@ def _trunk(model: nn.Module, run: Recorder) -> nn.Module:
 
 
 def _final_norm(
-    stream: Tensor, states: Tensor, head: nn.Module, last: nn.Module, run: Recorder, names: dict[nn.Module, str]
+    stream: Tensor, states: Tensor, head: nn.Module, last: nn.Module, run: ForwardRecorder, names: dict[nn.Module, str]
 ) -> tuple[nn.Module, FinalNorm | None]:
     """The module between the last layer's stream and the last states, and its formula."""
     if torch.equal(states, stream):
         return head, None
-    behind = cast(Seen, run.once(last)).order
+    behind = cast(ModuleIO, run.once(last)).order
     for module, calls in run.calls.items():
         seen = calls[-1]
         if seen.order <= behind or seen.result is None or seen.result.shape != states.shape:

@@ -17,7 +17,7 @@ from prunescope.pipelines.models.device_map import Placement
 from prunescope.pipelines.models.meta_model import auto_class
 from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.sources import count_weights
-from prunescope.pipelines.models.weight_offload import settled
+from prunescope.pipelines.models.weight_offload import finalize_placement
 
 # Share of the free memory of several GPUs that weights may fill; the rest is for what they compute.
 _FILLED = 0.9
@@ -96,7 +96,7 @@ def load_decoder(
     limits = enough_memory(folder, getattr(torch, dtype), device) if memory is None else memory
     model, tokenizer = load_model(folder, getattr(torch, dtype), where, limits)
     decoder = discover(model, tokenizer, folder)
-    return replace(decoder, memory=limits, is_streamed=settled(layer.module for layer in decoder.layers))
+    return replace(decoder, memory=limits, is_streamed=finalize_placement(layer.module for layer in decoder.layers))
 
 
 def load_model(

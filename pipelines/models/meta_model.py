@@ -21,7 +21,7 @@ from prunescope.pipelines.models.file_validation import check_gguf
 
 
 @dataclass(frozen=True)
-class Outline:
+class MetaModel:
     """Config, tokenizer and modules on the meta device.
 
     Attributes:
@@ -87,7 +87,7 @@ def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
     return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
 
 
-def load_outline(place: Path) -> Outline:
+def load_outline(place: Path) -> MetaModel:
     """Config, tokenizer and empty modules of a model.
 
     Args:
@@ -112,10 +112,10 @@ def load_outline(place: Path) -> Outline:
     except (ValueError, OSError, KeyError) as error:
         raise InputError(f"{place}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     text = config.get_text_config()
-    return Outline(text, tokenizer, module, context_length(text, tokenizer))
+    return MetaModel(text, tokenizer, module, context_length(text, tokenizer))
 
 
-def shape_of(outline: Outline) -> Shape:
+def shape_of(outline: MetaModel) -> Shape:
     """The sizes of a model.
 
     Raises:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
-from prunescope.pipelines.models.forward_probe import Recorder, Seen, distance, is_close, numbers_of
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, ModuleIO, distance, is_close, numbers_of
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_output
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
-from prunescope.pipelines.models.skipping import Skips, find_skips
+from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
 
 # Long enough for short windows to end and for several chunks; short enough to cost nothing.
@@ -49,7 +49,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     names = {module: name for name, module in model.named_modules()}
     has_head = writes(model)
 
-    run = Recorder(model)
+    run = ForwardRecorder(model)
     with run:
         result = model(input_ids=probe, **without_cache(model))
     _require_finite(run, names)
@@ -73,7 +73,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
         tokenizer=tokenizer,
         end_ids=frozenset(flat),
         vocabulary=vocabulary,
-        width=cast(Tensor, cast(Seen, run.once(stack[-1])).result).shape[-1],
+        width=cast(Tensor, cast(ModuleIO, run.once(stack[-1])).result).shape[-1],
         context_length=context_length(config, tokenizer),
         folder=folder,
         dtype=parameter.dtype,
@@ -110,7 +110,7 @@ def _can_pad_behind(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
     return is_close(found, states)
 
 
-def _require_finite(run: Recorder, names: dict[nn.Module, str]) -> None:
+def _require_finite(run: ForwardRecorder, names: dict[nn.Module, str]) -> None:
     for module, calls in run.calls.items():
         for seen in calls:
             if seen.result is not None and seen.result.is_floating_point() and not bool(seen.result.isfinite().all()):
@@ -121,11 +121,11 @@ def _require_finite(run: Recorder, names: dict[nn.Module, str]) -> None:
                 )
 
 
-def _is_finite(run: Recorder, module: nn.Module) -> bool:
+def _is_finite(run: ForwardRecorder, module: nn.Module) -> bool:
     return all(bool(seen.result.isfinite().all()) for seen in run.calls[module] if seen.result is not None)
 
 
-def _layer_stack(model: nn.Module, run: Recorder, names: dict[nn.Module, str]) -> nn.ModuleList:
+def _layer_stack(model: nn.Module, run: ForwardRecorder, names: dict[nn.Module, str]) -> nn.ModuleList:
     """The list of decoder layers: the longest list of modules with matrices that run one behind the other."""
     stacks = [
         module
@@ -172,7 +172,7 @@ def _into(parts: dict[str, list[Tensor]], sublayer: Sublayer) -> Callable[[Tenso
     return see
 
 
-def _require_same(decoder: Decoder, run: Recorder, states: Tensor) -> None:
+def _require_same(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> None:
     """A second pass, now through the hooks of `watch`, gives what the first gave."""
     first = run.calls[decoder.trunk][0].output.last_hidden_state
     if not is_close(states, first):
@@ -229,7 +229,7 @@ def _can_pad(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
     return is_close(found, states)
 
 
-def _skips(decoder: Decoder, probe: Tensor, run: Recorder) -> Skips | None:
+def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | None:
     """How sublayers are left out; proved on every attention, every MLP and every layer, through a cache if it can."""
     found = find_skips(list(decoder.sublayers), run)
     # A norm that the layer itself reads, too (as the stream), has to run.

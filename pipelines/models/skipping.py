@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
-from prunescope.pipelines.models.forward_probe import Recorder, same_memory
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, same_memory
 from prunescope.pipelines.models.module_calls import hooks, other_forward, stream_of
-from prunescope.pipelines.models.sublayer import Part, Sublayer, has_matrix, without_residual
+from prunescope.pipelines.models.sublayer import Branch, Sublayer, has_matrix, without_residual
 
 
 @dataclass(frozen=True)
-class Skips:
+class SkipPlan:
     """What is known of the modules that are left out.
 
     Attributes:
@@ -61,7 +61,7 @@ class Skips:
 
         return forward
 
-    def _nothing(self, part: Part) -> Callable[..., object]:
+    def _nothing(self, part: Branch) -> Callable[..., object]:
         """A forward that adds nothing to the stream: zeros, or the stream itself where the module adds."""
 
         def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
@@ -76,7 +76,7 @@ class Skips:
         return value if length is None else (value, *[None] * (length - 1))
 
 
-def find_skips(sublayers: Sequence[Sublayer], run: Recorder) -> Skips | None:
+def find_skips(sublayers: Sequence[Sublayer], run: ForwardRecorder) -> SkipPlan | None:
     """What is known after a run of the whole model; for the caller to prove. None where a module's form is not known.
 
     Args:
@@ -94,10 +94,10 @@ def find_skips(sublayers: Sequence[Sublayer], run: Recorder) -> Skips | None:
             if seen is None:
                 return None
             lengths[module] = None if isinstance(seen.output, Tensor) else len(seen.output)
-    return Skips(lengths, norms)
+    return SkipPlan(lengths, norms)
 
 
-def _norm_of(sublayer: Sublayer, run: Recorder) -> nn.Module | None:
+def _norm_of(sublayer: Sublayer, run: ForwardRecorder) -> nn.Module | None:
     """The module without matrices in front of a sublayer, if no other module of the layer reads it."""
     children = {child: seen for child in sublayer.host.children() if (seen := run.once(child)) is not None}
     firsts = {part.chain[0] for part in sublayer.parts}

@@ -24,7 +24,7 @@ from prunescope.pipelines.models.module_calls import (
     with_first,
 )
 from prunescope.pipelines.models.weight_matrices import Matrix
-from prunescope.pipelines.models.weight_offload import present
+from prunescope.pipelines.models.weight_offload import on_device
 
 Kind = Literal["attn", "mlp"]
 Added = Float[Tensor, "batch tokens width"]
@@ -32,7 +32,7 @@ See = Callable[[Added], Added | None]
 
 
 @dataclass(frozen=True)
-class Part:
+class Branch:
     """Modules whose output, times a number, is added to the stream.
 
     Attributes:
@@ -165,7 +165,7 @@ class Sublayer:
     kind: Kind
     name: str
     host: nn.Module
-    parts: tuple[Part, ...]
+    parts: tuple[Branch, ...]
     matrices: dict[str, Matrix]
     unread: tuple[str, ...] = ()
     modules: dict[str, nn.Module] = field(default_factory=dict)
@@ -249,15 +249,15 @@ class Sublayer:
             cache: takes the place of the cache that was passed then; it must hold this sublayer's own past.
         """
         calls = call.parts if cache is None else tuple(with_cache(part, cache) for part in call.parts)
-        with self.present():
+        with self.on_device():
             first, *others = [part.run(arguments) for part, arguments in zip(self.parts, calls, strict=True)]
         value = sum(others, start=first)
         return value.reshape(*call.shape, value.shape[-1])
 
     @contextmanager
-    def present(self) -> Iterator[None]:
+    def on_device(self) -> Iterator[None]:
         """Its weights are where they are used for a while; see `turns.present`."""
-        with present(*(module for part in self.parts for module in part.chain)):
+        with on_device(*(module for part in self.parts for module in part.chain)):
             yield
 
     @contextmanager

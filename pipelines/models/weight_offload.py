@@ -1,6 +1,6 @@
 """Weights that come to their device for their turn: they rest on disk, in memory or on another device until then.
 
-Whoever reads or replaces numbers of a layer does so inside `present`. Where layers rest is `placement.py`'s.
+Whoever reads or replaces numbers of a layer does so inside `on_device`. Where layers rest is `placement.py`'s.
 """
 
 import threading
@@ -16,7 +16,7 @@ Read = Callable[[], Tensor]
 _KEY = "prunescope_rest"
 
 
-class Turn:
+class OffloadedLayer:
     """A layer's forward: its weights come, what it is given follows them, and what it returns goes back.
 
     Hooks on the layer see tensors on the model's own device, those on modules inside it tensors where it computes.
@@ -37,7 +37,7 @@ class Turn:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (any layer's signature)
         """Runs the layer."""
-        with present(self._layer):
+        with on_device(self._layer):
             if self.place == self._device:
                 return self._forward(*args, **kwargs)
             own_args, own_kwargs = send_to_device((args, kwargs), self.place)
@@ -52,7 +52,7 @@ class Turn:
 class _Rest:
     """Where the numbers of one parameter or buffer are while nobody needs them, and who needs them now."""
 
-    def __init__(self, turn: Turn, read: Read | None) -> None:
+    def __init__(self, turn: OffloadedLayer, read: Read | None) -> None:
         self._turn, self._read = turn, read
         self._lock, self._users = threading.Lock(), 0
         self._before: Tensor | None = None
@@ -80,13 +80,13 @@ class _Rest:
         return data.to(self._turn.place)
 
 
-def settled(layers: Iterable[nn.Module]) -> bool:
+def finalize_placement(layers: Iterable[nn.Module]) -> bool:
     """Lets layers compute at home from now on; whether weights of any come for its turn."""
-    come = [layer.forward.settle() for layer in layers if isinstance(layer.forward, Turn)]
+    come = [layer.forward.settle() for layer in layers if isinstance(layer.forward, OffloadedLayer)]
     return any(come)
 
 
-def rests(tensor: Tensor, turn: Turn, read: Read | None = None) -> None:
+def offload(tensor: Tensor, turn: OffloadedLayer, read: Read | None = None) -> None:
     """Lets a parameter or buffer of a layer come for its turns.
 
     Args:
@@ -97,18 +97,18 @@ def rests(tensor: Tensor, turn: Turn, read: Read | None = None) -> None:
     vars(tensor)[_KEY] = _Rest(turn, read)
 
 
-def nothing(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+def placeholder(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What stands in a parameter that rests on disk: its shape and type, and NaN, so that a slip cannot go unseen."""
     return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
 
 
 def retyped(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Its numbers in another type; of a parameter that rests on disk what stands for them, which then come in it."""
-    return nothing(tensor.shape, dtype, tensor.device) if _is_nothing(tensor.data) else tensor.data.to(dtype)
+    return placeholder(tensor.shape, dtype, tensor.device) if _is_nothing(tensor.data) else tensor.data.to(dtype)
 
 
 @contextmanager
-def present(*wanted: nn.Module | Tensor) -> Iterator[None]:
+def on_device(*wanted: nn.Module | Tensor) -> Iterator[None]:
     """Parameters and buffers, or all of some modules, are on the device where they are used for a while.
 
     May be nested and called by several threads; the last one lets them go.

@@ -11,7 +11,7 @@ PLANNING, BOOKKEEPING, WRITING, ANSWERS = "planning", "Dagster", "writing", "ans
 
 
 @dataclass(frozen=True)
-class Pace:
+class StageTimes:
     """What one model and one variant of a study take, in seconds.
 
     Attributes:
@@ -38,7 +38,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulatedRun:
     """What a run comes to.
 
     Attributes:
@@ -72,7 +72,7 @@ class _Queue:
         return self._free
 
 
-def simulate(pace: Pace, models: int, variants: int, workers: int) -> Simulated:
+def simulate(pace: StageTimes, models: int, variants: int, workers: int) -> SimulatedRun:
     """Runs a study in numbers: a free worker stays with its model, else begins a new one, else helps the slowest.
 
     A partition passes through its worker, the store and the process that keeps Dagster's books. One worker is that
@@ -138,7 +138,7 @@ def simulate(pace: Pace, models: int, variants: int, workers: int) -> Simulated:
         ANSWERS: pace.answers,
     }
     repeated = (loads - models) * (pace.load + pace.dense)
-    return Simulated(books.until(now, 0.0) + pace.answers, computing, repeated, serial)
+    return SimulatedRun(books.until(now, 0.0) + pace.answers, computing, repeated, serial)
 
 
 def _chosen(held: int, fresh: deque[int], left: list[int], ready: list[bool]) -> int | None:

@@ -45,7 +45,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Held:
+class MemoryItem:
     """Bytes in memory.
 
     Attributes:
@@ -60,7 +60,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowCount:
     """Rows of one partition.
 
     Attributes:
@@ -78,7 +78,7 @@ class Rows:
     packed: int = 0
 
 
-def peak(held: Sequence[Held]) -> int:
+def peak(held: Sequence[MemoryItem]) -> int:
     """The most that is in memory at once: what always is, and the largest of the phases."""
     totals: dict[str, int] = {}
     for each in held:

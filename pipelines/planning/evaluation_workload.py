@@ -6,7 +6,7 @@ Prompts, texts, pruning and calibration are in `workload.py`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunescope.pipelines.planning.cost_model import FLOAT, Cost, Held, Passes, Rows
+from prunescope.pipelines.planning.cost_model import FLOAT, Cost, MemoryItem, Passes, RowCount
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.recipes import Recipe
 
@@ -42,7 +42,7 @@ class TaskSize:
 
 
 @dataclass(frozen=True)
-class Measured(Passes):
+class EvaluationWorkload(Passes):
     """Tasks, retrieval and speed of one study on one model.
 
     Attributes:
@@ -90,28 +90,28 @@ class Measured(Passes):
         """Tokens in the key-value cache while the clock runs, at most."""
         return max((spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed), default=0)
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[MemoryItem]:
         """What lies in memory beside the model; of data sets, one at a time wears the variant."""
         read = max((spec.batch * spec.length for spec in self.study.speed), default=0)
         embedded = [each.texts * self.shape.width for each in self.embedded]
         return [
-            Held("embeddings of the dense model", sum(embedded) * FLOAT),
-            Held("embeddings of the variant", max(embedded, default=0) * _BYTES_OF_EMBEDDED, "worn"),
-            Held("activations of the prompts of `speed`", read * self.widest * self.item_size, "worn"),
+            MemoryItem("embeddings of the dense model", sum(embedded) * FLOAT),
+            MemoryItem("embeddings of the variant", max(embedded, default=0) * _BYTES_OF_EMBEDDED, "worn"),
+            MemoryItem("activations of the prompts of `speed`", read * self.widest * self.item_size, "worn"),
         ]
 
-    def rows(self, recipe: Recipe) -> list[Rows]:
+    def rows(self, recipe: Recipe) -> list[RowCount]:
         """Rows of the tables of a variant."""
         options = sum(task.samples * task.options_a_sample for task in self.tasks)
         kept = sum(each.texts for each in self.embedded if each.is_kept)
         return [
-            Rows("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
-            Rows("task_samples", sum(task.samples for task in self.tasks), listed=round(2 * options)),
-            Rows("retrieval_scores", 4 * len(self.embedded)),
-            Rows("retrieval_queries", 4 * sum(each.queries for each in self.embedded)),
+            RowCount("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
+            RowCount("task_samples", sum(task.samples for task in self.tasks), listed=round(2 * options)),
+            RowCount("retrieval_scores", 4 * len(self.embedded)),
+            RowCount("retrieval_queries", 4 * sum(each.queries for each in self.embedded)),
             # Half of what a listed float32 takes.
-            Rows("retrieval_embeddings", kept, listed=kept * self.shape.width // 2),
-            Rows("speed", len(self.study.speed) if recipe.method != "noise" else 0),
+            RowCount("retrieval_embeddings", kept, listed=kept * self.shape.width // 2),
+            RowCount("speed", len(self.study.speed) if recipe.method != "noise" else 0),
         ]
 
     def _embed(self, who: str) -> Cost:

@@ -15,10 +15,10 @@ from prunescope.pipelines.evaluation.speed import check_speed
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
 from prunescope.pipelines.models.load import check_device
-from prunescope.pipelines.models.meta_model import Outline, load_outline
+from prunescope.pipelines.models.meta_model import MetaModel, load_outline
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, size_of
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
-from prunescope.pipelines.recipes import Drop, Masked, MatrixRecipe, steps
+from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, steps
 from prunescope.pipelines.studies import Study
 
 
@@ -46,7 +46,7 @@ def check_study(study: Study, folder: Path) -> None:
 
 
 def check_outline(
-    study: Study, outline: Outline
+    study: Study, outline: MetaModel
 ) -> tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]:
     """The same of a model whose outline is known; the study's prompts and texts in its tokens, and what is embedded.
 
@@ -75,7 +75,7 @@ def check_outline(
     return prompts, texts, [size_of(each, tokenizer) for each in study.retrieval]
 
 
-def unmatched(study: Study, outline: Outline) -> list[str]:
+def unmatched(study: Study, outline: MetaModel) -> list[str]:
     """Recipes whose `modules` match no matrix, as far as empty modules show; a run refuses each when its turn comes."""
     names = [name for name, module in outline.module.named_modules() if isinstance(module, (nn.Linear, Conv1D))] + [
         # Experts may lie in one parameter.
@@ -102,7 +102,7 @@ def _require_a_jail() -> None:
         raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unjudged")
 
 
-def _check_recipes(study: Study, outline: Outline) -> None:
+def _check_recipes(study: Study, outline: MetaModel) -> None:
     layers = int(outline.config.num_hidden_layers)
     inputs = {
         module.in_features if isinstance(module, nn.Linear) else module.weight.shape[0]
@@ -110,12 +110,12 @@ def _check_recipes(study: Study, outline: Outline) -> None:
         if isinstance(module, (nn.Linear, Conv1D)) and module is not outline.head
     }
     for recipe in (step for whole in study.recipes for step in steps(whole)):
-        if isinstance(recipe, Drop):
+        if isinstance(recipe, DepthRecipe):
             recipe.units(layers)
-        if isinstance(recipe, Masked) and isinstance(recipe.ratios, tuple) and len(recipe.ratios) != layers:
+        if isinstance(recipe, MaskingRecipe) and isinstance(recipe.ratios, tuple) and len(recipe.ratios) != layers:
             raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {layers} layers")
         # Which matrices `modules` matches is known when the layers have been found.
-        if isinstance(recipe, Masked) and recipe.block is not None and not recipe.modules:
+        if isinstance(recipe, MaskingRecipe) and recipe.block is not None and not recipe.modules:
             uneven = sorted(size for size in inputs if size % recipe.block)
             if uneven:
                 raise InputError(

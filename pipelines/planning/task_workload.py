@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.evaluation.tasks.loading import Loaded, quiet
+from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
 from prunescope.pipelines.planning.evaluation_workload import TaskSize
 
 # What lm-eval takes where a definition does not say how much is written at most.
 DEFAULT_NEW_TOKENS = 256
 
 
-def size_of(loaded: Loaded, tokenizer: Any) -> TaskSize:  # noqa: ANN401
+def size_of(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
     """Counts what a task asks."""
     task = loaded.task
     with quiet():
@@ -35,14 +35,14 @@ def size_of(loaded: Loaded, tokenizer: Any) -> TaskSize:  # noqa: ANN401
     return TaskSize(loaded.name, loaded.scoring, samples, contexts, options, len(asked) / samples)
 
 
-def new_tokens(loaded: Loaded) -> int:
+def new_tokens(loaded: LoadedTask) -> int:
     """Tokens that a task lets a model write at most."""
     asked = loaded.task.config.generation_kwargs or {}
     limits = (asked.get(key) for key in ("max_gen_toks", "max_new_tokens", "max_tokens"))
     return int(next((limit for limit in limits if limit), DEFAULT_NEW_TOKENS))
 
 
-def check_lengths(tasks: Sequence[Loaded], context_length: int) -> None:
+def check_lengths(tasks: Sequence[LoadedTask], context_length: int) -> None:
     """Refuses a task that leaves a model no room.
 
     Raises:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
-from prunescope.pipelines.planning.cost_model import FLOAT, Cost, Held, Passes, Rows
-from prunescope.pipelines.planning.evaluation_workload import Measured, TaskSize
+from prunescope.pipelines.planning.cost_model import FLOAT, Cost, MemoryItem, Passes, RowCount
+from prunescope.pipelines.planning.evaluation_workload import EvaluationWorkload, TaskSize
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.sampled_masks import MOST_SAMPLED
 from prunescope.pipelines.pruning.variant_patching import MOST_HELD
-from prunescope.pipelines.recipes import Drop, MatrixRecipe, Noise, Recipe, steps
+from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, NoiseRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
 
 
@@ -51,9 +51,9 @@ class Workload(Passes):
         return len(self.prompts) * (self.study.generation.new_tokens + 1)
 
     @property
-    def measured(self) -> Measured:
+    def measured(self) -> EvaluationWorkload:
         """Tasks, retrieval and speed."""
-        return Measured(self.study, self.shape, self.tasks, self.embedded)
+        return EvaluationWorkload(self.study, self.shape, self.tasks, self.embedded)
 
     # -- work -----------------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class Workload(Passes):
             if isinstance(step, MatrixRecipe) and step.reads != "nothing":
                 passes += 2 if step.predecessors == "pruned" else 0 if step.needs else 1
                 gram += tokens * self._gram if step.reads == "gram" else 0
-            elif isinstance(step, Drop) and step.by in {"iterative", "greedy"}:
+            elif isinstance(step, DepthRecipe) and step.by in {"iterative", "greedy"}:
                 # One pass a removal; the greedy choice runs what lies above each candidate, half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
@@ -143,7 +143,9 @@ class Workload(Passes):
         """Sublayers whose weights a recipe changes or that it drops."""
         if recipe.changes_matrices:
             return 2 * self.shape.layers
-        return sum(step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, Drop))
+        return sum(
+            step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, DepthRecipe)
+        )
 
     def moved(self, recipe: Recipe, scope: str) -> int:
         """Sublayers behind which a recipe moves the stream, at most."""
@@ -200,7 +202,7 @@ class Workload(Passes):
         size = max(1, min(most, waiting // self.bytes_a_variant))
         return [recipes[start : start + size] for start in range(0, len(recipes), size)]
 
-    def held(self, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[Held]:
+    def held(self, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[MemoryItem]:
         """What lies in memory for one variant, the largest holders; the peak is `peak` of them.
 
         Args:
@@ -222,8 +224,10 @@ class Workload(Passes):
         worn = pruned if (is_whole and pruned <= MOST_HELD) or self.study.speed else -(-pruned // shape.layers)
         moves = len(group) * self.positions * shape.width * sublayers * FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
-        turns = isinstance(recipe, Noise) and recipe.kind == "batch" and is_whole and self.layers_bytes <= MOST_HELD
-        rounds = isinstance(recipe, Noise) and recipe.kind == "bfloat16"
+        turns = (
+            isinstance(recipe, NoiseRecipe) and recipe.kind == "batch" and is_whole and self.layers_bytes <= MOST_HELD
+        )
+        rounds = isinstance(recipe, NoiseRecipe) and recipe.kind == "bfloat16"
         # Logits of both sides, z − max z, and a copy that a product may make.
         block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * FLOAT
         cached_tokens = max(len(self.prompts) * max(self.lengths, default=0), self.measured.tokens_cached)
@@ -235,57 +239,57 @@ class Workload(Passes):
         # Totals in float64, and one batch's in float32.
         gram = 12 * self._gram / shape.layers if reads_gram else 0
         return [
-            Held("process and libraries", process),
+            MemoryItem("process and libraries", process),
             *self._weights(),
-            Held("head in float32", head),
-            Held("dense states of the prompts", states),
-            Held("dense calls of every sublayer", tokens * shape.width * sublayers * size),
-            Held("final streams of the texts", self.scored * shape.width * FLOAT),
-            Held("activations of a calibration batch", longest * self.widest * size, "calibrated"),
-            Held("streams of the calibration tokens", streams * size, "calibrated"),
-            Held("Gram matrices of a layer", round(gram), "calibrated"),
-            Held("masks, a bit a weight", masks, "worn"),
-            Held("pruned weights", worn if masked else 0, "worn"),
-            Held("weights in reverse order", self.layers_bytes if turns else 0, "worn"),
-            Held("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
-            Held("states of the variant", states, "worn"),
-            Held("key-value cache", cached, "worn"),
-            Held("masks, a bit a weight", masks, "measured"),
-            Held("shifts of the stream", moves, "measured"),
-            Held("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
-            Held("shifts of the texts", self.scored * shape.width * FLOAT, "measured"),
-            Held(
+            MemoryItem("head in float32", head),
+            MemoryItem("dense states of the prompts", states),
+            MemoryItem("dense calls of every sublayer", tokens * shape.width * sublayers * size),
+            MemoryItem("final streams of the texts", self.scored * shape.width * FLOAT),
+            MemoryItem("activations of a calibration batch", longest * self.widest * size, "calibrated"),
+            MemoryItem("streams of the calibration tokens", streams * size, "calibrated"),
+            MemoryItem("Gram matrices of a layer", round(gram), "calibrated"),
+            MemoryItem("masks, a bit a weight", masks, "worn"),
+            MemoryItem("pruned weights", worn if masked else 0, "worn"),
+            MemoryItem("weights in reverse order", self.layers_bytes if turns else 0, "worn"),
+            MemoryItem("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
+            MemoryItem("states of the variant", states, "worn"),
+            MemoryItem("key-value cache", cached, "worn"),
+            MemoryItem("masks, a bit a weight", masks, "measured"),
+            MemoryItem("shifts of the stream", moves, "measured"),
+            MemoryItem("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
+            MemoryItem("shifts of the texts", self.scored * shape.width * FLOAT, "measured"),
+            MemoryItem(
                 "shifts of single swaps, in float64", max(self.lengths, default=0) * shape.width * swaps * 8, "measured"
             ),
-            Held("logits of a block", self.workers * block, "measured"),
-            Held("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
+            MemoryItem("logits of a block", self.workers * block, "measured"),
+            MemoryItem("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
             *self.measured.held(),
         ]
 
-    def _weights(self) -> Iterator[Held]:
+    def _weights(self) -> Iterator[MemoryItem]:
         """The dense model's own, as far as they lie on the device."""
         name, size, layers = f"weights in {self.study.dtype}", self.item_size, self.layers_bytes
         if self.stays is None or self.stays >= layers:
-            yield Held(name, self.shape.parameters * size)
+            yield MemoryItem(name, self.shape.parameters * size)
             return
-        yield Held(f"{name} outside the layers", self.shape.parameters * size - layers)
-        yield Held("layers that stay", self.stays)
+        yield MemoryItem(f"{name} outside the layers", self.shape.parameters * size - layers)
+        yield MemoryItem("layers that stay", self.stays)
         # A whole one in a pass, one sublayer a core where they are measured.
         turn = max(layers // self.shape.layers, self.workers * self.shape.largest_sublayer * size)
-        yield Held("layers on their turn", turn)
+        yield MemoryItem("layers on their turn", turn)
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
-    def model_rows(self) -> list[Rows]:
+    def model_rows(self) -> list[RowCount]:
         """Rows of the tables of a model."""
         shape = self.shape
         return [
-            Rows("models", 1),
-            Rows("activation_stats", shape.modules, listed=shape.inputs),
-            Rows("block_influence", 3 * shape.layers),
+            RowCount("models", 1),
+            RowCount("activation_stats", shape.modules, listed=shape.inputs),
+            RowCount("block_influence", 3 * shape.layers),
         ]
 
-    def variant_rows(self, recipe: Recipe) -> list[Rows]:
+    def variant_rows(self, recipe: Recipe) -> list[RowCount]:
         """Rows of the tables of a variant."""
         measure, prompts = self.study.measure, len(self.prompts)
         each = len(measure.lenses) * len(measure.temperatures) * self.positions
@@ -301,14 +305,14 @@ class Workload(Passes):
         masks = any(isinstance(part, MatrixRecipe) for part in steps(recipe))
         sampled = min(self.shape.prunable, self.shape.modules * MOST_SAMPLED) // 8
         return [
-            Rows("variants", 1),
-            Rows("mask_samples", self.shape.modules, packed=sampled if masks else 0),
-            Rows("layer_transitions", transitions, unmoved=transitions - each * moved),
-            Rows("decoding_steps", decoded, unmoved=decoded if recipe.method == "dense" else 0),
-            Rows("top_tokens", written * 2 * listed),
-            Rows("option_subspace", choices * len(measure.temperatures)),
-            Rows("generations", prompts if "free_running" in measure.trajectories else 0),
-            *([Rows("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
-            Rows("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
+            RowCount("variants", 1),
+            RowCount("mask_samples", self.shape.modules, packed=sampled if masks else 0),
+            RowCount("layer_transitions", transitions, unmoved=transitions - each * moved),
+            RowCount("decoding_steps", decoded, unmoved=decoded if recipe.method == "dense" else 0),
+            RowCount("top_tokens", written * 2 * listed),
+            RowCount("option_subspace", choices * len(measure.temperatures)),
+            RowCount("generations", prompts if "free_running" in measure.trajectories else 0),
+            *([RowCount("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
+            RowCount("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
             *self.measured.rows(recipe),
         ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.pruning.layerwise import Failure, Job, prune_layers
+from prunescope.pipelines.pruning.layerwise import Failure, PruningJob, prune_layers
 from prunescope.pipelines.pruning.methods.depth import drop
 from prunescope.pipelines.pruning.methods.external import external
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
@@ -23,16 +23,16 @@ from prunescope.pipelines.pruning.module_selection import require_matches
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files
 from prunescope.pipelines.pruning.structure import prune_units
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import (
-    Dense,
-    Drop,
-    External,
+    DenseRecipe,
+    DepthRecipe,
+    ExternalRecipe,
     MatrixRecipe,
-    Noise,
+    NoiseRecipe,
     Recipe,
     SingleRecipe,
-    Structured,
+    StructuredRecipe,
     steps,
 )
 
@@ -99,7 +99,7 @@ def prune_all(
                 found[recipe.name] = failure
         variant = found[recipe.name]
         # Noise may change nothing: two shapes that round alike are good news.
-        if isinstance(variant, Variant) and not isinstance(recipe, (Dense, Noise)):
+        if isinstance(variant, Variant) and not isinstance(recipe, (DenseRecipe, NoiseRecipe)):
             probe = probe or _Probe(decoder)
             found[recipe.name] = probe.require_effect(recipe, variant)
     return {recipe.name: found[recipe.name] for recipe in recipes}
@@ -112,7 +112,7 @@ def _by_parts(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress
         before, variant = variant, _one(decoder, part, replace(statistics, unfinished=own), variant, origin, progress)
         if place and variant.hash == before.hash:
             raise ComputationError(f"recipe {recipe.name}: its part {part.name} changes nothing; leave it out")
-        if isinstance(part, External):
+        if isinstance(part, ExternalRecipe):
             origin = variant
     return variant
 
@@ -121,19 +121,19 @@ def _one(
     decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, origin: Variant, progress: Progress
 ) -> Variant:
     match recipe:
-        case Dense():
+        case DenseRecipe():
             return base
-        case Noise():
+        case NoiseRecipe():
             return Variant(noise=recipe.kind)
-        case Drop():
+        case DepthRecipe():
             known = statistics.order if base.is_dense else ()
             influence, tokens = statistics.block_influence, statistics.tokens
             return drop(decoder, recipe, influence, tokens, base, progress, known, statistics.dtype)
-        case External():
+        case ExternalRecipe():
             if statistics.cache is None:
                 raise InputError(f"recipe {recipe.name} needs a cache folder for what it fetches or converts")
             return external(decoder, recipe, statistics.cache, progress)
-        case Structured():
+        case StructuredRecipe():
             stats, tokens = statistics.activation_stats, statistics.tokens
             return prune_units(decoder, recipe, stats, tokens, base, progress, statistics.dtype)
         case MatrixRecipe():
@@ -165,7 +165,7 @@ def _family(
     return found
 
 
-def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant, origin: Variant) -> Job:
+def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant, origin: Variant) -> PruningJob:
     unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
@@ -176,7 +176,7 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
     require_matches(decoder, recipe)
     sparsities = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
-    job = Job(recipe, sparsities, moments, origin=origin)
+    job = PruningJob(recipe, sparsities, moments, origin=origin)
     if statistics.unfinished is None:
         return job
     return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
@@ -192,7 +192,7 @@ class _Probe:
 
     def require_effect(self, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
         """The variant; an error if it has none: a drop that stock classes ignore would be dense against dense."""
-        with applied(self._decoder, variant, most_held=0):  # a single pass needs no more than one layer at a time
+        with apply_variant(self._decoder, variant, most_held=0):  # a single pass needs no more than one layer at a time
             pruned = self._decoder.hidden(self._tokens)
         if torch.equal(self._dense, pruned):
             return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prunescope.pipelines.pruning.variant import StoredChanges
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 
 
 class LayerFiles:
@@ -29,7 +29,7 @@ class LayerFiles:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
 
-    def write(self, layer: int, changes: Mapping[str, Change], facts: Mapping[str, Any]) -> None:
+    def write(self, layer: int, changes: Mapping[str, WeightDelta], facts: Mapping[str, Any]) -> None:
         """Keeps a layer's changes, and what the recipe has told up to it; never half of them under the file's name."""
         self._folder.mkdir(parents=True, exist_ok=True)
         about = {
@@ -68,7 +68,7 @@ class LayerFiles:
         return self._folder / f"layer-{layer:04d}.safetensors"
 
 
-class LayeredChanges(Mapping[str, Change]):
+class LayeredChanges(Mapping[str, WeightDelta]):
     """Changes that lie in layer files; only one of them is open at a time.
 
     Args:
@@ -81,7 +81,7 @@ class LayeredChanges(Mapping[str, Change]):
         self._layers = {name: layer for layer, each in enumerate(names) for name in each}
         self._open: tuple[int, StoredChanges] | None = None
 
-    def __getitem__(self, name: str) -> Change:
+    def __getitem__(self, name: str) -> WeightDelta:
         """The change of a matrix."""
         layer = self._layers[name]
         if self._open is None or self._open[0] != layer:
@@ -104,13 +104,13 @@ class LayeredChanges(Mapping[str, Change]):
         return name in self._layers
 
 
-class Overlay(Mapping[str, Change]):
+class Overlay(Mapping[str, WeightDelta]):
     """Changes over earlier ones, which show where there are no later; nothing is read before it is asked for."""
 
-    def __init__(self, later: Mapping[str, Change], earlier: Mapping[str, Change]) -> None:
+    def __init__(self, later: Mapping[str, WeightDelta], earlier: Mapping[str, WeightDelta]) -> None:
         self._later, self._earlier = later, earlier
 
-    def __getitem__(self, name: str) -> Change:
+    def __getitem__(self, name: str) -> WeightDelta:
         """The change of a matrix."""
         return self._later[name] if name in self._later else self._earlier[name]
 

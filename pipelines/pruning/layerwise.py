@@ -17,15 +17,15 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.weight_matrices import Matrix
-from prunescope.pipelines.models.weight_offload import present
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.models.weight_offload import on_device
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.layerwise_forward import States, Streams
 from prunescope.pipelines.pruning.layer_checkpoints import LayeredChanges, LayerFiles, Overlay
-from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.methods import MatrixContext, change_of
 from prunescope.pipelines.pruning.module_selection import chosen_matrices
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import outside, swapped
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.variant_patching import outside, swap_weights
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import MatrixRecipe
 
 # What stands in for a variant where the recipe failed.
@@ -33,7 +33,7 @@ Failure = InputError | ComputationError
 
 
 @dataclass(frozen=True)
-class Job:
+class PruningJob:
     """One recipe of a family that is pruned together.
 
     Attributes:
@@ -46,7 +46,7 @@ class Job:
 
     recipe: MatrixRecipe
     sparsities: Sequence[float | None]
-    moments: Mapping[str, Inputs] | None = None
+    moments: Mapping[str, ActivationMoments] | None = None
     files: LayerFiles | None = None
     origin: Variant = field(default_factory=Variant)
 
@@ -59,7 +59,7 @@ class Job:
 @torch.inference_mode()
 def prune_layers(
     decoder: Decoder,
-    jobs: Sequence[Job],
+    jobs: Sequence[PruningJob],
     base: Variant,
     tokens: Int[Tensor, "sequences length"] | None = None,
     dtype: torch.dtype | None = None,
@@ -92,7 +92,7 @@ def prune_layers(
             lane.states = streams.begin() if streams else None
         progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
         for index in range(len(decoder.layers)):
-            with present(decoder.layers[index].module):
+            with on_device(decoder.layers[index].module):
                 _through_layer(decoder, index, lanes, base, streams)
             progress.advance()
         progress.done()
@@ -102,13 +102,13 @@ def prune_layers(
 class _Work:
     """A job on its way through the layers."""
 
-    def __init__(self, decoder: Decoder, job: Job, base: Variant) -> None:
+    def __init__(self, decoder: Decoder, job: PruningJob, base: Variant) -> None:
         self.job = job
         self.chosen = [chosen_matrices(layer, job.recipe, base.dropped) for layer in decoder.layers]
         self.failure: Failure | None = None
         # Of the layer that it was in last.
-        self.latest: Mapping[str, Change] = {}
-        self._changes: dict[str, Change] = {}
+        self.latest: Mapping[str, WeightDelta] = {}
+        self._changes: dict[str, WeightDelta] = {}
         self._names: list[list[str]] = []
         self._facts: dict[str, Any] = deepcopy(dict(base.facts))
         self._finished = 0
@@ -120,21 +120,23 @@ class _Work:
         """Whether a run before this one has finished a layer."""
         return index < self._finished
 
-    def layer(self, index: int, base: Variant, dense: Mapping[str, Tensor], inputs: Mapping[str, Inputs]) -> None:
+    def layer(
+        self, index: int, base: Variant, dense: Mapping[str, Tensor], inputs: Mapping[str, ActivationMoments]
+    ) -> None:
         """Changes a layer's matrices, which are as the base has them, or reads what was made of them before."""
         files, recipe = self.job.files, self.job.recipe
         if files is not None and self.has(index) and (found := files.read(index)) is not None:
             self.latest, self._facts = found
             self._names.append(list(self.latest))
             return
-        sparsity, changes = self.job.sparsities[index], dict[str, Change]()
+        sparsity, changes = self.job.sparsities[index], dict[str, WeightDelta]()
         try:
             for name, matrix in self.chosen[index].items():
                 before = base.changes.get(name)
                 kept = None if before is None else before.mask
                 first = self.job.origin.changes.get(name)
                 whole = dense[name] if first is None else first.weight(dense[name])
-                given = Given(name, index, matrix.weight, whole, kept, inputs.get(name), sparsity, self._facts)
+                given = MatrixContext(name, index, matrix.weight, whole, kept, inputs.get(name), sparsity, self._facts)
                 change = change_of(given, recipe)
                 if change is not None:
                     changes[name] = change if before is None else before.then(change, dense[name])
@@ -214,7 +216,7 @@ def _through_layer(decoder: Decoder, index: int, lanes: list[_Lane], base: Varia
     layer, is_last = decoder.layers[index], index + 1 == len(decoder.layers)
     dense = {name: matrix.weight for sublayer in layer.sublayers for name, matrix in sublayer.matrices.items()}
     running = [lane for lane in lanes if lane.states is not None and lane.works]
-    inputs: Mapping[str, Inputs] = {}
+    inputs: Mapping[str, ActivationMoments] = {}
     for lane in lanes:
         with worn(layer, base):
             # In front of the first layer nothing is pruned yet: the first lane measures for all.
@@ -229,7 +231,7 @@ def _through_layer(decoder: Decoder, index: int, lanes: list[_Lane], base: Varia
 
 def _measured(
     streams: Streams | None, index: int, lane: _Lane, readers: Sequence[_Lane], *, is_last: bool
-) -> Mapping[str, Inputs]:
+) -> Mapping[str, ActivationMoments]:
     """Inputs of a layer's matrices; a lane of dense predecessors moves on in the same pass."""
     wanted = {name: matrix for each in readers for name, matrix in each.unfinished(index).items()}
     if streams is None or lane.states is None:
@@ -254,7 +256,7 @@ def worn(layer: Layer, variant: Variant) -> Iterator[None]:
     """The sublayers of one layer compute as a variant's do for a while; what is around them, `outside` wears."""
     with ExitStack() as stack:
         for sublayer in layer.sublayers:
-            stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
+            stack.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
         yield

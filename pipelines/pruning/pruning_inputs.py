@@ -17,10 +17,10 @@ from torch import Tensor
 from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.statistics import tokens_hash
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
-from prunescope.pipelines.pruning.layerwise import Job
+from prunescope.pipelines.pruning.layerwise import PruningJob
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import MatrixRecipe
 
@@ -62,7 +62,7 @@ class Unfinished:
     weight_hash: str
 
 
-def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, Inputs] | None:
+def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
     """Inputs as `activation_stats` has them; None without that table.
 
     Raises:
@@ -74,7 +74,7 @@ def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, Inp
     if tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
         raise InputError(f"recipe {recipe.name}: activation_stats is of other tokens; materialise it again")
     return {
-        row["module"]: Inputs.measured_before(
+        row["module"]: ActivationMoments.measured_before(
             row["tokens"], torch.tensor(row["mean"]), torch.tensor(row["second_moment"])
         )
         for row in rows.iter_rows(named=True)
@@ -82,7 +82,7 @@ def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, Inp
 
 
 def layer_files(
-    decoder: Decoder, job: Job, statistics: Statistics, unfinished: Unfinished, base: Variant
+    decoder: Decoder, job: PruningJob, statistics: Statistics, unfinished: Unfinished, base: Variant
 ) -> LayerFiles:
     """Where a job keeps its finished layers; only one that follows from all the same reads them again."""
     rows, tokens = statistics.activation_stats, statistics.tokens

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 
 MOST_SAMPLED = 16_384
 
@@ -69,7 +69,7 @@ def sampled_places(name: str, outputs: int, inputs: int) -> NDArray[np.int64]:
     return np.minimum(places, weights - 1)
 
 
-def _kept(change: Change | None, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _kept(change: WeightDelta | None, places: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each place is kept; looked up in the packed mask, which is never unpacked whole."""
     if change is None or change.bits is None:
         return np.ones(len(places), bool)

@@ -22,8 +22,8 @@ from prunescope.pipelines.pruning.masks import keep_share
 from prunescope.pipelines.pruning.methods.structured_units import Units, head_count, heads_of, neurons_of, probe_calls
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import outside
-from prunescope.pipelines.pruning.weight_delta import Change
-from prunescope.pipelines.recipes import Structured
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
+from prunescope.pipelines.recipes import StructuredRecipe
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Moments:
 @torch.inference_mode()
 def prune_units(
     decoder: Decoder,
-    recipe: Structured,
+    recipe: StructuredRecipe,
     activation_stats: pl.DataFrame | None,
     tokens: Int[Tensor, "sequences length"] | None,
     base: Variant,
@@ -79,20 +79,20 @@ def prune_units(
             matrix = each.sublayer.matrices[name]
             before = base.changes.get(name)
             earlier = None if before is None else before.mask
-            change = Change.masked(mask if earlier is None else mask & earlier)
+            change = WeightDelta.masked(mask if earlier is None else mask & earlier)
             changes[name] = change if before is None else before.then(change, matrix.weight)
         facts[each.reader.name] = _fact(each, keep, facts.get(each.reader.name, {}).get("removed", []))
     return replace(base, changes=changes, parameters=parameters, facts={**base.facts, "structure": facts})
 
 
-def _found(decoder: Decoder, recipe: Structured, base: Variant, progress: Progress) -> list[Units]:
+def _found(decoder: Decoder, recipe: StructuredRecipe, base: Variant, progress: Progress) -> list[Units]:
     chosen = [each for each in decoder.sublayers if each.kind in recipe.KINDS and each.label not in base.dropped]
     calls = probe_calls(decoder, chosen)
     width = decoder.width
     units: list[Units] = []
     progress.start(f"prune {recipe.name}", len(chosen))
     for each in chosen:
-        with each.present():
+        with each.on_device():
             if each.kind == "mlp":
                 units += neurons_of(each, calls[each.label], width)
             else:
@@ -106,7 +106,7 @@ def _found(decoder: Decoder, recipe: Structured, base: Variant, progress: Progre
 
 def _moments(
     decoder: Decoder,
-    recipe: Structured,
+    recipe: StructuredRecipe,
     units: Sequence[Units],
     activation_stats: pl.DataFrame | None,
     tokens: Int[Tensor, "sequences length"] | None,
@@ -163,7 +163,9 @@ def _weight(units: Units, name: str, base: Variant) -> Float[Tensor, "out in"]:
     return (base.changes[name].weight(dense) if name in base.changes else dense).float()
 
 
-def _scores(units: Units, recipe: Structured, base: Variant, moments: Mapping[str, Moments]) -> Float[Tensor, " units"]:
+def _scores(
+    units: Units, recipe: StructuredRecipe, base: Variant, moments: Mapping[str, Moments]
+) -> Float[Tensor, " units"]:
     """What every unit is kept for, float64 on the CPU; see `recipes.structure.Structured.score`."""
     weight = _weight(units, units.reader.name, base)
     squares = weight.square().sum(dim=0, dtype=torch.float64).cpu()
@@ -186,7 +188,7 @@ def _scores(units: Units, recipe: Structured, base: Variant, moments: Mapping[st
 
 
 def _kept_uniformly(
-    recipe: Structured, units: Sequence[Units], scores: Sequence[Tensor]
+    recipe: StructuredRecipe, units: Sequence[Units], scores: Sequence[Tensor]
 ) -> list[Bool[Tensor, " units"]]:
     kept = []
     for each, own in zip(units, scores, strict=True):
@@ -203,7 +205,7 @@ def _kept_uniformly(
 
 
 def _kept_globally(
-    recipe: Structured, units: Sequence[Units], scores: Sequence[Tensor]
+    recipe: StructuredRecipe, units: Sequence[Units], scores: Sequence[Tensor]
 ) -> list[Bool[Tensor, " units"]]:
     """Units under one threshold of standardised scores, as near as can be to the share of all units' weights.
 
@@ -247,7 +249,7 @@ def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:
 
 def _compensated(
     units: Units,
-    recipe: Structured,
+    recipe: StructuredRecipe,
     keep: Bool[Tensor, " units"],
     base: Variant,
     moments: Mapping[str, Moments],

@@ -19,14 +19,14 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.masks import Mask
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import Recipe
 
 
 class Masks(Mapping[str, Mask]):
     """The masks among some changes, by matrix name; each is unpacked when it is asked for."""
 
-    def __init__(self, changes: Mapping[str, Change]) -> None:
+    def __init__(self, changes: Mapping[str, WeightDelta]) -> None:
         self._changes = changes
         self._names = [name for name in changes if changes[name].bits is not None]
 
@@ -59,7 +59,7 @@ class Variant:
         facts: what the recipe tells about its work, by name: numbers and lists, for the table `variants`.
     """
 
-    changes: Mapping[str, Change] = field(default_factory=dict)
+    changes: Mapping[str, WeightDelta] = field(default_factory=dict)
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     noise: str | None = None
@@ -128,7 +128,7 @@ class Variant:
         save_file(tensors, file, metadata=about)
 
 
-class StoredChanges(Mapping[str, Change]):
+class StoredChanges(Mapping[str, WeightDelta]):
     """Changes that lie in a variant file, mapped into memory: each is read when it is asked for."""
 
     def __init__(self, opened: Any, numbers: Mapping[str, Any]) -> None:  # noqa: ANN401 (safetensors has no types)
@@ -138,11 +138,11 @@ class StoredChanges(Mapping[str, Change]):
             short, _, name = key.partition(":")
             self._keys.setdefault(name, []).append(short)
 
-    def __getitem__(self, name: str) -> Change:
+    def __getitem__(self, name: str) -> WeightDelta:
         """The change of a matrix."""
         numbers = self._numbers[name]
         parts = {short: self._opened.get_tensor(f"{short}:{name}") for short in self._keys[name]}
-        return Change.restored(parts, numbers)
+        return WeightDelta.restored(parts, numbers)
 
     def __iter__(self) -> Iterator[str]:
         """Names."""
@@ -211,9 +211,9 @@ def _read(file: Path) -> tuple[Variant, str]:
     return variant, weight_hash
 
 
-def masked(masks: Iterable[tuple[str, Mask]]) -> dict[str, Change]:
+def masked(masks: Iterable[tuple[str, Mask]]) -> dict[str, WeightDelta]:
     """Changes that only set weights to zero, packed as they come."""
-    return {name: Change.masked(mask) for name, mask in masks}
+    return {name: WeightDelta.masked(mask) for name, mask in masks}
 
 
 def _about_hash(about: Mapping[str, str]) -> str:

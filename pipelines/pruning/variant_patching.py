@@ -15,8 +15,8 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sublayer import Sublayer
-from prunescope.pipelines.models.weight_offload import data_of, present
-from prunescope.pipelines.pruning.calibration.layerwise_forward import cast
+from prunescope.pipelines.models.weight_offload import data_of, on_device
+from prunescope.pipelines.pruning.calibration.layerwise_forward import cast_parameters
 from prunescope.pipelines.pruning.variant import Variant
 
 # Up to so many bytes of changed weights lie in memory beside the dense ones; larger variants have them made for one
@@ -25,7 +25,7 @@ MOST_HELD = 4 * 2**30
 
 
 @contextmanager
-def swapped(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
+def swap_weights(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Puts other weights into the sublayers for a while; the dense ones come back untouched.
 
     Args:
@@ -35,7 +35,7 @@ def swapped(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Ite
     before: dict[Tensor, Tensor] = {}
     with ExitStack() as stack:
         for sublayer in sublayers:
-            stack.enter_context(sublayer.present())
+            stack.enter_context(sublayer.on_device())
         stack.callback(_put_back, before)
         for sublayer in sublayers:
             others = [name for name in weights if name not in sublayer.matrices]
@@ -84,7 +84,9 @@ def _replaced(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def applied(decoder: Decoder, variant: Variant, most_held: int | None = None, *, skips: bool = True) -> Iterator[None]:
+def apply_variant(
+    decoder: Decoder, variant: Variant, most_held: int | None = None, *, skips: bool = True
+) -> Iterator[None]:
     """The decoder computes as the variant for a while: changed weights swapped in, dropped sublayers left out.
 
     Hooks on its modules see the shapes of the dense model whatever the variant; in bfloat16 they see that type.
@@ -100,7 +102,7 @@ def applied(decoder: Decoder, variant: Variant, most_held: int | None = None, *,
     with ExitStack() as stack:
         if not decoder.is_streamed and sum(changed) * decoder.dtype.itemsize <= most_held:
             for sublayer in decoder.sublayers:
-                stack.enter_context(swapped([sublayer], variant.weights(sublayer)))
+                stack.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
         else:
             stack.enter_context(_layer_by_layer(decoder, variant))
         stack.enter_context(decoder.without(variant.dropped, skips=skips))
@@ -128,9 +130,9 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
 
     def begin(layer: Layer) -> Callable[..., None]:
         def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
-            worn.enter_context(present(module))
+            worn.enter_context(on_device(module))
             for sublayer in (layer.attn, layer.mlp):
-                worn.enter_context(swapped([sublayer], variant.weights(sublayer)))
+                worn.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
 
         return hook
 
@@ -154,7 +156,7 @@ def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
     """The dense model computed differently for a while."""
     match kind:
         case "bfloat16":
-            with cast(decoder.trunk.parameters(), torch.bfloat16):  # all weights below the head
+            with cast_parameters(decoder.trunk.parameters(), torch.bfloat16):  # all weights below the head
                 yield
         case "batch":
             with _in_reverse_order(decoder):

@@ -20,7 +20,7 @@ Weight = Float[Tensor, "out in"]
 
 
 @dataclass(frozen=True)
-class Codes:
+class QuantizedWeights:
     """Quantized weights: (code − zero)·scale, divided by `channels` where there are any; one float32 rounding each.
 
     Attributes:
@@ -48,7 +48,7 @@ class Codes:
         scales: Tensor,
         zeros: Tensor,
         channels: Tensor | None = None,
-    ) -> "Codes":
+    ) -> "QuantizedWeights":
         """Packs integers of shape (outputs, inputs)."""
         each = codes.cpu().to(torch.uint8).numpy().reshape(-1, 1)
         packed = np.packbits(np.unpackbits(each, axis=1)[:, 8 - bits :])
@@ -67,7 +67,7 @@ class Codes:
 
 
 @dataclass(frozen=True)
-class Change:
+class WeightDelta:
     """What became of one matrix: some weights zero, those that stay as they were, or with other values, or as codes.
 
     Attributes:
@@ -80,15 +80,15 @@ class Change:
     shape: tuple[int, int]
     bits: Tensor | None = None
     values: Tensor | None = None
-    codes: Codes | None = None
+    codes: QuantizedWeights | None = None
 
     @classmethod
-    def masked(cls, mask: Mask) -> "Change":
+    def masked(cls, mask: Mask) -> "WeightDelta":
         """Weights outside the mask become zero, the others stay."""
         return cls(_shape(mask), torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1))))
 
     @classmethod
-    def valued(cls, weight: Weight, mask: Mask | None = None) -> "Change":
+    def valued(cls, weight: Weight, mask: Mask | None = None) -> "WeightDelta":
         """Other values.
 
         Args:
@@ -101,7 +101,7 @@ class Change:
         return cls(_shape(weight), cls.masked(mask).bits, own[mask.cpu()])
 
     @classmethod
-    def quantized(cls, shape: tuple[int, int], codes: Codes, mask: Mask | None = None) -> "Change":
+    def quantized(cls, shape: tuple[int, int], codes: QuantizedWeights, mask: Mask | None = None) -> "WeightDelta":
         """Codes in place of weights; what lies outside the mask is zero."""
         return cls(shape, None if mask is None else cls.masked(mask).bits, codes=codes)
 
@@ -127,7 +127,7 @@ class Change:
         weight[mask.to(dense.device)] = self.values.to(dense)
         return weight
 
-    def then(self, later: "Change", dense: Weight) -> "Change":
+    def then(self, later: "WeightDelta", dense: Weight) -> "WeightDelta":
         """This change and a later one in one: a later mask leaves values and codes as they are.
 
         Later values that are all the dense ones need not be kept.
@@ -140,7 +140,7 @@ class Change:
         if self.codes is not None:
             return replace(self, bits=later.bits)
         mask = later.mask
-        return self if mask is None else Change.valued(self.weight(dense), mask)
+        return self if mask is None else WeightDelta.valued(self.weight(dense), mask)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -157,18 +157,18 @@ class Change:
         return {"shape": list(self.shape), **codes}
 
     @classmethod
-    def restored(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "Change":
+    def restored(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "WeightDelta":
         """From `tensors` and `numbers`.
 
         Raises:
             ValueError, KeyError, TypeError: they do not belong together.
         """
         outputs, inputs = (int(size) for size in numbers["shape"])
-        known = {field.name for field in fields(Codes)} - {"bits"}
+        known = {field.name for field in fields(QuantizedWeights)} - {"bits"}
         codes = None
         if "packed" in tensors:
             parts = {key: tensor for key, tensor in tensors.items() if key in known}
-            codes = Codes(bits=int(numbers["bits"]), group=int(numbers["group"]), **parts)
+            codes = QuantizedWeights(bits=int(numbers["bits"]), group=int(numbers["group"]), **parts)
         bits = tensors.get("bits")
         if bits is not None and bits.numel() != -(-outputs * inputs // 8):
             raise ValueError("a mask is cut short")

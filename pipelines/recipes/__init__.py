@@ -13,12 +13,12 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import NAME
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.recipes.base import BaseRecipe, Masked, MatrixRecipe, Reads, Statistic
-from prunescope.pipelines.recipes.baselines import Dense, Noise, NoiseKind
-from prunescope.pipelines.recipes.depth import Drop
-from prunescope.pipelines.recipes.external import External
-from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, Quantized
-from prunescope.pipelines.recipes.structure import Flap, Heads, Neurons, Structured
+from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
+from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, NoiseRecipe
+from prunescope.pipelines.recipes.depth import DepthRecipe
+from prunescope.pipelines.recipes.external import ExternalRecipe
+from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, QuantizationRecipe
+from prunescope.pipelines.recipes.structure import Flap, Heads, Neurons, StructuredRecipe
 from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
 
 __all__ = [
@@ -30,26 +30,26 @@ __all__ = [
     "RIA",
     "RTN",
     "BaseRecipe",
-    "Composed",
+    "ComposedRecipe",
     "DSnoT",
-    "Dense",
-    "Drop",
-    "External",
+    "DenseRecipe",
+    "DepthRecipe",
+    "ExternalRecipe",
     "Flap",
     "Heads",
     "Magnitude",
-    "Masked",
+    "MaskingRecipe",
     "MatrixRecipe",
     "Neurons",
-    "Noise",
     "NoiseKind",
-    "Quantized",
+    "NoiseRecipe",
+    "QuantizationRecipe",
     "Reads",
     "Recipe",
     "SingleRecipe",
     "SparseGPT",
     "Statistic",
-    "Structured",
+    "StructuredRecipe",
     "Wanda",
     "parse_recipe",
     "shares_passes",
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 SingleRecipe = (
-    Dense
+    DenseRecipe
     | Magnitude
     | Wanda
     | RIA
@@ -70,15 +70,15 @@ SingleRecipe = (
     | Neurons
     | Heads
     | Flap
-    | Drop
-    | External
-    | Noise
+    | DepthRecipe
+    | ExternalRecipe
+    | NoiseRecipe
 )
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 _NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
 
 
-class Composed(BaseRecipe):
+class ComposedRecipe(BaseRecipe):
     """Several recipes, one after the other, each on what the ones before left (`attn-drop-4+wanda-50`).
 
     Attributes:
@@ -98,23 +98,23 @@ class Composed(BaseRecipe):
         return [{"name": part.get("method"), **part} if isinstance(part, dict) else part for part in fields]
 
     @model_validator(mode="after")
-    def _all_prune(self) -> "Composed":
+    def _all_prune(self) -> "ComposedRecipe":
         for part in self.parts:
-            if isinstance(part, (Dense, Noise)):
+            if isinstance(part, (DenseRecipe, NoiseRecipe)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
             if part.calibration is not None:
                 raise ValueError(f"{part.name} has a `calibration` of its own; put it beside `parts`, all share it")
         for index, part in enumerate(self.parts):
-            if isinstance(part, External) and index:
+            if isinstance(part, ExternalRecipe) and index:
                 raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
-            codes = next((before for before in self.parts[:index] if isinstance(before, Quantized)), None)
+            codes = next((before for before in self.parts[:index] if isinstance(before, QuantizationRecipe)), None)
             if isinstance(part, (SparseGPT, ADMM)) and codes is not None:
                 raise ValueError(
                     f"{part.name} solves for the dense weights and would undo {codes.name}; prune first, then quantize"
                 )
-            if isinstance(part, DSnoT) and not any(isinstance(before, Masked) for before in self.parts[:index]):
+            if isinstance(part, DSnoT) and not any(isinstance(before, MaskingRecipe) for before in self.parts[:index]):
                 raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
-            units = next((before for before in self.parts[:index] if isinstance(before, Structured)), None)
+            units = next((before for before in self.parts[:index] if isinstance(before, StructuredRecipe)), None)
             if isinstance(part, DSnoT) and units is not None:
                 raise ValueError(
                     f"{part.name} would bring weights of units back that {units.name} removed; put it first"
@@ -137,13 +137,13 @@ class Composed(BaseRecipe):
         return any(part.changes_matrices for part in self.parts)
 
 
-def _stands_alone(recipe: SingleRecipe | Composed) -> SingleRecipe | Composed:
+def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | ComposedRecipe:
     if isinstance(recipe, DSnoT):
         raise ValueError(f"{recipe.name} {_NEEDS_A_MASK}")  # noqa: TRY004 (pydantic reads ValueError)
     return recipe
 
 
-Recipe = Annotated[SingleRecipe | Composed, Field(discriminator="method"), AfterValidator(_stands_alone)]
+Recipe = Annotated[SingleRecipe | ComposedRecipe, Field(discriminator="method"), AfterValidator(_stands_alone)]
 
 
 def shares_passes(recipe: Recipe) -> bool:
@@ -156,7 +156,7 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe, config=ConfigDict(hide_input
 
 def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
     """The recipe itself, or the parts of a composition in order."""
-    return recipe.parts if isinstance(recipe, Composed) else (recipe,)
+    return recipe.parts if isinstance(recipe, ComposedRecipe) else (recipe,)
 
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)

@@ -114,7 +114,7 @@ class MatrixRecipe(BaseRecipe):
         return self.reads != "nothing" or super().is_calibrated
 
 
-class Masked(MatrixRecipe):
+class MaskingRecipe(MatrixRecipe):
     """A recipe that sets weights to zero.
 
     Either `sparsity`, or `keep` and `block` (N:M), or one of `ratios` a layer.

@@ -11,7 +11,7 @@ from prunescope.pipelines.recipes.base import BaseRecipe
 NoiseKind = Literal["bfloat16", "batch"]
 
 
-class Dense(BaseRecipe):
+class DenseRecipe(BaseRecipe):
     """The unpruned model, measured against itself."""
 
     SPELLING = re.compile(r"(?P<method>dense)")
@@ -20,7 +20,7 @@ class Dense(BaseRecipe):
     method: Literal["dense"] = "dense"
 
 
-class Noise(BaseRecipe):
+class NoiseRecipe(BaseRecipe):
     """The dense model computed in another way: the floor that rounding alone sets under every divergence.
 
     Attributes:

@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from prunescope.pipelines.core.frozen_model import SOURCE, Part
+from prunescope.pipelines.core.frozen_model import SOURCE, FrozenModel
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
 from prunescope.pipelines.recipes import calibration_defaults
 
 
-class CalibrationSpec(Part):
+class CalibrationSpec(FrozenModel):
     """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
 
     Attributes:

@@ -14,7 +14,7 @@ from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 Choice = Literal["influence", "iterative", "greedy", "consecutive", "random", "given"]
 
 
-class Drop(BaseRecipe):
+class DepthRecipe(BaseRecipe):
     """Removes `count` sublayers or blocks.
 
     Attention and MLP sublayers, each by themselves or jointly (`attn+mlp`), as in LLM-Drop (2406.15786 §3); whole
@@ -67,7 +67,7 @@ class Drop(BaseRecipe):
         return fields
 
     @model_validator(mode="after")
-    def _one_choice(self) -> "Drop":
+    def _one_choice(self) -> "DepthRecipe":
         listed = self.layers or self.sublayers
         if self.layers and self.sublayers:
             raise ValueError("give either `layers` or `sublayers`")

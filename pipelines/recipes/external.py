@@ -11,7 +11,7 @@ from prunescope.pipelines.core.frozen_model import SOURCE
 from prunescope.pipelines.recipes.base import BaseRecipe
 
 
-class External(BaseRecipe):
+class ExternalRecipe(BaseRecipe):
     """A model that any other tool pruned, quantized or fine-tuned, measured like every other variant.
 
     Its source is the tool's own output; no paper. Which weights differ from the dense model's is found by comparison.

@@ -11,7 +11,7 @@ from pydantic import Field
 from prunescope.pipelines.recipes.base import MatrixRecipe, Reads
 
 
-class Quantized(MatrixRecipe):
+class QuantizationRecipe(MatrixRecipe):
     """A recipe that puts integers and scales in place of weights; they are measured dequantized.
 
     Attributes:
@@ -30,7 +30,7 @@ def bits_spelling(method: str) -> re.Pattern[str]:
     return re.compile(rf"(?P<method>{method})-(?P<bits>\d)bit(?:-g(?P<group>\d+))?")
 
 
-class GPTQ(Quantized):
+class GPTQ(QuantizationRecipe):
     """Rounds column by column; the columns that follow take up each one's error (Frantar et al., 2210.17323).
 
     It needs several times more calibration tokens than a matrix has inputs: with fewer, the errors cancel on those
@@ -57,7 +57,7 @@ class GPTQ(Quantized):
         return "gram"
 
 
-class RTN(Quantized):
+class RTN(QuantizationRecipe):
     """Rounds every weight to the nearest code of its group's grid: every quantizer's baseline (2210.17323 §4)."""
 
     SPELLING = bits_spelling("rtn")
@@ -69,7 +69,7 @@ class RTN(Quantized):
     method: Literal["rtn"] = "rtn"
 
 
-class AWQ(Quantized):
+class AWQ(QuantizationRecipe):
     """Scales input channels by their activations before it rounds (Lin et al., 2306.00978).
 
     Attributes:

@@ -11,7 +11,7 @@ from pydantic import Field
 from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 
 
-class Structured(BaseRecipe):
+class StructuredRecipe(BaseRecipe):
     """Removes a share of some units: rows of the matrices that feed them, columns of the one that reads them.
 
     Attributes:
@@ -55,7 +55,7 @@ def _spelling(method: str) -> re.Pattern[str]:
     return re.compile(rf"(?P<method>{method})-(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")
 
 
-class Neurons(Structured):
+class Neurons(StructuredRecipe):
     """Removes neurons of MLPs, of every expert by itself (the idea: Molchanov et al., 1611.06440)."""
 
     SPELLING = _spelling("neurons")
@@ -70,7 +70,7 @@ class Neurons(Structured):
     KINDS: ClassVar = ("mlp",)
 
 
-class Heads(Structured):
+class Heads(StructuredRecipe):
     """Removes heads of attentions (the idea: Michel et al., 1905.10650); with grouped queries whole groups."""
 
     SPELLING = _spelling("heads")
@@ -85,7 +85,7 @@ class Heads(Structured):
     KINDS: ClassVar = ("attn",)
 
 
-class Flap(Structured):
+class Flap(StructuredRecipe):
     """Removes heads and neurons under one threshold for the whole model, with bias compensation (FLAP, 2312.11983)."""
 
     SPELLING = re.compile(r"(?P<method>flap)-(?P<percent>[1-9]\d?(?:\.\d+)?)")

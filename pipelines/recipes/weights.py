@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prunescope.pipelines.recipes.base import Masked, MatrixRecipe, Reads, spelling
+from prunescope.pipelines.recipes.base import MaskingRecipe, MatrixRecipe, Reads, spelling
 
 
-class Magnitude(Masked):
+class Magnitude(MaskingRecipe):
     """Drops the smallest weights by absolute value (Han et al., 1506.02626).
 
     Attributes:
@@ -28,7 +28,7 @@ class Magnitude(Masked):
     group: Literal["matrix", "output"] = "matrix"
 
 
-class Wanda(Masked):
+class Wanda(MaskingRecipe):
     """Drops the smallest |W_ij|·‖X_j‖ (Sun et al., 2306.11695 §3).
 
     Attributes:
@@ -60,7 +60,7 @@ class Wanda(Masked):
         return "moments"
 
 
-class RIA(Masked):
+class RIA(MaskingRecipe):
     """Drops the smallest (|W_ij|/Σ_j|W_ij| + |W_ij|/Σ_i|W_ij|)·‖X_j‖^power (Zhang et al., "Plug-and-Play", ICLR 2024).
 
     The paper's permutation of input channels before N:M is left out: in the model's own order, in which its matrices
@@ -121,7 +121,7 @@ class DSnoT(MatrixRecipe):
         return "moments"
 
 
-class SparseGPT(Masked):
+class SparseGPT(MaskingRecipe):
     """Drops by the optimal brain surgeon's score; the columns that follow make good (Frantar & Alistarh, 2301.00774).
 
     It needs several times more calibration tokens than a matrix has inputs: with fewer, the weights fit those tokens
@@ -150,7 +150,7 @@ class SparseGPT(Masked):
         return "gram"
 
 
-class ADMM(Masked):
+class ADMM(MaskingRecipe):
     """Drops by |W|·‖X‖ little by little, and solves for the weights that stay (Boža, 2401.02938).
 
     Without a pattern (`wanda-50+admm`) the mask of the recipes before is kept.

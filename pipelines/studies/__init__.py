@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from prunescope.pipelines.core.errors import InputError, masked
-from prunescope.pipelines.core.frozen_model import NAME, SOURCE, Part
+from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
 from prunescope.pipelines.core.safe_yaml import read_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes import NoiseKind, Recipe, parse_recipe
@@ -25,14 +25,14 @@ from prunescope.pipelines.studies.memory_limits import DEVICE, Place, Size
 FOLDER = Path(__file__).parent
 
 
-class ModelSpec(Part):
+class ModelSpec(FrozenModel):
     """A dense model: `source` is `embedded`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
 
     name: NAME
     source: SOURCE
 
 
-class Prompt(Part):
+class Prompt(FrozenModel):
     """One probe prompt.
 
     Attributes:
@@ -81,7 +81,7 @@ class Prompt(Part):
         return self
 
 
-class TextSpec(Part):
+class TextSpec(FrozenModel):
     """A text that both models read: windows of `context` tokens, one every `stride` tokens; nothing is generated.
 
     The last `stride` tokens of every window are scored, so each token once and with at least `context` − `stride`
@@ -127,13 +127,13 @@ class TextSpec(Part):
         return f"text {self.id!r}, source"
 
 
-class GenerationSpec(Part):
+class GenerationSpec(FrozenModel):
     """Greedy decoding of a fixed number of tokens, so that steps pair up between variants."""
 
     new_tokens: int = Field(default=24, ge=1)
 
 
-class MeasureSpec(Part):
+class MeasureSpec(FrozenModel):
     """What is measured, and where.
 
     `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
@@ -166,7 +166,7 @@ class MeasureSpec(Part):
         return self
 
 
-class Study(Part):
+class Study(FrozenModel):
     """A study as its YAML file gives it.
 
     `noise` names floors that are measured beside the recipes, and it adds them to `recipes`: the dense model against

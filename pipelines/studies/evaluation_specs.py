@@ -8,13 +8,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from prunescope.pipelines.core.frozen_model import NAME, SOURCE, Part
+from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
 
 # Retrieval data sets that travel with the package.
 SHIPPED = ("python-help",)
 
 
-class TaskSpec(Part):
+class TaskSpec(FrozenModel):
     """A task that every variant is scored on, by lm-evaluation-harness.
 
     Attributes:
@@ -49,7 +49,7 @@ class TaskSpec(Part):
         return self.definition or self.name
 
 
-class RetrievalSpec(Part):
+class RetrievalSpec(FrozenModel):
     """A retrieval data set: queries find documents by the similarity of their embeddings.
 
     Attributes:
@@ -98,7 +98,7 @@ class RetrievalSpec(Part):
         return f"retrieval {self.name!r}"
 
 
-class SpeedSpec(Part):
+class SpeedSpec(FrozenModel):
     """How fast every variant reads and writes, timed in turn with the dense model.
 
     Attributes:

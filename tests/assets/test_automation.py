@@ -241,7 +241,7 @@ def test_what_another_study_computed_is_left_alone(night: Night, study: StudyFil
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys={"generation": {"new_tokens": 3}})
     assert run(["watch", str(other.path)], Globals()) == 0
     assert night.outdated() == {}, "tiny's traces are tiny's"
-    found = backlog.Surveyor().survey(Store(night.warehouse))
+    found = backlog.FreshnessScanner().survey(Store(night.warehouse))
     assert found.of_others == {("other", "tiny-a"): dict.fromkeys(RECIPES, "tiny")}
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
     assert night.outdated() == {}, "also where it is no longer watched"
@@ -299,7 +299,7 @@ def test_the_night_covers_what_has_failed_by_day(night: Night, study: StudyFile)
 
 
 def test_a_second_look_opens_no_file(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    surveyor, store = backlog.Surveyor(), Store(night.warehouse)
+    surveyor, store = backlog.FreshnessScanner(), Store(night.warehouse)
     assert not surveyor.survey(store).due
     monkeypatch.setattr(backlog, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
     monkeypatch.setattr(backlog, "accepted", lambda *_: pytest.fail("fingerprints were computed again"))

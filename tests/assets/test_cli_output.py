@@ -7,21 +7,21 @@ import pytest
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.cli.output import say
-from prunescope.assets.cli.progress_bars import Bars
+from prunescope.assets.cli.output import log
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.runs.outcome import Failure
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
 
 
 def test_lines_of_a_run_and_messages_show_what_is_invisible_and_keep_their_lines(capsys) -> None:
-    with Bars() as bars:
+    with RichProgress() as bars:
         bars.planned(2)
         bars.start(HOSTILE, 1)
         bars.computed(HOSTILE, 1.0)
         bars.note(HOSTILE)
         bars.failed(Failure(HOSTILE, HOSTILE, is_input=True))
-    say(f"{HOSTILE}\n\tnext")
+    log(f"{HOSTILE}\n\tnext")
     assert capsys.readouterr().err.splitlines() == [
         f"{SEEN}: 1.0 s",
         SEEN,
@@ -32,7 +32,7 @@ def test_lines_of_a_run_and_messages_show_what_is_invisible_and_keep_their_lines
 
 
 def test_a_bar_shows_a_task_by_its_escapes_and_takes_no_markup_from_it() -> None:
-    with Bars() as bars:
+    with RichProgress() as bars:
         bars.start(HOSTILE, 1)
         [task] = bars._bars.tasks
         [shown] = [column.render(task) for column in bars._bars.columns if hasattr(column, "text_format")]

@@ -17,15 +17,15 @@ from dagster import AssetKey, DagsterEventType
 
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
-from prunescope.assets.execution.error_transport import WorkerLostError, can_pass, is_out_of_memory
-from prunescope.assets.execution.local.client import retire
-from prunescope.assets.execution.model_cache import LoadedModels, _kept
+from prunescope.assets.execution.error_transport import WorkerLostError, is_out_of_memory, is_transient
+from prunescope.assets.execution.local.client import stop_worker
+from prunescope.assets.execution.model_cache import ModelCache, _kept
 from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.instance.instance import opened
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.core.log_progress import Lines
+from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.quality.checks import Violation
 from tests.assets.tiny_study import WARM, StudyFile, workers_of
@@ -36,10 +36,14 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="proces
 
 
 def test_parts_and_reports_come_out_of_json_as_they_went_in() -> None:
-    part = Part("traces", Request("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), is_halved=True)
-    assert Part.from_json(part.to_json()) == part
-    report = Report("speed", violations=(Violation("x", 2, "row 1"),), orphaned=("models",), shown={"a": 1.5, "b": "c"})
-    assert Report.from_json(report.to_json()) == report
+    part = ComputeTask(
+        "traces", StudyRequest("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), is_halved=True
+    )
+    assert ComputeTask.from_json(part.to_json()) == part
+    report = TaskResult(
+        "speed", violations=(Violation("x", 2, "row 1"),), orphaned=("models",), shown={"a": 1.5, "b": "c"}
+    )
+    assert TaskResult.from_json(report.to_json()) == report
 
 
 # -- tried again ------------------------------------------------------------------------------------------------------
@@ -74,7 +78,7 @@ def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile,
             run_config=config,
         )
     killer.join()
-    retire(warehouse)
+    stop_worker(warehouse)
     assert done.success
     assert killed.is_set()
     told = [event.event_type for event in done.all_events]
@@ -93,23 +97,23 @@ def test_only_what_can_pass_later_is_tried_again() -> None:
 
     class EndpointConnectionError(HTTPClientError): ...
 
-    assert can_pass(raised_from(EndpointConnectionError()))
-    assert can_pass(raised_from(TimeoutError()))
-    assert not can_pass(raised_from(PermissionError()))
-    assert not any(map(can_pass, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
+    assert is_transient(raised_from(EndpointConnectionError()))
+    assert is_transient(raised_from(TimeoutError()))
+    assert not is_transient(raised_from(PermissionError()))
+    assert not any(map(is_transient, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
 
 
 @pytest.mark.parametrize(("error", "is_halved"), [(TimeoutError("s3"), False), (WorkerLostError("killed"), True)])
 def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
     monkeypatch: pytest.MonkeyPatch, study: StudyFile, tmp_path: Path, error: Exception, is_halved: bool
 ) -> None:
-    asked: list[Part] = []
+    asked: list[ComputeTask] = []
 
-    def answer(part: Part, *_: object) -> Iterator[Report]:
+    def answer(part: ComputeTask, *_: object) -> Iterator[TaskResult]:
         asked.append(part)
         if len(asked) == 1:
             raise error
-        yield Report("speed", is_left_alone=True)
+        yield TaskResult("speed", is_left_alone=True)
 
     monkeypatch.setattr("prunescope.assets.defs.engine_resource.compute_warm", answer)
     monkeypatch.setattr("prunescope.assets.defs.engine_resource._SECONDS_BETWEEN", 0)
@@ -130,7 +134,7 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def _computed_with_room(part: Part, more: int | None, variables: dict[str, str]) -> list[Report]:
+def _computed_with_room(part: ComputeTask, more: int | None, variables: dict[str, str]) -> list[TaskResult]:
     """Computes a part while its process can map only so many bytes more than before, as on a small machine."""
     os.environ.update(variables)
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -139,7 +143,7 @@ def _computed_with_room(part: Part, more: int | None, variables: dict[str, str])
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + more, before[1]))
     try:
-        return list(compute(part, LoadedModels()))
+        return list(compute(part, ModelCache()))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -158,8 +162,10 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
     # A process of its own: what other tests leave behind and free meanwhile would be room too.
     with ProcessPoolExecutor(1, mp_context=WARM) as process:
 
-        def computed(step: str, recipe: str | None = None, *, room: int | None = None, **options: bool) -> list[Report]:
-            part = Part(step, Request(str(study.path)), root, "wide", recipe, **options)
+        def computed(
+            step: str, recipe: str | None = None, *, room: int | None = None, **options: bool
+        ) -> list[TaskResult]:
+            part = ComputeTask(step, StudyRequest(str(study.path)), root, "wide", recipe, **options)
             return process.submit(_computed_with_room, part, room, dict(os.environ)).result()
 
         assert computed("models") + computed("variants", "dense")
@@ -204,7 +210,7 @@ def test_what_came_along_with_another_recipe_is_never_taken_for_a_later_version_
 
 def test_a_log_gets_the_first_line_at_once_and_then_one_in_five_seconds() -> None:
     now, said = [0.0], list[str]()
-    lines = Lines(said.append, "m@wanda-50 texts", lambda: now[0])
+    lines = LogProgress(said.append, "m@wanda-50 texts", lambda: now[0])
     lines.start("texts wanda-50", 60)
     for _ in range(30):
         now[0] += 0.5

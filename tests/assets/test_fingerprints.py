@@ -18,7 +18,7 @@ from prunescope.assets.planning.fingerprints import (
     accepted,
     expected,
 )
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.models.sources import ModelIdentity
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.partition_store import Store
@@ -28,7 +28,7 @@ IDENTITY = ModelIdentity(weight_hash="w", tokenizer_hash="t", weight_bytes=1)
 
 
 def load(study: StudyFile) -> Study:
-    return Request(str(study.path)).load()
+    return StudyRequest(str(study.path)).load()
 
 
 def versions(study: Study, identity: ModelIdentity = IDENTITY) -> dict[str, str]:
@@ -109,7 +109,7 @@ def test_changed_samples_and_definitions_count_as_a_changed_task(study: StudyFil
 
 def test_leave_to_run_programs_counts_where_a_task_writes_them(study: StudyFile, tmp_path: Path) -> None:
     def both() -> tuple[dict[str, str], dict[str, str]]:
-        return versions(load(study)), versions(Request(str(study.path), allow_code_execution=True).load())
+        return versions(load(study)), versions(StudyRequest(str(study.path), allow_code_execution=True).load())
 
     without, allowed = both()
     assert without == allowed
@@ -126,7 +126,7 @@ def test_what_ran_programs_is_current_where_they_may_not_run_and_not_the_reverse
     definition = tmp_path / "programs.yaml"
     definition.write_text("task: programs\nmetadata: {runs_code: true}\n")
     study.write(tasks=[{"name": "programs", "definition": str(definition)}])
-    without, allowed = load(study), Request(str(study.path), allow_code_execution=True).load()
+    without, allowed = load(study), StudyRequest(str(study.path), allow_code_execution=True).load()
     for table in VARIANT_TABLES:
         recipe = without.recipe("magnitude-50")
         ran, did_not = (expected(table, each, IDENTITY, recipe) for each in (allowed, without))

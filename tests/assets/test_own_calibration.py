@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from prunescope import open as open_warehouse
-from prunescope.assets.execution.model_cache import LoadedModels
+from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import Part
+from prunescope.assets.execution.task import ComputeTask
 from prunescope.assets.planning.fingerprints import expected
-from prunescope.assets.planning.work_plan import Request, make_plan
+from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.assets.publishing.paper_export import _calibrations
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.studies import Study
@@ -38,13 +38,13 @@ def of(suffix: str, **more: object) -> list[dict[str, object]]:
 
 def computed(study: StudyFile, warehouse: Path) -> dict[str, dict[str, object]]:
     """The rows of `variants` by recipe, after all that leads to them and the masks and traces behind them."""
-    request, loaded = Request(str(study.path)), LoadedModels()
+    request, loaded = StudyRequest(str(study.path)), ModelCache()
     names = tuple(recipe.name for recipe in request.load().recipes)
     for step in ("models", "calibration"):
-        list(compute(Part(step, request, str(warehouse), "tiny-a", None), loaded))
+        list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", None), loaded))
     for step in ("variants", "mask_samples", "traces"):
         for place, name in enumerate(names):
-            list(compute(Part(step, request, str(warehouse), "tiny-a", name, names[place + 1 :]), loaded))
+            list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", name, names[place + 1 :]), loaded))
     found = rows(warehouse).items()
     return {row["recipe"]: row for path, table in found if path.startswith("variants/") for row in table.to_pylist()}
 
@@ -89,7 +89,7 @@ def test_only_its_own_variant_is_outdated_when_its_calibration_changes(
     study, warehouse = beside
 
     def outdated() -> dict[str, tuple[str, ...]]:
-        plan = make_plan(Request(str(study.path)).load(), Store(warehouse), cache, SILENT)
+        plan = make_plan(StudyRequest(str(study.path)).load(), Store(warehouse), cache, SILENT)
         return {work.name: work.tables for work in plan.variants if "variants" in work.tables}
 
     assert not outdated()
@@ -107,7 +107,7 @@ def versions(study: StudyFile) -> Callable[..., dict[str, str]]:
 
     def found(**calibration: object) -> dict[str, str]:
         study.write(calibration=SHARED | calibration)
-        whole: Study = Request(str(study.path)).load()
+        whole: Study = StudyRequest(str(study.path)).load()
         return {recipe.name: expected("variants", whole, IDENTITY, recipe) for recipe in whole.recipes}
 
     return found
@@ -125,5 +125,5 @@ def test_the_calibration_of_the_study_reaches_a_recipe_in_the_keys_that_its_own_
 
 def test_the_methods_section_knows_how_each_calibration_was_drawn(beside: tuple[StudyFile, Path]) -> None:
     with open_warehouse(beside[1]) as connection:
-        known = _calibrations(connection, Request(str(beside[0].path)).load())
+        known = _calibrations(connection, StudyRequest(str(beside[0].path)).load())
     assert {drawn.seed for drawn in known.values()} == {0, 1}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.assets.planning.fingerprints import MODEL_TABLES, TRACE_TABLES
-from prunescope.assets.planning.work_plan import Plan, Request, make_plan
+from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.storage.partition_store import Store
@@ -13,7 +13,7 @@ from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
 
 
 def plan(study: StudyFile, warehouse: Path, cache: Path, *, replace: bool = False) -> Plan:
-    return make_plan(Request(str(study.path)).load(), Store(warehouse), cache, SILENT, replace=replace)
+    return make_plan(StudyRequest(str(study.path)).load(), Store(warehouse), cache, SILENT, replace=replace)
 
 
 def todo(found: Plan) -> dict[str, tuple[str, ...]]:

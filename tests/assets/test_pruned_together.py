@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.execution.model_cache import LoadedModels
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.execution.model_cache import ModelCache
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.study_run import run_study
 from tests.assets.test_interrupted import stop_once_there_is
@@ -60,7 +60,7 @@ def heard(study: StudyFile, warehouse: Path, cache: Path) -> Heard:
     listener = Heard()
     with pytest.MonkeyPatch.context() as patch, one_thread():
         without_answers(patch)
-        run_study(Request(str(study.path)), warehouse, cache, listener)
+        run_study(StudyRequest(str(study.path)), warehouse, cache, listener)
     return listener
 
 
@@ -130,9 +130,9 @@ def test_what_variants_share_is_told_apart_from_the_work_of_each(
     study: StudyFile, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
-    told = LoadedModels.shared
+    told = ModelCache.shared
     # An hour more than it took: the partition in whose run it was done is then an hour short, if it was left out there.
-    monkeypatch.setattr(LoadedModels, "shared", lambda loaded: [(what, own + 3600) for what, own in told(loaded)])
+    monkeypatch.setattr(ModelCache, "shared", lambda loaded: [(what, own + 3600) for what, own in told(loaded)])
     listener = heard(study, tmp_path / "warehouse", cache)
     assert {"tiny-a: prune a, b", "tiny-a: dense model on every prompt"} <= set(listener.together)
     assert any(name.startswith("tiny-a: trace dense, a, b") for name in listener.together)

@@ -17,13 +17,13 @@ from dagster import AssetKey, DagsterInstance
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
 from prunescope.assets.execution.model_cache import LOADED
-from prunescope.assets.execution.ray.config import RayPlace
-from prunescope.assets.execution.ray.worker import Given, Worker, versions
-from prunescope.assets.execution.ray.worker_pool import Fleet, Seat, _may_be_memory, connected, seats
-from prunescope.assets.execution.task import Part
+from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
+from prunescope.assets.execution.ray.worker_pool import WorkerPool, WorkerSlot, _may_be_memory, connected, seats
+from prunescope.assets.execution.task import ComputeTask
 from prunescope.assets.planning.fingerprints import RETRIEVAL_TABLES
-from prunescope.assets.planning.work_plan import Request
-from prunescope.assets.runs.outcome import Failure, Outcome
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.outcome import Failure, RunResult
 from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.storage.partition_store import Store
@@ -68,25 +68,25 @@ def node(name: str, cpus: float, gpus: float = 0, *, alive: bool = True) -> dict
 
 
 def test_a_worker_takes_a_whole_machine_without_gpus_and_its_share_of_one_with_them() -> None:
-    place = RayPlace("auto")
+    place = RayClusterConfig("auto")
     machines = [node("a", 16), node("b", 4), node("head", 0), node("gone", 64, alive=False)]
-    assert seats(machines, place) == [Seat("a", 16, 0), Seat("b", 4, 0)]
-    assert seats(machines, RayPlace("auto", cpus_per_task=6)) == [Seat("a", 6, 0)] * 2
+    assert seats(machines, place) == [WorkerSlot("a", 16, 0), WorkerSlot("b", 4, 0)]
+    assert seats(machines, RayClusterConfig("auto", cpus_per_task=6)) == [WorkerSlot("a", 6, 0)] * 2
     machines.append(node("c", 96, 8))
-    assert seats(machines, place) == [Seat("c", 12, 1)] * 8
-    assert seats(machines, RayPlace("auto", gpus_per_task=4)) == [Seat("c", 48, 4)] * 2
-    assert len(seats([node("d", 8, 1)], RayPlace("auto", gpus_per_task=0.25))) == 4
+    assert seats(machines, place) == [WorkerSlot("c", 12, 1)] * 8
+    assert seats(machines, RayClusterConfig("auto", gpus_per_task=4)) == [WorkerSlot("c", 48, 4)] * 2
+    assert len(seats([node("d", 8, 1)], RayClusterConfig("auto", gpus_per_task=0.25))) == 4
 
 
 def test_more_than_any_machine_has_is_refused_with_what_there_is() -> None:
     with pytest.raises(InputError, match=r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"):
-        seats([node("c", 96, 8)], RayPlace("auto", gpus_per_task=9))
+        seats([node("c", 96, 8)], RayClusterConfig("auto", gpus_per_task=9))
 
 
 def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
-    assert [RayPlace("auto", gpus).gpus_per_task for gpus in (None, 0, 0.25, 1, 2)] == [None, 0, 0.25, 1, 2]
+    assert [RayClusterConfig("auto", gpus).gpus_per_task for gpus in (None, 0, 0.25, 1, 2)] == [None, 0, 0.25, 1, 2]
     with pytest.raises(InputError, match=r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"):
-        RayPlace("auto", gpus_per_task=1.5)
+        RayClusterConfig("auto", gpus_per_task=1.5)
 
 
 def test_only_a_worker_that_died_by_itself_may_have_had_too_little_memory() -> None:
@@ -164,11 +164,13 @@ def test_a_far_cluster_whose_server_failed_to_begin_is_asked_thrice(
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Given:
-    return Given({}, versions(), str(tmp_path), "", socket.gethostname())
+def given(tmp_path: Path) -> WorkerConfig:
+    return WorkerConfig({}, versions(), str(tmp_path), "", socket.gethostname())
 
 
-def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(tmp_path: Path, given: Given) -> None:
+def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(
+    tmp_path: Path, given: WorkerConfig
+) -> None:
     assert Worker().prepare(given) is None
     other = Worker().prepare(replace(given, versions=versions() | {"torch": "1.0"}, host="the-driver"))
     assert isinstance(other, InputError)
@@ -177,10 +179,10 @@ def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(
     assert f"the folder {tmp_path} is not the one that the driver writes to" in str(unseen)
 
 
-def test_an_error_travels_as_what_it_was_and_with_its_traceback(tmp_path: Path, given: Given) -> None:
+def test_an_error_travels_as_what_it_was_and_with_its_traceback(tmp_path: Path, given: WorkerConfig) -> None:
     worker = Worker()
     worker.prepare(given)
-    done = worker.compute(Part("models", Request("no-such-study"), str(tmp_path), "m").to_json())
+    done = worker.compute(ComputeTask("models", StudyRequest("no-such-study"), str(tmp_path), "m").to_json())
     assert isinstance(done.error, InputError)
     assert "no-such-study" in str(done.error)
     assert "Traceback" in done.error.__notes__[0]
@@ -242,7 +244,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 class Ran:
     """A study whose machines were two and then one."""
 
-    outcome: Outcome
+    outcome: RunResult
     notes: list[str]
     copy: Path
     asked_for: list[str]
@@ -251,9 +253,9 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Iterator[Ran]:
     folder, listener, lost = tmp_path_factory.mktemp("ray"), Heard(), []
-    hand_out = Fleet._hand_out
+    hand_out = WorkerPool._hand_out
 
-    def hand_out_and_die(fleet: Fleet) -> None:
+    def hand_out_and_die(fleet: WorkerPool) -> None:
         if len(fleet._hired) == 2 and any(hired.ready is not None for hired in fleet._hired) and not lost:
             return  # work is shared once both are there
         hand_out(fleet)
@@ -269,11 +271,13 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
         patch.delenv("DAGSTER_HOME", raising=False)
         without_answers(patch)
-        patch.setattr(Fleet, "_hand_out", hand_out_and_die)
+        patch.setattr(WorkerPool, "_hand_out", hand_out_and_die)
         root = Store("s3://cluster/study").root
         root.fs.mkdir("cluster")
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
-        outcome = run_study(Request(str(study.path)), root, cache, listener, place=RayPlace(machines.address))
+        outcome = run_study(
+            StudyRequest(str(study.path)), root, cache, listener, place=RayClusterConfig(machines.address)
+        )
         root.fs.get(root.path, str(folder / "copy"), recursive=True)
         yield Ran(outcome, listener.notes, folder / "copy", lost)
 
@@ -327,9 +331,9 @@ def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
 
 @cluster
 def test_what_no_machine_has_is_refused_without_waiting(ran: Ran, machines: Machines, tmp_path: Path) -> None:
-    part = Part("models", Request("demo"), str(tmp_path), "m")
+    part = ComputeTask("models", StudyRequest("demo"), str(tmp_path), "m")
     with (
-        Fleet(RayPlace(machines.address, gpus_per_task=4), print) as fleet,
+        WorkerPool(RayClusterConfig(machines.address, gpus_per_task=4), print) as fleet,
         pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"),
     ):
         list(fleet.reports(part))

@@ -13,7 +13,7 @@ import prunescope
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.fingerprints import RETRIEVAL_TABLES
-from prunescope.assets.planning.work_plan import Request, make_plan
+from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
 from prunescope.pipelines.models.meta_model import load_outline, shape_of
@@ -69,7 +69,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, model: Path, cache: Path) ->
 
 
 def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
-    plan = make_plan(Request(str(study)).load(), Store(root), root.parent / "cache", SILENT, replace=True)
+    plan = make_plan(StudyRequest(str(study)).load(), Store(root), root.parent / "cache", SILENT, replace=True)
     return {work.name: work.tables for work in (*plan.models, *plan.variants)}
 
 
@@ -167,7 +167,7 @@ def test_the_papers_study_is_planned_from_a_config_without_weights_or_data(tmp_p
     config = MistralConfig(**sizes, vocab_size=32000, max_position_embeddings=32768, architectures=["MistralModel"])
     config.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    study = Request("paper-retrieval", (f"e5-mistral-7b-instruct={tmp_path}",)).load()
+    study = StudyRequest("paper-retrieval", (f"e5-mistral-7b-instruct={tmp_path}",)).load()
     assert len(study.retrieval) == 13
     outline = load_outline(tmp_path)
     there = study.model_copy(update={"retrieval": (RetrievalSpec(name="python-help", max_length=512),)})

@@ -11,9 +11,9 @@ from dagster import AssetCheckSeverity
 
 from prunescope.assets.defs.metadata import left_alone, materialized
 from prunescope.assets.execution.partition_preview import MOST_CHARACTERS, command, origin, preview
-from prunescope.assets.execution.task import Report
+from prunescope.assets.execution.task import TaskResult
 from prunescope.warehouse.catalogue.safe_sql import run_safe
-from prunescope.warehouse.quality.plausibility_checks import Measured
+from prunescope.warehouse.quality.plausibility_checks import CheckResult
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
 
@@ -79,8 +79,8 @@ def test_the_command_asks_for_this_partition_in_sql_that_the_warehouse_answers(t
 
 def test_a_drift_is_a_warning_with_its_numbers_and_what_was_not_asked_is_none() -> None:
     table = TABLES["task_samples"]
-    drift = Measured("answers_are_graded", {"samples": 4, "share_not_graded": 0.25, "share_not_run": None}, True)
-    told = materialized(table, Report.from_json(Report(table.name, rows=4, drifts=(drift,)).to_json()))
+    drift = CheckResult("answers_are_graded", {"samples": 4, "share_not_graded": 0.25, "share_not_run": None}, True)
+    told = materialized(table, TaskResult.from_json(TaskResult(table.name, rows=4, drifts=(drift,)).to_json()))
     [result] = [each for each in told.check_results if each.check_name == "answers_are_graded"]
     assert (result.passed, result.severity) == (False, AssetCheckSeverity.WARN)
     assert {name: value.value for name, value in result.metadata.items()} == drift.figures

@@ -27,7 +27,7 @@ from starlette.responses import PlainTextResponse
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
-from prunescope.assets.execution.local.client import retire
+from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, opened
 from prunescope.assets.interface.webserver import OwnPagesOnly
 from prunescope.assets.planning import fingerprints
@@ -249,7 +249,7 @@ def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_ne
     # The study asks nothing of the speed: nothing is loaded for it.
     following = interface.launch("variant_tables", ["speed"], "tiny-a|dense", study.path)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
-    retire(warehouse)
+    stop_worker(warehouse)
 
 
 def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:

@@ -12,8 +12,15 @@ import yaml
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.planning.work_plan import Request
-from prunescope.assets.watching.watch_list import Added, WatchList, changed, look, read_list, request_for
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.watching.watch_list import (
+    AddedModel,
+    WatchList,
+    changed,
+    load_watch_state,
+    read_list,
+    request_for,
+)
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.sources import TOKENIZER_FILES
 from prunescope.warehouse.storage.partition_store import Store
@@ -62,14 +69,14 @@ def test_a_name_in_the_folder_cannot_steer_the_terminal(store: Store, settled, c
 
 
 def names(store: Store) -> dict[str, set[str]]:
-    return {each.study.name: {model.name for model in each.study.models} for each in look(store).studies}
+    return {each.study.name: {model.name for model in each.study.models} for each in load_watch_state(store).studies}
 
 
 def test_a_model_in_the_folder_is_measured_by_demo_alone_where_nothing_is_watched(store: Store, drop, settled) -> None:
-    assert not look(store).studies
+    assert not load_watch_state(store).studies
     path = drop("My Model")
-    (watched,) = look(store).studies
-    assert watched.request == Request("demo", models=(f"my-model={path}",))
+    (watched,) = load_watch_state(store).studies
+    assert watched.request == StudyRequest("demo", models=(f"my-model={path}",))
     assert [model.name for model in watched.study.models] == ["my-model"]
 
 
@@ -79,16 +86,16 @@ def test_a_model_in_the_folder_belongs_to_every_watched_study_and_not_to_demo(
     path = drop("new")
     assert prunescope(store, "watch", "causes", study.path) == 0
     assert {name: {"new"} < models for name, models in names(store).items()} == {"causes": True, "tiny": True}
-    (_, tiny) = look(store).studies
-    assert tiny.request == Request(str(study.path), added=(f"new={path}",))
+    (_, tiny) = load_watch_state(store).studies
+    assert tiny.request == StudyRequest(str(study.path), added=(f"new={path}",))
     assert tiny.study.subset == "", "the study keeps its report"
-    assert tiny.of_model("new", ["dense"]) == Request(str(study.path), (f"new={path}",), ("dense",))
-    assert tiny.of_model("tiny-a") == Request(str(study.path), ("tiny-a",))
+    assert tiny.of_model("new", ["dense"]) == StudyRequest(str(study.path), (f"new={path}",), ("dense",))
+    assert tiny.of_model("tiny-a") == StudyRequest(str(study.path), ("tiny-a",))
 
 
 def test_a_copy_that_goes_on_is_waited_for(store: Store, drop) -> None:
     drop("new")
-    found = look(store)
+    found = load_watch_state(store)
     assert found.copying == ("new",)
     assert not found.studies
     assert not found.refused
@@ -98,7 +105,7 @@ def test_a_download_under_its_temporary_name_is_waited_for(store: Store, drop, s
     (drop("new") / "model-00002.safetensors.incomplete").touch()
     drop(".hidden"), drop("other.part")
     (store.root / "_models" / "notes.txt").write_text("not a model")
-    found = look(store)
+    found = load_watch_state(store)
     assert (found.copying, found.studies, found.refused) == (("new",), (), {})
 
 
@@ -134,7 +141,7 @@ def as_pickle(folder: Path) -> None:
 def test_a_broken_model_is_named_and_does_not_stop_the_others(store: Store, drop, settled, spoil, reason) -> None:
     spoil(drop("broken"))
     drop("good")
-    found = look(store)
+    found = load_watch_state(store)
     assert [model.name for each in found.studies for model in each.study.models] == ["good"]
     assert list(found.refused) == [str(store.root / "_models" / "broken")]
     assert reason in found.refused[str(store.root / "_models" / "broken")]
@@ -156,12 +163,12 @@ def test_a_gguf_file_is_a_model_by_itself_or_in_its_folder(store: Store, settled
     for place in ("one.gguf", "two/weights.gguf", "fake.gguf"):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(b"GGUF" if place != "fake.gguf" else b"PK\x03\x04")
-    (watched,) = look(store).studies
+    (watched,) = load_watch_state(store).studies
     assert {model.name: model.source for model in watched.study.models} == {
         "one": str(folder / "one.gguf"),
         "two": str(folder / "two/weights.gguf"),
     }
-    assert "not a GGUF file" in look(store).refused[str(folder / "fake.gguf")]
+    assert "not a GGUF file" in load_watch_state(store).refused[str(folder / "fake.gguf")]
 
 
 def test_a_study_is_watched_once_listed_and_stopped(store: Store, study: StudyFile, capsysbinary) -> None:
@@ -196,7 +203,7 @@ def test_add_model_looks_at_the_model_at_once(
 ) -> None:
     assert prunescope(store, "add-model", tiny_folder, "--name", "mine", "--study", study.path) == 0
     assert read_list(store) == WatchList(
-        studies=(str(study.path),), models=(Added(name="mine", source=str(tiny_folder), study=str(study.path)),)
+        studies=(str(study.path),), models=(AddedModel(name="mine", source=str(tiny_folder), study=str(study.path)),)
     )
     broken = shutil.copytree(tiny_folder, tmp_path / "broken")
     cut_short(broken)
@@ -222,7 +229,7 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
 ) -> None:
     drop("dropped")
     with changed(store) as versions:
-        versions.append(WatchList(studies=(str(study.path),), models=(Added(name="mine", source="org/name"),)))
+        versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="org/name"),)))
     assert names(store) == {"tiny": {"tiny-a", "mine", "dropped"}}
     for name, reason in (
         ("dropped", "delete it there"),
@@ -251,14 +258,14 @@ def test_a_list_that_is_wrong_is_refused_by_name(store: Store, text: str, reason
     store.root.mkdir()
     (store.root / "_watch.yaml").write_text(text)
     with pytest.raises(InputError, match="_watch.yaml") as caught:
-        look(store)
+        load_watch_state(store)
     assert reason in str(caught.value)
 
 
 def test_a_study_that_cannot_be_read_does_not_stop_the_others(store: Store, study: StudyFile) -> None:
     assert prunescope(store, "watch", study.path, "demo") == 0
     study.path.write_text("models: [")
-    found = look(store)
+    found = load_watch_state(store)
     assert [each.study.name for each in found.studies] == ["demo"]
     assert list(found.refused) == [str(study.path)]
     assert not found.is_whole
@@ -268,7 +275,7 @@ def test_two_who_change_the_list_at_once_both_have_their_way(store: Store) -> No
     def add(number: int) -> None:
         with changed(store) as versions:
             found = versions[-1]
-            added = Added(name=f"m{number}", source="org/name")
+            added = AddedModel(name=f"m{number}", source="org/name")
             versions.append(found.model_copy(update={"models": (*found.models, added)}))
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
@@ -291,13 +298,13 @@ def test_the_list_lies_in_an_object_store_beside_the_tables() -> None:
 def test_a_run_without_a_study_takes_the_watched_one_that_names_its_partition(
     store: Store, study: StudyFile, warehouse: Path
 ) -> None:
-    assert request_for(store) == request_for(store, "smollm2-135m-instruct") == Request("demo")
+    assert request_for(store) == request_for(store, "smollm2-135m-instruct") == StudyRequest("demo")
     assert prunescope(store, "watch", "demo", study.path) == 0
-    assert request_for(store, "tiny-a", "dense") == Request(str(study.path))
-    assert request_for(store, recipe="attn-drop-1") == Request(str(study.path))
+    assert request_for(store, "tiny-a", "dense") == StudyRequest(str(study.path))
+    assert request_for(store, recipe="attn-drop-1") == StudyRequest(str(study.path))
     with pytest.raises(InputError, match="computed by study 'tiny', which is not watched"):
         request_for(Store(warehouse), "tiny-a", "dense")
-    asked = Request("elsewhere.yaml", recipes=("dense",))
+    asked = StudyRequest("elsewhere.yaml", recipes=("dense",))
     assert request_for(Store(warehouse), "tiny-a", "dense", {"tiny": asked}.get) == asked
 
 
@@ -306,8 +313,8 @@ def test_of_two_watched_studies_the_one_that_computed_a_partition_computes_it_ag
 ) -> None:
     other = StudyFile(tmp_path / "other.yaml", tiny_folder, name="other")
     assert prunescope(Store(warehouse), "watch", other.path, study.path) == 0
-    assert request_for(Store(warehouse), "tiny-a", "dense") == Request(str(study.path))
-    assert request_for(Store(warehouse), "tiny-a", "wanda-50") == Request("demo")
+    assert request_for(Store(warehouse), "tiny-a", "dense") == StudyRequest(str(study.path))
+    assert request_for(Store(warehouse), "tiny-a", "wanda-50") == StudyRequest("demo")
 
 
 def test_run_without_a_study_does_all_that_is_watched(store: Store, study: StudyFile, warehouse: Path, capsys) -> None:
@@ -343,6 +350,6 @@ def test_run_of_a_watched_study_computes_the_models_beside_it_too(
     without_answers(monkeypatch)
     store = Store(warehouse)
     with changed(store) as versions:
-        versions.append(WatchList(studies=(str(study.path),), models=(Added(name="mine", source="/gone/model"),)))
+        versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="/gone/model"),)))
     assert prunescope(store, "run", study.path) == 2
     assert "/gone/model" in capsys.readouterr().err

@@ -14,10 +14,10 @@ import pytest
 from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import WorkerLostError
 from prunescope.assets.execution.local import client
-from prunescope.assets.execution.local.client import compute_warm, retire
-from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.execution.local.client import compute_in_worker, stop_worker
+from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.instance.instance import only_writer
-from prunescope.assets.planning.work_plan import Request
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from tests.assets.tiny_study import StudyFile, rows, workers_of
@@ -35,15 +35,15 @@ def root(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "warehouse"
     folder.mkdir()
     yield folder
-    retire(folder)
+    stop_worker(folder)
 
 
 def asked(
     step: str, study: StudyFile, root: Path, recipe: str | None = None, progress: Progress = SILENT
-) -> list[Report]:
-    part = Part(step, Request(str(study.path)), str(root), "tiny-a", recipe)
+) -> list[TaskResult]:
+    part = ComputeTask(step, StudyRequest(str(study.path)), str(root), "tiny-a", recipe)
     with only_writer(root, lambda: None) as lock:
-        return list(compute_warm(part, progress, root, lock))
+        return list(compute_in_worker(part, progress, root, lock))
 
 
 class Kills:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.thread_map import in_parallel
-from prunescope.pipelines.evaluation.traces.trace_session import Session, _after, _local
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _after, _local
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, product
@@ -213,9 +213,9 @@ def main() -> None:
         }
     )
     variant = prune(decoder, parse_recipe("magnitude-50"))
-    sessions: list[Session] = []
-    Session(decoder, "warm", study).trace("magnitude-50", variant)
-    dense = seconds(lambda: sessions.append(Session(decoder, "bench", study)))
+    sessions: list[TraceSession] = []
+    TraceSession(decoder, "warm", study).trace("magnitude-50", variant)
+    dense = seconds(lambda: sessions.append(TraceSession(decoder, "bench", study)))
     tables: list[pl.DataFrame] = []
     trace = seconds(lambda: tables.append(sessions[0].trace("magnitude-50", variant)["layer_transitions"]))
     with torch.inference_mode():

@@ -21,7 +21,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from prunescope.pipelines.evaluation.tasks.definition import harness
-from prunescope.pipelines.evaluation.tasks.lm_eval_model import WornModel
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
 from prunescope.pipelines.evaluation.tasks.loading import load_tasks, quiet
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
@@ -181,7 +181,7 @@ def main() -> None:
     decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
     with quiet():
         exact = Exact(decoder.folder)
-    ours, theirs = WornModel(decoder), of_harness(decoder.folder)
+    ours, theirs = VariantLM(decoder), of_harness(decoder.folder)
     for spec in chosen:
         sys.stdout.write(json.dumps(compared(spec, ours, theirs, exact)) + "\n")
         sys.stdout.flush()

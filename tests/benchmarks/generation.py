@@ -14,13 +14,13 @@ import platformdirs
 import torch
 
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.evaluation.traces.decoding import Pair, decode_greedily, step_rows, top_rows
+from prunescope.pipelines.evaluation.traces.decoding import DensePrunedPair, decode_greedily, step_rows, top_rows
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import Prompt, load_study
 
@@ -43,12 +43,12 @@ def ours(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> 
     """Both models decode, and every step is measured as in a study; how many rows came of it."""
     ids = [prompt.ids for prompt in prompts]
     dense = decode_greedily(decoder, ids, STEPS)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         pruned = decode_greedily(decoder, ids, STEPS)
     rows = 0
     for prompt, one, other in zip(prompts, dense, pruned, strict=True):
         move = (other.streams - one.streams).float()
-        pair = Pair(prompt, "free_running", one.streams.float(), move, one.tokens, other.tokens)
+        pair = DensePrunedPair(prompt, "free_running", one.streams.float(), move, one.tokens, other.tokens)
         rows += len(step_rows(decoder, pair, (1.0,)))
         rows += len(top_rows(decoder, pair, 10))
     return rows
@@ -62,7 +62,7 @@ def theirs(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -
     mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
     settings = {"do_sample": False, "max_new_tokens": STEPS, "min_new_tokens": STEPS, "pad_token_id": 0}
     decoder.model.generate(tokens, attention_mask=mask, **settings)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         decoder.model.generate(tokens, attention_mask=mask, **settings)
 
 

@@ -62,23 +62,23 @@ def direct(study: str, root: str) -> Figures:
     from prunescope.assets.defs.reference_asset import paper_reference
     from prunescope.assets.defs.report_asset import report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-    from prunescope.assets.execution.model_cache import LoadedModels
+    from prunescope.assets.execution.model_cache import ModelCache
     from prunescope.assets.execution.step_functions import compute
-    from prunescope.assets.execution.task import STEPS, Part
-    from prunescope.assets.planning.work_plan import Request
+    from prunescope.assets.execution.task import STEPS, ComputeTask
+    from prunescope.assets.planning.work_plan import StudyRequest
 
     def work() -> None:
-        request, loaded = Request(study), LoadedModels()
+        request, loaded = StudyRequest(study), ModelCache()
         chosen = request.load()
         recipes = [recipe.name for recipe in chosen.recipes]
         for model in (spec.name for spec in chosen.models):
             for step in ("models", "calibration"):
-                list(compute(Part(step, request, root, model), loaded))
+                list(compute(ComputeTask(step, request, root, model), loaded))
             for number, name in enumerate(recipes, start=1):
-                list(compute(Part("variants", request, root, model, name, tuple(recipes[number:])), loaded))
+                list(compute(ComputeTask("variants", request, root, model, name, tuple(recipes[number:])), loaded))
             for number, name in enumerate(recipes, start=1):
                 for step in [step for step in STEPS if step not in {"models", "calibration", "variants"}]:
-                    list(compute(Part(step, request, root, model, name, tuple(recipes[number:])), loaded))
+                    list(compute(ComputeTask(step, request, root, model, name, tuple(recipes[number:])), loaded))
         loaded.release()
         given = {"study": StudyResource(study=study), "warehouse": WarehouseResource(root=root)}
         for asset in (paper_reference, *question_assets(), *figure_assets(), report):
@@ -94,9 +94,9 @@ def registered(study: str, root: str) -> Figures:
     """Makes a study's models and recipes known to Dagster, as its first run does."""
     from prunescope.assets.defs.partitions import MODELS, RECIPES, register
     from prunescope.assets.instance.instance import opened
-    from prunescope.assets.planning.work_plan import Request
+    from prunescope.assets.planning.work_plan import StudyRequest
 
-    chosen = Request(study).load()
+    chosen = StudyRequest(study).load()
     with opened(Path(root)) as instance:
         register(instance, MODELS, [spec.name for spec in chosen.models])
         register(instance, RECIPES, [each.name for each in chosen.recipes])
@@ -135,20 +135,20 @@ def retire(root: str) -> Figures:
     """Ends the worker."""
     from prunescope.assets.execution.local import client
 
-    client.retire(Path(root))
+    client.stop_worker(Path(root))
     return {}
 
 
 def simulated(study: str, root: str, workers: str) -> Figures:
     """What `plan --workers` says of the study itself, with and without its answers."""
     from prunescope.assets import settings
-    from prunescope.assets.planning.work_plan import Request
+    from prunescope.assets.planning.work_plan import StudyRequest
     from prunescope.assets.runs.scaling import scale
     from prunescope.pipelines.core.progress import SILENT
     from prunescope.pipelines.planning.cluster import simulate
     from prunescope.warehouse.storage.partition_store import Store
 
-    chosen = Request(study).load()
+    chosen = StudyRequest(study).load()
     found = scale(chosen, Store(root), settings.cache_folder(), SILENT, int(workers))
     size = len(chosen.models), len(chosen.recipes)
     tables = simulate(found.pace, *size, int(workers))
@@ -179,17 +179,17 @@ def cluster(study: str, root: str, workers: str) -> Figures:
 
     from ray.cluster_utils import Cluster
 
-    from prunescope.assets.execution.ray.worker_pool import Fleet
+    from prunescope.assets.execution.ray.worker_pool import WorkerPool
 
     begun = list[float]()
-    hand_out = Fleet._hand_out
+    hand_out = WorkerPool._hand_out
 
-    def hand_out_together(fleet: Fleet) -> None:
+    def hand_out_together(fleet: WorkerPool) -> None:
         if not any(hired.ready for hired in fleet._hired):
             begun.append(time.perf_counter())
             hand_out(fleet)
 
-    Fleet._hand_out = hand_out_together
+    WorkerPool._hand_out = hand_out_together
     machine = {"num_cpus": 1, "object_store_memory": 80 << 20}
     machines = Cluster(initialize_head=True, head_node_args=machine | {"include_dashboard": False})
     try:
@@ -263,12 +263,12 @@ def tick(study: str, root: str) -> Figures:
     """What the sensor and the conditions look at: every footer at first, later which files have changed."""
     from prunescope.assets.cli.main import run as command
     from prunescope.assets.cli.options import Globals
-    from prunescope.assets.watching.backlog import Surveyor
+    from prunescope.assets.watching.backlog import FreshnessScanner
     from prunescope.warehouse.storage.partition_store import Store
 
     if command(["watch", study, "--warehouse", root], Globals()):
         raise RuntimeError("the study cannot be watched")
-    store, surveyor = Store(root), Surveyor()
+    store, surveyor = Store(root), FreshnessScanner()
     first = timed(lambda: surveyor.survey(store))
     return {"first": first["cpu"], "later": timed(lambda: surveyor.survey(store))["cpu"]}
 

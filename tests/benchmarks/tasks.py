@@ -33,7 +33,7 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.benchmarks.equality import Exact, Gap, Key, Said, answers, gaps, of_harness, off
@@ -72,7 +72,7 @@ class Watch:
 def save(decoder: Any, variants: dict[str, Variant], folder: Path) -> None:
     """A checkpoint of every variant."""
     for name, variant in variants.items():
-        with applied(decoder, variant):
+        with apply_variant(decoder, variant):
             decoder.model.save_pretrained(folder / name)
         decoder.tokenizer.save_pretrained(folder / name)
 

@@ -8,7 +8,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from prunescope.warehouse.catalogue.database import connect, view_sql
-from prunescope.warehouse.catalogue.question_query import Wanted, ask
+from prunescope.warehouse.catalogue.question_query import RowFilter, ask
 from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.tables import TABLES
 from tests.sql.handmade import Memory
@@ -87,7 +87,7 @@ def test_filters_choose_rows_and_change_none(root, unfiltered):
         model, recipe = unfiltered[view.name].select("model", "recipe").row(-1)
         wanted = unfiltered[view.name].filter(model=model, recipe=recipe)
         # Each way of asking at every other view.
-        filters = Wanted(variants=((model, recipe),)) if asked % 2 else Wanted(models=(model,), recipes=(recipe,))
+        filters = RowFilter(variants=((model, recipe),)) if asked % 2 else RowFilter(models=(model,), recipes=(recipe,))
         found = duckdb.from_arrow(ask(root, view, filters)).order(key_of(view.name)).pl()
         assert_same(found, wanted)
     assert asked > 20

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from prunescope.warehouse.catalogue.database import connect, view_sql
-from prunescope.warehouse.catalogue.question_query import Wanted
+from prunescope.warehouse.catalogue.question_query import RowFilter
 from prunescope.warehouse.catalogue.question_query import ask as ask_warehouse
 from tests.sql.handmade import Ask, Handmade, Row, rows_of
 from tests.sql.handmade_models import chance, cliff, known, scored
@@ -143,7 +143,7 @@ def test_asking_for_one_model_opens_those_that_predict_it(tmp_path: Path) -> Non
         scored(warehouse, name, NATS[name][:5], cliff)
     view = view_sql()["q31_prediction_quality"]
     with warehouse.connect(tmp_path):
-        rows = ask_warehouse(tmp_path, view, Wanted(models=("b",))).to_pylist()
+        rows = ask_warehouse(tmp_path, view, RowFilter(models=("b",))).to_pylist()
 
     assert {(row["model"], row["n_models"]) for row in rows} == {("b", 1)}
 

@@ -17,7 +17,7 @@ _CONTINUED = "     "
 
 
 @dataclass(frozen=True)
-class Explanation:
+class ColumnDoc:
     """What a column is.
 
     Attributes:
@@ -38,7 +38,7 @@ class Explanation:
         return f"{self.doc}{unit}{formula}" + (f" ({self.source})" if self.source else "")
 
 
-class Explained(Protocol):
+class ColumnDocs(Protocol):
     """The parts of a view that this module reads."""
 
     @property
@@ -50,7 +50,7 @@ class Explained(Protocol):
         """Its columns."""
 
     @property
-    def notes(self) -> Mapping[str, Explanation]:
+    def notes(self) -> Mapping[str, ColumnDoc]:
         """What its header says of them."""
 
     @property
@@ -60,29 +60,29 @@ class Explained(Protocol):
 
 # Of the view over all footers, which no file defines.
 PROVENANCE_COLUMNS = {
-    "table_name": Explanation("Name of the table."),
-    "path": Explanation("The Parquet file."),
-    "model": Explanation("Name of the dense model."),
-    "recipe": Explanation("Name of the recipe; NULL in tables with one file per model."),
-    "fingerprint": Explanation("SHA-256 of everything that the rows depend on: equal fingerprint, equal rows."),
-    "study": Explanation("Name of the study that computed the file."),
-    "code_version": Explanation("Version of the code that computed the rows."),
-    "device": Explanation("What it ran on."),
-    "dtype": Explanation("Type of the model's weights."),
-    "seed": Explanation("Seed of the run."),
-    "seconds": Explanation("Time that the computation took.", "s"),
-    "created_at": Explanation("When the file was written, UTC."),
-    "inputs_json": Explanation("Hashes of weights, recipe, prompts and settings by name, as JSON."),
-    "libraries_json": Explanation("Versions by library, as JSON."),
-    "violations": Explanation("Checks of its table that the rows break; empty where all is well."),
-    "content_hash": Explanation("Hash of the rows, whatever file they lie in; NULL in files of the first version."),
-    "provenance_hash": Explanation("SHA-256 of the provenance above; NULL in files of the first version."),
-    "rows": Explanation("Number of rows."),
-    "bytes": Explanation("Size of the file.", "byte"),
+    "table_name": ColumnDoc("Name of the table."),
+    "path": ColumnDoc("The Parquet file."),
+    "model": ColumnDoc("Name of the dense model."),
+    "recipe": ColumnDoc("Name of the recipe; NULL in tables with one file per model."),
+    "fingerprint": ColumnDoc("SHA-256 of everything that the rows depend on: equal fingerprint, equal rows."),
+    "study": ColumnDoc("Name of the study that computed the file."),
+    "code_version": ColumnDoc("Version of the code that computed the rows."),
+    "device": ColumnDoc("What it ran on."),
+    "dtype": ColumnDoc("Type of the model's weights."),
+    "seed": ColumnDoc("Seed of the run."),
+    "seconds": ColumnDoc("Time that the computation took.", "s"),
+    "created_at": ColumnDoc("When the file was written, UTC."),
+    "inputs_json": ColumnDoc("Hashes of weights, recipe, prompts and settings by name, as JSON."),
+    "libraries_json": ColumnDoc("Versions by library, as JSON."),
+    "violations": ColumnDoc("Checks of its table that the rows break; empty where all is well."),
+    "content_hash": ColumnDoc("Hash of the rows, whatever file they lie in; NULL in files of the first version."),
+    "provenance_hash": ColumnDoc("SHA-256 of the provenance above; NULL in files of the first version."),
+    "rows": ColumnDoc("Number of rows."),
+    "bytes": ColumnDoc("Size of the file.", "byte"),
 }
 
 
-def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, Explanation]]:
+def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, ColumnDoc]]:
     """A view's header without its part `columns:`, and that part.
 
     A note is a line `--   name: what it is [unit] = formula`, where unit and formula may be left out; a line that is
@@ -109,18 +109,18 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, E
         else:
             is_note = False
             prose.append(text.lstrip("-").strip())
-    explained: dict[str, Explanation] = {}
+    explained: dict[str, ColumnDoc] = {}
     for note in notes:
         parts = _NOTE.fullmatch(note)
         if parts is None:
             raise CatalogueError(f"{path}: {note.strip()!r} is no note; write `name: what it is [unit] = formula`")
         if parts["name"] in explained:
             raise CatalogueError(f"{path}: column {parts['name']} is explained twice")
-        explained[parts["name"]] = Explanation(parts["doc"], parts["unit"] or "", parts["formula"] or "")
+        explained[parts["name"]] = ColumnDoc(parts["doc"], parts["unit"] or "", parts["formula"] or "")
     return "\n".join(prose).strip(), explained
 
 
-def explain(views: Iterable[Explained]) -> dict[str, dict[str, Explanation]]:
+def explain(views: Iterable[ColumnDocs]) -> dict[str, dict[str, ColumnDoc]]:
     """What each column of each table and view is.
 
     A view's column without a note is the one of that name in what it reads; where two of those differ it needs a note
@@ -131,12 +131,12 @@ def explain(views: Iterable[Explained]) -> dict[str, dict[str, Explanation]]:
     """
     known = {
         table.name: {
-            column.name: Explanation(column.doc, column.unit, column.formula, column.source) for column in table.columns
+            column.name: ColumnDoc(column.doc, column.unit, column.formula, column.source) for column in table.columns
         }
         for table in TABLES.values()
     }
     for view in views:
-        known[view.name] = found = dict[str, Explanation]()
+        known[view.name] = found = dict[str, ColumnDoc]()
         for column in view.columns:
             if column in view.notes:
                 found[column] = view.notes[column]

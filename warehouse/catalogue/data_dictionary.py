@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, Explanation, explain
+from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, ColumnDoc, explain
 from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, View, connect, sql_type, view_sql
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Column, Table
@@ -141,7 +141,7 @@ def _header(view: View) -> Iterator[str]:
     yield ""
 
 
-def _columns(explained: dict[str, Explanation], types: dict[str, str]) -> Iterator[str]:
+def _columns(explained: dict[str, ColumnDoc], types: dict[str, str]) -> Iterator[str]:
     yield "| column | type | unit | what it is | formula | source |"
     yield "|---|---|---|---|---|---|"
     for name, said in explained.items():

@@ -25,7 +25,7 @@ from typing import TypeAlias
 import duckdb
 import pyarrow as pa
 
-from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, Explanation, explain, split_header
+from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, ColumnDoc, explain, split_header
 from prunescope.warehouse.core.cache import cache_folder
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning, WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES
@@ -83,7 +83,7 @@ class View:
     sql: str
     header: str
     columns: tuple[str, ...]
-    notes: Mapping[str, Explanation]
+    notes: Mapping[str, ColumnDoc]
     depends_on: tuple[str, ...]
     path: Path
 

@@ -29,7 +29,7 @@ _OF_PROMPTS = ("generations", "option_subspace", "decoding_steps", "layer_transi
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RowFilter:
     """Which rows of an answer: each filter that is not empty must hold.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wanted:
 
 
 def ask(
-    root: Place | str, view: View, wanted: Wanted, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
+    root: Place | str, view: View, wanted: RowFilter, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
 ) -> pa.Table:
     """The rows of the answer that are wanted.
 
@@ -79,7 +79,7 @@ def ask(
     return run_safe(root, query, parameters or None, models=read, seconds=seconds, gibibytes=gibibytes)
 
 
-def rows_within(root: Place | str, query: str, wanted: Wanted) -> "pl.DataFrame":
+def rows_within(root: Place | str, query: str, wanted: RowFilter) -> "pl.DataFrame":
     """Run a query of ours as if the warehouse held only the wanted models, recipes (and `dense`) and prompts.
 
     Raises:
@@ -96,7 +96,7 @@ def rows_within(root: Place | str, query: str, wanted: Wanted) -> "pl.DataFrame"
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
-def _filters(view: View, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
+def _filters(view: View, wanted: RowFilter) -> Iterator[tuple[str, dict[str, str]]]:
     """Each filter as a condition with its parameters."""
     for option, column, values in (
         ("--model", "model", wanted.models),
@@ -125,7 +125,7 @@ def _require_column(view: View, option: str, column: str) -> None:
         raise WarehouseError(f"{option}: {view.name} has no column {column}; {fix}")
 
 
-def require(root: Place | str, models: Collection[str], wanted: Wanted) -> None:
+def require(root: Place | str, models: Collection[str], wanted: RowFilter) -> None:
     """Refuses names of which the warehouse has nothing, where an empty answer would say something else."""
     if models or wanted.recipes:
         store = Store(root)

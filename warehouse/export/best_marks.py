@@ -17,7 +17,7 @@ NOTE = (
 PLAIN_NOTE = "Bold: the best; underlined: the second best. Equal values share a mark."
 
 
-class Mark(Enum):
+class BestMark(Enum):
     """What a value is among the others of its column."""
 
     NONE = 0
@@ -25,7 +25,7 @@ class Mark(Enum):
     SECOND = 2
 
 
-def marks(values: Sequence[float | None], errors: Sequence[float | None], *, smaller_is_better: bool) -> list[Mark]:
+def marks(values: Sequence[float | None], errors: Sequence[float | None], *, smaller_is_better: bool) -> list[BestMark]:
     """A mark for each value.
 
     Args:
@@ -38,15 +38,15 @@ def marks(values: Sequence[float | None], errors: Sequence[float | None], *, sma
     """
     sign = 1 if smaller_is_better else -1
     left = {index: sign * value for index, value in enumerate(values) if value is not None and not math.isnan(value)}
-    found = [Mark.NONE] * len(values)
+    found = [BestMark.NONE] * len(values)
     if len(left) < 2:
         return found
-    for mark in (Mark.BEST, Mark.SECOND):
+    for mark in (BestMark.BEST, BestMark.SECOND):
         if not left:
             break
         first = min(left, key=lambda index: (left[index], index))
         shared = [index for index, value in left.items() if _is_tied(value, left[first], errors[index], errors[first])]
-        if mark is Mark.BEST and len(shared) == len(left):
+        if mark is BestMark.BEST and len(shared) == len(left):
             return found
         for index in shared:
             found[index] = mark

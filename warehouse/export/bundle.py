@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.atomic_write import refusals_explained, temporaries, write_atomically
+from prunescope.warehouse.storage.atomic_write import temporaries, translate_os_errors, write_atomically
 
 MANIFEST = "manifest.json"
 _MADE_BY = "prunescope export"
@@ -124,7 +124,7 @@ class ExportFolder:
 def _explained(path: Path) -> Iterator[None]:
     """Refusals of the system as errors whose fix is about this folder, not about the warehouse."""
     try:
-        with refusals_explained(path):
+        with translate_os_errors(path):
             yield
     except WarehouseError as error:
         raise WarehouseError(str(error).replace("place with --warehouse", "DIR")) from error

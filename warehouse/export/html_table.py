@@ -7,12 +7,12 @@ import polars as pl
 from great_tables import GT, loc, style
 
 from prunescope.warehouse.core.quoting import visible
-from prunescope.warehouse.export.best_marks import Mark
+from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number
-from prunescope.warehouse.export.table_cells import Cell, Printed, number_text
+from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
 
 
-def to_html(table: Printed) -> str:
+def to_html(table: RenderedTable) -> str:
     """A page with the table; the same table gives the same bytes."""
     # Columns are numbered, because a heading may come twice and is shown as a label anyway.
     keys = [f"column_{number}" for number, _ in enumerate(table.headings)]
@@ -23,7 +23,7 @@ def to_html(table: Printed) -> str:
     )
     numbers = [key for key, number in zip(keys, table.is_number, strict=True) if number]
     page = page.cols_align("left", [key for key in keys if key not in numbers]).cols_align("right", numbers)
-    for mark, look in ((Mark.BEST, style.text(weight="bold")), (Mark.SECOND, style.text(decorate="underline"))):
+    for mark, look in ((BestMark.BEST, style.text(weight="bold")), (BestMark.SECOND, style.text(decorate="underline"))):
         for at, key in enumerate(keys):
             marked = [index for index, row in enumerate(table.rows) if row[at].mark is mark]
             if marked:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from prunescope.warehouse.core.quoting import visible
-from prunescope.warehouse.export.best_marks import Mark
+from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.latex_escape import latex
 from prunescope.warehouse.export.rounding import Number
-from prunescope.warehouse.export.table_cells import Cell, Printed, number_text
+from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
 
 # The text of LaTeX's class article at 10 pt is 345 pt wide and 43 lines of \footnotesize with caption and notes high.
 _WIDTH = 340.0
@@ -57,7 +57,7 @@ class _Column:
     lines: tuple[int, ...]
 
 
-def to_latex(table: Printed) -> str:
+def to_latex(table: RenderedTable) -> str:
     """A table with caption and label; says in its first line which packages it needs."""
     whole = [_column(table, at, is_broken=False) for at in range(len(table.headings))]
     type_, parts = _NORMAL, [whole]
@@ -69,7 +69,7 @@ def to_latex(table: Printed) -> str:
     return "\n".join([*lines, ""])
 
 
-def _without_constants(table: Printed) -> Printed:
+def _without_constants(table: RenderedTable) -> RenderedTable:
     """The table with a note in the place of columns that have one value in all rows."""
     varying = [at for at in range(len(table.headings)) if len({row[at].content for row in table.rows}) > 1]
     if not varying:
@@ -86,7 +86,7 @@ def _without_constants(table: Printed) -> Printed:
     )
 
 
-def _column(table: Printed, at: int, *, is_broken: bool) -> _Column:
+def _column(table: RenderedTable, at: int, *, is_broken: bool) -> _Column:
     contents = [row[at] for row in table.rows]
     lengths = [_characters(cell) for cell in contents]
     widest = max(lengths, default=0)
@@ -102,7 +102,7 @@ def _column(table: Printed, at: int, *, is_broken: bool) -> _Column:
     )
 
 
-def _parts(table: Printed, columns: Sequence[_Column]) -> list[list[_Column]]:
+def _parts(table: RenderedTable, columns: Sequence[_Column]) -> list[list[_Column]]:
     """The columns in parts that fit, each after the first with the key columns that tell its rows apart."""
     if _points(columns, _SMALL) <= _WIDTH:
         return [list(columns)]
@@ -131,7 +131,7 @@ def _height(part: Sequence[_Column]) -> int:
     return sum(rows) + max(len(column.heading) for column in part) + 2
 
 
-def _float(table: Printed, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
+def _float(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
     tabulars = [
         [rf"\begin{{tabular}}{{{_letters(part)}}}", *_head(part), *_body(table, part), r"\bottomrule", r"\end{tabular}"]
         for part in parts
@@ -149,7 +149,7 @@ def _float(table: Printed, type_: _Type, parts: Sequence[Sequence[_Column]]) -> 
     ]
 
 
-def _pages(table: Printed, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
+def _pages(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
     lines = ["% needs \\usepackage{booktabs,longtable}", r"\begingroup", *type_.commands]
     for number, part in enumerate(parts, start=1):
         # Every part is the same table under the same number.
@@ -162,12 +162,12 @@ def _pages(table: Printed, type_: _Type, parts: Sequence[Sequence[_Column]]) -> 
     return [*lines, *_notes(table), r"\endgroup"]
 
 
-def _caption(table: Printed) -> tuple[str, str]:
+def _caption(table: RenderedTable) -> tuple[str, str]:
     label = re.sub("[^a-zA-Z0-9]+", "-", table.name)
     return rf"\caption{{{latex(table.caption)}}}", rf"\label{{tab:{label}}}"
 
 
-def _notes(table: Printed) -> Iterator[str]:
+def _notes(table: RenderedTable) -> Iterator[str]:
     for note in table.notes:
         # The names of columns are long, and TeX breaks no line in them by itself.
         text = latex(note).replace(r"\_", r"\_\allowbreak{}")
@@ -189,7 +189,7 @@ def _heading(column: _Column) -> str:
     return rf"\shortstack[{'r' if column.letter == 'r' else 'l'}]{{{stacked}}}"
 
 
-def _body(table: Printed, part: Sequence[_Column]) -> Iterator[str]:
+def _body(table: RenderedTable, part: Sequence[_Column]) -> Iterator[str]:
     for index in range(len(table.rows)):
         if index in table.breaks:
             yield r"\midrule"
@@ -212,7 +212,7 @@ def _text(cell: Cell) -> str:
 
 def _characters(cell: Cell) -> int:
     length: int = sum(map(_length, _text(cell)))
-    return length * 7 // 6 + 1 if cell.mark is Mark.BEST else length
+    return length * 7 // 6 + 1 if cell.mark is BestMark.BEST else length
 
 
 def _length(letter: str) -> int:
@@ -223,9 +223,9 @@ def _length(letter: str) -> int:
 def _cell(cell: Cell) -> str:
     text = _number(cell.content) if isinstance(cell.content, Number) else latex(visible(cell.content, "\n\t"))
     match cell.mark:
-        case Mark.BEST:
+        case BestMark.BEST:
             return rf"\textbf{{\boldmath {text}}}"
-        case Mark.SECOND:
+        case BestMark.SECOND:
             return rf"\underline{{{text}}}"
         case _:
             return text

@@ -40,7 +40,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Known:
+class ProvenanceFacts:
     """What hashes in the footers stand for, where somebody could prove it.
 
     Attributes:
@@ -83,7 +83,7 @@ def methods(
     connection: duckdb.DuckDBPyConnection,
     used: Iterable[tuple[str, str]],
     tables: Sequence[str],
-    known: Known,
+    known: ProvenanceFacts,
     version: str,
 ) -> Methods:
     """Writes the section.
@@ -177,7 +177,7 @@ def _recipes(connection: duckdb.DuckDBPyConnection) -> list[_Part]:
     return parts
 
 
-def _calibration(connection: duckdb.DuckDBPyConnection, known: Known) -> list[_Part]:
+def _calibration(connection: duckdb.DuckDBPyConnection, known: ProvenanceFacts) -> list[_Part]:
     rows = _rows(
         connection,
         "SELECT json_extract_string(inputs_json, '$.calibration_hash') AS calibration, "
@@ -238,7 +238,7 @@ def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> l
     return parts
 
 
-def _texts(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], known: Known) -> list[_Part]:
+def _texts(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], known: ProvenanceFacts) -> list[_Part]:
     if "text_tokens" not in tables:
         return []
     rows = _rows(

@@ -3,68 +3,82 @@
 What the numbers are stands in the views; here are headings, units, uncertainty and which way is better.
 """
 
-from prunescope.warehouse.export.table_spec import Layout, Shown
+from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec
 
-_MODEL, _RECIPE, _METHOD = Shown("model"), Shown("recipe"), Shown("method")
-_REMOVED = Shown("parameters_removed_share", "removed", "%", scale=100)
-_FORCED = Shown("kl_teacher_forced_mean_nats", "KL forced", "nats", error="kl_teacher_forced_mean_nats_se", best="min")
-_FREE = Shown("kl_free_running_mean_nats", "KL free", "nats", error="kl_free_running_mean_nats_se", best="min")
-_AGREEMENT = Shown("top1_agreement", "same top token", "%", error="top1_agreement_se", best="max", scale=100)
+_MODEL, _RECIPE, _METHOD = ColumnFormat("model"), ColumnFormat("recipe"), ColumnFormat("method")
+_REMOVED = ColumnFormat("parameters_removed_share", "removed", "%", scale=100)
+_FORCED = ColumnFormat(
+    "kl_teacher_forced_mean_nats", "KL forced", "nats", error="kl_teacher_forced_mean_nats_se", best="min"
+)
+_FREE = ColumnFormat("kl_free_running_mean_nats", "KL free", "nats", error="kl_free_running_mean_nats_se", best="min")
+_AGREEMENT = ColumnFormat("top1_agreement", "same top token", "%", error="top1_agreement_se", best="max", scale=100)
 _KL = "KL is KL(dense‖pruned). "
 _PROMPTS = (
     _KL + "Forced: both models read the dense tokens; free: each reads its own. Means over all steps of all prompts ± "
     "standard error over prompts."
 )
 
-PAPER_TABLES: dict[str, Layout] = {
-    "paper_variants": Layout(
+PAPER_TABLES: dict[str, TableSpec] = {
+    "paper_variants": TableSpec(
         "What each recipe removes from the model and what that costs at its output",
         (
-            *(_MODEL, _RECIPE, _REMOVED, Shown("sparsity", "sparsity", "%", scale=100)),
-            *(Shown("prompts", "prompts"), Shown("steps", "steps"), _FORCED, _FREE, _AGREEMENT),
-            Shown("first_flip_step_median", "first flip", "step", best="max"),
-            Shown("options_argmax_kept", "choices kept", of="questions"),
-            Shown("prompts_correct", "right answers", of="prompts_graded"),
+            *(_MODEL, _RECIPE, _REMOVED, ColumnFormat("sparsity", "sparsity", "%", scale=100)),
+            *(ColumnFormat("prompts", "prompts"), ColumnFormat("steps", "steps"), _FORCED, _FREE, _AGREEMENT),
+            ColumnFormat("first_flip_step_median", "first flip", "step", best="max"),
+            ColumnFormat("options_argmax_kept", "choices kept", of="questions"),
+            ColumnFormat("prompts_correct", "right answers", of="prompts_graded"),
         ),
         _PROMPTS + " First flip: median step of the first token that differs, – where most texts never do.",
         within=("model",),
     ),
-    "paper_texts": Layout(
+    "paper_texts": TableSpec(
         "Perplexity and divergence from the dense model on running text",
         (
-            *(_MODEL, Shown("text_id", "text"), Shown("context"), Shown("stride"), Shown("tokens"), Shown("windows")),
+            *(
+                _MODEL,
+                ColumnFormat("text_id", "text"),
+                ColumnFormat("context"),
+                ColumnFormat("stride"),
+                ColumnFormat("tokens"),
+                ColumnFormat("windows"),
+            ),
             _RECIPE,
-            Shown("ppl_pruned", "perplexity", error="ppl_pruned_se", best="min"),
-            Shown("ln_ppl_ratio", "ln(perplexity / dense)", error="ln_ppl_ratio_se"),
-            Shown("kl_mean_nats", "KL", "nats", error="kl_mean_nats_se", best="min"),
-            Shown("kl_median_nats", "median KL", "nats"),
-            Shown("kl_p99_nats", "99 % KL", "nats"),
-            Shown("delta_p_rms", "RMS Δp", "%", error="delta_p_rms_se", best="min", scale=100),
-            Shown("top1_agreement", "same top token", "%", error="top1_agreement_se", best="max", scale=100),
-            Shown("kl_noise_p95_nats", "noise KL", "nats"),
+            ColumnFormat("ppl_pruned", "perplexity", error="ppl_pruned_se", best="min"),
+            ColumnFormat("ln_ppl_ratio", "ln(perplexity / dense)", error="ln_ppl_ratio_se"),
+            ColumnFormat("kl_mean_nats", "KL", "nats", error="kl_mean_nats_se", best="min"),
+            ColumnFormat("kl_median_nats", "median KL", "nats"),
+            ColumnFormat("kl_p99_nats", "99 % KL", "nats"),
+            ColumnFormat("delta_p_rms", "RMS Δp", "%", error="delta_p_rms_se", best="min", scale=100),
+            ColumnFormat("top1_agreement", "same top token", "%", error="top1_agreement_se", best="max", scale=100),
+            ColumnFormat("kl_noise_p95_nats", "noise KL", "nats"),
         ),
         _KL + "± standard error over windows, which takes the tokens of a window as one unit. Δp: change of the true "
         "token's probability. Noise KL: 95th percentile of what rounding alone makes of the dense model. Only "
         "perplexities of one text, context and stride compare.",
         within=("model", "text_id"),
     ),
-    "paper_patterns": Layout(
+    "paper_patterns": TableSpec(
         "What a pattern costs: unstructured, 4:8 and 2:4 at one sparsity, by method",
         (
-            *(_MODEL, Shown("sparsity_percent", "sparsity", "%"), Shown("measured_on", "on"), Shown("measure")),
-            *(_METHOD, Shown("dense", "dense")),
-            Shown("unstructured", "unstructured", error="unstructured_se", best="min"),
-            Shown("pattern_4of8", "4:8", error="pattern_4of8_se", best="min"),
-            Shown("pattern_2of4", "2:4", error="pattern_2of4_se", best="min"),
+            *(
+                _MODEL,
+                ColumnFormat("sparsity_percent", "sparsity", "%"),
+                ColumnFormat("measured_on", "on"),
+                ColumnFormat("measure"),
+            ),
+            *(_METHOD, ColumnFormat("dense", "dense")),
+            ColumnFormat("unstructured", "unstructured", error="unstructured_se", best="min"),
+            ColumnFormat("pattern_4of8", "4:8", error="pattern_4of8_se", best="min"),
+            ColumnFormat("pattern_2of4", "2:4", error="pattern_2of4_se", best="min"),
         ),
         _KL + "± standard error, over prompts (teacher forced) or over windows of a text.",
         within=("model", "sparsity_percent", "measured_on", "measure"),
     ),
-    "paper_drops": Layout(
+    "paper_drops": TableSpec(
         "Divergence and scores against the number of dropped sublayers or blocks",
         (
-            *(_MODEL, _METHOD, Shown("dropped", "dropped"), _RECIPE, _REMOVED, _FORCED, _FREE, _AGREEMENT),
-            Shown(
+            *(_MODEL, _METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, _REMOVED, _FORCED, _FREE, _AGREEMENT),
+            ColumnFormat(
                 "non_generative_score",
                 "non-generative",
                 "%",
@@ -72,43 +86,43 @@ PAPER_TABLES: dict[str, Layout] = {
                 best="max",
                 scale=100,
             ),
-            Shown("generative_score", "generative", "%", error="generative_score_se", best="max", scale=100),
+            ColumnFormat("generative_score", "generative", "%", error="generative_score_se", best="max", scale=100),
         ),
         _PROMPTS + " Scores: mean over tasks ± standard error over samples, – where none was scored.",
         within=("model", "dropped"),
     ),
-    "paper_fits": Layout(
+    "paper_fits": TableSpec(
         "How closely the second-order estimates of the theorems meet the truth",
         (
-            *(_MODEL, Shown("theorem"), _METHOD, Shown("n"), Shown("prompts", "prompts")),
-            Shown("pearson_log10", "r of logarithms", error="pearson_log10_se", best="max"),
-            Shown("ratio_median", "estimate / truth", interval=("ratio_median_low", "ratio_median_high")),
-            Shown("share_within_10_percent", "within a tenth", "%", scale=100),
+            *(_MODEL, ColumnFormat("theorem"), _METHOD, ColumnFormat("n"), ColumnFormat("prompts", "prompts")),
+            ColumnFormat("pearson_log10", "r of logarithms", error="pearson_log10_se", best="max"),
+            ColumnFormat("ratio_median", "estimate / truth", interval=("ratio_median_low", "ratio_median_high")),
+            ColumnFormat("share_within_10_percent", "within a tenth", "%", scale=100),
         ),
         "Behind one swapped sublayer, after the final norm. r ± standard error over prompts (jackknife). Estimate / "
         "truth: median [10th, 90th percentile of the points].",
         within=("model", "theorem"),
     ),
-    "paper_claims": Layout(
+    "paper_claims": TableSpec(
         "The paper's claims held against this model",
         (
-            *(_MODEL, Shown("claim"), Shown("measure"), Shown("says", "in words")),
-            Shown("amount", "figure", interval=("amount_low", "amount_high")),
-            *(Shown("threshold"), Shown("n"), Shown("units", "of"), Shown("verdict")),
+            *(_MODEL, ColumnFormat("claim"), ColumnFormat("measure"), ColumnFormat("says", "in words")),
+            ColumnFormat("amount", "figure", interval=("amount_low", "amount_high")),
+            *(ColumnFormat("threshold"), ColumnFormat("n"), ColumnFormat("units", "of"), ColumnFormat("verdict")),
         ),
         "Figure [95 % interval]. A claim holds, or does not, where the whole interval is on one side of the threshold.",
         within=("model", "claim"),
     ),
-    "paper_published": Layout(
+    "paper_published": TableSpec(
         "Published scores beside ours",
         (
-            *(_MODEL, Shown("model_published", "published model"), Shown("task"), Shown("metric")),
-            *(_METHOD, Shown("dropped", "dropped"), _RECIPE, Shown("measured_on", "ours on")),
-            Shown("value_published", "published"),
-            Shown("value_ours", "ours", error="value_ours_se"),
-            Shown("kept_published", "published kept"),
-            Shown("kept_ours", "ours kept"),
-            *(Shown("n"), Shown("shots"), Shown("source", "published in")),
+            *(_MODEL, ColumnFormat("model_published", "published model"), ColumnFormat("task"), ColumnFormat("metric")),
+            *(_METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, ColumnFormat("measured_on", "ours on")),
+            ColumnFormat("value_published", "published"),
+            ColumnFormat("value_ours", "ours", error="value_ours_se"),
+            ColumnFormat("kept_published", "published kept"),
+            ColumnFormat("kept_ours", "ours kept"),
+            *(ColumnFormat("n"), ColumnFormat("shots"), ColumnFormat("source", "published in")),
         ),
         "Scores are shares, perplexities are in tokens; ± standard error over samples, which published numbers lack. "
         "Kept: over the dense score of the same model; of another model only that compares.",

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from prunescope.warehouse.core.formats import NULL, markdown_escaped, shown_cell
 from prunescope.warehouse.export import best_marks
-from prunescope.warehouse.export.best_marks import Mark
+from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number, rounded
-from prunescope.warehouse.export.table_spec import Layout, Shown
+from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec
 
 _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -23,11 +23,11 @@ class Cell:
     """What stands at one place: a number, or text that is not escaped yet."""
 
     content: Number | str
-    mark: Mark = Mark.NONE
+    mark: BestMark = BestMark.NONE
 
 
 @dataclass(frozen=True)
-class Printed:
+class RenderedTable:
     """A table ready to be written.
 
     Attributes:
@@ -51,7 +51,7 @@ class Printed:
     key: frozenset[int] = frozenset()
 
 
-def printed(name: str, rows: pa.Table, layout: Layout, key: Collection[str] = ()) -> Printed:
+def printed(name: str, rows: pa.Table, layout: TableSpec, key: Collection[str] = ()) -> RenderedTable:
     """The table that a layout makes of rows.
 
     Args:
@@ -69,10 +69,10 @@ def printed(name: str, rows: pa.Table, layout: Layout, key: Collection[str] = ()
         found = _marks(shown, values, groups, free)
         numbers = values[shown.name]
         columns.append([Cell(_content(shown, values, index), found[index]) for index in range(len(numbers))])
-    if any(cell.mark is not Mark.NONE for column in columns for cell in column):
+    if any(cell.mark is not BestMark.NONE for column in columns for cell in column):
         has_errors = any(shown.best and shown.error for shown in layout.columns)
         notes.append(best_marks.NOTE if has_errors else best_marks.PLAIN_NOTE)
-    return Printed(
+    return RenderedTable(
         name=name,
         caption=layout.caption,
         notes=tuple(notes),
@@ -84,7 +84,7 @@ def printed(name: str, rows: pa.Table, layout: Layout, key: Collection[str] = ()
     )
 
 
-def to_markdown(table: Printed) -> str:
+def to_markdown(table: RenderedTable) -> str:
     """A pipe table with its caption above and its notes below."""
     lines = [f"**{markdown_escaped(table.caption)}**", ""]
     lines.append(_piped(markdown_escaped(heading) for heading in table.headings))
@@ -109,7 +109,7 @@ def number_text(number: Number) -> str:
     return text.replace("inf", "∞")
 
 
-def _content(shown: Shown, values: dict[str, list[object]], index: int) -> Number | str:
+def _content(shown: ColumnFormat, values: dict[str, list[object]], index: int) -> Number | str:
     value = values[shown.name][index]
     if value is None:
         return NULL
@@ -131,9 +131,11 @@ def _float(value: object, scale: int) -> float | None:
     return float(value) * scale if isinstance(value, (int, float)) else None
 
 
-def _marks(shown: Shown, values: dict[str, list[object]], groups: Sequence[object], free: Sequence[bool]) -> list[Mark]:
+def _marks(
+    shown: ColumnFormat, values: dict[str, list[object]], groups: Sequence[object], free: Sequence[bool]
+) -> list[BestMark]:
     """The marks of one column, group by group."""
-    found = [Mark.NONE] * len(groups)
+    found = [BestMark.NONE] * len(groups)
     if not shown.best:
         return found
     places: dict[object, list[int]] = {}
@@ -150,7 +152,7 @@ def _marks(shown: Shown, values: dict[str, list[object]], groups: Sequence[objec
     return found
 
 
-def _is_number(shown: Shown, of: pa.DataType) -> bool:
+def _is_number(shown: ColumnFormat, of: pa.DataType) -> bool:
     return bool(shown.of or pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of))
 
 
@@ -161,9 +163,9 @@ def _piped(cells: Iterator[str] | Sequence[str]) -> str:
 def _markdown_cell(cell: Cell) -> str:
     text = number_text(cell.content) if isinstance(cell.content, Number) else markdown_escaped(cell.content)
     match cell.mark:
-        case Mark.BEST:
+        case BestMark.BEST:
             return f"**{text}**"
-        case Mark.SECOND:
+        case BestMark.SECOND:
             return f"<u>{text}</u>"
         case _:
             return text

@@ -12,7 +12,7 @@ from prunescope.warehouse.catalogue import view_header
 
 
 @dataclass(frozen=True)
-class Shown:
+class ColumnFormat:
     """One column of a printed table.
 
     Attributes:
@@ -49,7 +49,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableSpec:
     """One printed table.
 
     Attributes:
@@ -61,13 +61,13 @@ class Layout:
     """
 
     caption: str
-    columns: tuple[Shown, ...]
+    columns: tuple[ColumnFormat, ...]
     note: str = ""
     within: tuple[str, ...] = ()
     unmarked: tuple[str, ...] = ("dense",)
 
 
-def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> Layout:
+def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:
     """The layout of a view that declares none: all its columns, each with the uncertainty that its neighbours name.
 
     `x_se` is the standard error of `x`, `x_low` and `x_high` are the ends of its interval.
@@ -87,6 +87,6 @@ def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> Layout:
         taken |= {error, *interval}
         unit = units.get(name, "")
         # `kl_nats` says its unit itself.
-        columns.append(Shown(name, unit="" if unit in name.split("_") else unit, error=error, interval=interval))
+        columns.append(ColumnFormat(name, unit="" if unit in name.split("_") else unit, error=error, interval=interval))
     told = view_header.parse(header)
-    return Layout(told.asks, tuple(column for column in columns if column.name not in taken), told.how_to_read)
+    return TableSpec(told.asks, tuple(column for column in columns if column.name not in taken), told.how_to_read)

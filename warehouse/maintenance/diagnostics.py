@@ -25,7 +25,7 @@ LOW_SPACE = 1 << 30
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that the doctor saw.
 
     Attributes:
@@ -41,7 +41,7 @@ class Finding:
     fix: str
 
 
-def diagnose(root: Place | str) -> list[Finding]:
+def diagnose(root: Place | str) -> list[Diagnosis]:
     """All findings about the warehouse, empty where it is well. Reads every file whole."""
     store = Store(root)
     findings = list(_place(store.root))
@@ -50,7 +50,7 @@ def diagnose(root: Place | str) -> list[Finding]:
             findings += _table(store, table)
         findings += _strangers(store.root)
         findings += [
-            Finding("warning", str(path), "left behind by a run that was killed", "delete it")
+            Diagnosis("warning", str(path), "left behind by a run that was killed", "delete it")
             for path in temporaries(store.root)
         ]
     if not any(finding.level == "error" for finding in findings):
@@ -58,36 +58,36 @@ def diagnose(root: Place | str) -> list[Finding]:
     return findings
 
 
-def _place(root: Place) -> Iterator[Finding]:
+def _place(root: Place) -> Iterator[Diagnosis]:
     if not isinstance(root, Path):  # a store tells neither space nor permissions; reading and writing do
         return
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir():
-        yield Finding("error", str(existing), "is a file, not a folder", "choose another place with --warehouse")
+        yield Diagnosis("error", str(existing), "is a file, not a folder", "choose another place with --warehouse")
         return
     if not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("error", str(existing), "cannot be written", "make it writable, or use --warehouse")
+        yield Diagnosis("error", str(existing), "cannot be written", "make it writable, or use --warehouse")
     free = shutil.disk_usage(existing).free
     if free < LOW_SPACE:
-        yield Finding("warning", str(existing), f"has {free >> 20} MiB left", "free some space, or use --warehouse")
+        yield Diagnosis("warning", str(existing), f"has {free >> 20} MiB left", "free some space, or use --warehouse")
 
 
-def _table(store: Store, table: Table) -> Iterator[Finding]:
+def _table(store: Store, table: Table) -> Iterator[Diagnosis]:
     for path in store.files(table.name):
         if path.name == PART:
             yield from _partition(store, table, path)
         elif not is_temporary(path):
-            yield Finding("warning", str(path), "is no partition and is not read", "move it out of the warehouse")
+            yield Diagnosis("warning", str(path), "is no partition and is not read", "move it out of the warehouse")
 
 
-def _partition(store: Store, table: Table, path: Place) -> Iterator[Finding]:
+def _partition(store: Store, table: Table, path: Place) -> Iterator[Diagnosis]:
     again = "delete it and run its study again"
     try:
         footer = read_footer(path)
         model, recipe = footer.provenance.model, footer.provenance.recipe
         if store.path(table, model, recipe) != path:
             names = model if recipe is None else f"{model}@{recipe}"
-            yield Finding("error", str(path), f"holds {names}, whose place is another", again)
+            yield Diagnosis("error", str(path), f"holds {names}, whose place is another", again)
             return
         store.read(table, model, recipe)
     except FileNotFoundError:  # removed since it was listed
@@ -95,35 +95,35 @@ def _partition(store: Store, table: Table, path: Place) -> Iterator[Finding]:
     except WarehouseError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return
-        yield Finding("error", str(path), str(error), again)
+        yield Diagnosis("error", str(path), str(error), again)
         return
     for violation in footer.violations:
-        yield Finding("error", str(path), f"breaks a check: {violation}", "run its study again, then report it")
+        yield Diagnosis("error", str(path), f"breaks a check: {violation}", "run its study again, then report it")
     version = version_of(table, footer.schema)
     if version is None:
         wanted, found = set(table.arrow().names), set(footer.schema.names)
         differing = ", ".join(sorted(wanted ^ found)) or "their types"
         message = f"fits no version of its table: its columns differ in {differing}"
-        yield Finding("warning", str(path), message, "run its study again")
+        yield Diagnosis("warning", str(path), message, "run its study again")
     elif version < table.version:
         message = f"was written by version {version} of its table, which has {table.version} now: it is read"
         lacking = ", ".join(lacks(table, version))
-        yield Finding(
+        yield Diagnosis(
             "warning", str(path), f"{message} with NULL for {lacking}" if lacking else message, "run its study again"
         )
 
 
-def _strangers(root: Place) -> Iterator[Finding]:
+def _strangers(root: Place) -> Iterator[Diagnosis]:
     for name in sorted(path.name for path in root.iterdir()):
         if name not in TABLES and not name.startswith(("_", ".")):
-            yield Finding("warning", str(root / name), "is none of the tables", "move it out of the warehouse")
+            yield Diagnosis("warning", str(root / name), "is none of the tables", "move it out of the warehouse")
 
 
-def _views(root: Place) -> Iterator[Finding]:
+def _views(root: Place) -> Iterator[Diagnosis]:
     try:
         connection = connect(root)
     except WarehouseError as error:
-        yield Finding("error", "sql", str(error), "install the package again, or mend the view")
+        yield Diagnosis("error", "sql", str(error), "install the package again, or mend the view")
         return
     with connection:
         for table in TABLES.values():
@@ -132,4 +132,4 @@ def _views(root: Place) -> Iterator[Finding]:
                 if missing:
                     message = f"{len(missing)} of its {' @ '.join(reference.columns)} are not in {reference.table}"
                     such = f"{message}, such as {'@'.join(missing[0])}"
-                    yield Finding("error", table.name, such, "run its study again, or move its files away")
+                    yield Diagnosis("error", table.name, such, "run its study again, or move its files away")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from prunescope.warehouse.core.errors import DamagedFileError
-from prunescope.warehouse.storage.atomic_write import STALE_SECONDS, refusals_explained, temporaries
+from prunescope.warehouse.storage.atomic_write import STALE_SECONDS, temporaries, translate_os_errors
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Partition, Store
 from prunescope.warehouse.storage.path_names import original, path_safe
@@ -26,7 +26,7 @@ Kind = Literal["temporary", "partition", "variant", "unfinished", "report"]
 
 
 @dataclass(frozen=True)
-class Named:
+class StudyScope:
     """What one study names.
 
     Attributes:
@@ -45,7 +45,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Waste:
+class OrphanFile:
     """A file that no study names.
 
     Attributes:
@@ -69,7 +69,7 @@ class Waste:
 Rows = dict[tuple[str, str], Partition]
 
 
-def waste(store: Store, studies: Sequence[Named], local: Path) -> list[Waste]:
+def waste(store: Store, studies: Sequence[StudyScope], local: Path) -> list[OrphanFile]:
     """Everything that none of the studies names, kind by kind.
 
     Args:
@@ -94,12 +94,12 @@ def waste(store: Store, studies: Sequence[Named], local: Path) -> list[Waste]:
     ]
 
 
-def removable(found: Iterable[Waste], computed_by: Container[str]) -> list[Waste]:
+def removable(found: Iterable[OrphanFile], computed_by: Container[str]) -> list[OrphanFile]:
     """What holds no results, and all that these studies computed; damaged files, which tell no study, are neither."""
     return [each for each in found if not each.is_result or (each.study and each.study in computed_by)]
 
 
-def remove(store: Store, found: Iterable[Waste]) -> int:
+def remove(store: Store, found: Iterable[OrphanFile]) -> int:
     """Removes files and the folders that they leave empty; gives the bytes.
 
     Raises:
@@ -107,7 +107,7 @@ def remove(store: Store, found: Iterable[Waste]) -> int:
     """
     freed = 0
     for each in found:
-        with refusals_explained(each.path):
+        with translate_os_errors(each.path):
             each.path.unlink(missing_ok=True)
         freed += each.bytes
         if isinstance(each.path, Path):
@@ -119,14 +119,14 @@ def remove(store: Store, found: Iterable[Waste]) -> int:
     return freed
 
 
-def _partitions(store: Store, studies: Sequence[Named]) -> Iterator[Waste]:
+def _partitions(store: Store, studies: Sequence[StudyScope]) -> Iterator[OrphanFile]:
     for table in TABLES.values():
         for partition in store.partitions(table) if table.is_of_studies else ():
             if not _is_named(studies, partition.model, partition.recipe):
                 yield from _waste("partition", partition.path, _study(partition.path))
 
 
-def _variants(store: Store, studies: Sequence[Named], rows: Rows) -> Iterator[Waste]:
+def _variants(store: Store, studies: Sequence[StudyScope], rows: Rows) -> Iterator[OrphanFile]:
     """Files of variants that no study names, and those that no row tells of, or only with other parameters."""
     for path in store.files("_variants"):
         row = rows.get((path.parent.parent.name, path.parent.name))
@@ -140,7 +140,7 @@ def _variants(store: Store, studies: Sequence[Named], rows: Rows) -> Iterator[Wa
                 yield from _waste("variant", path, made.study)
 
 
-def _unfinished(local: Path, studies: Sequence[Named], rows: Rows) -> Iterator[Waste]:
+def _unfinished(local: Path, studies: Sequence[StudyScope], rows: Rows) -> Iterator[OrphanFile]:
     for path in sorted((local / "_unfinished").rglob("*")):
         parts = path.relative_to(local / "_unfinished").parts
         model, recipe = (parts[0], parts[1]) if len(parts) > 2 else ("", "")
@@ -149,7 +149,7 @@ def _unfinished(local: Path, studies: Sequence[Named], rows: Rows) -> Iterator[W
             yield from _waste("unfinished", path, _study(row.path) if row else "")
 
 
-def _reports(store: Store, studies: Sequence[Named], rests: Container[str]) -> Iterator[Waste]:
+def _reports(store: Store, studies: Sequence[StudyScope], rests: Container[str]) -> Iterator[OrphanFile]:
     """Those of no study, and of a study with unnamed results those with eight digits: it ran in parts, or with more."""
     names = {each.study for each in studies}
     for path in store.files("_reports"):
@@ -158,14 +158,14 @@ def _reports(store: Store, studies: Sequence[Named], rests: Container[str]) -> I
             yield from _waste("report", path, study)
 
 
-def _tried(local: Path) -> Iterator[Waste]:
+def _tried(local: Path) -> Iterator[OrphanFile]:
     """What a killed `plan` wrote to see how fast that is; one that goes on has begun less than an hour ago."""
     for path in sorted(local.glob(f"{TRIED}*/**/*")):
         if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
             yield from _waste("temporary", path)
 
 
-def _is_named(studies: Sequence[Named], model: str | None, recipe: str | None) -> bool:
+def _is_named(studies: Sequence[StudyScope], model: str | None, recipe: str | None) -> bool:
     return model is not None and any(each.has(model, recipe) for each in studies)
 
 
@@ -176,7 +176,7 @@ def _study(path: Place) -> str:
         return ""
 
 
-def _waste(kind: Kind, path: Place, study: str = "") -> Iterator[Waste]:
+def _waste(kind: Kind, path: Place, study: str = "") -> Iterator[OrphanFile]:
     """The file, or nothing where it was removed since it was listed."""
     with suppress(FileNotFoundError):
-        yield Waste(kind, path, int(path.stat().st_size), study)
+        yield OrphanFile(kind, path, int(path.stat().st_size), study)

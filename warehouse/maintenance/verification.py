@@ -25,7 +25,7 @@ State = Literal["intact", "changed", "unverifiable", "unreadable"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerificationResult:
     """What became of one file.
 
     Attributes:
@@ -42,7 +42,7 @@ class Verdict:
     bytes: int
 
 
-def verify(store: Store) -> Iterator[Verdict]:
+def verify(store: Store) -> Iterator[VerificationResult]:
     """Reads every file of every table whole, table by table; one that cannot be read does not stop it.
 
     Raises:
@@ -55,7 +55,7 @@ def verify(store: Store) -> Iterator[Verdict]:
                     yield verify_file(path)
 
 
-def verify_file(path: Place) -> Verdict:
+def verify_file(path: Place) -> VerificationResult:
     """Compares a partition's bytes with its seal, its provenance and its rows with their hashes.
 
     Raises:
@@ -70,11 +70,11 @@ def verify_file(path: Place) -> Verdict:
         except FileNotFoundError:
             raise
         except failures() as error:
-            return Verdict(path, "unreadable", _reason(error), 0)
+            return VerificationResult(path, "unreadable", _reason(error), 0)
         return _verdict(copy, path)
 
 
-def _verdict(file: Path, path: Place) -> Verdict:
+def _verdict(file: Path, path: Place) -> VerificationResult:
     size = 0
     try:
         with file.open("rb") as opened:
@@ -84,10 +84,12 @@ def _verdict(file: Path, path: Place) -> Verdict:
         raise
     except (OSError, WarehouseError) as error:
         is_damage = isinstance(error, OSError) and error.errno is None  # Arrow's word for bytes that cannot be
-        return Verdict(path, "changed" if is_damage else "unreadable", _reason(error), size)
+        return VerificationResult(path, "changed" if is_damage else "unreadable", _reason(error), size)
     if reason is None:
-        return Verdict(path, "unverifiable", "written before there were hashes; all its pages can be read", size)
-    return Verdict(path, "changed" if reason else "intact", reason, size)
+        return VerificationResult(
+            path, "unverifiable", "written before there were hashes; all its pages can be read", size
+        )
+    return VerificationResult(path, "changed" if reason else "intact", reason, size)
 
 
 def _reason(error: Exception) -> str:

@@ -3,16 +3,16 @@
 The keys stand in the definitions of the tables; what a missing row means for a run is the caller's choice.
 """
 
-from prunescope.warehouse.schema.table import Reference, Table
+from prunescope.warehouse.schema.table import ForeignKey, Table
 from prunescope.warehouse.tables import TABLES
 
 
-def check_name(reference: Reference) -> str:
+def check_name(reference: ForeignKey) -> str:
     """The name of the check, such as `rows_have_their_variants`."""
     return f"rows_have_their_{reference.table}"
 
 
-def orphans(table: Table, reference: Reference) -> str:
+def orphans(table: Table, reference: ForeignKey) -> str:
     """The SELECT of the keys that rows of a table hold and the other table has not: none where all is well."""
     columns = ", ".join(reference.columns)
     return (

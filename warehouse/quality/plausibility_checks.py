@@ -32,7 +32,7 @@ NOISE_NATS = 0.05
 
 
 @dataclass(frozen=True)
-class Drift:
+class PlausibilityCheck:
     """One comparison on the rows of a partition.
 
     Attributes:
@@ -49,7 +49,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CheckResult:
     """What a comparison found.
 
     Attributes:
@@ -63,12 +63,12 @@ class Measured:
     is_warning: bool
 
 
-def _theorem_3(where: str) -> Drift:
+def _theorem_3(where: str) -> PlausibilityCheck:
     settled = (
         f"{where} and kl_dense_pruned_nats > 0 and abs(kappa3_term_nats) <= {SETTLED} * t3_kl_nats "
         f"and abs(kappa4_term_nats) <= {SETTLED} * t3_kl_nats"
     )
-    return Drift(
+    return PlausibilityCheck(
         "theorem_3_estimates_kl",
         f"Where the next two terms of its series are at most {SETTLED:.0%} of it each, Theorem 3's estimate over the "
         f"KL that was measured has a median between {RATIO[0]} and {RATIO[1]}. Fewer than {FEWEST} such rows say "
@@ -81,9 +81,9 @@ def _theorem_3(where: str) -> Drift:
     )
 
 
-def _dense(itself: str, noise: str) -> Drift:
+def _dense(itself: str, noise: str) -> PlausibilityCheck:
     noisy = f"starts_with(recipe, 'noise-') and {noise}"
-    return Drift(
+    return PlausibilityCheck(
         "dense_equals_itself",
         "The dense model against itself, and a sublayer that no recipe touched, differ by exactly nothing; the dense "
         f"model computed in another way (recipes noise-*) by a median of at most {NOISE_NATS} nats.",
@@ -96,20 +96,20 @@ def _dense(itself: str, noise: str) -> Drift:
     )
 
 
-_IDENTITY = Drift(
+_IDENTITY = PlausibilityCheck(
     "kl_keeps_its_identity",
     f"KL summed token by token and KL from the normalisers agree to {RESIDUAL:g} of 1 + KL nats.",
     {"largest_residual": "max(abs(identity_residual_nats) / (1 + kl_dense_pruned_nats))"},
     f"largest_residual > {RESIDUAL}",
 )
-_NUMBERS = Drift(
+_NUMBERS = PlausibilityCheck(
     "numbers_are_finite",
     "No measured number is NaN or infinite: the largest share of such rows in a column. It also breaks the table's "
     "rules, which block what stands on it.",
     {},
     "",
 )
-_GRADED = Drift(
+_GRADED = PlausibilityCheck(
     "answers_are_graded",
     "Every sample with a right answer is judged; programs that were not allowed to run are counted apart.",
     {
@@ -120,7 +120,7 @@ _GRADED = Drift(
     },
     "share_not_graded > 0",
 )
-DRIFTS: Mapping[str, tuple[Drift, ...]] = {
+DRIFTS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
     "layer_transitions": (
         _theorem_3("lens = 'normed'"),
         _IDENTITY,
@@ -141,12 +141,12 @@ DRIFTS: Mapping[str, tuple[Drift, ...]] = {
 }
 
 
-def drifts_of(table: Table) -> tuple[Drift, ...]:
+def drifts_of(table: Table) -> tuple[PlausibilityCheck, ...]:
     """What is compared in a table; nothing in most."""
     return DRIFTS.get(table.name, ())
 
 
-def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[Measured]:
+def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[CheckResult]:
     """All comparisons of a table on the rows of one partition.
 
     Args:
@@ -154,7 +154,7 @@ def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation]
         rows: the partition.
         violations: of the table's rules, as the store found them; without them no number is known to be unsound.
     """
-    found: list[Measured] = []
+    found: list[CheckResult] = []
     if not drifts_of(table):
         return found
     with engine(os.getpid()).cursor() as connection:
@@ -163,12 +163,12 @@ def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation]
             if drift is _NUMBERS:
                 failing = [each.rows_failing for each in violations if each.check == FINITE]
                 share = max(failing, default=0) / max(rows.height, 1)
-                found.append(Measured(drift.name, {"largest_share_not_finite": share}, bool(failing)))
+                found.append(CheckResult(drift.name, {"largest_share_not_finite": share}, bool(failing)))
                 continue
             figures = ", ".join(f"{expression} AS {name}" for name, expression in drift.figures.items())
             # Names and expressions are those above, never data.
             query = f"SELECT *, coalesce({drift.warns}, false) FROM (SELECT {figures} FROM rows)"  # noqa: S608
             *values, is_warning = connection.execute(query).fetchall()[0]
             told = [str(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-            found.append(Measured(drift.name, dict(zip(drift.figures, told, strict=True)), is_warning))
+            found.append(CheckResult(drift.name, dict(zip(drift.figures, told, strict=True)), is_warning))
     return found

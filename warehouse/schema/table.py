@@ -88,7 +88,7 @@ class Invariant:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ForeignKey:
     """A foreign key: every row has its row in another table.
 
     Attributes:
@@ -147,7 +147,7 @@ class Table:
     partitioning: Partitioning
     invariants: tuple[Invariant, ...] = field(default=())
     may_be_empty: bool = False
-    references: tuple[Reference, ...] = ()
+    references: tuple[ForeignKey, ...] = ()
     version: int = 1
     migrations: tuple[Migration, ...] = ()
     is_of_studies: bool = True

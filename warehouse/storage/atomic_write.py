@@ -49,15 +49,15 @@ def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
         WarehouseError: the system or the store refused; whatever stood at `path` still stands there.
     """
     if not isinstance(path, Path):
-        with refusals_explained(path), tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        with translate_os_errors(path), tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
             whole = Path(folder) / f"whole{path.suffix}"
-            with refusals_explained(whole):
+            with translate_os_errors(whole):
                 writer(whole)
             upload(whole, path)
         return
     # The name says who writes, so that a later run can tell a leftover from work in progress.
     temporary = path.parent / f"{PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
-    with refusals_explained(path):
+    with translate_os_errors(path):
         _make_folder(path.parent)
         try:
             writer(temporary)
@@ -88,7 +88,7 @@ def is_temporary(path: Place) -> bool:
 
 
 @contextmanager
-def refusals_explained(path: Place) -> Iterator[None]:
+def translate_os_errors(path: Place) -> Iterator[None]:
     """Turns an error of the system or the store about `path` into a WarehouseError with the fix."""
     try:
         yield

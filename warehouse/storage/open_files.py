@@ -3,7 +3,7 @@
 import fsspec
 
 
-class Pins(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
+class OpenFiles(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
     """A file system without files, which lives as long as the database that it is registered with.
 
     The Python object of a connection is no measure: its cursors outlive it, and would be left with numbers of

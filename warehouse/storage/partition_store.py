@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.schema.migrations import upgraded, version_of
 from prunescope.warehouse.schema.table import Table
-from prunescope.warehouse.storage.atomic_write import refusals_explained, temporaries, write_atomically
+from prunescope.warehouse.storage.atomic_write import temporaries, translate_os_errors, write_atomically
 from prunescope.warehouse.storage.file_checksum import UNSEALED, is_intact, seal
 from prunescope.warehouse.storage.location import Place, failures, fetch, place_of, read_from
 from prunescope.warehouse.storage.path_names import original, path_safe
@@ -75,7 +75,7 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class Written:
+class PartitionFile:
     """What a write did.
 
     Attributes:
@@ -172,7 +172,7 @@ class Store:
 
     def write(
         self, table: Table, rows: "pl.DataFrame", provenance: Provenance, model: str, recipe: str | None
-    ) -> Written:
+    ) -> PartitionFile:
         """Checks the rows and puts them in the place of the partition.
 
         Args:
@@ -209,7 +209,7 @@ class Store:
             seal(temporary)
 
         write_atomically(path, fill)
-        return Written(path, arrow.num_rows, path.stat().st_size, violations)
+        return PartitionFile(path, arrow.num_rows, path.stat().st_size, violations)
 
     def _refuse_another(self, table: Table, path: Place, model: str, recipe: str | None) -> None:
         """On a disk that does not tell upper from lower case two names can have one place, which is the first one's."""
@@ -320,7 +320,7 @@ class Store:
         """Removes what killed writers left behind and says which files it was."""
         removed = []
         for path in temporaries(self.root):
-            with refusals_explained(path):
+            with translate_os_errors(path):
                 path.unlink(missing_ok=True)
             removed.append(path)
         return removed

@@ -135,9 +135,9 @@ class Snapshot:
         self.serve(connection)
         if not self._descriptors:
             return
-        from prunescope.warehouse.storage.open_files import Pins
+        from prunescope.warehouse.storage.open_files import OpenFiles
 
-        pins = Pins()
+        pins = OpenFiles()
         connection.register_filesystem(pins)
         # When the process ends the system closes them, and nothing that still runs loses its files before.
         weakref.finalize(pins, _close, self._descriptors).atexit = False

@@ -5,7 +5,7 @@ Only definitions; a table chooses from them.
 
 import pyarrow as pa
 
-from prunescope.warehouse.schema.table import Column, Invariant, Reference
+from prunescope.warehouse.schema.table import Column, ForeignKey, Invariant
 
 LABEL = pa.dictionary(pa.int32(), pa.string())
 METRIC = pa.float32()
@@ -46,8 +46,8 @@ TRAJECTORY = Column(
     values=("teacher_forced", "free_running"),
 )
 
-OF_MODEL = Reference("models", ("model",))
-OF_VARIANT = Reference("variants", ("model", "recipe"))
+OF_MODEL = ForeignKey("models", ("model",))
+OF_VARIANT = ForeignKey("variants", ("model", "recipe"))
 
 TASK = Column("task", LABEL, "Name of the task.")
 TASK_METRICS: dict[str, str] = {

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from prunescope.assets import settings
-from prunescope.assets.execution.error_transport import KINDS, PassingError, WorkerLostError
-from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.execution.error_transport import KINDS, TransientError, WorkerLostError
+from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.pipelines.core.progress import Progress
 
 # What a worker prints; every worker begins it anew.
@@ -38,7 +38,7 @@ class _RemoteError(Exception):
     """The traceback of an error where it arose."""
 
 
-def compute_warm(part: Part, progress: Progress, local: Path, lock: int) -> Iterator[Report]:
+def compute_in_worker(part: ComputeTask, progress: Progress, local: Path, lock: int) -> Iterator[TaskResult]:
     """Has the worker of a warehouse compute a part; whoever stops asking stops the worker.
 
     Args:
@@ -59,7 +59,7 @@ def compute_warm(part: Part, progress: Progress, local: Path, lock: int) -> Iter
         for kind, value in worker.answers():
             match kind:
                 case "report":
-                    yield Report.from_json(value)
+                    yield TaskResult.from_json(value)
                 case "start":
                     progress.start(*value)
                 case "advance":
@@ -78,7 +78,7 @@ def compute_warm(part: Part, progress: Progress, local: Path, lock: int) -> Iter
         worker.close()
 
 
-def retire(local: Path) -> None:
+def stop_worker(local: Path) -> None:
     """Ends the worker of a warehouse, if there is one, so that its model is in nobody's way."""
     if worker := _connected(_socket_of(local)):
         worker.end()
@@ -94,7 +94,7 @@ class _Worker:
     pid: int
     identity: str
 
-    def ask(self, part: Part, lock: int) -> None:
+    def ask(self, part: ComputeTask, lock: int) -> None:
         message = part.to_json().encode() + b"\n"
         with suppress(ConnectionError):  # the answer, or that there is none, tells more
             sent = socket.send_fds(self.connection, [message], [lock])
@@ -130,7 +130,7 @@ class _Worker:
 def _raised(told: dict[str, Any]) -> Exception:
     """The error that a worker has told of, with its own traceback as the cause."""
     error = KINDS.get(told["kind"], RuntimeError)(told["message"])
-    error.__cause__ = (PassingError if told["can_pass"] else _RemoteError)(told["traceback"])
+    error.__cause__ = (TransientError if told["can_pass"] else _RemoteError)(told["traceback"])
     return error
 
 

@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from prunescope.assets import settings
-from prunescope.assets.execution.error_transport import KINDS, can_pass
-from prunescope.assets.execution.model_cache import LoadedModels
+from prunescope.assets.execution.error_transport import KINDS, is_transient
+from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import Part
+from prunescope.assets.execution.task import ComputeTask
 from prunescope.pipelines.core import scratch_directory
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -59,7 +59,7 @@ def serve(listener: socket.socket, path: Path, identity: str, idle: float) -> No
         idle: in seconds.
     """
     scratch_directory.clean()
-    loaded = LoadedModels()
+    loaded = ModelCache()
     listener.settimeout(idle)
     while True:
         try:
@@ -75,7 +75,7 @@ def serve(listener: socket.socket, path: Path, identity: str, idle: float) -> No
     path.unlink(missing_ok=True)
 
 
-def _answer(connection: socket.socket, identity: str, loaded: LoadedModels) -> None:
+def _answer(connection: socket.socket, identity: str, loaded: ModelCache) -> None:
     """Introduces itself, takes one part, computes it."""
     sender = _Sender(connection)
     sender.send("hello", {"pid": os.getpid(), "identity": identity})
@@ -89,7 +89,7 @@ def _answer(connection: socket.socket, identity: str, loaded: LoadedModels) -> N
     watcher.start()
     loaded.progress = sender
     try:
-        part = Part.from_json(line.decode())
+        part = ComputeTask.from_json(line.decode())
         Store(part.root).clean_temporaries()
         for report in compute(part, loaded):
             sender.send("report", report.to_json())
@@ -117,7 +117,7 @@ def _told(error: Exception) -> dict[str, object]:
     kind = next((one.__name__ for one in type(error).__mro__ if one.__name__ in KINDS), None)
     message = str(error) if kind else f"{type(error).__name__}: {error}"
     where = "".join(traceback.format_exception(error))
-    return {"kind": kind, "message": message, "traceback": where, "can_pass": can_pass(error)}
+    return {"kind": kind, "message": message, "traceback": where, "can_pass": is_transient(error)}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from prunescope.pipelines.core.errors import InputError
 
 
 @dataclass(frozen=True)
-class RayPlace:
+class RayClusterConfig:
     """Which cluster, and how much of it a worker takes.
 
     Attributes:

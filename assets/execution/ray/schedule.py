@@ -7,16 +7,16 @@ records a run when its parts are computed, one run after the other in one thread
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from prunescope.assets.execution.ray.worker_pool import Fleet, Task
-from prunescope.assets.execution.task import STEPS, Part
+from prunescope.assets.execution.ray.worker_pool import Task, WorkerPool
+from prunescope.assets.execution.task import STEPS, ComputeTask
 from prunescope.assets.planning.fingerprints import SPEED_TABLE
-from prunescope.assets.planning.work_plan import Plan, Request, Work
+from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest
 
 _MASKS = ("variants",)
 
 
 @dataclass
-class Order:
+class RaySchedule:
     """What of a plan is under way.
 
     Attributes:
@@ -30,12 +30,12 @@ class Order:
     """
 
     plan: Plan
-    request: Request
+    request: StudyRequest
     root: str
-    fleet: Fleet
-    record: Callable[[Work, tuple[str, ...], bool], bool]
+    fleet: WorkerPool
+    record: Callable[[PartitionWork, tuple[str, ...], bool], bool]
     pruned: Callable[[str, set[str]], None]
-    _doing: dict[str, tuple[Work, tuple[str, ...]]] = field(default_factory=dict, init=False)
+    _doing: dict[str, tuple[PartitionWork, tuple[str, ...]]] = field(default_factory=dict, init=False)
     _to_prune: dict[str, int] = field(default_factory=dict, init=False)
     _failed: dict[str, set[str]] = field(default_factory=dict, init=False)
 
@@ -72,7 +72,7 @@ class Order:
             else:
                 self._measure(work)
 
-    def _after_pruning(self, work: Work) -> None:
+    def _after_pruning(self, work: PartitionWork) -> None:
         if self.record(work, _MASKS, work.tables == _MASKS):
             self._measure(work)
         else:
@@ -81,13 +81,13 @@ class Order:
         if not self._to_prune[work.model]:
             self.pruned(work.model, self._failed[work.model])
 
-    def _measure(self, work: Work) -> None:
+    def _measure(self, work: PartitionWork) -> None:
         if tables := tuple(table for table in work.tables if table not in {*_MASKS, SPEED_TABLE}):
             self._give(work, tables)
 
-    def _give(self, work: Work, tables: Collection[str]) -> None:
+    def _give(self, work: PartitionWork, tables: Collection[str]) -> None:
         recipe = work.recipe.name if work.recipe else None
         steps = [step for step, made in STEPS.items() if set(made) & set(tables)]
-        parts = tuple(Part(step, self.request, self.root, work.model, recipe) for step in steps)
+        parts = tuple(ComputeTask(step, self.request, self.root, work.model, recipe) for step in steps)
         self._doing[work.name] = work, tuple(tables)
         self.fleet.add(Task(work.name, parts))

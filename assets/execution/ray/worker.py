@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from prunescope.assets.execution.error_transport import KINDS, PassingError, can_pass
-from prunescope.assets.execution.model_cache import LoadedModels
+from prunescope.assets.execution.error_transport import KINDS, TransientError, is_transient
+from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.partition_context import LIBRARIES
 from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.planning.fingerprints import CODE_VERSIONS
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -24,7 +24,7 @@ from prunescope.warehouse.storage.partition_store import Store
 
 
 @dataclass(frozen=True)
-class Given:
+class WorkerConfig:
     """What a worker must know before its first part. It travels as an argument: Ray logs a runtime environment.
 
     Attributes:
@@ -43,10 +43,10 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Done:
+class TaskOutcome:
     """What became of a part: a report of every table that was written, and the error that ended it, if any."""
 
-    reports: tuple[Report, ...] = ()
+    reports: tuple[TaskResult, ...] = ()
     error: Exception | None = None
 
 
@@ -60,10 +60,10 @@ class Worker:
     """The actor."""
 
     def __init__(self) -> None:
-        self._loaded = LoadedModels()
+        self._loaded = ModelCache()
         self._host = ""
 
-    def prepare(self, given: Given) -> Exception | None:
+    def prepare(self, given: WorkerConfig) -> Exception | None:
         """Takes what the driver gives; the reason why this machine cannot work with it, none if it can."""
         self._host = given.host
         for name, value in given.environment.items():
@@ -87,22 +87,22 @@ class Worker:
             )
         return None
 
-    def compute(self, line: str) -> Done:
+    def compute(self, line: str) -> TaskOutcome:
         """Computes the part of one line of JSON; an error is part of what came of it."""
-        reports: list[Report] = []
+        reports: list[TaskResult] = []
         try:
-            reports.extend(compute(Part.from_json(line), self._loaded))
+            reports.extend(compute(ComputeTask.from_json(line), self._loaded))
         except Exception as error:  # whatever it is, the driver says it
-            return Done(tuple(reports), self._told(error))
-        return Done(tuple(reports))
+            return TaskOutcome(tuple(reports), self._told(error))
+        return TaskOutcome(tuple(reports))
 
     def _told(self, error: Exception) -> Exception:
         """The error as it can travel, with the machine that it came from where that is another one."""
         host = socket.gethostname()
         where = "" if host == self._host else f" (on {host})"
         kind = next((one for one in type(error).__mro__ if one.__name__ in KINDS), None)
-        if can_pass(error):
-            copy: Exception = PassingError(f"{error}{where}")
+        if is_transient(error):
+            copy: Exception = TransientError(f"{error}{where}")
         elif kind is not None:
             copy = KINDS[kind.__name__](f"{error}{where}")
         else:

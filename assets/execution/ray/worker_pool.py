@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from prunescope.assets import settings
-from prunescope.assets.execution.ray.config import RayPlace
-from prunescope.assets.execution.ray.worker import Done, Given, Worker, versions
-from prunescope.assets.execution.task import Part, Report
+from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.ray.worker import TaskOutcome, Worker, WorkerConfig, versions
+from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.atomic_write import PREFIX
 from prunescope.warehouse.storage.location import is_local
@@ -35,7 +35,7 @@ OBJECT_STORE = 80 << 20
 
 
 @dataclass(frozen=True)
-class Seat:
+class WorkerSlot:
     """Room for one worker: the machine, its CPUs and GPUs."""
 
     node: str
@@ -43,7 +43,7 @@ class Seat:
     gpus: float
 
 
-def seats(nodes: Sequence[dict[str, Any]], place: RayPlace) -> list[Seat]:
+def seats(nodes: Sequence[dict[str, Any]], place: RayClusterConfig) -> list[WorkerSlot]:
     """Where workers fit.
 
     Args:
@@ -61,7 +61,7 @@ def seats(nodes: Sequence[dict[str, Any]], place: RayPlace) -> list[Seat]:
         cpus = int(has.get("CPU", 0))
         most = int(has.get("GPU", 0) / gpus) if gpus else cpus // place.cpus_per_task if place.cpus_per_task else 1
         most = min(most, cpus // (place.cpus_per_task or 1))
-        found += [Seat(node, place.cpus_per_task or cpus // most, gpus) for _ in range(most)]
+        found += [WorkerSlot(node, place.cpus_per_task or cpus // most, gpus) for _ in range(most)]
     if not found:
         wanted = f"{place.cpus_per_task or 1} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
         there = "; ".join(f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs" for _, has in owned)
@@ -77,32 +77,32 @@ class Task:
     """Parts of one variant or model that one worker computes in their order."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[ComputeTask, ...]
     deaths: int = 0
 
 
 @dataclass(eq=False)
-class _Hired:
+class _WorkerHandle:
     """A worker: its actor, and what it was asked for, by the references to the answers."""
 
-    seat: Seat
+    seat: WorkerSlot
     actor: Any
     ready: Any | None
-    asked: dict[Any, tuple[Task, Part]] = field(default_factory=dict)
+    asked: dict[Any, tuple[Task, ComputeTask]] = field(default_factory=dict)
     model: str = ""
 
 
 Key = tuple[str, str, str | None]
 
 
-def _key(part: Part) -> Key:
+def _key(part: ComputeTask) -> Key:
     return part.step, part.model, part.recipe
 
 
-class Fleet:
+class WorkerPool:
     """The workers, the tasks that wait for one, and what has come of those that do not."""
 
-    def __init__(self, place: RayPlace, tell: Callable[[str], None], most: int | None = None) -> None:
+    def __init__(self, place: RayClusterConfig, tell: Callable[[str], None], most: int | None = None) -> None:
         """Contacts nobody yet.
 
         Args:
@@ -112,11 +112,11 @@ class Fleet:
         """
         self._place, self._tell, self._most = place, tell, most
         self._stack = ExitStack()
-        self._given: Given | None = None
-        self._hired: list[_Hired] = []
+        self._given: WorkerConfig | None = None
+        self._hired: list[_WorkerHandle] = []
         self._waiting: list[Task] = []
         self._busy: list[Task] = []
-        self._found: dict[Key, Done] = {}
+        self._found: dict[Key, TaskOutcome] = {}
         self._seats = 0
         self._deaths_at_start = 0
         self._alone_since: float | None = None
@@ -145,7 +145,7 @@ class Fleet:
                     return task
             self._step((self._waiting or self._busy)[0].parts[0].root)
 
-    def reports(self, part: Part) -> Iterator[Report]:
+    def reports(self, part: ComputeTask) -> Iterator[TaskResult]:
         """What came of a part; it is computed first where nobody has asked for it yet.
 
         Raises:
@@ -189,21 +189,21 @@ class Fleet:
 
         self._stack.enter_context(connected(self._place.address))
         mark = self._stack.enter_context(_marked(root))
-        self._given = Given(settings.carried_environment(), versions(), root, mark, socket.gethostname())
+        self._given = WorkerConfig(settings.carried_environment(), versions(), root, mark, socket.gethostname())
         self._stack.callback(lambda: [ray.kill(hired.actor) for hired in self._hired])
         found = seats(ray.nodes(), self._place)[: self._most]
         self._seats = len(found)
         for seat in found:
             self._hire(seat)
 
-    def _hire(self, seat: Seat) -> None:
+    def _hire(self, seat: WorkerSlot) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         # Soft: a machine that is gone leaves its worker's place to any other.
         where = NodeAffinitySchedulingStrategy(seat.node, soft=True)
         actor = ray.remote(Worker).options(num_cpus=seat.cpus, num_gpus=seat.gpus, scheduling_strategy=where).remote()
-        self._hired.append(_Hired(seat, actor, actor.prepare.remote(self._given)))
+        self._hired.append(_WorkerHandle(seat, actor, actor.prepare.remote(self._given)))
 
     def _hand_out(self) -> None:
         """Gives every free worker some tasks, those of the model that it holds before others."""
@@ -224,7 +224,7 @@ class Fleet:
                     hired.asked[hired.actor.compute.remote(asked.to_json())] = (task, part)
             hired.model = first.model
 
-    def _heard(self, hired: _Hired, ref: Any) -> None:  # noqa: ANN401 - Ray's references
+    def _heard(self, hired: _WorkerHandle, ref: Any) -> None:  # noqa: ANN401 - Ray's references
         """Takes what a worker has answered, or notes that it is dead."""
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -244,7 +244,7 @@ class Fleet:
             _, part = hired.asked.pop(ref)
             self._found[_key(part)] = answer
 
-    def _lost(self, hired: _Hired, error: Exception) -> None:
+    def _lost(self, hired: _WorkerHandle, error: Exception) -> None:
         """Gives a dead worker's tasks to others and its place to a new one."""
         import ray
 
@@ -261,7 +261,7 @@ class Fleet:
             if task.deaths >= MOST_DEATHS:
                 why = ComputationError(f"{MOST_DEATHS} workers died computing it; the last one: {reason}")
                 for part in task.parts:
-                    self._found.setdefault(_key(part), Done(error=why))
+                    self._found.setdefault(_key(part), TaskOutcome(error=why))
             else:
                 if task.deaths == MOST_DEATHS - 1 and _may_be_memory(error):
                     task.parts = tuple(replace(part, is_halved=True) for part in task.parts)
@@ -338,11 +338,11 @@ def _marked(root: str) -> Iterator[str]:
 
 
 # The fleet of this process, which every run in it uses: several Dagster runs make one study.
-_IN_USE: list[Fleet] = []
+_IN_USE: list[WorkerPool] = []
 
 
 @contextmanager
-def _in_use(fleet: Fleet) -> Iterator[None]:
+def _in_use(fleet: WorkerPool) -> Iterator[None]:
     _IN_USE.append(fleet)
     try:
         yield
@@ -351,10 +351,10 @@ def _in_use(fleet: Fleet) -> Iterator[None]:
 
 
 @contextmanager
-def fleet_of(place: RayPlace, tell: Callable[[str], None]) -> Iterator[Fleet]:
+def fleet_of(place: RayClusterConfig, tell: Callable[[str], None]) -> Iterator[WorkerPool]:
     """The fleet of this process; where there is none, one of a single worker for a run on its own."""
     if _IN_USE:
         yield _IN_USE[-1]
     else:
-        with Fleet(place, tell, most=1) as fleet:
+        with WorkerPool(place, tell, most=1) as fleet:
             yield fleet

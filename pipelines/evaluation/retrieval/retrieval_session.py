@@ -22,7 +22,7 @@ from prunescope.pipelines.evaluation.retrieval.embedding import embed, require_f
 from prunescope.pipelines.evaluation.retrieval.pooling import Pooling
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
 COSINE = "embedding_cosine"
@@ -124,7 +124,7 @@ class RetrievalSession:
     def _measure(self, data: _Data, recipe: str, variant: Variant, progress: Progress) -> Tables:
         pruned = data.dense
         if not variant.is_dense:
-            with applied(self.decoder, variant):
+            with apply_variant(self.decoder, variant):
                 pruned = self._embedded(data.ids, data.pooling, data.spec, recipe, progress)
         queries, documents = list(data.collection.queries), list(data.collection.documents)
         cosines = _cosines(data.dense, pruned)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.evaluation.tasks.speculative_decoding import Guesser, worth
+from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, worth
 from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.metrics.text_metrics import distinct_n, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, TokenCache, padded_left, probe_tokens
@@ -28,7 +28,7 @@ LEAST_SHARED = 64
 
 
 @dataclass(frozen=True)
-class Written:
+class Generation:
     """One answer.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Row:
 
     context: tuple[int, ...]
     until: tuple[str, ...]
-    guesser: Guesser
+    guesser: DraftProposer
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
 
@@ -76,7 +76,7 @@ def write(
     others: Sequence[Sequence[int]] | None = None,
     *,
     goes_on: bool | None = None,
-) -> list[Written]:
+) -> list[Generation]:
     """Answers every context greedily, up to one of its stop strings, an end token or the limit.
 
     The text is the one that lm-eval's `hf` model returns: a context too long for the model loses tokens at its
@@ -96,7 +96,7 @@ def write(
         max_new_tokens: the limit.
         batch: most rows that are written together; fewer where they would take more than MOST_TOKENS.
         others: what another model wrote behind each context, to guess by; it decides no token.
-        goes_on: what `can_go_on` found of the decoder, if it was asked already.
+        goes_on: what `can_reuse_prefix` found of the decoder, if it was asked already.
 
     Raises:
         InputError: the limit leaves no room for a context; or a context is empty and no token begins a text.
@@ -112,13 +112,13 @@ def write(
         _Row(
             kept := tuple(context)[-room:] or _beginning(decoder),
             tuple(stop for stop in stops if stop),
-            Guesser(kept, other),
+            DraftProposer(kept, other),
         )
         for context, stops, other in zip(contexts, until, others or [()] * len(contexts), strict=True)
     ]
     with quick_linears(decoder.model):
         if goes_on is None:
-            goes_on = can_go_on(decoder)
+            goes_on = can_reuse_prefix(decoder)
         most_rows, most_tokens = decoder.at_once(batch) if decoder.can_pad else 1, decoder.at_once(MOST_TOKENS)
         for together in _batches(rows, max_new_tokens, most_rows, most_tokens):
             _write_together(decoder, together, max_new_tokens, goes_on=goes_on)
@@ -237,7 +237,7 @@ def _begun(
 
 
 @torch.inference_mode()
-def can_go_on(decoder: Decoder) -> bool:
+def can_reuse_prefix(decoder: Decoder) -> bool:
     """Whether texts of several lengths go on from one cached beginning, padded in between, found by running two."""
     if decoder.cache_refusal is not None or _counts_columns(cast(Any, decoder.model).config.to_dict()):
         return False
@@ -293,7 +293,7 @@ def _is_stopped(tokenizer: Any, row: _Row) -> bool:  # noqa: ANN401
     return any(stop in text for stop in row.until)
 
 
-def _finished(decoder: Decoder, row: _Row) -> Written:
+def _finished(decoder: Decoder, row: _Row) -> Generation:
     def read(count: int) -> str:
         return str(decoder.tokenizer.decode(row.tokens[:count], skip_special_tokens=True))
 
@@ -306,4 +306,4 @@ def _finished(decoder: Decoder, row: _Row) -> Written:
     ended = row.ended or text != whole
     while ended and kept and read(kept - 1).startswith(text):
         kept -= 1
-    return Written(text, tuple(row.tokens), ended, kept)
+    return Generation(text, tuple(row.tokens), ended, kept)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.tasks.batched_generation import Written, can_go_on, write
+from prunescope.pipelines.evaluation.tasks.batched_generation import Generation, can_reuse_prefix, write
 from prunescope.pipelines.evaluation.tasks.loading import quiet
 from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
@@ -71,7 +71,7 @@ class _Group:
         return sum(len(row.asked) for row in self.rows)
 
 
-class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
+class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     """Answers lm-eval's requests with a decoder that was loaded once, worn or dense.
 
     What several requests begin with passes through the model once, a question with its options and with their letters;
@@ -96,10 +96,10 @@ class WornModel(HFLM):  # type: ignore[misc] # lm-eval has no types
             super().__init__(pretrained=decoder.model, tokenizer=copy.deepcopy(decoder.tokenizer), batch_size=2**31)
         self.decoder = decoder
         # Asked of the dense model: what a variant is asked must not depend on which one came first.
-        self._can_share, self._goes_on = _can_share(decoder), can_go_on(decoder)
+        self._can_share, self._goes_on = _can_share(decoder), can_reuse_prefix(decoder)
         self.progress: Progress = SILENT
         self.task = "task"
-        self.written: dict[tuple[str, str], Written] = {}
+        self.written: dict[tuple[str, str], Generation] = {}
         self.others: Mapping[int, str] = {}
 
     def set_context(self, context: int | None) -> None:

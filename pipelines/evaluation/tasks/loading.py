@@ -42,7 +42,7 @@ _REFUSALS = (
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedTask:
     """One of lm-eval's tasks, ready to be asked.
 
     Attributes:
@@ -91,7 +91,7 @@ class Loaded:
         return str(found)
 
 
-def load_tasks(specs: Sequence[TaskSpec]) -> list[Loaded]:
+def load_tasks(specs: Sequence[TaskSpec]) -> list[LoadedTask]:
     """Loads every task with its samples; of a task that is scored by letters too, one after the other.
 
     Raises:
@@ -166,12 +166,12 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
         lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory = theirs, fetching
 
 
-def _guarded(spec: TaskSpec) -> list[Loaded]:
+def _guarded(spec: TaskSpec) -> list[LoadedTask]:
     with _no_foreign_metrics(spec):
         return _load(spec)
 
 
-def _load(spec: TaskSpec) -> list[Loaded]:
+def _load(spec: TaskSpec) -> list[LoadedTask]:
     definition = find(spec)
     if definition.is_group:
         if spec.data is not None:
@@ -215,7 +215,7 @@ def _built(spec: TaskSpec, manager: Any, asked: Any) -> dict[str, Any]:  # noqa:
     return tasks
 
 
-def _ready(spec: TaskSpec, name: str, task: Any) -> Loaded:  # noqa: ANN401
+def _ready(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: ANN401
     """The task with the study's settings."""
     if getattr(task, "UNSAFE_CODE", False):
         raise InputError(unsafe(name))  # as one of a group, whose own definition says nothing of it
@@ -235,7 +235,7 @@ def _ready(spec: TaskSpec, name: str, task: Any) -> Loaded:  # noqa: ANN401
         raise InputError(f"task {name}: `samples` {spec.samples}, but there are {count}; lower it or give more `data`")
     if scoring == "full_text" and task.OUTPUT_TYPE == "multiple_choice" and _is_lettered(task):
         scoring = "letter"
-    return Loaded(spec, name, scoring, task)
+    return LoadedTask(spec, name, scoring, task)
 
 
 def _is_lettered(task: Any) -> bool:  # noqa: ANN401

@@ -64,7 +64,7 @@ _SAID, _BROKEN = 100, 101
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Refusal(Exception):  # noqa: N818 - the machine's answer, no fault in here
+class SandboxUnavailableError(Exception):
     """This machine lacks what the isolation needs."""
 
 
@@ -78,7 +78,7 @@ def _needing(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal(f"{what} ({error.strerror})") from error
+        raise SandboxUnavailableError(f"{what} ({error.strerror})") from error
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -203,7 +203,9 @@ def _filter() -> list[tuple[int, int, int, int]]:
     """The filter's instructions: what it does, how many to skip where a condition holds and where not, a number."""
     machine = platform.machine()
     if machine not in _REFUSED:
-        raise Refusal(f"no filter of system calls is known for {machine}; known are {', '.join(_REFUSED)}")
+        raise SandboxUnavailableError(
+            f"no filter of system calls is known for {machine}; known are {', '.join(_REFUSED)}"
+        )
     name, refused, clone = _REFUSED[machine]
     count = len(refused)
     return [
@@ -403,7 +405,7 @@ def main() -> None:
             except Ending as ending:
                 say(*ending.args)
                 status = _SAID
-            except Refusal as refusal:
+            except SandboxUnavailableError as refusal:
                 say("refused", str(refusal))
                 status = _SAID
             except Exception:
@@ -416,7 +418,7 @@ def main() -> None:
             say("timed_out", "the tests used up their processor time")
         elif status not in (_SAID, _BROKEN):
             say("failed", "the tests were ended before their verdict")
-    except Refusal as refusal:
+    except SandboxUnavailableError as refusal:
         say("refused", str(refusal))
 
 

@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ExecutionVerdict:
     """How the tests of a program went, and why in a few words.
 
     `refused` says that this machine cannot shut a program in; nothing of it ran.
@@ -52,7 +52,9 @@ class Verdict:
     reason: str = ""
 
 
-def passes(problem: str, completion: str, tests: str, entry_point: str, limits: Limits | None = None) -> Verdict:
+def passes(
+    problem: str, completion: str, tests: str, entry_point: str, limits: Limits | None = None
+) -> ExecutionVerdict:
     """Whether a completed program passes tests, in a jail of its own.
 
     The program runs in namespaces of users, mounts, processes, network, IPC and host name, without capabilities, under
@@ -77,7 +79,7 @@ def passes(problem: str, completion: str, tests: str, entry_point: str, limits: 
     """
     limits = limits or Limits()
     if not sys.platform.startswith("linux"):
-        return Verdict("refused", f"code runs only in Linux's namespaces; this is {sys.platform}")
+        return ExecutionVerdict("refused", f"code runs only in Linux's namespaces; this is {sys.platform}")
     with tempfile.TemporaryDirectory(prefix="prunescope-") as root:
         task = {
             "problem": problem,
@@ -103,13 +105,13 @@ def passes(problem: str, completion: str, tests: str, entry_point: str, limits: 
         try:
             said, complaint = process.communicate(asked, limits.seconds)
         except subprocess.TimeoutExpired:
-            return Verdict("timed_out", f"not done after {limits.seconds:g} s")
+            return ExecutionVerdict("timed_out", f"not done after {limits.seconds:g} s")
         finally:
             _end(process)
     if not said:
         told = complaint.decode(errors="replace").strip().splitlines()
         raise ComputationError(f"the jail for a program broke: {told[-1] if told else 'it said nothing'}")
-    return Verdict(*json.loads(said))
+    return ExecutionVerdict(*json.loads(said))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

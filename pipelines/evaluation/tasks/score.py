@@ -12,9 +12,9 @@ import polars as pl
 from lm_eval.evaluator import evaluate
 
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.tasks.lm_eval_model import WornModel
-from prunescope.pipelines.evaluation.tasks.loading import Loaded, load_tasks, quiet
-from prunescope.pipelines.evaluation.tasks.sandbox_client import Verdict, passes
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
+from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks, quiet
+from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict, passes
 from prunescope.pipelines.evaluation.tasks.score_rows import (
     SAMPLE_SCHEMA,
     SCORE_SCHEMA,
@@ -26,7 +26,7 @@ from prunescope.pipelines.evaluation.tasks.score_rows import (
 )
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 _SAMPLE_KEY = ["task", "sample_id", "scoring"]
@@ -35,7 +35,7 @@ _AGREEING = ("full_text", "greedy")
 
 
 @dataclass(frozen=True)
-class Scored:
+class TaskScores:
     """Rows of one variant.
 
     Attributes:
@@ -48,7 +48,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class _Asked(Scored):
+class _Asked(TaskScores):
     """Rows of one variant by itself.
 
     Attributes:
@@ -74,12 +74,12 @@ class TaskSession:
     def __init__(self, decoder: Decoder, model: str, specs: Sequence[TaskSpec], *, allows_code: bool = False) -> None:
         self.decoder, self.model, self._allows_code = decoder, model, allows_code
         self._tasks = load_tasks(specs)
-        self._worn = WornModel(decoder) if self._tasks else None
+        self._worn = VariantLM(decoder) if self._tasks else None
         self._dense: pl.DataFrame | None = None
 
     def score(
         self, recipe: str, variant: Variant, dense: pl.DataFrame | None = None, progress: Progress = SILENT
-    ) -> Scored:
+    ) -> TaskScores:
         """Asks a variant everything.
 
         Args:
@@ -114,7 +114,7 @@ class TaskSession:
     def _asked(self, recipe: str, variant: Variant, progress: Progress, dense: pl.DataFrame | None = None) -> _Asked:
         scores, samples, about = [], [], []
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
-        with applied(self.decoder, variant):
+        with apply_variant(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
                 for loaded, answered in self._evaluated(list(together), recipe, progress, dense):
                     if loaded.scoring in _AGREEING:
@@ -129,8 +129,8 @@ class TaskSession:
         )
 
     def _evaluated(
-        self, together: Sequence[Loaded], recipe: str, progress: Progress, dense: pl.DataFrame | None
-    ) -> Iterator[tuple[Loaded, Answered]]:
+        self, together: Sequence[LoadedTask], recipe: str, progress: Progress, dense: pl.DataFrame | None
+    ) -> Iterator[tuple[LoadedTask, Answered]]:
         """A task in all its ways of scoring through lm-eval's evaluator, so that these share what they begin with.
 
         Every time with its own draw of worked examples. What a variant writes is guessed by the dense model's texts.
@@ -153,7 +153,7 @@ class TaskSession:
             tokens = [len(worn.tok_encode(text)) for text in texts_of(loaded, samples)]
             yield loaded, Answered(results, samples, dict(worn.written), tokens, self._verdicts(loaded, samples))
 
-    def _verdicts(self, loaded: Loaded, samples: Sequence[Mapping[str, Any]]) -> dict[int, Verdict]:
+    def _verdicts(self, loaded: LoadedTask, samples: Sequence[Mapping[str, Any]]) -> dict[int, ExecutionVerdict]:
         """Runs every program that was written, one after the other; none where that is not allowed."""
         if not (loaded.runs_code and self._allows_code):
             return {}
@@ -164,7 +164,7 @@ class TaskSession:
             for sample in samples
         }
 
-    def _beside_dense(self, scored: _Asked) -> Scored:
+    def _beside_dense(self, scored: _Asked) -> TaskScores:
         """Whether answers are the dense model's own, and the share of those."""
         own = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
         samples = (
@@ -187,7 +187,7 @@ class TaskSession:
             agreement.filter(pl.col("n") > 0), on="task", how="inner", maintain_order="left"
         )
         rows = rows.with_columns(metric=pl.lit("agreement"), is_higher_better=pl.lit(True))
-        return Scored(pl.concat([scored.scores, rows.select(SCORE_SCHEMA.names())]), samples)
+        return TaskScores(pl.concat([scored.scores, rows.select(SCORE_SCHEMA.names())]), samples)
 
 
 def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
@@ -208,7 +208,7 @@ def shares(scores: pl.DataFrame) -> pl.DataFrame:
     return scores.select("task", "metric", "value", "standard_error", "n")
 
 
-def _written(samples: pl.DataFrame, together: Sequence[Loaded]) -> dict[int, str]:
+def _written(samples: pl.DataFrame, together: Sequence[LoadedTask]) -> dict[int, str]:
     """The texts of a task by the number of the sample; none of several tasks at once, whose numbers are the same."""
     names = {loaded.name for loaded in together}
     if len(names) > 1:

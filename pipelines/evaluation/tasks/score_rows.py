@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from prunescope.pipelines.evaluation.tasks.batched_generation import Written
+from prunescope.pipelines.evaluation.tasks.batched_generation import Generation
 from prunescope.pipelines.evaluation.tasks.definition import harness
 from prunescope.pipelines.evaluation.tasks.lm_eval_model import written_key
-from prunescope.pipelines.evaluation.tasks.loading import Loaded
-from prunescope.pipelines.evaluation.tasks.sandbox_client import Verdict
+from prunescope.pipelines.evaluation.tasks.loading import LoadedTask
+from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict
 from prunescope.pipelines.metrics.text_metrics import collapse_step
 
 _Types = dict[str, pl.DataType | type[pl.DataType]]
@@ -79,12 +79,12 @@ class Answered:
 
     results: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
-    written: Mapping[tuple[str, str], Written]
+    written: Mapping[tuple[str, str], Generation]
     tokens: Sequence[int]
-    verdicts: Mapping[int, Verdict]
+    verdicts: Mapping[int, ExecutionVerdict]
 
 
-def facts(loaded: Loaded, answered: Answered) -> Row:
+def facts(loaded: LoadedTask, answered: Answered) -> Row:
     """What all rows of a task say alike in `task_scores`, whatever the metric; known where nothing was judged too."""
     return {
         "task": loaded.name,
@@ -98,7 +98,7 @@ def facts(loaded: Loaded, answered: Answered) -> Row:
     }
 
 
-def score_rows(loaded: Loaded, answered: Answered) -> Iterator[Row]:
+def score_rows(loaded: LoadedTask, answered: Answered) -> Iterator[Row]:
     """Every metric that lm-eval aggregated."""
     about = facts(loaded, answered)
     filters = list(dict.fromkeys(str(sample["filter"]) for sample in answered.samples))
@@ -139,7 +139,7 @@ def score_rows(loaded: Loaded, answered: Answered) -> Iterator[Row]:
         }
 
 
-def _metric_name(loaded: Loaded, metric: str, chosen: str, filters: Sequence[str]) -> str:
+def _metric_name(loaded: LoadedTask, metric: str, chosen: str, filters: Sequence[str]) -> str:
     if loaded.task.OUTPUT_TYPE == "loglikelihood" or metric not in _METRICS[loaded.scoring]:
         return _OTHER + (metric if len(filters) == 1 else f"{metric},{chosen}")
     name = _METRICS[loaded.scoring][metric]
@@ -175,7 +175,7 @@ def _standard_error(metric: str, own: Sequence[Any], value: float) -> tuple[floa
     return (float(values.std(ddof=1)) / math.sqrt(len(own)) if math.isclose(mean, value) else None), len(own)
 
 
-def _task_hash(loaded: Loaded, answered: Answered) -> str:
+def _task_hash(loaded: LoadedTask, answered: Answered) -> str:
     """Of everything that was asked, the right answers and the metrics."""
     asked = [(_sample_hash(loaded, sample), str(sample["target"])) for sample in answered.samples]
     return _hashed([loaded.scoring, sorted(answered.results), asked])
@@ -184,7 +184,7 @@ def _task_hash(loaded: Loaded, answered: Answered) -> str:
 # -- samples ----------------------------------------------------------------------------------------------------------
 
 
-def sample_rows(loaded: Loaded, answered: Answered) -> Iterator[Row]:
+def sample_rows(loaded: LoadedTask, answered: Answered) -> Iterator[Row]:
     """Every sample, once however many filters judged it."""
     rows = {"rolling": _read_row, "greedy": _written_row}.get(loaded.scoring, _chosen_row)
     by_sample: dict[int, list[Mapping[str, Any]]] = {}
@@ -199,7 +199,7 @@ def sample_rows(loaded: Loaded, answered: Answered) -> Iterator[Row]:
         } | rows(loaded, same, answered)
 
 
-def _chosen_row(loaded: Loaded, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:  # noqa: ARG001
+def _chosen_row(loaded: LoadedTask, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:  # noqa: ARG001
     """The likeliest of the options."""
     (sample,) = same
     task, doc = loaded.task, sample["doc"]
@@ -237,7 +237,7 @@ def _place(right: Any, options: Sequence[str]) -> int | None:  # noqa: ANN401 (a
     return options.index(first) if first in options else None
 
 
-def _read_row(loaded: Loaded, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:  # noqa: ARG001
+def _read_row(loaded: LoadedTask, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:  # noqa: ARG001
     """A text that was read."""
     (sample,) = same
     (text,) = sample["arguments"][0]
@@ -250,7 +250,7 @@ def _read_row(loaded: Loaded, same: Sequence[Mapping[str, Any]], answered: Answe
     }
 
 
-def _written_row(loaded: Loaded, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:
+def _written_row(loaded: LoadedTask, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:
     """A text that was written, and the answers found in it."""
     by_filter = {str(sample["filter"]): sample for sample in same}
     strict, lenient = (by_filter[name] for name in _strict_and_lenient(list(by_filter)))
@@ -276,7 +276,7 @@ def _written_row(loaded: Loaded, same: Sequence[Mapping[str, Any]], answered: An
     }
 
 
-def _judged(program: str, verdict: Verdict | None) -> Row:
+def _judged(program: str, verdict: ExecutionVerdict | None) -> Row:
     """A program as the answer, right where its tests passed; nobody knows where it did not run."""
     outcome = "not_run" if verdict is None else verdict.outcome
     is_right = None if outcome in {"not_run", "refused"} else outcome == "passed"
@@ -299,12 +299,12 @@ def _is_right(sample: Mapping[str, Any]) -> bool | None:
     return bool(sample["exact_match"]) if "exact_match" in sample else None
 
 
-def texts_of(loaded: Loaded, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+def texts_of(loaded: LoadedTask, samples: Sequence[Mapping[str, Any]]) -> list[str]:
     """The texts that were read; none of a task that asks."""
     return [sample["arguments"][0][0] for sample in samples] if loaded.scoring == "rolling" else []
 
 
-def _sample_hash(loaded: Loaded, sample: Mapping[str, Any]) -> str:
+def _sample_hash(loaded: LoadedTask, sample: Mapping[str, Any]) -> str:
     """Of the prompts with everything behind them."""
     return _hashed([loaded.scoring, [list(arguments) for arguments in sample["arguments"]]])
 

@@ -13,7 +13,7 @@ MOST_GUESSED = 16
 _PASS_IN_ROWS = 15
 
 
-class Guesser:
+class DraftProposer:
     """Guesses how one text goes on: as another model's text does, or as it went on before behind the same tokens.
 
     It costs nothing until it is trusted: as many tokens are guessed as the last ones were guessed right in a row.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prunescope.pipelines.models.decoder import Decoder, TokenCache
 from prunescope.pipelines.models.module_calls import Arguments, first_tensor, hooks, state_argument
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
-from prunescope.pipelines.pruning.variant_patching import swapped
+from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 States = Float[Tensor, "positions width"]
 
@@ -151,6 +151,6 @@ def replay(sublayer: Sublayer, calls: list[SublayerCall], weights: Mapping[str, 
     """
     dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)
     own = None if dense is None else dense.fresh()
-    with swapped([sublayer], weights):
+    with swap_weights([sublayer], weights):
         parts = [sublayer.replay(call, own) for call in calls]
     return torch.cat(parts, dim=1)[0, first:].float()

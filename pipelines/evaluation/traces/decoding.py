@@ -60,7 +60,7 @@ STEPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodingResult:
     """Tokens that a model generated and the residual stream from which each was read.
 
     The stream is rebuilt in float64 from the embedding and all contributions, because two float32 streams would
@@ -73,7 +73,7 @@ class Decoded:
 
 
 @torch.inference_mode()
-def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int) -> list[Decoded]:
+def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int) -> list[DecodingResult]:
     """Greedy decoding of all prompts together through one key-value cache, always `steps` tokens each.
 
     Shorter prompts are padded on the left. The end of a text is marked later, not cut, so that steps pair up.
@@ -98,7 +98,7 @@ def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps:
             # Without a cache all tokens pass again.
             given = best[:, None] if cache is not None else torch.cat([given, best[:, None]], dim=1)
     return [
-        Decoded(tuple(own), stream)
+        DecodingResult(tuple(own), stream)
         for own, stream in zip(zip(*tokens, strict=True), torch.stack(streams, 1), strict=True)
     ]
 
@@ -131,7 +131,7 @@ def _watch(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
 
 
 @dataclass(frozen=True)
-class Pair:
+class DensePrunedPair:
     """Both sides of one prompt in one trajectory: the dense stream, its shift, and the tokens that each side emits."""
 
     prompt: TokenizedPrompt
@@ -150,7 +150,7 @@ def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor
     return dense, dense + decoder.head.shift(states, moves)
 
 
-def step_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> pl.DataFrame:
+def step_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> pl.DataFrame:
     """Rows of `decoding_steps` for one prompt and trajectory."""
     steps = len(pair.dense_tokens)
     states, moves = decoder.head.lens(pair.streams, pair.shifts, "normed")
@@ -186,7 +186,7 @@ def pruned_tokens(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[in
     return tuple(int(token) for block in blocks for token in logits_of(decoder, *block)[1].argmax(dim=-1))
 
 
-def top_rows(decoder: Decoder, pair: Pair, count: int) -> pl.DataFrame:
+def top_rows(decoder: Decoder, pair: DensePrunedPair, count: int) -> pl.DataFrame:
     """Rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' numbers."""
     frames = []
     for first in range(0, len(pair.streams), STEPS_AT_ONCE):
@@ -223,7 +223,7 @@ def _texts(decoder: Decoder, tokens: Sequence[int]) -> list[str]:
     return [decoder.tokenizer.decode([token]) for token in tokens]
 
 
-def option_rows(decoder: Decoder, pair: Pair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:
+def option_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:
     """Rows of `option_subspace` of one prompt, behind its last token; none where it has no options."""
     prompt = pair.prompt
     if not prompt.option_ids:

@@ -19,7 +19,7 @@ Batch = Float[Tensor, "entries positions width"]
 _ROUNDING_POWER = 0.75
 
 
-class Isolation:
+class IsolatedEffect:
     """Runs the dense layers above single swapped sublayers, many of them in one batch.
 
     The shift of the final stream is the local shift plus, for every later sublayer, what it adds on the moved stream

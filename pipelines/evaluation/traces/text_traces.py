@@ -22,7 +22,7 @@ from prunescope.pipelines.metrics.divergence import TARGET_NAMES, divergence
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import hooks, state_argument
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import Study
 
 Columns = dict[str, np.ndarray[Any, Any]]
@@ -67,7 +67,7 @@ SCHEMA = pl.Schema(
 
 
 @dataclass(frozen=True)
-class Kept:
+class DenseTextStates:
     """Final streams of the dense model in four bytes a number: whole multiples of one step a channel.
 
     The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32 is there. Both sides are
@@ -82,15 +82,15 @@ class Kept:
     step: Float64[Tensor, " width"]
 
     @classmethod
-    def of(cls, streams: Float64[Tensor, "rows width"]) -> "Kept":
+    def of(cls, streams: Float64[Tensor, "rows width"]) -> "DenseTextStates":
         """Puts streams on a grid of their own."""
         largest = streams.abs().amax(dim=0)
         step = torch.where(largest > 0, largest, 1) / torch.iinfo(torch.int32).max
         return cls((streams / step).round().int(), step)
 
-    def rows(self, chosen: slice) -> "Kept":
+    def rows(self, chosen: slice) -> "DenseTextStates":
         """Some of the rows."""
-        return Kept(self.counts[chosen], self.step)
+        return DenseTextStates(self.counts[chosen], self.step)
 
     def streams(self) -> Float64[Tensor, "rows width"]:
         """The streams, to half a step."""
@@ -123,7 +123,9 @@ class TextSession:
         self.decoder, self.model = decoder, model
         self._texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
         progress.start("dense model on every text", self._windows)
-        self._kept = [[Kept.of(streams) for streams in self._streams(text, model, progress)] for text in self._texts]
+        self._kept = [
+            [DenseTextStates.of(streams) for streams in self._streams(text, model, progress)] for text in self._texts
+        ]
         progress.done()
 
     @property
@@ -146,7 +148,7 @@ class TextSession:
         """
         progress.start(f"texts {recipe}", self._windows + len(self._texts))
         shifts = []
-        with applied(self.decoder, variant):
+        with apply_variant(self.decoder, variant):
             for text, batches in zip(self._texts, self._kept, strict=True):
                 streams = self._streams(text, f"{self.model}@{recipe}", progress)
                 shifts.append([kept.shift_to(pruned) for kept, pruned in zip(batches, streams, strict=True)])
@@ -167,11 +169,11 @@ class TextSession:
             yield streams
             progress.advance(len(windows))
 
-    def _measured(self, text: TokenizedText, batches: list[Kept], moves: list[Tensor]) -> Columns:
+    def _measured(self, text: TokenizedText, batches: list[DenseTextStates], moves: list[Tensor]) -> Columns:
         """Columns of all rows of a text, piece by piece on all cores."""
         head, targets = self.decoder.head, text.targets.split([len(move) for move in moves])
 
-        def measured(piece: tuple[Kept, Tensor, Tensor]) -> Columns:
+        def measured(piece: tuple[DenseTextStates, Tensor, Tensor]) -> Columns:
             kept, move, true = piece
             states, shift = head.lens(kept.streams(), move, "normed")
             # What did not move costs the dense side only.

@@ -22,8 +22,8 @@ from prunescope.pipelines.evaluation.traces.activation_capture import Capture, r
 from prunescope.pipelines.evaluation.traces.decoding import (
     GENERATION_SCHEMA,
     OPTION_SCHEMA,
-    Decoded,
-    Pair,
+    DecodingResult,
+    DensePrunedPair,
     decode_greedily,
     generation_row,
     option_rows,
@@ -31,14 +31,14 @@ from prunescope.pipelines.evaluation.traces.decoding import (
     step_rows,
     top_rows,
 )
-from prunescope.pipelines.evaluation.traces.isolated import Isolation
+from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import Study
 
 Columns = dict[str, np.ndarray]
@@ -49,7 +49,7 @@ class _DensePrompt:
     """One prompt on the dense side: its greedy continuation, and a pass over both that kept every sublayer's call."""
 
     prompt: TokenizedPrompt
-    decoded: Decoded
+    decoded: DecodingResult
     tokens: Tensor
     first: int
     capture: Capture
@@ -74,10 +74,10 @@ class _Moved:
 
     shifts: list[dict[str, Tensor]]
     isolated: list[dict[str, Tensor]]
-    free: list[Decoded] | None
+    free: list[DecodingResult] | None
 
 
-class Session:
+class TraceSession:
     """Everything dense that the variants of one model and study share.
 
     Args:
@@ -100,12 +100,12 @@ class Session:
         self._prompts = [self._dense(*each, progress) for each in zip(prompts, decoded, strict=True)]
         progress.done()
         self._of_thread = threading.local()
-        self._isolation = Isolation(decoder)
+        self._isolation = IsolatedEffect(decoder)
 
-    def _decode(self, prompts: list[TokenizedPrompt]) -> list[Decoded]:
+    def _decode(self, prompts: list[TokenizedPrompt]) -> list[DecodingResult]:
         return decode_greedily(self.decoder, [prompt.ids for prompt in prompts], self.study.generation.new_tokens)
 
-    def _dense(self, prompt: TokenizedPrompt, decoded: Decoded, progress: Progress) -> _DensePrompt:
+    def _dense(self, prompt: TokenizedPrompt, decoded: DecodingResult, progress: Progress) -> _DensePrompt:
         tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
         first = 0 if self.study.measure.positions == "every" else len(prompt.ids) - 1
         capture = self._run(tokens, len(prompt.ids), first, keep_calls=True)
@@ -179,7 +179,7 @@ class Session:
         """
         shifts: list[dict[str, Tensor]] = []
         free = None
-        with applied(self.decoder, variant, skips=False):
+        with apply_variant(self.decoder, variant, skips=False):
             for dense in self._prompts:
                 captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
                 shifts.append(_propagated(self.decoder, dense.capture, captured))
@@ -348,13 +348,13 @@ class Session:
             "generations": pl.DataFrame(generations, schema=GENERATION_SCHEMA),
         }
 
-    def _free_pair(self, dense: _DensePrompt, free: Decoded) -> Pair:
+    def _free_pair(self, dense: _DensePrompt, free: DecodingResult) -> DensePrunedPair:
         """Step t of what the dense model wrote beside step t of what the variant wrote."""
         own = dense.decoded
         move = (free.streams - own.streams).float()
-        return Pair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, free.tokens)
+        return DensePrunedPair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, free.tokens)
 
-    def _forced_pair(self, dense: _DensePrompt, shift: dict[str, Tensor]) -> Pair:
+    def _forced_pair(self, dense: _DensePrompt, shift: dict[str, Tensor]) -> DensePrunedPair:
         """The model's output on the dense tokens, at the positions that predict a generated token."""
         count = self.study.generation.new_tokens
         start = len(dense.prompt.ids) - 1 - dense.first
@@ -362,7 +362,7 @@ class Session:
         streams = _after(self.decoder, dense.capture, last)[start : start + count]
         move = shift[last.label][start : start + count]
         tokens = pruned_tokens(self.decoder, streams, move)
-        return Pair(dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tokens)
+        return DensePrunedPair(dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tokens)
 
 
 def _local(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
@@ -375,7 +375,7 @@ def _local(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture,
     """
     if sublayer.label in variant.dropped:
         return [-dense.whole[sublayer.label][first:] for dense, first in passes]
-    with sublayer.present():
+    with sublayer.on_device():
         weights = variant.weights(sublayer)
         added = [replay(sublayer, dense.calls[sublayer.label], weights, first) for dense, first in passes]
     wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]

@@ -20,7 +20,7 @@ Rows = Float[Tensor, "*tokens in"]
 _BLOCK = 256
 
 
-class Inputs:
+class ActivationMoments:
     """Running sums over the inputs x of one matrix, or of several that read the same (q, k and v; gate and up).
 
     Moments are sums of float32 sums over 256 x each, Gram matrices of float32 sums over a batch, both in float64.
@@ -44,7 +44,9 @@ class Inputs:
         self._products: Tensor | None = None
 
     @classmethod
-    def measured_before(cls, tokens: int, mean: Float[Tensor, " in"], second_moment: Float[Tensor, " in"]) -> "Inputs":
+    def measured_before(
+        cls, tokens: int, mean: Float[Tensor, " in"], second_moment: Float[Tensor, " in"]
+    ) -> "ActivationMoments":
         """From moments that a table keeps; without tails and Gram matrix."""
         inputs = cls(len(mean))
         inputs.tokens = tokens
@@ -100,11 +102,11 @@ def _products(x: Float[Tensor, "tokens in"]) -> Float[Tensor, "in in"]:
     return torch.from_numpy(np.dot(own.T, own))
 
 
-class EnoughSeenError(Exception):
+class StopForwardError(Exception):
     """Everything that is watched was seen in this batch; what would still be computed of the layer is not needed."""
 
 
-class Watch:
+class InputRecorder:
     """Collects the inputs of matrices, modules and experts alike, known by the products that read them.
 
     Args:
@@ -129,7 +131,7 @@ class Watch:
         # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
         self._readers: dict[int, list[str]] = {}
         self._rows: dict[int, Tensor] = {}
-        self._groups: dict[tuple[str, ...], Inputs] = {}
+        self._groups: dict[tuple[str, ...], ActivationMoments] = {}
         self._expected: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
 
@@ -150,14 +152,14 @@ class Watch:
             if self._missing:
                 self._missing -= Counter((found.name,))
                 if not self._missing:
-                    raise EnoughSeenError
+                    raise StopForwardError
 
     def count(self) -> None:
         """Adds up what was seen since the last time."""
         for key, names in self._readers.items():
             rows = self._rows[key]
             if rows.numel():
-                group = self._groups.setdefault(tuple(names), Inputs(rows.shape[-1]))
+                group = self._groups.setdefault(tuple(names), ActivationMoments(rows.shape[-1]))
                 group.see(rows, with_gram=self._with_gram, with_tails=self._with_tails)
         if self._stops and not self._expected:
             self._expected = Counter(name for names in self._readers.values() for name in names)
@@ -167,13 +169,13 @@ class Watch:
         self._rows.clear()
 
     @property
-    def inputs(self) -> dict[str, Inputs]:
+    def inputs(self) -> dict[str, ActivationMoments]:
         """By matrix name; those that read the same tensors share one object, those that read none have none.
 
         Raises:
             ComputationError: an input was NaN or infinite.
         """
-        found: dict[str, Inputs] = {}
+        found: dict[str, ActivationMoments] = {}
         for names, group in self._groups.items():
             group.require_finite(names[0])
             for name in names:

@@ -21,8 +21,12 @@ from prunescope.pipelines.models.module_calls import (
     with_first,
 )
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
-from prunescope.pipelines.models.weight_offload import present, retyped
-from prunescope.pipelines.pruning.calibration.activation_moments import EnoughSeenError, Inputs, Watch
+from prunescope.pipelines.models.weight_offload import on_device, retyped
+from prunescope.pipelines.pruning.calibration.activation_moments import (
+    ActivationMoments,
+    InputRecorder,
+    StopForwardError,
+)
 
 # Sequences of one forward pass: enough to fill the matrix products, little memory.
 BATCH = 4
@@ -49,7 +53,7 @@ class Streams:
         outside = [parameter for parameter in decoder.trunk.parameters() if parameter not in inside]
         with torch.inference_mode():
             outputs = _outputs(decoder, batches[0][:1, :2])
-            with cast(outside, dtype):
+            with cast_parameters(outside, dtype):
                 # Layers that return what they are given show how each is called, and cost little.
                 self._calls: list[list[Arguments]] = []
                 for batch in batches:
@@ -71,7 +75,7 @@ class Streams:
         with_gram: bool = False,
         with_tails: bool = False,
         advances: bool = False,
-    ) -> dict[str, Inputs]:
+    ) -> dict[str, ActivationMoments]:
         """Runs a layer as it is now; what flowed into its matrices, by name.
 
         Args:
@@ -88,10 +92,10 @@ class Streams:
         if not matrices and not advances:
             return {}
         module = self._modules[index]
-        with present(module), cast(module.parameters(), self._dtype):
-            watch = Watch(matrices, with_gram=with_gram, with_tails=with_tails, stops=not advances)
+        with on_device(module), cast_parameters(module.parameters(), self._dtype):
+            watch = InputRecorder(matrices, with_gram=with_gram, with_tails=with_tails, stops=not advances)
             for batch in range(len(states)):
-                with suppress(EnoughSeenError), Products(watch.see):
+                with suppress(StopForwardError), Products(watch.see):
                     after = self._run(index, batch, states[batch])
                     if advances:
                         states[batch] = after
@@ -102,7 +106,7 @@ class Streams:
     def advance(self, index: int, states: States) -> None:
         """Moves the streams through a layer as it is now."""
         module = self._modules[index]
-        with present(module), cast(module.parameters(), self._dtype):
+        with on_device(module), cast_parameters(module.parameters(), self._dtype):
             for batch in range(len(states)):
                 states[batch] = self._run(index, batch, states[batch])
 
@@ -111,7 +115,7 @@ class Streams:
 
 
 @contextmanager
-def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> Iterator[None]:
+def cast_parameters(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> Iterator[None]:
     """Parameters of another type for a while; None leaves them alone.
 
     Buffers keep their type: rotary frequencies rounded to 8 bits would be another model. The head keeps a view of its

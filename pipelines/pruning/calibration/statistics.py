@@ -23,7 +23,7 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import stream_of
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
 from prunescope.pipelines.studies import CalibrationSpec
 
@@ -33,7 +33,7 @@ OUTLIER = 6.0
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibrationResult:
     """Rows of `activation_stats` and `block_influence`, and the SHA-256 of the tokens that they were measured on."""
 
     activation_stats: pl.DataFrame
@@ -131,7 +131,7 @@ def require_context(spec: CalibrationSpec, context: int, key: str = "`calibratio
         raise InputError(f"{key} {spec.length} is over the model's context of {context} tokens; give at most {context}")
 
 
-def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> Calibrated:
+def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> CalibrationResult:
     """Runs the dense model over the calibration tokens.
 
     Args:
@@ -151,7 +151,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     influence = Influence(decoder)
     streams = Streams(decoder, tokens, calibration_dtype(spec))
     states = streams.begin()
-    inputs: dict[str, Inputs] = {}
+    inputs: dict[str, ActivationMoments] = {}
     progress.start("calibrate", len(decoder.layers))
     with influence:
         for index, layer in enumerate(decoder.layers):
@@ -165,7 +165,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
         for name, matrix in decoder.matrices.items()
         if name in inputs
     ]
-    return Calibrated(
+    return CalibrationResult(
         pl.DataFrame(stats, schema_overrides={"mean": pl.List(pl.Float32), "second_moment": pl.List(pl.Float32)}),
         influence.rows(model, digest),
         digest,
@@ -255,7 +255,7 @@ class Influence:
         return ranked.sort("layer", "unit")
 
 
-def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: Inputs, digest: str) -> dict[str, object]:
+def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: ActivationMoments, digest: str) -> dict[str, object]:
     second = inputs.second_moment
     outputs, channels = matrix.shape
     mean = float(second.mean())

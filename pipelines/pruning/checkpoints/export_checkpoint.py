@@ -24,12 +24,17 @@ from prunescope.pipelines.models.load import open_folder
 from prunescope.pipelines.models.module_calls import first_tensor, without_cache
 from prunescope.pipelines.models.sources import TOKENIZER_FILES
 from prunescope.pipelines.pruning.checkpoints.export_config import Form, form_of
-from prunescope.pipelines.pruning.checkpoints.materialized_weights import Worn, as_stored, stored_dtype, unchanged
+from prunescope.pipelines.pruning.checkpoints.materialized_weights import (
+    MaterializedWeights,
+    as_stored,
+    stored_dtype,
+    unchanged,
+)
 from prunescope.pipelines.pruning.checkpoints.model_card import About, card
 from prunescope.pipelines.pruning.checkpoints.output_directory import appearing, check_place, require_room
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 
 # A file of weights is not larger than this, unless one tensor is.
 MOST_A_SHARD = 5 * 10**9
@@ -69,7 +74,7 @@ def export(
     unrounded = _worn_logits(decoder, variant, probe)
     variant = as_stored(decoder, variant, dtype)
     truth = _worn_logits(decoder, variant, probe)
-    worn = Worn(decoder, variant)
+    worn = MaterializedWeights(decoder, variant)
     form = form_of(decoder, variant, worn, shrink=shrink)
     progress.start("write the checkpoint", len(form.layers) + 2)
     with appearing(folder) as scratch:
@@ -94,7 +99,7 @@ def _logits(model: Any, tokens: Int[Tensor, "1 tokens"]) -> Tensor:  # noqa: ANN
 
 
 def _worn_logits(decoder: Decoder, variant: Variant, probe: Int[Tensor, "1 tokens"]) -> Tensor:
-    with torch.inference_mode(), applied(decoder, variant):
+    with torch.inference_mode(), apply_variant(decoder, variant):
         return _logits(decoder.model, probe)
 
 
@@ -103,7 +108,12 @@ def _plain(dtype: torch.dtype) -> str:
 
 
 def _write_weights(
-    scratch: Path, form: Form, worn: Worn, dense: Mapping[str, Tensor], dtype: torch.dtype, progress: Progress
+    scratch: Path,
+    form: Form,
+    worn: MaterializedWeights,
+    dense: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    progress: Progress,
 ) -> int:
     """Files of safetensors as the hub has them, and an index where there are several; the bytes in them.
 
@@ -156,7 +166,9 @@ def _groups(form: Form) -> Iterator[list[str]]:
     yield from layers.values()
 
 
-def _written(form: Form, worn: Worn, dense: Mapping[str, Tensor], name: str, dtype: torch.dtype) -> Tensor:
+def _written(
+    form: Form, worn: MaterializedWeights, dense: Mapping[str, Tensor], name: str, dtype: torch.dtype
+) -> Tensor:
     """A parameter as it is written."""
     old = form.dense_name(name)
     if old not in worn:  # a bias that came along when another one was switched on

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.meta_model import auto_class
-from prunescope.pipelines.pruning.checkpoints.materialized_weights import Worn, last_matrices
+from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights, last_matrices
 from prunescope.pipelines.pruning.checkpoints.shrink import Rules, Widths, widths_of
 from prunescope.pipelines.pruning.variant import Variant
 
@@ -73,7 +73,7 @@ class Form:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def form_of(decoder: Decoder, variant: Variant, worn: Worn, *, shrink: bool) -> Form:
+def form_of(decoder: Decoder, variant: Variant, worn: MaterializedWeights, *, shrink: bool) -> Form:
     """The form of a variant: without blocks that are dropped whole where its class can do without, with its biases.
 
     Args:

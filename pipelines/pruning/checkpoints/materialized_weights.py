@@ -20,12 +20,12 @@ from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.load import load_model
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sources import check_folder
-from prunescope.pipelines.models.sublayer import Part, Sublayer, SublayerCall, has_matrix
+from prunescope.pipelines.models.sublayer import Branch, Sublayer, SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
 from prunescope.pipelines.models.weight_offload import data_of
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PROBE_TOKENS = 12
@@ -90,17 +90,17 @@ def as_stored(decoder: Decoder, variant: Variant, dtype: torch.dtype) -> Variant
     return replace(variant, changes=_Rounded(decoder, variant.changes, dtype), parameters=parameters)
 
 
-class _Rounded(Mapping[str, Change]):
+class _Rounded(Mapping[str, WeightDelta]):
     """Changes whose values fit into a smaller type; each is made when it is asked for."""
 
-    def __init__(self, decoder: Decoder, changes: Mapping[str, Change], dtype: torch.dtype) -> None:
+    def __init__(self, decoder: Decoder, changes: Mapping[str, WeightDelta], dtype: torch.dtype) -> None:
         self._matrices, self._changes, self._dtype = decoder.matrices, changes, dtype
 
-    def __getitem__(self, name: str) -> Change:
+    def __getitem__(self, name: str) -> WeightDelta:
         change, dense = self._changes[name], self._matrices[name].weight
         if change.values is None and change.codes is None:
             return change
-        return Change.valued(change.weight(dense).to(self._dtype).to(dense.dtype), change.mask)
+        return WeightDelta.valued(change.weight(dense).to(self._dtype).to(dense.dtype), change.mask)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._changes)
@@ -112,7 +112,7 @@ class _Rounded(Mapping[str, Change]):
         return name in self._changes
 
 
-class Worn:
+class MaterializedWeights:
     """The parameters of a decoder that wears a variant, and its buffers, by name.
 
     Args:
@@ -186,7 +186,7 @@ def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
 def _products(sublayer: Sublayer, call: SublayerCall) -> list[Matrix]:
     """Its matrices in the order in which it multiplies with them."""
     order: list[Matrix] = []
-    with sublayer.present():
+    with sublayer.on_device():
         by_address = {matrix.address: matrix for matrix in sublayer.matrices.values()}
 
         def see(_: Tensor, operand: Tensor) -> None:
@@ -211,7 +211,7 @@ def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
     last = last_matrices(decoder)
     dropped = [sublayer for sublayer in decoder.sublayers if sublayer.label in variant.dropped]
     found: set[str] = set()
-    with applied(decoder, replace(variant, dropped=(), noise=None)):
+    with apply_variant(decoder, replace(variant, dropped=(), noise=None)):
         names = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
         weights = dict(decoder.model.named_parameters())
         for whole in (False, True):
@@ -227,7 +227,7 @@ def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
     return frozenset(found)
 
 
-def _written_last(part: Part, last: list[Matrix]) -> Iterator[nn.Parameter]:
+def _written_last(part: Branch, last: list[Matrix]) -> Iterator[nn.Parameter]:
     """The last matrix's parameter and all biases of its module, and of norms behind it."""
     own = {id(matrix.parameter) for matrix in last}
     for mixer in part.chain:

@@ -14,7 +14,7 @@ from torch import Tensor
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
-from prunescope.pipelines.pruning.checkpoints.materialized_weights import Worn
+from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights
 
 # Size before and after a cut, and the indices that stay.
 Rules = Mapping[tuple[int, int], Tensor]
@@ -44,7 +44,7 @@ class Widths:
 
 
 def widths_of(
-    decoder: Decoder, worn: Worn, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]
+    decoder: Decoder, worn: MaterializedWeights, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]
 ) -> list[list[Widths]]:
     """What can be narrower: whole neurons and heads that add nothing, in every layer that is kept.
 
@@ -62,7 +62,9 @@ def widths_of(
     return [*neurons, heads] if heads else neurons
 
 
-def _neurons(sublayers: list[Sublayer], worn: Worn, last: Mapping[str, list[Matrix]]) -> Iterator[Widths]:
+def _neurons(
+    sublayers: list[Sublayer], worn: MaterializedWeights, last: Mapping[str, list[Matrix]]
+) -> Iterator[Widths]:
     """One width for all MLPs that have the same number of neurons; experts are left as they are."""
     alive: dict[int, list[tuple[Sublayer, Bool[Tensor, " inner"]]]] = {}
     for sublayer in sublayers:
@@ -83,7 +85,7 @@ def _neurons(sublayers: list[Sublayer], worn: Worn, last: Mapping[str, list[Matr
         yield Widths(f"MLPs have {after} neurons in place of {inner}", inner, after, rules, cut)
 
 
-def _alive_neurons(sublayer: Sublayer, worn: Worn, output: Matrix) -> Bool[Tensor, " inner"]:
+def _alive_neurons(sublayer: Sublayer, worn: MaterializedWeights, output: Matrix) -> Bool[Tensor, " inner"]:
     """Neurons that the last matrix reads and that all matrices before it write."""
     alive = _weight(worn, output).ne(0).any(dim=0)
     for matrix in sublayer.matrices.values():
@@ -100,7 +102,7 @@ def _alive_neurons(sublayer: Sublayer, worn: Worn, output: Matrix) -> Bool[Tenso
 
 
 def _heads(
-    decoder: Decoder, sublayers: list[Sublayer], worn: Worn, last: Mapping[str, list[Matrix]]
+    decoder: Decoder, sublayers: list[Sublayer], worn: MaterializedWeights, last: Mapping[str, list[Matrix]]
 ) -> Iterator[Widths]:
     """Fewer heads in all attentions: whole groups that share keys and values, or as many queries from each group."""
     config = cast(Any, decoder.model).config.get_text_config()
@@ -176,7 +178,7 @@ def _head_rules(
     return rules
 
 
-def _weight(worn: Worn, matrix: Matrix) -> Tensor:
+def _weight(worn: MaterializedWeights, matrix: Matrix) -> Tensor:
     """The worn weight, (outputs, inputs)."""
     weight = worn.tensor(f"{matrix.name}.weight")
     return weight.T if matrix.is_transposed else weight

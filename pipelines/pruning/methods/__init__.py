@@ -8,16 +8,16 @@ from typing import Any
 
 from prunescope.pipelines.pruning.methods.admm import admm
 from prunescope.pipelines.pruning.methods.dsnot import dsnot
-from prunescope.pipelines.pruning.methods.matrix_context import Given, about
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, about
 from prunescope.pipelines.pruning.methods.obs import gptq, sparsegpt
 from prunescope.pipelines.pruning.methods.quantize import awq, rtn
 from prunescope.pipelines.pruning.methods.scores import magnitude, ria, wanda
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import ADMM, AWQ, GPTQ, RIA, RTN, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
 
-__all__ = ["METHODS", "Given", "change_of"]
+__all__ = ["METHODS", "MatrixContext", "change_of"]
 
-METHODS: dict[type[MatrixRecipe], Callable[[Given, Any], Change | None]] = {
+METHODS: dict[type[MatrixRecipe], Callable[[MatrixContext, Any], WeightDelta | None]] = {
     Magnitude: magnitude,
     Wanda: wanda,
     RIA: ria,
@@ -30,7 +30,7 @@ METHODS: dict[type[MatrixRecipe], Callable[[Given, Any], Change | None]] = {
 }
 
 
-def change_of(given: Given, recipe: MatrixRecipe) -> Change | None:
+def change_of(given: MatrixContext, recipe: MatrixRecipe) -> WeightDelta | None:
     """What the recipe makes of a matrix; None where it leaves it as it is.
 
     Raises:

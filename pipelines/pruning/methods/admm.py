@@ -10,18 +10,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share, share_of
 from prunescope.pipelines.pruning.methods.hessian import RAISE, cholesky, gram_of, note, target_of
-from prunescope.pipelines.pruning.methods.matrix_context import Given
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import ADMM
 
 Weight = Float[Tensor, "out in"]
 Square = Float[Tensor, "in in"]
 
 
-def admm(given: Given, recipe: ADMM) -> Change | None:
+def admm(given: MatrixContext, recipe: ADMM) -> WeightDelta | None:
     """Rebuilds the dense matrix's output with a sparse one (2401.02938).
 
     Inputs are scaled to norm 1 first, so that the magnitude of a weight is Wanda's score. Without a pattern the mask of
@@ -58,10 +58,10 @@ def admm(given: Given, recipe: ADMM) -> Change | None:
         dual = shifted - sparse
         weight = (product + recipe.rho * (sparse - dual)) @ inverse
     final = torch.where(mask, (weight + dual) / norms, 0)
-    return Change.valued(final.to(given.weight.dtype), mask)
+    return WeightDelta.valued(final.to(given.weight.dtype), mask)
 
 
-def _mask(scores: Scores, kept: Mask, given: Given, recipe: ADMM, share: float) -> Mask:
+def _mask(scores: Scores, kept: Mask, given: MatrixContext, recipe: ADMM, share: float) -> Mask:
     """The mask when a share of what shall go in the end is gone."""
     scores = scores.masked_fill(~kept, -1)
     if recipe.keep is None or recipe.block is None:
@@ -73,7 +73,7 @@ def _mask(scores: Scores, kept: Mask, given: Given, recipe: ADMM, share: float) 
 
 
 def _prepared(
-    inputs: Inputs, name: str, recipe: ADMM
+    inputs: ActivationMoments, name: str, recipe: ADMM
 ) -> tuple[Square, Square, Float[Tensor, " in"], Bool[Tensor, " in"], int]:
     """The damped Gram matrix G of scaled inputs, (G + ρI)⁻¹, norms (1 of dead ones), the dead, raises of damping."""
     key = ("admm", recipe.damping, recipe.rho)

@@ -21,11 +21,11 @@ from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
-from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, cast
+from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, cast_parameters
 from prunescope.pipelines.pruning.calibration.statistics import Influence
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
-from prunescope.pipelines.recipes import Drop
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.recipes import DepthRecipe
 
 # Tokens of one pass of the greedy choice, which keeps the stream before every layer.
 _KEPT_TOKENS = 2048
@@ -43,7 +43,7 @@ class Removal(NamedTuple):
 @torch.inference_mode()
 def drop(
     decoder: Decoder,
-    recipe: Drop,
+    recipe: DepthRecipe,
     influence: pl.DataFrame | None,
     tokens: Tokens | None,
     base: Variant,
@@ -98,7 +98,7 @@ def drop(
 @torch.inference_mode()
 def drop_order(
     decoder: Decoder,
-    recipe: Drop,
+    recipe: DepthRecipe,
     tokens: Tokens | None,
     base: Variant,
     known: Sequence[tuple[str, float | None]] = (),
@@ -132,7 +132,7 @@ def drop_order(
         return [Removal(left[place], None) for place in drawn.tolist()]
     if tokens is None or not tokens.numel():
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    with applied(decoder, base, skips=False), cast(decoder.trunk.parameters(), dtype):
+    with apply_variant(decoder, base, skips=False), cast_parameters(decoder.trunk.parameters(), dtype):
         match recipe.by:
             case "influence":
                 return ordered(influences(decoder, left, tokens))
@@ -147,7 +147,7 @@ def drop_order(
 
 def _one_by_one(
     decoder: Decoder,
-    recipe: Drop,
+    recipe: DepthRecipe,
     left: Sequence[str],
     tokens: Tokens,
     dropped: set[str],
@@ -318,7 +318,7 @@ def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[s
     return before, added
 
 
-def _left(decoder: Decoder, recipe: Drop, base: Variant) -> list[str]:
+def _left(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str]:
     """Labels of the units that earlier recipes left, in the order in which the stream meets them.
 
     Raises:
@@ -337,7 +337,7 @@ def _left(decoder: Decoder, recipe: Drop, base: Variant) -> list[str]:
     return left
 
 
-def _from_table(recipe: Drop, units: Sequence[str], influence: pl.DataFrame | None) -> dict[str, float]:
+def _from_table(recipe: DepthRecipe, units: Sequence[str], influence: pl.DataFrame | None) -> dict[str, float]:
     if influence is None:
         raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
     found = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}

@@ -4,13 +4,13 @@ The mask that it begins with is an earlier recipe's; the loop itself stands in `
 """
 
 from prunescope.pipelines.pruning.masks import pattern_of, require_finite
-from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 from prunescope.pipelines.pruning.methods.prune_and_grow import Channels, exchange
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import DSnoT
 
 
-def dsnot(given: Given, recipe: DSnoT) -> Change | None:
+def dsnot(given: MatrixContext, recipe: DSnoT) -> WeightDelta | None:
     """Zhang et al., "Dynamic Sparse No Training", 2310.08915 §3.2–3.3.
 
     Every row by itself, while its expected error ε = E[(W − Ŵ)x] is over `update_threshold`, and at most `max_cycle`
@@ -44,4 +44,4 @@ def dsnot(given: Given, recipe: DSnoT) -> Change | None:
     if not exchanges:
         return None
     given.facts["dsnot_exchanges"] = given.facts.get("dsnot_exchanges", 0) + exchanges
-    return Change.valued(weight, kept)
+    return WeightDelta.valued(weight, kept)

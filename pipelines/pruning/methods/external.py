@@ -24,11 +24,11 @@ from prunescope.pipelines.models.module_calls import first_tensor, hooks
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
-from prunescope.pipelines.models.weight_offload import data_of, present
+from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
-from prunescope.pipelines.pruning.weight_delta import Change
-from prunescope.pipelines.recipes import External
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
+from prunescope.pipelines.recipes import ExternalRecipe
 
 # Rows of each matrix that layers are compared by, and by how much (cosine) the best order of layers has to be ahead
 # of every other one: layers of different depth have cosines near 0, pruned copies of one layer above 0.7.
@@ -40,7 +40,7 @@ _IDLE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers
 
 
 @torch.inference_mode()
-def external(decoder: Decoder, recipe: External, cache: Path, progress: Progress = SILENT) -> Variant:
+def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Progress = SILENT) -> Variant:
     """What another tool did to a model.
 
     Weights that are zero and were not become a mask; where the others are the dense ones that is all, else their
@@ -65,10 +65,10 @@ def external(decoder: Decoder, recipe: External, cache: Path, progress: Progress
     pair = _Pair(decoder, model, where)
     layers, likeness = _matched(pair, recipe.layers)
     progress.start(f"compare {recipe.name}", len(layers))
-    changes: dict[str, Change] = {}
+    changes: dict[str, WeightDelta] = {}
     changed = 0
     for new, old in enumerate(layers):
-        with present(decoder.layers[old].module, pair.stack[new]):
+        with on_device(decoder.layers[old].module, pair.stack[new]):
             for sublayer in decoder.layers[old].sublayers:
                 for name, matrix in sublayer.matrices.items():
                     weight = pair.matrix(matrix, new)
@@ -91,15 +91,15 @@ def external(decoder: Decoder, recipe: External, cache: Path, progress: Progress
     return variant
 
 
-def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> Change | None:
+def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | None:
     """From the dense weight to another one."""
     dense = matrix.weight
     if torch.equal(weight, dense):
         return None
     removed = (weight == 0) & (dense != 0)
     if bool(((weight == dense) | removed).all()):
-        return Change.masked(~removed)
-    return Change.valued(weight, ~removed if bool(removed.any()) else None)
+        return WeightDelta.masked(~removed)
+    return WeightDelta.valued(weight, ~removed if bool(removed.any()) else None)
 
 
 def _without_silent(decoder: Decoder, variant: Variant) -> Variant:
@@ -110,7 +110,10 @@ def _without_silent(decoder: Decoder, variant: Variant) -> Variant:
     def see(label: str) -> Callable[[Tensor], None]:
         return lambda added: loud.add(label) if bool(added.any()) else None
 
-    with applied(decoder, variant, skips=False), hooks(*(h for each in suspects for h in each.watch(see(each.label)))):
+    with (
+        apply_variant(decoder, variant, skips=False),
+        hooks(*(h for each in suspects for h in each.watch(see(each.label)))),
+    ):
         decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=2))
     silent = [sublayer for sublayer in suspects if sublayer.label not in loud]
     gone = {name for sublayer in silent for name in (*sublayer.matrices, *sublayer.modules)}
@@ -346,7 +349,7 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
         pair.other.get_parameter(name).data = decoder.model.get_parameter(name).data
     probe = probe_tokens(decoder, _PROBE_TOKENS, seed=2)
     truth = first_tensor(cast(Any, pair.other)(input_ids=probe, use_cache=False).logits)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         found = first_tensor(cast(Any, decoder.model)(input_ids=probe, use_cache=False).logits)
     apart = distance(found.float(), truth.float())
     if not apart <= allowed(decoder.dtype, len(decoder.layers)):

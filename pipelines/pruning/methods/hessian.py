@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
-from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 
 # Where the Cholesky factorization fails, damping is raised by this factor, so many times at most.
 RAISE = 10.0
@@ -40,7 +40,7 @@ class Factor:
     order: Tensor | None = None
 
 
-def factored(given: Given, recipe: str, damping: float, *, largest_first: bool = False) -> Factor:
+def factored(given: MatrixContext, recipe: str, damping: float, *, largest_first: bool = False) -> Factor:
     """The factor of a matrix's Hessian; matrices that read the same inputs share one. Notes both facts of it.
 
     Args:
@@ -63,12 +63,12 @@ def factored(given: Given, recipe: str, damping: float, *, largest_first: bool =
     return factor
 
 
-def note(given: Given, fact: str, count: int) -> None:
+def note(given: MatrixContext, fact: str, count: int) -> None:
     """Adds to a number among the facts."""
     given.facts[fact] = given.facts.get(fact, 0) + count
 
 
-def gram_of(inputs: Inputs, name: str) -> Float[Tensor, "in in"]:
+def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
     """X Xᵀ in float64.
 
     Raises:
@@ -80,7 +80,9 @@ def gram_of(inputs: Inputs, name: str) -> Float[Tensor, "in in"]:
     return gram
 
 
-def target_of(given: Given, weight: Float[Tensor, "out in"], dead: Bool[Tensor, " in"]) -> Float[Tensor, "out in"]:
+def target_of(
+    given: MatrixContext, weight: Float[Tensor, "out in"], dead: Bool[Tensor, " in"]
+) -> Float[Tensor, "out in"]:
     """A weight whose output is to be rebuilt, float32, with zeros where no input ever is.
 
     Raises:
@@ -97,7 +99,7 @@ def _is_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values.sum(dtype=torch.float64)))
 
 
-def _factor(inputs: Inputs, name: str, damping: float, largest_first: bool) -> Factor:
+def _factor(inputs: ActivationMoments, name: str, damping: float, largest_first: bool) -> Factor:
     gram = gram_of(inputs, name)
     order = gram.diagonal().argsort(descending=True, stable=True) if largest_first else None
     if order is not None:

@@ -13,7 +13,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.module_selection import chosen_matrices
-from prunescope.pipelines.recipes import Masked, MatrixRecipe
+from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe
 
 
 def layer_sparsities(
@@ -34,7 +34,7 @@ def layer_sparsities(
         InputError: the recipe gives one ratio a layer, but not for as many as there are; or the statistics are missing.
     """
     count = len(decoder.layers)
-    if not isinstance(recipe, Masked):
+    if not isinstance(recipe, MaskingRecipe):
         return [None] * count
     if isinstance(recipe.ratios, tuple):
         if len(recipe.ratios) != count:
@@ -46,7 +46,7 @@ def layer_sparsities(
 
 
 def _owl(
-    decoder: Decoder, recipe: Masked, activation_stats: pl.DataFrame | None, dropped: Collection[str]
+    decoder: Decoder, recipe: MaskingRecipe, activation_stats: pl.DataFrame | None, dropped: Collection[str]
 ) -> list[float]:
     """Layers with more outliers lose less (OWL; Yin et al., 2310.05175 §3).
 
@@ -73,7 +73,7 @@ def _owl(
     return [float(each) for each in (recipe.sparsity or 0) + recipe.owl_lambda * scaled]
 
 
-def _outliers(matrices: dict[str, Matrix], recipe: Masked, moments: dict[str, list[float]]) -> tuple[int, int]:
+def _outliers(matrices: dict[str, Matrix], recipe: MaskingRecipe, moments: dict[str, list[float]]) -> tuple[int, int]:
     """How many outliers the included weights of a layer have, and how many weights they are."""
     scores = [_scores(matrix, moments[name]) for name, matrix in matrices.items()]
     size = sum(each.numel() for each in scores)
@@ -86,7 +86,7 @@ def _scores(matrix: Matrix, moments: list[float]) -> Tensor:
     return weight * torch.tensor(moments, device=weight.device).sqrt()
 
 
-def _is_reached(name: str, recipe: Masked, moments: dict[str, list[float]]) -> bool:
+def _is_reached(name: str, recipe: MaskingRecipe, moments: dict[str, list[float]]) -> bool:
     if name in moments:
         return True
     if recipe.unreached == "dense":

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask
 
 
 @dataclass(frozen=True)
-class Given:
+class MatrixContext:
     """One matrix, as a method sees it.
 
     Attributes:
@@ -33,11 +33,11 @@ class Given:
     weight: Float[Tensor, "out in"]
     dense: Float[Tensor, "out in"]
     kept: Mask | None = None
-    inputs: Inputs | None = None
+    inputs: ActivationMoments | None = None
     sparsity: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def reached(self, recipe: str) -> Inputs:
+    def reached(self, recipe: str) -> ActivationMoments:
         """Its inputs.
 
         Raises:

@@ -13,9 +13,9 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.masks import Mask, keep_share, share_of
 from prunescope.pipelines.pruning.methods.column_update import sweep
 from prunescope.pipelines.pruning.methods.hessian import factored, target_of
-from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized
-from prunescope.pipelines.pruning.weight_delta import Change, Codes
+from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import GPTQ, SparseGPT
 
 # Columns of a block of GPTQ without groups: the sweep inside stays in a core's cache, the rest is matrix products.
@@ -25,7 +25,7 @@ Block = Float[Tensor, "out width"]
 Weight = Float[Tensor, "out in"]
 
 
-def sparsegpt(given: Given, recipe: SparseGPT) -> Change | None:
+def sparsegpt(given: MatrixContext, recipe: SparseGPT) -> WeightDelta | None:
     """Removes weights block by block of columns, and has those further right take up the error (2301.00774 §3, Alg. 1).
 
     It rebuilds the dense matrix's output. What an earlier recipe masked stays masked, and counts: a mask that is
@@ -64,7 +64,7 @@ def sparsegpt(given: Given, recipe: SparseGPT) -> Change | None:
         return final
 
     weight = by_blocks(target, factor.root, width, step)
-    return Change.valued(weight.to(given.weight.dtype), mask)
+    return WeightDelta.valued(weight.to(given.weight.dtype), mask)
 
 
 class _Share:
@@ -105,7 +105,7 @@ def _all_but(scores: Float[Tensor, "rows n"], counts: Int[Tensor, " rows"]) -> B
     )
 
 
-def gptq(given: Given, recipe: GPTQ) -> Change:
+def gptq(given: MatrixContext, recipe: GPTQ) -> WeightDelta:
     """Rounds column by column, and has those further right take up the error (2210.17323 §3, Alg. 1).
 
     It rebuilds the output of the matrix that it is given, which an earlier recipe may have pruned: what is masked
@@ -141,7 +141,9 @@ def gptq(given: Given, recipe: GPTQ) -> Change:
         ],
         dim=1,
     )
-    return Change.quantized((outputs, inputs), Codes.of(codes, recipe.bits, group, scales, zeros), given.kept)
+    return WeightDelta.quantized(
+        (outputs, inputs), QuantizedWeights.of(codes, recipe.bits, group, scales, zeros), given.kept
+    )
 
 
 def by_blocks(

@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.pruning.methods.matrix_context import Given
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized
-from prunescope.pipelines.pruning.weight_delta import Change, Codes
+from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import AWQ, RTN
-from prunescope.pipelines.recipes.quantization import Quantized
+from prunescope.pipelines.recipes.quantization import QuantizationRecipe
 
 Weight = Float[Tensor, "out in"]
 Channels = Float[Tensor, " in"]
@@ -52,7 +52,7 @@ class _Rounded:
         return (self.codes.float() - self.zeros[:, spread]) * self.scales[:, spread] / self.channels
 
 
-def rtn(given: Given, recipe: RTN) -> Change:
+def rtn(given: MatrixContext, recipe: RTN) -> WeightDelta:
     """Rounds every weight to the nearest code of its group's grid; what an earlier recipe masked stays zero.
 
     Raises:
@@ -60,11 +60,11 @@ def rtn(given: Given, recipe: RTN) -> Change:
     """
     weight = given.weight.float()
     rounded = _nearest(weight, recipe, torch.ones_like(weight[0]))
-    codes = Codes.of(rounded.codes, recipe.bits, rounded.group, rounded.scales, rounded.zeros)
-    return Change.quantized((weight.shape[0], weight.shape[1]), codes, given.kept)
+    codes = QuantizedWeights.of(rounded.codes, recipe.bits, rounded.group, rounded.scales, rounded.zeros)
+    return WeightDelta.quantized((weight.shape[0], weight.shape[1]), codes, given.kept)
 
 
-def awq(given: Given, recipe: AWQ) -> Change:
+def awq(given: MatrixContext, recipe: AWQ) -> WeightDelta:
     """Activation-aware weight quantization (Lin et al., 2306.00978 §3.2).
 
     Weights are multiplied with s = a^α before they are rounded and divided by it afterwards, a = √E[x²] of each input
@@ -97,11 +97,11 @@ def awq(given: Given, recipe: AWQ) -> Change:
         raise ComputationError("the error of its output is NaN or infinite")
     if recipe.clip:
         best = _clipped(weight, best, gram, recipe)
-    codes = Codes.of(best.codes, recipe.bits, best.group, best.scales, best.zeros, best.channels)
-    return Change.quantized((weight.shape[0], weight.shape[1]), codes, given.kept)
+    codes = QuantizedWeights.of(best.codes, recipe.bits, best.group, best.scales, best.zeros, best.channels)
+    return WeightDelta.quantized((weight.shape[0], weight.shape[1]), codes, given.kept)
 
 
-def _nearest(weight: Weight, recipe: Quantized, channels: Channels) -> _Rounded:
+def _nearest(weight: Weight, recipe: QuantizationRecipe, channels: Channels) -> _Rounded:
     """Rounded on grids that span each group."""
     scaled = weight * channels
     group = min(recipe.group or scaled.shape[1], scaled.shape[1])

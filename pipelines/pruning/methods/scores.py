@@ -9,22 +9,24 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.masks import Mask, cumulative_shares, keep_n_of_m, keep_share
-from prunescope.pipelines.pruning.methods.matrix_context import Given
-from prunescope.pipelines.pruning.weight_delta import Change
-from prunescope.pipelines.recipes import RIA, Magnitude, Masked, Wanda
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
+from prunescope.pipelines.recipes import RIA, Magnitude, MaskingRecipe, Wanda
 
 
-def magnitude(given: Given, recipe: Magnitude) -> Change:
+def magnitude(given: MatrixContext, recipe: Magnitude) -> WeightDelta:
     """Keeps the weights with the largest |W| (Han et al., 1506.02626)."""
-    return Change.masked(mask_of(given, recipe, given.weight.abs().float(), recipe.group))
+    return WeightDelta.masked(mask_of(given, recipe, given.weight.abs().float(), recipe.group))
 
 
-def wanda(given: Given, recipe: Wanda) -> Change:
+def wanda(given: MatrixContext, recipe: Wanda) -> WeightDelta:
     """Keeps the weights with the largest |W_ij|·‖X_j‖ (Sun et al., 2306.11695 §3)."""
-    return Change.masked(mask_of(given, recipe, given.weight.abs().float() * norms(given, recipe.name), recipe.group))
+    return WeightDelta.masked(
+        mask_of(given, recipe, given.weight.abs().float() * norms(given, recipe.name), recipe.group)
+    )
 
 
-def ria(given: Given, recipe: RIA) -> Change:
+def ria(given: MatrixContext, recipe: RIA) -> WeightDelta:
     """Keeps the weights with the largest (|W_ij|/Σ_j|W_ij| + |W_ij|/Σ_i|W_ij|)·‖X_j‖^power (Zhang et al., 2024).
 
     A row or column of zeros has no shares; its weights score 0.
@@ -34,15 +36,15 @@ def ria(given: Given, recipe: RIA) -> Change:
     for dim in (0, 1):
         sums = sizes.sum(dim=dim, keepdim=True)
         scores += sizes / torch.where(sums > 0, sums, 1)
-    return Change.masked(mask_of(given, recipe, scores * norms(given, recipe.name) ** recipe.power, recipe.group))
+    return WeightDelta.masked(mask_of(given, recipe, scores * norms(given, recipe.name) ** recipe.power, recipe.group))
 
 
-def norms(given: Given, recipe: str) -> Float[Tensor, " in"]:
+def norms(given: MatrixContext, recipe: str) -> Float[Tensor, " in"]:
     """√E[x_j²] of every input, float32: ‖X_j‖ = √(tokens·E[x_j²]), and a common factor changes no ranking."""
     return given.reached(recipe).second_moment.sqrt().to(given.weight.device, torch.float32)
 
 
-def mask_of(given: Given, recipe: Masked, scores: Float[Tensor, "out in"], group: str) -> Mask:
+def mask_of(given: MatrixContext, recipe: MaskingRecipe, scores: Float[Tensor, "out in"], group: str) -> Mask:
     """The recipe's pattern on some scores.
 
     Args:

@@ -16,8 +16,8 @@ from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs, Watch
-from prunescope.pipelines.pruning.variant_patching import swapped
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments, InputRecorder
+from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 UnitKind = Literal["neurons", "heads"]
 # Enough for attention to be none of the uniform one, and for some expert of every stack to be reached.
@@ -240,15 +240,15 @@ class _Probe:
         if not torch.equal(truth, self._output(weights | fed)):
             raise InputError(f"{names}: without some of what it reads, the rest is not what it was; refused")
 
-    def _ignores(self, readers: Stack, matrices: Stack, dense: Mapping[str, Inputs]) -> bool:
+    def _ignores(self, readers: Stack, matrices: Stack, dense: Mapping[str, ActivationMoments]) -> bool:
         """Whether the reader's inputs are the same with all of some matrices zero."""
         zero = {each.name: torch.zeros_like(each.stored) for each in matrices.values()}
         found = self._inputs(readers, zero)
         return all(_same(found[name], seen, slice(None)) for name, seen in dense.items())
 
-    def _inputs(self, readers: Stack, weights: Mapping[str, Tensor]) -> dict[str, Inputs]:
-        with swapped([self._sublayer], weights):
-            watch = Watch({matrix.name: matrix for matrix in readers.values()})
+    def _inputs(self, readers: Stack, weights: Mapping[str, Tensor]) -> dict[str, ActivationMoments]:
+        with swap_weights([self._sublayer], weights):
+            watch = InputRecorder({matrix.name: matrix for matrix in readers.values()})
             with Products(watch.see):
                 self._sublayer.replay(self._call)
             watch.count()
@@ -258,11 +258,11 @@ class _Probe:
         return watch.inputs
 
     def _output(self, weights: Mapping[str, Tensor]) -> Tensor:
-        with swapped([self._sublayer], weights):
+        with swap_weights([self._sublayer], weights):
             return self._sublayer.replay(self._call)
 
 
-def _same(one: Inputs, other: Inputs, channels: Tensor | slice) -> bool:
+def _same(one: ActivationMoments, other: ActivationMoments, channels: Tensor | slice) -> bool:
     """Whether the same numbers flowed in, as far as sums and sums of squares of each channel tell, bit for bit."""
     return torch.equal(one.sums[channels], other.sums[channels]) and torch.equal(
         one.squares[channels], other.squares[channels]

@@ -13,7 +13,7 @@ from prunescope.pipelines.reporting.charts.publication_size import Specification
 from prunescope.pipelines.reporting.charts.registry import Figure
 
 
-class Drawn:
+class FigureCache:
     """Figures as they are wanted, kept until nobody holds this any more."""
 
     def __init__(self, ask: Callable[[str], pl.DataFrame]) -> None:

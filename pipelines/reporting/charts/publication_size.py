@@ -33,7 +33,7 @@ _SIZE = re.compile(r'width="([\d.]+)" height="([\d.]+)"')
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedChart:
     """A chart for print.
 
     Attributes:
@@ -45,7 +45,7 @@ class Fitted:
     type_points: float
 
 
-def fitted(specification: Specification, columns: int, drawn: str | None = None) -> Fitted:
+def fitted(specification: Specification, columns: int, drawn: str | None = None) -> FittedChart:
     """The chart as a picture of the width of one or two columns of a paper.
 
     Args:
@@ -71,7 +71,7 @@ def fitted(specification: Specification, columns: int, drawn: str | None = None)
     # A small chart is not blown up: its type would be larger than the text around it.
     scale = WIDTHS[columns] / max(width, most)
     sized = f'width="{width * scale:.2f}" height="{height * scale:.2f}"'
-    return Fitted(_SIZE.sub(sized, svg, count=1), _TYPE * scale)
+    return FittedChart(_SIZE.sub(sized, svg, count=1), _TYPE * scale)
 
 
 def _size(svg: str) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import label, prose
-from prunescope.pipelines.reporting.explorer.document_types import PairDocument, Source, Table, TurnsDocument
+from prunescope.pipelines.reporting.explorer.document_types import FlipsDocument, PairDocument, Source, Table
 from prunescope.pipelines.reporting.explorer.query_cache import table_rows
 
 # A file has this many at most: all of 45 variants, of a few kilobytes each.
@@ -41,7 +41,7 @@ _TURNS = {
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairComparison:
     """What a comparison of two variants found.
 
     Attributes:
@@ -64,7 +64,7 @@ class Pairs:
         sql: text of the statements `TOKENS` and `TASKS`, with the parameters $1 model, $2 pairs, $3 their recipes.
     """
 
-    compare: Callable[[str, Sequence[tuple[str, str]]], Sequence[Paired]]
+    compare: Callable[[str, Sequence[tuple[str, str]]], Sequence[PairComparison]]
     sql: Mapping[str, str]
 
 
@@ -74,7 +74,7 @@ def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list
     return [_document(model, *both, of_both) for both, of_both in zip(recipes, found, strict=True)]
 
 
-def _document(model: str, recipe_a: str, recipe_b: str, found: Paired) -> PairDocument:
+def _document(model: str, recipe_a: str, recipe_b: str, found: PairComparison) -> PairDocument:
     """Of tokens it has the statistics with a paired error."""
     both = {"a": recipe_a, "b": recipe_b}
     where: dict[str, Any] = {"$1": model, "$3": [recipe_a, recipe_b]}
@@ -94,7 +94,7 @@ def _document(model: str, recipe_a: str, recipe_b: str, found: Paired) -> PairDo
     }
 
 
-def turns(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> TurnsDocument:
+def turns(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> FlipsDocument:
     """Builds the document `turns`.
 
     Args:

@@ -33,7 +33,7 @@ class Column(TypedDict):
     is_detail: bool  # left out of the overview until a reader asks for all columns
 
 
-class Spark(TypedDict):
+class Sparkline(TypedDict):
     """Mean KL over prompts a step, in nats; `forced` on the dense tokens, `free` on its own."""
 
     forced: list[Number]
@@ -61,7 +61,7 @@ class VariantEntry(TypedDict):
     sql: Source  # of the verdict
     where: dict[str, str]  # raw model and recipe, which choose its rows in any statement
     numbers: dict[str, Number]
-    spark: Spark
+    spark: Sparkline
     traces: list[int]  # positions m of prompts whose document trace/<n>/<m> is here
 
 
@@ -247,7 +247,7 @@ class PairDocument(TypedDict):
     missing: list[str]
 
 
-class TurnsDocument(TypedDict):
+class FlipsDocument(TypedDict):
     """Document `turns`: the right answers of every two variants, also of those without a document of their own."""
 
     columns: list[str]  # as those of a PairDocument's tables

@@ -19,7 +19,7 @@ LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed":
 
 
 @dataclass(frozen=True)
-class Finding:
+class ReportFinding:
     """One sentence or a few.
 
     Attributes:
@@ -37,7 +37,7 @@ class Finding:
     where: Mapping[str, str]
 
 
-def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[Finding]:
+def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[ReportFinding]:
     """All findings, model by model and theme by theme; a frame without rows of a model adds none for it.
 
     Args:
@@ -45,7 +45,7 @@ def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[
         models: of which models, in this order.
     """
     return [
-        Finding(model, theme, sentence, key, {column: str(row[column]) for column in FINDINGS[key].narrow})
+        ReportFinding(model, theme, sentence, key, {column: str(row[column]) for column in FINDINGS[key].narrow})
         for model in models
         for theme, key, tell in _TELLERS
         for row in frames[key].filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True)

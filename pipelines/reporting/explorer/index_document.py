@@ -16,14 +16,14 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     FindingEntry,
     Index,
     Prompt,
-    Spark,
+    Sparkline,
     VariantEntry,
 )
 from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
 from prunescope.pipelines.reporting.explorer.findings import findings
-from prunescope.pipelines.reporting.explorer.ordering import Order
+from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.query import VARIANT
-from prunescope.pipelines.reporting.explorer.query_cache import Frames, number, numbers
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, rule, source
 
 # Most texts of which the overview shows the perplexity.
@@ -64,7 +64,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 @dataclass(frozen=True)
-class Told:
+class StudySummary:
     """What a study says of itself.
 
     Attributes:
@@ -77,24 +77,24 @@ class Told:
     study: str
     title: str
     facts: Sequence[Fact]
-    order: Order
+    order: DisplayOrder
 
 
-def variant_names(frames: Frames, order: Order) -> list[tuple[str, str]]:
+def variant_names(frames: QueryCache, order: DisplayOrder) -> list[tuple[str, str]]:
     """Model and recipe of the variants in the order of the index: model by model, the dense one first."""
     names = [(str(model), str(recipe)) for model, recipe in frames.all("names").iter_rows()]
     return sorted(names, key=lambda variant: order.of_variant(*variant))
 
 
-def prompt_rows(frames: Frames, order: Order) -> list[dict[str, Any]]:
+def prompt_rows(frames: QueryCache, order: DisplayOrder) -> list[dict[str, Any]]:
     """The prompts in the order of the index."""
     rows = frames.all("prompts").iter_rows(named=True)
     return sorted(rows, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
 
 
 def index(
-    frames: Frames,
-    told: Told,
+    frames: QueryCache,
+    told: StudySummary,
     traces: Mapping[tuple[str, str], Collection[int]],
     without_data: Collection[str] = (),
     *,
@@ -161,7 +161,7 @@ def figure_entry(figure: Figure) -> FigureEntry:
     }
 
 
-def _lens(frames: Frames) -> str:
+def _lens(frames: QueryCache) -> str:
     found = frames.all("lens")
     return str(found["lens"][0]) if found.height and found["lens"][0] is not None else "normed"
 
@@ -179,7 +179,7 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
 
 
 def _numbers(
-    frames: Frames, rows: Sequence[Mapping[str, Any]]
+    frames: QueryCache, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Column], dict[tuple[str, str], dict[str, float | None]]]:
     """The columns that have a number in some row, and each variant's numbers by their names."""
     found: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
@@ -220,7 +220,7 @@ def _numbers(
 
 
 def _variants(
-    frames: Frames,
+    frames: QueryCache,
     rows: Sequence[Mapping[str, Any]],
     values: Mapping[tuple[str, str], dict[str, float | None]],
     traces: Mapping[tuple[str, str], Collection[int]],
@@ -251,8 +251,8 @@ def _variants(
     return told
 
 
-def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Spark]:
-    found: dict[tuple[str, str], Spark] = {}
+def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Sparkline]:
+    found: dict[tuple[str, str], Sparkline] = {}
     parts = frame.partition_by("model", "recipe", "trajectory", as_dict=True, maintain_order=True)
     for (model, recipe, trajectory), part in parts.items():
         spark = found.setdefault((str(model), str(recipe)), {"forced": [], "free": []})

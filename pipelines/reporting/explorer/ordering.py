@@ -8,7 +8,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
-class Order:
+class DisplayOrder:
     """Names in the study's order.
 
     Attributes:

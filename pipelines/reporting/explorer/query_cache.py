@@ -18,7 +18,7 @@ DIGITS = 4
 LARGE = ("layers", "top")
 
 
-class Frames:
+class QueryCache:
     """Answers to the statements, each asked once and kept, but for `LARGE` ones: of these, those of one prompt.
 
     Attributes:

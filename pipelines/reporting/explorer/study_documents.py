@@ -8,17 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeVar, cast
 
-from prunescope.pipelines.reporting.charts.figure_cache import Drawn
+from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.html import embedded
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.comparisons import AT_ONCE, MOST_PAIRS, Pairs, nearest, paired, turns
 from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_TITLES
 from prunescope.pipelines.reporting.explorer.document_types import Fact, FigureDocument, Index, PairDocument, Statement
-from prunescope.pipelines.reporting.explorer.index_document import Told, figure_entry, index, prompt_rows, variant_names
-from prunescope.pipelines.reporting.explorer.ordering import Order
+from prunescope.pipelines.reporting.explorer.index_document import (
+    StudySummary,
+    figure_entry,
+    index,
+    prompt_rows,
+    variant_names,
+)
+from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import Ask, Frames
+from prunescope.pipelines.reporting.explorer.query_cache import Ask, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import variant
 
@@ -45,9 +51,9 @@ class Documents:
         title: str = "",
         facts: Sequence[Fact] = (),
         views: Mapping[str, str] | None = None,
-        order: Order | None = None,
+        order: DisplayOrder | None = None,
         pairs: Pairs | None = None,
-        drawn: Drawn | None = None,
+        drawn: FigureCache | None = None,
         *,
         is_live: bool = False,
     ) -> None:
@@ -65,25 +71,25 @@ class Documents:
             is_live: documents are built one by one from what is there now, each asking for its own rows only; else
                 every statement is asked once for all documents, and kept.
         """
-        self._order = order or Order()
-        self._kept = None if is_live else Frames(ask, is_whole=True)
-        self._drawn = drawn or (Drawn(self._kept.answer) if self._kept else None)
+        self._order = order or DisplayOrder()
+        self._kept = None if is_live else QueryCache(ask, is_whole=True)
+        self._drawn = drawn or (FigureCache(self._kept.answer) if self._kept else None)
         self._ask = ask
         self._study, self._title, self._facts = study, title, facts
         self._views, self._pairs = dict(views or {}), pairs
         self._is_live = is_live
 
-    def _frames(self) -> Frames:
+    def _frames(self) -> QueryCache:
         """Of a server, what is there now; nothing is kept from one document to the next."""
-        return self._kept or Frames(self._ask, is_whole=False)
+        return self._kept or QueryCache(self._ask, is_whole=False)
 
-    def _figures(self, frames: Frames) -> Drawn:
-        return self._drawn or Drawn(frames.answer)
+    def _figures(self, frames: QueryCache) -> FigureCache:
+        return self._drawn or FigureCache(frames.answer)
 
-    def _variants(self, frames: Frames) -> list[tuple[str, str]]:
+    def _variants(self, frames: QueryCache) -> list[tuple[str, str]]:
         return variant_names(frames, self._order)
 
-    def _prompts(self, frames: Frames) -> list[dict[str, Any]]:
+    def _prompts(self, frames: QueryCache) -> list[dict[str, Any]]:
         return prompt_rows(frames, self._order)
 
     def names(self) -> list[str]:
@@ -191,15 +197,15 @@ class Documents:
         found["index"] = cut
         return found
 
-    def _index(self, frames: Frames, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()) -> Index:
+    def _index(self, frames: QueryCache, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()) -> Index:
         names = self._variants(frames)
         here: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
             here.setdefault(names[n], []).append(m)
-        told = Told(self._study, self._title, self._facts, self._order)
+        told = StudySummary(self._study, self._title, self._facts, self._order)
         return index(frames, told, here, without_data, is_live=self._is_live)
 
-    def _traces(self, frames: Frames) -> list[tuple[int, int]]:
+    def _traces(self, frames: QueryCache) -> list[tuple[int, int]]:
         """Prompt and variant of every text of a pruned variant, by their positions."""
         variants = {names: n for n, names in enumerate(self._variants(frames))}
         prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(self._prompts(frames))}
@@ -242,7 +248,7 @@ class Documents:
         return [f"view/{name}" for name in names if name in self._views]
 
 
-def _figure(figure: Figure, drawn: Drawn) -> FigureDocument:
+def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
     # The page lays on the colours of a light or a dark screen.
     drawings = [
         {"title": title, "spec": {name: part for name, part in specification.items() if name != "config"}}

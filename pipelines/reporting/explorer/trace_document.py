@@ -9,7 +9,7 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Layers, Options, Steps, TopStep, Trace
-from prunescope.pipelines.reporting.explorer.query_cache import Frames, number, numbers, place
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, place
 
 # A token of a text is a few characters; one of ten thousand is an attack.
 TOKEN_COLUMNS = 60
@@ -17,7 +17,7 @@ TRAJECTORIES = {"teacher_forced": "forced", "free_running": "free"}
 SPACES = ("h", "z", "p")
 
 
-def trace(frames: Frames, model: str, recipe: str, prompt_id: str) -> Trace:
+def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:
     """Builds the document of a text that the variant wrote.
 
     Raises:

@@ -17,7 +17,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     VariantDocument,
 )
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import Frames, number, numbers, place, table_rows
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, place, table_rows
 
 # Statement → the columns that are printed; every row but of `flips`, whose first ones show what they are like.
 TABLES: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,7 @@ MOST_FLIPS = 40
 CELL = 200
 
 
-def variant(frames: Frames, model: str, recipe: str, prompts: Mapping[str, int]) -> VariantDocument:
+def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, int]) -> VariantDocument:
     """Builds the document.
 
     Args:
@@ -95,7 +95,7 @@ def _fact(value: object) -> str:
     return prose(f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value))
 
 
-def _prompts(frames: Frames, wanted: Mapping[str, str], places: Mapping[str, int]) -> list[PromptSummary]:
+def _prompts(frames: QueryCache, wanted: Mapping[str, str], places: Mapping[str, int]) -> list[PromptSummary]:
     means = {row["prompt_id"]: row for row in frames.of("text_means", **wanted).iter_rows(named=True)}
     parts = {row["prompt_id"]: row for row in frames.of("parts", **wanted).iter_rows(named=True)}
     told: list[PromptSummary] = []

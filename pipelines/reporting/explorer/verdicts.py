@@ -21,7 +21,7 @@ from prunescope.pipelines.reporting.advice import (
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Answer, Link, Source
 from prunescope.pipelines.reporting.explorer.findings import number
-from prunescope.pipelines.reporting.explorer.query_cache import Frames
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 
 TOLERANCE = 0.1
 _LISTED = 8
@@ -110,7 +110,7 @@ def _ends(row: _Row, column: str) -> str:
     return "" if low is None else f" [{low:.2f}, {high:.2f}]"
 
 
-def answers(frames: Frames, model: str) -> list[Answer]:
+def answers(frames: QueryCache, model: str) -> list[Answer]:
     """The three questions, answered of one model, and what retrieval loses; none where nothing was pruned."""
     verdicts, found = (_first(frames, f"answers/{key}", model) for key in ("safe", "retrieval"))
     if verdicts is None:
@@ -122,11 +122,11 @@ def answers(frames: Frames, model: str) -> list[Answer]:
     return [_safe(frames, model, verdicts), _collapse(model, collapses), _layers(frames, model), *retrieval]
 
 
-def _rows(frames: Frames, key: str, model: str) -> list[_Row]:
+def _rows(frames: QueryCache, key: str, model: str) -> list[_Row]:
     return list(frames.all(key).filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True))
 
 
-def _first(frames: Frames, key: str, model: str) -> _Row | None:
+def _first(frames: QueryCache, key: str, model: str) -> _Row | None:
     return next(iter(_rows(frames, key, model)), None)
 
 
@@ -140,7 +140,7 @@ def _names(recipes: Sequence[str]) -> str:
     return ", ".join(map(label, recipes[:_LISTED])) + more
 
 
-def _safe(frames: Frames, model: str, found: _Row) -> Answer:
+def _safe(frames: QueryCache, model: str, found: _Row) -> Answer:
     sources = [source("answers/safe", model=model)]
     names: list[str] = found["recipes_safe"] or []
     nearest = found["nearest"]
@@ -277,7 +277,7 @@ def _token_link(model: str, loop: _Row) -> Link:
     }
 
 
-def _layers(frames: Frames, model: str) -> Answer:
+def _layers(frames: QueryCache, model: str) -> Answer:
     overall, carriers = (_rows(frames, f"answers/{key}", model) for key in ("sublayers", "carriers"))
     parts = _first(frames, "answers/parts", model)
     told: list[str] = []

@@ -10,7 +10,7 @@ from torch.nn import functional
 from prunescope.pipelines.metrics import cpu_matmul
 from prunescope.pipelines.metrics.cpu_matmul import product, quick_linears
 from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.pruning.variant_patching import swapped
+from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 15, 16, 40])
@@ -65,7 +65,7 @@ def test_a_quick_model_gives_the_same_states_and_reads_swapped_weights(tiny_fold
     sublayer = decoder.layers[1].mlp
     other = {name: matrix.stored * 0.5 for name, matrix in sublayer.matrices.items()}
     for weights in ({}, other):
-        with swapped([sublayer], weights), torch.inference_mode():
+        with swap_weights([sublayer], weights), torch.inference_mode():
             truth = decoder.hidden(tokens)
             with quick_linears(decoder.model):
                 torch.testing.assert_close(decoder.hidden(tokens), truth, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ import torch
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.traces.text_traces import TextSession
-from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune_all
@@ -72,7 +72,7 @@ def computed(decoder: Decoder, recipes: Sequence[str]) -> tuple[dict[str, Varian
     for recipe in study.recipes:
         row = variant_row(decoder, "tiny", recipe, variants[recipe.name], None, 0, 0)
         found[f"{recipe.name} variants"] = row.drop("peak_memory_bytes")
-    for name, traced in Session(decoder, "tiny", study).trace_all(variants).items():
+    for name, traced in TraceSession(decoder, "tiny", study).trace_all(variants).items():
         found |= {f"{name} {table}": rows for table, rows in traced.items()}
     texts = TextSession(decoder, "tiny", study)
     found |= {f"{name} text_tokens": texts.trace(name, variant) for name, variant in variants.items()}

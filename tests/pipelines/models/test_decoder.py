@@ -18,7 +18,7 @@ from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.module_calls import first_tensor, with_first
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant, masked
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from tests.tiny_models import save_tiny
 
@@ -60,7 +60,7 @@ def test_dense_weights_and_forwards_are_back_after_a_variant_even_after_a_failur
     variant = Variant(masked([(name, torch.zeros(matrix.weight.shape, dtype=torch.bool))]), dropped=("attn.1",))
 
     def interrupted() -> None:
-        with applied(decoder, variant):
+        with apply_variant(decoder, variant):
             assert not torch.allclose(logits(decoder), before)
             raise KeyboardInterrupt
 
@@ -185,7 +185,7 @@ def test_a_stack_that_no_product_reads_is_refused_by_masks_and_not_by_drops(tmp_
     found = again(decoder)
     with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj is no matrix"):
         prune(found, parse_recipe("magnitude-50"))
-    with applied(found, Variant(dropped=("mlp.0",))):
+    with apply_variant(found, Variant(dropped=("mlp.0",))):
         assert torch.isfinite(logits(found)).all()
 
 

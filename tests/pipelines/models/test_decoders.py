@@ -10,7 +10,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.traces.activation_capture import replay, run_known
 from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
-from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import load_outline
@@ -19,7 +19,7 @@ from prunescope.pipelines.planning.preflight import unmatched
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import calibrate
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
@@ -97,7 +97,7 @@ def test_a_variant_equals_a_pruned_copy_and_leaves_the_dense_model_as_it_was(
     before = logits(decoder)
     twin = twin_of(decoder)
     write_masks(twin, variant, set(variant.masks))
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         close(logits(decoder), logits(twin))
     assert torch.equal(logits(decoder), before)
 
@@ -106,7 +106,7 @@ def test_a_dropped_sublayer_equals_one_without_weights_and_leaves_the_stream_unc
     for labels in ({"attn.0"}, {"mlp.1"}, {"attn.1", "mlp.1"}):
         twin = twin_of(decoder)
         write_zeros(twin, labels)
-        with applied(decoder, Variant(dropped=tuple(labels)), skips=False):
+        with apply_variant(decoder, Variant(dropped=tuple(labels)), skips=False):
             close(logits(decoder), logits(twin))
             added, outputs = added_by(decoder), layer_outputs(decoder)
         assert not any(added[label].any() for label in labels)
@@ -121,7 +121,7 @@ def test_a_contribution_moved_by_a_watcher_moves_the_stream_by_as_much(decoder: 
     with hooks(*decoder.layers[-1].mlp.watch(lambda added: added + move)):
         close(layer_outputs(decoder)[-1], dense + move)
     # The last layer's attention, its MLP silent: two mixers side by side move by one shift.
-    with applied(decoder, Variant(dropped=(decoder.layers[-1].mlp.label,))):
+    with apply_variant(decoder, Variant(dropped=(decoder.layers[-1].mlp.label,))):
         dense = layer_outputs(decoder)[-1]
         with hooks(*decoder.layers[-1].attn.watch(lambda added: added + move)):
             close(layer_outputs(decoder)[-1], dense + move)
@@ -142,7 +142,7 @@ def test_with_and_without_a_cache_the_same_comes_out_or_it_is_refused(
         weights = variant.weights(each)
         swaps = [replay(each, run.calls[each.label], weights, 0) for run in (by_token, whole)]
         close(*swaps)
-    with applied(decoder, Variant(variant.changes, dropped=("attn.0", "mlp.2"))):
+    with apply_variant(decoder, Variant(variant.changes, dropped=("attn.0", "mlp.2"))):
         by_token = run_known(decoder, TOKENS, 0, by_token_from=7, keep_calls=False)
         close(by_token.added["mlp.1"], added_by(decoder)["mlp.1"])
 
@@ -186,7 +186,7 @@ def test_traces_end_where_the_pruned_copy_ends(
         generation=GenerationSpec(new_tokens=3),
         measure=MeasureSpec(lenses=("normed",)),
     )
-    session = Session(dense, "tiny", study)
+    session = TraceSession(dense, "tiny", study)
     rows = session.trace(recipe, pruned)["layer_transitions"]
     (traced,) = session._prompts
     twin = twin_of(dense)

@@ -16,11 +16,11 @@ from prunescope.pipelines.models.meta_model import load_outline, shape_of
 from prunescope.pipelines.models.sources import ModelIdentity
 from prunescope.pipelines.models.weight_matrices import Products
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_encoders import EMBEDDERS, save_embedder
@@ -46,7 +46,7 @@ def bert(decoders: dict[str, Decoder]) -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def calibrated(decoders: dict[str, Decoder]) -> dict[str, Calibrated]:
+def calibrated(decoders: dict[str, Decoder]) -> dict[str, CalibrationResult]:
     return {name: calibrate(decoders[name], CALIBRATION, "tiny") for name in ("bert", "modernbert", "mistral")}
 
 
@@ -116,7 +116,7 @@ def test_without_its_sublayers_a_layer_returns_what_it_was_given(decoders: dict[
 def test_a_dropped_sublayer_of_bert_takes_its_norm_along(bert: Decoder, dropped: tuple[str, ...]) -> None:
     tokens = probe_tokens(bert, 11)
     truth = bert_by_hand(bert, tokens, frozenset(dropped))[-1]
-    with applied(bert, Variant(dropped=dropped)):
+    with apply_variant(bert, Variant(dropped=dropped)):
         found = bert.hidden(tokens)[0].double()
     assert (found - truth).norm() / truth.norm() < 1e-5
 
@@ -133,7 +133,7 @@ def test_dropped_sublayers_of_embedders_do_not_run_and_give_what_adding_nothing_
         truth = decoder.padded(tokens, lengths)
     assert own <= read
     read.clear()
-    with applied(decoder, Variant(dropped=dropped)), Products(lambda _, operand: read.add(operand.data_ptr())):
+    with apply_variant(decoder, Variant(dropped=dropped)), Products(lambda _, operand: read.add(operand.data_ptr())):
         found = decoder.padded(tokens, lengths)
     assert torch.equal(found[0], truth[0])
     assert torch.equal(found[1, :5], truth[1, :5])
@@ -142,7 +142,7 @@ def test_dropped_sublayers_of_embedders_do_not_run_and_give_what_adding_nothing_
 
 
 def test_influence_is_how_far_a_sublayer_with_its_norm_turns_the_stream(
-    bert: Decoder, calibrated: dict[str, Calibrated]
+    bert: Decoder, calibrated: dict[str, CalibrationResult]
 ) -> None:
     seen = calibrated["bert"].block_influence
     found = {(row["unit"], row["layer"]): row["influence"] for row in seen.iter_rows(named=True)}
@@ -166,13 +166,13 @@ def test_influence_is_how_far_a_sublayer_with_its_norm_turns_the_stream(
     ],
 )
 def test_embedders_are_pruned_by_the_same_recipes(
-    decoders: dict[str, Decoder], calibrated: dict[str, Calibrated], name: str, recipe: str
+    decoders: dict[str, Decoder], calibrated: dict[str, CalibrationResult], name: str, recipe: str
 ) -> None:
     decoder, seen = decoders[name], calibrated[name]
     tokens = calibration_tokens(decoder.tokenizer, CALIBRATION)
     variant = prune(decoder, parse_recipe(recipe), seen.activation_stats, seen.block_influence, tokens)
     dense = decoder.hidden(tokens)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         pruned = decoder.hidden(tokens)
         kept = {each: float((matrix.weight != 0).float().mean()) for each, matrix in decoder.matrices.items()}
     assert not torch.equal(pruned, dense)
@@ -214,14 +214,14 @@ def test_a_model_without_a_head_is_described(folders: dict[str, Path], bert: Dec
 
 @pytest.mark.parametrize("name", ["bert", "mistral"])
 def test_a_pruned_embedder_is_written_as_a_folder_that_transformers_opens(
-    decoders: dict[str, Decoder], calibrated: dict[str, Calibrated], tmp_path: Path, name: str
+    decoders: dict[str, Decoder], calibrated: dict[str, CalibrationResult], tmp_path: Path, name: str
 ) -> None:
     decoder = decoders[name]
     variant = prune(decoder, parse_recipe("wanda-2of4"), tokens=calibration_tokens(decoder.tokenizer, CALIBRATION))
     about = About("tiny", "here", "w", "wanda-2of4", "wanda", "{}")
     export(decoder, variant, tmp_path / "pruned", about)
     tokens = probe_tokens(decoder, 10)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         truth = decoder.hidden(tokens)
     again = AutoModel.from_pretrained(tmp_path / "pruned", use_safetensors=True).eval()
     with torch.inference_mode():

@@ -19,7 +19,7 @@ from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.device_map import places_of
 from prunescope.pipelines.models.load import check_device, load_decoder
 from prunescope.pipelines.models.sources import count_weights
-from prunescope.pipelines.models.weight_offload import data_of, present
+from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
@@ -101,13 +101,13 @@ def test_layers_of_any_form_come_for_their_turn(architecture: str, tmp_path: Pat
 def test_weights_are_away_again_when_a_layer_has_run(streamed: Decoder) -> None:
     streamed.hidden(probe_tokens(streamed, 4))
     assert resting(streamed) == {True}
-    with present(streamed.layers[1].module):
+    with on_device(streamed.layers[1].module):
         assert not any(parameter.isnan().any() for parameter in streamed.layers[1].module.parameters())
     assert resting(streamed) == {True}
 
 
 def test_an_error_in_a_layer_leaves_no_weights_behind(streamed: Decoder) -> None:
-    with pytest.raises(RuntimeError, match="stop"), present(streamed.layers[0].module):
+    with pytest.raises(RuntimeError, match="stop"), on_device(streamed.layers[0].module):
         raise RuntimeError("stop")
     assert resting(streamed) == {True}
 
@@ -118,7 +118,7 @@ def test_the_last_of_several_threads_lets_the_weights_go(streamed: Decoder) -> N
 
     def work() -> None:
         for _ in range(50):
-            with present(matrix.parameter):
+            with on_device(matrix.parameter):
                 together.wait()
                 seen.append(bool(matrix.parameter.isnan().any()))
                 together.wait()
@@ -138,7 +138,7 @@ def test_other_weights_put_in_meanwhile_are_the_ones_that_compute(streamed: Deco
     before, other = parameter.data, torch.ones(parameter.shape)
     parameter.data = other
     assert torch.equal(data_of(parameter), other)
-    with present(parameter):
+    with on_device(parameter):
         assert torch.equal(parameter, other)
     assert torch.equal(parameter, other)
     parameter.data = before

@@ -15,7 +15,7 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.weight_matrices import Products
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from tests.tiny_models import save_tiny
 
 # Serial and parallel, one norm for both sublayers or one each, sandwich norms and norms behind only, windows, a flat
@@ -52,7 +52,7 @@ def test_what_is_left_out_equals_what_runs_and_adds_nothing(decoder: Decoder) ->
     dense = logits(decoder)
     for labels in DROPS:
         truth = silent(decoder, labels)
-        with applied(decoder, Variant(dropped=labels)):
+        with apply_variant(decoder, Variant(dropped=labels)):
             assert torch.equal(logits(decoder), truth)
         assert not torch.allclose(dense, truth, rtol=1e-3)
     assert torch.equal(logits(decoder), dense)
@@ -66,7 +66,7 @@ def test_no_matrix_of_a_sublayer_that_is_left_out_is_multiplied_with(decoder: De
         def see(_: Tensor, operand: Tensor) -> None:
             seen.extend(each.data_ptr() for each in (operand if operand.dim() == 3 else [operand]))
 
-        with applied(decoder, Variant(dropped=tuple(labels)), skips=skips), Products(see):
+        with apply_variant(decoder, Variant(dropped=tuple(labels)), skips=skips), Products(see):
             decoder.hidden(TOKENS)
         return sum(address in own for address in seen)
 
@@ -81,11 +81,11 @@ def test_nothing_that_is_left_out_is_read_nor_is_the_norm_in_front_of_it(decoder
         gone = [each for each in decoder.sublayers if each.label in labels]
         modules = [*(mixer for each in gone for mixer in each.mixers)]
         modules += [norm for label, norm in decoder.skips.norms.items() if label in labels]
-        with applied(decoder, Variant(dropped=labels)):
+        with apply_variant(decoder, Variant(dropped=labels)):
             truth = logits(decoder)
         with ruined({parameter for module in modules for parameter in module.parameters()}):
             assert logits(decoder).isnan().all()
-            with applied(decoder, Variant(dropped=labels)):
+            with apply_variant(decoder, Variant(dropped=labels)):
                 assert torch.equal(logits(decoder), truth)
 
 
@@ -114,7 +114,7 @@ def test_through_a_cache_and_with_padding_the_same_comes_out_as_without(decoder:
                 decoder.hidden(torch.cat([short, more[1:]], dim=1)),
             ]
         cache = decoder.new_cache()
-        with applied(decoder, Variant(dropped=labels)):
+        with apply_variant(decoder, Variant(dropped=labels)):
             chunks = {10: padded} | {11 + step: more[:, step : step + 1] for step in range(4)}
             states = torch.cat([decoder.hidden(chunk, cache, real[:, :end]) for end, chunk in chunks.items()], dim=1)
         close(states[0], alone[0])
@@ -128,7 +128,7 @@ def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(
     decoder = tiny_decoder(form)
     model = cast(Any, decoder.model)
     for labels in DROPS:
-        with applied(decoder, Variant(dropped=labels)), torch.inference_mode():
+        with apply_variant(decoder, Variant(dropped=labels)), torch.inference_mode():
             cache = DynamicCache()
             model(input_ids=TOKENS, cache=cache, use_cache=True)
             assert [cache.get_seq_length(layer) for layer in range(3)] == [10, 10, 10]
@@ -144,5 +144,5 @@ def test_where_leaving_out_is_not_proved_sublayers_run_and_add_nothing(
     monkeypatch.setattr(skipping, "_growing", lambda layer: lambda *call: None)
     decoder = load_decoder(save_tiny(tmp_path))
     assert decoder.skips is None
-    with applied(decoder, Variant(dropped=("attn.0",))):
+    with apply_variant(decoder, Variant(dropped=("attn.0",))):
         assert torch.equal(logits(decoder), silent(decoder, ["attn.0"]))

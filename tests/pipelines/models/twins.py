@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.sublayer import Part, Sublayer
+from prunescope.pipelines.models.sublayer import Branch, Sublayer
 from prunescope.pipelines.pruning.variant import Variant
 
 
@@ -16,7 +16,7 @@ def twin_of(decoder: Decoder) -> Decoder:
     model = copy.deepcopy(decoder.model)
     twins = dict(zip(decoder.model.modules(), model.modules(), strict=True))
 
-    def part(own: Part) -> Part:
+    def part(own: Branch) -> Branch:
         return replace(own, chain=tuple(twins[module] for module in own.chain))
 
     def sublayer(own: Sublayer) -> Sublayer:

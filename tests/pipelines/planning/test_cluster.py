@@ -2,9 +2,9 @@
 
 import pytest
 
-from prunescope.pipelines.planning.cluster import ANSWERS, BOOKKEEPING, WRITING, Pace, simulate
+from prunescope.pipelines.planning.cluster import ANSWERS, BOOKKEEPING, WRITING, StageTimes, simulate
 
-PACE = Pace(
+PACE = StageTimes(
     load=8, model=4, dense=2, variant=10, model_told=1, variant_told=0.5, planned=0.25, written=0.125, answers=5
 )
 
@@ -18,13 +18,13 @@ def test_one_worker_takes_the_sum_of_everything() -> None:
 
 
 def test_as_many_workers_as_models_never_load_twice_and_take_a_model_each() -> None:
-    run = simulate(Pace(load=8, model=4, dense=2, variant=10), models=6, variants=5, workers=6)
+    run = simulate(StageTimes(load=8, model=4, dense=2, variant=10), models=6, variants=5, workers=6)
     assert run.repeated == 0
     assert run.seconds == 8 + 4 + 2 + 5 * 10
 
 
 def test_a_worker_that_helps_with_a_model_loads_it_again_when_its_own_tables_are_there() -> None:
-    run = simulate(Pace(load=8, model=4, dense=2, variant=10), models=1, variants=4, workers=2)
+    run = simulate(StageTimes(load=8, model=4, dense=2, variant=10), models=1, variants=4, workers=2)
     assert run.repeated == 8 + 2
     # The first goes on at 14 with three variants until 44, the other one loads until 24.
     assert run.seconds == 44
@@ -37,7 +37,7 @@ def test_a_worker_that_helps_with_a_model_loads_it_again_when_its_own_tables_are
 def test_what_one_does_for_all_bounds_the_run_from_the_number_of_workers_that_is_told(
     serial: str, name: str, each: float
 ) -> None:
-    pace = Pace(load=0, model=0, dense=0, variant=20, **{serial: each})
+    pace = StageTimes(load=0, model=0, dense=0, variant=20, **{serial: each})
     told, at = simulate(pace, models=40, variants=10, workers=1).first_limit
     assert (told, at) == (name, pytest.approx(10))
     total = each if serial == "answers" else 400 * each

@@ -12,13 +12,13 @@ from transformers import AutoConfig
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
-from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_outline, shape_of
-from prunescope.pipelines.planning.cost_model import Cost, Held, peak
+from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, peak
 from prunescope.pipelines.planning.machine_speed import Machine, measured
 from prunescope.pipelines.planning.workload import Workload
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
 from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
@@ -200,9 +200,14 @@ def test_each_kind_of_work_goes_at_its_own_speed() -> None:
 
 
 def test_the_peak_is_what_always_is_and_the_largest_phase() -> None:
-    held = [Held("a", 5), Held("b", 7, "worn"), Held("c", 4, "measured"), Held("d", 4, "measured")]
+    held = [
+        MemoryItem("a", 5),
+        MemoryItem("b", 7, "worn"),
+        MemoryItem("c", 4, "measured"),
+        MemoryItem("d", 4, "measured"),
+    ]
     assert peak(held) == 13
-    assert peak([Held("a", 5)]) == 5
+    assert peak([MemoryItem("a", 5)]) == 5
 
 
 def test_memory_of_weights_masks_and_head_by_hand() -> None:
@@ -236,13 +241,13 @@ def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_pat
     outline = load_outline(folder)
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
     planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_a_variant
-    assert planned == Session(load_decoder(folder), "tiny", study()).bytes_a_variant
+    assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_a_variant
 
 
 def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     decoder, outline = load_decoder(folder), load_outline(folder)
-    session = Session(decoder, "tiny", study())
+    session = TraceSession(decoder, "tiny", study())
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
     held = Workload(study(), shape_of(outline), lengths, [3], workers=1).held(*alone("dense"), 0)
     expected = {each.item: each.bytes for each in held}
@@ -296,7 +301,7 @@ def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -
         == shape.prunable // 8
     )
     before = {id(p): p.data_ptr() for p in decoder.trunk.parameters()}
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         fresh = [p for p in decoder.trunk.parameters() if p.data_ptr() != before[id(p)]]
         assert sum(p.nbytes for p in fresh) == 4 * shape.prunable
     assert {id(p): p.data_ptr() for p in decoder.trunk.parameters()} == before

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
-from prunescope.pipelines.pruning.methods import Given, change_of
-from prunescope.pipelines.pruning.weight_delta import Change
-from prunescope.pipelines.recipes import Masked, parse_recipe
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
+from prunescope.pipelines.pruning.methods import MatrixContext, change_of
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
+from prunescope.pipelines.recipes import MaskingRecipe, parse_recipe
 
 
 def correlated(tokens: int, channels: int, seed: int = 0) -> Tensor:
@@ -22,24 +22,24 @@ def random_weight(outputs: int, inputs: int, seed: int = 1) -> Tensor:
     return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
 
 
-def inputs_of(x: Tensor) -> Inputs:
-    inputs = Inputs(x.shape[1])
+def inputs_of(x: Tensor) -> ActivationMoments:
+    inputs = ActivationMoments(x.shape[1])
     inputs.see(x, with_gram=True)
     return inputs
 
 
-def given_of(weight: Tensor, x: Tensor | Inputs, name: str, **others: object) -> Given:
+def given_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> MatrixContext:
     recipe = parse_recipe(name)
-    sparsity = recipe.sparsity if isinstance(recipe, Masked) else None
-    inputs = x if isinstance(x, Inputs) else inputs_of(x)
-    return Given("m", 0, weight, others.pop("dense", weight), inputs=inputs, sparsity=sparsity, **others)
+    sparsity = recipe.sparsity if isinstance(recipe, MaskingRecipe) else None
+    inputs = x if isinstance(x, ActivationMoments) else inputs_of(x)
+    return MatrixContext("m", 0, weight, others.pop("dense", weight), inputs=inputs, sparsity=sparsity, **others)
 
 
-def changed(weight: Tensor, x: Tensor | Inputs, name: str, **others: object) -> Change:
+def changed(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> WeightDelta:
     return change_of(given_of(weight, x, name, **others), parse_recipe(name))
 
 
-def error(weight: Tensor, change: Change, x: Tensor) -> float:
+def error(weight: Tensor, change: WeightDelta, x: Tensor) -> float:
     """‖(W − Q) X‖² over ‖W X‖²."""
     shift = (weight - change.weight(weight)).double() @ x.double().T
     return float(shift.square().sum() / (weight.double() @ x.double().T).square().sum())

@@ -11,10 +11,10 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.methods.depth import influences
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
@@ -36,12 +36,12 @@ def tokens(decoder: Decoder) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def calibrated(decoder: Decoder) -> Calibrated:
+def calibrated(decoder: Decoder) -> CalibrationResult:
     return calibrate(decoder, SPEC, "tiny")
 
 
 @pytest.fixture
-def make(decoder: Decoder, calibrated: Calibrated, tokens: Tensor):
+def make(decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor):
     return lambda name: prune(
         decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens
     )
@@ -63,7 +63,7 @@ def inputs_of(model: Decoder, names: list[str], tokens: Tensor) -> dict[str, Ten
 
 
 def test_a_drop_after_pruning_measures_the_pruned_model(
-    decoder: Decoder, calibrated: Calibrated, tokens: Tensor, make
+    decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor, make
 ) -> None:
     alone, after = make("attn+mlp-drop-2"), make("magnitude-90+attn+mlp-drop-2")
     twin = twin_of(decoder)
@@ -142,7 +142,7 @@ def test_the_two_orders_differ_where_they_should(decoder: Decoder, make) -> None
     found = []
     for name in ("wanda-50+attn-drop-2", "attn-drop-2+wanda-50"):
         variant = make(name)
-        with applied(decoder, variant):
+        with apply_variant(decoder, variant):
             found.append(decoder.hidden(prompt))
         assert len(variant.dropped) == 2
     assert not torch.equal(*found)

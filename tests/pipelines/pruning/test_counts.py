@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask
-from prunescope.pipelines.pruning.methods import METHODS, Given, change_of
-from prunescope.pipelines.recipes import KINDS, Masked, MatrixRecipe
+from prunescope.pipelines.pruning.methods import METHODS, MatrixContext, change_of
+from prunescope.pipelines.recipes import KINDS, MaskingRecipe, MatrixRecipe
 
-MASKS = [kind for kind in KINDS if issubclass(kind, Masked)]
+MASKS = [kind for kind in KINDS if issubclass(kind, MaskingRecipe)]
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -25,19 +25,19 @@ def weights(draw: st.DrawFn, multiple: int = 1) -> Tensor:
     return torch.tensor(values, dtype=draw(st.sampled_from(TYPES))).reshape(rows, columns)
 
 
-def inputs_for(weight: Tensor) -> Inputs:
+def inputs_for(weight: Tensor) -> ActivationMoments:
     """Channels of few sizes, the first one dead."""
     channels = weight.shape[1]
-    inputs = Inputs(channels)
+    inputs = ActivationMoments(channels)
     x = torch.randn(2 * channels + 3, channels, generator=torch.Generator().manual_seed(channels)).sign()
     x[:, 0] = 0
     inputs.see(x, with_gram=True)
     return inputs
 
 
-def mask_by(kind: type[Masked], weight: Tensor, kept: Mask | None = None, **fields: object) -> Tensor:
+def mask_by(kind: type[MaskingRecipe], weight: Tensor, kept: Mask | None = None, **fields: object) -> Tensor:
     recipe = kind(name="r", **fields)
-    seen = Given("m", 0, weight, weight, kept, inputs_for(weight), recipe.sparsity)
+    seen = MatrixContext("m", 0, weight, weight, kept, inputs_for(weight), recipe.sparsity)
     change = change_of(seen, recipe)
     assert change is not None
     assert change.mask is not None
@@ -60,7 +60,7 @@ def test_every_mask_method_can_count_by_row() -> None:
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_a_share_that_rounds_to_a_whole_row_is_refused_with_its_numbers(kind: type[Masked]) -> None:
+def test_a_share_that_rounds_to_a_whole_row_is_refused_with_its_numbers(kind: type[MaskingRecipe]) -> None:
     with pytest.raises(InputError, match=r"sparsity 0\.95 of a group of 8 weights would drop all of them"):
         mask_by(kind, torch.randn(3, 8), sparsity=0.95, group="output")
 
@@ -68,7 +68,7 @@ def test_a_share_that_rounds_to_a_whole_row_is_refused_with_its_numbers(kind: ty
 @pytest.mark.parametrize("kind", MASKS)
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(), sparsity=st.floats(0.01, 0.99))
-def test_a_row_keeps_exactly_its_count(kind: type[Masked], weight: Tensor, sparsity: float) -> None:
+def test_a_row_keeps_exactly_its_count(kind: type[MaskingRecipe], weight: Tensor, sparsity: float) -> None:
     assume(round(sparsity * weight.shape[1]) < weight.shape[1])
     mask = mask_by(kind, weight, sparsity=sparsity, group="output")
     assert mask.sum(dim=1).tolist() == [weight.shape[1] - round(sparsity * weight.shape[1])] * len(weight)
@@ -81,7 +81,7 @@ def test_a_row_keeps_exactly_its_count(kind: type[Masked], weight: Tensor, spars
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(), sparsity=st.floats(0.01, 0.99))
 def test_a_whole_matrix_keeps_exactly_its_count(
-    kind: type[Masked], group: str, weight: Tensor, sparsity: float
+    kind: type[MaskingRecipe], group: str, weight: Tensor, sparsity: float
 ) -> None:
     assume(round(sparsity * weight.numel()) < weight.numel())
     mask = mask_by(kind, weight, sparsity=sparsity, group=group)
@@ -91,7 +91,7 @@ def test_a_whole_matrix_keeps_exactly_its_count(
 @pytest.mark.parametrize("kind", MASKS)
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(multiple=4), keep=st.integers(1, 3))
-def test_a_group_of_four_keeps_exactly_n(kind: type[Masked], weight: Tensor, keep: int) -> None:
+def test_a_group_of_four_keeps_exactly_n(kind: type[MaskingRecipe], weight: Tensor, keep: int) -> None:
     mask = mask_by(kind, weight, keep=keep, block=4)
     assert bool((mask.reshape(-1, 4).sum(dim=1) == keep).all())
 
@@ -100,7 +100,7 @@ def test_a_group_of_four_keeps_exactly_n(kind: type[Masked], weight: Tensor, kee
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(multiple=4), sparsity=st.floats(0.01, 0.99), data=st.data())
 def test_what_an_earlier_mask_removed_never_comes_back_and_counts(
-    kind: type[Masked], weight: Tensor, sparsity: float, data: st.DataObject
+    kind: type[MaskingRecipe], weight: Tensor, sparsity: float, data: st.DataObject
 ) -> None:
     assume(round(sparsity * weight.shape[1]) < weight.shape[1])
     bits = data.draw(st.lists(st.booleans(), min_size=weight.numel(), max_size=weight.numel()))
@@ -116,5 +116,5 @@ def test_what_an_earlier_mask_removed_never_comes_back_and_counts(
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_a_share_too_small_for_one_weight_drops_none(kind: type[Masked]) -> None:
+def test_a_share_too_small_for_one_weight_drops_none(kind: type[MaskingRecipe]) -> None:
     assert mask_by(kind, torch.randn(3, 8), sparsity=0.01, group="output").all()

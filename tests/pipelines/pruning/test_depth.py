@@ -14,12 +14,12 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import first_tensor, hooks
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.methods.depth import drop, drop_order, losses, ordered
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
-from prunescope.pipelines.recipes import Drop, parse_recipe
+from prunescope.pipelines.recipes import DepthRecipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.twins import twin_of, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
@@ -30,14 +30,14 @@ ALL = [f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("attn", "mlp")]
 BLOCKS = [f"block.{layer}" for layer in range(LAYERS)]
 # In sequence, in parallel, with norms behind the sublayers, with the stream passed through them.
 ARCHITECTURES = ("llama", "gpt_neox", "gemma2", "bloom")
-Load = Callable[[str], tuple[Decoder, Calibrated, Tensor]]
+Load = Callable[[str], tuple[Decoder, CalibrationResult, Tensor]]
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    known: dict[str, tuple[Decoder, Calibrated, Tensor]] = {}
+    known: dict[str, tuple[Decoder, CalibrationResult, Tensor]] = {}
 
-    def loaded(name: str) -> tuple[Decoder, Calibrated, Tensor]:
+    def loaded(name: str) -> tuple[Decoder, CalibrationResult, Tensor]:
         if name not in known:
             layers = {"n_layer" if name == "bloom" else "num_hidden_layers": LAYERS}
             decoder = load_decoder(save_tiny(tmp_path_factory.mktemp("models") / name, name, **layers))
@@ -127,7 +127,7 @@ def test_iterative_orders_measure_again_after_every_removal(load: Load, architec
     decoder, calibrated, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-3-iterative")
-        assert isinstance(recipe, Drop)
+        assert isinstance(recipe, DepthRecipe)
         order = drop_order(decoder, recipe, tokens, Variant())
         shot = prune(decoder, parse_recipe(f"{unit}-drop-3"), None, calibrated.block_influence)
         assert order[0].label == shot.facts["drop_order"][0]
@@ -145,7 +145,7 @@ def test_greedy_choices_are_those_of_brute_force(load: Load, architecture: str) 
     decoder, _, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-2-greedy")
-        assert isinstance(recipe, Drop)
+        assert isinstance(recipe, DepthRecipe)
         order = drop_order(decoder, recipe, tokens, Variant())
         for place, (label, score) in enumerate(order):
             removed = [each for each, _ in order[:place]]
@@ -169,8 +169,8 @@ def test_losses_do_not_depend_on_how_the_tokens_are_split(load: Load, monkeypatc
 def test_an_order_goes_on_from_what_is_known_of_it(load: Load, by: str) -> None:
     decoder, _, tokens = load("llama")
     two, three = (parse_recipe(f"attn+mlp-drop-{count}-{by}") for count in (2, 3))
-    assert isinstance(two, Drop)
-    assert isinstance(three, Drop)
+    assert isinstance(two, DepthRecipe)
+    assert isinstance(three, DepthRecipe)
     known = drop_order(decoder, two, tokens, Variant())
     assert drop_order(decoder, three, tokens, Variant(), known) == drop_order(decoder, three, tokens, Variant())
     assert drop_order(decoder, two, torch.empty(1, 1), Variant(), known) == known, "nothing is left to be measured"
@@ -244,7 +244,7 @@ def test_a_model_without_its_dropped_blocks_is_the_stock_model_with_fewer_layers
     for index in (2, 1):
         del twin.model.model.layers[index]
     tokens = torch.arange(3, 20)[None]
-    with applied(decoder, variant), torch.no_grad():
+    with apply_variant(decoder, variant), torch.no_grad():
         found = decoder.model(input_ids=tokens, use_cache=False).logits
     with torch.no_grad():
         torch.testing.assert_close(found, twin.model(input_ids=tokens, use_cache=False).logits, rtol=1e-5, atol=1e-6)
@@ -292,7 +292,7 @@ def test_names_spell_unit_count_choice_and_seed() -> None:
         ("attn-drop-2-consecutive", ("attn", 2, "consecutive", 0)),
     ):
         recipe = parse_recipe(name)
-        assert isinstance(recipe, Drop)
+        assert isinstance(recipe, DepthRecipe)
         assert (recipe.unit, recipe.count, recipe.by, recipe.seed) == expected
         assert recipe.is_calibrated == (recipe.by != "random")
         assert bool(recipe.needs) == (recipe.by == "influence")

@@ -11,12 +11,12 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 from prunescope.pipelines.pruning.masks import Mask, keep_n_of_m, keep_share
-from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.methods import MatrixContext, change_of
 from prunescope.pipelines.pruning.methods.prune_and_grow import Channels, eager, exchange
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import DSnoT, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random_weight
@@ -27,12 +27,14 @@ def exchanged(
     dense: Tensor,
     weight: Tensor,
     kept: Mask | None,
-    inputs: Inputs,
+    inputs: ActivationMoments,
     facts: dict[str, int] | None = None,
     **fields: float,
-) -> Change | None:
+) -> WeightDelta | None:
     facts = {} if facts is None else facts
-    return change_of(Given("layers.0.q", 0, weight, dense, kept, inputs, None, facts), DSnoT(name="d", **fields))
+    return change_of(
+        MatrixContext("layers.0.q", 0, weight, dense, kept, inputs, None, facts), DSnoT(name="d", **fields)
+    )
 
 
 def reference(
@@ -96,7 +98,7 @@ def test_exchanges_are_those_of_a_loop_over_single_weights(
     assert change.mask is not None
     assert torch.equal(change.mask, mask)
     assert torch.equal(change.weight(dense), found.float())
-    stored = Change.masked(kept).then(change, dense)
+    stored = WeightDelta.masked(kept).then(change, dense)
     assert stored.values is None, "all its weights are dense ones: one bit each"
     assert torch.equal(stored.weight(dense), change.weight(dense))
     assert facts["dsnot_exchanges"] >= int((mask & ~kept).sum()) > 0

@@ -11,7 +11,7 @@ from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant, load_variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
@@ -62,8 +62,8 @@ def test_every_method_changes_what_it_says_and_its_file_gives_the_same_model_aga
             assert abs(row["weights_masked"] - reached / 2) <= 0.01 * reached, recipe.name
             assert (row["weights_updated"] > 0) == (recipe.method in {"sparsegpt", "admm"}), recipe.name
         variant.save(tmp_path / "v.safetensors", recipe, "weights")
-        with applied(decoder, variant):
+        with apply_variant(decoder, variant):
             worn = decoder.hidden(probe)
         assert worn.isfinite().all(), recipe.name
-        with applied(decoder, load_variant(tmp_path / "v.safetensors", "weights")):
+        with apply_variant(decoder, load_variant(tmp_path / "v.safetensors", "weights")):
             assert torch.equal(decoder.hidden(probe), worn), recipe.name

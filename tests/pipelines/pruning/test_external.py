@@ -18,9 +18,9 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
-from prunescope.pipelines.recipes import External, parse_recipe
+from prunescope.pipelines.recipes import ExternalRecipe, parse_recipe
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
@@ -48,7 +48,7 @@ def changed(source: Path, folder: Path, change: object) -> Path:
 
 
 def read(decoder: Decoder, folder: Path, cache: Path, **fields: object) -> Variant:
-    recipe = External(name="theirs", source=str(folder), **fields)  # type: ignore[arg-type]
+    recipe = ExternalRecipe(name="theirs", source=str(folder), **fields)  # type: ignore[arg-type]
     return prune(decoder, recipe, cache=cache)
 
 
@@ -80,7 +80,7 @@ def test_layers_that_are_gone_are_found_by_the_weights_of_those_that_stay(deep: 
     assert found.facts["layers"] == [0, 2, 3, 5]
     assert min(found.facts["likeness"]) > 0.7
     assert found.hash == Variant(kept, dropped=gone).hash
-    row = variant_row(deep, "tiny", External(name="x", source="y"), found, None, 1, 1.0).row(0, named=True)
+    row = variant_row(deep, "tiny", ExternalRecipe(name="x", source="y"), found, None, 1, 1.0).row(0, named=True)
     assert row["sublayers_dropped"] == list(gone)
     assert read(deep, tmp_path / "short", tmp_path, layers=(0, 2, 3, 5)).hash == found.hash
     with pytest.raises(InputError, match=r"calls its layer 1 the dense model's 1 \(cosine -?0.0\d\), but it is like 2"):
@@ -115,10 +115,10 @@ def test_a_fine_tuned_model_keeps_its_values_norms_and_embeddings(tiny_folder: P
         "model.embed_tokens.weight",
         *(f"model.layers.{i}.{norm}_layernorm.weight" for i in range(3) for norm in ("input", "post_attention")),
     }
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         worn = logits(decoder.model)
     assert torch.equal(worn, logits(AutoModelForCausalLM.from_pretrained(folder)))
-    variant.save(tmp_path / "v.safetensors", External(name="x", source="y"), "w")
+    variant.save(tmp_path / "v.safetensors", ExternalRecipe(name="x", source="y"), "w")
 
 
 def test_zeros_beside_other_values_are_a_mask_and_values(tiny_folder: Path, tmp_path: Path) -> None:

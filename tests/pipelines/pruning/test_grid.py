@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized
-from prunescope.pipelines.pruning.weight_delta import Codes
+from prunescope.pipelines.pruning.weight_delta import QuantizedWeights
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 rows = st.integers(1, 7).flatmap(lambda n: st.lists(st.lists(finite, min_size=n, max_size=n), min_size=1, max_size=4))
@@ -34,7 +34,9 @@ def test_zero_stays_exactly_zero(values: list[list[float]], bits: int, symmetric
     weight = torch.tensor(values)
     weight[:, 0] = 0
     scales, zeros = grids(weight, bits, weight.shape[1], symmetric)
-    codes = Codes.of(quantized(weight, scales[:, 0], zeros[:, 0], bits), bits, weight.shape[1], scales, zeros)
+    codes = QuantizedWeights.of(
+        quantized(weight, scales[:, 0], zeros[:, 0], bits), bits, weight.shape[1], scales, zeros
+    )
     assert (codes.weight(*weight.shape)[:, 0] == 0).all()
 
 

@@ -21,7 +21,7 @@ from prunescope.pipelines.pruning.calibration.statistics import calibrate, calib
 from prunescope.pipelines.pruning.layer_checkpoints import discard
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 from prunescope.pipelines.pruning.variant import load_variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT
@@ -329,9 +329,9 @@ def test_kept_layers_make_the_same_variant_file_and_the_same_model(
     discard(tmp_path / "work")
     assert load_variant(tmp_path / "file", "weights").hash == held.hash
     probe = torch.arange(20)[None]
-    with applied(decoder, held):
+    with apply_variant(decoder, held):
         expected = decoder.hidden(probe)
-    with applied(decoder, load_variant(tmp_path / "file", "weights")):
+    with apply_variant(decoder, load_variant(tmp_path / "file", "weights")):
         assert torch.equal(decoder.hidden(probe), expected)
 
 

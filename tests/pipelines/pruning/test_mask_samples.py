@@ -12,7 +12,7 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.masks import keep_share
 from prunescope.pipelines.pruning.sampled_masks import MOST_SAMPLED, mask_samples, sampled_places
 from prunescope.pipelines.pruning.variant import Variant, load_variant
-from prunescope.pipelines.pruning.weight_delta import Change, Codes
+from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.tables import TABLES
@@ -40,7 +40,7 @@ def random_masks(decoder: Decoder, seed: int, sparsity: float = 0.5) -> dict[str
 
 
 def masked(masks: dict[str, torch.Tensor]) -> Variant:
-    return Variant({name: Change.masked(mask) for name, mask in masks.items()})
+    return Variant({name: WeightDelta.masked(mask) for name, mask in masks.items()})
 
 
 def unpacked(row: dict[str, object]) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_the_overlap_of_two_masks_is_that_of_the_whole_masks_within_its_standard
 def test_dropped_sublayers_are_removed_whole_and_untouched_matrices_kept_whole(decoder: Decoder) -> None:
     masks = random_masks(decoder, 4)
     kept = {name: mask for name, mask in masks.items() if ".0." in name}
-    variant = Variant({name: Change.masked(mask) for name, mask in kept.items()}, dropped=("attn.0", "mlp.1"))
+    variant = Variant({name: WeightDelta.masked(mask) for name, mask in kept.items()}, dropped=("attn.0", "mlp.1"))
     for row in mask_samples(decoder, "tiny", "mine", variant).iter_rows(named=True):
         label = f"{row['sublayer']}.{row['layer']}"
         if label in variant.dropped:
@@ -142,13 +142,13 @@ def test_dropped_sublayers_are_removed_whole_and_untouched_matrices_kept_whole(d
 def test_updated_weights_are_kept_and_codes_that_stand_for_zero_too(decoder: Decoder) -> None:
     name, matrix = next(iter(decoder.matrices.items()))
     outputs, inputs = matrix.weight.shape
-    zero = Codes.of(torch.zeros(outputs, inputs), 4, inputs, torch.ones(outputs, 1), torch.zeros(outputs, 1))
+    zero = QuantizedWeights.of(torch.zeros(outputs, inputs), 4, inputs, torch.ones(outputs, 1), torch.zeros(outputs, 1))
     mask = random_masks(decoder, 5)[name]
     wanted = {
-        "values": (Change.valued(torch.zeros(outputs, inputs)), np.ones(outputs * inputs, bool)),
-        "codes": (Change.quantized((outputs, inputs), zero), np.ones(outputs * inputs, bool)),
-        "masked codes": (Change.quantized((outputs, inputs), zero, mask), mask.numpy().reshape(-1)),
-        "masked values": (Change.valued(matrix.weight, mask), mask.numpy().reshape(-1)),
+        "values": (WeightDelta.valued(torch.zeros(outputs, inputs)), np.ones(outputs * inputs, bool)),
+        "codes": (WeightDelta.quantized((outputs, inputs), zero), np.ones(outputs * inputs, bool)),
+        "masked codes": (WeightDelta.quantized((outputs, inputs), zero, mask), mask.numpy().reshape(-1)),
+        "masked values": (WeightDelta.valued(matrix.weight, mask), mask.numpy().reshape(-1)),
     }
     for change, kept in wanted.values():
         row = mask_samples(decoder, "tiny", "mine", Variant({name: change})).row(0, named=True)

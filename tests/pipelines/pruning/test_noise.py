@@ -10,13 +10,13 @@ import torch
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.traces.activation_capture import run_known
 from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
-from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.metrics import cpu_matmul as quick
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant, load_variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
@@ -45,11 +45,11 @@ def unchanged(decoder: Decoder, before: dict[str, torch.Tensor]) -> bool:
 def test_the_dense_model_comes_back_bit_for_bit_even_after_an_error(decoder: Decoder, kind: str) -> None:
     before, head = state_of(decoder), decoder.head.weight.clone()
     dense = decoder.hidden(TOKENS)
-    with applied(decoder, Variant(noise=kind)):
+    with apply_variant(decoder, Variant(noise=kind)):
         decoder.hidden(TOKENS)
         assert torch.equal(decoder.head.weight, head), "the head stays in float32"
     assert unchanged(decoder, before)
-    with pytest.raises(IndexError), applied(decoder, Variant(noise=kind)):
+    with pytest.raises(IndexError), apply_variant(decoder, Variant(noise=kind)):
         decoder.hidden(TOKENS + 1000)  # beyond the vocabulary
     assert unchanged(decoder, before)
     assert not decoder.is_rounded
@@ -59,7 +59,7 @@ def test_the_dense_model_comes_back_bit_for_bit_even_after_an_error(decoder: Dec
 
 def test_in_bfloat16_the_body_computes_in_bfloat16_and_buffers_stay(decoder: Decoder) -> None:
     buffers = {name: buffer.clone() for name, buffer in decoder.model.named_buffers()}
-    with applied(decoder, Variant(noise="bfloat16")):
+    with apply_variant(decoder, Variant(noise="bfloat16")):
         assert decoder.hidden(TOKENS).dtype == torch.bfloat16
         assert {p.dtype for p in decoder.trunk.parameters()} == {torch.bfloat16}
         assert all(torch.equal(buffer, buffers[name]) for name, buffer in decoder.model.named_buffers())
@@ -74,7 +74,7 @@ def test_a_tied_embedding_is_rounded_below_and_not_in_the_head(architecture: str
     embedding = decoder.model.get_input_embeddings().weight
     assert embedding.data_ptr() == decoder.head.weight.data_ptr()
     kept = decoder.head.weight.clone()
-    with applied(decoder, Variant(noise="bfloat16")):
+    with apply_variant(decoder, Variant(noise="bfloat16")):
         assert embedding.dtype == torch.bfloat16
         assert torch.equal(decoder.head.weight, kept)
     assert embedding.data_ptr() == decoder.head.weight.data_ptr()
@@ -83,7 +83,7 @@ def test_a_tied_embedding_is_rounded_below_and_not_in_the_head(architecture: str
 def test_in_bfloat16_what_sublayers_add_sums_to_the_rounded_stream(decoder: Decoder) -> None:
     finals: list[torch.Tensor] = []
     handle = decoder.final_norm.register_forward_pre_hook(lambda _, args: finals.append(args[0]))
-    with applied(decoder, Variant(noise="bfloat16")):
+    with apply_variant(decoder, Variant(noise="bfloat16")):
         capture = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=False)
         (decoded,) = decode_greedily(decoder, [(5, 9, 77)], 4)
     handle.remove()
@@ -97,7 +97,7 @@ def test_in_another_order_a_product_of_many_rows_rounds_otherwise_and_means_the_
     # More rows alone change nothing where a kernel treats each row alike, and a floor of zero is none.
     many = torch.arange(3, 43).repeat(8, 3)[:, :100]
     dense = decoder.hidden(many)
-    with applied(decoder, Variant(noise="batch")):
+    with apply_variant(decoder, Variant(noise="batch")):
         noisy = decoder.hidden(many)
     assert (noisy != dense).float().mean() > 0.3
     torch.testing.assert_close(noisy, dense, rtol=1e-4, atol=1e-5)
@@ -110,7 +110,7 @@ def test_in_another_order_weights_are_turned_once_however_often_they_multiply(
     flip = torch.Tensor.flip
     monkeypatch.setattr(torch.Tensor, "flip", lambda self, *axes: turned.append(self.data_ptr()) or flip(self, *axes))
     weights = {matrix.address for matrix in decoder.matrices.values()}
-    with applied(decoder, Variant(noise="batch")):
+    with apply_variant(decoder, Variant(noise="batch")):
         once = decoder.hidden(torch.tensor([[5, 9, 77]]))
         again = decoder.hidden(torch.tensor([[5, 9, 77]]))
     assert torch.equal(once, again)
@@ -126,7 +126,7 @@ def test_in_another_order_decoding_multiplies_by_the_same_kernel(
     for noise in (None, "batch"):
         count: list[int] = []
         monkeypatch.setattr(quick, "product", lambda *args, count=count: count.append(1) or plain(*args))
-        with applied(decoder, Variant(noise=noise)):
+        with apply_variant(decoder, Variant(noise=noise)):
             decode_greedily(decoder, [(5, 9, 77)], 2)
         products[str(noise)] = len(count)
     assert products["None"] == products["batch"]
@@ -148,7 +148,7 @@ def test_a_noise_variant_needs_no_statistics_and_its_file_brings_it_back(
 
 
 def test_a_kind_of_noise_from_another_version_is_a_failure_and_not_the_dense_model(decoder: Decoder) -> None:
-    with pytest.raises(ComputationError, match="'float8'"), applied(decoder, Variant(noise="float8")):
+    with pytest.raises(ComputationError, match="'float8'"), apply_variant(decoder, Variant(noise="float8")):
         pass
 
 
@@ -162,7 +162,7 @@ def test_the_traces_of_noise_move_whole_runs_and_no_single_sublayer(decoder: Dec
         generation=GenerationSpec(new_tokens=5),
         measure={"cache": cache},
     )
-    session = Session(decoder, "tiny", study)
+    session = TraceSession(decoder, "tiny", study)
     for kind, least, most in (("bfloat16", 1e-9, 1e-1), ("batch", 1e-16, 1e-6)):
         tables = session.trace(f"noise-{kind}", Variant(noise=kind))
         rows = tables["layer_transitions"]

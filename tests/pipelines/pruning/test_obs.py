@@ -14,13 +14,13 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
-from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
+from prunescope.pipelines.pruning.methods import MatrixContext, change_of
 from prunescope.pipelines.pruning.methods.column_update import eager, sweep
 from prunescope.pipelines.pruning.methods.quantization_grid import grids
 from prunescope.pipelines.pruning.variant import load_variant
-from prunescope.pipelines.pruning.variant_patching import applied
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
 from tests.pipelines.pruning.surgeon import slow_gptq, slow_sparsegpt
@@ -184,7 +184,7 @@ def rounded_to_nearest(weight: Tensor, bits: int, group: int) -> Tensor:
 def test_on_correlated_inputs_gptq_beats_rounding_to_the_nearest() -> None:
     weight, x = random_weight(48, 96), correlated(600, 96)
     for name, bits, group in (("gptq-4bit", 4, 96), ("gptq-3bit-g32", 3, 32), ("gptq-2bit-g40", 2, 40)):
-        nearest = error(weight, Change.valued(rounded_to_nearest(weight, bits, group)), x)
+        nearest = error(weight, WeightDelta.valued(rounded_to_nearest(weight, bits, group)), x)
         assert error(weight, changed(weight, x, name), x) < 0.7 * nearest
 
 
@@ -208,7 +208,7 @@ def test_weights_masked_before_stay_exactly_zero_when_rounded() -> None:
         nearest = first.mask * rounded_to_nearest(first.weight(weight), 4, 32)
         if fields == "bits: 4":
             pruned = first.weight(weight)
-            assert error(pruned, change, x) < error(pruned, Change.valued(nearest), x)
+            assert error(pruned, change, x) < error(pruned, WeightDelta.valued(nearest), x)
 
 
 def test_dead_channels_become_zero_and_are_counted() -> None:
@@ -266,7 +266,7 @@ def test_fewer_tokens_than_channels_raise_a_damping_that_is_too_small() -> None:
 def test_damping_is_raised_tenfold_three_times_at_most_and_then_the_matrix_is_named(
     damping: float, raised: int | None
 ) -> None:
-    inputs = Inputs(2)
+    inputs = ActivationMoments(2)
     inputs.tokens, inputs.gram = 1, torch.tensor([[1.0, 1.001], [1.001, 1.0]])  # an eigenvalue of −0.001
     name = f"{{name: q, method: gptq, bits: 4, damping: {damping:.8f}}}"
     given = given_of(random_weight(3, 2), inputs, name)
@@ -290,7 +290,7 @@ def test_damaged_sums_and_weights_are_refused() -> None:
         with pytest.raises(ComputationError, match="m: the Gram matrix"):
             changed(weight, inputs, name)
         with pytest.raises(InputError, match="no calibration token"):
-            change_of(Given("m", 0, weight, weight, sparsity=0.5), parse_recipe(name))
+            change_of(MatrixContext("m", 0, weight, weight, sparsity=0.5), parse_recipe(name))
     broken = weight.clone()
     broken[1, 1] = float("nan")
     for name in ("sparsegpt-50", "sparsegpt-2of4", "gptq-4bit", "gptq-4bit-g8", "admm-50"):
@@ -359,9 +359,9 @@ def test_decoders_are_pruned_and_quantized_and_come_back_bit_for_bit(
         variant.save(tmp_path / "v.safetensors", recipe, "weights")
         again = load_variant(tmp_path / "v.safetensors", "weights")
         assert again.facts == variant.facts
-        with applied(decoder, variant):
+        with apply_variant(decoder, variant):
             first = decoder.hidden(tokens)
-        with applied(decoder, again):
+        with apply_variant(decoder, again):
             assert torch.equal(decoder.hidden(tokens), first)
         assert torch.equal(decoder.hidden(tokens), dense)
         loss[name] = float((first - dense).square().mean())
@@ -370,7 +370,7 @@ def test_decoders_are_pruned_and_quantized_and_come_back_bit_for_bit(
                 assert int(mask.sum()) * 2 == mask.numel(), matrix
         assert len(variant.changes) == len(decoder.matrices)
     masked = prune(decoder, parse_recipe("wanda-50"), tokens=tokens)
-    with applied(decoder, masked):
+    with apply_variant(decoder, masked):
         wanda = float((decoder.hidden(tokens) - dense).square().mean())
     assert loss["gptq-4bit-g16"] < loss["sparsegpt-50"] < wanda
     assert loss["wanda-50+admm"] < wanda

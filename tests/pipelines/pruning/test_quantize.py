@@ -11,8 +11,8 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 from prunescope.pipelines.pruning.methods.quantize import CLIPS
 from prunescope.pipelines.pruning.variant import load_variant
-from prunescope.pipelines.pruning.variant_patching import applied
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import AWQ, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, random_weight
@@ -194,7 +194,7 @@ def test_a_quantized_model_is_kept_in_few_bits_and_comes_back_bit_for_bit(
     tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32))
     variant = prune(decoder, parse_recipe(name), None, None, tokens)
     for key, change in variant.changes.items():
-        assert isinstance(change, Change)
+        assert isinstance(change, WeightDelta)
         assert change.codes is not None
         zeros = float((change.weight(decoder.matrices[key].weight) == 0).float().mean())
         assert (zeros >= 0.5) == ("+" in name)
@@ -202,7 +202,7 @@ def test_a_quantized_model_is_kept_in_few_bits_and_comes_back_bit_for_bit(
     dense = sum(matrix.stored.numel() * 4 for matrix in decoder.matrices.values())
     assert (tmp_path / "v.safetensors").stat().st_size < dense / 2
     probe = torch.arange(3, 20)[None]
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         first = decoder.hidden(probe)
-    with applied(decoder, load_variant(tmp_path / "v.safetensors", "weights")):
+    with apply_variant(decoder, load_variant(tmp_path / "v.safetensors", "weights")):
         assert torch.equal(decoder.hidden(probe), first)

@@ -11,10 +11,10 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import Masked, MatrixRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
@@ -34,7 +34,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def calibrated(decoder: Decoder) -> Calibrated:
+def calibrated(decoder: Decoder) -> CalibrationResult:
     return calibrate(decoder, SPEC, "tiny")
 
 
@@ -70,10 +70,10 @@ def outlier_shares(
 
 @pytest.mark.parametrize("fields", ["", ", modules: [attn]", ", owl_m: 3, owl_lambda: 0.2"])
 def test_owl_spares_layers_by_their_outliers_and_reaches_the_target_exactly(
-    decoder: Decoder, calibrated: Calibrated, fields: str
+    decoder: Decoder, calibrated: CalibrationResult, fields: str
 ) -> None:
     recipe = matrix_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")
-    assert isinstance(recipe, Masked)
+    assert isinstance(recipe, MaskingRecipe)
     found = [each or 0.0 for each in layer_sparsities(decoder, recipe, calibrated.activation_stats)]
     kind = recipe.modules[0] if recipe.modules else None
     shares, sizes = outlier_shares(decoder, calibrated.activation_stats, kind, recipe.owl_m)
@@ -86,7 +86,7 @@ def test_owl_spares_layers_by_their_outliers_and_reaches_the_target_exactly(
     assert found[0] < found[2] < found[1], "more outliers, fewer weights lost"
 
 
-def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, calibrated: Calibrated) -> None:
+def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, calibrated: CalibrationResult) -> None:
     recipe = matrix_recipe(
         "{name: r, method: wanda, sparsity: 0.5, ratios: owl, modules: ['*.0.*', '*.1.mlp.*', '*2*k_proj']}"
     )
@@ -103,7 +103,9 @@ def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, ca
     assert len(set(found)) == 3
 
 
-def test_owl_leaves_out_what_was_dropped_before(decoder: Decoder, calibrated: Calibrated, tokens: Tensor) -> None:
+def test_owl_leaves_out_what_was_dropped_before(
+    decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor
+) -> None:
     recipe, stats = matrix_recipe("wanda-50-owl"), calibrated.activation_stats
     dropped = ("attn.0", "mlp.0", "mlp.1")
     found = [each or 0.0 for each in layer_sparsities(decoder, recipe, stats, dropped)]
@@ -133,10 +135,10 @@ def test_layers_of_equal_outliers_share_alike(tiny_folder: Path, tokens: Tensor)
 
 @pytest.mark.parametrize("name", ["wanda-60-owl", "magnitude-60-owl", "ria-60-owl", "sparsegpt-60-owl", "admm-60-owl"])
 def test_a_pruned_model_has_the_shares_that_owl_gave(
-    decoder: Decoder, calibrated: Calibrated, tokens: Tensor, name: str
+    decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor, name: str
 ) -> None:
     recipe = matrix_recipe(name)
-    assert isinstance(recipe, Masked)
+    assert isinstance(recipe, MaskingRecipe)
     assert (recipe.ratios, recipe.sparsity) == ("owl", 0.6)
     assert recipe.needs == ("activation_stats",)
     variant = prune(decoder, recipe, calibrated.activation_stats, None, tokens)

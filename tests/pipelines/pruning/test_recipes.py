@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.recipes import FORMS, Drop, Magnitude, Wanda, parse_recipe
+from prunescope.pipelines.recipes import FORMS, DepthRecipe, Magnitude, Wanda, parse_recipe
 
 
 @pytest.mark.parametrize("form", [form for form, _ in FORMS])
@@ -17,7 +17,7 @@ def test_names_carry_their_parameters() -> None:
     assert isinstance(wanda, Wanda)
     assert (wanda.keep, wanda.block, wanda.sparsity) == (2, 4, None)
     drop = parse_recipe("block-drop-12")
-    assert isinstance(drop, Drop)
+    assert isinstance(drop, DepthRecipe)
     assert (drop.unit, drop.count) == ("block", 12)
     magnitude = parse_recipe("magnitude-62.5")
     assert isinstance(magnitude, Magnitude)

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.pruning.calibration.activation_moments import Inputs
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import cumulative_shares, pattern_of
-from prunescope.pipelines.pruning.methods import Given, change_of
+from prunescope.pipelines.pruning.methods import MatrixContext, change_of
 from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random_weight
 
 THRESHOLD = "{{name: w, method: wanda, sparsity: {}, group: threshold}}"
 
 
-def mask_of(weight: Tensor, inputs: Inputs | None, name: str, sparsity: float | None = None) -> list[list[bool]]:
-    change = change_of(Given("layers.0.q", 0, weight, weight, None, inputs, sparsity), parse_recipe(name))
+def mask_of(
+    weight: Tensor, inputs: ActivationMoments | None, name: str, sparsity: float | None = None
+) -> list[list[bool]]:
+    change = change_of(MatrixContext("layers.0.q", 0, weight, weight, None, inputs, sparsity), parse_recipe(name))
     assert change is not None
     assert change.mask is not None
     assert change.values is None

@@ -16,10 +16,10 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.methods.structured_units import head_count, heads_of, neurons_of, probe_calls
 from prunescope.pipelines.pruning.variant import Variant, load_variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Flap, Heads, Neurons, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import EVERY_DECODER, SHORT_TEXT, save_tiny
@@ -27,7 +27,7 @@ from tests.tiny_models import EVERY_DECODER, SHORT_TEXT, save_tiny
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 NEURONS = "{name: n, method: neurons, share: 0.25"
-Load = Callable[[str], tuple[Decoder, Calibrated]]
+Load = Callable[[str], tuple[Decoder, CalibrationResult]]
 NO_BIAS = "has no bias of its own; set `compensate: false`"
 ACROSS_HEADS = "its heads are not independent of each other"
 WITH_EXPERTS = (
@@ -42,9 +42,9 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Callable[[str], Decoder]) -> Load:
-    known: dict[str, tuple[Decoder, Calibrated]] = {}
+    known: dict[str, tuple[Decoder, CalibrationResult]] = {}
 
-    def loaded(name: str, **changes: object) -> tuple[Decoder, Calibrated]:
+    def loaded(name: str, **changes: object) -> tuple[Decoder, CalibrationResult]:
         key = f"{name}{changes}"
         if key not in known:
             folder = tmp_path_factory.mktemp("models")
@@ -55,7 +55,7 @@ def load(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Callable[[str],
     return loaded
 
 
-def pruned(decoder: Decoder, calibrated: Calibrated, recipe: str) -> Variant:
+def pruned(decoder: Decoder, calibrated: CalibrationResult, recipe: str) -> Variant:
     return prune(decoder, parse_recipe(recipe), calibrated.activation_stats, calibrated.block_influence)
 
 
@@ -66,7 +66,7 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def worn(decoder: Decoder, variant: Variant) -> Tensor:
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         return logits(decoder.model)
 
 

@@ -11,11 +11,11 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.statistics import Calibrated, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.variant import Variant, load_variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT
@@ -27,7 +27,7 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=32)
 def test_a_mask_takes_any_number_out_and_leaves_the_others_bit_for_bit(dtype: torch.dtype) -> None:
     weight = torch.tensor([[-0.0, torch.nan, torch.inf, 1.5], [torch.nan, 1e-7, -2.0, -0.0]], dtype=dtype)
     mask = torch.tensor([[True, False, False, True], [False, True, False, True]])
-    found = Change.masked(mask).weight(weight.T.contiguous().T)
+    found = WeightDelta.masked(mask).weight(weight.T.contiguous().T)
     assert torch.equal(found, torch.where(mask, weight, torch.zeros((), dtype=dtype)))
     assert found.signbit().tolist() == [[True, False, False, False], [False, False, False, True]]
 
@@ -38,17 +38,17 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def calibrated(decoder: Decoder) -> Calibrated:
+def calibrated(decoder: Decoder) -> CalibrationResult:
     return calibrate(decoder, SPEC, "tiny")
 
 
-def pruned(decoder: Decoder, calibrated: Calibrated, name: str) -> Variant:
+def pruned(decoder: Decoder, calibrated: CalibrationResult, name: str) -> Variant:
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens)
 
 
 def test_wanda_drops_the_smallest_scores_of_every_row_by_the_papers_formula(
-    decoder: Decoder, calibrated: Calibrated
+    decoder: Decoder, calibrated: CalibrationResult
 ) -> None:
     variant = pruned(decoder, calibrated, "{name: w, method: wanda, sparsity: 0.5, predecessors: dense}")
     for sublayer in decoder.sublayers:
@@ -62,18 +62,22 @@ def test_wanda_drops_the_smallest_scores_of_every_row_by_the_papers_formula(
 
 
 @pytest.mark.parametrize("name", ["magnitude-50", "wanda-50", "wanda-2of4", "magnitude-4of8"])
-def test_half_of_the_prunable_weights_are_masked_exactly(decoder: Decoder, calibrated: Calibrated, name: str) -> None:
+def test_half_of_the_prunable_weights_are_masked_exactly(
+    decoder: Decoder, calibrated: CalibrationResult, name: str
+) -> None:
     recipe = parse_recipe(name)
     variant = pruned(decoder, calibrated, name)
     row = variant_row(decoder, "tiny", recipe, variant, calibrated.hash, 1, 1.0).row(0, named=True)
     assert row["weights_masked"] * 2 == row["weights_prunable"]
     assert row["sparsity"] == 0.5
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         zeros = sum(int((m.weight == 0).sum()) for m in decoder.matrices.values())
     assert zeros >= row["weights_masked"]
 
 
-def test_drops_follow_the_influence_and_count_all_their_parameters(decoder: Decoder, calibrated: Calibrated) -> None:
+def test_drops_follow_the_influence_and_count_all_their_parameters(
+    decoder: Decoder, calibrated: CalibrationResult
+) -> None:
     influence = calibrated.block_influence
     least = influence.filter(pl.col("unit") == "block").sort("influence").row(0, named=True)
     assert least["drop_order"] == 1
@@ -88,7 +92,7 @@ def test_drops_follow_the_influence_and_count_all_their_parameters(decoder: Deco
 
 @pytest.mark.parametrize("name", ["dense", "magnitude-37.5", "wanda-2of4", "attn-drop-2", "block-drop-1"])
 def test_a_variant_file_rebuilds_the_variant_bit_for_bit(
-    decoder: Decoder, calibrated: Calibrated, name: str, tmp_path: Path
+    decoder: Decoder, calibrated: CalibrationResult, name: str, tmp_path: Path
 ) -> None:
     variant = pruned(decoder, calibrated, name)
     variant.save(tmp_path / "v.safetensors", parse_recipe(name), "weights")
@@ -97,14 +101,14 @@ def test_a_variant_file_rebuilds_the_variant_bit_for_bit(
     assert again.masks.keys() == variant.masks.keys()
     assert all(torch.equal(again.masks[key], variant.masks[key]) for key in variant.masks)
     tokens = torch.arange(20)[None]
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         first = decoder.hidden(tokens)
-    with applied(decoder, again):
+    with apply_variant(decoder, again):
         assert torch.equal(decoder.hidden(tokens), first)
 
 
 def test_a_variant_file_is_refused_when_damaged_or_of_other_weights(
-    decoder: Decoder, calibrated: Calibrated, tmp_path: Path
+    decoder: Decoder, calibrated: CalibrationResult, tmp_path: Path
 ) -> None:
     file = tmp_path / "v.safetensors"
     pruned(decoder, calibrated, "wanda-2of4").save(file, parse_recipe("wanda-2of4"), "weights")
@@ -122,7 +126,7 @@ def test_a_variant_file_is_refused_when_damaged_or_of_other_weights(
         load_variant(tmp_path / "none", "weights")
 
 
-def test_a_recipe_without_effect_is_an_error(tiny_folder: Path, calibrated: Calibrated) -> None:
+def test_a_recipe_without_effect_is_an_error(tiny_folder: Path, calibrated: CalibrationResult) -> None:
     silent = load_decoder(tiny_folder)
     with torch.no_grad():
         for layer in silent.layers:
@@ -131,7 +135,7 @@ def test_a_recipe_without_effect_is_an_error(tiny_folder: Path, calibrated: Cali
         prune(silent, parse_recipe("attn-drop-1"), None, calibrated.block_influence)
 
 
-def test_missing_statistics_and_impossible_numbers_are_refused(decoder: Decoder, calibrated: Calibrated) -> None:
+def test_missing_statistics_and_impossible_numbers_are_refused(decoder: Decoder, calibrated: CalibrationResult) -> None:
     with pytest.raises(InputError, match="needs calibration tokens"):
         prune(decoder, parse_recipe("wanda-50"))
     with pytest.raises(InputError, match="needs block_influence"):
@@ -160,10 +164,10 @@ def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_beh
     tokens = torch.arange(3, 20)[None]
     before = {name: (p.data_ptr(), p.detach().clone()) for name, p in decoder.model.named_parameters()}
     dense = decoder.hidden(tokens)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         held = decoder.hidden(tokens)
     monkeypatch.setattr("prunescope.pipelines.pruning.variant_patching.MOST_HELD", 0)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         assert all(p.data_ptr() == before[name][0] for name, p in decoder.model.named_parameters()), "made too early"
         assert torch.equal(decoder.hidden(tokens), held)
         broken = decoder.layers[1].module.register_forward_hook(lambda *_: 1 / 0)
@@ -178,8 +182,8 @@ def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_beh
 
 
 def test_whether_anything_was_done_is_told_without_reading_a_change() -> None:
-    class Unread(dict[str, Change]):
-        def __getitem__(self, name: str) -> Change:
+    class Unread(dict[str, WeightDelta]):
+        def __getitem__(self, name: str) -> WeightDelta:
             raise AssertionError(f"{name} was read")
 
         def __eq__(self, other: object) -> bool:
@@ -187,7 +191,7 @@ def test_whether_anything_was_done_is_told_without_reading_a_change() -> None:
 
         __hash__ = None
 
-    assert not Variant(Unread({"w": Change((64, 64))})).is_dense
+    assert not Variant(Unread({"w": WeightDelta((64, 64))})).is_dense
     assert Variant(Unread()).is_dense
     assert Variant(facts={"weights_changed": 0}).is_dense
     for other in (Variant(dropped=("attn.1",)), Variant(noise="batch"), Variant(parameters={"a.bias": torch.ones(1)})):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.warehouse.catalogue.column_docs import Explanation, explain
+from prunescope.warehouse.catalogue.column_docs import ColumnDoc, explain
 from prunescope.warehouse.catalogue.database import load_views
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
@@ -35,10 +35,10 @@ def test_a_note_has_a_sentence_and_may_have_a_unit_a_formula_and_a_second_line(t
     view = load_views(views_of(tmp_path, a=NOTED))["a"]
     assert view.columns == ("model", "n", "is_deep", "both", "bare")
     assert dict(view.notes) == {
-        "n": Explanation("Layers, embedding left out; 1 is none", "layers", "max(layer) + 1"),
-        "is_deep": Explanation("Whether there are more than ten of them, which is a long story", "", "n > 10"),
-        "both": Explanation("Two", "a; b for c"),
-        "bare": Explanation("Only words: with a colon, and x=1 is no formula"),
+        "n": ColumnDoc("Layers, embedding left out; 1 is none", "layers", "max(layer) + 1"),
+        "is_deep": ColumnDoc("Whether there are more than ten of them, which is a long story", "", "n > 10"),
+        "both": ColumnDoc("Two", "a; b for c"),
+        "bare": ColumnDoc("Only words: with a colon, and x=1 is no formula"),
     }
     assert view.header == "What it is.\nkey: model\nreason: because."
     assert view.notes["n"].comment() == "Layers, embedding left out; 1 is none [layers] = max(layer) + 1"
@@ -48,7 +48,7 @@ def test_a_column_without_a_note_is_what_it_was_where_it_came_from(tmp_path: Pat
     folder = views_of(tmp_path, a=NOTED, b="select model, n, is_deep from a")
     explained = explain(load_views(folder).values())
     model = TABLES["block_influence"].column("model")
-    assert explained["a"]["model"] == explained["b"]["model"] == Explanation(model.doc)
+    assert explained["a"]["model"] == explained["b"]["model"] == ColumnDoc(model.doc)
     assert explained["b"]["n"] == explained["a"]["n"]
     assert explained["layer_transitions"]["t1_h"].source == TABLES["layer_transitions"].column("t1_h").source
 
@@ -60,7 +60,7 @@ def test_a_column_that_two_sources_explain_differently_needs_a_note(tmp_path: Pa
     noted = f"-- columns:\n--   step: Either\n{query}"
     explained = explain(load_views(views_of(tmp_path, a=query, b=noted)).values())
     assert set(explained["a"]) == {"model"}
-    assert explained["b"]["step"] == Explanation("Either")
+    assert explained["b"]["step"] == ColumnDoc("Either")
 
 
 def test_a_new_column_without_a_note_stays_unexplained(tmp_path: Path) -> None:

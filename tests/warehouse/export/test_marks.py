@@ -5,9 +5,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunescope.warehouse.export.best_marks import Mark, marks
+from prunescope.warehouse.export.best_marks import BestMark, marks
 
-NO, BEST, SECOND = Mark.NONE, Mark.BEST, Mark.SECOND
+NO, BEST, SECOND = BestMark.NONE, BestMark.BEST, BestMark.SECOND
 
 
 def test_the_best_and_the_second_best_of_values_without_errors() -> None:
@@ -47,7 +47,7 @@ def test_no_unmarked_value_is_better_than_a_marked_one(
     found = marks([value for value, _ in pairs], [error for _, error in pairs], smaller_is_better=smaller)
     sign = 1 if smaller else -1
     known = [(sign * value, mark) for (value, _), mark in zip(pairs, found, strict=True) if value is not None]
-    best = {mark: min((value for value, of in known if of is mark), default=math.inf) for mark in Mark}
+    best = {mark: min((value for value, of in known if of is mark), default=math.inf) for mark in BestMark}
     assert best[BEST] <= best[SECOND] <= best[NO] or BEST not in found
     assert (SECOND in found) <= (BEST in found)
     assert all(mark is NO for (value, _), mark in zip(pairs, found, strict=True) if value is None)

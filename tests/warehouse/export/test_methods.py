@@ -12,7 +12,7 @@ import pytest
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.export import bibliography
-from prunescope.warehouse.export.methods_section import Calibration, Known, Methods, methods
+from prunescope.warehouse.export.methods_section import Calibration, Methods, ProvenanceFacts, methods
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
@@ -52,9 +52,9 @@ def written(
     *recipes: str,
     model: str = "tiny",
     tables: tuple[str, ...] = TABLES_READ,
-    known: Known | None = None,
+    known: ProvenanceFacts | None = None,
 ) -> Methods:
-    return methods(warehouse, {(model, recipe) for recipe in recipes}, tables, known or Known(), "1.2.3")
+    return methods(warehouse, {(model, recipe) for recipe in recipes}, tables, known or ProvenanceFacts(), "1.2.3")
 
 
 def keys(section: Methods) -> set[str]:
@@ -91,14 +91,14 @@ def test_the_section_has_seeds_versions_device_prompts_and_texts(warehouse: duck
 
 def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckDBPyConnection) -> None:
     drawn = Calibration("c4", 128, 2048, 3, "single")
-    known = Known({"c" * 64: drawn}, {"text_hash 0": "wikitext2"})
+    known = ProvenanceFacts({"c" * 64: drawn}, {"text_hash 0": "wikitext2"})
     section = written(warehouse, "wanda-50", known=known)
     assert "128 sequences of 2,048 tokens from C4 [@raffel2020t5], each within one document, drawn with seed 3" in (
         section.markdown
     )
     assert "(WikiText-2 [@merity2017pointer])" in section.markdown
     assert keys(section) >= {"raffel2020t5", "merity2017pointer"}
-    embedded = Known({"c" * 64: replace(drawn, source="embedded")}, {})
+    embedded = ProvenanceFacts({"c" * 64: replace(drawn, source="embedded")}, {})
     assert "tokens from Python's help topics" in written(warehouse, "wanda-50", known=embedded).markdown
 
 
@@ -165,7 +165,7 @@ def test_a_revision_is_told_where_it_says_more_than_the_hash_of_the_weights(
         store.write(TABLES["variants"], rows, provenance_of(model, "wanda-50"), model, "wanda-50")
     with database.connect(store.root) as connection:
         one = written(connection, "wanda-50", model="one")
-        both = methods(connection, {("one", "wanda-50"), ("two", "wanda-50")}, TABLES_READ, Known(), "1")
+        both = methods(connection, {("one", "wanda-50"), ("two", "wanda-50")}, TABLES_READ, ProvenanceFacts(), "1")
 
     assert (f"revision `{revision}`" in one.markdown) == (f"revision {revision}" in one.bibtex) == is_told
     assert one.markdown.count("SHA-256 of the weights `weights`") == 1

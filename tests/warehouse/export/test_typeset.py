@@ -16,8 +16,8 @@ from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 from prunescope.warehouse.export.html_table import to_html
 from prunescope.warehouse.export.latex_escape import latex
 from prunescope.warehouse.export.latex_table import to_latex
-from prunescope.warehouse.export.table_cells import Printed, printed, to_markdown
-from prunescope.warehouse.export.table_spec import Layout, Shown, derived
+from prunescope.warehouse.export.table_cells import RenderedTable, printed, to_markdown
+from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec, derived
 
 HOSTILE = [
     r"a_b&c%",
@@ -35,14 +35,14 @@ HOSTILE = [
     "",
     " ",
 ]
-LAYOUT = Layout(
+LAYOUT = TableSpec(
     "Caption with 100 % & <b>",
     (
-        *(Shown("model"), Shown("recipe", "recipe")),
-        Shown("kl", "KL", "nats", error="kl_se", best="min"),
-        Shown("agreement", "same", "%", error="agreement_se", best="max", scale=100),
-        Shown("ratio", "estimate / truth", interval=("ratio_low", "ratio_high")),
-        Shown("correct", "right", of="graded"),
+        *(ColumnFormat("model"), ColumnFormat("recipe", "recipe")),
+        ColumnFormat("kl", "KL", "nats", error="kl_se", best="min"),
+        ColumnFormat("agreement", "same", "%", error="agreement_se", best="max", scale=100),
+        ColumnFormat("ratio", "estimate / truth", interval=("ratio_low", "ratio_high")),
+        ColumnFormat("correct", "right", of="graded"),
     ),
     "A note with x_se and 5 % of #1.",
     within=("model",),
@@ -67,7 +67,7 @@ def rows() -> pa.Table:
     )
 
 
-def hostile() -> Printed:
+def hostile() -> RenderedTable:
     names = [*HOSTILE, "end"]
     return printed(
         "hostile", pa.table({"recipe": names, "x_1": [*map(float, range(len(names)))]}), derived("h", _schema(), {})
@@ -225,7 +225,7 @@ def test_hostile_names_compile(tmp_path: Path) -> None:
     compile_tex(tmp_path, {"hostile.tex": to_latex(hostile()), "my.tex": to_latex(printed("my", rows(), LAYOUT))})
 
 
-def wide(rows: int, figures: int = 20) -> Printed:
+def wide(rows: int, figures: int = 20) -> RenderedTable:
     """More columns than a page is wide, two of them keys, one the same everywhere, one with texts of any length."""
     columns: dict[str, list[object]] = {"recipe": [f"wanda-{row}" for row in range(rows)], "same": ["all"] * rows}
     columns["text"] = ["why " * 30 if row % 2 else "0123456789abcdef" * 4 for row in range(rows)]
@@ -238,7 +238,7 @@ def wide(rows: int, figures: int = 20) -> Printed:
     return printed("wide", table, derived("Too wide?", table.schema, {}), ["recipe", "layer"])
 
 
-def one_row() -> Printed:
+def one_row() -> RenderedTable:
     """Keys that fill the line alone; one row needs none of them again."""
     table = pa.table({f"key_{name}": ["a name of twenty-four"] for name in "abcdefgh"} | {"figure": [1.0]})
     return printed("one", table, derived("Too wide?", table.schema, {}), [f"key_{name}" for name in "abcdefgh"])

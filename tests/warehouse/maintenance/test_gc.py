@@ -6,13 +6,13 @@ import time
 import pytest
 
 from prunescope.assets.cli.maintenance import _row
-from prunescope.warehouse.maintenance.garbage_collection import Named, removable, remove, waste
+from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, remove, waste
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
 
 VARIANTS, MODELS = TABLES["variants"], TABLES["models"]
-KEPT = Named("mine", frozenset({"tiny", "../../x"}), frozenset({"dense", "wanda-50"}))
+KEPT = StudyScope("mine", frozenset({"tiny", "../../x"}), frozenset({"dense", "wanda-50"}))
 
 
 def write(store, model, recipe, study="mine", fingerprint="f" * 64):
@@ -40,7 +40,7 @@ def test_a_warehouse_whose_studies_are_all_given_has_no_waste(store):
     store.write_bytes("_catalogue/prunescope.duckdb", lambda path: path.touch())
     store.write_bytes("_unfinished/tiny/wanda-50/layer-0000.safetensors", lambda path: path.touch())
     assert told(store, KEPT) == set()
-    assert told(store, KEPT, Named("other", frozenset(), frozenset())) == set()
+    assert told(store, KEPT, StudyScope("other", frozenset(), frozenset())) == set()
 
 
 def test_an_empty_or_missing_warehouse_has_no_waste(store):
@@ -63,7 +63,7 @@ def test_everything_that_no_study_names_is_told_with_the_study_that_computed_it(
         ("report", "_reports/theirs.html", "theirs"),
         ("report", "_reports/mine-notes.html", "mine-notes"),
     }
-    theirs = Named("theirs", frozenset({"tiny", "other"}), frozenset({"gone", "dense"}))
+    theirs = StudyScope("theirs", frozenset({"tiny", "other"}), frozenset({"gone", "dense"}))
     assert told(store, KEPT, theirs) == {("report", "_reports/mine-notes.html", "mine-notes")}
 
 
@@ -71,8 +71,8 @@ def test_a_recipe_of_one_study_does_not_keep_the_models_of_another(store):
     write(store, "tiny", "dense")
     write(store, "other", "wanda-50")
     one, two = (
-        Named("one", frozenset({"tiny"}), frozenset({"wanda-50"})),
-        Named("two", frozenset({"other"}), frozenset({"dense"})),
+        StudyScope("one", frozenset({"tiny"}), frozenset({"wanda-50"})),
+        StudyScope("two", frozenset({"other"}), frozenset({"dense"})),
     )
     assert {path for kind, path, _ in told(store, one, two) if kind == "partition"} == {
         "variants/model=tiny/recipe=dense/part.parquet",

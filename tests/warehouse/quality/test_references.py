@@ -8,7 +8,7 @@ import pytest
 import prunescope
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.quality.foreign_keys import assertions
-from prunescope.warehouse.schema.table import Reference
+from prunescope.warehouse.schema.table import ForeignKey
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
@@ -27,7 +27,7 @@ def test_a_foreign_key_holds_the_whole_key_of_its_table() -> None:
             assert reference.columns == TABLES[reference.table].key
     keyed = {name for name, table in TABLES.items() if table.references}
     assert set(TABLES) - keyed == {"models", "paper_reference"}
-    assert str(Reference("variants", ("model", "recipe"))) == "(model, recipe) references variants (model, recipe)"
+    assert str(ForeignKey("variants", ("model", "recipe"))) == "(model, recipe) references variants (model, recipe)"
 
 
 @pytest.mark.parametrize("gone", ["models", "variants"])

@@ -7,7 +7,7 @@ from typing import Any
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
-from prunescope.pipelines.evaluation.tasks.loading import Loaded, quiet
+from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 ARTICLES = """ = First =\x20
@@ -59,13 +59,13 @@ def writing_spec(folder: Path) -> TaskSpec:
     return TaskSpec(name="mine", definition=str(path), allow_functions=True)
 
 
-def answers(model: HFLM, loaded: Loaded) -> list[list[Any]]:
+def answers(model: HFLM, loaded: LoadedTask) -> list[list[Any]]:
     """Log-likelihoods or texts of every sample, as the evaluator logs them."""
     samples = evaluated(model, loaded)
     return [[_value(each) for each in s["resps"]] for s in samples if s["filter"] == samples[0]["filter"]]
 
 
-def evaluated(model: HFLM, loaded: Loaded) -> Sequence[Mapping[str, Any]]:
+def evaluated(model: HFLM, loaded: LoadedTask) -> Sequence[Mapping[str, Any]]:
     loaded.task.set_fewshot_seed(loaded.spec.seed)
     with quiet():
         tasks = {"tasks": {loaded.name: loaded.task}, "groups": {}}

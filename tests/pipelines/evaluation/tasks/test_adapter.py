@@ -10,14 +10,14 @@ from lm_eval.models.huggingface import HFLM
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks import lm_eval_model
-from prunescope.pipelines.evaluation.tasks.lm_eval_model import WornModel
-from prunescope.pipelines.evaluation.tasks.loading import Loaded, load_tasks, quiet
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
+from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks, quiet
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.pipelines.evaluation.tasks import harness
@@ -30,7 +30,7 @@ ARCHITECTURES = ("llama", "mistral", "gpt2", "bloom", "lfm2", "recurrent_gemma",
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Loaded]:
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[LoadedTask]:
     folder = tmp_path_factory.mktemp("tasks")
     return load_tasks([*harness.specs(folder), harness.writing_spec(folder)])
 
@@ -46,7 +46,7 @@ def theirs(model: object) -> HFLM:
         return HFLM(pretrained=model, device="cpu", dtype="float32", softmax_dtype="float64", batch_size=3)
 
 
-def require_same(ours: WornModel, other: HFLM, loaded: Loaded) -> None:
+def require_same(ours: VariantLM, other: HFLM, loaded: LoadedTask) -> None:
     for model in (ours, other):
         model._max_length = loaded.spec.context
     # Together with others its rows write on behind a stop string, and padding may change their states.
@@ -61,18 +61,18 @@ def require_same(ours: WornModel, other: HFLM, loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_answers_are_those_of_lm_evals_own_model(architecture: str, tasks: list[Loaded], tmp_path: Path) -> None:
+def test_answers_are_those_of_lm_evals_own_model(architecture: str, tasks: list[LoadedTask], tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)
-    ours, other = WornModel(load_decoder(folder)), theirs(str(folder))
+    ours, other = VariantLM(load_decoder(folder)), theirs(str(folder))
     assert ours._can_share == (architecture not in {"recurrent_gemma", "bamba"})
     for loaded in tasks:
         require_same(ours, other, loaded)
 
 
 def test_a_worn_variant_answers_as_a_checkpoint_of_it_does(
-    decoder: Decoder, tasks: list[Loaded], monkeypatch: pytest.MonkeyPatch
+    decoder: Decoder, tasks: list[LoadedTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, masked, dropped = WornModel(decoder), prune(decoder, parse_recipe("magnitude-50")), ("attn.0", "mlp.1")
+    ours, masked, dropped = VariantLM(decoder), prune(decoder, parse_recipe("magnitude-50")), ("attn.0", "mlp.1")
     monkeypatch.setattr(lm_eval_model, "can_go_on", None)  # the dense model was asked already
     dense = harness.answers(ours, tasks[0])
     for variant in (masked, Variant(dropped=dropped)):
@@ -82,7 +82,7 @@ def test_a_worn_variant_answers_as_a_checkpoint_of_it_does(
         with quiet():
             other = HFLM(pretrained=twin.model, tokenizer=decoder.tokenizer, softmax_dtype="float64", batch_size=3)
         for loaded in (tasks[0], tasks[1], tasks[-1]):
-            with applied(decoder, variant):
+            with apply_variant(decoder, variant):
                 require_same(ours, other, loaded)
         assert harness.answers(ours, tasks[0]) == dense != harness.answers(other, tasks[0])
 
@@ -96,7 +96,7 @@ def test_options_share_the_pass_over_their_context(decoder: Decoder, tmp_path: P
     rows = [{"query": f"Which is {n} of these, once more?", "choices": list("abcde"), "gold": 0} for n in range(4)]
     data = tmp_path / "short.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
-    ours = WornModel(decoder)
+    ours = VariantLM(decoder)
     for loaded in load_tasks([TaskSpec(name="openbookqa", data=str(data))]):
         passed.clear()
         with hooks(decoder.trunk.register_forward_pre_hook(count, with_kwargs=True)):
@@ -108,9 +108,9 @@ def test_options_share_the_pass_over_their_context(decoder: Decoder, tmp_path: P
 def test_where_padding_changes_the_states_only_equal_lengths_pass_together(decoder: Decoder) -> None:
     contexts = ([5, 6, 7, 8], [9, 10, 11, 12], [3, 4])
     requests = [((None, None), list(context), [20 + n, 30, 40][: n + 1]) for context in contexts for n in range(3)]
-    padded = WornModel(decoder)._loglikelihood_tokens(requests)
-    unpadded = WornModel(replace(decoder, can_pad=False))._loglikelihood_tokens(requests)
-    alone = [WornModel(decoder)._loglikelihood_tokens([request])[0] for request in requests]
+    padded = VariantLM(decoder)._loglikelihood_tokens(requests)
+    unpadded = VariantLM(replace(decoder, can_pad=False))._loglikelihood_tokens(requests)
+    alone = [VariantLM(decoder)._loglikelihood_tokens([request])[0] for request in requests]
     for found in (padded, unpadded):
         assert [value for value, _ in found] == pytest.approx([value for value, _ in alone], abs=1e-5)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in alone]
@@ -124,25 +124,25 @@ def test_a_greedy_continuation_is_told_from_others(decoder: Decoder) -> None:
         written.append(int(decoder.head.logits_of_state(state).argmax()))
     best, other = written[4:], [*written[4:6], (written[6] + 1) % 300]
     requests = [((None, None), context, tokens) for tokens in (best, other, best[:1])]
-    assert [greedy for _, greedy in WornModel(decoder)._loglikelihood_tokens(requests)] == [True, False, True]
+    assert [greedy for _, greedy in VariantLM(decoder)._loglikelihood_tokens(requests)] == [True, False, True]
 
 
 def test_the_decoders_own_tokenizer_is_left_alone(decoder: Decoder) -> None:
     before = decoder.tokenizer.pad_token
     decoder.tokenizer.pad_token = None
-    WornModel(decoder)
+    VariantLM(decoder)
     assert decoder.tokenizer.pad_token is None
     decoder.tokenizer.pad_token = before
 
 
-def test_damaged_weights_and_answers_without_room_are_refused(decoder: Decoder, tasks: list[Loaded]) -> None:
-    ours = WornModel(decoder)
+def test_damaged_weights_and_answers_without_room_are_refused(decoder: Decoder, tasks: list[LoadedTask]) -> None:
+    ours = VariantLM(decoder)
     with pytest.raises(InputError, match=r"answer of 129 tokens; the model's context holds 128"):
         ours._loglikelihood_tokens([((None, None), [1], [2] * 129)])
     twin = twin_of(decoder)
     next(twin.model.parameters()).data.fill_(float("nan"))
     with pytest.raises(ComputationError, match="NaN or infinite logits in a task"):
-        harness.answers(WornModel(twin), tasks[0])
+        harness.answers(VariantLM(twin), tasks[0])
 
 
 def test_a_task_that_draws_its_answers_is_refused(decoder: Decoder, tmp_path: Path) -> None:
@@ -151,4 +151,4 @@ def test_a_task_that_draws_its_answers_is_refused(decoder: Decoder, tmp_path: Pa
     path.write_text(path.read_text().replace("do_sample: false", "do_sample: true, temperature: 0.8"))
     (loaded,) = load_tasks([spec])
     with pytest.raises(InputError, match="mine: it draws its answers"):
-        harness.answers(WornModel(decoder), loaded)
+        harness.answers(VariantLM(decoder), loaded)

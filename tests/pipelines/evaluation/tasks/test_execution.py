@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.evaluation.tasks.sandbox_client import Limits, Verdict, passes, refusal
+from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict, Limits, passes, refusal
 
 pytestmark = pytest.mark.namespaces
 PROBLEM = 'import math\n\n\ndef helper(x):\n    return x + 1\n\n\ndef double(x):\n    """Doubles."""\n'
@@ -30,7 +30,7 @@ def _namespaces() -> None:
         pytest.skip(f"code cannot be shut in here: {reason}")
 
 
-def verdict_of(completion: str, limits: Limits | None = None) -> Verdict:
+def verdict_of(completion: str, limits: Limits | None = None) -> ExecutionVerdict:
     return passes(PROBLEM, completion, TESTS, "double", limits)
 
 
@@ -42,8 +42,10 @@ def told(expression: str, before: str = "pass") -> object:
 
 
 def test_a_right_program_passes_and_a_wrong_one_fails_at_the_line_that_says_so() -> None:
-    assert verdict_of(RIGHT) == Verdict("passed")
-    assert verdict_of("    return 4\n") == Verdict("failed", "AssertionError: assert candidate(3) == helper(5)")
+    assert verdict_of(RIGHT) == ExecutionVerdict("passed")
+    assert verdict_of("    return 4\n") == ExecutionVerdict(
+        "failed", "AssertionError: assert candidate(3) == helper(5)"
+    )
     assert verdict_of("    return 2 * helper(x) - 2\n").outcome == "passed"
 
 
@@ -100,18 +102,18 @@ def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
     # ("returned", kind()) where a state beside it made kind.__eq__ something that is true of all.
     values = f"b'(S\\'returned\\'\\nc{module}\\n{name}\\n(N}}S\\'__eq__\\'\\ncbuiltins\\nslice\\nstb'"
     verdict = verdict_of(sending(f"{values} + b')Rt.'"))
-    assert verdict == Verdict("failed", "the program sent something that is no result")
+    assert verdict == ExecutionVerdict("failed", "the program sent something that is no result")
 
 
 @pytest.mark.parametrize("number", [2, 9, 11, 15])
 def test_no_signal_to_them_ends_the_tests(number: int) -> None:
-    assert verdict_of(f"    import os\n    os.kill(1, {number})\n" + RIGHT) == Verdict("passed")
+    assert verdict_of(f"    import os\n    os.kill(1, {number})\n" + RIGHT) == ExecutionVerdict("passed")
 
 
 @pytest.mark.parametrize("number", [9, 15])
 def test_a_signal_to_its_own_group_ends_the_program_alone(number: int) -> None:
     verdict = verdict_of(f"    import os\n    os.kill(0, {number})\n")
-    assert verdict == Verdict("failed", "the program ended before its tests did")
+    assert verdict == ExecutionVerdict("failed", "the program ended before its tests did")
 
 
 @pytest.mark.parametrize("how", ["ignored", "blocked"])
@@ -123,7 +125,7 @@ def test_signals_that_the_caller_does_not_want_reach_the_program(how: str) -> No
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGTERM, handler)
-    assert verdict == Verdict("failed", "the program ended before its tests did")
+    assert verdict == ExecutionVerdict("failed", "the program ended before its tests did")
 
 
 @pytest.mark.parametrize("at", ["loaded", "called"])
@@ -132,13 +134,13 @@ def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
     completion = sending("b'\\x80\\x05\\x96' + struct.pack('<Q', 2**40)")
     if at == "loaded":
         completion += "\n\ndouble(0)\n"
-    assert verdict_of(completion) == Verdict("memory", "the tests ran out of memory")
+    assert verdict_of(completion) == ExecutionVerdict("memory", "the tests ran out of memory")
 
 
 def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
     loud = "import os, sys\nprint('x' * 10_000, flush=True)\nos.write(1, b'y')\nprint('z' * 10_000, file=sys.stderr)\n"
-    assert passes(PROBLEM, RIGHT, loud + TESTS, "double") == Verdict("passed")
-    assert passes(PROBLEM, RIGHT, loud + "raise ValueError", "double") == Verdict(
+    assert passes(PROBLEM, RIGHT, loud + TESTS, "double") == ExecutionVerdict("passed")
+    assert passes(PROBLEM, RIGHT, loud + "raise ValueError", "double") == ExecutionVerdict(
         "failed", "ValueError: raise ValueError"
     )
 
@@ -206,7 +208,7 @@ def test_what_has_no_end_is_killed_and_nothing_of_it_is_left(
     python = tmp_path / "python"  # a name under which the processes are found
     python.symlink_to(sys.executable)
     monkeypatch.setattr(sys, "executable", str(python))
-    assert verdict_of(completion, SHORT) == Verdict("timed_out", "not done after 0.7 s")
+    assert verdict_of(completion, SHORT) == ExecutionVerdict("timed_out", "not done after 0.7 s")
     assert not running(python)
 
 
@@ -237,18 +239,18 @@ def test_a_child_that_outlives_a_right_program_dies_with_the_verdict(
 
 def test_processor_time_ends_before_the_deadline_does() -> None:
     verdict = verdict_of("    while True: pass\n", Limits(seconds=60, cpu_seconds=1))
-    assert verdict == Verdict("timed_out", "the program used up its processor time")
+    assert verdict == ExecutionVerdict("timed_out", "the program used up its processor time")
 
 
 def test_processor_time_of_the_tests_ends_too() -> None:
     verdict = passes(PROBLEM, RIGHT, "while True: pass", "double", Limits(seconds=60, cpu_seconds=1))
-    assert verdict == Verdict("timed_out", "the tests used up their processor time")
+    assert verdict == ExecutionVerdict("timed_out", "the tests used up their processor time")
 
 
 @pytest.mark.parametrize("number", [9, 24])  # SIGKILL and SIGXCPU, which the limit sends
 def test_a_program_that_kills_itself_has_not_timed_out(number: int) -> None:
     verdict = verdict_of(f"    import os\n    os.kill(os.getpid(), {number})\n")
-    assert verdict == Verdict("failed", "the program ended before its tests did")
+    assert verdict == ExecutionVerdict("failed", "the program ended before its tests did")
 
 
 def test_no_more_processes_are_made_than_allowed_in_whatever_way() -> None:
@@ -322,7 +324,7 @@ def test_there_is_no_network_and_no_socket(kind: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         verdict = verdict_of(f"    import socket\n    socket.socket(socket.{kind}).connect({str(tmp_path / 's')!r})\n")
-    assert verdict == Verdict("failed", "OSError: [Errno 38] Function not implemented")
+    assert verdict == ExecutionVerdict("failed", "OSError: [Errno 38] Function not implemented")
 
 
 def test_its_parent_cannot_be_killed_or_read_and_rights_do_not_come_back() -> None:

@@ -12,7 +12,7 @@ from lm_eval.filters import build_filter_ensemble
 
 from prunescope.pipelines.evaluation.tasks.answer_extraction import f1_of_words, without_marks
 from prunescope.pipelines.evaluation.tasks.definition import FOLDER, fields, runs_code
-from prunescope.pipelines.evaluation.tasks.loading import Loaded, load_tasks
+from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks
 from prunescope.pipelines.evaluation.tasks.samples import rows
 from prunescope.pipelines.evaluation.tasks.sandbox_client import passes, refusal
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
@@ -144,7 +144,7 @@ def test_the_published_solution_of_every_shipped_problem_passes_and_an_empty_one
             assert passes(doc["prompt"], "    pass\n", *asked).reason.startswith("AssertionError")
 
 
-def over_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **splits: list[dict[str, Any]]) -> Loaded:
+def over_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **splits: list[dict[str, Any]]) -> LoadedTask:
     """A shipped task whose samples would be fetched, over files in their place."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "data sets")
     for split, docs in splits.items():

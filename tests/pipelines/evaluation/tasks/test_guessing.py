@@ -12,14 +12,14 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.tasks import batched_generation
-from prunescope.pipelines.evaluation.tasks.batched_generation import can_go_on, write
-from prunescope.pipelines.evaluation.tasks.speculative_decoding import MOST_GUESSED, Guesser, worth
+from prunescope.pipelines.evaluation.tasks.batched_generation import can_reuse_prefix, write
+from prunescope.pipelines.evaluation.tasks.speculative_decoding import MOST_GUESSED, DraftProposer, worth
 from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from tests.tiny_models import DECODERS, save_tiny
 
@@ -27,7 +27,7 @@ CONTEXTS = ((5, 77, 9, 120, 5, 33, 250, 8, 8, 61), (4, 9), (99, 180, 41), tuple(
 NEW = 40
 
 
-def passes_of(guesser: Guesser, text: Sequence[int], most: int = 100) -> list[int]:
+def passes_of(guesser: DraftProposer, text: Sequence[int], most: int = 100) -> list[int]:
     """Writes a text by a guesser's guesses; tokens that each pass wrote."""
     found, written = [], 0
     while written < len(text):
@@ -43,37 +43,37 @@ def passes_of(guesser: Guesser, text: Sequence[int], most: int = 100) -> list[in
 
 def test_a_text_that_is_known_is_guessed_by_twice_as_many_tokens_every_time() -> None:
     text = list(range(100, 160))
-    assert passes_of(Guesser((1, 2, 3), text), text) == [1, 2, 4, 8, 16, 17, 12]
+    assert passes_of(DraftProposer((1, 2, 3), text), text) == [1, 2, 4, 8, 16, 17, 12]
 
 
 def test_a_loop_goes_round_in_the_guess_whatever_its_length() -> None:
     for loop in ([7], [7, 8], [7, 8, 9, 10, 11]):
         text = (loop * 60)[:60]
-        passes = passes_of(Guesser((1, 2, 3), ()), text)
+        passes = passes_of(DraftProposer((1, 2, 3), ()), text)
         assert len(passes) <= len(loop) + 10, loop
         assert max(passes) == MOST_GUESSED + 1
 
 
 def test_a_text_without_repetition_is_never_guessed() -> None:
-    guesser = Guesser((), ())
+    guesser = DraftProposer((), ())
     assert guesser.guess(5) == []
-    assert passes_of(Guesser(range(50), ()), range(100, 160)) == [1] * 60
-    assert passes_of(Guesser((1, 2, 3), range(500, 560)), range(100, 160)) == [1] * 60
+    assert passes_of(DraftProposer(range(50), ()), range(100, 160)) == [1] * 60
+    assert passes_of(DraftProposer((1, 2, 3), range(500, 560)), range(100, 160)) == [1] * 60
 
 
 def test_a_wrong_guess_costs_the_trust_and_the_other_text_is_found_again_behind_it() -> None:
     other = list(range(100, 140))
     text = [*other[:10], 1, *other[11:]]  # one token is another
-    passes = passes_of(Guesser((1, 2, 3), other), text)
+    passes = passes_of(DraftProposer((1, 2, 3), other), text)
     assert passes[:4] == [1, 2, 4, 4]  # three of the last are right, then comes the one in their place
     assert passes[4:8] == [1, 1, 1, 2]  # the places agree again once three tokens do
     assert max(passes[9:]) >= 8
     longer = [*other[:10], 1, 2, *other[10:]]  # what follows has moved
-    assert passes_of(Guesser((1, 2, 3), other), longer)[-1] > 8
+    assert passes_of(DraftProposer((1, 2, 3), other), longer)[-1] > 8
 
 
 def test_no_more_is_guessed_than_the_limit_leaves() -> None:
-    guesser = Guesser((), list(range(30)))
+    guesser = DraftProposer((), list(range(30)))
     guesser.guess(30)
     guesser.saw([0])
     guesser.guess(30)
@@ -133,7 +133,7 @@ def test_right_wrong_and_half_right_guesses_leave_every_text_as_it_is(architectu
 
 def test_a_known_text_takes_few_passes_and_ends_where_it_would(decoder: Decoder) -> None:
     wanted = [alone(decoder, context) for context in CONTEXTS]
-    assert can_go_on(decoder)
+    assert can_reuse_prefix(decoder)
     with counted(decoder) as shapes:
         write(decoder, CONTEXTS, [()] * 4, NEW, others=wanted, goes_on=True)
     assert len(shapes) <= 8
@@ -149,7 +149,7 @@ def test_a_known_text_takes_few_passes_and_ends_where_it_would(decoder: Decoder)
 
 def test_a_variant_writes_its_own_text_however_wrong_the_dense_models_is(decoder: Decoder) -> None:
     dense = [alone(decoder, context) for context in CONTEXTS]
-    with applied(decoder, prune(decoder, parse_recipe("magnitude-50"))):
+    with apply_variant(decoder, prune(decoder, parse_recipe("magnitude-50"))):
         wanted = [alone(decoder, context) for context in CONTEXTS]
         found = write(decoder, CONTEXTS, [()] * 4, NEW, others=dense)
     assert [list(each.tokens) for each in found] == wanted != dense
@@ -192,7 +192,7 @@ def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeyp
 def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder("mistral")  # a window of few tokens
     decoder = replace(decoder, end_ids=frozenset())
-    assert not can_go_on(decoder)
+    assert not can_reuse_prefix(decoder)
     with counted(decoder) as shapes:
         write(decoder, CONTEXTS[:1], [()], 20, others=[alone(decoder, CONTEXTS[0])])
     assert {shape[1] for shape in shapes[-19:]} == {1}
@@ -211,4 +211,4 @@ def test_where_a_pass_is_masked_or_rotated_by_its_length_nothing_is_guessed(
 ) -> None:
     """GPT-Neo's cache shows no window, and two short texts do not reach beyond it."""
     monkeypatch.setitem(DECODERS, "gpt_neo", NEO)
-    assert not can_go_on(load_decoder(save_tiny(tmp_path / "model", architecture, **changes)))
+    assert not can_reuse_prefix(load_decoder(save_tiny(tmp_path / "model", architecture, **changes)))

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from prunescope.pipelines.evaluation.tasks import lm_eval_model, score_rows
 from prunescope.pipelines.evaluation.tasks.batched_generation import write
 from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
-from prunescope.pipelines.evaluation.tasks.score import Scored, TaskSession, flips
+from prunescope.pipelines.evaluation.tasks.score import TaskScores, TaskSession, flips
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
@@ -54,29 +54,29 @@ def pruned(decoder: Decoder) -> Variant:
 
 
 @pytest.fixture(scope="module")
-def dense(session: TaskSession) -> Scored:
+def dense(session: TaskSession) -> TaskScores:
     return session.score("dense", Variant())
 
 
 @pytest.fixture(scope="module")
-def scored(session: TaskSession, pruned: Variant, dense: Scored) -> Scored:
+def scored(session: TaskSession, pruned: Variant, dense: TaskScores) -> TaskScores:
     return session.score(RECIPE, pruned)
 
 
-def values(found: Scored, task: str) -> dict[str, Any]:
+def values(found: TaskScores, task: str) -> dict[str, Any]:
     return {row["metric"]: row for row in found.scores.filter(task=task).iter_rows(named=True)}
 
 
-def samples(found: Scored, task: str, scoring: str) -> list[dict[str, Any]]:
+def samples(found: TaskScores, task: str, scoring: str) -> list[dict[str, Any]]:
     return list(found.samples.filter(task=task, scoring=scoring).iter_rows(named=True))
 
 
-def test_rows_have_the_columns_of_their_tables(scored: Scored) -> None:
+def test_rows_have_the_columns_of_their_tables(scored: TaskScores) -> None:
     assert scored.scores.columns == [column.name for column in TABLES["task_scores"].columns]
     assert scored.samples.columns == [column.name for column in TABLES["task_samples"].columns]
 
 
-def test_accuracies_are_the_shares_of_right_options(scored: Scored) -> None:
+def test_accuracies_are_the_shares_of_right_options(scored: TaskScores) -> None:
     for task in ("arc_challenge", "examples"):
         full, letter = samples(scored, task, "full_text"), samples(scored, task, "letter")
         rows = values(scored, task)
@@ -93,7 +93,7 @@ def test_accuracies_are_the_shares_of_right_options(scored: Scored) -> None:
         assert all(rows[metric]["kind"] == "non_generative" for metric in ways)
 
 
-def test_letters_and_texts_are_asked_of_the_same_samples(scored: Scored) -> None:
+def test_letters_and_texts_are_asked_of_the_same_samples(scored: TaskScores) -> None:
     full, letter = samples(scored, "arc_challenge", "full_text"), samples(scored, "arc_challenge", "letter")
     for one, other in zip(full, letter, strict=True):
         assert one["sample_id"] == other["sample_id"]
@@ -121,7 +121,7 @@ def test_options_are_measured_in_bytes_and_not_in_characters(decoder: Decoder, t
     assert right == float(totals[0] / 6 > totals[1] / 3)
 
 
-def test_perplexities_follow_from_the_log_likelihoods_of_the_texts(scored: Scored) -> None:
+def test_perplexities_follow_from_the_log_likelihoods_of_the_texts(scored: TaskScores) -> None:
     read, rows = samples(scored, "wikitext2", "rolling"), values(scored, "wikitext2")
     totals = [row["option_log_likelihoods"][0] for row in read]
     pages = [part for part in harness.ARTICLES.split("\n = Second") if part]
@@ -150,7 +150,7 @@ def test_the_error_of_a_perplexity_is_that_of_its_exponent_where_texts_have_one_
     assert score_rows._standard_error("byte_perplexity", [(-30.0, 10)], 20.0) == (None, 10)
 
 
-def test_written_answers_are_found_strictly_and_leniently(scored: Scored) -> None:
+def test_written_answers_are_found_strictly_and_leniently(scored: TaskScores) -> None:
     written, rows = samples(scored, "mine", "greedy"), values(scored, "mine")
     for row in written:
         strict = row["text"].removeprefix(" ").split() if row["text"][:1].strip() or row["text"][:1] == " " else []
@@ -165,7 +165,7 @@ def test_written_answers_are_found_strictly_and_leniently(scored: Scored) -> Non
     assert rows["exact_match"]["task_version"] == "3"
 
 
-def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: Scored, dense: Scored) -> None:
+def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: TaskScores, dense: TaskScores) -> None:
     assert dense.scores.filter(metric="agreement")["value"].to_list() == [1.0] * 3
     for task, scoring, answer in (("arc_challenge", "full_text", "answer"), ("mine", "greedy", "answer_lenient")):
         pairs = zip(samples(scored, task, scoring), samples(dense, task, scoring), strict=True)
@@ -176,7 +176,7 @@ def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: Scored, 
 
 
 def test_what_a_variant_writes_is_guessed_by_the_dense_models_texts(
-    session: TaskSession, pruned: Variant, dense: Scored, scored: Scored, monkeypatch: pytest.MonkeyPatch
+    session: TaskSession, pruned: Variant, dense: TaskScores, scored: TaskScores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[list[str]] = []
 
@@ -194,7 +194,7 @@ def test_what_a_variant_writes_is_guessed_by_the_dense_models_texts(
 
 
 def test_dense_rows_that_are_known_are_not_computed_again(
-    decoder: Decoder, specs: list[TaskSpec], pruned: Variant, dense: Scored, scored: Scored
+    decoder: Decoder, specs: list[TaskSpec], pruned: Variant, dense: TaskScores, scored: TaskScores
 ) -> None:
     asked = TaskSession(decoder, "tiny", specs[:1])
     again = asked.score(RECIPE, pruned, dense.samples)
@@ -205,7 +205,7 @@ def test_dense_rows_that_are_known_are_not_computed_again(
 
 
 def test_every_variant_is_asked_the_same_and_another_seed_asks_otherwise(
-    decoder: Decoder, specs: list[TaskSpec], scored: Scored, dense: Scored
+    decoder: Decoder, specs: list[TaskSpec], scored: TaskScores, dense: TaskScores
 ) -> None:
     assert scored.samples["sample_hash"].to_list() == dense.samples["sample_hash"].to_list()
     assert scored.samples["sample_hash"].n_unique() == len(scored.samples)

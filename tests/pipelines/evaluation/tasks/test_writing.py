@@ -16,7 +16,7 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.models.twins import twin_of, write_masks
 from tests.tiny_models import save_tiny
@@ -105,7 +105,7 @@ def test_a_worn_variant_writes_what_a_pruned_copy_writes(endless: Decoder, alone
     variant = prune(endless, parse_recipe("magnitude-50"))
     twin = twin_of(endless)
     write_masks(twin, variant, set(variant.masks))
-    with applied(endless, variant):
+    with apply_variant(endless, variant):
         found = [list(written.tokens) for written in write(endless, CONTEXTS, [()] * 6, NEW)]
     assert found == [generated(twin, context) for context in CONTEXTS] != alone
     assert [list(written.tokens) for written in write(endless, CONTEXTS, [()] * 6, NEW)] == alone

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.decoding import (
-    Pair,
+    DensePrunedPair,
     decode_greedily,
     logits_of,
     pruned_tokens,
@@ -32,11 +32,11 @@ def decoder(tiny_folder: Path) -> Decoder:
     return load_decoder(tiny_folder)
 
 
-def pair_of(decoder: Decoder) -> Pair:
+def pair_of(decoder: Decoder) -> DensePrunedPair:
     generator = torch.Generator().manual_seed(3)
     streams, shifts = torch.randn(2, STEPS, 64, generator=generator)
     prompt = TokenizedPrompt(Prompt(id="p", kind="open", text="?"), (5, 6, 7), ())
-    return Pair(prompt, "free_running", streams, shifts, (8, 8, 8, 8, 8), (8, 9, 8, 9, 8))
+    return DensePrunedPair(prompt, "free_running", streams, shifts, (8, 8, 8, 8, 8), (8, 9, 8, 9, 8))
 
 
 def slow_top_rows(decoder: Decoder, logits: dict[str, Tensor], count: int) -> list[dict[str, object]]:

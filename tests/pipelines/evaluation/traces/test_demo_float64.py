@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 import torch
 
-from prunescope.pipelines.evaluation.traces.trace_session import Session, _after, _local, _propagated
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _after, _local, _propagated
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import GenerationSpec, Study, load_study
 from tests.pipelines.evaluation.traces.llama64 import Llama64
@@ -45,7 +45,7 @@ def test_every_row_of_the_demos_layer_table_agrees_with_float64(
     variant = (
         Variant(dropped=("attn.7", "attn.14", "mlp.14")) if name == "drops" else prune(decoder, parse_recipe(name))
     )
-    session = Session(decoder, "smollm2", study)
+    session = TraceSession(decoder, "smollm2", study)
     tables = session.trace(name, variant)
     changed = {module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()}
     with torch.inference_mode():
@@ -56,13 +56,13 @@ def test_every_row_of_the_demos_layer_table_agrees_with_float64(
 
 
 def compare_rows(
-    table: pl.DataFrame, session: Session, variant: Variant, model: Llama64, changed: dict[str, torch.Tensor]
+    table: pl.DataFrame, session: TraceSession, variant: Variant, model: Llama64, changed: dict[str, torch.Tensor]
 ) -> int:
     """In two steps, without the states' rounding: states against the float64 model, measures on the same states."""
     (dense,) = session._prompts
     tokens, at = dense.tokens[0].tolist(), list(dense.positions)
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))
-    with applied(session.decoder, variant, skips=False):
+    with apply_variant(session.decoder, variant, skips=False):
         capture = session._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
     shifts = _propagated(session.decoder, dense.capture, capture)
     compared = 0

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known
-from prunescope.pipelines.evaluation.traces.isolated import Isolation
+from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import first_tensor, hooks
 from prunescope.pipelines.pruning.variant import Variant, masked
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
 from tests.tiny_models import ARCHITECTURES
 
@@ -94,7 +94,7 @@ def assert_equal(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], allow
 def test_isolated_equals_a_model_in_which_only_that_sublayer_is_pruned(decoder: Decoder, length: int) -> None:
     tokens, variant = TOKENS[:, :length], masks_of(decoder)
     dense = dense_pass(decoder, tokens)
-    found = Isolation(decoder).shifts(dense, local_shifts(decoder, dense, variant))
+    found = IsolatedEffect(decoder).shifts(dense, local_shifts(decoder, dense, variant))
     assert_equal(found, truths(decoder, tokens, variant))
 
 
@@ -103,14 +103,14 @@ def test_isolated_drops_equal_models_without_that_sublayer(decoder: Decoder, dro
     """Some sublayers are dropped, the others of the same layers are masked."""
     variant = replace(masks_of(decoder), dropped=dropped)
     dense = dense_pass(decoder, TOKENS)
-    found = Isolation(decoder).shifts(dense, local_shifts(decoder, dense, variant))
+    found = IsolatedEffect(decoder).shifts(dense, local_shifts(decoder, dense, variant))
     assert_equal(found, truths(decoder, TOKENS, variant))
 
 
 def test_the_last_sublayers_isolated_shift_is_its_local_one(one_of_few: Decoder) -> None:
     dense = dense_pass(one_of_few, TOKENS)
     moved = local_shifts(one_of_few, dense, masks_of(one_of_few))
-    found = Isolation(one_of_few).shifts(dense, moved)
+    found = IsolatedEffect(one_of_few).shifts(dense, moved)
     top = one_of_few.layers[-1]
     assert torch.equal(found[top.mlp.label], moved[top.mlp.label])
     assert torch.equal(found[top.attn.label], moved[top.attn.label]) == top.is_parallel
@@ -120,19 +120,19 @@ def test_the_only_changed_sublayers_isolated_shift_is_the_propagated_one(one_of_
     dense, whole = dense_pass(one_of_few, TOKENS), masks_of(one_of_few)
     for sublayer in (one_of_few.layers[0].attn, one_of_few.layers[1].mlp):
         only = Variant(masked((name, mask) for name, mask in whole.masks.items() if name in sublayer.matrices))
-        with applied(one_of_few, only):
+        with apply_variant(one_of_few, only):
             pruned = dense_pass(one_of_few, TOKENS)
         propagated = sum(pruned.whole[s.label].double() - dense.whole[s.label].double() for s in one_of_few.sublayers)
-        found = Isolation(one_of_few).shifts(dense, local_shifts(one_of_few, dense, only))
+        found = IsolatedEffect(one_of_few).shifts(dense, local_shifts(one_of_few, dense, only))
         assert_equal(found, {sublayer.label: propagated})
 
 
 def test_chunks_of_any_size_give_the_same_shifts_and_hooks_are_gone_afterwards(one_of_few: Decoder) -> None:
     dense = dense_pass(one_of_few, TOKENS)
     moved = local_shifts(one_of_few, dense, masks_of(one_of_few))
-    whole = Isolation(one_of_few).shifts(dense, moved)
+    whole = IsolatedEffect(one_of_few).shifts(dense, moved)
     for rows in (1, 60):
-        found = Isolation(one_of_few, rows).shifts(dense, moved)
+        found = IsolatedEffect(one_of_few, rows).shifts(dense, moved)
         for label, shift in whole.items():
             torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
     assert not any(module._forward_hooks for module in one_of_few.model.modules())
@@ -147,7 +147,7 @@ def test_a_sublayer_that_moves_nothing_has_exactly_zero_beside_others_that_do(ll
     dense = dense_pass(llama, TOKENS)
     moved = local_shifts(llama, dense, masks_of(llama))
     still = moved | {"attn.1": torch.zeros_like(moved["attn.1"])}
-    found = Isolation(llama).shifts(dense, still)
+    found = IsolatedEffect(llama).shifts(dense, still)
     assert not found["attn.1"].any()
     assert all(found[label].any() for label in moved if label != "attn.1")
 
@@ -157,13 +157,13 @@ def test_a_shift_below_the_models_rounding_arrives_as_it_is(llama: Decoder) -> N
     for tokens in (TOKENS, TOKENS[:, :1]):
         dense = dense_pass(llama, tokens)
         moved = {s.label: torch.full_like(dense.whole[s.label], 1e-20) for s in llama.sublayers}
-        for label, shift in Isolation(llama).shifts(dense, moved).items():
+        for label, shift in IsolatedEffect(llama).shifts(dense, moved).items():
             assert torch.equal(shift, moved[label]), label
 
 
 def test_alibi_by_entry_and_head_is_found_to_take_no_batch(tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder("bloom")
-    dense, isolation = dense_pass(decoder, TOKENS), Isolation(decoder)
+    dense, isolation = dense_pass(decoder, TOKENS), IsolatedEffect(decoder)
     isolation.shifts(dense, local_shifts(decoder, dense, masks_of(decoder)))
     assert isolation._batches == {0: False, 1: False, 2: False}
 
@@ -185,14 +185,14 @@ class OneByOne(torch.nn.Module):
 def test_a_layer_that_takes_no_batch_runs_entry_by_entry(llama: Decoder, refuses: bool) -> None:
     variant = masks_of(llama)
     dense = dense_pass(llama, TOKENS)
-    expected = Isolation(llama).shifts(dense, local_shifts(llama, dense, variant))
+    expected = IsolatedEffect(llama).shifts(dense, local_shifts(llama, dense, variant))
     stack = llama.trunk.layers
     stack[1] = OneByOne(stack[1], refuses=refuses)
     stack[1].attention_type = "full_attention"
     layers = (llama.layers[0], replace(llama.layers[1], module=stack[1]), llama.layers[2])
     odd = replace(llama, layers=layers)
     dense = dense_pass(odd, TOKENS)
-    found = Isolation(odd).shifts(dense, local_shifts(odd, dense, variant))
+    found = IsolatedEffect(odd).shifts(dense, local_shifts(odd, dense, variant))
     for label, shift in expected.items():
         torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
 
@@ -202,16 +202,16 @@ def test_a_layer_that_does_not_repeat_itself_is_refused_by_name(llama: Decoder) 
     moved = local_shifts(llama, dense, masks_of(llama))
     dense.whole["mlp.1"] = dense.whole["mlp.1"] * 1.01
     with pytest.raises(ComputationError, match=r"model\.layers\.1\.mlp: called again"):
-        Isolation(llama).shifts(dense, moved)
+        IsolatedEffect(llama).shifts(dense, moved)
 
 
 def test_passes_through_a_cache_and_unknown_sublayers_are_refused(llama: Decoder) -> None:
     cached = run_known(llama, TOKENS, 0, by_token_from=5, keep_calls=True)
     moved = {"mlp.1": torch.ones_like(cached.whole["mlp.1"])}
     with pytest.raises(ValueError, match="all tokens at once"):
-        Isolation(llama).shifts(cached, moved)
+        IsolatedEffect(llama).shifts(cached, moved)
     with pytest.raises(ValueError, match=r"no sublayer mlp\.9"):
-        Isolation(llama).shifts(dense_pass(llama, TOKENS), {"mlp.9": moved["mlp.1"]})
+        IsolatedEffect(llama).shifts(dense_pass(llama, TOKENS), {"mlp.9": moved["mlp.1"]})
 
 
 def test_measured_positions_are_the_end_of_the_whole_contributions(llama: Decoder) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
-from prunescope.pipelines.evaluation.traces.trace_session import Session
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
@@ -64,7 +64,7 @@ def expected_shapes(temperatures: int, positions: int) -> dict[str, int]:
 
 
 def test_one_row_per_grain(decoder: Decoder) -> None:
-    session = Session(decoder, "tiny", study(temperatures=(0.5, 1.0)))
+    session = TraceSession(decoder, "tiny", study(temperatures=(0.5, 1.0)))
     tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
     assert {name: len(frame) for name, frame in tables.items()} == expected_shapes(2, 3 * (STEPS + 1))
     transitions = tables["layer_transitions"]
@@ -75,7 +75,7 @@ def test_one_row_per_grain(decoder: Decoder) -> None:
 
 
 def test_a_variants_rows_are_the_same_bit_for_bit_whatever_others_stand_beside_it(decoder: Decoder) -> None:
-    session = Session(decoder, "tiny", study(temperatures=(0.5, 1.0)))
+    session = TraceSession(decoder, "tiny", study(temperatures=(0.5, 1.0)))
     variants = {name: variant_of(decoder, name) for name in ("dense", "wanda-50", "magnitude-50", "attn-drop-1")}
     together = session.trace_all(variants)
     assert list(together) == list(variants)
@@ -90,7 +90,7 @@ def test_layer_and_output_rows_equal_an_independent_float64_model(
     decoder: Decoder, tiny_folder: Path, name: str, lens: str
 ) -> None:
     temperatures = (0.7, 1.0)
-    session = Session(decoder, "tiny", study(temperatures=temperatures))
+    session = TraceSession(decoder, "tiny", study(temperatures=temperatures))
     variant = variant_of(decoder, name)
     tables = session.trace(name, variant)
     # Both lenses are rows of one product.
@@ -107,7 +107,7 @@ def compare(
     model: Llama64,
     changed: dict[str, torch.Tensor],
     dropped: set[str],
-    session: Session,
+    session: TraceSession,
     lens: str,
     temperatures: tuple[float, ...],
     logit_error: float = 0.0,
@@ -203,7 +203,7 @@ def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str, l
 def test_the_dense_model_against_itself_is_exactly_zero(
     decoder: Decoder, cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session, passes, hidden = Session(decoder, "tiny", study(cache=cache)), list[int](), Decoder.hidden
+    session, passes, hidden = TraceSession(decoder, "tiny", study(cache=cache)), list[int](), Decoder.hidden
     monkeypatch.setattr(Decoder, "hidden", lambda *call: passes.append(1) or hidden(*call))
     tables = session.trace("dense", Variant())
     assert passes, "it ran again: to write zeros would check nothing"
@@ -236,7 +236,7 @@ def test_a_cached_run_gives_the_same_table_as_an_uncached_one(
     variant = variant_of(decoder, name)
     keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens"]
     whole, cached = (
-        Session(decoder, "tiny", study(cache=cache)).trace(name, variant)["layer_transitions"].sort(keys)
+        TraceSession(decoder, "tiny", study(cache=cache)).trace(name, variant)["layer_transitions"].sort(keys)
         for cache in (False, True)
     )
     assert whole.select(keys).equals(cached.select(keys))
@@ -245,7 +245,7 @@ def test_a_cached_run_gives_the_same_table_as_an_uncached_one(
 
 
 def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
-    session = Session(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
+    session = TraceSession(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
     variant = variant_of(decoder, "wanda-50")
     layer = decoder.layers[1]
     only = Variant(masked((name, mask) for name, mask in variant.masks.items() if name in layer.mlp.matrices))
@@ -268,8 +268,8 @@ def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
 
 def test_every_position_includes_the_prompt_and_agrees_on_the_rest(decoder: Decoder) -> None:
     variant = variant_of(decoder, "wanda-50")
-    every = Session(decoder, "tiny", study(positions="every")).trace("wanda-50", variant)
-    some = Session(decoder, "tiny", study()).trace("wanda-50", variant)
+    every = TraceSession(decoder, "tiny", study(positions="every")).trace("wanda-50", variant)
+    some = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant)
     keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens"]
     joined = some["layer_transitions"].join(every["layer_transitions"], on=keys, suffix="_every")
     assert len(joined) == len(some["layer_transitions"]) < len(every["layer_transitions"])
@@ -281,7 +281,7 @@ def test_every_position_includes_the_prompt_and_agrees_on_the_rest(decoder: Deco
 
 
 def test_trajectories_agree_until_the_first_flip_and_the_tokens_are_the_models_own(decoder: Decoder) -> None:
-    session = Session(decoder, "tiny", study())
+    session = TraceSession(decoder, "tiny", study())
     variant = variant_of(decoder, "magnitude-50")
     tables = session.trace("magnitude-50", variant)
     steps = tables["decoding_steps"]
@@ -299,7 +299,7 @@ def test_trajectories_agree_until_the_first_flip_and_the_tokens_are_the_models_o
 
 
 def test_output_rows_equal_the_last_layers_normed_rows(decoder: Decoder) -> None:
-    tables = Session(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
+    tables = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
     last = tables["layer_transitions"].filter(
         pl.col("layer") == 2, pl.col("sublayer") == "mlp", pl.col("scope") == "propagated", pl.col("lens") == "normed"
     )
@@ -311,7 +311,7 @@ def test_output_rows_equal_the_last_layers_normed_rows(decoder: Decoder) -> None
 
 
 def test_options_are_read_at_the_last_prompt_token(decoder: Decoder) -> None:
-    tables = Session(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
+    tables = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
     (row,) = tables["option_subspace"].iter_rows(named=True)
     first = tables["decoding_steps"].row(
         by_predicate=(pl.col("prompt_id") == "choice")
@@ -327,23 +327,23 @@ def test_options_are_read_at_the_last_prompt_token(decoder: Decoder) -> None:
 
 def test_two_sessions_give_bit_identical_tables(decoder: Decoder, tiny_folder: Path) -> None:
     variant = variant_of(decoder, "wanda-50")
-    first = Session(decoder, "tiny", study()).trace("wanda-50", variant)
-    second = Session(load_decoder(tiny_folder), "tiny", study()).trace("wanda-50", variant)
+    first = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant)
+    second = TraceSession(load_decoder(tiny_folder), "tiny", study()).trace("wanda-50", variant)
     assert all(first[name].equals(second[name], null_equal=True) for name in first)
 
 
 def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: Decoder) -> None:
     long = study().model_copy(update={"prompts": (Prompt(id="long", kind="open", text="word " * 200),)})
     with pytest.raises(InputError, match="'long' has .* over the model's context of 128"):
-        Session(decoder, "tiny", long)
+        TraceSession(decoder, "tiny", long)
     same = study().model_copy(update={"prompts": (Prompt(id="q", kind="choice", text="?", options=("A", "A!")),)})
     with pytest.raises(InputError, match="different tokens"):
-        Session(decoder, "tiny", same)
+        TraceSession(decoder, "tiny", same)
     broken = load_decoder(tiny_folder)
     with torch.no_grad():
         broken.layers[1].mlp.mixers[0].down_proj.weight.fill_(float("inf"))
     with pytest.raises(ComputationError, match="NaN or infinite"):
-        Session(broken, "tiny", study())
+        TraceSession(broken, "tiny", study())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -364,7 +364,7 @@ def test_decoding_together_gives_what_decoding_alone_gives(
 
 def test_a_study_without_options_or_free_running_has_empty_tables_of_the_right_columns(decoder: Decoder) -> None:
     full = study(trajectories=("teacher_forced",))
-    session = Session(decoder, "tiny", full.model_copy(update={"prompts": PROMPTS[:1]}))
+    session = TraceSession(decoder, "tiny", full.model_copy(update={"prompts": PROMPTS[:1]}))
     tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
     assert len(tables["option_subspace"]) == len(tables["generations"]) == 0
     for name in ("option_subspace", "generations"):

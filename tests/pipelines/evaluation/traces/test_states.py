@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.evaluation.traces.isolated import Isolation
+from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, read_states, state_rows
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.models.decoder import Decoder
@@ -41,7 +41,7 @@ def live(tiny_folder: Path) -> tuple[Decoder, dict[str, dict[str, Tensor]]]:
     decoder = load_decoder(tiny_folder)
     dense = dense_pass(decoder, TOKENS)
     local = local_shifts(decoder, dense, masks_of(decoder))
-    isolated = Isolation(decoder).shifts(dense, local)
+    isolated = IsolatedEffect(decoder).shifts(dense, local)
     states = {}
     for layer in decoder.layers:
         stream = dense.streams[layer.attn.layer]

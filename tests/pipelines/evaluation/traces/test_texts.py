@@ -10,7 +10,7 @@ import torch
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.traces import text_traces
-from prunescope.pipelines.evaluation.traces.text_traces import Kept, TextSession
+from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates, TextSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
@@ -118,9 +118,9 @@ def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder
 
 def session_shift(session: TextSession, variant: Variant) -> np.ndarray:
     from prunescope.pipelines.core.progress import SILENT
-    from prunescope.pipelines.pruning.variant_patching import applied
+    from prunescope.pipelines.pruning.variant_patching import apply_variant
 
-    with applied(session.decoder, variant):
+    with apply_variant(session.decoder, variant):
         streams = list(session._streams(session._texts[0], "x", SILENT))
     return np.concatenate([k.shift_to(s).numpy() for k, s in zip(session._kept[0], streams, strict=True)])
 
@@ -211,7 +211,7 @@ def test_streams_are_kept_to_a_two_billionth_of_their_channel() -> None:
     generator = torch.Generator().manual_seed(0)
     streams = torch.randn(50, 8, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(-4, 4)
     streams[:, 3] = 0
-    kept = Kept.of(streams)
+    kept = DenseTextStates.of(streams)
     assert ((kept.streams() - streams).abs() <= streams.abs().amax(0) * 2.0**-31).all()
     assert (kept.shift_to(streams) == 0).all()
     move = 1e-3 * torch.randn(50, 8, generator=generator, dtype=torch.float64)

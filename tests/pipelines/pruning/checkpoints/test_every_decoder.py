@@ -12,7 +12,7 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 
 # Their layers' kinds follow from a period, which no removal of one layer keeps.
@@ -37,7 +37,7 @@ def test_plain_transformers_gives_the_variants_logits(decoder: Decoder, recipe: 
     if recipe == "block-drop-1":
         assert ("are removed" in done.notes[0]) == (type(decoder.model).__name__ not in KEEPS_LAYERS)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         truth = logits(decoder.model)
     assert (logits(plain) - truth).norm() <= 1e-5 * truth.norm()
     assert not torch.equal(logits(decoder.model), truth)

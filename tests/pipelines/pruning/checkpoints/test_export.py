@@ -23,8 +23,8 @@ from prunescope.pipelines.pruning.checkpoints import export_checkpoint as module
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About, public_source
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from tests.tiny_models import save_tiny
 
@@ -57,7 +57,7 @@ def test_large_models_are_written_in_shards_with_an_index(
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == done.bytes == 4 * done.parameters
     assert set(index["weight_map"].values()) == {shard.name for shard in shards}
-    with applied(decoder, variant):
+    with apply_variant(decoder, variant):
         assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(decoder.model))
 
 
@@ -81,13 +81,13 @@ def test_values_are_rounded_to_the_type_that_the_model_is_stored_in(tiny_folder:
     decoder = load_decoder(half)
     generator = torch.Generator().manual_seed(0)
     changes = {
-        name: Change.valued(matrix.weight + 0.01 * torch.rand(matrix.weight.shape, generator=generator))
+        name: WeightDelta.valued(matrix.weight + 0.01 * torch.rand(matrix.weight.shape, generator=generator))
         for name, matrix in decoder.matrices.items()
     }
     done = export(decoder, Variant(changes), tmp_path / "out", ABOUT)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     # Both are told: that the folder computes as the rounded variant, and how far that is from the measured one.
-    with applied(decoder, Variant(changes)):
+    with apply_variant(decoder, Variant(changes)):
         measured = distance(logits(plain), logits(decoder.model))
     assert measured > 1e-3
     assert done.rounded is not None
@@ -243,5 +243,5 @@ def test_experts_beside_a_shared_one_are_silent_together(
     decoder = tiny_decoder("qwen2_moe")
     export(decoder, Variant(dropped=("mlp.0",)), tmp_path / "out", ABOUT)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    with applied(decoder, Variant(dropped=("mlp.0",))):
+    with apply_variant(decoder, Variant(dropped=("mlp.0",))):
         torch.testing.assert_close(logits(plain), logits(decoder.model), rtol=1e-4, atol=1e-4)

@@ -13,12 +13,12 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
-from prunescope.pipelines.pruning.checkpoints.materialized_weights import Worn
+from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import applied
-from prunescope.pipelines.pruning.weight_delta import Change
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from tests.tiny_models import save_tiny
 
@@ -42,7 +42,7 @@ def without_neurons(decoder: Decoder, gone: dict[int, list[int]], module: str = 
         if layer is not None:
             mask = torch.ones(matrix.weight.shape, dtype=torch.bool)
             mask[:, gone[layer]] = False
-            changes[name] = Change.masked(mask)
+            changes[name] = WeightDelta.masked(mask)
     return Variant(changes)
 
 
@@ -55,7 +55,7 @@ def shrunk(decoder: Decoder, variant: Variant, folder: Path) -> tuple[Checkpoint
     about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     done = export(decoder, variant, folder, about, shrink=True)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.no_grad(), applied(decoder, variant):
+    with torch.no_grad(), apply_variant(decoder, variant):
         truth = decoder.model(input_ids=TOKENS).logits
         found = plain(input_ids=TOKENS).logits
     assert (found - truth).norm() <= 1e-5 * truth.norm()
@@ -79,7 +79,7 @@ def test_neurons_that_nothing_writes_leave_too(make: Make, tmp_path: Path) -> No
         name = f"model.layers.{layer}.mlp.{'gate' if layer else 'up'}_proj"
         mask = torch.ones(96, 64, dtype=torch.bool)
         mask[10:30] = False
-        changes[name] = Change.masked(mask)
+        changes[name] = WeightDelta.masked(mask)
     _, plain = shrunk(decoder, Variant(changes), tmp_path / "out")
     assert plain.config.intermediate_size == 76
 
@@ -185,5 +185,5 @@ def test_a_bias_that_the_dense_class_lacks_is_where_the_model_is(make: Make) -> 
     # A device that every machine has, and that is not the bias's own.
     decoder = replace(make("llama"), device=torch.device("meta"))
     bias = "model.layers.0.mlp.up_proj.bias"
-    worn = Worn(decoder, Variant(parameters={bias: torch.ones(96)}))
+    worn = MaterializedWeights(decoder, Variant(parameters={bias: torch.ones(96)}))
     assert worn.tensor(bias).device.type == "meta"

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from prunescope.pipelines.reporting.charts import theme
-from prunescope.pipelines.reporting.charts.figure_cache import Drawn
+from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.publication_size import Specification
 from prunescope.pipelines.reporting.charts.registry import Figure
 
@@ -40,7 +40,7 @@ def pages(made: Iterator[tuple[str, dict[str, object]]]) -> list[object]:
 
 def test_a_preview_draws_the_first_page_and_a_report_after_it_only_the_others() -> None:
     counted = Counted()
-    drawn = Drawn(counted.ask)
+    drawn = FigureCache(counted.ask)
     title, first = next(drawn.drawings(counted.figure))
     assert (title, first["title"], counted.drawn) == ("Some: a", "a", ["a"])
     assert pages(drawn.drawings(counted.figure)) == ["a", "b"]
@@ -52,7 +52,7 @@ def test_a_preview_draws_the_first_page_and_a_report_after_it_only_the_others() 
 
 def test_two_who_read_at_the_same_time_each_see_every_page_once() -> None:
     counted = Counted()
-    drawn = Drawn(counted.ask)
+    drawn = FigureCache(counted.ask)
     one, other = drawn.drawings(counted.figure), drawn.drawings(counted.figure)
     assert [next(one)[0], next(other)[0], *pages(one), *pages(other)] == ["Some: a", "Some: a", "b", "b"]
     assert counted.drawn == ["a", "b"]
@@ -60,7 +60,7 @@ def test_two_who_read_at_the_same_time_each_see_every_page_once() -> None:
 
 def test_what_failed_is_drawn_anew_and_never_passes_for_all_there_is() -> None:
     counted = Counted(broken="b")
-    drawn = Drawn(counted.ask)
+    drawn = FigureCache(counted.ask)
     with pytest.raises(ValueError, match="b"):
         pages(drawn.drawings(counted.figure))
     assert pages(drawn.drawings(counted.figure)) == ["a", "b"]

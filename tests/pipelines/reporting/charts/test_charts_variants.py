@@ -255,7 +255,7 @@ def test_a_method_has_its_colour_and_shape_whoever_stands_beside_it(name):
 
 def test_known_methods_are_those_of_the_recipes_and_all_look_different():
     never_alone = {"dsnot", "noise"}
-    spelled = {each for kind in (*recipes.KINDS, recipes.Composed)
+    spelled = {each for kind in (*recipes.KINDS, recipes.ComposedRecipe)
                for each in get_args(kind.model_fields["method"].annotation)}  # fmt: skip
     assert set(method_encoding.KNOWN) == spelled - never_alone
     assert [method_encoding.places([name])[name] for name in method_encoding.KNOWN] == list(

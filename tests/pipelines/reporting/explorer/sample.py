@@ -10,13 +10,13 @@ from urllib.parse import quote
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer.document_types import (
+    FlipsDocument,
     Index,
     LayerCurves,
     Layers,
     PairDocument,
     Steps,
     Trace,
-    TurnsDocument,
     VariantDocument,
 )
 from prunescope.pipelines.reporting.explorer.index_document import COLUMNS, figure_entry
@@ -299,7 +299,7 @@ def _pair(model: str, a: str, b: str) -> PairDocument:
     }
 
 
-def _turns(variants: int) -> TurnsDocument:
+def _turns(variants: int) -> FlipsDocument:
     columns = ["statistic", "a", "b", "only_a_right", "only_b_right", "holm_p", "clusters"]
     pairs = itertools.combinations(range(variants), 2)
     return {

@@ -17,11 +17,11 @@ from prunescope.pipelines.reporting.explorer import study_documents as module
 from prunescope.pipelines.reporting.explorer.comparisons import nearest
 from prunescope.pipelines.reporting.explorer.findings import number as spelled
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry
-from prunescope.pipelines.reporting.explorer.ordering import Order
+from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import embedded, render
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
 from prunescope.pipelines.reporting.explorer.query import narrowed
-from prunescope.pipelines.reporting.explorer.query_cache import Frames, numbers
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents
 from prunescope.warehouse.catalogue.database import LAYERS, SQL
 from tests.sql import demo
@@ -357,10 +357,14 @@ def test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other() -> None
 
 def test_variants_and_prompts_stand_as_the_study_names_them_and_else_by_the_numbers_in_their_names() -> None:
     names = ["wanda-10", "b", "wanda-9", "dense", "a"]
-    known = Order(models=("late", "early"), recipes=("b", "a"))
+    known = DisplayOrder(models=("late", "early"), recipes=("b", "a"))
     assert sorted(names, key=lambda name: known.of_variant("m", name)) == ["dense", "b", "a", "wanda-9", "wanda-10"]
     assert sorted(["early", "x", "late"], key=lambda model: known.of_variant(model, "a")) == ["late", "early", "x"]
-    assert sorted(["p10", "p9", "9" * 5000], key=lambda name: Order().of_prompt("m", name)) == ["9" * 5000, "p9", "p10"]
+    assert sorted(["p10", "p9", "9" * 5000], key=lambda name: DisplayOrder().of_prompt("m", name)) == [
+        "9" * 5000,
+        "p9",
+        "p10",
+    ]
 
 
 def test_one_document_of_a_server_is_that_of_the_file(file, measured) -> None:
@@ -494,7 +498,7 @@ def test_a_whole_report_asks_each_statement_once() -> None:
         asked.append(query)
         return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "x": [1, 2]})
 
-    frames = Frames(ask, is_whole=True)
+    frames = QueryCache(ask, is_whole=True)
     assert frames.of("facts", model="m", recipe="a")["x"].to_list() == [1]
     assert frames.of("facts", model="m", recipe="b")["x"].to_list() == [2]
     assert frames.of("facts", model="m", recipe="c").is_empty()
@@ -508,7 +512,7 @@ def test_what_is_large_is_asked_prompt_by_prompt_for_all_variants_at_once() -> N
         asked.append(query)
         return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "prompt_id": ["p", "p"], "x": [1, 2]})
 
-    frames = Frames(ask, is_whole=True)
+    frames = QueryCache(ask, is_whole=True)
     for prompt in ("p", "q"):
         found = [frames.of("layers", model="m", recipe=recipe, prompt_id=prompt) for recipe in ("a", "b", "c")]
         assert [rows["x"].to_list() for rows in found] == [[1], [2], []]

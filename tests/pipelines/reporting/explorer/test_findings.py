@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
-from prunescope.pipelines.reporting.explorer.findings import Finding, findings, number
+from prunescope.pipelines.reporting.explorer.findings import ReportFinding, findings, number
 from tests.pipelines.reporting.charts import frames
 
 
-def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[Finding]:
+def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[ReportFinding]:
     with frames.catalogue(**marts) as connection:
         return findings({key: connection.sql(query.sql).pl() for key, query in FINDINGS.items()}, models)
 

@@ -4,7 +4,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.explorer.query_cache import Frames
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason
 
 VERDICT = {
@@ -40,7 +40,7 @@ def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
         for name, schema in SCHEMAS.items():
             frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
             connection.register(name, frame.with_columns(model=pl.lit("m")))
-        found = answers(Frames(lambda query: connection.sql(query).pl(), is_whole=True), "m")
+        found = answers(QueryCache(lambda query: connection.sql(query).pl(), is_whole=True), "m")
     return {ABOUT[answer["question"]]: answer for answer in found}
 
 
@@ -189,7 +189,7 @@ def test_what_was_not_measured_is_said_so():
     )
     assert found["collapse"]["short"] == "Not known: no pruned variant has written a text."
     assert found["safe"]["short"] == "Not known: too little was measured to judge any of 1 pruned variants."
-    assert answers(Frames(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
+    assert answers(QueryCache(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
 
 
 def test_an_encoder_is_asked_what_it_retrieves_and_nothing_that_it_cannot_do():
