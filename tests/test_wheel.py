@@ -1,4 +1,4 @@
-"""The wheel carries everything that the command needs, and works from an empty folder elsewhere."""
+"""The wheel carries everything that the command needs below one name, and works from an empty folder elsewhere."""
 
 import os
 import subprocess
@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import prunescope
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = (
@@ -29,45 +31,80 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+def ran(installed: Path, folder: Path, *command: str) -> str:
+    """Standard output of Python in a folder, with the unpacked wheel before the checkout's editable install."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    for name in ("PRUNESCOPE_WAREHOUSE", "PYTHONSAFEPATH"):
+        environment.pop(name, None)
+    run = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_settings_and_no_data(installed: Path) -> None:
-    shipped = {str(file.relative_to(installed)) for file in installed.rglob("*") if file.is_file()}
+    package = installed / "prunescope"
+    shipped = {str(file.relative_to(package)) for file in package.rglob("*") if file.is_file()}
     for folder, pattern in (
         ("sql", "*.sql"),
         ("pipelines/studies", "*.yaml"),
         ("pipelines/corpora", "*"),
-        ("pipelines/published", "*.yaml"),
+        ("pipelines/evaluation/tasks", "*.*"),
+        ("pipelines/evaluation/retrieval", "*.*"),
+        ("pipelines/reporting/published", "*.yaml"),
         ("pipelines/reporting/explorer", "*.j2"),
         ("pipelines/reporting/explorer/static", "*"),
         ("pipelines/reporting/charts/vendor", "*"),
         ("pipelines/reporting/explorer/vendor", "*.js"),
         ("pipelines/reporting/explorer/vendor", "LICENSES.txt"),
     ):
-        own = {str(file.relative_to(ROOT)) for file in (ROOT / folder).rglob(pattern) if file.is_file()}
+        own = {
+            str(file.relative_to(ROOT))
+            for file in (ROOT / folder).rglob(pattern)
+            if file.is_file() and "__pycache__" not in file.parts
+        }
         assert own
         assert own <= shipped
-    assert "assets/dagster.yaml" in shipped
+    assert {"__init__.py", "__main__.py", "assets/instance/dagster.yaml"} <= shipped
     assert not [name for name in shipped if name.startswith(LEFT_OUT)]
 
 
+def test_one_package_comes_into_an_environment(installed: Path) -> None:
+    names = {path.name.partition("-")[0] for path in installed.iterdir()}
+    assert names == {"prunescope"}
+    # An editable install adds this folder to the path.
+    links = Path(prunescope.__file__).parents[1]
+    assert [path.name for path in links.iterdir()] == ["prunescope"]
+
+
 def test_the_command_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
-    environment.pop("PRUNESCOPE_WAREHOUSE", None)
-
     def asked(*arguments: str) -> str:
-        # -P and PYTHONPATH: the unpacked wheel is found before the checkout's editable install.
-        code = "import sys, assets; from prunescope.assets.cli import main; print(assets.__file__, file=sys.stderr); main()"
-        run = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
-        assert str(installed) in run.stderr
-        return run.stdout
+        return ran(installed, tmp_path, "-m", "prunescope", *arguments, "--format", "csv")
 
-    assert "q01" in asked("questions", "--format", "csv")
-    assert "layer_transitions" in asked("tables", "--format", "csv")
-    assert "recipe" in asked("sql", "select model, recipe from variant_summary", "--format", "csv")
+    assert str(installed) in ran(installed, tmp_path, "-c", "import prunescope; print(prunescope.__file__)")
+    assert "q01" in asked("questions")
+    assert "layer_transitions" in asked("tables")
+    assert "recipe" in asked("sql", "select model, recipe from variant_summary")
+
+
+@pytest.mark.parametrize("source", ["the wheel", "the checkout"])
+def test_packages_of_the_user_with_our_folders_names_stay_theirs(installed: Path, tmp_path: Path, source: str) -> None:
+    for name in ("assets", "pipelines", "sql", "warehouse", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"OWNER = 'the user of {name}'")
+    code = (
+        "import prunescope as ps, assets, pipelines, sql, warehouse\n"
+        "print(assets.OWNER, pipelines.OWNER, sql.OWNER, warehouse.OWNER)\n"
+        "print(ps.open('nothing').sql('select count(*) from variant_summary').fetchall())"
+    )
+    folder = installed if source == "the wheel" else Path(prunescope.__file__).parents[1]
+    assert ran(folder, tmp_path, "-c", code).splitlines() == [
+        "the user of assets the user of pipelines the user of sql the user of warehouse", "[(0,)]"
+    ]  # fmt: skip
+
+
+def test_the_modules_of_a_checkout_have_the_paths_that_an_editor_knows() -> None:
+    from prunescope.pipelines.core import errors
+
+    assert Path(errors.__file__) == ROOT / "pipelines" / "core" / "errors.py"

@@ -1,0 +1,92 @@
+"""Every command and every Python example of the documents works, in their order, in one folder with a tiny model."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, few_answers
+from tests.tiny_models import save_tiny
+
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *sorted(ROOT.glob("*/README.md")),
+    *sorted(ROOT.glob("tests/benchmarks/README.md")),
+    *sorted(ROOT.glob("assets/instance/deploy/README.md")),
+]
+RUN = [ROOT / name for name in ("README.md", "pipelines/README.md", "warehouse/README.md", "assets/README.md")]
+# Servers, which other tests start, and commands for a cluster or an object store.
+NOT_RUN = re.compile(r"prunescope (ui|serve)\b|--ray (auto|ray://)")
+
+
+def blocks(language: str, document: Path) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(document: Path) -> list[str]:
+    """The commands of a document without comments; one ends where its quotes are closed."""
+    found = [""]
+    for line in "".join(blocks("sh", document)).splitlines():
+        found[-1] += re.sub(r"\s+#.*$", "", line)
+        if found[-1].count('"') % 2 == 0:
+            found.append("")
+    return [command for command in found if command]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the documents name, and the study computed once."""
+    # Long and deep enough for what the commands calibrate on and drop.
+    save_tiny(tmp_path / "my-model", seed=1, max_position_embeddings=512, num_hidden_layers=9)
+    study = StudyFile(tmp_path / "my-study.yaml", save_tiny(tmp_path / "tiny-model"), name="my-study")
+    study.write(recipes=[*RECIPES, "wanda-50"])
+    few_answers(monkeypatch)
+    assert run(["run", "my-study.yaml"], Globals()) == 0
+    return tmp_path
+
+
+@pytest.mark.exhaustive
+def test_every_command_and_example_of_the_documents_works(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = []
+    for document in RUN:
+        for line in commands(document):
+            if line.startswith("prunescope ") and not NOT_RUN.search(line):
+                code = run(shlex.split(line)[1:], Globals())
+                shown = capsys.readouterr()
+                if code != 0:
+                    failed.append(f"{document.name}: {line}\n{shown.err}")
+        for example in blocks("python", document):
+            exec(compile(example, document.name, "exec"), {})  # noqa: S102 - ours
+    assert not failed, "\n".join(failed)
+
+
+def test_make_and_modules_that_documents_name_exist() -> None:
+    made = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert set(re.findall(r"\bmake ([a-z-]+)`", text)) <= made, document
+        assert {line.split()[1] for line in commands(document) if line.startswith("make ")} <= made, document
+        for module in re.findall(r"python -m ((?:tests|prunescope)[\w.]*\w)", text):
+            place = ROOT / (module.removeprefix("prunescope.").replace(".", "/"))
+            assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), (document, module)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (document.parent / target).exists(), target
+    anchors = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+               for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}  # fmt: skip
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+    if document.name != "CHANGELOG.md":
+        rooms = "|".join(("assets", "pipelines", "sql", "tests", "warehouse"))
+        for path in re.findall(rf"`((?:{rooms})/[\w./-]+)`", text):
+            assert path.startswith("warehouse/data") or (ROOT / path).exists() or (ROOT / "tests" / path).exists(), path
+
+
+def test_the_first_page_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
