@@ -49,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(900)
 def test_every_command_and_example_of_the_documents_works(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = []
     for document in RUN:
