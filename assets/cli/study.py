@@ -254,7 +254,7 @@ def _computed(
 
     _tell_of_code(request)
     with RichProgress() as bars:
-        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
+        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, cluster=cluster)
     if not outcome.computed and not outcome.failures:
         log("everything is current; nothing was computed")
     _show(outcome, place)

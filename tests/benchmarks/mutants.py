@@ -410,8 +410,8 @@ FAULTS = (
     ),
     fault(
         "assets/defs/engine_resource.py",
-        "is_halved=part.name in self._lost",
-        "is_halved=False",
+        "halve_batch=part.name in self._lost",
+        "halve_batch=False",
         "assets/test_engines.py::test_half_the_batch_is_for_a_part_whose_worker_was_lost",
     ),
     fault(
