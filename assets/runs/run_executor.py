@@ -119,8 +119,11 @@ class _Runs:
                     self._variants([work for work in self.plan.variants if work.model == model.name])
         MODEL_CACHE.release()
         if self.plan.is_report_stale and study_partitions(self.store, study):
-            self._run("answers", "questions, figures and report", None, None)
-            build_file(self.store.root, self.store.root / CATALOGUE)
+            self._answers()
+
+    def _answers(self) -> None:
+        self._run("answers", "questions, figures and report", None, None)
+        build_file(self.store.root, self.store.root / CATALOGUE)
 
     def _run_on(self, cluster: RayClusterConfig) -> None:
         """Compute models and variants on a cluster; measure `speed` on this machine."""

@@ -19,7 +19,7 @@ from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
 from prunescope.assets.execution.error_transport import WorkerLostError, is_out_of_memory, is_transient
 from prunescope.assets.execution.local.client import stop_worker
-from prunescope.assets.execution.model_cache import ModelCache, _kept
+from prunescope.assets.execution.model_cache import ModelCache, _still_valid
 from prunescope.assets.execution.step_functions import compute
 from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.instance.instance import open_instance
@@ -115,8 +115,8 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
             raise error
         yield TaskResult("speed", is_skipped=True)
 
-    monkeypatch.setattr("prunescope.assets.defs.engine_resource.compute_warm", answer)
-    monkeypatch.setattr("prunescope.assets.defs.engine_resource._SECONDS_BETWEEN", 0)
+    monkeypatch.setattr("prunescope.assets.defs.engine_resource.compute_in_worker", answer)
+    monkeypatch.setattr("prunescope.assets.defs.engine_resource._RETRY_SECONDS", 0)
     resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}}
     with open_instance(tmp_path) as instance:
         register(instance, MODELS, ["tiny-a"])
@@ -200,9 +200,9 @@ def test_every_librarys_word_for_too_little_memory_is_understood() -> None:
 def test_what_came_along_with_another_recipe_is_never_taken_for_a_later_version_of_it() -> None:
     subject = SimpleNamespace(variant_recipe=SimpleNamespace(name="a"), variant_file="_variants/m/a/new")
     waiting = {"a": ("_variants/m/a/old", "rows", 1.0), "b": ("_variants/m/b/x", "rows", 1.0), "c": ("", "", 0.0)}
-    assert set(_kept(waiting, subject, ["b"])) == {"b"}
+    assert set(_still_valid(waiting, subject, ["b"])) == {"b"}
     subject.variant_file = "_variants/m/a/old"
-    assert set(_kept(waiting, subject, ["b"])) == {"a", "b"}
+    assert set(_still_valid(waiting, subject, ["b"])) == {"a", "b"}
 
 
 # -- told -------------------------------------------------------------------------------------------------------------

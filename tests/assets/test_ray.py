@@ -175,7 +175,7 @@ def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(
     other = Worker().prepare(replace(given, versions=versions() | {"torch": "1.0"}, host="the-driver"))
     assert isinstance(other, InputError)
     assert f"not 1.0; install the same on every machine (on {socket.gethostname()})" in str(other)
-    unseen = Worker().prepare(replace(given, mark=str(tmp_path / "elsewhere")))
+    unseen = Worker().prepare(replace(given, marker=str(tmp_path / "elsewhere")))
     assert f"the folder {tmp_path} is not the one that the driver writes to" in str(unseen)
 
 
@@ -253,16 +253,16 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Iterator[Ran]:
     folder, listener, lost = tmp_path_factory.mktemp("ray"), Heard(), []
-    hand_out = WorkerPool._hand_out
+    assign = WorkerPool._assign
 
-    def hand_out_and_die(fleet: WorkerPool) -> None:
-        if len(fleet._hired) == 2 and any(hired.ready is not None for hired in fleet._hired) and not lost:
-            return  # work is shared once both are there
-        hand_out(fleet)
-        for hired in fleet._hired:
-            asked = [part.name for _, part in hired.asked.values() if part.recipe is not None]
-            if hired.seat.node == machines.doomed and asked and not lost:
-                lost.extend(asked)
+    def assign_and_die(pool: WorkerPool) -> None:
+        if len(pool._workers) == 2 and any(worker.ready is not None for worker in pool._workers) and not lost:
+            return  # both workers share the work as soon as both are ready
+        assign(pool)
+        for worker in pool._workers:
+            names = [task.name for _, task in worker.assigned.values() if task.recipe is not None]
+            if worker.slot.node == machines.doomed and names and not lost:
+                lost.extend(names)
                 machines.kill()
 
     with pytest.MonkeyPatch.context() as patch, s3_server() as store:
@@ -271,7 +271,7 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
         patch.delenv("DAGSTER_HOME", raising=False)
         without_answers(patch)
-        patch.setattr(WorkerPool, "_hand_out", hand_out_and_die)
+        patch.setattr(WorkerPool, "_assign", assign_and_die)
         root = Store("s3://cluster/study").root
         root.fs.mkdir("cluster")
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
@@ -333,8 +333,8 @@ def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
 def test_what_no_machine_has_is_refused_without_waiting(ran: Ran, machines: Machines, tmp_path: Path) -> None:
     part = ComputeTask("models", StudyRequest("demo"), str(tmp_path), "m")
     with (
-        WorkerPool(RayClusterConfig(machines.address, gpus_per_task=4), print) as fleet,
+        WorkerPool(RayClusterConfig(machines.address, gpus_per_task=4), print) as pool,
         pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"),
     ):
-        list(fleet.reports(part))
+        list(pool.results(part))
     assert not list(tmp_path.glob(".prunescope-tmp*"))

@@ -246,7 +246,7 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
     [
         ("studies: [", "not valid YAML"),
         ("study: [demo]", "`study`: is no key here; did you mean `studies`?"),
-        ("studies: [demo, demo]", "stands there twice"),
+        ("studies: [demo, demo]", "occurs twice"),
         ("models: [{name: a, source: b, study: c}]", "'c' is none of the `studies`"),
         ("models: [{name: a/b, source: b}]", "`models.0.name`"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),

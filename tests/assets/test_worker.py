@@ -70,7 +70,7 @@ def test_a_worker_writes_what_a_run_writes_and_when_it_is_killed_another_one_goe
     assert all(found[name].equals(wanted[name]) for name in found)
     (worker,) = workers_of(root)
     before = {path: path.stat().st_ino for path in root.rglob("*.parquet")}
-    with pytest.raises(WorkerLostError, match=r"in the middle of tiny-a calibration; see .*_worker\.log"):
+    with pytest.raises(WorkerLostError, match=r"during tiny-a calibration; see .*_worker\.log"):
         asked("calibration", study, root, progress=Kills(worker))
     assert {path: path.stat().st_ino for path in root.rglob("*.parquet")} == before
     assert [report.is_skipped for report in asked("speed", study, root, "dense")] == [True]

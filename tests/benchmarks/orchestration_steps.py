@@ -183,14 +183,14 @@ def cluster(study: str, root: str, workers: str) -> Figures:
     from prunescope.assets.execution.ray.worker_pool import WorkerPool
 
     begun = list[float]()
-    hand_out = WorkerPool._hand_out
+    assign = WorkerPool._assign
 
-    def hand_out_together(fleet: WorkerPool) -> None:
-        if not any(hired.ready for hired in fleet._hired):
+    def assign_together(pool: WorkerPool) -> None:
+        if not any(worker.ready for worker in pool._workers):
             begun.append(time.perf_counter())
-            hand_out(fleet)
+            assign(pool)
 
-    WorkerPool._hand_out = hand_out_together
+    WorkerPool._assign = assign_together
     machine = {"num_cpus": 1, "object_store_memory": 80 << 20}
     machines = Cluster(initialize_head=True, head_node_args=machine | {"include_dashboard": False})
     try:
