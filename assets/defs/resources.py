@@ -99,7 +99,6 @@ class OneStudy:
     """A catalogue restricted to one study's models and recipes.
 
     Attributes:
-        connection: the open catalogue.
         ask: runs a query on it.
         figures: the study's figures, if they were drawn before.
     """

@@ -42,10 +42,8 @@ class PartitionContext:
     """The context of one partition's computation.
 
     Attributes:
-        study: the study.
         dense: its model, located on disk.
         recipe: its recipe; None in model partitions.
-        store: the warehouse.
     """
 
     study: Study

@@ -15,10 +15,7 @@ class ComputeTask:
     """One step for one model or variant.
 
     Attributes:
-        step: name of a step.
-        request: the study.
         root: the warehouse.
-        model: name of the model.
         recipe: name of the recipe; None in the steps of models.
         batch_with: recipes whose task of the same step follows. An engine may compute some of them in the same batch
             and keep the results until they are requested.
@@ -53,17 +50,12 @@ class TaskResult:
     """The result of a task for one table.
 
     Attributes:
-        table: name of the table.
         is_skipped: whether the study does not request this table, which was left unchanged; other fields are empty.
         fingerprint: fingerprint of the rows' inputs.
-        rows: number of rows.
         bytes: size of the file.
-        path: path of the file.
         violations: rules of the table that rows break.
         orphaned: referenced tables in which the rows' counterparts are missing.
         drifts: plausibility checks, passed ones included.
-        seconds: duration of the computation.
-        device: device of the computation.
         details: further metadata for the UI by name: numbers, or texts in Markdown.
     """
 

@@ -30,7 +30,6 @@ class DenseModel:
     """A study's model, located on disk.
 
     Attributes:
-        spec: the study's entry.
         folder: folder with safetensors, config and tokenizer.
         identity: hashes of their contents.
     """

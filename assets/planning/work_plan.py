@@ -52,7 +52,6 @@ class PartitionWork:
     """One partition with its tables to compute.
 
     Attributes:
-        model: name of the model.
         recipe: the recipe; None for a model's own tables.
         tables: the missing or stale tables, in the order of the data flow.
     """
@@ -72,7 +71,6 @@ class Plan:
     """All work of a study.
 
     Attributes:
-        study: the study.
         models: model partitions with stale tables.
         variants: variant partitions with stale tables, grouped by model.
         is_report_stale: whether to write the report again; true where any partition is computed, false where no report

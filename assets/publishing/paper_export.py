@@ -33,7 +33,6 @@ class ExportResult:
     """The files of an export.
 
     Attributes:
-        directory: the folder.
         items: views and figures with files.
         files: the files, the manifest last.
         empty: views and figures without a row, which have no files.

@@ -52,7 +52,6 @@ class ModelEstimate:
     """The cost of one model of a study.
 
     Attributes:
-        model: its name.
         is_whole: whether all of its weights are on disk.
         missing_data: retrieval data sets without files; the estimate leaves them out.
         tables: the tables of every variant.

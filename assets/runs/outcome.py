@@ -38,7 +38,6 @@ class Failure:
         name: `model`, `model@recipe` or the report.
         message: the error and how to fix it.
         is_input: whether the user's input caused the error.
-        traceback: for debugging.
     """
 
     name: str
@@ -52,9 +51,7 @@ class RunResult:
     """The result of a run.
 
     Attributes:
-        study: the study.
         computed: names of the partitions that were computed.
-        failures: the failed partitions.
     """
 
     study: Study

@@ -105,7 +105,6 @@ class Scale:
         pace: the same as input of the simulation, without questions and figures.
         bytes_a_variant: Parquet per variant.
         records_a_variant: rows of `layer_transitions` per variant.
-        workers: number of parallel workers.
     """
 
     steps: Sequence[StepTime]

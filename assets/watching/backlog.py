@@ -37,8 +37,6 @@ class MissingWork:
     """The missing partitions of one model in one watched study.
 
     Attributes:
-        watched: the study.
-        model: name of the model.
         missing: recipes with a missing table (None: the model itself), each with a hash of model, recipe and study.
         changed: hash of the model's files if its tables were computed from other files, else "".
     """
@@ -54,7 +52,6 @@ class Backlog:
     """The work that the watched studies of a warehouse still need.
 
     Attributes:
-        watch: the watched studies.
         missing: by study and model, missing partitions and changed models.
         outdated: by table, partitions that a watched study computed from other inputs than it has now, each with its
             new fingerprint.

@@ -17,7 +17,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
 from dagster._serdes import serialize_value
 
-from prunescope.assets.automation.jobs import _starter
+from prunescope.assets.automation.jobs import _launcher
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
@@ -242,7 +242,7 @@ def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path)
 
 def test_the_runs_of_a_study_are_asked_for_by_whoever_started_its_job() -> None:
     for tags, told in (({SCHEDULE_NAME_TAG: "nightly"}, "schedule nightly"), ({USER_TAG: "me"}, "me"), ({}, "a click")):
-        assert _starter(tags) == told
+        assert _launcher(tags) == told
 
 
 def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(

@@ -20,10 +20,7 @@ class RaySchedule:
     """The progress of a plan on a cluster.
 
     Attributes:
-        plan: the work to do.
-        request: the study.
         root: the warehouse.
-        pool: the workers.
         record: runs Dagster for tables of a partition whose tasks have ended; the last argument says whether they are
             the last of the partition. Returns whether all succeeded.
         on_pruned: called when pruning of a model's variants has ended, with the model and its failed variants.
