@@ -299,7 +299,7 @@ def _tell_of_code(request: "StudyRequest") -> None:
 
 def _show(outcome: "RunResult", place: "Place") -> None:
     """Findings to standard output, the report's place to standard error."""
-    from prunescope.assets.planning.work_plan import report_file
+    from prunescope.assets.planning.freshness import report_file
     from prunescope.warehouse.catalogue.database import connected
 
     models = ", ".join(literal(model.name) for model in outcome.study.models)

@@ -62,6 +62,8 @@ class Backlog:
 
     watch: WatchState
     missing: list[MissingWork]
+    outdated: dict[str, dict[Partition, str]]
+    stale_reports: dict[str, str]
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
 
     def ready(self, table: str) -> dict[Partition, str]:
