@@ -1,4 +1,1 @@
-"""When and in what order: Dagster assets, partitions, resources, checks, jobs, and the `prunescope` command line.
-
-No computation and no file formats here: those are `pipelines` and `warehouse`.
-"""
+"""The Dagster application: assets, jobs, sensors, runs, and the `prunescope` command line."""

@@ -1,7 +1,4 @@
-"""Everything that Dagster loads: assets, jobs, sensors, schedules and resources.
-
-`dagster dev -m prunescope.assets.definitions`; `prunescope ui` does that with the right instance.
-"""
+"""The definitions that Dagster loads: `dagster dev -m prunescope.assets.definitions`, or `prunescope ui`."""
 
 from dagster import Definitions
 

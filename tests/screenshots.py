@@ -23,7 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from prunescope.assets.defs.automation_conditions import published_recipes
-from prunescope.assets.instance.instance import opened
+from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import ROOT, SERVER, prunescope
@@ -103,7 +103,7 @@ def take(
 
 def change(study: Path, warehouse: Path) -> int:
     """Changes a parameter, waits until it is published, and holds the warehouse, so that nothing is made again yet."""
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         before = published_recipes(instance, [CHANGED])
         text = study.read_text()
         study.write_text(text.replace(f"{CHANGED}, ", f"{{name: {CHANGED}, method: wanda, sparsity: 0.6}}, "))

@@ -1,7 +1,7 @@
-"""Who starts runs when nobody does: a sensor for what is missing, conditions for what is outdated, a nightly schedule.
+"""The sensors and the schedule that launch runs for watched studies.
 
-What is missing says `backlog.py`. A run is asked for once for each state of model, recipe and study; what failed is
-left alone until one of them changes, or until the night.
+`watch` launches what is missing, `outdated` what is outdated, `answers` the report, `nightly` everything. Each
+launches one run per state of model, recipe and study; a failed run is repeated when one of them changes, or at night.
 """
 
 import datetime
@@ -31,27 +31,27 @@ from pydantic import BaseModel
 from prunescope.assets import settings
 from prunescope.assets.automation.jobs import STUDY, run_config
 from prunescope.assets.defs.asset_definitions import ANSWERS
-from prunescope.assets.defs.automation_conditions import RECIPE, SURVEYOR
+from prunescope.assets.defs.automation_conditions import RECIPE, SCANNER
 from prunescope.assets.defs.partitions import MODELS, RECIPES
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED
 from prunescope.assets.watching.backlog import MissingWork
-from prunescope.assets.watching.watch_list import Watched, WatchState
+from prunescope.assets.watching.watch_list import WatchedStudy, WatchState
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import fingerprint
 
 MODEL_TAG, WATCH_TAG = "prunescope/model", "prunescope/watched"
-# So many ticks without a run pass before answers are made without what is still missing or outdated.
-_PATIENCE = 3
+# Ticks without a run after which answers are made although tables are still missing or outdated.
+_MAX_WAIT_TICKS = 3
 
 
 class AnswersCursor(BaseModel):
-    """What the sensor `answers` keeps from tick to tick.
+    """The state that the sensor `answers` keeps between ticks.
 
     Attributes:
-        ticks: by study, the version that its report lacks, and ticks in a row without a run.
-        asked: by study, the version that a run was asked for; only while the report lacks it.
+        ticks: by study, the version that its report should have, and the number of ticks in a row without a run.
+        asked: by study, the version for which a run was requested, until the report has it.
         times: as in `WatchCursor`.
     """
 
@@ -61,13 +61,13 @@ class AnswersCursor(BaseModel):
 
 
 class WatchCursor(BaseModel):
-    """What the sensor `watch` keeps from tick to tick.
+    """The state that the sensor `watch` keeps between ticks.
 
     Attributes:
-        asked: what a run was asked for, in which state; only while it is still missing.
-        told: what was said to be wrong, by its place.
-        times: how often runs were asked for, a part of their keys: the model that comes back in the same state gets a
-            new run, the tick that is repeated because its memory was lost does not.
+        asked: the state in which each missing partition was requested, until it is there.
+        told: logged problems, by path or study.
+        times: number of ticks that requested runs, part of the run keys: a model that returns in the same state gets a
+            new run, but a tick that Dagster repeats after losing this cursor does not launch its runs twice.
     """
 
     asked: dict[str, str] = {}
@@ -75,35 +75,35 @@ class WatchCursor(BaseModel):
     times: int = 0
 
 
-# The jobs of both sensors stand there by name: of the jobs themselves Dagster makes a copy that warns of itself.
+# By name, because Dagster copies job objects given to a sensor, and the copy raises a warning.
 @sensor(
     name="watch",
     job_name=STUDY.name,
     minimum_interval_seconds=settings.watch_seconds(),
     default_status=DefaultSensorStatus.RUNNING,
-    description="Looks for new models and studies and computes what is missing of them. Stops the runs of models that "
-    "are no longer watched.",
+    description="Looks for new models and studies and computes what is missing of them. Stops runs of models that are "
+    "no longer watched.",
 )
 def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
-    """Compares the warehouse with its watch list and its watched folder."""
+    """Compare the warehouse with its watch list and its watched folder."""
     store = Store(settings.warehouse_root())
-    memory = WatchCursor.model_validate_json(context.cursor) if context.cursor else WatchCursor()
+    cursor = WatchCursor.model_validate_json(context.cursor) if context.cursor else WatchCursor()
     try:
-        backlog = SURVEYOR.survey(store)
+        backlog = SCANNER.scan(store)
     except (InputError, WarehouseError) as error:
         return SkipReason(str(error))
-    for place, reason in backlog.watch.refused.items():
-        if memory.told.get(place) != reason:
+    for source, reason in backlog.watch.refused.items():
+        if cursor.told.get(source) != reason:
             context.log.warning(f"not watched: {reason}")
     for run in _no_longer_watched(context.instance.get_runs(RunsFilter(statuses=UNFINISHED)), backlog.watch):
         context.log.info(f"{run.job_name} {run.run_id}: its model is no longer watched; it is stopped")
         context.instance.run_coordinator.cancel_run(run.run_id)
-    asked, requests = _of_missing(backlog.due, memory, store)
+    asked, requests = _missing_runs(backlog.missing, cursor, store)
     return SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=list(_new_partitions(backlog.watch.studies, context.instance)),
         cursor=WatchCursor(
-            asked=asked, told=backlog.watch.refused, times=memory.times + bool(requests)
+            asked=asked, told=backlog.watch.refused, times=cursor.times + bool(requests)
         ).model_dump_json(),
     )
 
@@ -114,30 +114,30 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     minimum_interval_seconds=settings.watch_seconds(),
     default_status=DefaultSensorStatus.RUNNING,
     description="Answers the questions, draws the figures and writes the report of a watched study as soon as its "
-    "tables have changed and come to rest.",
+    "tables have changed and no run is unfinished.",
 )
 def answers_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
-    """Waits until nothing runs, so that a night's variants bring one run of the answers and not one each."""
+    """Request the answers once no run is unfinished, so that all variants of a night share one run of the answers."""
     store = Store(settings.warehouse_root())
     try:
-        backlog = SURVEYOR.survey(store)
+        backlog = SCANNER.scan(store)
     except (InputError, WarehouseError) as error:
         return SkipReason(str(error))
     before = AnswersCursor.model_validate_json(context.cursor) if context.cursor else AnswersCursor()
     if context.instance.get_runs(RunsFilter(statuses=UNFINISHED), limit=1):
         return SensorResult(cursor=before.model_copy(update={"ticks": {}}).model_dump_json())
-    quiet, requests = AnswersCursor(times=before.times), []
+    after, requests = AnswersCursor(times=before.times), []
     for watched in backlog.watch.studies:
         name = watched.study.name
         if (version := backlog.stale_reports.get(name)) is None:
             continue
-        quiet.ticks[name] = (version, before.ticks[name][1] + 1 if before.ticks.get(name, ("",))[0] == version else 1)
+        after.ticks[name] = (version, before.ticks[name][1] + 1 if before.ticks.get(name, ("",))[0] == version else 1)
         if before.asked.get(name) == version:
-            quiet.asked[name] = version
+            after.asked[name] = version
             continue
-        # What is missing or outdated gets some time to start a run; perhaps it has failed and will not.
-        if quiet.ticks[name][1] >= (_PATIENCE if backlog.waits_for_tables(watched.study) else 1):
-            quiet.asked[name] = version
+        # Missing or outdated tables get some ticks to start a run; if none starts, it has probably failed before.
+        if after.ticks[name][1] >= (_MAX_WAIT_TICKS if backlog.waits_for_tables(watched.study) else 1):
+            after.asked[name] = version
             requests.append(
                 RunRequest(
                     run_key=f"answers of {name} {version} {before.times}",
@@ -145,8 +145,8 @@ def answers_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReaso
                     tags={WATCH_TAG: "answers", STUDY_TAG: name},
                 )
             )
-    quiet.times += bool(requests)
-    return SensorResult(run_requests=requests, cursor=quiet.model_dump_json())
+    after.times += bool(requests)
+    return SensorResult(run_requests=requests, cursor=after.model_dump_json())
 
 
 @schedule(
@@ -154,16 +154,16 @@ def answers_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReaso
     job=STUDY,
     cron_schedule="0 2 * * *",
     default_status=DefaultScheduleStatus.RUNNING,
-    description="At two at night (UTC): whatever the watched studies still lack, what failed by day included.",
+    description="At 02:00 UTC: all that the watched studies still need, including what failed during the day.",
 )
 def nightly() -> list[RunRequest] | SkipReason:
-    """One run for each watched study with something to do."""
+    """Request one run for each watched study with something to do."""
     store = Store(settings.warehouse_root())
     try:
-        backlog = SURVEYOR.survey(store)
+        backlog = SCANNER.scan(store)
     except (InputError, WarehouseError) as error:
         return SkipReason(str(error))
-    # Of several nights that are caught up on, one is enough.
+    # The key has one value per day: nights that Dagster catches up on share one run.
     day = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     return [
         RunRequest(
@@ -172,62 +172,62 @@ def nightly() -> list[RunRequest] | SkipReason:
             tags={WATCH_TAG: "nightly", STUDY_TAG: watched.study.name},
         )
         for watched in backlog.watch.studies
-        if backlog.lacks(watched.study)
-    ] or SkipReason("everything that is watched is current")
+        if backlog.is_incomplete(watched.study)
+    ] or SkipReason("all watched studies are current")
 
 
 def _outdated_sensor() -> AutomationConditionSensorDefinition:
     with warnings.catch_warnings():
-        # Of `use_user_code_server`; the version of Dagster is pinned.
+        # `use_user_code_server` is in beta; the version of Dagster is pinned.
         warnings.simplefilter("ignore", BetaWarning)
         return AutomationConditionSensorDefinition(
             "outdated",
             target=AssetSelection.all(),
-            # A condition of our own would be lost in the snapshot that the daemon has.
+            # The daemon's snapshot would lose a condition class of our own.
             use_user_code_server=True,
-            # A run for each partition, which can be stopped by itself.
+            # One run per partition, so that each can be stopped by itself.
             emit_backfills=False,
             minimum_interval_seconds=settings.watch_seconds(),
             default_status=DefaultSensorStatus.RUNNING,
             run_tags={WATCH_TAG: "outdated"},
-            description="Computes again what a changed recipe, prompt set, calibration, task or program made outdated "
-            "in a watched study.",
+            description="Computes again what a changed recipe, prompt set, calibration, task or code version has "
+            "made outdated in a watched study.",
         )
 
 
 OUTDATED = _outdated_sensor()
 
 
-def _of_missing(
-    due: Iterable[MissingWork], memory: WatchCursor, store: Store
+def _missing_runs(
+    missing: Iterable[MissingWork], cursor: WatchCursor, store: Store
 ) -> tuple[dict[str, str], list[RunRequest]]:
-    """What was asked for by now, and a run for each study and model with something new to ask for."""
-    known, requests = dict[str, str](), []
-    for each in due:
-        study = each.watched.study.name
-        states = {f"{study}/{each.model}/{recipe or ''}": state for recipe, state in each.missing.items()}
-        recipes = dict(zip(states, each.missing, strict=True))
-        if each.changed:
-            states[f"{study}/{each.model}/*"] = each.changed
-        known |= states
-        if new := {key: state for key, state in states.items() if memory.asked.get(key) != state}:
-            # Of a model whose files have changed, the run finds out what is to be done.
-            wanted = () if each.changed else dict.fromkeys(recipes[key] or "dense" for key in new)
+    """Return the states requested by now, and one run for each study and model with a new state."""
+    all_states, requests = dict[str, str](), []
+    for work in missing:
+        study = work.watched.study.name
+        states = {f"{study}/{work.model}/{recipe or ''}": state for recipe, state in work.missing.items()}
+        recipes = dict(zip(states, work.missing, strict=True))
+        if work.changed:
+            states[f"{study}/{work.model}/*"] = work.changed
+        all_states |= states
+        if new := {key: state for key, state in states.items() if cursor.asked.get(key) != state}:
+            # If the model's files have changed, the run itself has to find out what is outdated.
+            chosen = () if work.changed else dict.fromkeys(recipes[key] or "dense" for key in new)
             requests.append(
                 RunRequest(
-                    run_key=f"{study}/{each.model} {fingerprint(new)} {memory.times}",
-                    run_config=run_config(each.watched.of_model(each.model, tuple(wanted)), store, answers=False),
-                    tags={WATCH_TAG: "missing", STUDY_TAG: study, MODEL_TAG: each.model},
+                    run_key=f"{study}/{work.model} {fingerprint(new)} {cursor.times}",
+                    run_config=run_config(work.watched.of_model(work.model, tuple(chosen)), store, answers=False),
+                    tags={WATCH_TAG: "missing", STUDY_TAG: study, MODEL_TAG: work.model},
                 )
             )
-    return known, requests
+    return all_states, requests
 
 
 def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterator[DagsterRun]:
-    """Runs that were started unasked for a model that has left its study since."""
-    if not watch.is_whole:  # a study or model that somebody is writing just now is not gone
+    """Yield the runs of sensors whose model has left its study since they were launched."""
+    if not watch.is_whole:  # a study or model that is being written at the moment is not gone
         return
-    models = {(each.study.name, model) for each in watch.studies for model in each.origins}
+    models = {(watched.study.name, model) for watched in watch.studies for model in watched.origins}
     for run in runs:
         kind, model = run.tags.get(WATCH_TAG), run.tags.get(MODEL_TAG)
         if kind == "missing":
@@ -240,12 +240,12 @@ def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterato
             yield run
 
 
-def _new_partitions(studies: Iterable[Watched], instance: DagsterInstance) -> Iterator[object]:
+def _new_partitions(studies: Iterable[WatchedStudy], instance: DagsterInstance) -> Iterator[object]:
     names: dict[DynamicPartitionsDefinition, list[str]] = {
-        MODELS: [model.name for each in studies for model in each.study.models],
-        RECIPES: [recipe.name for each in studies for recipe in each.study.recipes],
+        MODELS: [model.name for watched in studies for model in watched.study.models],
+        RECIPES: [recipe.name for watched in studies for recipe in watched.study.recipes],
     }
-    for dimension, wanted in names.items():
+    for dimension, keys in names.items():
         known = set(instance.get_dynamic_partitions(str(dimension.name)))
-        if new := [name for name in dict.fromkeys(wanted) if name not in known]:
+        if new := [name for name in dict.fromkeys(keys) if name not in known]:
             yield dimension.build_add_request(new)

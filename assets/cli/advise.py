@@ -79,7 +79,7 @@ def advise(
     - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
     - `prunescope advise smollm2-135m-instruct --study paper-small`
     """
-    from prunescope.assets.planning.fingerprints import PROBE_TABLES
+    from prunescope.assets.planning.steps import PROBE_TABLES
     from prunescope.assets.runs.study_run import run_study
     from prunescope.pipelines.reporting.advice import advise as judge
     from prunescope.warehouse.storage.partition_store import Store

@@ -158,10 +158,10 @@ def gc(
     local = store.local(settings.cache_folder())
     with ExitStack() as alone:
         if yes:
-            from prunescope.assets.instance.instance import only_writer
+            from prunescope.assets.instance.instance import writer_lock
 
             # Removing waits for a run that is at work, whose files might look like waste.
-            alone.enter_context(only_writer(local, RichProgress().waiting, store.url))
+            alone.enter_context(writer_lock(local, RichProgress().waiting, store.url))
         watch = load_watch_state(store)
         if yes:
             _refuse_while_unknown(watch)

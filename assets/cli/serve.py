@@ -59,17 +59,17 @@ def serve(
     - `prunescope serve`
     - `prunescope serve demo --port 8000`
     """
-    from prunescope.assets.publishing.live_study import ShownStudy
+    from prunescope.assets.publishing.live_study import StudyRegistry
     from prunescope.assets.publishing.server import application, server
 
     names = _names(host)
     root = existing(context)
-    found = ShownStudy(root, study)
+    found = StudyRegistry(root, study)
     listening = _listening(host, port)
     with listening:
         port = listening.getsockname()[1]
         app = application(
-            found, seconds=seconds, gibibytes=memory, hosts=names, tell=lambda line: log(f"error: {line}", "red")
+            found, seconds=seconds, gibibytes=memory, hosts=names, log=lambda line: log(f"error: {line}", "red")
         )
         if names:
             log(f"{host}: whoever reaches this address reads all results and asks SQL; nobody is asked for a password")
@@ -136,7 +136,7 @@ def show_report(
         InputError: one of them is not there, or one is missing.
     """
     from prunescope.assets.cli import terminal, terminal_tokens
-    from prunescope.assets.publishing.live_study import LiveStudies, studies
+    from prunescope.assets.publishing.live_study import LiveStudy, studies
 
     for value, option, other, needed in (
         (prompt, "--prompt", variant, "--variant"),
@@ -149,7 +149,7 @@ def show_report(
     if len(found) > 1:
         raise InputError(f"which study? name one of {', '.join(found)}")
     [(name, known)] = found.items()
-    live = LiveStudies(root, name, known)
+    live = LiveStudy(root, name, known)
     index = live.index()
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:

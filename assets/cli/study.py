@@ -254,7 +254,7 @@ def _computed(
 
     _tell_of_code(request)
     with RichProgress() as bars:
-        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
+        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, cluster=cluster)
     if not outcome.computed and not outcome.failures:
         log("everything is current; nothing was computed")
     _show(outcome, place)
@@ -299,7 +299,7 @@ def _tell_of_code(request: "StudyRequest") -> None:
 
 def _show(outcome: "RunResult", place: "Place") -> None:
     """Findings to standard output, the report's place to standard error."""
-    from prunescope.assets.planning.work_plan import report_file
+    from prunescope.assets.planning.freshness import report_file
     from prunescope.warehouse.catalogue.database import connected
 
     models = ", ".join(literal(model.name) for model in outcome.study.models)

@@ -85,7 +85,7 @@ def watch(
     if studies or stop:
         _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
         make_models_folder(store)
-    backlog = FreshnessScanner().survey(store)
+    backlog = FreshnessScanner().scan(store)
     schema = pa.schema(
         {
             "study": pa.string(),
@@ -135,7 +135,7 @@ def add_model(
     - `prunescope add-model ./my-model`
     - `prunescope add-model org/name --name mine --study my-study.yaml`
     """
-    from prunescope.assets.watching.watch_list import DEFAULT, WatchList, changed
+    from prunescope.assets.watching.watch_list import DEFAULT, WatchList, edit_watch_list
     from prunescope.pipelines.studies import load_study, model_name
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -144,7 +144,7 @@ def add_model(
     if not called:
         raise InputError(f"{model!r}: no name can be made from it; give one with --name")
     chosen = absolute_study(study) if study else ""
-    with changed(store) as versions:
+    with edit_watch_list(store) as versions:
         listed = versions[-1]
         others = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
         if called in {model.name for model in listed.models}:
@@ -173,11 +173,11 @@ def remove_model(
 
     For example: `prunescope remove-model my-model`
     """
-    from prunescope.assets.watching.watch_list import changed, load_watch_state
+    from prunescope.assets.watching.watch_list import edit_watch_list, load_watch_state
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(writable(context))
-    with changed(store) as versions:
+    with edit_watch_list(store) as versions:
         listed = versions[-1]
         left = tuple(model for model in listed.models if model.name != name)
         if len(left) == len(listed.models):
@@ -199,10 +199,10 @@ def _added(name: str, source: str, study: str) -> "AddedModel":
 
 
 def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> None:
-    from prunescope.assets.watching.watch_list import WatchList, changed
+    from prunescope.assets.watching.watch_list import WatchList, edit_watch_list
     from prunescope.pipelines.studies import load_study
 
-    with changed(store) as versions:
+    with edit_watch_list(store) as versions:
         listed, names = versions[-1], dict[str, str]()
         for each in dict.fromkeys((*listed.studies, *added)):
             name = load_study(each).name if each in added else _name_of(each)
@@ -265,7 +265,7 @@ def _why_it_stays(name: str, watch: "WatchState", store: "Store") -> str:
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:
-    missing = {(due.watched.study.name, due.model): len(due.missing) for due in backlog.due}
+    missing = {(due.watched.study.name, due.model): len(due.missing) for due in backlog.missing}
     outdated = {partition for partitions in backlog.outdated.values() for partition in partitions}
     return [
         {

@@ -1,1 +1,1 @@
-"""Dagster definitions: assets, partitions, resources, conditions and their metadata."""
+"""Dagster definitions: assets, partitions, resources, automation conditions and metadata."""

@@ -1,7 +1,4 @@
-"""The assets with their resources, and one job for each kind of partition: all that a run executes.
-
-Sensors, schedules and the jobs of a whole study are added in `definitions`.
-"""
+"""The assets with their resources, and one job per kind of partition; jobs of whole studies are in `automation`."""
 
 from dagster import AssetKey, AssetSelection, Definitions, define_asset_job, in_process_executor
 
@@ -13,7 +10,7 @@ from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.report_asset import report
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import table_assets
-from prunescope.assets.planning.fingerprints import MODEL_TABLES, VARIANT_TABLES
+from prunescope.assets.planning.steps import MODEL_TABLES, VARIANT_TABLES
 
 _WAREHOUSE = WarehouseResource.configure_at_launch()
 
@@ -27,7 +24,7 @@ VARIANT_JOB = define_asset_job("variant_tables", _tables(VARIANT_TABLES), descri
 ANSWERS = define_asset_job(
     "answers",
     _tables(("paper_reference",)) | AssetSelection.groups("questions", "figures", "report"),
-    description="Bring the published numbers, answer the questions, draw the figures, write the report.",
+    description="Load the published numbers, answer the questions, draw the figures, write the report.",
 )
 _RECIPES = define_asset_job("recipes", AssetSelection.assets(RECIPE), description="Publish a recipe's parameters.")
 
@@ -35,6 +32,6 @@ asset_definitions = Definitions(
     assets=[recipe, *table_assets(), paper_reference, *question_assets(), *figure_assets(), report],
     jobs=[_RECIPES, MODEL_JOB, VARIANT_JOB, ANSWERS],
     resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},
-    # A run is little work of its own: what is heavy happens in an engine.
+    # A run does little itself: an engine computes.
     executor=in_process_executor,
 )

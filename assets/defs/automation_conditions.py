@@ -1,6 +1,6 @@
-"""Automation conditions: true for what a watched study would compute otherwise now, and for nothing else.
+"""The automation condition of tables and recipes: true for partitions that a watched study has made outdated.
 
-They are evaluated in the code server, where `backlog.py` can look at the files. Starting the runs is Dagster's.
+Dagster evaluates it in the code server, which can read the warehouse, and launches the runs.
 """
 
 import datetime
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from dagster import AssetKey, AutomationCondition, AutomationContext, AutomationResult, DagsterInstance, RunsFilter
+
+# Dagster has no public way to read the data versions of many partitions at once; the tests of sensors depend on it.
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.events import DagsterEventType
 
@@ -22,17 +24,17 @@ from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
 
 RECIPE = AssetKey("recipe")
-# Jobs that compute whatever is missing or outdated: nothing is started beside them.
+# Jobs that compute all that is missing or outdated; while one is unfinished, the condition is false.
 STUDY_JOBS = ("study", "demo")
-SURVEYOR = FreshnessScanner()
+SCANNER = FreshnessScanner()
 
 
 @dataclass(frozen=True)
 class WarehouseState:
-    """What all conditions of one tick go by.
+    """The state of warehouse and runs that all conditions of one tick share.
 
     Attributes:
-        backlog: None where nothing may start: another process computes, or the watch list is not valid.
+        backlog: None where no run may start: another process computes, or the watch list is not valid.
         published: by recipe, the version that Dagster knows.
     """
 
@@ -41,19 +43,19 @@ class WarehouseState:
 
     @classmethod
     def now(cls, instance: DagsterInstance) -> Self:
-        """Looks at files and runs."""
+        """Read the warehouse and the unfinished runs."""
         store = Store(settings.warehouse_root())
         runs = instance.get_runs(RunsFilter(statuses=UNFINISHED))
         if any(run.job_name in STUDY_JOBS for run in runs) or is_busy(store.local(settings.cache_folder())):
             return cls(None, {})
         try:
-            backlog = SURVEYOR.survey(store)
-        except (InputError, WarehouseError):  # the sensor `watch` says so
+            backlog = SCANNER.scan(store)
+        except (InputError, WarehouseError):  # the sensor `watch` reports the error
             return cls(None, {})
         return cls(backlog, published_recipes(instance, sorted(backlog.recipe_hashes())))
 
     def outdated(self, asset: str) -> dict[str, str] | None:
-        """The partitions of an asset to be computed again, each with the version wanted; None where none may start."""
+        """Return the outdated partitions of an asset and their new versions; None where no run may start."""
         if self.backlog is None:
             return None
         hashes = self.backlog.recipe_hashes()
@@ -61,14 +63,14 @@ class WarehouseState:
         if asset == RECIPE.to_user_string():
             return {name: min(hashes[name]) for name in behind}
         return {
-            model if recipe is None else str(variant_key(model, recipe)): wanted
-            for (model, recipe), wanted in self.backlog.ready(asset).items()
-            if recipe not in behind  # first the new parameters are published, which shows what is stale
+            model if recipe is None else str(variant_key(model, recipe)): version
+            for (model, recipe), version in self.backlog.ready(asset).items()
+            if recipe not in behind  # the new parameters are published first, which marks the variants as stale
         }
 
 
 class _WarehouseStates:
-    """Keeps the look of a tick for the other assets of the same tick."""
+    """The state of the last tick, shared by all assets of that tick."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -81,43 +83,42 @@ class _WarehouseStates:
             return self._last[1]
 
 
-_LOOKS = _WarehouseStates()
+_STATES = _WarehouseStates()
 
 
 class Outdated(AutomationCondition[AssetKey]):
-    """True once for each partition and version that is wanted of it, while no run is about to compute it."""
+    """True once for each partition and version that it should have, while no run is about to compute it."""
 
     @property
     def description(self) -> str:
-        """What the UI shows."""
-        return "A watched study gives this partition other inputs than it was made from"
+        """Return the description in the UI."""
+        return "A watched study now has other inputs than those that this partition was computed from"
 
     async def evaluate(self, context: AutomationContext) -> AutomationResult:
-        """Asks for what was not asked for before; what failed is left alone until something changes."""
+        """Request versions that were not requested before; a failed run is not repeated until something changes."""
         view = context.asset_graph_view
-        wanted = _LOOKS.at(context.evaluation_time, view.instance).outdated(context.key.to_user_string())
+        outdated = _STATES.at(context.evaluation_time, view.instance).outdated(context.key.to_user_string())
         asked = json.loads(context.cursor or "{}")
-        if wanted is None:  # a look at which nothing may start tells nothing
+        if outdated is None:
             return AutomationResult(context, view.get_empty_subset(key=context.key), cursor=json.dumps(asked))
         running = [
             await view.compute_run_in_progress_subset(key=context.key, from_subset=context.candidate_subset),
             await view.compute_backfill_in_progress_subset(key=context.key, from_subset=context.candidate_subset),
         ]
         known = set(context.candidate_subset.expensively_compute_partition_keys())
-        under_way = {key for subset in running for key in subset.expensively_compute_partition_keys()}
-        new = {key for key, version in wanted.items() if asked.get(key) != version} & known - under_way
-        # Kept for as long as it is outdated.
-        kept = {key: version for key, version in asked.items() if wanted.get(key) == version}
+        in_progress = {key for subset in running for key in subset.expensively_compute_partition_keys()}
+        new = {key for key, version in outdated.items() if asked.get(key) != version} & known - in_progress
+        still_outdated = {key: version for key, version in asked.items() if outdated.get(key) == version}
         return AutomationResult(
             context,
             true_subset=view.get_subset_from_partition_keys(context.key, context.partitions_def, new),
-            cursor=json.dumps(kept | {key: wanted[key] for key in sorted(new)}),
+            cursor=json.dumps(still_outdated | {key: outdated[key] for key in sorted(new)}),
         )
 
 
 def published_recipes(instance: DagsterInstance, names: list[str]) -> dict[str, str]:
-    """The versions of recipes that Dagster knows; those that were never published are left out."""
-    found = instance.event_log_storage.get_latest_tags_by_partition(
+    """Return the versions of recipes in Dagster's event log; recipes that were never published are left out."""
+    tags_by_recipe = instance.event_log_storage.get_latest_tags_by_partition(
         RECIPE, DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG], asset_partitions=names
     )
-    return {name: tags[DATA_VERSION_TAG] for name, tags in found.items() if DATA_VERSION_TAG in tags}
+    return {name: tags[DATA_VERSION_TAG] for name, tags in tags_by_recipe.items() if DATA_VERSION_TAG in tags}

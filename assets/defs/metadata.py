@@ -1,7 +1,4 @@
-"""What the Dagster UI shows of a table: column schema, row count, outcome of its checks. All of it is derived.
-
-No knowledge of any single table.
-"""
+"""Metadata that the Dagster UI shows of a table or view, derived from its definition: columns, checks, results."""
 
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,7 +23,7 @@ from dagster import (
 from prunescope.assets.execution.task import TaskResult
 from prunescope.warehouse.catalogue.column_docs import ColumnDoc
 from prunescope.warehouse.catalogue.database import sql_type
-from prunescope.warehouse.quality.checks import Violation, check_names
+from prunescope.warehouse.quality.checks import check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
 from prunescope.warehouse.quality.plausibility_checks import drifts_of
 from prunescope.warehouse.schema.table import Column, Table
@@ -35,7 +32,7 @@ RULES = "keeps_its_rules"
 
 
 def table_schema(table: Table) -> TableSchema:
-    """The table's columns with units, formulas and legal values, as the UI's column view takes them."""
+    """Return the table's columns with units, formulas and legal values."""
     key = f"key: {', '.join(table.key)}"
     rules = [*(str(reference) for reference in table.references), *(rule.condition for rule in table.invariants)]
     return TableSchema(
@@ -52,7 +49,7 @@ def _column(column: Column, table: Table) -> TableColumn:
         other.append(f"<= {column.maximum:g}")
     if column.values:
         other.append(f"one of {', '.join(column.values)}")
-    other += [f"references {each.table}" for each in table.references if column.name in each.columns]
+    other += [f"references {reference.table}" for reference in table.references if column.name in reference.columns]
     constraints = TableColumnConstraints(nullable=column.nullable, unique=table.key == (column.name,), other=other)
     return TableColumn(
         column.name, sql_type(column.type), description=column.comment(), constraints=constraints, tags=_tags(column)
@@ -60,119 +57,113 @@ def _column(column: Column, table: Table) -> TableColumn:
 
 
 def view_schema(
-    explained: Mapping[str, ColumnDoc], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
+    docs: Mapping[str, ColumnDoc], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
 ) -> TableSchema:
-    """The columns of a view with what each means.
+    """Return the columns of a view with their documentation.
 
     Args:
-        explained: its columns.
-        types: of those whose types are known, which takes an open catalogue.
-        origins: the tables' columns, as (table, column), that those columns are computed from whose origin is known.
+        docs: documentation by column.
+        types: types of columns, as far as known; an open catalogue knows them.
+        origins: by column, the (table, column) pairs that it is computed from, as far as known.
     """
     return TableSchema(
         [
             TableColumn(
                 name,
                 types.get(name, ""),
-                description=f"{said.comment()}\n\n{_from(origins.get(name, ()))}".strip(),
-                tags=_tags(said),
+                description=f"{doc.comment()}\n\n{_from(origins.get(name, ()))}".strip(),
+                tags=_tags(doc),
             )
-            for name, said in explained.items()
+            for name, doc in docs.items()
         ]
     )
 
 
 def _from(columns: Collection[tuple[str, str]]) -> str:
     tables = dict.fromkeys(table for table, _ in sorted(columns))
-    told = [f"`{table}`: {', '.join(sorted(name for of, name in columns if of == table))}" for table in tables]
-    return f"From {'; '.join(told)}." if told else ""
+    sources = [f"`{table}`: {', '.join(sorted(name for of, name in columns if of == table))}" for table in tables]
+    return f"From {'; '.join(sources)}." if sources else ""
 
 
 def _tags(column: Column | ColumnDoc) -> dict[str, str]:
-    told = {"unit": column.unit, "formula": column.formula, "source": column.source}
-    return {name: text for name, text in told.items() if text}
+    tags = {"unit": column.unit, "formula": column.formula, "source": column.source}
+    return {name: text for name, text in tags.items() if text}
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
-    """Metadata of the asset's definition."""
+    """Return the metadata of the asset's definition."""
     return {"dagster/column_schema": table_schema(table), "grain": table.grain}
 
 
 def check_specs(tables: Iterable[Table], partitions: PartitionsDefinition | None = None) -> list[AssetCheckSpec]:
-    """Checks of each table: rules and foreign keys, which block what stands on it, and drifts, which warn.
+    """Return the checks of tables: rules and foreign keys, which block downstream assets, and drifts, which warn.
 
     Args:
         tables: the tables.
-        partitions: theirs. Each then has an outcome of its own; else that of one variant would hide another one's.
+        partitions: their partitions, so that each partition has its own check result.
     """
     with warnings.catch_warnings():
-        # Dagster calls partitions of checks a preview; its version is pinned, and a test looks at them.
+        # Partitioned checks are in preview; the version of Dagster is pinned, and a test covers them.
         warnings.simplefilter("ignore", PreviewWarning)
         return [
-            AssetCheckSpec(name, asset=table.name, blocking=blocks, description=told, partitions_def=partitions)
+            AssetCheckSpec(name, asset=table.name, blocking=blocks, description=text, partitions_def=partitions)
             for table in tables
-            for name, blocks, told in _checks(table)
+            for name, blocks, text in _checks(table)
         ]
 
 
 def _checks(table: Table) -> Iterator[tuple[str, bool, str]]:
-    """The name of each check of a table, whether it blocks, and what it says."""
+    """Yield name, whether it blocks, and description of each check of a table."""
     yield RULES, True, f"Rules: {', '.join(check_names(table))}."
-    for each in table.references:
-        yield check_name(each), True, f"Every row has its row in {each.table}: {each}."
+    for reference in table.references:
+        yield check_name(reference), True, f"Every row has its row in {reference.table}: {reference}."
     for drift in drifts_of(table):
         yield drift.name, False, f"A warning: {drift.doc}"
 
 
-def left_alone(table: Table) -> Iterator[AssetCheckResult]:
-    """What an asset reports of a table that its study asks nothing of: nothing was written that could break a check."""
-    told = {"note": "the study asks nothing of this table, which is as it was"}
+def skipped_checks(table: Table) -> Iterator[AssetCheckResult]:
+    """Yield passed checks for a table that the study does not request and that was left unchanged."""
+    note = {"note": "the study does not request this table; it was left unchanged"}
     for name, *_ in _checks(table):
-        yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=told)
+        yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=note)
 
 
-def materialized(table: Table, report: TaskResult) -> MaterializeResult:
-    """What an asset reports about a partition that was written: version, sizes and the outcomes of its checks."""
+def materialized(table: Table, result: TaskResult) -> MaterializeResult:
+    """Convert the result of a written partition: version, sizes, details and checks."""
+    key = AssetKey(table.name)
+    broken = {item.check: f"{item.rows_failing} rows, first {item.example}" for item in result.violations}
     return MaterializeResult(
-        asset_key=AssetKey(table.name),
-        data_version=DataVersion(report.fingerprint),
+        asset_key=key,
+        data_version=DataVersion(result.fingerprint),
         metadata={
-            "dagster/row_count": report.rows,
-            "bytes": report.bytes,
-            "seconds": report.seconds,
-            **{name: MetadataValue.md(told) if isinstance(told, str) else told for name, told in report.shown.items()},
-            "path": MetadataValue.path(report.path),
+            "dagster/row_count": result.rows,
+            "bytes": result.bytes,
+            "seconds": result.seconds,
+            **{
+                name: MetadataValue.md(value) if isinstance(value, str) else value
+                for name, value in result.details.items()
+            },
+            "path": MetadataValue.path(result.path),
         },
         check_results=[
-            _outcome(table, report.violations),
+            AssetCheckResult(asset_key=key, check_name=RULES, passed=not broken, metadata=broken),
             *(
                 AssetCheckResult(
-                    asset_key=AssetKey(table.name),
-                    check_name=check_name(each),
-                    passed=each.table not in report.orphaned,
+                    asset_key=key,
+                    check_name=check_name(reference),
+                    passed=reference.table not in result.orphaned,
                 )
-                for each in table.references
+                for reference in table.references
             ),
             *(
                 AssetCheckResult(
-                    asset_key=AssetKey(table.name),
-                    check_name=found.name,
-                    passed=not found.is_warning,
+                    asset_key=key,
+                    check_name=drift.name,
+                    passed=not drift.is_warning,
                     severity=AssetCheckSeverity.WARN,
-                    metadata=dict(found.figures),
+                    metadata=dict(drift.figures),
                 )
-                for found in report.drifts
+                for drift in result.drifts
             ),
         ],
-    )
-
-
-def _outcome(table: Table, violations: Iterable[Violation]) -> AssetCheckResult:
-    broken = {violation.check: f"{violation.rows_failing} rows, first {violation.example}" for violation in violations}
-    return AssetCheckResult(
-        asset_key=AssetKey(table.name),
-        check_name=RULES,
-        passed=not broken,
-        severity=AssetCheckSeverity.ERROR,
-        metadata=broken,
     )

@@ -1,11 +1,10 @@
-"""The two dimensions of the warehouse as Dagster partitions: models, recipes, and variants = model × recipe.
+"""The two partition dimensions of the warehouse: models, recipes, and variants = model × recipe.
 
-Why not one dimension `variant` with a mapping of its own to the model: both were tried in interface and daemon. The
-mapping is lost on the way to them. What is left takes `a@x` for a model: a backfill of two variants is refused as
-depending on models that do not exist, and automation starts a variant whose model was never loaded. Of the built-in
-mappings only "all models" fits, by which every new model makes every variant stale. Model × recipe needs no mapping of
-ours (Dagster infers MultiToSingleDimensionPartitionMapping), and each run carries the names of both. Its price: pairs
-that no study names are shown as missing; nothing asks for them, for what is wanted is told by studies alone.
+A single dimension `variant` would need a partition mapping of ours to the models, and Dagster loses such a mapping on
+its way to the UI and the daemon: backfills of variants are then refused, and automation starts variants whose model was
+never loaded. Of the built-in mappings only "all models" would fit, with which every new model makes every variant
+stale. Model × recipe needs no mapping of ours, since Dagster infers MultiToSingleDimensionPartitionMapping, and each
+run has the names of both. The UI shows pairs that no study names as missing, but only studies launch runs.
 """
 
 import re
@@ -19,12 +18,12 @@ MODELS = DynamicPartitionsDefinition(name="model")
 RECIPES = DynamicPartitionsDefinition(name="recipe")
 VARIANTS = MultiPartitionsDefinition({"model": MODELS, "recipe": RECIPES})
 
-# Dagster takes any key, even an empty one or one with the `|` that joins dimensions.
+# Dagster accepts any key, even an empty one or one with the `|` that joins dimensions.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 def register(instance: DagsterInstance, dimension: DynamicPartitionsDefinition, keys: Sequence[str]) -> None:
-    """Makes keys known to Dagster; known ones stay.
+    """Add keys to a dimension, as far as Dagster does not have them yet.
 
     Raises:
         InputError: a key is not a name of letters, digits and `._+-`.
@@ -38,5 +37,5 @@ def register(instance: DagsterInstance, dimension: DynamicPartitionsDefinition, 
 
 
 def variant_key(model: str, recipe: str) -> MultiPartitionKey:
-    """The key of a variant, `model|recipe`."""
+    """Return the key of a variant, `model|recipe`."""
     return MultiPartitionKey({"model": model, "recipe": recipe})

@@ -1,9 +1,8 @@
-"""The recipe asset: what a changed parameter makes stale in the UI.
-
-Models enter through `dense.py`.
-"""
+"""The recipe asset: a changed parameter makes its variants stale in the UI."""
 
 from dagster import AssetExecutionContext, AssetMaterialization, DataVersion, MaterializeResult, MetadataValue, asset
+
+# `report_runless_asset_event` takes the data version as this tag only; the tests of staleness depend on it.
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from prunescope.assets.defs.automation_conditions import RECIPE, Outdated, published_recipes
@@ -19,31 +18,31 @@ from prunescope.pipelines.recipes import Recipe
     kinds={"yaml"},
     automation_condition=Outdated(),
     description="A recipe and its parameters. Its data version is the hash of the parameters: changing one makes "
-    "exactly the variants of this recipe stale, and all that stands on them.",
+    "exactly the variants of this recipe stale, and everything downstream of them.",
 )
 def recipe(context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> MaterializeResult:
-    """Publishes the parameters of one recipe."""
-    found = study.request(warehouse.store(), recipe=context.partition_key).load().recipe(context.partition_key)
-    return MaterializeResult(data_version=DataVersion(found.hash), metadata=_shown(found))
+    """Publish the parameters of one recipe."""
+    own = study.request(warehouse.store(), recipe=context.partition_key).load().recipe(context.partition_key)
+    return MaterializeResult(data_version=DataVersion(own.hash), metadata=_metadata(own))
 
 
-def published(found: Recipe) -> AssetMaterialization:
-    """Make the event that tells Dagster a recipe's parameters and their version."""
+def published(recipe: Recipe) -> AssetMaterialization:
+    """Return the event that publishes a recipe's parameters and their version."""
     return AssetMaterialization(
-        RECIPE, metadata=_shown(found), partition=found.name, tags={DATA_VERSION_TAG: found.hash}
+        RECIPE, metadata=_metadata(recipe), partition=recipe.name, tags={DATA_VERSION_TAG: recipe.hash}
     )
 
 
-def publish(context: AssetExecutionContext, found: Recipe) -> None:
-    """Lets the run that makes a variant publish its recipe where that was not done, as when it is started by hand.
+def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
+    """Publish the recipe of a variant's run, unless its parameters are published already.
 
-    Published later, the parameters would make the variant stale that was made from them.
+    They are not if the run was launched by hand. Published later, they would mark the new variant as stale.
     """
-    if published_recipes(context.instance, [found.name]).get(found.name) != found.hash:
-        context.log_event(published(found))
-        # What Dagster has read at the beginning of the step is not what the variant is made from.
+    if published_recipes(context.instance, [recipe.name]).get(recipe.name) != recipe.hash:
+        context.log_event(published(recipe))
+        # Dagster read the input's version at the start of the step, before this event.
         context.get_step_execution_context().wipe_input_asset_version_info(RECIPE)
 
 
-def _shown(found: Recipe) -> dict[str, MetadataValue | str]:
-    return {"method": found.method, "parameters": MetadataValue.json(found.model_dump())}
+def _metadata(recipe: Recipe) -> dict[str, MetadataValue | str]:
+    return {"method": recipe.method, "parameters": MetadataValue.json(recipe.model_dump())}

@@ -1,7 +1,4 @@
-"""The asset of what others published: one small file a model, written where it is missing or another one.
-
-It stands on no study; every study is laid beside it.
-"""
+"""The asset of published numbers: one small file per model, independent of any study."""
 
 import datetime
 
@@ -29,12 +26,12 @@ TABLE = TABLES["paper_reference"]
     check_specs=check_specs([TABLE]),
 )
 def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
-    """Brings the published numbers of the package into the warehouse."""
+    """Write the published numbers of the package to the warehouse."""
     return materialized(TABLE, write_published(warehouse.store()))
 
 
 def write_published(store: Store) -> TaskResult:
-    """Writes each model's numbers unless they are there; tells what lies there in all.
+    """Write the numbers of each model unless they are current; return the result for the whole table.
 
     Raises:
         WarehouseError: the numbers do not fit the table, or the disk refused.
@@ -44,7 +41,7 @@ def write_published(store: Store) -> TaskResult:
     rows, violations = published(), ()
     for (model,), own in rows.group_by("model", maintain_order=True):
         if not store.is_current(TABLE, str(model), None, version):
-            made = Provenance(
+            provenance = Provenance(
                 fingerprint=version,
                 study="published",
                 model=str(model),
@@ -58,9 +55,8 @@ def write_published(store: Store) -> TaskResult:
                 seconds=0.0,
                 created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             )
-            violations += store.write(TABLE, own, made, str(model), None).violations
-    files = [partition.path for partition in store.partitions(TABLE)]
-    size = sum(int(file.stat().st_size) for file in files)
+            violations += store.write(TABLE, own, provenance, str(model), None).violations
+    size = sum(int(partition.path.stat().st_size) for partition in store.partitions(TABLE))
     return TaskResult(
         TABLE.name,
         fingerprint=version,
@@ -68,5 +64,5 @@ def write_published(store: Store) -> TaskResult:
         bytes=size,
         path=str(store.root / TABLE.name),
         violations=violations,
-        shown={"preview": preview(TABLE, rows)},
+        details={"preview": preview(TABLE, rows)},
     )

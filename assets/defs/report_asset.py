@@ -1,10 +1,6 @@
-"""The report asset: one HTML file a study, beside the tables, and the checks that span tables.
-
-What it says and how it looks is the business of `prunescope.pipelines.reporting.explorer`; which SQL feeds it stands there too.
-"""
+"""The report asset: one HTML file per study, and the checks that compare several tables."""
 
 import shlex
-from pathlib import Path
 
 from dagster import (
     AssetCheckResult,
@@ -19,8 +15,7 @@ from dagster import (
 
 from prunescope.assets.defs.figure_assets import figure_key
 from prunescope.assets.defs.resources import Ask, StudyResource, WarehouseResource
-from prunescope.assets.planning import answer_version
-from prunescope.assets.planning.work_plan import REPORT_MARK, report_file
+from prunescope.assets.planning import freshness
 from prunescope.assets.publishing.explorer_data import documents
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer.page import render
@@ -41,13 +36,13 @@ ASSERTIONS = "sql_assertions"
         *(AssetKey(name) for name in questions()),
         *(figure_key(name) for name in FIGURES),
     ],
-    code_version=answer_version.explorer_version(),
+    code_version=freshness.explorer_version(),
     check_specs=[
         AssetCheckSpec(
             ASSERTIONS,
             asset="report",
             blocking=True,
-            description="Every file of sql/tests and every foreign key returns no row: what has to agree does.",
+            description="No file of sql/tests and no foreign key returns a row: the tables agree with each other.",
         )
     ],
 )
@@ -56,17 +51,20 @@ def report(
     study: StudyResource,
     warehouse: WarehouseResource,
 ) -> MaterializeResult:
-    """Renders the report of the run's study."""
+    """Render the report of the run's study."""
     store = warehouse.store()
     chosen = study.request(store).load()
-    # Before anything is read: what is written meanwhile makes the report outdated, never current by mistake.
-    version = answer_version.report_version(store, chosen)
-    with warehouse.only(chosen) as seen:
-        broken = broken_assertions(seen.ask)
-        page = render(documents(chosen, seen.connection, seen.ask, seen.drawn).within(), live=False)
-    # A report on tables that contradict each other is shown, but never counts as done.
+    # Before anything is read: partitions that are written meanwhile then make the report outdated.
+    version = freshness.report_version(store, chosen)
+    with warehouse.only(chosen) as catalogue:
+        broken = broken_assertions(catalogue.ask)
+        data = documents(chosen, catalogue.connection, catalogue.ask, catalogue.figures).within()
+        page = render(data, live=False)
+    # A report on contradictory tables is written, but never counts as current.
     version = version if not broken else ""
-    path = store.write_bytes(report_file(chosen), lambda temporary: _write(temporary, page, version))
+    path = store.write_bytes(
+        freshness.report_file(chosen), lambda temporary: freshness.write_report(temporary, page, version)
+    )
     return MaterializeResult(
         data_version=DataVersion(version or "broken"),
         metadata={
@@ -80,11 +78,7 @@ def report(
 
 
 def broken_assertions(ask: Ask) -> dict[str, int]:
-    """The files of `sql/tests` and the foreign keys that return rows, with how many."""
+    """Run the files of `sql/tests` and the foreign keys; return the number of rows of those that return any."""
     queries = {path.stem: path.read_text(encoding="utf-8") for path in sorted((SQL / "tests").glob("assert_*.sql"))}
     counts = {name: ask(query.strip().removesuffix(";")).height for name, query in (queries | assertions()).items()}
     return {name: count for name, count in counts.items() if count}
-
-
-def _write(path: Path, page: str, version: str) -> None:
-    path.write_text(f"{page.rstrip()}\n{REPORT_MARK}{version} -->\n", encoding="utf-8")

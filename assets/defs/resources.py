@@ -1,6 +1,6 @@
-"""What an asset needs beside its partition: the study as run configuration, and the warehouse.
+"""The resources of the assets: the study as run configuration, and the warehouse.
 
-Run configuration is what the UI shows and executes again, so all that a run depends on stands there.
+The UI shows run configuration and executes it again, so everything that a run depends on is part of it.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
 from prunescope.assets.execution.signals import end_with_parent
-from prunescope.assets.planning.answer_version import partitions
+from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.explorer_data import asking
 from prunescope.assets.watching.watch_list import request_for
@@ -31,26 +31,26 @@ Ask = Callable[[str], pl.DataFrame]
 
 
 class StudyResource(ConfigurableResource):
-    """Which study, with the command line's replacements."""
+    """The study of a run, with replacements as on the command line."""
 
     study: str = Field(
         default="",
-        description="Name of a shipped study, or the path of a YAML file; empty: the watched study that names the "
-        "run's partition, else the one that computed it before, as it was asked for then (programs run only where "
-        "this run allows it), else demo.",
+        description="Name of a shipped study, or path of a YAML file. Empty: the watched study that names the run's "
+        "partition; else the study that computed it before, with that run's request, but programs run only if this "
+        "run allows it; else demo.",
     )
     models: list[str] = Field(
-        default=[], description="Models in place of the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
+        default=[], description="Models that replace the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
     )
-    recipes: list[str] = Field(default=[], description="Recipes in place of the study's; `dense` always stays.")
+    recipes: list[str] = Field(default=[], description="Recipes that replace the study's; `dense` always stays.")
     allow_code_execution: bool = Field(
-        default=False, description="Whether programs that variants write for tasks may run, locked up."
+        default=False, description="Whether programs that variants write for tasks may run, in a sandbox."
     )
-    added: list[str] = Field(default=[], description="Models beside the study's, written like `models`.")
+    added: list[str] = Field(default=[], description="Models in addition to the study's, written like `models`.")
 
     @staticmethod
     def config_of(request: StudyRequest) -> dict[str, object]:
-        """The resource's configuration for a request."""
+        """Return the resource's configuration for a request."""
         return {
             "study": request.study,
             "models": list(request.models),
@@ -61,94 +61,93 @@ class StudyResource(ConfigurableResource):
 
     @classmethod
     def of_run(cls, run_config: Mapping[str, Any]) -> StudyRequest | None:
-        """What a run was asked for by its configuration; None where that names no study."""
-        told = cls(**run_config.get("resources", {}).get("study", {}).get("config", {}))
-        asked = (tuple(told.models), tuple(told.recipes), told.allow_code_execution, tuple(told.added))
-        return StudyRequest(told.study, *asked) if told.study else None
+        """Return the request in a run's configuration; None where that names no study."""
+        config = cls(**run_config.get("resources", {}).get("study", {}).get("config", {}))
+        options = (tuple(config.models), tuple(config.recipes), config.allow_code_execution, tuple(config.added))
+        return StudyRequest(config.study, *options) if config.study else None
 
     def request(
         self,
         store: Store,
         model: str | None = None,
         recipe: str | None = None,
-        remembered: Callable[[str], StudyRequest | None] = lambda _: None,
+        last_request: Callable[[str], StudyRequest | None] = lambda _: None,
     ) -> StudyRequest:
-        """What is asked for.
+        """Return the run's request.
 
         Args:
-            store: the warehouse, whose watch list says which study is meant where none is named.
-            model: of the run's partition, if it has one.
-            recipe: of the run's partition, if it has one.
-            remembered: as `request_for`.
+            store: the warehouse, whose watch list names the study if this resource does not.
+            model: model of the run's partition, if it has one.
+            recipe: recipe of the run's partition, if it has one.
+            last_request: as in `request_for`.
 
         Raises:
             InputError: no study is named and none can be found, or the watch list is not valid.
         """
-        found = StudyRequest(self.study) if self.study else request_for(store, model, recipe, remembered)
+        base = StudyRequest(self.study) if self.study else request_for(store, model, recipe, last_request)
         return replace(
-            found,
-            models=tuple(self.models) or found.models,
-            recipes=tuple(self.recipes) or found.recipes,
+            base,
+            models=tuple(self.models) or base.models,
+            recipes=tuple(self.recipes) or base.recipes,
             allow_code_execution=self.allow_code_execution,
-            added=(*found.added, *self.added),
+            added=(*base.added, *self.added),
         )
 
 
 @dataclass(frozen=True)
 class OneStudy:
-    """A catalogue as if the warehouse held one study's models and recipes and nothing else.
+    """A catalogue restricted to one study's models and recipes.
 
     Attributes:
-        connection: the open catalogue.
-        ask: the rows of a query on it.
-        drawn: the study's figures, where they are drawn already.
+        ask: runs a query on it.
+        figures: the study's figures, if they were drawn before.
     """
 
     connection: duckdb.DuckDBPyConnection
     ask: Ask
-    drawn: FigureCache | None
+    figures: FigureCache | None
 
 
 class WarehouseResource(ConfigurableResource):
-    """Where results are kept."""
+    """The warehouse of results."""
 
     root: str = Field(default="", description="Folder or URL; empty: PRUNESCOPE_WAREHOUSE, else warehouse/data.")
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
-    _asking: Ask | None = PrivateAttr(default=None)
+    _ask: Ask | None = PrivateAttr(default=None)
     _is_narrow: bool = PrivateAttr(default=False)
     _partitions: dict[str, str] = PrivateAttr(default={})
-    _drawn: FigureCache | None = PrivateAttr(default=None)
+    _figures: FigureCache | None = PrivateAttr(default=None)
 
     def store(self) -> Store:
-        """The Parquet store."""
+        """Return the Parquet store."""
         return Store(settings.warehouse_root(self.root or None))
 
     def ask(self, query: str) -> pl.DataFrame:
-        """The rows of one of our own queries, all in one run of the same state of the warehouse.
+        """Run one of the package's own queries; all queries of a run see the same state of the warehouse.
 
         Raises:
             WarehouseError: the views cannot be built, or a file is damaged.
         """
-        if self._asking is None:
-            self._partitions = partitions(self.store(), TABLES)
+        if self._ask is None:
+            self._partitions = table_partitions(self.store(), TABLES)
             self._connection = connect(self.store().root)
-            self._asking = asking(self._connection)
-        return self._asking(query)
+            self._ask = asking(self._connection)
+        return self._ask(query)
 
-    def drawn(self) -> FigureCache:
-        """The figures of the whole warehouse, in one run each asked and drawn once."""
-        if self._drawn is None:
-            self._drawn = FigureCache(self.ask)
-        return self._drawn
+    def figures(self) -> FigureCache:
+        """Return the figures of the whole warehouse; each is queried and drawn once per run."""
+        if self._figures is None:
+            self._figures = FigureCache(self.ask)
+        return self._figures
 
     def setup_for_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
-        """Lets a run that a code server has started end with that server: nobody could stop it any more."""
+        """Make a run that a code server launched end with that server, since nothing could stop it afterwards."""
         if multiprocessing.parent_process() is not None:
             end_with_parent()
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
-        """Closes the catalogue at the end of a run."""
+        """Close the catalogue at the end of a run."""
         if self._connection is not None:
             self._connection.close()
 
@@ -156,16 +155,16 @@ class WarehouseResource(ConfigurableResource):
     def only(self, study: Study) -> Iterator[OneStudy]:
         """Open a catalogue that shows one study.
 
-        It is that of the run, with what the run has computed and drawn, where the warehouse holds nothing but the study
-        and no partition was written since; the run then asks nothing more of the whole warehouse.
+        It is the run's own catalogue, with its results and figures, if the warehouse holds nothing but the study and no
+        partition was written since; from then on the run sees that study only.
         """
         models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
         whole = self._connection
-        is_current = whole and not self._is_narrow and self._partitions == partitions(self.store(), TABLES)
+        is_current = whole and not self._is_narrow and self._partitions == table_partitions(self.store(), TABLES)
         if whole and is_current and is_whole(whole, models, recipes):
             narrow(whole, models, recipes)
             self._is_narrow = True
-            yield OneStudy(whole, self.ask, self.drawn())
+            yield OneStudy(whole, self.ask, self.figures())
             return
         with connect(self.store().root) as connection:
             narrow(connection, models, recipes)

@@ -1,1 +1,1 @@
-"""Computation of one task: partition context, models kept in memory, step functions, engines."""
+"""Computation of one task: partition context, model cache, step functions, and the engines that call them."""

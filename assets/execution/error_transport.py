@@ -1,47 +1,44 @@
-"""What kind of failure an error is: the user's, the arithmetic's, the memory's, or one that can pass by itself.
-
-What is done about it is the caller's business.
-"""
+"""Error classes across processes, and the classification of errors as transient or out of memory."""
 
 from collections.abc import Iterator
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
-# Errors that a person can act on; they keep their kind on the way between processes.
+# Errors that a user can fix; they keep their class on the way between processes.
 KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, ComputationError, WarehouseError)}
 
 
 class TransientError(Exception):
-    """What may go well another time without anybody mending anything."""
+    """An error that may not occur again at the next attempt."""
 
 
 class WorkerLostError(TransientError):
-    """A worker ended in the middle of a part: killed, out of memory, or never started."""
+    """A worker ended during a task: killed, out of memory, or never started."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether to try again: a worker was lost, or storage did not answer. Wrong input and arithmetic never pass."""
-    # Object stores raise what their client does, which is only imported where one is used.
+    """Return whether another attempt may succeed, as after a lost worker or an unreachable object store."""
+    # The client libraries of object stores raise their own classes and are not imported for this check.
     return any(
-        isinstance(one, TransientError | ConnectionError | TimeoutError) or _is_named(one, "HTTPClientError")
-        for one in _causes(error)
+        isinstance(cause, TransientError | ConnectionError | TimeoutError) or _is_named(cause, "HTTPClientError")
+        for cause in _causes(error)
     )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is short, the machine's or the accelerator's."""
-    # Torch has a type of its own for accelerators only, and is not imported for it here.
+    """Return whether the machine or the accelerator ran out of memory."""
+    # Torch raises its own class for accelerators only, and is not imported for this check.
     return any(
-        isinstance(one, MemoryError)
-        or _is_named(one, "OutOfMemoryError")
-        or any(words in str(one) for words in ("can't allocate memory", "bad_alloc", "Cannot allocate memory"))
-        for one in _causes(error)
+        isinstance(cause, MemoryError)
+        or _is_named(cause, "OutOfMemoryError")
+        or any(words in str(cause) for words in ("can't allocate memory", "bad_alloc", "Cannot allocate memory"))
+        for cause in _causes(error)
     )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it was raised from."""
+    """Yield the error and the errors that it was raised from."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

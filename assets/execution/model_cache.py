@@ -1,6 +1,6 @@
-"""The one dense model that a process holds in memory, with its dense traces: loaded once, it serves every variant.
+"""The cache of a process: one dense model with its dense results, loaded once for all of its variants.
 
-Freed when another model comes. Torch is imported at the first load, not before.
+Another model replaces the cached one. Torch is imported at the first load, not before.
 """
 
 import gc
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.planning.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
@@ -29,242 +29,255 @@ if TYPE_CHECKING:
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
     from prunescope.pipelines.pruning.variant import Variant
 
-# Variants traced side by side, and bytes of rows that wait in memory until their own asset asks for them.
-MOST_TOGETHER = 16
-MOST_WAITING = 2**30
+# Variants traced in one batch, and bytes of their rows that stay in memory until their own assets request them.
+MAX_BATCH = 16
+MAX_RESULT_BYTES = 2**30
 
 
-Found = TypeVar("Found")
-# What came along with another recipe, with its share of the seconds, by recipe. The name of the variant's file tells
-# all that the variant follows from: what waits for an earlier version of the recipe is never handed out.
-Waiting = dict[str, tuple[str, Found, float]]
+Result = TypeVar("Result")
+# By recipe: the path of the variant's file, a result computed in the batch of another recipe, its share of the
+# seconds. The path changes with every input of the variant, so a result of older inputs is never used.
+BatchResults = dict[str, tuple[str, Result, float]]
 
 
 @dataclass
 class ModelCache:
-    """Keeps the last decoder and the last session of each kind: prompts, texts, tasks, retrieval.
+    """The last decoder and the last session of each kind: prompts, texts, tasks, retrieval.
 
     Attributes:
-        progress: told about long work.
-        is_claimed: whether runs inside this process compute with it, rather than where their configuration says.
-        split: into how many parts what usually passes through the model at once is split.
+        progress: receives the progress of long work.
+        is_claimed: whether Dagster runs inside this process compute with this cache, whatever their configuration says.
+        batch_divisor: divides the usual number of sequences or tokens per forward pass.
     """
 
     progress: Progress = SILENT
     is_claimed: bool = field(default=False, init=False)
-    split: int = field(default=1, init=False)
+    batch_divisor: int = field(default=1, init=False)
     _shared: list[tuple[str, float]] = field(default_factory=list, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
-    _session: "tuple[tuple[str, ...], TraceSession] | None" = field(default=None, init=False)
-    _texts: "tuple[tuple[str, ...], TextSession] | None" = field(default=None, init=False)
-    _tasks: "tuple[tuple[str, ...], TaskSession] | None" = field(default=None, init=False)
-    _retrieval: "tuple[tuple[str, ...], RetrievalSession] | None" = field(default=None, init=False)
-    _tokens: "tuple[tuple[str, str], Tensor] | None" = field(default=None, init=False)
-    _pruned: "Waiting[Variant | Exception]" = field(default_factory=dict, init=False)
-    _alone: set[str] = field(default_factory=set, init=False)
-    _traced: "Waiting[dict[str, pl.DataFrame]]" = field(default_factory=dict, init=False)
+    # By kind: the hashes of its inputs, and the session.
+    _sessions: dict[str, tuple[tuple[str, ...], Any]] = field(default_factory=dict, init=False)
+    _pruned: "BatchResults[Variant | Exception]" = field(default_factory=dict, init=False)
+    _traced: "BatchResults[dict[str, pl.DataFrame]]" = field(default_factory=dict, init=False)
+    # Recipes whose batch failed; each is computed without others from then on.
+    _unbatched: set[str] = field(default_factory=set, init=False)
 
     def decoder(self, dense: DenseModel, study: Study) -> "Decoder":
-        """The loaded model.
+        """Return the model, loaded.
 
         Raises:
-            InputError: it cannot be loaded, or a part of it could not be proved.
+            InputError: it cannot be loaded, or its structure could not be verified.
         """
         key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device, str(study.memory))
         if self._decoder is None or self._decoder[0] != key:
             self.release()
             from prunescope.pipelines.models.load import load_decoder
 
-            self.progress.start("load the model and prove its structure", 1)
-            with self._sharing("load the model"):
+            self.progress.start("load the model and verify its structure", 1)
+            with self._timed("load the model"):
                 decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
             self.progress.done()
-            self._decoder = (key, replace(decoder, split=self.split))
+            self._decoder = (key, replace(decoder, split=self.batch_divisor))
         return self._decoder[1]
 
     def session(self, dense: DenseModel, study: Study) -> "TraceSession":
-        """The dense side of the study's prompts on the loaded model.
+        """Return the dense results on the study's prompts.
 
         Raises:
-            InputError: the model cannot be loaded, or a prompt does not fit into its context.
+            InputError: the model cannot be loaded, or a prompt exceeds its context length.
         """
         decoder = self.decoder(dense, study)
-        key = (dense.spec.name, study.prompts_hash, study.settings_hash)
-        if self._session is None or self._session[0] != key:
+
+        def create() -> "TraceSession":
             from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 
-            self._session, self._traced = None, {}
-            with self._sharing("dense model on every prompt"):
-                self._session = (key, TraceSession(decoder, dense.spec.name, study, self.progress))
-        return self._session[1]
+            self._traced = {}
+            return TraceSession(decoder, dense.spec.name, study, self.progress)
+
+        key = (dense.spec.name, study.prompts_hash, study.settings_hash)
+        return self._cached("prompts", key, "dense model on every prompt", create)
 
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
-        """The study's calibration tokens, (sequences, length); those of a recipe are the study's for that recipe.
+        """Return the study's calibration tokens, (sequences, length).
 
         Raises:
             InputError: their source cannot be read, or the model cannot be loaded.
         """
         decoder = self.decoder(dense, study)
-        key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
-        if self._tokens is None or self._tokens[0] != key:
+
+        def create() -> "Tensor":
             from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 
-            self._tokens = (key, calibration_tokens(decoder.tokenizer, study.calibration))
-        return self._tokens[1]
+            return calibration_tokens(decoder.tokenizer, study.calibration)
 
-    def pruned(
-        self, subject: PartitionContext, beside: Sequence[str], statistics_of: "Callable[[list[Recipe]], Statistics]"
-    ) -> "tuple[Variant, float]":
-        """The variant of a recipe and its share of the seconds; those beside it that share passes come along.
-
-        Args:
-            subject: the variant.
-            beside: names of the recipes that will be asked for next.
-            statistics_of: what some recipes need of the dense model.
-
-        Raises:
-            InputError: the recipe does not fit the model; others that fail wait for their own turn.
-            ComputationError: its arithmetic failed, or it changes nothing.
-        """
-        from prunescope.pipelines.pruning.apply import prune_all
-
-        self._pruned, recipe = _kept(self._pruned, subject, beside), subject.variant_recipe
-        if recipe.name not in self._pruned:
-            coming = map(subject.study.recipe, beside if shares_passes(recipe) else ())
-            others = [each for each in coming if shares_passes(each) and each.calibration == recipe.calibration]
-            decoder = self.decoder(subject.dense, subject.study)
-            with self._together(recipe.name, [other.name for other in others], "prune") as names:
-                started, together = time.perf_counter(), [subject.study.recipe(name) for name in names]
-                found = prune_all(decoder, together, statistics_of(together), self.progress)
-            seconds = (time.perf_counter() - started) / len(found)
-            self._pruned |= {name: (subject.file_of(name), variant, seconds) for name, variant in found.items()}
-        _, variant, seconds = self._pruned.pop(subject.variant_recipe.name)
-        if isinstance(variant, Exception):
-            raise variant
-        return variant, seconds
-
-    def traced(self, subject: PartitionContext, beside: Sequence[str]) -> "tuple[dict[str, pl.DataFrame], float]":
-        """The trace tables of a variant and its share of the seconds; some of those beside it are traced along.
-
-        Args:
-            subject: the variant.
-            beside: names of the recipes that will be asked for next.
-
-        Raises:
-            ComputationError: this variant's states are NaN or infinite; others that fail wait for their own turn.
-        """
-        session = self.session(subject.dense, subject.study)
-        self._traced, recipe = _kept(self._traced, subject, beside), subject.variant_recipe.name
-        if recipe not in self._traced:
-            most = max(1, min(MOST_TOGETHER // self.split, MOST_WAITING // session.bytes_a_variant))
-            started = time.perf_counter()
-            try:
-                with self._together(recipe, beside[: most - 1], "trace") as names:
-                    found = session.trace_all({name: subject.variant(name) for name in names}, self.progress)
-            except (ComputationError, InputError):
-                if len(names) == 1:
-                    raise
-                found = {recipe: session.trace(recipe, subject.variant(recipe), self.progress)}
-            seconds = (time.perf_counter() - started) / len(found)
-            self._traced |= {name: (subject.file_of(name), tables, seconds) for name, tables in found.items()}
-        _, tables, seconds = self._traced.pop(recipe)
-        return tables, seconds
-
-    def shared(self) -> list[tuple[str, float]]:
-        """Return what was done for several partitions since the last call, each with its seconds."""
-        done, self._shared = self._shared, []
-        return done
-
-    @contextmanager
-    def _sharing(self, what: str) -> Iterator[None]:
-        """Time work that several partitions share."""
-        started = time.perf_counter()
-        yield
-        self._shared.append((what, time.perf_counter() - started))
-
-    @contextmanager
-    def _together(self, recipe: str, others: Sequence[str], verb: str) -> Iterator[list[str]]:
-        """Names the recipes that one computation serves; where it fails, each of them goes alone from then on."""
-        is_alone = recipe in self._alone
-        names = [recipe, *([] if is_alone else [name for name in others if name not in self._alone])]
-        try:
-            with self._sharing(f"{verb} {', '.join(names)}") if len(names) > 1 else nullcontext():
-                yield names
-        except Exception:
-            self._alone.update(names)
-            raise
-        self._alone.discard(recipe)
+        key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
+        return self._cached("tokens", key, "", create)
 
     def texts(self, dense: DenseModel, study: Study) -> "TextSession":
-        """The dense side of the study's texts on the loaded model.
+        """Return the dense results on the study's texts.
 
         Raises:
             InputError: the model cannot be loaded, or a text does not fit it.
         """
         decoder = self.decoder(dense, study)
-        key = (dense.spec.name, texts_hash(study.texts))
-        if self._texts is None or self._texts[0] != key:
+
+        def create() -> "TextSession":
             from prunescope.pipelines.evaluation.traces.text_traces import TextSession
 
-            self._texts = None
-            with self._sharing("dense model on every text"):
-                self._texts = (key, TextSession(decoder, dense.spec.name, study, self.progress))
-        return self._texts[1]
+            return TextSession(decoder, dense.spec.name, study, self.progress)
+
+        key = (dense.spec.name, texts_hash(study.texts))
+        return self._cached("texts", key, "dense model on every text", create)
 
     def tasks(self, dense: DenseModel, study: Study) -> "TaskSession":
-        """The study's tasks on the loaded model.
+        """Return the study's tasks, loaded.
 
         Raises:
             InputError: the model or a task cannot be loaded.
         """
         decoder = self.decoder(dense, study)
-        key = (dense.spec.name, tasks_hash(study))
-        if self._tasks is None or self._tasks[0] != key:
+
+        def create() -> "TaskSession":
             from prunescope.pipelines.evaluation.tasks.score import TaskSession
 
-            self._tasks = None
-            with self._sharing("load the tasks"):
-                self._tasks = (
-                    key,
-                    TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution),
-                )
-        return self._tasks[1]
+            return TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution)
+
+        return self._cached("tasks", (dense.spec.name, tasks_hash(study)), "load the tasks", create)
 
     def retrieval(self, dense: DenseModel, study: Study) -> "RetrievalSession":
-        """The dense side of the study's retrieval on the loaded model.
+        """Return the dense embeddings of the study's retrieval data sets.
 
         Raises:
-            InputError: the model cannot be loaded, or a data set is not as it should be.
+            InputError: the model cannot be loaded, or a data set is not valid.
         """
         decoder = self.decoder(dense, study)
-        key = (dense.spec.name, retrieval_hash(study.retrieval))
-        if self._retrieval is None or self._retrieval[0] != key:
+
+        def create() -> "RetrievalSession":
             from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
 
-            self._retrieval = None
-            with self._sharing("dense model on every query and document"):
-                self._retrieval = (key, RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress))
-        return self._retrieval[1]
+            return RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress)
 
-    @contextmanager
-    def telling(self, progress: Progress, *, claims: bool) -> Iterator[None]:
-        """Tells somebody about long work for a while, and frees the model at the end.
+        key = (dense.spec.name, retrieval_hash(study.retrieval))
+        return self._cached("retrieval", key, "dense model on every query and document", create)
+
+    def pruned(
+        self,
+        context: PartitionContext,
+        batch_with: Sequence[str],
+        statistics_of: "Callable[[list[Recipe]], Statistics]",
+    ) -> "tuple[Variant, float]":
+        """Return a recipe's variant and its share of the seconds; prune other recipes in the same passes.
 
         Args:
-            progress: who is told.
-            claims: whether runs inside this process compute here meanwhile.
+            context: the variant.
+            batch_with: recipes that will be requested next.
+            statistics_of: returns the dense model's statistics that some recipes need.
+
+        Raises:
+            InputError: the recipe does not fit the model; an error of another recipe is raised at its own request.
+            ComputationError: its arithmetic failed, or it changes nothing.
+        """
+        from prunescope.pipelines.pruning.apply import prune_all
+
+        self._pruned, recipe = _still_valid(self._pruned, context, batch_with), context.variant_recipe
+        if recipe.name not in self._pruned:
+            others = [
+                other.name
+                for other in map(context.study.recipe, batch_with if shares_passes(recipe) else ())
+                if shares_passes(other) and other.calibration == recipe.calibration
+            ]
+            decoder = self.decoder(context.dense, context.study)
+            with self._batch(recipe.name, others, "prune") as names:
+                started, recipes = time.perf_counter(), [context.study.recipe(name) for name in names]
+                variants = prune_all(decoder, recipes, statistics_of(recipes), self.progress)
+            seconds = (time.perf_counter() - started) / len(variants)
+            self._pruned |= {name: (context.file_of(name), variant, seconds) for name, variant in variants.items()}
+        _, variant, seconds = self._pruned.pop(recipe.name)
+        if isinstance(variant, Exception):
+            raise variant
+        return variant, seconds
+
+    def traced(self, context: PartitionContext, batch_with: Sequence[str]) -> "tuple[dict[str, pl.DataFrame], float]":
+        """Return a variant's trace tables and its share of the seconds; trace some others in the same batch.
+
+        Args:
+            context: the variant.
+            batch_with: recipes that will be requested next.
+
+        Raises:
+            ComputationError: this variant's states are NaN or infinite; an error of another variant is raised at its
+                own request.
+        """
+        session = self.session(context.dense, context.study)
+        self._traced, recipe = _still_valid(self._traced, context, batch_with), context.variant_recipe.name
+        if recipe not in self._traced:
+            size = max(1, min(MAX_BATCH // self.batch_divisor, MAX_RESULT_BYTES // session.bytes_a_variant))
+            started = time.perf_counter()
+            try:
+                with self._batch(recipe, batch_with[: size - 1], "trace") as names:
+                    traces = session.trace_all({name: context.variant(name) for name in names}, self.progress)
+            except (ComputationError, InputError):
+                if len(names) == 1:
+                    raise
+                traces = {recipe: session.trace(recipe, context.variant(recipe), self.progress)}
+            seconds = (time.perf_counter() - started) / len(traces)
+            self._traced |= {name: (context.file_of(name), tables, seconds) for name, tables in traces.items()}
+        _, tables, seconds = self._traced.pop(recipe)
+        return tables, seconds
+
+    def take_shared(self) -> list[tuple[str, float]]:
+        """Return the work done for several partitions since the last call, each item with its seconds."""
+        done, self._shared = self._shared, []
+        return done
+
+    def _cached(self, kind: str, key: tuple[str, ...], work: str, create: Callable[[], Result]) -> Result:
+        """Return the session of a kind; create it where its inputs have changed, and count the time as shared work."""
+        if kind not in self._sessions or self._sessions[kind][0] != key:
+            self._sessions.pop(kind, None)  # its memory is needed for the new one
+            with self._timed(work) if work else nullcontext():
+                self._sessions[kind] = (key, create())
+        session: Result = self._sessions[kind][1]
+        return session
+
+    @contextmanager
+    def _timed(self, work: str) -> Iterator[None]:
+        """Time work that several partitions share."""
+        started = time.perf_counter()
+        yield
+        self._shared.append((work, time.perf_counter() - started))
+
+    @contextmanager
+    def _batch(self, recipe: str, others: Sequence[str], verb: str) -> Iterator[list[str]]:
+        """Yield the recipes to compute in one batch; if it fails, compute each of them alone from then on."""
+        is_alone = recipe in self._unbatched
+        names = [recipe, *([] if is_alone else [name for name in others if name not in self._unbatched])]
+        try:
+            with self._timed(f"{verb} {', '.join(names)}") if len(names) > 1 else nullcontext():
+                yield names
+        except Exception:
+            self._unbatched.update(names)
+            raise
+        self._unbatched.discard(recipe)
+
+    @contextmanager
+    def serving_runs(self, progress: Progress, *, claims: bool) -> Iterator[None]:
+        """Redirect progress for the runs of a study, and free the model at the end.
+
+        Args:
+            progress: receives the progress of long work.
+            claims: whether runs inside this process compute with this cache.
         """
         before, self.is_claimed = self.is_claimed, claims
         try:
-            with self.told_to(progress):
+            with self.redirect_progress(progress):
                 yield
         finally:
             self.is_claimed = before
             self.release()
 
     @contextmanager
-    def told_to(self, progress: Progress) -> Iterator[None]:
-        """Tells somebody else for a while."""
+    def redirect_progress(self, progress: Progress) -> Iterator[None]:
+        """Temporarily redirect progress."""
         self.progress, before = progress, self.progress
         try:
             yield
@@ -273,30 +286,32 @@ class ModelCache:
 
     @contextmanager
     def halved(self) -> Iterator[None]:
-        """Loads anew, and lets half of what usually passes at once pass for a while."""
+        """Reload the model and halve every batch inside the block."""
         self.release()
-        self.split = 2
+        self.batch_divisor = 2
         try:
             yield
         finally:
-            self.split = 1
+            self.batch_divisor = 1
             self.release()
 
     def release(self) -> None:
-        """Frees everything."""
-        self._retrieval = self._tasks = self._texts = self._session = self._decoder = None
-        self._traced, self._pruned, self._alone, self._tokens = {}, {}, set(), None
+        """Free everything."""
+        self._decoder = None
+        self._sessions, self._traced, self._pruned, self._unbatched = {}, {}, {}, set()
         gc.collect()
 
 
-def _kept(waiting: Waiting[Found], subject: PartitionContext, beside: Sequence[str]) -> Waiting[Found]:
-    """What will still be asked for: a study that ended early leaves rows for which nobody comes."""
-    recipe = subject.variant_recipe.name
-    kept = {name: found for name, found in waiting.items() if name in {recipe, *beside}}
-    if recipe in kept and kept[recipe][0] != subject.variant_file:
-        del kept[recipe]
-    return kept
+def _still_valid(
+    results: BatchResults[Result], context: PartitionContext, batch_with: Sequence[str]
+) -> BatchResults[Result]:
+    """Drop results that no task will request, as those of a study that ended early, and results of older inputs."""
+    recipe = context.variant_recipe.name
+    valid = {name: result for name, result in results.items() if name in {recipe, *batch_with}}
+    if recipe in valid and valid[recipe][0] != context.variant_file:
+        del valid[recipe]
+    return valid
 
 
-# Dagster wants the very same object in every job of a process, and one model in memory is the point.
-LOADED = ModelCache()
+# One per process: all Dagster jobs of a process share the model in memory.
+MODEL_CACHE = ModelCache()

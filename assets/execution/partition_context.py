@@ -1,6 +1,6 @@
-"""One partition with all that its computation needs: the study, the model found on disk, the recipe, the warehouse.
+"""The context of one partition's computation: the study, the model on disk, the recipe, the warehouse.
 
-No Dagster and no torch; what is computed stands in `compute.py`.
+Without Dagster and torch.
 """
 
 import datetime
@@ -15,8 +15,9 @@ import polars as pl
 from prunescope.assets import settings
 from prunescope.assets.execution.partition_preview import command, origin, preview
 from prunescope.assets.execution.task import ComputeTask, TaskResult
-from prunescope.assets.planning import fingerprints
+from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
+from prunescope.assets.planning.steps import CODE_VERSIONS, variant_tables
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
@@ -38,13 +39,11 @@ def _libraries() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class PartitionContext:
-    """What one partition is about.
+    """The context of one partition's computation.
 
     Attributes:
-        study: the study.
-        dense: its model, found on disk.
+        dense: its model, located on disk.
         recipe: its recipe; None in model partitions.
-        store: the warehouse.
     """
 
     study: Study
@@ -53,47 +52,47 @@ class PartitionContext:
     store: Store
 
     @classmethod
-    def of(cls, part: ComputeTask) -> Self:
-        """What a part is about.
+    def of(cls, task: ComputeTask) -> Self:
+        """Load the context of a task.
 
         Raises:
-            InputError: the study, its model or its recipe is not there or not as it should be.
+            InputError: the study, its model or its recipe is missing or not valid.
         """
-        study = part.request.load()
-        dense = fingerprints.find_model(study, part.model, settings.cache_folder(), SILENT)
-        recipe = None if part.recipe is None else study.recipe(part.recipe)
-        return cls(study, dense, recipe, Store(part.root))
+        study = task.request.load()
+        dense = fingerprints.find_model(study, task.model, settings.cache_folder(), SILENT)
+        recipe = None if task.recipe is None else study.recipe(task.recipe)
+        return cls(study, dense, recipe, Store(task.root))
 
     @property
     def model(self) -> str:
-        """Name of the model."""
+        """Return the name of the model."""
         return self.dense.spec.name
 
     @property
     def variant_recipe(self) -> Recipe:
-        """The recipe of a variant partition."""
+        """Return the recipe of a variant partition."""
         if self.recipe is None:
             raise ValueError("a model partition has no recipe")
         return self.recipe
 
-    def asks(self, tables: Iterable[str]) -> bool:
-        """Whether the study fills these tables; what it does not belongs to other studies of the variant."""
-        return set(tables) <= set(fingerprints.variant_tables(self.study))
+    def requires(self, tables: Iterable[str]) -> bool:
+        """Return whether the study fills these tables; others may belong to another study of the variant."""
+        return set(tables) <= set(variant_tables(self.study))
 
     @property
     def variant_file(self) -> str:
-        """Where the variant's masks lie in the warehouse."""
+        """Return the path of the variant's masks in the warehouse."""
         return self.file_of(self.variant_recipe.name)
 
     def file_of(self, recipe: str) -> str:
-        """Where the masks of one of the study's recipes lie in the warehouse."""
+        """Return the path of the masks of one of the study's recipes in the warehouse."""
         return fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
 
     def variant(self, recipe: str) -> "Variant":
-        """The pruned variant of one of the study's recipes, read back from the warehouse.
+        """Load the pruned variant of one of the study's recipes from the warehouse.
 
         Raises:
-            InputError: it was not pruned, or its file is damaged.
+            InputError: it was never pruned, or its file is damaged.
         """
         from prunescope.pipelines.pruning.variant import DamagedVariantError, load_variant
 
@@ -105,29 +104,28 @@ class PartitionContext:
             raise
 
     def read(self, table: str) -> pl.DataFrame:
-        """The model's rows of a table that is kept per model."""
+        """Read the model's rows of a table with one partition per model."""
         return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
 
     def of_dense(self, table: str) -> pl.DataFrame | None:
-        """The dense model's rows of a table that is kept per variant; None where they are not current."""
+        """Read the dense model's rows of a table with one partition per variant; None unless they are current."""
         recipe = self.study.recipe("dense")
-        wanted = fingerprints.accepted(table, self.study, self.dense.identity, recipe)
-        if not any(self.store.is_current(TABLES[table], self.model, recipe.name, each) for each in wanted):
+        if not freshness.is_current(self.store, table, self.study, self.dense, recipe):
             return None
         rows = pl.DataFrame(self.store.read(TABLES[table], self.model, recipe.name))
-        return rows.with_columns(pl.col(pl.Categorical).cast(pl.String))  # names as text, as they are computed
+        return rows.with_columns(pl.col(pl.Categorical).cast(pl.String))  # as strings, like rows just computed
 
     def write(
-        self, table: str, rows: pl.DataFrame, seconds: float, device: str, shown: dict[str, float | str] | None = None
+        self, table: str, rows: pl.DataFrame, seconds: float, device: str, details: dict[str, float | str] | None = None
     ) -> TaskResult:
-        """Stores the partition with its provenance.
+        """Write the partition with its provenance.
 
         Args:
             table: name of the table.
-            rows: all of the partition's rows.
-            seconds: how long they took to compute.
-            device: where.
-            shown: what people are shown besides, as in Report.
+            rows: all rows of the partition.
+            seconds: duration of the computation.
+            device: device of the computation.
+            details: additions to the result's `details`.
 
         Raises:
             WarehouseError: the rows do not fit the table, or the disk refused.
@@ -140,7 +138,7 @@ class PartitionContext:
             model=self.model,
             recipe=recipe,
             inputs=inputs,
-            code_version=fingerprints.CODE_VERSIONS[table],
+            code_version=CODE_VERSIONS[table],
             libraries=_libraries(),
             seed=(self.study.calibrated_for(self.recipe) if self.recipe else self.study).calibration.seed,
             device=device,
@@ -156,7 +154,7 @@ class PartitionContext:
             bytes=written.bytes,
             path=str(written.path),
             violations=written.violations,
-            # A table that others refer to has one row a partition, so that row is there where the partition is.
+            # Tables that others refer to have one row per partition: the row exists if the partition does.
             orphaned=tuple(
                 reference.table
                 for reference in TABLES[table].references
@@ -165,14 +163,13 @@ class PartitionContext:
             drifts=tuple(measured(TABLES[table], rows, written.violations)),
             seconds=seconds,
             device=device,
-            shown={
+            details={
                 "ask": command(table, self.model, recipe, str(self.store.root)),
                 "preview": preview(TABLES[table], rows),
                 "made from": origin(provenance, self.dense.spec.source),
-                **(shown or {}),
+                **(details or {}),
             },
         )
 
     def _partition(self, table: str) -> tuple[str, str | None]:
-        """Where the rows of this model or variant lie in a table."""
         return self.model, self.variant_recipe.name if TABLES[table].partitioning == "variant" else None

@@ -1,7 +1,4 @@
-"""What people are shown of a partition: a few of its rows, what made it, and the command that asks for it.
-
-Texts only, small enough for the UI to print them in place; no Dagster.
-"""
+"""Short Markdown texts about a partition for the UI: some rows, their origin, and the command that queries them."""
 
 import re
 import shlex
@@ -13,39 +10,39 @@ from prunescope.warehouse.core.quoting import literal
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.provenance import Provenance
 
-# Markdown of a thousand characters or more is hidden behind a link.
-MOST_CHARACTERS = 999
+# The UI hides Markdown of a thousand characters or more behind a link.
+MAX_CHARACTERS = 999
 _ROWS = 8
 _CELL = 40
 _HASH = 12
 
 
 def preview(table: Table, rows: pl.DataFrame) -> str:
-    """Rows spread evenly over a partition, as a Markdown table of the key and the columns that say most.
+    """Return evenly spaced rows of a partition as a Markdown table of the key and the table's preview columns.
 
-    A column of the key that is the same in all rows, as model and recipe are, is left out.
+    Key columns with one value, such as model and recipe, are left out.
     """
     key = [name for name in table.key if rows.height and (rows[name] != rows[name][0]).any()]
     names = [*key, *table.telling]
-    for wanted in range(min(_ROWS, rows.height), 0, -1):
-        places = [place * (rows.height - 1) // max(wanted - 1, 1) for place in range(wanted)]
-        some = rows.select(names)[places].with_columns(pl.col(pl.Categorical).cast(pl.String))
-        some = some.with_columns(pl.col(pl.String).str.head(_CELL))
-        # As text it is padded to columns, which a browser does again.
-        text = re.sub("-{3,}", "---", re.sub(" {2,}", " ", str(render(some.to_arrow(), "markdown"))))
-        if len(text) <= MOST_CHARACTERS:
+    for count in range(min(_ROWS, rows.height), 0, -1):
+        indices = [index * (rows.height - 1) // max(count - 1, 1) for index in range(count)]
+        sample = rows.select(names)[indices].with_columns(pl.col(pl.Categorical).cast(pl.String))
+        sample = sample.with_columns(pl.col(pl.String).str.head(_CELL))
+        # The padding to columns would count as characters, and the browser aligns the table itself.
+        text = re.sub("-{3,}", "---", re.sub(" {2,}", " ", str(render(sample.to_arrow(), "markdown"))))
+        if len(text) <= MAX_CHARACTERS:
             return text
     return ""
 
 
 def origin(provenance: Provenance, source: str) -> str:
-    """What made a partition, as a Markdown table; hashes by their beginnings, the whole ones are in `provenance`.
+    """Return the provenance of a partition as a Markdown table, with shortened hashes.
 
     Args:
-        provenance: as it stands in the file's footer.
-        source: where the model came from, its revision included.
+        provenance: provenance in the file's footer.
+        source: source of the model, including its revision.
     """
-    told = {
+    fields = {
         "model": source,
         "study": provenance.study,
         **{name.replace("_", " "): short(text) for name, text in provenance.inputs.items() if name != "dtype"},
@@ -54,16 +51,16 @@ def origin(provenance: Provenance, source: str) -> str:
         **provenance.libraries,
         "made": provenance.created_at,
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {markdown_escaped(v)} |" for k, v in told.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {markdown_escaped(v)} |" for k, v in fields.items())])
 
 
 def short(text: str) -> str:
-    """The beginning of a hash, which tells it from others; whatever else stays."""
+    """Shorten a hash to its first characters; return other text unchanged."""
     return text[:_HASH] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
 
 
 def command(table: str, model: str, recipe: str | None, root: str) -> str:
-    """The command line that shows a partition, as Markdown; names are partition keys, which need no escape."""
+    """Return the command that queries a partition, as Markdown; partition keys need no escaping."""
     where = f"model = {literal(model)}" + (f"\n    and recipe = {literal(recipe)}" if recipe else "")
-    # Lines as short as they get, for what is wider than the page has to be scrolled.
+    # In short lines, because the UI scrolls wide ones.
     return f'```sh\nprunescope sql --warehouse {shlex.quote(root)} "\n  from {table}\n  where {where}"\n```'

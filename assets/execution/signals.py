@@ -1,6 +1,6 @@
-"""Whether somebody pressed Ctrl-C, even when Dagster swallowed it, and what follows when a parent process is gone.
+"""Detection of Ctrl-C, even where Dagster handles it, and the end of this process after its parent.
 
-Dagster replaces the handlers during a run and turns an interrupt into a failed step, or drops it between steps.
+Dagster replaces the signal handlers during a run and turns an interrupt into a failed step, or drops it between steps.
 """
 
 import multiprocessing
@@ -14,21 +14,21 @@ from multiprocessing.process import BaseProcess
 
 
 @contextmanager
-def watched() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGINT or SIGTERM has arrived since the block began; main thread only.
+def watch_interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGINT or SIGTERM has arrived in the block; main thread only.
 
-    The interpreter writes every signal's number to a wake-up pipe, whichever handler is installed.
+    The interpreter writes every signal's number to a wake-up pipe, whatever handler is installed.
     """
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    seen = bytearray()
+    received = bytearray()
 
     def interrupted() -> bool:
         with suppress(BlockingIOError):
-            seen.extend(os.read(reader, 4096))
-        return signal.SIGINT in seen or signal.SIGTERM in seen
+            received.extend(os.read(reader, 4096))
+        return signal.SIGINT in received or signal.SIGTERM in received
 
     try:
         yield interrupted
@@ -38,23 +38,22 @@ def watched() -> Iterator[Callable[[], bool]]:
         os.close(writer)
 
 
-# How often a process looks whether its parent is still there, and how long it may take to end in order.
-_LOOKED_EVERY, _IN_ORDER_SECONDS = 1.0, 20.0
+# Seconds between two checks of the parent, and between the interrupt and the forced end.
+_CHECK_SECONDS, _EXIT_SECONDS = 1.0, 20.0
 
 
 def end_with_parent() -> None:
-    """Interrupts this process, as Ctrl-C does, as soon as the one that has started it is gone, however it ended.
+    """Interrupt this process, as Ctrl-C does, as soon as the process that started it has ended.
 
-    That may have been before this was called: multiprocessing keeps a pipe to who it was, also where a fork server
-    stands in between.
+    The parent may have ended before this call. multiprocessing keeps a pipe to the process that started this one, even
+    through a fork server.
     """
-    followed = os.getppid(), multiprocessing.parent_process()
-    threading.Thread(target=_follow, args=followed, daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(), multiprocessing.parent_process()), daemon=True).start()
 
 
-def _follow(parent: int, starter: BaseProcess | None) -> None:
+def _end_with(parent: int, starter: BaseProcess | None) -> None:
     while os.getppid() == parent and (starter is None or starter.is_alive()):
-        time.sleep(_LOOKED_EVERY)
+        time.sleep(_CHECK_SECONDS)
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(_IN_ORDER_SECONDS)
+    time.sleep(_EXIT_SECONDS)
     os._exit(1)

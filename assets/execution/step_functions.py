@@ -1,6 +1,6 @@
-"""What each step computes and writes: one function a step, from the partition and the loaded models to reports.
+"""The computation of each step: one function per step, from partition context and model cache to written tables.
 
-No Dagster: engines call `compute` in this process, in a worker beside it or on other machines.
+Engines call `compute` in this process, in the warehouse's worker or on other machines.
 """
 
 import time
@@ -11,11 +11,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from prunescope.assets.execution.error_transport import is_out_of_memory
-from prunescope.assets.execution.model_cache import MOST_TOGETHER, ModelCache
+from prunescope.assets.execution.model_cache import MAX_BATCH, ModelCache
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.stored_statistics import statistics_of
-from prunescope.assets.execution.task import STEPS, ComputeTask, TaskResult
-from prunescope.assets.planning.fingerprints import MASK_TABLE, SPEED_TABLE, TEXT_TABLE, VARIANT_TABLES
+from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.planning.steps import MASK_TABLE, SPEED_TABLE, STEPS, TEXT_TABLE
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.recipes import Recipe
@@ -24,65 +24,64 @@ from prunescope.warehouse.core.formats import render
 if TYPE_CHECKING:
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
 
-Reports = Iterator[TaskResult]
+Results = Iterator[TaskResult]
 
 
-def compute(part: ComputeTask, loaded: ModelCache) -> Reports:
-    """Computes one part and writes its tables; gives a report as each is written.
+def compute(task: ComputeTask, cache: ModelCache) -> Results:
+    """Compute one task and write its tables; yield a result as each table is written.
 
-    What does not fit into the memory is tried once more with half of what usually passes through the model at once.
+    A task that runs out of memory is repeated once with batches of half the size.
 
     Raises:
         InputError: the study, the model or the recipe is wrong.
         ComputationError: the arithmetic failed, or the memory is too small.
         WarehouseError: the rows do not fit their table, or the disk refused.
     """
-    told = set[str]()
+    written = set[str]()
     try:
-        with loaded.halved() if part.is_halved else nullcontext():
-            for report in _computed(part, loaded):
-                told.add(report.table)
+        with cache.halved() if task.halve_batch else nullcontext():
+            for result in _results(task, cache):
+                written.add(result.table)
                 yield (
-                    _marked(report, "its worker was lost at first; half at once was enough")
-                    if part.is_halved
-                    else report
+                    _with_note(result, "its worker was lost at first; half the batch size was enough")
+                    if task.halve_batch
+                    else result
                 )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         first = str(error).splitlines()[0]
-        if part.is_halved:
-            raise ComputationError(_too_small(part, first)) from error
+        if task.halve_batch:
+            raise ComputationError(_out_of_memory(task, first)) from error
     else:
         return
-    # Outside of the handler, whose traceback would keep what fills the memory.
+    # Outside of the handler, whose traceback would keep the memory in use.
     try:
-        with loaded.halved():
-            for report in _computed(part, loaded):
-                if report.table not in told:
-                    yield _marked(report, "too small at first; half at once was enough")
+        with cache.halved():
+            for result in _results(task, cache):
+                if result.table not in written:
+                    yield _with_note(result, "too small at first; half the batch size was enough")
     except Exception as error:
         if is_out_of_memory(error):
-            raise ComputationError(_too_small(part, first)) from error
+            raise ComputationError(_out_of_memory(task, first)) from error
         raise
 
 
-def _marked(report: TaskResult, memory: str) -> TaskResult:
-    """Tells that half was computed at once: the numbers may differ in the last digits. Nothing where none were."""
-    return report if report.is_left_alone else replace(report, shown=report.shown | {"memory": memory})
+def _with_note(result: TaskResult, memory: str) -> TaskResult:
+    """Note the halved batches in a result: its numbers may differ in the last digits."""
+    return result if result.is_skipped else replace(result, details=result.details | {"memory": memory})
 
 
-def _too_small(part: ComputeTask, told: str) -> str:
-    """What was tried, in words."""
-    usual, what = _at_once(part.step)
-    tried = f"with {usual} {what} at once and with {usual // 2}" if usual else "twice"
-    return f"out of memory {tried}; `prunescope plan` says how much is needed ({told})"
+def _out_of_memory(task: ComputeTask, reason: str) -> str:
+    usual, unit = _batch_size(task.step)
+    tried = f"with {usual} {unit} at once and with {usual // 2}" if usual else "twice"
+    return f"out of memory {tried}; `prunescope plan` says how much is needed ({reason})"
 
 
-def _at_once(step: str) -> tuple[int, str]:
-    """How much of what passes through the model at once in a step; imports nothing that the step has not."""
+def _batch_size(step: str) -> tuple[int, str]:
+    """Return the usual batch size of a step and its unit; import nothing that the step has not imported."""
     if step == "traces":
-        return MOST_TOGETHER, "variants"
+        return MAX_BATCH, "variants"
     if step in {"calibration", "variants"}:
         from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 
@@ -102,129 +101,120 @@ def _at_once(step: str) -> tuple[int, str]:
     return 0, ""
 
 
-def _computed(part: ComputeTask, loaded: ModelCache) -> Reports:
-    subject, tables = PartitionContext.of(part), STEPS[part.step]
-    if set(tables) <= set(VARIANT_TABLES) and not subject.asks(tables):
-        yield from (TaskResult(table, is_left_alone=True) for table in tables)
+def _results(task: ComputeTask, cache: ModelCache) -> Results:
+    context, step = PartitionContext.of(task), STEPS[task.step]
+    if not step.is_of_model and not context.requires(step.tables):
+        yield from (TaskResult(table, is_skipped=True) for table in step.tables)
     else:
-        yield from _STEPS[part.step](part, subject, loaded)
+        yield from _FUNCTIONS[task.step](task, context, cache)
 
 
-def _models(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Loads a dense model, proves its structure, writes its sizes and hashes."""
+def _models(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
     from prunescope.pipelines.models.describe import model_row
 
     started = time.perf_counter()
-    decoder = loaded.decoder(subject.dense, subject.study)
-    rows = model_row(decoder, subject.model, subject.dense.spec.source, subject.dense.identity)
-    yield subject.write("models", rows, time.perf_counter() - started, str(decoder.device))
+    decoder = cache.decoder(context.dense, context.study)
+    rows = model_row(decoder, context.model, context.dense.spec.source, context.dense.identity)
+    yield context.write("models", rows, time.perf_counter() - started, str(decoder.device))
 
 
-def _calibration(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Runs the dense model once over the calibration tokens."""
+def _calibration(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
     from prunescope.pipelines.pruning.calibration.statistics import calibrate
 
     started = time.perf_counter()
-    decoder = loaded.decoder(subject.dense, subject.study)
-    seen = calibrate(decoder, subject.study.calibration, subject.model, loaded.progress)
+    decoder = cache.decoder(context.dense, context.study)
+    result = calibrate(decoder, context.study.calibration, context.model, cache.progress)
     seconds = time.perf_counter() - started
-    yield subject.write("activation_stats", seen.activation_stats, seconds, str(decoder.device))
-    yield subject.write("block_influence", seen.block_influence, seconds, str(decoder.device))
+    for table in STEPS["calibration"].tables:
+        yield context.write(table, getattr(result, table), seconds, str(decoder.device))
 
 
-def _variants(part: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Prunes: what changed goes into a small file that rebuilds the variant, its counts into a row."""
+def _variants(task: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
     from prunescope.pipelines.pruning.calibration.statistics import calibrate, tokens_hash
     from prunescope.pipelines.pruning.layer_checkpoints import discard
     from prunescope.pipelines.pruning.variant_row import variant_row
 
-    recipe, identity = subject.variant_recipe, subject.dense.identity
-    decoder = loaded.decoder(subject.dense, subject.study)
-    study = subject.study.calibrated_for(recipe)
-    tokens = loaded.tokens(subject.dense, study) if recipe.is_calibrated else None
+    recipe, identity = context.variant_recipe, context.dense.identity
+    decoder = cache.decoder(context.dense, context.study)
+    study = context.study.calibrated_for(recipe)
+    tokens = cache.tokens(context.dense, study) if recipe.is_calibrated else None
 
     def statistics(recipes: list[Recipe]) -> "Statistics":
         return statistics_of(
-            subject, recipes, tokens, lambda: calibrate(decoder, study.calibration, subject.model, loaded.progress)
+            context, recipes, tokens, lambda: calibrate(decoder, study.calibration, context.model, cache.progress)
         )
 
-    variant, seconds = loaded.pruned(subject, part.beside, statistics)
-    path = subject.store.write_bytes(
-        subject.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)
+    variant, seconds = cache.pruned(context, task.batch_with, statistics)
+    path = context.store.write_bytes(
+        context.variant_file, lambda temporary: variant.save(temporary, recipe, identity.weight_hash)
     )
-    calibrated_on = None if tokens is None else tokens_hash(tokens)
-    rows = variant_row(decoder, subject.model, recipe, variant, calibrated_on, path.stat().st_size, seconds)
-    yield subject.write("variants", rows, seconds, str(decoder.device), {"masks": f"`{path}`"})
-    discard(unfinished_folder(subject.store, subject.model) / recipe.name)
-    for older in subject.store.files(str(PurePosixPath(subject.variant_file).parent)):
+    calibration = None if tokens is None else tokens_hash(tokens)
+    rows = variant_row(decoder, context.model, recipe, variant, calibration, path.stat().st_size, seconds)
+    yield context.write("variants", rows, seconds, str(decoder.device), {"masks": f"`{path}`"})
+    discard(unfinished_folder(context.store, context.model) / recipe.name)
+    for older in context.store.files(str(PurePosixPath(context.variant_file).parent)):
         if older.name != path.name:
             older.unlink()
 
 
-def _mask_samples(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Looks at the variant's masks where every variant of the model is looked at."""
+def _mask_samples(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
     from prunescope.pipelines.pruning.sampled_masks import mask_samples
 
-    started, recipe = time.perf_counter(), subject.variant_recipe.name
-    decoder = loaded.decoder(subject.dense, subject.study)
-    rows = mask_samples(decoder, subject.model, recipe, subject.variant(recipe))
-    yield subject.write(MASK_TABLE, rows, time.perf_counter() - started, str(decoder.device))
+    started, recipe = time.perf_counter(), context.variant_recipe.name
+    decoder = cache.decoder(context.dense, context.study)
+    rows = mask_samples(decoder, context.model, recipe, context.variant(recipe))
+    yield context.write(MASK_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
-def _traces(part: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Measures the variant against the dense model, layer by layer and token by token."""
-    tables, seconds = loaded.traced(subject, part.beside)
-    device = str(loaded.decoder(subject.dense, subject.study).device)
-    for table in STEPS["traces"]:
-        yield subject.write(table, tables[table], seconds, device)
+def _traces(task: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
+    tables, seconds = cache.traced(context, task.batch_with)
+    device = str(cache.decoder(context.dense, context.study).device)
+    for table in STEPS["traces"].tables:
+        yield context.write(table, tables[table], seconds, device)
 
 
-def _texts(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Measures the variant against the dense model on the study's texts; no text, no row."""
-    recipe, decoder = subject.variant_recipe.name, loaded.decoder(subject.dense, subject.study)
-    session = loaded.texts(subject.dense, subject.study)
+def _texts(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
+    recipe, decoder = context.variant_recipe.name, cache.decoder(context.dense, context.study)
+    session = cache.texts(context.dense, context.study)
     started = time.perf_counter()
-    rows = session.trace(recipe, subject.variant(recipe), loaded.progress)
-    yield subject.write(TEXT_TABLE, rows, time.perf_counter() - started, str(decoder.device))
+    rows = session.trace(recipe, context.variant(recipe), cache.progress)
+    yield context.write(TEXT_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
-def _tasks(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Scores the variant on the study's tasks, and lays its answers beside the dense model's."""
+def _tasks(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
     from prunescope.pipelines.evaluation.tasks.score import flips, shares
 
-    decoder, session = loaded.decoder(subject.dense, subject.study), loaded.tasks(subject.dense, subject.study)
-    started, recipe = time.perf_counter(), subject.variant_recipe.name
-    scored = session.score(recipe, subject.variant(recipe), subject.of_dense("task_samples"), loaded.progress)
+    decoder, session = cache.decoder(context.dense, context.study), cache.tasks(context.dense, context.study)
+    started, recipe = time.perf_counter(), context.variant_recipe.name
+    scored = session.score(recipe, context.variant(recipe), context.of_dense("task_samples"), cache.progress)
     seconds, device = time.perf_counter() - started, str(decoder.device)
-    counted = {"scores": str(render(shares(scored.scores).to_arrow(), "markdown"))}
-    yield subject.write("task_scores", scored.scores, seconds, device, counted)
-    turned = {"flips against dense": str(render(flips(scored.samples, session.dense).to_arrow(), "markdown"))}
-    yield subject.write("task_samples", scored.samples, seconds, device, turned)
+    scores = {"scores": str(render(shares(scored.scores).to_arrow(), "markdown"))}
+    yield context.write("task_scores", scored.scores, seconds, device, scores)
+    flipped = {"flips against dense": str(render(flips(scored.samples, session.dense).to_arrow(), "markdown"))}
+    yield context.write("task_samples", scored.samples, seconds, device, flipped)
 
 
-def _retrieval(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Embeds the study's queries and documents with the variant, and scores what they find."""
-    decoder, session = loaded.decoder(subject.dense, subject.study), loaded.retrieval(subject.dense, subject.study)
-    started, recipe = time.perf_counter(), subject.variant_recipe.name
-    tables = session.measure(recipe, subject.variant(recipe), loaded.progress)
+def _retrieval(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
+    decoder, session = cache.decoder(context.dense, context.study), cache.retrieval(context.dense, context.study)
+    started, recipe = time.perf_counter(), context.variant_recipe.name
+    tables = session.measure(recipe, context.variant(recipe), cache.progress)
     seconds = time.perf_counter() - started
-    told = {f"{row['data_set']} {row['metric']}": row["value"] for row in tables["retrieval_scores"].to_dicts()}
-    for table in STEPS["retrieval"]:
-        shown = told if table == "retrieval_scores" else None
-        yield subject.write(table, tables[table], seconds, str(decoder.device), shown)
+    scores = {f"{row['data_set']} {row['metric']}": row["value"] for row in tables["retrieval_scores"].to_dicts()}
+    for table in STEPS["retrieval"].tables:
+        details = scores if table == "retrieval_scores" else None
+        yield context.write(table, tables[table], seconds, str(decoder.device), details)
 
 
-def _speed(_: ComputeTask, subject: PartitionContext, loaded: ModelCache) -> Reports:
-    """Times the variant in turn with the dense model."""
+def _speed(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
     from prunescope.pipelines.evaluation.speed import speed_rows
 
-    started, recipe = time.perf_counter(), subject.variant_recipe.name
-    decoder, variant = loaded.decoder(subject.dense, subject.study), subject.variant(subject.variant_recipe.name)
-    rows = speed_rows(decoder, subject.model, recipe, variant, subject.study.speed, progress=loaded.progress)
-    yield subject.write(SPEED_TABLE, rows, time.perf_counter() - started, str(decoder.device))
+    started, recipe = time.perf_counter(), context.variant_recipe.name
+    decoder, variant = cache.decoder(context.dense, context.study), context.variant(recipe)
+    rows = speed_rows(decoder, context.model, recipe, variant, context.study.speed, progress=cache.progress)
+    yield context.write(SPEED_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
-_STEPS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Reports]] = {
+_FUNCTIONS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Results]] = {
     "models": _models,
     "calibration": _calibration,
     "variants": _variants,

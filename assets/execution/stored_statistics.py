@@ -1,10 +1,7 @@
-"""What recipes are given to prune with: the model's tables, calibration tokens, and what earlier runs have left.
-
-Which recipes run is `plan.py`'s, how they prune `prunescope.pipelines.pruning`'s.
-"""
+"""The dense model's statistics for pruning: its tables, calibration tokens, and drop orders of earlier variants."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -26,18 +23,18 @@ if TYPE_CHECKING:
 
 
 def statistics_of(
-    subject: PartitionContext,
+    context: PartitionContext,
     recipes: Sequence[Recipe],
     tokens: "Tensor | None",
-    calibrated: "Callable[[], CalibrationResult]",
+    measure: "Callable[[], CalibrationResult]",
 ) -> "Statistics":
-    """What some recipes of one model need that share a calibration.
+    """Collect the statistics that recipes with one calibration need.
 
     Args:
-        subject: the variant of one of them.
-        recipes: with the study's calibration, or all with the same of their own.
-        tokens: that calibration's, where one of them reads any.
-        calibrated: measures the model on it; the model's tables are of the study's.
+        context: the variant of one of the recipes.
+        recipes: all with the study's calibration, or all with the same calibration of their own.
+        tokens: the calibration's tokens, if a recipe reads any.
+        measure: measures the model on recipes' own calibration; the model's tables hold the study's.
 
     Raises:
         WarehouseError: a table of the model is missing or damaged.
@@ -46,44 +43,43 @@ def statistics_of(
     from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 
     names = {name for recipe in recipes for name in recipe.needs}
-    if names and subject.variant_recipe.calibration is not None:
-        seen = calibrated()
-        # Rounded as the tables are, so that another study's calibration prunes the very same.
-        needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(seen, name))) for name in names}
+    if names and context.variant_recipe.calibration is not None:
+        result = measure()
+        # Rounded as in the tables, so that a study with this calibration as its own prunes the same weights.
+        needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(result, name))) for name in names}
     else:
-        needed = {name: subject.read(name) for name in names}
-    folder, weight_hash = unfinished_folder(subject.store, subject.model), subject.dense.identity.weight_hash
-    orders = [_known_order(subject, recipe) for recipe in recipes]
+        needed = {name: context.read(name) for name in names}
+    folder, weight_hash = unfinished_folder(context.store, context.model), context.dense.identity.weight_hash
+    orders = [_known_order(context, recipe) for recipe in recipes]
     return Statistics(
         needed.get("activation_stats"),
         needed.get("block_influence"),
         tokens,
-        calibration_dtype(subject.study.calibrated_for(subject.variant_recipe).calibration),
+        calibration_dtype(context.study.calibrated_for(context.variant_recipe).calibration),
         unfinished=Unfinished(folder, weight_hash),
         order=max(orders, key=len),
         cache=settings.cache_folder(),
     )
 
 
-def _known_order(subject: PartitionContext, recipe: Recipe) -> list[tuple[str, float | None]]:
-    """The longest order that a variant of the same model was found to drop the same units in, whatever its count."""
+def _known_order(context: PartitionContext, recipe: Recipe) -> list[tuple[str, float | None]]:
+    """Return the longest drop order among the model's variants of the same method, whatever their number of drops."""
     if not isinstance(recipe, DepthRecipe) or recipe.by not in {"iterative", "greedy"}:
         return []
-    wanted, found = _follows_from(subject, recipe), [list[tuple[str, float | None]]()]
-    for partition in subject.store.partitions(TABLES["variants"]):
-        if partition.model != subject.model or partition.recipe is None:
+    own = _inputs_of_order(inputs("variants", context.study, context.dense.identity, recipe))
+    orders = [list[tuple[str, float | None]]()]
+    for partition in context.store.partitions(TABLES["variants"]):
+        if partition.model != context.model or partition.recipe is None:
             continue
-        given = read_footer(partition.path).provenance.inputs
-        if {key: value for key, value in given.items() if key != "recipe_hash"} != wanted:
+        if _inputs_of_order(read_footer(partition.path).provenance.inputs) != own:
             continue
-        row = subject.store.read(TABLES["variants"], partition.model, partition.recipe).to_pylist()[0]
+        row = context.store.read(TABLES["variants"], partition.model, partition.recipe).to_pylist()[0]
         parameters = json.loads(row["parameters_json"])
         if (parameters.get("method"), parameters.get("by")) == (recipe.method, recipe.by):
-            found.append(list(zip(row["drop_order"], row["drop_scores"], strict=True)))
-    return max(found, key=len)
+            orders.append(list(zip(row["drop_order"], row["drop_scores"], strict=True)))
+    return max(orders, key=len)
 
 
-def _follows_from(subject: PartitionContext, recipe: Recipe) -> dict[str, str]:
-    """Weights, type, tokens and code: all that an order follows from beside the recipe."""
-    found = inputs("variants", subject.study, subject.dense.identity, recipe)
-    return {key: value for key, value in found.items() if key != "recipe_hash"}
+def _inputs_of_order(variant_inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return weights, dtype, tokens and code: the inputs of a drop order besides the recipe."""
+    return {key: value for key, value in variant_inputs.items() if key != "recipe_hash"}

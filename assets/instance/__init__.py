@@ -1,1 +1,1 @@
-"""Dagster's instance in a warehouse: storage, run launcher, deployment files."""
+"""Dagster's instance in a warehouse: storage, locks, recovery of killed runs, run launcher."""

@@ -1,7 +1,4 @@
-"""The Dagster instance of a warehouse: where it lives, how it is opened, and how it recovers from killed runs.
-
-Nothing here knows what is computed.
-"""
+"""The Dagster instance of a warehouse: its home, its databases, the writer lock, and recovery of killed runs."""
 
 import fcntl
 import hashlib
@@ -12,12 +9,16 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRun, DagsterRunStatus, RunsFilter
+
+# Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
+# overrides. sqlite_*: their engines are replaced in `databases_kept_open`, which raises if Dagster opens SQLite in
+# another way. GRPC_INFO_TAG: marks launched runs (test_interrupted).
 from dagster._check import CheckError
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
@@ -33,31 +34,32 @@ from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
 CONFIG = "dagster.yaml"
-# Room for Dagster's databases and the tables of one small study.
-LEAST_SPACE = 32 << 20
-# How long a code server may take to accept a connection.
-_SERVER_SECONDS = 5.0
-# Dagster's modules that make an engine for every connection to SQLite.
+# Space for Dagster's databases and the tables of one small study.
+MIN_FREE_BYTES = 32 << 20
+# Timeout for the connection to a code server.
+_CONNECT_SECONDS = 5.0
+# Dagster's modules that create an engine for every connection to SQLite.
 _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
-# Databases that are held open.
-_MOST_KEPT = 16
-# Runs carry it, so that one DAGSTER_HOME can serve several warehouses.
+# Limit on databases that are kept open.
+_MAX_OPEN = 16
+# On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
-# Of a statement in PostgreSQL, and of a connection to it that is kept for the next one.
-_PATIENCE_MS = 60_000
-_RECYCLED_SECONDS = 3600
-# How often the next machine in line asks again.
-_ASKED_AGAIN_SECONDS = 1.0
-# How Dagster names a variable of the environment that its configuration asks for.
+# PostgreSQL: timeout of a statement, and lifetime of a pooled connection.
+_STATEMENT_TIMEOUT_MS = 60_000
+_CONNECTION_SECONDS = 3600
+# Between two attempts at the lock among machines.
+_LOCK_RETRY_SECONDS = 1.0
+# Dagster's message about a missing environment variable in its configuration.
 _UNSET = re.compile(r'environment variable "([^"]+)" which is not set')
-_UNFINISHED = [
+_IN_PROGRESS = [
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
-UNFINISHED = [DagsterRunStatus.QUEUED, *_UNFINISHED]
+UNFINISHED = [DagsterRunStatus.QUEUED, *_IN_PROGRESS]
+# The command line draws progress bars on its own standard error, which Dagster must not redirect.
 # A process of the command line draws bars on its own standard error, which Dagster must not redirect.
 _NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
@@ -65,11 +67,11 @@ _NO_CAPTURE = {
 
 
 def prepare_home(root: Path) -> Path:
-    """DAGSTER_HOME: the user's, else `_dagster` inside the warehouse with a copy of our dagster.yaml.
+    """Return DAGSTER_HOME: the user's, else `_dagster` inside the warehouse with a copy of our dagster.yaml.
 
-    Our dagster.yaml keeps Dagster's databases in a folder of this machine. The history of a warehouse on an object
-    store is then that of this machine; what is current is told by the partitions alone. With PostgreSQL in the user's
-    dagster.yaml (`deploy/dagster.yaml`) all machines have one history.
+    With our dagster.yaml Dagster's databases lie in a folder of this machine, so the run history of a warehouse on an
+    object store is that of this machine; freshness is read from the partitions alone. With PostgreSQL in the user's
+    dagster.yaml (`deploy/dagster.yaml`) all machines share one history.
 
     Args:
         root: the warehouse's folder on this machine, see `Store.local`.
@@ -81,39 +83,39 @@ def prepare_home(root: Path) -> Path:
         home = Path(chosen).expanduser().absolute()
         with translate_os_errors(home):
             home.mkdir(parents=True, exist_ok=True)
-    else:
-        home = root / "_dagster"
-        config = _packaged_config().read_text(encoding="utf-8")
-        with translate_os_errors(home):
-            home.mkdir(parents=True, exist_ok=True)
-            copy = home / CONFIG
-            if not copy.exists() or copy.read_text(encoding="utf-8") != config:
-                copy.write_text(config, encoding="utf-8")
+        return home
+    home = root / "_dagster"
+    config = _packaged_config().read_text(encoding="utf-8")
+    with translate_os_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        copy = home / CONFIG
+        if not copy.exists() or copy.read_text(encoding="utf-8") != config:
+            copy.write_text(config, encoding="utf-8")
     return home
 
 
 def _packaged_config() -> Path:
-    """In a wheel the file lies in this package, in a checkout at the root."""
+    # In a wheel the file is part of this package, in a checkout it is at the root.
     inside = Path(__file__).with_name(CONFIG)
     return inside if inside.exists() else Path(__file__).parents[2] / CONFIG
 
 
 @contextmanager
-def opened(root: Path) -> Iterator[DagsterInstance]:
-    """The instance of a warehouse, for runs inside this process; `root` as in `prepare_home`.
+def open_instance(root: Path) -> Iterator[DagsterInstance]:
+    """Open the instance of a warehouse, for runs inside this process; `root` as in `prepare_home`.
 
     Raises:
-        WarehouseError: its dagster.yaml is wrong, or its databases cannot be reached or written, above all because the
-            disk is full.
+        WarehouseError: its dagster.yaml is wrong, or its databases cannot be reached or written, for example because
+            the disk is full.
     """
     home = prepare_home(root)
-    with _outages_told(home), databases_kept_open():
-        with _mistakes_told(home):
+    with _translate_database_errors(home), databases_kept_open():
+        with _translate_config_errors(home):
             instance = DagsterInstance.from_ref(_ref(home))
         with instance:
             if _is_shared(instance.run_storage):
-                # Dagster connects anew for every event otherwise; a password is checked slowly, and on purpose.
-                instance.optimize_for_webserver(_PATIENCE_MS, _RECYCLED_SECONDS, max_overflow=20)
+                # Otherwise Dagster connects for every event, and the password check of PostgreSQL is slow by design.
+                instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _CONNECTION_SECONDS, max_overflow=20)
             yield instance
 
 
@@ -122,181 +124,174 @@ def _ref(home: Path) -> InstanceRef:
 
 
 def _is_shared(storage: object) -> bool:
-    """Whether runs are kept in PostgreSQL, which other machines reach too."""
+    """Return whether runs are stored in PostgreSQL, which several machines can share."""
     return hasattr(storage, "postgres_url")
 
 
 @contextmanager
-def _mistakes_told(home: Path) -> Iterator[None]:
-    """Says in a line what is wrong with the user's dagster.yaml."""
+def _translate_config_errors(home: Path) -> Iterator[None]:
+    """Raise WarehouseError with one line for a mistake in the user's dagster.yaml."""
     try:
         yield
     except (DagsterInvalidConfigError, CheckError, YAMLError, ImportError) as error:
-        whole = str(error)
-        if unset := sorted(set(_UNSET.findall(whole))):
-            said = f"{', '.join(unset)} of the environment must be set"
+        message = str(error)
+        if unset := sorted(set(_UNSET.findall(message))):
+            reason = f"{', '.join(unset)} of the environment must be set"
         elif isinstance(error, DagsterInvalidConfigError):
-            said = "; ".join(message.partition(" Expected:")[0] for message in error.error_messages)
+            reason = "; ".join(part.partition(" Expected:")[0] for part in error.error_messages)
         else:
-            said = " ".join(whole.removeprefix("Failure condition: ").split())
-        raise WarehouseError(f"{home / CONFIG}: {said}") from error
+            reason = " ".join(message.removeprefix("Failure condition: ").split())
+        raise WarehouseError(f"{home / CONFIG}: {reason}") from error
 
 
 @contextmanager
-def _outages_told(home: Path) -> Iterator[None]:
-    """Says in a line that a database of Dagster's does not answer or cannot be written."""
+def _translate_database_errors(home: Path) -> Iterator[None]:
+    """Raise WarehouseError with one line where a database of Dagster's does not answer or cannot be written."""
     try:
         yield
-    except OperationalError as error:
-        raise _refused(home, error) from error
     except Exception as error:
-        # After its tries to connect Dagster raises an error of its own, of a package that may not be installed.
-        if isinstance(error.__cause__, OperationalError):
-            raise _refused(home, error.__cause__) from error
-        raise
-
-
-def _refused(home: Path, error: OperationalError) -> WarehouseError:
-    said = str(error.orig).strip().partition("\n")[0]
-    if isinstance(error.orig, sqlite3.Error):
-        return WarehouseError(f"{home}: {said}; free some space or choose another place with --warehouse")
-    return WarehouseError(f"{home / CONFIG}: {said}; start the database, or mend `storage` there")
+        # After its attempts to connect Dagster raises an error class of a package that may not be installed.
+        cause = error if isinstance(error, OperationalError) else error.__cause__
+        if not isinstance(cause, OperationalError):
+            raise
+        reason = str(cause.orig).strip().partition("\n")[0]
+        if isinstance(cause.orig, sqlite3.Error):
+            message = f"{home}: {reason}; free some space or choose another place with --warehouse"
+        else:
+            message = f"{home / CONFIG}: {reason}; start the database, or correct `storage` there"
+        raise WarehouseError(message) from error
 
 
 @contextmanager
 def databases_kept_open() -> Iterator[None]:
-    """Keeps Dagster from waiting for the disk at each of the hundreds of events of a run.
+    """Keep one engine and one connection per SQLite file, so that Dagster does not wait for the disk at every event.
 
-    It connects anew for every event; the last connection that leaves a file moves its log into it. One more connection,
-    held here, makes sure that none is the last before the end. Nor does a commit wait: should the machine lose
-    power, the last events may be missing, the files stay whole, and what was computed is known from the Parquet files.
-    An engine for every connection would also compile every statement anew: each file keeps its engine. One such block
-    may stand inside another, not overlap it.
+    Dagster connects for every event, and whenever the last connection to a file closes, SQLite copies its write-ahead
+    log into the file. The connection kept here is never the last. Commits do not wait for the disk either: after a
+    power failure the last events may be missing, but the files stay intact, and freshness is read from the Parquet
+    files. One engine per file saves compiling every statement again. These blocks may be nested, but not overlap.
     """
-    kept: dict[str, sqlite3.Connection] = {}
+    connections: dict[str, sqlite3.Connection] = {}
 
-    @lru_cache(_MOST_KEPT)
-    def made(url: str, timeout: float | None) -> Engine:
-        # No pool: Dagster disposes of the engine behind every event, and another thread may use it then.
+    @lru_cache(_MAX_OPEN)
+    def engine_of(url: str, timeout: float | None) -> Engine:
+        # No pool: Dagster disposes of the engine after every event, while another thread may use it.
         return create_engine(url, poolclass=NullPool, connect_args={} if timeout is None else {"timeout": timeout})
 
-    def engine(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
-        given = connect_args or {}
-        if poolclass is not NullPool or set(given) - {"timeout"}:
-            raise ValueError(f"Dagster opens SQLite by {poolclass} and {given}, which this does not know")
-        return made(url, given.get("timeout"))
+    def create(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
+        arguments = connect_args or {}
+        if poolclass is not NullPool or set(arguments) - {"timeout"}:
+            raise ValueError(f"Dagster opens SQLite by {poolclass} and {arguments}, which is not supported here")
+        return engine_of(url, arguments.get("timeout"))
 
-    def keep(connection: object, _: object) -> None:
+    def keep_open(connection: object, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA synchronous = NORMAL")
             (_, _, file) = connection.execute("PRAGMA database_list").fetchone()
-            if file and file not in kept:
-                # Dagster's workers are other threads than the one that closes.
-                kept[file] = sqlite3.connect(file, check_same_thread=False)
-                # Only a connection that has read from the log counts as one, and a new file has no log yet.
-                kept[file].execute("PRAGMA journal_mode = WAL").fetchone()
-                kept[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
-            if len(kept) > _MOST_KEPT:  # every run has a file of its own, and thousands may follow one another
-                kept.pop(next(iter(kept))).close()
+            if file and file not in connections:
+                # Dagster's threads open connections that this one closes.
+                connections[file] = sqlite3.connect(file, check_same_thread=False)
+                # SQLite only counts connections that have read from the log, and a new file has no log yet.
+                connections[file].execute("PRAGMA journal_mode = WAL").fetchone()
+                connections[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
+            if len(connections) > _MAX_OPEN:  # every run has a file of its own, and a study may have thousands of runs
+                connections.pop(next(iter(connections))).close()
             if file:
-                kept[file] = kept.pop(file)
+                connections[file] = connections.pop(file)
 
-    event.listen(Pool, "connect", keep)
-    before = [storage.create_engine for storage in _STORAGES]
+    event.listen(Pool, "connect", keep_open)
+    originals = [storage.create_engine for storage in _STORAGES]
     try:
         for storage in _STORAGES:
-            vars(storage)["create_engine"] = engine
+            vars(storage)["create_engine"] = create
         yield
     finally:
-        for storage, made in zip(_STORAGES, before, strict=True):
-            vars(storage)["create_engine"] = made
-        event.remove(Pool, "connect", keep)
-        for connection in kept.values():
+        for storage, original in zip(_STORAGES, originals, strict=True):
+            vars(storage)["create_engine"] = original
+        event.remove(Pool, "connect", keep_open)
+        for connection in connections.values():
             connection.close()
 
 
 def require_space(root: Path) -> None:
-    """Refuses before anything is computed; a disk that fills up later is refused where it happens.
+    """Check for free space before anything is computed.
 
     Raises:
-        WarehouseError: the disk is all but full.
+        WarehouseError: the disk is almost full.
     """
-    if shutil.disk_usage(root).free < LEAST_SPACE:
+    if shutil.disk_usage(root).free < MIN_FREE_BYTES:
         raise WarehouseError(
-            f"{root}: less than {LEAST_SPACE >> 20} MiB are free; free some space or choose another --warehouse"
+            f"{root}: less than {MIN_FREE_BYTES >> 20} MiB are free; free some space or choose another --warehouse"
         )
 
 
-# Locks that this process holds, by their files.
-_HELD: dict[Path, int] = {}
+# File descriptors of the locks that this process holds, by path.
+_LOCKS: dict[Path, int] = {}
 
 
 @contextmanager
-def only_writer(root: Path, waiting: Callable[[], None], url: str | None = None) -> Iterator[int]:
-    """Holds the warehouse for one study at a time; a killed process lets go of it by dying.
+def writer_lock(root: Path, waiting: Callable[[], None], url: str | None = None) -> Iterator[int]:
+    """Hold the writer lock of a warehouse; it is released when the process dies, and a process may take it repeatedly.
 
-    What already holds it goes on: a run inside another run's process is part of it.
-
-    In a folder, processes wait for each other; those of other machines too where a shared file system passes locks on,
-    as NFS 4 does. On an object store machines wait for each other if DAGSTER_HOME keeps Dagster's history in one
-    PostgreSQL database; else only this machine's processes do, and of two machines that write the same partition the
-    last one wins, whole.
+    In a folder, processes wait for each other, also those of other machines if a shared file system supports locks, as
+    NFS 4 does. On an object store, machines wait for each other if DAGSTER_HOME has one PostgreSQL database for all of
+    them. Otherwise only processes of one machine wait, and if two machines write the same partition, the last one
+    replaces the whole file.
 
     Args:
         root: as in `prepare_home`.
-        waiting: called once if another process holds it.
-        url: the warehouse as other machines name it too; None for a folder.
+        waiting: called once if another process holds the lock.
+        url: the warehouse's URL, the same on all machines; None for a folder.
 
     Yields:
-        The lock's file descriptor. The warehouse is held on this machine until every process that was given a copy
-        has closed it.
+        The lock's file descriptor. The lock is held until every process with a copy of the descriptor has closed it.
 
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
     """
-    lock = root.resolve() / "_lock"
-    if lock in _HELD:
-        yield _HELD[lock]
+    path = root.resolve() / "_lock"
+    if path in _LOCKS:
+        yield _LOCKS[path]
         return
-    with translate_os_errors(lock):
+    with translate_os_errors(path):
         root.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file, ExitStack() as held:
+        file = path.open("a")
+    with file, ExitStack() as stack:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         if url is not None:
-            held.enter_context(_only_machine(prepare_home(root), url, waiting))
-        _HELD[lock] = file.fileno()
-        held.callback(_HELD.pop, lock)
+            stack.enter_context(_machine_lock(prepare_home(root), url, waiting))
+        _LOCKS[path] = file.fileno()
+        stack.callback(_LOCKS.pop, path)
         yield file.fileno()
 
 
 @contextmanager
-def _only_machine(home: Path, url: str, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds a warehouse among the machines that share a PostgreSQL database; a lost connection lets go of it."""
-    with ExitStack() as kept:
-        with _outages_told(home), _mistakes_told(home):
+def _machine_lock(home: Path, url: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock among the machines that share a PostgreSQL database; it is released if the connection is lost."""
+    with ExitStack() as stack:
+        with _translate_database_errors(home), _translate_config_errors(home):
             storage = _ref(home).storage
             runs = None if storage is None else storage.run_storage
             if _is_shared(runs):
-                connection = kept.enter_context(runs.connect())
+                connection = stack.enter_context(runs.connect())
                 key = int.from_bytes(hashlib.sha256(f"prunescope {url}".encode()).digest()[:8], "big", signed=True)
-                asked = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=key)
-                is_told = False
-                while not connection.execute(asked).scalar():
-                    if not is_told:
+                attempt = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=key)
+                has_waited = False
+                while not connection.execute(attempt).scalar():
+                    if not has_waited:
                         waiting()
-                        is_told = True
-                    # Waiting inside the database would not hear Ctrl-C.
-                    time.sleep(_ASKED_AGAIN_SECONDS)
+                        has_waited = True
+                    # Waiting inside the database would ignore Ctrl-C.
+                    time.sleep(_LOCK_RETRY_SECONDS)
         yield
 
 
 def is_busy(root: Path) -> bool:
-    """Whether a process holds the warehouse as its only writer; `root` as in `prepare_home`."""
+    """Return whether a process holds the writer lock; `root` as in `prepare_home`."""
     try:
         with (root / "_lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -308,56 +303,57 @@ def is_busy(root: Path) -> bool:
 
 
 def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
-    """Ends runs on this warehouse whose process was killed and frees the places that they hold in pools.
+    """End the runs on this warehouse whose process was killed, and free their slots in pools.
 
-    Call it as the warehouse's only writer: whatever is still unfinished then is dead. Runs that the UI or the daemon
-    has launched, of which some may wait for the warehouse, are for Dagster's run monitoring.
+    The caller holds the writer lock, so all unfinished runs of the command line are dead. Runs that the UI or the
+    daemon launched may be waiting for the lock; Dagster's run monitoring ends those.
 
     Args:
-        instance: that of the warehouse.
-        warehouse: its place, as runs are tagged with it.
+        instance: the instance of the warehouse.
+        warehouse: the warehouse, as in the runs' tags.
 
     Returns:
-        Their ids.
+        The ids of the ended runs.
     """
-    unfinished = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={WAREHOUSE_TAG: warehouse}))
-    dead = [run for run in unfinished if GRPC_INFO_TAG not in run.tags]
-    for run in dead:
-        instance.report_run_failed(run, "The process of this run was killed.")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return [run.run_id for run in dead]
+    runs = instance.get_runs(RunsFilter(statuses=_IN_PROGRESS, tags={WAREHOUSE_TAG: warehouse}))
+    dead = [run for run in runs if GRPC_INFO_TAG not in run.tags]
+    return _end(instance, dead, "The process of this run was killed.")
 
 
 def recover_launched(root: Path) -> list[str]:
-    """Ends runs whose code server is gone, as after a crash of the machine: nobody else would, and they hold places.
+    """End launched runs whose code server is gone, as after a crash of the machine, and free their slots in pools.
 
-    With one history for several machines it ends none: a code server of another machine cannot be asked from here.
+    If several machines share one history, end none: code servers of other machines cannot be reached from here.
 
     Args:
         root: as in `prepare_home`.
 
     Returns:
-        Their ids.
+        The ids of the ended runs.
     """
-    with opened(root) as instance:
+    with open_instance(root) as instance:
         if _is_shared(instance.run_storage):
             return []
-        found = instance.get_runs(RunsFilter(statuses=_UNFINISHED))
-        dead = [run for run in found if GRPC_INFO_TAG in run.tags and not _answers(run.tags[GRPC_INFO_TAG])]
-        for run in dead:
-            instance.report_run_failed(run, "The code server of this run is gone.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return [run.run_id for run in dead]
+        runs = instance.get_runs(RunsFilter(statuses=_IN_PROGRESS))
+        dead = [run for run in runs if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG])]
+        return _end(instance, dead, "The code server of this run is gone.")
 
 
-def _answers(server: str) -> bool:
-    """Whether anybody listens where a run's tag says that its code server does."""
-    place = json.loads(server)
-    is_local = bool(place.get("socket"))
+def _end(instance: DagsterInstance, runs: Sequence[DagsterRun], reason: str) -> list[str]:
+    for run in runs:
+        instance.report_run_failed(run, reason)
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in runs]
+
+
+def _is_listening(server: str) -> bool:
+    """Return whether the code server in a run's tag accepts connections."""
+    address = json.loads(server)
+    is_local = bool(address.get("socket"))
     with socket.socket(socket.AF_UNIX if is_local else socket.AF_INET) as probe:
-        probe.settimeout(_SERVER_SECONDS)
+        probe.settimeout(_CONNECT_SECONDS)
         try:
-            probe.connect(place["socket"] if is_local else (place["host"], place["port"]))
+            probe.connect(address["socket"] if is_local else (address["host"], address["port"]))
         except OSError:
             return False
     return True

@@ -1,1 +1,1 @@
-"""Dagster's web interface: guarded web server, its subprocesses, staleness."""
+"""Dagster's web interface: its guarded web server, its subprocesses, and staleness."""

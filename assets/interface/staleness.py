@@ -1,10 +1,12 @@
-"""What the web interface calls stale: whatever stands, however far down, on something that has changed.
+"""Staleness in the web interface: an asset is stale if anything upstream of it, at any distance, has changed.
 
-Dagster itself compares a partition only with what stands right above it. No run is started by what this says.
+Dagster itself compares a partition with its direct parents only. Runs do not depend on this.
 """
 
 from collections.abc import Iterator
 
+# Dagster has no public hook for staleness. test_staleness computes it with this class, so it fails if Dagster's
+# changes.
 from dagster._core.definitions import data_version
 from dagster._core.definitions.data_version import (
     CachingStaleStatusResolver,
@@ -21,56 +23,56 @@ from dagster._utils.cached_method import cached_method
 
 from prunescope.assets.defs.automation_conditions import RECIPE
 
-# Of how many partitions of a table a question, figure or report is compared with; above that it is called fresh.
-MOST_PARTITIONS = 500
+# A question, figure or report is compared with at most so many partitions of a table; with more it is called fresh.
+MAX_PARTITIONS = 500
 
 
 class Staleness(CachingStaleStatusResolver):
-    """Dagster's comparison, handed on from each partition to all that stands on it.
+    """Dagster's comparison, passed on from each partition to everything downstream.
 
-    Dependencies on `recipe` of all that follows from it would show the same of recipes without code of ours. But of
-    everything that was made before they were there Dagster would say for ever that it has a new dependency, 65 lines
-    would hide the path that a reader of the graph looks for, and a changed program would still reach one step only.
+    The same could be had without this class by making every table depend on `recipe`. But then Dagster would report a
+    new dependency for all older results forever, 65 more edges would clutter the graph, and a changed code version
+    would still reach direct children only.
     """
 
     def _get_stale_causes_materialized(self, key: AssetKeyPartitionKey) -> Iterator[StaleCause]:
         yield from super()._get_stale_causes_materialized(key)
-        for above in self._get_partition_dependencies(key=key):
-            causes = self._get_stale_causes(key=above)
-            if above.partition_key is not None and key.partition_key is None:
-                causes = self._since(key, above)
+        for parent in self._get_partition_dependencies(key=key):
+            causes = self._get_stale_causes(key=parent)
+            if parent.partition_key is not None and key.partition_key is None:
+                causes = self._since(key, parent)
             if causes:
-                yield StaleCause(key, StaleCauseCategory.DATA, "stands on what is stale", above, causes)
+                yield StaleCause(key, StaleCauseCategory.DATA, "has a stale asset upstream", parent, causes)
 
-    def _since(self, key: AssetKeyPartitionKey, above: AssetKeyPartitionKey) -> list[StaleCause]:
-        """Why a partition is stale, as far as it became so after an answer over all partitions was made.
+    def _since(self, key: AssetKeyPartitionKey, parent: AssetKeyPartitionKey) -> list[StaleCause]:
+        """Return the causes of a stale partition that are newer than an unpartitioned asset downstream of it.
 
-        A partition that no study wants any more stays stale; answers made since then are as good as they can be.
+        A partition that no study requests any more stays stale; answers that are newer need not be.
         """
-        made = self._stored(key)
-        return [cause for cause in self._get_stale_root_causes(key=above) if self._stored(cause.key) > made]
+        made = self._storage_id(key)
+        return [cause for cause in self._get_stale_root_causes(key=parent) if self._storage_id(cause.key) > made]
 
     def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:
-        seen = provenance.input_storage_ids[dep_key.asset_key]
-        if dep_key.partition_key is None or seen is None:
+        read = provenance.input_storage_ids[dep_key.asset_key]
+        if dep_key.partition_key is None or read is None:
             return super()._is_dep_updated(provenance, dep_key)
-        return self._is_changed_since(key=dep_key, seen=seen)
+        return self._is_changed_since(key=dep_key, storage_id=read)
 
     @cached_method
-    def _is_changed_since(self, *, key: AssetKeyPartitionKey, seen: int) -> bool:
-        """As Dagster compares, which asks the database for every answer anew: that takes a minute for 90 variants."""
+    def _is_changed_since(self, *, key: AssetKeyPartitionKey, storage_id: int) -> bool:
+        """Compare as Dagster does, but cached: Dagster queries the database per answer, a minute for 90 variants."""
         latest = self._get_latest_data_version_record(key=key)
-        if latest is None or latest.storage_id <= seen:
+        if latest is None or latest.storage_id <= storage_id:
             return False
         before = self._instance.get_latest_data_version_record(
-            key.asset_key, is_source=False, partition_key=key.partition_key, before_cursor=seen + 1
+            key.asset_key, is_source=False, partition_key=key.partition_key, before_cursor=storage_id + 1
         )
-        if before is None:  # a new partition, but of a recipe: of what was made from one nobody published, who knows
+        if before is None:  # new: a change, unless it is a recipe, whose variant may be older than its publication
             return key.asset_key != RECIPE
         return _version(before) != _version(latest)
 
-    def _stored(self, key: AssetKeyPartitionKey) -> int:
-        """The place of its latest version in the order of all events."""
+    def _storage_id(self, key: AssetKeyPartitionKey) -> int:
+        """Return the position of the latest version in Dagster's event log."""
         record = self._get_latest_data_version_record(key=key)
         return record.storage_id if record else 0
 
@@ -80,6 +82,6 @@ def _version(record: EventLogRecord) -> DataVersion | None:
 
 
 def install() -> None:
-    """Lets the web interface of this process go by it."""
+    """Replace Dagster's comparison in the web interface of this process."""
     context.CachingStaleStatusResolver = Staleness
-    data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD = MOST_PARTITIONS
+    data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD = MAX_PARTITIONS

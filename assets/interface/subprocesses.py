@@ -1,7 +1,7 @@
-"""What `prunescope ui` starts, itself and through others: its web server, Dagster's daemon and the servers of its code.
+"""The programs of `prunescope ui`: web server, Dagster's daemon and code servers.
 
-They end with whoever started them, even by a kill. Dagster's own would stay behind and hold the port, or most of a
-minute the memory.
+They end with the process that started them, even if that is killed. Dagster's own would keep running and hold the port,
+or for most of a minute the memory.
 """
 
 import sys
@@ -11,18 +11,19 @@ from prunescope.assets.interface.program_start import start_ours
 
 
 def main() -> None:
-    """The program that the first argument names, with the other arguments."""
+    """Run the program that the first argument names, with the other arguments."""
     end_with_parent()
     program = sys.argv.pop(1)
     if program == "webserver":
         from prunescope.assets.interface.webserver import main as start
     elif program == "daemon":
+        # No public entry point, as for the code server below; test_ui starts both.
         from dagster._daemon.cli import main as start
     else:
         from dagster._cli import main as start
         from dagster._grpc import server
 
-        start_ours(server)  # one that keeps another, which it replaces when the code is loaded anew
+        start_ours(server)  # a code server that starts another one and replaces it when the code is reloaded
     start()
 
 

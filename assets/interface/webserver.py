@@ -1,4 +1,4 @@
-"""Dagster's web interface behind the origin guard, with our programs in the place of Dagster's."""
+"""Dagster's web server with the origin guard, and `dagster dev` with our programs."""
 
 import sys
 from typing import Any
@@ -10,7 +10,8 @@ from prunescope.assets.publishing.origin_guard import OwnPagesOnly
 
 
 def dev() -> None:
-    """`dagster dev` with our programs in the place of Dagster's, and the command line's arguments."""
+    """Run `dagster dev` with our programs instead of Dagster's, and with this process's arguments."""
+    # No public entry point; test_ui starts the interface through these.
     from dagster._cli import dev as theirs
     from dagster._grpc import server
 
@@ -20,7 +21,7 @@ def dev() -> None:
 
 
 def main() -> None:
-    """`dagster-webserver`, guarded, which shows all that is stale."""
+    """Run `dagster-webserver` behind the origin guard and with our staleness."""
     from dagster_webserver.cli import main as serve
     from dagster_webserver.webserver import DagsterWebserver
 

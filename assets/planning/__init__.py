@@ -1,1 +1,1 @@
-"""What a study still needs: fingerprints of inputs, the work plan, versions of answers."""
+"""The steps of a study, fingerprints of their inputs, freshness of their results, and the plan of work."""

@@ -1,6 +1,6 @@
-"""What a study still has to compute, found from footers alone. No torch and no Dagster: with nothing to do it is fast.
+"""The plan of a study: the partitions that it still has to compute, found from Parquet footers alone.
 
-Also the place where one study refuses to overwrite what another one computed.
+Without torch and Dagster, so that a run with nothing to do ends fast.
 """
 
 from collections.abc import Collection, Sequence
@@ -8,15 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunescope.assets import settings
-from prunescope.assets.planning import answer_version
-from prunescope.assets.planning.fingerprints import (
-    MODEL_TABLES,
-    DenseModel,
-    accepted,
-    find_model,
-    variant_file,
-    variant_tables,
-)
+from prunescope.assets.planning import freshness
+from prunescope.assets.planning.fingerprints import DenseModel, accepted, find_model, variant_file
+from prunescope.assets.planning.steps import partition_tables
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.recipes import Recipe
@@ -26,20 +20,17 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.path_names import path_safe
 from prunescope.warehouse.tables import TABLES
 
-# The last line of a report is this mark and the version of what it shows.
-REPORT_MARK = "<!-- prunescope version "
-
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What a user asks for.
+    """A study with the user's replacements.
 
     Attributes:
         study: name of a shipped study or path of a YAML file.
-        models: in place of the study's; none keeps them.
-        recipes: in place of the study's; none keeps them.
+        models: models that replace the study's; empty keeps the study's.
+        recipes: recipes that replace the study's; empty keeps the study's.
         allow_code_execution: whether programs that variants write for tasks may run.
-        added: models beside the study's, which keeps its name and its report.
+        added: models in addition to the study's; study name and report stay the same.
     """
 
     study: str
@@ -49,21 +40,20 @@ class StudyRequest:
     added: tuple[str, ...] = ()
 
     def load(self) -> Study:
-        """Reads and checks the study; InputError where it is not valid."""
+        """Load and check the study; raise InputError where it is not valid."""
         study = load_study(self.study)
-        # Naming the recipes always keeps `dense`, which every other variant is measured against.
+        # `replaced` always keeps `dense`, the reference of every other variant.
         chosen = study.replaced(list(self.models), list(self.recipes) or [recipe.name for recipe in study.recipes])
         return chosen.extended(self.added).model_copy(update={"allow_code_execution": self.allow_code_execution})
 
 
 @dataclass(frozen=True)
 class PartitionWork:
-    """One partition with tables to compute.
+    """One partition with its tables to compute.
 
     Attributes:
-        model: name of the model.
         recipe: the recipe; None for a model's own tables.
-        tables: those that are missing or stale, in the order of the data flow.
+        tables: the missing or stale tables, in the order of the data flow.
     """
 
     model: str
@@ -72,20 +62,19 @@ class PartitionWork:
 
     @property
     def name(self) -> str:
-        """`model` or `model@recipe`."""
+        """Return `model` or `model@recipe`."""
         return f"{self.model}@{self.recipe.name}" if self.recipe else self.model
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """All work of a study.
 
     Attributes:
-        study: the study.
         models: model partitions with stale tables.
         variants: variant partitions with stale tables, grouped by model.
-        is_report_stale: whether the report is older than what it stands on; true where anything is computed, false
-            where no report is wanted.
+        is_report_stale: whether to write the report again; true where any partition is computed, false where no report
+            was requested.
     """
 
     study: Study
@@ -95,7 +84,7 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether there is nothing to do."""
         return not (self.models or self.variants or self.is_report_stale)
 
 
@@ -109,16 +98,16 @@ def make_plan(
     tables: Collection[str] | None = None,
     without: Collection[str] = (),
 ) -> Plan:
-    """Compares footers with what the study would give now.
+    """Compare the footers of a study's partitions with the study's present inputs.
 
     Args:
         study: the study.
         store: the warehouse.
         cache: folder for fetched and converted models.
-        progress: told about fetching and converting.
+        progress: receives the progress of fetching and converting.
         replace: recompute partitions that another study computed from other inputs, instead of refusing.
-        tables: only these are brought up to date, and no report; None for all of the study.
-        without: models of the study that are left as they are.
+        tables: plan these tables only, and no report; None for the whole study.
+        without: models of the study to leave out.
 
     Raises:
         InputError: a model cannot be found, or another study's partition is in the way.
@@ -133,45 +122,25 @@ def make_plan(
         )
         if work.tables
     ]
-    models = [work for work in works if work.recipe is None]
-    variants = [work for work in works if work.recipe is not None]
-    if tables is not None:
-        return Plan(study, models, variants)
-    computes = bool(models or variants)
+    is_report_stale = tables is None and (bool(works) or freshness.stale_report(store, study) is not None)
     return Plan(
         study,
-        models,
-        variants,
-        computes or report_fingerprint(store, study) != answer_version.report_version(store, study),
+        [work for work in works if work.recipe is None],
+        [work for work in works if work.recipe is not None],
+        is_report_stale,
     )
 
 
 def model_work(
     study: Study, store: Store, dense: DenseModel, *, replace: bool = False, tables: Collection[str] | None = None
 ) -> list[PartitionWork]:
-    """A model's partition and those of its variants, current ones too; arguments and errors as `make_plan`."""
+    """Return the work of a model and of its variants, current ones included; arguments and errors as `make_plan`."""
     return [_work(study, store, dense, recipe, replace=replace, tables=tables) for recipe in (None, *study.recipes)]
 
 
 def unfinished_folder(store: Store, model: str) -> Path:
-    """Where the finished layers of a model's variants are kept until these are whole; always on this machine."""
+    """Return the local folder that keeps the pruned layers of a model's variants until the variants are complete."""
     return store.local(settings.cache_folder()) / "_unfinished" / path_safe(model)
-
-
-def report_file(study: Study) -> str:
-    """Place of a study's report in the warehouse."""
-    return f"_reports/{study.name}{'-' if study.subset else ''}{study.subset}.html"
-
-
-def report_fingerprint(store: Store, study: Study) -> str | None:
-    """The version that the report carries in its last line; None where there is no report."""
-    path = store.root / report_file(study)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 200))
-        last = file.read().decode(errors="replace")
-    return last.rpartition(REPORT_MARK)[2].removesuffix(" -->\n") or None
 
 
 def _work(
@@ -183,16 +152,14 @@ def _work(
     replace: bool,
     tables: Collection[str] | None,
 ) -> PartitionWork:
-    name = recipe.name if recipe else None
     stale = []
-    for table in MODEL_TABLES if recipe is None else variant_tables(study):
+    for table in partition_tables(study, recipe):
         if tables is not None and table not in tables:
             continue
-        wanted = accepted(table, study, dense.identity, recipe)
-        current = any(store.is_current(TABLES[table], dense.spec.name, name, each) for each in wanted)
+        is_current = freshness.is_current(store, table, study, dense, recipe)
         if table == "variants" and recipe is not None:
-            current = current and (store.root / variant_file(study, dense, recipe)).is_file()
-        if not current:
+            is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
+        if not is_current:
             if not replace:
                 _refuse_to_overwrite(study, store, table, dense, recipe)
             stale.append(table)
@@ -200,14 +167,15 @@ def _work(
 
 
 def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None) -> None:
-    """What another study computed from other inputs is not ours to replace unasked."""
+    """Raise InputError where another study computed the partition from other inputs."""
     model, name = dense.spec.name, recipe.name if recipe else None
     try:
         found = store.provenance(TABLES[table], model, name)
     except DamagedFileError:
         return
-    wanted = accepted(table, study, dense.identity, recipe)
-    if found is not None and found.study != study.name and found.fingerprint not in wanted:
+    if found is None or found.study == study.name:
+        return
+    if found.fingerprint not in accepted(table, study, dense.identity, recipe):
         partition = model if name is None else f"{model}@{name}"
         raise InputError(
             f"{table} of {partition} was computed by study {found.study!r} from other inputs; "

@@ -1,7 +1,4 @@
-"""The explorer's documents of a study, over a connection that sees this study alone; free of Dagster.
-
-What the documents say is the business of `prunescope.pipelines.reporting.explorer`.
-"""
+"""The explorer's documents of a study, from a connection that shows this study only."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +8,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from prunescope.assets.planning.fingerprints import CODE_VERSIONS
+from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.explorer.comparisons import TASKS, TOKENS, PairComparison, Pairs
@@ -31,18 +28,18 @@ def documents(
     study: Study | str,
     connection: duckdb.DuckDBPyConnection,
     ask: Ask | None = None,
-    drawn: FigureCache | None = None,
+    figures: FigureCache | None = None,
     *,
     is_live: bool = False,
 ) -> Documents:
-    """The documents of a study.
+    """Return the documents of a study.
 
     Args:
-        study: which; its name where no file of it is at hand.
-        connection: a catalogue that shows this study's models and recipes alone.
-        ask: the rows of one of our own queries on it, where somebody keeps them.
-        drawn: its figures, where somebody keeps them.
-        is_live: whether they are built one by one, from what the warehouse has at that time.
+        study: the study, or its name if its file is not available.
+        connection: a catalogue that shows only this study's models and recipes.
+        ask: runs a query on the connection; default: `asking(connection)`.
+        figures: the study's figures, if they were drawn before.
+        is_live: whether documents are built one by one, from the present state of the warehouse.
     """
     views = {
         path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
@@ -54,26 +51,26 @@ def documents(
         names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
         order = DisplayOrder(*names, [prompt.id for prompt in study.prompts])
     return Documents(
-        ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), drawn, is_live=is_live
+        ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), figures, is_live=is_live
     )
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    """The rows of one of our own queries.
+    """Run one of the package's own queries.
 
     Raises:
-        WarehouseError: a file that it reads is damaged.
+        WarehouseError: a file that the query reads is damaged.
     """
     with damage_explained(connection):
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    """Make a function that gives the rows of a query as `rows` does, and computes once what several queries read."""
+    """Return a function that runs queries like `rows`, but computes views that several queries share only once."""
     materialized = Materialized(connection)
 
     def ask(query: str) -> pl.DataFrame:
-        # A view that fails stays a view: a filter of the query may leave out the file that is damaged.
+        # A view that fails is not materialized: the query's filter may leave out the damaged file.
         with suppress(duckdb.Error):
             materialized.prepare(query)
         return rows(connection, query)
@@ -84,24 +81,24 @@ def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
 def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
     def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[PairComparison]:
         with damage_explained(connection):
-            found = compare_pairs(connection, model, pairs)
-        return [PairComparison(pl.DataFrame(one.rows), one.prompts, one.missing) for one in found]
+            comparisons = compare_pairs(connection, model, pairs)
+        return [PairComparison(pl.DataFrame(pair.rows), pair.prompts, pair.missing) for pair in comparisons]
 
     files = {TOKENS: compare_module.TOKENS, TASKS: compare_module.TASKS}
     return Pairs(compare, {key: path.read_text(encoding="utf-8") for key, path in files.items()})
 
 
 def _facts(study: Study | str, ask: Ask) -> list[Fact]:
-    """What the reader needs to repeat the study."""
-    made = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL").to_dicts()
+    """Return what a reader needs to repeat the study."""
+    runs = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL").to_dicts()
     facts: dict[str, Any] = {
         "models": ask("SELECT model, source, revision, weight_hash FROM models ORDER BY model").to_dicts(),
         "code versions": CODE_VERSIONS,
-        "computed with": [row | {"libraries_json": json.loads(row["libraries_json"] or "{}")} for row in made],
+        "computed with": [row | {"libraries_json": json.loads(row["libraries_json"] or "{}")} for row in runs],
     }
     if not isinstance(study, str):
-        told = {"study": study.model_dump(mode="json", exclude={"prompts"})}
-        facts = told | facts | {"hashes": {"prompts": study.prompts_hash, "settings": study.settings_hash}}
+        own = {"study": study.model_dump(mode="json", exclude={"prompts"})}
+        facts = own | facts | {"hashes": {"prompts": study.prompts_hash, "settings": study.settings_hash}}
     return [
         {"name": name, "text": prose(json.dumps(value, ensure_ascii=False, indent=2, default=str), 20_000)}
         for name, value in facts.items()

@@ -1,9 +1,6 @@
-"""An export for a paper: which views and figures, from one state of the warehouse, and what the hashes stand for.
+"""The export for a paper: views and figures from one state of the warehouse, the methods section, and a manifest."""
 
-Tables are typeset by `prunescope.warehouse.export`, figures drawn by `prunescope.pipelines.reporting.charts`; here they are only put together.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -33,14 +30,13 @@ from prunescope.warehouse.storage.location import Place
 
 @dataclass
 class ExportResult:
-    """What an export wrote.
+    """The files of an export.
 
     Attributes:
-        directory: the folder.
-        items: views and figures that it has files of.
+        items: views and figures with files.
         files: the files, the manifest last.
-        empty: views and figures without a row, of which it has none.
-        cut: views of which it has the first rows only.
+        empty: views and figures without a row, which have no files.
+        cut: views of which only the first rows were exported.
     """
 
     directory: Path
@@ -52,29 +48,29 @@ class ExportResult:
 
 @dataclass
 class _Contents:
-    """What has been exported so far."""
+    """The entries of the manifest, and the variants that the export uses."""
 
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, set[str]] = field(default_factory=dict)
     used: set[tuple[str, str]] = field(default_factory=set)
 
-    def add(self, name: str, frame: pl.DataFrame, **told: object) -> None:
-        self.told[name] = {"rows": frame.height, "columns": frame.columns, **told}
+    def add(self, name: str, frame: pl.DataFrame, **fields: object) -> None:
+        self.entries[name] = {"rows": frame.height, "columns": frame.columns, **fields}
         if "model" not in frame.columns:
             return
         self.models[name] = set(frame["model"].cast(pl.String).drop_nulls())
-        # A row may set a variant beside another one: other_recipe, baseline_recipe.
+        # A row may refer to a second variant: other_recipe, baseline_recipe.
         for column in frame.columns:
             if column == "recipe" or column.endswith("_recipe"):
                 pairs = frame.select(pl.col("model", column).cast(pl.String)).unique().drop_nulls()
                 self.used.update(pairs.iter_rows())
 
-    def add_behind(self, name: str, read: set[str], variants: Sequence[tuple[str, str, str]], noise: set[str]) -> None:
-        """The variants that the rows stand on without naming them: the dense one, noise, and what was aggregated."""
-        names_recipes = "recipe" in self.told[name]["columns"]
+    def add_unnamed(self, name: str, read: set[str], variants: Sequence[tuple[str, str, str]], noise: set[str]) -> None:
+        """Add the variants that the rows depend on without naming them: dense, noise, and aggregated ones."""
+        names_recipes = "recipe" in self.entries[name]["columns"]
         for table, model, recipe in variants:
-            is_behind = not names_recipes or recipe == "dense" or (recipe in noise and "noise_variants" in read)
-            if is_behind and table in read and model in self.models.get(name, ()):
+            is_unnamed = not names_recipes or recipe == "dense" or (recipe in noise and "noise_variants" in read)
+            if is_unnamed and table in read and model in self.models.get(name, ()):
                 self.used.add((model, recipe))
 
 
@@ -87,25 +83,25 @@ def export(
     *,
     all_rows: bool = False,
 ) -> ExportResult:
-    """Writes tables, figures, the methods paragraph with its bibliography, and a manifest.
+    """Write tables, figures, the methods section with its bibliography, and a manifest.
 
     Args:
         root: the warehouse.
-        directory: an empty or new folder, or one that an earlier export made, whose files are then replaced.
-        only: names of questions, marts and figures; all where empty.
-        study: restricts all of it to the study's models and recipes.
-        progress: is told of every table and figure.
-        all_rows: write views whole that have more rows than `MOST_ROWS`.
+        directory: an empty or new folder, or one of an earlier export, whose files are replaced.
+        only: names of questions, marts and figures; empty for all.
+        study: restricts the export to the study's models and recipes.
+        progress: advances with every table and figure.
+        all_rows: whether to write all rows of views with more than `MOST_ROWS`.
 
     Raises:
-        WarehouseError: a name is unknown, nothing has a row, the folder holds something else, or it cannot be written.
+        WarehouseError: a name is unknown, nothing has a row, the folder has other files, or it cannot be written.
     """
-    below = view_sql()
-    views = {name: view for name, view in below.items() if view.layer in {"marts", "questions"}}
+    all_views = view_sql()
+    views = {name: view for name, view in all_views.items() if view.layer in {"marts", "questions"}}
     chosen = _chosen(only, views)
     contents = _Contents()
     with ExportFolder(directory) as folder, connect(root) as connection:
-        # In one thread sums add up in one order, so the last digit is the same every time.
+        # With one thread sums have one order, so the last digits are the same every time.
         connection.execute("SET threads = 1")
         if study is not None:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
@@ -118,7 +114,7 @@ def export(
                 _add_figure(folder, connection, name, contents)
             progress.advance()
         progress.done()
-        if all(told["is_empty"] for told in contents.told.values()):
+        if all(entry["is_empty"] for entry in contents.entries.values()):
             raise WarehouseError(
                 f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}; run a study that "
                 "gives some, such as `prunescope run demo`"
@@ -128,10 +124,11 @@ def export(
         ).fetchall()
         noise = {recipe for (recipe,) in connection.execute("SELECT DISTINCT recipe FROM noise_variants").fetchall()}
         for name in chosen:
-            found = reads([name], below) if name in views else reading(FIGURES[name].query).tables
-            contents.told[name]["tables"] = list(found)
-            contents.add_behind(name, stands_on([name], below) if name in views else set(found), variants, noise)
-        tables = sorted({table for told in contents.told.values() for table in told["tables"]})
+            names = reads([name], all_views) if name in views else reading(FIGURES[name].query).tables
+            contents.entries[name]["tables"] = list(names)
+            read = stands_on([name], all_views) if name in views else set(names)
+            contents.add_unnamed(name, read, variants, noise)
+        tables = sorted({table for entry in contents.entries.values() for table in entry["tables"]})
         known = ProvenanceFacts(_calibrations(connection, study), _corpora())
         section = methods(connection, contents.used, tables, known, version("prunescope"))
         folder.add("methods.md", section.markdown.encode())
@@ -141,16 +138,16 @@ def export(
             {
                 "prunescope": version("prunescope"),
                 "study": None if study is None else study.name,
-                "contents": contents.told,
+                "contents": contents.entries,
                 "provenance": _provenance(connection, tables, contents.used),
             }
         )
-    empty, cut = (tuple(name for name in chosen if contents.told[name].get(is_so)) for is_so in ("is_empty", "is_cut"))
+    empty, cut = (tuple(name for name in chosen if contents.entries[name].get(key)) for key in ("is_empty", "is_cut"))
     return ExportResult(directory, tuple(name for name in chosen if name not in empty), files, empty, cut)
 
 
 def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
-    """Refuses a study of which the warehouse has nothing, whose tables would all be empty."""
+    """Raise WarehouseError if the warehouse has no variant of the study, since all tables would be empty."""
     if not connection.execute("SELECT 1 FROM variants LIMIT 1").fetchall():
         known = connection.execute("SELECT DISTINCT model FROM all_variants ORDER BY model").fetchall()
         listed = ", ".join(model for (model,) in known) or "nothing yet"
@@ -161,34 +158,33 @@ def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
 
 
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
-    """The names to export in the order of the manifest; a question may be called by its number."""
+    """Return the names to export in the order of the manifest; questions may be given by their number."""
     numbers = {name.partition("_")[0]: name for name, view in views.items() if view.layer == "questions"}
-    wanted = [numbers.get(name, name) for name in only] or [*views, *FIGURES]
-    if unknown := [name for name in wanted if name not in views and name not in FIGURES]:
+    names = [numbers.get(name, name) for name in only] or [*views, *FIGURES]
+    if unknown := [name for name in names if name not in views and name not in FIGURES]:
         raise WarehouseError(
             f"there is no question, mart or figure {', '.join(unknown)}; see `prunescope tables`, "
             f"figures are {', '.join(FIGURES)}"
         )
-    return sorted(set(wanted))
+    return sorted(set(names))
 
 
 def _add_view(
-    folder: ExportFolder, connection: duckdb.DuckDBPyConnection, view: View, contents: _Contents, most: int | None
+    folder: ExportFolder, connection: duckdb.DuckDBPyConnection, view: View, contents: _Contents, max_rows: int | None
 ) -> None:
-    made = table_files(connection, view, most)
-    for name, content in made.contents.items():
+    exported = table_files(connection, view, max_rows)
+    for name, content in exported.contents.items():
         folder.add(name, content)
-    is_cut = made.rows_of_view > made.rows.num_rows
     contents.add(
         view.name,
-        pl.DataFrame(made.rows),
+        pl.DataFrame(exported.rows),
         kind=view.layer,
-        caption=made.caption,
+        caption=exported.caption,
         sql=view.sql,
-        files=[*made.contents],
-        is_empty=not made.rows_of_view,
-        is_cut=is_cut,
-        rows_of_view=made.rows_of_view,
+        files=[*exported.contents],
+        is_empty=not exported.rows_of_view,
+        is_cut=exported.rows_of_view > exported.rows.num_rows,
+        rows_of_view=exported.rows_of_view,
     )
 
 
@@ -198,7 +194,7 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
     figure = FIGURES[name]
     frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
     files = []
-    # One without rows has no file, as a table.
+    # Like a table without rows, it has no file.
     for drawing in figure.draw_all(frame) if frame.height else ():
         for suffix, content in chart_files(drawing.specification).items():
             folder.add(f"{drawing.name}{suffix}", content)
@@ -209,43 +205,40 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
 
 
 def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, Calibration]:
-    """What the calibration hashes of the warehouse stand for, as far as a study at hand has the very same hash."""
-    named = {name for (name,) in connection.execute("SELECT DISTINCT study FROM provenance").fetchall()}
-    studies = [load_study(name) for name in study_names() if name in named] + ([study] if study else [])
-    found = {}
-    own = [recipe.calibration for one in studies for recipe in one.recipes if recipe.calibration]
-    for spec in [*(one.calibration for one in studies), *own]:
-        if spec.source.startswith(PREFIX):  # its contents lie on the network
+    """Return the calibrations behind the warehouse's hashes, as far as an available study has the same hash."""
+    names = {name for (name,) in connection.execute("SELECT DISTINCT study FROM provenance").fetchall()}
+    available = [load_study(name) for name in study_names() if name in names] + ([study] if study else [])
+    calibrations = {}
+    own = [recipe.calibration for known in available for recipe in known.recipes if recipe.calibration]
+    for spec in [*(known.calibration for known in available), *own]:
+        if spec.source.startswith(PREFIX):  # its contents would have to be downloaded
             continue
-        with suppress(InputError):  # a file that is no longer there proves nothing
-            found[calibration_hash(spec)] = Calibration(
+        with suppress(InputError):  # its file is gone
+            calibrations[calibration_hash(spec)] = Calibration(
                 Path(spec.source).name, spec.sequences, spec.length, spec.seed, spec.documents
             )
-    return found
+    return calibrations
 
 
 def _corpora() -> dict[str, str]:
-    """Names of the texts that travel with the package by the hash that `text_tokens` has of them."""
+    """Return the names of the package's texts by the hash that `text_tokens` has of them."""
     return {text_hash(name, "corpus"): name for name in CORPORA}
 
 
 def _provenance(
     connection: duckdb.DuckDBPyConnection, tables: Sequence[str], used: set[tuple[str, str]]
 ) -> list[dict[str, Any]]:
-    """What made every partition that the export stands on."""
+    """Return the provenance of every partition that the export depends on."""
     columns = "table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed"
     rows = connection.execute(
         f"SELECT {columns}, inputs_json, libraries_json FROM provenance ORDER BY ALL"  # noqa: S608 - the line above
     ).fetchall()
-    named = [dict(zip([*columns.split(", "), "inputs_json", "libraries_json"], row, strict=True)) for row in rows]
+    names = [*columns.split(", "), "inputs_json", "libraries_json"]
     models = {model for model, _ in used}
-    return list(_relevant(named, set(tables), models, used))
 
+    def is_used(row: dict[str, Any]) -> bool:
+        model, recipe = row["model"], row["recipe"]
+        return not used or (model in models and (recipe is None or (model, recipe) in used))
 
-def _relevant(
-    rows: Sequence[dict[str, Any]], tables: set[str], models: set[str], used: set[tuple[str, str]]
-) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        is_used = row["model"] in models and (row["recipe"] is None or (row["model"], row["recipe"]) in used)
-        if row["table_name"] in tables and (is_used or not used):
-            yield row
+    partitions = [dict(zip(names, row, strict=True)) for row in rows]
+    return [row for row in partitions if row["table_name"] in tables and is_used(row)]

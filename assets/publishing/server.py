@@ -1,7 +1,4 @@
-"""The explorer over the live warehouse, as a web application: pages, their documents, and SQL that only reads.
-
-What the documents say is `prunescope.pipelines.reporting.explorer`'s business; which study they are of is `prunescope.assets.publishing.live_study`'s.
-"""
+"""The explorer over the live warehouse as a web application: pages, their documents, and read-only SQL."""
 
 import html
 import json
@@ -24,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prunescope.assets.publishing.live_study import LiveStudies, ShownStudy
+from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.reporting.charts.display_text import label, prose
@@ -33,18 +30,18 @@ from prunescope.warehouse.catalogue.safe_sql import answer
 from prunescope.warehouse.core.errors import SqlError, WarehouseError
 from prunescope.warehouse.core.formats import plain_rows
 
-# What a person still looks at; `prunescope sql` gives all of it.
+# Rows of an answer in the browser; `prunescope sql` returns all.
 ROWS = 1000
-# Of an answer in memory, and of a question.
+# Size limits of an answer in memory, and of a query.
 _ANSWER_BYTES = 16 << 20
 _SQL_BYTES = 64 << 10
-# Each may use as much memory as it is allowed.
-_QUERIES_AT_ONCE = 2
-_AGAIN = 0.1  # seconds
-# Connections at once, and seconds in which those that are being answered may end when the server does.
-_CONNECTIONS, _GRACE = 64, 2
-# JavaScript's numbers hold whole numbers up to here.
-_LARGEST = 2**53 - 1
+# Each query may use the whole memory limit.
+_MAX_QUERIES = 2
+_INTERRUPT_SECONDS = 0.1
+# Limit on connections, and seconds that open requests have to end at shutdown.
+_MAX_CONNECTIONS, _SHUTDOWN_SECONDS = 64, 2
+# The largest integer that JavaScript's numbers represent exactly.
+_MAX_INTEGER = 2**53 - 1
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -52,9 +49,9 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-# A page's own words cannot keep it out of a frame.
+# Only as a header: browsers ignore it in a page's own policy.
 _NO_FRAME = "frame-ancestors 'none'"
-_NOTHING = f"default-src 'none'; {_NO_FRAME}"
+_DENY_ALL = f"default-src 'none'; {_NO_FRAME}"
 _LIST = """\
 <!doctype html>
 <html lang="en">
@@ -68,24 +65,23 @@ _LIST = """\
 
 
 def application(
-    studies: ShownStudy,
+    studies: StudyRegistry,
     *,
     seconds: float,
     gibibytes: float,
     hosts: Collection[str] = (),
-    tell: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Starlette:
-    """The web application.
+    """Return the web application.
 
     Args:
-        studies: what it shows. The page of each is `/study/NAME/`; `/` leads there, or lists them where there are
-            several.
-        seconds: longest time that a query of the SQL box may take.
-        gibibytes: most memory that such a query may use.
-        hosts: names by which it is reached, beside those of this machine.
-        tell: is told a line about each request that failed by no fault of the reader.
+        studies: the studies. Each has its page at `/study/NAME/`; `/` redirects to a single study, or lists several.
+        seconds: time limit for a query of the SQL box.
+        gibibytes: memory limit for such a query.
+        hosts: host names in addition to those of this machine.
+        log: receives a line for each request that failed for a reason that the reader cannot fix.
     """
-    server = _Server(studies, seconds, gibibytes, tell)
+    server = _Server(studies, seconds, gibibytes, log)
     return Starlette(
         routes=[
             Route("/", server.studies),
@@ -106,7 +102,7 @@ def application(
 
 
 def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
-    """What runs the application on a socket until SIGINT or SIGTERM, which it passes on."""
+    """Return the server that runs the application on a socket until SIGINT or SIGTERM, which it passes on."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -115,43 +111,43 @@ def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
             log_level="info" if is_debugged else "critical",
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_GRACE,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
     )
 
 
 class _Query:
-    """One query, from before its connection is opened."""
+    """One query of a reader; its connection may not be open yet."""
 
     connection: duckdb.DuckDBPyConnection | None = None
 
     def interrupt(self) -> None:
-        """Interrupts what runs now; what is about to begin takes no notice, so that one has to come back."""
+        """Interrupt the present statement; one that is about to begin is not affected, so callers have to repeat it."""
         if self.connection is not None:
             with suppress(duckdb.ConnectionException):  # it has ended and is closed
                 self.connection.interrupt()
 
 
 class _Server:
-    """The endpoints. Files and SQL are read in threads of their own; of the event loop nothing waits for them."""
+    """The endpoints. Threads read files and run SQL, so that the event loop never waits for them."""
 
-    def __init__(self, studies: ShownStudy, seconds: float, gibibytes: float, tell: Callable[[str], None]) -> None:
-        self._studies, self._seconds, self._gibibytes, self._tell = studies, seconds, gibibytes, tell
+    def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
+        self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
         self._running: set[_Query] = set()
-        self._asked = 0
+        self._requested = 0
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Ends queries that still run when the server ends, or its threads would outlive it."""
+        """Interrupt running queries at shutdown, because their threads would outlive the server."""
         yield
         while self._running:
             for query in tuple(self._running):
                 query.interrupt()
-            await anyio.sleep(_AGAIN)
+            await anyio.sleep(_INTERRUPT_SECONDS)
 
     async def studies(self, _: Request) -> Response:
-        """The list of the studies, or the way to the only one."""
+        """Return the list of studies, or a redirect to the only one."""
         found = await anyio.to_thread.run_sync(self._studies.now)
         if len(found) == 1:
             return RedirectResponse(f"study/{quote(next(iter(found)), safe='')}/")
@@ -161,49 +157,49 @@ class _Server:
         return HTMLResponse(_LIST.format(names))
 
     async def page(self, request: Request) -> Response:
-        """The page of a study, whose script asks for the documents."""
+        """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
         page = await anyio.to_thread.run_sync(lambda: render({"index": live.index()}, live=True))
         return HTMLResponse(page, headers={"Content-Security-Policy": f"{policy(live=True)}; {_NO_FRAME}"})
 
     async def data(self, request: Request) -> Response:
-        """One document of a study."""
+        """Return one document of a study."""
         live, name = await self._live(request), request.path_params["document"]
-        found = await anyio.to_thread.run_sync(live.build, name, request.query_params.get("version"))
-        return JSONResponse(found)
+        document = await anyio.to_thread.run_sync(live.build, name, request.query_params.get("version"))
+        return JSONResponse(document)
 
     async def sql(self, request: Request) -> Response:
-        """The rows of one SELECT over what the study's page shows, or as `error` why there are none."""
+        """Return the rows of one SELECT over the study, or the reason for none as `error`."""
         live, sql = await self._live(request), _statement(await _body(request))
-        if self._asked >= _QUERIES_AT_ONCE:
-            raise HTTPException(503, f"{_QUERIES_AT_ONCE} queries are running already; wait for one, or stop it")
-        self._asked += 1
+        if self._requested >= _MAX_QUERIES:
+            raise HTTPException(503, f"{_MAX_QUERIES} queries are running already; wait for one, or stop it")
+        self._requested += 1
         query = _Query()
 
-        async def stop_when_nobody_waits() -> None:
+        async def interrupt_when_disconnected() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
             while True:
                 query.interrupt()
-                await anyio.sleep(_AGAIN)
+                await anyio.sleep(_INTERRUPT_SECONDS)
 
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stop_when_nobody_waits)
+                tasks.start_soon(interrupt_when_disconnected)
                 found = await anyio.to_thread.run_sync(self._answer, live, sql, query)
                 tasks.cancel_scope.cancel()
         finally:
-            self._asked -= 1
-        # A refusal is an answer too: of another status browsers complain in their console, as if the page were broken.
+            self._requested -= 1
+        # With status 200 even for an error: browsers log other statuses in the console as if the page were broken.
         return JSONResponse(found)
 
-    def _answer(self, live: LiveStudies, sql: str, query: _Query) -> dict[str, object]:
+    def _answer(self, live: LiveStudy, sql: str, query: _Query) -> dict[str, object]:
         start = time.monotonic()
         self._running.add(query)
         try:
             with live.locked(self._gibibytes) as query.connection:
                 rows = answer(query.connection, sql, seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
-        # What another task raises beside would come wrapped: the reader is told of a damaged file as of a wrong query.
+        # Caught here, because the task group would wrap them in an ExceptionGroup.
         except (SqlError, WarehouseError, ComputationError) as error:
             return {"error": prose(str(error))}
         finally:
@@ -215,7 +211,7 @@ class _Server:
             "seconds": round(time.monotonic() - start, 3),
         }
 
-    async def _live(self, request: Request) -> LiveStudies:
+    async def _live(self, request: Request) -> LiveStudy:
         name = request.path_params["study"]
         found = self._studies.known()
         if name not in found:
@@ -225,16 +221,16 @@ class _Server:
         return found[name]
 
     async def failure(self, request: Request, error: Exception) -> Response:
-        """What the reader can do nothing about, in one line, here and there."""
+        """Log an error that the reader cannot fix, and return it in one line."""
         known = isinstance(error, (WarehouseError, ComputationError))
         message = str(error) if known else f"{type(error).__name__}: {error} (a bug; --debug shows where)"
-        self._tell(f"{label(request.url.path, 120)}: {prose(message)}")
-        # Answers to bugs are made outside of what adds the headers.
-        return JSONResponse({"error": prose(message)}, 500, headers=_HEADERS | {"Content-Security-Policy": _NOTHING})
+        self._log(f"{label(request.url.path, 120)}: {prose(message)}")
+        # Responses to unexpected errors bypass the middleware that adds the headers.
+        return JSONResponse({"error": prose(message)}, 500, headers=_HEADERS | {"Content-Security-Policy": _DENY_ALL})
 
 
 class _Headers:
-    """Adds to every answer what keeps other pages and caches out of it."""
+    """Middleware that adds security headers to every response and forbids caching."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -244,7 +240,7 @@ class _Headers:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
-                headers.setdefault("Content-Security-Policy", _NOTHING)
+                headers.setdefault("Content-Security-Policy", _DENY_ALL)
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
@@ -259,7 +255,7 @@ async def _refusal(_: Request, error: InputError) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """The JSON of a request; a page of another website could send it without asking as anything but JSON."""
+    """Read a request's JSON. Other content types are refused: other websites' pages can send them without preflight."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send JSON, as Content-Type: application/json")
     body = bytearray()
@@ -272,16 +268,16 @@ async def _body(request: Request) -> bytes:
 
 def _statement(body: bytes) -> str:
     try:
-        asked = json.loads(body)
+        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, 'this is no JSON; send {"sql": "SELECT ..."}') from error
-    if not isinstance(asked, dict) or not isinstance(asked.get("sql"), str):
+    if not isinstance(fields, dict) or not isinstance(fields.get("sql"), str):
         raise HTTPException(400, 'send {"sql": "SELECT ..."}')
-    return str(asked["sql"])
+    return str(fields["sql"])
 
 
 def _shown(value: Any) -> object:  # noqa: ANN401 - what JSON holds
-    """A value for the eye: long texts cut, what is invisible in them made visible, no digit lost in JavaScript."""
+    """Convert a value for display: shorten long texts, make invisible characters visible, keep large integers exact."""
     shown: object = value
     if isinstance(value, str):
         shown = prose(value)
@@ -289,6 +285,6 @@ def _shown(value: Any) -> object:  # noqa: ANN401 - what JSON holds
         shown = [_shown(item) for item in value]
     elif isinstance(value, dict):
         shown = {prose(key): _shown(item) for key, item in value.items()}
-    elif isinstance(value, int) and abs(value) > _LARGEST:
+    elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
         shown = str(value)
     return shown

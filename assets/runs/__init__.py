@@ -1,1 +1,1 @@
-"""Runs of a study: estimate, execution, scaling."""
+"""Runs of a study: its estimate, its execution, and how it scales."""

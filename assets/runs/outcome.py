@@ -9,25 +9,25 @@ from prunescope.pipelines.studies import Study
 
 
 class Listener(Progress, Protocol):
-    """Receiver of a study's progress events."""
+    """The receiver of a study's progress events."""
 
     def waiting(self) -> None:
-        """Another process is computing in this warehouse; this one waits for it."""
+        """Receive that another process computes in this warehouse, and that this one waits for it."""
 
     def planned(self, partitions: int) -> None:
-        """That many partitions will be computed."""
+        """Receive the number of partitions to compute."""
 
     def computed(self, name: str, seconds: float) -> None:
-        """A partition is done."""
+        """Receive a finished partition."""
 
     def shared(self, name: str, seconds: float) -> None:
-        """Work is done that several partitions share; `computed` counts none of its seconds."""
+        """Receive finished work that several partitions share; `computed` counts none of its seconds."""
 
     def note(self, message: str) -> None:
-        """Something that the user should know, and that stops nothing."""
+        """Receive a message to the user that stops nothing."""
 
     def failed(self, failure: "Failure") -> None:
-        """A partition failed; the run goes on with the others."""
+        """Receive a failed partition; the run goes on with the others."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class Failure:
 
     Attributes:
         name: `model`, `model@recipe` or the report.
-        message: what went wrong and how to mend it.
-        is_input: whether the user's input is at fault, rather than the computation.
-        traceback: for debugging.
+        message: the error and how to fix it.
+        is_input: whether the user's input caused the error.
     """
 
     name: str
@@ -49,12 +48,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
-        study: the study.
         computed: names of the partitions that were computed.
-        failures: what failed.
     """
 
     study: Study

@@ -1,14 +1,14 @@
-"""What `prunescope plan --workers` tells: how long a study like this takes at 10, 100 and 1,000 models × 30 recipes.
+"""The estimate of `prunescope plan --workers`: the time of a study at 10, 100 and 1,000 models × 30 recipes.
 
-Seconds come from the footers of partitions that are there, else from the estimate; Dagster's bookkeeping, writing and
-reading of footers are measured while one waits. The simulation is `prunescope.pipelines.planning.cluster`.
+Seconds come from the footers of existing partitions, else from the estimate; the times of Dagster's bookkeeping, of
+writing and of reading footers are measured on the spot. `prunescope.pipelines.planning.cluster` simulates the run.
 """
 
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -31,9 +31,10 @@ from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant
 from prunescope.assets.defs.recipe_asset import recipe as published_recipe
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import table_assets
-from prunescope.assets.execution.task import STEPS, TaskResult
+from prunescope.assets.execution.task import TaskResult
 from prunescope.assets.instance.instance import databases_kept_open
-from prunescope.assets.planning.fingerprints import MODEL_TABLES, find_model, variant_tables
+from prunescope.assets.planning.fingerprints import find_model
+from prunescope.assets.planning.steps import MODEL_TABLES, STEPS, partition_tables, variant_tables
 from prunescope.assets.planning.work_plan import model_work
 from prunescope.assets.runs.estimate import ModelEstimate, bytes_of, estimate, gib
 from prunescope.pipelines.core.progress import Progress
@@ -49,13 +50,13 @@ from prunescope.warehouse.tables import TABLES
 
 MODELS_OF_SCALE, RECIPES_OF_SCALE = (10, 100, 1000), 30
 SECTIONS = ("steps", "scale")
-# Weights from a local disk into memory, with hashes and the proof of the structure, bytes a second.
-_LOADED = 5e8
-# Questions, figures and report of the demo, and what the questions add for every million layer records, on two cores;
-# the latter up to a hundred million, by `tests.benchmarks.warehouse`. How figures grow is not counted.
-_ANSWERS, _ANSWERS_A_MILLION = 13.0, 0.8
-# How often a run reads the footer of a partition before it computes: `run` plans, and plans again as only writer.
-_READ = 2
+# Bytes per second of loading weights from a local disk, with hashes and the verification of the structure.
+_LOAD_SPEED = 5e8
+# Seconds of questions, figures and report of the demo, and seconds of the questions per million layer records, on two
+# cores; the latter holds up to a hundred million, see `tests.benchmarks.warehouse`. The growth of figures is left out.
+_ANSWERS, _ANSWERS_PER_MILLION = 13.0, 0.8
+# Times that a run reads a partition's footer before it computes: `run` plans, and plans again under the writer lock.
+_READS = 2
 _SCHEMA = pl.Schema(
     {
         "section": pl.String,
@@ -79,14 +80,14 @@ _SCHEMA = pl.Schema(
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTime:
     """Seconds of one kind of work.
 
     Attributes:
-        item: what it is.
-        when: how often it is paid.
+        item: kind of work.
+        when: unit of work that the seconds refer to.
         seconds: mean.
-        source: where they come from.
+        source: origin of the seconds.
     """
 
     item: str
@@ -97,46 +98,44 @@ class Step:
 
 @dataclass(frozen=True)
 class Scale:
-    """What a study costs a model and a variant, and what it comes to.
+    """The cost of a study per model and per variant.
 
     Attributes:
-        steps: where every second comes from.
-        pace: the same for the simulation, questions and figures apart.
-        bytes_a_variant: of Parquet.
-        records_a_variant: rows of `layer_transitions`.
-        workers: that compute at once.
+        steps: the seconds of every kind of work.
+        pace: the same as input of the simulation, without questions and figures.
+        bytes_a_variant: Parquet per variant.
+        records_a_variant: rows of `layer_transitions` per variant.
     """
 
-    steps: Sequence[Step]
+    steps: Sequence[StepTime]
     pace: StageTimes
     bytes_a_variant: int
     records_a_variant: int
     workers: int
 
     def simulated(self, models: int, recipes: int) -> SimulatedRun:
-        """The whole run of so many models with so many recipes each."""
-        answers = _ANSWERS + _ANSWERS_A_MILLION * self.records_a_variant * models * recipes / 1e6
-        pace = StageTimes(**(vars(self.pace) | {"answers": answers}))
-        return simulate(pace, models, recipes, self.workers)
+        """Simulate a run of so many models with so many recipes each."""
+        answers = _ANSWERS + _ANSWERS_PER_MILLION * self.records_a_variant * models * recipes / 1e6
+        return simulate(replace(self.pace, answers=answers), models, recipes, self.workers)
 
 
 _ONCE, _MODEL, _VARIANT = "a worker and model", "a model", "a variant"
 
 
 def scale(study: Study, store: Store, cache: Path, progress: Progress, workers: int) -> Scale:
-    """Gathers what a study takes a model and a variant, as means over those that it names.
+    """Collect the cost of a study per model and per variant, as means over its models and variants.
 
     Raises:
         InputError: a run would refuse the study, too.
         WarehouseError: the warehouse cannot be read.
     """
-    with tempfile.TemporaryDirectory() as nothing:
-        estimates = estimate(study, Store(nothing), cache, progress)
-    told = _seconds(study, store, cache, progress)
-    steps = [*_load(study, cache, progress, told), *_computed(estimates, told)]
-    rows = [each.rows[recipe.name] for each in estimates for recipe in study.recipes if recipe.name in each.rows]
-    size = round(fmean(bytes_of(each) for each in rows))
-    records = fmean(sum(one.rows for one in each if one.table == "layer_transitions") for each in rows)
+    with tempfile.TemporaryDirectory() as empty:
+        estimates = estimate(study, Store(empty), cache, progress)
+    measured = _measured_seconds(study, store, cache, progress)
+    steps = [*_load(study, cache, progress, measured), *_computation(estimates, measured)]
+    rows = [found.rows[recipe.name] for found in estimates for recipe in study.recipes if recipe.name in found.rows]
+    size = round(fmean(bytes_of(counts) for counts in rows))
+    records = fmean(sum(count.rows for count in counts if count.table == "layer_transitions") for counts in rows)
     steps += [*_bookkeeping(study), *_storage(study, size, store.local(cache))]
 
     def of(when: str, *items: str) -> float:
@@ -157,19 +156,19 @@ def scale(study: Study, store: Store, cache: Path, progress: Progress, workers: 
 
 
 def table(found: Scale, study: Study) -> pl.DataFrame:
-    """Seconds of every step, then the runs: the study's own, and 10, 100 and 1,000 models × 30 recipes."""
+    """Return the seconds of every step, then simulated runs of the study's own size and of MODELS_OF_SCALE."""
     steps = [{"section": "steps", **vars(step)} for step in found.steps]
     sizes = [(len(study.models), len(study.recipes)), *((models, RECIPES_OF_SCALE) for models in MODELS_OF_SCALE)]
     return pl.DataFrame([*steps, *(_line(found, *size) for size in sizes)], schema=_SCHEMA)
 
 
 def verdict(found: Scale) -> str:
-    """What a person should know, in a sentence."""
+    """Return the result in a sentence."""
     pace = found.pace
-    busy = pace.variant + pace.variant_told + pace.written
+    seconds = pace.variant + pace.variant_told + pace.written
     name, workers = found.simulated(MODELS_OF_SCALE[-1], RECIPES_OF_SCALE).first_limit
     return (
-        f"one worker computes {3600 / busy:,.0f} variants an hour, a thousand of them take "
+        f"one worker computes {3600 / seconds:,.0f} variants an hour, a thousand of them take "
         f"{gib(found.bytes_a_variant * 1000)}; at {MODELS_OF_SCALE[-1]:,} models more than {max(1, round(workers)):,} "
         f"workers wait for one thing first: {name}"
     )
@@ -194,78 +193,80 @@ def _line(found: Scale, models: int, recipes: int) -> dict[str, object]:
     }
 
 
-def _seconds(study: Study, store: Store, cache: Path, progress: Progress) -> dict[str, dict[str, list[float]]]:
-    """Seconds of every step in the footers of current partitions, by step and recipe (empty: of the model)."""
-    found: dict[str, dict[str, list[float]]] = {step: {} for step in STEPS}
+def _measured_seconds(study: Study, store: Store, cache: Path, progress: Progress) -> dict[str, dict[str, list[float]]]:
+    """Read the seconds in the footers of current partitions, by step and recipe (empty for a model)."""
+    seconds: dict[str, dict[str, list[float]]] = {step: {} for step in STEPS}
     for spec in study.models:
         _, is_whole = locate_outline(spec.source, cache, progress)
-        works = model_work(study, store, find_model(study, spec.name, cache, progress), replace=True) * is_whole
-        for work in works:
+        if not is_whole:
+            continue
+        for work in model_work(study, store, find_model(study, spec.name, cache, progress), replace=True):
             name = work.recipe.name if work.recipe else None
-            there = set(variant_tables(study) if name else MODEL_TABLES) - set(work.tables)
-            for step, (first, *_) in STEPS.items():
-                if first in there and (made := store.provenance(TABLES[first], spec.name, name)):
-                    found[step].setdefault(name or "", []).append(made.seconds)
-    return found
+            current = set(partition_tables(study, name)) - set(work.tables)
+            for step in STEPS.values():
+                first = step.tables[0]
+                if first in current and (provenance := store.provenance(TABLES[first], spec.name, name)):
+                    seconds[step.name].setdefault(name or "", []).append(provenance.seconds)
+    return seconds
 
 
-def _load(study: Study, cache: Path, progress: Progress, told: dict[str, dict[str, list[float]]]) -> Iterator[Step]:
-    if seconds := told["models"].get(""):
-        yield Step("model load", _ONCE, fmean(seconds), f"measured, {len(seconds)} partitions")
+def _load(
+    study: Study, cache: Path, progress: Progress, measured: dict[str, dict[str, list[float]]]
+) -> Iterator[StepTime]:
+    if seconds := measured["models"].get(""):
+        yield StepTime("model load", _ONCE, fmean(seconds), f"measured, {len(seconds)} partitions")
         return
     shapes = [shape_of(load_outline(locate_outline(spec.source, cache, progress)[0])) for spec in study.models]
     size = fmean(shape.parameters for shape in shapes) * (4 if study.dtype == "float32" else 2)
-    yield Step("model load", _ONCE, size / _LOADED, f"assumed, {_LOADED / 1e9:g} GB/s")
+    yield StepTime("model load", _ONCE, size / _LOAD_SPEED, f"assumed, {_LOAD_SPEED / 1e9:g} GB/s")
 
 
-def _computed(estimates: Sequence[ModelEstimate], told: dict[str, dict[str, list[float]]]) -> Iterator[Step]:
-    """What workers compute: as measured, else as estimated; the dense side in proportion to what stands beside it."""
+def _computation(estimates: Sequence[ModelEstimate], measured: dict[str, dict[str, list[float]]]) -> Iterator[StepTime]:
+    """Yield the workers' seconds, measured or else estimated; the dense model's share is scaled like its variants'."""
 
     def estimated(step: str, *, shared: bool) -> float:
-        per_model = [
-            [each.shared] if shared else [steps for recipe, steps in each.costs.items() if recipe != "dense"]
-            for each in estimates
+        seconds = [
+            sum(cost.seconds(found.machine) for cost in costs.get(step, ()))
+            for found in estimates
+            for costs in (
+                [found.shared] if shared else [costs for recipe, costs in found.costs.items() if recipe != "dense"]
+            )
         ]
-        every = [
-            sum(cost.seconds(each.machine) for cost in steps.get(step, ()))
-            for each, all_steps in zip(estimates, per_model, strict=True)
-            for steps in all_steps
-        ]
-        return fmean(every) if every else 0.0
+        return fmean(seconds) if seconds else 0.0
 
-    calibrated = [seconds for found in told["calibration"].values() for seconds in found]
-    if calibrated:
-        yield Step("calibration", _MODEL, fmean(calibrated), f"measured, {len(calibrated)} partitions")
+    calibrations = [seconds for values in measured["calibration"].values() for seconds in values]
+    if calibrations:
+        yield StepTime("calibration", _MODEL, fmean(calibrations), f"measured, {len(calibrations)} partitions")
     else:
-        yield Step("calibration", _MODEL, estimated("calibration", shared=True), "estimated")
-    for step in ("variants", "mask_samples", "traces", "texts", "tasks", "retrieval", "speed"):
+        yield StepTime("calibration", _MODEL, estimated("calibration", shared=True), "estimated")
+    for step in [step.name for step in STEPS.values() if not step.is_of_model]:
         guess, dense = estimated(step, shared=False), estimated(step, shared=True)
-        # The dense model's own partition has the dense side in it, wherever that is computed with the first variant.
-        measured = [seconds for recipe, found in told[step].items() if recipe != "dense" for seconds in found]
-        if measured:
-            mean = fmean(measured)
+        # The dense model's own partition is left out: its seconds may include work for all variants.
+        own = [seconds for recipe, values in measured[step].items() if recipe != "dense" for seconds in values]
+        if own:
+            mean = fmean(own)
             dense *= mean / guess if guess else 1.0
-            yield Step(step, _VARIANT, mean, f"measured, {len(measured)} partitions")
+            yield StepTime(step, _VARIANT, mean, f"measured, {len(own)} partitions")
         elif guess:
-            yield Step(step, _VARIANT, guess, "estimated")
+            yield StepTime(step, _VARIANT, guess, "estimated")
         if dense:
-            yield Step(f"{step}, dense side", _ONCE, dense, "estimated, in proportion" if measured else "estimated")
+            yield StepTime(f"{step}, dense side", _ONCE, dense, "estimated, in proportion" if own else "estimated")
 
 
 class _Idle(EngineResource):
-    """Computes nothing and says that all was written: what is left of a run is Dagster's bookkeeping."""
+    """An engine that computes nothing and reports every table as written, to time Dagster's bookkeeping."""
 
-    def outcomes(self, context: AssetExecutionContext, step: str, study: StudyResource) -> Iterator[MaterializeResult]:  # noqa: ARG002
-        for name in STEPS[step]:
+    def run_step(self, context: AssetExecutionContext, step: str, study: StudyResource) -> Iterator[MaterializeResult]:  # noqa: ARG002
+        for name in STEPS[step].tables:
             drifts = tuple(CheckResult(drift.name, {}, is_warning=False) for drift in drifts_of(TABLES[name]))
             yield materialized(TABLES[name], TaskResult(name, fingerprint="0" * 64, drifts=drifts))
 
 
-def _bookkeeping(study: Study) -> Iterator[Step]:
-    """Runs of the real assets that compute nothing, in a Dagster instance of their own."""
+def _bookkeeping(study: Study) -> Iterator[StepTime]:
+    """Time runs of the real assets that compute nothing, in a temporary Dagster instance."""
 
     def run(job: str, partition: str, tables: Sequence[str]) -> None:
-        done = idle.resolve_job_def(job).execute_in_process(
+        result = idle.resolve_job_def(job).execute_in_process(
             instance=instance,
             partition_key=partition,
             asset_selection=[AssetKey(name) for name in tables],
@@ -274,14 +275,14 @@ def _bookkeeping(study: Study) -> Iterator[Step]:
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
         )
-        if not done.success:
+        if not result.success:
             raise RuntimeError("a run that computes nothing failed")
 
     def variant() -> None:
-        masks, *rest = variant_tables(study)
+        masks, *others = variant_tables(study)
         run("variant_tables", key, [masks])
-        if rest:
-            run("variant_tables", key, rest)
+        if others:
+            run("variant_tables", key, others)
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -297,47 +298,49 @@ def _bookkeeping(study: Study) -> Iterator[Step]:
         )
         register(instance, MODELS, ["model"])
         register(instance, RECIPES, ["dense"])
-        # Processor time: with its databases kept open, Dagster waits for nothing else.
+        # Processor time: as its databases stay open, Dagster waits for nothing else.
         of_model = _fastest(lambda: run("model_tables", "model", MODEL_TABLES), time.process_time)
         of_variant = _fastest(variant, time.process_time)
     for when, seconds in ((_MODEL, of_model), (_VARIANT, of_variant)):
-        yield Step("Dagster", when, seconds, "measured now, on SQLite")
+        yield StepTime("Dagster", when, seconds, "measured now, on SQLite")
 
 
-def _storage(study: Study, size: int, local: Path) -> Iterator[Step]:
-    """Partitions of made-up numbers, written with checks, hash and fsync to the disk of the warehouse's folder.
+def _storage(study: Study, size: int, local: Path) -> Iterator[StepTime]:
+    """Time the writing of random partitions, with checks, hash and fsync, to the disk of the warehouse's folder.
 
-    Where that cannot be written, to the one of the folder for temporary files. Nothing of it stays.
+    If that is not writable, use the folder for temporary files. All files are deleted at the end.
     """
     number = len(variant_tables(study))
-    there = next(folder for folder in (local, *local.absolute().parents) if folder.is_dir())
-    beside = there if os.access(there, os.W_OK) else Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix=TRIED, dir=beside) as folder:
+    existing = next(folder for folder in (local, *local.absolute().parents) if folder.is_dir())
+    parent = existing if os.access(existing, os.W_OK) else Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=TRIED, dir=parent) as folder:
         store, kind = Store(folder), TABLES["layer_transitions"]
         small, large = _rows(100), _rows(40_000)
 
         def write(rows: pl.DataFrame) -> int:
-            return store.write(kind, rows, _NOBODY, "model", "recipe").bytes
+            return store.write(kind, rows, _PROVENANCE, "model", "recipe").bytes
 
         path, written = store.path(kind, "model", "recipe"), write(large)
 
         def of_variant(clock: Callable[[], float]) -> float:
-            """Its files, of which most are small, and its bytes."""
-            each, seconds = _fastest(lambda: write(small), clock), _fastest(lambda: write(large), clock)
-            return number * each + max(0.0, seconds - each) * size / written
+            """Return the seconds of a variant's files, most of them small, plus those of its bytes."""
+            per_file, seconds = _fastest(lambda: write(small), clock), _fastest(lambda: write(large), clock)
+            return number * per_file + max(0.0, seconds - per_file) * size / written
 
         packing, whole = of_variant(time.process_time), of_variant(time.perf_counter)
         reading = _fastest(lambda: [read_footer(path) for _ in range(20)], time.process_time) / 20
-    yield Step("reading footers", _VARIANT, _READ * number * reading, "measured now")
-    yield Step("checks and packing", _VARIANT, packing, "measured now")
-    yield Step("writing", _VARIANT, max(0.0, whole - packing), f"measured now in {beside}")
+    yield StepTime("reading footers", _VARIANT, _READS * number * reading, "measured now")
+    yield StepTime("checks and packing", _VARIANT, packing, "measured now")
+    yield StepTime("writing", _VARIANT, max(0.0, whole - packing), f"measured now in {parent}")
 
 
-_NOBODY = Provenance("0" * 64, "plan", "model", "recipe", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00")
+_PROVENANCE = Provenance(
+    "0" * 64, "plan", "model", "recipe", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00"
+)
 
 
 def _rows(number: int) -> pl.DataFrame:
-    """Rows of `layer_transitions` that compress as little as real ones."""
+    """Return rows of `layer_transitions` that compress as little as real ones."""
     random, columns = np.random.default_rng(0), {}
     for column in TABLES["layer_transitions"].columns:
         if pa.types.is_floating(column.type):
@@ -351,8 +354,8 @@ def _rows(number: int) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _fastest(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of the fastest of three calls: the first pays for imports, and others share the machine."""
+def _fastest(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return the seconds of the fastest of three calls; the first includes imports, and the machine may be busy."""
     seconds = []
     for _ in range(3):
         started = clock()

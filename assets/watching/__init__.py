@@ -1,1 +1,1 @@
-"""The watch list of models, and what they still need."""
+"""The watch list of studies and models, and the work that they still need."""

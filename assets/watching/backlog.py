@@ -1,7 +1,7 @@
-"""What the watched studies lack: partitions that are not there, and those that other inputs have made outdated.
+"""The backlog of the watched studies: partitions that are missing or outdated.
 
-Looked at every half minute, so a file is opened only when it has changed. No torch, no Dagster, nothing is fetched,
-hashed or converted: what cannot be known without that is `changed`, and a run finds out.
+The sensors scan every half minute, so a file is read only when it has changed, and nothing is fetched, hashed or
+converted. What only those could tell is `changed`, and a run finds out. Without torch and Dagster.
 """
 
 import threading
@@ -11,18 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from prunescope.assets import settings
-from prunescope.assets.execution.task import STEPS
-from prunescope.assets.planning import answer_version
-from prunescope.assets.planning.fingerprints import (
-    CODE_VERSIONS,
-    MODEL_TABLES,
-    DenseModel,
-    accepted,
-    variant_file,
-    variant_tables,
-)
-from prunescope.assets.planning.work_plan import report_fingerprint
-from prunescope.assets.watching.watch_list import Watched, WatchState, load_watch_state
+from prunescope.assets.planning import freshness
+from prunescope.assets.planning.fingerprints import DenseModel, accepted, variant_file
+from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEPS, partition_tables
+from prunescope.assets.watching.watch_list import WatchedStudy, WatchState, load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.cached_identity import known_folder, known_identity, stamp
 from prunescope.pipelines.recipes import Recipe
@@ -34,23 +26,22 @@ from prunescope.warehouse.storage.partition_store import Store, fits
 from prunescope.warehouse.storage.provenance import fingerprint, read_footer
 from prunescope.warehouse.tables import TABLES
 
-# A model, and a recipe unless it is about the model itself.
+# Model and recipe; None for the model's own tables.
 Partition = tuple[str, str | None]
+# By table and recipe, the accepted fingerprints of a model's partitions.
+Accepted = dict[tuple[str, str | None], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class MissingWork:
-    """What one watched study lacks of one of its models.
+    """The missing partitions of one model in one watched study.
 
     Attributes:
-        watched: the study.
-        model: name of the model.
-        missing: recipes with a table that is not there, None for the model itself; each with what it waits for, which
-            is another one as soon as model, recipe or study is.
-        changed: where the model's files are not those that its tables were made from, what they are now, else "".
+        missing: recipes with a missing table (None: the model itself), each with a hash of model, recipe and study.
+        changed: hash of the model's files if its tables were computed from other files, else "".
     """
 
-    watched: Watched
+    watched: WatchedStudy
     model: str
     missing: dict[str | None, str]
     changed: str
@@ -58,59 +49,59 @@ class MissingWork:
 
 @dataclass(frozen=True)
 class Backlog:
-    """The state of a warehouse against its watched studies.
+    """The work that the watched studies of a warehouse still need.
 
     Attributes:
-        watch: what is watched.
-        due: by study and model, where something is missing or the model has changed.
-        outdated: by table, the partitions that a watched study made from other inputs than it has now; each with the
-            fingerprint that is wanted.
+        missing: by study and model, missing partitions and changed models.
+        outdated: by table, partitions that a watched study computed from other inputs than it has now, each with its
+            new fingerprint.
         stale_reports: by study, the version that its report should have.
-        of_others: by study and model, recipes (None: the model itself) that another study measured from other inputs,
-            each with that study's name; nothing makes them again.
+        of_others: by study and model, recipes (None: the model itself) that another study computed from other inputs,
+            each with that study's name; they are not computed again.
     """
 
     watch: WatchState
-    due: list[MissingWork]
+    missing: list[MissingWork]
     outdated: dict[str, dict[Partition, str]]
     stale_reports: dict[str, str]
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
 
     def ready(self, table: str) -> dict[Partition, str]:
-        """The outdated partitions whose turn it is: nothing above them is outdated, nothing beside them missing."""
-        missing = {(due.model, recipe) for due in self.due for recipe in due.missing}
-        above = {partition for name in MODEL_TABLES for partition in self.outdated.get(name, {})}
+        """Return the outdated partitions of a table whose model is current and that miss no other table."""
+        missing = {(work.model, recipe) for work in self.missing for recipe in work.missing}
+        outdated_models = {partition for name in MODEL_TABLES for partition in self.outdated.get(name, {})}
         return {
-            (model, recipe): wanted
-            for (model, recipe), wanted in self.outdated.get(table, {}).items()
-            if (recipe is None or (model, None) not in above) and not {(model, None), (model, recipe)} & missing
+            (model, recipe): version
+            for (model, recipe), version in self.outdated.get(table, {}).items()
+            if (recipe is None or (model, None) not in outdated_models)
+            and not {(model, None), (model, recipe)} & missing
         }
 
     def waits_for_tables(self, study: Study) -> bool:
-        """Whether a partition of the study is missing or outdated, or could be."""
+        """Return whether a partition of the study is missing or outdated, or may be."""
         models, recipes = {model.name for model in study.models}, {None, *(recipe.name for recipe in study.recipes)}
-        return any(due.watched.study.name == study.name for due in self.due) or any(
+        return any(work.watched.study.name == study.name for work in self.missing) or any(
             model in models and recipe in recipes
             for partitions in self.outdated.values()
             for model, recipe in partitions
         )
 
-    def lacks(self, study: Study) -> bool:
-        """Whether a run of the study would have anything to do, as far as can be seen without fetching its models."""
+    def is_incomplete(self, study: Study) -> bool:
+        """Return whether a run of the study would have work, as far as is known without fetching its models."""
         return study.name in self.stale_reports or self.waits_for_tables(study)
 
     def recipe_hashes(self) -> dict[str, set[str]]:
-        """The versions that watched studies give a recipe, by its name."""
-        found: dict[str, set[str]] = {}
-        for each in self.watch.studies:
-            for recipe in each.study.recipes:
-                found.setdefault(recipe.name, set()).add(recipe.hash)
-        return found
+        """Return the versions that watched studies give a recipe, by its name."""
+        hashes: dict[str, set[str]] = {}
+        for watched in self.watch.studies:
+            for recipe in watched.study.recipes:
+                hashes.setdefault(recipe.name, set()).add(recipe.hash)
+        return hashes
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a footer says: who made the partition from what, and whether it has the table's present columns."""
+class _Footer:
+    """The facts in a footer that decide freshness, and whether the file has the table's present columns."""
 
     fingerprint: str
     study: str
@@ -119,19 +110,19 @@ class _Seen:
 
 @dataclass
 class _Findings:
-    """What is found of one study after the other.
+    """The results of a scan, collected study by study.
 
     Attributes:
-        there: the partitions that there are, by table; None where a file is damaged.
-        due: as in `Backlog`.
-        current: the partitions that some watched study takes for current.
-        outdated: as in `Backlog`, those among them that are current for another study included.
+        footers: by table and partition, the existing partitions; None if a file is damaged.
+        missing: as in `Backlog`.
+        current: the partitions that are current for some watched study.
+        outdated: as in `Backlog`, but including partitions that are current for another study.
         of_others: as in `Backlog`.
-        refused: models that cannot be found, by study and name, and why.
+        refused: models that cannot be found, with the reason, by study and name.
     """
 
-    there: dict[tuple[str, Partition], _Seen | None]
-    due: list[MissingWork] = field(default_factory=list)
+    footers: dict[tuple[str, Partition], _Footer | None]
+    missing: list[MissingWork] = field(default_factory=list)
     current: set[tuple[str, Partition]] = field(default_factory=set)
     outdated: dict[str, dict[Partition, str]] = field(default_factory=dict)
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
@@ -139,8 +130,8 @@ class _Findings:
 
 
 @dataclass(frozen=True)
-class _Dense:
-    """What is known of a model without reading its weights: what its files are, and its hashes where they are known."""
+class _KnownModel:
+    """A model as far as it is known without reading its weights: a hash of its files, and its identity if cached."""
 
     files: str
     model: DenseModel | None
@@ -150,21 +141,21 @@ class _Dense:
         spec, cache = study.model(name), settings.cache_folder()
         folder = known_folder(spec.source, cache)
         if folder is None:
-            return cls(_outside(spec.source), None)
+            return cls(_unfetched(spec.source), None)
         identity = known_identity(folder, cache)
         return cls(stamp(folder), DenseModel(spec, folder, identity) if identity else None)
 
 
 @dataclass
 class FreshnessScanner:
-    """Compares a warehouse with its watch list, and remembers what it has read until it changes."""
+    """A scanner that compares a warehouse with its watch list and caches what it has read."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _footers: dict[str, tuple[str, _Seen | None]] = field(default_factory=dict)
-    _accepted: dict[str, dict[tuple[str, str | None], tuple[str, ...]]] = field(default_factory=dict)
+    _footers: dict[str, tuple[str, _Footer | None]] = field(default_factory=dict)
+    _accepted: dict[str, Accepted] = field(default_factory=dict)
 
-    def survey(self, store: Store) -> Backlog:
-        """What is due now.
+    def scan(self, store: Store) -> Backlog:
+        """Return the present backlog.
 
         Raises:
             InputError: the watch list is not valid.
@@ -172,155 +163,159 @@ class FreshnessScanner:
         """
         watch, reports = load_watch_state(store), dict[str, str]()
         with self._lock:
-            found = _Findings(self._partitions(store, watch.studies))
-            kept, self._accepted = self._accepted, {}
+            found = _Findings(self._read_footers(store, watch.studies))
+            before, self._accepted = self._accepted, {}
             for watched in watch.studies:
-                measures = _measures(watched.study)
-                prunes = {recipe: _prunes(recipe) for recipe in (None, *watched.study.recipes)}
+                settings_hash = _study_hash(watched.study)
+                recipes = {recipe: _recipe_hash(recipe) for recipe in (None, *watched.study.recipes)}
                 for model in watched.study.models:
                     try:
-                        self._compare(store, watched, model.name, measures, prunes, found, kept)
+                        self._compare(store, watched, model.name, settings_hash, recipes, found, before)
                     except (InputError, OSError) as error:
                         found.refused[f"{watched.study.name}: {model.name}"] = str(error)
         for watched in watch.studies:
-            if partitions := _fingerprints(store, watched.study, found):
-                version = answer_version.report_version(store, watched.study, partitions)
-                if version != report_fingerprint(store, watched.study):
-                    reports[watched.study.name] = version
-        # What one study takes for current, no other one makes again.
+            partitions = _study_partitions(store, watched.study, found)
+            if partitions and (version := freshness.stale_report(store, watched.study, partitions)):
+                reports[watched.study.name] = version
+        # A partition that is current for one study is not computed again for another.
         outdated = {
-            table: {key: wanted for key, wanted in partitions.items() if (table, key) not in found.current}
+            table: {key: version for key, version in partitions.items() if (table, key) not in found.current}
             for table, partitions in found.outdated.items()
         }
         refused = watch.refused | found.refused
-        return Backlog(replace(watch, refused=refused), found.due, _together(outdated), reports, found.of_others)
+        return Backlog(replace(watch, refused=refused), found.missing, _by_step(outdated), reports, found.of_others)
 
-    def _partitions(self, store: Store, studies: Iterable[Watched]) -> dict[tuple[str, Partition], _Seen | None]:
-        wanted = {
+    def _read_footers(
+        self, store: Store, studies: Iterable[WatchedStudy]
+    ) -> dict[tuple[str, Partition], _Footer | None]:
+        keys = {
             (table.name, (model.name, recipe))
-            for each in studies
+            for watched in studies
             for table in TABLES.values()
-            for model in each.study.models
-            for recipe in ([None] if table.partitioning == "model" else [recipe.name for recipe in each.study.recipes])
+            for model in watched.study.models
+            for recipe in (
+                [None] if table.partitioning == "model" else [recipe.name for recipe in watched.study.recipes]
+            )
         }
-        found, footers = {}, {}
-        paths = {(table, partition): store.path(TABLES[table], *partition) for table, partition in wanted}
+        footers, cache = {}, {}
+        paths = {(table, partition): store.path(TABLES[table], *partition) for table, partition in keys}
         for key, (path, mark) in stamps(store.root, paths).items():
-            kept = self._footers.get(str(path))
-            footers[str(path)] = kept if kept is not None and kept[0] == mark else (mark, _seen(key[0], path))
-            found[key] = footers[str(path)][1]
-        self._footers = footers
-        return found
+            cached = self._footers.get(str(path))
+            cache[str(path)] = cached if cached and cached[0] == mark else (mark, _read_footer(key[0], path))
+            footers[key] = cache[str(path)][1]
+        self._footers = cache
+        return footers
 
     def _compare(
         self,
         store: Store,
-        watched: Watched,
+        watched: WatchedStudy,
         model: str,
-        measures: str,
-        prunes: Mapping[Recipe | None, str],
+        settings_hash: str,
+        recipes: Mapping[Recipe | None, str],
         found: _Findings,
-        kept: Mapping[str, dict[tuple[str, str | None], tuple[str, ...]]],
+        before: Mapping[str, Accepted],
     ) -> None:
-        """One model of a study whose `_measures` and `_prunes` are known; `kept` was accepted at the last look."""
-        study, dense = watched.study, _Dense.of(watched.study, model)
-        wanted = dict[tuple[str, str | None], tuple[str, ...]]()
-        if dense.model:
-            identity = dense.model.identity
-            hashes = [identity.weight_hash, identity.tokenizer_hash, *prunes.values()]
-            key = fingerprint({"study": measures, "hashes": hashes})
-            wanted = self._accepted[key] = kept.get(key) or _accepted(study, dense.model)
-        missing, is_there = dict[str | None, str](), False
-        for recipe, pruned in prunes.items():
+        """Compare one model of a study; `before` holds the accepted fingerprints of the last scan."""
+        study, known = watched.study, _KnownModel.of(watched.study, model)
+        expected = Accepted()
+        if known.model:
+            identity = known.model.identity
+            hashes = [identity.weight_hash, identity.tokenizer_hash, *recipes.values()]
+            key = fingerprint({"study": settings_hash, "hashes": hashes})
+            expected = self._accepted[key] = before.get(key) or _accepted(study, known.model)
+        missing, has_partition = dict[str | None, str](), False
+        for recipe, recipe_hash in recipes.items():
             name = recipe.name if recipe else None
-            for table in MODEL_TABLES if recipe is None else variant_tables(study):
+            for table in partition_tables(study, recipe):
                 partition = (model, name)
-                seen = found.there.get((table, partition))
-                is_current = seen is not None and seen.fits and seen.fingerprint in wanted.get((table, name), ())
-                if seen is None or (is_current and table == "variants" and not _has_masks(store, study, dense, recipe)):
-                    missing[name] = fingerprint({"study": measures, "recipe": pruned, "files": dense.files})
+                footer = found.footers.get((table, partition))
+                is_current = (
+                    footer is not None and footer.fits and footer.fingerprint in expected.get((table, name), ())
+                )
+                lacks_masks = is_current and table == "variants" and not _has_masks(store, study, known, recipe)
+                if footer is None or lacks_masks:
+                    missing[name] = fingerprint({"study": settings_hash, "recipe": recipe_hash, "files": known.files})
                 elif is_current:
                     found.current.add((table, partition))
-                elif wanted and seen.study == study.name:
-                    found.outdated.setdefault(table, {})[partition] = wanted[table, name][0]
-                elif wanted:
-                    found.of_others.setdefault((study.name, model), {})[name] = seen.study
-                is_there = is_there or seen is not None
-        changed = dense.files if is_there and not wanted else ""
+                elif expected and footer.study == study.name:
+                    found.outdated.setdefault(table, {})[partition] = expected[table, name][0]
+                elif expected:
+                    found.of_others.setdefault((study.name, model), {})[name] = footer.study
+                has_partition = has_partition or footer is not None
+        changed = known.files if has_partition and not expected else ""
         if missing or changed:
-            found.due.append(MissingWork(watched, model, missing, changed))
+            found.missing.append(MissingWork(watched, model, missing, changed))
 
 
-def _fingerprints(store: Store, study: Study, found: _Findings) -> dict[str, str]:
-    """As `state.partitions_of`, from what was read before."""
+def _study_partitions(store: Store, study: Study, found: _Findings) -> dict[str, str]:
+    """Return the same as `freshness.study_partitions`, from the footers of this scan."""
     models, recipes = {model.name for model in study.models}, {None, *(recipe.name for recipe in study.recipes)}
     return {
-        str(store.path(TABLES[table], model, recipe).relative_to(store.root)): seen.fingerprint
-        for (table, (model, recipe)), seen in found.there.items()
-        if seen is not None and model in models and recipe in recipes
+        str(store.path(TABLES[table], model, recipe).relative_to(store.root)): footer.fingerprint
+        for (table, (model, recipe)), footer in found.footers.items()
+        if footer is not None and model in models and recipe in recipes
     }
 
 
-def _has_masks(store: Store, study: Study, dense: _Dense, recipe: Recipe | None) -> bool:
-    """Whether the file of a pruned variant is there; of a store it is believed, which saves a question a variant."""
-    if recipe is None or dense.model is None or not isinstance(store.root, Path):
+def _has_masks(store: Store, study: Study, known: _KnownModel, recipe: Recipe | None) -> bool:
+    """Return whether the file of a variant exists; assumed on an object store, to save a request per variant."""
+    if recipe is None or known.model is None or not isinstance(store.root, Path):
         return True
-    return (store.root / variant_file(study, dense.model, recipe)).is_file()
+    return (store.root / variant_file(study, known.model, recipe)).is_file()
 
 
-def _seen(table: str, path: Place) -> _Seen | None:
+def _read_footer(table: str, path: Place) -> _Footer | None:
     try:
         footer = read_footer(path)
-    except (FileNotFoundError, WarehouseError):  # what cannot be read is computed again
+    except (FileNotFoundError, WarehouseError):  # a damaged file is computed again
         return None
-    return _Seen(footer.provenance.fingerprint, footer.provenance.study, fits(TABLES[table], footer.schema))
+    return _Footer(footer.provenance.fingerprint, footer.provenance.study, fits(TABLES[table], footer.schema))
 
 
-def _accepted(study: Study, dense: DenseModel) -> dict[tuple[str, str | None], tuple[str, ...]]:
-    found: dict[tuple[str, str | None], tuple[str, ...]] = {
-        (table, None): tuple(accepted(table, study, dense.identity, None)) for table in MODEL_TABLES
+def _accepted(study: Study, dense: DenseModel) -> Accepted:
+    return {
+        (table, recipe.name if recipe else None): tuple(accepted(table, study, dense.identity, recipe))
+        for recipe in (None, *study.recipes)
+        for table in partition_tables(study, recipe)
     }
-    for recipe in study.recipes:
-        for table in variant_tables(study):
-            found[table, recipe.name] = tuple(accepted(table, study, dense.identity, recipe))
-    return found
 
 
-def _measures(study: Study) -> str:
-    """Changes with everything that a study measures and with the files that it names; not with models and recipes."""
+def _study_hash(study: Study) -> str:
+    """Hash the study's settings, but not its models and recipes, and the files that they name."""
     fields = study.model_dump(mode="json", exclude={"title", "models", "recipes", "noise"})
     return fingerprint({"study": fields, "files": sorted(_files(fields)), "code": CODE_VERSIONS})
 
 
-def _prunes(recipe: Recipe | None) -> str:
-    """Changes with a recipe and with the files that it names."""
+def _recipe_hash(recipe: Recipe | None) -> str:
+    """Hash a recipe and the files that it names."""
     return fingerprint(
         {"recipe": recipe.hash, "files": sorted(_files(recipe.model_dump(mode="json")))} if recipe else {}
     )
 
 
 def _files(value: object) -> Iterable[str]:
-    """Each file that a text somewhere in the study names, with its size and time of change."""
+    """Yield the files that strings anywhere in the value name, with size and time of change."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        for each in value:
-            yield from _files(each)
+        for item in value:
+            yield from _files(item)
     elif isinstance(value, str) and 0 < len(value) < 4096:
         try:
             path = Path(value).expanduser()
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 status = file.stat()
                 yield f"{file} {status.st_size} {status.st_mtime_ns}"
-        except (OSError, ValueError, RuntimeError):  # most texts are no names of files
+        except (OSError, ValueError, RuntimeError):  # most strings are no paths
             return
 
 
-def _outside(source: str) -> str:
-    """What is known of a model that has yet to be fetched or converted.
+def _unfetched(source: str) -> str:
+    """Return a hash of a model's source files, or its name if it has yet to be fetched.
 
     Raises:
-        InputError: it names a place on this machine where nothing is.
+        InputError: the source is a path that does not exist.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -330,13 +325,13 @@ def _outside(source: str) -> str:
     return source
 
 
-def _together(outdated: dict[str, dict[Partition, str]]) -> dict[str, dict[Partition, str]]:
-    """With the tables that come out of the same computation."""
-    found = {table: dict(partitions) for table, partitions in outdated.items()}
-    for tables in STEPS.values():
-        joint: dict[Partition, str] = {}
-        for table in sorted(set(tables) & set(outdated)):
-            joint = outdated[table] | joint
-        if joint:
-            found |= dict.fromkeys(tables, joint)
-    return found
+def _by_step(outdated: dict[str, dict[Partition, str]]) -> dict[str, dict[Partition, str]]:
+    """Extend the outdated partitions to all tables of their steps, which are computed together."""
+    extended = {table: dict(partitions) for table, partitions in outdated.items()}
+    for step in STEPS.values():
+        partitions: dict[Partition, str] = {}
+        for table in sorted(set(step.tables) & set(outdated)):
+            partitions = outdated[table] | partitions
+        if partitions:
+            extended |= dict.fromkeys(step.tables, partitions)
+    return extended

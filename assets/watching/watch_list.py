@@ -1,7 +1,4 @@
-"""What a warehouse keeps current unasked: its watch list, and the models that lie in its watched folder.
-
-No Dagster and no torch here; what is still missing is `backlog.py`'s, who starts it `automation.py`'s.
-"""
+"""The watch list of a warehouse, and the models in its watched folder. Without Dagster and torch."""
 
 import fcntl
 import hashlib
@@ -33,17 +30,17 @@ from prunescope.warehouse.storage.provenance import unreadable
 from prunescope.warehouse.tables import TABLES
 
 LIST, FOLDER = "_watch.yaml", "_models"
-# What models that came without a study are measured by.
+# The study of models that were added without one.
 DEFAULT = "demo"
-# A list of names; anything larger is a mistake or an attack on the parser.
+# A larger file is no list of names, but a mistake or an attack on the parser.
 _MAX_BYTES = 1_000_000
 _HEAD = "# What this warehouse keeps current: `prunescope watch`, `add-model` and `remove-model` write it.\n"
-# How copying programs call what is not whole yet.
+# Suffixes that download and copy programs give unfinished files.
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".crdownload", ".aria2", ".swp", "~")
 
 
 class AddedModel(FrozenModel):
-    """A model beside those that a study names; without `study` it belongs to every watched one."""
+    """A model in addition to those of a study; without `study` it belongs to every watched one."""
 
     name: NAME
     source: str
@@ -60,20 +57,20 @@ class WatchList(FrozenModel):
     def _nothing_twice(self) -> Self:
         for key, values in (("studies", self.studies), ("models", [model.name for model in self.models])):
             if twice := sorted({value for value in values if values.count(value) > 1}):
-                raise ValueError(f"`{key}`: {twice[0]!r} stands there twice")
-        if strange := sorted({model.study for model in self.models} - {"", *self.studies}):
-            raise ValueError(f"`models`: {strange[0]!r} is none of the `studies`")
+                raise ValueError(f"`{key}`: {twice[0]!r} occurs twice")
+        if unknown := sorted({model.study for model in self.models} - {"", *self.studies}):
+            raise ValueError(f"`models`: {unknown[0]!r} is none of the `studies`")
         return self
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A study that is kept current.
+class WatchedStudy:
+    """A study that the sensors keep current.
 
     Attributes:
-        request: what a run of it is asked for.
-        study: as it loads, with all its models.
-        origins: by name of a model, where it comes from: `study`, `list` or `folder`.
+        request: the request of its runs.
+        study: the loaded study, with all its models.
+        origins: by model, where it comes from: `study`, `list` or `folder`.
     """
 
     request: StudyRequest
@@ -81,48 +78,49 @@ class Watched:
     origins: dict[str, str]
 
     def of_model(self, model: str, recipes: Sequence[str] = ()) -> StudyRequest:
-        """The request for one of its models, of some recipes or of all."""
+        """Return the request for one of its models, with some of its recipes or all."""
         named = f"{model}={self.study.model(model).source}" if self.origins[model] != "study" else model
-        # Where there is no study, its models stand in place of those of the default one.
+        # As `models`, which also fits the default study, whose own models are not watched.
         return StudyRequest(self.request.study, (named,), tuple(recipes))
 
 
 @dataclass(frozen=True)
 class WatchState:
-    """All that is kept current.
+    """The watch list and the watched folder as they are now.
 
     Attributes:
-        studies: the watched ones, or the default one with the models that came without a study.
-        refused: what cannot be watched, and why: studies and models by their places.
-        copying: models in the watched folder whose copy has not ended.
-        is_whole: whether every study of the list could be read and nothing is being copied, so that what is not here
-            is really gone.
+        studies: the watched studies, or the default study with the models that were added without one.
+        refused: studies and models that cannot be watched, with the reason, by name or path.
+        copying: models in the watched folder that are still being copied.
+        is_whole: whether every study of the list could be read and no model is being copied, so that nothing is
+            missing here by accident.
     """
 
-    studies: tuple[Watched, ...]
+    studies: tuple[WatchedStudy, ...]
     refused: dict[str, str]
     copying: tuple[str, ...]
     is_whole: bool
 
-    def naming(self, model: str, recipe: str | None) -> list[Watched]:
-        """The watched studies that name a partition."""
+    def naming(self, model: str | None, recipe: str | None) -> list[WatchedStudy]:
+        """Return the watched studies that name a model and a recipe, as far as these are given."""
         return [
-            each
-            for each in self.studies
-            if model in each.origins and (recipe is None or recipe in {own.name for own in each.study.recipes})
+            watched
+            for watched in self.studies
+            if (model is None or model in watched.origins)
+            and (recipe is None or recipe in {own.name for own in watched.study.recipes})
         ]
 
 
 def models_folder(store: Store) -> Path:
-    """The watched folder, always on this machine; it need not exist."""
+    """Return the watched folder, always on this machine; it need not exist."""
     return store.local(settings.cache_folder()) / FOLDER
 
 
 def make_models_folder(store: Store) -> None:
-    """Makes the watched folder, so that whoever wants to drop a model finds it.
+    """Create the watched folder, so that users find it.
 
     Raises:
-        WarehouseError: it cannot be made.
+        WarehouseError: it cannot be created.
     """
     folder = models_folder(store)
     with translate_os_errors(folder):
@@ -130,38 +128,38 @@ def make_models_folder(store: Store) -> None:
 
 
 def read_list(store: Store) -> WatchList:
-    """The watch list; an empty one where there is no file.
+    """Read the watch list; return an empty one if there is no file.
 
     Raises:
         InputError: the file is not a valid list.
         WarehouseError: it cannot be read.
     """
-    place = store.root / LIST
+    path = store.root / LIST
     try:
-        content = read_from(place, lambda file: file.read(_MAX_BYTES + 1))
+        content = read_from(path, lambda file: file.read(_MAX_BYTES + 1))
     except FileNotFoundError:
         return WatchList()
     except failures() as error:
-        raise unreadable(place, error) from error
+        raise unreadable(path, error) from error
     if len(content) > _MAX_BYTES:
-        raise InputError(f"{place}: larger than {_MAX_BYTES:,} bytes, which no watch list is")
+        raise InputError(f"{path}: larger than {_MAX_BYTES:,} bytes, which no watch list is")
     try:
-        fields = parse_yaml(content.decode(), str(place))
+        fields = parse_yaml(content.decode(), str(path))
         return WatchList.model_validate({} if fields is None else fields)
     except UnicodeDecodeError as error:
-        raise InputError(f"{place}: not UTF-8 text; mend it, or delete it and watch again") from error
+        raise InputError(f"{path}: not UTF-8 text; correct it, or delete it and watch again") from error
     except ValidationError as error:
         where, message = first_problem(error, WatchList)
         key = ".".join(str(part) for part in where)
-        raise InputError(f"{place}: {f'`{key}`: ' if key else ''}{message}") from error
+        raise InputError(f"{path}: {f'`{key}`: ' if key else ''}{message}") from error
 
 
 @contextmanager
-def changed(store: Store) -> Iterator[list[WatchList]]:
-    """The watch list in a list, whose last member is written at the end; two that change it take turns.
+def edit_watch_list(store: Store) -> Iterator[list[WatchList]]:
+    """Lock the watch list and yield it in a list; if the caller appends another one, write that at the end.
 
     Raises:
-        InputError, WarehouseError: it cannot be read or written; it is as it was.
+        InputError, WarehouseError: the file cannot be read or written; it stays unchanged.
     """
     lock = store.local(settings.cache_folder()) / "_watch.lock"
     with translate_os_errors(lock):
@@ -174,11 +172,11 @@ def changed(store: Store) -> Iterator[list[WatchList]]:
         yield versions
         if versions[-1] != before:
             text = _HEAD + yaml.safe_dump(versions[-1].model_dump(mode="json"), sort_keys=False)
-            write_atomically(store.root / LIST, lambda temporary: _write(temporary, text))
+            write_atomically(store.root / LIST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def load_watch_state(store: Store) -> WatchState:
-    """What is watched now: the list and the folder together.
+    """Read the watch list and the watched folder.
 
     Raises:
         InputError: the watch list is not valid.
@@ -207,7 +205,7 @@ def load_watch_state(store: Store) -> WatchState:
         else:
             continue
         try:
-            studies.append(Watched(request, request.load(), origins))
+            studies.append(WatchedStudy(request, request.load(), origins))
         except InputError as error:
             refused[name] = str(error)
     return WatchState(
@@ -219,52 +217,48 @@ def request_for(
     store: Store,
     model: str | None = None,
     recipe: str | None = None,
-    remembered: Callable[[str], StudyRequest | None] = lambda _: None,
+    last_request: Callable[[str], StudyRequest | None] = lambda _: None,
 ) -> StudyRequest:
-    """The request of a run that names no study: that of a watched study, else of the study that made the partition.
+    """Return the request for a run that names no study: a watched study's, else that of the partition's last run.
 
     Args:
         store: the warehouse.
-        model: of the run's partition, if it has one.
-        recipe: of the run's partition, if it has one.
-        remembered: what the run was asked for in which a study, by its name, made the partition before.
+        model: model of the run's partition, if it has one.
+        recipe: recipe of the run's partition, if it has one.
+        last_request: returns the request of the last run in which a study, given by name, computed the partition.
 
     Raises:
         InputError, WarehouseError: as `load_watch_state`.
     """
-    watch = load_watch_state(store)
+    naming = load_watch_state(store).naming(model, recipe)
     if model is None:
-        naming = [
-            each for each in watch.studies if recipe is None or recipe in {own.name for own in each.study.recipes}
-        ]
         return naming[0].request if naming else StudyRequest(DEFAULT)
-    maker = made_by(store, model, recipe)
-    naming = watch.naming(model, recipe)
-    # Of two that name it, the one that computed it may compute it again.
+    computed_by = _study_of(store, model, recipe)
     if naming:
-        return next((each for each in naming if each.study.name == maker), naming[0]).request
-    if maker is not None and (request := remembered(maker)):
+        # The study that computed it may compute it again.
+        return next((watched for watched in naming if watched.study.name == computed_by), naming[0]).request
+    if computed_by is not None and (request := last_request(computed_by)):
         return request
-    if maker is None or maker in study_names():
-        return StudyRequest(maker or DEFAULT)
+    if computed_by is None or computed_by in study_names():
+        return StudyRequest(computed_by or DEFAULT)
     raise InputError(
-        f"{model if recipe is None else f'{model}@{recipe}'} was computed by study {maker!r}, which is not watched; "
-        "say `prunescope watch` with its file, or name that file as the run's resources.study.config.study"
+        f"{model if recipe is None else f'{model}@{recipe}'} was computed by study {computed_by!r}, which is not "
+        "watched; use `prunescope watch` with its file, or name that file as the run's resources.study.config.study"
     )
 
 
-def made_by(store: Store, model: str, recipe: str | None) -> str | None:
-    """The name of the study that computed a partition; None where there is none."""
+def _study_of(store: Store, model: str, recipe: str | None) -> str | None:
+    """Return the name of the study that computed a partition; None if there is no readable partition."""
     table = TABLES["models" if recipe is None else "variants"]
     try:
-        found = store.provenance(table, model, recipe)
+        provenance = store.provenance(table, model, recipe)
     except DamagedFileError:
         return None
-    return found.study if found else None
+    return provenance.study if provenance else None
 
 
 def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The models of the folder by name, and what is still being copied; what is wrong goes to `refused`."""
+    """Return the models of the folder by name, and those being copied; add errors to `refused`."""
     found, copying = dict[str, Path](), []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.name.startswith((".", "_")) or entry.name.endswith(_UNFINISHED):
@@ -284,9 +278,9 @@ def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[di
 
 
 def _is_changing(entry: Path) -> bool:
-    """Whether a copy is under way: a file changed a moment ago, or one has the name of an unfinished download.
+    """Return whether a copy is under way: a file has just changed, or has the suffix of an unfinished download.
 
-    The time of change is the system's own, which a copying program cannot set back as it can that of modification.
+    Copying programs set the time of modification back, but not `st_ctime`, which belongs to the file system.
     """
     files = [entry, *entry.iterdir()] if entry.is_dir() else [entry]
     newest = max(file.lstat().st_ctime for file in files)
@@ -294,7 +288,7 @@ def _is_changing(entry: Path) -> bool:
 
 
 def _model_in(entry: Path) -> Path | None:
-    """The folder or GGUF file that an entry is or holds; None where it is something else.
+    """Return the GGUF file or model folder in an entry of the watched folder; None if the entry is another file.
 
     Raises:
         InputError: it is a folder without a model, or with several.
@@ -313,9 +307,5 @@ def _unique(entry: str, taken: set[str]) -> str:
     name = model_name(entry)
     if name and name not in taken:
         return name
-    # Deterministic, so that the model keeps its name from look to look.
+    # The hash makes sure that the model has the same name at every scan.
     return f"{name or 'model'}-"[:90] + hashlib.sha256(os.fsencode(entry)).hexdigest()[:8]
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

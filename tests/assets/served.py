@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from prunescope.assets.publishing.live_study import ShownStudy
+from prunescope.assets.publishing.live_study import StudyRegistry
 from prunescope.assets.publishing.server import application, server
 
 PATIENCE = 60.0
@@ -19,10 +19,10 @@ class Served:
     """A server in a thread of this process."""
 
     def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
-        shown = ShownStudy(root)
+        shown = StudyRegistry(root)
         self.home = f"/study/{quote(next(iter(shown.known())), safe='')}"
         self.told: list[str] = []
-        app = application(shown, seconds=seconds, gibibytes=0.5, tell=self.told.append)
+        app = application(shown, seconds=seconds, gibibytes=0.5, log=self.told.append)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]

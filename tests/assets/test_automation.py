@@ -23,9 +23,9 @@ from prunescope.assets.automation.sensors import MODEL_TAG, STUDY_TAG, WATCH_TAG
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
-from prunescope.assets.instance.instance import opened
-from prunescope.assets.planning.fingerprints import MODEL_TABLES, TRACE_TABLES
-from prunescope.assets.planning.work_plan import report_file
+from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.planning.freshness import report_file
+from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
 from prunescope.assets.watching import backlog
 from prunescope.pipelines.models.sources import identify
 from prunescope.warehouse.storage.partition_store import Store
@@ -86,7 +86,7 @@ def night(study: StudyFile, warehouse: Path, cache: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(warehouse))
     monkeypatch.setattr("prunescope.assets.watching.watch_list._is_changing", lambda entry: False)
     assert run(["watch", str(study.path)], Globals()) == 0
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         yield Night(warehouse, instance)
 
 
@@ -241,7 +241,7 @@ def test_what_another_study_computed_is_left_alone(night: Night, study: StudyFil
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys={"generation": {"new_tokens": 3}})
     assert run(["watch", str(other.path)], Globals()) == 0
     assert night.outdated() == {}, "tiny's traces are tiny's"
-    found = backlog.FreshnessScanner().survey(Store(night.warehouse))
+    found = backlog.FreshnessScanner().scan(Store(night.warehouse))
     assert found.of_others == {("other", "tiny-a"): dict.fromkeys(RECIPES, "tiny")}
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
     assert night.outdated() == {}, "also where it is no longer watched"
@@ -300,10 +300,10 @@ def test_the_night_covers_what_has_failed_by_day(night: Night, study: StudyFile)
 
 def test_a_second_look_opens_no_file(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyor, store = backlog.FreshnessScanner(), Store(night.warehouse)
-    assert not surveyor.survey(store).due
+    assert not surveyor.scan(store).missing
     monkeypatch.setattr(backlog, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
     monkeypatch.setattr(backlog, "accepted", lambda *_: pytest.fail("fingerprints were computed again"))
-    assert not surveyor.survey(store).due
+    assert not surveyor.scan(store).missing
 
 
 def test_a_watch_list_that_is_wrong_is_told_by_the_sensors_and_starts_nothing(night: Night) -> None:

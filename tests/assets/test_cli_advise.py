@@ -9,7 +9,7 @@ import pytest
 from prunescope.assets.cli.advise import _request
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.planning.fingerprints import PROBE_TABLES
+from prunescope.assets.planning.steps import PROBE_TABLES
 from prunescope.pipelines.reporting.advice import COLUMNS, NOT_JUDGED, SAFE, VERDICTS
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions, written_since

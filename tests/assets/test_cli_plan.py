@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.planning.fingerprints import MODEL_TABLES
+from prunescope.assets.planning.steps import MODEL_TABLES
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
 
 Capture = pytest.CaptureFixture[str]

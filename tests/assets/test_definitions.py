@@ -11,13 +11,7 @@ from prunescope.assets.definitions import defs
 from prunescope.assets.defs.metadata import table_schema
 from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
 from prunescope.assets.defs.resources import WarehouseResource
-from prunescope.assets.planning.fingerprints import (
-    CODE_VERSIONS,
-    RETRIEVAL_TABLES,
-    TASK_TABLES,
-    TEXT_TABLE,
-    TRACE_TABLES,
-)
+from prunescope.assets.planning.steps import CODE_VERSIONS, RETRIEVAL_TABLES, TASK_TABLES, TEXT_TABLE, TRACE_TABLES
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading

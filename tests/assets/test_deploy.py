@@ -20,7 +20,7 @@ from jsonschema import ValidationError
 from jsonschema.validators import validator_for
 from kubernetes import client
 
-from prunescope.assets.instance.instance import opened
+from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.core.errors import WarehouseError
 from tests.assets.tiny_study import ROOT
 
@@ -213,7 +213,7 @@ def test_what_is_wrong_with_the_users_dagster_yaml_is_said_in_a_line(
         "hostname: {env: PRUNESCOPE_POSTGRES_HOST}", "hostname: {env: PRUNESCOPE_LOGS}"
     )
     (tmp_path / "dagster.yaml").write_text(text)
-    with pytest.raises(WarehouseError) as error, opened(tmp_path):
+    with pytest.raises(WarehouseError) as error, open_instance(tmp_path):
         pass
     assert str(error.value).startswith(f"{tmp_path}/dagster.yaml: {said}")
     assert "\n" not in str(error.value)
@@ -230,7 +230,7 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(
     monkeypatch.setenv("PRUNESCOPE_LOGS", str(tmp_path / "logs"))
     (tmp_path / "dagster.yaml").write_text((DEPLOY / "dagster.yaml").read_text())
     with pytest.raises(WarehouseError, match=r"port 1 failed: Connection refused; start the database") as error:
-        opened(tmp_path).__enter__()
+        open_instance(tmp_path).__enter__()
     assert "planted-secret" not in str(error.value) + caplog.text
 
 

@@ -19,10 +19,10 @@ from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
 from prunescope.assets.execution.error_transport import WorkerLostError, is_out_of_memory, is_transient
 from prunescope.assets.execution.local.client import stop_worker
-from prunescope.assets.execution.model_cache import ModelCache, _kept
+from prunescope.assets.execution.model_cache import ModelCache, _still_valid
 from prunescope.assets.execution.step_functions import compute
 from prunescope.assets.execution.task import ComputeTask, TaskResult
-from prunescope.assets.instance.instance import opened
+from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
@@ -37,11 +37,11 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="proces
 
 def test_parts_and_reports_come_out_of_json_as_they_went_in() -> None:
     part = ComputeTask(
-        "traces", StudyRequest("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), is_halved=True
+        "traces", StudyRequest("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), halve_batch=True
     )
     assert ComputeTask.from_json(part.to_json()) == part
     report = TaskResult(
-        "speed", violations=(Violation("x", 2, "row 1"),), orphaned=("models",), shown={"a": 1.5, "b": "c"}
+        "speed", violations=(Violation("x", 2, "row 1"),), orphaned=("models",), details={"a": 1.5, "b": "c"}
     )
     assert TaskResult.from_json(report.to_json()) == report
 
@@ -67,7 +67,7 @@ def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile,
     }
     killer = threading.Thread(target=kill_the_first)
     killer.start()
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         register(instance, MODELS, ["tiny-a"])
         register(instance, RECIPES, ["dense"])
         # The tiny study asks nothing of it, so that nothing has to be loaded.
@@ -103,9 +103,9 @@ def test_only_what_can_pass_later_is_tried_again() -> None:
     assert not any(map(is_transient, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
 
 
-@pytest.mark.parametrize(("error", "is_halved"), [(TimeoutError("s3"), False), (WorkerLostError("killed"), True)])
+@pytest.mark.parametrize(("error", "halve_batch"), [(TimeoutError("s3"), False), (WorkerLostError("killed"), True)])
 def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
-    monkeypatch: pytest.MonkeyPatch, study: StudyFile, tmp_path: Path, error: Exception, is_halved: bool
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, tmp_path: Path, error: Exception, halve_batch: bool
 ) -> None:
     asked: list[ComputeTask] = []
 
@@ -113,12 +113,12 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
         asked.append(part)
         if len(asked) == 1:
             raise error
-        yield TaskResult("speed", is_left_alone=True)
+        yield TaskResult("speed", is_skipped=True)
 
-    monkeypatch.setattr("prunescope.assets.defs.engine_resource.compute_warm", answer)
-    monkeypatch.setattr("prunescope.assets.defs.engine_resource._SECONDS_BETWEEN", 0)
+    monkeypatch.setattr("prunescope.assets.defs.engine_resource.compute_in_worker", answer)
+    monkeypatch.setattr("prunescope.assets.defs.engine_resource._RETRY_SECONDS", 0)
     resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}}
-    with opened(tmp_path) as instance:
+    with open_instance(tmp_path) as instance:
         register(instance, MODELS, ["tiny-a"])
         register(instance, RECIPES, ["dense"])
         done = defs.resolve_job_def("variant_tables").execute_in_process(
@@ -128,7 +128,7 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
             run_config={"resources": {name: {"config": config} for name, config in resources.items()}},
         )
     assert done.success
-    assert [part.is_halved for part in asked] == [False, is_halved]
+    assert [part.halve_batch for part in asked] == [False, halve_batch]
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -173,10 +173,10 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
         rows = pl.read_parquet(whole.path)
         Path(whole.path).unlink()
         (halved,) = computed("texts", "dense", room=600 << 20)
-        assert "memory" not in whole.shown
-        assert halved.shown["memory"] == "too small at first; half at once was enough"
-        (after_loss,) = computed("texts", "dense", is_halved=True)
-        assert after_loss.shown["memory"] == "its worker was lost at first; half at once was enough"
+        assert "memory" not in whole.details
+        assert halved.details["memory"] == "too small at first; half the batch size was enough"
+        (after_loss,) = computed("texts", "dense", halve_batch=True)
+        assert after_loss.details["memory"] == "its worker was lost at first; half the batch size was enough"
         again = pl.read_parquet(halved.path)
         assert again.height == rows.height == 2048
         assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
@@ -200,9 +200,9 @@ def test_every_librarys_word_for_too_little_memory_is_understood() -> None:
 def test_what_came_along_with_another_recipe_is_never_taken_for_a_later_version_of_it() -> None:
     subject = SimpleNamespace(variant_recipe=SimpleNamespace(name="a"), variant_file="_variants/m/a/new")
     waiting = {"a": ("_variants/m/a/old", "rows", 1.0), "b": ("_variants/m/b/x", "rows", 1.0), "c": ("", "", 0.0)}
-    assert set(_kept(waiting, subject, ["b"])) == {"b"}
+    assert set(_still_valid(waiting, subject, ["b"])) == {"b"}
     subject.variant_file = "_variants/m/a/old"
-    assert set(_kept(waiting, subject, ["b"])) == {"a", "b"}
+    assert set(_still_valid(waiting, subject, ["b"])) == {"a", "b"}
 
 
 # -- told -------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.planning import answer_version, fingerprints
-from prunescope.assets.planning.fingerprints import (
+from prunescope.assets.planning import freshness, steps
+from prunescope.assets.planning.fingerprints import accepted, expected
+from prunescope.assets.planning.steps import (
     MASK_TABLE,
     MODEL_TABLES,
     RETRIEVAL_TABLES,
@@ -15,8 +16,6 @@ from prunescope.assets.planning.fingerprints import (
     TEXT_TABLE,
     TRACE_TABLES,
     VARIANT_TABLES,
-    accepted,
-    expected,
 )
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.models.sources import ModelIdentity
@@ -206,7 +205,7 @@ def test_a_raised_code_version_reaches_its_own_step_and_those_behind(
     study: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = versions(load(study))
-    monkeypatch.setitem(fingerprints.CODE_VERSIONS, "variants", "next")
+    monkeypatch.setitem(steps.CODE_VERSIONS, "variants", "next")
     assert changed(before, versions(load(study))) == of(VARIANT_TABLES, *ALL_RECIPES)
 
 
@@ -214,13 +213,13 @@ def test_a_changed_view_reaches_the_report_and_no_table(
     study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, loaded = Store(tmp_path / "warehouse"), load(study)
-    tables, report = versions(loaded), answer_version.report_version(store, loaded)
-    changed_sql = Path(shutil.copytree(answer_version.SQL, tmp_path / "sql"))
+    tables, report = versions(loaded), freshness.report_version(store, loaded)
+    changed_sql = Path(shutil.copytree(freshness.SQL, tmp_path / "sql"))
     view = next((changed_sql / "questions").glob("*.sql"))
     view.write_text(view.read_text() + "\n-- another word\n")
-    monkeypatch.setattr(answer_version, "SQL", changed_sql)
+    monkeypatch.setattr(freshness, "SQL", changed_sql)
     assert versions(loaded) == tables
-    assert answer_version.report_version(store, loaded) != report
+    assert freshness.report_version(store, loaded) != report
 
 
 def test_other_files_of_an_external_checkpoint_reach_its_variant_and_no_other(

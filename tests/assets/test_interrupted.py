@@ -14,7 +14,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
-from prunescope.assets.instance.instance import only_writer, opened, recover
+from prunescope.assets.instance.instance import open_instance, recover, writer_lock
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
 from tests.assets.tiny_study import Running, StudyFile, pages, partitions, rows
@@ -34,7 +34,7 @@ def stop_once_there_is(pattern: str, number: signal.Signals, study: StudyFile, w
 
 
 def nothing_is_left_running(warehouse: Path) -> bool:
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         info = instance.event_log_storage.get_concurrency_info("gpu")
         unfinished = [record for record in instance.get_runs() if not record.is_finished]
         return not unfinished and not info.claimed_slots and not info.pending_steps
@@ -80,7 +80,7 @@ def test_an_interrupt_ends_with_code_130_and_keeps_whole_partitions(study: Study
 
 
 def test_runs_of_another_warehouse_are_not_declared_dead(study: StudyFile, tmp_path: Path, warehouse: Path) -> None:
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         alive = instance.create_run_for_job(
             _job(), status=DagsterRunStatus.STARTED, tags={"prunescope/warehouse": "/elsewhere"}
         )
@@ -95,7 +95,7 @@ def test_runs_of_another_warehouse_are_not_declared_dead(study: StudyFile, tmp_p
 def test_run_monitoring_ends_the_run_whose_process_is_gone_and_no_other(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    with opened(tmp_path) as instance:
+    with open_instance(tmp_path) as instance:
         statuses = []
         for pid in (gone.pid, os.getpid(), None):
             run = instance.create_run_for_job(_job(), status=DagsterRunStatus.STARTED, tags={GRPC_INFO_TAG: "{}"})
@@ -124,7 +124,7 @@ def test_one_study_at_a_time_writes_a_warehouse(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
     )
     other.stdout.readline()
-    with only_writer(tmp_path, lambda: waits.append("waits")):
+    with writer_lock(tmp_path, lambda: waits.append("waits")):
         assert other.wait() == 0
     other.stdout.close()
     assert waits == ["waits"]

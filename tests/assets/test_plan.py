@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.planning.fingerprints import MODEL_TABLES, TRACE_TABLES
+from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT

@@ -130,9 +130,9 @@ def test_what_variants_share_is_told_apart_from_the_work_of_each(
     study: StudyFile, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
-    told = ModelCache.shared
+    take = ModelCache.take_shared
     # An hour more than it took: the partition in whose run it was done is then an hour short, if it was left out there.
-    monkeypatch.setattr(ModelCache, "shared", lambda loaded: [(what, own + 3600) for what, own in told(loaded)])
+    monkeypatch.setattr(ModelCache, "take_shared", lambda cache: [(work, own + 3600) for work, own in take(cache)])
     listener = heard(study, tmp_path / "warehouse", cache)
     assert {"tiny-a: prune a, b", "tiny-a: dense model on every prompt"} <= set(listener.together)
     assert any(name.startswith("tiny-a: trace dense, a, b") for name in listener.together)

@@ -16,12 +16,12 @@ from dagster import AssetKey, DagsterInstance
 
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
-from prunescope.assets.execution.model_cache import LOADED
+from prunescope.assets.execution.model_cache import MODEL_CACHE
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
-from prunescope.assets.execution.ray.worker_pool import WorkerPool, WorkerSlot, _may_be_memory, connected, seats
+from prunescope.assets.execution.ray.worker_pool import WorkerPool, WorkerSlot, _may_be_memory, connected, worker_slots
 from prunescope.assets.execution.task import ComputeTask
-from prunescope.assets.planning.fingerprints import RETRIEVAL_TABLES
+from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
 from prunescope.assets.runs.study_run import run_study
@@ -70,17 +70,17 @@ def node(name: str, cpus: float, gpus: float = 0, *, alive: bool = True) -> dict
 def test_a_worker_takes_a_whole_machine_without_gpus_and_its_share_of_one_with_them() -> None:
     place = RayClusterConfig("auto")
     machines = [node("a", 16), node("b", 4), node("head", 0), node("gone", 64, alive=False)]
-    assert seats(machines, place) == [WorkerSlot("a", 16, 0), WorkerSlot("b", 4, 0)]
-    assert seats(machines, RayClusterConfig("auto", cpus_per_task=6)) == [WorkerSlot("a", 6, 0)] * 2
+    assert worker_slots(machines, place) == [WorkerSlot("a", 16, 0), WorkerSlot("b", 4, 0)]
+    assert worker_slots(machines, RayClusterConfig("auto", cpus_per_task=6)) == [WorkerSlot("a", 6, 0)] * 2
     machines.append(node("c", 96, 8))
-    assert seats(machines, place) == [WorkerSlot("c", 12, 1)] * 8
-    assert seats(machines, RayClusterConfig("auto", gpus_per_task=4)) == [WorkerSlot("c", 48, 4)] * 2
-    assert len(seats([node("d", 8, 1)], RayClusterConfig("auto", gpus_per_task=0.25))) == 4
+    assert worker_slots(machines, place) == [WorkerSlot("c", 12, 1)] * 8
+    assert worker_slots(machines, RayClusterConfig("auto", gpus_per_task=4)) == [WorkerSlot("c", 48, 4)] * 2
+    assert len(worker_slots([node("d", 8, 1)], RayClusterConfig("auto", gpus_per_task=0.25))) == 4
 
 
 def test_more_than_any_machine_has_is_refused_with_what_there_is() -> None:
     with pytest.raises(InputError, match=r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"):
-        seats([node("c", 96, 8)], RayClusterConfig("auto", gpus_per_task=9))
+        worker_slots([node("c", 96, 8)], RayClusterConfig("auto", gpus_per_task=9))
 
 
 def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
@@ -175,7 +175,7 @@ def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(
     other = Worker().prepare(replace(given, versions=versions() | {"torch": "1.0"}, host="the-driver"))
     assert isinstance(other, InputError)
     assert f"not 1.0; install the same on every machine (on {socket.gethostname()})" in str(other)
-    unseen = Worker().prepare(replace(given, mark=str(tmp_path / "elsewhere")))
+    unseen = Worker().prepare(replace(given, marker=str(tmp_path / "elsewhere")))
     assert f"the folder {tmp_path} is not the one that the driver writes to" in str(unseen)
 
 
@@ -253,16 +253,16 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Iterator[Ran]:
     folder, listener, lost = tmp_path_factory.mktemp("ray"), Heard(), []
-    hand_out = WorkerPool._hand_out
+    assign = WorkerPool._assign
 
-    def hand_out_and_die(fleet: WorkerPool) -> None:
-        if len(fleet._hired) == 2 and any(hired.ready is not None for hired in fleet._hired) and not lost:
-            return  # work is shared once both are there
-        hand_out(fleet)
-        for hired in fleet._hired:
-            asked = [part.name for _, part in hired.asked.values() if part.recipe is not None]
-            if hired.seat.node == machines.doomed and asked and not lost:
-                lost.extend(asked)
+    def assign_and_die(pool: WorkerPool) -> None:
+        if len(pool._workers) == 2 and any(worker.ready is not None for worker in pool._workers) and not lost:
+            return  # both workers share the work as soon as both are ready
+        assign(pool)
+        for worker in pool._workers:
+            names = [task.name for _, task in worker.assigned.values() if task.recipe is not None]
+            if worker.slot.node == machines.doomed and names and not lost:
+                lost.extend(names)
                 machines.kill()
 
     with pytest.MonkeyPatch.context() as patch, s3_server() as store:
@@ -271,12 +271,12 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
         patch.delenv("DAGSTER_HOME", raising=False)
         without_answers(patch)
-        patch.setattr(WorkerPool, "_hand_out", hand_out_and_die)
+        patch.setattr(WorkerPool, "_assign", assign_and_die)
         root = Store("s3://cluster/study").root
         root.fs.mkdir("cluster")
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
         outcome = run_study(
-            StudyRequest(str(study.path)), root, cache, listener, place=RayClusterConfig(machines.address)
+            StudyRequest(str(study.path)), root, cache, listener, cluster=RayClusterConfig(machines.address)
         )
         root.fs.get(root.path, str(folder / "copy"), recursive=True)
         yield Ran(outcome, listener.notes, folder / "copy", lost)
@@ -326,15 +326,15 @@ def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
         assert all(check.passed for check in run("dense").get_asset_check_evaluations())
         (failed,) = [event for event in run("nonsense").all_events if event.is_step_failure]
         assert "InputError" in failed.step_failure_data.error.to_string()
-    assert LOADED._decoder is None
+    assert MODEL_CACHE._decoder is None
 
 
 @cluster
 def test_what_no_machine_has_is_refused_without_waiting(ran: Ran, machines: Machines, tmp_path: Path) -> None:
     part = ComputeTask("models", StudyRequest("demo"), str(tmp_path), "m")
     with (
-        WorkerPool(RayClusterConfig(machines.address, gpus_per_task=4), print) as fleet,
+        WorkerPool(RayClusterConfig(machines.address, gpus_per_task=4), print) as pool,
         pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"),
     ):
-        list(fleet.reports(part))
+        list(pool.results(part))
     assert not list(tmp_path.glob(".prunescope-tmp*"))

@@ -12,7 +12,7 @@ from transformers import MistralConfig
 import prunescope
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.planning.fingerprints import RETRIEVAL_TABLES
+from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
@@ -136,7 +136,7 @@ def test_a_plan_counts_texts_and_leaves_out_what_is_not_there(
     assert run(["plan", str(study), "--warehouse", str(tmp_path / "w"), "--format", "json"], Globals()) == 0
     shown = capsys.readouterr()
     rows = json.loads(shown.out)
-    assert "retrieval 'lost' is not there; `run` needs it" in " ".join(shown.err.split())
+    assert "retrieval 'lost' has no files; this plan leaves it out, but `run` needs it" in " ".join(shown.err.split())
     (dense,) = [row for row in rows if row["section"] == "partitions" and row["recipe"] == "dense"]
     modules = 3 * 6
     assert dense["rows"] == 1 + modules + 4 + 4 * 6 + 6 + 12

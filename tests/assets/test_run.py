@@ -17,14 +17,14 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
 from dagster._serdes import serialize_value
 
-from prunescope.assets.automation.jobs import _starter
+from prunescope.assets.automation.jobs import _launcher
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, register, variant_key
 from prunescope.assets.defs.partitions import RECIPES as PRUNED
-from prunescope.assets.instance.instance import opened
-from prunescope.assets.planning.fingerprints import MODEL_TABLES
+from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.quality.plausibility_checks import DRIFTS
@@ -157,7 +157,7 @@ def test_a_failing_variant_does_not_stop_the_others(changed: Changed) -> None:
 
 
 def test_dagster_knows_every_partition_by_the_fingerprint_in_its_footer(warehouse: Path) -> None:
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         for table in TABLES.values():
             for path in (warehouse / table.name).rglob("*.parquet"):
                 provenance = read_footer(path).provenance
@@ -173,7 +173,7 @@ def test_dagster_knows_every_partition_by_the_fingerprint_in_its_footer(warehous
 
 
 def test_dagster_shows_questions_figures_and_the_report(warehouse: Path) -> None:
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         for node in defs.resolve_asset_graph().asset_nodes:
             if node.partitions_def is None and node.is_executable:
                 event = instance.get_latest_materialization_event(node.key)
@@ -196,7 +196,7 @@ def stale_variants(instance: DagsterInstance) -> set[str]:
 
 def test_a_changed_parameter_makes_exactly_its_variants_stale_in_the_ui(study: StudyFile, warehouse: Path) -> None:
     job = defs.resolve_job_def("recipes")
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         assert stale_variants(instance) == set()
         changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
         study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
@@ -209,7 +209,7 @@ def test_a_changed_parameter_makes_exactly_its_variants_stale_in_the_ui(study: S
 def test_a_question_and_a_figure_older_than_their_tables_are_stale_in_the_ui(warehouse: Path, changed: Changed) -> None:
     answers = [AssetKey("q04_fit_of_theorem_3"), AssetKey(["figures", "generation"])]
     for place, wanted in ((warehouse, StaleStatus.FRESH), (changed.warehouse, StaleStatus.STALE)):
-        with opened(place) as instance:
+        with open_instance(place) as instance:
             graph = defs.resolve_asset_graph()
             resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
             assert [resolver.get_status(key) for key in answers] == [wanted, wanted]
@@ -217,7 +217,7 @@ def test_a_question_and_a_figure_older_than_their_tables_are_stale_in_the_ui(war
 
 def test_drifts_are_checked_variant_by_variant_and_a_sound_study_warns_of_none(warehouse: Path) -> None:
     wanted = {f"tiny-a|{recipe}": AssetCheckExecutionRecordStatus.SUCCEEDED for recipe in RECIPES}
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         for table, drifts in DRIFTS.items():
             for drift in drifts:
                 key = AssetCheckKey(AssetKey(table), drift.name)
@@ -226,7 +226,7 @@ def test_drifts_are_checked_variant_by_variant_and_a_sound_study_warns_of_none(w
 
 
 def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path) -> None:
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         for node in defs.resolve_asset_graph().asset_nodes:
             event = instance.get_latest_materialization_event(node.key)
             if event is None:
@@ -242,7 +242,7 @@ def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path)
 
 def test_the_runs_of_a_study_are_asked_for_by_whoever_started_its_job() -> None:
     for tags, told in (({SCHEDULE_NAME_TAG: "nightly"}, "schedule nightly"), ({USER_TAG: "me"}, "me"), ({}, "a click")):
-        assert _starter(tags) == told
+        assert _launcher(tags) == told
 
 
 def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(
@@ -257,7 +257,7 @@ def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_fr
             "warehouse": {"config": {"root": str(warehouse)}},
         }
     }
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         job, tags = defs.resolve_job_def("study"), {SENSOR_NAME_TAG: "watch"}
         assert job.execute_in_process(instance=instance, run_config=config, tags=tags).success
         assert {record.status for record in instance.get_runs(limit=4)} == {DagsterRunStatus.SUCCESS}
@@ -287,7 +287,7 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_asks_nothing_of
             "engine": {"config": {"kind": "inline"}},
         }
     }
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         register(instance, MODELS, ["tiny-a"])
         register(instance, PRUNED, RECIPES)
         key = variant_key("tiny-a", "magnitude-50")
@@ -303,14 +303,14 @@ def test_the_users_own_dagster_home_is_used_and_left_alone(tmp_path: Path, monke
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    with opened(tmp_path / "warehouse") as instance:
+    with open_instance(tmp_path / "warehouse") as instance:
         assert instance.root_directory == str(home)
     assert (home / "dagster.yaml").read_text() == "telemetry:\n  enabled: false\n"
     assert not (tmp_path / "warehouse").exists()
 
 
 def test_without_one_the_instance_lives_in_the_warehouse_by_our_configuration(tmp_path: Path) -> None:
-    with opened(tmp_path / "warehouse") as instance:
+    with open_instance(tmp_path / "warehouse") as instance:
         assert instance.root_directory == str(tmp_path / "warehouse" / "_dagster")
         assert not instance.telemetry_enabled
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1

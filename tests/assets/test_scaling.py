@@ -10,8 +10,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.execution.task import STEPS
-from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, opened
+from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, open_instance
+from prunescope.assets.planning.steps import STEPS
 from prunescope.warehouse.storage.provenance import read_footer
 from tests.assets.test_cli_plan import Capture, of, planned
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions
@@ -27,7 +27,9 @@ def test_seconds_are_those_of_the_partitions_that_are_there_else_estimated(
     assert partitions(warehouse) == before
     for step in ("traces", "texts", "tasks"):
         (row,) = of(rows, "steps", item=step)
-        files = [warehouse / STEPS[step][0] / "model=tiny-a" / f"recipe={name}/part.parquet" for name in RECIPES[1:]]
+        files = [
+            warehouse / STEPS[step].tables[0] / "model=tiny-a" / f"recipe={name}/part.parquet" for name in RECIPES[1:]
+        ]
         assert row["seconds"] == pytest.approx(fmean(read_footer(file).provenance.seconds for file in files))
         assert (row["source"], row["when"]) == ("measured, 3 partitions", "a variant")
     assert [row["source"] for row in of(rows, "steps", item="writing")] == [f"measured now in {warehouse}"]
@@ -68,7 +70,7 @@ def _run(instance: DagsterInstance) -> Path:
 
 
 def test_no_event_of_a_run_makes_dagster_move_the_log_of_a_database_to_the_disk(tmp_path: Path) -> None:
-    with opened(tmp_path) as instance:
+    with open_instance(tmp_path) as instance:
         run_file = _run(instance)
         # Whoever closes a database last removes its log.
         assert run_file.with_name(f"{run_file.name}-wal").exists()
@@ -77,7 +79,7 @@ def test_no_event_of_a_run_makes_dagster_move_the_log_of_a_database_to_the_disk(
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells which files a process holds")
 def test_however_many_runs_follow_one_another_few_files_stay_open(tmp_path: Path) -> None:
-    with opened(tmp_path) as instance:
+    with open_instance(tmp_path) as instance:
         for _ in range(20):
             _run(instance)
         found = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]

@@ -12,7 +12,7 @@ from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, register
-from prunescope.assets.instance.instance import opened
+from prunescope.assets.instance.instance import open_instance
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.studies import load_study
 from tests.assets.tiny_study import StudyFile
@@ -88,7 +88,7 @@ def test_a_study_that_names_a_place_with_a_secret_is_refused(changes: dict[str, 
 def test_a_run_of_the_interface_that_fails_on_a_secret_keeps_none(study: StudyFile, tmp_path: Path) -> None:
     path = study.write(texts=[{"id": "mine", "source": ADDRESS}])
     config = {"study": {"config": {"study": str(path)}}, "warehouse": {"config": {"root": str(tmp_path / "warehouse")}}}
-    with opened(tmp_path / "warehouse") as instance:
+    with open_instance(tmp_path / "warehouse") as instance:
         register(instance, MODELS, ["tiny-a"])
         done = defs.resolve_job_def("model_tables").execute_in_process(
             instance=instance, partition_key="tiny-a", run_config={"resources": config}, raise_on_error=False

@@ -23,7 +23,7 @@ import pytest
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.serve import _names
-from prunescope.assets.publishing.live_study import LiveStudies, studies
+from prunescope.assets.publishing.live_study import LiveStudy, studies
 from prunescope.assets.publishing.server import ROWS
 from prunescope.warehouse.catalogue.comparison import compare
 from prunescope.warehouse.storage.partition_store import Store
@@ -368,11 +368,11 @@ def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
 def test_an_answer_to_a_bug_keeps_other_pages_out_like_any_other(
     warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bug(_: LiveStudies) -> None:
+    def bug(_: LiveStudy) -> None:
         raise ZeroDivisionError
 
     with Served(warehouse) as server:
-        monkeypatch.setattr(LiveStudies, "index", bug)
+        monkeypatch.setattr(LiveStudy, "index", bug)
         status, headers, body = server.ask(f"{server.home}/data/index.json")
         assert status == 500
         assert "ZeroDivisionError" in json.loads(body)["error"]
@@ -487,4 +487,4 @@ def test_a_study_of_the_users_is_known_by_its_file(computed_once: Path, study: S
     assert studies(computed_once, "tiny") == {"tiny": None}
     [known] = studies(computed_once, str(study.path)).values()
     assert known is not None
-    assert LiveStudies(computed_once, "tiny", known).index()["facts"][0]["name"] == "study"
+    assert LiveStudy(computed_once, "tiny", known).index()["facts"][0]["name"] == "study"

@@ -16,7 +16,7 @@ from dagster import AssetMaterialization
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.instance.instance import only_writer, opened
+from prunescope.assets.instance.instance import open_instance, writer_lock
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import ROOT, StudyFile, few_answers, one_thread, rows
@@ -164,7 +164,7 @@ class Machine:
         self._thread = threading.Thread(target=self._writes)
 
     def _writes(self) -> None:
-        with only_writer(Store(self.url).local(self.cache), self.waits.set, self.url):
+        with writer_lock(Store(self.url).local(self.cache), self.waits.set, self.url):
             self.has.set()
             self.leaves.wait(60)
 
@@ -201,6 +201,6 @@ def test_a_machine_that_is_gone_holds_nothing(environment: dict[str, str], tmp_p
 
 
 def test_an_event_is_kept_in_postgresql(environment: dict[str, str], tmp_path: Path) -> None:
-    with opened(tmp_path) as instance:
+    with open_instance(tmp_path) as instance:
         instance.report_runless_asset_event(AssetMaterialization("kept", partition="p"))
     assert asked(environment, "select partition from event_logs where asset_key like '%kept%'") == [("p",)]

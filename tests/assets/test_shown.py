@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from dagster import AssetCheckSeverity
 
-from prunescope.assets.defs.metadata import left_alone, materialized
-from prunescope.assets.execution.partition_preview import MOST_CHARACTERS, command, origin, preview
+from prunescope.assets.defs.metadata import materialized, skipped_checks
+from prunescope.assets.execution.partition_preview import MAX_CHARACTERS, command, origin, preview
 from prunescope.assets.execution.task import TaskResult
 from prunescope.warehouse.catalogue.safe_sql import run_safe
 from prunescope.warehouse.quality.plausibility_checks import CheckResult
@@ -27,7 +27,7 @@ def test_every_table_has_a_preview_that_fits_in_place(table) -> None:
     head, _, *body = text.splitlines()
     assert len(body) == rows.height
     assert [name for name in table.telling if f"| {name} |" not in head] == []
-    assert 0 < len(text) <= MOST_CHARACTERS
+    assert 0 < len(text) <= MAX_CHARACTERS
 
 
 def test_a_preview_spreads_over_the_partition_from_its_first_row_to_its_last() -> None:
@@ -46,7 +46,7 @@ def test_a_preview_of_nothing_is_empty_and_long_texts_are_cut() -> None:
     table = TABLES["generations"]
     assert preview(table, rows_of(table, rows=0)) == ""
     long = rows_of(table, rows=3).with_columns(text=pl.lit("<script>|" * 500))
-    assert len(preview(table, long)) <= MOST_CHARACTERS
+    assert len(preview(table, long)) <= MAX_CHARACTERS
     assert "<script>" not in preview(table, long)
 
 
@@ -84,5 +84,5 @@ def test_a_drift_is_a_warning_with_its_numbers_and_what_was_not_asked_is_none() 
     [result] = [each for each in told.check_results if each.check_name == "answers_are_graded"]
     assert (result.passed, result.severity) == (False, AssetCheckSeverity.WARN)
     assert {name: value.value for name, value in result.metadata.items()} == drift.figures
-    assert {each.check_name for each in left_alone(table)} == {each.check_name for each in told.check_results}
-    assert all(each.passed for each in left_alone(table))
+    assert {each.check_name for each in skipped_checks(table)} == {each.check_name for each in told.check_results}
+    assert all(each.passed for each in skipped_checks(table))

@@ -21,9 +21,9 @@ from prunescope.assets.defs.recipe_asset import recipe
 from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.report_asset import report
 from prunescope.assets.defs.table_assets import table_assets
-from prunescope.assets.instance.instance import opened
+from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.interface.staleness import install
-from prunescope.assets.planning import fingerprints
+from prunescope.assets.planning import steps
 from tests.assets.tiny_study import ANSWERS, StudyFile
 from tests.assets.tiny_study import RECIPES as NAMES
 from tests.assets.tiny_study import VARIANT_TABLES as FILLED
@@ -42,7 +42,7 @@ def instance(warehouse: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagst
     threshold = "SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD"
     monkeypatch.setattr(data_version, threshold, getattr(data_version, threshold))
     install()
-    with opened(warehouse) as found:
+    with open_instance(warehouse) as found:
         yield found
 
 
@@ -120,7 +120,7 @@ def test_a_recipe_that_is_published_for_the_first_time_makes_nothing_stale(
 def test_a_changed_program_reaches_all_tables_below_and_no_answer_cries_for_ever(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(fingerprints.CODE_VERSIONS, "variants", "another")
+    monkeypatch.setitem(steps.CODE_VERSIONS, "variants", "another")
     assets = [recipe, *table_assets(), paper_reference, *question_assets(), *figure_assets(), report]
     assert stale(instance, AssetGraph.from_assets(assets)) == {key for name in NAMES for key in of(name)}
 

@@ -12,7 +12,7 @@ import pytest
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.planning.fingerprints import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
+from prunescope.assets.planning.steps import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
 from tests.assets.interface import Interface, free_port, started
 from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
 

@@ -28,9 +28,9 @@ from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.execution.local.client import stop_worker
-from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, opened
+from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance
 from prunescope.assets.interface.webserver import OwnPagesOnly
-from prunescope.assets.planning import fingerprints
+from prunescope.assets.planning import steps
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.tables import TABLES
 from tests.assets.interface import PATIENCE, Interface, free_port, started
@@ -103,7 +103,7 @@ def interface(ui: Opened) -> Interface:
 def change_magnitude(study: StudyFile, warehouse: Path) -> None:
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
     study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         job = defs.resolve_job_def("recipes")
         config = asks_for(study)
         assert job.execute_in_process(instance=instance, partition_key="magnitude-50", run_config=config).success
@@ -112,7 +112,7 @@ def change_magnitude(study: StudyFile, warehouse: Path) -> None:
 def computed_by_the_command_line(recipe: str, study: StudyFile, warehouse: Path) -> None:
     """Leaves the run that made a variant in the history, as it stands there when nobody has moved the warehouse."""
     tags = {STUDY_TAG: study.name, WAREHOUSE_TAG: str(warehouse), "dagster/partition": f"tiny-a|{recipe}"}
-    with opened(warehouse) as instance:
+    with open_instance(warehouse) as instance:
         job = defs.resolve_job_def("variant_tables")
         instance.create_run_for_job(job, status=DagsterRunStatus.SUCCESS, tags=tags, run_config=asks_for(study))
 
@@ -165,14 +165,14 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
 @pytest.mark.exhaustive  # three variants again, one after the other, of which the click below makes one
 def test_a_backfill_loads_the_model_once_and_leaves_the_answers_stale_and_nothing_else(ui: Opened) -> None:
     keys = [f"tiny-a|{recipe}" for recipe in BY_COMMAND_LINE]
-    backfill = ui.interface.backfill(list(fingerprints.VARIANT_TABLES), keys)
+    backfill = ui.interface.backfill(list(steps.VARIANT_TABLES), keys)
 
     def ended() -> list[str]:
         return [run for run, status in ui.interface.runs_of(backfill).items() if status in {"SUCCESS", "FAILURE"}]
 
     until(lambda: len(ended()) == len(keys), lambda: ui.interface.runs_of(backfill))
     assert set(ui.interface.runs_of(backfill).values()) == {"SUCCESS"}
-    loads = [line for run in ended() for line in ui.interface.run(run)[1] if "prove its structure: 0 of 1" in line]
+    loads = [line for run in ended() for line in ui.interface.run(run)[1] if "verify its structure: 0 of 1" in line]
     assert len(loads) == 1, loads
     assert len(workers_of(ui.warehouse)) == 1
     assert ui.interface.stale() == ANSWERS

@@ -16,7 +16,6 @@ from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.watching.watch_list import (
     AddedModel,
     WatchList,
-    changed,
     load_watch_state,
     read_list,
     request_for,
@@ -228,7 +227,7 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
     store: Store, study: StudyFile, drop, settled, capsys
 ) -> None:
     drop("dropped")
-    with changed(store) as versions:
+    with edit_watch_list(store) as versions:
         versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="org/name"),)))
     assert names(store) == {"tiny": {"tiny-a", "mine", "dropped"}}
     for name, reason in (
@@ -247,7 +246,7 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
     [
         ("studies: [", "not valid YAML"),
         ("study: [demo]", "`study`: is no key here; did you mean `studies`?"),
-        ("studies: [demo, demo]", "stands there twice"),
+        ("studies: [demo, demo]", "occurs twice"),
         ("models: [{name: a, source: b, study: c}]", "'c' is none of the `studies`"),
         ("models: [{name: a/b, source: b}]", "`models.0.name`"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),
@@ -273,7 +272,7 @@ def test_a_study_that_cannot_be_read_does_not_stop_the_others(store: Store, stud
 
 def test_two_who_change_the_list_at_once_both_have_their_way(store: Store) -> None:
     def add(number: int) -> None:
-        with changed(store) as versions:
+        with edit_watch_list(store) as versions:
             found = versions[-1]
             added = AddedModel(name=f"m{number}", source="org/name")
             versions.append(found.model_copy(update={"models": (*found.models, added)}))
@@ -289,7 +288,7 @@ def test_two_who_change_the_list_at_once_both_have_their_way(store: Store) -> No
 def test_the_list_lies_in_an_object_store_beside_the_tables() -> None:
     store = Store("memory://bucket/warehouse")
     assert read_list(store) == WatchList()
-    with changed(store) as versions:
+    with edit_watch_list(store) as versions:
         versions.append(WatchList(studies=("demo",)))
     assert read_list(Store("memory://bucket/warehouse")).studies == ("demo",)
     assert yaml.safe_load((store.root / "_watch.yaml").read_text())["studies"] == ["demo"]
@@ -349,7 +348,7 @@ def test_run_of_a_watched_study_computes_the_models_beside_it_too(
 ) -> None:
     without_answers(monkeypatch)
     store = Store(warehouse)
-    with changed(store) as versions:
+    with edit_watch_list(store) as versions:
         versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="/gone/model"),)))
     assert prunescope(store, "run", study.path) == 2
     assert "/gone/model" in capsys.readouterr().err

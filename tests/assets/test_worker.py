@@ -16,7 +16,7 @@ from prunescope.assets.execution.error_transport import WorkerLostError
 from prunescope.assets.execution.local import client
 from prunescope.assets.execution.local.client import compute_in_worker, stop_worker
 from prunescope.assets.execution.task import ComputeTask, TaskResult
-from prunescope.assets.instance.instance import only_writer
+from prunescope.assets.instance.instance import writer_lock
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -42,7 +42,7 @@ def asked(
     step: str, study: StudyFile, root: Path, recipe: str | None = None, progress: Progress = SILENT
 ) -> list[TaskResult]:
     part = ComputeTask(step, StudyRequest(str(study.path)), str(root), "tiny-a", recipe)
-    with only_writer(root, lambda: None) as lock:
+    with writer_lock(root, lambda: None) as lock:
         return list(compute_in_worker(part, progress, root, lock))
 
 
@@ -70,10 +70,10 @@ def test_a_worker_writes_what_a_run_writes_and_when_it_is_killed_another_one_goe
     assert all(found[name].equals(wanted[name]) for name in found)
     (worker,) = workers_of(root)
     before = {path: path.stat().st_ino for path in root.rglob("*.parquet")}
-    with pytest.raises(WorkerLostError, match=r"in the middle of tiny-a calibration; see .*_worker\.log"):
+    with pytest.raises(WorkerLostError, match=r"during tiny-a calibration; see .*_worker\.log"):
         asked("calibration", study, root, progress=Kills(worker))
     assert {path: path.stat().st_ino for path in root.rglob("*.parquet")} == before
-    assert [report.is_left_alone for report in asked("speed", study, root, "dense")] == [True]
+    assert [report.is_skipped for report in asked("speed", study, root, "dense")] == [True]
     assert len(workers_of(root)) == 1
     assert workers_of(root) != {worker}
 
@@ -94,7 +94,7 @@ def test_a_worker_keeps_errors_what_they_are_and_goes_with_its_environment_or_wh
     while workers_of(root):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert not client._socket_of(root).exists()
+    assert not client._socket_path(root).exists()
 
 
 @pytest.fixture

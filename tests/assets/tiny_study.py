@@ -19,7 +19,7 @@ import yaml
 from dagster import AssetKey
 
 from prunescope.assets.execution.local import client
-from prunescope.assets.planning import fingerprints
+from prunescope.assets.planning import steps
 from prunescope.assets.runs import run_executor
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import questions
@@ -35,8 +35,8 @@ SERVER = [
     f"from prunescope.assets.execution.signals import end_with_parent; end_with_parent(); {COMMAND[2]}",
 ]
 # What the tiny study fills of a variant.
-_ELSEWHERE = {*fingerprints.RETRIEVAL_TABLES, fingerprints.SPEED_TABLE}
-VARIANT_TABLES = tuple(table for table in fingerprints.VARIANT_TABLES if table not in _ELSEWHERE)
+_ELSEWHERE = {*steps.RETRIEVAL_TABLES, steps.SPEED_TABLE}
+VARIANT_TABLES = tuple(table for table in steps.VARIANT_TABLES if table not in _ELSEWHERE)
 # What is made of the whole warehouse, by the names of the assets.
 ANSWERS = {*questions(), *(f"figures/{name}" for name in FIGURES), "report"}
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]
@@ -147,7 +147,7 @@ def one_thread() -> Iterator[None]:
 
 def workers_of(warehouse: Path) -> set[int]:
     """Processes that compute for a warehouse, found by their socket among the arguments."""
-    socket_of, found = os.fsencode(client._socket_of(warehouse)), set()
+    socket_of, found = os.fsencode(client._socket_path(warehouse)), set()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             # One that is still a child of its starter is about to make the worker and end.

@@ -379,7 +379,7 @@ FAULTS = (
         "assets/test_fingerprints.py",
     ),
     fault(
-        "assets/interface/webserver.py",
+        "assets/publishing/origin_guard.py",
         'if _PORT.sub("", host) not in self._hosts or headers',
         "if headers",
         "assets/test_ui.py::test_the_interface_answers_under_its_own_names",
@@ -398,8 +398,8 @@ FAULTS = (
     ),
     fault(
         "assets/execution/error_transport.py",
-        "PassingError | ConnectionError | TimeoutError",
-        "PassingError | ConnectionError",
+        "TransientError | ConnectionError | TimeoutError",
+        "TransientError | ConnectionError",
         "assets/test_engines.py::test_only_what_can_pass_later_is_tried_again",
     ),
     fault(
@@ -410,8 +410,8 @@ FAULTS = (
     ),
     fault(
         "assets/defs/engine_resource.py",
-        "is_halved=part.name in self._lost",
-        "is_halved=False",
+        "halve_batch=task.name in self._lost",
+        "halve_batch=False",
         "assets/test_engines.py::test_half_the_batch_is_for_a_part_whose_worker_was_lost",
     ),
     fault(
@@ -420,11 +420,16 @@ FAULTS = (
         "if self._clock() >= 0:",
         "assets/test_engines.py::test_a_log_gets_the_first_line_at_once_and_then_one_in_five_seconds",
     ),
-    fault("assets/instance/launcher.py", "return not _is_zombie(pid)", "return True", "assets/test_launcher.py"),
+    fault(
+        "assets/instance/launcher.py",
+        'return status.rpartition(")")[2].split()[:1] != ["Z"]',
+        "return True",
+        "assets/test_launcher.py",
+    ),
     fault(
         "assets/execution/partition_preview.py",
-        "places = [place * (rows.height - 1)",
-        "places = [place * (rows.height - 2)",
+        "indices = [index * (rows.height - 1)",
+        "indices = [index * (rows.height - 2)",
         "assets/test_shown.py",
     ),
     fault(

@@ -64,7 +64,8 @@ def direct(study: str, root: str) -> Figures:
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
     from prunescope.assets.execution.model_cache import ModelCache
     from prunescope.assets.execution.step_functions import compute
-    from prunescope.assets.execution.task import STEPS, ComputeTask
+    from prunescope.assets.execution.task import ComputeTask
+    from prunescope.assets.planning.steps import STEPS
     from prunescope.assets.planning.work_plan import StudyRequest
 
     def work() -> None:
@@ -93,11 +94,11 @@ def direct(study: str, root: str) -> Figures:
 def registered(study: str, root: str) -> Figures:
     """Makes a study's models and recipes known to Dagster, as its first run does."""
     from prunescope.assets.defs.partitions import MODELS, RECIPES, register
-    from prunescope.assets.instance.instance import opened
+    from prunescope.assets.instance.instance import open_instance
     from prunescope.assets.planning.work_plan import StudyRequest
 
     chosen = StudyRequest(study).load()
-    with opened(Path(root)) as instance:
+    with open_instance(Path(root)) as instance:
         register(instance, MODELS, [spec.name for spec in chosen.models])
         register(instance, RECIPES, [each.name for each in chosen.recipes])
     return {}
@@ -107,13 +108,13 @@ def partition(study: str, root: str, job: str, key: str) -> Figures:
     """One run of one partition with the engine of the UI and the daemon."""
     from prunescope.assets.definitions import defs
     from prunescope.assets.defs.partitions import variant_key
-    from prunescope.assets.instance.instance import opened
+    from prunescope.assets.instance.instance import open_instance
 
     model, _, recipe = key.partition("|")
     registered(study, root)
 
     def work() -> None:
-        with opened(Path(root)) as instance:
+        with open_instance(Path(root)) as instance:
             done = defs.resolve_job_def(job).execute_in_process(
                 instance=instance,
                 partition_key=variant_key(model, recipe) if recipe else model,
@@ -182,14 +183,14 @@ def cluster(study: str, root: str, workers: str) -> Figures:
     from prunescope.assets.execution.ray.worker_pool import WorkerPool
 
     begun = list[float]()
-    hand_out = WorkerPool._hand_out
+    assign = WorkerPool._assign
 
-    def hand_out_together(fleet: WorkerPool) -> None:
-        if not any(hired.ready for hired in fleet._hired):
+    def assign_together(pool: WorkerPool) -> None:
+        if not any(worker.ready for worker in pool._workers):
             begun.append(time.perf_counter())
-            hand_out(fleet)
+            assign(pool)
 
-    WorkerPool._hand_out = hand_out_together
+    WorkerPool._assign = assign_together
     machine = {"num_cpus": 1, "object_store_memory": 80 << 20}
     machines = Cluster(initialize_head=True, head_node_args=machine | {"include_dashboard": False})
     try:
@@ -216,7 +217,7 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
     from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
-    from prunescope.assets.instance.instance import opened
+    from prunescope.assets.instance.instance import open_instance
 
     @asset(partitions_def=MODELS)
     def model() -> None: ...
@@ -224,7 +225,7 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     @asset(partitions_def=VARIANTS, deps=[model], automation_condition=AutomationCondition.eager())
     def variant() -> None: ...
 
-    with opened(Path(root)) as instance:
+    with open_instance(Path(root)) as instance:
         register(instance, MODELS, [f"m{index}" for index in range(int(models))])
         register(instance, RECIPES, [f"r{index}" for index in range(int(recipes))])
         keys = VARIANTS.get_partition_keys(dynamic_partitions_store=instance)
@@ -269,8 +270,8 @@ def tick(study: str, root: str) -> Figures:
     if command(["watch", study, "--warehouse", root], Globals()):
         raise RuntimeError("the study cannot be watched")
     store, surveyor = Store(root), FreshnessScanner()
-    first = timed(lambda: surveyor.survey(store))
-    return {"first": first["cpu"], "later": timed(lambda: surveyor.survey(store))["cpu"]}
+    first = timed(lambda: surveyor.scan(store))
+    return {"first": first["cpu"], "later": timed(lambda: surveyor.scan(store))["cpu"]}
 
 
 def answers(root: str, rows: str) -> Figures:

@@ -1,1 +1,1 @@
-"""The engine that computes in a process of its own on this machine."""
+"""The engine that computes in a separate process on this machine."""

@@ -1,6 +1,6 @@
-"""Asks the worker of a warehouse to compute a part; starts it where there is none, ends it when the part is given up.
+"""The client of a warehouse's worker process: starts it, sends it tasks, and ends it when a task is given up.
 
-All of it as the warehouse's only writer, so nobody else talks to the worker meanwhile. The worker itself: `worker.py`.
+The caller holds the writer lock of the warehouse, so each worker has one client at a time.
 """
 
 import hashlib
@@ -22,43 +22,43 @@ from prunescope.assets.execution.error_transport import KINDS, TransientError, W
 from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.pipelines.core.progress import Progress
 
-# What a worker prints; every worker begins it anew.
+# The worker's output; every worker overwrites it.
 LOG = "_worker.log"
-# How long a worker may take to go when it is told to, before it is killed.
-_LEAVE_SECONDS = 2.0
-_ROOMS = Path(__file__).parents[3]
-_HOME = settings.package_parent()
-# A process of its own, child of nobody that could end before it or would have to ask how it ended.
+# Time between SIGTERM and SIGKILL.
+_EXIT_SECONDS = 2.0
+_PACKAGE = Path(__file__).parents[3]
+_IMPORT_PATH = settings.package_parent()
+# Forks, so that the worker outlives this process and this process need not wait for it.
 _START = (
     "import os; os.fork() and os._exit(0); from prunescope.assets.execution.local.worker_process import main; main()"
 )
 
 
 class _RemoteError(Exception):
-    """The traceback of an error where it arose."""
+    """The traceback of an error in the worker."""
 
 
-def compute_in_worker(part: ComputeTask, progress: Progress, local: Path, lock: int) -> Iterator[TaskResult]:
-    """Has the worker of a warehouse compute a part; whoever stops asking stops the worker.
+def compute_in_worker(task: ComputeTask, progress: Progress, local: Path, lock: int) -> Iterator[TaskResult]:
+    """Compute a task in the warehouse's worker; closing this generator early ends the worker.
 
     Args:
-        part: what to compute.
-        progress: told what the worker tells.
+        task: the task.
+        progress: receives the worker's progress.
         local: the warehouse's folder on this machine.
-        lock: as `only_writer` yields it. The worker holds a copy, so that nobody writes beside it should this process
-            die.
+        lock: file descriptor of the writer lock. The worker holds a copy, so that the warehouse stays locked if this
+            process dies.
 
     Raises:
         InputError, ComputationError, WarehouseError: as `compute`.
         WorkerLostError: the worker ended, or could not be started.
     """
-    worker = _found(local) or _started(local)
+    worker = _running_worker(local) or _start_worker(local)
     is_over = False
     try:
-        worker.ask(part, lock)
-        for kind, value in worker.answers():
+        worker.send(task, lock)
+        for kind, value in worker.messages():
             match kind:
-                case "report":
+                case "result":
                     yield TaskResult.from_json(value)
                 case "start":
                     progress.start(*value)
@@ -69,9 +69,9 @@ def compute_in_worker(part: ComputeTask, progress: Progress, local: Path, lock: 
                 case _:
                     is_over = True
                     if kind == "error":
-                        raise _raised(value)
+                        raise _received_error(value)
                     return
-        raise WorkerLostError(f"the worker of {local} ended in the middle of {part.name}; see {local / LOG}")
+        raise WorkerLostError(f"the worker of {local} ended during {task.name}; see {local / LOG}")
     finally:
         if not is_over:
             worker.end()
@@ -79,29 +79,29 @@ def compute_in_worker(part: ComputeTask, progress: Progress, local: Path, lock: 
 
 
 def stop_worker(local: Path) -> None:
-    """Ends the worker of a warehouse, if there is one, so that its model is in nobody's way."""
-    if worker := _connected(_socket_of(local)):
+    """End the worker of a warehouse, if there is one, to free the memory of its model."""
+    if worker := _connect(_socket_path(local)):
         worker.end()
         worker.close()
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """A connection to a worker that has introduced itself."""
+    """A connection to a worker that has sent its process id and identity."""
 
     connection: socket.socket
     lines: BinaryIO
     pid: int
     identity: str
 
-    def ask(self, part: ComputeTask, lock: int) -> None:
-        message = part.to_json().encode() + b"\n"
-        with suppress(ConnectionError):  # the answer, or that there is none, tells more
+    def send(self, task: ComputeTask, lock: int) -> None:
+        message = task.to_json().encode() + b"\n"
+        with suppress(ConnectionError):  # `messages` then ends without a result
             sent = socket.send_fds(self.connection, [message], [lock])
             self.connection.sendall(message[sent:])
 
-    def answers(self) -> Iterator[tuple[str, Any]]:
-        """What it says, until it says no more."""
+    def messages(self) -> Iterator[tuple[str, Any]]:
+        """Yield the worker's messages until the connection ends."""
         with suppress(ConnectionError):
             for line in self.lines:
                 if line.endswith(b"\n"):
@@ -112,31 +112,28 @@ class _Worker:
         self.connection.close()
 
     def end(self) -> None:
-        """Ends the process, whatever it is doing, and waits until it has gone: the system then ends the connection."""
-        self.connection.settimeout(_LEAVE_SECONDS)
+        """End the process and wait until it is gone, which closes the connection."""
+        self.connection.settimeout(_EXIT_SECONDS)
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
             with suppress(TimeoutError):
-                self._read_to_the_end()
+                with suppress(ConnectionError):
+                    while self.connection.recv(1 << 16):
+                        pass
                 return
 
-    def _read_to_the_end(self) -> None:
-        with suppress(ConnectionError):
-            while self.connection.recv(1 << 16):
-                pass
 
-
-def _raised(told: dict[str, Any]) -> Exception:
-    """The error that a worker has told of, with its own traceback as the cause."""
-    error = KINDS.get(told["kind"], RuntimeError)(told["message"])
-    error.__cause__ = (TransientError if told["can_pass"] else _RemoteError)(told["traceback"])
+def _received_error(fields: dict[str, Any]) -> Exception:
+    """Rebuild an error of the worker, with the worker's traceback as its cause."""
+    error = KINDS.get(fields["kind"], RuntimeError)(fields["message"])
+    error.__cause__ = (TransientError if fields["is_transient"] else _RemoteError)(fields["traceback"])
     return error
 
 
-def _found(local: Path) -> _Worker | None:
-    """The worker that waits, if it runs this code in this environment; one that does not is ended."""
-    worker = _connected(_socket_of(local))
+def _running_worker(local: Path) -> _Worker | None:
+    """Connect to the running worker; end it if it was started with other code or another environment."""
+    worker = _connect(_socket_path(local))
     if worker is None or worker.identity == _identity():
         return worker
     worker.end()
@@ -144,10 +141,10 @@ def _found(local: Path) -> _Worker | None:
     return None
 
 
-def _started(local: Path) -> _Worker:
-    """A new worker; the socket listens before it runs, so that nobody has to wait for it to appear."""
-    path, environment = _socket_of(local), os.environ.copy()
-    environment["PYTHONPATH"] = os.pathsep.join([str(_HOME), *filter(None, [environment.get("PYTHONPATH")])])
+def _start_worker(local: Path) -> _Worker:
+    """Start a worker on a socket that listens already, so that connecting needs no retries."""
+    path, environment = _socket_path(local), os.environ.copy()
+    environment["PYTHONPATH"] = os.pathsep.join([str(_IMPORT_PATH), *filter(None, [environment.get("PYTHONPATH")])])
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener, (local / LOG).open("wb") as log:
         listener.bind(str(path))
@@ -161,19 +158,19 @@ def _started(local: Path) -> _Worker:
             stdout=log,
             stderr=log,
             env=environment,
-            # What a terminal or a run's process group is told does not concern it.
+            # Signals to the terminal's or the run's process group must not reach it.
             start_new_session=True,
         )
-    worker = _connected(path)
+    worker = _connect(path)
     if worker is None:
         raise WorkerLostError(f"the worker of {local} could not start; see {local / LOG}")
     return worker
 
 
-def _connected(path: Path) -> _Worker | None:
-    """A worker that introduces itself on a socket; None where nobody does.
+def _connect(path: Path) -> _Worker | None:
+    """Connect to the worker behind a socket; return None if there is none.
 
-    No limit of time: who listens is starting up on a busy machine, or idle and about to answer.
+    Without a timeout: a worker that listens answers as soon as it has started up or ended its last task.
     """
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -188,24 +185,24 @@ def _connected(path: Path) -> _Worker | None:
     return _Worker(connection, lines, **hello["hello"])
 
 
-def _socket_of(local: Path) -> Path:
+def _socket_path(local: Path) -> Path:
     name = hashlib.sha256(os.fsencode(local.resolve())).hexdigest()[:16]
     return settings.sockets_folder() / f"{name}.sock"
 
 
 def _identity() -> str:
-    """The code and the environment of this process: a worker that was started with others is of no use."""
-    modules = [path for room in ("assets", "pipelines", "warehouse") for path in _modules(_ROOMS / room)]
+    """Hash this process's code and environment; a worker that was started with others is replaced."""
+    modules = [path for room in ("assets", "pipelines", "warehouse") for path in _modules(_PACKAGE / room)]
     stamps = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in modules]
     installed = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
-    # What Dagster sets differs from run to run.
+    # Dagster sets other variables in every run.
     variables = sorted(item for item in os.environ.items() if not item[0].startswith("DAGSTER"))
-    told = [sys.executable, os.getcwd(), installed, stamps, variables]  # noqa: PTH109 - as text
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    parts = [sys.executable, os.getcwd(), installed, stamps, variables]  # noqa: PTH109 - as text
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _modules(package: Path) -> Iterator[Path]:
-    """The modules of a package; folders that are none, such as the data of a warehouse, are not walked."""
+    """Yield the modules of a package; folders without `__init__.py`, such as a warehouse's data, are skipped."""
     yield from sorted(package.glob("*.py"))
     for inside in sorted(package.glob("*/__init__.py")):
         yield from _modules(inside.parent)

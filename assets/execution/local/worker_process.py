@@ -1,6 +1,6 @@
-"""The worker of a warehouse: a process beside the runs that keeps a model loaded and computes one part at a time.
+"""The worker process of a warehouse: it keeps a model loaded between runs and computes one task at a time.
 
-`warm.py` starts it on a socket that listens already, asks it and ends it.
+`client` starts it on a socket that listens already, sends it tasks and ends it.
 """
 
 import json
@@ -21,16 +21,16 @@ from prunescope.assets.execution.task import ComputeTask
 from prunescope.pipelines.core import scratch_directory
 from prunescope.warehouse.storage.partition_store import Store
 
-# Steps of a computation are told together when so many seconds have passed.
-_TOLD_EVERY = 0.2
+# Seconds between two progress messages.
+_PROGRESS_SECONDS = 0.2
 
 
 class _Sender:
-    """Sends lines of JSON to whoever asked, progress among them."""
+    """The sender of JSON lines to the client; also the receiver of a computation's progress."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._advanced, self._told = 0, 0.0
+        self._advanced, self._sent_at = 0, 0.0
 
     def send(self, kind: str, value: object) -> None:
         self._connection.sendall(json.dumps({kind: value}).encode() + b"\n")
@@ -41,25 +41,25 @@ class _Sender:
 
     def advance(self, amount: int = 1) -> None:
         self._advanced += amount
-        if time.monotonic() - self._told >= _TOLD_EVERY:
+        if time.monotonic() - self._sent_at >= _PROGRESS_SECONDS:
             self.send("advance", self._advanced)
-            self._advanced, self._told = 0, time.monotonic()
+            self._advanced, self._sent_at = 0, time.monotonic()
 
     def done(self) -> None:
         self.send("done", None)
 
 
 def serve(listener: socket.socket, path: Path, identity: str, idle: float) -> None:
-    """Answers one client after the other until nobody has come for `idle` seconds.
+    """Serve one client after the other until no client has connected for `idle` seconds.
 
     Args:
-        listener: where clients come.
-        path: its socket; removed at the end.
-        identity: the code and the environment that this process was started with, as its starter calls them.
-        idle: in seconds.
+        listener: the listening socket.
+        path: path of the socket; removed at the end.
+        identity: hash of the code and environment that this process was started with.
+        idle: seconds.
     """
     scratch_directory.clean()
-    loaded = ModelCache()
+    cache = ModelCache()
     listener.settimeout(idle)
     while True:
         try:
@@ -68,15 +68,15 @@ def serve(listener: socket.socket, path: Path, identity: str, idle: float) -> No
             break
         with connection:
             try:
-                _answer(connection, identity, loaded)
+                _serve_client(connection, identity, cache)
             except BrokenPipeError:
-                os._exit(1)  # nobody waits for this part any more
-    # Before the listener closes: whoever connects in between sees the end, and finds the place free.
+                os._exit(1)  # the client has gone
+    # Before the listener closes: a client that connects in between is disconnected and starts a new worker.
     path.unlink(missing_ok=True)
 
 
-def _answer(connection: socket.socket, identity: str, loaded: ModelCache) -> None:
-    """Introduces itself, takes one part, computes it."""
+def _serve_client(connection: socket.socket, identity: str, cache: ModelCache) -> None:
+    """Send the identity, receive one task, and compute it."""
     sender = _Sender(connection)
     sender.send("hello", {"pid": os.getpid(), "identity": identity})
     line, locks, _, _ = socket.recv_fds(connection, 1 << 16, 1)
@@ -85,17 +85,17 @@ def _answer(connection: socket.socket, identity: str, loaded: ModelCache) -> Non
     if not line:
         return
     is_over = threading.Event()
-    watcher = threading.Thread(target=_leave_with_the_client, args=(connection, is_over), daemon=True)
+    watcher = threading.Thread(target=_exit_with_client, args=(connection, is_over), daemon=True)
     watcher.start()
-    loaded.progress = sender
+    cache.progress = sender
     try:
-        part = ComputeTask.from_json(line.decode())
-        Store(part.root).clean_temporaries()
-        for report in compute(part, loaded):
-            sender.send("report", report.to_json())
+        task = ComputeTask.from_json(line.decode())
+        Store(task.root).clean_temporaries()
+        for result in compute(task, cache):
+            sender.send("result", result.to_json())
         kind, end = "end", None
     except Exception as error:  # the client raises it
-        kind, end = "error", _told(error)
+        kind, end = "error", _error_fields(error)
     finally:
         for lock in locks:
             os.close(lock)
@@ -104,24 +104,24 @@ def _answer(connection: socket.socket, identity: str, loaded: ModelCache) -> Non
     watcher.join()
 
 
-def _leave_with_the_client(connection: socket.socket, is_over: threading.Event) -> None:
-    """Ends this process when the client has gone in the middle of a part: files are whole or not there."""
+def _exit_with_client(connection: socket.socket, is_over: threading.Event) -> None:
+    """End this process if the client goes before the task is over; files are written whole or not at all."""
     with suppress(ConnectionError):
         connection.recv(1)
     if not is_over.is_set():
         os._exit(1)
 
 
-def _told(error: Exception) -> dict[str, object]:
-    """An error in words, with the nearest of the kinds that a client knows."""
-    kind = next((one.__name__ for one in type(error).__mro__ if one.__name__ in KINDS), None)
+def _error_fields(error: Exception) -> dict[str, object]:
+    """Describe an error, with its nearest class that the client knows."""
+    kind = next((base.__name__ for base in type(error).__mro__ if base.__name__ in KINDS), None)
     message = str(error) if kind else f"{type(error).__name__}: {error}"
-    where = "".join(traceback.format_exception(error))
-    return {"kind": kind, "message": message, "traceback": where, "can_pass": is_transient(error)}
+    trace = "".join(traceback.format_exception(error))
+    return {"kind": kind, "message": message, "traceback": trace, "is_transient": is_transient(error)}
 
 
 def main() -> None:
-    """Serves on the socket whose descriptor, place and starter's identity are the arguments."""
+    """Serve on the socket that the arguments give: file descriptor, path, and the starter's identity."""
     settings.let_waiting_threads_sleep()
-    number, place, identity = sys.argv[1:]
-    serve(socket.socket(fileno=int(number)), Path(place), identity, settings.worker_idle_seconds())
+    number, path, identity = sys.argv[1:]
+    serve(socket.socket(fileno=int(number)), Path(path), identity, settings.worker_idle_seconds())

@@ -1,6 +1,6 @@
-"""The connection to a Ray cluster as dagster-ray's resource: one address for a local, a near and a far cluster.
+"""The connection to a Ray cluster as a dagster-ray resource: local, same network, or remote by one address.
 
-Imported only where Ray is asked for, since it needs the extra `ray`.
+Imported only where Ray is used, since it needs the extra `ray`.
 """
 
 import logging
@@ -15,49 +15,48 @@ from pydantic import Field
 from prunescope.pipelines.core.errors import ComputationError, InputError
 
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
-# For whoever listens at an address to take a connection.
-_LISTENER_SECONDS = 5.0
-# A server of ray:// begins a process for each client, and some of these beginnings fail: it forks while its
-# own threads talk (https://github.com/ray-project/ray/issues/63202).
-_TRIES = 3
+_CONNECT_SECONDS = 5.0
+# A ray:// server forks a process for each client while its own threads run, and some of these processes fail to start
+# (https://github.com/ray-project/ray/issues/63202).
+_ATTEMPTS = 3
 
 
 class Connection(RayResource):
-    """A cluster that others keep, or one on this machine that lives as long as the connection."""
+    """A cluster that exists already, or one on this machine that ends with the connection."""
 
     address: str = Field(description="`local`, `auto`, `HOST:PORT` or `ray://HOST:10001`.")
     object_store_bytes: int = Field(description="Size of Ray's object store where a local cluster is started.")
 
     @property
     def host(self) -> str:
-        """The address; there is no more to know of it."""
+        """Return the address; dagster-ray requires a host."""
         return self.address
 
     @property
     def name(self) -> str:
-        """How dagster-ray's messages call it."""
+        """Return the name in dagster-ray's messages."""
         return f"Ray at {self.address}"
 
     @property
     def ray_address(self) -> str:
-        """What Ray is given."""
+        """Return the address for `ray.init`."""
         return self.address
 
     @property
     def created(self) -> bool:
-        """It is there, or begins with the connection."""
+        """Return true: the cluster exists, or starts with the connection."""
         return True
 
     @property
     def ready(self) -> bool:
-        """As `created`."""
+        """Return true, as `created`."""
         return True
 
     def connect(self, context: Any) -> Any:  # noqa: ANN401, ARG002 - dagster-ray's signature
-        """Connects without what dagster-ray prepares for Ray Data, which nobody uses here.
+        """Connect, without dagster-ray's preparations for Ray Data, which is not used here.
 
         Raises:
-            InputError: nothing answers at the address.
+            InputError: no cluster answers at the address.
         """
         import ray
 
@@ -65,16 +64,16 @@ class Connection(RayResource):
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if self.address == "local":
             options |= {"include_dashboard": False, "object_store_memory": self.object_store_bytes}
-            logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_of_interest)
+            logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_not_token_notice)
         try:
-            for left in reversed(range(_TRIES)):
+            for left in reversed(range(_ATTEMPTS)):
                 try:
                     self._context = ray.init(self.address, **options)
                     break
                 except ConnectionAbortedError:
                     if not left:
                         raise
-        except Exception as error:  # Ray raises plain ones where its processes do not come up
+        except Exception as error:  # Ray raises plain exceptions where its processes do not start
             reason = str(error).strip().partition("\n")[0]
             if self.address == "local":
                 raise ComputationError(f"Ray did not start on this machine ({reason})") from error
@@ -82,29 +81,29 @@ class Connection(RayResource):
         return self._context
 
 
-def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Whether it is not Ray's word that a cluster has a token, as it should, and how to go without."""
+def _is_not_token_notice(record: logging.LogRecord) -> bool:
+    """Filter out Ray's notice that a cluster uses token authentication and how to turn it off."""
     return not record.getMessage().startswith("Token authentication is enabled")
 
 
 def _require_listener(address: str) -> None:
-    """Asks by TCP first: Ray itself waits for minutes, with warnings, where nobody listens.
+    """Check by TCP first, because Ray itself waits for minutes at an address without a listener.
 
     Raises:
-        InputError: nobody listens at an address of a host and a port.
+        InputError: there is no listener at the host and port of the address.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address  # as Ray does
     if address in {"auto", "local"}:
         return
     try:
-        place = urlsplit(address if "://" in address else f"//{address}")
-        host, port = place.hostname, place.port
-        if place.scheme not in {"", "ray"}:
+        url = urlsplit(address if "://" in address else f"//{address}")
+        host, port = url.hostname, url.port
+        if url.scheme not in {"", "ray"}:
             return
         if not host or not port:
             raise _no_cluster(address, "no port is given")
-        socket.create_connection((host, port), timeout=_LISTENER_SECONDS).close()
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise _no_cluster(address, str(error)) from error
 

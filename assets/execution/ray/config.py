@@ -1,4 +1,4 @@
-"""Which Ray cluster a study is computed on. No Ray here: this is what a command line or a run's configuration says."""
+"""The configuration of a Ray cluster, without importing Ray."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from prunescope.pipelines.core.errors import InputError
 
 @dataclass(frozen=True)
 class RayClusterConfig:
-    """Which cluster, and how much of it a worker takes.
+    """The cluster to compute on, and the share of it that each worker takes.
 
     Attributes:
-        address: `local` starts one on this machine, `auto` takes the one that this machine belongs to, else
-            `HOST:PORT` of its head (this machine belongs to it) or `ray://HOST:10001` (it does not).
-        gpus_per_task: GPUs of a worker, a part of one too; none: one where the cluster has any.
-        cpus_per_task: CPUs of a worker, and its threads; none: a machine's, divided among its workers.
+        address: `local` starts a cluster on this machine; `auto` uses the one that this machine belongs to;
+            `HOST:PORT` is the head of a cluster that this machine belongs to, `ray://HOST:10001` of another one.
+        gpus_per_task: GPUs of a worker, or a fraction of one; None: one where the cluster has any.
+        cpus_per_task: CPUs and threads of a worker; None: those of its machine, divided among the machine's workers.
     """
 
     address: str
@@ -21,10 +21,10 @@ class RayClusterConfig:
     cpus_per_task: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what Ray would refuse later.
+        """Check early what Ray would refuse later.
 
         Raises:
-            InputError: more than one GPU, and a part of one.
+            InputError: the number of GPUs is above one and not whole.
         """
         gpus = self.gpus_per_task
         if gpus is not None and gpus > 1 and gpus % 1:

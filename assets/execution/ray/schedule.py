@@ -1,15 +1,15 @@
-"""In which order a study's partitions go to a cluster, and how the Dagster runs follow them.
+"""The order in which a study's partitions go to a Ray cluster and are recorded in Dagster.
 
-A model's tables come before its variants, a variant's masks before its measures; all else goes side by side. Dagster
-records a run when its parts are computed, one run after the other in one thread: its SQLite files bear no crowd.
+A model's tables come before its variants, a variant's masks before its measurements; all else runs in parallel. The
+Dagster runs that record the results follow one after the other in one thread, because SQLite allows one writer.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from prunescope.assets.execution.ray.worker_pool import Task, WorkerPool
-from prunescope.assets.execution.task import STEPS, ComputeTask
-from prunescope.assets.planning.fingerprints import SPEED_TABLE
+from prunescope.assets.execution.ray.worker_pool import TaskGroup, WorkerPool
+from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.planning.steps import SPEED_TABLE, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest
 
 _MASKS = ("variants",)
@@ -17,77 +17,76 @@ _MASKS = ("variants",)
 
 @dataclass
 class RaySchedule:
-    """What of a plan is under way.
+    """The progress of a plan on a cluster.
 
     Attributes:
-        plan: what is to be done.
-        request: the study.
         root: the warehouse.
-        fleet: who computes.
-        record: has Dagster record some tables of a partition, which the fleet has computed or failed to; whether they
-            are the partition's last ones, and gives whether all went well.
-        pruned: called with a model and its variants that could not be pruned when all were tried.
+        record: runs Dagster for tables of a partition whose tasks have ended; the last argument says whether they are
+            the last of the partition. Returns whether all succeeded.
+        on_pruned: called when pruning of a model's variants has ended, with the model and its failed variants.
     """
 
     plan: Plan
     request: StudyRequest
     root: str
-    fleet: WorkerPool
+    pool: WorkerPool
     record: Callable[[PartitionWork, tuple[str, ...], bool], bool]
-    pruned: Callable[[str, set[str]], None]
-    _doing: dict[str, tuple[PartitionWork, tuple[str, ...]]] = field(default_factory=dict, init=False)
+    on_pruned: Callable[[str, set[str]], None]
+    _running: dict[str, tuple[PartitionWork, tuple[str, ...]]] = field(default_factory=dict, init=False)
     _to_prune: dict[str, int] = field(default_factory=dict, init=False)
     _failed: dict[str, set[str]] = field(default_factory=dict, init=False)
 
-    def everything(self) -> None:
-        """Computes all of the plan but `speed`, which is of this machine and not of whichever is free.
+    def run(self) -> None:
+        """Compute the plan, except `speed`, which is measured on the machine that the study is run from.
 
         Raises:
+            InputError, ComputationError: as `WorkerPool.next_done`.
             InputError, ComputationError: as `Fleet.next_done`.
         """
-        behind = {work.model for work in self.plan.models}
+        stale = {work.model for work in self.plan.models}
         for work in self.plan.models:
-            self._give(work, work.tables)
+            self._add(work, work.tables)
         for model in self.plan.study.models:
-            if model.name not in behind:
-                self._variants(model.name)
-        while not self.fleet.is_idle:
-            work, tables = self._doing.pop(self.fleet.next_done().name)
+            if model.name not in stale:
+                self._add_variants(model.name)
+        while not self.pool.is_idle:
+            work, tables = self._running.pop(self.pool.next_done().name)
             if work.recipe is None:
                 if self.record(work, tables, True):
-                    self._variants(work.model)
+                    self._add_variants(work.model)
             elif tables == _MASKS:
                 self._after_pruning(work)
             else:
                 self.record(work, tables, SPEED_TABLE not in work.tables)
 
-    def _variants(self, model: str) -> None:
-        """Has the variants of a model pruned, and those measured that are pruned already."""
+    def _add_variants(self, model: str) -> None:
+        """Queue the pruning of a model's variants, and the measurements of variants that are pruned already."""
         works = [work for work in self.plan.variants if work.model == model]
         self._to_prune[model] = sum("variants" in work.tables for work in works)
         self._failed[model] = set()
         for work in works:
             if "variants" in work.tables:
-                self._give(work, _MASKS)
+                self._add(work, _MASKS)
             else:
-                self._measure(work)
+                self._add_measurements(work)
 
     def _after_pruning(self, work: PartitionWork) -> None:
         if self.record(work, _MASKS, work.tables == _MASKS):
-            self._measure(work)
+            self._add_measurements(work)
         else:
             self._failed[work.model].add(work.name)
         self._to_prune[work.model] -= 1
         if not self._to_prune[work.model]:
-            self.pruned(work.model, self._failed[work.model])
+            self.on_pruned(work.model, self._failed[work.model])
 
-    def _measure(self, work: PartitionWork) -> None:
+    def _add_measurements(self, work: PartitionWork) -> None:
         if tables := tuple(table for table in work.tables if table not in {*_MASKS, SPEED_TABLE}):
-            self._give(work, tables)
+            self._add(work, tables)
 
-    def _give(self, work: PartitionWork, tables: Collection[str]) -> None:
+    def _add(self, work: PartitionWork, tables: Collection[str]) -> None:
         recipe = work.recipe.name if work.recipe else None
-        steps = [step for step, made in STEPS.items() if set(made) & set(tables)]
-        parts = tuple(ComputeTask(step, self.request, self.root, work.model, recipe) for step in steps)
-        self._doing[work.name] = work, tuple(tables)
-        self.fleet.add(Task(work.name, parts))
+        tasks = tuple(
+            ComputeTask(step.name, self.request, self.root, work.model, recipe) for step in steps_writing(tables)
+        )
+        self._running[work.name] = work, tuple(tables)
+        self.pool.add(TaskGroup(work.name, tasks))

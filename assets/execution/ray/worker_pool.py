@@ -1,7 +1,4 @@
-"""Workers on a Ray cluster: as many as it has room for, each with a model in memory, fed with tasks until all are done.
-
-What a worker does is `ray_worker.py`'s, the order of a study `ray_order.py`'s. One thread drives everything.
-"""
+"""A pool of workers on a Ray cluster: as many as fit, each with one model in memory. One thread drives the pool."""
 
 import os
 import signal
@@ -24,208 +21,215 @@ from prunescope.warehouse.storage.atomic_write import PREFIX
 from prunescope.warehouse.storage.location import is_local
 from prunescope.warehouse.storage.partition_store import Store
 
-# Times that a task may lose its worker before the task itself is held to be the reason.
-MOST_DEATHS = 3
-# Variants that one worker takes together: the dense side's work is theirs together, and four save most of it.
-MOST_TOGETHER = 4
-# Seconds without any worker after which it is said, and after which it is given up.
-SAID_AFTER, GIVEN_UP_AFTER = 15.0, 300.0
-# Ray's own store of objects, in bytes; only plans and reports pass through it, and 75 MiB are its least.
+# After so many lost workers the task itself is taken for the cause.
+MAX_DEATHS = 3
+# Variants that one worker takes in one batch; four save most of the dense model's share.
+MAX_BATCH = 4
+# Seconds without any worker until a message, and until an error.
+MESSAGE_SECONDS, GIVE_UP_SECONDS = 15.0, 300.0
+# Ray's object store in bytes: only plans and results pass through it, and Ray's minimum is 75 MiB.
 OBJECT_STORE = 80 << 20
 
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """Room for one worker: the machine, its CPUs and GPUs."""
+    """A place for one worker: the machine, its CPUs and GPUs."""
 
     node: str
     cpus: int
     gpus: float
 
 
-def seats(nodes: Sequence[dict[str, Any]], place: RayClusterConfig) -> list[WorkerSlot]:
-    """Where workers fit.
+def worker_slots(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> list[WorkerSlot]:
+    """Divide the machines of a cluster among workers.
 
     Args:
-        nodes: as `ray.nodes()` lists them.
-        place: how much a worker takes.
+        nodes: the result of `ray.nodes()`.
+        cluster: CPUs and GPUs of one worker.
 
     Raises:
         InputError: no machine has that much.
     """
-    found, gpus = [], place.gpus_per_task
-    owned = [(node["NodeID"], node["Resources"]) for node in nodes if node["Alive"]]
+    slots, gpus = [], cluster.gpus_per_task
+    machines = [(node["NodeID"], node["Resources"]) for node in nodes if node["Alive"]]
     if gpus is None:
-        gpus = float(any(has.get("GPU", 0) >= 1 for _, has in owned))
-    for node, has in owned:
-        cpus = int(has.get("CPU", 0))
-        most = int(has.get("GPU", 0) / gpus) if gpus else cpus // place.cpus_per_task if place.cpus_per_task else 1
-        most = min(most, cpus // (place.cpus_per_task or 1))
-        found += [WorkerSlot(node, place.cpus_per_task or cpus // most, gpus) for _ in range(most)]
-    if not found:
-        wanted = f"{place.cpus_per_task or 1} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        there = "; ".join(f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs" for _, has in owned)
+        gpus = float(any(resources.get("GPU", 0) >= 1 for _, resources in machines))
+    for node, resources in machines:
+        cpus = int(resources.get("CPU", 0))
+        if gpus:
+            count = int(resources.get("GPU", 0) / gpus)
+        else:
+            count = cpus // cluster.cpus_per_task if cluster.cpus_per_task else 1
+        count = min(count, cpus // (cluster.cpus_per_task or 1))
+        slots += [WorkerSlot(node, cluster.cpus_per_task or cpus // count, gpus) for _ in range(count)]
+    if not slots:
+        needed = f"{cluster.cpus_per_task or 1} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        available = "; ".join(f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs" for _, has in machines)
         raise InputError(
-            f"no machine of the Ray cluster has {wanted} for a worker (it has {there or 'no machine'}); "
+            f"no machine of the Ray cluster has {needed} for a worker (it has {available or 'no machine'}); "
             "lower --gpus-per-task or --cpus-per-task"
         )
-    return found
+    return slots
 
 
 @dataclass
-class Task:
-    """Parts of one variant or model that one worker computes in their order."""
+class TaskGroup:
+    """Tasks of one variant or model that one worker computes in order."""
 
     name: str
-    parts: tuple[ComputeTask, ...]
+    tasks: tuple[ComputeTask, ...]
     deaths: int = 0
 
 
 @dataclass(eq=False)
 class _WorkerHandle:
-    """A worker: its actor, and what it was asked for, by the references to the answers."""
+    """A worker: its actor, and its unfinished tasks by Ray's references to their outcomes."""
 
-    seat: WorkerSlot
+    slot: WorkerSlot
     actor: Any
     ready: Any | None
-    asked: dict[Any, tuple[Task, ComputeTask]] = field(default_factory=dict)
+    assigned: dict[Any, tuple[TaskGroup, ComputeTask]] = field(default_factory=dict)
     model: str = ""
 
 
 Key = tuple[str, str, str | None]
 
 
-def _key(part: ComputeTask) -> Key:
-    return part.step, part.model, part.recipe
+def _key(task: ComputeTask) -> Key:
+    return task.step, task.model, task.recipe
 
 
 class WorkerPool:
-    """The workers, the tasks that wait for one, and what has come of those that do not."""
+    """Workers on a Ray cluster, the queue of tasks, and the outcomes of finished tasks."""
 
-    def __init__(self, place: RayClusterConfig, tell: Callable[[str], None], most: int | None = None) -> None:
-        """Contacts nobody yet.
+    def __init__(self, cluster: RayClusterConfig, log: Callable[[str], None], max_workers: int | None = None) -> None:
+        """Store the configuration; `next_done` and `results` connect.
 
         Args:
-            place: which cluster.
-            tell: called with a line about workers that are waited for or were lost.
-            most: at most so many workers.
+            cluster: the cluster.
+            log: receives a line when workers are missing or lost.
+            max_workers: limit on the number of workers.
         """
-        self._place, self._tell, self._most = place, tell, most
+        self._cluster, self._log, self._max_workers = cluster, log, max_workers
         self._stack = ExitStack()
-        self._given: WorkerConfig | None = None
-        self._hired: list[_WorkerHandle] = []
-        self._waiting: list[Task] = []
-        self._busy: list[Task] = []
-        self._found: dict[Key, TaskOutcome] = {}
-        self._seats = 0
+        self._config: WorkerConfig | None = None
+        self._workers: list[_WorkerHandle] = []
+        self._waiting: list[TaskGroup] = []
+        self._running: list[TaskGroup] = []
+        self._outcomes: dict[Key, TaskOutcome] = {}
+        self._slots = 0
         self._deaths_at_start = 0
-        self._alone_since: float | None = None
-        self._has_told = False
+        self._empty_since: float | None = None
+        self._has_logged = False
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is computed."""
-        return not (self._waiting or self._busy)
+        """Return whether no task waits and none is running."""
+        return not (self._waiting or self._running)
 
-    def add(self, task: Task) -> None:
-        """Has a task computed as soon as a worker is free."""
-        self._waiting.append(task)
+    def add(self, group: TaskGroup) -> None:
+        """Queue a group for the next free worker."""
+        self._waiting.append(group)
 
-    def next_done(self) -> Task:
-        """Waits until all parts of some task have been computed or have failed; `reports` tells what came of each.
+    def next_done(self) -> TaskGroup:
+        """Wait until all tasks of some group have ended; `results` returns the results or raises the error of each.
 
         Raises:
-            InputError: the cluster cannot be reached, has no room, or its machines cannot work for this warehouse.
-            ComputationError: no worker is left, and none comes.
+            InputError: the cluster cannot be reached, has no room, or its machines cannot use this warehouse.
+            ComputationError: the pool lost its workers and got no new one.
         """
         while True:
-            for task in self._busy:
-                if all(_key(part) in self._found for part in task.parts):
-                    self._busy.remove(task)
-                    return task
-            self._step((self._waiting or self._busy)[0].parts[0].root)
+            for group in self._running:
+                if all(_key(task) in self._outcomes for task in group.tasks):
+                    self._running.remove(group)
+                    return group
+            self._step((self._waiting or self._running)[0].tasks[0].root)
 
-    def reports(self, part: ComputeTask) -> Iterator[TaskResult]:
-        """What came of a part; it is computed first where nobody has asked for it yet.
+    def results(self, task: ComputeTask) -> Iterator[TaskResult]:
+        """Yield the results of a task; compute it first unless it was queued before.
 
         Raises:
-            InputError, ComputationError, WarehouseError: as `compute`, and as `next_done`.
+            InputError, ComputationError, WarehouseError: as `compute` and `next_done`.
         """
-        if _key(part) not in self._found:
-            self.add(task := Task(part.name, (part,)))
-            while _key(part) not in self._found:
-                self._step(part.root)
-            self._busy.remove(task)
-        done = self._found.pop(_key(part))
-        yield from done.reports
-        if done.error is not None:
-            raise done.error
+        if _key(task) not in self._outcomes:
+            self.add(group := TaskGroup(task.name, (task,)))
+            while _key(task) not in self._outcomes:
+                self._step(task.root)
+            self._running.remove(group)
+        outcome = self._outcomes.pop(_key(task))
+        yield from outcome.results
+        if outcome.error is not None:
+            raise outcome.error
 
     def __enter__(self) -> Self:
-        """Makes this the fleet of the runs in this process."""
-        self._stack.enter_context(_in_use(self))
+        """Register the pool for all Dagster runs in this process."""
+        _POOLS.append(self)
+        self._stack.callback(_POOLS.remove, self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends the workers, whatever they do, and leaves the cluster."""
+        """Kill the workers and disconnect."""
         self._stack.close()
 
     def _step(self, root: str) -> None:
-        """Hands out what waits and takes the next answer, or none within a second."""
+        """Assign waiting groups and take the next outcome, or none within a second."""
         import ray
 
-        if self._given is None:
+        if self._config is None:
             self._start(root)
-        self._hand_out()
-        owners = {ref: hired for hired in self._hired for ref in (hired.ready, *hired.asked) if ref is not None}
+        self._assign()
+        owners = {
+            ref: worker for worker in self._workers for ref in (worker.ready, *worker.assigned) if ref is not None
+        }
         answered, _ = ray.wait(list(owners), num_returns=1, timeout=1.0)
         for ref in answered:
-            self._heard(owners[ref], ref)
+            self._receive(owners[ref], ref)
         self._require_workers()
 
     def _start(self, root: str) -> None:
-        """Connects and hires."""
         import ray
 
-        self._stack.enter_context(connected(self._place.address))
-        mark = self._stack.enter_context(_marked(root))
-        self._given = WorkerConfig(settings.carried_environment(), versions(), root, mark, socket.gethostname())
-        self._stack.callback(lambda: [ray.kill(hired.actor) for hired in self._hired])
-        found = seats(ray.nodes(), self._place)[: self._most]
-        self._seats = len(found)
-        for seat in found:
-            self._hire(seat)
+        self._stack.enter_context(connected(self._cluster.address))
+        marker = self._stack.enter_context(_marker_file(root))
+        self._config = WorkerConfig(settings.carried_environment(), versions(), root, marker, socket.gethostname())
+        self._stack.callback(lambda: [ray.kill(worker.actor) for worker in self._workers])
+        slots = worker_slots(ray.nodes(), self._cluster)[: self._max_workers]
+        self._slots = len(slots)
+        for slot in slots:
+            self._launch(slot)
 
-    def _hire(self, seat: WorkerSlot) -> None:
+    def _launch(self, slot: WorkerSlot) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        # Soft: a machine that is gone leaves its worker's place to any other.
-        where = NodeAffinitySchedulingStrategy(seat.node, soft=True)
-        actor = ray.remote(Worker).options(num_cpus=seat.cpus, num_gpus=seat.gpus, scheduling_strategy=where).remote()
-        self._hired.append(_WorkerHandle(seat, actor, actor.prepare.remote(self._given)))
+        # Soft: if the machine is gone, the worker may start on any other.
+        where = NodeAffinitySchedulingStrategy(slot.node, soft=True)
+        actor = ray.remote(Worker).options(num_cpus=slot.cpus, num_gpus=slot.gpus, scheduling_strategy=where).remote()
+        self._workers.append(_WorkerHandle(slot, actor, actor.prepare.remote(self._config)))
 
-    def _hand_out(self) -> None:
-        """Gives every free worker some tasks, those of the model that it holds before others."""
-        for hired in self._hired:
-            if hired.ready is not None or hired.asked or not self._waiting:
+    def _assign(self) -> None:
+        """Assign some groups to every free worker, preferably of the model that it has in memory."""
+        for worker in self._workers:
+            if worker.ready is not None or worker.assigned or not self._waiting:
                 continue
-            fitting = [task for task in self._waiting if task.parts[0].model == hired.model] or self._waiting
-            first = fitting[0].parts[0]
-            alike = [task for task in fitting if (task.parts[0].model, task.parts[0].step) == (first.model, first.step)]
-            # Ever fewer towards the end, so that all workers end together.
-            together = alike[: min(MOST_TOGETHER, -(-len(alike) // len(self._hired)))]
-            for number, task in enumerate(together, start=1):
-                self._waiting.remove(task)
-                self._busy.append(task)
-                for part in [each for each in task.parts if _key(each) not in self._found]:
-                    others = [each for other in together[number:] for each in other.parts if each.step == part.step]
-                    asked = replace(part, beside=tuple(each.recipe for each in others if each.recipe))
-                    hired.asked[hired.actor.compute.remote(asked.to_json())] = (task, part)
-            hired.model = first.model
+            fitting = [group for group in self._waiting if group.tasks[0].model == worker.model] or self._waiting
+            first = fitting[0].tasks[0]
+            alike = [
+                group for group in fitting if (group.tasks[0].model, group.tasks[0].step) == (first.model, first.step)
+            ]
+            # Fewer and fewer towards the end, so that all workers end at the same time.
+            batch = alike[: min(MAX_BATCH, -(-len(alike) // len(self._workers)))]
+            for number, group in enumerate(batch, start=1):
+                self._waiting.remove(group)
+                self._running.append(group)
+                for task in [task for task in group.tasks if _key(task) not in self._outcomes]:
+                    later = [other for later in batch[number:] for other in later.tasks if other.step == task.step]
+                    request = replace(task, batch_with=tuple(other.recipe for other in later if other.recipe))
+                    worker.assigned[worker.actor.compute.remote(request.to_json())] = (group, task)
+            worker.model = first.model
 
-    def _heard(self, hired: _WorkerHandle, ref: Any) -> None:  # noqa: ANN401 - Ray's references
-        """Takes what a worker has answered, or notes that it is dead."""
+    def _receive(self, worker: _WorkerHandle, ref: Any) -> None:  # noqa: ANN401 - Ray's references
+        """Store a worker's answer, or replace the worker if it is dead."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -234,63 +238,63 @@ class WorkerPool:
         except RayTaskError:
             raise  # a bug in the worker's own code
         except RayError as error:
-            self._lost(hired, error)
+            self._replace(worker, error)
             return
-        if ref == hired.ready:
-            hired.ready, self._deaths_at_start = None, 0
+        if ref == worker.ready:
+            worker.ready, self._deaths_at_start = None, 0
             if answer is not None:
                 raise answer
         else:
-            _, part = hired.asked.pop(ref)
-            self._found[_key(part)] = answer
+            _, task = worker.assigned.pop(ref)
+            self._outcomes[_key(task)] = answer
 
-    def _lost(self, hired: _WorkerHandle, error: Exception) -> None:
-        """Gives a dead worker's tasks to others and its place to a new one."""
+    def _replace(self, worker: _WorkerHandle, error: Exception) -> None:
+        """Queue a dead worker's groups again and launch a new worker in its slot."""
         import ray
 
         reason = str(error).strip().partition("\n")[0]
-        self._hired.remove(hired)
-        ray.kill(hired.actor)  # it may only be out of reach
-        if hired.ready is not None:
+        self._workers.remove(worker)
+        ray.kill(worker.actor)  # it may be alive but out of reach
+        if worker.ready is not None:
             self._deaths_at_start += 1
-            if self._deaths_at_start >= MOST_DEATHS * self._seats:
+            if self._deaths_at_start >= MAX_DEATHS * self._slots:
                 raise ComputationError(f"workers on the Ray cluster die as they start: {error}")
-        open_tasks = list(dict.fromkeys(task.name for task, _ in hired.asked.values()))
-        for task in [task for task in self._busy if task.name in open_tasks]:
-            task.deaths += task.name == open_tasks[0]  # the others had not begun
-            if task.deaths >= MOST_DEATHS:
-                why = ComputationError(f"{MOST_DEATHS} workers died computing it; the last one: {reason}")
-                for part in task.parts:
-                    self._found.setdefault(_key(part), TaskOutcome(error=why))
+        unfinished = list(dict.fromkeys(group.name for group, _ in worker.assigned.values()))
+        for group in [group for group in self._running if group.name in unfinished]:
+            group.deaths += group.name == unfinished[0]  # the others had not begun
+            if group.deaths >= MAX_DEATHS:
+                failure = ComputationError(f"{MAX_DEATHS} workers died computing it; the last one: {reason}")
+                for task in group.tasks:
+                    self._outcomes.setdefault(_key(task), TaskOutcome(error=failure))
             else:
-                if task.deaths == MOST_DEATHS - 1 and _may_be_memory(error):
-                    task.parts = tuple(replace(part, is_halved=True) for part in task.parts)
-                self._busy.remove(task)
-                self._waiting.insert(0, task)
-        if open_tasks:
-            self._tell(f"a Ray worker died; {', '.join(open_tasks)} will be taken up by another ({reason})")
-        self._hire(hired.seat)
+                if group.deaths == MAX_DEATHS - 1 and _may_be_memory(error):
+                    group.tasks = tuple(replace(task, halve_batch=True) for task in group.tasks)
+                self._running.remove(group)
+                self._waiting.insert(0, group)
+        if unfinished:
+            self._log(f"a Ray worker died; another one will compute {', '.join(unfinished)} ({reason})")
+        self._launch(worker.slot)
 
     def _require_workers(self) -> None:
-        """Says that there is no worker, and gives up in the end.
+        """Log that no worker is ready, and give up in the end.
 
         Raises:
-            ComputationError: none came.
+            ComputationError: none was ready in time.
         """
-        if any(hired.ready is None for hired in self._hired):
-            self._alone_since, self._has_told = None, False
+        if any(worker.ready is None for worker in self._workers):
+            self._empty_since, self._has_logged = None, False
             return
-        self._alone_since = self._alone_since or time.monotonic()
-        waited = time.monotonic() - self._alone_since
-        if waited > SAID_AFTER and not self._has_told:
-            self._has_told = True
-            self._tell("waiting for room on the Ray cluster; `ray status` on one of its machines says who uses it")
-        if waited > GIVEN_UP_AFTER:
-            raise ComputationError(f"no worker started on the Ray cluster within {GIVEN_UP_AFTER:.0f} s; is it busy?")
+        self._empty_since = self._empty_since or time.monotonic()
+        waited = time.monotonic() - self._empty_since
+        if waited > MESSAGE_SECONDS and not self._has_logged:
+            self._has_logged = True
+            self._log("waiting for room on the Ray cluster; `ray status` on one of its machines shows what uses it")
+        if waited > GIVE_UP_SECONDS:
+            raise ComputationError(f"no worker started on the Ray cluster within {GIVE_UP_SECONDS:.0f} s; is it busy?")
 
 
 def _may_be_memory(error: Exception) -> bool:
-    """Whether the worker alone died, as the system kills it; not its machine, and not the way to it."""
+    """Return whether only the worker's process died, as when the system kills it, and not its machine or network."""
     from ray.exceptions import ActorUnavailableError
 
     return not isinstance(error, ActorUnavailableError) and "its node has died" not in str(error)
@@ -298,7 +302,7 @@ def _may_be_memory(error: Exception) -> bool:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """A connection to the cluster, by dagster-ray; it ends with the block, and a local cluster with it.
+    """Connect to the cluster through dagster-ray for the block; a local cluster starts and ends with it.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster.
@@ -310,26 +314,25 @@ def connected(address: str) -> Iterator[None]:
     from dagster import build_init_resource_context
     from dagster_ray import Lifecycle
 
-    # A cluster that starts here calls nobody.
+    # No usage reports from a cluster that starts here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # Connected here: dagster-ray would log the traceback of what is told in one line.
+    # Connecting inside `yield_for_execution` would log a traceback of errors that are one line here.
     lifecycle = Lifecycle(connect=False, cleanup="never")
     connection = Connection(address=address, object_store_bytes=OBJECT_STORE, lifecycle=lifecycle)
     context = build_init_resource_context()
     with connection.yield_for_execution(context):
         connection.connect(context)
         if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray puts its own in their place
+            for number, handler in handlers.items():  # Ray has replaced them
                 signal.signal(number, handler)
         yield
 
 
 @contextmanager
-def _marked(root: str) -> Iterator[str]:
-    """A file in the warehouse while the block lasts, by which a worker knows that it sees the same folder."""
-    place = Store(root).root
-    if not is_local(place):
+def _marker_file(root: str) -> Iterator[str]:
+    """Create a temporary file in a local warehouse, by which workers recognize that they see the same folder."""
+    if not is_local(Store(root).root):
         yield ""
         return
     Path(root).mkdir(parents=True, exist_ok=True)
@@ -337,24 +340,15 @@ def _marked(root: str) -> Iterator[str]:
         yield file.name
 
 
-# The fleet of this process, which every run in it uses: several Dagster runs make one study.
-_IN_USE: list[WorkerPool] = []
+# The pools of this process: the Dagster runs of one study share one.
+_POOLS: list[WorkerPool] = []
 
 
 @contextmanager
-def _in_use(fleet: WorkerPool) -> Iterator[None]:
-    _IN_USE.append(fleet)
-    try:
-        yield
-    finally:
-        _IN_USE.remove(fleet)
-
-
-@contextmanager
-def fleet_of(place: RayClusterConfig, tell: Callable[[str], None]) -> Iterator[WorkerPool]:
-    """The fleet of this process; where there is none, one of a single worker for a run on its own."""
-    if _IN_USE:
-        yield _IN_USE[-1]
+def shared_pool(cluster: RayClusterConfig, log: Callable[[str], None]) -> Iterator[WorkerPool]:
+    """Yield the pool of this process, or else a new one with a single worker."""
+    if _POOLS:
+        yield _POOLS[-1]
     else:
-        with WorkerPool(place, tell, most=1) as fleet:
-            yield fleet
+        with WorkerPool(cluster, log, max_workers=1) as pool:
+            yield pool

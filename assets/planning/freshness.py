@@ -1,0 +1,157 @@
+"""Freshness of what the warehouse holds: tables, answers, reports, and the warehouse as a whole.
+
+Without torch and Dagster, so that a run with nothing to do ends fast.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunescope.assets.planning.fingerprints import DenseModel, accepted
+from prunescope.pipelines.recipes import Recipe
+from prunescope.pipelines.reporting import charts, explorer
+from prunescope.pipelines.studies import Study
+from prunescope.warehouse.catalogue.database import SQL
+from prunescope.warehouse.storage.location import Place, is_local
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import fingerprint, read_footer
+from prunescope.warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from prunescope.warehouse.catalogue.lineage import Reading
+
+# The last line of a report is this mark and the version of its contents.
+_REPORT_MARK = "<!-- prunescope version "
+
+
+def is_current(store: Store, table: str, study: Study, dense: DenseModel, recipe: Recipe | None) -> bool:
+    """Return whether a partition was computed from the inputs that the study has now."""
+    name = recipe.name if recipe else None
+    return any(
+        store.is_current(TABLES[table], dense.spec.name, name, version)
+        for version in accepted(table, study, dense.identity, recipe)
+    )
+
+
+def answer_version(store: Store, reading: "Reading") -> str:
+    """Return the version of an answer: a hash of its SQL and of the partitions that it reads."""
+    return fingerprint({"sql": reading.sql_hash, "partitions": table_partitions(store, reading.tables)})
+
+
+def table_partitions(store: Store, tables: Iterable[str]) -> dict[str, str]:
+    """Return the fingerprint of every partition of some tables, by its path in the warehouse.
+
+    Raises:
+        DamagedFileError: a partition is damaged.
+    """
+    return {
+        str(partition.path.relative_to(store.root)): _stored_fingerprint(partition.path)
+        for table in tables
+        for partition in store.partitions(TABLES[table])
+    }
+
+
+def study_partitions(store: Store, study: Study) -> dict[str, str]:
+    """Return the fingerprint of every partition of a study's models and recipes, by its path in the warehouse."""
+    models, recipes = {model.name for model in study.models}, {recipe.name for recipe in study.recipes}
+    return {
+        str(partition.path.relative_to(store.root)): _stored_fingerprint(partition.path)
+        for table in TABLES.values()
+        for partition in store.partitions(table)
+        if partition.model in models and partition.recipe in {None, *recipes}
+    }
+
+
+def _stored_fingerprint(path: Place) -> str:
+    """Return the fingerprint in a footer; a local file that has not changed is read once per process."""
+    if not isinstance(path, Path):
+        return read_footer(path).provenance.fingerprint
+    status = path.stat()
+    return _read_fingerprint(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+@lru_cache(maxsize=1 << 20)
+def _read_fingerprint(path: Path, _: tuple[int, int, int]) -> str:
+    return read_footer(path).provenance.fingerprint
+
+
+def charts_version() -> str:
+    """Return the SHA-256 of the source of the charts."""
+    return _folder_hash(Path(charts.__path__[0]), ("*.py",))
+
+
+def explorer_version() -> str:
+    """Return the SHA-256 of the source of the report: its charts, documents and page."""
+    page = _folder_hash(Path(explorer.__path__[0]), ("*.py", "*.j2", "*.css", "*.js"))
+    return fingerprint({"charts": charts_version(), "page": page})
+
+
+def report_version(store: Store, study: Study, partitions: Mapping[str, str] | None = None) -> str:
+    """Return the version that a study's report has if it is written now.
+
+    Args:
+        store: the warehouse.
+        study: the study.
+        partitions: the result of `study_partitions`, where the caller has it already.
+    """
+    return fingerprint(
+        {
+            "study": study.hash,
+            "partitions": dict(study_partitions(store, study) if partitions is None else partitions),
+            "of no study": table_partitions(
+                store, (table.name for table in TABLES.values() if not table.is_of_studies)
+            ),
+            "sql": _folder_hash(SQL, ("*.sql",)),
+            "explorer": explorer_version(),
+        }
+    )
+
+
+def stale_report(store: Store, study: Study, partitions: Mapping[str, str] | None = None) -> str | None:
+    """Return the version that the report should have, or None if it has it; arguments as `report_version`."""
+    version = report_version(store, study, partitions)
+    return None if version == _written_version(store, study) else version
+
+
+def report_file(study: Study) -> str:
+    """Return the path of a study's report in the warehouse."""
+    return f"_reports/{study.name}{'-' if study.subset else ''}{study.subset}.html"
+
+
+def write_report(path: Path, page: str, version: str) -> None:
+    """Write a report with the version of its contents in the last line."""
+    path.write_text(f"{page.rstrip()}\n{_REPORT_MARK}{version} -->\n", encoding="utf-8")
+
+
+def _written_version(store: Store, study: Study) -> str | None:
+    path = store.root / report_file(study)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 200))
+        end = file.read().decode(errors="replace")
+    return end.rpartition(_REPORT_MARK)[2].removesuffix(" -->\n") or None
+
+
+def warehouse_version(store: Store) -> str:
+    """Return a hash of the partitions and their times of change; for an object store a new value at each call."""
+    if not is_local(store.root):
+        return str(time.time_ns())
+    digest = hashlib.sha256()
+    for table in TABLES.values():
+        for partition in store.partitions(table):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                status = partition.path.stat()
+                digest.update(f"{partition.path}\0{status.st_ino}\0{status.st_mtime_ns}\0{status.st_size}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _folder_hash(folder: Path, patterns: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in folder.rglob(pattern)):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

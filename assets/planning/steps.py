@@ -1,0 +1,149 @@
+"""The registry of steps: the tables that each one computes, their code version, and the studies that request them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from prunescope.pipelines.core import code_versions
+from prunescope.pipelines.recipes import Recipe
+from prunescope.pipelines.studies import Study
+
+MASK_TABLE = "mask_samples"
+TEXT_TABLE = "text_tokens"
+SPEED_TABLE = "speed"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One computation for one model or one variant, which writes all of its tables or none.
+
+    Attributes:
+        name: name in tasks, assets and messages.
+        tables: the tables that the step writes, in this order.
+        code_version: version of the code that computes the rows; part of their fingerprints.
+        group: asset group in Dagster.
+        description: description of the step's asset.
+        study_fields: a study requests the step by filling one of these fields; without any, every study requests it.
+        is_of_model: whether the step computes a model rather than a variant.
+    """
+
+    name: str
+    tables: tuple[str, ...]
+    code_version: str
+    group: str
+    description: str
+    study_fields: tuple[str, ...] = ()
+    is_of_model: bool = False
+
+    def is_requested_by(self, study: Study) -> bool:
+        """Return whether the study fills the step's tables."""
+        return not self.study_fields or any(getattr(study, name) for name in self.study_fields)
+
+
+_ALL = (
+    Step(
+        "models",
+        ("models",),
+        code_versions.MODELS,
+        "models",
+        "Load a dense model, verify its structure, write its sizes and hashes.",
+        is_of_model=True,
+    ),
+    Step(
+        "calibration",
+        ("activation_stats", "block_influence"),
+        code_versions.STATISTICS,
+        "statistics",
+        "Run the dense model once over the calibration tokens.",
+        is_of_model=True,
+    ),
+    Step(
+        "variants",
+        ("variants",),
+        code_versions.PRUNING,
+        "variants",
+        "Prune the model; write the changed weights to a small file and their counts to a row.",
+    ),
+    Step(
+        "mask_samples",
+        (MASK_TABLE,),
+        code_versions.MASKS,
+        "variants",
+        "Sample the variant's masks at the positions that all variants of the model share.",
+    ),
+    Step(
+        "traces",
+        (
+            "layer_transitions",
+            "decoding_steps",
+            "top_tokens",
+            "option_subspace",
+            "generations",
+            "hidden_states",
+        ),
+        code_versions.TRACES,
+        "traces",
+        "Compare the variant with the dense model layer by layer and token by token.",
+        study_fields=("prompts",),
+    ),
+    Step(
+        "texts",
+        (TEXT_TABLE,),
+        code_versions.TEXTS,
+        "traces",
+        "Compare the variant with the dense model on the study's texts.",
+        study_fields=("prompts", "texts"),
+    ),
+    Step(
+        "tasks",
+        ("task_scores", "task_samples"),
+        code_versions.TASKS,
+        "tasks",
+        "Score the variant on the study's tasks.",
+        study_fields=("tasks",),
+    ),
+    Step(
+        "retrieval",
+        ("retrieval_scores", "retrieval_queries", "retrieval_embeddings"),
+        code_versions.RETRIEVAL,
+        "tasks",
+        "Embed queries and documents with the variant and score the retrieved documents.",
+        study_fields=("retrieval",),
+    ),
+    Step(
+        "speed",
+        (SPEED_TABLE,),
+        code_versions.SPEED,
+        "tasks",
+        "Time the variant, alternating with the dense model.",
+        study_fields=("speed",),
+    ),
+)
+# In the order of the data flow.
+STEPS = {step.name: step for step in _ALL}
+
+MODEL_TABLES = tuple(table for step in _ALL if step.is_of_model for table in step.tables)
+VARIANT_TABLES = tuple(table for step in _ALL if not step.is_of_model for table in step.tables)
+TRACE_TABLES = STEPS["traces"].tables
+TASK_TABLES = STEPS["tasks"].tables
+RETRIEVAL_TABLES = STEPS["retrieval"].tables
+# The tables that the verdicts of `prunescope advise` read.
+PROBE_TABLES = (*MODEL_TABLES, *STEPS["variants"].tables, *TRACE_TABLES)
+CODE_VERSIONS = {table: step.code_version for step in _ALL for table in step.tables}
+STEP_OF_TABLE = {table: step for step in _ALL for table in step.tables}
+
+
+def steps_writing(tables: Collection[str]) -> list[Step]:
+    """Return the steps that write at least one of the tables."""
+    return [step for step in _ALL if set(step.tables) & set(tables)]
+
+
+def variant_tables(study: Study) -> tuple[str, ...]:
+    """Return the tables of variants that a study fills; it leaves the others as they are."""
+    return tuple(
+        table for step in _ALL if not step.is_of_model and step.is_requested_by(study) for table in step.tables
+    )
+
+
+def partition_tables(study: Study, recipe: Recipe | str | None) -> tuple[str, ...]:
+    """Return the tables that a study fills for a model (no recipe) or for a variant."""
+    return MODEL_TABLES if recipe is None else variant_tables(study)
