@@ -17,7 +17,7 @@ def described(folder: Path, architecture: str) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("architecture", "attn", "mlp", "order", "norm", "head"),
     [
-        ("gemma2", "post_attention_layernorm behind", "post_feedforward_layernorm behind", "sequential",
+        ("gemma2", "followed by post_attention_layernorm", "followed by post_feedforward_layernorm", "sequential",
          "rms_plus_one, eps 1e-06", "tied, cap 5"),
         ("bloom", "residual inside", "residual inside", "sequential", "layer, eps 1e-05", "tied"),
         ("falcon_h1", "multiplier 0.7 + multiplier 0.6", "plain", "sequential", "rms, eps 1e-05",
