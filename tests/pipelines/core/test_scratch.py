@@ -1,4 +1,4 @@
-"""Temporary folders of living processes stay, those of killed ones go."""
+"""Scratch folders of running processes are kept, those of killed processes are removed."""
 
 import os
 import subprocess
@@ -9,8 +9,11 @@ import pytest
 
 from prunescope.pipelines.core import scratch_directory
 
-# Makes a folder, says where, and waits to be killed.
-KEEPER = "import signal; from prunescope.pipelines.core.scratch_directory import Scratch; print(Scratch().folder, flush=True); signal.pause()"
+# Makes a folder, prints its path, and waits to be killed.
+KEEPER = (
+    "import signal; from prunescope.pipelines.core.scratch_directory import Scratch; "
+    "print(Scratch().folder, flush=True); signal.pause()"
+)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
         ("external", "written `{name: mine, method: external"),
         ("{method: wanda, sparsity: 0.5}", "`name` is missing"),
         ("{name: x, method: wanda, sparsity: 0.5, modulez: [a]}", "`modulez` is no key here; did you mean `modules`"),
-        ("{name: x y, method: wanda, sparsity: 0.5}", "`name` 'x y' is no name: letters"),
+        ("{name: x y, method: wanda, sparsity: 0.5}", "`name` 'x y' is not a valid name: letters"),
         ("{name: x, method: lottery}", "`method` 'lottery' is none of 'dense'"),
         ("{name: x, method: wanda, sparsity: 1.5}", "`sparsity` must be below 1"),
         ("wanda-3of2", "'wanda-3of2': `keep` must be below `block`"),
