@@ -24,7 +24,7 @@ from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
-from prunescope.pipelines.models.sources import locate_outline
+from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, RowCount, peak
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
@@ -129,7 +129,7 @@ def estimate(
 def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool) -> ModelEstimate:
     lacking = [each.name for each in study.retrieval if not is_there(each)]
     study = study.model_copy(update={"retrieval": tuple(each for each in study.retrieval if is_there(each))})
-    place, is_whole = locate_outline(study.model(name).source, cache, progress)
+    place, is_whole = locate_config(study.model(name).source, cache, progress)
     works = (
         model_work(study, store, find_model(study, name, cache, progress), replace=replace)
         if is_whole
@@ -139,17 +139,17 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     if not any(work.tables for work in works):
         return ModelEstimate(name, is_whole, lacking, tables, works)
     from prunescope.assets.execution.model_cache import MOST_TOGETHER, MOST_WAITING
-    from prunescope.pipelines.core.device import available_bytes, chosen_device, workers_on
-    from prunescope.pipelines.models.meta_model import load_outline, shape_of
+    from prunescope.pipelines.core.device import available_bytes, resolve_device, workers_on
+    from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
     from prunescope.pipelines.planning.machine_speed import measured
     from prunescope.pipelines.planning.preflight import check_outline, unmatched
     from prunescope.pipelines.planning.workload import Workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
 
-    outline = load_outline(place)
+    outline = load_meta_model(place)
     prompts, texts, embedded = check_outline(study, outline)
     shape = shape_of(outline)
-    device = chosen_device(study.device)
+    device = resolve_device(study.device)
     lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
     local = [task for task in study.tasks if find(task).is_local]
     sizes = task_sizes(local, outline) if local else []

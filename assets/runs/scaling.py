@@ -37,8 +37,8 @@ from prunescope.assets.planning.fingerprints import MODEL_TABLES, find_model, va
 from prunescope.assets.planning.work_plan import model_work
 from prunescope.assets.runs.estimate import ModelEstimate, bytes_of, estimate, gib
 from prunescope.pipelines.core.progress import Progress
-from prunescope.pipelines.models.meta_model import load_outline, shape_of
-from prunescope.pipelines.models.sources import locate_outline
+from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
+from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cluster import SimulatedRun, StageTimes, simulate
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.garbage_collection import TRIED
@@ -198,7 +198,7 @@ def _seconds(study: Study, store: Store, cache: Path, progress: Progress) -> dic
     """Seconds of every step in the footers of current partitions, by step and recipe (empty: of the model)."""
     found: dict[str, dict[str, list[float]]] = {step: {} for step in STEPS}
     for spec in study.models:
-        _, is_whole = locate_outline(spec.source, cache, progress)
+        _, is_whole = locate_config(spec.source, cache, progress)
         works = model_work(study, store, find_model(study, spec.name, cache, progress), replace=True) * is_whole
         for work in works:
             name = work.recipe.name if work.recipe else None
@@ -213,7 +213,7 @@ def _load(study: Study, cache: Path, progress: Progress, told: dict[str, dict[st
     if seconds := told["models"].get(""):
         yield Step("model load", _ONCE, fmean(seconds), f"measured, {len(seconds)} partitions")
         return
-    shapes = [shape_of(load_outline(locate_outline(spec.source, cache, progress)[0])) for spec in study.models]
+    shapes = [shape_of(load_meta_model(locate_config(spec.source, cache, progress)[0])) for spec in study.models]
     size = fmean(shape.parameters for shape in shapes) * (4 if study.dtype == "float32" else 2)
     yield Step("model load", _ONCE, size / _LOADED, f"assumed, {_LOADED / 1e9:g} GB/s")
 

@@ -13,7 +13,7 @@ def workers_on(device: str) -> int:
     return 1 if device.startswith("cuda") else torch.get_num_threads()
 
 
-def chosen_device(device: str) -> str:
+def resolve_device(device: str) -> str:
     """Return the device of a study's setting: for `auto` the GPU, or else the CPU."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

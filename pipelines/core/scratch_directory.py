@@ -39,7 +39,7 @@ def clean() -> None:
         remove_dead(folder)
 
 
-def left() -> list[Path]:
+def abandoned() -> list[Path]:
     """Return the folders that `clean` would remove."""
     return [folder for folder in _folders() if _is_dead(folder)]
 

@@ -130,7 +130,7 @@ class Decoder:
         return self.output
 
     @property
-    def memory_beside(self) -> dict[str, int] | None:
+    def memory_for_second_model(self) -> dict[str, int] | None:
         """Return `memory` for a second model of its size: beside a model with limits, all layers rest on disk."""
         return None if self.memory is None else {}
 

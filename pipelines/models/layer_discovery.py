@@ -298,14 +298,14 @@ def _prove_runs(module: nn.Module, call: ModuleIO, attn: Sublayer, mlp: Sublayer
             for sublayer in (attn, mlp):
                 observe = result.observer(sublayer, shift if sublayer is attn else None)
                 stack.enter_context(hooks(*sublayer.watch(observe)))
-                stack.enter_context(hooks(*sublayer.keep_calls(result.calls.setdefault(sublayer.label, []))))
+                stack.enter_context(hooks(*sublayer.record_calls(result.calls.setdefault(sublayer.label, []))))
             args, kwargs = call.arguments
             result.output = first_tensor(module(*args, **kwargs))
         return result
 
     whole = run()
     for sublayer in (attn, mlp):
-        _require_same(sublayer.replay(whole.calls[sublayer.label][0]), whole.added[sublayer.label], sublayer.name)
+        _require_same(sublayer.recompute(whole.calls[sublayer.label][0]), whole.added[sublayer.label], sublayer.name)
     if not is_sum(call.result, [call.input_copy, *whole.added.values()]):
         raise InputError(f"{names[module]}: called again on the same stream it returns something else; refused")
     if not is_close(run(mlp).added[attn.label], whole.added[attn.label]):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from prunescope.pipelines.core.device import available_bytes, chosen_device
+from prunescope.pipelines.core.device import available_bytes, resolve_device
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.device_map import Placement
@@ -57,7 +57,7 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     Raises:
         InputError: they do not fit; names the settings that help.
     """
-    needed, chosen = count_weights(folder) * dtype.itemsize, chosen_device(device)
+    needed, chosen = count_weights(folder) * dtype.itemsize, resolve_device(device)
     free = available_bytes(chosen)
     if free is None or needed <= free:
         return None
@@ -92,7 +92,7 @@ def load_decoder(
     """
     check_device(device, memory)
     limits = enough_memory(folder, getattr(torch, dtype), device) if memory is None else memory
-    model, tokenizer = load_model(folder, getattr(torch, dtype), torch.device(chosen_device(device)), limits)
+    model, tokenizer = load_model(folder, getattr(torch, dtype), torch.device(resolve_device(device)), limits)
     decoder = discover(model, tokenizer, folder)
     return replace(decoder, memory=limits, is_streamed=finalize_placement(layer.module for layer in decoder.layers))
 

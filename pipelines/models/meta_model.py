@@ -84,7 +84,7 @@ def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
     return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
 
 
-def load_outline(path: Path) -> MetaModel:
+def load_meta_model(path: Path) -> MetaModel:
     """Load config, tokenizer and empty modules of a model.
 
     Args:

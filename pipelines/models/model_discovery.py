@@ -166,14 +166,14 @@ def _is_causal(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
 
 
 def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) -> str | None:
-    """Return why the cache cannot be used: a contribution, or its replay, differs from the one without; else None."""
+    """Return why the cache cannot be used: contributions in chunks, recorded or recomputed, differ; else None."""
     name = type(decoder.model).__name__
     chunks: dict[str, list[Tensor]] = {}
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in decoder.sublayers}
     handles = []
     for sublayer in decoder.sublayers:
         handles += sublayer.watch(_collector(chunks, sublayer))
-        handles += sublayer.keep_calls(calls[sublayer.label])
+        handles += sublayer.record_calls(calls[sublayer.label])
     try:
         with hooks(*handles):
             cache = decoder.new_cache()
@@ -181,7 +181,7 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) ->
                 decoder.hidden(chunk, cache)
         for sublayer in decoder.sublayers:
             own = decoder.new_cache()
-            again = torch.cat([sublayer.replay(call, own) for call in calls[sublayer.label]], dim=1)
+            again = torch.cat([sublayer.recompute(call, own) for call in calls[sublayer.label]], dim=1)
             for cached in (torch.cat(chunks[sublayer.label], dim=1), again):
                 if not is_close(cached, added[sublayer.label]):
                     return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"

@@ -121,7 +121,7 @@ def is_hub_id(source: str) -> bool:
     return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
-def locate_outline(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
+def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
     """Return the path of a model's config and tokenizer, and whether all of its weights are there, too.
 
     Nothing is converted and no weights are fetched, except for the small embedded models.

@@ -213,8 +213,8 @@ class Sublayer:
             handles += part.watch(collect)
         return handles
 
-    def keep_calls(self, calls: list[SublayerCall]) -> list[RemovableHandle]:
-        """Append every call of the sublayer to `calls`, for `replay`; the caller removes the hooks."""
+    def record_calls(self, calls: list[SublayerCall]) -> list[RemovableHandle]:
+        """Append every call of the sublayer to `calls`, for `recompute`; the caller removes the hooks."""
         shape: list[int] = []
         arguments: dict[int, Arguments] = {}
 
@@ -236,7 +236,7 @@ class Sublayer:
             handles.append(part.chain[0].register_forward_pre_hook(recorder(index), with_kwargs=True))
         return handles
 
-    def replay(self, call: SublayerCall, cache: Cache | None = None) -> Added:
+    def recompute(self, call: SublayerCall, cache: Cache | None = None) -> Added:
         """Recompute the contribution for a recorded call, with the current weights.
 
         Args:

@@ -41,7 +41,7 @@ class TaskSpec(FrozenModel):
     allow_functions: bool = False
 
     @property
-    def asked(self) -> str:
+    def source(self) -> str:
         """Return the definition, else the name."""
         return self.definition or self.name
 

@@ -199,7 +199,7 @@ CASES: list[tuple[Case, str]] = [
     (missing_model, "nowhere': no such folder or file"),
     (truncated_model, "model.safetensors: cut short"),
     (pickle_model, "pytorch_model.bin: a pickle can run code"),
-    (code_in_model, "`auto_map` wants to run code"),
+    (code_in_model, "`auto_map` runs code"),
     (calibration_of_what_reads_nothing, "`recipes.m`: `calibration`: m reads no activations; leave it out"),
     (unknown_key_of_a_calibration, "`recipes.w.calibration.sed`: is no key here"),
     (empty_prompt, "the prompt is empty"),

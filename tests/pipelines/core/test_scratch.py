@@ -35,10 +35,10 @@ def test_the_folder_of_a_killed_process_goes_when_the_next_one_comes(temporary: 
             (theirs / "layer").touch()
             own = scratch_directory.Scratch()
             assert (theirs / "layer").exists(), "its process is at work"
-            assert not scratch_directory.left()
+            assert not scratch_directory.abandoned()
         finally:
             keeper.kill()
-    assert scratch_directory.left() == [theirs]
+    assert scratch_directory.abandoned() == [theirs]
     scratch_directory.clean()
     assert not theirs.exists()
     assert own.folder.exists()
@@ -52,7 +52,7 @@ def test_a_link_of_that_name_leads_nowhere_and_other_folders_stay(temporary: Pat
     precious.touch()
     (temporary / "prunescope-layers-link").symlink_to(precious.parent)
     (temporary / "prunescope-layers").mkdir()
-    assert not scratch_directory.left()
+    assert not scratch_directory.abandoned()
     scratch_directory.clean()
     assert precious.exists()
     assert (temporary / "prunescope-layers").exists()
