@@ -14,12 +14,7 @@ MAX_DEPTH = 50
 
 
 def read_yaml(path: Path, what: str = "", loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> object:
-    """Return the content of a YAML file.
-
-    Args:
-        path: the file, UTF-8.
-        what: its kind, for messages.
-        loader: a safe loader, possibly with more tags.
+    """Return the content of a YAML file; `what` names its kind in messages.
 
     Raises:
         InputError: it cannot be read, is no YAML, or exceeds a limit of `parse_yaml`; names file, line and fix.
@@ -37,12 +32,7 @@ def read_yaml(path: Path, what: str = "", loader: type[yaml.SafeLoader] = yaml.S
 
 
 def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> object:
-    """Return the content of a YAML text.
-
-    Args:
-        text: one document.
-        where: its origin, for messages.
-        loader: a safe loader, possibly with more tags.
+    """Return the content of a YAML document; `where` names its origin in messages.
 
     Raises:
         InputError: it is no YAML, is longer than `MAX_BYTES` characters, holds more than `MAX_VALUES` values with

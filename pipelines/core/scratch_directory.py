@@ -4,7 +4,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "prunescope-layers-"
@@ -49,26 +50,32 @@ def _folders() -> list[Path]:
 
 
 def _is_dead(folder: Path) -> bool:
-    """Return whether its process has ended; False for a link and for another user's folder, which cannot be opened."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        return lock(descriptor) is True
-    finally:
-        os.close(descriptor)
+    with _locked(folder) as is_dead:
+        return is_dead
 
 
 def remove_dead(folder: Path) -> None:
     """Remove a folder that a process has locked, unless that process is running."""
-    with suppress(OSError):  # another user's folder, or already removed
+    with _locked(folder) as is_dead:
+        if is_dead:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Try to lock a folder, and yield whether it is locked now, because the process that locked it has ended.
+
+    A link and another user's folder cannot be opened and are not locked.
+    """
+    try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if lock(descriptor):
-                shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
+    except OSError:
+        yield False
+        return
+    try:
+        yield lock(descriptor) is True
+    finally:
+        os.close(descriptor)
 
 
 def lock(descriptor: int) -> bool | None:

@@ -6,6 +6,13 @@ from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
+_BOUNDS = {
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be {le:g} or less",
+}
+
 
 def first_problem(error: ValidationError, model: type[BaseModel] | None = None) -> tuple[tuple[str | int, ...], str]:
     """Return the location of the first problem and a message; unknown keys come before missing ones.
@@ -28,14 +35,8 @@ def first_problem(error: ValidationError, model: type[BaseModel] | None = None) 
             message = (
                 f"`{context['discriminator'].strip(chr(39))}` {context['tag']!r} is none of {context['expected_tags']}"
             )
-        case "greater_than":
-            message = f"must be above {context['gt']:g}"
-        case "greater_than_equal":
-            message = f"must be {context['ge']:g} or more"
-        case "less_than":
-            message = f"must be below {context['lt']:g}"
-        case "less_than_equal":
-            message = f"must be {context['le']:g} or less"
+        case kind if kind in _BOUNDS:
+            message = _BOUNDS[kind].format(**context)
         case "string_pattern_mismatch" if "auto" in context["pattern"]:
             message = f"{first['input']!r} is none of auto, cpu, cuda and cuda:N"
         case "string_pattern_mismatch":

@@ -19,12 +19,7 @@ from prunescope.pipelines.models.sources import (
 
 
 def known_folder(source: str, cache: Path) -> Path | None:
-    """Return the folder that `locate` would return without fetching or converting; None where it would do either.
-
-    Args:
-        source: as for `locate`.
-        cache: folder for fetched and converted models.
-    """
+    """Return the folder that `locate` would return without fetching or converting; None where it would do either."""
     path = Path(source).expanduser()
     if source == "embedded":
         folder = converted_folder(EMBEDDED_SHA256, cache)

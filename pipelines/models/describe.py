@@ -11,14 +11,7 @@ from prunescope.pipelines.models.sublayer import Branch, has_matrix
 
 
 def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity) -> pl.DataFrame:
-    """Return the row of table `models`.
-
-    Args:
-        decoder: the loaded model.
-        name: its name in the tables.
-        source: its source in the study.
-        identity: hashes of its files.
-    """
+    """Return the row of table `models`, with name and source as in the study."""
     model = cast(Any, decoder.model)
     embedding, own = model.get_input_embeddings().weight, _own_head(decoder)
     snapshot = decoder.folder.parent.name == "snapshots"

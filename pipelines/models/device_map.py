@@ -20,13 +20,7 @@ DISK = "disk"
 
 
 def places_of(layers: nn.ModuleList, limits: Mapping[str, int], dtype: torch.dtype) -> list[str]:
-    """Return a device name, or `disk`, for each layer: devices are filled in the order of the limits.
-
-    Args:
-        layers: of a model; only their sizes are read.
-        limits: bytes of layers on each device.
-        dtype: type of the weights.
-    """
+    """Return a device name, or `disk`, for each layer: devices are filled to their limits in bytes, in this order."""
     free = list(limits.items())
     places = []
     for layer in layers:

@@ -18,11 +18,7 @@ _STRING, _ARRAY = 8, 9
 
 
 def read_description(file: Path, limit: int = DESCRIPTION) -> object:
-    """Return the content of a JSON file of a model.
-
-    Args:
-        file: such as config.json.
-        limit: maximum size in bytes.
+    """Return the content of a JSON file of a model, such as config.json, of at most `limit` bytes.
 
     Raises:
         OSError: it cannot be read.

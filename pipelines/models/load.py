@@ -24,11 +24,7 @@ _WEIGHT_SHARE = 0.9
 
 
 def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
-    """Refuse devices that torch does not see on this machine.
-
-    Args:
-        device: `device` of a study.
-        memory: `memory` of a study.
+    """Refuse a study's `device` and `memory` where torch does not see the devices on this machine.
 
     Raises:
         InputError: names the key and the fix.
@@ -44,12 +40,7 @@ def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
 
 
 def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, int] | None:
-    """Check that a model's weights fit into the free memory.
-
-    Args:
-        folder: of the model.
-        dtype: of its weights.
-        device: as in `load_decoder`.
+    """Check that a model's weights fit into the free memory of a study's `device`.
 
     Returns:
         None where they fit on one device; limits for all GPUs where they fit there and `device` is auto.
@@ -100,13 +91,7 @@ def load_decoder(
 def load_model(
     folder: Path, dtype: torch.dtype, device: torch.device, memory: Mapping[str, int] | None = None
 ) -> tuple[nn.Module, Any]:
-    """Load the model, in eval mode without gradients, and the tokenizer of a folder of safetensors.
-
-    Args:
-        folder: of the model.
-        dtype: of its weights.
-        device: where it computes.
-        memory: as in `load_decoder`.
+    """Load the model, in eval mode without gradients, and the tokenizer of a folder; arguments as in `load_decoder`.
 
     Raises:
         InputError: transformers cannot load it, or weights are missing.
@@ -133,12 +118,7 @@ def open_folder(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Load a model by transformers, in eval mode without gradients, and return it with transformers' loading info.
 
-    Args:
-        folder: of the model.
-        dtype: of its weights.
-        device: where it computes.
-        memory: as in `load_decoder`.
-        others: more arguments for transformers.
+    Arguments are those of `load_decoder`, and `others` for transformers.
 
     Raises:
         ValueError, OSError, KeyError, RuntimeError: transformers cannot load it.

@@ -77,12 +77,7 @@ class SkipPlan:
 
 
 def find_skips(sublayers: Sequence[Sublayer], run: ForwardRecorder) -> SkipPlan | None:
-    """Return a plan for the caller to prove; None where the form of a module's output is unknown.
-
-    Args:
-        sublayers: all of the model.
-        run: calls of all modules in a run of the whole model.
-    """
+    """Return a plan from a run of the whole model, for the caller to prove; None where an output's form is unknown."""
     lengths: dict[nn.Module, int | None] = {}
     norms: dict[str, nn.Module] = {}
     for sublayer in sublayers:

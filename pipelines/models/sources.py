@@ -124,12 +124,7 @@ def is_hub_id(source: str) -> bool:
 def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
     """Return the path of a model's config and tokenizer, and whether all of its weights are there, too.
 
-    Nothing is converted and no weights are fetched, except for the small embedded models.
-
-    Args:
-        source: as for `locate`.
-        cache: folder for fetched and converted models.
-        progress: of fetching.
+    Nothing is converted and no weights are fetched, except for the small embedded models. Arguments as in `locate`.
 
     Returns:
         A folder, or a GGUF file that was not converted yet.
@@ -235,12 +230,8 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def source_hash(source: str, cache: Path) -> str:
     """Return the content hash of a source's weights; a GGUF file is hashed without conversion.
 
-    Args:
-        source: as for `locate`.
-        cache: folder for cached hashes and fetched models.
-
     Raises:
-        InputError: as `locate`.
+        InputError: as in `locate`.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
@@ -249,11 +240,7 @@ def source_hash(source: str, cache: Path) -> str:
 
 
 def count_weights(folder: Path) -> int:
-    """Return the number of weights in the weight files of a folder.
-
-    Raises:
-        InputError: as `check_folder`.
-    """
+    """Return the number of weights in the checked weight files of a folder."""
     count = 0
     for file in check_folder(folder):
         with file.open("rb") as stream:

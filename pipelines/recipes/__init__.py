@@ -14,7 +14,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import NAME
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
+from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Statistic
 from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, NoiseRecipe
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
@@ -30,7 +30,6 @@ __all__ = [
     "NAME",
     "RIA",
     "RTN",
-    "BaseRecipe",
     "ComposedRecipe",
     "DSnoT",
     "DenseRecipe",
@@ -44,12 +43,9 @@ __all__ = [
     "Neurons",
     "NoiseKind",
     "NoiseRecipe",
-    "QuantizationRecipe",
-    "Reads",
     "Recipe",
     "SingleRecipe",
     "SparseGPT",
-    "Statistic",
     "StructuredRecipe",
     "Wanda",
     "parse_recipe",
