@@ -21,8 +21,8 @@ class _MaskedError(Exception):
 
 
 class InputError(_MaskedError):
-    """An input of the user is wrong: a file, a name, a value."""
+    """A wrong input of the user: a file, a name, a value."""
 
 
 class ComputationError(_MaskedError):
-    """The input is valid and the computation failed: NaN logits, a drop without effect."""
+    """A failed computation on valid input: NaN logits, a drop without effect."""

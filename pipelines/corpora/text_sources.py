@@ -8,7 +8,7 @@ from pathlib import Path
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.corpora.hub_datasets import FORM, PREFIX, data_set_documents, data_set_hash
 
-# Texts in the package; a file beside each names its source and licence.
+# Texts in the package; a file next to each names its source and licence.
 CORPORA = {
     "wikitext2": Path(__file__).parent / "wikitext2.txt.xz",
     "c4": Path(__file__).parent / "c4.json.xz",

@@ -131,7 +131,7 @@ class Decoder:
 
     @property
     def memory_for_second_model(self) -> dict[str, int] | None:
-        """Return `memory` for a second model of its size: beside a model with limits, all layers rest on disk."""
+        """Return `memory` for a second model of its size, whose layers are all on disk if this one has limits."""
         return None if self.memory is None else {}
 
     @property

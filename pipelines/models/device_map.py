@@ -41,7 +41,7 @@ class Placement:
         layers: number of layers in its config.
         limits: bytes of layers on each device; devices are filled in this order, other layers stay on disk.
         dtype: type of the weights.
-        device: of everything outside the layers, and of the computation of layers on disk, or in memory beside a GPU.
+        device: of everything outside the layers; layers on disk, or in CPU memory next to a GPU, compute there, too.
 
     Raises:
         InputError: no list of layers was found.

@@ -131,7 +131,7 @@ class GenerationSpec(FrozenModel):
 
 
 class MeasureSpec(FrozenModel):
-    """What to measure.
+    """Measurement settings.
 
     Attributes:
         positions: `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.

@@ -1,4 +1,4 @@
-"""What cannot be proved is refused with the module and the reason, and a decoder comes back whole from a variant."""
+"""Unproved parts are refused with the module and the reason, and a decoder is restored after a variant."""
 
 import json
 from collections.abc import Callable

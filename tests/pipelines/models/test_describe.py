@@ -25,7 +25,7 @@ def described(folder: Path, architecture: str) -> pl.DataFrame:
         ("gptj", "plain", "plain", "parallel", "layer, eps 1e-05", "own weights, bias"),
     ],
 )  # fmt: skip
-def test_every_form_is_told(
+def test_every_form_is_described(
     tmp_path: Path, architecture: str, attn: str, mlp: str, order: str, norm: str, head: str
 ) -> None:
     rows = {row["part"]: row for row in described(tmp_path, architecture).iter_rows(named=True)}

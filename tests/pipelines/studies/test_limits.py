@@ -35,10 +35,10 @@ def test_limits_of_a_command_line_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "told"), [({"cpu": "much"}, "'much' is not a size"), ({"gpu": 1}, "'gpu' cannot hold layers")]
+    ("memory", "message"), [({"cpu": "much"}, "'much' is not a size"), ({"gpu": 1}, "'gpu' cannot hold layers")]
 )
-def test_a_study_names_its_wrong_limit(memory: dict[str, object], told: str, tmp_path: Path) -> None:
+def test_a_study_names_its_wrong_limit(memory: dict[str, object], message: str, tmp_path: Path) -> None:
     study = yaml.safe_load((Path("pipelines/studies/demo.yaml")).read_text(encoding="utf-8"))
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"memory": memory}), encoding="utf-8")
-    with pytest.raises(InputError, match=rf"s.yaml: `memory.*{told}"):
+    with pytest.raises(InputError, match=rf"s.yaml: `memory.*{message}"):
         load_study(str(tmp_path / "s.yaml"))
