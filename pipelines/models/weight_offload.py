@@ -33,8 +33,7 @@ class OffloadedLayer:
     ) -> None:
         self.is_streamed = is_streamed
         self._layer, self._forward = layer, layer.forward
-        self._final_device, self._model_device = final_device, device
-        self.device = device
+        self.final_device, self.device, self._model_device = final_device, device, device
         cast(Any, layer).forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (any layer's signature)
@@ -44,10 +43,6 @@ class OffloadedLayer:
                 return self._forward(*args, **kwargs)
             own_args, own_kwargs = send_to_device((args, kwargs), self.device)
             return send_to_device(self._forward(*own_args, **own_kwargs), self._model_device)
-
-    def finalize(self) -> None:
-        """Compute on the final device from now on."""
-        self.device = self._final_device
 
 
 class _OffloadedTensor:
@@ -85,7 +80,7 @@ def finalize_placement(layers: Iterable[nn.Module]) -> bool:
     """Let layers compute on their final devices, and return whether weights of any are streamed."""
     offloaded = [layer.forward for layer in layers if isinstance(layer.forward, OffloadedLayer)]
     for forward in offloaded:
-        forward.finalize()
+        forward.device = forward.final_device
     return any(forward.is_streamed for forward in offloaded)
 
 

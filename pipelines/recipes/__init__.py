@@ -53,24 +53,10 @@ __all__ = [
     "steps",
 ]
 
-SingleRecipe = (
-    DenseRecipe
-    | Magnitude
-    | Wanda
-    | RIA
-    | SparseGPT
-    | ADMM
-    | DSnoT
-    | RTN
-    | GPTQ
-    | AWQ
-    | Neurons
-    | Heads
-    | Flap
-    | DepthRecipe
-    | ExternalRecipe
-    | NoiseRecipe
-)
+_Weights = Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT
+_Quantization = RTN | GPTQ | AWQ
+_Structure = Neurons | Heads | Flap
+SingleRecipe = DenseRecipe | _Weights | _Quantization | _Structure | DepthRecipe | ExternalRecipe | NoiseRecipe
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 _NEEDS_A_MASK = "improves an earlier mask; write it after one, as in wanda-50+dsnot"
 
