@@ -42,10 +42,18 @@ class ModuleIO:
 
 
 class ForwardRecorder:
-    """Context manager that records the calls of every module of a model."""
+    """Context manager that records the calls of every module of a model.
+
+    Attributes:
+        calls: of each module, in their order.
+        names: of all modules.
+        numbers: numbers of the model's config, which a multiplier or scale may equal.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: dict[nn.Module, list[ModuleIO]] = {}
+        self.names = {module: name for name, module in model.named_modules()}
+        self.numbers = numbers_of(cast(Any, model).config.to_dict())
         self._model, self._count = model, 0
         self._handles: list[RemovableHandle] = []
 

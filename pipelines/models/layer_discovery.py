@@ -33,8 +33,6 @@ from prunescope.pipelines.models.sublayer import (
 from prunescope.pipelines.models.weight_matrices import Products, matrices_of
 from prunescope.pipelines.models.weight_offload import on_device
 
-Names = dict[nn.Module, str]
-
 
 @dataclass(frozen=True)
 class _Source:
@@ -51,23 +49,13 @@ class _Source:
     residual: int | str | None = None
 
 
-def find_layer(
-    index: int,
-    module: nn.Module,
-    run: ForwardRecorder,
-    names: Names,
-    known: set[float],
-    *,
-    may_norm_stream: bool = False,
-) -> Layer:
+def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_stream: bool = False) -> Layer:
     """Find and prove one layer.
 
     Args:
         index: the layer's number.
         module: the layer.
-        run: calls of all modules in the probe.
-        names: of all modules.
-        known: numbers of the model's config, which a multiplier may equal.
+        run: the probe.
         may_norm_stream: whether to accept post-norm layers, whose norms make the next stream. Their contributions are
             exact only to the rounding of a stream, which is too coarse for traces.
 
@@ -77,30 +65,30 @@ def find_layer(
     with on_device(module):
         call = run.call_of(module)
         if not torch.equal(call.input, call.input_copy):
-            raise InputError(f"{names[module]}: overwrites its input stream; refused")
+            raise InputError(f"{run.names[module]}: overwrites its input stream; refused")
         mixers = [child for child in _children(module, run) if has_matrix(child)]
         if not mixers:
-            raise InputError(f"{names[module]}: has no module with weights that is called once a pass; refused")
+            raise InputError(f"{run.names[module]}: has no module with weights that is called once a pass; refused")
         branches = _post_norm_branches(module, run) if may_norm_stream else None
         if branches is None:
-            branches = _prove_sum(module, mixers, run, names, known)
+            branches = _prove_sum(module, mixers, run)
         operands = _product_operands(module, call)
-        is_mixing = {branch: _mixes_positions(branch, run, names) for branch in branches}
+        is_mixing = {branch: _mixes_positions(branch, run) for branch in branches}
         if len(set(is_mixing.values())) < 2:
-            present = ", ".join(names[mixer] for branch in branches for mixer in branch.mixers)
+            present = ", ".join(run.names[mixer] for branch in branches for mixer in branch.mixers)
             missing = "MLP beside" if any(is_mixing.values()) else "attention or recurrence beside"
-            raise InputError(f"{names[module]}: has no {missing} {present}; layers of one sublayer are refused")
+            raise InputError(f"{run.names[module]}: has no {missing} {present}; layers of one sublayer are refused")
 
         def sublayer(kind: Kind) -> Sublayer:
             own = tuple(branch for branch in branches if is_mixing[branch] == (kind == "attn"))
             own_mixers = [mixer for branch in own for mixer in branch.mixers]
-            matrices, unread = matrices_of(own_mixers, names, operands)
-            name = " + ".join(names[mixer] for mixer in own_mixers)
-            modules = {names[inner]: inner for mixer in own_mixers for inner in mixer.modules()}
+            matrices, unread = matrices_of(own_mixers, run.names, operands)
+            name = " + ".join(run.names[mixer] for mixer in own_mixers)
+            modules = {run.names[inner]: inner for mixer in own_mixers for inner in mixer.modules()}
             return Sublayer(index, kind, name, module, own, matrices, unread, modules)
 
         attn, mlp = sublayer("attn"), sublayer("mlp")
-        return Layer(module, attn, mlp, is_parallel=_prove_runs(module, call, attn, mlp, names))
+        return Layer(module, attn, mlp, is_parallel=_prove_runs(module, call, attn, mlp, run.names[module]))
 
 
 def _product_operands(layer: nn.Module, call: ModuleIO) -> dict[int, Tensor]:
@@ -175,12 +163,10 @@ def _residual_key(mixer: nn.Module, call: ModuleIO) -> int | str | None:
     return None
 
 
-def _prove_sum(
-    layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder, names: Names, known: set[float]
-) -> list[Branch]:
+def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) -> list[Branch]:
     """Return the branches whose contributions and the stream sum to the layer's output."""
     stream, total = run.call_of(layer).input_copy, run.call_of(layer).result
-    known = known | numbers_of(vars(layer))
+    known = run.numbers | numbers_of(vars(layer))
     choices = list(product(*([*_sources(mixer, layer, run), None] for mixer in mixers)))
     # First the choices in which all mixers add; fewer add only where one mixer feeds another.
     choices.sort(key=lambda choice: sum(source is None for source in choice))
@@ -198,7 +184,7 @@ def _prove_sum(
                         Branch(source.chain, factor, source.residual)
                         for source, factor in zip(used, factors, strict=True)
                     ]
-    raise InputError(_why_no_sum(layer, total, mixers, run, names))
+    raise InputError(_why_no_sum(layer, total, mixers, run))
 
 
 def _post_norm_branches(layer: nn.Module, run: ForwardRecorder) -> list[Branch] | None:
@@ -240,21 +226,21 @@ def _factors(total: Tensor, stream: Tensor, used: list[_Source], known: set[floa
     return [estimate for estimate in estimates if estimate is not None]
 
 
-def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder, names: Names) -> str:
+def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder) -> str:
     for child in _children(layer, run):
         if not has_matrix(child) and is_close(run.call_of(child).result, total):
             return (
-                f"{names[layer]}: {names[child]} norms the stream itself (post-norm), "
+                f"{run.names[layer]}: {run.names[child]} norms the stream itself (post-norm), "
                 "so there is no stream in which contributions add up; refused"
             )
-    returned = ", ".join(names[mixer] for mixer in mixers)
+    returned = ", ".join(run.names[mixer] for mixer in mixers)
     return (
-        f"{names[layer]}: the stream plus constant multiples of what {returned} return does not rebuild its output; "
-        "refused"
+        f"{run.names[layer]}: the stream plus constant multiples of what {returned} return does not rebuild its "
+        "output; refused"
     )
 
 
-def _mixes_positions(branch: Branch, run: ForwardRecorder, names: Names) -> bool:
+def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:
     """Return whether the output at the last position depends on other tokens, as attention's does and an MLP's not."""
     call = run.call_of(branch.chain[0])
     changed = call.input_copy.clone()
@@ -268,7 +254,7 @@ def _mixes_positions(branch: Branch, run: ForwardRecorder, names: Names) -> bool
             value = first_tensor(module(value + state if is_norm_of_stream else value))
         outputs.append(value.reshape(-1, value.shape[-1]))
     same, other = outputs
-    _require_same(same, run.call_of(branch.chain[-1]).result, names[branch.chain[0]])
+    _require_same(same, run.call_of(branch.chain[-1]).result, run.names[branch.chain[0]])
     return not is_close(other[-1], same[-1])
 
 
@@ -280,7 +266,7 @@ def _require_same(again: Tensor, truth: Tensor, name: str) -> None:
         )
 
 
-def _prove_runs(module: nn.Module, call: ModuleIO, attn: Sublayer, mlp: Sublayer, names: Names) -> bool:
+def _prove_runs(module: nn.Module, call: ModuleIO, attn: Sublayer, mlp: Sublayer, name: str) -> bool:
     """Run the layer again, whole and without sublayers, and return whether it is parallel.
 
     In a parallel layer the MLP reads the stream without attention's contribution.
@@ -307,11 +293,11 @@ def _prove_runs(module: nn.Module, call: ModuleIO, attn: Sublayer, mlp: Sublayer
     for sublayer in (attn, mlp):
         _require_same(sublayer.recompute(whole.calls[sublayer.label][0]), whole.added[sublayer.label], sublayer.name)
     if not is_sum(call.result, [call.input_copy, *whole.added.values()]):
-        raise InputError(f"{names[module]}: called again on the same stream it returns something else; refused")
+        raise InputError(f"{name}: called again on the same stream it returns something else; refused")
     if not is_close(run(mlp).added[attn.label], whole.added[attn.label]):
         raise InputError(f"{attn.name}: reads what {mlp.name} adds; only attention before the MLP is known; refused")
     if not torch.equal(run(attn, mlp).output, call.input_copy):
-        raise InputError(f"{names[module]}: without its sublayers it still changes the stream; refused")
+        raise InputError(f"{name}: without its sublayers it still changes the stream; refused")
     # A shift as large as the stream changes the input of every module that reads attention's contribution.
     shifted = run(shift=call.input_copy)
     return torch.equal(shifted.input_of(mlp), whole.input_of(mlp))

@@ -36,15 +36,7 @@ class LMHead:
     head: Head
 
 
-def find_lm_head(
-    model: nn.Module,
-    probe: Tensor,
-    logits: Tensor,
-    last: nn.Module,
-    run: ForwardRecorder,
-    names: dict[nn.Module, str],
-    known: set[float],
-) -> LMHead:
+def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Module, run: ForwardRecorder) -> LMHead:
     """Find and prove everything after the last layer.
 
     Args:
@@ -52,9 +44,7 @@ def find_lm_head(
         probe: its tokens.
         logits: the model's logits of the probe.
         last: the last layer.
-        run: calls of all modules in the probe.
-        names: of all modules.
-        known: numbers of the model's config, which a scale may equal.
+        run: the recorded probe.
 
     Raises:
         InputError: names the module and what could not be proved.
@@ -65,12 +55,12 @@ def find_lm_head(
     trunk = _trunk(model, run)
     trunk_output = run.calls[trunk][0].output
     stream, states = run.call_of(last).result, trunk_output.last_hidden_state
-    final, norm = _final_norm(stream, states, module, last, run, names)
+    final, norm = _final_norm(stream, states, module, last, run)
     # Views of their own: weights that are swapped into a tied embedding must not reach the head.
     bias = None if module.bias is None else module.bias.detach().float()
     plain = Head(weight=module.weight.detach().float(), bias=bias, norm=norm)
     if plain.weight.shape[1] != states.shape[-1]:
-        raise InputError(f"{names[module]}: reads another width than the last states have; refused")
+        raise InputError(f"{run.names[module]}: reads another width than the last states have; refused")
 
     def logits_of(states: Tensor) -> Tensor:
         trunk.forward = lambda *_, **__: replace(trunk_output, last_hidden_state=states)
@@ -79,11 +69,11 @@ def find_lm_head(
         finally:
             del trunk.forward
 
-    head = _prove_head(plain, logits_of, states, names[module], known)
+    head = _prove_head(plain, logits_of, states, run.names[module], run.numbers)
     error = distance(head.logits(stream[0].float()), logits[0].float())
     if not error <= TOLERANCE[logits.dtype]:
         raise InputError(
-            f"{names[final]}, {names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
+            f"{run.names[final]}, {run.names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
         )
     return LMHead(trunk, final, head)
 
@@ -101,7 +91,7 @@ def _trunk(model: nn.Module, run: ForwardRecorder) -> nn.Module:
 
 
 def _final_norm(
-    stream: Tensor, states: Tensor, head: nn.Module, last: nn.Module, run: ForwardRecorder, names: dict[nn.Module, str]
+    stream: Tensor, states: Tensor, head: nn.Module, last: nn.Module, run: ForwardRecorder
 ) -> tuple[nn.Module, FinalNorm | None]:
     """Return the module between the last layer's stream and the last states, and its formula."""
     if torch.equal(states, stream):
@@ -113,7 +103,7 @@ def _final_norm(
             continue
         if torch.equal(call.output_copy, states) and torch.equal(call.input_copy, stream):
             return module, find_final_norm(module, states.shape[-1])
-    raise InputError(f"{names[head]}: there is more than one norm between {names[last]} and the head; refused")
+    raise InputError(f"{run.names[head]}: there is more than one norm between {run.names[last]} and the head; refused")
 
 
 def _prove_head(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
-from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, is_close, numbers_of
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, is_close
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
@@ -46,22 +46,18 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     vocabulary = int(typed.get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
     probe = torch.randint(0, vocabulary, (1, _PROBE_TOKENS), generator=generator).to(parameter.device)
-    names = {module: name for name, module in model.named_modules()}
     # Embedding models (E5-Mistral, BERT) are published without an LM head.
     has_head = typed.get_output_embeddings() is not None
 
     run = ForwardRecorder(model)
     with run:
         result = model(input_ids=probe, **without_cache(model))
-    _require_finite(run, names)
-    stack = _layer_stack(model, run, names)
+    _require_finite(run)
+    stack = _layer_stack(model, run)
     config = typed.config
-    known = numbers_of(config.to_dict())
-    layers = tuple(
-        find_layer(index, module, run, names, known, may_norm_stream=not has_head) for index, module in enumerate(stack)
-    )
+    layers = tuple(find_layer(index, module, run, may_norm_stream=not has_head) for index, module in enumerate(stack))
     _require_own_weights(layers)
-    output = find_lm_head(model, probe, first_tensor(result.logits), stack[-1], run, names, known) if has_head else None
+    output = find_lm_head(model, probe, first_tensor(result.logits), stack[-1], run) if has_head else None
 
     owners = (getattr(model, "generation_config", None), config, tokenizer)
     ends = [getattr(owner, "eos_token_id", None) for owner in owners]
@@ -90,12 +86,12 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     return replace(decoder, skips=_skips(decoder, probe, run))
 
 
-def _require_finite(run: ForwardRecorder, names: dict[nn.Module, str]) -> None:
+def _require_finite(run: ForwardRecorder) -> None:
     for module in run.calls:
         inner_is_finite = all(_is_finite(run, child) for child in module.children() if child in run.calls)
         if not _is_finite(run, module) and inner_is_finite:
             raise ComputationError(
-                f"{names[module]}: NaN or infinite numbers on the first tokens; its weights are damaged"
+                f"{run.names[module]}: NaN or infinite numbers on the first tokens; its weights are damaged"
             )
 
 
@@ -103,7 +99,7 @@ def _is_finite(run: ForwardRecorder, module: nn.Module) -> bool:
     return all(bool(call.result.isfinite().all()) for call in run.calls[module] if call.output_copy is not None)
 
 
-def _layer_stack(model: nn.Module, run: ForwardRecorder, names: dict[nn.Module, str]) -> nn.ModuleList:
+def _layer_stack(model: nn.Module, run: ForwardRecorder) -> nn.ModuleList:
     """Return the list of decoder layers: the longest list of modules with matrices, each called once."""
     stacks = [
         module
@@ -118,7 +114,7 @@ def _layer_stack(model: nn.Module, run: ForwardRecorder, names: dict[nn.Module, 
     for layer, following in zip(stack, list(stack)[1:], strict=False):
         if not torch.equal(run.call_of(layer).result, run.call_of(following).input_copy):
             raise InputError(
-                f"{names[following]}: does not read what {names[layer]} returns; "
+                f"{run.names[following]}: does not read what {run.names[layer]} returns; "
                 "without one residual stream through all layers it is refused"
             )
     return stack
