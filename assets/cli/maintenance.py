@@ -185,7 +185,7 @@ def _layers() -> "list[OrphanFile]":
 
     return [
         OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-        for folder in scratch_directory.left()
+        for folder in scratch_directory.abandoned()
     ]
 
 

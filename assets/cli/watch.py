@@ -239,14 +239,14 @@ def _refuse_what_cannot_work(added: "AddedModel", studies: "list[Study]", *, is_
             raise InputError(f"study {study.name} has a model {added.name!r} of its own; give another --name")
     with RichProgress() as bars:
         from prunescope.pipelines.models.cached_identity import require_whole
-        from prunescope.pipelines.models.meta_model import load_outline
-        from prunescope.pipelines.models.sources import locate_outline
+        from prunescope.pipelines.models.meta_model import load_meta_model
+        from prunescope.pipelines.models.sources import locate_config
         from prunescope.pipelines.planning.preflight import check_outline
 
-        place, _ = locate_outline(added.source, settings.cache_folder(), bars)
+        place, _ = locate_config(added.source, settings.cache_folder(), bars)
         if Path(added.source).exists():
             require_whole(Path(added.source))
-        outline = load_outline(place)
+        outline = load_meta_model(place)
         for study in studies:
             check_outline(study, outline)
 

@@ -35,8 +35,8 @@ from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, writer_lock
 from prunescope.assets.planning.steps import SPEED_TABLE
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.pipelines.core.log_progress import LogProgress, ProgressGroup
-from prunescope.pipelines.core.progress import Progress
+from prunescope.pipelines.core.log_progress import LogProgress
+from prunescope.pipelines.core.progress import Progress, ProgressGroup
 from prunescope.warehouse.tables import TABLES
 
 # After a transient error.

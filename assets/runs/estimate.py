@@ -13,7 +13,7 @@ from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there as has_files
 from prunescope.pipelines.evaluation.tasks.definition import find
-from prunescope.pipelines.models.sources import locate_outline
+from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, RowCount, peak
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
@@ -117,7 +117,7 @@ def estimate(
 def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool) -> ModelEstimate:
     missing_data = [spec.name for spec in study.retrieval if not has_files(spec)]
     study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if has_files(spec))})
-    folder, is_whole = locate_outline(study.model(name).source, cache, progress)
+    folder, is_whole = locate_config(study.model(name).source, cache, progress)
     if is_whole:
         works = model_work(study, store, find_model(study, name, cache, progress), replace=replace)
     else:  # without its weights no partition can be current
@@ -126,17 +126,17 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     if not any(work.tables for work in works):
         return ModelEstimate(name, is_whole, missing_data, tables, works)
     from prunescope.assets.execution.model_cache import MAX_BATCH, MAX_RESULT_BYTES
-    from prunescope.pipelines.core.device import available_bytes, chosen_device, workers_on
-    from prunescope.pipelines.models.meta_model import load_outline, shape_of
+    from prunescope.pipelines.core.device import available_bytes, resolve_device, workers_on
+    from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
     from prunescope.pipelines.planning.machine_speed import measured
     from prunescope.pipelines.planning.preflight import check_outline, unmatched
     from prunescope.pipelines.planning.workload import Workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
 
-    outline = load_outline(folder)
+    outline = load_meta_model(folder)
     prompts, texts, embedded = check_outline(study, outline)
     shape = shape_of(outline)
-    device = chosen_device(study.device)
+    device = resolve_device(study.device)
     lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
     local = [task for task in study.tasks if find(task).is_local]
     sizes = task_sizes(local, outline) if local else []

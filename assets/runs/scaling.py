@@ -38,8 +38,8 @@ from prunescope.assets.planning.steps import MODEL_TABLES, STEPS, partition_tabl
 from prunescope.assets.planning.work_plan import model_work
 from prunescope.assets.runs.estimate import ModelEstimate, bytes_of, estimate, gib
 from prunescope.pipelines.core.progress import Progress
-from prunescope.pipelines.models.meta_model import load_outline, shape_of
-from prunescope.pipelines.models.sources import locate_outline
+from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
+from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cluster import SimulatedRun, StageTimes, simulate
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.garbage_collection import TRIED
@@ -197,7 +197,7 @@ def _measured_seconds(study: Study, store: Store, cache: Path, progress: Progres
     """Read the seconds in the footers of current partitions, by step and recipe (empty for a model)."""
     seconds: dict[str, dict[str, list[float]]] = {step: {} for step in STEPS}
     for spec in study.models:
-        _, is_whole = locate_outline(spec.source, cache, progress)
+        _, is_whole = locate_config(spec.source, cache, progress)
         if not is_whole:
             continue
         for work in model_work(study, store, find_model(study, spec.name, cache, progress), replace=True):
@@ -216,7 +216,7 @@ def _load(
     if seconds := measured["models"].get(""):
         yield StepTime("model load", _ONCE, fmean(seconds), f"measured, {len(seconds)} partitions")
         return
-    shapes = [shape_of(load_outline(locate_outline(spec.source, cache, progress)[0])) for spec in study.models]
+    shapes = [shape_of(load_meta_model(locate_config(spec.source, cache, progress)[0])) for spec in study.models]
     size = fmean(shape.parameters for shape in shapes) * (4 if study.dtype == "float32" else 2)
     yield StepTime("model load", _ONCE, size / _LOAD_SPEED, f"assumed, {_LOAD_SPEED / 1e9:g} GB/s")
 

@@ -1,1 +1,1 @@
-"""Errors, progress, files and threads that every package of `pipelines` uses; no model and no recipe."""
+"""Errors, progress, files, devices and threads for all packages of `pipelines`."""

@@ -1,6 +1,6 @@
-"""Versions of the computations: raise one when its numbers change, and what was stored becomes stale.
+"""Versions of the computations.
 
-Raising one recomputes that step and everything behind it, nothing else.
+Raise one when its numbers change: stored results of that step and of every step that depends on it become stale.
 """
 
 MODELS = "1"

@@ -1,39 +1,40 @@
-"""The device that a study computes on, its free memory, and how many sublayers it measures at once."""
+"""The device that a study computes on, its free memory, and the number of sublayers measured at once."""
 
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from prunescope.pipelines.core.hardware import proc_value
+
 
 def workers_on(device: str) -> int:
-    """How many sublayers are measured at once: one a core, one on a GPU."""
+    """Return the number of sublayers measured at once: one per core, or one on a GPU."""
     return 1 if device.startswith("cuda") else torch.get_num_threads()
 
 
-def chosen_device(device: str) -> str:
-    """The device that a study's setting means here."""
+def resolve_device(device: str) -> str:
+    """Return the device of a study's setting: for `auto` the GPU, or else the CPU."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
 
 
 def available_bytes(device: str) -> int | None:
-    """Memory that a new computation may fill: of the GPU, else what the system says and this process's group allows.
+    """Return the free memory of a GPU, or that of the system within the limit of this process's cgroup.
 
-    None where neither Linux nor CUDA tells.
+    None where neither Linux nor CUDA reports it.
     """
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        free = [int(told["MemAvailable"].split()[0]) * 1024]
-    except (OSError, KeyError, ValueError):
+    available = proc_value(Path("/proc/meminfo"), "MemAvailable")
+    if not available:
         return None
+    free = [int(available.split()[0]) * 1024]
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError, KeyError):  # no such group, or one without a limit (`max`)
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
         counts = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        # Files that were read are counted until somebody needs their room.
+        # The kernel frees the cache of read files when memory is needed.
         free.append(limit - used + int(counts["inactive_file"]))
     return min(free)

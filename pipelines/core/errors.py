@@ -1,7 +1,7 @@
-"""The two ways in which the pipelines refuse: the input is wrong, or the computation failed.
+"""The two errors of the pipelines: the input is wrong, or the computation failed.
 
-Messages name the file, key or flag and the fix in one or two lines; what is secret in an address is left out of them,
-for they are printed, logged and kept by Dagster.
+Messages name the file, key or flag and the fix in one or two lines. Secrets in addresses are masked, because messages
+are printed, logged and stored by Dagster.
 """
 
 import re
@@ -11,21 +11,18 @@ _QUERY = re.compile(r"(https?:/+[^\s?]*)\?[^\s'\"]*", re.IGNORECASE)
 
 
 def masked(text: str) -> str:
-    """The text with what addresses in it hold before an `@` or, on the web, behind a `?`, as `…`."""
+    """Replace credentials before the `@` of an address and the query of a web address by `…`."""
     return _QUERY.sub(r"\1?…", _USER.sub(r"\1…@", text))
 
 
-class InputError(Exception):
-    """What the user gave cannot work: a file, a name, a value."""
-
+class _MaskedError(Exception):
     def __init__(self, message: str = "") -> None:
-        """Takes the message, which may quote what the user gave."""
         super().__init__(masked(message))
 
 
-class ComputationError(Exception):
-    """The input was fine and the computation still failed: NaN logits, a drop without effect."""
+class InputError(_MaskedError):
+    """A wrong input of the user: a file, a name, a value."""
 
-    def __init__(self, message: str = "") -> None:
-        """Takes the message, which may quote what the user gave."""
-        super().__init__(masked(message))
+
+class ComputationError(_MaskedError):
+    """A failed computation on valid input: NaN logits, a drop without effect."""

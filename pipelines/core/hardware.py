@@ -1,33 +1,29 @@
-"""What this machine is, in words: times that were measured on another one do not compare. No torch here.
-
-How fast it is, is measured in `machine.py`.
-"""
+"""A description of this machine, because times measured on different machines do not compare. No torch here."""
 
 import os
 import platform
 from functools import cache
 from pathlib import Path
 
-_CARDS = Path("/proc/driver/nvidia/gpus")
 _PROCESSOR = Path("/proc/cpuinfo")
 
 
 @cache
 def hardware() -> str:
-    """Processor, the cores of it that this process may use, and graphics cards where their driver names them."""
+    """Return the processor, the number of its cores that this process may use, and the NVIDIA cards."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cards = sorted(_said(file, "Model") for file in _CARDS.glob("*/information"))
-    return "; ".join([f"{_said(_PROCESSOR, 'model name') or platform.machine()}, {cores} cores", *cards])
+    cards = sorted(proc_value(file, "Model") for file in Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return "; ".join([f"{proc_value(_PROCESSOR, 'model name') or platform.machine()}, {cores} cores", *cards])
 
 
 @cache
 def vendor() -> str:
-    """Read the processor's maker as it names itself; empty where the system does not say."""
-    return _said(_PROCESSOR, "vendor_id")
+    """Return the processor's vendor id; empty where the system does not report it."""
+    return proc_value(_PROCESSOR, "vendor_id")
 
 
-def _said(file: Path, key: str) -> str:
-    """What a file of `key: value` lines says first; empty where there is no such file or line."""
+def proc_value(file: Path, key: str) -> str:
+    """Return the first value of a key in a file of `key: value` lines; empty without such a file or line."""
     if not file.is_file():
         return ""
     pairs = (line.partition(":") for line in file.read_text(errors="replace").splitlines())

@@ -1,7 +1,4 @@
-"""How much memory a piece of work takes beyond what was in use before it.
-
-What the work is belongs to the caller.
-"""
+"""Measurement of the memory that a function call needs in addition to what is in use."""
 
 import ctypes
 import gc
@@ -11,18 +8,18 @@ from pathlib import Path
 
 import torch
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from prunescope.pipelines.core.hardware import proc_value
 
 
 def growth_bytes(work: Callable[[], object], device: torch.device) -> int | None:
-    """The most bytes that some work held at once beyond what was held when it began.
+    """Call `work` and return its peak memory, less what was in use before.
 
-    On a GPU what torch has allocated, its cache left out. On Linux resident memory of this process, whose high-water
-    mark is set back first; memory that was freed earlier goes back to the system before, because work that is given it
-    again would seem to need none. Work that ran once before does not count what libraries set up at first.
+    On a GPU this counts torch's allocations without its cache. On Linux it counts resident memory of this process:
+    freed memory is first returned to the system, because reusing it would not show, and the high-water mark is reset.
+    Call `work` once before, so that one-time allocations of libraries do not count.
 
     Returns:
-        None where the system does not tell.
+        None where the system does not report it.
     """
     gc.collect()
     if device.type == "cuda":
@@ -31,12 +28,12 @@ def growth_bytes(work: Callable[[], object], device: torch.device) -> int | None
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    with suppress(OSError, AttributeError):  # a C library without it keeps what it has
+    with suppress(OSError, AttributeError):  # a C library without malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        _RESET.write_text("5", encoding="ascii")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before = _kilobytes("VmRSS")
-    except (OSError, KeyError):  # another system, or a sandbox that forbids it
+    except (OSError, IndexError):  # another system, or a sandbox that forbids it
         work()
         return None
     work()
@@ -44,5 +41,4 @@ def growth_bytes(work: Callable[[], object], device: torch.device) -> int | None
 
 
 def _kilobytes(key: str) -> int:
-    told = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
-    return int(told[key].split()[0])
+    return int(proc_value(Path("/proc/self/status"), key).split()[0])

@@ -1,7 +1,4 @@
-"""How long computations tell how far they are, without knowing who listens.
-
-The command line draws bars, Dagster writes events, tests pass SILENT.
-"""
+"""Progress of long computations, as events for any listener: bars, Dagster events, log lines, or SILENT."""
 
 from typing import Protocol
 
@@ -10,24 +7,35 @@ class Progress(Protocol):
     """A listener; one task at a time."""
 
     def start(self, task: str, total: int) -> None:
-        """A task of `total` steps begins."""
+        """Begin a task of `total` steps."""
 
     def advance(self, amount: int = 1) -> None:
-        """`amount` more steps are done."""
+        """Count `amount` more steps as done."""
 
     def done(self) -> None:
-        """The task is finished."""
+        """Finish the task."""
 
 
-class _Silent:
+class ProgressGroup:
+    """A listener that forwards events to others; without any it is silent."""
+
+    def __init__(self, *listeners: Progress) -> None:
+        self._listeners = listeners
+
     def start(self, task: str, total: int) -> None:
-        """Says nothing."""
+        """Begin a task of `total` steps."""
+        for listener in self._listeners:
+            listener.start(task, total)
 
     def advance(self, amount: int = 1) -> None:
-        """Says nothing."""
+        """Count `amount` more steps as done."""
+        for listener in self._listeners:
+            listener.advance(amount)
 
     def done(self) -> None:
-        """Says nothing."""
+        """Finish the task."""
+        for listener in self._listeners:
+            listener.done()
 
 
-SILENT: Progress = _Silent()
+SILENT: Progress = ProgressGroup()

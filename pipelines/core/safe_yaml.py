@@ -1,7 +1,4 @@
-"""Reads YAML that somebody wrote: plain data only, and never more of it than the text seems to hold. No torch here.
-
-What the keys mean belongs to the caller.
-"""
+"""Reader of untrusted YAML: plain data only, with limits on size, number of values and depth. No torch here."""
 
 from pathlib import Path
 
@@ -9,20 +6,15 @@ import yaml
 
 from prunescope.pipelines.core.errors import InputError
 
-# A study is a page of text; anything larger is a mistake or an attack on the parser.
+# A study is a page of text; a larger file is a mistake or an attack on the parser.
 MAX_BYTES = 1_000_000
-# Aliases written out count every time: ten lines of them can stand for a billion values.
+# An alias counts at every use: ten lines of nested aliases expand to a billion values.
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
 
 
 def read_yaml(path: Path, what: str = "", loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> object:
-    """What stands in a YAML file.
-
-    Args:
-        path: the file, UTF-8.
-        what: what it is, as it stands in front of its name in messages.
-        loader: a safe loader that knows further tags.
+    """Return the content of a YAML file; `what` names its kind in messages.
 
     Raises:
         InputError: it cannot be read, is no YAML, or exceeds a limit of `parse_yaml`; names file, line and fix.
@@ -40,16 +32,11 @@ def read_yaml(path: Path, what: str = "", loader: type[yaml.SafeLoader] = yaml.S
 
 
 def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> object:
-    """What a YAML text says.
-
-    Args:
-        text: one document.
-        where: where it stands, as messages begin.
-        loader: a safe loader that knows further tags.
+    """Return the content of a YAML document; `where` names its origin in messages.
 
     Raises:
-        InputError: it is no YAML, is longer than `MAX_BYTES` characters, holds more than `MAX_VALUES` values with every
-            alias written out, or is nested deeper than `MAX_DEPTH`; names the line.
+        InputError: it is no YAML, is longer than `MAX_BYTES` characters, holds more than `MAX_VALUES` values with
+            aliases expanded, or is nested deeper than `MAX_DEPTH`; names the line.
     """
     if len(text) > MAX_BYTES:
         raise InputError(f"{where}: larger than {MAX_BYTES:,} bytes; split it or leave out what is not needed")
@@ -58,21 +45,21 @@ def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = yaml.SafeL
         node = parser.get_single_node()
         if node is None:
             return None
-        _Sizes(where).check(node)
-        found: object = parser.construct_document(node)
+        _SizeCheck(where).check(node)
+        content: object = parser.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise InputError(f"{where}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels; no setting needs that") from error
-    except (ValueError, OverflowError) as error:  # a date or number that has the form of one and is none
+    except (ValueError, OverflowError) as error:  # an impossible date, or a number with too many digits
         raise InputError(f"{where}: not valid YAML: {error}; put texts into quotes") from error
-    return found
+    return content
 
 
-class _Sizes:
-    """How many values stand below each node, and how deep."""
+class _SizeCheck:
+    """Counter of the values below each node and of their depth."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -80,28 +67,32 @@ class _Sizes:
         self._open: set[int] = set()
 
     def check(self, node: yaml.Node) -> tuple[int, int]:
-        """Values and levels of a node; InputError where there are too many, or where it contains itself."""
+        """Return the values and levels of a node.
+
+        Raises:
+            InputError: there are too many, or the node contains itself.
+        """
         if (known := self._known.get(id(node))) is not None:
             return known
         if id(node) in self._open:
-            raise self._refusal(node, "an alias stands inside what it names")
+            raise self._refusal(node, "an alias inside the value that it refers to")
         self._open.add(id(node))
-        below: list[yaml.Node] = []
+        children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
-            below = [each for pair in node.value for each in pair]
+            children = [child for pair in node.value for child in pair]
         elif isinstance(node, yaml.SequenceNode):
-            below = node.value
+            children = node.value
         values, depth = 1, 1
-        for child in below:
-            others, levels = self.check(child)
-            values, depth = values + others, max(depth, 1 + levels)
+        for child in children:
+            child_values, child_depth = self.check(child)
+            values, depth = values + child_values, max(depth, 1 + child_depth)
             if values > MAX_VALUES:
-                raise self._refusal(node, f"more than {MAX_VALUES:,} values, aliases written out")
+                raise self._refusal(node, f"more than {MAX_VALUES:,} values with aliases expanded")
             if depth > MAX_DEPTH:
                 raise self._refusal(node, f"nested deeper than {MAX_DEPTH} levels")
         self._open.discard(id(node))
         self._known[id(node)] = values, depth
         return values, depth
 
-    def _refusal(self, node: yaml.Node, why: str) -> InputError:
-        return InputError(f"{self._where}: line {node.start_mark.line + 1}: {why}; no setting needs that")
+    def _refusal(self, node: yaml.Node, reason: str) -> InputError:
+        return InputError(f"{self._where}: line {node.start_mark.line + 1}: {reason}; no setting needs that")

@@ -1,49 +1,47 @@
-"""Folders for what may lie on disk only while this process lives, and the end of those whose process was killed.
-
-What is kept, such as variants and checkpoints, lies elsewhere.
-"""
+"""Scratch folders that last as long as their process, and the removal of those whose process was killed."""
 
 import fcntl
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "prunescope-layers-"
 
 
 class Scratch:
-    """A new folder in the folder for temporary files (`TMPDIR`), locked until `discard` or the process's end.
+    """A new folder among the temporary files (`TMPDIR`), locked until `discard` or the end of the process.
 
     Attributes:
-        folder: its place.
+        folder: its path.
     """
 
     def __init__(self) -> None:
         clean()
         while True:
             self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            with suppress(FileNotFoundError):  # another process that cleans at this very moment had it first
+            with suppress(FileNotFoundError):  # another process may remove the folder before it is locked
                 self._descriptor = os.open(self.folder, os.O_RDONLY)
                 if lock(self._descriptor) is not False and self.folder.exists():
                     return
                 os.close(self._descriptor)
 
     def discard(self) -> None:
-        """Removes the folder; only once."""
+        """Remove the folder; call it only once."""
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._descriptor)
 
 
 def clean() -> None:
-    """Removes the folders that killed processes have left; nobody can say of which model they are."""
+    """Remove the folders of killed processes."""
     for folder in _folders():
         remove_dead(folder)
 
 
-def left() -> list[Path]:
-    """The folders that `clean` would remove."""
+def abandoned() -> list[Path]:
+    """Return the folders that `clean` would remove."""
     return [folder for folder in _folders() if _is_dead(folder)]
 
 
@@ -52,30 +50,40 @@ def _folders() -> list[Path]:
 
 
 def _is_dead(folder: Path) -> bool:
-    """Whether its process has ended; not of another user's folder, which cannot be opened, nor of a link."""
+    with _locked(folder) as is_dead:
+        return is_dead
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove a folder that a process has locked, unless that process is running."""
+    with _locked(folder) as is_dead:
+        if is_dead:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Try to lock a folder, and yield whether it is locked now, because the process that locked it has ended.
+
+    A link and another user's folder cannot be opened and are not locked.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        return False
+        yield False
+        return
     try:
-        return lock(descriptor) is True
+        yield lock(descriptor) is True
     finally:
         os.close(descriptor)
 
 
-def remove_dead(folder: Path) -> None:
-    """Removes a folder that its process locked, unless that process lives."""
-    with suppress(OSError):  # of another user, or gone meanwhile
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if lock(descriptor):
-                shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
-
-
 def lock(descriptor: int) -> bool | None:
-    """Whether this process has the file or folder, until it closes it or dies; None where the system has no locks."""
+    """Lock a file or folder until this process closes it or ends.
+
+    Returns:
+        Whether this process now has the lock; None where the file system has no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

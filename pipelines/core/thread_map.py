@@ -1,7 +1,4 @@
-"""Work that is split over the cores by hand: many short operations are faster side by side than each split over cores.
-
-What the work is belongs to the caller.
-"""
+"""A parallel map over threads, because many short torch operations are faster with one core each."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +11,9 @@ Result = TypeVar("Result")
 
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> Iterator[Result]:
-    """Results in the order of the items, one item a core; on a GPU one after the other.
+    """Yield results in the order of the items, computed by one thread per core, or by one thread for a GPU.
 
-    Every item is computed by one thread whatever their number, so the number does not change the result.
+    Every item is computed with one torch thread, so the number of threads does not change the result.
     """
     threads = torch.get_num_threads()
     workers = threads if device.type == "cpu" else 1

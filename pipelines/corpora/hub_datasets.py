@@ -1,7 +1,4 @@
-"""Documents of a data set on the hub or on disk, through the `datasets` library. No torch here.
-
-Files of text, JSON and JSONL, and what comes with an installation, are `reading.py`'s.
-"""
+"""Documents of a data set on the hub or on disk, through the `datasets` library. No torch here."""
 
 import hashlib
 import json
@@ -14,76 +11,75 @@ from prunescope.pipelines.core.errors import InputError
 
 PREFIX = "hf:"
 FORM = "hf:NAME[:CONFIG]:SPLIT[:COLUMN]"
-# Documents are read from the beginning of the split, which may be larger than the disk.
-MOST_DOCUMENTS = 10_000
-Stamps = tuple[tuple[str, int, int], ...]
+# Only the first documents of a split are read, because it may be larger than the disk.
+MAX_DOCUMENTS = 10_000
+FileStates = tuple[tuple[str, int, int], ...]
 
 
 def split_source(source: str) -> tuple[str, str | None, str, str]:
-    """Name, config, split and column of a source such as `hf:allenai/c4:en:train`.
+    """Return name, config, split and column of a source such as `hf:allenai/c4:en:train`.
 
-    With a column the config is given too, if only as nothing between two colons; the column is else `text`.
+    The default column is `text`. A source with a column and without a config has two colons before the split.
 
     Raises:
-        ValueError: it has another form.
+        ValueError: the source has another form.
     """
     parts = source.removeprefix(PREFIX).split(":")
     if len(parts) == 2:
         parts.insert(1, "")
     if not source.startswith(PREFIX) or len(parts) not in {3, 4} or not parts[0] or not all(parts[2:]):
-        raise ValueError(f"{source!r} has not the form {FORM}")
+        raise ValueError(f"{source!r} does not have the form {FORM}")
     name, config, split, column = [*parts, "text"][:4]
     return name, config or None, split, column
 
 
 def data_set_documents(source: str, what: str) -> tuple[str, ...]:
-    """The first documents of a split.
+    """Return the first documents of a split.
 
     Args:
         source: `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`; NAME is a data set of the hub, a folder of data files or one that
             `save_to_disk` wrote.
-        what: what the source is for, as it stands in messages.
+        what: use of the source, for messages.
 
     Raises:
         InputError: there is no such set, config, split or column.
     """
-    return _documents(source, what, _stamps(source))
+    return _documents(source, what, _file_states(source))
 
 
 def data_set_hash(source: str, what: str) -> str:
-    """SHA-256 of the documents, remembered of a folder until it changes; arguments and errors as above."""
-    stamps = _stamps(source)
-    # Of what may change unseen the hash is that of the documents in hand, never one remembered of earlier ones.
-    return _hash(source, what, stamps) if stamps else _hash.__wrapped__(source, what, stamps)
+    """Return the SHA-256 of the documents, cached for a folder until it changes; see `data_set_documents`."""
+    states = _file_states(source)
+    # Changes of a data set on the hub cannot be detected, so its hash is never taken from the cache.
+    return _hash(source, what, states) if states else _hash.__wrapped__(source, what, states)
 
 
-def _stamps(source: str) -> Stamps:
-    """What changes when a file of the folder does; of a data set on the hub nothing is known."""
+def _file_states(source: str) -> FileStates:
+    """Return paths, times and sizes of a folder's files; empty for a data set on the hub."""
     folder = Path(split_source(source)[0]).expanduser()
     return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*")))
 
 
 @lru_cache(maxsize=64)
-def _hash(source: str, what: str, stamps: Stamps) -> str:
-    return hashlib.sha256(json.dumps(_documents(source, what, stamps)).encode()).hexdigest()
+def _hash(source: str, what: str, states: FileStates) -> str:
+    return hashlib.sha256(json.dumps(_documents(source, what, states)).encode()).hexdigest()
 
 
-@lru_cache(maxsize=1)  # they may be large
-def _documents(source: str, what: str, stamps: Stamps) -> tuple[str, ...]:  # noqa: ARG001
-    """The same, read once as long as nothing in its folder has changed."""
+@lru_cache(maxsize=1)  # documents may be large
+def _documents(source: str, what: str, states: FileStates) -> tuple[str, ...]:  # noqa: ARG001 (key of the cache)
     name, config, split, column = split_source(source)
     import datasets
 
     try:
         rows = _rows(datasets, name, config, split)
-        found = [row.get(column) for row in islice(rows, MOST_DOCUMENTS)]
+        values = [row.get(column) for row in islice(rows, MAX_DOCUMENTS)]
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{what} {source}: {type(error).__name__}: {reason}; the form is {FORM}") from error
-    texts = tuple(text for text in found if isinstance(text, str))
-    if not texts or len(texts) < len(found):
+    texts = tuple(text for text in values if isinstance(text, str))
+    if not texts or len(texts) < len(values):
         raise InputError(
-            f"{what} {source}: column {column!r} of split {split!r} holds no texts; another is named by :COLUMN"
+            f"{what} {source}: column {column!r} of split {split!r} holds no texts; name another by :COLUMN"
         )
     return texts
 
@@ -93,5 +89,5 @@ def _rows(datasets: Any, name: str, config: str | None, split: str) -> Any:  # n
     if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         saved = datasets.load_from_disk(str(folder))
         return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
-    # Rows come one by one: nothing but what is read is fetched.
+    # Streaming fetches only the rows that are read.
     return datasets.load_dataset(str(folder) if folder.is_dir() else name, config, split=split, streaming=True)

@@ -1,7 +1,4 @@
-"""Reads the text of a source: one that every installation has, a file, or a data set. No torch here.
-
-What is done with the text, and how much of it is needed, belongs to the caller.
-"""
+"""Readers for the texts of a source: one of every installation, a file, or a data set. No torch here."""
 
 import hashlib
 import json
@@ -11,7 +8,7 @@ from pathlib import Path
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.corpora.hub_datasets import FORM, PREFIX, data_set_documents, data_set_hash
 
-# Texts that travel with the package; source and licence of each stand beside it.
+# Texts in the package; a file next to each names its source and licence.
 CORPORA = {
     "wikitext2": Path(__file__).parent / "wikitext2.txt.xz",
     "c4": Path(__file__).parent / "c4.json.xz",
@@ -20,28 +17,24 @@ BUILT_IN = ("embedded", *CORPORA)
 
 
 def read_text(source: str, what: str) -> str:
-    """The text of a source, as `read_documents` has them, joined by an empty line.
-
-    Raises:
-        InputError: the source cannot be read, is not UTF-8, or holds other records.
-    """
+    """Return the documents of a source joined by empty lines; see `read_documents`."""
     return "\n\n".join(read_documents(source, what))
 
 
 def read_documents(source: str, what: str) -> tuple[str, ...]:
-    """The documents of a source: the records of a JSON or JSONL file or of a data set; any other text is one.
+    """Return the documents of a source: the records of a JSON or JSONL file or of a data set, else its whole text.
 
     Args:
         source: `embedded` (Python's own help topics), `wikitext2`, `c4` (300 documents),
-            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A file that ends in .json holds a list of strings or of
-            objects with a `text`, one in .jsonl such a record a line; any other is text as it is.
-        what: what the source is for, as it stands in messages.
+            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a list of strings or of objects with a
+            `text`, a .jsonl file one such record per line; any other file is plain text.
+        what: use of the source, for messages.
 
     Raises:
         InputError: the source cannot be read, is not UTF-8, or holds other records.
     """
     if source == "embedded":
-        from pydoc_data.topics import topics  # 465,000 characters of English that every Python has
+        from pydoc_data.topics import topics  # 465,000 characters of English in every Python
 
         return tuple(topics[name] for name in sorted(topics))
     if source in CORPORA:
@@ -63,16 +56,16 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         lines = [line for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else [text]
         parsed = [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} {path}: not valid {path.suffix[1:].upper()}; mend it or give a .txt file") from error
+        raise InputError(f"{what} {path}: not valid {path.suffix[1:].upper()}; fix it or give a .txt file") from error
     records = parsed if path.suffix == ".jsonl" else parsed[0]
     texts = [_text_of(record) for record in records] if isinstance(records, list) else [_text_of(records)]
     if any(text is None for text in texts):
-        raise InputError(f"{what} {path}: not text: every record is a string or an object with a string `text`")
+        raise InputError(f"{what} {path}: not text: every record must be a string or an object with a string `text`")
     return tuple(text for text in texts if text is not None)
 
 
 def text_hash(source: str, what: str) -> str:
-    """SHA-256 of the whole text of a source in UTF-8, by which tables tell texts apart.
+    """Return the SHA-256 of the whole text of a source in UTF-8, which identifies texts in tables.
 
     Raises:
         InputError: the source cannot be read.
@@ -81,7 +74,7 @@ def text_hash(source: str, what: str) -> str:
 
 
 def contents_hash(source: str, what: str) -> str:
-    """SHA-256 of a source's contents; Python's own help topics differ between versions of Python.
+    """Return the SHA-256 of a source's contents; that of `embedded` depends on the version of Python.
 
     Raises:
         InputError: the source cannot be read.
@@ -104,5 +97,5 @@ def _unreadable(what: str, path: Path, error: OSError) -> InputError:
 
 
 def _text_of(record: object) -> str | None:
-    found = record.get("text") if isinstance(record, dict) else record
-    return found if isinstance(found, str) else None
+    text = record.get("text") if isinstance(record, dict) else record
+    return text if isinstance(text, str) else None

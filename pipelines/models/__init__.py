@@ -1,1 +1,1 @@
-"""Where dense models come from, what is inside them, and how a decoder is read without its architecture's code."""
+"""Loading of dense models, and discovery of their parts without code for any architecture."""

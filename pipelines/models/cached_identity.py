@@ -1,7 +1,4 @@
-"""What is known of a model without fetching, converting or reading its weights, for those who look every half minute.
-
-Files whose hash was remembered and have not changed since are known; all others are the next run's business.
-"""
+"""Identity of a model from cached hashes, without fetching, converting or reading its weights, for frequent checks."""
 
 import hashlib
 from pathlib import Path
@@ -15,17 +12,14 @@ from prunescope.pipelines.models.sources import (
     check_folder,
     converted_folder,
     identify,
+    is_hub_id,
     remembered_hash,
+    tokenizer_files,
 )
 
 
 def known_folder(source: str, cache: Path) -> Path | None:
-    """The folder of safetensors that `locate` would give, where it would have nothing to fetch and nothing to convert.
-
-    Args:
-        source: as for `locate`.
-        cache: folder for what was fetched or converted.
-    """
+    """Return the folder that `locate` would return without fetching or converting; None where it would do either."""
     path = Path(source).expanduser()
     if source == "embedded":
         folder = converted_folder(EMBEDDED_SHA256, cache)
@@ -34,17 +28,17 @@ def known_folder(source: str, cache: Path) -> Path | None:
     elif path.is_dir():
         return path.resolve()
     elif path.is_file():
-        found = remembered_hash(path, cache) if path.suffix == ".gguf" else None
-        if found is None:
+        digest = remembered_hash(path, cache) if path.suffix == ".gguf" else None
+        if digest is None:
             return None
-        folder = converted_folder(found, cache)
+        folder = converted_folder(digest, cache)
     else:
         return _from_hub_cache(source)
     return folder if folder.exists() else None
 
 
 def known_identity(folder: Path, cache: Path) -> ModelIdentity | None:
-    """The hashes of a model whose files were all hashed before; None where one is new or has changed.
+    """Return the hashes of a model whose files were all hashed before; None where one is new or has changed.
 
     Raises:
         InputError: a file is missing, cut short or a pickle.
@@ -57,7 +51,7 @@ def known_identity(folder: Path, cache: Path) -> ModelIdentity | None:
 
 
 def require_whole(model: Path) -> None:
-    """Refuses a folder or a GGUF file of which something is missing or cut short, as far as headers tell.
+    """Refuse an incomplete folder or GGUF file, as far as file headers show.
 
     Raises:
         InputError: names the file and the reason.
@@ -68,23 +62,22 @@ def require_whole(model: Path) -> None:
                 raise InputError(f"{model}: not a GGUF file, or damaged; fetch it again")
         return
     check_folder(model)
-    if not any((model / name).exists() for name in TOKENIZER_FILES):
-        raise InputError(f"{model}: holds no tokenizer (tokenizer.json or the like)")
+    tokenizer_files(model)
 
 
 def stamp(model: Path) -> str:
-    """Changes whenever a file of a model's folder, or a GGUF file, does; nothing is read.
+    """Return a hash of the names, sizes and times of a model's files; none of them is read.
 
     Raises:
-        OSError: it is gone.
+        OSError: a file is gone.
     """
     files = sorted(model.iterdir()) if model.is_dir() else [model]
-    found = [(file.name, status.st_size, status.st_mtime_ns) for file in files for status in (file.stat(),)]
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+    states = [(file.name, status.st_size, status.st_mtime_ns) for file in files for status in (file.stat(),)]
+    return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 def _from_hub_cache(source: str) -> Path | None:
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if not is_hub_id(source):
         return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -1,7 +1,4 @@
-"""What a loaded decoder is, counted from its weights: the row of table `models`, and all that discovery found.
-
-Finding it is `structure.py`'s.
-"""
+"""Descriptions of a loaded decoder: the row of table `models`, and all that discovery found."""
 
 from typing import Any, cast
 
@@ -14,14 +11,7 @@ from prunescope.pipelines.models.sublayer import Branch, has_matrix
 
 
 def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity) -> pl.DataFrame:
-    """Sizes and hashes of a model.
-
-    Args:
-        decoder: the loaded model.
-        name: its name in the tables.
-        source: what the study names.
-        identity: hashes of its files.
-    """
+    """Return the row of table `models`, with name and source as in the study."""
     model = cast(Any, decoder.model)
     embedding, own = model.get_input_embeddings().weight, _own_head(decoder)
     snapshot = decoder.folder.parent.name == "snapshots"
@@ -55,7 +45,7 @@ def _parameters(decoder: Decoder, kind: str) -> int:
 
 
 def _own_head(decoder: Decoder) -> nn.Linear | None:
-    """The LM head where it has weights of its own; None where it is tied to the embedding, or is not there."""
+    """Return the LM head where it has weights of its own; None where it is tied to the embedding, or missing."""
     model = cast(Any, decoder.model)
     head = model.get_output_embeddings()
     is_own = head is not None and head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
@@ -63,16 +53,12 @@ def _own_head(decoder: Decoder) -> nn.Linear | None:
 
 
 def structure_rows(decoder: Decoder) -> pl.DataFrame:
-    """What discovery found and proved, part by part, then the shares of the parameters.
-
-    Args:
-        decoder: a loaded model.
+    """Return what discovery found and proved, part by part, and then the shares of the parameters.
 
     Returns:
         Columns `part`, `module` (its name in the model), `form` (how it adds to the stream, or its formula), `order`
-        (parallel or sequential, of sublayers), `matrices` (weights that a recipe can mask), `parameters` and `share`
-        of all parameters. A tied head has no parameters of its own. What nothing else counts is `other`: the norms,
-        learned positions.
+        (parallel or sequential, of sublayers), `matrices` (number of those that a recipe can mask), `parameters` and
+        `share` of all parameters. A tied head has no parameters of its own. Norms and learned positions are `other`.
     """
     model = cast(Any, decoder.model)
     names = {module: name for name, module in model.named_modules()}
@@ -83,19 +69,20 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
     def add(part: str, module: str, form: str, order: str | None = None, **counts: int) -> None:
         parameters = counts.get("parameters")
         share = None if parameters is None else parameters / total
-        about = {"part": part, "module": module, "form": form, "order": order, "matrices": counts.get("matrices")}
-        rows.append({**about, "parameters": parameters, "share": share})
+        row = {"part": part, "module": module, "form": form, "order": order, "matrices": counts.get("matrices")}
+        rows.append({**row, "parameters": parameters, "share": share})
 
     size = f"{len(decoder.layers)} layers, width {decoder.width}, vocabulary {decoder.vocabulary}"
     add("model", type(model).__name__, f"{size}, context {decoder.context_length}", parameters=total)
     for layer in decoder.layers:
-        for each in layer.sublayers:
-            form = " + ".join(_form(part, names) for part in each.parts)
-            if each.unread:
-                form += f"; no masks: {', '.join(each.unread)}"
-            order = "parallel" if layer.is_parallel else "sequential"
-            add(each.label, each.name, form, order, matrices=len(each.matrices), parameters=each.size)
-    written = sum(parameter.numel() for parameter in own.parameters()) if own is not None else 0
+        order = "parallel" if layer.is_parallel else "sequential"
+        for sublayer in layer.sublayers:
+            form = " + ".join(_form(part, names) for part in sublayer.parts)
+            if sublayer.unread:
+                form += f"; no masks: {', '.join(sublayer.unread)}"
+            counts = {"matrices": len(sublayer.matrices), "parameters": sublayer.size}
+            add(sublayer.label, sublayer.name, form, order, **counts)
+    own_size = sum(parameter.numel() for parameter in own.parameters()) if own is not None else 0
     if decoder.output is not None:
         head = decoder.head
         if head.norm is not None:
@@ -104,29 +91,29 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
         traits = ["tied" if own is None else "own weights", *(["bias"] if head.bias is not None else [])]
         traits += [f"scale {head.scale:g}"] if head.scale != 1 else []
         traits += [f"cap {head.cap:g}"] if head.cap is not None else []
-        add("head", names[model.get_output_embeddings()], ", ".join(traits), parameters=written)
+        add("head", names[model.get_output_embeddings()], ", ".join(traits), parameters=own_size)
     add("reads", names[decoder.trunk], "left to right" if decoder.is_causal else "both ways")
     add("cache", names[decoder.trunk], decoder.cache_refusal or "token by token as all at once")
     shares = {
         "attention": _parameters(decoder, "attn"),
         "MLP": _parameters(decoder, "mlp"),
         "embeddings": int(embedding.weight.numel()),
-        "LM head": written,
+        "LM head": own_size,
     }
-    for what, count in (*shares.items(), ("other", total - sum(shares.values()))):
-        add("share", what, "of all parameters", parameters=count)
+    for name, count in (*shares.items(), ("other", total - sum(shares.values()))):
+        add("share", name, "of all parameters", parameters=count)
     return pl.DataFrame(rows, schema_overrides={"order": pl.String, "matrices": pl.Int64, "parameters": pl.Int64})
 
 
 def _form(part: Branch, names: dict[Any, str]) -> str:
-    """How a part adds to the stream, in words."""
+    """Return how a branch adds to the stream, in words."""
     words = []
     if part.residual is not None:
         words.append("residual inside")
     if part.is_post_norm:
         words.append(f"stream normed by {names[part.chain[-1]].rpartition('.')[2]}")
     elif not has_matrix(part.chain[-1]):
-        words.append(f"{names[part.chain[-1]].rpartition('.')[2]} behind")
+        words.append(f"followed by {names[part.chain[-1]].rpartition('.')[2]}")
     if part.multiplier != 1:
         words.append(f"multiplier {part.multiplier:g}")
     return ", ".join(words) or "plain"

@@ -1,7 +1,4 @@
-"""Where the layers of a model lie: on one device, spread over several, in memory, or on disk until they run.
-
-transformers and accelerate load the weights; how they come for their turn is `turns.py`'s.
-"""
+"""Placement of a model's layers: on one device, spread over several, in memory, or on disk until they run."""
 
 import logging
 import weakref
@@ -23,130 +20,120 @@ DISK = "disk"
 
 
 def places_of(layers: nn.ModuleList, limits: Mapping[str, int], dtype: torch.dtype) -> list[str]:
-    """Where each layer rests: device by device in the order of the limits as long as it fits, then on disk.
-
-    Args:
-        layers: of a model, of which only sizes are read.
-        limits: bytes of layers on each device.
-        dtype: type of the weights.
-    """
-    left = list(limits.items())
+    """Return a device name, or `disk`, for each layer: devices are filled to their limits in bytes, in this order."""
+    free = list(limits.items())
     places = []
     for layer in layers:
         size = sum(parameter.numel() for parameter in layer.parameters()) * dtype.itemsize
-        while left and left[0][1] < size:
-            left.pop(0)
-        if left:
-            left[0] = left[0][0], left[0][1] - size
-        places.append(left[0][0] if left else DISK)
+        while free and free[0][1] < size:
+            free.pop(0)
+        if free:
+            free[0] = free[0][0], free[0][1] - size
+        places.append(free[0][0] if free else DISK)
     return places
 
 
 class Placement:
-    """Loads a model whose layers lie in different places.
+    """The device map of a model whose layers are in different places, and the offloading of those layers.
 
     Args:
-        outline: the model on the meta device.
-        layers: how many it has by its config.
-        limits: bytes of layers on each device, which is filled in this order; the rest stays on disk.
+        meta: the model on the meta device.
+        layers: number of layers in its config.
+        limits: bytes of layers on each device; devices are filled in this order, other layers stay on disk.
         dtype: type of the weights.
-        device: of everything outside the layers, and where layers compute that rest on disk, or in memory beside a GPU.
+        device: of everything outside the layers; layers on disk, or in CPU memory next to a GPU, compute there, too.
 
     Raises:
         InputError: no list of layers was found.
     """
 
     def __init__(
-        self, outline: nn.Module, layers: int, limits: Mapping[str, int], dtype: torch.dtype, device: torch.device
+        self, meta: nn.Module, layers: int, limits: Mapping[str, int], dtype: torch.dtype, device: torch.device
     ) -> None:
-        stack = layer_stack(outline, layers)
+        stack = layer_stack(meta, layers)
         if stack is None:
-            raise InputError(f"{type(outline).__name__}: no list of {layers} layers was found; leave out `memory`")
+            raise InputError(f"{type(meta).__name__}: no list of {layers} layers was found; leave out `memory`")
         self._device = device
-        self._name = next(name for name, module in outline.named_modules() if module is stack)
-        self.places = places_of(stack, limits, dtype)
-        self._map = {name: str(device) for name in _outside(outline, self._name)}
-        self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self.places)}
-        # For weights whose form on disk is not the model's; gone with the model, or when it cannot be loaded.
+        self._name = next(name for name, module in meta.named_modules() if module is stack)
+        self._places = places_of(stack, limits, dtype)
+        self._map = {name: str(device) for name in _outside(meta, self._name)}
+        self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self._places)}
+        # For weights that the library converts while it loads them; removed with the model, or if loading fails.
         scratch = Scratch()
         self._scratch = str(scratch.folder)
         weakref.finalize(self, scratch.discard)
 
     def arguments(self) -> dict[str, Any]:
-        """For `from_pretrained`."""
+        """Return the arguments for `from_pretrained`."""
         logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
         return {"device_map": self._map, "offload_folder": self._scratch}
 
     def place(self, model: nn.Module) -> None:
-        """Takes accelerate's hooks off a model that was loaded with `arguments`, and lets its layers come in turns.
+        """Replace accelerate's hooks on a model that was loaded with `arguments` by offloaded layers.
 
-        Its hooks give modules other parameters at every call; here parameters stay the same objects, as whoever
-        swaps weights, drops sublayers or watches products needs them.
+        accelerate's hooks give modules other parameters at every call. Swapping weights, dropping sublayers and
+        observing products need parameters that stay the same objects.
         """
-        vars(model)["placement"] = self  # lives as long
+        vars(model)["placement"] = self  # keeps the scratch directory as long as the model
         weights = _on_disk(model)
         remove_hook_from_submodules(model)
         for module in model.modules():
             vars(module).pop("forward", None)
         for name in ("hf_device_map", "to", "cuda"):
             vars(model).pop(name, None)
-        made: dict[nn.Parameter, nn.Parameter] = {}
+        replaced: dict[nn.Parameter, nn.Parameter] = {}
         for index, layer in enumerate(model.get_submodule(self._name).children()):
-            self._let_come(f"{self._name}.{index}", layer, self.places[index], weights, made)
+            self._offload_layer(f"{self._name}.{index}", layer, self._places[index], weights, replaced)
 
-    def _let_come(
+    def _offload_layer(
         self,
         name: str,
         layer: nn.Module,
         place: str,
         weights: Mapping[str, torch.Tensor],
-        made: dict[nn.Parameter, nn.Parameter],
+        replaced: dict[nn.Parameter, nn.Parameter],
     ) -> None:
-        """Prepares one layer; `made` has what took the place of parameters on disk, so that tied ones stay tied."""
-        computes = torch.device(place) if place.startswith("cuda") else self._device
-        comes = place == DISK or torch.device(place).type != computes.type
-        if not comes and computes == self._device:
+        """Offload one layer; `replaced` maps parameters on disk to new ones, so that tied parameters stay tied."""
+        final_device = torch.device(place) if place.startswith("cuda") else self._device
+        is_streamed = place == DISK or torch.device(place).type != final_device.type
+        if not is_streamed and final_device == self._device:
             return
-        turn = OffloadedLayer(layer, computes, self._device, comes=comes)
-        for inner, module in layer.named_modules(prefix=name):
+        offloaded = OffloadedLayer(layer, final_device, self._device, is_streamed=is_streamed)
+        for module_name, module in layer.named_modules(prefix=name):
             for key, parameter in list(module.named_parameters(recurse=False)):
-                full = f"{inner}.{key}"
+                full = f"{module_name}.{key}"
                 if not parameter.is_meta:
-                    offload(parameter, turn)
+                    offload(parameter, offloaded)
                     continue
-                if parameter not in made:
-                    # Gains and biases are a thousandth of a layer, and read by many.
+                if parameter not in replaced:
+                    # Gains and biases stay in memory: they are a thousandth of a layer, and much code reads them.
                     stays = parameter.dim() < 2
                     value = weights[full] if stays else placeholder(parameter.shape, parameter.dtype, self._device)
-                    made[parameter] = nn.Parameter(value.to(self._device), requires_grad=False)
-                    offload(made[parameter], turn, None if stays else partial(weights.__getitem__, full))
-                setattr(module, key, made[parameter])
-            for _, buffer in module.named_buffers(recurse=False):
-                offload(buffer, turn)
+                    replaced[parameter] = nn.Parameter(value.to(self._device), requires_grad=False)
+                    offload(replaced[parameter], offloaded, None if stays else partial(weights.__getitem__, full))
+                setattr(module, key, replaced[parameter])
+            for buffer in module.buffers(recurse=False):
+                offload(buffer, offloaded)
 
 
 def _on_disk(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The weights that accelerate has left on disk, by name, each read when it is asked for."""
+    """Return the weights that accelerate has left on disk, by name; each is read at its access."""
     for module in model.modules():
         hook = vars(module).get("_hf_hook")
         for each in getattr(hook, "hooks", (hook,)):
-            found = getattr(getattr(each, "weights_map", None), "dataset", None)
-            if isinstance(found, OffloadedWeightsLoader):
-                return cast(Mapping[str, torch.Tensor], found)
+            loader = getattr(getattr(each, "weights_map", None), "dataset", None)
+            if isinstance(loader, OffloadedWeightsLoader):
+                return cast(Mapping[str, torch.Tensor], loader)
     return {}
 
 
 def _outside(model: nn.Module, stack: str) -> Iterator[str]:
-    """Names of the modules and parameters that hold everything but a list of layers."""
+    """Yield the names of the modules and parameters that hold everything but a list of layers."""
     parts = stack.split(".")
-    around = [".".join(parts[:count]) for count in range(len(parts))]
-    for name in around:
+    ancestors = [".".join(parts[:count]) for count in range(len(parts))]
+    for name in ancestors:
         module = model.get_submodule(name)
-        inside = [
-            *(key for key, _ in module.named_children()),
-            *(key for key, _ in module.named_parameters(recurse=False)),
-        ]
-        for key in inside:
+        for key, _ in (*module.named_children(), *module.named_parameters(recurse=False)):
             full = f"{name}.{key}".removeprefix(".")
-            if full != stack and full not in around:
+            if full != stack and full not in ancestors:
                 yield full

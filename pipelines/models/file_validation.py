@@ -1,7 +1,4 @@
-"""What files of a model say about themselves, looked at before a library believes it. No torch here.
-
-A header may claim any length; here it is held to the file's, and to what a real model needs.
-"""
+"""Checks of a model's files before a library opens them: sizes in headers against the file's size. No torch here."""
 
 import json
 import struct
@@ -10,22 +7,18 @@ from typing import BinaryIO
 
 from prunescope.pipelines.core.errors import InputError
 
-# The format's own limit; a header is a list of names, shapes and places.
+# The format's own limit.
 SAFETENSORS_HEADER = 100_000_000
 # The largest vocabularies fill 40 MB, the longest lists of weights 20 MB.
 DESCRIPTION = 256_000_000
-# Each costs the reader a few hundred bytes; the largest vocabulary with its merges has 1.5 million.
+# The reader needs a few hundred bytes for each; the largest vocabulary with its merges has 1.5 million.
 GGUF_VALUES = 5_000_000
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
 
 
 def read_description(file: Path, limit: int = DESCRIPTION) -> object:
-    """What a JSON file of a model says.
-
-    Args:
-        file: such as config.json.
-        limit: bytes that it may have.
+    """Return the content of a JSON file of a model, such as config.json, of at most `limit` bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -34,21 +27,25 @@ def read_description(file: Path, limit: int = DESCRIPTION) -> object:
     """
     require_size(file, limit)
     try:
-        found: object = json.loads(file.read_text(encoding="utf-8"))
+        content: object = json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise InputError(f"{file}: nested too deep for a description of a model; fetch the model again") from error
-    return found
+    return content
 
 
 def require_size(file: Path, limit: int = DESCRIPTION) -> None:
-    """Refuses a file that describes a model and is larger than any description."""
+    """Refuse a file of a model that is larger than any real one.
+
+    Raises:
+        InputError: it is.
+    """
     size = file.stat().st_size
     if size > limit:
         raise InputError(f"{file}: {size:,} bytes, over the {limit:,} that a description of a model may have")
 
 
 def check_safetensors(file: Path) -> None:
-    """Refuses a safetensors file that is not as long as its header says.
+    """Refuse a safetensors file whose size differs from the size in its header.
 
     Raises:
         InputError: it is cut short, damaged, or its header is over the format's limit.
@@ -72,20 +69,20 @@ def check_safetensors(file: Path) -> None:
 
 
 def check_gguf(file: Path) -> None:
-    """Refuses a GGUF file whose metadata reach past its end, or hold more values than a model has.
+    """Refuse a GGUF file whose metadata reach past its end, or hold more values than a model has.
 
     Raises:
-        InputError: it is so, or the file is no GGUF.
+        InputError: they do, or the file is no GGUF.
     """
     try:
         with file.open("rb") as stream:
-            _Metadata(stream, file.stat().st_size).walk()
+            _GGUFScanner(stream, file.stat().st_size).scan()
     except (struct.error, ValueError, OverflowError) as error:
         raise InputError(f"{file}: not a GGUF file, or cut short ({error}); fetch it again") from error
 
 
-class _Metadata:
-    """Passes over the metadata of a GGUF file without keeping any."""
+class _GGUFScanner:
+    """Scanner that skips through the metadata of a GGUF file and stores none of them."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream = stream
@@ -93,35 +90,35 @@ class _Metadata:
         self._order = "<"
         self._values = 0
 
-    def walk(self) -> None:
-        """Raises ValueError or struct.error where the file does not hold what it announces."""
+    def scan(self) -> None:
+        """Raise ValueError or struct.error where the file is shorter than its metadata announce."""
         if self._stream.read(4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
-        if self._number("I") & 0xFFFF == 0:  # a version of 65,536 and more is a small one in the other byte order
+        if self._number("I") & 0xFFFF == 0:  # a version of 65,536 or more is a small one in the other byte order
             self._order = ">"
         _, entries = self._number("Q"), self._number("Q")
-        for _ in range(self._counted(entries)):
-            self._pass_over(self._number("Q"))
-            self._pass_over_value(self._number("I"))
+        for _ in range(self._count(entries)):
+            self._skip(self._number("Q"))
+            self._skip_value(self._number("I"))
 
-    def _pass_over_value(self, kind: int) -> None:
+    def _skip_value(self, kind: int) -> None:
         if kind == _STRING:
-            self._pass_over(self._number("Q"))
+            self._skip(self._number("Q"))
         elif kind in _SCALARS:
-            self._pass_over(_SCALARS[kind])
+            self._skip(_SCALARS[kind])
         elif kind == _ARRAY:
-            of, count = self._number("I"), self._counted(self._number("Q"))
+            of, count = self._number("I"), self._count(self._number("Q"))
             if of in _SCALARS:
-                self._pass_over(count * _SCALARS[of])
+                self._skip(count * _SCALARS[of])
             elif of == _STRING:
                 for _ in range(count):
-                    self._pass_over(self._number("Q"))
+                    self._skip(self._number("Q"))
             else:
                 raise ValueError("an array of arrays")
         else:
             raise ValueError(f"no value is of type {kind}")
 
-    def _counted(self, values: int) -> int:
+    def _count(self, values: int) -> int:
         self._values += values
         if self._values > GGUF_VALUES:
             raise ValueError(f"more than {GGUF_VALUES:,} values of metadata")
@@ -131,7 +128,7 @@ class _Metadata:
         (number,) = struct.unpack(self._order + form, self._stream.read(struct.calcsize(self._order + form)))
         return int(number)
 
-    def _pass_over(self, length: int) -> None:
+    def _skip(self, length: int) -> None:
         if length > self._size - self._stream.tell():
             raise ValueError(f"it ends at {self._size:,} bytes")
         self._stream.seek(length, 1)

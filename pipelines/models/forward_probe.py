@@ -1,10 +1,7 @@
-"""What every module of a model read and returned in one short run, and how exactly a sum of tensors rebuilds another.
-
-What it means is for `structure.py` and `output.py` to find.
-"""
+"""Recorder of every module's input and output in one short run, and tests whether tensors sum up to another."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,75 +15,95 @@ _ROUNDINGS = 8
 
 @dataclass
 class ModuleIO:
-    """One call of a module.
+    """One call of a module. Copies are kept because modules may overwrite their inputs and outputs.
 
     Attributes:
         order: number of the call in the run.
-        call: arguments as they were passed.
-        given: the state among them, by reference, and `state`, a copy of it as it was.
-        output: what it returned, by reference, and `result`, a copy of its first tensor as it was.
+        arguments: as they were passed.
+        input: the hidden state among the arguments, by reference.
+        input_copy: its value at the call.
+        output: the returned value, by reference.
+        output_tensor: the first tensor of the output, by reference; None where it has none.
+        output_copy: the value of that tensor at the return.
     """
 
     order: int
-    call: Arguments
-    given: Tensor
-    state: Tensor
+    arguments: Arguments
+    input: Tensor
+    input_copy: Tensor
     output: Any = None
-    returned: Tensor | None = None
-    result: Tensor | None = None
+    output_tensor: Tensor | None = None
+    output_copy: Tensor | None = None
+
+    @property
+    def result(self) -> Tensor:
+        """Return `output_copy` of a call that is known to have returned a tensor."""
+        return cast(Tensor, self.output_copy)
 
 
 class ForwardRecorder:
-    """Every module's calls while it is entered."""
+    """Context manager that records the calls of every module of a model.
+
+    Attributes:
+        calls: of each module, in their order.
+        names: of all modules.
+        numbers: numbers of the model's config, which a multiplier or scale may equal.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: dict[nn.Module, list[ModuleIO]] = {}
+        self.names = {module: name for name, module in model.named_modules()}
+        self.numbers = numbers_of(cast(Any, model).config.to_dict())
         self._model, self._count = model, 0
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
-        """Starts to record."""
+        """Register the hooks."""
         for module in self._model.modules():
-            self._handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._after, with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
-        """Takes the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
     def once(self, module: nn.Module) -> ModuleIO | None:
-        """The call of a module that was called exactly once on a state and returned one."""
+        """Return the call of a module that was called exactly once, on a state, and returned a tensor; else None."""
         calls = self.calls.get(module, [])
-        return calls[0] if len(calls) == 1 and calls[0].result is not None else None
+        return calls[0] if len(calls) == 1 and calls[0].output_copy is not None else None
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = state_argument(args, kwargs)
-        if given is not None:
+    def call_of(self, module: nn.Module) -> ModuleIO:
+        """Return the call of a module for which `once` is known to find one."""
+        return cast(ModuleIO, self.once(module))
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        state = state_argument(args, kwargs)
+        if state is not None:
             self._count += 1
-            self.calls.setdefault(module, []).append(ModuleIO(self._count, (args, kwargs), given, given.clone()))
+            self.calls.setdefault(module, []).append(ModuleIO(self._count, (args, kwargs), state, state.clone()))
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        given = state_argument(args, kwargs)
-        open_calls = [seen for seen in self.calls.get(module, []) if seen.output is None and seen.given is given]
-        if not open_calls:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        state = state_argument(args, kwargs)
+        unfinished = [call for call in self.calls.get(module, []) if call.output is None and call.input is state]
+        if not unfinished:
             return
-        seen = open_calls[-1]
-        seen.output = output
-        result = output[0] if isinstance(output, (tuple, list)) and output else output
-        if isinstance(result, Tensor):
-            seen.returned, seen.result = result, result.clone()
+        call = unfinished[-1]
+        call.output = output
+        tensor = output[0] if isinstance(output, (tuple, list)) and output else output
+        if isinstance(tensor, Tensor):
+            call.output_tensor, call.output_copy = tensor, tensor.clone()
 
 
 def same_memory(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two tensors are the same numbers in the same place, maybe in another shape."""
+    """Return whether two tensors are the same numbers at the same address, possibly in another shape."""
     if one is None or other is None:
         return False
     return bool(one.data_ptr() == other.data_ptr() and one.numel() == other.numel())
 
 
 def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
-    """Whether a tensor is the sum of others, element by element, to the rounding of its type."""
+    """Return whether a tensor is the sum of others, element by element, to the rounding of its type."""
     flat = [term.reshape(-1) for term in terms]
     truth = total.reshape(-1)
     if any(term.shape != truth.shape for term in flat):
@@ -96,54 +113,46 @@ def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
     return bool(((wide.sum(dim=0) - truth.double()).abs() <= allowed).all())
 
 
-def is_close(found: Tensor, truth: Tensor) -> bool:
-    """Whether two results of the same products differ by rounding alone: 6e-6 of the length in float32."""
-    if found.numel() != truth.numel():
+def is_close(actual: Tensor, truth: Tensor) -> bool:
+    """Return whether two results of the same products differ by rounding alone: 6e-6 of the norm in float32."""
+    if actual.numel() != truth.numel():
         return False
-    return bool(distance(found, truth) <= torch.finfo(truth.dtype).eps ** 0.75)
+    return bool(distance(actual, truth) <= torch.finfo(truth.dtype).eps ** 0.75)
 
 
-def distance(found: Tensor, truth: Tensor) -> float:
-    """Length of the difference, relative to the truth's."""
-    one, other = found.reshape(-1).double(), truth.reshape(-1).double()
+def distance(actual: Tensor, truth: Tensor) -> float:
+    """Return the norm of the difference, relative to the norm of `truth`."""
+    one, other = actual.reshape(-1).double(), truth.reshape(-1).double()
     return float((one - other).norm() / other.norm().clamp_min(1e-30))
 
 
 def multipliers(total: Tensor, stream: Tensor, outputs: list[Tensor], known: set[float]) -> list[float] | None:
-    """Numbers m with total = stream + Σ m·output, by least squares; a known number where one is that close.
+    """Estimate the numbers m with total = stream + Σ m·output, by least squares; the caller proves the sum.
 
-    The layer's own rounding leaves about 1e-7 of the stream over the output in an estimate, so the exact number is
-    looked for among the config's; the estimate stands where none is near. The sum is for the caller to prove.
+    The layer's own rounding leaves an error of about 1e-7 · ‖stream‖/‖output‖ in an estimate. So each estimate is
+    replaced by the nearest of the `known` numbers (those of the model's config), if one is close enough.
     """
     if any(output.numel() != total.numel() for output in outputs):
         return None
     columns = torch.stack([output.reshape(-1).double() for output in outputs], dim=1)
     target = (total.double() - stream.double()).reshape(-1, 1)
-    found = torch.linalg.lstsq(columns, target).solution.reshape(-1).tolist()
-    return [nearest(number, known, total.dtype) for number in found]
+    estimates = torch.linalg.lstsq(columns, target).solution.reshape(-1).tolist()
+    return [nearest(number, known, total.dtype) for number in estimates]
 
 
 def nearest(number: float, known: set[float], dtype: torch.dtype) -> float:
-    """The known number within 1e-3 of an estimate (8e-3 in bfloat16), else the estimate."""
+    """Return the known number within 1e-3 of an estimate (8e-3 in bfloat16), else the estimate."""
     allowed = max(1e-3, torch.finfo(dtype).eps) * abs(number)
     best = min(known | {1.0}, key=lambda other: abs(other - number))
     return best if abs(best - number) <= allowed else number
 
 
-def numbers_of(*holders: object) -> set[float]:
-    """All numbers in configs and modules, and their reciprocals: where a model keeps its multipliers and caps."""
-    found: set[float] = set()
-
-    def visit(value: object) -> None:
-        if isinstance(value, dict):
-            for each in value.values():
-                visit(each)
-        elif isinstance(value, (list, tuple)):
-            for each in value:
-                visit(each)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and value:
-            found.update({float(value), 1 / value})
-
-    for holder in holders:
-        visit(holder)
-    return found
+def numbers_of(value: object) -> set[float]:
+    """Return all numbers in a nested config, and their reciprocals: multipliers and caps are among them."""
+    if isinstance(value, dict):
+        return numbers_of(list(value.values()))
+    if isinstance(value, (list, tuple)):
+        return set[float]().union(*map(numbers_of, value))
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value:
+        return {float(value), 1 / value}
+    return set()

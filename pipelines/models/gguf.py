@@ -1,6 +1,6 @@
-"""A GGUF checkpoint turned into a plain Hugging Face folder, once.
+"""Conversion of a GGUF checkpoint into a Hugging Face folder.
 
-transformers reads the file; what it is known to get wrong is set from the file's own metadata and checked.
+transformers reads the file; settings that it is known to get wrong are set or checked by the file's metadata.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.file_validation import check_gguf
 
-_CONVERTING = Lock()  # `_read_once` changes the library for the whole process
+_LOCK = Lock()  # `_cached_reader` changes the library for the whole process
 
 
 def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
-    """Writes safetensors (float32), config, generation config and tokenizer of a GGUF file into a folder.
+    """Write safetensors (float32), config, generation config and tokenizer of a GGUF file into a folder.
 
     Raises:
         InputError: the file is cut short, not GGUF, or of an architecture that transformers cannot read.
@@ -32,39 +32,39 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     transformers_logging.disable_progress_bar()
     progress.start("convert GGUF to safetensors", 3)
     check_gguf(file)
-    with _CONVERTING, _read_once():
+    with _LOCK, _cached_reader():
         _convert(file, folder, progress)
     progress.done()
 
 
 @contextmanager
-def _read_once() -> Iterator[None]:
-    """Parse the file's header once for a while, and build the table of tensor names once.
+def _cached_reader() -> Iterator[None]:
+    """Temporarily cache the parsed header and the table of tensor names.
 
     transformers parses the header for the config, the tokenizer and the weights, and builds the table for every module.
     """
-    theirs: Any = gguf
-    before = theirs.GGUFReader, theirs.get_tensor_name_map
-    theirs.GGUFReader, theirs.get_tensor_name_map = map(cache, before)
+    library: Any = gguf
+    before = library.GGUFReader, library.get_tensor_name_map
+    library.GGUFReader, library.get_tensor_name_map = map(cache, before)
     try:
         yield
     finally:
-        theirs.GGUFReader, theirs.get_tensor_name_map = before
+        library.GGUFReader, library.get_tensor_name_map = before
 
 
 def _convert(file: Path, folder: Path, progress: Progress) -> None:
     metadata = _metadata(file)
-    place: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "pretrained_model_name_or_path": str(file.parent),
         "gguf_file": file.name,
         "trust_remote_code": False,
     }
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
+        tokenizer = AutoTokenizer.from_pretrained(**arguments)
         progress.advance()
-        # The reader draws a bar of its own that no switch turns off.
+        # The reader draws a progress bar that cannot be switched off.
         with redirect_stderr(StringIO()):
-            loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            loaded = AutoModelForCausalLM.from_pretrained(**arguments, dtype=torch.float32)
     except (ValueError, KeyError, OSError, NotImplementedError) as error:
         raise InputError(f"{file}: transformers cannot read this GGUF file ({str(error).splitlines()[0]})") from error
     progress.advance()
@@ -73,8 +73,7 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     _check_config(file, metadata, config)
-    # A model loaded from GGUF refuses save_pretrained: its weights go into one built from the clean config, which is
-    # built without weights of its own.
+    # A model loaded from GGUF refuses save_pretrained, so its weights move into one built from the clean config.
     with torch.device("meta"):
         clean = type(loaded)(config)
     clean.load_state_dict(loaded.state_dict(), assign=True)
@@ -107,14 +106,14 @@ def _metadata(file: Path) -> dict[str, Any]:
 
 
 def _check_config(file: Path, metadata: dict[str, Any], config: Any) -> None:  # noqa: ANN401 (any architecture's)
-    """Position base and norm epsilon decide every number and are easy to lose on the way."""
+    """Refuse a wrong position base or norm epsilon, which transformers may lose."""
     architecture = metadata.get("general.architecture", "")
     rope = getattr(config, "rope_parameters", None) or {}
     pairs = (
         ("rope.freq_base", rope.get("rope_theta")),
         ("attention.layer_norm_rms_epsilon", getattr(config, "rms_norm_eps", None)),
     )
-    for key, got in pairs:
+    for key, actual in pairs:
         expected = metadata.get(f"{architecture}.{key}")
-        if expected is not None and got is not None and abs(got - expected) > 1e-6 * abs(expected):
-            raise InputError(f"{file}: transformers reads {key} as {got}, the file says {expected}")
+        if expected is not None and actual is not None and abs(actual - expected) > 1e-6 * abs(expected):
+            raise InputError(f"{file}: transformers reads {key} as {actual}, the file says {expected}")

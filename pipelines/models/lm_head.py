@@ -1,7 +1,4 @@
-"""Finds how a model turns its last residual stream into logits: final norm, LM head, scale and soft cap, all proved.
-
-The formulas themselves are `prunescope.pipelines.metrics.heads`'.
-"""
+"""Discovery of how a model computes logits from its last residual stream: final norm, LM head, scale and soft cap."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,19 +9,20 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.heads import FinalNorm, Head, find_final_norm
-from prunescope.pipelines.models.forward_probe import ForwardRecorder, ModuleIO, distance, nearest
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, nearest
 from prunescope.pipelines.models.module_calls import first_tensor
 
-# How far rebuilt logits may be from the model's own, relative to their length: the head's products round too.
+# Largest accepted distance of rebuilt logits from the model's own, relative to their norm: the products round, too.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
-# Largest logit of a probe where every cap cuts, and of one where none does; half types hold less, and need less.
+# Largest logit of a probe that every cap flattens, and of one that none does; half types have a smaller range.
 _HUGE, _TINY, _TINY_HALF = 1e6, 1e-3, 0.1
 
 
 def allowed(dtype: torch.dtype, layers: int) -> float:
-    """How far the logits of two whole models of the same numbers may be apart, relative to their length.
+    """Return the largest accepted distance between the logits of two whole models with the same weights.
 
-    Sums of other blocks or in another order round differently in every layer, and what comes behind carries it on.
+    It is relative to their norm. Other block sizes or orders of sums round differently in every layer, and the later
+    layers carry the difference on.
     """
     return min(TOLERANCE[dtype] * max(1, layers), 0.1)
 
@@ -38,25 +36,15 @@ class LMHead:
     head: Head
 
 
-def find_output(
-    model: nn.Module,
-    probe: Tensor,
-    logits: Tensor,
-    last: nn.Module,
-    run: ForwardRecorder,
-    names: dict[nn.Module, str],
-    known: set[float],
-) -> LMHead:
-    """Finds and proves everything behind the last layer.
+def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Module, run: ForwardRecorder) -> LMHead:
+    """Find and prove everything after the last layer.
 
     Args:
         model: the whole model.
         probe: its tokens.
-        logits: what it made of them.
+        logits: the model's logits of the probe.
         last: the last layer.
-        run: what every module read and returned.
-        names: of all modules.
-        known: numbers of the model's config, among which a scale may be.
+        run: the recorded probe.
 
     Raises:
         InputError: names the module and what could not be proved.
@@ -65,80 +53,79 @@ def find_output(
     if not isinstance(module, nn.Linear):
         raise InputError(f"{type(model).__name__}: the LM head is not one linear module; refused")
     trunk = _trunk(model, run)
-    raw = run.calls[trunk][0].output
-    stream, states = cast(Tensor, cast(ModuleIO, run.once(last)).result), raw.last_hidden_state
-    final, norm = _final_norm(stream, states, module, last, run, names)
-    # Views of their own: other weights in a tied embedding must not reach the head.
+    trunk_output = run.calls[trunk][0].output
+    stream, states = run.call_of(last).result, trunk_output.last_hidden_state
+    final, norm = _final_norm(stream, states, module, last, run)
+    # Views of their own: weights that are swapped into a tied embedding must not reach the head.
     bias = None if module.bias is None else module.bias.detach().float()
     plain = Head(weight=module.weight.detach().float(), bias=bias, norm=norm)
     if plain.weight.shape[1] != states.shape[-1]:
-        raise InputError(f"{names[module]}: reads another width than the last states have; refused")
+        raise InputError(f"{run.names[module]}: reads another width than the last states have; refused")
 
-    def run_head(given: Tensor) -> Tensor:
-        """The model's logits, of states in place of the trunk's."""
-        trunk.forward = lambda *_, **__: replace(raw, last_hidden_state=given)
+    def logits_of(states: Tensor) -> Tensor:
+        trunk.forward = lambda *_, **__: replace(trunk_output, last_hidden_state=states)
         try:
             return first_tensor(model(input_ids=probe, use_cache=False).logits)
         finally:
             del trunk.forward
 
-    head = _prove_head(plain, run_head, states, names[module], known)
+    head = _prove_head(plain, logits_of, states, run.names[module], run.numbers)
     error = distance(head.logits(stream[0].float()), logits[0].float())
     if not error <= TOLERANCE[logits.dtype]:
         raise InputError(
-            f"{names[final]}, {names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
+            f"{run.names[final]}, {run.names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
         )
     return LMHead(trunk, final, head)
 
 
 def _trunk(model: nn.Module, run: ForwardRecorder) -> nn.Module:
-    """The outermost module below the model that returns last states."""
-    found = [
+    """Return the outermost module below the model that returns last states: the first of them that was called."""
+    candidates = [
         (calls[0].order, module)
         for module, calls in run.calls.items()
         if module is not model and isinstance(getattr(calls[0].output, "last_hidden_state", None), Tensor)
     ]
-    if not found:
+    if not candidates:
         raise InputError(f"{type(model).__name__}: no part of it returns its last states; is it a decoder?")
-    return min(found, key=lambda each: each[0])[1]
+    return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def _final_norm(
-    stream: Tensor, states: Tensor, head: nn.Module, last: nn.Module, run: ForwardRecorder, names: dict[nn.Module, str]
+    stream: Tensor, states: Tensor, head: nn.Module, last: nn.Module, run: ForwardRecorder
 ) -> tuple[nn.Module, FinalNorm | None]:
-    """The module between the last layer's stream and the last states, and its formula."""
+    """Return the module between the last layer's stream and the last states, and its formula."""
     if torch.equal(states, stream):
         return head, None
-    behind = cast(ModuleIO, run.once(last)).order
+    last_order = run.call_of(last).order
     for module, calls in run.calls.items():
-        seen = calls[-1]
-        if seen.order <= behind or seen.result is None or seen.result.shape != states.shape:
+        call = calls[-1]
+        if call.order <= last_order or call.output_copy is None or call.output_copy.shape != states.shape:
             continue
-        if torch.equal(seen.result, states) and torch.equal(seen.state, stream):
+        if torch.equal(call.output_copy, states) and torch.equal(call.input_copy, stream):
             return module, find_final_norm(module, states.shape[-1])
-    raise InputError(f"{names[head]}: between {names[last]} and the head stands more than one norm; refused")
+    raise InputError(f"{run.names[head]}: there is more than one norm between {run.names[last]} and the head; refused")
 
 
 def _prove_head(
-    plain: Head, run_head: Callable[[Tensor], Tensor], states: Tensor, name: str, known: set[float]
+    plain: Head, logits_of: Callable[[Tensor], Tensor], states: Tensor, name: str, known: set[float]
 ) -> Head:
-    """Scale and cap, measured where a cap is all or nothing, and the formula proved in between."""
-    logits = plain.linear(states[0].float()).double()
-    size = float(logits.abs().max())
+    """Measure scale and cap where the cap flattens everything or nothing, and prove the formula in between."""
+    size = float(plain.linear(states[0].float()).double().abs().max())
 
     def at(factor: float) -> tuple[Tensor, Tensor]:
-        given = (states * factor).to(states.dtype)
-        return given[0].float(), run_head(given)[0]
+        """Return scaled states and the model's logits of them."""
+        scaled = (states * factor).to(states.dtype)
+        return scaled[0].float(), logits_of(scaled)[0]
 
-    room = torch.finfo(states.dtype).max / 16
-    x, found = at(min(_HUGE / size, room / size, room / float(states.abs().max())))
-    huge = found.double()
+    largest = torch.finfo(states.dtype).max / 16
+    x, logits = at(min(_HUGE / size, largest / size, largest / float(states.abs().max())))
+    huge = logits.double()
     z = plain.linear(x).double()
     slope = float((huge * z).sum() / z.square().sum())
-    x, found = at((_TINY if torch.finfo(states.dtype).bits >= 32 else _TINY_HALF) / size)
+    x, logits = at((_TINY if torch.finfo(states.dtype).bits >= 32 else _TINY_HALF) / size)
     z = plain.logits_of_state(x).double()
-    scale = float((found.double() * z).sum() / z.square().sum())
-    # A cap flattens the huge logits to a fraction of their line.
+    scale = float((logits.double() * z).sum() / z.square().sum())
+    # A cap makes huge logits much smaller than the scale of tiny ones predicts.
     cap = None if abs(slope - scale) <= 0.1 * abs(scale) else float(huge.abs().max())
     if plain.bias is not None and cap is None:
         scale = slope
@@ -149,8 +136,8 @@ def _prove_head(
             middle = size if cap is None else 2 * cap / abs(number)
             error = 0.0
             for factor in (1.0, middle / size):
-                x, found = at(factor)
-                error = max(error, distance(head.logits_of_state(x), found.float()))
+                x, logits = at(factor)
+                error = max(error, distance(head.logits_of_state(x), logits.float()))
             if error <= TOLERANCE[states.dtype]:
                 return head
             errors.append(error)

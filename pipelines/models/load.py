@@ -1,4 +1,4 @@
-"""From a folder of safetensors to a proved decoder on a device, or on several, or on one that is smaller than it."""
+"""Loading of a folder of safetensors as a proved decoder, on one device, on several, or partly from disk."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from prunescope.pipelines.core.device import available_bytes, chosen_device
+from prunescope.pipelines.core.device import available_bytes, resolve_device
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.device_map import Placement
@@ -19,22 +19,18 @@ from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.sources import count_weights
 from prunescope.pipelines.models.weight_offload import finalize_placement
 
-# Share of the free memory of several GPUs that weights may fill; the rest is for what they compute.
-_FILLED = 0.9
+# Share of the free memory of several GPUs that weights may fill; activations need the remainder.
+_WEIGHT_SHARE = 0.9
 
 
 def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
-    """Refuses devices that torch does not see here.
-
-    Args:
-        device: of a study.
-        memory: its limits by device.
+    """Refuse a study's `device` and `memory` where torch does not see the devices on this machine.
 
     Raises:
         InputError: names the key and the fix.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for key, name in (("device", device), *(("memory", each) for each in memory or ())):
+    for key, name in (("device", device), *(("memory", name) for name in memory or ())):
         if not name.startswith("cuda"):
             continue
         if key == "memory" and device == "cpu":
@@ -44,33 +40,27 @@ def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
 
 
 def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, int] | None:
-    """Whether a model's weights fit into the memory that is free now.
-
-    Args:
-        folder: of the model.
-        dtype: of its weights.
-        device: as in `load_decoder`.
+    """Check that a model's weights fit into the free memory of a study's `device`.
 
     Returns:
         None where they fit on one device; limits for all GPUs where they fit there and `device` is auto.
 
     Raises:
-        InputError: they do not fit; says how to go on.
+        InputError: they do not fit; names the settings that help.
     """
-    needed, where = count_weights(folder) * dtype.itemsize, chosen_device(device)
-    free = available_bytes(where)
+    needed, chosen = count_weights(folder) * dtype.itemsize, resolve_device(device)
+    free = available_bytes(chosen)
     if free is None or needed <= free:
         return None
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "auto" else []
     total = sum(available_bytes(name) or 0 for name in names)
-    if total and needed <= _FILLED * total:
-        # Shares of their free memory, so that what is computed has room on each.
-        return {name: round(_FILLED * (available_bytes(name) or 0)) for name in names}
-    place = "cuda:0" if where == "cuda" else where
-    what = str(dtype).removeprefix("torch.")
+    if total and needed <= _WEIGHT_SHARE * total:
+        return {name: round(_WEIGHT_SHARE * (available_bytes(name) or 0)) for name in names}
+    key = "cuda:0" if chosen == "cuda" else chosen
+    type_name = str(dtype).removeprefix("torch.")
     raise InputError(
-        f"{folder}: its weights take {needed / 2**30:.1f} GiB in {what} and {free / 2**30:.1f} GiB are free; set "
-        f"`memory: {{{place}: {free // 2**21}MiB}}` to read layers beyond that from disk as they run"
+        f"{folder}: its weights take {needed / 2**30:.1f} GiB in {type_name} and {free / 2**30:.1f} GiB are free; set "
+        f"`memory: {{{key}: {free // 2**21}MiB}}` to read layers beyond that from disk as they run"
         + ("" if dtype.itemsize == 2 else ", or `dtype: bfloat16`")
     )
 
@@ -78,23 +68,22 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
 def load_decoder(
     folder: Path, dtype: str = "float32", device: str = "auto", memory: Mapping[str, int] | None = None
 ) -> Decoder:
-    """Loads a folder of safetensors and proves its structure.
+    """Load a folder of safetensors and prove its structure.
 
     Args:
         folder: of the model.
         dtype: of its weights.
-        device: where it computes; `auto` is the first GPU, or the CPU, and all GPUs where the first one is too small.
-        memory: bytes of layers on each device; what does not fit there is read from disk whenever it runs. None has
-            all of them on the device.
+        device: where it computes; `auto` is the first GPU or else the CPU, and all GPUs where the first is too small.
+        memory: bytes of layers on each device; layers beyond these limits are read from disk whenever they run. None
+            puts all layers on the device.
 
     Raises:
         InputError: the architecture is unknown or not a decoder, or a part of it could not be proved; names the module.
             Or there is less memory than its weights need.
     """
     check_device(device, memory)
-    where = torch.device(chosen_device(device))
     limits = enough_memory(folder, getattr(torch, dtype), device) if memory is None else memory
-    model, tokenizer = load_model(folder, getattr(torch, dtype), where, limits)
+    model, tokenizer = load_model(folder, getattr(torch, dtype), torch.device(resolve_device(device)), limits)
     decoder = discover(model, tokenizer, folder)
     return replace(decoder, memory=limits, is_streamed=finalize_placement(layer.module for layer in decoder.layers))
 
@@ -102,13 +91,7 @@ def load_decoder(
 def load_model(
     folder: Path, dtype: torch.dtype, device: torch.device, memory: Mapping[str, int] | None = None
 ) -> tuple[nn.Module, Any]:
-    """Loads a folder of safetensors: the model, in eval mode without gradients, and its tokenizer.
-
-    Args:
-        folder: of the model.
-        dtype: of its weights.
-        device: of all that lies nowhere else.
-        memory: as in `load_decoder`.
+    """Load the model, in eval mode without gradients, and the tokenizer of a folder; arguments as in `load_decoder`.
 
     Raises:
         InputError: transformers cannot load it, or weights are missing.
@@ -117,15 +100,15 @@ def load_model(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # One product an expert: what flows into each is seen.
+        # "eager" computes one product for each expert, which shows that expert's inputs.
         model, loading = open_folder(folder, dtype, device, memory, experts_implementation="eager")
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
-    # transformers fills what a checkpoint lacks with random numbers and only warns.
-    lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
-    if lacking:
+    # transformers fills missing weights with random numbers and only warns.
+    missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    if missing:
         raise InputError(
-            f"{folder}: the weights of {lacking[0]} are missing or of another shape; fetch the model again"
+            f"{folder}: the weights of {missing[0]} are missing or of another shape; fetch the model again"
         )
     return model, tokenizer
 
@@ -133,31 +116,26 @@ def load_model(
 def open_folder(
     folder: Path, dtype: torch.dtype, device: torch.device, memory: Mapping[str, int] | None = None, **others: object
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """What transformers makes of a folder, in eval mode without gradients, and what it says about its keys.
+    """Load a model by transformers, in eval mode without gradients, and return it with transformers' loading info.
 
-    Args:
-        folder: of the model.
-        dtype: of its weights.
-        device: of all that lies nowhere else.
-        memory: as in `load_decoder`.
-        others: more arguments for transformers.
+    Arguments are those of `load_decoder`, and `others` for transformers.
 
     Raises:
-        ValueError, OSError, KeyError, RuntimeError: it cannot load it.
-        InputError: there is a limit of memory, and no list of layers was found.
+        ValueError, OSError, KeyError, RuntimeError: transformers cannot load it.
+        InputError: `memory` is set, and no list of layers was found.
     """
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # said, or transformers asks
-    config = AutoConfig.from_pretrained(folder, **where)
+    # Without `trust_remote_code` transformers asks at the terminal.
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(folder, **local)
     placement = None
     if memory is not None:
         with torch.device("meta"):
-            outline = auto_class(config).from_config(config, dtype=dtype)
-        placement = Placement(outline, int(config.get_text_config().num_hidden_layers), memory, dtype, device)
+            meta = auto_class(config).from_config(config, dtype=dtype)
+        placement = Placement(meta, int(config.get_text_config().num_hidden_layers), memory, dtype, device)
         others |= placement.arguments()
-    loaded: Any = auto_class(config).from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **where, **others
+    model, loading = auto_class(config).from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local, **others
     )
-    model, loading = loaded
     if placement is None:
         model.to(device)
     else:

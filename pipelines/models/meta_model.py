@@ -1,7 +1,4 @@
-"""What a model is before any weight is read: config, tokenizer and empty modules, and the sizes that follow from them.
-
-From a folder or from a GGUF file's header. How a loaded model is read is told in `decoder.py`.
-"""
+"""A model without weights, from a folder or a GGUF header: config, tokenizer, empty modules, and their sizes."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +24,7 @@ class MetaModel:
     Attributes:
         config: of the text decoder.
         tokenizer: the model's own.
-        module: all modules without numbers in them.
+        module: the model with empty parameters.
         context_length: in tokens.
     """
 
@@ -38,29 +35,29 @@ class MetaModel:
 
     @property
     def head(self) -> nn.Module | None:
-        """The LM head; None in a model that only embeds."""
+        """Return the LM head; None in a model that only embeds."""
         head: object = getattr(self.module, "get_output_embeddings", lambda: None)()
         return head if isinstance(head, nn.Module) else None
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a decoder from which its costs follow; counts are of numbers, not bytes.
+    """The sizes of a decoder that determine its costs, as counts of numbers, not bytes.
 
     Attributes:
         layers: decoder layers, each with an attention and an MLP.
         width: of the residual stream.
         vocabulary: rows of the LM head, or of the embedding where there is none.
-        parameters: all, tied ones once.
-        body: those below the head: a tied embedding counts here.
-        active: weights of the layers' matrices that one token meets; of experts those that it is sent to.
+        parameters: all, with tied ones counted once.
+        body: parameters below the head; a tied embedding counts here.
+        active: weights of the layers' matrices that are used for one token; of experts only the selected ones.
         prunable: weights of the linear modules in the layers.
-        modules: how many linear modules those are.
-        inputs: inputs of all of them together.
+        modules: number of linear modules in the layers.
+        inputs: sum of the numbers of their inputs.
         largest_sublayer: weights of the largest attention or MLP.
         largest_matrix: outputs and inputs of the largest linear module in the layers.
         attention_width: heads × size of a head.
-        cache_width: numbers that the key-value cache keeps per token and layer.
+        cache_width: numbers in the key-value cache per token and layer.
     """
 
     layers: int
@@ -79,62 +76,62 @@ class Shape:
 
 
 def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
-    """How a checkpoint is loaded: with its LM head, or without where it says that it holds the bare model.
+    """Return transformers' auto class for a checkpoint: with an LM head, or without where its config names none.
 
-    Encoders and embedding models are published so.
+    Encoders and embedding models are published without one.
     """
     bare = MODEL_MAPPING_NAMES.get(config.model_type)
     return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
 
 
-def load_outline(place: Path) -> MetaModel:
-    """Config, tokenizer and empty modules of a model.
+def load_meta_model(path: Path) -> MetaModel:
+    """Load config, tokenizer and empty modules of a model.
 
     Args:
-        place: folder with config.json and a tokenizer, or a GGUF file.
+        path: folder with config.json and a tokenizer, or a GGUF file.
 
     Raises:
         InputError: transformers cannot load it.
     """
     transformers_logging.set_verbosity_error()
-    # Said, or transformers asks at the terminal.
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if place.is_file():
-        check_gguf(place)
-        where |= {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name}
+    # Without `trust_remote_code` transformers asks at the terminal.
+    arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if path.is_file():
+        check_gguf(path)
+        arguments |= {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     else:
-        where["pretrained_model_name_or_path"] = str(place)
+        arguments["pretrained_model_name_or_path"] = str(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        config = AutoConfig.from_pretrained(**where)
+        tokenizer = AutoTokenizer.from_pretrained(**arguments)
+        config = AutoConfig.from_pretrained(**arguments)
         with torch.device("meta"):
             module: nn.Module = auto_class(config).from_config(config, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{place}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
+        raise InputError(f"{path}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     text = config.get_text_config()
     return MetaModel(text, tokenizer, module, context_length(text, tokenizer))
 
 
-def shape_of(outline: MetaModel) -> Shape:
-    """The sizes of a model.
+def shape_of(model: MetaModel) -> Shape:
+    """Return the sizes of a model.
 
     Raises:
-        InputError: it has no list of layers as its config announces.
+        InputError: it has no list of as many layers as its config announces.
     """
-    config = outline.config
-    stack = layer_stack(outline.module, int(config.num_hidden_layers))
-    embedding: torch.Tensor = outline.module.get_input_embeddings().weight  # type: ignore[operator]
-    weight = embedding if outline.head is None else cast(torch.Tensor, outline.head.weight)
+    config = model.config
+    stack = layer_stack(model.module, int(config.num_hidden_layers))
+    embedding: torch.Tensor = model.module.get_input_embeddings().weight  # type: ignore[operator]
+    weight = embedding if model.head is None else cast(torch.Tensor, model.head.weight)
     if stack is None:
         raise InputError(
-            f"{type(outline.module).__name__}: no list of {config.num_hidden_layers} decoder layers was found; is "
+            f"{type(model.module).__name__}: no list of {config.num_hidden_layers} decoder layers was found; is "
             "it a decoder?"
         )
     linears = [module for module in stack.modules() if isinstance(module, (nn.Linear, Conv1D))]
     mixers = [child for layer in stack for child in layer.children()]
     heads = int(config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    parameters = sum(parameter.numel() for parameter in outline.module.parameters())
+    parameters = sum(parameter.numel() for parameter in model.module.parameters())
     is_tied = weight is embedding
     largest = max((_matrix(module) for module in linears), key=torch.Tensor.numel)
     return Shape(
@@ -155,18 +152,18 @@ def shape_of(outline: MetaModel) -> Shape:
 
 
 def _matrix(module: nn.Linear | Conv1D) -> torch.Tensor:
-    """The weight with outputs as rows."""
+    """Return the weight with outputs as rows."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
 def layer_stack(model: nn.Module, layers: int) -> nn.ModuleList | None:
-    """The list of as many members as the config has layers; experts of one layer are a list of their own."""
+    """Return the outermost list with matrices and as many members as the config has layers; None without."""
     stacks = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == layers)
     return next((stack for stack in stacks if any(p.dim() >= 2 for p in stack[0].parameters())), None)
 
 
 def _active(name: str, parameter: nn.Parameter, config: Any) -> float:  # noqa: ANN401 (any architecture's config)
-    """Weights of a matrix that one token meets."""
+    """Return the number of weights of a matrix that are used for one token."""
     if parameter.dim() < 2:
         return 0
     if re.search(r"(^|\.)experts\.", name):

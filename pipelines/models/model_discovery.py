@@ -1,7 +1,4 @@
-"""Finds layers, sublayers, final norm and head of a model by running a short probe, and proves each.
-
-What cannot be proved is refused by name; what the parts are is told in `decoder.py` and `sublayer.py`.
-"""
+"""Discovery of a model's layers, sublayers, final norm and head by a short probe that proves each of them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,28 +11,31 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
-from prunescope.pipelines.models.forward_probe import ForwardRecorder, ModuleIO, distance, is_close, numbers_of
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, is_close
 from prunescope.pipelines.models.layer_discovery import find_layer
-from prunescope.pipelines.models.lm_head import find_output
+from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
 
-# Long enough for short windows to end and for several chunks; short enough to cost nothing.
+# Enough tokens for short attention windows to end and for several chunks.
 _PROBE_TOKENS = 12
 _CHUNKS = (9, 1, 1, 1)
 _PADDING = 3
 _CHUNKS_SKIPPED = (10, 1, 1)
+# Errors of an architecture that has no attention mask, or no cache.
+_MASK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
+_CACHE_ERRORS = (*_MASK_ERRORS, AttributeError, KeyError)
 
 
 @torch.inference_mode()
 def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401 (any tokenizer)
-    """Finds layers, sublayers, final norm and head by running a short probe, and proves each.
+    """Find layers, sublayers, final norm and head by running a short probe, and prove each.
 
     Proof, to the rounding of the model's type: the stream plus the contributions of its sublayers rebuilds every
-    layer's output; a sublayer called again adds the same; without its sublayers a layer returns what it was given;
-    norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and may read both ways.
-    It costs about 30 passes over 12 tokens.
+    layer's output; a sublayer called again adds the same; without its sublayers a layer returns its input; norm, head,
+    scale and cap rebuild the logits. A model without an LM head may be post-norm and need not be causal. Discovery
+    costs about 30 passes over 12 tokens.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.
@@ -46,21 +46,18 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     vocabulary = int(typed.get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
     probe = torch.randint(0, vocabulary, (1, _PROBE_TOKENS), generator=generator).to(parameter.device)
-    names = {module: name for name, module in model.named_modules()}
-    has_head = writes(model)
+    # Embedding models (E5-Mistral, BERT) are published without an LM head.
+    has_head = typed.get_output_embeddings() is not None
 
     run = ForwardRecorder(model)
     with run:
         result = model(input_ids=probe, **without_cache(model))
-    _require_finite(run, names)
-    stack = _layer_stack(model, run, names)
+    _require_finite(run)
+    stack = _layer_stack(model, run)
     config = typed.config
-    known = numbers_of(config.to_dict())
-    layers = tuple(
-        find_layer(index, module, run, names, known, may_norm_stream=not has_head) for index, module in enumerate(stack)
-    )
+    layers = tuple(find_layer(index, module, run, may_norm_stream=not has_head) for index, module in enumerate(stack))
     _require_own_weights(layers)
-    output = find_output(model, probe, first_tensor(result.logits), stack[-1], run, names, known) if has_head else None
+    output = find_lm_head(model, probe, first_tensor(result.logits), stack[-1], run) if has_head else None
 
     owners = (getattr(model, "generation_config", None), config, tokenizer)
     ends = [getattr(owner, "eos_token_id", None) for owner in owners]
@@ -73,60 +70,37 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
         tokenizer=tokenizer,
         end_ids=frozenset(flat),
         vocabulary=vocabulary,
-        width=cast(Tensor, cast(ModuleIO, run.once(stack[-1])).result).shape[-1],
+        width=run.call_of(stack[-1]).result.shape[-1],
         context_length=context_length(config, tokenizer),
         folder=folder,
         dtype=parameter.dtype,
         device=parameter.device,
     )
     added, states = _contributions(decoder, probe)
-    _require_same(decoder, run, states)
+    _require_deterministic(decoder, run, states)
     decoder = replace(
         decoder, cache_refusal=_cache_refusal(decoder, probe, added), is_causal=_is_causal(decoder, probe, states)
     )
-    can_pad = _can_pad if decoder.is_causal else _can_pad_behind
+    can_pad = _can_pad_left if decoder.is_causal else _can_pad_right
     decoder = replace(decoder, can_pad=can_pad(decoder, probe, states))
     return replace(decoder, skips=_skips(decoder, probe, run))
 
 
-def writes(model: nn.Module) -> bool:
-    """Whether a model has an LM head; E5-Mistral and BERT, as they are published to embed, have none."""
-    return cast(Any, model).get_output_embeddings() is not None
-
-
-def _is_causal(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
-    other = probe.clone()
-    other[:, -1] = (other[:, -1] + 1) % decoder.vocabulary
-    return is_close(decoder.hidden(other)[:, :-1], states[:, :-1])
-
-
-def _can_pad_behind(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
-    padded = torch.nn.functional.pad(probe, (0, _PADDING), value=decoder.padding)
-    lengths = torch.full((1,), probe.shape[1], device=probe.device)
-    try:
-        found = decoder.padded(padded, lengths)[:, : probe.shape[1]]
-    except (RuntimeError, ValueError, TypeError, IndexError):  # an architecture without masks
-        return False
-    return is_close(found, states)
-
-
-def _require_finite(run: ForwardRecorder, names: dict[nn.Module, str]) -> None:
-    for module, calls in run.calls.items():
-        for seen in calls:
-            if seen.result is not None and seen.result.is_floating_point() and not bool(seen.result.isfinite().all()):
-                if any(child in run.calls and not _is_finite(run, child) for child in module.children()):
-                    continue
-                raise ComputationError(
-                    f"{names[module]}: NaN or infinite numbers on the first tokens; its weights are damaged"
-                )
+def _require_finite(run: ForwardRecorder) -> None:
+    for module in run.calls:
+        inner_is_finite = all(_is_finite(run, child) for child in module.children() if child in run.calls)
+        if not _is_finite(run, module) and inner_is_finite:
+            raise ComputationError(
+                f"{run.names[module]}: NaN or infinite numbers on the first tokens; its weights are damaged"
+            )
 
 
 def _is_finite(run: ForwardRecorder, module: nn.Module) -> bool:
-    return all(bool(seen.result.isfinite().all()) for seen in run.calls[module] if seen.result is not None)
+    return all(bool(call.result.isfinite().all()) for call in run.calls[module] if call.output_copy is not None)
 
 
-def _layer_stack(model: nn.Module, run: ForwardRecorder, names: dict[nn.Module, str]) -> nn.ModuleList:
-    """The list of decoder layers: the longest list of modules with matrices that run one behind the other."""
+def _layer_stack(model: nn.Module, run: ForwardRecorder) -> nn.ModuleList:
+    """Return the list of decoder layers: the longest list of modules with matrices, each called once."""
     stacks = [
         module
         for module in model.modules()
@@ -137,11 +111,10 @@ def _layer_stack(model: nn.Module, run: ForwardRecorder, names: dict[nn.Module, 
     if not stacks:
         raise InputError(f"{type(model).__name__}: no list of decoder layers was found; is it a decoder?")
     stack = max(stacks, key=len)
-    for before, behind in zip(stack, list(stack)[1:], strict=False):
-        one, other = run.once(before), run.once(behind)
-        if one is None or other is None or not torch.equal(cast(Tensor, one.result), other.state):
+    for layer, following in zip(stack, list(stack)[1:], strict=False):
+        if not torch.equal(run.call_of(layer).result, run.call_of(following).input_copy):
             raise InputError(
-                f"{names[behind]}: does not read what {names[before]} returns; "
+                f"{run.names[following]}: does not read what {run.names[layer]} returns; "
                 "without one residual stream through all layers it is refused"
             )
     return stack
@@ -158,22 +131,22 @@ def _require_own_weights(layers: tuple[Layer, ...]) -> None:
 
 
 def _contributions(decoder: Decoder, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """What every sublayer adds in one pass, and the trunk's last states."""
-    parts: dict[str, list[Tensor]] = {}
-    with hooks(*(handle for each in decoder.sublayers for handle in each.watch(_into(parts, each)))):
+    """Return every sublayer's contribution in one pass, and the trunk's last states."""
+    added: dict[str, list[Tensor]] = {}
+    with hooks(*(handle for each in decoder.sublayers for handle in each.watch(_collector(added, each)))):
         states = decoder.hidden(tokens)
-    return {label: part for label, (part,) in parts.items()}, states
+    return {label: chunk for label, (chunk,) in added.items()}, states
 
 
-def _into(parts: dict[str, list[Tensor]], sublayer: Sublayer) -> Callable[[Tensor], None]:
-    def see(value: Tensor) -> None:
-        parts.setdefault(sublayer.label, []).append(value)
+def _collector(added: dict[str, list[Tensor]], sublayer: Sublayer) -> Callable[[Tensor], None]:
+    def observe(value: Tensor) -> None:
+        added.setdefault(sublayer.label, []).append(value)
 
-    return see
+    return observe
 
 
-def _require_same(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> None:
-    """A second pass, now through the hooks of `watch`, gives what the first gave."""
+def _require_deterministic(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> None:
+    """Refuse a model whose second pass, now with the hooks of `watch`, gives other states than the first."""
     first = run.calls[decoder.trunk][0].output.last_hidden_state
     if not is_close(states, first):
         raise InputError(
@@ -182,74 +155,86 @@ def _require_same(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> Non
         )
 
 
+def _is_causal(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+    other = probe.clone()
+    other[:, -1] = (other[:, -1] + 1) % decoder.vocabulary
+    return is_close(decoder.hidden(other)[:, :-1], states[:, :-1])
+
+
 def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) -> str | None:
-    """Why tokens cannot pass one by one through a cache: a contribution, or its replay, is another than without."""
+    """Return why the cache cannot be used: contributions in chunks, recorded or recomputed, differ; else None."""
     name = type(decoder.model).__name__
-    parts: dict[str, list[Tensor]] = {}
+    chunks: dict[str, list[Tensor]] = {}
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in decoder.sublayers}
     handles = []
-    for each in decoder.sublayers:
-        handles += each.watch(_into(parts, each))
-        handles += each.keep_calls(calls[each.label])
+    for sublayer in decoder.sublayers:
+        handles += sublayer.watch(_collector(chunks, sublayer))
+        handles += sublayer.record_calls(calls[sublayer.label])
     try:
         with hooks(*handles):
             cache = decoder.new_cache()
             for chunk in probe.split(list(_CHUNKS), dim=1):
                 decoder.hidden(chunk, cache)
-        for each in decoder.sublayers:
+        for sublayer in decoder.sublayers:
             own = decoder.new_cache()
-            again = torch.cat([each.replay(call, own) for call in calls[each.label]], dim=1)
-            for found in (torch.cat(parts[each.label], dim=1), again):
-                if not is_close(found, added[each.label]):
-                    return f"{name}: {each.name} adds something else when tokens pass through a cache"
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        # Whatever an architecture raises on a cache that it does not know.
+            again = torch.cat([sublayer.recompute(call, own) for call in calls[sublayer.label]], dim=1)
+            for cached in (torch.cat(chunks[sublayer.label], dim=1), again):
+                if not is_close(cached, added[sublayer.label]):
+                    return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"
+    except _CACHE_ERRORS as error:
         return f"{name} does not run through a cache ({str(error).strip().splitlines()[0][:100]})"
     return None
 
 
-def _can_pad(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
-    """Whether the probe behind padding gives the same states beside a longer text, which then leaves the cache."""
+def _can_pad_left(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+    """Return whether the probe with left padding gives the same states in a batch, and after the other row left."""
     padded = torch.nn.functional.pad(probe, (_PADDING, 0))
     tokens = torch.cat([torch.roll(padded, 1, dims=1), padded])
     real = torch.ones_like(tokens)
     real[1, :_PADDING] = 0
     try:
         if decoder.cache_refusal is not None:
-            found = decoder.hidden(tokens, None, real)[1:, _PADDING:]
-        else:
-            cache, start = decoder.new_cache(), _PADDING + _CHUNKS[0]
-            parts = [decoder.hidden(tokens[:, :start], cache, real[:, :start])[1:, _PADDING:]]
-            cache.keep([1])
-            ends = range(start + 1, tokens.shape[1] + 1)
-            parts += [decoder.hidden(tokens[1:, end - 1 : end], cache, real[1:, :end]) for end in ends]
-            found = torch.cat(parts, dim=1)
-    except (RuntimeError, ValueError, TypeError, IndexError):  # an architecture without masks
+            return is_close(decoder.hidden(tokens, None, real)[1:, _PADDING:], states)
+        cache, start = decoder.new_cache(), _PADDING + _CHUNKS[0]
+        chunks = [decoder.hidden(tokens[:, :start], cache, real[:, :start])[1:, _PADDING:]]
+        cache.keep([1])
+        ends = range(start + 1, tokens.shape[1] + 1)
+        chunks += [decoder.hidden(tokens[1:, end - 1 : end], cache, real[1:, :end]) for end in ends]
+        return is_close(torch.cat(chunks, dim=1), states)
+    except _MASK_ERRORS:
         return False
-    return is_close(found, states)
+
+
+def _can_pad_right(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+    padded = torch.nn.functional.pad(probe, (0, _PADDING), value=decoder.padding)
+    lengths = torch.full((1,), probe.shape[1], device=probe.device)
+    try:
+        return is_close(decoder.padded(padded, lengths)[:, : probe.shape[1]], states)
+    except _MASK_ERRORS:
+        return False
 
 
 def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | None:
-    """How sublayers are left out; proved on every attention, every MLP and every layer, through a cache if it can."""
-    found = find_skips(list(decoder.sublayers), run)
-    # A norm that the layer itself reads, too (as the stream), has to run.
-    for skips in () if found is None else (found, replace(found, norms={})):
-        if all(_is_skipped(replace(decoder, skips=skips), probe, turn) for turn in range(3)):
+    """Return a plan that is proved for every attention, MLP and layer, through the cache where there is one."""
+    plan = find_skips(list(decoder.sublayers), run)
+    # A norm whose output the layer also uses as the stream has to run: the second plan skips no norms.
+    for skips in () if plan is None else (plan, replace(plan, norms={})):
+        if all(_is_skipped(replace(decoder, skips=skips), probe, shift) for shift in range(3)):
             return skips
     return None
 
 
-def _is_skipped(decoder: Decoder, probe: Tensor, turn: int) -> bool:
-    """Whether a third of the layers without attention, a third without MLP and a third without both compute right."""
-    kept = {"attn": 1, "mlp": 0}
-    gone = [each.label for each in decoder.sublayers if (each.layer + turn) % 3 != kept[each.kind]]
-    with decoder.without(gone, skips=False):
+def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
+    """Return whether skipping equals dropping: in one third of layers attention, in one the MLP, in one both."""
+    keeps = {"attn": 1, "mlp": 0}
+    labels = [each.label for each in decoder.sublayers if (each.layer + shift) % 3 != keeps[each.kind]]
+    with decoder.without(labels, skips=False):
         truth = decoder.hidden(probe)
     cache = decoder.new_cache() if decoder.cache_refusal is None else None
     chunks = (probe,) if cache is None else probe.split(list(_CHUNKS_SKIPPED), dim=1)
     try:
-        with decoder.without(gone):
-            found = torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-        return False  # whatever a layer raises that reads more of a module than its first tensor
-    return is_close(found, truth)
+        with decoder.without(labels):
+            states = torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
+    except _CACHE_ERRORS:
+        return False  # the layer reads more of a module's output than its first tensor
+    return is_close(states, truth)

@@ -1,7 +1,4 @@
-"""Reading the calls of modules whose signatures are not known: the state, the first output, the cache.
-
-Which module is what is found in `structure.py`.
-"""
+"""Access to the calls of modules with unknown signatures: their state, first output and cache; and scoped hooks."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -15,41 +12,41 @@ from transformers.cache_utils import Cache
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def first_tensor(value: object) -> Tensor:
-    """The tensor of a module's output: itself, or the first of a tuple."""
-    return cast(Tensor, value[0] if isinstance(value, (tuple, list)) else value)
+def first_tensor(output: object) -> Tensor:
+    """Return the tensor of a module's output: the output itself, or the first of a tuple."""
+    return cast(Tensor, output[0] if isinstance(output, (tuple, list)) else output)
 
 
 def with_first(output: object, value: Tensor) -> object:
-    """The output with another first tensor."""
+    """Return a module's output with another first tensor."""
     return (value, *output[1:]) if isinstance(output, (tuple, list)) else value
 
 
 def state_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The state that a module was called on: its first tensor, positional or `hidden_states`; None without one."""
+    """Return the state that a module is called on: its first tensor, positional or `hidden_states`; None without."""
     if args and isinstance(args[0], Tensor):
         return args[0]
-    given = kwargs.get("hidden_states")
-    if isinstance(given, Tensor):
-        return given
+    state = kwargs.get("hidden_states")
+    if isinstance(state, Tensor):
+        return state
     return next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
 
 
 def stream_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The residual stream that a layer was called on; discovery has seen that there is one."""
+    """Return the residual stream that a layer is called on; discovery has proved that there is one."""
     return cast(Tensor, state_argument(args, kwargs))
 
 
 def call_with_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor) -> Tensor:
-    """Calls a module as it was called before, on another state."""
-    given = state_argument(args, kwargs)
-    if args and args[0] is given:
+    """Call a module with recorded arguments but another state, and return its first tensor."""
+    recorded = state_argument(args, kwargs)
+    if args and args[0] is recorded:
         return first_tensor(module(state, *args[1:], **kwargs))
-    return first_tensor(module(*args, **{key: state if value is given else value for key, value in kwargs.items()}))
+    return first_tensor(module(*args, **{key: state if value is recorded else value for key, value in kwargs.items()}))
 
 
 def with_cache(call: Arguments, cache: Cache) -> Arguments:
-    """The same arguments with another cache in place of the one that was passed, if there was one."""
+    """Return the arguments with another cache in place of their own, if there is one."""
     args, kwargs = call
     return (
         tuple(cache if isinstance(value, Cache) else value for value in args),
@@ -58,27 +55,27 @@ def with_cache(call: Arguments, cache: Cache) -> Arguments:
 
 
 def without_cache(model: nn.Module) -> dict[str, Any]:
-    """Keywords with which a model keeps no cache; none where it takes none."""
+    """Return the keywords with which a model keeps no cache; none where its forward takes none."""
     parameters = inspect.signature(model.forward).parameters
     takes = "use_cache" in parameters or any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     return {"use_cache": False} if takes else {}
 
 
 @contextmanager
-def hooks(*registered: RemovableHandle) -> Iterator[None]:
-    """Removes hooks at the end, whatever happens."""
+def hooks(*handles: RemovableHandle) -> Iterator[None]:
+    """Remove hooks at the end of the context, after an error too."""
     try:
         yield
     finally:
-        for handle in registered:
+        for handle in handles:
             handle.remove()
 
 
 @contextmanager
-def other_forward(module: nn.Module, instead: Callable[..., object]) -> Iterator[None]:
-    """Another forward in place of a module's for a while; one that somebody else had put there comes back."""
+def other_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
+    """Temporarily replace a module's forward; one set on the instance before is restored."""
     before = vars(module).get("forward")
-    cast(Any, module).forward = instead
+    cast(Any, module).forward = forward
     try:
         yield
     finally:

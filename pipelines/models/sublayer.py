@@ -1,7 +1,4 @@
-"""One sublayer of a decoder: what it adds to the residual stream, seen, computed again, and taken away.
-
-How its modules are found and proved is `structure.py`'s; nothing here knows an architecture.
-"""
+"""One sublayer of a decoder: its contribution to the residual stream can be observed, recomputed and dropped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +25,7 @@ from prunescope.pipelines.models.weight_offload import on_device
 
 Kind = Literal["attn", "mlp"]
 Added = Float[Tensor, "batch tokens width"]
-See = Callable[[Added], Added | None]
+Observe = Callable[[Added], Added | None]
 
 
 @dataclass(frozen=True)
@@ -36,14 +33,14 @@ class Branch:
     """Modules whose output, times a number, is added to the stream.
 
     Attributes:
-        chain: called in a row, each on what the one before returns: a mixer; a mixer and the norm behind it; two
-            linear modules and the activation between them.
+        chain: modules called in a row, each on the output of the one before: a mixer; a mixer and the norm after it;
+            two linear modules and the activation between them.
         multiplier: the number.
-        residual: argument, by position or name, through which the module is given the stream that it adds itself;
+        residual: argument, by position or name, that holds the stream where the module adds it to its own output;
             None where the layer adds.
-        is_post_norm: the last module is given the sum of the stream and of what the one before returns, and what it
-            returns is the next stream (BERT). The contribution is then the difference of the two streams, exact to
-            the rounding of a stream; without it the norm is gone, too.
+        is_post_norm: the last module reads the sum of the stream and the output of the one before, and returns the
+            next stream (BERT). The contribution is then the difference of the two streams, exact to the rounding of a
+            stream. Without the contribution the norm is left out too.
     """
 
     chain: tuple[nn.Module, ...]
@@ -53,11 +50,11 @@ class Branch:
 
     @property
     def mixers(self) -> tuple[nn.Module, ...]:
-        """The modules that hold matrices."""
+        """Return the modules that hold matrices."""
         return tuple(module for module in self.chain if has_matrix(module))
 
     def run(self, call: Arguments) -> Tensor:
-        """Its contribution when it is called as it was; a residual of its own counts as zero."""
+        """Return the contribution for recorded arguments; a residual that the module adds itself counts as zero."""
         args, kwargs = call if self.residual is None else without_residual(call, self.residual)[0]
         value = first_tensor(self.chain[0](*args, **kwargs))
         for module in self.chain[1:-1] if self.is_post_norm else self.chain[1:]:
@@ -67,47 +64,48 @@ class Branch:
             return first_tensor(self.chain[-1](stream + value)) - stream
         return value if self.multiplier == 1 else value * self.multiplier
 
-    def watch(self, see: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
-        """Calls `see` with every contribution, in the layer's own shape; what it returns is added instead."""
+    def watch(self, observe: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
+        """Call `observe` with every contribution, in the layer's own shape; a tensor that it returns is added instead.
+
+        Returns:
+            Hooks for the caller to remove.
+        """
         if self.is_post_norm:
-            return self._watch_streams(see)
+            return self._watch_streams(observe)
         residuals: list[Tensor] = []
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:  # noqa: ARG001
-            # Zero in its place, and the sum afterwards: a contribution must not be a difference of two streams.
+            # The residual is zero in the call and added afterwards: a difference of two streams would be less exact.
             call, residual = without_residual((args, kwargs), self.residual)
             residuals.append(residual)
             return call
 
-        def behind(module: nn.Module, args: tuple[Any, ...], output: object) -> object:  # noqa: ARG001
+        def after(module: nn.Module, args: tuple[Any, ...], output: object) -> object:  # noqa: ARG001
             value = first_tensor(output)
-            # A copy: some layers sum into it.
-            instead = see(value.clone() if self.multiplier == 1 else value * self.multiplier)
-            if instead is not None:
-                value = instead if self.multiplier == 1 else instead / self.multiplier
+            # A clone, because some layers add to their output in place.
+            changed = observe(value.clone() if self.multiplier == 1 else value * self.multiplier)
+            if changed is not None:
+                value = changed if self.multiplier == 1 else changed / self.multiplier
             if self.residual is not None:
                 return with_first(output, value + residuals.pop())
-            return None if instead is None else with_first(output, value)
+            return None if changed is None else with_first(output, value)
 
-        handles = [self.chain[-1].register_forward_hook(behind)]
+        handles = [self.chain[-1].register_forward_hook(after)]
         if self.residual is not None:
             handles.append(self.chain[0].register_forward_pre_hook(before, with_kwargs=True))
         return handles
 
-    def _watch_streams(self, see: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
-        """`watch` where the norm makes the next stream."""
+    def _watch_streams(self, observe: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
         streams: list[Tensor] = []
 
-        def behind(module: nn.Module, args: tuple[Any, ...], output: object) -> object:  # noqa: ARG001
-            before = streams.pop()
-            instead = see(first_tensor(output) - before)
-            return None if instead is None else with_first(output, before + instead)
+        def after(module: nn.Module, args: tuple[Any, ...], output: object) -> object:  # noqa: ARG001
+            stream = streams.pop()
+            changed = observe(first_tensor(output) - stream)
+            return None if changed is None else with_first(output, stream + changed)
 
-        return [self._keep_stream(streams), self.chain[-1].register_forward_hook(behind)]
+        return [self._record_stream(streams), self.chain[-1].register_forward_hook(after)]
 
-    def _keep_stream(self, streams: list[Tensor]) -> RemovableHandle:
-        """Keeps the stream that the first module is called on."""
-
+    def _record_stream(self, streams: list[Tensor]) -> RemovableHandle:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
             streams.append(stream_of(args, kwargs))
 
@@ -115,10 +113,10 @@ class Branch:
 
     @contextmanager
     def dropped(self) -> Iterator[None]:
-        """Adds nothing to the stream for a while; all else, caches included, goes on as it was."""
+        """Temporarily add nothing to the stream; the modules still run and fill their caches."""
         streams, forward = list[Tensor](), self.chain[-1].forward
 
-        def silenced(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
+        def without_contribution(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
             output = forward(*args, **kwargs)
             if self.is_post_norm:
                 return with_first(output, streams.pop())
@@ -126,21 +124,21 @@ class Branch:
                 return with_first(output, without_residual((args, kwargs), self.residual)[1])
             return with_first(output, torch.zeros_like(first_tensor(output)))
 
-        kept = hooks(*([self._keep_stream(streams)] if self.is_post_norm else []))
-        with kept, other_forward(self.chain[-1], silenced):
+        recording = hooks(*([self._record_stream(streams)] if self.is_post_norm else []))
+        with recording, other_forward(self.chain[-1], without_contribution):
             yield
 
 
 @dataclass(frozen=True)
 class SublayerCall:
-    """How the parts of a sublayer were called on one chunk of tokens, and that chunk's (batch, tokens)."""
+    """The arguments of a sublayer's branches for one chunk of tokens, and that chunk's (batch, tokens)."""
 
     parts: tuple[Arguments, ...]
     shape: tuple[int, int]
 
     @property
     def values(self) -> Iterator[object]:
-        """All arguments."""
+        """Yield all arguments."""
         for args, kwargs in self.parts:
             yield from args
             yield from kwargs.values()
@@ -148,17 +146,17 @@ class SublayerCall:
 
 @dataclass(frozen=True)
 class Sublayer:
-    """The attention or the MLP of one layer: all that mixes positions, or all that does not.
+    """The attention or the MLP of one layer: all branches that mix positions, or all that do not.
 
     Attributes:
         layer: index from 0.
         kind: attn (attention, Mamba, linear attention, short convolution) or mlp.
         name: its modules' names in the model.
         host: the layer's module.
-        parts: what it adds is the sum of theirs; one, but for two mixers side by side.
+        parts: branches whose contributions sum to the sublayer's; more than one for mixers side by side.
         matrices: the weight matrices inside, by name.
-        unread: stacked weights that are no matrices as far as the probe has seen; they cannot be masked.
-        modules: all modules inside, the mixers and theirs, by their name in the model.
+        unread: names of stacked weights that no product of the probe read as matrices; they cannot be masked.
+        modules: the mixers and all modules inside them, by their name in the model.
     """
 
     layer: int
@@ -172,81 +170,78 @@ class Sublayer:
 
     @property
     def label(self) -> str:
-        """Short name such as `attn.3`."""
+        """Return a short name such as `attn.3`."""
         return f"{self.kind}.{self.layer}"
 
     @property
     def mixers(self) -> tuple[nn.Module, ...]:
-        """The modules that hold its matrices."""
+        """Return the modules that hold matrices."""
         return tuple(module for part in self.parts for module in part.mixers)
 
     @property
     def size(self) -> int:
-        """Number of its parameters."""
+        """Return the number of parameters."""
         return sum(parameter.numel() for mixer in self.mixers for parameter in mixer.parameters())
 
-    def watch(self, see: See) -> list[RemovableHandle]:
-        """Calls `see` with what the sublayer adds to the stream, at every call of its layer.
+    def watch(self, observe: Observe) -> list[RemovableHandle]:
+        """Call `observe` with the sublayer's contribution to the stream, at every call of its layer.
 
         Args:
-            see: gets the contribution, (batch, tokens, width) in the model's type, a tensor of its own; a tensor that
-                it returns is added instead.
+            observe: gets the contribution, (batch, tokens, width) in the model's type, as a tensor of its own; a
+                tensor that it returns is added instead.
 
         Returns:
             Hooks for the caller to remove.
         """
-        shapes: list[torch.Size] = []
-        found: list[Tensor] = []
+        shape: list[int] = []
+        contributions: list[Tensor] = []
 
-        def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-            found.clear()
-            shapes[:] = [stream_of(args, kwargs).shape]
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+            contributions.clear()
+            shape[:] = stream_of(args, kwargs).shape
 
         def collect(value: Tensor) -> Tensor | None:
-            found.append(value.reshape(*shapes[0][:-1], value.shape[-1]))
-            if len(found) < len(self.parts):
+            contributions.append(value.reshape(*shape[:-1], value.shape[-1]))
+            if len(contributions) < len(self.parts):
                 return None
-            others = found[:-1]
-            instead = see(sum(others, start=found[-1]))
-            return None if instead is None else (instead - sum(others) if others else instead).reshape(value.shape)
+            others = contributions[:-1]
+            changed = observe(sum(others, start=contributions[-1]))
+            return None if changed is None else (changed - sum(others) if others else changed).reshape(value.shape)
 
-        handles = [self.host.register_forward_pre_hook(remember, with_kwargs=True)]
+        handles = [self.host.register_forward_pre_hook(begin, with_kwargs=True)]
         for part in self.parts:
             handles += part.watch(collect)
         return handles
 
-    def keep_calls(self, calls: list[SublayerCall]) -> list[RemovableHandle]:
-        """Appends to `calls` how the sublayer is called, for `replay`; the caller removes the hooks."""
-        shapes: list[torch.Size] = []
-        found: dict[int, Arguments] = {}
+    def record_calls(self, calls: list[SublayerCall]) -> list[RemovableHandle]:
+        """Append every call of the sublayer to `calls`, for `recompute`; the caller removes the hooks."""
+        shape: list[int] = []
+        arguments: dict[int, Arguments] = {}
 
-        def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-            found.clear()
-            shapes[:] = [stream_of(args, kwargs).shape]
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+            arguments.clear()
+            shape[:] = stream_of(args, kwargs).shape
 
-        def keep(index: int) -> Callable[..., None]:
+        def recorder(index: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-                found[index] = (args, kwargs)
-                if len(found) == len(self.parts):
-                    parts = tuple(found[each] for each in range(len(self.parts)))
-                    calls.append(SublayerCall(parts, (shapes[0][0], shapes[0][1])))
+                arguments[index] = (args, kwargs)
+                if len(arguments) == len(self.parts):
+                    parts = tuple(arguments[part] for part in range(len(self.parts)))
+                    calls.append(SublayerCall(parts, (shape[0], shape[1])))
 
             return hook
 
-        return [
-            self.host.register_forward_pre_hook(remember, with_kwargs=True),
-            *(
-                part.chain[0].register_forward_pre_hook(keep(index), with_kwargs=True)
-                for index, part in enumerate(self.parts)
-            ),
-        ]
+        handles = [self.host.register_forward_pre_hook(begin, with_kwargs=True)]
+        for index, part in enumerate(self.parts):
+            handles.append(part.chain[0].register_forward_pre_hook(recorder(index), with_kwargs=True))
+        return handles
 
-    def replay(self, call: SublayerCall, cache: Cache | None = None) -> Added:
-        """What it adds when it is called as it was, with the weights that it has now.
+    def recompute(self, call: SublayerCall, cache: Cache | None = None) -> Added:
+        """Recompute the contribution for a recorded call, with the current weights.
 
         Args:
             call: one chunk.
-            cache: takes the place of the cache that was passed then; it must hold this sublayer's own past.
+            cache: replaces the cache among the recorded arguments; it must hold this sublayer's own past.
         """
         calls = call.parts if cache is None else tuple(with_cache(part, cache) for part in call.parts)
         with self.on_device():
@@ -256,13 +251,13 @@ class Sublayer:
 
     @contextmanager
     def on_device(self) -> Iterator[None]:
-        """Its weights are where they are used for a while; see `turns.present`."""
+        """Temporarily load the sublayer's weights to their device; see `weight_offload.on_device`."""
         with on_device(*(module for part in self.parts for module in part.chain)):
             yield
 
     @contextmanager
     def dropped(self) -> Iterator[None]:
-        """Adds nothing to the stream for a while."""
+        """Temporarily add nothing to the stream; see `Branch.dropped`."""
         with ExitStack() as stack:
             for part in self.parts:
                 stack.enter_context(part.dropped())
@@ -270,12 +265,12 @@ class Sublayer:
 
 
 def has_matrix(module: nn.Module) -> bool:
-    """Whether a module holds more than gains and biases."""
+    """Return whether a module holds more than gains and biases."""
     return any(parameter.dim() >= 2 for parameter in module.parameters())
 
 
 def without_residual(call: Arguments, key: int | str | None) -> tuple[Arguments, Tensor]:
-    """A call with zeros in place of one argument, and that argument."""
+    """Return a call with zeros in place of one argument, and that argument."""
     args, kwargs = call
     if isinstance(key, int):
         return ((*args[:key], torch.zeros_like(args[key]), *args[key + 1 :]), kwargs), args[key]

@@ -1,7 +1,4 @@
-"""Weight matrices of a sublayer, one by one: linear modules, and each expert's slice of a stacked parameter.
-
-What is pruned in them is `prunescope.pipelines.pruning`'s; which of them a layer has is found in `prunescope.pipelines.models.model_discovery`.
-"""
+"""Weight matrices of a sublayer, one by one: linear modules, and each expert's slice of a stacked parameter."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,18 +13,12 @@ from transformers.pytorch_utils import Conv1D
 from prunescope.pipelines.models.weight_offload import data_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Where the matrix stands among a function's arguments; linear's is (out, in), the others' (in, out).
-_LINEAR = torch.nn.functional.linear
-_SECOND = {
-    torch.matmul,
-    torch.Tensor.matmul,
-    torch.Tensor.__matmul__,
-    torch.mm,
-    torch.Tensor.mm,
-    torch.bmm,
-    torch.Tensor.bmm,
+# Functions whose last two arguments are multiplied.
+_PRODUCTS = {
+    *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__),
+    *(torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm),
+    *(torch.addmm, torch.Tensor.addmm, torch.baddbmm, torch.Tensor.baddbmm),
 }
-_THIRD = {torch.addmm, torch.Tensor.addmm, torch.baddbmm, torch.Tensor.baddbmm}
 
 
 @dataclass(frozen=True)
@@ -35,10 +26,10 @@ class Matrix:
     """One weight matrix: y = W x.
 
     Attributes:
-        name: its module's name in the model; of a stacked parameter the parameter's, with the expert in brackets.
+        name: its module's name in the model; for a stacked parameter that parameter's, with the expert in brackets.
         parameter: the parameter that holds it.
-        expert: which slice of a stacked parameter it is; None where it is the parameter.
-        is_transposed: stored as (in, out): GPT-2's Conv1D, some experts.
+        expert: index of its slice in a stacked parameter; None where the parameter is the matrix.
+        is_transposed: stored as (in, out), as in GPT-2's Conv1D and some experts.
     """
 
     name: str
@@ -48,46 +39,46 @@ class Matrix:
 
     @property
     def stored(self) -> Float[Tensor, "rows columns"]:
-        """The weight in its own layout, a view; read from disk where it rests there (`turns.present` keeps it)."""
+        """Return the weight as stored, a view; outside `on_device` a weight on disk is read at every access."""
         data = data_of(self.parameter)
         return data if self.expert is None else data[self.expert]
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
-        """The weight with outputs as rows, a view."""
+        """Return the weight with outputs as rows, a view."""
         return self.stored.T if self.is_transposed else self.stored
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Outputs and inputs."""
+        """Return the numbers of outputs and inputs."""
         rows, columns = self.parameter.shape[-2:]
         return (columns, rows) if self.is_transposed else (rows, columns)
 
     @property
     def size(self) -> int:
-        """How many weights it has."""
+        """Return the number of weights."""
         return self.shape[0] * self.shape[1]
 
     @property
     def address(self) -> int:
-        """Where its first number lies while it is present: the mark by which a product of it is known."""
+        """Return the address of its first number, by which its products are recognized inside `on_device`."""
         data = self.parameter.data
         return (data if self.expert is None else data[self.expert]).data_ptr()
 
 
 class Products(TorchFunctionMode):
-    """Sees every matrix product that is computed while it is entered.
+    """Context in which every matrix product is observed.
 
-    Experts are no modules: what flows into one of them is seen in the products alone.
+    Experts are no modules, so their inputs show in the products alone.
 
     Args:
-        see: called with rows x of shape (…, n, in) and the matrix of shape (…, in, out) of each product x·matrix;
-            a product with a weight on the left is passed as its transpose.
+        observe: called with the rows x of shape (…, n, in) and the matrix of shape (…, in, out) of each product
+            x·matrix, and for products of two tensors also with its transpose, in which the weight may be on the left.
     """
 
-    def __init__(self, see: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, observe: Callable[[Tensor, Tensor], None]) -> None:
         super().__init__()
-        self._see = see
+        self._observe = observe
 
     def __torch_function__(
         self,
@@ -96,45 +87,40 @@ class Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        """Passes a function on, after a look at its arguments."""
+        """Observe the function's arguments, then call it."""
         kwargs = kwargs or {}
-        if func is _LINEAR:
+        if func is torch.nn.functional.linear:
             rows, weight = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["weight"]
-            self._see(rows, weight.transpose(-1, -2))
-        elif func in _SECOND or func in _THIRD:
+            self._observe(rows, weight.transpose(-1, -2))
+        elif func in _PRODUCTS:
             left, right = args[-2:] if len(args) >= 2 else (None, None)
             if isinstance(left, Tensor) and isinstance(right, Tensor) and left.dim() >= 2 and right.dim() >= 2:
-                self._see(left, right)
-                self._see(right.transpose(-1, -2), left.transpose(-1, -2))
+                self._observe(left, right)
+                self._observe(right.transpose(-1, -2), left.transpose(-1, -2))
         return func(*args, **kwargs)
-
-
-def is_stored_transposed(operand: Float[Tensor, "... in out"]) -> bool:
-    """Whether a product's (in, out) operand lies in memory as it is: the parameter is then stored as (in, out)."""
-    return operand.stride(-1) == 1
 
 
 def matrices_of(
     mixers: Iterable[nn.Module], names: dict[nn.Module, str], products: dict[int, Tensor]
 ) -> tuple[dict[str, Matrix], tuple[str, ...]]:
-    """The weight matrices inside some modules, and the names of stacked parameters that are none.
+    """Return the weight matrices inside some modules, and the names of stacks that no product read as matrices.
 
     Args:
         mixers: the modules.
-        names: their names and those of all inside them.
+        names: of these and all modules inside them.
         products: operands (…, in, out) of the products of a run, by address.
 
     Returns:
         Matrices by name: of linear modules, and of three-dimensional parameters whose slices were read as matrices.
-        Parameters of two dimensions outside a linear module (routers, state matrices) and convolutions are left as
-        they are. Stacks that no product read are named: a mask for them would be a guess.
+        Two-dimensional parameters outside a linear module (routers, state matrices) and convolutions are left out.
+        Stacks that no product read cannot be masked, because their layout is unknown.
     """
-    found: dict[str, Matrix] = {}
+    matrices: dict[str, Matrix] = {}
     unread = []
     for mixer in mixers:
         for module in mixer.modules():
             if isinstance(module, (nn.Linear, Conv1D)):
-                found[names[module]] = Matrix(names[module], module.weight, None, isinstance(module, Conv1D))
+                matrices[names[module]] = Matrix(names[module], module.weight, None, isinstance(module, Conv1D))
                 continue
             if isinstance(module, _CONVOLUTIONS):
                 continue
@@ -142,22 +128,22 @@ def matrices_of(
                 name = f"{names[module]}.{key}"
                 if sum(size > 1 for size in parameter.shape) < 3:
                     continue
-                is_transposed = _layout(parameter, products) if parameter.dim() == 3 else None
+                is_transposed = _is_transposed(parameter, products) if parameter.dim() == 3 else None
                 if is_transposed is None:
                     unread.append(name)
                     continue
                 for expert in range(len(parameter)):
-                    each = f"{name}[{expert}]"
-                    found[each] = Matrix(each, parameter, expert, is_transposed)
-    return found, tuple(unread)
+                    slice_name = f"{name}[{expert}]"
+                    matrices[slice_name] = Matrix(slice_name, parameter, expert, is_transposed)
+    return matrices, tuple(unread)
 
 
-def _layout(parameter: nn.Parameter, products: dict[int, Tensor]) -> bool | None:
-    """Whether the slices of a stack are stored as (in, out); None where no product read one."""
+def _is_transposed(parameter: nn.Parameter, products: dict[int, Tensor]) -> bool | None:
+    """Return whether the slices of a stack are stored as (in, out); None where no product read one."""
     for matrix in parameter.data:
         operand = products.get(matrix.data_ptr())
         if operand is not None:
-            is_transposed = is_stored_transposed(operand)
+            is_transposed = operand.stride(-1) == 1  # the (in, out) operand is contiguous as it is
             whole = matrix if is_transposed else matrix.T
             if operand.shape[-2:] == whole.shape:
                 return is_transposed

@@ -1,6 +1,6 @@
-"""Weights that come to their device for their turn: they rest on disk, in memory or on another device until then.
+"""Weights that rest on disk, in memory or on another device, and are loaded while their layer runs.
 
-Whoever reads or replaces numbers of a layer does so inside `on_device`. Where layers rest is `placement.py`'s.
+Code that reads or replaces the numbers of a layer does so inside `on_device`.
 """
 
 import threading
@@ -13,52 +13,48 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 Read = Callable[[], Tensor]
-_KEY = "prunescope_rest"
+_KEY = "prunescope_offload"
 
 
 class OffloadedLayer:
-    """A layer's forward: its weights come, what it is given follows them, and what it returns goes back.
+    """A layer's forward that loads its weights, moves its inputs to them, and moves its output back.
 
-    Hooks on the layer see tensors on the model's own device, those on modules inside it tensors where it computes.
+    Hooks on the layer see tensors on the model's own device; hooks on modules inside it see tensors where it computes.
 
     Args:
-        layer: whose forward it takes the place of.
-        home: where it computes once it is proved.
+        layer: the layer; its forward is replaced.
+        final_device: where it computes once it is proved.
         device: the model's own device, where it computes until then: proofs compare tensors of different layers.
-        comes: whether its weights lie elsewhere while it does not run.
+        is_streamed: whether its weights are elsewhere while it does not run.
     """
 
-    def __init__(self, layer: nn.Module, home: torch.device, device: torch.device, *, comes: bool) -> None:
-        self.comes = comes
+    def __init__(
+        self, layer: nn.Module, final_device: torch.device, device: torch.device, *, is_streamed: bool
+    ) -> None:
+        self.is_streamed = is_streamed
         self._layer, self._forward = layer, layer.forward
-        self._home, self._device = home, device
-        self.place = device
+        self.final_device, self.device, self._model_device = final_device, device, device
         cast(Any, layer).forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (any layer's signature)
-        """Runs the layer."""
+        """Run the layer."""
         with on_device(self._layer):
-            if self.place == self._device:
+            if self.device == self._model_device:
                 return self._forward(*args, **kwargs)
-            own_args, own_kwargs = send_to_device((args, kwargs), self.place)
-            return send_to_device(self._forward(*own_args, **own_kwargs), self._device)
-
-    def settle(self) -> bool:
-        """From now on it computes at home; whether its weights come for it."""
-        self.place = self._home
-        return self.comes
+            own_args, own_kwargs = send_to_device((args, kwargs), self.device)
+            return send_to_device(self._forward(*own_args, **own_kwargs), self._model_device)
 
 
-class _Rest:
-    """Where the numbers of one parameter or buffer are while nobody needs them, and who needs them now."""
+class _OffloadedTensor:
+    """The numbers of one parameter or buffer at rest, and a count of the contexts that use them now."""
 
-    def __init__(self, turn: OffloadedLayer, read: Read | None) -> None:
-        self._turn, self._read = turn, read
+    def __init__(self, layer: OffloadedLayer, read: Read | None) -> None:
+        self._layer, self._read = layer, read
         self._lock, self._users = threading.Lock(), 0
         self._before: Tensor | None = None
 
     def enter(self, tensor: Tensor) -> None:
-        """Brings the numbers; other weights that somebody gave the parameter meanwhile only come to the device."""
+        """Load the numbers; other weights that were swapped into the parameter are only moved to the device."""
         with self._lock:
             if not self._users:
                 self._before = tensor.data
@@ -66,76 +62,78 @@ class _Rest:
             self._users += 1
 
     def leave(self, tensor: Tensor) -> None:
-        """Puts back what was there, once for every `enter`."""
+        """Restore the tensor's data at rest when the last user leaves."""
         with self._lock:
             self._users -= 1
             if not self._users:
                 tensor.data, self._before = cast(Tensor, self._before), None
 
     def data_of(self, tensor: Tensor) -> Tensor:
-        """The numbers in the type that the parameter has now, where its layer computes."""
+        """Return the numbers in the parameter's current type, on the device where its layer computes."""
         data = tensor.data
-        if self._read is not None and _is_nothing(data):
+        if self._read is not None and _is_placeholder(data):
             data = self._read().to(data.dtype)
-        return data.to(self._turn.place)
+        return data.to(self._layer.device)
 
 
 def finalize_placement(layers: Iterable[nn.Module]) -> bool:
-    """Lets layers compute at home from now on; whether weights of any come for its turn."""
-    come = [layer.forward.settle() for layer in layers if isinstance(layer.forward, OffloadedLayer)]
-    return any(come)
+    """Let layers compute on their final devices, and return whether weights of any are streamed."""
+    offloaded = [layer.forward for layer in layers if isinstance(layer.forward, OffloadedLayer)]
+    for forward in offloaded:
+        forward.device = forward.final_device
+    return any(forward.is_streamed for forward in offloaded)
 
 
-def offload(tensor: Tensor, turn: OffloadedLayer, read: Read | None = None) -> None:
-    """Lets a parameter or buffer of a layer come for its turns.
+def offload(tensor: Tensor, layer: OffloadedLayer, read: Read | None = None) -> None:
+    """Make a parameter or buffer one that is loaded by `on_device`.
 
     Args:
-        tensor: which.
-        turn: of its layer.
-        read: reads its numbers from where they rest; None where they rest in the tensor itself.
+        tensor: the parameter or buffer.
+        layer: its layer.
+        read: reads its numbers from disk; None where they are in the tensor itself.
     """
-    vars(tensor)[_KEY] = _Rest(turn, read)
+    vars(tensor)[_KEY] = _OffloadedTensor(layer, read)
 
 
 def placeholder(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What stands in a parameter that rests on disk: its shape and type, and NaN, so that a slip cannot go unseen."""
+    """Return data for a parameter on disk: its shape and type, and NaN, so that any use of it shows."""
     return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
 
 
 def retyped(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Its numbers in another type; of a parameter that rests on disk what stands for them, which then come in it."""
-    return placeholder(tensor.shape, dtype, tensor.device) if _is_nothing(tensor.data) else tensor.data.to(dtype)
+    """Return a tensor's data in another type; for a parameter on disk a placeholder, whose type loading follows."""
+    return placeholder(tensor.shape, dtype, tensor.device) if _is_placeholder(tensor.data) else tensor.data.to(dtype)
 
 
 @contextmanager
-def on_device(*wanted: nn.Module | Tensor) -> Iterator[None]:
-    """Parameters and buffers, or all of some modules, are on the device where they are used for a while.
+def on_device(*owners: nn.Module | Tensor) -> Iterator[None]:
+    """Temporarily load parameters and buffers, or all of some modules, to the device where they are used.
 
-    May be nested and called by several threads; the last one lets them go.
+    Contexts may be nested and entered by several threads; the last one to leave unloads the numbers.
     """
     with ExitStack() as stack:
-        for tensor in _tensors(wanted):
-            rest = vars(tensor).get(_KEY)
-            if rest is not None:
-                rest.enter(tensor)
-                stack.callback(rest.leave, tensor)
+        for tensor in _tensors(owners):
+            offloaded = vars(tensor).get(_KEY)
+            if offloaded is not None:
+                offloaded.enter(tensor)
+                stack.callback(offloaded.leave, tensor)
         yield
 
 
 def data_of(tensor: Tensor) -> Tensor:
-    """The numbers of a parameter, to be read; from disk if they rest there."""
-    rest = vars(tensor).get(_KEY)
-    return tensor.data if rest is None else cast(Tensor, rest.data_of(tensor))
+    """Return the numbers of a parameter for reading, from disk if they are there."""
+    offloaded = vars(tensor).get(_KEY)
+    return tensor.data if offloaded is None else cast(Tensor, offloaded.data_of(tensor))
 
 
-def _tensors(wanted: Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
-    for each in wanted:
-        if isinstance(each, Tensor):
-            yield each
+def _tensors(owners: Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
+    for owner in owners:
+        if isinstance(owner, Tensor):
+            yield owner
         else:
-            yield from each.parameters()
-            yield from each.buffers()
+            yield from owner.parameters()
+            yield from owner.buffers()
 
 
-def _is_nothing(data: Tensor) -> bool:
+def _is_placeholder(data: Tensor) -> bool:
     return data.numel() > 1 and data.untyped_storage().nbytes() == data.itemsize

@@ -15,7 +15,7 @@ from prunescope.pipelines.evaluation.speed import check_speed
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
 from prunescope.pipelines.models.load import check_device
-from prunescope.pipelines.models.meta_model import MetaModel, load_outline
+from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, size_of
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, steps
@@ -32,7 +32,7 @@ def check_study(study: Study, folder: Path) -> None:
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
-    outline = load_outline(folder)
+    outline = load_meta_model(folder)
     check_outline(study, outline)
     # Their samples may have to be fetched, which planning leaves to the run.
     if study.tasks:

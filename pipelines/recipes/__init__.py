@@ -1,6 +1,7 @@
-"""Recipes: the ways to prune, their parameters and their names. No torch here, so that planning is fast.
+"""Recipes: their classes, parameters and names. No torch here, so that planning is fast.
 
-To add one: a class in a module of this folder, its line in `KINDS`, its computation in `prunescope.pipelines.pruning.methods`.
+A new recipe needs a class in a module of this folder, an entry in `SingleRecipe`, and its computation in
+`prunescope.pipelines.pruning.methods`.
 """
 
 import re
@@ -13,7 +14,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import NAME
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
+from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Statistic
 from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, NoiseRecipe
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
@@ -29,7 +30,6 @@ __all__ = [
     "NAME",
     "RIA",
     "RTN",
-    "BaseRecipe",
     "ComposedRecipe",
     "DSnoT",
     "DenseRecipe",
@@ -43,12 +43,9 @@ __all__ = [
     "Neurons",
     "NoiseKind",
     "NoiseRecipe",
-    "QuantizationRecipe",
-    "Reads",
     "Recipe",
     "SingleRecipe",
     "SparseGPT",
-    "Statistic",
     "StructuredRecipe",
     "Wanda",
     "parse_recipe",
@@ -56,33 +53,19 @@ __all__ = [
     "steps",
 ]
 
-SingleRecipe = (
-    DenseRecipe
-    | Magnitude
-    | Wanda
-    | RIA
-    | SparseGPT
-    | ADMM
-    | DSnoT
-    | RTN
-    | GPTQ
-    | AWQ
-    | Neurons
-    | Heads
-    | Flap
-    | DepthRecipe
-    | ExternalRecipe
-    | NoiseRecipe
-)
+_Weights = Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT
+_Quantization = RTN | GPTQ | AWQ
+_Structure = Neurons | Heads | Flap
+SingleRecipe = DenseRecipe | _Weights | _Quantization | _Structure | DepthRecipe | ExternalRecipe | NoiseRecipe
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
-_NEEDS_A_MASK = "improves an earlier mask; write it behind one, as in wanda-50+dsnot"
+_NEEDS_A_MASK = "improves an earlier mask; write it after one, as in wanda-50+dsnot"
 
 
 class ComposedRecipe(BaseRecipe):
-    """Several recipes, one after the other, each on what the ones before left (`attn-drop-4+wanda-50`).
+    """A sequence of recipes, each applied to the result of the earlier ones (`attn-drop-4+wanda-50`).
 
     Attributes:
-        parts: the recipes in order; `dense`, noise and other compositions have no place among them.
+        parts: the recipes in order; they cannot be `dense`, noise or compositions.
     """
 
     method: Literal["composed"] = "composed"
@@ -91,49 +74,51 @@ class ComposedRecipe(BaseRecipe):
     @field_validator("parts", mode="before")
     @classmethod
     def _names_and_mappings(cls, parts: object) -> object:
-        """Parts may be names; a mapping needs no name of its own here."""
+        """Parse names, and give mappings without a name that of their method."""
         if not isinstance(parts, (list, tuple)):
             return parts
         fields = [_spelled(part, part) if isinstance(part, str) else part for part in parts]
         return [{"name": part.get("method"), **part} if isinstance(part, dict) else part for part in fields]
 
     @model_validator(mode="after")
-    def _all_prune(self) -> "ComposedRecipe":
+    def _is_valid_sequence(self) -> "ComposedRecipe":
         for part in self.parts:
             if isinstance(part, (DenseRecipe, NoiseRecipe)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
             if part.calibration is not None:
-                raise ValueError(f"{part.name} has a `calibration` of its own; put it beside `parts`, all share it")
+                raise ValueError(f"{part.name} has a `calibration` of its own; set it next to `parts`, for all of them")
         for index, part in enumerate(self.parts):
-            if isinstance(part, ExternalRecipe) and index:
+            earlier = self.parts[:index]
+            if isinstance(part, ExternalRecipe) and earlier:
                 raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
-            codes = next((before for before in self.parts[:index] if isinstance(before, QuantizationRecipe)), None)
-            if isinstance(part, (SparseGPT, ADMM)) and codes is not None:
+            quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)
+            if isinstance(part, (SparseGPT, ADMM)) and quantized is not None:
                 raise ValueError(
-                    f"{part.name} solves for the dense weights and would undo {codes.name}; prune first, then quantize"
+                    f"{part.name} solves for the dense weights and would undo {quantized.name}; prune first, then "
+                    "quantize"
                 )
-            if isinstance(part, DSnoT) and not any(isinstance(before, MaskingRecipe) for before in self.parts[:index]):
+            if isinstance(part, DSnoT) and not any(isinstance(recipe, MaskingRecipe) for recipe in earlier):
                 raise ValueError(f"{part.name} {_NEEDS_A_MASK}")
-            units = next((before for before in self.parts[:index] if isinstance(before, StructuredRecipe)), None)
-            if isinstance(part, DSnoT) and units is not None:
+            structured = next((recipe for recipe in earlier if isinstance(recipe, StructuredRecipe)), None)
+            if isinstance(part, DSnoT) and structured is not None:
                 raise ValueError(
-                    f"{part.name} would bring weights of units back that {units.name} removed; put it first"
+                    f"{part.name} would restore weights of units that {structured.name} removed; put it first"
                 )
         return self
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """All that its parts need."""
+        """Return the tables that its parts need."""
         return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the calibration tokens have a part in it."""
+        """Return whether one of its parts depends on the calibration tokens."""
         return any(part.is_calibrated for part in self.parts)
 
     @property
     def changes_matrices(self) -> bool:
-        """Whether one of its parts does."""
+        """Return whether one of its parts changes weights of matrices."""
         return any(part.changes_matrices for part in self.parts)
 
 
@@ -147,7 +132,7 @@ Recipe = Annotated[SingleRecipe | ComposedRecipe, Field(discriminator="method"),
 
 
 def shares_passes(recipe: Recipe) -> bool:
-    """Whether it measures inputs behind dense predecessors, as other such recipes do: one pass serves them all."""
+    """Return whether a recipe reads inputs with dense predecessors, so that one pass serves all such recipes."""
     return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
 
 
@@ -155,7 +140,7 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe, config=ConfigDict(hide_input
 
 
 def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
-    """The recipe itself, or the parts of a composition in order."""
+    """Return the parts of a composition in order, or the recipe itself."""
     return recipe.parts if isinstance(recipe, ComposedRecipe) else (recipe,)
 
 
@@ -165,12 +150,12 @@ _PLUS = re.compile(r"(?<!attn)\+")
 
 
 def parse_recipe(text: str) -> Recipe:
-    """The recipe that a name spells, such as `wanda-50`, `attn-drop-4` or `attn-drop-4+wanda-2of4`.
+    """Return the recipe of a name such as `wanda-50`, `attn-drop-4` or `attn-drop-4+wanda-2of4`.
 
     A recipe with other parameters is written as in a study's YAML: `{name: mine, method: wanda, sparsity: 0.6}`.
 
     Raises:
-        InputError: the name has none of the known forms, or its numbers make no sense.
+        InputError: the name has none of the known forms, or its numbers are out of range.
     """
     if text.lstrip().startswith("{"):
         return _validated(text, _mapping(text))
@@ -184,7 +169,7 @@ def _spelled(name: str, text: str) -> dict[str, object]:
         if match := kind.SPELLING.fullmatch(name):
             return {"name": name, **kind.spelled(match)}
     if not name:
-        raise InputError(f"recipe {text!r}: a `+` stands between two recipes")
+        raise InputError(f"recipe {text!r}: a `+` must be between two recipes")
     if name == "external":
         raise InputError("recipe 'external' is written `{name: mine, method: external, source: ./their-model}`")
     like = get_close_matches(name.lower(), [form for form, _ in FORMS], n=3)
@@ -209,7 +194,6 @@ def _validated(text: str, fields: dict[str, object]) -> Recipe:
         kind = next(
             (kind for kind in KINDS if fields.get("method") in get_args(kind.model_fields["method"].annotation)), None
         )
-        place, message = first_problem(error, kind)
-        # The first part of the place is the method, which says nothing new.
-        key = ".".join(str(part) for part in place[1:])
+        location, message = first_problem(error, kind)
+        key = ".".join(str(part) for part in location[1:])  # the first part is the method
         raise InputError(f"recipe {text!r}: {f'`{key}` ' if key else ''}{message}") from error

@@ -1,7 +1,4 @@
-"""What all recipes share: name, method, canonical parameters, the form of their names. No torch here.
-
-What each of them does stands in the modules beside this one.
-"""
+"""Base classes of recipes: name, method, canonical parameters, and the spelling of names. No torch here."""
 
 import hashlib
 import json
@@ -14,7 +11,7 @@ from prunescope.pipelines.core.frozen_model import NAME
 from prunescope.pipelines.recipes.calibration import CalibrationSpec
 
 Statistic = Literal["activation_stats", "block_influence"]
-# What a method reads of the inputs x of a matrix: nothing, E[x] and E[x²] per channel, or E[x xᵀ] as well.
+# Statistics of a matrix's inputs x that a method uses: none, E[x] and E[x²] per channel, or E[x xᵀ] as well.
 Reads = Literal["nothing", "moments", "gram"]
 
 
@@ -22,58 +19,58 @@ class BaseRecipe(BaseModel):
     """One way to change a model, with its parameters.
 
     Attributes:
-        name: in tables and files; anybody may choose it, but two recipes of a study have two names.
-        method: which recipe it is.
-        calibration: tokens of its own, such as `{seed: 1}`, for a recipe that reads activations; keys that it leaves
-            out are the study's.
+        name: in tables and files, freely chosen; unique in a study.
+        method: the kind of recipe.
+        calibration: settings of its own, such as `{seed: 1}`, for a recipe that reads activations; missing keys are
+            taken from the study.
     """
 
-    # Errors are logged; what the user gave stands in our own messages, where secrets are left out.
+    # pydantic's errors are logged, so they must not quote inputs; our own messages quote them with secrets masked.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    # The names that spell this recipe, as one pattern, and examples of them with what they mean.
+    # The pattern of names that spell this recipe, and examples with their meanings.
     SPELLING: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     EXAMPLES: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     name: NAME
     method: str
-    # Left out of hashes where it is not given: the study's calibration is no parameter of a recipe.
+    # Excluded from hashes where it is None, because the study's calibration is not a parameter of the recipe.
     calibration: CalibrationSpec | None = Field(default=None, exclude_if=lambda own: own is None)
 
     @model_validator(mode="after")
-    def _reads_what_it_is_given(self) -> Self:
+    def _uses_calibration(self) -> Self:
         if self.calibration is not None and not self.is_calibrated:
             raise ValueError(f"`calibration`: {self.name} reads no activations; leave it out")
         return self
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:
-        """The fields that a name spells; by default the named groups of the pattern."""
+        """Return the fields that a name spells; by default the named groups of the pattern."""
         return {key: value for key, value in match.groupdict().items() if value is not None}
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Tables of the dense model's statistics that the recipe reads."""
+        """Return the names of the dense model's statistics tables that the recipe reads."""
         return ()
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the calibration tokens have a part in it."""
+        """Return whether the recipe depends on the calibration tokens."""
         return bool(self.needs)
 
     @property
     def changes_matrices(self) -> bool:
-        """Whether weights of matrices change; where not, whole sublayers go, or nothing."""
+        """Return whether the recipe changes weights of matrices, and does not only drop sublayers or nothing."""
         return False
 
     @property
     def parameters_json(self) -> str:
-        """All parameters, without the name that somebody gave them, as canonical JSON."""
+        """Return all parameters but the names, as canonical JSON."""
         return json.dumps(_without_names(self.model_dump(mode="json")), sort_keys=True)
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the parameters: two names for the same recipe share it."""
+        """Return the SHA-256 of the parameters, equal for recipes that differ in name only."""
         return hashlib.sha256(self.parameters_json.encode()).hexdigest()
 
 
@@ -81,13 +78,16 @@ class MatrixRecipe(BaseRecipe):
     """A recipe that changes the layers' weight matrices one by one, layer after layer from the first.
 
     Attributes:
-        modules: shell patterns (`*.mlp.*`, `*q_proj`) of the matrices' names that are included, or `attn` and `mlp`;
-            none means every matrix of every layer. Head and embeddings are never among them.
-        predecessors: what the layers before are while a layer's inputs are measured: already `pruned`, as the papers
-            do, or `dense`. A recipe that reads no inputs takes no notice.
-        unreached: what becomes of a matrix that no calibration token reached, such as an expert's: `refuse` it, or
-            leave it `dense` and count it among the variant's facts (`matrices_unreached`).
+        modules: shell patterns (`*.mlp.*`, `*q_proj`) of the names of the matrices to change, or `attn` and `mlp`; none
+            means every matrix of every layer. Head and embeddings are never changed.
+        predecessors: state of the earlier layers while a layer's inputs are measured: `pruned`, as in the papers, or
+            `dense`. Recipes that read no inputs ignore it.
+        unreached: treatment of a matrix that no calibration token reached, such as an expert's: `refuse` it, or leave
+            it `dense` and count it among the variant's facts (`matrices_unreached`).
     """
+
+    # Statistics of every matrix's inputs that the recipe reads.
+    reads: ClassVar[Reads] = "nothing"
 
     modules: tuple[str, ...] = ()
     predecessors: Literal["pruned", "dense"] = "pruned"
@@ -95,38 +95,33 @@ class MatrixRecipe(BaseRecipe):
 
     @property
     def changes_matrices(self) -> bool:
-        """They do."""
+        """Return True."""
         return True
 
     @property
-    def reads(self) -> Reads:
-        """What it reads of every matrix's inputs."""
-        return "nothing"
-
-    @property
     def needs(self) -> tuple[Statistic, ...]:
-        """The table that saves it a pass over the tokens: moments with dense predecessors are known before."""
+        """Return the table that replaces a pass over the tokens: it has the moments with dense predecessors."""
         return ("activation_stats",) if self.reads == "moments" and self.predecessors == "dense" else ()
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the calibration tokens have a part in it."""
+        """Return whether the recipe depends on the calibration tokens."""
         return self.reads != "nothing" or super().is_calibrated
 
 
 class MaskingRecipe(MatrixRecipe):
     """A recipe that sets weights to zero.
 
-    Either `sparsity`, or `keep` and `block` (N:M), or one of `ratios` a layer.
+    The pattern is either `sparsity`, or `keep` and `block` (N:M), or one of `ratios` per layer.
 
     Attributes:
-        sparsity: share of the weights that is set to zero, above 0 and below 1.
-        keep: how many of every `block` consecutive inputs are kept.
+        sparsity: share of the weights to set to zero, above 0 and below 1.
+        keep: number of kept weights among every `block` consecutive inputs.
         block: see `keep`.
-        ratios: how the sparsity is shared out among the layers: `uniform`; `owl`, by each layer's outliers (Yin et
-            al., 2310.05175); or one sparsity a layer, from the first.
-        owl_m: a weight whose score is over this many times its layer's mean counts as an outlier.
-        owl_lambda: the layers' sparsities stay within this distance of `sparsity`, and one of them reaches it.
+        ratios: distribution of the sparsity over the layers: `uniform`; `owl`, by each layer's outliers (Yin et al.,
+            2310.05175); or one sparsity per layer, from the first.
+        owl_m: factor over its layer's mean score at which a weight counts as an outlier.
+        owl_lambda: largest distance of a layer's sparsity from `sparsity`; one layer reaches it.
     """
 
     sparsity: float | None = Field(default=None, gt=0, lt=1)
@@ -138,7 +133,7 @@ class MaskingRecipe(MatrixRecipe):
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:
-        """Reads `-50` as a sparsity and `-2of4` as a pattern."""
+        """Parse `-50` as a sparsity and `-2of4` as an N:M pattern."""
         fields = dict(super().spelled(match))
         percent = fields.pop("percent", None)
         return fields if percent is None else fields | {"sparsity": float(str(percent)) / 100}
@@ -148,14 +143,14 @@ class MaskingRecipe(MatrixRecipe):
         return self.require_pattern()
 
     def require_pattern(self) -> Self:
-        """Itself.
+        """Return the recipe itself.
 
         Raises:
-            ValueError: its pattern is not one of those above.
+            ValueError: its pattern has none of the three forms.
         """
         if isinstance(self.ratios, tuple):
             if self.keep is not None or self.sparsity is not None:
-                raise ValueError("`ratios` gives one sparsity a layer; leave `sparsity`, `keep` and `block` out")
+                raise ValueError("`ratios` gives one sparsity per layer; leave `sparsity`, `keep` and `block` out")
         elif (self.sparsity is None) == (self.keep is None) or (self.keep is None) != (self.block is None):
             raise ValueError("give either `sparsity`, or `keep` and `block` (N:M)")
         if self.keep is not None and self.block is not None and self.keep >= self.block:
@@ -168,12 +163,12 @@ class MaskingRecipe(MatrixRecipe):
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Input norms of the dense model, where the layers' outliers decide."""
+        """Return the table of input norms as well, where OWL's outliers determine the ratios."""
         return ("activation_stats",) if self.ratios == "owl" else super().needs
 
 
 def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
-    """The names of a masked recipe: `method-50`, `method-50-owl`, `method-2of4`; and `method` where it means one."""
+    """Return the pattern of names: `method-50`, `method-50-owl`, `method-2of4`, and `method` if `also_alone`."""
     share = r"(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<ratios>owl))?"
     pattern = rf"-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))"
     return re.compile(rf"(?P<method>{method})(?:{pattern}){'?' if also_alone else ''}")
@@ -182,4 +177,4 @@ def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
 def _without_names(fields: object) -> object:
     if isinstance(fields, dict):
         return {key: _without_names(value) for key, value in fields.items() if key != "name"}
-    return [_without_names(each) for each in fields] if isinstance(fields, list) else fields
+    return [_without_names(value) for value in fields] if isinstance(fields, list) else fields

@@ -1,7 +1,4 @@
-"""Recipes that prune nothing: the dense model itself, and the dense model computed in another way. No torch here.
-
-They are the zero and the noise floor under every other recipe.
-"""
+"""Recipes that prune nothing: the dense model, and its noise floors under all other recipes. No torch here."""
 
 import re
 from typing import ClassVar, Literal
@@ -21,21 +18,18 @@ class DenseRecipe(BaseRecipe):
 
 
 class NoiseRecipe(BaseRecipe):
-    """The dense model computed in another way: the floor that rounding alone sets under every divergence.
+    """The dense model computed in another way: the noise floor that rounding alone sets under every divergence.
 
     Attributes:
         kind: `bfloat16`: weights and activations of the body in bfloat16, head and metrics in float32; `batch`: the
-            same weights, with every matrix product of the layers summed in the opposite order, which rounds as
-            another batch shape, kernel or machine would.
+            same weights, with every matrix product of the layers summed in the opposite order, whose rounding differs
+            as between batch shapes, kernels or machines.
     """
 
     SPELLING = re.compile(r"(?P<method>noise)-(?P<kind>bfloat16|batch)")
     EXAMPLES: ClassVar = (
         ("noise-bfloat16", "the dense model in bfloat16: a floor, no pruning"),
-        (
-            "noise-batch",
-            "the dense model with its sums in another order: a floor, no pruning",
-        ),
+        ("noise-batch", "the dense model with its sums in another order: a floor, no pruning"),
     )
 
     method: Literal["noise"] = "noise"

@@ -1,7 +1,4 @@
-"""Which tokens a model is calibrated on: of a whole study, or of one recipe. No torch here.
-
-How they are drawn is `prunescope.pipelines.pruning.calibration.statistics`'s.
-"""
+"""Calibration settings of a study or of one recipe. No torch here."""
 
 from typing import Literal
 
@@ -20,13 +17,13 @@ class CalibrationSpec(FrozenModel):
             or JSONL file, or a data set of the hub or in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the
             first 10,000 documents are read.
         sequences: number of windows.
-        length: tokens of each.
+        length: tokens per window.
         seed: of the draw, from 0 to 2⁶³ − 1.
-        documents: `joined` draws windows from all documents behind each other; `single` draws a document that is
-            long enough and a window inside it, as SparseGPT and Wanda take theirs from C4.
-        template: whether each document is what a user says in the model's chat template.
-        dtype: type of weights and activations while the tokens pass the layers; `model` is the study's. Statistics
-            are summed in float32 and float64 in any case.
+        documents: `joined` draws windows from the concatenation of all documents; `single` draws a document that is
+            long enough and a window inside it, as SparseGPT and Wanda do with C4.
+        template: whether to put each document into the model's chat template as a user's message.
+        dtype: type of weights and activations in the calibration passes; `model` is the study's. Statistics are
+            always summed in float32 and float64.
     """
 
     source: SOURCE = calibration_defaults.SOURCE

@@ -1,7 +1,4 @@
-"""Calibration unless a study or an option says otherwise. Nothing is imported here: the command line shows it as help.
-
-`recipes.calibration` explains the values.
-"""
+"""Default calibration settings, without heavy imports, because the command line's help shows them."""
 
 from typing import Literal
 

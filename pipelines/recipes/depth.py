@@ -1,7 +1,4 @@
-"""Recipes that remove whole sublayers or blocks. No torch here.
-
-How the order is found stands in `prunescope.pipelines.pruning.methods.depth`.
-"""
+"""The recipe that drops whole sublayers or blocks. No torch here."""
 
 import re
 from typing import Any, ClassVar, Literal
@@ -15,17 +12,17 @@ Choice = Literal["influence", "iterative", "greedy", "consecutive", "random", "g
 
 
 class DepthRecipe(BaseRecipe):
-    """Removes `count` sublayers or blocks.
+    """Removal of `count` sublayers or blocks.
 
-    Attention and MLP sublayers, each by themselves or jointly (`attn+mlp`), as in LLM-Drop (2406.15786 §3); whole
-    blocks as in ShortGPT (2403.03853 §3).
+    The units are attention or MLP sublayers, or both jointly (`attn+mlp`), as in LLM-Drop (2406.15786 §3); or whole
+    blocks, as in ShortGPT (2403.03853 §3).
 
     Attributes:
-        count: how many.
-        by: how they are chosen. `influence`: the least cosine influence, measured once (ShortGPT, LLM-Drop);
-            `iterative`: the same, measured again after every removal; `greedy`: again and again the one whose removal
-            raises the loss least (SLEB, 2402.09025 §3); `consecutive`: the neighbours whose joint removal turns the
-            stream least (2403.17887 §3.2); `random`; `given`: those of `layers` or `sublayers`.
+        count: number of units.
+        by: their selection. `influence`: the least cosine influence, measured once (ShortGPT, LLM-Drop); `iterative`:
+            the same, measured again after every removal; `greedy`: repeatedly the unit whose removal raises the loss
+            least (SLEB, 2402.09025 §3); `consecutive`: the neighbours whose joint removal rotates the stream least
+            (2403.17887 §3.2); `random`; `given`: those in `layers` or `sublayers`.
         seed: of `random`.
         layers: of `given`, from 0, where the units are attentions, MLPs or blocks.
         sublayers: of `given`, such as `attn.3`, where the units are `attn+mlp`.
@@ -41,8 +38,8 @@ class DepthRecipe(BaseRecipe):
         ("attn+mlp-drop-4", "the 4 sublayers with least influence among both kinds"),
         ("block-drop-4", "the 4 whole blocks with least influence"),
         ("block-drop-4-iterative", "the same, measured again after every removal"),
-        ("block-drop-4-greedy", "again and again the block whose removal raises the loss least"),
-        ("block-drop-4-consecutive", "the 4 neighbouring blocks that turn the stream least"),
+        ("block-drop-4-greedy", "4 times the block whose removal raises the loss least"),
+        ("block-drop-4-consecutive", "the 4 neighbouring blocks that rotate the stream least"),
         ("block-drop-4-random7", "4 random blocks, drawn with seed 7"),
     )
 
@@ -55,69 +52,69 @@ class DepthRecipe(BaseRecipe):
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:
-        """Reads `-random7` as a choice and its seed."""
+        """Parse `-random7` as a selection and its seed."""
         fields = super().spelled(match)
         return fields | {"by": "random"} if "seed" in fields else fields
 
     @model_validator(mode="before")
     @classmethod
-    def _count_of_the_list(cls, fields: Any) -> Any:  # noqa: ANN401 (whatever somebody wrote)
-        if isinstance(fields, dict) and (given := fields.get("layers") or fields.get("sublayers")):
-            return {"by": "given", "count": len(given)} | fields
+    def _count_of_the_list(cls, fields: Any) -> Any:  # noqa: ANN401 (not validated yet)
+        if isinstance(fields, dict) and (units := fields.get("layers") or fields.get("sublayers")):
+            return {"by": "given", "count": len(units)} | fields
         return fields
 
     @model_validator(mode="after")
-    def _one_choice(self) -> "DepthRecipe":
+    def _one_selection(self) -> "DepthRecipe":
         listed = self.layers or self.sublayers
         if self.layers and self.sublayers:
             raise ValueError("give either `layers` or `sublayers`")
         if (self.by == "given") != bool(listed):
-            raise ValueError("`layers` or `sublayers` go with `by: given`, and it with them")
+            raise ValueError("`by: given` needs `layers` or `sublayers`, and they need `by: given`")
         if self.layers and self.unit == "attn+mlp":
             raise ValueError("`attn+mlp-drop` takes `sublayers`, such as [attn.3, mlp.5]")
         if self.sublayers and self.unit != "attn+mlp":
-            raise ValueError(f"`{self.method}` takes `layers`; a list of `sublayers` is `attn+mlp-drop`'s")
+            raise ValueError(f"`{self.method}` takes `layers`; only `attn+mlp-drop` takes `sublayers`")
         if listed and (self.count != len(listed) or len(set(listed)) != len(listed)):
             raise ValueError(f"`count` is {self.count}, but {len(set(listed))} different ones are listed")
         if self.seed and self.by != "random":
-            raise ValueError("`seed` goes with `by: random`")
+            raise ValueError("`seed` needs `by: random`")
         return self
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """The influence of every unit, where it is measured once."""
+        """Return the table of the units' influence, where it is measured once."""
         return ("block_influence",) if self.by == "influence" else ()
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the calibration tokens have a part in the choice."""
+        """Return whether the selection depends on the calibration tokens."""
         return self.by not in {"random", "given"}
 
     @property
     def unit(self) -> str:
-        """What is dropped: attn, mlp, attn+mlp or block."""
+        """Return the kind of unit: attn, mlp, attn+mlp or block."""
         return self.method.removesuffix("-drop")
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Labels of the listed units, such as `attn.3` or `block.5`."""
+        """Return the labels of the listed units, such as `attn.3` or `block.5`."""
         return self.sublayers or tuple(f"{self.unit}.{layer}" for layer in self.layers)
 
     def units(self, layers: int) -> tuple[str, ...]:
-        """Labels of all units of a model, in the order in which the stream meets them.
+        """Return the labels of all units of a model, in the order in which they add to the stream.
 
         Args:
-            layers: how many the model has.
+            layers: number of layers of the model.
 
         Raises:
-            InputError: there are too few of them, or a listed one is none of them.
+            InputError: there are too few units, or a listed unit does not exist.
         """
         kinds = self.unit.split("+")
-        found = tuple(f"{kind}.{layer}" for layer in range(layers) for kind in kinds)
-        what = f"{layers} layers" if len(kinds) == 1 else f"{layers} layers with {len(found)} sublayers"
-        if self.count >= len(found):
-            raise InputError(f"recipe {self.name}: the model has {what}; drop fewer")
-        unknown = next((label for label in self.given if label not in found), None)
+        labels = tuple(f"{kind}.{layer}" for layer in range(layers) for kind in kinds)
+        if self.count >= len(labels):
+            present = f"{layers} layers" if len(kinds) == 1 else f"{layers} layers with {len(labels)} sublayers"
+            raise InputError(f"recipe {self.name}: the model has {present}; drop fewer")
+        unknown = next((label for label in self.given if label not in labels), None)
         if unknown is not None:
-            raise InputError(f"recipe {self.name}: the model has no {unknown}, only {found[0]} to {found[-1]}")
-        return found
+            raise InputError(f"recipe {self.name}: the model has no {unknown}, only {labels[0]} to {labels[-1]}")
+        return labels

@@ -1,7 +1,4 @@
-"""The recipe for a checkpoint that another tool made. No torch here.
-
-How it is read stands in `prunescope.pipelines.pruning.methods.external`.
-"""
+"""The recipe for a checkpoint made by another tool. No torch here."""
 
 from typing import ClassVar, Literal
 
@@ -14,13 +11,13 @@ from prunescope.pipelines.recipes.base import BaseRecipe
 class ExternalRecipe(BaseRecipe):
     """A model that any other tool pruned, quantized or fine-tuned, measured like every other variant.
 
-    Its source is the tool's own output; no paper. Which weights differ from the dense model's is found by comparison.
+    Comparison with the dense model's weights finds the changes.
 
     Attributes:
-        source: a folder with safetensors, a .gguf file or a hub id, as a study's models have it.
-        layers: which of the dense model's layers it has, from 0, where it has fewer; None finds them by their weights.
-        head: whether a head, final norm or tied embedding of its own is refused, or replaced by the dense model's,
-            through which both sides are read.
+        source: a folder with safetensors, a .gguf file or a hub id, as for a study's models.
+        layers: the dense model's layers that it has, from 0, where it has fewer; None finds them by their weights.
+        head: whether to refuse a head, final norm or tied embedding of its own, or to replace it by the dense model's,
+            which then computes the logits of both.
     """
 
     EXAMPLES: ClassVar = ()
@@ -32,12 +29,12 @@ class ExternalRecipe(BaseRecipe):
 
     @property
     def changes_matrices(self) -> bool:
-        """As far as can be known before it is read."""
+        """Return True, because its changes are unknown before it is loaded."""
         return True
 
     @field_validator("layers")
     @classmethod
     def _in_order(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers is not None and (not layers or layers[0] < 0 or list(layers) != sorted(set(layers))):
-            raise ValueError("`layers` are numbers from 0, each above the one before")
+            raise ValueError("`layers` must be increasing numbers from 0")
         return layers

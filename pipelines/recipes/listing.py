@@ -1,7 +1,4 @@
-"""The recipes as rows for people: forms of names, sources, parameters with their meaning. No torch here.
-
-All of it is read off the classes and their docstrings.
-"""
+"""Listings of the recipes for users, from the classes and their docstrings. No torch here."""
 
 import inspect
 import re
@@ -17,7 +14,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def recipe_forms() -> list[dict[str, str]]:
-    """One row for every example of a name: what it does, the paper, the method."""
+    """Return one row per example of a name: its meaning, the paper, the method."""
     return [
         {
             "form": form,
@@ -31,7 +28,7 @@ def recipe_forms() -> list[dict[str, str]]:
 
 
 def recipe_parameters(method: str) -> list[dict[str, str]]:
-    """One row for every parameter of a method: its default and its meaning.
+    """Return one row per parameter of a method: its default and its meaning.
 
     Raises:
         InputError: there is no such method.
@@ -50,7 +47,7 @@ def recipe_parameters(method: str) -> list[dict[str, str]]:
 
 
 def recipe_text(method: str) -> str:
-    """What a method does, and its source.
+    """Return the description of a method.
 
     Raises:
         InputError: there is no such method.
@@ -78,9 +75,9 @@ def _methods(kind: type[BaseRecipe]) -> tuple[str, ...]:
 
 
 def _meanings(kind: type[BaseRecipe]) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of each parameter, in one line."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        for key, text in _ATTRIBUTE.findall(inspect.cleandoc(base.__doc__ or "")):
-            found[key] = " ".join(text.split())
-    return found
+    """Return each parameter's text in the docstrings of a class and its bases, as one line."""
+    return {
+        key: " ".join(text.split())
+        for base in reversed(kind.__mro__)
+        for key, text in _ATTRIBUTE.findall(inspect.cleandoc(base.__doc__ or ""))
+    }

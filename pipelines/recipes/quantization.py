@@ -1,7 +1,4 @@
-"""Recipes that round weights to few bits, for comparison with pruning. No torch here.
-
-How each is computed stands in `prunescope.pipelines.pruning.methods` under the same name.
-"""
+"""Recipes that round weights to few bits, for comparison with pruning. No torch here."""
 
 import re
 from typing import ClassVar, Literal
@@ -12,12 +9,12 @@ from prunescope.pipelines.recipes.base import MatrixRecipe, Reads
 
 
 class QuantizationRecipe(MatrixRecipe):
-    """A recipe that puts integers and scales in place of weights; they are measured dequantized.
+    """A recipe that replaces weights by integers and scales; the variant is measured dequantized.
 
     Attributes:
-        bits: of one weight.
-        group: consecutive inputs of an output that share scale and zero; none: all of them.
-        symmetric: a grid around zero, or from the smallest to the largest weight.
+        bits: per weight.
+        group: number of consecutive inputs of an output that share scale and zero; None shares them among all.
+        symmetric: whether the grid is symmetric around zero, else it spans the smallest to the largest weight.
     """
 
     bits: int = Field(ge=2, le=8)
@@ -26,39 +23,36 @@ class QuantizationRecipe(MatrixRecipe):
 
 
 def bits_spelling(method: str) -> re.Pattern[str]:
-    """The names of a quantizer: `method-4bit`, `method-3bit-g128`."""
+    """Return the pattern of names: `method-4bit`, `method-3bit-g128`."""
     return re.compile(rf"(?P<method>{method})-(?P<bits>\d)bit(?:-g(?P<group>\d+))?")
 
 
 class GPTQ(QuantizationRecipe):
-    """Rounds column by column; the columns that follow take up each one's error (Frantar et al., 2210.17323).
+    """Rounding column by column, with each error compensated by later columns (Frantar et al., 2210.17323).
 
-    It needs several times more calibration tokens than a matrix has inputs: with fewer, the errors cancel on those
-    tokens and add up on others, beyond those of rounding to the nearest. More `damping` helps a little.
+    It needs several times more calibration tokens than a matrix has inputs. With fewer it overfits: on other tokens
+    the errors exceed those of rounding to the nearest. More `damping` helps a little.
 
     Attributes:
         damping: added to the diagonal of the inputs' Gram matrix, as a share of its mean.
-        act_order: columns with the largest inputs first; groups then keep the grid of the weights before any rounding.
+        act_order: whether columns with the largest inputs come first; the grids of groups are then computed from the
+            weights before any rounding.
     """
 
     SPELLING = bits_spelling("gptq")
     EXAMPLES: ClassVar = (
-        ("gptq-4bit", "4 bits a weight, one scale for each output row, errors passed on"),
-        ("gptq-3bit-g128", "3 bits a weight, one scale for every 128 inputs, errors passed on"),
+        ("gptq-4bit", "4 bits a weight, one scale for each output row, errors compensated by later columns"),
+        ("gptq-3bit-g128", "3 bits a weight, one scale for every 128 inputs, errors compensated by later columns"),
     )
 
+    reads: ClassVar[Reads] = "gram"
     method: Literal["gptq"] = "gptq"
     damping: float = Field(default=0.01, gt=0)
     act_order: bool = False
 
-    @property
-    def reads(self) -> Reads:
-        """The Gram matrix."""
-        return "gram"
-
 
 class RTN(QuantizationRecipe):
-    """Rounds every weight to the nearest code of its group's grid: every quantizer's baseline (2210.17323 §4)."""
+    """Rounding of every weight to the nearest code of its group's grid, the usual baseline (2210.17323 §4)."""
 
     SPELLING = bits_spelling("rtn")
     EXAMPLES: ClassVar = (
@@ -70,11 +64,11 @@ class RTN(QuantizationRecipe):
 
 
 class AWQ(QuantizationRecipe):
-    """Scales input channels by their activations before it rounds (Lin et al., 2306.00978).
+    """Rounding after a scaling of input channels by their activations (Lin et al., 2306.00978).
 
     Attributes:
-        steps: exponents of the activations that are tried, from 0 up to 1; the paper's grid of 20.
-        clip: whether narrower grids are tried as well, which cut the largest weights, as the published code does.
+        steps: number of exponents of the activations to try, from 0 up to 1; 20 in the paper.
+        clip: whether to try narrower grids too, which clip the largest weights, as the published code does.
     """
 
     SPELLING = bits_spelling("awq")
@@ -83,11 +77,7 @@ class AWQ(QuantizationRecipe):
         ("awq-4bit-g128", "4 bits a weight, one scale for every 128 inputs, channels scaled by activations"),
     )
 
+    reads: ClassVar[Reads] = "gram"
     method: Literal["awq"] = "awq"
     steps: int = Field(default=20, ge=1)
     clip: bool = True
-
-    @property
-    def reads(self) -> Reads:
-        """The Gram matrix."""
-        return "gram"

@@ -1,7 +1,4 @@
-"""Recipes that remove whole neurons of MLPs and heads of attentions, which leaves smaller matrices. No torch here.
-
-How units are found, scored and removed stands in `prunescope.pipelines.pruning.structure`.
-"""
+"""Recipes that remove whole neurons of MLPs and heads of attentions, which leaves smaller matrices. No torch here."""
 
 import re
 from typing import ClassVar, Literal
@@ -12,20 +9,20 @@ from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 
 
 class StructuredRecipe(BaseRecipe):
-    """Removes a share of some units: rows of the matrices that feed them, columns of the one that reads them.
+    """Removal of a share of units: rows of the matrices that compute them, columns of the matrix that reads them.
 
     Attributes:
         share: of the units, more than 0 and less than 1.
-        score: what a unit is kept for. `magnitude`: the norm of all its weights; `wanda`: Σ|W_ij|·‖X_j‖ over the
-            columns that read it (2306.11695 §3, summed over the outputs); `flap`: the variance of those inputs times
-            the squared norms of the columns (An et al., 2312.11983 §3.2).
+        score: importance of a unit. `magnitude`: the norm of all its weights; `wanda`: Σ|W_ij|·‖X_j‖ over the columns
+            that read it (2306.11695 §3, summed over the outputs); `flap`: the variance of those inputs times the
+            squared norms of the columns (An et al., 2312.11983 §3.2).
         ratios: `uniform`, the share of every module's units (and of every expert's); or `global`, the share of the
-            weights that the units of all modules hold, by scores standardised within each module (2312.11983 §3.3).
-        compensate: whether what the removed inputs add on average goes into the bias of the matrix that read them
+            weights in the units of all modules, by scores standardised within each module (2312.11983 §3.3).
+        compensate: whether to add the mean contribution of the removed inputs to the bias of the matrix that read them
             (2312.11983 §3.4).
     """
 
-    # Sublayers that it takes units from: mlp for neurons, attn for heads.
+    # Sublayers whose units are removed: mlp for neurons, attn for heads.
     KINDS: ClassVar[tuple[str, ...]]
 
     share: float = Field(gt=0, lt=1)
@@ -35,19 +32,19 @@ class StructuredRecipe(BaseRecipe):
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:
-        """Reads `-20` as a share; FLAP's score comes with its compensation."""
+        """Parse `-20` as a share; FLAP's score implies its compensation."""
         fields = dict(super().spelled(match))
         share = float(str(fields.pop("percent"))) / 100
         return fields | {"share": share} | ({"compensate": True} if fields.get("score") == "flap" else {})
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Means and second moments of what flows into the units' readers."""
+        """Return the table with means and second moments of the units, where they are used."""
         return () if self.score == "magnitude" and not self.compensate else ("activation_stats",)
 
     @property
     def changes_matrices(self) -> bool:
-        """It does."""
+        """Return True."""
         return True
 
 
@@ -56,7 +53,7 @@ def _spelling(method: str) -> re.Pattern[str]:
 
 
 class Neurons(StructuredRecipe):
-    """Removes neurons of MLPs, of every expert by itself (the idea: Molchanov et al., 1611.06440)."""
+    """Removal of neurons of MLPs, separately for every expert (the idea: Molchanov et al., 1611.06440)."""
 
     SPELLING = _spelling("neurons")
     EXAMPLES: ClassVar = (
@@ -71,7 +68,7 @@ class Neurons(StructuredRecipe):
 
 
 class Heads(StructuredRecipe):
-    """Removes heads of attentions (the idea: Michel et al., 1905.10650); with grouped queries whole groups."""
+    """Removal of attention heads (the idea: Michel et al., 1905.10650); with grouped queries of whole groups."""
 
     SPELLING = _spelling("heads")
     EXAMPLES: ClassVar = (
@@ -86,7 +83,7 @@ class Heads(StructuredRecipe):
 
 
 class Flap(StructuredRecipe):
-    """Removes heads and neurons under one threshold for the whole model, with bias compensation (FLAP, 2312.11983)."""
+    """Removal of heads and neurons below one threshold for the model, with bias compensation (FLAP, 2312.11983)."""
 
     SPELLING = re.compile(r"(?P<method>flap)-(?P<percent>[1-9]\d?(?:\.\d+)?)")
     EXAMPLES: ClassVar = (("flap-20", "20 % of the weights of all heads and neurons, by FLAP"),)

@@ -1,7 +1,4 @@
-"""Studies: which models, recipes, prompts, texts and measures, as YAML checked by pydantic. No torch here.
-
-`load_study` takes the name of a study beside this file, or the path of any YAML file.
-"""
+"""Studies: models, recipes, prompts, texts and measures, as YAML validated by pydantic. No torch here."""
 
 import hashlib
 import json
@@ -20,7 +17,7 @@ from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes import NoiseKind, Recipe, parse_recipe
 from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
-from prunescope.pipelines.studies.memory_limits import DEVICE, Place, Size
+from prunescope.pipelines.studies.memory_limits import DEVICE, LayerDevice, Size
 
 FOLDER = Path(__file__).parent
 
@@ -38,9 +35,9 @@ class Prompt(FrozenModel):
     Attributes:
         id: name in every table.
         kind: maths, open or choice.
-        text: what the user says; it goes through the model's chat template where there is one.
+        text: the user's message; it is put into the model's chat template where there is one.
         options: labels of a multiple choice.
-        gold: right answer, compared with what `answer_pattern` finds.
+        gold: right answer, compared with the match of `answer_pattern`.
         answer_pattern: regular expression with one group that finds the answer in the generated text.
     """
 
@@ -55,7 +52,7 @@ class Prompt(FrozenModel):
     @classmethod
     def _not_empty(cls, text: str) -> str:
         if not text.strip():
-            raise ValueError("the prompt is empty; write what the model is asked")
+            raise ValueError("the prompt is empty; write a question for the model")
         return text
 
     @field_validator("answer_pattern")
@@ -82,11 +79,11 @@ class Prompt(FrozenModel):
 
 
 class TextSpec(FrozenModel):
-    """A text that both models read: windows of `context` tokens, one every `stride` tokens; nothing is generated.
+    """A text that both models score: windows of `context` tokens, one every `stride` tokens; nothing is generated.
 
     The last `stride` tokens of every window are scored, so each token once and with at least `context` − `stride`
-    tokens before it. Half a window, as llama.cpp scores, is the default; `stride` equal to `context` gives windows
-    side by side, of which only the very first token is not scored, for nothing predicts it.
+    tokens before it. The default is half a window, as in llama.cpp. With `stride` equal to `context` windows do not
+    overlap, and the first token of each is not scored.
 
     Attributes:
         id: name in every table.
@@ -94,7 +91,7 @@ class TextSpec(FrozenModel):
             JSON or JSONL file.
         context: tokens of a window, the model's own first token included.
         stride: tokens from one window to the next; None is half the context.
-        max_tokens: at most so many tokens are scored, in whole windows from the beginning.
+        max_tokens: maximum number of scored tokens, in whole windows from the beginning.
     """
 
     id: NAME
@@ -113,17 +110,17 @@ class TextSpec(FrozenModel):
 
     @property
     def step(self) -> int:
-        """Tokens from one window to the next."""
+        """Return the tokens from one window to the next."""
         return self.context // 2 if self.stride is None else self.stride
 
     @property
     def scored(self) -> int:
-        """Tokens that each window scores."""
+        """Return the number of tokens scored in each window."""
         return min(self.step, self.context - 1)
 
     @property
     def what(self) -> str:
-        """How messages call its source."""
+        """Return the description of its source for messages."""
         return f"text {self.id!r}, source"
 
 
@@ -134,11 +131,12 @@ class GenerationSpec(FrozenModel):
 
 
 class MeasureSpec(FrozenModel):
-    """What is measured, and where.
+    """Measurement settings.
 
-    `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
-    With `cache` the tokens pass one by one through key-value caches, else all at once: the tables agree.
-    `keep_states` keeps the residual stream and its shifts themselves, 2 bytes a number, in `hidden_states`.
+    Attributes:
+        positions: `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
+        cache: whether tokens pass one by one through key-value caches, else all at once; the tables agree.
+        keep_states: whether to store the residual stream and its shifts in `hidden_states`, 2 bytes per number.
     """
 
     positions: Literal["generated", "every"] = "generated"
@@ -158,25 +156,25 @@ class MeasureSpec(FrozenModel):
         return temperatures
 
     @model_validator(mode="after")
-    def _nothing_empty_or_twice(self) -> Self:
+    def _values_are_unique(self) -> Self:
         for key in ("temperatures", "lenses", "scopes", "trajectories"):
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{key}` needs at least one value and none twice")
+                raise ValueError(f"`{key}` needs at least one value and no repetition")
         return self
 
 
 class Study(FrozenModel):
-    """A study as its YAML file gives it.
+    """A study's YAML file.
 
-    `noise` names floors that are measured beside the recipes, and it adds them to `recipes`: the dense model against
-    itself in bfloat16 (not where it runs in bfloat16 anyway) and with its sums in another order.
+    `noise` adds noise floors to `recipes`: the dense model against itself in bfloat16 (unless the study's dtype is
+    bfloat16) and with another order of sums.
     """
 
     name: NAME
     title: str = ""
     models: tuple[ModelSpec, ...] = Field(min_length=1)
-    # Before the recipes, which follow from them.
+    # These come before `recipes`, whose validators read them.
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
     calibration: CalibrationSpec = CalibrationSpec()
@@ -189,11 +187,11 @@ class Study(FrozenModel):
     generation: GenerationSpec = GenerationSpec()
     measure: MeasureSpec = MeasureSpec()
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
-    # Bytes of layers that stay on each device; the others are read from disk when they run. Changes no number.
-    memory: dict[Place, Size] | None = None
-    # Which other models or recipes it was given; what is drawn of them is not drawn over the whole study's.
+    # Bytes of layers on each device; other layers are read from disk when they run. It changes no result.
+    memory: dict[LayerDevice, Size] | None = None
+    # Hash of the models or recipes that replaced the study's, so that their report does not replace the study's.
     subset: Annotated[str, Field(exclude=True)] = ""
-    # Whether programs that variants write for its tasks may run; the command line's to say, never a file's.
+    # Whether programs written by variants for its tasks may run; set by the command line only.
     allow_code_execution: Annotated[bool, Field(exclude=True)] = False
 
     @field_validator("recipes", mode="before")
@@ -208,19 +206,19 @@ class Study(FrozenModel):
 
     @field_validator("recipes", mode="after")
     @classmethod
-    def _noise_belongs(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
+    def _add_noise_floors(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
         kinds = [kind for kind in info.data.get("noise", ()) if kind != info.data.get("dtype")]
         if f"noise-{info.data.get('dtype')}" in {recipe.name for recipe in recipes}:
             raise ValueError(f"noise-{info.data['dtype']}: this is the study's own dtype; leave it out")
-        there = {recipe.kind for recipe in recipes if recipe.method == "noise"}
-        return (*recipes, *(parse_recipe(f"noise-{kind}") for kind in dict.fromkeys(kinds) if kind not in there))
+        present = {recipe.kind for recipe in recipes if recipe.method == "noise"}
+        return (*recipes, *(parse_recipe(f"noise-{kind}") for kind in dict.fromkeys(kinds) if kind not in present))
 
     @field_validator("recipes", mode="after")
     @classmethod
-    def _own_calibrations_are_whole(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
-        """What a recipe's own calibration leaves out is the study's, and the recipe's hash tells all of it."""
+    def _complete_calibrations(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
+        """Fill keys that a recipe's own calibration leaves out by the study's, so that the recipe's hash covers all."""
         shared: CalibrationSpec | None = info.data.get("calibration")
-        if shared is None:  # it is not valid, which the error says
+        if shared is None:  # invalid, and reported as such
             return recipes
         return tuple(
             recipe.model_copy(
@@ -239,12 +237,12 @@ class Study(FrozenModel):
             ("prompts", [prompt.id for prompt in self.prompts]),
             ("texts", [text.id for text in self.texts]),
             ("tasks", [task.name for task in self.tasks]),
-            ("retrieval", [each.name for each in self.retrieval]),
+            ("retrieval", [spec.name for spec in self.retrieval]),
             ("speed", [speed.what for speed in self.speed]),
         ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"`{key}`: {twice[0]!r} stands there twice")
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"`{key}`: {repeated[0]!r} is listed twice")
         for recipe in self.recipes:
             if (recipe.name == "dense") != (recipe.method == "dense"):
                 raise ValueError("the name `dense` belongs to the method dense")
@@ -258,17 +256,21 @@ class Study(FrozenModel):
 
     @property
     def prompts_hash(self) -> str:
-        """SHA-256 over all prompts."""
+        """Return the SHA-256 of all prompts."""
         return hashlib.sha256(json.dumps([p.model_dump() for p in self.prompts]).encode()).hexdigest()
 
     @property
     def settings_hash(self) -> str:
-        """SHA-256 over what is generated and measured, and in which type."""
+        """Return the SHA-256 of `generation`, `measure` and `dtype`."""
         parts = [self.generation.model_dump(), self.measure.model_dump(), self.dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def model(self, name: str) -> ModelSpec:
-        """The model of that name; InputError where the study has none."""
+        """Return the model of that name.
+
+        Raises:
+            InputError: the study has none.
+        """
         for model in self.models:
             if model.name == name:
                 return model
@@ -276,43 +278,43 @@ class Study(FrozenModel):
         raise InputError(f"study {self.name} has no model {name!r}; it has {known}")
 
     def recipe(self, name: str) -> Recipe:
-        """The study's recipe of that name, else the recipe that the name spells."""
+        """Return the study's recipe of that name, else the recipe that the name spells."""
         for recipe in self.recipes:
             if recipe.name == name:
                 return recipe
         return parse_recipe(name)
 
     def calibrated_for(self, recipe: Recipe) -> "Study":
-        """The study with the calibration of a recipe's own, where it has one."""
+        """Return the study with a recipe's own calibration, if the recipe has one."""
         return self if recipe.calibration is None else self.model_copy(update={"calibration": recipe.calibration})
 
     def replaced(self, models: list[str], recipes: list[str]) -> "Study":
-        """The study with other models (`SOURCE` or `NAME=SOURCE`) or recipes; an empty list keeps the study's.
+        """Return the study with other models (`SOURCE` or `NAME=SOURCE`) or recipes; an empty list keeps its own.
 
-        `dense` always stays: every other variant is measured against it.
+        `dense` is added where it is missing, because every other variant is measured against it.
         """
         fields = self.model_dump()
         if models:
             fields["models"] = [_model_from_argument(argument, self) for argument in models]
         if recipes:
-            chosen = [self.recipe(name) for name in recipes]
-            if all(recipe.method != "dense" for recipe in chosen):
-                chosen.insert(0, parse_recipe("dense"))
-            fields["recipes"] = chosen  # as they are: a copy would not know which keys were left out
+            selected = [self.recipe(name) for name in recipes]
+            if all(recipe.method != "dense" for recipe in selected):
+                selected.insert(0, parse_recipe("dense"))
+            fields["recipes"] = selected  # not dumped: a dump does not record which keys were left out
         other = _validated(fields, f"study {self.name}")
-        wanted = [recipe for recipe in other.recipes if recipe.method != "dense"]
-        own = [recipe for recipe in self.recipes if recipe.method != "dense"]
-        if (other.models, wanted) == (self.models, own):
+        other_recipes = [recipe for recipe in other.recipes if recipe.method != "dense"]
+        own_recipes = [recipe for recipe in self.recipes if recipe.method != "dense"]
+        if (other.models, other_recipes) == (self.models, own_recipes):
             return other
         names = [*(model.name for model in other.models), *(recipe.name for recipe in other.recipes)]
         digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
         return other.model_copy(update={"subset": digest[:8]})
 
     def extended(self, models: Sequence[str]) -> "Study":
-        """The study with models (`SOURCE` or `NAME=SOURCE`) beside its own; it keeps its name, and its report with it.
+        """Return the study with more models (`SOURCE` or `NAME=SOURCE`); its name, and so its report, stays the same.
 
         Raises:
-            InputError: one of them has a name that the study gives to another one.
+            InputError: one of them has the name of another model of the study.
         """
         if not models:
             return self
@@ -322,7 +324,7 @@ class Study(FrozenModel):
 
 
 def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
-    """`NAME=SOURCE`, a name of the study, or a source whose last part becomes the name."""
+    """Parse `NAME=SOURCE`, the name of a model of the study, or a source, whose last part becomes the name."""
     for model in study.models:
         if model.name == argument:
             return model.model_dump()
@@ -339,18 +341,18 @@ def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
 
 
 def model_name(source: str) -> str:
-    """The name that a model gets from the last part of its source; empty where that has no letter and no digit."""
+    """Return a model's name from the last part of its source; empty where that has no letter and no digit."""
     stem = Path(source.rstrip("/").split("@")[0]).name.removesuffix(".gguf")
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:100]
 
 
 def study_names() -> list[str]:
-    """Names of the studies that come with the package."""
+    """Return the names of the studies in the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_study(name_or_path: str) -> Study:
-    """Reads and checks a study.
+    """Read and validate a study.
 
     Args:
         name_or_path: a shipped study's name, or the path of a YAML file (it ends in .yaml or .yml).
@@ -359,7 +361,7 @@ def load_study(name_or_path: str) -> Study:
         InputError: there is no such study, or the file is not a valid one; the message names file and key.
     """
     if "://" in name_or_path or masked(name_or_path) != name_or_path:
-        raise InputError(f"study {name_or_path!r}: an address; give a file of this machine")
+        raise InputError(f"study {name_or_path!r}: an address; give a file on this machine")
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         if name_or_path not in study_names():
@@ -375,7 +377,9 @@ def load_study(name_or_path: str) -> Study:
         raise InputError(f"{path}: a study is a mapping of keys (name, models, recipes, prompts, ...)")
     fields.setdefault("name", path.stem)
     if "allow_code_execution" in fields:
-        raise InputError(f"{path}: `allow_code_execution` is no key of a study; say --allow-code-execution to `run`")
+        raise InputError(
+            f"{path}: `allow_code_execution` is not a key of a study; pass --allow-code-execution to `run`"
+        )
     return _validated(fields, str(path))
 
 
@@ -383,10 +387,11 @@ def _validated(fields: dict[str, object], where: str) -> Study:
     try:
         return Study.model_validate(fields)
     except ValidationError as error:
-        place, message = first_problem(error, Study)
+        location, message = first_problem(error, Study)
         recipes = fields.get("recipes")
-        if place[:1] == ("recipes",) and len(place) > 2 and isinstance(recipes, list):
-            recipe = recipes[int(place[1])]
-            place = ("recipes", recipe.get("name", place[1]) if isinstance(recipe, dict) else recipe, *place[3:])
-        key = ".".join(str(part) for part in place) or "study"
+        if location[:1] == ("recipes",) and len(location) > 2 and isinstance(recipes, list):
+            recipe = recipes[int(location[1])]
+            name = recipe.get("name", location[1]) if isinstance(recipe, dict) else recipe
+            location = ("recipes", name, *location[3:])
+        key = ".".join(str(part) for part in location) or "study"
         raise InputError(f"{where}: `{key}`: {message}") from error

@@ -1,7 +1,4 @@
-"""What a study measures of whole models beside prompts and texts: tasks, retrieval, speed. No torch here.
-
-How each is computed is told in `prunescope.pipelines.evaluation.tasks`, `prunescope.pipelines.evaluation.retrieval` and `prunescope.pipelines.evaluation.speed`.
-"""
+"""Settings of a study's evaluations of whole models: tasks, retrieval, speed. No torch here."""
 
 import hashlib
 from typing import Literal, Self
@@ -10,7 +7,7 @@ from pydantic import Field, model_validator
 
 from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
 
-# Retrieval data sets that travel with the package.
+# Retrieval data sets in the package.
 SHIPPED = ("python-help",)
 
 
@@ -18,19 +15,19 @@ class TaskSpec(FrozenModel):
     """A task that every variant is scored on, by lm-evaluation-harness.
 
     Attributes:
-        name: name in every table; also what is asked, where there is no `definition`.
-        definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; over
-            samples that are fetched `humaneval_full`, `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
+        name: name in every table; also the definition, where there is no `definition`.
+        definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; with
+            fetched samples `humaneval_full`, `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` where a shipped one has the same name), or the path of a YAML in lm-eval's form.
-        data: a file in the form of the shipped task's own, which it takes the place of; None is the small subset that
-            travels with the package.
-        samples: the first so many are asked; None asks all.
-        shots: worked examples in front of every question; None as the definition says.
+        data: a file that replaces the shipped task's own samples, in the same form; None takes the small subset in
+            the package.
+        samples: number of samples, from the first; None takes all.
+        shots: worked examples before every question; None takes the definition's number.
         seed: of the draw of worked examples; the harness's own by default.
-        max_new_tokens: at most so many tokens are written; None as the definition says.
-        context: tokens of a window of a text that is read; None is the model's whole context.
-        allow_functions: whether a YAML of the user's may name Python functions (`!function`), and any definition a
-            metric of the `evaluate` library; their code runs unconfined.
+        max_new_tokens: maximum number of generated tokens; None takes the definition's.
+        context: tokens per window of a text that is scored; None takes the model's whole context.
+        allow_functions: whether a user's YAML may name Python functions (`!function`), and any definition a metric of
+            the `evaluate` library; their code runs outside of the sandbox.
     """
 
     name: NAME
@@ -44,8 +41,8 @@ class TaskSpec(FrozenModel):
     allow_functions: bool = False
 
     @property
-    def asked(self) -> str:
-        """What the task is asked by: its definition, else its name."""
+    def source(self) -> str:
+        """Return the definition, else the name."""
         return self.definition or self.name
 
 
@@ -55,18 +52,18 @@ class RetrievalSpec(FrozenModel):
     Attributes:
         name: name in every table; of a shipped data set (`python-help`) where there is no `folder`.
         folder: a folder in BEIR's form: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
-        split: which judgements are read.
-        pooling: what becomes of a text's last states: `last` takes that of the end token, which is put behind every
-            text (2401.00368 §3.2), `mean` their average. `auto` is `last` for a model that reads left to right and
-            `mean` for one that reads both ways.
-        query_prefix: stands before every query.
-        document_prefix: stands before every document.
-        max_length: tokens of a text, special ones included; what is longer is cut at its end.
+        split: of the judgements.
+        pooling: how a text's last states become its embedding: `last` takes the state of the end token, which is
+            appended to every text (2401.00368 §3.2), `mean` averages all. `auto` is `last` for a causal model, else
+            `mean`.
+        query_prefix: precedes every query.
+        document_prefix: precedes every document.
+        max_length: maximum tokens of a text, special ones included; longer texts are truncated.
         normalise: whether texts are compared by cosine, else by inner product.
-        max_queries: only the first so many judged queries; None takes all.
-        max_documents: only so many documents: the relevant ones of those queries, then the first others. Scores are
-            then no longer those of the whole data set.
-        keep_embeddings: whether the table `retrieval_embeddings` gets every text's embedding, 2 bytes a number.
+        max_queries: number of judged queries, from the first; None takes all.
+        max_documents: number of documents: the relevant ones of those queries, then the first others. Scores are then
+            not those of the whole data set.
+        keep_embeddings: whether to store every text's embedding in table `retrieval_embeddings`, 2 bytes per number.
     """
 
     name: NAME
@@ -82,30 +79,30 @@ class RetrievalSpec(FrozenModel):
     keep_embeddings: bool = True
 
     @model_validator(mode="after")
-    def _is_somewhere(self) -> Self:
+    def _has_data(self) -> Self:
         if self.folder is None and self.name not in SHIPPED:
             raise ValueError(f"no data set {self.name!r} is shipped (there is {', '.join(SHIPPED)}); give its `folder`")
         return self
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all fields but the place of the files, whose contents count."""
+        """Return the SHA-256 of all fields but `folder`; the files' contents are hashed elsewhere."""
         return hashlib.sha256(self.model_dump_json(exclude={"folder"}).encode()).hexdigest()
 
     @property
     def what(self) -> str:
-        """How messages call it."""
+        """Return its description for messages."""
         return f"retrieval {self.name!r}"
 
 
 class SpeedSpec(FrozenModel):
-    """How fast every variant reads and writes, timed in turn with the dense model.
+    """A timing of prefill and generation for every variant, alternating with the dense model.
 
     Attributes:
-        batch: sequences that run together.
-        length: tokens of every prompt; they are drawn at random, for speed does not depend on which they are.
-        new_tokens: tokens that every sequence writes, the first one among them.
-        repeats: timings of each side, of which the median counts.
+        batch: sequences in a batch.
+        length: tokens of every prompt, drawn at random because speed does not depend on them.
+        new_tokens: generated tokens per sequence, including the first.
+        repeats: timings of each model; their median is reported.
     """
 
     batch: int = Field(default=1, ge=1)
@@ -115,5 +112,5 @@ class SpeedSpec(FrozenModel):
 
     @property
     def what(self) -> str:
-        """How messages call it."""
+        """Return its description for messages."""
         return f"batch {self.batch}, length {self.length}, new_tokens {self.new_tokens}"

@@ -16,7 +16,7 @@ from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
-from prunescope.pipelines.models.meta_model import load_outline, shape_of
+from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
 from prunescope.pipelines.planning.preflight import check_outline
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 from prunescope.warehouse.storage.partition_store import Store
@@ -169,7 +169,7 @@ def test_the_papers_study_is_planned_from_a_config_without_weights_or_data(tmp_p
     tiny_tokenizer().save_pretrained(tmp_path)
     study = StudyRequest("paper-retrieval", (f"e5-mistral-7b-instruct={tmp_path}",)).load()
     assert len(study.retrieval) == 13
-    outline = load_outline(tmp_path)
+    outline = load_meta_model(tmp_path)
     there = study.model_copy(update={"retrieval": (RetrievalSpec(name="python-help", max_length=512),)})
     prompts, texts, embedded = check_outline(there, outline)
     assert (prompts, texts, outline.head) == ([], [], None)

@@ -213,7 +213,7 @@ def test_add_model_looks_at_the_model_at_once(
         ((tmp_path / "nowhere",), "no such folder or file"),
         ((tiny_folder, "--name", "tiny-a"), "has a model 'tiny-a' of its own"),
         ((tiny_folder, "--name", "mine"), "was added before"),
-        ((tiny_folder, "--name", "../x"), "is no name"),
+        ((tiny_folder, "--name", "../x"), "is not a valid name"),
     ):
         assert prunescope(store, "add-model", *arguments) == 2
         assert reason in capsys.readouterr().err

@@ -95,8 +95,8 @@ FAULTS = (
     ),
     fault(
         "pipelines/core/scratch_directory.py",
-        "return lock(descriptor) is True",
-        "return True",
+        "yield lock(descriptor) is True",
+        "yield True",
         "pipelines/core/test_scratch.py",
     ),
     fault(

@@ -94,7 +94,7 @@ def unsafe(name: str) -> str:
 
 
 def _found(spec: TaskSpec) -> Definition:
-    asked = spec.asked
+    asked = spec.source
     if Path(asked).suffix in {".yaml", ".yml"}:
         path = Path(asked).expanduser().absolute()
         if "group" in fields(path):

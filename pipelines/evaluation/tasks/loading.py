@@ -143,7 +143,7 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
 
     Modules of lm-eval's own tasks call `evaluate`, too, as soon as they are imported.
     """
-    if spec.allow_functions or spec.asked in shipped():  # those that travel with the package name lm-eval's alone
+    if spec.allow_functions or spec.source in shipped():  # those that travel with the package name lm-eval's alone
         yield
         return
 
@@ -177,7 +177,7 @@ def _load(spec: TaskSpec) -> list[LoadedTask]:
         if spec.data is not None:
             raise InputError(f"task {spec.name}: a group has no `data` of its own; name its tasks one by one")
         # Only lm-eval's whole index knows what a group stands for.
-        tasks = _built(spec, TaskManager(), spec.asked.partition(":")[2] or spec.asked)
+        tasks = _built(spec, TaskManager(), spec.source.partition(":")[2] or spec.source)
         return [_ready(spec, name, task) for name, task in tasks.items()]
     found = []
     for file in definition.files:

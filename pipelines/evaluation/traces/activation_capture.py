@@ -68,7 +68,7 @@ def run_known(
                 stack.enter_context(hooks(*sublayer.watch(_keep_added(sublayer.label, pieces, decoder.device))))
                 if keep_calls:
                     kept = capture.calls.setdefault(sublayer.label, [])
-                    stack.enter_context(hooks(*sublayer.keep_calls(kept)))
+                    stack.enter_context(hooks(*sublayer.record_calls(kept)))
         if decoder.is_rounded:
             keep_last = _keep_output(len(decoder.layers), pieces)
             stack.enter_context(hooks(decoder.layers[-1].module.register_forward_hook(keep_last)))
@@ -152,5 +152,5 @@ def replay(sublayer: Sublayer, calls: list[SublayerCall], weights: Mapping[str, 
     dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)
     own = None if dense is None else dense.fresh()
     with swap_weights([sublayer], weights):
-        parts = [sublayer.replay(call, own) for call in calls]
+        parts = [sublayer.recompute(call, own) for call in calls]
     return torch.cat(parts, dim=1)[0, first:].float()

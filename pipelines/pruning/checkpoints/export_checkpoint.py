@@ -215,7 +215,7 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
         ComputationError: it is more than rounding, or transformers misses a weight.
     """
     try:
-        model, loading = open_folder(scratch, decoder.dtype, decoder.device, decoder.memory_beside)
+        model, loading = open_folder(scratch, decoder.dtype, decoder.device, decoder.memory_for_second_model)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         raise ComputationError(
             f"transformers cannot open what was written ({str(error).strip().splitlines()[0]}); nothing was kept"

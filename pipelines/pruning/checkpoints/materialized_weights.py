@@ -48,7 +48,7 @@ def unchanged(decoder: Decoder) -> Mapping[str, Tensor]:
     widest = reduce(torch.promote_types, _stored_dtypes(decoder.folder))
     model = decoder.model
     if torch.promote_types(widest, decoder.dtype) != decoder.dtype:
-        model, _ = load_model(decoder.folder, widest, torch.device("cpu"), decoder.memory_beside)
+        model, _ = load_model(decoder.folder, widest, torch.device("cpu"), decoder.memory_for_second_model)
     return _Numbers(dict(model.state_dict(keep_vars=True)))
 
 
@@ -171,7 +171,7 @@ def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
     """
     sublayers = list(decoder.sublayers)
     calls: dict[str, list[SublayerCall]] = {sublayer.label: [] for sublayer in sublayers}
-    with hooks(*(handle for each in sublayers for handle in each.keep_calls(calls[each.label]))):
+    with hooks(*(handle for each in sublayers for handle in each.record_calls(calls[each.label]))):
         decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=1))
     found: dict[str, list[Matrix]] = {}
     for sublayer in sublayers:
@@ -194,7 +194,7 @@ def _products(sublayer: Sublayer, call: SublayerCall) -> list[Matrix]:
             order.extend(matrix for matrix in known if matrix is not None)
 
         with Products(see):
-            sublayer.replay(call)
+            sublayer.recompute(call)
     return order
 
 

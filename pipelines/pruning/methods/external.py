@@ -57,7 +57,7 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
         InputError: the other one does not fit the dense model; names the parameter or setting and the reason.
     """
     folder = locate(recipe.source, cache, progress)
-    model, tokenizer = load_model(folder, decoder.dtype, decoder.device, decoder.memory_beside)
+    model, tokenizer = load_model(folder, decoder.dtype, decoder.device, decoder.memory_for_second_model)
     where = f"recipe {recipe.name}: {recipe.source}"
     if type(model) is not type(decoder.model):
         raise InputError(f"{where}: is a {type(model).__name__}, the dense model a {type(decoder.model).__name__}")

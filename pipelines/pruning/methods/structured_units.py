@@ -65,7 +65,7 @@ def probe_calls(decoder: Decoder, sublayers: Sequence[Sublayer]) -> dict[str, Su
     """How sublayers are called on a few random tokens, by label."""
     tokens = probe_tokens(decoder, _PROBE_TOKENS)
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in sublayers}
-    handles = [handle for each in sublayers for handle in each.keep_calls(calls[each.label])]
+    handles = [handle for each in sublayers for handle in each.record_calls(calls[each.label])]
     with hooks(*handles):
         decoder.hidden(tokens)
     return {label: found[0] for label, found in calls.items()}
@@ -250,7 +250,7 @@ class _Probe:
         with swap_weights([self._sublayer], weights):
             watch = InputRecorder({matrix.name: matrix for matrix in readers.values()})
             with Products(watch.see):
-                self._sublayer.replay(self._call)
+                self._sublayer.recompute(self._call)
             watch.count()
         if not watch.inputs:
             names = ", ".join(matrix.name for matrix in readers.values())
@@ -259,7 +259,7 @@ class _Probe:
 
     def _output(self, weights: Mapping[str, Tensor]) -> Tensor:
         with swap_weights([self._sublayer], weights):
-            return self._sublayer.replay(self._call)
+            return self._sublayer.recompute(self._call)
 
 
 def _same(one: ActivationMoments, other: ActivationMoments, channels: Tensor | slice) -> bool:

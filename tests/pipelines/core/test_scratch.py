@@ -1,4 +1,4 @@
-"""Temporary folders of living processes stay, those of killed ones go."""
+"""Scratch folders of running processes are kept, those of killed processes are removed."""
 
 import os
 import subprocess
@@ -9,8 +9,11 @@ import pytest
 
 from prunescope.pipelines.core import scratch_directory
 
-# Makes a folder, says where, and waits to be killed.
-KEEPER = "import signal; from prunescope.pipelines.core.scratch_directory import Scratch; print(Scratch().folder, flush=True); signal.pause()"
+# Makes a folder, prints its path, and waits to be killed.
+KEEPER = (
+    "import signal; from prunescope.pipelines.core.scratch_directory import Scratch; "
+    "print(Scratch().folder, flush=True); signal.pause()"
+)
 
 
 @pytest.fixture
@@ -32,10 +35,10 @@ def test_the_folder_of_a_killed_process_goes_when_the_next_one_comes(temporary: 
             (theirs / "layer").touch()
             own = scratch_directory.Scratch()
             assert (theirs / "layer").exists(), "its process is at work"
-            assert not scratch_directory.left()
+            assert not scratch_directory.abandoned()
         finally:
             keeper.kill()
-    assert scratch_directory.left() == [theirs]
+    assert scratch_directory.abandoned() == [theirs]
     scratch_directory.clean()
     assert not theirs.exists()
     assert own.folder.exists()
@@ -49,7 +52,7 @@ def test_a_link_of_that_name_leads_nowhere_and_other_folders_stay(temporary: Pat
     precious.touch()
     (temporary / "prunescope-layers-link").symlink_to(precious.parent)
     (temporary / "prunescope-layers").mkdir()
-    assert not scratch_directory.left()
+    assert not scratch_directory.abandoned()
     scratch_directory.clean()
     assert precious.exists()
     assert (temporary / "prunescope-layers").exists()

@@ -1,6 +1,6 @@
-"""One study at the level of the pipelines, whole in memory or in a process that may not hold the model.
+"""One study at the level of the pipelines, in this process or in one whose memory limit is below the model's size.
 
-`python -m tests.pipelines.models.little_memory MODEL FOLDER OTHER BYTES` leaves the tables in the folder.
+`python -m tests.pipelines.models.little_memory MODEL FOLDER OTHER BYTES` writes the tables into the folder.
 """
 
 import resource
@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.hardware import proc_value
 from prunescope.pipelines.evaluation.traces.text_traces import TextSession
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
@@ -24,7 +25,7 @@ from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.studies import Study
 from tests.tiny_models import SHORT_TEXT
 
-# Every way in which weights are read or replaced: scores, Hessians, codes, units, drops, casts, other orders of sums.
+# All kinds of access to weights: scores, Hessians, codes, units, drops, casts, other orders of sums.
 RECIPES = (
     "dense",
     "noise-bfloat16",
@@ -42,7 +43,7 @@ FEW = ("dense", "wanda-2of4")
 
 
 def computed(decoder: Decoder, recipes: Sequence[str]) -> tuple[dict[str, Variant], dict[str, pl.DataFrame]]:
-    """Variants of a model, and what a study computes of them but for tasks, by name."""
+    """Return a model's variants, and the tables that a study computes of them without tasks, by name."""
     study = Study.model_validate(
         {
             "name": "tiny",
@@ -80,32 +81,31 @@ def computed(decoder: Decoder, recipes: Sequence[str]) -> tuple[dict[str, Varian
 
 
 def _data_bytes() -> int:
-    """What the limit of the system counts: private memory that can be written."""
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    return int(told["VmData"].split()[0]) * 1024
+    """Return the private writable memory of this process, which RLIMIT_DATA limits."""
+    return int(proc_value(Path("/proc/self/status"), "VmData").split()[0]) * 1024
 
 
 def main() -> None:
-    """Warms up on another model, then lets the process grow by so many bytes and no more.
+    """Warm up on another model, then limit the growth of the process.
 
-    The system counts all of a file that is mapped into memory, read or not. transformers maps all files of a model
-    while it opens it, so the limit is set behind that, and later files are opened one at a time.
+    The system counts a whole file that is mapped into memory. transformers maps all files of a model while it opens
+    it, so the limit is set after that; later files are opened one at a time.
     """
     model, out, warm, size = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
     computed(load_decoder(warm, device="cpu", memory={}), FEW)
     decoder = load_decoder(model, device="cpu", memory={})
-    most = _data_bytes() + size
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    limit = _data_bytes() + size
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
         load_decoder(model, device="cpu")
     except (InputError, RuntimeError, MemoryError, OSError) as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = "it fits"
+        message = "it fits"
     for name, frame in computed(decoder, FEW)[1].items():
         frame.write_ipc(out / f"{name}.arrow")
-    (out / "told").write_text(told, encoding="utf-8")
+    (out / "message").write_text(message, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What cannot be proved is refused with the module and the reason, and a decoder comes back whole from a variant."""
+"""Unproved parts are refused with the module and the reason, and a decoder is restored after a variant."""
 
 import json
 from collections.abc import Callable
@@ -131,7 +131,7 @@ class Scaled(nn.Module):
     [
         ("one number a token", r"model\.layers\.0: the stream plus constant multiples of what .*mlp return does not"),
         ("mlp first", r"model\.layers\.0\.self_attn: reads what model\.layers\.0\.mlp adds"),
-        ("in place", r"model\.layers\.0: overwrites the stream that it is given"),
+        ("in place", r"model\.layers\.0: overwrites its input stream"),
         ("one sublayer", r"model\.layers\.0: has no MLP beside model\.layers\.0\.self_attn"),
     ],
 )
@@ -154,7 +154,7 @@ def test_multipliers_that_no_config_names_are_measured(decoder: Decoder) -> None
     [
         ("opt", {"do_layer_norm_before": False}, r"layers\.0\.final_layer_norm norms the stream itself \(post-norm\)"),
         ("bloom", {"apply_residual_connection_post_layernorm": True}, r"transformer\.h\.0: .* does not rebuild"),
-        ("opt", {"word_embed_proj_dim": 32}, r"lm_head: between .*layers\.2 and the head stands more than one norm"),
+        ("opt", {"word_embed_proj_dim": 32}, r"lm_head: there is more than one norm between .*layers\.2 and the head"),
     ],
 )
 def test_models_without_one_stream_up_to_the_norm_are_refused(

@@ -13,7 +13,7 @@ from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.models.meta_model import load_outline
+from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.models.module_calls import first_tensor, hooks
 from prunescope.pipelines.planning.preflight import unmatched
 from prunescope.pipelines.pruning.apply import prune
@@ -206,4 +206,4 @@ def test_every_matrix_of_a_loaded_model_is_known_by_its_name_before_weights_are_
     names = [name.replace("[", "[[]") for name in load_decoder(folder).matrices]
     recipe = parse_recipe(f"{{name: all, method: magnitude, sparsity: 0.5, modules: {[*names, 'model.nothing']}}}")
     study = Study(models=[ModelSpec(name="m", source="x")], name="s", recipes=[recipe], texts=[{"id": "wikitext2"}])
-    assert unmatched(study, load_outline(folder)) == ["recipe all: `modules` 'model.nothing' matches no matrix"]
+    assert unmatched(study, load_meta_model(folder)) == ["recipe all: `modules` 'model.nothing' matches no matrix"]

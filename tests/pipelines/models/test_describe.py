@@ -17,7 +17,7 @@ def described(folder: Path, architecture: str) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("architecture", "attn", "mlp", "order", "norm", "head"),
     [
-        ("gemma2", "post_attention_layernorm behind", "post_feedforward_layernorm behind", "sequential",
+        ("gemma2", "followed by post_attention_layernorm", "followed by post_feedforward_layernorm", "sequential",
          "rms_plus_one, eps 1e-06", "tied, cap 5"),
         ("bloom", "residual inside", "residual inside", "sequential", "layer, eps 1e-05", "tied"),
         ("falcon_h1", "multiplier 0.7 + multiplier 0.6", "plain", "sequential", "rms, eps 1e-05",
@@ -25,7 +25,7 @@ def described(folder: Path, architecture: str) -> pl.DataFrame:
         ("gptj", "plain", "plain", "parallel", "layer, eps 1e-05", "own weights, bias"),
     ],
 )  # fmt: skip
-def test_every_form_is_told(
+def test_every_form_is_described(
     tmp_path: Path, architecture: str, attn: str, mlp: str, order: str, norm: str, head: str
 ) -> None:
     rows = {row["part"]: row for row in described(tmp_path, architecture).iter_rows(named=True)}

@@ -12,7 +12,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.describe import model_row, structure_rows
 from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.models.meta_model import load_outline, shape_of
+from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
 from prunescope.pipelines.models.sources import ModelIdentity
 from prunescope.pipelines.models.weight_matrices import Products
 from prunescope.pipelines.pruning.apply import prune
@@ -208,7 +208,7 @@ def test_a_model_without_a_head_is_described(folders: dict[str, Path], bert: Dec
     parts = structure_rows(bert)
     forms = dict(parts.filter(pl.col("part").is_in(["attn.0", "reads"])).select("part", "form").iter_rows())
     assert forms == {"attn.0": "stream normed by LayerNorm", "reads": "both ways"}
-    shape = shape_of(load_outline(folders["bert"]))
+    shape = shape_of(load_meta_model(folders["bert"]))
     assert (shape.layers, shape.width, shape.vocabulary, shape.parameters) == (3, 48, 300, shape.body)
 
 

@@ -1,4 +1,4 @@
-"""What a file of a model claims is held to its size before a library believes it."""
+"""Sizes that a model's file claims are checked against its real size before a library opens it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Models whose layers lie on disk, or on several devices, until they run: the same numbers, and nothing left behind."""
+"""Models with layers on disk or on several devices compute the same numbers and release all memory and files."""
 
 import gc
 import subprocess
@@ -26,7 +26,7 @@ from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.pipelines.models.little_memory import FEW, RECIPES, computed
 from tests.tiny_models import save_tiny
 
-# Nearly all of it layers, of which one takes a thirtieth.
+# Nearly all weights are in the layers, and one layer has a thirtieth of them.
 LARGE = {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 30}
 ROOT = Path(__file__).parents[3]
 
@@ -41,8 +41,8 @@ def streamed(folder: Path) -> Decoder:
     return load_decoder(folder, device="cpu", memory={})
 
 
-def resting(decoder: Decoder) -> set[bool]:
-    """Whether the matrices of a decoder are away; they are NaN then for whoever reads them all the same."""
+def placeholders(decoder: Decoder) -> set[bool]:
+    """Whether the matrices of a decoder are placeholders (NaN), because their weights are on disk."""
     return {bool(matrix.parameter.isnan().all()) for matrix in decoder.matrices.values()}
 
 
@@ -61,7 +61,7 @@ def test_everything_that_a_study_computes_is_the_same_with_the_layers_on_disk(
             for name, decoder in decoders.items()
         ]
         assert scored[0].equals(scored[1])
-    assert resting(streamed) == {True}
+    assert placeholders(streamed) == {True}
     for recipe in ("wanda-2of4", "attn-drop-1+wanda-50"):
         about = About("tiny", "tiny", "0" * 64, recipe, "", "{}", {}, [])
         for name, decoder in decoders.items():
@@ -71,7 +71,7 @@ def test_everything_that_a_study_computes_is_the_same_with_the_layers_on_disk(
         assert written[0] == written[1]
 
 
-@pytest.mark.exhaustive  # that layers on disk change no number is proved above; a real limit takes half a minute
+@pytest.mark.exhaustive  # the test above shows equal numbers; this one with a real limit takes half a minute
 def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_path: Path) -> None:
     large = save_tiny(tmp_path / "large", shard="2MB", **LARGE)
     size, out = count_weights(large) * 4, tmp_path / "out"
@@ -79,7 +79,7 @@ def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_pa
     command = [sys.executable, "-m", "tests.pipelines.models.little_memory", large, out, folder, size * 2 // 3]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "memory" in (out / "told").read_text(encoding="utf-8")  # it could not be held whole
+    assert "memory" in (out / "message").read_text(encoding="utf-8")  # the whole model does not fit
     for name, rows in computed(load_decoder(large, device="cpu"), FEW)[1].items():
         assert rows.equals(pl.read_ipc(out / f"{name}.arrow")), name
 
@@ -91,7 +91,7 @@ def test_layers_of_any_form_come_for_their_turn(architecture: str, tmp_path: Pat
     whole, parted = load_decoder(folder, device="cpu"), load_decoder(folder, device="cpu", memory={"cpu": half})
     tokens = probe_tokens(whole, 20)
     assert torch.equal(whole.hidden(tokens), parted.hidden(tokens))
-    assert resting(parted) == {True, False}
+    assert placeholders(parted) == {True, False}
     assert {name: each.shape for name, each in whole.matrices.items()} == {
         name: each.shape for name, each in parted.matrices.items()
     }
@@ -100,16 +100,16 @@ def test_layers_of_any_form_come_for_their_turn(architecture: str, tmp_path: Pat
 
 def test_weights_are_away_again_when_a_layer_has_run(streamed: Decoder) -> None:
     streamed.hidden(probe_tokens(streamed, 4))
-    assert resting(streamed) == {True}
+    assert placeholders(streamed) == {True}
     with on_device(streamed.layers[1].module):
         assert not any(parameter.isnan().any() for parameter in streamed.layers[1].module.parameters())
-    assert resting(streamed) == {True}
+    assert placeholders(streamed) == {True}
 
 
 def test_an_error_in_a_layer_leaves_no_weights_behind(streamed: Decoder) -> None:
     with pytest.raises(RuntimeError, match="stop"), on_device(streamed.layers[0].module):
         raise RuntimeError("stop")
-    assert resting(streamed) == {True}
+    assert placeholders(streamed) == {True}
 
 
 def test_the_last_of_several_threads_lets_the_weights_go(streamed: Decoder) -> None:
@@ -130,7 +130,7 @@ def test_the_last_of_several_threads_lets_the_weights_go(streamed: Decoder) -> N
         thread.join()
     assert len(seen) == 200
     assert not any(seen)
-    assert resting(streamed) == {True}
+    assert placeholders(streamed) == {True}
 
 
 def test_other_weights_put_in_meanwhile_are_the_ones_that_compute(streamed: Decoder) -> None:
@@ -178,13 +178,13 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
 
 
 @pytest.mark.parametrize(
-    ("device", "memory", "told"),
+    ("device", "memory", "message"),
     [
         ("cpu", {"cuda:0": 1}, "memory: cuda:0 is named, but `device` is cpu"),
         ("auto", {"cuda:63": 1}, "memory cuda:63: torch sees"),
         ("cuda:63", None, "device cuda:63: torch sees"),
     ],
 )
-def test_devices_that_are_not_there_are_refused(device: str, memory: dict[str, int] | None, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_devices_that_are_not_there_are_refused(device: str, memory: dict[str, int] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         check_device(device, memory)

@@ -14,7 +14,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.models.meta_model import Shape, load_outline, shape_of
+from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, peak
 from prunescope.pipelines.planning.machine_speed import Machine, measured
 from prunescope.pipelines.planning.workload import Workload
@@ -85,11 +85,11 @@ def llama(folder: Path, **changes: object) -> Path:
 
 
 def test_the_sizes_of_a_llama_are_those_counted_by_hand(tmp_path: Path) -> None:
-    assert shape_of(load_outline(llama(tmp_path))) == SHAPE
+    assert shape_of(load_meta_model(llama(tmp_path))) == SHAPE
 
 
 def test_a_tied_embedding_is_counted_once_and_stays_in_the_body(tmp_path: Path) -> None:
-    shape = shape_of(load_outline(llama(tmp_path, tie_word_embeddings=True)))
+    shape = shape_of(load_meta_model(llama(tmp_path, tie_word_embeddings=True)))
     assert shape.parameters == shape.body == SHAPE.body
 
 
@@ -101,13 +101,13 @@ def test_of_experts_a_token_meets_only_those_it_is_sent_to(tmp_path: Path) -> No
     config.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     # Attention, the router and 2 of 8 experts of three matrices each.
-    assert shape_of(load_outline(tmp_path)).active == 3 * (64 + 2 * 32 + 64 + 8 * 8 + 2 * 3 * 96)
+    assert shape_of(load_meta_model(tmp_path)).active == 3 * (64 + 2 * 32 + 64 + 8 * 8 + 2 * 3 * 96)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma3_text", "qwen3"])
 def test_a_pass_costs_what_torch_counts(architecture: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)
-    decoder, shape = load_decoder(folder), shape_of(load_outline(folder))
+    decoder, shape = load_decoder(folder), shape_of(load_meta_model(folder))
     decoder.model.set_attn_implementation("eager")  # torch counts no fused attention on a CPU
     with FlopCounterMode(display=False) as counter:
         decoder.hidden(torch.arange(3, 33)[None])
@@ -238,7 +238,7 @@ def test_of_layers_on_disk_one_at_a_time_is_in_memory() -> None:
 
 def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
-    outline = load_outline(folder)
+    outline = load_meta_model(folder)
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
     planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_a_variant
     assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_a_variant
@@ -246,7 +246,7 @@ def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_pat
 
 def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
-    decoder, outline = load_decoder(folder), load_outline(folder)
+    decoder, outline = load_decoder(folder), load_meta_model(folder)
     session = TraceSession(decoder, "tiny", study())
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
     held = Workload(study(), shape_of(outline), lengths, [3], workers=1).held(*alone("dense"), 0)
@@ -261,7 +261,7 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
         tmp_path, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=8, vocab_size=128256,
     )  # fmt: skip
-    shape = shape_of(load_outline(folder))
+    shape = shape_of(load_meta_model(folder))
     assert shape.parameters == 8_030_261_248  # what Llama 3 8B publishes
     whole = Workload(study("bfloat16"), shape, [40, 60], [3], workers=8)
     peaks = {name: peak(whole.held(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
@@ -272,13 +272,13 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
 
 
 def test_what_is_no_decoder_is_refused(tmp_path: Path) -> None:
-    outline = load_outline(llama(tmp_path))
+    outline = load_meta_model(llama(tmp_path))
     outline.config.num_hidden_layers = 5
     with pytest.raises(InputError, match="list of 5 decoder layers"):
         shape_of(outline)
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(InputError, match="transformers cannot load it"):
-        load_outline(tmp_path)
+        load_meta_model(tmp_path)
 
 
 def test_a_machine_is_measured_in_positive_numbers_and_its_threads_are_left_alone() -> None:
@@ -292,7 +292,7 @@ def test_a_machine_is_measured_in_positive_numbers_and_its_threads_are_left_alon
 
 def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "tiny"))
-    shape = shape_of(load_outline(tmp_path / "tiny"))
+    shape = shape_of(load_meta_model(tmp_path / "tiny"))
     from prunescope.pipelines.pruning.apply import prune
 
     variant = prune(decoder, parse_recipe("magnitude-50"))

@@ -209,7 +209,7 @@ def test_a_data_set_is_named_in_one_form() -> None:
     assert split_source("hf:name:test") == ("name", None, "test", "text")
     assert split_source("hf:./folder::train:content") == ("./folder", None, "train", "content")
     for source in ("hf:", "hf:name", "hf::en:train", "hf:a:b:c:d:e", "hf:a:b:"):
-        with pytest.raises(ValidationError, match="has not the form"):
+        with pytest.raises(ValidationError, match="does not have the form"):
             CalibrationSpec(source=source)
 
 

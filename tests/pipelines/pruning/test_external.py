@@ -296,7 +296,7 @@ def test_two_layers_alike_are_ambiguous_and_the_right_numbers_settle_it(deep_fol
     ("text", "message"),
     [
         ("{name: x, method: external}", "source"),
-        ("{name: x, method: external, source: a, layers: [2, 1]}", "each above the one before"),
+        ("{name: x, method: external, source: a, layers: [2, 1]}", "must be increasing numbers"),
         ("{name: x, method: external, source: a, head: mine}", "head"),
         (
             "{name: x, method: composed, parts: [{name: a, method: magnitude, sparsity: 0.5}, "

@@ -52,11 +52,11 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
         ("wanda-0.5", "unknown recipe 'wanda-0.5'; did you mean wanda-50 .*Per cents are 1 to 99"),
         ("rtn-16bit", "did you mean rtn-4bit .*bits 2 to 8"),
         ("WANDA-50", "did you mean wanda-50"),
-        ("wanda-50+", "a `[+]` stands between two recipes"),
+        ("wanda-50+", "a `[+]` must be between two recipes"),
         ("external", "written `{name: mine, method: external"),
         ("{method: wanda, sparsity: 0.5}", "`name` is missing"),
         ("{name: x, method: wanda, sparsity: 0.5, modulez: [a]}", "`modulez` is no key here; did you mean `modules`"),
-        ("{name: x y, method: wanda, sparsity: 0.5}", "`name` 'x y' is no name: letters"),
+        ("{name: x y, method: wanda, sparsity: 0.5}", "`name` 'x y' is not a valid name: letters"),
         ("{name: x, method: lottery}", "`method` 'lottery' is none of 'dense'"),
         ("{name: x, method: wanda, sparsity: 1.5}", "`sparsity` must be below 1"),
         ("wanda-3of2", "'wanda-3of2': `keep` must be below `block`"),
@@ -85,6 +85,6 @@ def test_a_solver_behind_a_quantizer_would_undo_it_and_is_refused(name: str) -> 
 
 @pytest.mark.parametrize("name", ["neurons-50+wanda-60+dsnot", "wanda-60+heads-50+dsnot", "flap-30+wanda-50+dsnot"])
 def test_removed_units_stay_removed_so_that_exchanges_come_before_them(name: str) -> None:
-    with pytest.raises(InputError, match=r"dsnot would bring weights of units back .* put it first"):
+    with pytest.raises(InputError, match=r"dsnot would restore weights of units .* put it first"):
         parse_recipe(name)
     assert parse_recipe("wanda-60+dsnot+neurons-50").name == "wanda-60+dsnot+neurons-50"

@@ -20,7 +20,7 @@ def test_sizes_are_bytes(written: object, size: int) -> None:
 
 @pytest.mark.parametrize("written", ["", "GiB", "1 GiB 2", "-1GiB", "1e3", "20 GiBytes"])
 def test_what_is_no_size_is_refused(written: str) -> None:
-    with pytest.raises(ValueError, match=r"is no size; write bytes, or 500MB, or 20GiB"):
+    with pytest.raises(ValueError, match=r"is not a size; write bytes, or 500MB, or 20GiB"):
         parse_size(written)
 
 
@@ -30,15 +30,15 @@ def test_limits_of_a_command_line_keep_their_order() -> None:
     with pytest.raises(ValueError, match="'cpu': write a device and a size, such as cpu=8GiB"):
         parse_limits(["cpu"])
     for wrong in ("gpu=1", "cpu:0=1", "=1"):
-        with pytest.raises(ValueError, match="is no device that holds layers"):
+        with pytest.raises(ValueError, match="cannot hold layers"):
             parse_limits([wrong])
 
 
 @pytest.mark.parametrize(
-    ("memory", "told"), [({"cpu": "much"}, "'much' is no size"), ({"gpu": 1}, "'gpu' is no device that holds layers")]
+    ("memory", "message"), [({"cpu": "much"}, "'much' is not a size"), ({"gpu": 1}, "'gpu' cannot hold layers")]
 )
-def test_a_study_names_its_wrong_limit(memory: dict[str, object], told: str, tmp_path: Path) -> None:
+def test_a_study_names_its_wrong_limit(memory: dict[str, object], message: str, tmp_path: Path) -> None:
     study = yaml.safe_load((Path("pipelines/studies/demo.yaml")).read_text(encoding="utf-8"))
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"memory": memory}), encoding="utf-8")
-    with pytest.raises(InputError, match=rf"s.yaml: `memory.*{told}"):
+    with pytest.raises(InputError, match=rf"s.yaml: `memory.*{message}"):
         load_study(str(tmp_path / "s.yaml"))

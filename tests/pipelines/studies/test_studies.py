@@ -55,7 +55,7 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         (("prompts:", "unknown: 1\nprompts:"), "unknown"),
         (("name: soft, method: magnitude", "name: dense, method: magnitude"), "twice"),
         (("[dense,", "[dense, {name: x, method: dense},"), "dense"),
-        (("prompts:", "texts: [{id: a}, {id: a, context: 64}]\nprompts:"), "`texts`: 'a' stands there twice"),
+        (("prompts:", "texts: [{id: a}, {id: a, context: 64}]\nprompts:"), "`texts`: 'a' is listed twice"),
         (("prompts:", "texts: [{id: a/b}]\nprompts:"), "texts.0.id"),
         (("prompts:", "texts: [{id: a, source: ''}]\nprompts:"), "texts.0.source"),
         (("prompts:", "texts: [{id: a, context: 1}]\nprompts:"), "texts.0.context"),

@@ -147,7 +147,7 @@ def test_damaged_weights_and_answers_without_room_are_refused(decoder: Decoder, 
 
 def test_a_task_that_draws_its_answers_is_refused(decoder: Decoder, tmp_path: Path) -> None:
     spec = harness.writing_spec(tmp_path)
-    path = Path(spec.asked)
+    path = Path(spec.source)
     path.write_text(path.read_text().replace("do_sample: false", "do_sample: true, temperature: 0.8"))
     (loaded,) = load_tasks([spec])
     with pytest.raises(InputError, match="mine: it draws its answers"):

@@ -232,7 +232,7 @@ def test_a_metric_that_a_definitions_own_module_fetches_is_refused(tmp_path: Pat
     """As modules of lm-eval's own tasks do; with `lm_eval:` nobody has allowed their functions."""
     spec = over_a_file(tmp_path)
     (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
-    path = Path(spec.asked)
+    path = Path(spec.source)
     path.write_text(path.read_text().replace('"{{query}}"', "!function code.run"))
     harness = Definition((path,), is_harness=True)
     with pytest.MonkeyPatch.context() as patch:
