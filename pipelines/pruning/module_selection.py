@@ -1,10 +1,9 @@
-"""Which matrices of a model a recipe includes.
+"""Selection of the matrices that a recipe prunes, and names of parameters by layer."""
 
-What becomes of them is `methods`'s, in which order is `layerwise.py`'s.
-"""
-
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
+
+from torch import nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, Layer
@@ -13,12 +12,12 @@ from prunescope.pipelines.recipes import MatrixRecipe
 
 
 def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str] = ()) -> dict[str, Matrix]:
-    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them.
+    """Return the matrices of a layer that match the recipe's `modules`, by name, in forward order.
 
     Args:
         layer: the layer.
-        recipe: its `modules` are the choice.
-        dropped: labels of sublayers that are gone already: nothing is left to change in them.
+        recipe: the recipe.
+        dropped: labels of sublayers that are already removed; their matrices are left out.
     """
     return {
         name: matrix
@@ -30,10 +29,10 @@ def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str]
 
 
 def require_matches(decoder: Decoder, recipe: MatrixRecipe) -> None:
-    """Refuses a pattern that no matrix matches: a slip of the pen would leave half a recipe out.
+    """Refuse a pattern of `modules` that matches no matrix.
 
     Raises:
-        InputError: there is one; names some matrices that are there.
+        InputError: there is one; the message names some matrices of the model.
     """
     names = [(sublayer.kind, name) for sublayer in decoder.sublayers for name in sublayer.matrices]
     for pattern in recipe.modules:
@@ -45,3 +44,23 @@ def require_matches(decoder: Decoder, recipe: MatrixRecipe) -> None:
 
 def _matches(pattern: str, kind: str, name: str) -> bool:
     return pattern == kind or fnmatchcase(name, pattern)
+
+
+def layers_prefix(decoder: Decoder) -> str:
+    """Return the name of the model's list of layers."""
+    names: dict[nn.Module, str] = {module: name for name, module in decoder.model.named_modules()}
+    return names[decoder.layers[0].module].rpartition(".")[0]
+
+
+def renumbered(name: str, prefix: str, number: Callable[[int], int]) -> str:
+    """Return a parameter's name after its layer gets another number; a name outside the layers stays.
+
+    Args:
+        name: the parameter's name.
+        prefix: name of the list of layers.
+        number: from the layer's number to its new one.
+    """
+    if not name.startswith(f"{prefix}."):
+        return name
+    index, _, rest = name.removeprefix(f"{prefix}.").partition(".")
+    return f"{prefix}.{number(int(index))}.{rest}"

@@ -24,7 +24,7 @@ def random_weight(outputs: int, inputs: int, seed: int = 1) -> Tensor:
 
 def inputs_of(x: Tensor) -> ActivationMoments:
     inputs = ActivationMoments(x.shape[1])
-    inputs.see(x, with_gram=True)
+    inputs.update(x, with_gram=True)
     return inputs
 
 

@@ -31,7 +31,7 @@ def inputs_for(weight: Tensor) -> ActivationMoments:
     inputs = ActivationMoments(channels)
     x = torch.randn(2 * channels + 3, channels, generator=torch.Generator().manual_seed(channels)).sign()
     x[:, 0] = 0
-    inputs.see(x, with_gram=True)
+    inputs.update(x, with_gram=True)
     return inputs
 
 
