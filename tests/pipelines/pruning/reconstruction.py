@@ -28,7 +28,7 @@ def inputs_of(x: Tensor) -> ActivationMoments:
     return inputs
 
 
-def given_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> MatrixContext:
+def context_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> MatrixContext:
     recipe = parse_recipe(name)
     sparsity = recipe.sparsity if isinstance(recipe, MaskingRecipe) else None
     inputs = x if isinstance(x, ActivationMoments) else inputs_of(x)
@@ -36,7 +36,7 @@ def given_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others:
 
 
 def changed(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> WeightDelta:
-    return change_of(given_of(weight, x, name, **others), parse_recipe(name))
+    return change_of(context_of(weight, x, name, **others), parse_recipe(name))
 
 
 def error(weight: Tensor, change: WeightDelta, x: Tensor) -> float:
