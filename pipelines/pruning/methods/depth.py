@@ -79,7 +79,6 @@ def drop(
     chosen = {sublayer for label, _ in order[: recipe.count] for sublayer in sublayers_of(label)}
     removed = tuple(each.label for each in decoder.sublayers if each.label in chosen - {*base.dropped})
     gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *removed}]
-    gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *found}]
     matrices = {name for each in gone for name in each.matrices}
     modules = {name for each in gone for name in each.modules}
     facts = dict(base.facts)
