@@ -46,18 +46,7 @@ def prune(
     unfinished: Unfinished | None = None,
     cache: Path | None = None,
 ) -> Variant:
-    """Prune a model with one recipe.
-
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipe: the recipe.
-        activation_stats: as in `Statistics`, like the arguments below.
-        block_influence: rows of that table.
-        tokens: calibration tokens.
-        progress: one step per layer.
-        dtype: type in which the tokens pass the layers.
-        unfinished: where to store finished layers.
-        cache: folder for downloaded or converted files.
+    """Prune a model with one recipe; the weights of the decoder are only read. `Statistics` explains the inputs.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
@@ -70,13 +59,7 @@ def prune(
 def prune_all(
     decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
 ) -> dict[str, Variant | Failure]:
-    """Prune a model with several recipes; matrix recipes share passes over the calibration tokens.
-
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipes: recipes with different names.
-        statistics: their inputs.
-        progress: one step per layer.
+    """Prune a model with recipes of different names; matrix recipes share passes over the calibration tokens.
 
     Returns:
         The variant or the error by recipe name; a failed recipe does not stop the others.

@@ -66,12 +66,7 @@ class LayerFiles:
 
 
 def layered_changes(files: LayerFiles, names: Sequence[Sequence[str]]) -> Mapping[str, WeightDelta]:
-    """Return the changes in layer files, each read on access; only one file is open at a time.
-
-    Args:
-        files: the files.
-        names: the changed matrices of each layer.
-    """
+    """Return the changes of the named matrices of each layer, read on access; only one file is open at a time."""
     layers = {name: layer for layer, group in enumerate(names) for name in group}
     current: tuple[int, Mapping[str, WeightDelta]] | None = None
 

@@ -71,8 +71,8 @@ def prune_layers(
     bit for bit the one that its recipe gives alone.
 
     Args:
-        decoder: the dense model; its weights are read, not changed.
-        jobs: the recipes.
+        decoder: the dense model; its weights are only read.
+        jobs: the recipes with their inputs.
         base: result of the earlier recipes of a composition.
         tokens: calibration tokens, for jobs that run the model.
         dtype: type in which the tokens pass the layers; None is the model's own.

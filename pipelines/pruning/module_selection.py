@@ -12,13 +12,7 @@ from prunescope.pipelines.recipes import MatrixRecipe
 
 
 def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str] = ()) -> dict[str, Matrix]:
-    """Return the matrices of a layer that match the recipe's `modules`, by name, in forward order.
-
-    Args:
-        layer: the layer.
-        recipe: the recipe.
-        dropped: labels of sublayers that are already removed; their matrices are left out.
-    """
+    """Return the matrices of a layer that match the recipe's `modules` and are not in dropped sublayers, by name."""
     return {
         name: matrix
         for sublayer in layer.sublayers
@@ -53,13 +47,7 @@ def layers_prefix(decoder: Decoder) -> str:
 
 
 def renumbered(name: str, prefix: str, number: Callable[[int], int]) -> str:
-    """Return a parameter's name after its layer gets another number; a name outside the layers stays.
-
-    Args:
-        name: the parameter's name.
-        prefix: name of the list of layers.
-        number: from the layer's number to its new one.
-    """
+    """Return a parameter's name after its layer gets another number; names outside the layers `prefix` stay."""
     if not name.startswith(f"{prefix}."):
         return name
     index, _, rest = name.removeprefix(f"{prefix}.").partition(".")

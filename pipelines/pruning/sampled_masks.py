@@ -20,13 +20,7 @@ def mask_samples(decoder: Decoder, model: str, recipe: str, variant: Variant) ->
     """Return the rows of table `mask_samples`, one per weight matrix of the layers.
 
     Weights that a mask sets to zero count as removed, as do all weights of a dropped sublayer. A weight with another
-    value or code counts as kept, even if the code stands for zero.
-
-    Args:
-        decoder: the dense model; only the shapes of its weights are read.
-        model: the model's name in the table.
-        recipe: name of the recipe.
-        variant: the recipe's variant.
+    value or code counts as kept, even if the code stands for zero. The dense weights are not read, only their shapes.
     """
     rows = []
     for sublayer in decoder.sublayers:

@@ -45,14 +45,8 @@ def prune_units(
 ) -> Variant:
     """Remove neurons or heads from the model that earlier recipes left.
 
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipe: the recipe.
-        activation_stats: rows of that table of the dense model; read if the base is dense.
-        tokens: calibration tokens, read if the base is not dense.
-        base: result of the earlier recipes. Units whose weights are all zero score lowest and are removed first.
-        progress: one step per sublayer.
-        dtype: type in which the tokens pass the layers; None is the model's own.
+    Moments of a dense base come from `activation_stats`; another base is measured on the calibration tokens, which
+    pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first.
 
     Returns:
         The base with the rows and columns of the removed units masked, and with biases if the recipe compensates. Its
@@ -244,11 +238,7 @@ def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:
 
 
 def _compensating_bias(
-    units: Units,
-    recipe: StructuredRecipe,
-    keep: Bool[Tensor, " units"],
-    base: Variant,
-    moments: Mapping[str, Moments],
+    units: Units, recipe: StructuredRecipe, keep: Bool[Tensor, " units"], base: Variant, moments: Mapping[str, Moments]
 ) -> tuple[str, Tensor]:
     """Return the name and value of the reader's bias plus the removed inputs' mean contribution (2312.11983 §3.4)."""
     reader = units.reader

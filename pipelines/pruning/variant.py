@@ -106,12 +106,7 @@ class Variant:
 
 
 def stored_changes(opened: Any, numbers: Mapping[str, Any]) -> Mapping[str, WeightDelta]:  # noqa: ANN401 (safetensors has no types)
-    """Return the changes in an open safetensors file, each read on access.
-
-    Args:
-        opened: the file, mapped into memory.
-        numbers: `WeightDelta.numbers` by matrix name.
-    """
+    """Return the changes in an open safetensors file by matrix name, each read on access; see `WeightDelta.numbers`."""
     keys: dict[str, list[str]] = {}
     for key in opened.keys():  # noqa: SIM118 (not a mapping)
         short, _, name = key.partition(":")

@@ -24,12 +24,7 @@ MAX_CHANGED_BYTES = 4 * 2**30
 
 @contextmanager
 def swap_weights(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Temporarily replace weights of some sublayers.
-
-    Args:
-        sublayers: the sublayers.
-        weights: as `Variant.weights` returns them: matrices in their stored layout and other parameters, by name.
-    """
+    """Temporarily replace weights of some sublayers by those that `Variant.weights` returns."""
     before: dict[Tensor, Tensor] = {}
 
     def restore() -> None:
@@ -87,11 +82,8 @@ def apply_variant(
 
     Hooks on its modules see the shapes of the dense model; under the noise `bfloat16` they see bfloat16.
 
-    Args:
-        decoder: the dense model.
-        variant: the variant.
-        max_bytes: changed weights up to this size are kept in memory together; None is MAX_CHANGED_BYTES.
-        skips: as in `Decoder.without`; False where hooks must also see the modules of dropped sublayers.
+    Changed weights up to `max_bytes` (None: MAX_CHANGED_BYTES) are kept in memory together. `skips` is that of
+    `Decoder.without`: False if hooks must also see the modules of dropped sublayers.
     """
     max_bytes = MAX_CHANGED_BYTES if max_bytes is None else max_bytes
     changed = sum(matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes)

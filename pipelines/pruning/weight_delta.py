@@ -70,13 +70,7 @@ class QuantizedWeights:
 
     @classmethod
     def of(
-        cls,
-        codes: Tensor,
-        bits: int,
-        group: int,
-        scales: Tensor,
-        zeros: Tensor,
-        channels: Tensor | None = None,
+        cls, codes: Tensor, bits: int, group: int, scales: Tensor, zeros: Tensor, channels: Tensor | None = None
     ) -> "QuantizedWeights":
         """Pack codes of shape (outputs, inputs)."""
         unpacked = np.unpackbits(codes.cpu().to(torch.uint8).numpy().reshape(-1, 1), axis=1)

@@ -113,12 +113,7 @@ class InputRecorder:
     """
 
     def __init__(
-        self,
-        matrices: Mapping[str, Matrix],
-        *,
-        with_gram: bool = False,
-        with_tails: bool = False,
-        stops: bool = False,
+        self, matrices: Mapping[str, Matrix], *, with_gram: bool = False, with_tails: bool = False, stops: bool = False
     ) -> None:
         self._by_address = {matrix.address: matrix for matrix in matrices.values()}
         self._with_gram, self._with_tails, self._stops = with_gram, with_tails, stops

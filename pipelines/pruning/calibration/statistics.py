@@ -118,12 +118,7 @@ def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
 
 
 def require_context(spec: CalibrationSpec, context: int, key: str = "`calibration.length`") -> None:
-    """Refuse windows that are longer than a model's context.
-
-    Args:
-        spec: the calibration.
-        context: the context length in tokens.
-        key: the key or flag that set the length, for the message.
+    """Refuse windows that are longer than a model's context; `key` names the setting of the length in the message.
 
     Raises:
         InputError: they are longer.
@@ -133,13 +128,7 @@ def require_context(spec: CalibrationSpec, context: int, key: str = "`calibratio
 
 
 def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> CalibrationResult:
-    """Run the dense model on the calibration tokens.
-
-    Args:
-        decoder: the dense model.
-        spec: the calibration.
-        model: the model's name in the tables.
-        progress: one step per layer.
+    """Measure the dense model on the calibration tokens; `model` is its name in the tables.
 
     Raises:
         InputError: the windows are longer than the model's context.

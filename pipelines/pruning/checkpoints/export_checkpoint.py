@@ -40,23 +40,11 @@ _PROBE_TOKENS = 32
 
 
 def export(
-    decoder: Decoder,
-    variant: Variant,
-    folder: Path,
-    about: About,
-    *,
-    shrink: bool = False,
-    progress: Progress = SILENT,
+    decoder: Decoder, variant: Variant, folder: Path, about: About, *, shrink: bool = False, progress: Progress = SILENT
 ) -> CheckpointResult:
     """Write config, weights, tokenizer and model card, and load them again with stock transformers.
 
-    Args:
-        decoder: the dense model.
-        variant: the variant.
-        folder: must not exist, or must be empty.
-        about: contents of the model card.
-        shrink: whether to make matrices smaller where whole neurons or heads are zero.
-        progress: one step per layer, and one for the comparison.
+    With `shrink`, matrices become smaller where whole neurons or heads are zero.
 
     Raises:
         InputError: the folder is not free or has no room, or stock transformers has no form for the variant.

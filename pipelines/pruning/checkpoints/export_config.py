@@ -77,11 +77,7 @@ class Form:
 def form_of(decoder: Decoder, variant: Variant, weights: MaterializedWeights, *, shrink: bool) -> Form:
     """Return the form of a variant: without dropped blocks, if the class allows it, and with the variant's biases.
 
-    Args:
-        decoder: the dense model.
-        variant: the variant.
-        weights: its parameters.
-        shrink: whether to make matrices smaller where whole neurons or heads are zero.
+    With `shrink`, matrices become smaller where whole neurons or heads are zero.
 
     Raises:
         InputError: stock transformers has no form for the variant; names the reason.
@@ -270,7 +266,7 @@ def _width_changes(configs: _Configs, widths: Widths) -> Iterator[dict[str, int]
         for key in configs.keys(None):
             yield {key: widths.after}
         return
-    # `head_dim` must keep its value: more heads of another width would have the same shapes.
+    # `head_dim` must keep its value: the same number of narrower heads would have the same shapes.
     heads, groups = ([k for k in configs.keys(n) if k != "head_dim"] for n in (widths.before, widths.groups[0]))
     for sizes in ({}, {"head_dim": widths.size}):
         for some in _subsets(heads, 2):

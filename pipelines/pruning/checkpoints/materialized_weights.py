@@ -87,12 +87,7 @@ def as_stored(decoder: Decoder, variant: Variant, dtype: torch.dtype) -> Variant
 
 
 class MaterializedWeights:
-    """The parameters and buffers of a decoder with a variant applied, by name.
-
-    Args:
-        decoder: the dense model.
-        variant: the variant.
-    """
+    """The parameters and buffers of a decoder with a variant applied, by name."""
 
     def __init__(self, decoder: Decoder, variant: Variant) -> None:
         self.silenced = silencing(decoder, variant) if variant.dropped else frozenset()

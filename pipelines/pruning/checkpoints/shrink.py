@@ -43,15 +43,10 @@ class Widths:
 def widths_of(
     decoder: Decoder, weights: MaterializedWeights, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]
 ) -> list[list[Widths]]:
-    """Return the possible reductions of neurons and of heads that contribute nothing in any remaining layer.
+    """Return the possible reductions of neurons and heads that are zero in all remaining layers.
 
-    Each comes with its alternatives, narrowest first, because not every number of heads makes a config.
-
-    Args:
-        decoder: the dense model.
-        weights: the pruned model's parameters.
-        last: the last matrix of every sublayer.
-        layers: the remaining layers.
+    Each comes with its alternatives, narrowest first, because not every number of heads makes a config. `last` is the
+    result of `last_matrices`.
     """
     remaining = [decoder.layers[index] for index in layers]
     neurons = [[widths] for widths in _neurons([layer.mlp for layer in remaining], weights, last)]
@@ -144,21 +139,9 @@ def _cut_weights(sublayer: Sublayer, last: Mapping[str, list[Matrix]], sizes: se
 
 
 def _head_rules(
-    sublayers: list[Sublayer],
-    alive: list[Bool[Tensor, "groups queries"]],
-    size: int,
-    new_groups: int,
-    new_queries: int,
+    sublayers: list[Sublayer], alive: list[Bool[Tensor, "groups queries"]], size: int, new_groups: int, new_queries: int
 ) -> dict[str, Rules]:
-    """Return how attentions are cut.
-
-    Args:
-        sublayers: attentions.
-        alive: the remaining heads of each.
-        size: width of a head.
-        new_groups: remaining groups that share keys and values.
-        new_queries: remaining query heads in each of them.
-    """
+    """Return how attentions are cut to fewer groups and to fewer query heads per group, of width `size`."""
     groups, queries = alive[0].shape
     heads, after = groups * queries, new_groups * new_queries
     of_queries, of_keys = (heads * size, after * size), (groups * size, new_groups * size)

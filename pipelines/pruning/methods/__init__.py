@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.pruning.methods.admm import admm
 from prunescope.pipelines.pruning.methods.dsnot import dsnot
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, errors_about
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 from prunescope.pipelines.pruning.methods.obs import gptq, sparsegpt
 from prunescope.pipelines.pruning.methods.quantize import awq, rtn
 from prunescope.pipelines.pruning.methods.scores import magnitude, ria, wanda
@@ -37,5 +38,9 @@ def change_of(context: MatrixContext, recipe: MatrixRecipe) -> WeightDelta | Non
     if recipe.reads != "nothing" and context.inputs is None and recipe.unreached == "dense":
         context.add_fact("matrices_unreached", 1)
         return None
-    with errors_about(context.name):
+    try:
         return METHODS[type(recipe)](context, recipe)
+    except (ComputationError, InputError) as error:
+        if context.name in str(error):
+            raise
+        raise type(error)(f"{context.name}: {error}") from error

@@ -53,15 +53,8 @@ def drop(
 ) -> Variant:
     """Remove a recipe's units from the model that earlier recipes left.
 
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipe: the recipe.
-        influence: rows of `block_influence` of the dense model; read if the base is dense.
-        tokens: calibration tokens.
-        base: result of the earlier recipes of a composition; the choice is made on that model.
-        progress: one step per measured removal.
-        known: result of an earlier call of `drop_order` with the same arguments and any count.
-        dtype: as in `drop_order`; the table's influences were measured in the same type.
+    Influences of a dense base are read from `influence`, the rows of `block_influence`; all other scores are measured
+    on the base. The other arguments are those of `drop_order`.
 
     Returns:
         The base without the units and without changes inside them. Its facts hold the measured order and the score of
@@ -108,10 +101,10 @@ def drop_order(
     """Return the order in which a recipe removes units, measured on the base.
 
     Args:
-        decoder: the dense model.
+        decoder: the dense model; its weights are only read.
         recipe: the recipe.
         tokens: calibration tokens.
-        base: result of the earlier recipes.
+        base: result of the earlier recipes of a composition.
         known: the beginning of an iterative or greedy order, which is the same for every count.
         progress: one step per measured removal.
         dtype: type of weights and activations below the head while the tokens pass, cast in all layers at once; None
@@ -196,13 +189,9 @@ def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[s
 def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[str]) -> dict[str, float]:
     """Return the mean negative log-likelihood in nats without each unit (SLEB, 2402.09025 §3).
 
-    One pass stores the stream before every layer; for each unit only the layers from its own on run again.
-
-    Args:
-        decoder: the model, with its current weights.
-        units: labels.
-        tokens: at least two per sequence; every token except the first of a sequence is scored.
-        dropped: sublayers that already add nothing; a layer is skipped if both of its sublayers do.
+    One pass stores the stream before every layer; for each unit only the layers from its own on run again. Every token
+    except the first of a sequence is scored. `dropped` are the sublayers that already add nothing; a layer is skipped
+    if it has no others.
 
     Raises:
         InputError: the sequences have one token.
@@ -298,8 +287,7 @@ def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[s
     added: dict[str, Tensor] = {}
     handles = [
         layer.module.register_forward_pre_hook(
-            lambda _, args, kwargs: before.append(stream_of(args, kwargs)[:, -1].double()),
-            with_kwargs=True,
+            lambda _, args, kwargs: before.append(stream_of(args, kwargs)[:, -1].double()), with_kwargs=True
         )
         for layer in decoder.layers
     ]

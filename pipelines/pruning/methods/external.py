@@ -45,11 +45,8 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
     all are stored. Other parameters that differ are stored as they are; those outside the sublayers (gains of a
     layer's norms, learned positions) are applied in runs of the whole model only, not if one sublayer is swapped.
 
-    Args:
-        decoder: the dense model; the checkpoint is loaded in its type, in addition to it.
-        recipe: names the checkpoint.
-        cache: folder for downloaded or converted files.
-        progress: one step per layer.
+    The checkpoint is loaded in the decoder's type, in addition to the decoder; `cache` is the folder for downloaded or
+    converted files.
 
     Raises:
         InputError: the checkpoint does not fit the dense model; names the parameter or setting and the reason.
@@ -175,9 +172,7 @@ class _Pair:
     def others(self, numbers: Mapping[int, int], head: str) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return parameters that are no matrices of sublayers and differ, and the distances of those to be replaced.
 
-        Args:
-            numbers: from the dense model's layer numbers to the other model's.
-            head: as in the recipe.
+        `numbers` maps the dense model's layer numbers to the other model's; `head` is the recipe's.
         """
         model = self.decoder.model
         matrices = {id(matrix.parameter) for matrix in self.decoder.matrices.values()}

@@ -40,11 +40,8 @@ class Factor:
 def factored(context: MatrixContext, recipe: str, damping: float, *, largest_first: bool = False) -> Factor:
     """Return the factor of a matrix's Hessian, shared by matrices with the same inputs, and add two facts about it.
 
-    Args:
-        context: the matrix.
-        recipe: the recipe's name, for messages.
-        damping: λ as a share of the mean diagonal of X Xᵀ over the inputs that are not dead.
-        largest_first: whether columns are in descending order of Σ x² (GPTQ's act-order).
+    λ is the share `damping` of the mean diagonal of X Xᵀ over the inputs that are not dead. With `largest_first`, the
+    columns are in descending order of Σ x² (GPTQ's act-order).
 
     Raises:
         InputError: no token reached the matrix.
@@ -110,12 +107,7 @@ def cholesky(
 ) -> tuple[Float[Tensor, "in in"], int]:
     """Return the lower Cholesky factor of G + (λ·unit + more)·I, and how often λ was raised by RAISE.
 
-    Args:
-        gram: G, float64.
-        damping: the initial λ.
-        name: the matrix's name, for messages.
-        unit: what λ is a share of.
-        more: added to the diagonal and never raised.
+    G is `gram` in float64; λ begins at `damping`.
 
     Raises:
         ComputationError: not positive definite with the largest damping.

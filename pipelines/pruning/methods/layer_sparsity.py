@@ -13,18 +13,11 @@ from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe
 
 
 def layer_sparsities(
-    decoder: Decoder,
-    recipe: MatrixRecipe,
-    activation_stats: pl.DataFrame | None,
-    dropped: Collection[str] = (),
+    decoder: Decoder, recipe: MatrixRecipe, activation_stats: pl.DataFrame | None, dropped: Collection[str] = ()
 ) -> list[float | None]:
     """Return the share of weights that a recipe sets to zero in each layer; None if it has no sparsity.
 
-    Args:
-        decoder: the dense model.
-        recipe: the recipe.
-        activation_stats: rows of that table, measured on the dense model; read for OWL only.
-        dropped: labels of removed sublayers, which are left out of OWL's counts.
+    Only OWL reads `activation_stats`; it leaves out the sublayers in `dropped`.
 
     Raises:
         InputError: the recipe lists one ratio per layer for another number of layers; or the statistics are missing.

@@ -1,14 +1,12 @@
 """The input of a pruning method for one matrix."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask
 
@@ -53,14 +51,3 @@ class MatrixContext:
     def add_fact(self, name: str, count: int) -> None:
         """Add a count to a fact."""
         self.facts[name] = self.facts.get(name, 0) + count
-
-
-@contextmanager
-def errors_about(name: str) -> Iterator[None]:
-    """Prefix errors with the matrix's name."""
-    try:
-        yield
-    except (ComputationError, InputError) as error:
-        if name in str(error):
-            raise
-        raise type(error)(f"{name}: {error}") from error

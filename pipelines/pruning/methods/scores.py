@@ -48,11 +48,7 @@ def mask_of(context: MatrixContext, recipe: MaskingRecipe, scores: Float[Tensor,
     of a sparsity by bisection; here α is selected as the k-th smallest of all these cumulative shares, k =
     round(sparsity × weights), and shares equal to it are dropped in index order until k is exact.
 
-    Args:
-        context: the matrix.
-        recipe: the recipe.
-        scores: at least 0; low scores are dropped.
-        group: `matrix`, `output` or `threshold`; ignored by an N:M pattern.
+    Scores are at least 0. `group` is `matrix`, `output` or `threshold`; an N:M pattern ignores it.
 
     Raises:
         InputError: the pattern does not fit the matrix.

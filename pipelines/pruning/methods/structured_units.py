@@ -79,10 +79,7 @@ def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units
     Verification: if the rows of some neurons in a feeding matrix are zero, the reader's inputs in all other channels
     stay bit for bit the same; if the neurons' columns in the reader are zero as well, the MLP's output does.
 
-    Args:
-        sublayer: an MLP.
-        call: arguments of one of its calls.
-        width: of the residual stream.
+    `call` holds the arguments of one of the MLP's calls; `width` is that of the residual stream.
 
     Raises:
         InputError: no matrix in it reads neurons.
@@ -116,14 +113,7 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
     Verification is that of `neurons_of`, with all other matrices of the attention as feeding matrices. Mixers with a
     convolution along the positions are recurrences (Mamba, linear attention) and have no heads.
 
-    Args:
-        sublayer: an attention, possibly with a recurrence in parallel.
-        call: arguments of one of its calls.
-        width: of the residual stream.
-        heads: number of query heads.
-
-    Returns:
-        The units; none for a recurrence.
+    The arguments are those of `neurons_of`, and the number of query heads. A recurrence returns no units.
 
     Raises:
         InputError: no grouping of the heads is verified.
