@@ -51,7 +51,7 @@ class PruningJob:
 
     @property
     def needs_forward(self) -> bool:
-        """Whether the model has to run on the tokens for it."""
+        """Return whether the model has to run on the tokens for it."""
         return self.recipe.reads != "nothing" and self.moments is None
 
 
@@ -187,12 +187,12 @@ class _Group:
 
     @property
     def is_finished(self) -> bool:
-        """Whether earlier runs have stored all layers."""
+        """Return whether earlier runs have stored all layers."""
         return all(run.is_stored(len(run.chosen) - 1) for run in self.runs)
 
     @property
     def reads_gram(self) -> bool:
-        """Whether a job reads Gram matrices."""
+        """Return whether a job reads Gram matrices."""
         return any(run.job.recipe.reads == "gram" for run in self.runs)
 
     def unfinished(self, index: int) -> dict[str, Matrix]:

@@ -50,8 +50,14 @@ def _owl(
     moments = dict(activation_stats.select("module", "second_moment").iter_rows())
     counts = []
     for layer in decoder.layers:
-        matrices = chosen_matrices(layer, recipe, dropped)
-        reached = [matrix for name, matrix in matrices.items() if _is_reached(name, recipe, moments)]
+        reached = []
+        for name, matrix in chosen_matrices(layer, recipe, dropped).items():
+            if name in moments:
+                reached.append(matrix)
+            elif recipe.unreached != "dense":
+                raise InputError(
+                    f"recipe {recipe.name}: activation_stats has no row for {name}; no calibration token reached it"
+                )
         counts.append(_outliers(reached, recipe.owl_m, moments))
     outliers, sizes = torch.tensor(counts, dtype=torch.float64).unbind(dim=1)
     # A layer without included weights has distance 0.
@@ -70,11 +76,3 @@ def _outliers(matrices: list[Matrix], threshold: float, moments: dict[str, list[
     size = sum(part.numel() for part in scores)
     mean = sum(float(part.sum(dtype=torch.float64)) for part in scores) / max(size, 1)
     return sum(int((part > threshold * mean).sum()) for part in scores), size
-
-
-def _is_reached(name: str, recipe: MaskingRecipe, moments: dict[str, list[float]]) -> bool:
-    if name in moments:
-        return True
-    if recipe.unreached == "dense":
-        return False
-    raise InputError(f"recipe {recipe.name}: activation_stats has no row for {name}; no calibration token reached it")

@@ -100,8 +100,7 @@ def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units
             if not rows and channels == width:
                 continue  # it may read the residual stream
             rows = {} if mixed else rows
-            probe.require(readers, feeders, rows, channels)
-            units += _units("neurons", sublayer, readers, feeders, rows, channels)
+            units += probe.verified("neurons", readers, feeders, rows, channels)
     if not units:
         raise InputError(f"{sublayer.name}: no matrix in it reads neurons and writes the stream; it has none to remove")
     return units
@@ -123,7 +122,7 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
     probe = _Probe(sublayer, call)
     units: list[Units] = []
     for family in _families(sublayer, without=_recurrent(sublayer)):
-        heads_of_family = _heads_in(family, sublayer, probe, width, heads)
+        heads_of_family = _heads_in(family, probe, width, heads)
         if not heads_of_family:
             raise InputError(
                 f"{sublayer.name}: its heads are not independent of each other in {', '.join(family)} (for example "
@@ -133,7 +132,7 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
     return units
 
 
-def _heads_in(family: Family, sublayer: Sublayer, probe: "_Probe", width: int, heads: int) -> list[Units]:
+def _heads_in(family: Family, probe: "_Probe", width: int, heads: int) -> list[Units]:
     for name, readers in family.items():
         outputs, channels = _shape(readers)
         if outputs != width or channels % heads:
@@ -142,23 +141,12 @@ def _heads_in(family: Family, sublayer: Sublayer, probe: "_Probe", width: int, h
         for count in (groups for groups in range(heads, 1, -1) if heads % groups == 0):
             rows, mixed = probe.feeding(readers, feeders, count, is_whole=True)
             if rows and not mixed:
-                probe.require(readers, feeders, rows, count)
-                return _units("heads", sublayer, readers, feeders, rows, count)
+                return probe.verified("heads", readers, feeders, rows, count)
         # All query heads share one head of keys and values: it stays, and every query head is a unit.
         rows, mixed = probe.feeding(readers, feeders, heads, is_shared=True)
         if rows and all(_shape(feeders[key])[0] < channels for key in mixed):
-            probe.require(readers, feeders, rows, heads)
-            return _units("heads", sublayer, readers, feeders, rows, heads)
+            return probe.verified("heads", readers, feeders, rows, heads)
     return []
-
-
-def _units(
-    kind: UnitKind, sublayer: Sublayer, readers: Stack, feeders: Family, rows: Mapping[str, Tensor], count: int
-) -> list[Units]:
-    return [
-        Units(kind, sublayer, reader, count, {feeders[key][expert].name: own for key, own in rows.items()})
-        for expert, reader in readers.items()
-    ]
 
 
 class _Probe:
@@ -195,8 +183,8 @@ class _Probe:
             for sections in _layouts(_shape(matrices)[0], channels, count, is_shared=is_shared):
                 candidate = _rows(sections, count)
                 inputs = self._inputs(readers, _without_rows(matrices, candidate[some].flatten()))
-                is_fed = any(not _same(inputs[name], own, slice(None)) for name, own in dense.items())
-                if is_fed and all(_same(inputs[name], own, outside) for name, own in dense.items()):
+                is_fed = not _same_inputs(inputs, dense, slice(None))
+                if is_fed and _same_inputs(inputs, dense, outside):
                     rows[key] = candidate
                     break
                 if not is_fed:
@@ -208,8 +196,15 @@ class _Probe:
                         break
         return rows, mixed
 
-    def require(self, readers: Stack, feeders: Family, rows: Mapping[str, Tensor], count: int) -> None:
-        """Refuse units whose removal changes what other units contribute, by setting all of their rows to zero."""
+    def verified(
+        self, kind: UnitKind, readers: Stack, feeders: Family, rows: Mapping[str, Tensor], count: int
+    ) -> list[Units]:
+        """Return the units of every reader, after a check that the output does not change if their rows are zero too.
+
+        Raises:
+            InputError: it does.
+            ComputationError: the output is NaN or infinite.
+        """
         some = _third(count)
         columns = torch.arange(_shape(readers)[1]).reshape(count, -1)[some].flatten()
         weights = {}
@@ -226,12 +221,15 @@ class _Probe:
             raise ComputationError(f"{names}: its output is NaN or infinite; its weights are damaged")
         if not torch.equal(output, self._output(weights | fed)):
             raise InputError(f"{names}: removing some of its inputs changes the others; units cannot be removed")
+        return [
+            Units(kind, self._sublayer, reader, count, {feeders[key][expert].name: own for key, own in rows.items()})
+            for expert, reader in readers.items()
+        ]
 
     def _ignores(self, readers: Stack, matrices: Stack, dense: Mapping[str, ActivationMoments]) -> bool:
         """Return whether the reader's inputs stay the same if some matrices are all zero."""
         zeros = {matrix.name: torch.zeros_like(matrix.stored) for matrix in matrices.values()}
-        inputs = self._inputs(readers, zeros)
-        return all(_same(inputs[name], own, slice(None)) for name, own in dense.items())
+        return _same_inputs(self._inputs(readers, zeros), dense, slice(None))
 
     def _inputs(self, readers: Stack, weights: Mapping[str, Tensor]) -> dict[str, ActivationMoments]:
         with swap_weights([self._sublayer], weights):
@@ -249,10 +247,14 @@ class _Probe:
             return self._sublayer.replay(self._call)
 
 
-def _same(one: ActivationMoments, other: ActivationMoments, channels: Tensor | slice) -> bool:
-    """Return whether the sums and sums of squares of some channels are equal bit for bit."""
-    return torch.equal(one.sums[channels], other.sums[channels]) and torch.equal(
-        one.squares[channels], other.squares[channels]
+def _same_inputs(
+    inputs: Mapping[str, ActivationMoments], others: Mapping[str, ActivationMoments], channels: Tensor | slice
+) -> bool:
+    """Return whether the sums and sums of squares of some channels of all readers are equal bit for bit."""
+    return all(
+        torch.equal(inputs[name].sums[channels], other.sums[channels])
+        and torch.equal(inputs[name].squares[channels], other.squares[channels])
+        for name, other in others.items()
     )
 
 

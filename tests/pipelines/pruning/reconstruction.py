@@ -1,4 +1,4 @@
-"""Matrices with correlated inputs, as methods are given them, and what became of their outputs."""
+"""Matrices with correlated inputs, contexts for methods, and errors of the outputs."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""ADMM finds the least-squares weights of a mask, and masks of its own little by little, with exact counts."""
+"""ADMM finds the least-squares weights of a mask, and its own masks gradually, with exact counts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Which sublayers and blocks are dropped: every choice against brute force on a copy without them."""
+"""Depth pruning: every choice of sublayers and blocks against brute force on a copy without them."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A variant removes what its recipe says, is kept in one bit a weight, and comes back bit for bit."""
+"""A variant removes what its recipe says, is stored in one bit per weight, and loads bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all, in the model's own type and shards, and only if it computes the same."""
+"""Exports are complete or absent, in the model's own type and shards, and only if they compute the same."""
 
 import json
 import shutil

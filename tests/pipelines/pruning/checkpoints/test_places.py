@@ -1,4 +1,4 @@
-"""A folder that is being made lies beside its place; what a kill leaves there goes at the next run, nothing else."""
+"""Output directories appear complete or not at all; the next run removes what a killed one left, and nothing else."""
 
 import os
 import signal
