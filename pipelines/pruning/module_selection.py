@@ -46,9 +46,12 @@ def layers_prefix(decoder: Decoder) -> str:
     return names[decoder.layers[0].module].rpartition(".")[0]
 
 
+def layer_of(name: str, prefix: str) -> int | None:
+    """Return the number of a parameter's layer in the list `prefix`; None if it is in no layer."""
+    return int(name.removeprefix(f"{prefix}.").partition(".")[0]) if name.startswith(f"{prefix}.") else None
+
+
 def renumbered(name: str, prefix: str, number: Callable[[int], int]) -> str:
-    """Return a parameter's name after its layer gets another number; names outside the layers `prefix` stay."""
-    if not name.startswith(f"{prefix}."):
-        return name
-    index, _, rest = name.removeprefix(f"{prefix}.").partition(".")
-    return f"{prefix}.{number(int(index))}.{rest}"
+    """Return a parameter's name after its layer gets another number; a name outside the layers stays."""
+    layer = layer_of(name, prefix)
+    return name if layer is None else f"{prefix}.{number(layer)}{name.removeprefix(f'{prefix}.{layer}')}"

@@ -30,6 +30,7 @@ from prunescope.pipelines.pruning.checkpoints.materialized_weights import (
 from prunescope.pipelines.pruning.checkpoints.model_card import About, card
 from prunescope.pipelines.pruning.checkpoints.output_directory import atomic_directory, require_free, require_room
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
+from prunescope.pipelines.pruning.module_selection import layer_of
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 
@@ -112,7 +113,10 @@ def _write_weights(
         shard.clear()
         size = 0
 
-    for names in _groups(form):
+    layers: dict[int | None, list[str]] = {None: []}
+    for name in form.names:
+        layers.setdefault(layer_of(name, form.prefix), []).append(name)
+    for names in layers.values():
         # Restores the names and layout of checkpoints on the hub, such as one tensor per expert.
         tensors = revert_weight_conversion(
             cast(Any, form.model), {name: _stored(form, weights, dense, name, dtype).cpu() for name in names}
@@ -136,16 +140,6 @@ def _write_weights(
     }
     (scratch / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     return total
-
-
-def _groups(form: Form) -> Iterator[list[str]]:
-    """Yield the names outside the layers, then those of each layer."""
-    layers: dict[str, list[str]] = {"": []}
-    for name in form.names:
-        inside = name.startswith(f"{form.prefix}.")
-        index = name.removeprefix(f"{form.prefix}.").partition(".")[0] if inside else ""
-        layers.setdefault(index, []).append(name)
-    yield from layers.values()
 
 
 def _stored(

@@ -18,7 +18,7 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.meta_model import auto_class
 from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights, last_matrices
 from prunescope.pipelines.pruning.checkpoints.shrink import Rules, Widths, widths_of
-from prunescope.pipelines.pruning.module_selection import layers_prefix, renumbered
+from prunescope.pipelines.pruning.module_selection import layer_of, layers_prefix, renumbered
 from prunescope.pipelines.pruning.variant import Variant
 
 # Largest number of configs that a search tries.
@@ -209,7 +209,7 @@ def _with_biases(decoder: Decoder, variant: Variant, configs: _Configs, form: Fo
     missing = {
         renumbered(name, form.prefix, numbers.__getitem__)
         for name in variant.parameters
-        if name not in dense and not any(name.startswith(f"{form.prefix}.{i}.") for i in removed)
+        if name not in dense and layer_of(name, form.prefix) not in removed
     }
     if not missing:
         return form

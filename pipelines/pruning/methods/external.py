@@ -22,7 +22,7 @@ from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import data_of, on_device
-from prunescope.pipelines.pruning.module_selection import layers_prefix, renumbered
+from prunescope.pipelines.pruning.module_selection import layer_of, layers_prefix, renumbered
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant, contributing
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
@@ -182,8 +182,8 @@ class _Pair:
         replaced: dict[str, float] = {}
         head_parameters = self._head_parameters(head)
         for name, parameter in model.named_parameters():
-            layer = name.removeprefix(f"{self.prefix}.").partition(".")[0] if name.startswith(f"{self.prefix}.") else ""
-            if id(parameter) in matrices or (layer and int(layer) not in numbers):
+            layer = layer_of(name, self.prefix)
+            if id(parameter) in matrices or (layer is not None and layer not in numbers):
                 continue
             other_name = renumbered(name, self.prefix, numbers.__getitem__)
             remaining.discard(other_name)
