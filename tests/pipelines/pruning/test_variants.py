@@ -117,12 +117,12 @@ def test_a_variant_file_is_refused_when_damaged_or_of_other_weights(
     content = bytearray(file.read_bytes())
     content[-3] ^= 16
     file.write_bytes(content)
-    with pytest.raises(InputError, match="its changes are not the ones"):
+    with pytest.raises(InputError, match="its changes do not match their hash"):
         load_variant(file, "weights")
     file.write_bytes(content[:50])
-    with pytest.raises(InputError, match="no readable variant file"):
+    with pytest.raises(InputError, match="not a readable variant file"):
         load_variant(file, "weights")
-    with pytest.raises(InputError, match="no readable variant file"):
+    with pytest.raises(InputError, match="not a readable variant file"):
         load_variant(tmp_path / "none", "weights")
 
 
