@@ -88,12 +88,12 @@ def checkpoint(
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
     """
     from prunescope.pipelines.models.sources import identify, locate
-    from prunescope.pipelines.pruning.checkpoints.output_directory import check_place
+    from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
     from prunescope.warehouse.storage.partition_store import Store
     from prunescope.warehouse.storage.path_names import path_safe
     from prunescope.warehouse.tables import TABLES
 
-    check_place(folder)
+    require_free(folder)
     limits = _limits(memory)
     store = Store(root(context))
     model, name = variant_names(variant)
@@ -189,11 +189,15 @@ def prune(
     - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
     """
     from prunescope.pipelines.models.sources import identify, locate
-    from prunescope.pipelines.pruning.checkpoints.output_directory import check_place, refusals_told, unfinished_beside
+    from prunescope.pipelines.pruning.checkpoints.output_directory import (
+        explained_write_errors,
+        require_free,
+        unfinished_directory,
+    )
     from prunescope.pipelines.recipes import parse_recipe
     from prunescope.pipelines.studies.memory_limits import DEVICE
 
-    check_place(output)
+    require_free(output)
     parsed = parse_recipe(recipe)
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
@@ -214,7 +218,7 @@ def prune(
     if not re.match(DEVICE, device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
     limits = _limits(memory)
-    with unfinished_beside(output) as scratch, RichProgress() as bars:
+    with unfinished_directory(output) as scratch, RichProgress() as bars:
         cache = settings.cache_folder()
         place = locate(model, cache, bars)
         identity = identify(place, cache)
@@ -234,7 +238,7 @@ def prune(
             seen = calibrate(decoder, spec, place.name, bars)
             statistics = {need: getattr(seen, need) for need in parsed.needs}
         tokens = calibration_tokens(decoder.tokenizer, spec) if parsed.is_calibrated else None
-        with refusals_told(output):
+        with explained_write_errors(output):
             variant = apply.prune(
                 decoder,
                 parsed,

@@ -181,7 +181,7 @@ def _now(clock: Clock, device: torch.device) -> float:
 
 def _worn(decoder: Decoder, variant: Variant, side: Side) -> AbstractContextManager[None]:
     # All changed weights are made before the clock starts, however many they are.
-    return nullcontext() if side == "dense" else apply_variant(decoder, variant, most_held=maxsize)
+    return nullcontext() if side == "dense" else apply_variant(decoder, variant, max_bytes=maxsize)
 
 
 def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:

@@ -12,8 +12,8 @@ from prunescope.pipelines.planning.cost_model import FLOAT, Cost, MemoryItem, Pa
 from prunescope.pipelines.planning.evaluation_workload import EvaluationWorkload, TaskSize
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
-from prunescope.pipelines.pruning.sampled_masks import MOST_SAMPLED
-from prunescope.pipelines.pruning.variant_patching import MOST_HELD
+from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
+from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
 from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, NoiseRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
 
@@ -221,11 +221,14 @@ class Workload(Passes):
         # More than that is made layer by layer, except where nothing may be made while the clock runs.
         pruned = shape.prunable * size
         is_whole = self.stays is None or self.stays >= self.layers_bytes
-        worn = pruned if (is_whole and pruned <= MOST_HELD) or self.study.speed else -(-pruned // shape.layers)
+        worn = pruned if (is_whole and pruned <= MAX_CHANGED_BYTES) or self.study.speed else -(-pruned // shape.layers)
         moves = len(group) * self.positions * shape.width * sublayers * FLOAT
         swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
         turns = (
-            isinstance(recipe, NoiseRecipe) and recipe.kind == "batch" and is_whole and self.layers_bytes <= MOST_HELD
+            isinstance(recipe, NoiseRecipe)
+            and recipe.kind == "batch"
+            and is_whole
+            and self.layers_bytes <= MAX_CHANGED_BYTES
         )
         rounds = isinstance(recipe, NoiseRecipe) and recipe.kind == "bfloat16"
         # Logits of both sides, z − max z, and a copy that a product may make.
@@ -303,7 +306,7 @@ class Workload(Passes):
         kept = self.positions * (2 * self.shape.layers if recipe.method == "dense" else moved)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
         masks = any(isinstance(part, MatrixRecipe) for part in steps(recipe))
-        sampled = min(self.shape.prunable, self.shape.modules * MOST_SAMPLED) // 8
+        sampled = min(self.shape.prunable, self.shape.modules * MAX_SAMPLED) // 8
         return [
             RowCount("variants", 1),
             RowCount("mask_samples", self.shape.modules, packed=sampled if masks else 0),

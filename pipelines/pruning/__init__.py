@@ -1,1 +1,1 @@
-"""How a model is pruned: recipes, exact masks, and variants that are a mask and not a copy."""
+"""Pruning of a model: exact masks, weight changes, variants without copied weights, and their export."""

@@ -1,7 +1,4 @@
-"""From a recipe and a model's statistics to a variant, proved to change the forward pass.
-
-How each recipe works is told in `methods`, in which order layers come in `layerwise.py`.
-"""
+"""Pruning of a model with any recipe, with a check that the variant changes the forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,75 +46,61 @@ def prune(
     unfinished: Unfinished | None = None,
     cache: Path | None = None,
 ) -> Variant:
-    """Prunes; the arguments are those of `Statistics`.
-
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipe: what to do.
-        activation_stats: rows of that table.
-        block_influence: rows of that table.
-        tokens: calibration tokens.
-        progress: one step a layer.
-        dtype: type in which the tokens pass the layers; None is the model's own.
-        unfinished: where finished layers are kept until the variant is.
-        cache: folder for what is fetched or converted, for recipes that read a checkpoint.
+    """Prune a model with one recipe; the weights of the decoder are only read. `Statistics` explains the inputs.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
         ComputationError: NaN scores, or the variant leaves the forward pass unchanged.
     """
     statistics = Statistics(activation_stats, block_influence, tokens, dtype, unfinished, cache=cache)
-    found = prune_all(decoder, [recipe], statistics, progress)[recipe.name]
-    if isinstance(found, Variant):
-        return found
-    raise found
+    return _require_variant(prune_all(decoder, [recipe], statistics, progress)[recipe.name])
 
 
 def prune_all(
     decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
 ) -> dict[str, Variant | Failure]:
-    """Prunes with several recipes; those that go matrix by matrix share passes over the calibration tokens.
-
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipes: with different names.
-        statistics: what is known of the dense model.
-        progress: one step a layer.
+    """Prune a model with recipes of different names; matrix recipes share passes over the calibration tokens.
 
     Returns:
-        By recipe name the variant, or why there is none; a failed recipe does not stop the others.
+        The variant or the error by recipe name; a failed recipe does not stop the others.
     """
-    found: dict[str, Variant | Failure] = {}
-    family = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe)]
-    found |= _family(decoder, family, statistics, Variant(), Variant(), progress)
+    matrix_recipes = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe)]
+    results = _prune_matrices(decoder, matrix_recipes, statistics, Variant(), Variant(), progress)
     probe: _Probe | None = None
     for recipe in recipes:
         if not isinstance(recipe, MatrixRecipe):
             try:
-                found[recipe.name] = _by_parts(decoder, recipe, statistics, progress)
+                results[recipe.name] = _apply_steps(decoder, recipe, statistics, progress)
             except (InputError, ComputationError) as failure:
-                found[recipe.name] = failure
-        variant = found[recipe.name]
-        # Noise may change nothing: two shapes that round alike are good news.
+                results[recipe.name] = failure
+        variant = results[recipe.name]
+        # Noise may change nothing: it is a good result if both batch shapes round alike.
         if isinstance(variant, Variant) and not isinstance(recipe, (DenseRecipe, NoiseRecipe)):
             probe = probe or _Probe(decoder)
-            found[recipe.name] = probe.require_effect(recipe, variant)
-    return {recipe.name: found[recipe.name] for recipe in recipes}
+            results[recipe.name] = probe.require_effect(recipe, variant)
+    return {recipe.name: results[recipe.name] for recipe in recipes}
 
 
-def _by_parts(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress: Progress) -> Variant:
+def _require_variant(result: Variant | Failure) -> Variant:
+    if isinstance(result, Variant):
+        return result
+    raise result
+
+
+def _apply_steps(decoder: Decoder, recipe: Recipe, statistics: Statistics, progress: Progress) -> Variant:
     variant, origin, unfinished = Variant(), Variant(), statistics.unfinished
-    for place, part in enumerate(steps(recipe)):
-        own = unfinished and replace(unfinished, folder=unfinished.folder / recipe.name / str(place))
-        before, variant = variant, _one(decoder, part, replace(statistics, unfinished=own), variant, origin, progress)
-        if place and variant.hash == before.hash:
-            raise ComputationError(f"recipe {recipe.name}: its part {part.name} changes nothing; leave it out")
-        if isinstance(part, ExternalRecipe):
+    for index, step in enumerate(steps(recipe)):
+        own = unfinished and replace(unfinished, folder=unfinished.folder / recipe.name / str(index))
+        inputs = replace(statistics, unfinished=own)
+        before, variant = variant, _apply_step(decoder, step, inputs, variant, origin, progress)
+        if index and variant.hash == before.hash:
+            raise ComputationError(f"recipe {recipe.name}: its part {step.name} changes nothing; leave it out")
+        if isinstance(step, ExternalRecipe):
             origin = variant
     return variant
 
 
-def _one(
+def _apply_step(
     decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, origin: Variant, progress: Progress
 ) -> Variant:
     match recipe:
@@ -131,19 +114,17 @@ def _one(
             return drop(decoder, recipe, influence, tokens, base, progress, known, statistics.dtype)
         case ExternalRecipe():
             if statistics.cache is None:
-                raise InputError(f"recipe {recipe.name} needs a cache folder for what it fetches or converts")
+                raise InputError(f"recipe {recipe.name} needs a cache folder for downloaded and converted files")
             return external(decoder, recipe, statistics.cache, progress)
         case StructuredRecipe():
             stats, tokens = statistics.activation_stats, statistics.tokens
             return prune_units(decoder, recipe, stats, tokens, base, progress, statistics.dtype)
         case MatrixRecipe():
-            found = _family(decoder, [recipe], statistics, base, origin, progress)[recipe.name]
-            if isinstance(found, Variant):
-                return found
-            raise found
+            results = _prune_matrices(decoder, [recipe], statistics, base, origin, progress)
+            return _require_variant(results[recipe.name])
 
 
-def _family(
+def _prune_matrices(
     decoder: Decoder,
     recipes: Sequence[MatrixRecipe],
     statistics: Statistics,
@@ -151,24 +132,24 @@ def _family(
     origin: Variant,
     progress: Progress,
 ) -> dict[str, Variant | Failure]:
-    """Variants of recipes with the same base, pruned side by side."""
-    found: dict[str, Variant | Failure] = {}
+    """Prune with recipes of the same base, layer by layer together."""
+    results: dict[str, Variant | Failure] = {}
     jobs = []
     for recipe in recipes:
         try:
             jobs.append(_job(decoder, recipe, statistics, base, origin))
         except (InputError, ComputationError) as failure:
-            found[recipe.name] = failure
+            results[recipe.name] = failure
     if jobs:
         variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
-        found |= {job.recipe.name: variant for job, variant in zip(jobs, variants, strict=True)}
-    return found
+        results |= {job.recipe.name: variant for job, variant in zip(jobs, variants, strict=True)}
+    return results
 
 
 def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant, origin: Variant) -> PruningJob:
     unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
     if unread is not None:
-        raise InputError(f"recipe {recipe.name}: {unread} is no matrix, as far as can be seen; only drops can be used")
+        raise InputError(f"recipe {recipe.name}: {unread} is not recognised as a matrix; only drops can be used")
     moments = None
     if recipe.reads == "moments" and recipe.predecessors == "dense" and base.is_dense:
         moments = known_moments(recipe, statistics)
@@ -183,7 +164,7 @@ def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: V
 
 
 class _Probe:
-    """A few tokens through the dense model, which every variant has to move."""
+    """A few tokens with their dense hidden states, which every variant has to change."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -191,8 +172,8 @@ class _Probe:
         self._dense = decoder.hidden(self._tokens)
 
     def require_effect(self, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
-        """The variant; an error if it has none: a drop that stock classes ignore would be dense against dense."""
-        with apply_variant(self._decoder, variant, most_held=0):  # a single pass needs no more than one layer at a time
+        """Return the variant, or an error if it computes the same as the dense model."""
+        with apply_variant(self._decoder, variant, max_bytes=0):  # a single pass needs one layer at a time
             pruned = self._decoder.hidden(self._tokens)
         if torch.equal(self._dense, pruned):
             return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")

@@ -1,12 +1,9 @@
-"""Changes of a model that is being pruned, one file a layer, so that a killed run goes on at the layer it had reached.
-
-A finished variant's own file is `variant.py`'s; whoever has written that removes these with `discard`.
-"""
+"""Checkpoints of an unfinished pruning run, one file per layer, so that a killed run resumes at the next layer."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,25 +11,25 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunescope.pipelines.pruning.variant import StoredChanges
-from prunescope.pipelines.pruning.weight_delta import WeightDelta
+from prunescope.pipelines.pruning.variant import stored_changes
+from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
 
 class LayerFiles:
-    """One safetensors file for each finished layer of a run, in a folder of its own.
+    """One safetensors file per finished layer of a run.
 
     Args:
-        folder: made where it is missing; files of other runs in it are taken for none and overwritten.
-        fingerprint: everything that the changes follow from, as one hash.
+        folder: created if missing; files of other runs in it are ignored and overwritten.
+        fingerprint: hash of everything that the changes depend on.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
 
     def write(self, layer: int, changes: Mapping[str, WeightDelta], facts: Mapping[str, Any]) -> None:
-        """Keeps a layer's changes, and what the recipe has told up to it; never half of them under the file's name."""
+        """Store a layer's changes and the facts up to it, atomically."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        about = {
+        metadata = {
             "fingerprint": self._fingerprint,
             "layer": str(layer),
             "changes": json.dumps({name: change.numbers for name, change in changes.items()}),
@@ -45,7 +42,7 @@ class LayerFiles:
         }
         file = self._file(layer)
         temporary = file.with_suffix(".tmp")
-        save_file(tensors, temporary, metadata=about)
+        save_file(tensors, temporary, metadata=metadata)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(file)
@@ -55,78 +52,42 @@ class LayerFiles:
         finally:
             os.close(folder)
 
-    def read(self, layer: int) -> tuple[StoredChanges, dict[str, Any]] | None:
-        """A finished layer's changes, mapped into memory, and the facts; None where this run has no such file."""
+    def read(self, layer: int) -> tuple[Mapping[str, WeightDelta], dict[str, Any]] | None:
+        """Return a finished layer's changes, mapped into memory, and the facts; None without a file of this run."""
         with suppress(OSError, SafetensorError, KeyError, ValueError, TypeError):
             opened: Any = safe_open(self._file(layer), framework="pt")
-            about = opened.metadata()
-            if about["fingerprint"] == self._fingerprint and about["layer"] == str(layer):
-                return StoredChanges(opened, json.loads(about["changes"])), json.loads(about["facts"])
+            metadata = opened.metadata()
+            if metadata["fingerprint"] == self._fingerprint and metadata["layer"] == str(layer):
+                return stored_changes(opened, json.loads(metadata["changes"])), json.loads(metadata["facts"])
         return None
 
     def _file(self, layer: int) -> Path:
         return self._folder / f"layer-{layer:04d}.safetensors"
 
 
-class LayeredChanges(Mapping[str, WeightDelta]):
-    """Changes that lie in layer files; only one of them is open at a time.
+def layered_changes(files: LayerFiles, names: Sequence[Sequence[str]]) -> Mapping[str, WeightDelta]:
+    """Return the changes of the named matrices of each layer, read on access; only one file is open at a time."""
+    layers = {name: layer for layer, group in enumerate(names) for name in group}
+    current: tuple[int, Mapping[str, WeightDelta]] | None = None
 
-    Args:
-        files: where they lie.
-        names: of the changed matrices, by layer.
-    """
+    def read(name: str) -> WeightDelta:
+        nonlocal current
+        layer = layers[name]
+        if current is None or current[0] != layer:
+            stored = files.read(layer)
+            if stored is None:
+                raise FileNotFoundError(f"the file of layer {layer} is missing while its changes are still needed")
+            current = layer, stored[0]
+        return current[1][name]
 
-    def __init__(self, files: LayerFiles, names: Sequence[Sequence[str]]) -> None:
-        self._files = files
-        self._layers = {name: layer for layer, each in enumerate(names) for name in each}
-        self._open: tuple[int, StoredChanges] | None = None
-
-    def __getitem__(self, name: str) -> WeightDelta:
-        """The change of a matrix."""
-        layer = self._layers[name]
-        if self._open is None or self._open[0] != layer:
-            found = self._files.read(layer)
-            if found is None:
-                raise FileNotFoundError(f"the file of layer {layer} is gone while its changes are still needed")
-            self._open = layer, found[0]
-        return self._open[1][name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Names."""
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        """Number of changed matrices."""
-        return len(self._layers)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is a change of that name; nothing is read."""
-        return name in self._layers
+    return LazyMapping(layers, read)
 
 
-class Overlay(Mapping[str, WeightDelta]):
-    """Changes over earlier ones, which show where there are no later; nothing is read before it is asked for."""
-
-    def __init__(self, later: Mapping[str, WeightDelta], earlier: Mapping[str, WeightDelta]) -> None:
-        self._later, self._earlier = later, earlier
-
-    def __getitem__(self, name: str) -> WeightDelta:
-        """The change of a matrix."""
-        return self._later[name] if name in self._later else self._earlier[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Names."""
-        return iter({**dict.fromkeys(self._earlier), **dict.fromkeys(self._later)})
-
-    def __len__(self) -> int:
-        """Number of changed matrices."""
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is a change of that name; nothing is read."""
-        return name in self._later or name in self._earlier
+def overlay(later: Mapping[str, WeightDelta], earlier: Mapping[str, WeightDelta]) -> Mapping[str, WeightDelta]:
+    """Return the later changes and, of matrices without any, the earlier ones; each is read on access."""
+    return LazyMapping([*earlier, *later], lambda name: later[name] if name in later else earlier[name])
 
 
 def discard(folder: Path) -> None:
-    """Removes a folder of layer files, when the variant's own file is written."""
+    """Remove a folder of layer files once the variant's own file is written."""
     shutil.rmtree(folder, ignore_errors=True)

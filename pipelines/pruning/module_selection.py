@@ -1,10 +1,9 @@
-"""Which matrices of a model a recipe includes.
+"""Selection of the matrices that a recipe prunes, and names of parameters by layer."""
 
-What becomes of them is `methods`'s, in which order is `layerwise.py`'s.
-"""
-
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
+
+from torch import nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, Layer
@@ -13,13 +12,7 @@ from prunescope.pipelines.recipes import MatrixRecipe
 
 
 def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str] = ()) -> dict[str, Matrix]:
-    """The matrices of a layer that a recipe includes, by name, in the order in which the stream meets them.
-
-    Args:
-        layer: the layer.
-        recipe: its `modules` are the choice.
-        dropped: labels of sublayers that are gone already: nothing is left to change in them.
-    """
+    """Return the matrices of a layer that match the recipe's `modules` and are not in dropped sublayers, by name."""
     return {
         name: matrix
         for sublayer in layer.sublayers
@@ -30,10 +23,10 @@ def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str]
 
 
 def require_matches(decoder: Decoder, recipe: MatrixRecipe) -> None:
-    """Refuses a pattern that no matrix matches: a slip of the pen would leave half a recipe out.
+    """Refuse a pattern of `modules` that matches no matrix.
 
     Raises:
-        InputError: there is one; names some matrices that are there.
+        InputError: there is one; the message names some matrices of the model.
     """
     names = [(sublayer.kind, name) for sublayer in decoder.sublayers for name in sublayer.matrices]
     for pattern in recipe.modules:
@@ -45,3 +38,20 @@ def require_matches(decoder: Decoder, recipe: MatrixRecipe) -> None:
 
 def _matches(pattern: str, kind: str, name: str) -> bool:
     return pattern == kind or fnmatchcase(name, pattern)
+
+
+def layers_prefix(decoder: Decoder) -> str:
+    """Return the name of the model's list of layers."""
+    names: dict[nn.Module, str] = {module: name for name, module in decoder.model.named_modules()}
+    return names[decoder.layers[0].module].rpartition(".")[0]
+
+
+def layer_of(name: str, prefix: str) -> int | None:
+    """Return the number of a parameter's layer in the list `prefix`; None if it is in no layer."""
+    return int(name.removeprefix(f"{prefix}.").partition(".")[0]) if name.startswith(f"{prefix}.") else None
+
+
+def renumbered(name: str, prefix: str, number: Callable[[int], int]) -> str:
+    """Return a parameter's name after its layer gets another number; a name outside the layers stays."""
+    layer = layer_of(name, prefix)
+    return name if layer is None else f"{prefix}.{number(layer)}{name.removeprefix(f'{prefix}.{layer}')}"

@@ -1,7 +1,4 @@
-"""What recipes are given beside the model: tables of the dense one, tokens, and where unfinished work is kept.
-
-What they make of it is `apply.py`'s and `methods`'s.
-"""
+"""Inputs of a recipe next to the model: statistics of the dense model, calibration tokens and checkpoints."""
 
 import hashlib
 import json
@@ -27,17 +24,17 @@ from prunescope.pipelines.recipes import MatrixRecipe
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was measured on the dense model, the tokens for more of it, and where unfinished work is kept.
+    """Inputs that recipes share.
 
     Attributes:
-        activation_stats: rows of that table, for recipes that need them; they also save recipes that read only
-            moments, with dense predecessors, from running the model.
+        activation_stats: rows of that table, for recipes that need them; they also spare recipes that read only
+            moments, with dense predecessors, a run of the model.
         block_influence: rows of that table, for recipes that need them.
         tokens: calibration tokens, for recipes that are calibrated.
         dtype: type in which the tokens pass the layers; None is the model's own.
-        unfinished: where finished layers are kept until the variant is; None keeps them in memory.
-        order: how an earlier run of the same iterative or greedy drop began, whatever its count: labels and scores.
-        cache: folder for what is fetched or converted, for recipes that read a checkpoint.
+        unfinished: where to store finished layers until the variant is complete; None keeps them in memory.
+        order: the order of an earlier run of the same iterative or greedy drop with any count: labels and scores.
+        cache: folder for downloaded or converted files, for recipes that read a checkpoint.
     """
 
     activation_stats: pl.DataFrame | None = None
@@ -51,11 +48,11 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A folder for the layers that are finished, so that a killed run goes on at the one that it had reached.
+    """The folder of a run's finished layers, from which a killed run resumes.
 
     Attributes:
-        folder: of the run; `layer_files.discard` removes it when the variant is saved.
-        weight_hash: of the dense model.
+        folder: the folder; `layer_checkpoints.discard` removes it when the variant is saved.
+        weight_hash: hash of the dense weights.
     """
 
     folder: Path
@@ -63,10 +60,10 @@ class Unfinished:
 
 
 def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
-    """Inputs as `activation_stats` has them; None without that table.
+    """Return the inputs of all matrices from `activation_stats`; None without that table.
 
     Raises:
-        InputError: they were measured on other tokens.
+        InputError: the table was measured on other tokens.
     """
     rows, tokens = statistics.activation_stats, statistics.tokens
     if rows is None:
@@ -74,7 +71,7 @@ def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, Act
     if tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
         raise InputError(f"recipe {recipe.name}: activation_stats is of other tokens; materialise it again")
     return {
-        row["module"]: ActivationMoments.measured_before(
+        row["module"]: ActivationMoments.from_table(
             row["tokens"], torch.tensor(row["mean"]), torch.tensor(row["second_moment"])
         )
         for row in rows.iter_rows(named=True)
@@ -84,9 +81,9 @@ def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, Act
 def layer_files(
     decoder: Decoder, job: PruningJob, statistics: Statistics, unfinished: Unfinished, base: Variant
 ) -> LayerFiles:
-    """Where a job keeps its finished layers; only one that follows from all the same reads them again."""
+    """Return a job's layer files; their fingerprint covers everything that the changes depend on."""
     rows, tokens = statistics.activation_stats, statistics.tokens
-    follows_from = {
+    dependencies = {
         "code": code_versions.PRUNING,
         "recipe": job.recipe.hash,
         "weights": unfinished.weight_hash,
@@ -99,5 +96,5 @@ def layer_files(
         "dtype": str(statistics.dtype),
         "activation_stats": "" if rows is None else hashlib.sha256(rows.write_ipc(None).getvalue()).hexdigest(),
     }
-    fingerprint = hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()
     return LayerFiles(unfinished.folder / job.recipe.name, fingerprint)

@@ -1,6 +1,6 @@
-"""Which weights a variant keeps, at a sample of places that is the same for every variant of a model.
+"""Samples of masks, at the same positions for every variant of a model.
 
-A mask of a 7B model is a gigabyte in all; the sample says the overlap of any two to a few thousandths in half a MB.
+All masks of a 7B model take a gigabyte; half a megabyte of samples gives the overlap of any two to a few thousandths.
 """
 
 import hashlib
@@ -13,28 +13,22 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 
-MOST_SAMPLED = 16_384
+MAX_SAMPLED = 16_384
 
 
 def mask_samples(decoder: Decoder, model: str, recipe: str, variant: Variant) -> pl.DataFrame:
-    """The rows of table `mask_samples`: one a weight matrix inside the layers.
+    """Return the rows of table `mask_samples`, one per weight matrix of the layers.
 
-    Weights that a mask sets to zero count as removed, and all of a dropped sublayer. A weight with another value or
-    code counts as kept, even where its code stands for zero.
-
-    Args:
-        decoder: the dense model; its weights are not read, only their shapes.
-        model: its name.
-        recipe: name of the recipe.
-        variant: what the recipe did.
+    Weights that a mask sets to zero count as removed, as do all weights of a dropped sublayer. A weight with another
+    value or code counts as kept, even if the code stands for zero. The dense weights are not read, only their shapes.
     """
     rows = []
     for sublayer in decoder.sublayers:
         is_dropped = sublayer.label in variant.dropped
         for name, matrix in sublayer.matrices.items():
             outputs, inputs = matrix.shape
-            places = sampled_places(name, outputs, inputs)
-            kept = np.zeros(len(places), bool) if is_dropped else _kept(variant.changes.get(name), places)
+            positions = sampled_positions(name, outputs, inputs)
+            kept = np.zeros(len(positions), bool) if is_dropped else _kept(variant.changes.get(name), positions)
             rows.append(
                 {
                     "model": model,
@@ -43,35 +37,34 @@ def mask_samples(decoder: Decoder, model: str, recipe: str, variant: Variant) ->
                     "sublayer": sublayer.kind,
                     "module": name,
                     "weights": outputs * inputs,
-                    "sampled": len(places),
+                    "sampled": len(positions),
                     "kept_bits": np.packbits(kept).tobytes(),
                 }
             )
     return pl.DataFrame(rows)
 
 
-def sampled_places(name: str, outputs: int, inputs: int) -> NDArray[np.int64]:
-    """Places in the row order of a matrix (outputs, inputs), ascending: all of them, or 16,384.
+def sampled_positions(name: str, outputs: int, inputs: int) -> NDArray[np.int64]:
+    """Return ascending row-order positions in a matrix (outputs, inputs): all of them, or 16,384.
 
-    The matrix is cut into 16,384 stretches of equal length and one place is drawn from each, so that every place is
-    equally likely and no row is left out; a place on a cut may come twice. A share or an overlap estimated from them
-    has at most the standard error of a simple random sample of that size. The places follow from name and shape
-    alone: from raw numbers of PCG64, which all versions of numpy keep, as they do not keep its samplers.
+    A larger matrix is cut into 16,384 intervals of equal length, and one position is drawn from each: every position
+    is equally likely, no row is left out, and a position on a cut may occur twice. The standard error of a share or
+    an overlap is at most that of a simple random sample of that size. Positions depend on name and shape alone. They
+    use raw numbers of PCG64, which all versions of numpy keep stable, unlike its samplers.
     """
     weights = outputs * inputs
-    if weights <= MOST_SAMPLED:
+    if weights <= MAX_SAMPLED:
         return np.arange(weights, dtype=np.int64)
     digest = hashlib.sha256(f"{name} {outputs} {inputs}".encode()).digest()
-    raw = np.random.PCG64(int.from_bytes(digest[:16], "big")).random_raw(MOST_SAMPLED)
+    raw = np.random.PCG64(int.from_bytes(digest[:16], "big")).random_raw(MAX_SAMPLED)
     within = (raw >> np.uint64(11)).astype(np.float64) / 2.0**53
-    places: NDArray[np.int64] = ((np.arange(MOST_SAMPLED) + within) * (weights / MOST_SAMPLED)).astype(np.int64)
-    # Rounding may carry the last one over the end.
-    return np.minimum(places, weights - 1)
+    positions: NDArray[np.int64] = ((np.arange(MAX_SAMPLED) + within) * (weights / MAX_SAMPLED)).astype(np.int64)
+    return np.minimum(positions, weights - 1)  # rounding may push the last one past the end
 
 
-def _kept(change: WeightDelta | None, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each place is kept; looked up in the packed mask, which is never unpacked whole."""
+def _kept(change: WeightDelta | None, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each position is kept, reading single bits of the packed mask."""
     if change is None or change.bits is None:
-        return np.ones(len(places), bool)
-    found: NDArray[np.bool_] = (change.bits.numpy()[places >> 3] >> (7 - (places & 7))) & 1 == 1
-    return found
+        return np.ones(len(positions), bool)
+    kept: NDArray[np.bool_] = (change.bits.numpy()[positions >> 3] >> (7 - (positions & 7))) & 1 == 1
+    return kept

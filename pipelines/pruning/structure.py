@@ -1,6 +1,6 @@
-"""Removes neurons and heads: their scores, which of them go, their masks, and the bias in their place.
+"""Structured pruning of neurons and heads: scores, selection, masks and compensating biases.
 
-What a unit is and how it is proved stands in `units.py`; really smaller matrices are made where a variant is exported.
+`methods/structured_units.py` finds the units; matrices become smaller only when a variant is exported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,18 +17,17 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
-from prunescope.pipelines.pruning.layerwise import worn
 from prunescope.pipelines.pruning.masks import keep_share
 from prunescope.pipelines.pruning.methods.structured_units import Units, head_count, heads_of, neurons_of, probe_calls
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import outside
+from prunescope.pipelines.pruning.variant_patching import apply_to_layer, swap_outer_parameters
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import StructuredRecipe
 
 
 @dataclass(frozen=True)
 class Moments:
-    """E[x] and E[x²] of what flows into a matrix, per channel in float64."""
+    """E[x] and E[x²] of a matrix's inputs, per channel in float64."""
 
     mean: Float[Tensor, " in"]
     second: Float[Tensor, " in"]
@@ -44,82 +43,74 @@ def prune_units(
     progress: Progress = SILENT,
     dtype: torch.dtype | None = None,
 ) -> Variant:
-    """Removes the recipe's units from what earlier recipes left.
+    """Remove neurons or heads from the model that earlier recipes left.
 
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipe: which units, how many, and what is kept.
-        activation_stats: rows of that table of the dense model; read where nothing was changed before.
-        tokens: calibration tokens, on which the model that earlier recipes left is measured again.
-        base: what they did. Units whose weights are all zero already score lowest and go first.
-        progress: one step a layer.
-        dtype: type in which the tokens pass the layers; None is the model's own.
+    Moments of a dense base come from `activation_stats`; another base is measured on the calibration tokens, which
+    pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first.
 
     Returns:
-        The base with rows and columns of the removed units masked, and with biases where the recipe compensates. Its
-        fact `structure` tells, by name of the matrix that reads them, which units are gone.
+        The base with the rows and columns of the removed units masked, and with biases if the recipe compensates. Its
+        fact `structure` lists the removed units by name of the matrix that reads them.
 
     Raises:
-        InputError: units are not proved, the share removes none or all of a module's, or a statistic is missing.
+        InputError: the model's units are not verified, the share removes none or all of a module's units, or a
+            statistic is missing.
         ComputationError: a score is NaN or infinite.
     """
-    units = _found(decoder, recipe, base, progress)
-    moments = _moments(decoder, recipe, units, activation_stats, tokens, base, dtype) if recipe.needs else {}
-    scores = [_scores(each, recipe, base, moments) for each in units]
-    kept = (
-        _kept_uniformly(recipe, units, scores) if recipe.ratios == "uniform" else _kept_globally(recipe, units, scores)
-    )
+    groups = _units_of(decoder, recipe, base, progress)
+    moments = _moments(decoder, recipe, groups, activation_stats, tokens, base, dtype) if recipe.needs else {}
+    scores = [_scores(units, recipe, base, moments) for units in groups]
+    select = _keep_uniformly if recipe.ratios == "uniform" else _keep_globally
     changes, parameters = dict(base.changes), dict(base.parameters)
     facts: dict[str, Any] = dict(base.facts.get("structure", {}))
-    for each, keep in zip(units, kept, strict=True):
+    for units, keep in zip(groups, select(recipe, groups, scores), strict=True):
         if recipe.compensate:
-            name, bias = _compensated(each, recipe, keep, base, moments)
+            name, bias = _compensating_bias(units, recipe, keep, base, moments)
             parameters[name] = bias
-        for name, mask in _masks(each, keep).items():
-            matrix = each.sublayer.matrices[name]
+        for name, mask in _masks(units, keep).items():
             before = base.changes.get(name)
             earlier = None if before is None else before.mask
             change = WeightDelta.masked(mask if earlier is None else mask & earlier)
-            changes[name] = change if before is None else before.then(change, matrix.weight)
-        facts[each.reader.name] = _fact(each, keep, facts.get(each.reader.name, {}).get("removed", []))
+            changes[name] = change if before is None else before.then(change, units.sublayer.matrices[name].weight)
+        facts[units.reader.name] = _fact(units, keep, facts.get(units.reader.name, {}).get("removed", []))
     return replace(base, changes=changes, parameters=parameters, facts={**base.facts, "structure": facts})
 
 
-def _found(decoder: Decoder, recipe: StructuredRecipe, base: Variant, progress: Progress) -> list[Units]:
-    chosen = [each for each in decoder.sublayers if each.kind in recipe.KINDS and each.label not in base.dropped]
-    calls = probe_calls(decoder, chosen)
-    width = decoder.width
-    units: list[Units] = []
-    progress.start(f"prune {recipe.name}", len(chosen))
-    for each in chosen:
-        with each.on_device():
-            if each.kind == "mlp":
-                units += neurons_of(each, calls[each.label], width)
+def _units_of(decoder: Decoder, recipe: StructuredRecipe, base: Variant, progress: Progress) -> list[Units]:
+    sublayers = [each for each in decoder.sublayers if each.kind in recipe.KINDS and each.label not in base.dropped]
+    calls = probe_calls(decoder, sublayers)
+    groups: list[Units] = []
+    progress.start(f"prune {recipe.name}", len(sublayers))
+    for sublayer in sublayers:
+        call = calls[sublayer.label]
+        with sublayer.on_device():
+            if sublayer.kind == "mlp":
+                groups += neurons_of(sublayer, call, decoder.width)
             else:
-                units += heads_of(each, calls[each.label], width, head_count(decoder))
+                groups += heads_of(sublayer, call, decoder.width, head_count(decoder))
         progress.advance()
     progress.done()
-    if not any(each.kind == "heads" for each in units) and "attn" in recipe.KINDS:
+    if not any(units.kind == "heads" for units in groups) and "attn" in recipe.KINDS:
         raise InputError(f"recipe {recipe.name}: the model has no attention with heads; use neurons-, weight or drops")
-    return units
+    return groups
 
 
 def _moments(
     decoder: Decoder,
     recipe: StructuredRecipe,
-    units: Sequence[Units],
+    groups: Sequence[Units],
     activation_stats: pl.DataFrame | None,
     tokens: Int[Tensor, "sequences length"] | None,
     base: Variant,
     dtype: torch.dtype | None,
 ) -> dict[str, Moments]:
-    """By name of the reader: from the table, or measured on the model that earlier recipes left."""
-    names = [each.reader.name for each in units]
+    """Return moments by name of the reader, from the table or measured on the model that earlier recipes left."""
+    readers = {units.reader.name: units.reader for units in groups}
     if base.is_dense:
         if activation_stats is None:
             raise InputError(f"recipe {recipe.name} needs activation_stats; materialise it first")
-        rows = activation_stats.filter(pl.col("module").cast(pl.String).is_in(names))
-        found = {
+        rows = activation_stats.filter(pl.col("module").cast(pl.String).is_in(list(readers)))
+        moments = {
             row["module"]: Moments(
                 torch.tensor(row["mean"], dtype=torch.float64), torch.tensor(row["second_moment"], dtype=torch.float64)
             )
@@ -128,14 +119,14 @@ def _moments(
     else:
         if tokens is None or not tokens.numel():
             raise InputError(f"recipe {recipe.name} needs calibration tokens")
-        found = _measured(decoder, {each.reader.name: each.reader for each in units}, tokens, base, dtype)
-    missing = next((name for name in names if name not in found), None)
+        moments = _measured(decoder, readers, tokens, base, dtype)
+    missing = next((name for name in readers if name not in moments), None)
     if missing is not None:
         raise InputError(
             f"recipe {recipe.name}: no calibration token reached {missing}; raise calibration.sequences, "
             "or use the magnitude score"
         )
-    return found
+    return moments
 
 
 def _measured(
@@ -145,20 +136,20 @@ def _measured(
     base: Variant,
     dtype: torch.dtype | None,
 ) -> dict[str, Moments]:
-    found = {}
-    with outside(decoder, base):
+    moments: dict[str, Moments] = {}
+    with swap_outer_parameters(decoder, base):
         streams = Streams(decoder, tokens, dtype)
         states = streams.begin()
         for index, layer in enumerate(decoder.layers):
-            own = {name: each for part in layer.sublayers for name, each in part.matrices.items() if name in readers}
-            with worn(layer, base):
-                for name, inputs in streams.measure(index, states, own, advances=True).items():
-                    found[name] = Moments(inputs.mean, inputs.second_moment)
-    return found
+            names = (name for sublayer in layer.sublayers for name in sublayer.matrices if name in readers)
+            with apply_to_layer(layer, base):
+                measured = streams.measure(index, states, {name: readers[name] for name in names}, advances=True)
+            moments |= {name: Moments(inputs.mean, inputs.second_moment) for name, inputs in measured.items()}
+    return moments
 
 
 def _weight(units: Units, name: str, base: Variant) -> Float[Tensor, "out in"]:
-    """A matrix as earlier recipes left it, float32."""
+    """Return a matrix as earlier recipes left it, float32."""
     dense = units.sublayer.matrices[name].weight
     return (base.changes[name].weight(dense) if name in base.changes else dense).float()
 
@@ -166,95 +157,90 @@ def _weight(units: Units, name: str, base: Variant) -> Float[Tensor, "out in"]:
 def _scores(
     units: Units, recipe: StructuredRecipe, base: Variant, moments: Mapping[str, Moments]
 ) -> Float[Tensor, " units"]:
-    """What every unit is kept for, float64 on the CPU; see `recipes.structure.Structured.score`."""
+    """Return the score of every unit, float64 on the CPU; see `StructuredRecipe.score`."""
     weight = _weight(units, units.reader.name, base)
     squares = weight.square().sum(dim=0, dtype=torch.float64).cpu()
     if recipe.score == "magnitude":
         total = squares[units.columns].sum(dim=1)
         for name, rows in units.rows.items():
-            own = _weight(units, name, base).square().sum(dim=1, dtype=torch.float64).cpu()
-            total += own[rows].sum(dim=1)
+            row_squares = _weight(units, name, base).square().sum(dim=1, dtype=torch.float64).cpu()
+            total += row_squares[rows].sum(dim=1)
         scores = total.sqrt()
     else:
-        seen = moments[units.reader.name]
+        inputs = moments[units.reader.name]
         if recipe.score == "wanda":
-            channels = weight.abs().sum(dim=0, dtype=torch.float64).cpu() * seen.second.sqrt()
+            channels = weight.abs().sum(dim=0, dtype=torch.float64).cpu() * inputs.second.sqrt()
         else:
-            channels = squares * (seen.second - seen.mean.square()).clamp(min=0)
+            channels = squares * (inputs.second - inputs.mean.square()).clamp(min=0)
         scores = channels[units.columns].sum(dim=1)
     if not bool(scores.isfinite().all()):
         raise ComputationError(f"{units.reader.name}: a score is NaN or infinite: weights or activations are damaged")
     return scores
 
 
-def _kept_uniformly(
-    recipe: StructuredRecipe, units: Sequence[Units], scores: Sequence[Tensor]
+def _keep_uniformly(
+    recipe: StructuredRecipe, groups: Sequence[Units], scores: Sequence[Tensor]
 ) -> list[Bool[Tensor, " units"]]:
-    kept = []
-    for each, own in zip(units, scores, strict=True):
-        removed = round(recipe.share * each.count)
-        if not 0 < removed < each.count:
+    keeps = []
+    for units, own in zip(groups, scores, strict=True):
+        removed = round(recipe.share * units.count)
+        if not 0 < removed < units.count:
             raise InputError(
-                f"recipe {recipe.name}: {recipe.share:.4g} of the {each.count} {each.kind} that {each.reader.name} "
+                f"recipe {recipe.name}: {recipe.share:.4g} of the {units.count} {units.kind} that {units.reader.name} "
                 f"reads are {removed}; choose a share that leaves some and removes some"
-                if each.count > 1
-                else f"recipe {recipe.name}: {each.reader.name} reads one group of heads; it has none to spare"
+                if units.count > 1
+                else f"recipe {recipe.name}: {units.reader.name} reads one group of heads, which must stay"
             )
-        kept.append(keep_share(own[None], recipe.share, "output")[0])
-    return kept
+        keeps.append(keep_share(own[None], recipe.share, "output")[0])
+    return keeps
 
 
-def _kept_globally(
-    recipe: StructuredRecipe, units: Sequence[Units], scores: Sequence[Tensor]
+def _keep_globally(
+    recipe: StructuredRecipe, groups: Sequence[Units], scores: Sequence[Tensor]
 ) -> list[Bool[Tensor, " units"]]:
-    """Units under one threshold of standardised scores, as near as can be to the share of all units' weights.
+    """Remove units below one threshold of standardised scores, as close as possible to the share of all weights.
 
-    Each module's best unit stays, so that there is a smaller model (2312.11983 §3.3 has no such rule).
+    The best unit of each module stays, so that a smaller model remains (2312.11983 §3.3 has no such rule).
     """
-    places = [(module, unit) for module, each in enumerate(units) for unit in range(each.count)]
+    owners = [(module, unit) for module, units in enumerate(groups) for unit in range(units.count)]
     ranks = torch.cat([_standardised(own) for own in scores])
     for module, own in enumerate(scores):
-        best = sum(each.count for each in units[:module]) + int(own.argmax())
+        best = sum(units.count for units in groups[:module]) + int(own.argmax())
         ranks[best] = torch.inf
-    order = [place for place in torch.argsort(ranks, stable=True).tolist() if ranks[place] < torch.inf]
-    weights = torch.tensor([units[module].weights for module, _ in places], dtype=torch.float64)
+    order = [index for index in torch.argsort(ranks, stable=True).tolist() if ranks[index] < torch.inf]
+    weights = torch.tensor([groups[module].weights for module, _ in owners], dtype=torch.float64)
     target = recipe.share * float(weights.sum())
-    reached = torch.cat([torch.zeros(1, dtype=torch.float64), weights[order].cumsum(dim=0)])
-    count = int((reached - target).abs().argmin())
-    kept = [torch.ones(each.count, dtype=torch.bool) for each in units]
-    for place in order[:count]:
-        module, unit = places[place]
-        kept[module][unit] = False
-    return kept
+    removed = torch.cat([torch.zeros(1, dtype=torch.float64), weights[order].cumsum(dim=0)])
+    count = int((removed - target).abs().argmin())
+    keeps = [torch.ones(units.count, dtype=torch.bool) for units in groups]
+    for index in order[:count]:
+        module, unit = owners[index]
+        keeps[module][unit] = False
+    return keeps
 
 
 def _standardised(scores: Tensor) -> Tensor:
-    """(s − mean)/standard deviation; equal scores are all average."""
+    """Return (s − mean)/standard deviation, or zeros if all scores are equal."""
     spread = scores.std(correction=1) if len(scores) > 1 else scores.new_zeros(())
     return (scores - scores.mean()) / spread if spread > 0 else torch.zeros_like(scores)
 
 
 def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:
-    """Masks of the reader's columns and of the rows that feed it, by matrix name."""
-    gone = ~keep
+    """Return masks of the reader's columns and of the rows that feed them, by matrix name."""
     reader = torch.ones(units.reader.shape, dtype=torch.bool)
-    reader[:, units.columns[gone].flatten()] = False
+    reader[:, units.columns[~keep].flatten()] = False
     masks = {units.reader.name: reader}
     for name, rows in units.rows.items():
         mask = torch.ones(units.sublayer.matrices[name].shape, dtype=torch.bool)
-        mask[rows[gone].flatten()] = False
+        mask[rows[~keep].flatten()] = False
         masks[name] = mask
     return masks
 
 
-def _compensated(
-    units: Units,
-    recipe: StructuredRecipe,
-    keep: Bool[Tensor, " units"],
-    base: Variant,
-    moments: Mapping[str, Moments],
+def _compensating_bias(
+    units: Units, recipe: StructuredRecipe, keep: Bool[Tensor, " units"], base: Variant, moments: Mapping[str, Moments]
 ) -> tuple[str, Tensor]:
-    """Name and value of the reader's bias with what the removed inputs add on average (2312.11983 §3.4)."""
+    """Return the name and value of the reader's bias plus the removed inputs' mean contribution (2312.11983 §3.4)."""
     reader = units.reader
     if reader.expert is not None:
         raise InputError(f"recipe {recipe.name}: {reader.name} has no bias of its own; set `compensate: false`")
@@ -262,19 +248,18 @@ def _compensated(
     module: Any = units.sublayer.modules[reader.name]
     before = base.parameters.get(name, module.bias)
     weight = _weight(units, reader.name, base).double().cpu()
-    gone = units.columns[~keep].flatten()
-    added = weight[:, gone] @ moments[reader.name].mean[gone]
+    removed = units.columns[~keep].flatten()
+    added = weight[:, removed] @ moments[reader.name].mean[removed]
     bias = added if before is None else before.double().cpu() + added
     return name, bias.to(reader.parameter.dtype)
 
 
 def _fact(units: Units, keep: Bool[Tensor, " units"], earlier: Sequence[int]) -> dict[str, Any]:
-    removed = sorted({*earlier, *(~keep).nonzero().flatten().tolist()})
     return {
         "kind": units.kind,
         "layer": units.sublayer.layer,
         "units": units.count,
         "columns_a_unit": units.columns.shape[1],
         "fed_by": list(units.rows),
-        "removed": removed,
+        "removed": sorted({*earlier, *(~keep).nonzero().flatten().tolist()}),
     }

@@ -1,13 +1,11 @@
-"""How a decoder wears a variant for a while: weights swapped in, sublayers left out, noise; the dense ones come back.
+"""Context managers that temporarily apply a variant to a decoder; the dense weights come back unchanged."""
 
-What a variant is stands in `variant.py`.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,26 +17,25 @@ from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import cast_parameters
 from prunescope.pipelines.pruning.variant import Variant
 
-# Up to so many bytes of changed weights lie in memory beside the dense ones; larger variants have them made for one
-# layer at a time, each time that it runs.
-MOST_HELD = 4 * 2**30
+# Changed weights up to this size are kept in memory together; those of larger variants are built layer by layer, each
+# time that a layer runs.
+MAX_CHANGED_BYTES = 4 * 2**30
 
 
 @contextmanager
 def swap_weights(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Puts other weights into the sublayers for a while; the dense ones come back untouched.
-
-    Args:
-        sublayers: where.
-        weights: as `Variant.weights` gives them: matrices by name in their own layout, other parameters by theirs.
-    """
+    """Temporarily replace weights of some sublayers by those that `Variant.weights` returns."""
     before: dict[Tensor, Tensor] = {}
+
+    def restore() -> None:
+        for parameter, data in before.items():
+            parameter.data = data
+
     with ExitStack() as stack:
         for sublayer in sublayers:
             stack.enter_context(sublayer.on_device())
-        stack.callback(_put_back, before)
+        stack.callback(restore)
         for sublayer in sublayers:
-            others = [name for name in weights if name not in sublayer.matrices]
             for name, matrix in sublayer.matrices.items():
                 if name not in weights:
                     continue
@@ -47,97 +44,111 @@ def swap_weights(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -
                 if matrix.expert is None:
                     parameter.data = weights[name]
                     continue
-                if is_first:  # a stack is copied once; its experts are written into the copy
+                if is_first:  # a stack of experts is copied once; each expert is written into the copy
                     parameter.data = parameter.data.clone()
                 parameter.data[matrix.expert] = weights[name]
-            for name in others:
-                module = sublayer.modules.get(name.rpartition(".")[0])
+            for name in weights:
+                module = None if name in sublayer.matrices else sublayer.modules.get(name.rpartition(".")[0])
                 if module is not None:
-                    stack.enter_context(_replaced(module, name.rpartition(".")[2], weights[name]))
-        del weights  # experts are in the copy now
+                    stack.enter_context(_swap_parameter(module, name.rpartition(".")[2], weights[name]))
+        del weights  # frees the experts, which are in the copy now
         yield
-
-
-def _put_back(before: dict[Tensor, Tensor]) -> None:
-    for parameter, weight in before.items():
-        parameter.data = weight
 
 
 @contextmanager
-def _replaced(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
-    """Another parameter of a module for a while, one that it does not have otherwise too (a bias that is None)."""
+def _swap_parameter(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
+    """Temporarily replace a parameter of a module, or add it where it is None (a bias)."""
     parameter = getattr(module, key)
-    if parameter is None:
+    before = None if parameter is None else parameter.data
+    if before is None:
         like = data_of(next(module.parameters()))
         setattr(module, key, nn.Parameter(value.to(like), requires_grad=False))
-        try:
-            yield
-        finally:
-            setattr(module, key, None)
-        return
-    before = parameter.data
-    parameter.data = value.to(before)
+    else:
+        parameter.data = value.to(before)
     try:
         yield
     finally:
-        parameter.data = before
+        if before is None:
+            setattr(module, key, None)
+        else:
+            parameter.data = before
 
 
 @contextmanager
 def apply_variant(
-    decoder: Decoder, variant: Variant, most_held: int | None = None, *, skips: bool = True
+    decoder: Decoder, variant: Variant, max_bytes: int | None = None, *, skips: bool = True
 ) -> Iterator[None]:
-    """The decoder computes as the variant for a while: changed weights swapped in, dropped sublayers left out.
+    """Temporarily let the decoder compute as the variant: with changed weights and without dropped sublayers.
 
-    Hooks on its modules see the shapes of the dense model whatever the variant; in bfloat16 they see that type.
+    Hooks on its modules see the shapes of the dense model; under the noise `bfloat16` they see bfloat16.
 
-    Args:
-        decoder: the dense model.
-        variant: what it is for a while.
-        most_held: up to so many bytes of changed weights lie in memory together; None is MOST_HELD.
-        skips: as in `Decoder.without`; False where hooks must see the modules of dropped sublayers, too.
+    Changed weights up to `max_bytes` (None: MAX_CHANGED_BYTES) are kept in memory together. `skips` is that of
+    `Decoder.without`: False if hooks must also see the modules of dropped sublayers.
     """
-    most_held = MOST_HELD if most_held is None else most_held
-    changed = [matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes]
+    max_bytes = MAX_CHANGED_BYTES if max_bytes is None else max_bytes
+    changed = sum(matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes)
     with ExitStack() as stack:
-        if not decoder.is_streamed and sum(changed) * decoder.dtype.itemsize <= most_held:
+        if not decoder.is_streamed and changed * decoder.dtype.itemsize <= max_bytes:
             for sublayer in decoder.sublayers:
                 stack.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
         else:
             stack.enter_context(_layer_by_layer(decoder, variant))
         stack.enter_context(decoder.without(variant.dropped, skips=skips))
-        stack.enter_context(outside(decoder, variant))
-        stack.enter_context(_noisy(decoder, variant.noise))
+        stack.enter_context(swap_outer_parameters(decoder, variant))
+        stack.enter_context(_noise(decoder, variant.noise))
         yield
 
 
 @contextmanager
-def outside(decoder: Decoder, variant: Variant) -> Iterator[None]:
-    """A variant's parameters outside the sublayers for a while: gains of norms, embeddings, learned positions."""
-    owned = {name for sublayer in decoder.sublayers for name in sublayer.modules}
+def apply_to_layer(layer: Layer, variant: Variant) -> Iterator[None]:
+    """Temporarily let the sublayers of one layer compute as the variant's."""
+    with ExitStack() as stack:
+        for sublayer in layer.sublayers:
+            stack.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
+            if sublayer.label in variant.dropped:
+                stack.enter_context(sublayer.dropped())
+        yield
+
+
+@contextmanager
+def swap_outer_parameters(decoder: Decoder, variant: Variant) -> Iterator[None]:
+    """Temporarily set a variant's parameters outside the sublayers: gains of norms, embeddings, learned positions."""
+    inside = {name for sublayer in decoder.sublayers for name in sublayer.modules}
     with ExitStack() as stack:
         for name, value in variant.parameters.items():
             module, _, key = name.rpartition(".")
-            if module not in owned:
-                stack.enter_context(_replaced(decoder.model.get_submodule(module), key, value))
+            if module not in inside:
+                stack.enter_context(_swap_parameter(decoder.model.get_submodule(module), key, value))
         yield
+
+
+def contributing(decoder: Decoder, sublayers: Iterable[Sublayer], tokens: Int[Tensor, "batch length"]) -> set[str]:
+    """Return the labels of the sublayers that add anything but zeros to the stream on some tokens."""
+    labels: set[str] = set()
+
+    def observe(label: str) -> Callable[[Tensor], None]:
+        return lambda added: labels.add(label) if bool(added.any()) else None
+
+    with hooks(*(handle for each in sublayers for handle in each.watch(observe(each.label)))):
+        decoder.hidden(tokens)
+    return labels
 
 
 @contextmanager
 def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
-    """Changed weights are made when a layer begins and gone when it ends, so that only one layer's are in memory."""
-    worn = ExitStack()
+    """Build changed weights when a layer begins and free them when it ends."""
+    current = ExitStack()
 
     def begin(layer: Layer) -> Callable[..., None]:
         def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
-            worn.enter_context(on_device(module))
+            current.enter_context(on_device(module))
             for sublayer in (layer.attn, layer.mlp):
-                worn.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
+                current.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
 
         return hook
 
     def end(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
-        worn.close()
+        current.close()
 
     handles = [
         handle
@@ -147,33 +158,29 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
             layer.module.register_forward_hook(end, always_call=True),
         )
     ]
-    with worn, hooks(*handles):
+    with current, hooks(*handles):
         yield
 
 
-@contextmanager
-def _noisy(decoder: Decoder, kind: str | None) -> Iterator[None]:
-    """The dense model computed differently for a while."""
+def _noise(decoder: Decoder, kind: str | None) -> AbstractContextManager[None]:
     match kind:
         case "bfloat16":
-            with cast_parameters(decoder.trunk.parameters(), torch.bfloat16):  # all weights below the head
-                yield
+            return cast_parameters(decoder.trunk.parameters(), torch.bfloat16)  # all weights below the head
         case "batch":
-            with _in_reverse_order(decoder):
-                yield
+            return _reversed_sums(decoder)
         case None:
-            yield
+            return nullcontext()
         case _:
             raise ComputationError(f"a variant of noise {kind!r}, which this version does not know")
 
 
 @contextmanager
-def _in_reverse_order(decoder: Decoder) -> Iterator[None]:
-    """Every product of a linear module in the layers adds up its terms from the last to the first.
+def _reversed_sums(decoder: Decoder) -> Iterator[None]:
+    """Let every linear module of the layers sum the terms of its products from the last to the first.
 
-    Another batch shape does to a sum what another order does: other rounding. More rows alone will not do, because a
-    kernel treats each row alike from some number of rows on, and what it then leaves is no floor but zero. Attention's
-    own products and stacked experts keep their order.
+    Another batch shape rounds a sum differently, as another order of its terms does. Adding rows to the batch is not
+    enough: from some number of rows on, a kernel computes each row in the same way, and the noise would be zero.
+    Attention's own products and stacked experts keep their order.
     """
     linears = [
         module
@@ -187,8 +194,11 @@ def _in_reverse_order(decoder: Decoder) -> Iterator[None]:
     def flipped(module: nn.Module) -> Tensor:
         return module.get_parameter("weight").data.flip(0 if isinstance(module, Conv1D) else 1)
 
-    # A copy of the weights takes longer than the products of a few tokens.
-    if not decoder.is_streamed and sum(linear.get_parameter("weight").nbytes for linear in linears) <= MOST_HELD:
+    # Flipping the weights takes longer than the products of a few tokens.
+    if (
+        not decoder.is_streamed
+        and sum(linear.get_parameter("weight").nbytes for linear in linears) <= MAX_CHANGED_BYTES
+    ):
         flipped = cache(flipped)
 
     def reverse(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -201,7 +211,7 @@ def _in_reverse_order(decoder: Decoder) -> Iterator[None]:
         if module in before:
             module.get_parameter("weight").data = before.pop(module)
 
-    # Hooks, not another forward: whatever kernel the dense run multiplies with is the one that sees the other order.
+    # Hooks keep the module's own forward, so that both orders run on the same kernel.
     handles = [
         handle
         for linear in linears

@@ -1,7 +1,4 @@
-"""The row of table `variants`: what a recipe removed and changed, from where, at what cost.
-
-Counts only; what was removed is decided in `apply.py`.
-"""
+"""The row of a variant in table `variants`."""
 
 import json
 import resource
@@ -24,7 +21,7 @@ def variant_row(
     file_bytes: int,
     seconds: float,
 ) -> pl.DataFrame:
-    """The row of table `variants`: what was removed, from where, at what cost."""
+    """Return the row: what the recipe removed and changed, in which sublayers, and at what cost."""
     sublayers = list(decoder.sublayers)
     prunable = sum(matrix.size for matrix in decoder.matrices.values())
     counts = [_counts(variant, sublayer) for sublayer in sublayers if sublayer.label not in variant.dropped]
@@ -68,7 +65,7 @@ def variant_row(
 
 
 def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
-    """Weights of a sublayer that a mask sets to zero, and others whose value is not the dense one."""
+    """Return the numbers of weights that a mask sets to zero and of others that differ from the dense ones."""
     zeros = others = 0
     for name, matrix in sublayer.matrices.items():
         if name not in variant.changes:
@@ -85,6 +82,6 @@ def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
 
 
 def peak_memory_bytes() -> int:
-    """Peak resident memory of this process so far; Linux counts in KiB, macOS in bytes."""
+    """Return the peak resident memory of this process so far; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

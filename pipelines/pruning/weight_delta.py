@@ -1,10 +1,8 @@
-"""What a recipe did to one matrix, kept as small as it can be and rebuilt bit for bit.
+"""The change of one weight matrix by a recipe: stored compactly, restored bit for bit."""
 
-How it was decided is `prunescope.pipelines.pruning.methods`'s; files of changes are `variant.py`'s.
-"""
-
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,23 +11,54 @@ from torch import Tensor
 
 from prunescope.pipelines.pruning.masks import Mask
 
-# Integers as wide as the numbers of a type of so many bytes.
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# The integer type of each element size, in bytes.
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Weight = Float[Tensor, "out in"]
+_Value = TypeVar("_Value")
+
+
+class LazyMapping(Mapping[str, _Value]):
+    """A mapping that computes or reads a value each time it is accessed; names alone need no access.
+
+    Args:
+        names: the keys, in order.
+        read: returns the value of a key.
+    """
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], _Value]) -> None:
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> _Value:
+        """Return the value of a key."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is such a key, without reading its value."""
+        return name in self._names
 
 
 @dataclass(frozen=True)
 class QuantizedWeights:
-    """Quantized weights: (code − zero)·scale, divided by `channels` where there are any; one float32 rounding each.
+    """Quantized weights (code − zero)·scale, divided by `channels` if there are any; each step rounds to float32 once.
 
     Attributes:
-        packed: integers 0 to 2^bits − 1 of all weights in row order, `bits` bits each, highest bit first; uint8.
-        bits: of one weight.
-        group: consecutive inputs that share scale and zero; the last group of a row may be shorter.
+        packed: all codes (0 to 2^bits − 1) in row order, `bits` bits each, highest bit first; uint8.
+        bits: bits per weight.
+        group: number of consecutive inputs that share a scale and a zero; the last group of a row may be shorter.
         scales: (outputs, groups), float32.
-        zeros: (outputs, groups), float32 whole numbers.
-        channels: (inputs,), float32: what each input channel's weights were multiplied with before (AWQ); or None.
+        zeros: (outputs, groups), whole numbers in float32.
+        channels: (inputs,), float32: the factors by which AWQ multiplied each input channel's weights; or None.
     """
 
     packed: Tensor
@@ -41,40 +70,34 @@ class QuantizedWeights:
 
     @classmethod
     def of(
-        cls,
-        codes: Tensor,
-        bits: int,
-        group: int,
-        scales: Tensor,
-        zeros: Tensor,
-        channels: Tensor | None = None,
+        cls, codes: Tensor, bits: int, group: int, scales: Tensor, zeros: Tensor, channels: Tensor | None = None
     ) -> "QuantizedWeights":
-        """Packs integers of shape (outputs, inputs)."""
-        each = codes.cpu().to(torch.uint8).numpy().reshape(-1, 1)
-        packed = np.packbits(np.unpackbits(each, axis=1)[:, 8 - bits :])
-        own = None if channels is None else channels.detach().float().cpu()
-        return cls(torch.from_numpy(packed), bits, group, scales.float().cpu(), zeros.float().cpu(), own)
+        """Pack codes of shape (outputs, inputs)."""
+        unpacked = np.unpackbits(codes.cpu().to(torch.uint8).numpy().reshape(-1, 1), axis=1)
+        packed = np.packbits(unpacked[:, 8 - bits :])
+        channels = None if channels is None else channels.detach().float().cpu()
+        return cls(torch.from_numpy(packed), bits, group, scales.float().cpu(), zeros.float().cpu(), channels)
 
     def weight(self, outputs: int, inputs: int) -> Weight:
-        """The weights that they stand for, (outputs, inputs) in float32 on the CPU."""
+        """Return the dequantized weights, (outputs, inputs) in float32 on the CPU."""
         unpacked = np.unpackbits(self.packed.numpy(), count=outputs * inputs * self.bits).reshape(-1, self.bits)
         padded = np.zeros((len(unpacked), 8), dtype=np.uint8)
         padded[:, 8 - self.bits :] = unpacked
         codes = torch.from_numpy(np.packbits(padded, axis=1).reshape(outputs, inputs)).float()
-        spread = torch.arange(inputs) // self.group
-        weight = (codes - self.zeros[:, spread]) * self.scales[:, spread]
+        groups = torch.arange(inputs) // self.group
+        weight = (codes - self.zeros[:, groups]) * self.scales[:, groups]
         return weight if self.channels is None else weight / self.channels
 
 
 @dataclass(frozen=True)
 class WeightDelta:
-    """What became of one matrix: some weights zero, those that stay as they were, or with other values, or as codes.
+    """The change of one matrix: a mask and, for the weights that stay, new values, codes or neither.
 
     Attributes:
         shape: outputs and inputs.
-        bits: True where a weight is kept, packed by row, highest bit first, uint8; None where all are.
-        values: the kept weights in row order, in the model's own type; None where they are the dense ones.
-        codes: the weights as integers and scales; never beside `values`.
+        bits: True where a weight stays, packed by row, highest bit first, uint8; None if all stay.
+        values: the weights that stay in row order, in the model's dtype; None if they are the dense ones.
+        codes: quantized weights; never together with `values`.
     """
 
     shape: tuple[int, int]
@@ -84,57 +107,57 @@ class WeightDelta:
 
     @classmethod
     def masked(cls, mask: Mask) -> "WeightDelta":
-        """Weights outside the mask become zero, the others stay."""
+        """Return a change that sets the weights outside the mask to zero and leaves the others as they are."""
         return cls(_shape(mask), torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1))))
 
     @classmethod
     def valued(cls, weight: Weight, mask: Mask | None = None) -> "WeightDelta":
-        """Other values.
+        """Return a change to new values.
 
         Args:
-            weight: in the model's own type; what lies outside the mask is not read.
-            mask: True where a weight is kept; None where all are.
+            weight: in the model's dtype; values outside the mask are ignored.
+            mask: True where a weight stays; None if all stay.
         """
-        own = weight.detach().cpu()
+        values = weight.detach().cpu()
         if mask is None:
-            return cls(_shape(weight), values=own.reshape(-1).contiguous())
-        return cls(_shape(weight), cls.masked(mask).bits, own[mask.cpu()])
+            return cls(_shape(weight), values=values.reshape(-1).contiguous())
+        return cls(_shape(weight), cls.masked(mask).bits, values[mask.cpu()])
 
     @classmethod
     def quantized(cls, shape: tuple[int, int], codes: QuantizedWeights, mask: Mask | None = None) -> "WeightDelta":
-        """Codes in place of weights; what lies outside the mask is zero."""
+        """Return a change to quantized weights, with zeros outside the mask."""
         return cls(shape, None if mask is None else cls.masked(mask).bits, codes=codes)
 
     @property
     def mask(self) -> Mask | None:
-        """True where a weight is kept, (outputs, inputs) on the CPU; None where all are."""
+        """The mask, True where a weight stays, (outputs, inputs) on the CPU; None if all stay."""
         if self.bits is None:
             return None
         count = self.shape[0] * self.shape[1]
         return torch.from_numpy(np.unpackbits(self.bits.numpy(), count=count).astype(bool).reshape(self.shape))
 
     def weight(self, dense: Weight) -> Weight:
-        """The changed weight, a tensor of its own in the dense one's type, on its device."""
+        """Return the changed weight as a new tensor, in the dense one's dtype and on its device."""
         mask = self.mask
         if self.codes is not None:
             weight = self.codes.weight(*self.shape).to(dense)
-            return weight if mask is None else _kept(weight, mask)
+            return weight if mask is None else _apply_mask(weight, mask)
         if mask is None:
             return (dense.clone() if self.values is None else self.values.reshape(self.shape).to(dense)).contiguous()
         if self.values is None:
-            return _kept(dense, mask)
+            return _apply_mask(dense, mask)
         weight = torch.zeros_like(dense, memory_format=torch.contiguous_format)
         weight[mask.to(dense.device)] = self.values.to(dense)
         return weight
 
     def then(self, later: "WeightDelta", dense: Weight) -> "WeightDelta":
-        """This change and a later one in one: a later mask leaves values and codes as they are.
+        """Merge this change with a later one; a later mask leaves values and codes as they are.
 
-        Later values that are all the dense ones need not be kept.
+        Later values that all equal the dense ones are not stored.
         """
         if later.values is not None:
-            kept = dense.reshape(-1) if (mask := later.mask) is None else dense[mask.to(dense.device)]
-            return replace(later, values=None) if torch.equal(later.values, kept.cpu()) else later
+            remaining = dense.reshape(-1) if (mask := later.mask) is None else dense[mask.to(dense.device)]
+            return replace(later, values=None) if torch.equal(later.values, remaining.cpu()) else later
         if later.codes is not None or (self.values is None and self.codes is None):
             return later
         if self.codes is not None:
@@ -144,30 +167,30 @@ class WeightDelta:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by short names, for a file."""
-        found = {"bits": self.bits, "values": self.values}
+        """The stored tensors by short name."""
+        tensors = {"bits": self.bits, "values": self.values}
         if self.codes is not None:
-            found |= {key: getattr(self.codes, key) for key in ("packed", "scales", "zeros", "channels")}
-        return {key: tensor for key, tensor in found.items() if tensor is not None}
+            tensors |= {key: getattr(self.codes, key) for key in ("packed", "scales", "zeros", "channels")}
+        return {key: tensor for key, tensor in tensors.items() if tensor is not None}
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What `tensors` leaves out."""
+        """The metadata that is stored next to `tensors`."""
         codes = {} if self.codes is None else {"bits": self.codes.bits, "group": self.codes.group}
         return {"shape": list(self.shape), **codes}
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "WeightDelta":
-        """From `tensors` and `numbers`.
+        """Rebuild a change from `tensors` and `numbers`.
 
         Raises:
-            ValueError, KeyError, TypeError: they do not belong together.
+            ValueError, KeyError, TypeError: they do not fit together.
         """
         outputs, inputs = (int(size) for size in numbers["shape"])
-        known = {field.name for field in fields(QuantizedWeights)} - {"bits"}
+        keys = {field.name for field in fields(QuantizedWeights)} - {"bits"}
         codes = None
         if "packed" in tensors:
-            parts = {key: tensor for key, tensor in tensors.items() if key in known}
+            parts = {key: tensor for key, tensor in tensors.items() if key in keys}
             codes = QuantizedWeights(bits=int(numbers["bits"]), group=int(numbers["group"]), **parts)
         bits = tensors.get("bits")
         if bits is not None and bits.numel() != -(-outputs * inputs // 8):
@@ -179,10 +202,10 @@ def _shape(matrix: Tensor) -> tuple[int, int]:
     return matrix.shape[0], matrix.shape[1]
 
 
-def _kept(weight: Weight, mask: Mask) -> Weight:
-    """Return a copy of the weights: the same bits where the mask is set, 0 elsewhere, even of NaN and infinity.
+def _apply_mask(weight: Weight, mask: Mask) -> Weight:
+    """Return a copy with the same bits where the mask is True and 0 elsewhere, also for NaN and infinity.
 
-    On bits, because a choice by a random mask takes the wrong branch at every other weight.
+    Bitwise, because branches on a random mask are mispredicted half of the time.
     """
-    bits = _BITS[weight.element_size()]
-    return (weight.view(bits) & mask.to(weight.device, bits).neg_()).view(weight.dtype)
+    integer = _INTEGERS[weight.element_size()]
+    return (weight.view(integer) & mask.to(weight.device, integer).neg_()).view(weight.dtype)

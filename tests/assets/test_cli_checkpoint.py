@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_beside
+from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_directory
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from tests.assets.tiny_study import partitions
 from tests.tiny_models import SHORT_TEXT
@@ -141,7 +141,7 @@ def test_an_interrupted_prune_goes_on_at_the_layer_that_it_had_reached(
 
 
 def test_two_runs_do_not_prune_into_one_place(tiny_folder: Path, tmp_path: Path, capsys: Capture) -> None:
-    with unfinished_beside(tmp_path / "out"):
+    with unfinished_directory(tmp_path / "out"):
         assert command("prune", tiny_folder, "-r", "magnitude-50", "-o", tmp_path / "out") == 2
     assert "another run is at work on it" in capsys.readouterr().err
 

@@ -88,7 +88,7 @@ def test_variant_files_that_cannot_be_read_are_told_and_do_not_hide_what_changed
     out, said = capsys.readouterr()
     told = [(Path(row["path"]).parent.name, row["state"], row["reason"]) for row in json.loads(out)]
     assert code == 1
-    assert told == [("a", "unreadable", "Input/output error"), ("c", "changed", "no readable variant file")]
+    assert told == [("a", "unreadable", "Input/output error"), ("c", "changed", "not a readable variant file")]
     assert "1 files could not be read" in said
 
 

@@ -1,12 +1,13 @@
-"""Statistics of the dense model on calibration tokens: what flows into each matrix, how much each sublayer turns.
+"""Statistics of the dense model on calibration tokens: inputs of each matrix, influence of each sublayer.
 
-One forward pass serves both tables; recipes read them instead of running the model again.
+One forward pass gives both tables; recipes read them instead of running the model again.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -28,13 +29,13 @@ from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
 from prunescope.pipelines.studies import CalibrationSpec
 
 _WHAT = "calibration source"
-# A channel whose RMS is over this many times the median channel's counts as an outlier.
+# A channel counts as an outlier if its RMS exceeds the median channel's by this factor.
 OUTLIER = 6.0
 
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """Rows of `activation_stats` and `block_influence`, and the SHA-256 of the tokens that they were measured on."""
+    """Rows of `activation_stats` and `block_influence`, and the SHA-256 of the calibration tokens."""
 
     activation_stats: pl.DataFrame
     block_influence: pl.DataFrame
@@ -42,10 +43,10 @@ class CalibrationResult:
 
 
 def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "sequences length"]:  # noqa: ANN401
-    """Windows of a text, drawn at random with the spec's seed.
+    """Return windows of the calibration text, drawn at random with the spec's seed.
 
     Raises:
-        InputError: the text cannot be read, is too short, or there is no chat template to put it into.
+        InputError: the text cannot be read or is too short, or the model has no chat template to apply.
     """
     documents = read_documents(spec.source, _WHAT)
     generator = torch.Generator().manual_seed(spec.seed)
@@ -68,23 +69,23 @@ def _from_single_documents(
     documents: Sequence[str],
     generator: torch.Generator,
 ) -> Int[Tensor, "sequences length"]:
-    """Each window from one of the documents that are long enough, which are equally likely."""
-    candidates, known, windows, longest = list(range(len(documents))), dict[int, Tensor](), list[Tensor](), 0
+    """Draw each window from one document; all documents that are long enough are equally likely."""
+    candidates, tokenized, windows, longest = list(range(len(documents))), dict[int, Tensor](), list[Tensor](), 0
     while len(windows) < spec.sequences:
         if not candidates:
             raise InputError(
                 f"{_WHAT} {spec.source}: its longest document has {longest} tokens, fewer than one window of "
                 f"{spec.length}; lower `length` or set `documents: joined`"
             )
-        place = int(torch.randint(0, len(candidates), (1,), generator=generator))
-        drawn = candidates[place]
-        if drawn not in known:
+        index = int(torch.randint(0, len(candidates), (1,), generator=generator))
+        drawn = candidates[index]
+        if drawn not in tokenized:
             document = documents[drawn]
-            known[drawn] = _ids(tokenizer, _templated(tokenizer, document) if spec.template else document)
-        tokens = known[drawn]
+            tokenized[drawn] = _ids(tokenizer, _templated(tokenizer, document) if spec.template else document)
+        tokens = tokenized[drawn]
         if len(tokens) < spec.length:
             longest = max(longest, len(tokens))
-            candidates.pop(place)
+            candidates.pop(index)
             continue
         start = int(torch.randint(0, len(tokens) - spec.length + 1, (1,), generator=generator))
         windows.append(tokens[start : start + spec.length])
@@ -97,48 +98,37 @@ def _ids(tokenizer: Any, text: str) -> Int[Tensor, " tokens"]:  # noqa: ANN401
 
 
 def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
-    """A document as what a user says."""
+    """Return a document as a user's message in the chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("calibration.template: the model has no chat template; set it to false")
     try:
         return str(tokenizer.apply_chat_template([{"role": "user", "content": document}], tokenize=False))
     except TemplateError as error:
-        raise InputError(f"the model's chat template does not work ({error}); mend or remove it") from error
+        raise InputError(f"the model's chat template does not work ({error}); fix or remove it") from error
 
 
 def calibration_dtype(spec: CalibrationSpec) -> torch.dtype | None:
-    """The type in which calibration tokens pass the layers; None is the model's own."""
+    """Return the type in which calibration tokens pass the layers; None is the model's own."""
     return None if spec.dtype == "model" else {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.dtype]
 
 
 def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
-    """SHA-256 of calibration tokens."""
+    """Return the SHA-256 of calibration tokens."""
     return hashlib.sha256(tokens.numpy().astype("<i4").tobytes()).hexdigest()
 
 
 def require_context(spec: CalibrationSpec, context: int, key: str = "`calibration.length`") -> None:
-    """Refuses windows that are longer than a model's context.
-
-    Args:
-        spec: the calibration.
-        context: in tokens.
-        key: what the user wrote the length under.
+    """Refuse windows that are longer than a model's context; `key` names the setting of the length in the message.
 
     Raises:
-        InputError: they are.
+        InputError: they are longer.
     """
     if spec.length > context:
         raise InputError(f"{key} {spec.length} is over the model's context of {context} tokens; give at most {context}")
 
 
 def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Progress = SILENT) -> CalibrationResult:
-    """Runs the dense model over the calibration tokens.
-
-    Args:
-        decoder: the dense model.
-        spec: which tokens.
-        model: the model's name in the tables.
-        progress: one step a layer.
+    """Measure the dense model on the calibration tokens; `model` is its name in the tables.
 
     Raises:
         InputError: the windows are longer than the model's context.
@@ -159,7 +149,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
             inputs |= streams.measure(index, states, matrices, with_tails=True, advances=True)
             progress.advance()
     progress.done()
-    # An expert that no token reached has no row: nothing plausible stands in for what was not seen.
+    # An expert that no token reached has no row.
     stats = [
         _row(model, owners[name], matrix, inputs[name], digest)
         for name, matrix in decoder.matrices.items()
@@ -173,10 +163,10 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
 
 
 class Influence:
-    """1 − cos between the stream before and after each attention, MLP and block, averaged over tokens in float64.
+    """1 − cos of the stream before and after each attention, MLP and block, averaged over tokens in float64.
 
     Args:
-        decoder: whatever runs on it while this is entered is measured.
+        decoder: the decoder; its forward passes are measured while this context is active.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -184,30 +174,24 @@ class Influence:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._sums: dict[tuple[int, str], tuple[float, float]] = {}
         self._tokens = 0
-        self._adds: dict[str, Tensor] = {}
+        self._contributions: dict[str, Tensor] = {}
 
     def __enter__(self) -> None:
-        """Starts to measure."""
+        """Register the hooks."""
         for index, layer in enumerate(self._decoder.layers):
             for sublayer in layer.sublayers:
-                self._handles += sublayer.watch(self._keep(sublayer.kind))
+                self._handles += sublayer.watch(partial(self._contributions.__setitem__, sublayer.kind))
             self._handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
-        """Takes the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-
-    def _keep(self, kind: str) -> Callable[[Tensor], None]:
-        def see(added: Tensor) -> None:
-            self._adds[kind] = added
-
-        return see
 
     def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001
             before = stream_of(args, kwargs)
-            attn, mlp = (self._adds[kind].to(before.device) for kind in ("attn", "mlp"))
+            attn, mlp = (self._contributions[kind].to(before.device) for kind in ("attn", "mlp"))
             middle = before if self._decoder.layers[index].is_parallel else before + attn
             for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
                 flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
@@ -225,15 +209,15 @@ class Influence:
         """Influence by label of the unit: `attn.3`, `mlp.3`, `block.3`.
 
         Raises:
-            ComputationError: an activation was NaN or infinite.
+            ComputationError: an activation is NaN or infinite.
         """
-        found = {f"{unit}.{layer}": defect / self._tokens for (layer, unit), (defect, _) in self._sums.items()}
-        if not all(map(math.isfinite, found.values())):
+        means = {f"{unit}.{layer}": defect / self._tokens for (layer, unit), (defect, _) in self._sums.items()}
+        if not all(map(math.isfinite, means.values())):
             raise ComputationError("an activation is NaN or infinite on the calibration tokens")
-        return found
+        return means
 
     def rows(self, model: str, digest: str) -> pl.DataFrame:
-        """Rows of `block_influence`, each kind of unit ranked by its influence; the lower layer wins a tie."""
+        """Return the rows of `block_influence`, each kind of unit ranked by influence; ties go to the lower layer."""
         means = self.means
         frame = pl.DataFrame(
             [

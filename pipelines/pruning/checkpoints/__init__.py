@@ -1,1 +1,1 @@
-"""What leaves: a variant as a Hugging Face folder that stock transformers opens, proved before it gets its name."""
+"""Export of variants as Hugging Face checkpoints, verified before they appear."""

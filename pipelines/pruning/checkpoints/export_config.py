@@ -1,6 +1,6 @@
-"""In what form a pruned model is written: which layers its config announces, how wide they are, where biases stand.
+"""The config of an exported model: its layers, widths and biases.
 
-Every change of a config is proved on empty modules: the shapes that come out must be those of the tensors to write.
+Every change of a config is verified on empty modules: their shapes must be those of the tensors to write.
 """
 
 import copy
@@ -18,11 +18,12 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.meta_model import auto_class
 from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights, last_matrices
 from prunescope.pipelines.pruning.checkpoints.shrink import Rules, Widths, widths_of
+from prunescope.pipelines.pruning.module_selection import layer_of, layers_prefix, renumbered
 from prunescope.pipelines.pruning.variant import Variant
 
-# Configs that are tried before the search for one ends.
-_MOST_TRIED = 200
-# What a config class raises on numbers that make no model of its architecture: anything.
+# Largest number of configs that a search tries.
+_MAX_TRIED = 200
+# Errors that config classes raise on values that make no model of their architecture.
 _REFUSALS = (
     StrictDataclassError,
     ValueError,
@@ -38,15 +39,15 @@ Cut = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Form:
-    """How a model is written.
+    """The form in which a model is written.
 
     Attributes:
-        model: modules of its config, on the meta device.
+        model: modules of the new config, on the meta device.
         prefix: name of the list of layers.
-        layers: which of the dense model's layers it has, in order.
-        changes: keys of the text config with other values than the dense model's.
-        cuts: by the name of a parameter, which indices of which dimension are left; none where all are.
-        notes: what the reader of the model card should know, in sentences.
+        layers: the dense model's layers that remain, in order.
+        changes: keys of the text config with values other than the dense model's.
+        cuts: the remaining indices of each cut dimension, by parameter name.
+        notes: sentences for the model card.
     """
 
     model: nn.Module
@@ -57,39 +58,33 @@ class Form:
     notes: tuple[str, ...] = ()
 
     def dense_name(self, name: str) -> str:
-        """The name in the dense model of a parameter of this one."""
-        return _renumbered(name, self.prefix, dict(enumerate(self.layers)))
+        """Return the dense model's name for a parameter of this one."""
+        return renumbered(name, self.prefix, self.layers.__getitem__)
 
     @property
     def names(self) -> list[str]:
-        """Its parameters, tied ones once, and persistent buffers."""
+        """The names of parameters, tied ones once, and of persistent buffers."""
         own = [name for name, _ in self.model.named_parameters()]
         tied = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         return own + [name for name in self.model.state_dict() if name not in tied]
 
     @property
     def parameters(self) -> int:
-        """How many numbers it has, tied ones once."""
+        """The number of parameters, tied ones once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def form_of(decoder: Decoder, variant: Variant, worn: MaterializedWeights, *, shrink: bool) -> Form:
-    """The form of a variant: without blocks that are dropped whole where its class can do without, with its biases.
+def form_of(decoder: Decoder, variant: Variant, weights: MaterializedWeights, *, shrink: bool) -> Form:
+    """Return the form of a variant: without dropped blocks, if the class allows it, and with the variant's biases.
 
-    Args:
-        decoder: the dense model.
-        variant: what was done to it.
-        worn: its parameters.
-        shrink: also make its matrices smaller where whole neurons or heads are zero.
+    With `shrink`, matrices become smaller where whole neurons or heads are zero.
 
     Raises:
         InputError: stock transformers has no form for the variant; names the reason.
     """
-    names = {module: name for name, module in decoder.model.named_modules()}
-    prefix = names[decoder.layers[0].module].rpartition(".")[0]
     configs = _Configs(decoder)
     whole = tuple(range(len(decoder.layers)))
-    form = Form(configs.required({}), prefix, whole)
+    form = Form(configs.required({}), layers_prefix(decoder), whole)
     blocks = [i for i in whole if {f"attn.{i}", f"mlp.{i}"} <= set(variant.dropped)]
     if blocks:
         shorter = _without_layers(decoder, configs, form, tuple(i for i in whole if i not in blocks))
@@ -101,19 +96,18 @@ def form_of(decoder: Decoder, variant: Variant, worn: MaterializedWeights, *, sh
         form = shorter or form
     form = _with_biases(decoder, variant, configs, form)
     if shrink:
-        last = last_matrices(decoder)
-        widths = widths_of(decoder, worn, last, form.layers)
+        widths = widths_of(decoder, weights, last_matrices(decoder), form.layers)
         if not widths and form.layers == whole:
             raise InputError(
                 "--shrink: no neuron or head is zero in every layer, nor is a block dropped; leave --shrink out"
             )
-        for each in widths:
-            form = _narrowed(decoder, configs, form, each)
+        for choices in widths:
+            form = _narrowed(decoder, configs, form, choices)
     return replace(form, notes=(*form.notes, *_dropped_notes(variant, form)))
 
 
 class _Configs:
-    """Modules of the dense model's config with other values under some keys, on the meta device."""
+    """Builder of the dense model's modules with changed config values, on the meta device."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._config = cast(Any, decoder.model).config
@@ -127,7 +121,7 @@ class _Configs:
         self.layers_key = getattr(text, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")
 
     def build(self, changes: Mapping[str, Any]) -> nn.Module | None:
-        """The modules; None where the class makes none of these values."""
+        """Return the modules; None if the class cannot build them with these values."""
         whole = copy.deepcopy(self._config.to_dict())
         (whole if self._key is None else whole[self._key]).update(copy.deepcopy(dict(changes)))
         try:
@@ -139,23 +133,24 @@ class _Configs:
         return model if type(model) is self._class else None
 
     def required(self, changes: Mapping[str, Any]) -> nn.Module:
-        """The modules of a config that has to work."""
+        """Return the modules of a config that has to work."""
         model = self.build(changes)
         if model is None:
             raise InputError(f"{self._class.__name__}: transformers does not build it from its own config")
         return model
 
     def keys(self, *values: int | None) -> list[str]:
-        """Keys whose value is one of some numbers, in that order."""
-        return [key for wanted in values for key, value in self.text.items() if _is(value, wanted)]
-
-
-def _is(value: object, wanted: int | None) -> bool:
-    return value is None if wanted is None else (type(value) is int and value == wanted)
+        """Return the keys with one of some values, in the order of the values."""
+        return [
+            key
+            for wanted in values
+            for key, value in self.text.items()
+            if type(value) is type(wanted) and value == wanted
+        ]
 
 
 def _without_layers(decoder: Decoder, configs: _Configs, form: Form, kept: tuple[int, ...]) -> Form | None:
-    """The form with fewer layers; None where no config gives the same layers under new numbers."""
+    """Return the form with fewer layers; None if no config gives the same layers under new numbers."""
     if not kept:
         return None
     count = len(decoder.layers)
@@ -165,7 +160,7 @@ def _without_layers(decoder: Decoder, configs: _Configs, form: Form, kept: tuple
         if options:
             choices.append([(key, option) for option in options])
     dense = cast(nn.ModuleList, form.model.get_submodule(form.prefix))
-    for chosen in islice(product(*choices), _MOST_TRIED):
+    for chosen in islice(product(*choices), _MAX_TRIED):
         changes = {configs.layers_key: len(kept), **dict(chosen)}
         model = configs.build(changes)
         if model is None:
@@ -179,25 +174,25 @@ def _without_layers(decoder: Decoder, configs: _Configs, form: Form, kept: tuple
 
 
 def _lists_without(key: str, value: object, count: int, kept: tuple[int, ...]) -> Iterator[list[Any]]:
-    """What a list of a config may be when layers are gone: one entry a layer, numbers of layers, or what it was."""
+    """Yield the possible values of a list in a config with fewer layers: per layer, of layer numbers, or unchanged."""
     if not isinstance(value, (list, tuple)) or key.endswith(("token_id", "token_ids")):
         return
     if len(value) == count:
         yield [value[index] for index in kept]
-    if all(type(each) is int and 0 <= each < count for each in value):
-        yield [kept.index(each) for each in value if each in kept]
+    if all(type(item) is int and 0 <= item < count for item in value):
+        yield [kept.index(item) for item in value if item in kept]
     yield list(value)
 
 
 def _is_same_layer(dense: nn.Module, other: nn.Module, old: int, new: int) -> bool:
-    """Whether two layers have the same modules, shapes and settings; one may know its own number."""
+    """Return whether two layers have the same modules, shapes and settings, except for the layer's number."""
     for (name, one), (other_name, two) in zip(dense.named_modules(), other.named_modules(), strict=False):
         if name != other_name or type(one) is not type(two):
             return False
         for key, value in vars(one).items():
             if isinstance(value, (int, float, str, type(None))) and key != "training":
-                found = vars(two).get(key)
-                if found != value and (value, found) != (old, new):
+                other_value = vars(two).get(key)
+                if other_value != value and (value, other_value) != (old, new):
                     return False
     return _shapes(dense) == _shapes(other)
 
@@ -207,14 +202,14 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _with_biases(decoder: Decoder, variant: Variant, configs: _Configs, form: Form) -> Form:
-    """The form with the biases that the variant has and the dense model's class does not have by itself."""
+    """Return the form with the variant's biases that the dense model lacks."""
     dense = set(decoder.model.state_dict())
     numbers = {old: new for new, old in enumerate(form.layers)}
     removed = [i for i in range(len(decoder.layers)) if i not in numbers]
     missing = {
-        _renumbered(name, form.prefix, numbers)
+        renumbered(name, form.prefix, numbers.__getitem__)
         for name in variant.parameters
-        if name not in dense and not any(name.startswith(f"{form.prefix}.{i}.") for i in removed)
+        if name not in dense and layer_of(name, form.prefix) not in removed
     }
     if not missing:
         return form
@@ -225,8 +220,8 @@ def _with_biases(decoder: Decoder, variant: Variant, configs: _Configs, form: Fo
         model = configs.build(changes)
         if model is None:
             continue
-        found = set(model.state_dict())
-        if found >= expected | missing and all(name.endswith("bias") for name in found - expected):
+        names = set(model.state_dict())
+        if names >= expected | missing and all(name.endswith("bias") for name in names - expected):
             return replace(
                 form,
                 model=model,
@@ -239,38 +234,39 @@ def _with_biases(decoder: Decoder, variant: Variant, configs: _Configs, form: Fo
     )
 
 
-def _subsets(keys: list[str], most: int) -> Iterator[tuple[str, ...]]:
-    every = (chosen for count in range(1, most + 1) for chosen in combinations(keys, count))
-    return islice(every, _MOST_TRIED)
+def _subsets(keys: list[str], max_size: int) -> Iterator[tuple[str, ...]]:
+    subsets = (chosen for count in range(1, max_size + 1) for chosen in combinations(keys, count))
+    return islice(subsets, _MAX_TRIED)
 
 
 def _narrowed(decoder: Decoder, configs: _Configs, form: Form, choices: list[Widths]) -> Form:
-    """The form with narrower matrices: the first of some widths for which there is a config."""
+    """Return the form with the first of some widths for which there is a config."""
     for widths in choices:
-        for changed in islice(_width_changes(configs, widths), _MOST_TRIED):
+        for changed in islice(_width_changes(configs, widths), _MAX_TRIED):
             changes = {**form.changes, **changed}
             model = configs.build(changes)
             cuts = None if model is None else _cuts(form, model, widths)
             if model is not None and cuts is not None:
-                note = f"{widths.told[0].upper()}{widths.told[1:]} ({_listed(f'{k}={v}' for k, v in changed.items())})."
+                text = f"{widths.description[0].upper()}{widths.description[1:]}"
+                note = f"{text} ({_listed(f'{k}={v}' for k, v in changed.items())})."
                 return replace(
                     form, model=model, changes=changes, cuts={**form.cuts, **cuts}, notes=(*form.notes, note)
                 )
     raise InputError(
-        f"--shrink: {choices[0].told} would do, but no config of {type(decoder.model).__name__} has such matrices; "
-        "leave --shrink out to write them with zeros"
+        f"--shrink: {choices[0].description} would do, but no config of {type(decoder.model).__name__} has such "
+        "matrices; leave --shrink out to write them with zeros"
     )
 
 
 def _width_changes(configs: _Configs, widths: Widths) -> Iterator[dict[str, int]]:
-    """Values to try: every key with the present number gets the new one, alone or two together."""
+    """Yield config changes to try: keys with the present value get the new one, alone or in pairs."""
     if widths.groups is None:
         for keys in _subsets(configs.keys(widths.before), 2):
             yield dict.fromkeys(keys, widths.after)
         for key in configs.keys(None):
             yield {key: widths.after}
         return
-    # As many smaller heads would have the same shapes; and their size must not follow from their number.
+    # `head_dim` must keep its value: the same number of narrower heads would have the same shapes.
     heads, groups = ([k for k in configs.keys(n) if k != "head_dim"] for n in (widths.before, widths.groups[0]))
     for sizes in ({}, {"head_dim": widths.size}):
         for some in _subsets(heads, 2):
@@ -280,31 +276,24 @@ def _width_changes(configs: _Configs, widths: Widths) -> Iterator[dict[str, int]
 
 
 def _cuts(form: Form, model: nn.Module, widths: Widths) -> dict[str, Cut] | None:
-    """What is left of every parameter for the model to hold it; None where a shape cannot be explained."""
+    """Return the remaining indices of every parameter for the model; None if a shape cannot be explained."""
     before, after = _shapes(form.model), _shapes(model)
     if before.keys() != after.keys():
         return None
-    found: dict[str, Cut] = {}
+    cuts: dict[str, Cut] = {}
     for name, shape in after.items():
         if shape == before[name]:
             continue
         if len(shape) != len(before[name]):
             return None
-        known: Rules = next(
+        rules: Rules = next(
             (rule for module, rule in widths.rules.items() if form.dense_name(name).startswith(f"{module}.")), {}
         )
         sizes = {dim: (old, new) for dim, (old, new) in enumerate(zip(before[name], shape, strict=True)) if old != new}
-        if not set(sizes.values()) <= known.keys():
+        if not set(sizes.values()) <= rules.keys():
             return None
-        found[name] = {dim: known[size] for dim, size in sizes.items()}
-    return found if widths.cut <= {form.dense_name(name) for name in found} else None
-
-
-def _renumbered(name: str, prefix: str, numbers: Mapping[int, int]) -> str:
-    if not name.startswith(f"{prefix}."):
-        return name
-    index, _, rest = name.removeprefix(f"{prefix}.").partition(".")
-    return f"{prefix}.{numbers[int(index)]}.{rest}"
+        cuts[name] = {dim: rules[size] for dim, size in sizes.items()}
+    return cuts if widths.cut <= {form.dense_name(name) for name in cuts} else None
 
 
 def _dropped_notes(variant: Variant, form: Form) -> Iterator[str]:

@@ -1,7 +1,4 @@
-"""The model card of an exported variant: what it was, what was done to it, how far it moved.
-
-What stands in it is given; nothing is measured here.
-"""
+"""The model card of an exported variant."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,26 +15,26 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.variant import Variant
 
-# The embedded model, as its publisher names it.
+# The embedded models under their publishers' names.
 _EMBEDDED = {
     "embedded": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
     "embedded-encoder": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
 }
-# What other models say of themselves and still holds of this one.
-_KEPT = ("license", "license_name", "license_link", "language")
+# Keys of the dense model's card that also hold for the variant.
+_INHERITED = ("license", "license_name", "license_link", "language")
 
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a variant.
+    """Contents of the card.
 
     Attributes:
         model: the dense model's name.
-        source: where it came from, as the user named it.
-        weight_hash: of its files.
-        recipe: the recipe's name, `method` and `parameters_json`.
-        calibration: what it was calibrated on, by name; empty where the recipe needs no calibration.
-        scores: measured against the dense model, by what was measured.
+        source: its source, as the user named it.
+        weight_hash: hash of its files.
+        recipe: the recipe's name, like `method` and `parameters_json`.
+        calibration: settings of the calibration, by name; empty if the recipe needs none.
+        scores: measures against the dense model and their values.
     """
 
     model: str
@@ -51,10 +48,10 @@ class About:
 
 
 def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Variant) -> str:
-    """The README.md of the folder."""
+    """Return the README.md of the folder."""
     base, front = _front(about, decoder)
     opener = "AutoModel" if decoder.output is None else "AutoModelForCausalLM"
-    masked = sum(int(change.mask.logical_not().sum()) for change in _masked(variant))
+    masked = sum(int((~mask).sum()) for mask in variant.masks.values())
     prunable = sum(matrix.size for matrix in decoder.matrices.values())
     dense = sum(parameter.numel() for parameter in decoder.model.parameters())
     facts = [
@@ -73,7 +70,7 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
         *_table(("", ""), facts),
         *(f"- {note}" for note in exported.notes),
         "\n## Recipe\n",
-        f"```json\n{json.dumps(_without_places(json.loads(about.parameters_json)), indent=2)}\n```\n",
+        f"```json\n{json.dumps(_without_paths(json.loads(about.parameters_json)), indent=2)}\n```\n",
         "## Measured against the dense model\n",
     ]
     if about.scores:
@@ -87,7 +84,7 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
 
 
 def public_source(source: str) -> str:
-    """A source as a card may tell it: whole where it is one for everybody, the last part of a path of this machine."""
+    """Return a source without local directories: a hub id as it is, of a path only the last part."""
     if source.startswith(PREFIX):  # a data set, by its hub id or its folder
         name, colon, rest = source.removeprefix(PREFIX).partition(":")
         return f"{PREFIX}{public_source(name)}{colon}{rest}"
@@ -95,26 +92,20 @@ def public_source(source: str) -> str:
 
 
 def _is_hub_id(source: str) -> bool:
-    """Whether it names a repository; what exists here under that name is a path, as when a model is looked for."""
+    """Return whether a source names a repository and not an existing path, by the rule for loading models."""
     has_its_form = source.count("/") == 1 and not source.startswith((".", "/", "~"))
     return has_its_form and not Path(source).exists()
 
 
-def _without_places(parameters: Any) -> Any:  # noqa: ANN401 (JSON)
-    """Parameters of a recipe, or of those that it consists of, without paths of this machine."""
+def _without_paths(parameters: Any) -> Any:  # noqa: ANN401 (JSON)
+    """Return a recipe's parameters without local directories in the sources of checkpoints and calibrations."""
     if isinstance(parameters, list):
-        return [_without_places(each) for each in parameters]
+        return [_without_paths(item) for item in parameters]
     if not isinstance(parameters, dict):
         return parameters
     return {
-        # Of a checkpoint, or of a calibration.
-        key: public_source(value) if key == "source" else _without_places(value)
-        for key, value in parameters.items()
+        key: public_source(value) if key == "source" else _without_paths(value) for key, value in parameters.items()
     }
-
-
-def _masked(variant: Variant) -> list[Any]:
-    return [variant.changes[name] for name in variant.masks]
 
 
 def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -122,29 +113,28 @@ def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
-    """The base model's name and the card's front matter; a path of this machine stands in neither."""
+    """Return the base model's name and the card's front matter, both without local paths."""
     use = "feature-extraction" if decoder.output is None else "text-generation"
     front: dict[str, object] = {"library_name": "transformers", "pipeline_tag": use, "tags": ["pruned"]}
-    theirs = _front_of(decoder)
-    kept = {key: theirs[key] for key in _KEPT if key in theirs}
+    dense = _front_of(decoder)
+    inherited = {key: dense[key] for key in _INHERITED if key in dense}
     if about.source in _EMBEDDED:
         base, licence = _EMBEDDED[about.source]
-        return base, front | {"base_model": base, "license": licence} | kept
+        return base, front | {"base_model": base, "license": licence} | inherited
     if _is_hub_id(about.source):
-        base = about.source.partition("@")[0]
-        return about.source, front | {"base_model": base} | kept
-    named = theirs.get("base_model")
-    return about.model, front | ({"base_model": named} if isinstance(named, (str, list)) else {}) | kept
+        return about.source, front | {"base_model": about.source.partition("@")[0]} | inherited
+    named = dense.get("base_model")
+    return about.model, front | ({"base_model": named} if isinstance(named, (str, list)) else {}) | inherited
 
 
 def _front_of(decoder: Decoder) -> dict[str, Any]:
-    """The front matter of the dense model's own card; empty where it has none that can be read."""
+    """Return the front matter of the dense model's own card; empty if there is none or it cannot be read."""
     file = decoder.folder / "README.md"
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     if not text.startswith("---\n"):
         return {}
     try:
-        found = parse_yaml(text[4:].partition("\n---")[0], str(file))
+        front = parse_yaml(text[4:].partition("\n---")[0], str(file))
     except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return front if isinstance(front, dict) else {}

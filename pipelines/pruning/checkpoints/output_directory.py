@@ -1,7 +1,4 @@
-"""Where a folder appears: a place that is free, a hidden folder beside it while it is made, and what kills leave there.
-
-What is written into it is `export.py`'s.
-"""
+"""Output directories that appear complete or not at all, and hidden directories for unfinished work next to them."""
 
 import errno
 import os
@@ -20,11 +17,11 @@ from prunescope.pipelines.core.scratch_directory import lock, remove_dead
 _WRITING = ".writing-"
 
 
-def check_place(folder: Path) -> None:
-    """Refuses a place where no folder can be written.
+def require_free(folder: Path) -> None:
+    """Refuse a path at which no folder can be created.
 
     Raises:
-        InputError: it is a file, is not empty, or the folder that it would lie in is missing.
+        InputError: it is a file, it is not empty, or its parent folder is missing.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "is not empty" if folder.is_dir() else "is a file"
@@ -34,12 +31,12 @@ def check_place(folder: Path) -> None:
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """A folder beside the place, which gets the place's name at the end; gone after any error."""
-    place = folder.absolute()
-    with refusals_told(folder):
-        _remove_leftovers(place)
-        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}{_WRITING}"))
+def atomic_directory(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder that is renamed to `folder` at the end, or removed after an error."""
+    target = folder.absolute()
+    with explained_write_errors(folder):
+        _remove_leftovers(target)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{_WRITING}"))
         descriptor = os.open(scratch, os.O_RDONLY)
         try:
             lock(descriptor)
@@ -49,32 +46,32 @@ def appearing(folder: Path) -> Iterator[Path]:
             scratch.chmod(0o777 & ~mask)
             for path in (*scratch.iterdir(), scratch):
                 _sync(path)
-            scratch.rename(place)  # takes the place of an empty folder
-            _sync(place.parent)
+            scratch.rename(target)  # replaces an empty folder
+            _sync(target.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             os.close(descriptor)
 
 
 @contextmanager
-def unfinished_beside(folder: Path) -> Iterator[Path]:
-    """A folder beside the place for work that a killed run has finished, always the same one.
+def unfinished_directory(folder: Path) -> Iterator[Path]:
+    """Yield the hidden folder next to `folder` from which a killed run resumes.
 
-    It stays when the process is killed or interrupted, or fails in a way that nobody foresaw; it goes when the work is
-    done and when it cannot be done, for then it cannot be done again either.
+    It stays if the process is killed or interrupted, or fails unexpectedly. It is removed when the work is done or has
+    failed with an error of the input or the computation, which would recur.
 
     Raises:
-        InputError: another process works in it, or it cannot be made.
+        InputError: another process works in it, or it cannot be created.
     """
-    place = folder.absolute()
-    scratch = place.parent / f".{place.name}.unfinished"
-    with refusals_told(folder):
+    target = folder.absolute()
+    scratch = target.parent / f".{target.name}.unfinished"
+    with explained_write_errors(folder):
         scratch.mkdir(exist_ok=True)
-        # In a folder that others may write to, a link of theirs would lead what is kept here to somewhere else.
+        # In a shared folder, another user's link of that name must not redirect the files.
         descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         if lock(descriptor) is False:
-            raise InputError(f"{folder}: another run is at work on it; wait for it or choose another place")
+            raise InputError(f"{folder}: another run is at work on it; wait for it or choose another folder")
         try:
             yield scratch
         except (InputError, ComputationError):
@@ -85,18 +82,18 @@ def unfinished_beside(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _remove_leftovers(place: Path) -> None:
-    """Removes what killed processes left of the same place; what another one is writing stays."""
-    # What follows in the name is tempfile's: the prefix of another place never looks like it.
-    leftover = re.compile(re.escape(f".{place.name}{_WRITING}") + "[a-z0-9_]{8}")
-    for path in place.parent.iterdir():
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left of this target; folders that another process is writing stay."""
+    # The suffix is tempfile's, so that the pattern never matches the prefix of another target.
+    leftover = re.compile(re.escape(f".{target.name}{_WRITING}") + "[a-z0-9_]{8}")
+    for path in target.parent.iterdir():
         if leftover.fullmatch(path.name):
             remove_dead(path)
 
 
 @contextmanager
-def refusals_told(folder: Path) -> Iterator[None]:
-    """Turns what the system refuses while a folder is written into an InputError with the fix."""
+def explained_write_errors(folder: Path) -> Iterator[None]:
+    """Translate errors of the system while a folder is written into an InputError with the fix."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -114,7 +111,7 @@ def _sync(path: Path) -> None:
 
 
 def require_room(scratch: Path, needed: int) -> None:
-    """Refuses, with an InputError, to begin what the disk cannot hold."""
+    """Raise an InputError if the disk cannot hold this many bytes."""
     free = shutil.disk_usage(scratch).free
     if free < needed:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The result of an export: what was written, and how closely it was verified."""
+"""The result of an export."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class CheckpointResult:
-    """What was written.
+    """A written checkpoint and its verification.
 
     Attributes:
-        folder: where.
-        bytes: of the weights.
-        parameters: numbers in them, tied ones once.
-        distance: of its logits from the variant's with its values rounded as they are stored, relative to their length.
-        notes: what was removed, filled with zeros or rounded, in sentences.
-        rounded: the type that new values were rounded to, and the distance of the folder's logits from those of the
-            variant before that; None where nothing was rounded.
+        folder: the checkpoint's folder.
+        bytes: size of the weights.
+        parameters: number of values in them, tied ones once.
+        distance: relative distance of its logits from those of the variant with values rounded to the stored type.
+        notes: sentences on what was removed, filled with zeros or rounded.
+        rounded: the type that new values were rounded to, and the relative distance of its logits from the unrounded
+            variant's; None if nothing was rounded.
     """
 
     folder: Path
@@ -27,7 +27,7 @@ class CheckpointResult:
 
     @property
     def proof(self) -> str:
-        """How near its logits are to the variant's, as a sentence without a stop."""
+        """A sentence, without full stop, on how close its logits are to the variant's."""
         if self.rounded is None:
             return f"plain transformers gives the same logits (to {self.distance:.1e} of their length)"
         dtype, distance = self.rounded

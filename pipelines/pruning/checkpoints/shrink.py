@@ -1,7 +1,4 @@
-"""Which neurons and heads a pruned model has left, found from its zeros, and which indices of its matrices stay.
-
-Which config makes such matrices is `forms.py`'s.
-"""
+"""Neurons and heads whose weights are all zero, and the indices of the smaller matrices without them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights
 
-# Size before and after a cut, and the indices that stay.
+# The remaining indices by size before and after a cut.
 Rules = Mapping[tuple[int, int], Tensor]
 
 
@@ -25,16 +22,16 @@ class Widths:
     """Smaller matrices for all layers of one size.
 
     Attributes:
-        told: what is gone, in words.
-        before: neurons, or query heads, of each layer as it was.
-        after: how many each layer keeps: as many as the fullest one has left.
-        rules: by the name of a module, how its parameters are cut.
-        cut: names of the parameters that have to be cut, or the config is another one's.
+        description: what is removed, for messages and the model card.
+        before: number of neurons or query heads per layer.
+        after: number that each layer keeps: that of the layer with the most nonzero ones.
+        rules: how the parameters of each module are cut, by its name.
+        cut: names of the parameters that a matching config has to cut.
         groups: key-value heads before and after; None for neurons.
-        size: numbers of a head; 0 for neurons.
+        size: width of a head; 0 for neurons.
     """
 
-    told: str
+    description: str
     before: int
     after: int
     rules: Mapping[str, Rules]
@@ -44,158 +41,139 @@ class Widths:
 
 
 def widths_of(
-    decoder: Decoder, worn: MaterializedWeights, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]
+    decoder: Decoder, weights: MaterializedWeights, last: Mapping[str, list[Matrix]], layers: tuple[int, ...]
 ) -> list[list[Widths]]:
-    """What can be narrower: whole neurons and heads that add nothing, in every layer that is kept.
+    """Return the possible reductions of neurons and heads that are zero in all remaining layers.
 
-    Each with its alternatives, the narrowest first: not every number of heads makes a config.
-
-    Args:
-        decoder: the dense model.
-        worn: the pruned one's parameters.
-        last: the last matrix of every sublayer.
-        layers: those that are kept.
+    Each comes with its alternatives, narrowest first, because not every number of heads makes a config. `last` is the
+    result of `last_matrices`.
     """
-    kept = [decoder.layers[index] for index in layers]
-    neurons = [[each] for each in _neurons([layer.mlp for layer in kept], worn, last)]
-    heads = list(_heads(decoder, [layer.attn for layer in kept], worn, last))
+    remaining = [decoder.layers[index] for index in layers]
+    neurons = [[widths] for widths in _neurons([layer.mlp for layer in remaining], weights, last)]
+    heads = list(_heads(decoder, [layer.attn for layer in remaining], weights, last))
     return [*neurons, heads] if heads else neurons
 
 
 def _neurons(
-    sublayers: list[Sublayer], worn: MaterializedWeights, last: Mapping[str, list[Matrix]]
+    sublayers: list[Sublayer], weights: MaterializedWeights, last: Mapping[str, list[Matrix]]
 ) -> Iterator[Widths]:
-    """One width for all MLPs that have the same number of neurons; experts are left as they are."""
-    alive: dict[int, list[tuple[Sublayer, Bool[Tensor, " inner"]]]] = {}
+    """Yield one width for all MLPs with the same number of neurons; experts are left as they are."""
+    by_size: dict[int, list[tuple[Sublayer, Bool[Tensor, " inner"]]]] = {}
     for sublayer in sublayers:
         matrices = last[sublayer.label]
         if len(matrices) == 1 and all(matrix.expert is None for matrix in sublayer.matrices.values()):
-            found = _alive_neurons(sublayer, worn, matrices[0])
-            alive.setdefault(len(found), []).append((sublayer, found))
-    for inner, each in alive.items():
-        after = max(1, *(int(found.sum()) for _, found in each))
+            alive = _alive_neurons(sublayer, weights, matrices[0])
+            by_size.setdefault(len(alive), []).append((sublayer, alive))
+    for inner, group in by_size.items():
+        after = max(1, *(int(alive.sum()) for _, alive in group))
         if after == inner:
             continue
         rules: dict[str, Rules] = {}
-        for sublayer, found in each:
-            index = _first(found, after)
+        for sublayer, alive in group:
+            index = _first(alive, after)
             rule = {(inner, after): index, (2 * inner, 2 * after): torch.cat([index, index + inner])}
-            rules |= dict.fromkeys(_tops(sublayer), rule)
-        cut = frozenset(name for sublayer, _ in each for name in _writing(sublayer, last, {inner, 2 * inner}))
+            rules |= dict.fromkeys(_mixer_names(sublayer), rule)
+        cut = frozenset(name for sublayer, _ in group for name in _cut_weights(sublayer, last, {inner, 2 * inner}))
         yield Widths(f"MLPs have {after} neurons in place of {inner}", inner, after, rules, cut)
 
 
-def _alive_neurons(sublayer: Sublayer, worn: MaterializedWeights, output: Matrix) -> Bool[Tensor, " inner"]:
-    """Neurons that the last matrix reads and that all matrices before it write."""
-    alive = _weight(worn, output).ne(0).any(dim=0)
+def _alive_neurons(sublayer: Sublayer, weights: MaterializedWeights, output: Matrix) -> Bool[Tensor, " inner"]:
+    """Return which neurons the last matrix reads and all matrices before it write."""
+    alive = _weight(weights, output).ne(0).any(dim=0)
     for matrix in sublayer.matrices.values():
-        outputs = matrix.shape[0]
-        if matrix is output or outputs not in {len(alive), 2 * len(alive)}:
+        if matrix is output or matrix.shape[0] not in {len(alive), 2 * len(alive)}:
             continue
-        written = _weight(worn, matrix).ne(0).any(dim=1)
+        written = _weight(weights, matrix).ne(0).any(dim=1)
         bias = f"{matrix.name}.bias"
-        if bias in worn:
-            written |= worn.tensor(bias).ne(0)
+        if bias in weights:
+            written |= weights.tensor(bias).ne(0)
         for half in written.split(len(alive)):
             alive &= half
     return alive.cpu()
 
 
 def _heads(
-    decoder: Decoder, sublayers: list[Sublayer], worn: MaterializedWeights, last: Mapping[str, list[Matrix]]
+    decoder: Decoder, sublayers: list[Sublayer], weights: MaterializedWeights, last: Mapping[str, list[Matrix]]
 ) -> Iterator[Widths]:
-    """Fewer heads in all attentions: whole groups that share keys and values, or as many queries from each group."""
+    """Yield smaller numbers of heads: fewer groups that share keys and values, or fewer queries in every group."""
     config = cast(Any, decoder.model).config.get_text_config()
     heads = int(getattr(config, "num_attention_heads", 0) or 0)
     groups = int(getattr(config, "num_key_value_heads", 0) or heads)
-    widths = {matrix.shape[1] for each in sublayers for matrix in last[each.label]}
-    if not heads or heads % groups or len(widths) != 1 or any(len(last[each.label]) != 1 for each in sublayers):
+    outputs = [last[sublayer.label] for sublayer in sublayers]
+    widths = {matrix.shape[1] for matrices in outputs for matrix in matrices}
+    if not heads or heads % groups or len(widths) != 1 or any(len(matrices) != 1 for matrices in outputs):
         return
     (width,) = widths
     if width % heads:
         return
     size, queries = width // heads, heads // groups
     alive = [
-        _weight(worn, last[each.label][0]).ne(0).any(dim=0).reshape(groups, queries, size).any(dim=2).cpu()
-        for each in sublayers
+        _weight(weights, matrix).ne(0).any(dim=0).reshape(groups, queries, size).any(dim=2).cpu()
+        for (matrix,) in outputs
     ]
-    fewest_groups = max(1, *(int(each.any(dim=1).sum()) for each in alive))
-    fewest_queries = max(1, *(int(each.sum(dim=1).max()) for each in alive))
-    choices = [(g, q) for g in range(fewest_groups, groups + 1) for q in range(fewest_queries, queries + 1)]
-    for kept_groups, kept_queries in sorted(choices, key=lambda each: each[0] * each[1]):
-        if kept_groups * kept_queries < heads:
-            told = f"attentions have {kept_groups * kept_queries} heads in place of {heads}"
+    min_groups = max(1, *(int(own.any(dim=1).sum()) for own in alive))
+    min_queries = max(1, *(int(own.sum(dim=1).max()) for own in alive))
+    choices = [(g, q) for g in range(min_groups, groups + 1) for q in range(min_queries, queries + 1)]
+    for new_groups, new_queries in sorted(choices, key=lambda choice: choice[0] * choice[1]):
+        if new_groups * new_queries < heads:
+            description = f"attentions have {new_groups * new_queries} heads in place of {heads}"
             if queries > 1:
-                told += f", {kept_groups} of keys and values in place of {groups}"
-            written = {width, (heads + 2 * groups) * size} | ({groups * size} if kept_groups < groups else set())
+                description += f", {new_groups} of keys and values in place of {groups}"
+            written = {width, (heads + 2 * groups) * size} | ({groups * size} if new_groups < groups else set())
             yield Widths(
-                told,
+                description,
                 heads,
-                kept_groups * kept_queries,
-                _head_rules(sublayers, alive, size, kept_groups, kept_queries),
-                frozenset(name for each in sublayers for name in _writing(each, last, written)),
-                (groups, kept_groups),
+                new_groups * new_queries,
+                _head_rules(sublayers, alive, size, new_groups, new_queries),
+                frozenset(name for sublayer in sublayers for name in _cut_weights(sublayer, last, written)),
+                (groups, new_groups),
                 size,
             )
 
 
-def _writing(sublayer: Sublayer, last: Mapping[str, list[Matrix]], sizes: set[int]) -> Iterator[str]:
-    """Weights of a sublayer's last matrix and of those that give it so many numbers to read."""
+def _cut_weights(sublayer: Sublayer, last: Mapping[str, list[Matrix]], sizes: set[int]) -> Iterator[str]:
+    """Yield the weights of a sublayer's last matrix and of matrices with as many outputs as one of the sizes."""
     for matrix in sublayer.matrices.values():
         if matrix in last[sublayer.label] or matrix.shape[0] in sizes:
             yield f"{matrix.name}.weight"
 
 
 def _head_rules(
-    sublayers: list[Sublayer],
-    alive: list[Bool[Tensor, "groups queries"]],
-    size: int,
-    kept_groups: int,
-    kept_queries: int,
+    sublayers: list[Sublayer], alive: list[Bool[Tensor, "groups queries"]], size: int, new_groups: int, new_queries: int
 ) -> dict[str, Rules]:
-    """How attentions are cut that keep so many groups of so many queries.
-
-    Args:
-        sublayers: attentions.
-        alive: which heads of each are left.
-        size: numbers of a head.
-        kept_groups: groups that share keys and values.
-        kept_queries: query heads in each of them.
-    """
+    """Return how attentions are cut to fewer groups and to fewer query heads per group, of width `size`."""
     groups, queries = alive[0].shape
-    heads, after = groups * queries, kept_groups * kept_queries
-    of_queries, of_keys = (heads * size, after * size), (groups * size, kept_groups * size)
-    of_joint = ((heads + 2 * groups) * size, (after + 2 * kept_groups) * size)
+    heads, after = groups * queries, new_groups * new_queries
+    of_queries, of_keys = (heads * size, after * size), (groups * size, new_groups * size)
+    of_joint = ((heads + 2 * groups) * size, (after + 2 * new_groups) * size)
     rules: dict[str, Rules] = {}
-    for sublayer, each in zip(sublayers, alive, strict=True):
-        chosen = _first(each.any(dim=1), kept_groups)
-        kept = torch.cat([_first(each[group], kept_queries) + group * queries for group in chosen.tolist()])
-        query, key = _spread(kept, size), _spread(chosen, size)
+    for sublayer, own in zip(sublayers, alive, strict=True):
+        chosen = _first(own.any(dim=1), new_groups)
+        query_heads = torch.cat([_first(own[group], new_queries) + group * queries for group in chosen.tolist()])
+        query, key = _spread(query_heads, size), _spread(chosen, size)
         joint = torch.cat([query, heads * size + key, (heads + groups) * size + key])
         # The last of two equal sizes counts: with as many keys as queries they are cut alike.
-        rule = {(heads, after): kept, of_joint: joint, of_keys: key, of_queries: query}
-        rules |= dict.fromkeys(_tops(sublayer), rule)
+        rule = {(heads, after): query_heads, of_joint: joint, of_keys: key, of_queries: query}
+        rules |= dict.fromkeys(_mixer_names(sublayer), rule)
     return rules
 
 
-def _weight(worn: MaterializedWeights, matrix: Matrix) -> Tensor:
-    """The worn weight, (outputs, inputs)."""
-    weight = worn.tensor(f"{matrix.name}.weight")
+def _weight(weights: MaterializedWeights, matrix: Matrix) -> Tensor:
+    """Return the pruned weight, (outputs, inputs)."""
+    weight = weights.tensor(f"{matrix.name}.weight")
     return weight.T if matrix.is_transposed else weight
 
 
-def _first(wanted: Bool[Tensor, " all"], count: int) -> Tensor:
-    """Indices of those that are wanted and, up to a count, of others, in order."""
-    order = torch.argsort(~wanted, stable=True)[:count]
-    return order.sort().values
+def _first(chosen: Bool[Tensor, " all"], count: int) -> Tensor:
+    """Return the ascending indices of the chosen ones and, up to a count, of others."""
+    return torch.argsort(~chosen, stable=True)[:count].sort().values
 
 
-def _spread(index: Tensor, size: int) -> Tensor:
-    """Indices of all numbers of some heads."""
-    return (index[:, None] * size + torch.arange(size)).reshape(-1)
+def _spread(heads: Tensor, size: int) -> Tensor:
+    """Return the indices of all channels of some heads."""
+    return (heads[:, None] * size + torch.arange(size)).reshape(-1)
 
 
-def _tops(sublayer: Sublayer) -> list[str]:
-    """Names of the modules that a sublayer consists of."""
+def _mixer_names(sublayer: Sublayer) -> list[str]:
     names = {id(module): name for name, module in sublayer.modules.items()}
     return [names[id(mixer)] for mixer in sublayer.mixers]

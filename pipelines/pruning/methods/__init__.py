@@ -1,14 +1,12 @@
-"""How each recipe changes one matrix: a function from what is given of it to its change.
-
-Each family in a module of its own; in which order layers come, and on which tokens, is `layerwise.py`'s.
-"""
+"""Pruning methods: functions from one matrix and its inputs to its change, one family per module."""
 
 from collections.abc import Callable
 from typing import Any
 
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.pruning.methods.admm import admm
 from prunescope.pipelines.pruning.methods.dsnot import dsnot
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, about
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 from prunescope.pipelines.pruning.methods.obs import gptq, sparsegpt
 from prunescope.pipelines.pruning.methods.quantize import awq, rtn
 from prunescope.pipelines.pruning.methods.scores import magnitude, ria, wanda
@@ -30,15 +28,19 @@ METHODS: dict[type[MatrixRecipe], Callable[[MatrixContext, Any], WeightDelta | N
 }
 
 
-def change_of(given: MatrixContext, recipe: MatrixRecipe) -> WeightDelta | None:
-    """What the recipe makes of a matrix; None where it leaves it as it is.
+def change_of(context: MatrixContext, recipe: MatrixRecipe) -> WeightDelta | None:
+    """Return the recipe's change of a matrix; None if it leaves the matrix as it is.
 
     Raises:
         InputError: the recipe's numbers do not fit the matrix, or no token reached it.
         ComputationError: a score is NaN or infinite, or the method's own arithmetic failed.
     """
-    if recipe.reads != "nothing" and given.inputs is None and recipe.unreached == "dense":
-        given.facts["matrices_unreached"] = given.facts.get("matrices_unreached", 0) + 1
+    if recipe.reads != "nothing" and context.inputs is None and recipe.unreached == "dense":
+        context.add_fact("matrices_unreached", 1)
         return None
-    with about(given.name):
-        return METHODS[type(recipe)](given, recipe)
+    try:
+        return METHODS[type(recipe)](context, recipe)
+    except (ComputationError, InputError) as error:
+        if context.name in str(error):
+            raise
+        raise type(error)(f"{context.name}: {error}") from error

@@ -1,6 +1,6 @@
-"""One block of columns, left to right: each weight is removed, rounded or kept, the next take up the error.
+"""The column update of SparseGPT and GPTQ for one block, in numba (row by row) and in torch (all rows at once).
 
-The same in numba, one row at a time, and in torch, all rows at a time. Which weights go is `obs.py`'s, but for N:M.
+From left to right each weight is removed, rounded or kept, and the later columns compensate its error.
 """
 
 from itertools import pairwise
@@ -13,8 +13,8 @@ from torch import Tensor
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.pruning.masks import keep_n_of_m
 
-# Below so many updates of a weight, threads cost more than they save.
-_WORTH_A_THREAD = 2**24
+# With fewer updates per thread, threads cost more time than they save.
+_MIN_UPDATES_PER_THREAD = 2**24
 
 
 def sweep(
@@ -25,21 +25,20 @@ def sweep(
     grid: tuple[Tensor, Tensor, Tensor] | None = None,
     steps: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Sweeps a block.
+    """Update a block of columns.
 
     Args:
-        current: the weights, with all earlier columns' errors taken up, float32 (out, width).
+        current: weights that compensate the errors of all earlier columns, float32 (out, width).
         inverse: R⁻¹ of the block's columns, upper triangular, float32 (width, width).
         kept: True where a weight may stay, (out, width).
-        pattern: N and M, where N of every M consecutive weights stay: those with the largest |w|/R⁻¹_jj when the
-            sweep reaches the first of them, the first of equal ones; (0, 0) where `kept` says it all. M divides where
-            blocks begin.
-        grid: scales and zeros, float32 (out, groups), and each column's group, int64 (width,); None where nothing is
-            rounded.
+        pattern: N and M, or (0, 0) if `kept` is the mask. Of every M consecutive weights, N stay: those with the
+            largest |w|/R⁻¹_jj when the sweep reaches the first of them; of equal ones the first. Blocks begin at
+            multiples of M.
+        grid: scales and zeros, float32 (out, groups), and each column's group, int64 (width,); None without rounding.
         steps: largest code of the grid.
 
     Returns:
-        The final weights and which of them stay.
+        The final weights and the mask.
     """
     if current.device.type != "cpu":
         return eager(current, inverse, kept, pattern, grid, steps)
@@ -52,22 +51,22 @@ def sweep(
         scales, zeros, column_groups = (part.numpy() for part in grid)
     upper = np.ascontiguousarray(inverse.numpy())
 
-    def part(bounds: tuple[int, int]) -> None:
-        own = slice(*bounds)
-        _sweep(weight[own], upper, keep[own], *pattern, scales[own], zeros[own], column_groups, steps)
+    def update_rows(bounds: tuple[int, int]) -> None:
+        rows = slice(*bounds)
+        _sweep(weight[rows], upper, keep[rows], *pattern, scales[rows], zeros[rows], column_groups, steps)
 
-    workers = min(torch.get_num_threads(), 1 + rows * width * width // _WORTH_A_THREAD)
+    workers = min(torch.get_num_threads(), 1 + rows * width * width // _MIN_UPDATES_PER_THREAD)
     if workers == 1:
-        part((0, rows))
+        update_rows((0, rows))
     else:
         edges = [rows * worker // workers for worker in range(workers + 1)]
-        list(in_parallel(part, pairwise(edges), current.device))
+        list(in_parallel(update_rows, pairwise(edges), current.device))
     return torch.from_numpy(weight), torch.from_numpy(keep)
 
 
 @njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
 def _sweep(weight, upper, keep, n, m, scales, zeros, column_groups, steps) -> None:
-    """`sweep` of some rows; `weight` and `keep` leave with the result."""
+    """Update rows in place."""
     rows, width = weight.shape
     scores = np.empty(m, np.float32)
     for row in range(rows):
@@ -85,15 +84,15 @@ def _sweep(weight, upper, keep, n, m, scales, zeros, column_groups, steps) -> No
                     final = (code - zero) * scale
             if final != value:
                 error = (value - final) / upper[j, j]
-                rest, share = w[j + 1 :], upper[j, j + 1 :]
-                for k in range(len(rest)):
-                    rest[k] -= error * share[k]
+                later, factors = w[j + 1 :], upper[j, j + 1 :]
+                for k in range(len(later)):
+                    later[k] -= error * factors[k]
                 w[j] = final
 
 
 @njit(error_model="numpy")
 def _choose(w, upper, stays, n, scores) -> None:
-    """Keeps the n largest |w|/R⁻¹_jj of one group, those that may stay before those that may not."""
+    """Keep the n largest |w|/R⁻¹_jj of one group; weights that may not stay rank last."""
     for j in range(len(w)):
         scores[j] = abs(w[j]) / upper[j, j] if stays[j] else np.float32(-1)
     for j in range(len(w)):
@@ -112,7 +111,7 @@ def eager(
     grid: tuple[Tensor, Tensor, Tensor] | None = None,
     steps: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """`sweep` in torch."""
+    """Update a block in torch; arguments and result are those of `sweep`."""
     weight, keep = current.clone(), kept.clone()
     n, m = pattern
     for j in range(weight.shape[1]):

@@ -1,6 +1,6 @@
-"""In which order sublayers or blocks are removed: by influence, by loss, in a row, at random, or as listed.
+"""Depth pruning: the order in which sublayers or blocks are removed.
 
-How a decoder computes without them is `wearing.py`'s; what becomes of the matrices that stay, other methods'.
+Orders are by influence, by loss, of consecutive units, at random, or as listed in the recipe.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,14 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import DepthRecipe
 
-# Tokens of one pass of the greedy choice, which keeps the stream before every layer.
-_KEPT_TOKENS = 2048
+# Tokens per pass of the greedy choice, which stores the stream before every layer.
+_MAX_TOKENS = 2048
 
 Tokens = Int[Tensor, "sequences length"]
 
 
 class Removal(NamedTuple):
-    """One unit and what it was chosen by; None where nothing was measured."""
+    """One removed unit and the score by which it was chosen; None if nothing was measured."""
 
     label: str
     score: float | None
@@ -51,34 +51,27 @@ def drop(
     known: Sequence[tuple[str, float | None]] = (),
     dtype: torch.dtype | None = None,
 ) -> Variant:
-    """Removes the recipe's units from what earlier recipes left.
+    """Remove a recipe's units from the model that earlier recipes left.
 
-    Args:
-        decoder: the dense model; its weights are read, not changed.
-        recipe: what to remove.
-        influence: rows of `block_influence` of the dense model; read where nothing was changed before.
-        tokens: calibration tokens.
-        base: what earlier recipes of a composition did; the choice is made on that model.
-        progress: one step a removal that is measured.
-        known: what an earlier call of `drop_order` with the same arguments found, whatever its count.
-        dtype: as in `drop_order`; the table's influences were measured in it, too.
+    Influences of a dense base are read from `influence`, the rows of `block_influence`; all other scores are measured
+    on the base. The other arguments are those of `drop_order`.
 
     Returns:
-        The base without them; changes of matrices inside them are gone with them. Its facts tell the order that was
-        measured, as far as it was, and the score of each at that time; of several drops those of the last.
+        The base without the units and without changes inside them. Its facts hold the measured order and the score of
+        each unit in it; after several drops those of the last one.
 
     Raises:
         InputError: the model has too few units, or a statistic is missing.
         ComputationError: an activation or a loss is NaN or infinite.
     """
-    left = _left(decoder, recipe, base)
+    remaining = _remaining(decoder, recipe, base)
     if recipe.by == "influence" and base.is_dense:
-        order = ordered(_from_table(recipe, left, influence))
+        order = ordered(_from_table(recipe, remaining, influence))
     else:
         order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)
-    removed = {part for label, _ in order[: recipe.count] for part in parts_of(label)}
-    found = tuple(each.label for each in decoder.sublayers if each.label in removed - {*base.dropped})
-    gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *found}]
+    chosen = {sublayer for label, _ in order[: recipe.count] for sublayer in sublayers_of(label)}
+    removed = tuple(each.label for each in decoder.sublayers if each.label in chosen - {*base.dropped})
+    gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *removed}]
     matrices = {name for each in gone for name in each.matrices}
     modules = {name for each in gone for name in each.modules}
     facts = dict(base.facts)
@@ -89,8 +82,8 @@ def drop(
     return replace(
         base,
         changes={name: change for name, change in base.changes.items() if name not in matrices},
-        parameters={name: own for name, own in base.parameters.items() if name.rpartition(".")[0] not in modules},
-        dropped=(*base.dropped, *found),
+        parameters={name: value for name, value in base.parameters.items() if name.rpartition(".")[0] not in modules},
+        dropped=(*base.dropped, *removed),
         facts=facts,
     )
 
@@ -105,67 +98,66 @@ def drop_order(
     progress: Progress = SILENT,
     dtype: torch.dtype | None = None,
 ) -> list[Removal]:
-    """In which order a recipe removes units, measured on the model that `base` left.
+    """Return the order in which a recipe removes units, measured on the base.
 
     Args:
-        decoder: the dense model.
-        recipe: which units, and how they are chosen.
+        decoder: the dense model; its weights are only read.
+        recipe: the recipe.
         tokens: calibration tokens.
-        base: what earlier recipes did.
+        base: result of the earlier recipes of a composition.
         known: the beginning of an iterative or greedy order, which is the same for every count.
-        progress: one step a removal that is measured.
-        dtype: type of weights and activations below the head while the tokens pass; None is the model's own. All
-            layers are cast together. What is read off them is computed in float32 and float64.
+        progress: one step per measured removal.
+        dtype: type of weights and activations below the head while the tokens pass, cast in all layers at once; None
+            is the model's own. Scores are computed in float32 and float64.
 
     Returns:
-        `influence` and `random`: all units that are left; else as many as are removed, whatever is known of more.
+        All remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
 
     Raises:
         InputError: the model has too few units, or there are no tokens.
         ComputationError: an activation or a loss is NaN or infinite.
     """
-    left = _left(decoder, recipe, base)
+    remaining = _remaining(decoder, recipe, base)
     if recipe.by == "given":
         return [Removal(label, None) for label in recipe.given]
     if recipe.by == "random":
-        drawn = torch.randperm(len(left), generator=torch.Generator().manual_seed(recipe.seed))
-        return [Removal(left[place], None) for place in drawn.tolist()]
+        drawn = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(recipe.seed))
+        return [Removal(remaining[index], None) for index in drawn.tolist()]
     if tokens is None or not tokens.numel():
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
     with apply_variant(decoder, base, skips=False), cast_parameters(decoder.trunk.parameters(), dtype):
         match recipe.by:
             case "influence":
-                return ordered(influences(decoder, left, tokens))
+                return ordered(influences(decoder, remaining, tokens))
             case "consecutive":
-                turns = turned(decoder, left, recipe.count, tokens)
-                first = ordered(turns)[0]
-                start = left.index(first.label)
-                return [Removal(label, first.score) for label in left[start : start + recipe.count]]
+                first = ordered(angular_distances(decoder, remaining, recipe.count, tokens))[0]
+                start = remaining.index(first.label)
+                return [Removal(label, first.score) for label in remaining[start : start + recipe.count]]
             case _:
-                return _one_by_one(decoder, recipe, left, tokens, {*base.dropped}, known, progress)
+                return _one_by_one(decoder, recipe, remaining, tokens, {*base.dropped}, known, progress)
 
 
 def _one_by_one(
     decoder: Decoder,
     recipe: DepthRecipe,
-    left: Sequence[str],
+    units: Sequence[str],
     tokens: Tokens,
     dropped: set[str],
     known: Sequence[tuple[str, float | None]],
     progress: Progress,
 ) -> list[Removal]:
-    """Measures what is left again after every removal."""
-    order = [Removal(*each) for each in known]
+    """Choose units one by one, and measure the others again after every removal."""
+    order = [Removal(*removal) for removal in known]
     progress.start(f"order of {recipe.name}", max(0, recipe.count - len(order)))
     while len(order) < recipe.count:
         removed = {label for label, _ in order}
-        gone = {part for label in removed for part in parts_of(label)}
-        still = [label for label in left if label not in removed]
+        gone = {sublayer for label in removed for sublayer in sublayers_of(label)}
+        remaining = [label for label in units if label not in removed]
         with decoder.without(gone, skips=False):
             scores = (
-                influences(decoder, still, tokens)
+                influences(decoder, remaining, tokens)
                 if recipe.by == "iterative"
-                else losses(decoder, still, tokens, dropped | gone)
+                else losses(decoder, remaining, tokens, dropped | gone)
             )
         order.append(ordered(scores)[0])
         progress.advance()
@@ -174,18 +166,18 @@ def _one_by_one(
 
 
 def ordered(scores: Mapping[str, float]) -> list[Removal]:
-    """Units from the least score to the largest; of equal ones the first in the mapping comes first."""
+    """Return units in ascending order of their scores; equal scores keep the mapping's order."""
     return [Removal(label, scores[label]) for label in sorted(scores, key=scores.__getitem__)]
 
 
-def parts_of(label: str) -> tuple[str, ...]:
-    """Labels of the sublayers that a unit consists of: `block.3` of `attn.3` and `mlp.3`."""
+def sublayers_of(label: str) -> tuple[str, ...]:
+    """Return the labels of a unit's sublayers: of `block.3` these are `attn.3` and `mlp.3`."""
     kind, _, layer = label.partition(".")
     return (f"attn.{layer}", f"mlp.{layer}") if kind == "block" else (label,)
 
 
 def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[str, float]:
-    """1 − cos between the stream before and behind each unit, over all tokens, of the decoder as it is now."""
+    """Return 1 − cos of the stream before and after each unit, over all tokens, with the decoder's current weights."""
     influence = Influence(decoder)
     with influence:
         for batch in tokens.split(BATCH):
@@ -195,15 +187,11 @@ def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[s
 
 
 def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[str]) -> dict[str, float]:
-    """Mean negative log-likelihood in nats without each unit, of the decoder as it is now (SLEB, 2402.09025 §3).
+    """Return the mean negative log-likelihood in nats without each unit (SLEB, 2402.09025 §3).
 
-    One pass keeps the stream before every layer; without a unit only the layers from its own on run again.
-
-    Args:
-        decoder: the model.
-        units: labels.
-        tokens: every token but the first of a sequence is scored; at least two a sequence.
-        dropped: sublayers that add nothing already; where both of a layer do, it is left out.
+    One pass stores the stream before every layer; for each unit only the layers from its own on run again. Every token
+    except the first of a sequence is scored. `dropped` are the sublayers that already add nothing; a layer is skipped
+    if it has no others.
 
     Raises:
         InputError: the sequences have one token.
@@ -212,28 +200,25 @@ def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[
     if tokens.shape[1] < 2:
         raise InputError("the greedy choice of drops scores the next token; set calibration.length to 2 or more")
     sums = dict.fromkeys(units, 0.0)
-    for batch in tokens.split(max(1, _KEPT_TOKENS // tokens.shape[1])):
-        own = batch.to(decoder.device)
-        calls = _layer_calls(decoder, own)
+    for batch in tokens.split(max(1, _MAX_TOKENS // tokens.shape[1])):
+        ids = batch.to(decoder.device)
+        calls = _layer_calls(decoder, ids)
         for label in units:
-            stream = _without(decoder, label, calls, dropped)
-            sums[label] += _loss(decoder.head, stream[:, :-1].flatten(0, 1), own[:, 1:].flatten())
+            stream = _stream_without(decoder, label, calls, dropped)
+            sums[label] += _loss(decoder.head, stream[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     scored = tokens.shape[0] * (tokens.shape[1] - 1)
-    found = {label: total / scored for label, total in sums.items()}
-    bad = next((label for label, loss in found.items() if not np.isfinite(loss)), None)
+    means = {label: total / scored for label, total in sums.items()}
+    bad = next((label for label, loss in means.items() if not np.isfinite(loss)), None)
     if bad is not None:
         raise ComputationError(f"the calibration loss without {bad} is NaN or infinite")
-    return found
+    return means
 
 
 def _layer_calls(decoder: Decoder, tokens: Tokens) -> list[Arguments]:
-    """How every layer is called on some tokens; the stream before it is among the arguments."""
+    """Return the arguments of every layer's call; the stream before the layer is among them."""
     calls: list[Arguments] = []
     handles = [
-        layer.module.register_forward_pre_hook(
-            lambda _, args, kwargs: calls.append((args, kwargs)),
-            with_kwargs=True,
-        )
+        layer.module.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
         for layer in decoder.layers
     ]
     with hooks(*handles):
@@ -241,14 +226,14 @@ def _layer_calls(decoder: Decoder, tokens: Tokens) -> list[Arguments]:
     return calls
 
 
-def _without(
+def _stream_without(
     decoder: Decoder, label: str, calls: Sequence[Arguments], dropped: set[str]
 ) -> Float[Tensor, "batch length width"]:
-    """The final stream without one unit."""
-    gone = {*dropped, *parts_of(label)}
+    """Return the final stream without one unit."""
+    gone = {*dropped, *sublayers_of(label)}
     start = int(label.partition(".")[2])
     stream = stream_of(*calls[start])
-    with decoder.without(parts_of(label), skips=False):
+    with decoder.without(sublayers_of(label), skips=False):
         for layer, call in zip(decoder.layers[start:], calls[start:], strict=True):
             if not {each.label for each in layer.sublayers} <= gone:
                 stream = call_with_state(layer.module, *call, stream)
@@ -256,7 +241,7 @@ def _without(
 
 
 def _loss(head: Head, streams: Float[Tensor, "rows width"], targets: Int[Tensor, " rows"]) -> float:
-    """Sum of −log p(target), a block of logits at a time."""
+    """Return the sum of −log p(target), computed one block of logits at a time."""
     blocks = zip(streams.split(BLOCK_ROWS), targets.split(BLOCK_ROWS), strict=True)
     return sum(
         float(cross_entropy(head.logits(rows.float()), ids, reduction="none").sum(dtype=torch.float64))
@@ -264,46 +249,45 @@ def _loss(head: Head, streams: Float[Tensor, "rows width"], targets: Int[Tensor,
     )
 
 
-def turned(decoder: Decoder, units: Sequence[str], count: int, tokens: Tokens) -> dict[str, float]:
-    """How far `count` neighbours turn the stream together, by the first of them, of the decoder as it is now.
+def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens: Tokens) -> dict[str, float]:
+    """Return the angular distance that `count` consecutive units cause, by the first of them.
 
-    The angular distance arccos(cos(x, x + Δ))/π at the last token of each sequence, averaged (2403.17887 §3.2): x is
-    the stream before the first, Δ the sum of what they add. Of blocks, x + Δ is the stream behind the last; what
-    stands between neighbouring attentions or MLPs and stays is not counted.
+    The distance is arccos(cos(x, x + Δ))/π at the last token of each sequence, averaged (2403.17887 §3.2): x is the
+    stream before the first unit, Δ the sum of the units' contributions. For blocks, x + Δ is the stream after the last
+    one; for attentions or MLPs, the sublayers between them that stay are not counted.
     """
     starts: dict[str, list[Tensor]] = {label: [] for label in units}
     adds: dict[str, list[Tensor]] = {label: [] for label in units}
     for batch in tokens.split(BATCH):
         before, added = _last_tokens(decoder, batch)
         for label in units:
-            parts = parts_of(label)
+            parts = sublayers_of(label)
             layer = int(label.partition(".")[2])
             start = before[layer]
             if label.startswith("mlp") and not decoder.layers[layer].is_parallel:
                 start = start + added[f"attn.{layer}"]
             starts[label].append(start)
             adds[label].append(sum((added[part] for part in parts[1:]), start=added[parts[0]]))
-    found = {}
-    for place, label in enumerate(units[: len(units) - count + 1]):
-        moved = sum(
-            (torch.cat(adds[other]) for other in units[place + 1 : place + count]), start=torch.cat(adds[label])
+    distances = {}
+    for index, label in enumerate(units[: len(units) - count + 1]):
+        delta = sum(
+            (torch.cat(adds[other]) for other in units[index + 1 : index + count]), start=torch.cat(adds[label])
         )
-        # The angle from the part of Δ across x and the part along it: arccos loses all digits near cos = 1.
-        shift = space_metrics("h", torch.cat(starts[label]), moved)
-        found[label] = float((np.arctan2(shift["orth_rel_h"], 1 + shift["par_rel_h"]) / np.pi).mean())
-    if not all(map(np.isfinite, found.values())):
+        # arctan2 of Δ's orthogonal and parallel parts: arccos loses all digits near cos = 1.
+        shift = space_metrics("h", torch.cat(starts[label]), delta)
+        distances[label] = float((np.arctan2(shift["orth_rel_h"], 1 + shift["par_rel_h"]) / np.pi).mean())
+    if not all(map(np.isfinite, distances.values())):
         raise ComputationError("an activation is NaN or infinite on the calibration tokens")
-    return found
+    return distances
 
 
 def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The stream before every layer and what every sublayer adds, at the last token; (batch, width) in float64."""
+    """Return the stream before every layer and every sublayer's contribution at the last token, in float64."""
     before: list[Tensor] = []
     added: dict[str, Tensor] = {}
     handles = [
         layer.module.register_forward_pre_hook(
-            lambda _, args, kwargs: before.append(stream_of(args, kwargs)[:, -1].double()),
-            with_kwargs=True,
+            lambda _, args, kwargs: before.append(stream_of(args, kwargs)[:, -1].double()), with_kwargs=True
         )
         for layer in decoder.layers
     ]
@@ -318,27 +302,27 @@ def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[s
     return before, added
 
 
-def _left(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str]:
-    """Labels of the units that earlier recipes left, in the order in which the stream meets them.
+def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str]:
+    """Return the labels of the units that earlier recipes left, in forward order.
 
     Raises:
-        InputError: not one of them would stay, or a listed one is gone.
+        InputError: none of them would stay, or a listed one is already gone.
     """
     units = recipe.units(len(decoder.layers))
-    left = [label for label in units if not set(parts_of(label)) <= {*base.dropped}]
-    if recipe.count >= len(left):
+    remaining = [label for label in units if not set(sublayers_of(label)) <= {*base.dropped}]
+    if recipe.count >= len(remaining):
         raise InputError(
-            f"recipe {recipe.name}: of the model's {len(units)} only {len(left)} are left after the recipes before; "
-            "drop fewer"
+            f"recipe {recipe.name}: of the model's {len(units)} only {len(remaining)} are left after the earlier "
+            "recipes; drop fewer"
         )
-    gone = next((label for label in recipe.given if label not in left), None)
+    gone = next((label for label in recipe.given if label not in remaining), None)
     if gone is not None:
         raise InputError(f"recipe {recipe.name}: {gone} is gone already; leave it out of the list")
-    return left
+    return remaining
 
 
 def _from_table(recipe: DepthRecipe, units: Sequence[str], influence: pl.DataFrame | None) -> dict[str, float]:
     if influence is None:
         raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
-    found = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
-    return {label: found[label] for label in units}
+    values = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
+    return {label: values[label] for label in units}

@@ -1,7 +1,4 @@
-"""Dynamic sparse no training: exchanges weights of an earlier mask until the outputs are right on average.
-
-The mask that it begins with is an earlier recipe's; the loop itself stands in `exchange.py`.
-"""
+"""Dynamic sparse no training: exchange of kept and removed weights of an earlier mask."""
 
 from prunescope.pipelines.pruning.masks import pattern_of, require_finite
 from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
@@ -10,38 +7,39 @@ from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import DSnoT
 
 
-def dsnot(given: MatrixContext, recipe: DSnoT) -> WeightDelta | None:
-    """Zhang et al., "Dynamic Sparse No Training", 2310.08915 §3.2–3.3.
+def dsnot(context: MatrixContext, recipe: DSnoT) -> WeightDelta | None:
+    """Exchange weights until every row's mean output is close to the dense one (Zhang et al., 2310.08915 §3.2–3.3).
 
-    Every row by itself, while its expected error ε = E[(W − Ŵ)x] is over `update_threshold`, and at most `max_cycle`
-    times: the removed weight with the largest sign(ε)·W·E[x]/Var[x]^power comes back, with its dense value, and of the
-    kept weights whose removal moves ε towards 0, sign(ε)·Ŵ·E[x] < 0, the one with the least |Ŵ|·√E[x²] goes. In an N:M
-    mask both come from one group. An exchange that would leave |ε| as large as it was ends the row: the published loop
-    goes on there, to and fro, until its cycles are used up.
+    A row is changed while its expected error ε = E[(W − Ŵ)x] exceeds `update_threshold`, at most `max_cycle` times:
+    the removed weight with the largest sign(ε)·W·E[x]/Var[x]^power returns with its dense value, and of the kept
+    weights whose removal reduces ε, sign(ε)·Ŵ·E[x] < 0, the one with the least |Ŵ|·√E[x²] is removed. In an N:M mask
+    both are in one group. A row ends at an exchange that would not reduce |ε|; the published loop continues there,
+    back and forth, until its cycles are used up.
 
     Returns:
-        The new mask and the weights in it; None where nothing was exchanged, or nothing was masked.
+        The new mask and its weights; None if nothing was exchanged or masked.
 
     Raises:
         InputError: no calibration token reached the matrix.
         ComputationError: a weight or an input is NaN or infinite.
     """
-    if given.kept is None:
+    if context.mask is None:
         return None
-    inputs = given.reached(recipe.name)
-    for numbers in (given.weight, given.dense, inputs.mean, inputs.second_moment):
-        require_finite(numbers)
-    device = given.weight.device
+    inputs = context.require_inputs(recipe.name)
+    for values in (context.weight, context.dense, inputs.mean, inputs.second_moment):
+        require_finite(values)
+    device = context.weight.device
     mean, second = inputs.mean.to(device), inputs.second_moment.to(device)
     variance = (second - mean.square()).clamp(min=0)
-    # Infinite where a channel never varies: the best that can come back. NaN where it is always 0: never a candidate.
+    # Infinite for a constant channel, whose weights return first; NaN for a channel of zeros, whose weights never do.
     channels = Channels(mean, mean / variance.pow(recipe.pow_of_var), second.sqrt())
-    pattern = pattern_of(given.kept)
-    block = given.weight.shape[1] if pattern is None else pattern[1]
+    pattern = pattern_of(context.mask)
+    block = context.weight.shape[1] if pattern is None else pattern[1]
+    kept = context.mask.to(device)
     weight, kept, exchanges = exchange(
-        given.dense, given.weight, given.kept.to(device), channels, block, recipe.max_cycle, recipe.update_threshold
+        context.dense, context.weight, kept, channels, block, recipe.max_cycle, recipe.update_threshold
     )
     if not exchanges:
         return None
-    given.facts["dsnot_exchanges"] = given.facts.get("dsnot_exchanges", 0) + exchanges
+    context.add_fact("dsnot_exchanges", exchanges)
     return WeightDelta.valued(weight, kept)

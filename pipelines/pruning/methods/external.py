@@ -1,9 +1,6 @@
-"""Reads a checkpoint that another tool made as a variant of the dense model: what differs, and which layers are gone.
+"""Import of another tool's checkpoint as a variant of the dense model: which weights differ, which layers are gone."""
 
-Every way to refuse one stands here; where its files come from is `prunescope.pipelines.models.sources`'.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,41 +17,39 @@ from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.forward_probe import distance
 from prunescope.pipelines.models.lm_head import allowed
 from prunescope.pipelines.models.load import load_model
-from prunescope.pipelines.models.module_calls import first_tensor, hooks
+from prunescope.pipelines.models.module_calls import first_tensor
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import data_of, on_device
+from prunescope.pipelines.pruning.module_selection import layer_of, layers_prefix, renumbered
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.variant_patching import apply_variant, contributing
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import ExternalRecipe
 
-# Rows of each matrix that layers are compared by, and by how much (cosine) the best order of layers has to be ahead
-# of every other one: layers of different depth have cosines near 0, pruned copies of one layer above 0.7.
+# Layers are matched by the cosine of a sample of each matrix's rows. The best match has to lead every other one by this
+# margin: layers of different depth have cosines near 0, pruned copies of one layer above 0.7.
 _ROWS = 32
-_AHEAD = 0.1
+_MARGIN = 0.1
 _PROBE_TOKENS = 16
-# Keys of a config that no number of the forward pass depends on.
-_IDLE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+# Keys of a config that do not affect the forward pass.
+_IRRELEVANT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 
 
 @torch.inference_mode()
 def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Progress = SILENT) -> Variant:
-    """What another tool did to a model.
+    """Return another tool's checkpoint as a variant.
 
-    Weights that are zero and were not become a mask; where the others are the dense ones that is all, else their
-    values are kept. Other parameters that differ are kept as they are; those outside the sublayers (gains of a
-    layer's norms, learned positions) are worn by runs of the whole model only, not by the swap of one sublayer.
+    Weights that are zero, and are not in the dense model, become a mask; if any other weight differs, the values of
+    all are stored. Other parameters that differ are stored as they are; those outside the sublayers (gains of a
+    layer's norms, learned positions) are applied in runs of the whole model only, not if one sublayer is swapped.
 
-    Args:
-        decoder: the dense model; the other one is loaded in its type, beside it.
-        recipe: where the other one is.
-        cache: folder for what is fetched or converted.
-        progress: one step a layer.
+    The checkpoint is loaded in the decoder's type, in addition to the decoder; `cache` is the folder for downloaded or
+    converted files.
 
     Raises:
-        InputError: the other one does not fit the dense model; names the parameter or setting and the reason.
+        InputError: the checkpoint does not fit the dense model; names the parameter or setting and the reason.
     """
     folder = locate(recipe.source, cache, progress)
     model, tokenizer = load_model(folder, decoder.dtype, decoder.device, decoder.memory_for_second_model)
@@ -63,12 +58,12 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
         raise InputError(f"{where}: is a {type(model).__name__}, the dense model a {type(decoder.model).__name__}")
     _require_same_tokens(decoder.tokenizer, tokenizer, where)
     pair = _Pair(decoder, model, where)
-    layers, likeness = _matched(pair, recipe.layers)
+    layers, similarities = _matched_layers(pair, recipe.layers)
     progress.start(f"compare {recipe.name}", len(layers))
     changes: dict[str, WeightDelta] = {}
     changed = 0
     for new, old in enumerate(layers):
-        with on_device(decoder.layers[old].module, pair.stack[new]):
+        with on_device(decoder.layers[old].module, pair.layers[new]):
             for sublayer in decoder.layers[old].sublayers:
                 for name, matrix in sublayer.matrices.items():
                     weight = pair.matrix(matrix, new)
@@ -78,21 +73,21 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
                         kept = weight != 0 if change.bits is not None else torch.ones_like(weight, dtype=torch.bool)
                         changed += int(((weight != matrix.weight) & kept).sum())
         progress.advance()
-    own, replaced = pair.others(dict(zip(layers, range(len(layers)), strict=True)), recipe.head)
+    parameters, replaced = pair.others(dict(zip(layers, range(len(layers)), strict=True)), recipe.head)
     progress.done()
     facts: dict[str, Any] = {"weights_changed": changed}
     if replaced:
         facts["head_difference"] = replaced
     if len(layers) < len(decoder.layers):
-        facts |= {"layers": list(layers), "likeness": likeness}
+        facts |= {"layers": list(layers), "likeness": similarities}
     dropped = tuple(f"{kind}.{i}" for i in range(len(decoder.layers)) if i not in layers for kind in ("attn", "mlp"))
-    variant = _without_silent(decoder, Variant(changes, own, dropped, facts=facts))
+    variant = _drop_silent(decoder, Variant(changes, parameters, dropped, facts=facts))
     _require_same_logits(pair, variant, replaced)
     return variant
 
 
 def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | None:
-    """From the dense weight to another one."""
+    """Return the change from the dense weight to another one."""
     dense = matrix.weight
     if torch.equal(weight, dense):
         return None
@@ -102,19 +97,11 @@ def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | No
     return WeightDelta.valued(weight, ~removed if bool(removed.any()) else None)
 
 
-def _without_silent(decoder: Decoder, variant: Variant) -> Variant:
-    """The variant with the sublayers dropped that add nothing, as this package writes them where a class keeps them."""
+def _drop_silent(decoder: Decoder, variant: Variant) -> Variant:
+    """Drop sublayers that contribute nothing: exports write drops as zeros if a class cannot leave sublayers out."""
     suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
-    loud: set[str] = set()
-
-    def see(label: str) -> Callable[[Tensor], None]:
-        return lambda added: loud.add(label) if bool(added.any()) else None
-
-    with (
-        apply_variant(decoder, variant, skips=False),
-        hooks(*(h for each in suspects for h in each.watch(see(each.label)))),
-    ):
-        decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=2))
+    with apply_variant(decoder, variant, skips=False):
+        loud = contributing(decoder, suspects, probe_tokens(decoder, _PROBE_TOKENS, seed=2))
     silent = [sublayer for sublayer in suspects if sublayer.label not in loud]
     gone = {name for sublayer in silent for name in (*sublayer.matrices, *sublayer.modules)}
     return Variant(
@@ -126,14 +113,15 @@ def _without_silent(decoder: Decoder, variant: Variant) -> Variant:
 
 
 def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
-    """Whether one of its matrices is zero, or one matrix of every expert: those that no token reaches count as well."""
+    """Return whether a matrix is zero, or the same matrix of all experts, including experts that no token reaches."""
+    has_experts = any(matrix.expert is not None for matrix in sublayer.matrices.values())
     zero: dict[int, list[bool]] = {}
     for name, matrix in sublayer.matrices.items():
         change = variant.changes.get(name)
         is_zero = change is not None and change.bits is not None and not bool(change.bits.any())
-        if matrix.expert is not None or not any(each.expert is not None for each in sublayer.matrices.values()):
+        if matrix.expert is not None or not has_experts:
             zero.setdefault(id(matrix.parameter), []).append(is_zero)
-    return any(all(each) for each in zero.values())
+    return any(all(flags) for flags in zero.values())
 
 
 @dataclass(frozen=True)
@@ -142,8 +130,8 @@ class _Pair:
 
     Attributes:
         decoder: the dense model.
-        other: the other one.
-        where: how messages call it.
+        other: the other model.
+        where: the recipe and source, for messages.
     """
 
     decoder: Decoder
@@ -152,72 +140,62 @@ class _Pair:
 
     @cached_property
     def prefix(self) -> str:
-        """Name of the list of layers in both."""
-        names: dict[nn.Module, str] = {module: name for name, module in self.decoder.model.named_modules()}
-        return names[self.decoder.layers[0].module].rpartition(".")[0]
+        """The name of the list of layers in both."""
+        return layers_prefix(self.decoder)
 
     @property
-    def stack(self) -> nn.ModuleList:
-        """The other one's layers."""
+    def layers(self) -> nn.ModuleList:
+        """The other model's layers."""
         return cast(nn.ModuleList, self.other.get_submodule(self.prefix))
 
     def matrix(self, matrix: Matrix, new: int) -> Float[Tensor, "out in"]:
-        """The other one's weight in the place of a dense one's, in its layer of that number."""
+        """Return the other model's weight for a dense matrix, from its layer `new`."""
         stem, _, expert = matrix.name.partition("[")
-        name = self.renamed(stem if expert else f"{stem}.weight", lambda _: new)
+        name = renumbered(stem if expert else f"{stem}.weight", self.prefix, lambda _: new)
         parameter = self.parameter(name, matrix.parameter.shape)
         stored = parameter[int(expert[:-1])] if expert else parameter
         return stored.T if matrix.is_transposed else stored
 
-    def renamed(self, name: str, number: Callable[[int], int]) -> str:
-        """A parameter's name under other numbers of the layers."""
-        if not name.startswith(f"{self.prefix}."):
-            return name
-        index, _, rest = name.removeprefix(f"{self.prefix}.").partition(".")
-        return f"{self.prefix}.{number(int(index))}.{rest}"
-
     def parameter(self, name: str, shape: torch.Size) -> Tensor:
-        """A parameter of the other one, which must have a shape and hold numbers."""
+        """Return a parameter of the other model, which must have this shape and finite values."""
         try:
-            found = data_of(self.other.get_parameter(name)).detach()
+            parameter = data_of(self.other.get_parameter(name)).detach()
         except AttributeError as error:
             raise InputError(f"{self.where}: has no {name}, which the dense model has") from error
-        if found.shape != shape:
-            sizes = " × ".join(map(str, found.shape)), " × ".join(map(str, shape))
+        if parameter.shape != shape:
+            sizes = " × ".join(map(str, parameter.shape)), " × ".join(map(str, shape))
             raise InputError(f"{self.where}: {name} is {sizes[0]}, the dense model's is {sizes[1]}; it does not fit")
-        if not bool(found.isfinite().all()):
+        if not bool(parameter.isfinite().all()):
             raise InputError(f"{self.where}: {name} holds NaN or infinite numbers")
-        return found
+        return parameter
 
     def others(self, numbers: Mapping[int, int], head: str) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Parameters that are no matrices of sublayers: those that differ, and how far off is what is replaced.
+        """Return parameters that are no matrices of sublayers and differ, and the distances of those to be replaced.
 
-        Args:
-            numbers: of the layers that are there, from the dense model's to the other one's.
-            head: as in the recipe.
+        `numbers` maps the dense model's layer numbers to the other model's; `head` is the recipe's.
         """
         model = self.decoder.model
         matrices = {id(matrix.parameter) for matrix in self.decoder.matrices.values()}
         names = {name for name, _ in self.other.named_parameters(remove_duplicate=False)}
-        theirs = {name for name, _ in self.other.named_parameters()}
-        own: dict[str, Tensor] = {}
+        remaining = {name for name, _ in self.other.named_parameters()}
+        differing: dict[str, Tensor] = {}
         replaced: dict[str, float] = {}
-        reading = self._reading(head)
+        head_parameters = self._head_parameters(head)
         for name, parameter in model.named_parameters():
-            layer = name.removeprefix(f"{self.prefix}.").partition(".")[0] if name.startswith(f"{self.prefix}.") else ""
-            if id(parameter) in matrices or (layer and int(layer) not in numbers):
+            layer = layer_of(name, self.prefix)
+            if id(parameter) in matrices or (layer is not None and layer not in numbers):
                 continue
-            renamed = self.renamed(name, numbers.__getitem__)
-            theirs.discard(renamed)
-            if name.endswith("bias") and renamed not in names:
-                value = torch.zeros_like(data_of(parameter))
-            else:
-                value = self.parameter(renamed, parameter.shape)
+            other_name = renumbered(name, self.prefix, numbers.__getitem__)
+            remaining.discard(other_name)
             dense = data_of(parameter)
+            if name.endswith("bias") and other_name not in names:
+                value = torch.zeros_like(dense)
+            else:
+                value = self.parameter(other_name, parameter.shape)
             if torch.equal(value, dense):
                 continue
-            if id(parameter) not in reading:
-                own[name] = value.cpu().clone()
+            if id(parameter) not in head_parameters:
+                differing[name] = value.cpu().clone()
             elif head == "dense":
                 replaced[name] = distance(value, dense)
             else:
@@ -226,10 +204,10 @@ class _Pair:
                     "length, and both sides are read through one head; `head: dense` measures the body under the "
                     "dense model's embeddings and head"
                 )
-        return own | dict(self._more(theirs, numbers)), replaced
+        return differing | dict(self._added_biases(remaining, numbers)), replaced
 
-    def _reading(self, head: str) -> set[int]:
-        """The parameters that both sides are read through: head, final norm, a tied embedding."""
+    def _head_parameters(self, head: str) -> set[int]:
+        """Return the ids of the parameters that both sides share: head, final norm, with `head: dense` embedding."""
         model = cast(Any, self.decoder.model)
         embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
         modules = [output] if self.decoder.head.norm is None else [output, self.decoder.final_norm]
@@ -237,12 +215,12 @@ class _Pair:
             modules.append(embedding)
         return {id(parameter) for module in modules for parameter in module.parameters()}
 
-    def _more(self, theirs: set[str], numbers: Mapping[int, int]) -> Iterator[tuple[str, Tensor]]:
-        """Parameters that the other one has and the dense model has not: biases, of which those of zeros do nothing."""
+    def _added_biases(self, names: set[str], numbers: Mapping[int, int]) -> Iterator[tuple[str, Tensor]]:
+        """Yield nonzero biases that the dense model does not have."""
         dense = dict(self.decoder.model.named_parameters(remove_duplicate=False))
         back = {new: old for old, new in numbers.items()}
-        for name in sorted(theirs):
-            own = self.renamed(name, back.__getitem__)
+        for name in sorted(names):
+            own = renumbered(name, self.prefix, back.__getitem__)
             if own in dense:  # a matrix, or tied on one side only
                 continue
             value = data_of(self.other.get_parameter(name)).detach()
@@ -255,69 +233,69 @@ class _Pair:
 
 
 def _require_same_tokens(dense: Any, other: Any, where: str) -> None:  # noqa: ANN401 (any tokenizer)
-    """Refuses a tokenizer that gives a token of the dense model's another number."""
-    found = other.get_vocab()
-    wrong = next((token for token, number in dense.get_vocab().items() if found.get(token) != number), None)
+    """Refuse a tokenizer that gives another id to a token of the dense model's."""
+    vocabulary = other.get_vocab()
+    wrong = next((token for token, number in dense.get_vocab().items() if vocabulary.get(token) != number), None)
     if wrong is not None:
-        raise InputError(f"{where}: its tokenizer is another one ({wrong!r} has another number or none)")
+        raise InputError(f"{where}: its tokenizer is another one ({wrong!r} has another id or none)")
 
 
-def _matched(pair: _Pair, given: tuple[int, ...] | None) -> tuple[tuple[int, ...], list[float]]:
-    """Which of the dense model's layers the other one's are, and how like each is (cosine)."""
-    count, own = len(pair.decoder.layers), len(pair.stack)
+def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[int, ...], list[float]]:
+    """Return the dense number of each layer of the other model, and the cosine of each to its dense layer."""
+    count, own = len(pair.decoder.layers), len(pair.layers)
     if own > count:
         raise InputError(f"{pair.where}: has {own} layers, the dense model {count}")
-    if given is not None and (len(given) != own or given[-1] >= count):
-        raise InputError(f"{pair.where}: has {own} of {count} layers; `layers` names {len(given)}, up to {given[-1]}")
+    if listed is not None and (len(listed) != own or listed[-1] >= count):
+        raise InputError(f"{pair.where}: has {own} of {count} layers; `layers` names {len(listed)}, up to {listed[-1]}")
     if own == count:
         return tuple(range(count)), []
-    likeness = _likeness(pair)
-    chosen = tuple(_aligned(likeness, pair.where)) if given is None else given
+    cosines = _cosines(pair)
+    chosen = tuple(_aligned(cosines, pair.where)) if listed is None else listed
     for new, old in enumerate(chosen):
-        best = int(likeness[:, new].argmax())
-        if likeness[old, new] < likeness[best, new] - _AHEAD:
+        best = int(cosines[:, new].argmax())
+        if cosines[old, new] < cosines[best, new] - _MARGIN:
             raise InputError(
                 f"{pair.where}: `layers` calls its layer {new} the dense model's {old} (cosine "
-                f"{float(likeness[old, new]):.2f}), but it is like {best} ({float(likeness[best, new]):.2f})"
+                f"{float(cosines[old, new]):.2f}), but it is like {best} ({float(cosines[best, new]):.2f})"
             )
-    return chosen, [float(likeness[old, new]) for new, old in enumerate(chosen)]
+    return chosen, [float(cosines[old, new]) for new, old in enumerate(chosen)]
 
 
-def _likeness(pair: _Pair) -> Float[Tensor, "dense own"]:
-    """Cosines between the weights of every two layers, by some rows of each matrix; −1 where shapes differ."""
+def _cosines(pair: _Pair) -> Float[Tensor, "dense own"]:
+    """Return the cosine between the sampled weights of every two layers; −1 if their shapes differ."""
     dense = [_sample(layer.module) for layer in pair.decoder.layers]
-    own = [_sample(layer) for layer in pair.stack]
-    found = torch.full((len(dense), len(own)), -1.0)
-    for i, (shapes, one) in enumerate(dense):
-        for j, (other_shapes, other) in enumerate(own):
-            if shapes == other_shapes:
-                found[i, j] = float(one @ other)
-    if bool((found.max(dim=0).values < 0).any()):
+    own = [_sample(layer) for layer in pair.layers]
+    cosines = torch.full((len(dense), len(own)), -1.0)
+    for i, (shapes, vector) in enumerate(dense):
+        for j, (own_shapes, own_vector) in enumerate(own):
+            if shapes == own_shapes:
+                cosines[i, j] = float(vector @ own_vector)
+    if bool((cosines.max(dim=0).values < 0).any()):
         shapes, own_shapes = dense[0][0], own[0][0]
         name = next((n for n in own_shapes if shapes.get(n) != own_shapes[n]), "a layer")
         raise InputError(f"{pair.where}: {pair.prefix}.0.{name} has another shape than the dense model's")
-    return found
+    return cosines
 
 
 def _sample(layer: nn.Module) -> tuple[dict[str, torch.Size], Tensor]:
-    """Shapes of a layer's matrices, and some of their rows as one vector of length 1."""
+    """Return the shapes of a layer's matrices, and some of their rows as one vector of norm 1."""
     matrices = {name: data_of(p) for name, p in layer.named_parameters() if p.dim() >= 2}
     rows = [p.detach().flatten(0, -2)[:: max(1, p[..., 0].numel() // _ROWS)].float() for p in matrices.values()]
-    vector = torch.cat([each.reshape(-1) for each in rows])
+    vector = torch.cat([part.reshape(-1) for part in rows])
     return {name: p.shape for name, p in matrices.items()}, vector / vector.norm().clamp_min(1e-30)
 
 
-def _aligned(likeness: Float[Tensor, "dense own"], where: str) -> list[int]:
-    """The order-keeping choice of dense layers with the largest sum of likenesses (dynamic programming).
+def _aligned(cosines: Float[Tensor, "dense own"], where: str) -> list[int]:
+    """Return the ascending choice of dense layers with the largest sum of cosines (dynamic programming).
 
     Raises:
         InputError: another choice is nearly as good.
     """
-    count, own = likeness.shape
-    scores = likeness.double().tolist()
+    count, own = cosines.shape
+    scores = cosines.double().tolist()
     low = float("-inf")
-    # before[i][j]: the best sum of the first j own layers among the first i dense ones; after[i][j]: of those from j on
-    # among the dense ones from i on.
+    # before[i][j] is the best sum of own layers up to j (exclusive) among dense layers up to i; after[i][j] is that of
+    # the layers from j and i on.
     before = [[0.0] + [low] * own for _ in range(count + 1)]
     after = [[low] * own + [0.0] for _ in range(count + 1)]
     for i in range(1, count + 1):
@@ -330,7 +308,7 @@ def _aligned(likeness: Float[Tensor, "dense own"], where: str) -> list[int]:
     best = [max(range(count), key=lambda i, j=j: through[i][j]) for j in range(own)]  # type: ignore[misc]
     for j in range(own):
         second = max(through[i][j] for i in range(count) if i != best[j])
-        if through[best[j]][j] - second < _AHEAD or any(low >= high for low, high in pairwise(best)):
+        if through[best[j]][j] - second < _MARGIN or any(low >= high for low, high in pairwise(best)):
             raise InputError(
                 f"{where}: has {own} of {count} layers, and its layer {j} may be more than one of the dense model's; "
                 "say which they are with `layers: [0, 1, …]`"
@@ -339,22 +317,22 @@ def _aligned(likeness: Float[Tensor, "dense own"], where: str) -> list[int]:
 
 
 def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, float]) -> None:
-    """The dense model that wears the variant computes what the other one does, under the dense head where that is used.
+    """Refuse a checkpoint whose logits differ from the variant's, with the dense head if that replaces its own.
 
     Raises:
-        InputError: it does not, so something differs that is no weight.
+        InputError: they differ, so something other than the weights does.
     """
     decoder = pair.decoder
     for name in replaced:
         pair.other.get_parameter(name).data = decoder.model.get_parameter(name).data
     probe = probe_tokens(decoder, _PROBE_TOKENS, seed=2)
-    truth = first_tensor(cast(Any, pair.other)(input_ids=probe, use_cache=False).logits)
+    expected = first_tensor(cast(Any, pair.other)(input_ids=probe, use_cache=False).logits)
     with apply_variant(decoder, variant):
-        found = first_tensor(cast(Any, decoder.model)(input_ids=probe, use_cache=False).logits)
-    apart = distance(found.float(), truth.float())
+        actual = first_tensor(cast(Any, decoder.model)(input_ids=probe, use_cache=False).logits)
+    apart = distance(actual.float(), expected.float())
     if not apart <= allowed(decoder.dtype, len(decoder.layers)):
         configs = (cast(Any, pair.other).config.to_dict(), cast(Any, decoder.model).config.to_dict())
-        keys = [key for key in configs[0] if key not in _IDLE and configs[0][key] != configs[1].get(key)]
+        keys = [key for key in configs[0] if key not in _IRRELEVANT and configs[0][key] != configs[1].get(key)]
         differing = f"; their configs differ in {', '.join(keys)}" if keys else ""
         raise InputError(
             f"{pair.where}: computes something else than the dense model with its weights "

@@ -1,7 +1,4 @@
-"""The Hessian H = X Xᵀ + λI of the layer-wise error ‖(W − Q) X‖², and its factor: damped, kept with its inputs.
-
-What is removed or rounded, and how the columns that follow take up the error, stands in `obs.py`.
-"""
+"""The damped Hessian H = X Xᵀ + λI of the layer-wise error ‖(W − Q) X‖², and its factor."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -14,24 +11,24 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 
-# Where the Cholesky factorization fails, damping is raised by this factor, so many times at most.
+# If the Cholesky factorization fails, damping is multiplied by this factor, at most this many times.
 RAISE = 10.0
-MOST_RAISES = 3
+MAX_RAISES = 3
 
 
 @dataclass(frozen=True)
 class Factor:
     """H = R Rᵀ with R upper triangular, so that ‖(W − Q) X‖² + λ‖W − Q‖² = ‖(W − Q) R‖².
 
-    The columns of W R depend on the first columns of W alone: with the first j settled, what the others can still
-    make good is exactly the rest. Its inverse is the Cholesky factor of H⁻¹ that SparseGPT and GPTQ use
-    (2301.00774 §3.3, 2210.17323 §3.3), and need not be computed.
+    The first j columns of (W − Q) R depend on the first j columns of Q alone, so R shows what the later columns can
+    still compensate. R⁻¹ is the Cholesky factor of H⁻¹ that SparseGPT and GPTQ use (2301.00774 §3.3, 2210.17323
+    §3.3); it need not be computed.
 
     Attributes:
         root: R, float32.
-        dead: inputs that are 0 on every calibration token, and no weight of which matters.
+        dead: inputs that are 0 on every calibration token, so that their weights do not matter.
         raised: how often damping was raised.
-        order: the columns' order in R and `dead`; None where it is the matrix's own.
+        order: order of the columns in R and `dead`; None for the matrix's own order.
     """
 
     root: Float[Tensor, "in in"]
@@ -40,36 +37,28 @@ class Factor:
     order: Tensor | None = None
 
 
-def factored(given: MatrixContext, recipe: str, damping: float, *, largest_first: bool = False) -> Factor:
-    """The factor of a matrix's Hessian; matrices that read the same inputs share one. Notes both facts of it.
+def factored(context: MatrixContext, recipe: str, damping: float, *, largest_first: bool = False) -> Factor:
+    """Return the factor of a matrix's Hessian, shared by matrices with the same inputs, and add two facts about it.
 
-    Args:
-        given: the matrix.
-        recipe: the recipe's name, for messages.
-        damping: λ as a share of the mean diagonal of X Xᵀ over the inputs that are not dead.
-        largest_first: columns in descending order of their inputs' squares (GPTQ's act-order), or as they are.
+    λ is the share `damping` of the mean diagonal of X Xᵀ over the inputs that are not dead. With `largest_first`, the
+    columns are in descending order of Σ x² (GPTQ's act-order).
 
     Raises:
         InputError: no token reached the matrix.
-        ComputationError: X Xᵀ is NaN or infinite, or not even the largest damping makes it positive definite.
+        ComputationError: X Xᵀ is NaN or infinite, or is not positive definite with the largest damping.
     """
-    inputs = given.reached(recipe)
+    inputs = context.require_inputs(recipe)
     key = ("factor", damping, largest_first)
     if key not in inputs.derived:
-        inputs.derived[key] = _factor(inputs, given.name, damping, largest_first)
+        inputs.derived[key] = _factor(inputs, context.name, damping, largest_first)
     factor = cast(Factor, inputs.derived[key])
-    note(given, "damping_raised", factor.raised)
-    note(given, "dead_channels", int(factor.dead.sum()))
+    context.add_fact("damping_raised", factor.raised)
+    context.add_fact("dead_channels", int(factor.dead.sum()))
     return factor
 
 
-def note(given: MatrixContext, fact: str, count: int) -> None:
-    """Adds to a number among the facts."""
-    given.facts[fact] = given.facts.get(fact, 0) + count
-
-
 def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
-    """X Xᵀ in float64.
+    """Return X Xᵀ in float64.
 
     Raises:
         ComputationError: it is NaN or infinite.
@@ -81,21 +70,21 @@ def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
 
 
 def target_of(
-    given: MatrixContext, weight: Float[Tensor, "out in"], dead: Bool[Tensor, " in"]
+    context: MatrixContext, weight: Float[Tensor, "out in"], dead: Bool[Tensor, " in"]
 ) -> Float[Tensor, "out in"]:
-    """A weight whose output is to be rebuilt, float32, with zeros where no input ever is.
+    """Return the weight whose output a method reconstructs, float32, with zeros for dead inputs.
 
     Raises:
         ComputationError: a weight is NaN or infinite.
     """
     target = weight.float().masked_fill(dead, 0).contiguous()
     if not _is_finite(target):
-        raise ComputationError(f"{given.name}: a weight is NaN or infinite")
+        raise ComputationError(f"{context.name}: a weight is NaN or infinite")
     return target
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Whether all numbers of float32's range are: their total in float64 is finite exactly then."""
+    # Float32 values cannot overflow a float64 sum, so the sum is finite exactly if all values are.
     return bool(torch.isfinite(values.sum(dtype=torch.float64)))
 
 
@@ -108,7 +97,7 @@ def _factor(inputs: ActivationMoments, name: str, damping: float, largest_first:
     dead = diagonal == 0
     live = diagonal[~dead]
     mean = float(live.mean()) if len(live) else 1.0
-    # Cholesky of H with its columns in reverse, P H P = L Lᵀ, gives R = P L P.
+    # The Cholesky factor L of P H P, H with its columns and rows reversed, gives R = P L P.
     lower, raised = cholesky(gram.flip(0, 1), damping, name, unit=mean)
     return Factor(lower.flip(0, 1).float(), dead, raised, order)
 
@@ -116,19 +105,14 @@ def _factor(inputs: ActivationMoments, name: str, damping: float, largest_first:
 def cholesky(
     gram: Float[Tensor, "in in"], damping: float, name: str, *, unit: float = 1.0, more: float = 0.0
 ) -> tuple[Float[Tensor, "in in"], int]:
-    """The lower Cholesky factor of G + (λ·unit + more)·I, and how often λ was raised by RAISE until there was one.
+    """Return the lower Cholesky factor of G + (λ·unit + more)·I, and how often λ was raised by RAISE.
 
-    Args:
-        gram: G, float64.
-        damping: λ at first.
-        name: the matrix's, for messages.
-        unit: what λ is a share of.
-        more: added besides, and never raised.
+    G is `gram` in float64; λ begins at `damping`.
 
     Raises:
-        ComputationError: not even the largest damping makes it positive definite.
+        ComputationError: not positive definite with the largest damping.
     """
-    for raised in range(MOST_RAISES + 1):
+    for raised in range(MAX_RAISES + 1):
         damped = gram.clone()
         damped.diagonal().add_(damping * RAISE**raised * unit + more)
         lower, failed = torch.linalg.cholesky_ex(damped)
@@ -136,5 +120,5 @@ def cholesky(
             return lower, raised
     raise ComputationError(
         f"{name}: the Gram matrix of its inputs is not positive definite, not even with damping "
-        f"{damping * RAISE**MOST_RAISES:g}; raise `damping` or calibrate on more tokens"
+        f"{damping * RAISE**MAX_RAISES:g}; raise `damping` or calibrate on more tokens"
     )

@@ -1,44 +1,42 @@
-"""What a method is given of one matrix. Nothing is computed here."""
+"""The input of a pruning method for one matrix."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask
 
 
 @dataclass(frozen=True)
 class MatrixContext:
-    """One matrix, as a method sees it.
+    """One matrix and its inputs.
 
     Attributes:
-        name: the matrix's.
+        name: the matrix's name.
         layer: its layer, from 0.
-        weight: as it is now, after the recipes before in a composition, (outputs, inputs) in the model's type.
-        dense: as it was before all pruning: in the dense model, or in the checkpoint that a composition begins with.
-        kept: what an earlier recipe of a composition left; None where nothing was masked.
-        inputs: of the calibration tokens; None where the recipe reads none, or no token reached it.
+        weight: its current weight, after earlier recipes of a composition, (outputs, inputs) in the model's type.
+        dense: its weight before all pruning: in the dense model, or in the checkpoint at the start of a composition.
+        mask: True where earlier recipes of a composition kept a weight; None if they masked nothing.
+        inputs: moments of its inputs on the calibration tokens; None if the recipe reads none, or no token reached it.
         sparsity: share of the weights to set to zero; None for an N:M pattern and for recipes that mask nothing.
-        facts: what a method tells about its work, by name; numbers are added up over the matrices.
+        facts: what methods report, by name; numbers are summed over the matrices.
     """
 
     name: str
     layer: int
     weight: Float[Tensor, "out in"]
     dense: Float[Tensor, "out in"]
-    kept: Mask | None = None
+    mask: Mask | None = None
     inputs: ActivationMoments | None = None
     sparsity: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def reached(self, recipe: str) -> ActivationMoments:
-        """Its inputs.
+    def require_inputs(self, recipe: str) -> ActivationMoments:
+        """Return the moments of its inputs.
 
         Raises:
             InputError: no calibration token reached it.
@@ -50,13 +48,6 @@ class MatrixContext:
             )
         return self.inputs
 
-
-@contextmanager
-def about(name: str) -> Iterator[None]:
-    """Errors from inside say which matrix they are about."""
-    try:
-        yield
-    except (ComputationError, InputError) as error:
-        if name in str(error):
-            raise
-        raise type(error)(f"{name}: {error}") from error
+    def add_fact(self, name: str, count: int) -> None:
+        """Add a count to a fact."""
+        self.facts[name] = self.facts.get(name, 0) + count

@@ -1,7 +1,4 @@
-"""The optimal brain surgeon column by column: SparseGPT removes weights, GPTQ rounds them, the next take up the error.
-
-The Hessian and its factor stand in `hessian.py`, the sweep through one block of columns in `sweep.py`.
-"""
+"""Optimal brain surgeon: SparseGPT removes and GPTQ rounds weights column by column; later columns compensate."""
 
 from collections.abc import Callable
 
@@ -14,136 +11,130 @@ from prunescope.pipelines.pruning.masks import Mask, keep_share, share_of
 from prunescope.pipelines.pruning.methods.column_update import sweep
 from prunescope.pipelines.pruning.methods.hessian import factored, target_of
 from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
-from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized
+from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized_groups
 from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import GPTQ, SparseGPT
 
-# Columns of a block of GPTQ without groups: the sweep inside stays in a core's cache, the rest is matrix products.
+# Columns per block of GPTQ without groups: a block's sweep stays in the cache, the rest is matrix products.
 COLUMNS = 128
 
 Block = Float[Tensor, "out width"]
 Weight = Float[Tensor, "out in"]
 
 
-def sparsegpt(given: MatrixContext, recipe: SparseGPT) -> WeightDelta | None:
-    """Removes weights block by block of columns, and has those further right take up the error (2301.00774 §3, Alg. 1).
+def sparsegpt(context: MatrixContext, recipe: SparseGPT) -> WeightDelta | None:
+    """Remove weights block by block of columns, and let later columns compensate (2301.00774 §3, Alg. 1).
 
-    It rebuilds the dense matrix's output. What an earlier recipe masked stays masked, and counts: a mask that is
-    already as sparse as asked is kept as it is, and its weights are solved again; from a lighter one the missing
-    weights are taken. Weights of dead inputs become zero. A matrix of which nothing shall go is left alone (None).
+    It reconstructs the dense matrix's output. Weights that an earlier recipe masked stay masked and count towards the
+    sparsity: a mask that is already sparse enough is kept and its weights are solved again; otherwise only the
+    missing weights are removed. Weights of dead inputs become zero. Returns None if no weight is to be removed.
 
     Raises:
         InputError: no pattern, M does not divide the inputs, or no token reached the matrix.
         ComputationError: as `factored`, or a weight is NaN.
     """
-    if given.sparsity == 0 and given.kept is None:
+    if context.sparsity == 0 and context.mask is None:
         return None
-    factor = factored(given, recipe.name, recipe.damping)
-    target = target_of(given, given.dense, factor.dead)
+    factor = factored(context, recipe.name, recipe.damping)
+    target = target_of(context, context.dense, factor.dead)
     inputs = target.shape[1]
-    kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(target.device)
+    mask = torch.ones_like(target, dtype=torch.bool) if context.mask is None else context.mask.to(target.device)
+    mask = mask.clone()
     pattern, width = (0, 0), recipe.columns
-    share = None
+    quota = None
     if recipe.keep is not None and recipe.block is not None:
         if inputs % recipe.block:
             raise InputError(
-                f"{given.name}: {recipe.keep}:{recipe.block} needs a multiple of {recipe.block} inputs, not {inputs}"
+                f"{context.name}: {recipe.keep}:{recipe.block} needs a multiple of {recipe.block} inputs, not {inputs}"
             )
         pattern = (recipe.keep, recipe.block)
         width = -(-width // recipe.block) * recipe.block
-    elif given.sparsity is not None:
-        share = _Share(kept, given.sparsity, recipe.group)
+    elif context.sparsity is not None:
+        quota = _Quota(mask, context.sparsity, recipe.group)
     else:
         raise InputError(f"recipe {recipe.name}: give `sparsity`, or `keep` and `block`")
-    mask = kept.clone()
 
     def step(columns: slice, current: Block, inverse: Float[Tensor, "width width"]) -> Block:
-        if share is not None:
-            mask[:, columns] = share.chosen(current.abs() / inverse.diagonal(), mask[:, columns])
+        if quota is not None:
+            mask[:, columns] = quota.select(current.abs() / inverse.diagonal(), mask[:, columns])
         final, mask[:, columns] = sweep(current, inverse, mask[:, columns], pattern)
         return final
 
     weight = by_blocks(target, factor.root, width, step)
-    return WeightDelta.valued(weight.to(given.weight.dtype), mask)
+    return WeightDelta.valued(weight.to(context.weight.dtype), mask)
 
 
-class _Share:
-    """How many weights of each column block go, so that the count is exact in the matrix, or in each row.
+class _Quota:
+    """The number of weights that each column block removes, so that the total is exact in the matrix or each row.
 
-    What an earlier mask has removed counts first. The rest is taken from the blocks in proportion to what they keep.
+    Weights that an earlier mask removed count first. The others are taken from the blocks in proportion to the
+    weights that the earlier mask kept there.
     """
 
     def __init__(self, kept: Mask, sparsity: float, group: str) -> None:
         self._rows = 1 if group == "block" else len(kept)
-        whole = kept.reshape(self._rows, -1)
-        self._kept = whole.sum(dim=1)
-        self._missing = (share_of(whole.shape[1], sparsity) - (whole.shape[1] - self._kept)).clamp(min=0)
+        rows = kept.reshape(self._rows, -1)
+        self._kept = rows.sum(dim=1)
+        self._missing = (share_of(rows.shape[1], sparsity) - (rows.shape[1] - self._kept)).clamp(min=0)
         self._seen = torch.zeros_like(self._kept)
 
-    def chosen(self, scores: Block, kept: Bool[Tensor, "out width"]) -> Bool[Tensor, "out width"]:
-        """What stays of the next block."""
+    def select(self, scores: Block, kept: Bool[Tensor, "out width"]) -> Bool[Tensor, "out width"]:
+        """Return the mask of the next block."""
         before, self._seen = self._seen, self._seen + kept.reshape(self._rows, -1).sum(dim=1)
         masked = (~kept).reshape(self._rows, -1).sum(dim=1)
-        count = masked + self._due(self._seen) - self._due(before)
+        count = masked + self._removed(self._seen) - self._removed(before)
         ranked = scores.masked_fill(~kept, -1).reshape(self._rows, -1)
         return _all_but(ranked, count).reshape(kept.shape)
 
-    def _due(self, seen: Tensor) -> Tensor:
-        """Weights to have removed when so many kept ones were seen; in integers, so that the last one fits."""
-        whole = self._kept.clamp(min=1)
-        return (2 * self._missing * seen + whole) // (2 * whole)
+    def _removed(self, seen: Tensor) -> Tensor:
+        """Return how many weights are removed after so many kept ones; exact at the end, by integer arithmetic."""
+        kept = self._kept.clamp(min=1)
+        return (2 * self._missing * seen + kept) // (2 * kept)
 
 
 def _all_but(scores: Float[Tensor, "rows n"], counts: Int[Tensor, " rows"]) -> Bool[Tensor, "rows n"]:
-    """All but so many of the lowest scores of each row; equal scores go in index order."""
+    """Return the mask without the `counts` lowest scores of each row; equal scores are removed in index order."""
     size = scores.shape[1]
     if len(scores) == 1:
         return keep_share(scores, int(counts) / size, "matrix")
-    places = torch.arange(size, device=scores.device).expand_as(scores)
+    ranks = torch.arange(size, device=scores.device).expand_as(scores)
     return torch.empty_like(scores, dtype=torch.bool).scatter_(
-        1, scores.argsort(dim=1, stable=True), places >= counts[:, None]
+        1, scores.argsort(dim=1, stable=True), ranks >= counts[:, None]
     )
 
 
-def gptq(given: MatrixContext, recipe: GPTQ) -> WeightDelta:
-    """Rounds column by column, and has those further right take up the error (2210.17323 §3, Alg. 1).
+def gptq(context: MatrixContext, recipe: GPTQ) -> WeightDelta:
+    """Round weights column by column, and let later columns compensate (2210.17323 §3, Alg. 1).
 
-    It rebuilds the output of the matrix that it is given, which an earlier recipe may have pruned: what is masked
-    stays zero. A group's grid spans its weights as they are when the sweep reaches it; a row's grid without groups,
-    and every grid under `act_order`, spans the weights before. Weights of dead inputs become zero.
+    It reconstructs the output of the current matrix, which an earlier recipe may have pruned: masked weights stay
+    zero. A group's grid spans its weights at the time when the sweep reaches it; a row's grid without groups, and
+    every grid under `act_order`, spans the initial weights. Weights of dead inputs become zero.
 
     Raises:
         InputError: no token reached the matrix.
         ComputationError: as `factored`, or a weight is NaN.
     """
-    factor = factored(given, recipe.name, recipe.damping, largest_first=recipe.act_order)
-    outputs, inputs = given.weight.shape
-    device = given.weight.device
+    factor = factored(context, recipe.name, recipe.damping, largest_first=recipe.act_order)
+    outputs, inputs = context.weight.shape
+    device = context.weight.device
     order = torch.arange(inputs, device=device) if factor.order is None else factor.order
     group = min(recipe.group or inputs, inputs)
-    moves = recipe.group is not None and not recipe.act_order
-    target = target_of(given, given.weight[:, order], factor.dead)
-    kept = torch.ones_like(target, dtype=torch.bool) if given.kept is None else given.kept.to(device)[:, order]
+    updates_grids = recipe.group is not None and not recipe.act_order
+    target = target_of(context, context.weight[:, order], factor.dead)
+    kept = torch.ones_like(target, dtype=torch.bool) if context.mask is None else context.mask.to(device)[:, order]
     scales, zeros = grids(target[:, order.argsort()], recipe.bits, group, recipe.symmetric)
 
     def step(columns: slice, current: Block, inverse: Float[Tensor, "width width"]) -> Block:
         groups = order[columns] // group
-        if moves:
-            own = current.masked_fill(~kept[:, columns], 0)
-            scales[:, groups[0]], zeros[:, groups[0]] = grid(own, recipe.bits, recipe.symmetric)
+        if updates_grids:
+            remaining = current.masked_fill(~kept[:, columns], 0)
+            scales[:, groups[0]], zeros[:, groups[0]] = grid(remaining, recipe.bits, recipe.symmetric)
         return sweep(current, inverse, kept[:, columns], (0, 0), (scales, zeros, groups), 2**recipe.bits - 1)[0]
 
-    final = by_blocks(target, factor.root, group if moves else COLUMNS, step)[:, order.argsort()]
-    codes = torch.cat(
-        [
-            quantized(part, scales[:, index], zeros[:, index], recipe.bits)
-            for index, part in enumerate(final.split(group, dim=1))
-        ],
-        dim=1,
-    )
-    return WeightDelta.quantized(
-        (outputs, inputs), QuantizedWeights.of(codes, recipe.bits, group, scales, zeros), given.kept
-    )
+    final = by_blocks(target, factor.root, group if updates_grids else COLUMNS, step)[:, order.argsort()]
+    codes = quantized_groups(final, scales, zeros, recipe.bits, group)
+    packed = QuantizedWeights.of(codes, recipe.bits, group, scales, zeros)
+    return WeightDelta.quantized((outputs, inputs), packed, context.mask)
 
 
 def by_blocks(
@@ -152,16 +143,16 @@ def by_blocks(
     width: int,
     step: Callable[[slice, Block, Float[Tensor, "width width"]], Block],
 ) -> Weight:
-    """Settles the columns of Q, block by block, so that ‖(W − Q) R‖ stays small.
+    """Choose the columns of Q, block by block, so that ‖(W − Q) R‖ stays small.
 
-    With Δ = W − Q settled up to a block b, the best that the columns from b on can do is to make the rest of Δ R
-    zero: W_b + Δ R_b R_bb⁻¹. That is what each block starts from.
+    With Δ = W − Q chosen up to a block b, the columns from b on do best if they make the rest of Δ R zero:
+    W_b + Δ R_b R_bb⁻¹. Each block starts from there.
 
     Args:
         target: W, float32.
         root: R, upper triangular.
-        width: columns of a block; the last one may have fewer.
-        step: from the block's columns, its weights as they are now and R_bb⁻¹, its final weights.
+        width: columns per block; the last one may have fewer.
+        step: from the block's columns, its current weights and R_bb⁻¹ to its final weights.
     """
     final = torch.empty_like(target)
     errors = torch.empty_like(target)

@@ -1,7 +1,4 @@
-"""Exchanges of kept and removed weights that bring the mean output of every row closer to the dense one's.
-
-The same in numba, one row at a time, and in torch, all rows at a time. What the numbers mean is `dsnot.py`'s.
-"""
+"""The exchange loop of DSnoT, in numba (row by row) and in torch (all rows at once); `dsnot.py` explains the scores."""
 
 from dataclasses import dataclass
 
@@ -13,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Channels:
-    """What is known of each input x, float64.
+    """Statistics of each input x, float64.
 
     Attributes:
         mean: E[x].
-        gain: what a weight's worth of coming back is multiplied with; NaN or infinite where the mean is 0.
-        size: what its worth of staying is multiplied with.
+        gain: factor of a removed weight's score for returning; NaN or infinite if the mean is 0.
+        size: factor of a kept weight's score for staying.
     """
 
     mean: Tensor
@@ -29,63 +26,63 @@ class Channels:
 def exchange(
     dense: Tensor, weight: Tensor, kept: Tensor, channels: Channels, block: int, cycles: int, threshold: float
 ) -> tuple[Tensor, Tensor, int]:
-    """Exchanges weights of every row.
+    """Exchange weights of every row.
 
     Args:
-        dense: what weights that come back are, (out, in).
-        weight: what they are now; 0 where they are not kept.
-        kept: True where they are kept.
-        channels: of the inputs.
-        block: both weights of an exchange lie in one group of so many consecutive inputs.
-        cycles: exchanges of a row, at most.
-        threshold: rows whose mean error is no larger are left.
+        dense: values of weights that return, (out, in).
+        weight: current values; 0 where removed.
+        kept: True where a weight is kept.
+        channels: statistics of the inputs.
+        block: both weights of an exchange are in one group of this many consecutive inputs.
+        cycles: maximal number of exchanges per row.
+        threshold: rows whose mean error is at most this are left as they are.
 
     Returns:
-        The weights, of which those that are not kept say nothing; which are kept; how many exchanges it took.
+        The weights (undefined where removed), which are kept, and the number of exchanges.
     """
     if weight.device.type != "cpu":
         return eager(dense, weight, kept, channels, block, cycles, threshold)
     if weight.dtype not in {torch.float32, torch.float64}:  # numba has no others
-        found, mask, count = exchange(dense.float(), weight.float(), kept, channels, block, cycles, threshold)
-        return found.to(weight.dtype), mask, count
-    now, there = weight.contiguous().numpy().copy(), kept.numpy().copy()
-    numbers = (part.numpy() for part in (channels.mean, channels.gain, channels.size))
-    count = _exchange(dense.contiguous().numpy(), now, there, *numbers, block, cycles, threshold)
-    return torch.from_numpy(now), torch.from_numpy(there), int(count)
+        values, mask, count = exchange(dense.float(), weight.float(), kept, channels, block, cycles, threshold)
+        return values.to(weight.dtype), mask, count
+    current, mask = weight.contiguous().numpy().copy(), kept.numpy().copy()
+    statistics = (part.numpy() for part in (channels.mean, channels.gain, channels.size))
+    count = _exchange(dense.contiguous().numpy(), current, mask, *statistics, block, cycles, threshold)
+    return torch.from_numpy(current), torch.from_numpy(mask), int(count)
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
 def _exchange(dense, weight, kept, mean, gain, size, block, cycles, threshold) -> int:
-    """`exchange` of all rows; `weight` and `kept` leave with the result."""
+    """Exchange weights of all rows in place."""
     rows, inputs = weight.shape
     count = 0
     for row in range(rows):
-        whole, now, there = dense[row], weight[row], kept[row]
+        target, current, mask = dense[row], weight[row], kept[row]
         error = 0.0
         for k in range(inputs):
-            error += (whole[k] - now[k]) * mean[k]
+            error += (target[k] - current[k]) * mean[k]
         for _ in range(cycles):
             if not abs(error) > threshold:
                 break
             sign = 1.0 if error > 0 else -1.0
-            best, comes, goes = -np.inf, -1, -1
+            best, grow, prune = -np.inf, -1, -1
             for start in range(0, inputs, block):
                 most, least, grown, pruned = -np.inf, np.inf, -1, -1
                 for k in range(start, start + block):
-                    if there[k]:
-                        if sign * now[k] * mean[k] < 0 and abs(now[k]) * size[k] < least:
-                            least, pruned = abs(now[k]) * size[k], k
-                    elif sign * whole[k] * mean[k] > 0 and sign * whole[k] * gain[k] > most:
-                        most, grown = sign * whole[k] * gain[k], k
+                    if mask[k]:
+                        if sign * current[k] * mean[k] < 0 and abs(current[k]) * size[k] < least:
+                            least, pruned = abs(current[k]) * size[k], k
+                    elif sign * target[k] * mean[k] > 0 and sign * target[k] * gain[k] > most:
+                        most, grown = sign * target[k] * gain[k], k
                 if grown >= 0 and pruned >= 0 and most > best:
-                    best, comes, goes = most, grown, pruned
-            if comes < 0:
+                    best, grow, prune = most, grown, pruned
+            if grow < 0:
                 break
-            after = error - whole[comes] * mean[comes] + now[goes] * mean[goes]
+            after = error - target[grow] * mean[grow] + current[prune] * mean[prune]
             if not abs(after) < abs(error):
                 break
             error = after
-            now[comes], there[comes], there[goes] = whole[comes], True, False
+            current[grow], mask[grow], mask[prune] = target[grow], True, False
             count += 1
     return count
 
@@ -93,35 +90,34 @@ def _exchange(dense, weight, kept, mean, gain, size, block, cycles, threshold) -
 def eager(
     dense: Tensor, weight: Tensor, kept: Tensor, channels: Channels, block: int, cycles: int, threshold: float
 ) -> tuple[Tensor, Tensor, int]:
-    """`exchange` in torch."""
+    """Exchange weights in torch; arguments and result are those of `exchange`."""
     weight, kept = weight.clone(), kept.clone()
-    adds = dense * channels.mean  # what a weight that comes back adds to its row's mean output
-    error = (adds - weight * channels.mean).sum(dim=1)
+    gains = dense * channels.mean  # what a returning weight adds to its row's mean output
+    error = (gains - weight * channels.mean).sum(dim=1)
     active = (error.abs() > threshold).nonzero().squeeze(1)
     count = 0
     for _ in range(cycles):
         if not len(active):
             break
         sign = error[active].sign()[:, None]
-        now, there = weight[active] * channels.mean, kept[active]
-        goes = there & (sign * now < 0)
-        least = (
-            (weight[active].abs() * channels.size).masked_fill(~goes, torch.inf).unflatten(1, (-1, block)).min(dim=2)
-        )
-        comes = ~there & (sign * adds[active] > 0)
-        # Only into groups from which one can go.
-        comes &= least.values.isfinite().repeat_interleave(block, dim=1)
-        grown = (sign * dense[active] * channels.gain).masked_fill(~comes, -torch.inf).argmax(dim=1)
+        current, mask = weight[active] * channels.mean, kept[active]
+        can_prune = mask & (sign * current < 0)
+        sizes = (weight[active].abs() * channels.size).masked_fill(~can_prune, torch.inf)
+        least = sizes.unflatten(1, (-1, block)).min(dim=2)
+        # A weight can return only into a group from which another one can be removed.
+        can_grow = ~mask & (sign * gains[active] > 0)
+        can_grow &= least.values.isfinite().repeat_interleave(block, dim=1)
+        grown = (sign * dense[active] * channels.gain).masked_fill(~can_grow, -torch.inf).argmax(dim=1)
         group = grown // block
         pruned = group * block + least.indices.gather(1, group[:, None]).squeeze(1)
-        each = torch.arange(len(active), device=active.device)
-        after = error[active] - adds[active, grown] + now[each, pruned]
-        done = comes[each, grown] & (after.abs() < error[active].abs())
-        active, grown, pruned = active[done], grown[done], pruned[done]
+        rows = torch.arange(len(active), device=active.device)
+        after = error[active] - gains[active, grown] + current[rows, pruned]
+        is_better = can_grow[rows, grown] & (after.abs() < error[active].abs())
+        active, grown, pruned = active[is_better], grown[is_better], pruned[is_better]
         weight[active, grown] = dense[active, grown]
         kept[active, grown] = True
         kept[active, pruned] = False
-        error[active] = after[done]
+        error[active] = after[is_better]
         count += len(active)
         active = active[error[active].abs() > threshold]
     return weight, kept, count

@@ -1,7 +1,4 @@
-"""Uniform grids of integers for weights: scale and zero of each row of a group, and the nearest codes.
-
-Which group gets which grid, and what happens to the error, is each quantizer's business.
-"""
+"""Uniform integer grids for weights: scale and zero of each row of a group, and the nearest codes."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,19 +11,18 @@ Column = Float[Tensor, " out"]
 
 
 def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
-    """Scale and zero of each row, so that (code − zero)·scale with codes 0 to 2^bits − 1 spans it.
+    """Return scale and zero of each row, so that (code − zero)·scale with codes 0 to 2^bits − 1 spans the row.
 
-    0 is always on the grid, exactly: what is masked stays zero. A row of zeros gets scale 1.
+    0 is always exactly on the grid, so that masked weights stay zero. A row of zeros gets scale 1. The grids are the
+    min-max grids of GPTQ (Frantar et al., 2210.17323 §4).
 
     Args:
         weight: one group of inputs of every output.
         bits: of one code, 2 to 8.
-        symmetric: zero in the middle of the codes (2^(bits−1)) and a range of ± the largest |w|, or min and max.
+        symmetric: whether the zero is the middle code (2^(bits−1)) and the range ± the largest |w|, not min to max.
 
     Returns:
         Scales, and zeros as whole numbers from 0 to 2^bits − 1; float32.
-
-    Source: GPTQ, Frantar et al., 2210.17323 §4 (min-max grids).
 
     Raises:
         ComputationError: a weight is NaN or infinite.
@@ -40,7 +36,7 @@ def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
         low = -high
     else:
         low, high = w.amin(dim=1).clamp(max=0), w.amax(dim=1).clamp(min=0)
-    # Divided first: the range of a row may be more than float32 holds, its step is not.
+    # Divided first, because a row's range may exceed float32 when its step does not.
     scale = high / steps - low / steps
     scale = torch.where(scale > 0, scale, 1)
     zero = torch.full_like(scale, (steps + 1) / 2) if symmetric else (-low / scale).round().clamp(0, steps)
@@ -48,12 +44,20 @@ def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
 
 
 def quantized(weight: Group, scale: Column, zero: Column, bits: int) -> UInt8[Tensor, "out group"]:
-    """The nearest code of each weight; beyond the ends of the grid, the end."""
+    """Return the nearest code of each weight, clamped to the grid's ends."""
     codes = (weight.float() / scale[:, None]).round() + zero[:, None]
     return codes.clamp(0, 2**bits - 1).to(torch.uint8)
 
 
 def grids(weight: Float[Tensor, "out in"], bits: int, group: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scales and zeros of all groups of consecutive inputs, (out, groups) each; the last group may be shorter."""
-    each = [grid(part, bits, symmetric) for part in weight.split(group, dim=1)]
-    return torch.stack([scale for scale, _ in each], dim=1), torch.stack([zero for _, zero in each], dim=1)
+    """Return scales and zeros of all groups of consecutive inputs, (out, groups) each; the last may be shorter."""
+    scales, zeros = zip(*(grid(part, bits, symmetric) for part in weight.split(group, dim=1)), strict=True)
+    return torch.stack(scales, dim=1), torch.stack(zeros, dim=1)
+
+
+def quantized_groups(
+    weight: Float[Tensor, "out in"], scales: Tensor, zeros: Tensor, bits: int, group: int
+) -> UInt8[Tensor, "out in"]:
+    """Return the nearest codes of weights on the grids of their groups, (out, groups) each."""
+    parts = weight.split(group, dim=1)
+    return torch.cat([quantized(part, scales[:, i], zeros[:, i], bits) for i, part in enumerate(parts)], dim=1)

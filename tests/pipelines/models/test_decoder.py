@@ -183,7 +183,7 @@ def test_a_stack_that_no_product_reads_is_refused_by_masks_and_not_by_drops(tmp_
     decoder = load_decoder(save_tiny(tmp_path / "moe", "mixtral"))
     decoder.model.set_experts_implementation("grouped_mm")
     found = again(decoder)
-    with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj is no matrix"):
+    with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj is not recognised as a matrix"):
         prune(found, parse_recipe("magnitude-50"))
     with apply_variant(found, Variant(dropped=("mlp.0",))):
         assert torch.isfinite(logits(found)).all()

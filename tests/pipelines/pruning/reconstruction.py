@@ -1,4 +1,4 @@
-"""Matrices with correlated inputs, as methods are given them, and what became of their outputs."""
+"""Matrices with correlated inputs, contexts for methods, and errors of the outputs."""
 
 import torch
 from torch import Tensor
@@ -24,11 +24,11 @@ def random_weight(outputs: int, inputs: int, seed: int = 1) -> Tensor:
 
 def inputs_of(x: Tensor) -> ActivationMoments:
     inputs = ActivationMoments(x.shape[1])
-    inputs.see(x, with_gram=True)
+    inputs.update(x, with_gram=True)
     return inputs
 
 
-def given_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> MatrixContext:
+def context_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> MatrixContext:
     recipe = parse_recipe(name)
     sparsity = recipe.sparsity if isinstance(recipe, MaskingRecipe) else None
     inputs = x if isinstance(x, ActivationMoments) else inputs_of(x)
@@ -36,7 +36,7 @@ def given_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others:
 
 
 def changed(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> WeightDelta:
-    return change_of(given_of(weight, x, name, **others), parse_recipe(name))
+    return change_of(context_of(weight, x, name, **others), parse_recipe(name))
 
 
 def error(weight: Tensor, change: WeightDelta, x: Tensor) -> float:

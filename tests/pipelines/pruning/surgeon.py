@@ -1,11 +1,11 @@
-"""SparseGPT and GPTQ done slowly: float64, an explicit inverse, every column taken out of it one by one."""
+"""Slow references of SparseGPT and GPTQ: float64, an explicit inverse, one column at a time."""
 
 import torch
 from torch import Tensor
 
 
 class Surgeon:
-    """The optimal brain surgeon in float64 with an explicit inverse, from which each settled column is taken out."""
+    """The optimal brain surgeon in float64, with an explicit inverse from which each finished column is removed."""
 
     def __init__(self, weight: Tensor, x: Tensor, damping: float) -> None:
         gram = x.double().T @ x.double()
@@ -17,11 +17,11 @@ class Surgeon:
         self.left = list(range(weight.shape[1]))
 
     def error_at(self, column: int) -> float:
-        """[H⁻¹]_jj among the columns that are left."""
+        """[H⁻¹]_jj among the remaining columns."""
         return float(self.inverse[self.left.index(column), self.left.index(column)])
 
     def settle(self, column: int, values: Tensor) -> None:
-        """Fixes a column's values; all others move to make good for it."""
+        """Set a column's values and let all others compensate."""
         at = self.left.index(column)
         row = self.inverse[at]
         shift = (self.weight[:, column] - values) / row[at]

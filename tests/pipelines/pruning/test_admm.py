@@ -1,4 +1,4 @@
-"""ADMM finds the least-squares weights of a mask, and masks of its own little by little, with exact counts."""
+"""ADMM finds the least-squares weights of a mask, and its own masks gradually, with exact counts."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.pruning.methods import change_of
 from prunescope.pipelines.recipes import ADMM, parse_recipe
-from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
+from tests.pipelines.pruning.reconstruction import changed, context_of, correlated, error, inputs_of, random_weight
 
 
 def least_squares(weight: Tensor, x: Tensor, mask: Tensor, damping: float) -> Tensor:
@@ -35,7 +35,7 @@ def test_on_a_given_mask_it_converges_to_the_least_squares_weights() -> None:
             x,
             f"{{name: a, method: admm, iterations: {iterations}}}",
             dense=weight,
-            kept=first.mask,
+            mask=first.mask,
         )
         assert torch.equal(change.mask, first.mask)
         away.append(float((change.weight(weight).double() - best).norm() / best.norm()))
@@ -47,7 +47,7 @@ def test_rho_changes_the_way_and_not_the_end() -> None:
     weight, x = random_weight(6, 16), correlated(60, 16)
     first = changed(weight, x, "wanda-2of4")
     ends = [
-        changed(weight, x, f"{{name: a, method: admm, iterations: 2000, rho: {rho}}}", kept=first.mask).weight(weight)
+        changed(weight, x, f"{{name: a, method: admm, iterations: 2000, rho: {rho}}}", mask=first.mask).weight(weight)
         for rho in (0.5, 1.0, 2.0)
     ]
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-3)
@@ -64,7 +64,7 @@ def test_one_iteration_is_the_published_update() -> None:
     solved = torch.linalg.solve(gram + torch.eye(8), (scaled @ gram + scaled * mask - dual).T).T
     expected = (solved + dual) * mask / norms
     name = "{name: a, method: admm, iterations: 1, mask_iterations: 1}"
-    found = changed(weight, x, name, kept=mask).weight(weight)
+    found = changed(weight, x, name, mask=mask).weight(weight)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_on_correlated_inputs_it_is_as_good_as_the_surgeon_and_better_than_its_m
     solved, surgeon = (error(weight, changed(weight, x, f"{name}-{pattern}"), x) for name in ("admm", "sparsegpt"))
     assert solved < 1.05 * surgeon
     masked = changed(weight, x, f"wanda-{pattern}")
-    updated = changed(masked.weight(weight), x, "admm", dense=weight, kept=masked.mask)
+    updated = changed(masked.weight(weight), x, "admm", dense=weight, mask=masked.mask)
     assert torch.equal(updated.mask, masked.mask)
     assert error(weight, updated, x) < 0.7 * error(weight, masked, x)
     assert solved < error(weight, updated, x), "a mask that grows while weights move is better than Wanda's"
@@ -107,13 +107,13 @@ def test_counts_are_exact_with_ties_and_after_another_mask(
     x = torch.eye(weight.shape[1])
     kept = weight != 2 if is_masked else None
     name = f"{{name: a, method: admm, sparsity: {percent / 100}, group: {group}}}"
-    mask = changed(weight, x, name, kept=kept).mask
+    mask = changed(weight, x, name, mask=kept).mask
     before = torch.ones_like(mask) if kept is None else kept
     assert not (mask & ~before).any()
     shape = (1, -1) if group == "matrix" else mask.shape
     for unit, own in zip(mask.reshape(shape), before.reshape(shape), strict=True):
         assert int((~unit).sum()) == max(round(percent / 100 * len(unit)), int((~own).sum()))
-    pattern = changed(weight, x, "admm-1of4", kept=kept).mask
+    pattern = changed(weight, x, "admm-1of4", mask=kept).mask
     assert torch.equal(pattern.reshape(-1, 4).sum(dim=1), before.reshape(-1, 4).sum(dim=1).clamp(max=1))
 
 
@@ -138,8 +138,8 @@ def test_alone_it_needs_a_pattern_and_behind_a_mask_none() -> None:
 def test_matrices_with_the_same_inputs_share_one_solver() -> None:
     inputs = inputs_of(correlated(40, 16))
     for rows in (4, 8):
-        given = given_of(random_weight(rows, 16), inputs, "admm-50")
-        change_of(given, parse_recipe("admm-50"))
+        context = context_of(random_weight(rows, 16), inputs, "admm-50")
+        change_of(context, parse_recipe("admm-50"))
     assert len(inputs.derived) == 1
 
 
@@ -152,9 +152,9 @@ def test_a_matrix_that_is_not_positive_definite_is_damped_by_steps_and_then_a_fa
     tiny = "{name: a, method: admm, sparsity: 0.5, rho: 1.0e-12, damping: 1.0e-12}"
     with pytest.raises(ComputationError, match=r"m: the Gram matrix .* not positive definite, .* damping 1e-09; raise"):
         changed(weight, inputs, tiny)
-    given = given_of(weight, inputs, tiny)
+    context = context_of(weight, inputs, tiny)
     enough = parse_recipe(tiny.replace("damping: 1.0e-12", "damping: 1.0e-6"))
-    change = change_of(given, enough)
-    assert given.facts["damping_raised"] >= 1
+    change = change_of(context, enough)
+    assert context.facts["damping_raised"] >= 1
     assert change.weight(weight).isfinite().all()
     assert int(change.mask.sum()) == 16

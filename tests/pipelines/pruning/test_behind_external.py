@@ -1,4 +1,4 @@
-"""Behind a checkpoint made elsewhere, recipes do what they do to that checkpoint itself."""
+"""Recipes after an external checkpoint do what they do to that checkpoint itself."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 
 
 def retouched(source: Path, folder: Path, is_touched: Callable[[str, nn.Parameter], bool], by: float) -> Path:
-    """A copy of a model with noise on some of its parameters, never on what both sides are read through."""
+    """A copy of a model with noise on some parameters, but not on those that both sides are read through."""
     model = AutoModelForCausalLM.from_pretrained(source)
     torch.manual_seed(7)
     with torch.no_grad():

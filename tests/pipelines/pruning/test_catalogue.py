@@ -1,4 +1,4 @@
-"""Every recipe tells what it does, where it comes from, and what each of its parameters means."""
+"""Every recipe documents what it does, its source, and its parameters."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""What the order of two recipes means: each works on the model that the ones before left, and on nothing else."""
+"""Compositions: each recipe works on the model that the earlier ones left, and on nothing else."""
 
 from pathlib import Path
 
@@ -171,7 +171,7 @@ def test_units_after_pruning_are_scored_on_the_pruned_weights_and_their_inputs(
 
 
 def in_bfloat16(twin: Decoder) -> Decoder:
-    """The twin with all weights below its head rounded, for good."""
+    """The twin with all weights below its head rounded permanently."""
     for parameter in twin.trunk.parameters():
         parameter.data = parameter.data.bfloat16()
     return twin

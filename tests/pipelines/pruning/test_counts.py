@@ -1,4 +1,4 @@
-"""Every mask method of the registry keeps exactly as many weights as asked, ties and earlier masks included."""
+"""Every mask method of the registry keeps exactly the required number of weights, with ties and earlier masks."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def inputs_for(weight: Tensor) -> ActivationMoments:
     inputs = ActivationMoments(channels)
     x = torch.randn(2 * channels + 3, channels, generator=torch.Generator().manual_seed(channels)).sign()
     x[:, 0] = 0
-    inputs.see(x, with_gram=True)
+    inputs.update(x, with_gram=True)
     return inputs
 
 
@@ -51,7 +51,7 @@ def test_every_recipe_that_changes_matrices_has_its_method() -> None:
 
 
 def test_every_mask_method_can_count_by_row() -> None:
-    """Where a share of the whole matrix would take whole rows, every row keeps its half."""
+    """Where a share of the whole matrix would remove whole rows, every row keeps its half."""
     assert len(MASKS) >= 5
     weight = torch.arange(1.0, 9.0).repeat(4, 1) * torch.tensor([[1.0], [10.0], [100.0], [1000.0]])
     for kind in MASKS:

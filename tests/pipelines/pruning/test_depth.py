@@ -1,4 +1,4 @@
-"""Which sublayers and blocks are dropped: every choice against brute force on a copy without them."""
+"""Depth pruning: every choice of sublayers and blocks against brute force on a copy without them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -157,7 +157,7 @@ def test_greedy_choices_are_those_of_brute_force(load: Load, architecture: str) 
 def test_losses_do_not_depend_on_how_the_tokens_are_split(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, _, tokens = load("llama")
     whole = losses(decoder, ALL, tokens, set())
-    monkeypatch.setattr("prunescope.pipelines.pruning.methods.depth._KEPT_TOKENS", 1)
+    monkeypatch.setattr("prunescope.pipelines.pruning.methods.depth._MAX_TOKENS", 1)
     monkeypatch.setattr("prunescope.pipelines.pruning.methods.depth.BLOCK_ROWS", 7)
     assert losses(decoder, ALL, tokens, set()) == pytest.approx(whole, rel=1e-6)
     assert losses(decoder, ["attn.1"], tokens, set())["attn.1"] == pytest.approx(

@@ -1,4 +1,4 @@
-"""Dynamic sparse no training: exchanges that the mean error asks for, counts that stay, a slow reference."""
+"""Dynamic sparse no training: exchanges that reduce the mean error, unchanged counts, and a slow reference."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every recipe that changes matrices works on every form of decoder that is proved, experts and all."""
+"""Every recipe that changes matrices works on every supported kind of decoder, experts included."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoints that other tools made: what differs is found, layers are matched, what does not fit is refused."""
+"""Checkpoints of other tools: differences are found, layers are matched, unfit checkpoints are refused."""
 
 import json
 from collections.abc import Callable

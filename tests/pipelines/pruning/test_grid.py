@@ -1,4 +1,4 @@
-"""Grids span their rows, hold zero exactly, and put every weight on its nearest point."""
+"""Grids span their rows, contain zero exactly, and round every weight to the nearest point."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sampled masks against masks unpacked whole: the same bits at the same places, and overlaps within their error."""
+"""Sampled masks against masks unpacked whole: the same bits at the same positions, and overlaps within their error."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.masks import keep_share
-from prunescope.pipelines.pruning.sampled_masks import MOST_SAMPLED, mask_samples, sampled_places
+from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED, mask_samples, sampled_positions
 from prunescope.pipelines.pruning.variant import Variant, load_variant
 from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
@@ -57,7 +57,7 @@ def test_a_small_matrix_is_sampled_whole_and_bit_by_bit_the_mask(decoder: Decode
     assert rows["module"].to_list() == list(decoder.matrices)
     for row in rows.iter_rows(named=True):
         mask = masks[row["module"]]
-        assert row["weights"] == row["sampled"] == mask.numel() <= MOST_SAMPLED
+        assert row["weights"] == row["sampled"] == mask.numel() <= MAX_SAMPLED
         assert np.array_equal(unpacked(row), mask.numpy().reshape(-1))
     where = {(sublayer.layer, sublayer.kind): set(sublayer.matrices) for sublayer in decoder.sublayers}
     found = rows.group_by("layer", "sublayer").agg("module").iter_rows()
@@ -69,48 +69,51 @@ def test_the_rows_fit_their_table_and_keep_its_checks(wide: Decoder) -> None:
 
     rows = mask_samples(wide, "tiny", "mine", masked(random_masks(wide, 2)))
     assert violations(TABLES["mask_samples"], to_arrow(TABLES["mask_samples"], rows)) == []
-    assert table.MOST_SAMPLED == MOST_SAMPLED
-    assert rows["sampled"].max() == MOST_SAMPLED < rows["weights"].max()
+    assert table.MOST_SAMPLED == MAX_SAMPLED
+    assert rows["sampled"].max() == MAX_SAMPLED < rows["weights"].max()
 
 
 def test_a_large_matrix_is_looked_up_at_its_places(wide: Decoder) -> None:
     masks = random_masks(wide, 3)
-    rows = mask_samples(wide, "tiny", "mine", masked(masks)).filter(pl.col("weights") > MOST_SAMPLED)
+    rows = mask_samples(wide, "tiny", "mine", masked(masks)).filter(pl.col("weights") > MAX_SAMPLED)
     assert rows.height >= 2
     for row in rows.iter_rows(named=True):
         mask = masks[row["module"]]
-        places = sampled_places(row["module"], *mask.shape)
-        assert len(places) == MOST_SAMPLED
-        stretch = mask.numel() / MOST_SAMPLED
-        assert (np.abs(places - (np.arange(MOST_SAMPLED) + 0.5) * stretch) <= stretch / 2 + 1).all()
-        assert 0 <= places[0] <= places[-1] < mask.numel()
-        assert np.array_equal(unpacked(row), mask.numpy().reshape(-1)[places])
+        positions = sampled_positions(row["module"], *mask.shape)
+        assert len(positions) == MAX_SAMPLED
+        stretch = mask.numel() / MAX_SAMPLED
+        assert (np.abs(positions - (np.arange(MAX_SAMPLED) + 0.5) * stretch) <= stretch / 2 + 1).all()
+        assert 0 <= positions[0] <= positions[-1] < mask.numel()
+        assert np.array_equal(unpacked(row), mask.numpy().reshape(-1)[positions])
 
 
 def test_places_follow_from_name_and_shape_alone() -> None:
-    places = sampled_places("layers.0.mlp.up_proj", 300, 100)
-    assert np.array_equal(places, sampled_places("layers.0.mlp.up_proj", 300, 100))
-    for other in (sampled_places("layers.1.mlp.up_proj", 300, 100), sampled_places("layers.0.mlp.up_proj", 100, 300)):
-        assert not np.array_equal(places, other)
+    positions = sampled_positions("layers.0.mlp.up_proj", 300, 100)
+    assert np.array_equal(positions, sampled_positions("layers.0.mlp.up_proj", 300, 100))
+    for other in (
+        sampled_positions("layers.1.mlp.up_proj", 300, 100),
+        sampled_positions("layers.0.mlp.up_proj", 100, 300),
+    ):
+        assert not np.array_equal(positions, other)
     # Written down, so that another numpy cannot make the masks of two runs incomparable unseen.
-    assert places[:6].tolist() == [1, 2, 4, 6, 7, 10]
-    assert sampled_places("m", 1, MOST_SAMPLED + 1).max() <= MOST_SAMPLED
-    assert np.array_equal(sampled_places("m", 1, MOST_SAMPLED), np.arange(MOST_SAMPLED))
+    assert positions[:6].tolist() == [1, 2, 4, 6, 7, 10]
+    assert sampled_positions("m", 1, MAX_SAMPLED + 1).max() <= MAX_SAMPLED
+    assert np.array_equal(sampled_positions("m", 1, MAX_SAMPLED), np.arange(MAX_SAMPLED))
 
 
-@pytest.mark.parametrize("weights", [MOST_SAMPLED + 3, 3 * MOST_SAMPLED // 2, 5 * MOST_SAMPLED + 1])
+@pytest.mark.parametrize("weights", [MAX_SAMPLED + 3, 3 * MAX_SAMPLED // 2, 5 * MAX_SAMPLED + 1])
 def test_every_place_is_as_likely_as_any_other(weights: int) -> None:
     draws = 200
     counts = np.zeros(weights)
     for index in range(draws):
-        np.add.at(counts, sampled_places(f"layers.{index}", 1, weights), 1)
-    expected = draws * MOST_SAMPLED / weights
+        np.add.at(counts, sampled_positions(f"layers.{index}", 1, weights), 1)
+    expected = draws * MAX_SAMPLED / weights
     # A place is drawn at most as unevenly as in independent draws; the largest of many has five standard errors.
     assert np.abs(counts - expected).max() < 5.5 * np.sqrt(expected)
     for part in (slice(0, None, 2), slice(0, None, 4), slice(0, weights // 3)):
         share = counts[part].sum() / counts.sum()
         fair = len(counts[part]) / weights
-        assert abs(share - fair) < 5 * np.sqrt(fair / (draws * MOST_SAMPLED))
+        assert abs(share - fair) < 5 * np.sqrt(fair / (draws * MAX_SAMPLED))
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3, 0.9])
@@ -118,9 +121,9 @@ def test_the_overlap_of_two_masks_is_that_of_the_whole_masks_within_its_standard
     chance = np.random.default_rng(7)
     one = chance.random(1_000_000) < 0.5
     other = np.where(chance.random(one.size) < shared, one, chance.random(one.size) < 0.5)
-    places = sampled_places("m", 1000, 1000)
-    truth, estimate = jaccard(one, other), jaccard(one[places], other[places])
-    error = np.sqrt(truth * (1 - truth) / (one | other)[places].sum())
+    positions = sampled_positions("m", 1000, 1000)
+    truth, estimate = jaccard(one, other), jaccard(one[positions], other[positions])
+    error = np.sqrt(truth * (1 - truth) / (one | other)[positions].sum())
     assert abs(estimate - truth) < 4 * error
     assert error < 0.006
 
@@ -164,4 +167,4 @@ def test_a_variant_that_was_read_back_gives_the_same_rows(decoder: Decoder, tmp_
 
 
 def test_the_table_allows_as_many_places_as_are_sampled() -> None:
-    assert TABLES["mask_samples"].column("sampled").maximum == MOST_SAMPLED
+    assert TABLES["mask_samples"].column("sampled").maximum == MAX_SAMPLED

@@ -1,4 +1,4 @@
-"""Pruning needs little more memory than one layer: a real limit, far below the weights, does not stop it."""
+"""Pruning works under a memory limit far below the size of the weights."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A noise variant is the dense model computed differently: it moves the output by rounding and nothing stays behind."""
+"""Noise variants: the dense model computed differently, which moves the output by rounding and leaves no trace."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -22,7 +22,7 @@ from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
-from tests.pipelines.pruning.reconstruction import changed, correlated, error, given_of, inputs_of, random_weight
+from tests.pipelines.pruning.reconstruction import changed, context_of, correlated, error, inputs_of, random_weight
 from tests.pipelines.pruning.surgeon import slow_gptq, slow_sparsegpt
 
 
@@ -140,13 +140,13 @@ def test_what_was_masked_stays_masked_and_counts(seed: int, percent: int, group:
     weight, x = random_weight(4, 30, seed), correlated(40, 30, seed)
     kept = torch.rand(4, 30, generator=torch.Generator().manual_seed(seed)) > seed / 100
     name = f"{{name: s, method: sparsegpt, sparsity: {percent / 100}, group: {group}, columns: 7}}"
-    mask = changed(weight * kept, x, name, dense=weight, kept=kept).mask
+    mask = changed(weight * kept, x, name, dense=weight, mask=kept).mask
     assert not (mask & ~kept).any()
     units = (1, -1) if group == "block" else (4, 30)
     for unit, before in zip(mask.reshape(units), kept.reshape(units), strict=True):
         assert int((~unit).sum()) == max(round(percent / 100 * len(unit)), int((~before).sum()))
     pattern = changed(
-        weight[:, :28] * kept[:, :28], x[:, :28], "sparsegpt-2of4", dense=weight[:, :28], kept=kept[:, :28]
+        weight[:, :28] * kept[:, :28], x[:, :28], "sparsegpt-2of4", dense=weight[:, :28], mask=kept[:, :28]
     )
     both = pattern.mask.reshape(-1, 4).sum(dim=1)
     assert torch.equal(both, kept[:, :28].reshape(-1, 4).sum(dim=1).clamp(max=2))
@@ -156,7 +156,7 @@ def test_what_was_masked_stays_masked_and_counts(seed: int, percent: int, group:
 def test_a_mask_as_sparse_as_asked_is_kept_and_its_weights_are_solved_again() -> None:
     weight, x = random_weight(24, 64), correlated(400, 64)
     first = changed(weight, x, "wanda-50")
-    again = changed(first.weight(weight), x, "sparsegpt-50", dense=weight, kept=first.mask)
+    again = changed(first.weight(weight), x, "sparsegpt-50", dense=weight, mask=first.mask)
     assert torch.equal(again.mask, first.mask)
     expected, _ = slow_sparsegpt(weight, x, 0.5, 128, kept=first.mask)
     close(again.weight(weight), expected)
@@ -202,7 +202,7 @@ def test_weights_masked_before_stay_exactly_zero_when_rounded() -> None:
     weight, x = random_weight(8, 32), correlated(100, 32)
     first = changed(weight, x, "wanda-50")
     for fields in ("bits: 4", "bits: 2, group: 8, symmetric: true", "bits: 3, act_order: true"):
-        change = changed(first.weight(weight), x, f"{{name: q, method: gptq, {fields}}}", dense=weight, kept=first.mask)
+        change = changed(first.weight(weight), x, f"{{name: q, method: gptq, {fields}}}", dense=weight, mask=first.mask)
         assert torch.equal(change.mask, first.mask)
         assert (change.weight(weight)[~first.mask] == 0).all()
         nearest = first.mask * rounded_to_nearest(first.weight(weight), 4, 32)
@@ -215,11 +215,11 @@ def test_dead_channels_become_zero_and_are_counted() -> None:
     weight, x = random_weight(6, 16), correlated(50, 16)
     x[:, [3, 10]] = 0
     for name in ("sparsegpt-25", "sparsegpt-2of4", "gptq-4bit", "gptq-4bit-g8", "admm-50"):
-        given = given_of(weight, x, name)
-        changed_weight = change_of(given, parse_recipe(name)).weight(weight)
+        context = context_of(weight, x, name)
+        changed_weight = change_of(context, parse_recipe(name)).weight(weight)
         assert (changed_weight[:, [3, 10]] == 0).all()
         assert torch.isfinite(changed_weight).all()
-        assert given.facts["dead_channels"] == 2
+        assert context.facts["dead_channels"] == 2
     expected, keep = slow_sparsegpt(weight, x, 0.25, 128)
     change = changed(weight, x, "sparsegpt-25")
     assert torch.equal(change.mask, keep)
@@ -257,9 +257,9 @@ def test_fewer_tokens_than_channels_raise_a_damping_that_is_too_small() -> None:
     weight, x = random_weight(4, 40), correlated(3, 40)
     for damping, is_raised in ((0.01, False), (1e-9, True)):
         name = f"{{name: s, method: sparsegpt, sparsity: 0.5, damping: {damping:.10f}}}"
-        given = given_of(weight, x, name)
-        assert torch.isfinite(change_of(given, parse_recipe(name)).weight(weight)).all()
-        assert (given.facts["damping_raised"] > 0) == is_raised
+        context = context_of(weight, x, name)
+        assert torch.isfinite(change_of(context, parse_recipe(name)).weight(weight)).all()
+        assert (context.facts["damping_raised"] > 0) == is_raised
 
 
 @pytest.mark.parametrize(("damping", "raised"), [(2e-3, 0), (5e-4, 1), (5e-5, 2), (5e-6, 3), (5e-7, None)])
@@ -269,13 +269,13 @@ def test_damping_is_raised_tenfold_three_times_at_most_and_then_the_matrix_is_na
     inputs = ActivationMoments(2)
     inputs.tokens, inputs.gram = 1, torch.tensor([[1.0, 1.001], [1.001, 1.0]])  # an eigenvalue of −0.001
     name = f"{{name: q, method: gptq, bits: 4, damping: {damping:.8f}}}"
-    given = given_of(random_weight(3, 2), inputs, name)
+    context = context_of(random_weight(3, 2), inputs, name)
     if raised is None:
         with pytest.raises(ComputationError, match=r"m: the Gram matrix .* damping 0\.0005; raise `damping`"):
-            change_of(given, parse_recipe(name))
+            change_of(context, parse_recipe(name))
         return
-    change_of(given, parse_recipe(name))
-    assert given.facts["damping_raised"] == raised
+    change_of(context, parse_recipe(name))
+    assert context.facts["damping_raised"] == raised
     factor = inputs.derived["factor", damping, False]
     assert (factor.root.tril(-1) == 0).all()
     damped = inputs.gram + torch.eye(2) * damping * 10**raised
@@ -303,10 +303,10 @@ def test_damaged_sums_and_weights_are_refused() -> None:
 def test_a_layer_of_which_nothing_shall_go_is_left_alone() -> None:
     weight, x = random_weight(4, 16), correlated(40, 16)
     for name in ("sparsegpt-50", "admm-50"):
-        assert change_of(replace(given_of(weight, x, name), sparsity=0.0), parse_recipe(name)) is None
+        assert change_of(replace(context_of(weight, x, name), sparsity=0.0), parse_recipe(name)) is None
         kept = weight > 0
-        given = replace(given_of(weight, x, name, kept=kept), sparsity=0.0)
-        assert torch.equal(change_of(given, parse_recipe(name)).mask, kept), "an earlier mask is solved for"
+        context = replace(context_of(weight, x, name, mask=kept), sparsity=0.0)
+        assert torch.equal(change_of(context, parse_recipe(name)).mask, kept), "an earlier mask is solved for"
 
 
 def test_the_form_for_other_devices_changes_whole_matrices_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The engine against the papers' own way: one sequence at a time, hooks, pruned predecessors, weights in place."""
+"""Layer-by-layer pruning against the papers' way: one sequence at a time, with hooks and weights changed in place."""
 
 from collections.abc import Callable
 

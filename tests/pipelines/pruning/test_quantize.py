@@ -173,7 +173,7 @@ def test_of_equal_errors_awq_takes_the_least_exponent() -> None:
 def test_masked_weights_stay_zero_whatever_their_values(name: str) -> None:
     weight, x = random_weight(6, 12), correlated(40, 12)
     kept = weight.abs() > 0.5
-    change = changed(weight.masked_fill(~kept, 0), x, name, kept=kept)
+    change = changed(weight.masked_fill(~kept, 0), x, name, mask=kept)
     assert change.mask is not None
     assert torch.equal(change.mask, kept)
     assert bool((change.weight(weight)[~kept] == 0).all())

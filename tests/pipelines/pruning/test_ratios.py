@@ -1,4 +1,4 @@
-"""Layer ratios, included modules and unreached experts: what a recipe takes on in a whole model."""
+"""Layer ratios, included modules and unreached experts of a recipe on a whole model."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def matrix_recipe(name: str) -> MatrixRecipe:
 def outlier_shares(
     decoder: Decoder, stats: pl.DataFrame, kind: str | None, times: float
 ) -> tuple[list[float], list[int]]:
-    """By the paper's words, in float64: all scores of a layer in one list."""
+    """OWL in float64 as the paper describes it: all scores of a layer in one list."""
     shares, sizes = [], []
     for layer in decoder.layers:
         scores: list[float] = []

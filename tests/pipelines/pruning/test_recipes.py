@@ -1,4 +1,4 @@
-"""Names spell recipes, parameters are checked, and a hash follows the parameters and not the name."""
+"""Recipe names are parsed, parameters are checked, and a hash follows the parameters and not the name."""
 
 import pytest
 from pydantic import ValidationError

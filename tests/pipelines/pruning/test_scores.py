@@ -27,7 +27,7 @@ def mask_of(
 
 
 def kept_of_lowest(scores: dict[tuple[int, int], float], count: int) -> set[tuple[int, int]]:
-    """All places but the `count` with the lowest scores; of equal ones the first go first."""
+    """All positions but the `count` with the lowest scores; of equal ones the first are removed."""
     return set(sorted(scores, key=lambda place: (scores[place], place))[count:])
 
 

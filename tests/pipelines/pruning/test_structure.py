@@ -1,4 +1,4 @@
-"""Removed neurons and heads: a variant equals the really smaller model, and scores are the papers' formulas."""
+"""Removed neurons and heads: a variant equals the smaller model, and scores follow the papers' formulas."""
 
 import copy
 from collections.abc import Callable
@@ -200,7 +200,7 @@ def test_every_decoder_loses_sublayers_and_units_or_says_why_not(load: Load, nam
 
 
 def inputs_of(decoder: Decoder, names: set[str], tokens: Tensor) -> dict[str, Tensor]:
-    """What flows into some linear modules, (tokens, channels) in float64, by hooks of its own."""
+    """Inputs of some linear modules, (tokens, channels) in float64, recorded with separate hooks."""
     seen: dict[str, list[Tensor]] = {}
     handles = [
         module.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0].detach()))

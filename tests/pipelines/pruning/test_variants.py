@@ -1,4 +1,4 @@
-"""A variant removes what its recipe says, is kept in one bit a weight, and comes back bit for bit."""
+"""A variant removes what its recipe says, is stored in one bit per weight, and loads bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -117,12 +117,12 @@ def test_a_variant_file_is_refused_when_damaged_or_of_other_weights(
     content = bytearray(file.read_bytes())
     content[-3] ^= 16
     file.write_bytes(content)
-    with pytest.raises(InputError, match="its changes are not the ones"):
+    with pytest.raises(InputError, match="its changes do not match their hash"):
         load_variant(file, "weights")
     file.write_bytes(content[:50])
-    with pytest.raises(InputError, match="no readable variant file"):
+    with pytest.raises(InputError, match="not a readable variant file"):
         load_variant(file, "weights")
-    with pytest.raises(InputError, match="no readable variant file"):
+    with pytest.raises(InputError, match="not a readable variant file"):
         load_variant(tmp_path / "none", "weights")
 
 
@@ -166,7 +166,7 @@ def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_beh
     dense = decoder.hidden(tokens)
     with apply_variant(decoder, variant):
         held = decoder.hidden(tokens)
-    monkeypatch.setattr("prunescope.pipelines.pruning.variant_patching.MOST_HELD", 0)
+    monkeypatch.setattr("prunescope.pipelines.pruning.variant_patching.MAX_CHANGED_BYTES", 0)
     with apply_variant(decoder, variant):
         assert all(p.data_ptr() == before[name][0] for name, p in decoder.model.named_parameters()), "made too early"
         assert torch.equal(decoder.hidden(tokens), held)

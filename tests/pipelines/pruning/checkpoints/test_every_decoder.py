@@ -1,4 +1,4 @@
-"""Every form of decoder leaves as a folder that plain transformers opens, with the logits of the variant."""
+"""Every kind of decoder exports to a folder that plain transformers opens, with the variant's logits."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all, in the model's own type and shards, and only if it computes the same."""
+"""Exports are complete or absent, in the model's own type and shards, and only if they compute the same."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def test_large_models_are_written_in_shards_with_an_index(
     decoder: Decoder, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_A_SHARD", 100_000)
+    monkeypatch.setattr(module, "MAX_SHARD_BYTES", 100_000)
     done = export(decoder, variant, tmp_path / "out", ABOUT)
     shards = sorted((tmp_path / "out").glob("*.safetensors"))
     assert [shard.name for shard in shards][:1] == [f"model-00001-of-{len(shards):05d}.safetensors"]

@@ -1,4 +1,4 @@
-"""A folder that is being made lies beside its place; what a kill leaves there goes at the next run, nothing else."""
+"""Output directories appear complete or not at all; the next run removes what a killed one left, and nothing else."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.pruning.checkpoints.output_directory import appearing, unfinished_beside
+from prunescope.pipelines.pruning.checkpoints.output_directory import atomic_directory, unfinished_directory
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from prunescope.pipelines.pruning.checkpoints.output_directory import appearing
-with appearing(Path(sys.argv[1])) as scratch:
+from prunescope.pipelines.pruning.checkpoints.output_directory import atomic_directory
+with atomic_directory(Path(sys.argv[1])) as scratch:
     (scratch / "half.safetensors").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -29,7 +29,7 @@ def test_what_a_killed_run_left_goes_at_the_next_one_of_the_same_place(tmp_path:
         killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / name], check=False)
         assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(".out.writing-*/half.safetensors"))) == 2
-    with appearing(tmp_path / "out") as scratch:
+    with atomic_directory(tmp_path / "out") as scratch:
         (scratch / "mine").touch()
     left = {path.name for path in tmp_path.iterdir()} - {*others, "out"}
     assert [name.startswith(".out.writing-b.writing-") for name in left] == [True]
@@ -37,9 +37,9 @@ def test_what_a_killed_run_left_goes_at_the_next_one_of_the_same_place(tmp_path:
 
 
 def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
-    with appearing(tmp_path / "out") as theirs:
+    with atomic_directory(tmp_path / "out") as theirs:
         (theirs / "weights").touch()
-        with appearing(tmp_path / "out"):
+        with atomic_directory(tmp_path / "out"):
             assert (theirs / "weights").exists()
         assert (theirs / "weights").exists()
         (tmp_path / "out").rmdir()  # the faster one's was empty
@@ -54,7 +54,7 @@ def test_unfinished_work_stays_where_the_same_command_can_go_on(
     error: type[BaseException] | None, stays: bool, tmp_path: Path
 ) -> None:
     def work() -> None:
-        with unfinished_beside(tmp_path / "out") as scratch:
+        with unfinished_directory(tmp_path / "out") as scratch:
             (scratch / "layer").touch()
             if error is not None:
                 raise error
@@ -65,12 +65,12 @@ def test_unfinished_work_stays_where_the_same_command_can_go_on(
         with pytest.raises(error):
             work()
     assert [path.name for path in tmp_path.iterdir()] == ([".out.unfinished"] if stays else [])
-    with unfinished_beside(tmp_path / "out") as scratch:
+    with unfinished_directory(tmp_path / "out") as scratch:
         assert (scratch / "layer").exists() == stays
 
 
 def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / ".out.unfinished").symlink_to("theirs")
-    with pytest.raises(InputError, match="out: cannot be written"), unfinished_beside(tmp_path / "out"):
+    with pytest.raises(InputError, match="out: cannot be written"), unfinished_directory(tmp_path / "out"):
         pass

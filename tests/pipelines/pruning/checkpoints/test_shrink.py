@@ -1,4 +1,4 @@
-"""Whole neurons and heads that are zero leave really smaller matrices behind; what no config can hold is refused."""
+"""Zero neurons and heads give smaller matrices; a variant that no config can hold is refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +51,7 @@ def heads(size: int, *numbers: int) -> list[int]:
 
 
 def shrunk(decoder: Decoder, variant: Variant, folder: Path) -> tuple[CheckpointResult, torch.nn.Module]:
-    """CheckpointResult smaller, and its logits held against the variant's."""
+    """Export with smaller matrices, and compare the logits with the variant's."""
     about = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
     done = export(decoder, variant, folder, about, shrink=True)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
