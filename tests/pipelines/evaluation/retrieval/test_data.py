@@ -75,7 +75,7 @@ def test_what_is_not_in_beirs_form_is_refused_by_its_line(tmp_path: Path, files:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     spec = beir(tmp_path)
-    with pytest.raises(InputError, match=r"qrels/dev.tsv is missing; a folder in BEIR's form holds"):
+    with pytest.raises(InputError, match=r"qrels/dev.tsv is missing; a folder in BEIR's format holds"):
         read_collection(spec.model_copy(update={"split": "dev"}))
 
 
