@@ -1,7 +1,7 @@
 """Divergence columns in h-, z- and p-space of the LM head's input x and its shift dx."""
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +56,6 @@ class NumericalError(ComputationError):
     """NaN or infinite numbers in a row, or a zero vector, which has no direction."""
 
 
-@overload
 def divergence(
     x: Float[Tensor, "n d"],
     dx: Float[Tensor, "n d"] | None,
@@ -65,32 +64,22 @@ def divergence(
     *,
     targets: Int[Tensor, " n"] | None = None,
     workspace: Workspace | None = None,
-) -> Columns: ...
-
-
-@overload
-def divergence(
-    x: Float[Tensor, "n d"],
-    dx: Sequence[Float[Tensor, "n d"] | None],
-    head: Head,
-    temperatures: Sequence[float],
-    *,
-    targets: Int[Tensor, " n"] | None = None,
-    workspace: Workspace | None = None,
-) -> list[Columns]: ...
+) -> Columns:
+    """Measure how one shift moves h, z and p; as `divergences`."""
+    return divergences(x, [dx], head, temperatures, targets=targets, workspace=workspace)[0]
 
 
 @torch.inference_mode()
-def divergence(
+def divergences(
     x: Float[Tensor, "n d"],
-    dx: Float[Tensor, "n d"] | Sequence[Float[Tensor, "n d"] | None] | None,
+    shifts: Sequence[Float[Tensor, "n d"] | None],
     head: Head,
     temperatures: Sequence[float],
     *,
     targets: Int[Tensor, " n"] | None = None,
     workspace: Workspace | None = None,
-) -> Columns | list[Columns]:
-    """Measure how each shift moves h, z and p.
+) -> list[Columns]:
+    """Measure how each of several shifts moves h, z and p.
 
     Δz is dx Wᵀ, never a difference of logits. Several shifts of the same x share its logits and softmax, and each
     one's result is independent of the others. Logits are float32, of one block of rows at a time; sums over the
@@ -105,7 +94,7 @@ def divergence(
 
     Args:
         x: The dense head input.
-        dx: Its shift, or several shifts; None is a shift of zero, which costs no more than the dense side.
+        shifts: Shifts dx of it; None is a shift of zero, which costs no more than the dense side.
         head: The LM head.
         temperatures: Softmax temperatures, all above 0.
         targets: One token a row; adds its log-probability on both sides, TARGET_NAMES.
@@ -113,15 +102,13 @@ def divergence(
 
     Returns:
         Columns by the names of the table contract, each of shape (temperatures, n); columns that do not depend on the
-        temperature are repeated. A list of these where `dx` is a sequence.
+        temperature are repeated; one set for each shift.
 
     Raises:
         NumericalError: A row is NaN or infinite, or has a zero vector on either side; the row is named.
         ValueError: A temperature is not above 0, or the shapes differ.
     """
-    if dx is None or isinstance(dx, Tensor):
-        return divergence(x, [dx], head, temperatures, targets=targets, workspace=workspace)[0]
-    shifts, workspace = dx, workspace or Workspace()
+    workspace = workspace or Workspace()
     _check_input(x, [shift for shift in shifts if shift is not None], temperatures)
     names = COLUMN_NAMES if targets is None else COLUMN_NAMES + TARGET_NAMES
     shape = (len(temperatures), x.shape[0])

@@ -128,17 +128,17 @@ def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG
 
         def pointers(addresses):
             return [
-                builder.inttoptr(builder.extract_value(addresses, place), vector.as_pointer()) for place in range(3)
+                builder.inttoptr(builder.extract_value(addresses, index), vector.as_pointer()) for index in range(3)
             ]
 
         sources, highest, lowest, targets = arguments
         g, a, dz = (builder.load(pointer, align=4) for pointer in pointers(sources))
         a = builder.fsub(a, repeated(highest))
         lowest = repeated(lowest)
-        kept = builder.or_(builder.fcmp_ordered(">", g, lowest), builder.fcmp_ordered(">", a, lowest))
+        selected = builder.or_(builder.fcmp_ordered(">", g, lowest), builder.fcmp_ordered(">", a, lowest))
         for values, pointer in zip((g, a, dz), pointers(targets), strict=True):
-            builder.store(builder.call(compress, [values, kept, undefined]), pointer, align=4)
-        mask = builder.bitcast(kept, ir.IntType(_LANES))
+            builder.store(builder.call(compress, [values, selected, undefined]), pointer, align=4)
+        mask = builder.bitcast(selected, ir.IntType(_LANES))
         return builder.zext(builder.ctpop(mask), ir.IntType(64))
 
     addresses = types.UniTuple(types.int64, 3)
@@ -257,13 +257,13 @@ def _top(values: _F, ids: int, best: _F) -> None:
             for i in range(len(block)):
                 value = block[i]
                 if value > best[count - 1]:
-                    place = count - 1
-                    while place > 0 and value > best[place - 1]:
-                        best[place] = best[place - 1]
-                        ids[place] = ids[place - 1]
-                        place -= 1
-                    best[place] = value
-                    ids[place] = start + i
+                    rank = count - 1
+                    while rank > 0 and value > best[rank - 1]:
+                        best[rank] = best[rank - 1]
+                        ids[rank] = ids[rank - 1]
+                        rank -= 1
+                    best[rank] = value
+                    ids[rank] = start + i
 
 
 @_part
@@ -439,7 +439,7 @@ def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
     """
     _wide()
     best = np.empty(ids.shape[1], np.float32)
-    kept = scratch[0], scratch[1], scratch[2]
+    packed = scratch[0], scratch[1], scratch[2]
     for row in range(len(gap)):
         _top(gap[row], ids[row], best)
         top = ids[row, 0]
@@ -448,9 +448,9 @@ def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
         for k in range(len(order)):
             factor = inverse[order[k]]
             lowest = _F(-_cut(gap.shape[1], 1.0) / factor)
-            source = gap[row] if k == 0 else kept[0][:count]
-            count = _pack((source, source, source), 0, _F(0), lowest, kept, 0)
-            _softmax(kept[0][:count], factor, softmaxes[order[k], row])
+            source = gap[row] if k == 0 else packed[0][:count]
+            count = _pack((source, source, source), 0, _F(0), lowest, packed, 0)
+            _softmax(packed[0][:count], factor, softmaxes[order[k], row])
         gap[row, top] = 0
 
 
@@ -517,7 +517,7 @@ def shift_rows(
     size = z.shape[1]
     chosen = np.empty(MAX_EXACT, np.int64)
     best = np.empty(ids.shape[1], np.float32)
-    after, kept = scratch[0][:size], (scratch[1], scratch[2], scratch[3])
+    after, packed = scratch[0][:size], (scratch[1], scratch[2], scratch[3])
     for row in range(len(z)):
         for i in range(size):
             after[i] = gap[row, i] + dz[row, i]
@@ -538,20 +538,20 @@ def shift_rows(
         farthest = _largest(dz[row])
         spread = np.float64(farthest) - np.float64(_smallest(dz[row]))
         # The pruned side's top token comes first; −inf excludes it from the copy of the others.
-        kept[0][0], kept[2][0] = gap[row, top], dz[row, top]
+        packed[0][0], packed[2][0] = gap[row, top], dz[row, top]
         gap[row, top] = after[top] = -np.inf
         count = 0
         for k in range(len(order)):
             t = order[k]
             lowest = _F(-_cut(size, spread * inverse[t]) / inverse[t])
             if k == 0:
-                count = _pack((gap[row], after, dz[row]), 0, highest, lowest, kept, 1)
+                count = _pack((gap[row], after, dz[row]), 0, highest, lowest, packed, 1)
             else:
-                own = kept[0][:count], kept[1][:count], kept[2][:count]
-                count = _pack(own, 1, _F(0), lowest, kept, 1)
-            own = kept[0][:count], kept[1][:count], kept[2][:count], scratch[4][:count], scratch[5][:count]
+                own = packed[0][:count], packed[1][:count], packed[2][:count]
+                count = _pack(own, 1, _F(0), lowest, packed, 1)
+            own = packed[0][:count], packed[1][:count], packed[2][:count], scratch[4][:count], scratch[5][:count]
             _move(softmaxes[t, row], own, inverse[t], highest, farthest, moves[t, row])
-        gap[row, top] = kept[0][0]
+        gap[row, top] = packed[0][0]
 
 
 @_element

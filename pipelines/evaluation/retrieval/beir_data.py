@@ -74,7 +74,7 @@ def read_collection(spec: RetrievalSpec) -> Collection:
         what = "documents" if judged else "judged queries"
         raise InputError(f"{spec.what}: no {what} in {corpus_file if judged else judgements_file}")
     relevance = {name: relevance[name] for name in judged}
-    return Collection(_few(spec, documents, relevance), {name: queries[name] for name in judged}, relevance)
+    return Collection(_limited(spec, documents, relevance), {name: queries[name] for name in judged}, relevance)
 
 
 def texts_of(spec: RetrievalSpec, collection: Collection) -> list[str]:
@@ -83,7 +83,9 @@ def texts_of(spec: RetrievalSpec, collection: Collection) -> list[str]:
     return [*queries, *(spec.document_prefix + text for text in collection.documents.values())]
 
 
-def _few(spec: RetrievalSpec, documents: dict[str, str], relevance: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+def _limited(
+    spec: RetrievalSpec, documents: dict[str, str], relevance: Mapping[str, Mapping[str, int]]
+) -> dict[str, str]:
     """Return `max_documents` documents, including every relevant one."""
     if spec.max_documents is None or spec.max_documents >= len(documents):
         return documents

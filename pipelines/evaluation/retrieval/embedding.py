@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.retrieval.pooling import Pooling, pooled
@@ -65,14 +66,10 @@ def tokens_of(
 
 def batches(lengths: Sequence[int], max_texts: int, max_tokens: int) -> Iterator[list[int]]:
     """Yield batches of text indices in the order of length, which keeps padding small and batches reproducible."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == max_texts or (len(batch) + 1) * lengths[index] > max_tokens):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    return batched(
+        sorted(range(len(lengths)), key=lengths.__getitem__),
+        lambda batch, index: len(batch) < max_texts and (len(batch) + 1) * lengths[index] <= max_tokens,
+    )
 
 
 @torch.inference_mode()

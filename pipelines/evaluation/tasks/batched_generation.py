@@ -1,6 +1,6 @@
 """Greedy generation of answers to many contexts at once, with the decoder's current weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
 from prunescope.pipelines.metrics.cpu_matmul import quick_linears
@@ -113,7 +114,13 @@ def generate_greedy(
         if reuses_prefix is None:
             reuses_prefix = can_reuse_prefix(decoder)
         max_rows, max_tokens = decoder.at_once(batch) if decoder.can_pad else 1, decoder.at_once(MAX_TOKENS)
-        for together in _batches(rows, max_new_tokens, max_rows, max_tokens):
+
+        def fits(together: list[_Row], _: _Row) -> bool:
+            tokens = (len(together) + 1) * (len(together[0].context) + max_new_tokens)
+            return len(together) < max_rows and tokens <= max_tokens
+
+        # The longest first, so that memory runs out at once or never.
+        for together in batched(sorted(rows, key=lambda row: -len(row.context)), fits):
             _generate_batch(decoder, together, max_new_tokens, reuses_prefix=reuses_prefix)
     return [_finished(decoder, row) for row in rows]
 
@@ -124,19 +131,6 @@ def _first_token(decoder: Decoder) -> tuple[int]:
         if token is not None:
             return (int(token),)
     raise InputError(f"{decoder.folder}: a context is empty, and the tokenizer has no token that begins or ends a text")
-
-
-def _batches(rows: Sequence[_Row], new: int, max_rows: int, max_tokens: int) -> Iterator[list[_Row]]:
-    """Yield batches of rows, the longest first, so that memory runs out at once or never."""
-    together: list[_Row] = []
-    for row in sorted(rows, key=lambda row: -len(row.context)):
-        count = len(together)
-        if count and (count == max_rows or (count + 1) * (len(together[0].context) + new) > max_tokens):
-            yield together
-            together = []
-        together.append(row)
-    if together:
-        yield together
 
 
 def _generate_batch(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, reuses_prefix: bool) -> None:

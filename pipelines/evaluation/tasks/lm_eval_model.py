@@ -5,9 +5,9 @@ Tokenization, windows and truncation are lm-eval's own code; only the arithmetic
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from torch import Tensor
 
+from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tasks.batched_generation import Generation, can_reuse_prefix, generate_greedy
@@ -33,7 +34,6 @@ Likelihood = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]
 # Request, row and position of a state, and the token whose likelihood that state gives.
 Read = tuple[int, int, int, int]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -220,8 +220,13 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             ],
         )
         unfinished = [(index, row) for index, row in rows if len(row.fed) > groups[index].shared]
-        # Long ends and short ones run apart, each with its own copy of the cache.
-        parts = list(_similar_lengths(unfinished, lambda end: len(end[1].fed) - groups[end[0]].shared))
+
+        def length(end: tuple[int, _Row]) -> int:
+            return len(end[1].fed) - groups[end[0]].shared
+
+        # No end is padded to more than twice its length; each part has its own copy of the cache.
+        by_length = sorted(unfinished, key=length, reverse=True)
+        parts = list(batched(by_length, lambda part, end: 2 * length(end) >= length(part[0])))
         for part, ends in enumerate(parts, start=1):
             own = cache if part == len(parts) else copy.deepcopy(cache)
             sources = torch.tensor([index for index, _ in ends], device=device)
@@ -287,18 +292,6 @@ def _reads(row: _Row, index: int) -> list[Read]:
     ]
 
 
-def _similar_lengths(rows: Sequence[_T], length_of: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """Yield rows from the longest to the shortest, so that none is padded to more than twice its length."""
-    together: list[_T] = []
-    for row in sorted(rows, key=length_of, reverse=True):
-        if together and 2 * length_of(row) < length_of(together[0]):
-            yield together
-            together = []
-        together.append(row)
-    if together:
-        yield together
-
-
 def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "rows tokens"]:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
@@ -323,22 +316,17 @@ def _groups(rows: Sequence[_Row], max_tokens: int, *, can_share: bool) -> list[_
 
 
 def _batches(groups: Sequence[_Group], max_tokens: int, *, same_length: bool) -> Iterator[list[_Group]]:
-    """Yield batches of groups, the longest prefixes first, so that memory runs out at once or never.
+    """Divide groups into batches, the longest prefixes first, so that memory runs out at once or never.
 
     Args:
         groups: all of them.
         max_tokens: of a batch, padding included.
         same_length: whether all prefixes of a batch must have one length.
     """
-    together: list[_Group] = []
-    rows = longest = 0
-    for group in sorted(groups, key=lambda group: -group.shared):
-        width = max(longest, group.longest)
-        is_full = (rows + len(group.rows)) * width > max_tokens
-        if together and (is_full or (same_length and group.shared != together[0].shared)):
-            yield together
-            together, rows, width = [], 0, group.longest
-        together.append(group)
-        rows, longest = rows + len(group.rows), width
-    if together:
-        yield together
+
+    def fits(batch: list[_Group], group: _Group) -> bool:
+        rows = sum(len(other.rows) for other in (*batch, group))
+        width = max(other.longest for other in (*batch, group))
+        return rows * width <= max_tokens and not (same_length and group.shared != batch[0].shared)
+
+    return batched(sorted(groups, key=lambda group: -group.shared), fits)

@@ -11,7 +11,7 @@ _PASS_IN_ROWS = 15
 
 
 class DraftProposer:
-    """Proposes the next tokens of one text from another model's text, or from the text's own repetitions.
+    """Proposer of the next tokens of one text from another model's text, or from the text's own repetitions.
 
     A draft is as long as the run of tokens that were guessed right just before it, so wrong guesses cost little.
     Pruned models keep much of the dense model's text, and a collapsed model repeats itself.

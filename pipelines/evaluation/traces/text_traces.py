@@ -101,7 +101,7 @@ class DenseTextStates:
 class TextSession:
     """The dense side of a study's texts, computed once and shared by the variants of a model.
 
-    Only the final stream of each scored token is kept, d numbers; logits are computed from it again, block by block,
+    Only the final stream of each scored token is stored, d numbers; logits are computed from it again, block by block,
     for each variant. A variant then costs one pass of its own, half the cost of running both models, and memory holds
     d numbers a token a side, never tokens × vocabulary.
 
@@ -120,7 +120,7 @@ class TextSession:
         self.decoder, self.model = decoder, model
         self._texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
         progress.start("dense model on every text", self._windows)
-        self._kept = [
+        self._dense = [
             [DenseTextStates.of(streams) for streams in self._streams(text, model, progress)] for text in self._texts
         ]
         progress.done()
@@ -128,7 +128,7 @@ class TextSession:
     @property
     def kept_bytes(self) -> int:
         """Bytes kept of the dense side."""
-        return sum(kept.counts.nbytes + kept.step.nbytes for batches in self._kept for kept in batches)
+        return sum(dense.counts.nbytes + dense.step.nbytes for batches in self._dense for dense in batches)
 
     @property
     def _windows(self) -> int:
@@ -146,12 +146,12 @@ class TextSession:
         progress.start(f"texts {recipe}", self._windows + len(self._texts))
         shifts = []
         with apply_variant(self.decoder, variant):
-            for text, batches in zip(self._texts, self._kept, strict=True):
+            for text, batches in zip(self._texts, self._dense, strict=True):
                 streams = self._streams(text, f"{self.model}@{recipe}", progress)
-                shifts.append([kept.shift_to(pruned) for kept, pruned in zip(batches, streams, strict=True)])
+                shifts.append([dense.shift_to(pruned) for dense, pruned in zip(batches, streams, strict=True)])
         # After the variant is undone, because a head tied to changed weights must be the dense one.
         frames = [SCHEMA.to_frame()]
-        for text, batches, moves in zip(self._texts, self._kept, shifts, strict=True):
+        for text, batches, moves in zip(self._texts, self._dense, shifts, strict=True):
             frames.append(self._frame(text, recipe, self._measured(text, batches, moves)))
             progress.advance()
         progress.done()

@@ -30,7 +30,7 @@ from prunescope.pipelines.evaluation.traces.decoding import (
 )
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
-from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
+from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
@@ -286,7 +286,7 @@ class TraceSession:
         }
         if len(shifts) < len(moves):
             shifts[None] = None
-        columns = divergence(
+        columns = divergences(
             head_input(torch.zeros_like(stream), 0),
             list(shifts.values()),
             head,

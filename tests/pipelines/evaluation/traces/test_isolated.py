@@ -165,7 +165,7 @@ def test_alibi_by_entry_and_head_is_found_to_take_no_batch(tiny_decoder: Callabl
     decoder = tiny_decoder("bloom")
     dense, isolation = dense_pass(decoder, TOKENS), IsolatedEffect(decoder)
     isolation.shifts(dense, local_shifts(decoder, dense, masks_of(decoder)))
-    assert isolation._batches == {0: False, 1: False, 2: False}
+    assert isolation._can_batch == {0: False, 1: False, 2: False}
 
 
 class OneByOne(torch.nn.Module):
