@@ -211,7 +211,6 @@ def _machine(device: torch.device) -> str:
 
 
 def _measured(spec: SpeedSpec, runs: Sequence[Run], memory: int | None, suffix: str) -> dict[str, float | None]:
-    """Return the columns of one side."""
     prefill, decode = median(run.prefill for run in runs), median(run.last - run.first for run in runs)
     columns = {
         "prefill_tokens_per_second": spec.batch * spec.length / prefill,

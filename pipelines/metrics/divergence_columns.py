@@ -213,12 +213,12 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> N
 
 
 def _entropy(dense: DenseSums, side: Sums) -> Numbers:
-    """Log Σ exp(gap/T) − E[gap]/T."""
+    """Return log Σ exp(gap/T) − E[gap]/T."""
     return np.maximum(np.log1p(side["tail"]) - side["gap"] * dense.inverse, 0)
 
 
 def _log_p(dense: DenseSums, ids: Ids) -> Numbers:
-    """Log p of one token a row, ids (n, 1); (T, n)."""
+    """Return log p of one token a row, (T, n), for ids (n, 1)."""
     return dense.gap(ids)[:, 0] * dense.inverse - np.log1p(dense.softmaxes["tail"])
 
 

@@ -98,7 +98,6 @@ def option_row(
 
 
 def _exact(z: Tensor, dz: Tensor, temperature: float) -> dict[str, Numbers]:
-    """Return the columns of one row of float64 logits and their shift."""
     dense = eager_kernels.dense_rows(z, [temperature], 2)
     shift = eager_shift(*eager_kernels.shift_rows(dense, dz, [temperature]), dz)
     return shift_columns(eager_dense(dense, np.array([[1 / temperature]])), shift)

@@ -132,7 +132,6 @@ def _require_samples(name: str, path: Path, keys: dict[str, Any]) -> None:
 
 @cache
 def _loaders() -> Container[str]:
-    """Return the names of `datasets`' file loaders."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     return frozenset(_PACKAGED_DATASETS_MODULES)
@@ -272,7 +271,6 @@ def _sources(path: Path) -> Iterator[Path]:
 
 
 def _data_files(spec: TaskSpec, definition: Definition) -> list[Path]:
-    """Return the local files of the samples."""
     arguments = fields(definition.files[0]).get("dataset_kwargs") or {}
     if spec.data is not None:
         if "file" not in arguments:

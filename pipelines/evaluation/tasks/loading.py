@@ -212,7 +212,6 @@ def _built(spec: TaskSpec, manager: Any, name_or_config: Any) -> dict[str, Any]:
 
 
 def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: ANN401
-    """Apply the study's settings to a task."""
     if getattr(task, "UNSAFE_CODE", False):
         raise InputError(unsafe_message(name))  # a group's own definition does not show it
     if task.OUTPUT_TYPE not in _SCORINGS:

@@ -160,7 +160,6 @@ def _standard_error(metric: str, samples: Sequence[Any], value: float) -> tuple[
 
 
 def _task_hash(loaded: LoadedTask, output: TaskOutput) -> str:
-    """Return a hash of all prompts, right answers and metrics."""
     asked = [(_sample_hash(loaded, sample), str(sample["target"])) for sample in output.samples]
     return _hashed([loaded.scoring, sorted(output.results), asked])
 
@@ -185,7 +184,6 @@ def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
 
 
 def _choice_row(loaded: LoadedTask, sample: Mapping[str, Any]) -> Row:
-    """Return the row of a multiple-choice sample."""
     task, doc = loaded.task, sample["doc"]
     target = sample["target"]
     target_index: int | None = 0
@@ -222,7 +220,6 @@ def _option_index(right: Any, options: Sequence[str]) -> int | None:  # noqa: AN
 
 
 def _text_row(sample: Mapping[str, Any]) -> Row:
-    """Return the row of a text of a rolling task."""
     (text,) = sample["arguments"][0]
     total = float(sample["filtered_resps"][0])
     return {
@@ -234,7 +231,6 @@ def _text_row(sample: Mapping[str, Any]) -> Row:
 
 
 def _generation_row(loaded: LoadedTask, entries: Sequence[Mapping[str, Any]], output: TaskOutput) -> Row:
-    """Return the row of a generated text with the answers that the filters extracted."""
     by_filter = {str(sample["filter"]): sample for sample in entries}
     strict, lenient = (by_filter[name] for name in _strict_and_lenient(list(by_filter)))
     written = output.written[written_key(strict["arguments"][0])]

@@ -229,9 +229,9 @@ class TraceSession:
                 moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         # An isolated swap is measured at the output, the other scopes after the sublayer.
-        for dense, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
+        for states, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
             shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
-            for (recipe, scope), by_lens in self._measured(dense, shifts).items():
+            for (recipe, scope), by_lens in self._measured(states, shifts).items():
                 is_changed = variants[recipe].changed(sublayer)
                 for lens, columns in zip(measure.lenses, by_lens, strict=True):
                     frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
@@ -321,7 +321,6 @@ class TraceSession:
         ]
 
     def _decoding(self, moved: _VariantShifts) -> dict[str, pl.DataFrame]:
-        """Return the four tables of the model's output."""
         measure, decoder = self.study.measure, self.decoder
         steps, tops, generations, options = [], [], [], []
         for index, (dense, shift) in enumerate(zip(self._prompts, moved.shifts, strict=True)):
