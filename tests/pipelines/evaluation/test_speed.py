@@ -1,4 +1,4 @@
-"""What is timed, in which order, and what becomes of the times; the clock is the test's own."""
+"""Order of timed runs and the columns from their times, with a fake clock."""
 
 from collections import Counter
 from collections.abc import Callable

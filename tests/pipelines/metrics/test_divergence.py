@@ -58,7 +58,7 @@ TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
 
 @cache
 def identity_head(size: int, dtype: torch.dtype = torch.float32) -> Head:
-    """A head that hands its input on, so that a test chooses logits exactly; the reference need not convert float64."""
+    """Return an identity head, so that a test sets logits exactly; float64 saves the reference a conversion."""
     return Head(torch.eye(size, dtype=dtype))
 
 
@@ -69,7 +69,7 @@ def _large_heads_go() -> Iterator[None]:
 
 
 def on_grid(values: Tensor) -> Tensor:
-    """Multiples of 1/64, whose float32 sums are exact."""
+    """Round to multiples of 1/64, whose float32 sums are exact."""
     return (values * 64).round() / 64
 
 

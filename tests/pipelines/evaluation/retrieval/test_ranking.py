@@ -1,4 +1,4 @@
-"""Measures against values worked out by hand and against formulas written out; ranks against sorting."""
+"""Measures against manual values and explicit formulas; ranks against sorting."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which definition a task of a study finds, and what is refused before any model is loaded."""
+"""Resolution of a study's tasks to definitions, and refusals before any model is loaded."""
 
 import gzip
 import json
@@ -230,7 +230,7 @@ def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None
 
 
 def test_a_metric_that_a_definitions_own_module_fetches_is_refused(tmp_path: Path) -> None:
-    """As modules of lm-eval's own tasks do; with `lm_eval:` nobody has allowed their functions."""
+    """Modules of lm-eval's own tasks do so; `lm_eval:` does not allow their functions."""
     spec = over_a_file(tmp_path)
     (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
     path = Path(spec.asked)

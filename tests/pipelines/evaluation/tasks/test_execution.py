@@ -80,7 +80,7 @@ def test_what_is_not_right_has_not_passed_whatever_it_does(completion: str, reas
 
 
 def sending(message: str) -> str:
-    """A program that, when called, answers this call and the next with bytes of its own making."""
+    """Return a program that answers this call and the next with arbitrary bytes."""
     return f"""    import os, pickle, struct, sys
     data = {message}
     answer = [file for file in range(3, 32) if is_open(os, file)][-1]
@@ -213,7 +213,7 @@ def test_what_has_no_end_is_killed_and_nothing_of_it_is_left(
 
 
 def running(python: Path) -> list[str]:
-    """Processes under this name; those that were just killed get a while to go."""
+    """Return processes under this name, after some time for killed ones to end."""
     for _ in range(100):
         found = []
         for process in Path("/proc").glob("[0-9]*"):

@@ -145,7 +145,7 @@ def test_the_published_solution_of_every_shipped_problem_passes_and_an_empty_one
 
 
 def over_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **splits: list[dict[str, Any]]) -> LoadedTask:
-    """A shipped task whose samples would be fetched, over files in their place."""
+    """Load a shipped task with local files instead of a download."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "data sets")
     for split, docs in splits.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))

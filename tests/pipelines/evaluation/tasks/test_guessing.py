@@ -1,4 +1,4 @@
-"""Guesses: what they are, when they are trusted, how many pass; and that no guess decides a token."""
+"""Drafts: their tokens, their length, and that they decide no token."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,7 +107,7 @@ def counted(decoder: Decoder) -> Iterator[list[tuple[int, ...]]]:
 
 
 def alone(decoder: Decoder, context: Sequence[int]) -> list[int]:
-    """Token by token, without a cache."""
+    """Decode token by token, without a cache."""
     tokens = list(context)
     for _ in range(NEW):
         state = decoder.hidden(torch.tensor([tokens]))[0, -1:]

@@ -1,4 +1,4 @@
-"""Scores and samples of variants: recomputed by hand from the log-likelihoods and texts that stand in the rows."""
+"""Scores and samples of variants: recomputed from the log-likelihoods and texts in the rows."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Answers written together against transformers' own `generate`, one context at a time and without a cache."""
+"""Batched generation against transformers' own `generate`, one context at a time and without a cache."""
 
 import copy
 from dataclasses import replace
@@ -35,7 +35,7 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 @pytest.fixture(scope="module")
 def alone(decoder: Decoder) -> list[list[int]]:
-    """What the tiny Llama writes behind each context, never ending."""
+    """Return the tiny Llama's tokens after each context, without an end token."""
     return [generated(decoder, context) for context in CONTEXTS]
 
 

@@ -63,7 +63,7 @@ def test_every_row_of_the_demos_layer_table_agrees_with_float64(
 def compare_rows(
     table: pl.DataFrame, session: TraceSession, variant: Variant, model: Llama64, changed: dict[str, torch.Tensor]
 ) -> int:
-    """In two steps, without the states' rounding: states against the float64 model, measures on the same states."""
+    """Compare in two steps: states with the float64 model, then measures with float64 on the same states."""
     (dense,) = session._prompts
     tokens, at = dense.tokens[0].tolist(), list(dense.positions)
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))

@@ -1,4 +1,4 @@
-"""The table of texts against an independent float64 model, and its promises: zero against itself, any batch."""
+"""The table of texts against an independent float64 model; zero for the dense model itself, in any batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def session(decoder: Decoder) -> TextSession:
 
 
 def last_layer_variant(decoder: Decoder, share: float) -> Variant:
-    """A few weights of the last MLP masked, so that nothing moves but the very end."""
+    """Mask a few weights of the last MLP, so that only the final stream moves."""
     name, matrix = list(decoder.layers[-1].mlp.matrices.items())[-1]
     mask = torch.rand(matrix.weight.shape, generator=torch.Generator().manual_seed(0)) >= share
     return Variant(masked([(name, mask)]))
@@ -94,7 +94,7 @@ def compare(
 
 
 def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder: Path) -> None:
-    """One weight of the last MLP, made so small a part that two float32 streams would lose it."""
+    """Change one weight of the last MLP so little that two float32 streams would lose it."""
     broken = load_decoder(tiny_folder)
     name = list(broken.layers[-1].mlp.matrices)[-1]
     linear = broken.model.get_submodule(name)
