@@ -1,13 +1,12 @@
-"""How fast a variant reads and writes and what memory it needs, timed in turn with the dense model on the same tokens.
+"""Speed and memory of variants, timed in turns with the dense model on random tokens.
 
-Times only: what is written means nothing. Masked and quantized weights are multiplied as dense matrices here, so they
-cost what dense ones cost; what is faster is a model that lacks whole sublayers, because these do not run.
+Masked and quantized weights are multiplied as dense matrices and cost the same; only dropped sublayers save time.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import groupby
 from statistics import median
 from sys import maxsize
@@ -49,21 +48,21 @@ SCHEMA = pl.Schema(
 
 
 class Run(NamedTuple):
-    """Seconds from the beginning of a run until the prompts are read, a first token is written, and all are."""
+    """Seconds from the start of a run to the end of prefill, the first new token and the last one."""
 
-    read: float
+    prefill: float
     first: float
     last: float
 
 
 def check_speed(study: Study, context_length: int) -> None:
-    """Refuses runs that do not fit into a model's context, and those of a model that is not whole in one place.
+    """Refuse runs that exceed the model's context, and runs of a model with offloaded layers.
 
     Raises:
         InputError: names the run and the fix.
     """
     if study.speed and study.memory is not None:
-        raise InputError("speed: with `memory` layers wait for a disk or another device; take one of the two out")
+        raise InputError("speed: `memory` offloads layers, whose loading would be timed; remove one of the two keys")
     for spec in study.speed:
         if spec.length + spec.new_tokens > context_length:
             raise InputError(
@@ -73,9 +72,9 @@ def check_speed(study: Study, context_length: int) -> None:
 
 
 def turns(repeats: int) -> Iterator[tuple[Side, int]]:
-    """Sides in the order in which they are timed, with the number of the repeat: A B, B A, A B, ….
+    """Yield the sides in the order of their timed runs, with the number of the repeat: A B, B A, A B, ….
 
-    What drifts, such as a processor that grows warm, then reaches both sides alike.
+    A drift, such as of a processor that warms up, then affects both sides equally.
     """
     for repeat in range(repeats):
         sides: tuple[Side, Side] = ("dense", "variant") if repeat % 2 == 0 else ("variant", "dense")
@@ -91,38 +90,40 @@ def speed_rows(
     progress: Progress = SILENT,
     clock: Clock = time.perf_counter,
 ) -> pl.DataFrame:
-    """Times a variant in turn with the dense model.
+    """Time a variant in turns with the dense model.
 
-    Each side runs twice untimed first: to get warm, and with its memory watched.
+    Each side first runs twice untimed: as a warm-up, and to measure memory.
 
     Args:
         decoder: the dense model.
         model: its name in the table.
-        recipe: the variant's.
-        variant: what was done to the model. Noise is no model of its own, and gets no rows.
-        specs: what is run.
+        recipe: the variant's name.
+        variant: the changes to the model; a noise variant has no rows.
+        specs: the runs.
         progress: one step a run.
-        clock: seconds that only grow.
+        clock: monotonic seconds.
 
     Returns:
         Rows of `speed`; those of the dense model against itself show how far two equal sides differ.
 
     Raises:
-        InputError: the model cannot write tokens through a cache.
+        InputError: the model cannot generate tokens through a cache.
     """
     if not specs or variant.noise is not None:
         return SCHEMA.to_frame()
     refusal = decoder.cache_refusal if decoder.output else f"{type(decoder.model).__name__} has no LM head"
     if refusal is not None:
-        raise InputError(f"speed: {refusal}; take `speed` out of the study for this model")
+        raise InputError(f"speed: {refusal}; remove `speed` from the study for this model")
     progress.start(f"speed {recipe}", sum(2 * (spec.repeats + 2) for spec in specs))
     prompts = [_prompts(decoder, spec) for spec in specs]
     runs: defaultdict[tuple[SpeedSpec, Side], list[Run]] = defaultdict(list)
     memory: dict[tuple[SpeedSpec, Side], int | None] = {}
     order = [("dense", None), ("variant", None), *turns(max(spec.repeats for spec in specs))]
-    # A side that has two turns in a row wears its weights once.
+    # Two turns of one side in a row share one change of weights.
     for side, group in groupby(order, key=lambda turn: cast(Side, turn[0])):
-        with _worn(decoder, variant, side):
+        # `maxsize`: all changed weights are computed before the clock starts.
+        patch = nullcontext() if side == "dense" else apply_variant(decoder, variant, most_held=maxsize)
+        with patch:
             for _, repeat in group:
                 for spec, tokens in zip(specs, prompts, strict=True):
                     if repeat is None:
@@ -151,37 +152,32 @@ def speed_rows(
 
 @torch.inference_mode()
 def run(decoder: Decoder, prompts: Int[Tensor, "batch length"], new_tokens: int, clock: Clock) -> Run:
-    """Reads prompts at once and writes tokens one by one, as the model computes now and with its own head and kernels.
+    """Run the prompts at once and generate tokens one by one, with the model's own head and kernels.
 
     Args:
-        decoder: dense, or wearing a variant.
+        decoder: dense, or with a variant applied.
         prompts: token ids.
-        new_tokens: how many are written, whatever they are.
+        new_tokens: number of tokens to generate, past any end token.
         clock: read four times.
     """
     head = cast(Any, decoder.model).get_output_embeddings()
     cache = decoder.new_cache()
-    began = _now(clock, decoder.device)
+    start = _now(clock, decoder.device)
     states = decoder.hidden(prompts, cache)
-    read = _now(clock, decoder.device)
-    given = head(states[:, -1]).argmax(dim=-1, keepdim=True)
+    prefill = _now(clock, decoder.device)
+    tokens = head(states[:, -1]).argmax(dim=-1, keepdim=True)
     first = _now(clock, decoder.device)
     for _ in range(new_tokens - 1):
-        given = head(decoder.hidden(given, cache)[:, -1]).argmax(dim=-1, keepdim=True)
+        tokens = head(decoder.hidden(tokens, cache)[:, -1]).argmax(dim=-1, keepdim=True)
     last = _now(clock, decoder.device)
-    return Run(read - began, first - began, last - began)
+    return Run(prefill - start, first - start, last - start)
 
 
 def _now(clock: Clock, device: torch.device) -> float:
-    """The time when the device has done what it was given."""
+    """Return the time at which the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock()
-
-
-def _worn(decoder: Decoder, variant: Variant, side: Side) -> AbstractContextManager[None]:
-    # All changed weights are made before the clock starts, however many they are.
-    return nullcontext() if side == "dense" else apply_variant(decoder, variant, max_bytes=maxsize)
 
 
 def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:
@@ -192,19 +188,19 @@ def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:
 def _memory(
     decoder: Decoder, variant: Variant, side: Side, prompts: Tensor, new_tokens: int, clock: Clock
 ) -> int | None:
-    """Bytes of the weights that the model now needs, and of what a run takes beside them."""
+    """Return the bytes of the weights in use and of a run's own memory; None where it cannot be measured."""
     growth = growth_bytes(lambda: run(decoder, prompts, new_tokens, clock), decoder.device)
     if growth is None:
         return None
     dropped = variant.dropped if side == "variant" and decoder.skips is not None else ()
-    gone = {
+    unused = {
         parameter
         for sublayer in decoder.sublayers
         if sublayer.label in dropped
         for module in sublayer.mixers
         for parameter in module.parameters()
     }
-    tensors = {*decoder.model.parameters(), *decoder.model.buffers()} - gone
+    tensors = {*decoder.model.parameters(), *decoder.model.buffers()} - unused
     return growth + sum(tensor.nbytes for tensor in tensors)
 
 
@@ -215,12 +211,11 @@ def _machine(device: torch.device) -> str:
 
 
 def _measured(spec: SpeedSpec, runs: Sequence[Run], memory: int | None, suffix: str) -> dict[str, float | None]:
-    """Columns of one side."""
-    reading, writing = median(each.read for each in runs), median(each.last - each.first for each in runs)
+    prefill, decode = median(run.prefill for run in runs), median(run.last - run.first for run in runs)
     columns = {
-        "prefill_tokens_per_second": spec.batch * spec.length / reading,
-        "decode_tokens_per_second": spec.batch * (spec.new_tokens - 1) / writing,
-        "seconds_to_first_token": median(each.first for each in runs),
+        "prefill_tokens_per_second": spec.batch * spec.length / prefill,
+        "decode_tokens_per_second": spec.batch * (spec.new_tokens - 1) / decode,
+        "seconds_to_first_token": median(run.first for run in runs),
         "peak_memory_bytes": memory,
     }
     return {f"{name}{suffix}": value for name, value in columns.items()}

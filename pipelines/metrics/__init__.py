@@ -1,1 +1,1 @@
-"""What is measured: representation shifts, options and text."""
+"""Metrics of representation shifts, answer options and generated text."""

@@ -1,7 +1,4 @@
-"""Rows times a weight matrix at the speed of a CPU, however few the rows are, and a model that multiplies so.
-
-Every step of decoding waits for these products; what is multiplied is the caller's business.
-"""
+"""Fast products of few rows with a weight matrix on a CPU, and a patch of a model's linear modules that uses them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,16 +10,16 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.hardware import vendor
 
-# Up to here MKL's product is the fastest on Intel and a tall matrix times a few columns elsewhere, behind it oneDNN's.
-_VERY_FEW_ROWS = 3
+# Up to here MKL's product is fastest on Intel and W xᵀ elsewhere; with more rows oneDNN's is.
+_MAX_FEW_ROWS = 3
 
 
 def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None) -> Tensor:
-    """The product x Wᵀ (+ bias) of shape (*n, v), as `linear` gives it up to rounding; float32 on a CPU only.
+    """Return x Wᵀ (+ bias) of shape (*n, v), equal to `linear` up to rounding; float32 on a CPU only.
 
-    MKL, which `linear` calls, is quick with few rows on Intel alone. Milliseconds for all 210 matrices of
-    SmolLM2-135M's layers and for its head, on one Zen core with others busy beside it and on one of an Emerald
-    Rapids Xeon:
+    MKL, which `linear` calls, is fast with few rows on Intel alone. Milliseconds for all 210 matrices of
+    SmolLM2-135M's layers and for its head, on one Zen core with other cores busy and on one of an Emerald Rapids
+    Xeon:
 
     rows                    1        2        3        4        8        16
     Zen    linear       41+11    63+27    68+41    52+20    65+22    78+27
@@ -33,7 +30,7 @@ def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[
            oneDNN       41+8     58+13    58+13    58+13    62+14    72+16
     """
     rows = x.reshape(-1, x.shape[-1])
-    if len(rows) > _VERY_FEW_ROWS and torch.backends.mkldnn.is_available():
+    if len(rows) > _MAX_FEW_ROWS and torch.backends.mkldnn.is_available():
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     elif vendor() == "GenuineIntel":
         result = nn.functional.linear(rows, weight, bias)
@@ -46,10 +43,10 @@ def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[
 
 @contextmanager
 def quick_linears(model: nn.Module) -> Iterator[None]:
-    """All float32 linear modules of the model on a CPU multiply by `product` for a while.
+    """Temporarily make all float32 linear modules of the model use `product` on a CPU.
 
-    Weights are read at every call, so that swapped ones count. Modules of a subclass, of another type or on another
-    device stay as they are, as do all whose forward was replaced before.
+    Weights are read at every call, so that swapped ones are used. Modules of a subclass or another type, and those
+    whose forward is already replaced, are not changed.
     """
     quick = [
         module
@@ -67,7 +64,7 @@ def quick_linears(model: nn.Module) -> Iterator[None]:
 
 def _forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        # Looked at when it runs: weights of some models come to their device only then.
+        # Checked in each call: offloaded weights come to their device only then.
         multiply = product if module.weight.device.type == "cpu" else nn.functional.linear
         return multiply(x, module.weight, module.bias)
 

@@ -1,10 +1,7 @@
-"""The measure h → z → p: every divergence column of what the LM head reads, x, and of its shift dx.
-
-What x is (lens, layer, position) belongs to the caller; the formulas of p-space belong in `columns`.
-"""
+"""Divergence columns in h-, z- and p-space of the LM head's input x and its shift dx."""
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,10 +53,9 @@ _TYPES: dict[str, type] = {"is_top1_same": np.bool_, "rank_of_dense_top1": np.in
 
 
 class NumericalError(ComputationError):
-    """A row has NaN or infinite numbers, or no direction to measure an angle from."""
+    """NaN or infinite numbers in a row, or a zero vector, which has no direction."""
 
 
-@overload
 def divergence(
     x: Float[Tensor, "n d"],
     dx: Float[Tensor, "n d"] | None,
@@ -68,74 +64,51 @@ def divergence(
     *,
     targets: Int[Tensor, " n"] | None = None,
     workspace: Workspace | None = None,
-) -> Columns: ...
-
-
-@overload
-def divergence(
-    x: Float[Tensor, "n d"],
-    dx: Sequence[Float[Tensor, "n d"] | None],
-    head: Head,
-    temperatures: Sequence[float],
-    *,
-    targets: Int[Tensor, " n"] | None = None,
-    workspace: Workspace | None = None,
-) -> list[Columns]: ...
+) -> Columns:
+    """Measure how one shift moves h, z and p; as `divergences`."""
+    return divergences(x, [dx], head, temperatures, targets=targets, workspace=workspace)[0]
 
 
 @torch.inference_mode()
-def divergence(
+def divergences(
     x: Float[Tensor, "n d"],
-    dx: Float[Tensor, "n d"] | Sequence[Float[Tensor, "n d"] | None] | None,
+    shifts: Sequence[Float[Tensor, "n d"] | None],
     head: Head,
     temperatures: Sequence[float],
     *,
     targets: Int[Tensor, " n"] | None = None,
     workspace: Workspace | None = None,
-) -> Columns | list[Columns]:
-    """How far each shift moves h, z and p.
+) -> list[Columns]:
+    """Measure how each of several shifts moves h, z and p.
 
-    Δz is dx Wᵀ, never a difference of logits. Several shifts of the same x share its logits and softmax; what one of
-    them gives does not depend on the others. Logits are float32 and held for one block of rows at most; sums over
-    the vocabulary are float32 in chunks with float64 totals; h is measured in float64. Rows whose shift is too small
-    beside the rounding of the head product are done again in float64, logits included. Against float64 on the same
-    x and dx, all columns have a relative error below 1e-3 where they are at least 1e-8 (signed ones by their terms'
-    size; margins by the logits that they are differences of), and divergences and cosine defects are never negative.
+    Δz is dx Wᵀ, never a difference of logits. Several shifts of the same x share its logits and softmax, and each
+    one's result is independent of the others. Logits are float32, of one block of rows at a time; sums over the
+    vocabulary are float32 in chunks with float64 totals; h is measured in float64. Rows whose shift is too small
+    relative to the rounding of the head product are recomputed in float64, logits included. Compared with float64 on
+    the same x and dx, all columns have a relative error below 1e-3 where they are at least 1e-8 (signed ones relative
+    to the size of their terms, margins relative to their logits), and divergences and cosine defects are never
+    negative.
 
-    That is the measure's own error on the states that it is given: states of a model in bfloat16 carry 2⁻⁹ of each
-    number themselves, which sets a floor far above it (in KL about 4e-4 nats at SmolLM2-135M's output, by the recipe
-    `noise-bfloat16`).
+    This is the error for given states. States of a model in bfloat16 have a relative error of 2⁻⁹ themselves, which
+    sets a far higher floor (in KL about 4e-4 nats at SmolLM2-135M's output, by the recipe `noise-bfloat16`).
 
     Args:
-        x: What the head reads of the dense model.
-        dx: Its shift, or several shifts of it; None is a shift of zero, for the cost of the dense side.
+        x: The dense head input.
+        shifts: Shifts dx of it; None is a shift of zero, which costs no more than the dense side.
         head: The LM head.
         temperatures: Softmax temperatures, all above 0.
-        targets: A token a row whose log-probability on both sides is wanted: adds TARGET_NAMES.
-        workspace: Buffers to use again, of one thread; made for the call where None.
+        targets: One token a row; adds its log-probability on both sides, TARGET_NAMES.
+        workspace: Buffers of one thread to reuse; None allocates them for the call.
 
     Returns:
-        Columns by the names of the table contract, each of shape (temperatures, n); what does not depend on the
-        temperature is repeated. A list of these where `dx` is a sequence.
+        Columns by the names of the table contract, each of shape (temperatures, n); columns that do not depend on the
+        temperature are repeated; one set for each shift.
 
     Raises:
         NumericalError: A row is NaN or infinite, or has a zero vector on either side; the row is named.
         ValueError: A temperature is not above 0, or the shapes differ.
     """
-    if dx is None or isinstance(dx, Tensor):
-        return _measure(x, [dx], head, temperatures, targets, workspace or Workspace())[0]
-    return _measure(x, dx, head, temperatures, targets, workspace or Workspace())
-
-
-def _measure(
-    x: Tensor,
-    shifts: Sequence[Tensor | None],
-    head: Head,
-    temperatures: Sequence[float],
-    targets: Tensor | None,
-    workspace: Workspace,
-) -> list[Columns]:
-    """One set of columns a shift."""
+    workspace = workspace or Workspace()
     _check_input(x, [shift for shift in shifts if shift is not None], temperatures)
     names = COLUMN_NAMES if targets is None else COLUMN_NAMES + TARGET_NAMES
     shape = (len(temperatures), x.shape[0])
@@ -148,12 +121,12 @@ def _measure(
         start += rows
         states = x[part].float()
         block = Block(states, head, temperatures, workspace, None if targets is None else targets[part])
-        for shift, result in zip(shifts, results, strict=True):
+        for shift, columns in zip(shifts, results, strict=True):
             move = None if shift is None else shift[part].float()
             in_h = space_metrics("h", states, torch.zeros_like(states) if move is None else move)
             for name, values in (in_h | block.columns(move)).items():
-                result[name][:, part] = values
-    return [_checked(result) for result in results]
+                columns[name][:, part] = values
+    return [_checked(columns) for columns in results]
 
 
 def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) -> None:
@@ -162,16 +135,16 @@ def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) 
             raise ValueError(f"temperature {temperature}: a softmax needs T > 0; T = 0 is greedy decoding")
     for values, what in ((x, "state"), *((move, "shift") for move in moves)):
         if values.shape != x.shape:
-            raise ValueError(f"shift of shape {tuple(values.shape)} beside states of shape {tuple(x.shape)}")
+            raise ValueError(f"shift of shape {tuple(values.shape)} for states of shape {tuple(x.shape)}")
         is_bad = ~torch.isfinite(values).all(-1)
         if bool(is_bad.any()):
             raise NumericalError(f"row {int(is_bad.nonzero()[0])}: the {what} is NaN or infinite")
 
 
-def _checked(result: dict[str, NDArray[Any]]) -> Columns:
-    for name, values in result.items():
+def _checked(columns: dict[str, NDArray[Any]]) -> Columns:
+    for name, values in columns.items():
         is_bad = ~np.isfinite(values).all(0)
         if is_bad.any():
             row = int(is_bad.nonzero()[0][0])
             raise NumericalError(f"row {row}: {name} is not a finite number (a zero vector, or logits beyond float32)")
-    return result
+    return columns

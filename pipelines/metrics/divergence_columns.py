@@ -1,7 +1,4 @@
-"""The divergence columns of a block of rows, from the sums that `fused` or `eager` took over the vocabulary.
-
-Arithmetic on a few float64 numbers a row; nothing here sees logits beyond those of single tokens.
-"""
+"""Divergence columns of a block of rows from the kernels' sums over the vocabulary, in float64."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -23,8 +20,8 @@ class DenseSums:
     Attributes:
         inverse: 1/T, (T, 1).
         size: V.
-        rows: sums of `fused.DENSE`, (n,).
-        softmaxes: sums of `fused.SOFTMAX`, (T, n).
+        rows: sums of `fused_kernels.DENSE`, (n,).
+        softmaxes: sums of `fused_kernels.SOFTMAX`, (T, n).
         ids: the most likely tokens in order, (n, k).
         gap: z − max z at tokens (n, k) of every row.
     """
@@ -42,8 +39,8 @@ class ShiftSums:
     """One shift of n rows.
 
     Attributes:
-        rows: sums of `fused.SHIFT`, (n,).
-        moves: sums of `fused.MOVE`, (T, n).
+        rows: sums of `fused_kernels.SHIFT`, (n,).
+        moves: sums of `fused_kernels.MOVE`, (T, n).
         ids: the pruned side's most likely tokens, (n, k).
         dz: Δz at tokens (n, k) of every row.
     """
@@ -55,7 +52,7 @@ class ShiftSums:
 
     @classmethod
     def zero(cls, dense: DenseSums) -> "ShiftSums":
-        """The shift that moves nothing, without a pass over the vocabulary."""
+        """Return the shift of zero, without a pass over the vocabulary."""
         from prunescope.pipelines.metrics.fused_kernels import MOVE, SHIFT
 
         rows = dict.fromkeys(SHIFT.names or (), np.zeros(len(dense.ids)))
@@ -70,7 +67,7 @@ class ShiftSums:
 
 
 def one_minus_cos(along: Numbers, across: Numbers) -> Numbers:
-    """1 − cos between v and v + Δ, from the parts of Δ in units of ‖v‖.
+    """Return 1 − cos between v and v + Δ, from the parts of Δ in units of ‖v‖.
 
     With A = 1 + along and r = hypot(A, across), the cosine is A/r. For A > 0 the defect is
     across²/(r (r + A)), a quotient of sums of positive terms; for A ≤ 0 nothing cancels in 1 − A/r.
@@ -89,7 +86,7 @@ def one_minus_cos(along: Numbers, across: Numbers) -> Numbers:
 
 
 def space(name: str, length: Numbers, shift_length: Numbers, along: Numbers, across: Numbers) -> dict[str, Numbers]:
-    """Columns of one space from ‖v‖, ‖Δ‖, ⟨Δ, v⟩/‖v‖² and ‖Δ⊥‖/‖v‖; t1 is 2603.24652 Theorem 1's estimate."""
+    """Return the columns of one space from ‖v‖, ‖Δ‖, ⟨Δ, v⟩/‖v‖² and ‖Δ⊥‖/‖v‖; t1 is 2603.24652, Theorem 1."""
     return {
         f"norm_{name}": length,
         f"norm_d{name}": shift_length,
@@ -101,7 +98,7 @@ def space(name: str, length: Numbers, shift_length: Numbers, along: Numbers, acr
 
 
 def dense_columns(dense: DenseSums) -> dict[str, Numbers]:
-    """Columns of the dense side alone."""
+    """Return the columns of the dense side alone."""
     gap = dense.gap(dense.ids[:, :2])
     return {
         "norm_z": np.sqrt(dense.rows["z_squares"]),
@@ -113,7 +110,7 @@ def dense_columns(dense: DenseSums) -> dict[str, Numbers]:
 
 
 def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
-    """Columns of one shift: (n,), or (T, n) where the temperature matters.
+    """Return the columns of one shift: (n,), or (T, n) where the temperature matters.
 
     With c = (Δz − mean)/T, any constant `mean`, G = log E_p exp(c) and s = c − G = log q/p:
 
@@ -121,8 +118,8 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
       log((1 + exp(s))/2)] and TV = ½ E_p|exp(s) − 1|: sums of terms that are never negative, so that the relative
       error of each sum is that of its terms. s carries the rounding of Δz and about 1e-7 |c|; an error ε that all s
       share changes the first three by ε² only, because Σp = Σq = 1.
-    - The moments of c are taken about a mean that is itself rounded; what is left, E_p c, is carried along:
-      κ₂ = E c² − (E c)², κ₃ and κ₄ likewise, so an error in the mean does no harm.
+    - The moments of c are taken about a rounded mean, and corrected by the remaining E_p c: κ₂ = E c² − (E c)², κ₃ and
+      κ₄ likewise, so an error in the mean cancels.
     """
     moves, rows = shift.moves, shift.rows
     squared = np.square(dense.inverse)
@@ -138,7 +135,7 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
     z_squares = dense.rows["z_squares"]
     with np.errstate(divide="ignore", invalid="ignore"):
         across_z = np.sqrt(rows["across"] / z_squares)
-    after = _after(dense, shift, shift.ids[:, :2])
+    after = dense.gap(shift.ids[:, :2]) + shift.dz(shift.ids[:, :2])
     dense_top = dense.ids[:, :1]
     return {
         **space("z", np.sqrt(z_squares), np.sqrt(rows["dz_squares"]), rows["along"], across_z),
@@ -154,7 +151,7 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
         "kl_pruned_dense_nats": moves["kl_pruned_dense"],
         "js_nats": np.minimum(moves["js"], math.log(2)),
         "total_variation": np.minimum(moves["variation"], 1),
-        # KL summed token by token, less the identity's own form from both normalisers.
+        # KL summed token by token, minus KL from the two normalizers.
         "identity_residual_nats": moves["kl_dense_pruned"] - (moves["log_growth_direct"] - moves["c"]),
         "is_top1_same": dense.ids[:, 0] == shift.ids[:, 0],
         "topk5_overlap": _overlap(dense.ids, shift.ids, 5),
@@ -170,7 +167,7 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
 
 
 def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str, Numbers]:
-    """Log-probability of one given token a row on both sides, (T, n)."""
+    """Return the log-probability of one token a row on both sides, (T, n)."""
     return {
         "log_p_target_dense": np.minimum(_log_p(dense, targets[:, None]), 0),
         "log_p_target_pruned": np.minimum(_log_q(dense, shift, targets[:, None]), 0),
@@ -178,11 +175,11 @@ def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str
 
 
 def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> NDArray[np.bool_]:
-    """Rows whose columns the rounding of a float32 head product could move by more than about 3e-4.
+    """Return the rows whose columns the rounding of a float32 head product could change by more than about 3e-4.
 
-    An error ε of single logits moves Σ p c² by 2ε Σ p|c| at most, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p itself
-    by its own part of z. Most rows have sums far above that; a shift that is nearly the same for all likely tokens,
-    or nearly along z, has not. What is below 1e-9 is left alone: the contract begins at 1e-8.
+    An error ε of single logits changes Σ p c² by at most 2ε Σ p|c|, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p by
+    the error of z. Most rows have sums far above that; the exceptions are shifts that are nearly equal for all likely
+    tokens, or nearly parallel to z. Values below 1e-9 do not count: the contract begins at 1e-8.
 
     Args:
         dense: the dense side.
@@ -190,14 +187,14 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> N
         product_noise: error of a logit relative to the root mean square of its row.
     """
     tolerance = 3e-4
-    # Variances are stored in logits², so a high temperature lets a small one of Δz/T count.
+    # Variances are stored in logits², so at a high temperature a smaller variance of Δz/T counts.
     floor = 1e-9 * np.minimum(1, dense.inverse**2)
     moves, rows = shift.moves, shift.rows
     is_exact = dense.rows["is_exact"] > 0
     error = product_noise * np.sqrt(rows["dz_squares"] / dense.size)
-    # Likely tokens of an exact row carry float32 rounding alone.
+    # Likely tokens of an exact row have float32 rounding alone.
     scaled = np.where(is_exact, 6e-8 * np.abs(moves["mean"]), error) * dense.inverse
-    far_too_small = [
+    noise_and_value = [
         (2 * scaled * moves["c_size"], moves["c2"]),
         (2 * scaled * moves["r_size"], moves["r2"]),
         (2 * scaled * moves["variation"], moves["kl_dense_pruned"]),
@@ -205,7 +202,7 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> N
     ]
     is_lost = product_noise * np.sqrt(dense.rows["z_squares"] / dense.size) * dense.inverse > tolerance / 10
     is_lost &= ~is_exact & (np.maximum(moves["c2"], moves["kl_pruned_dense"]) > floor)
-    for noise, value in far_too_small:
+    for noise, value in noise_and_value:
         is_lost |= (noise > tolerance * value) & (value > floor)
     with np.errstate(divide="ignore", invalid="ignore"):
         across = rows["across"] / dense.rows["z_squares"]
@@ -216,22 +213,18 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> N
 
 
 def _entropy(dense: DenseSums, side: Sums) -> Numbers:
-    """Log Σ exp(gap/T) − E[gap]/T."""
+    """Return log Σ exp(gap/T) − E[gap]/T."""
     return np.maximum(np.log1p(side["tail"]) - side["gap"] * dense.inverse, 0)
 
 
 def _log_p(dense: DenseSums, ids: Ids) -> Numbers:
-    """Log p of one token a row, ids (n, 1); (T, n)."""
+    """Return log p of one token a row, (T, n), for ids (n, 1)."""
     return dense.gap(ids)[:, 0] * dense.inverse - np.log1p(dense.softmaxes["tail"])
 
 
 def _log_q(dense: DenseSums, shift: ShiftSums, ids: Ids) -> Numbers:
     move = (shift.dz(ids)[:, 0] - shift.moves["mean"]) * dense.inverse - shift.moves["log_growth"]
     return _log_p(dense, ids) + move
-
-
-def _after(dense: DenseSums, shift: ShiftSums, ids: Ids) -> Numbers:
-    return dense.gap(ids) + shift.dz(ids)
 
 
 def _overlap(left: Ids, right: Ids, count: int) -> Numbers:

@@ -1,7 +1,4 @@
-"""The same sums as `fused` in torch, for accelerators and for rows that need float64.
-
-Formulas are derived in `fused`; a test holds the two against each other.
-"""
+"""The sums of `fused_kernels` in torch, for accelerators and for rows that need float64; a test compares the two."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunescope.pipelines.metrics.fused_kernels import LARGEST_CENTRED, LARGEST_GROWTH, MOVE, SHIFT
+from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_GROWTH, MOVE, SHIFT
 from prunescope.pipelines.metrics.ranking import rank_of, top_ids
 
 Sums = dict[str, Tensor]
@@ -19,7 +16,7 @@ _SMALL = 0.5
 
 
 def total(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-    """Sum of every row in float64."""
+    """Sum every row in float64."""
     return values.sum(-1, dtype=torch.float64)
 
 
@@ -32,8 +29,8 @@ class DenseRows:
         gap: z − max z.
         weights: exp((z − max z)/T), by temperature.
         ids: the most likely tokens, in order.
-        rows: sums of `fused.DENSE`.
-        softmaxes: sums of `fused.SOFTMAX`, by temperature.
+        rows: sums of `fused_kernels.DENSE`.
+        softmaxes: sums of `fused_kernels.SOFTMAX`, by temperature.
     """
 
     z: Float[Tensor, "n v"]
@@ -45,13 +42,13 @@ class DenseRows:
 
 
 def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int) -> DenseRows:
-    """Everything that does not depend on a shift; `top` most likely tokens."""
+    """Compute the sums of the dense side and its `top` most likely tokens."""
     ids = top_ids(z, min(top, z.shape[1]))
     gap = z - z.gather(1, ids[:, :1])
     weights, softmaxes = [], []
     for temperature in temperatures:
         weight = (gap / temperature).exp()
-        # Without the top token's own 1, which would hide a small rest.
+        # Without the top token's own 1, whose rounding would hide a small tail.
         tail = total(weight.scatter(1, ids[:, :1], 0))
         softmaxes.append(
             {
@@ -69,7 +66,7 @@ def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int)
 def shift_rows(
     dense: DenseRows, dz: Float[Tensor, "n v"], temperatures: Sequence[float]
 ) -> tuple[Sums, list[Sums], Int[Tensor, "n k"]]:
-    """One shift: sums of `fused.SHIFT`, of `fused.MOVE` by temperature, and the pruned side's most likely tokens."""
+    """Compute the sums of `fused_kernels.SHIFT`, those of `MOVE` by temperature, and the pruned side's top tokens."""
     size = dz.shape[1]
     mean = total(dz) / size
     along = total(dense.z.double() * dz.double()) / dense.rows["z_squares"]
@@ -96,25 +93,25 @@ def shift_rows(
 def _move(
     weight: Tensor, softmax: Sums, dz: Tensor, temperature: float, highest: Tensor, top: Tensor, after: Tensor
 ) -> Sums:
-    whole = 1 + softmax["tail"]
-    mean = (total(weight * dz) / whole).to(dz)
+    normalizer = 1 + softmax["tail"]
+    mean = (total(weight * dz) / normalizer).to(dz)
     r = weight.square()
-    r_whole = whole.square() * softmax["p_squares"]
-    r_mean = (total(r * dz) / r_whole).to(dz)
+    r_normalizer = normalizer.square() * softmax["p_squares"]
+    r_mean = (total(r * dz) / r_normalizer).to(dz)
     q = (after / temperature).exp()
     tail = total(q.scatter(1, top, 0))
     q_gap = total(q * after) / (1 + tail)
     c, d = (dz - mean[:, None]) / temperature, (dz - r_mean[:, None]) / temperature
     wc, wd = weight * c, r * d
-    is_near = (dz.amax(-1) - mean) / temperature <= LARGEST_CENTRED
-    growth = total(weight * c.clamp(max=80).expm1()) / whole
+    is_near = (dz.amax(-1) - mean) / temperature <= MAX_CENTRED
+    growth = total(weight * c.clamp(max=80).expm1()) / normalizer
     direct = tail.log1p() - softmax["tail"].log1p() + (highest - mean.double()) / temperature
-    log_growth = torch.where(is_near & (growth < LARGEST_GROWTH), growth.log1p(), direct)
-    p, q = weight / whole.to(dz)[:, None], q / (1 + tail).to(dz)[:, None]
-    whole_centre = mean.double() + log_growth * temperature
-    centre = whole_centre.to(dz)
-    rest = ((whole_centre - centre.double()) / temperature).to(dz)
-    move = (dz - centre[:, None]) / temperature - rest[:, None]
+    log_growth = torch.where(is_near & (growth < MAX_GROWTH), growth.log1p(), direct)
+    p, q = weight / normalizer.to(dz)[:, None], q / (1 + tail).to(dz)[:, None]
+    exact_centre = mean.double() + log_growth * temperature
+    centre = exact_centre.to(dz)
+    rounding = ((exact_centre - centre.double()) / temperature).to(dz)
+    move = (dz - centre[:, None]) / temperature - rounding[:, None]
     t = move.abs()
     e = (-t).exp()
     a = torch.where(t < _SMALL, _phi(-t), t - 1 + e)
@@ -127,18 +124,18 @@ def _move(
     dp = torch.where(grows, larger, -larger) * step
     p_dp = total(p * dp)
     dp_along = (p_dp / softmax["p_squares"]).to(dz)
-    found = {
+    sums = {
         "mean": mean.double(),
         "log_growth": log_growth,
         "log_growth_direct": direct,
-        "c": total(wc) / whole,
-        "c2": total(wc * c) / whole,
-        "c3": total(wc * c.square()) / whole,
-        "c4": total(wc * c.square() * c) / whole,
-        "c_size": total(wc.abs()) / whole,
-        "r": total(wd) / r_whole,
-        "r2": total(wd * d) / r_whole,
-        "r_size": total(wd.abs()) / r_whole,
+        "c": total(wc) / normalizer,
+        "c2": total(wc * c) / normalizer,
+        "c3": total(wc * c.square()) / normalizer,
+        "c4": total(wc * c.square() * c) / normalizer,
+        "c_size": total(wc.abs()) / normalizer,
+        "r": total(wd) / r_normalizer,
+        "r2": total(wd * d) / r_normalizer,
+        "r_size": total(wd.abs()) / r_normalizer,
         "kl_dense_pruned": total(larger * torch.where(grows, b, a)),
         "kl_pruned_dense": total(larger * torch.where(grows, a, b)),
         "js": total(larger * js) / 2,
@@ -149,11 +146,11 @@ def _move(
         "tail": tail,
         "gap": q_gap,
     }
-    return {name: found[name] for name in MOVE.names or ()}
+    return {name: sums[name] for name in MOVE.names or ()}
 
 
 def _phi(x: Tensor) -> Tensor:
-    """exp(x) − 1 − x for |x| ≤ ½, by its series to x⁸: below 4e-8 of the sum is left out."""
+    """Return exp(x) − 1 − x for |x| ≤ ½, by its series to x⁸, with a relative error below 4e-8."""
     f = x / 40320 + 1 / 5040
     for divisor in (720, 120, 24, 6, 2):
         f = f * x + 1 / divisor

@@ -1,10 +1,10 @@
-"""Sums over the vocabulary from which every divergence column follows, one row at a time, compiled by numba.
+"""Sums over the vocabulary for the divergence columns, one row at a time, compiled by numba.
 
-What the sums mean and which columns they make belongs in `divergence`; the same sums in torch are in `eager`.
+`divergence_columns` computes the columns from them; `eager_kernels` has the same sums in torch.
 
-A row stays in the core's own cache while a few loops pass over it. Tokens without weight on either side are left out
-of the sums in p-space (`_cut` says how little they could add). Element-wise arithmetic is float32, totals are float64
-over chunks of 512. All kernels stand in one file because numba's cache does not see changes elsewhere.
+A row stays in the core's own cache for several loops. The sums in p-space leave out tokens without weight on either
+side (`_cut` bounds the error). Element-wise arithmetic is float32, totals are float64 over chunks of 512. All kernels
+are in one file because numba's cache does not notice changes in other files.
 """
 
 import math
@@ -33,34 +33,35 @@ MOVE = np.dtype(
     ]
 )
 TOP = 10
-# exp(c) of a row's largest centred shift must leave room for products in float32.
-LARGEST_CENTRED = 60.0
-# log E_p exp(c) comes from E_p[exp(c) − 1] below it, which keeps a small one's digits; above it from the two
-# normalisers, each good to 1e-7, because there the rounding of a large c would enter.
-LARGEST_GROWTH = 0.1
-MOST_EXACT = 4096
-# Numbers of room behind a row's tokens in scratch: the last lanes are written whole, behind one token that comes first.
+# Bound of a row's centred shift c, so that products with exp(c) do not overflow in float32.
+MAX_CENTRED = 60.0
+# Below it log E_p exp(c) is computed from E_p[exp(c) − 1], which is accurate for small values; above it from the two
+# normalizers, each accurate to 1e-7, because the rounding of a large c would dominate.
+MAX_GROWTH = 0.1
+# Maximum tokens of a row that are recomputed in float64.
+MAX_EXACT = 4096
+# Extra numbers at the end of a row in scratch, for one token at its front and because the last lanes are written whole.
 SLACK = 32
 
 _CHUNK = 512
 _SCAN = 64
 _LANES = 16
-_NEGLIGIBLE = 1e-13  # what all tokens that are left out may add to a sum
+_NEGLIGIBLE = 1e-13  # bound of what all omitted tokens add to a sum
 _F = np.float32
 _LOG2E = _F(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # ln 2 in two parts: k · high is exact
 _LN2 = _F(math.log(2))
-_SHIFTER = _F(1.5 * 2**23)  # a float32 of this size has no digits behind the point: adding it rounds
-_LEAST = _F(-87)  # exp of it is the least that is no subnormal number
-_SMALL = _F(0.5)  # below it, power series take the place of differences
+_SHIFTER = _F(1.5 * 2**23)  # a float32 of this size has no fractional digits: adding it rounds
+_MIN_EXPONENT = _F(-87)  # exp of a smaller whole number is subnormal
+_SMALL = _F(0.5)  # below it, power series replace differences
 _E_ONE = _F(math.exp(-1))
 
 # Element-wise formulas keep their order of operations; only sums may be split over vector lanes.
 _element = njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
 _REGROUPED = {"contract", "reassoc", "nsz", "nnan"}
 _sums = njit(fastmath=_REGROUPED, error_model="numpy", nogil=True, cache=True)
-# What they call is inlined: a function of its own is compiled alone and again inside its caller, sums in another order
-# there, and which of the two runs depends on whether the caller was compiled in this process or read from the cache.
+# Functions that they call are inlined. Numba would compile another function alone and again inside its caller, with
+# another order of sums, and which version runs would depend on whether the caller was compiled or read from the cache.
 _part = njit(fastmath=_REGROUPED, error_model="numpy", nogil=True, forceinline=True)
 
 
@@ -109,7 +110,7 @@ def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG
     """Copy the tokens among _LANES whose g or a − highest is above `lowest`, in order; return their number.
 
     `sources` and `targets` are addresses of g, a and dz. A target has room for _LANES numbers, all of which are
-    written; it may lie at its source or before it.
+    written; it may be at its source or before it.
     """
 
     def generate(context, builder, signature, arguments):  # noqa: ARG001
@@ -127,17 +128,17 @@ def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG
 
         def pointers(addresses):
             return [
-                builder.inttoptr(builder.extract_value(addresses, place), vector.as_pointer()) for place in range(3)
+                builder.inttoptr(builder.extract_value(addresses, index), vector.as_pointer()) for index in range(3)
             ]
 
         sources, highest, lowest, targets = arguments
         g, a, dz = (builder.load(pointer, align=4) for pointer in pointers(sources))
         a = builder.fsub(a, repeated(highest))
         lowest = repeated(lowest)
-        kept = builder.or_(builder.fcmp_ordered(">", g, lowest), builder.fcmp_ordered(">", a, lowest))
+        selected = builder.or_(builder.fcmp_ordered(">", g, lowest), builder.fcmp_ordered(">", a, lowest))
         for values, pointer in zip((g, a, dz), pointers(targets), strict=True):
-            builder.store(builder.call(compress, [values, kept, undefined]), pointer, align=4)
-        mask = builder.bitcast(kept, ir.IntType(_LANES))
+            builder.store(builder.call(compress, [values, selected, undefined]), pointer, align=4)
+        mask = builder.bitcast(selected, ir.IntType(_LANES))
         return builder.zext(builder.ctpop(mask), ir.IntType(64))
 
     addresses = types.UniTuple(types.int64, 3)
@@ -146,7 +147,7 @@ def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG
 
 @_element
 def _phi(x: _F) -> _F:
-    """Return exp(x) − 1 − x for |x| ≤ ½, to 3e-8 of itself: Chebyshev's series of it over x²."""
+    """Return exp(x) − 1 − x for |x| ≤ ½, by Chebyshev's series of it over x²; relative error 3e-8."""
     f = x * _F(1.99621861e-4) + _F(1.39821969e-3)
     f = f * x + _F(8.33318204e-3)
     f = f * x + _F(4.16657910e-2)
@@ -156,11 +157,11 @@ def _phi(x: _F) -> _F:
 
 @_element
 def _exp(x: _F) -> _F:
-    """Return exp(x) for x < 87, and exp(−87) below −87: no subnormal number arises.
+    """Return exp(x) for x < 87, and exp(−87) below −87, so that no result is subnormal.
 
-    With x = k ln 2 + r and |r| ≤ ½ ln 2, exp(x) = 2^k exp(r); the series of exp(r) is good to 1e-8.
+    With x = k ln 2 + r and |r| ≤ ½ ln 2, exp(x) = 2^k exp(r); the series of exp(r) has an error of 1e-8.
     """
-    x = x if x > _LEAST else _LEAST
+    x = x if x > _MIN_EXPONENT else _MIN_EXPONENT
     shifted = x * _LOG2E + _SHIFTER
     k = shifted - _SHIFTER
     r = x - k * _LN2_HIGH
@@ -174,7 +175,7 @@ def _exp(x: _F) -> _F:
 
 @_element
 def _log1p(x: _F) -> _F:
-    """Return log(1 + x) for 0 ≤ x ≤ exp(−1), to 6e-8 of itself: Chebyshev's series of it over x."""
+    """Return log(1 + x) for 0 ≤ x ≤ exp(−1), by Chebyshev's series of it over x; relative error 6e-8."""
     f = x * _F(0.052692138866) + _F(-0.130281270601)
     f = f * x + _F(0.191860338219)
     f = f * x + _F(-0.249020515416)
@@ -185,7 +186,7 @@ def _log1p(x: _F) -> _F:
 
 @_element
 def _log_cosh(w: _F) -> _F:
-    """Return log cosh(t/2) from w = t² ≤ 1, to 1e-7 of itself: Chebyshev's series of it over w."""
+    """Return log cosh(t/2) from w = t² ≤ 1, by Chebyshev's series of it over w; relative error 1e-7."""
     f = w * _F(1.74239573e-6) + _F(-2.60233631e-5)
     f = f * w + _F(3.47107691e-4)
     f = f * w + _F(-5.20831922e-3)
@@ -194,22 +195,22 @@ def _log_cosh(w: _F) -> _F:
 
 @_element
 def _apart(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
-    """Return what one token adds, from s = log q/p = `move`: q − p, and its parts of KL(p‖q), KL(q‖p), JS and Σ q|s|.
+    """Return one token's terms from s = log q/p = `move`: q − p, and its terms of KL(p‖q), KL(q‖p), JS and Σ q|s|.
 
-    With t = |s|, e = exp(−t), D = 1 − e, a = t − D, b = D − t e = t D − a and the larger of p and q in front, the
-    parts are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and that of JS is
+    With t = |s|, e = exp(−t), D = 1 − e, a = t − D, b = D − t e = t D − a and the larger of p and q as a factor, the
+    terms are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and that of JS is
     ½(D t/2 − (1 + e) log cosh(t/2)) = ½((1 + e) (log 2 − log(1 + e)) − t e). All are sums of positive terms, or
-    differences that lose a factor of three at most, for any t: nothing overflows, and each keeps float32's relative
+    differences that lose at most a factor of three, for any t: nothing overflows, and each has float32's relative
     accuracy.
     """
-    # Both sides of every choice are computed before it is made: a choice between numbers stays in vector lanes.
+    # Both branches are computed before the choice: a choice between numbers can be vectorized.
     t = abs(move)
     e = _exp(-t)
     a_small, d_large = _phi(-t), _F(1) - e
     a = a_small if t < _SMALL else t - d_large
     d = t - a_small if t < _SMALL else d_large
     b = t * d - a if t < _F(1) else d - t * e
-    # log cosh(t/2) from its series where it is small; beyond, its t/2 is taken off by hand.
+    # log cosh(t/2) by its series where it is small; beyond, t/2 is subtracted in the formula.
     t_near, e_far = min(t, _F(1)), min(e, _E_ONE)
     js_small = _F(0.5) * d * t - (_F(1) + e) * _log_cosh(t_near * t_near)
     js_large = (_F(1) + e) * (_LN2 - _log1p(e_far)) - t * e
@@ -233,7 +234,7 @@ def _times(x: _F, factor: _F) -> _F:
 
 @_element
 def _centred(x: _F, mean: _F, factor: _F) -> _F:
-    """(x − mean) · factor, in this order: the difference is exact where x is near the mean."""
+    """Return (x − mean) · factor, in this order: the difference is exact where x is near the mean."""
     return (x - mean) * factor
 
 
@@ -244,9 +245,9 @@ def _without(x: _F, share: _F, other: _F) -> _F:
 
 @_element
 def _top(values: _F, ids: int, best: _F) -> None:
-    """Fills `ids` with the largest values' places, in order, ties by the lowest place; `best` is scratch of that size.
+    """Write the indices of the largest values into `ids`, in order, ties by lowest index; `best` is scratch.
 
-    Blocks whose maximum is not above the last place so far are skipped, so nearly all are.
+    Blocks whose maximum is not above the lowest of the best so far are skipped: nearly all of them.
     """
     count = len(ids)
     best[:] = -np.inf
@@ -256,13 +257,13 @@ def _top(values: _F, ids: int, best: _F) -> None:
             for i in range(len(block)):
                 value = block[i]
                 if value > best[count - 1]:
-                    place = count - 1
-                    while place > 0 and value > best[place - 1]:
-                        best[place] = best[place - 1]
-                        ids[place] = ids[place - 1]
-                        place -= 1
-                    best[place] = value
-                    ids[place] = start + i
+                    rank = count - 1
+                    while rank > 0 and value > best[rank - 1]:
+                        best[rank] = best[rank - 1]
+                        ids[rank] = ids[rank - 1]
+                        rank -= 1
+                    best[rank] = value
+                    ids[rank] = start + i
 
 
 @_part
@@ -285,7 +286,7 @@ def _smallest(values: _F) -> _F:
 
 @_part
 def _rank(values: _F, token: int) -> int:
-    """Place of a token: 1 + those above it + those equal to it with a lower id."""
+    """Return a token's rank: 1 + those above it + those equal to it with a lower id."""
     _wide()
     own = values[token]
     rank = np.int32(1)
@@ -299,7 +300,7 @@ def _rank(values: _F, token: int) -> int:
 
 @_part
 def _exact(weight: _F, state: _F) -> float:
-    """Inner product in float64."""
+    """Return the inner product in float64."""
     _wide()
     total = 0.0
     for i in range(len(weight)):
@@ -309,27 +310,27 @@ def _exact(weight: _F, state: _F) -> float:
 
 @_sums
 def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
-    """Z − max z of a block of rows, with the likely tokens' logits done again in float64 where they are long.
+    """Compute z − max z of a block of rows, with the likely tokens' logits recomputed in float64 in rows of large ones.
 
-    A float32 product leaves an error of about `noise` times the root mean square of its row in every logit, and a
-    softmax turns that into a relative error of p. Only tokens within `reach` of the largest have a weight that it
-    could matter for; there are few of them where logits are long, and all z − max z among them come out to float32
-    rounding. A row with more than MOST_EXACT of them stays as it is.
+    A float32 product has an error proportional to the root mean square of its row in every logit, which a softmax
+    turns into a relative error of p. Only tokens within `reach` of the largest have a weight for which it matters;
+    there are few of them where logits are large, and their z − max z become exact to float32 rounding. A row with more
+    than MAX_EXACT of them is not recomputed.
 
     Args:
-        z: logits, float32 (n, V); the exact ones are put in their place.
-        x: what the head reads, float32 (n, d).
+        z: logits, float32 (n, V); recomputed ones are written back.
+        x: the head's input, float32 (n, d).
         weight: W, float32 (V, d).
         bias: float32 (V,); of length 0 where there is none.
-        noise: relative error of a product that is too much, over the product's own; infinite never refines.
-        reach: how far below the largest logit a token may lie.
+        noise: root mean square of a row above which it is recomputed; infinite for never.
+        reach: distance from the largest logit within which tokens are recomputed.
         gap: out, z − max z, float32 (n, V).
         rows: out, DENSE (n,).
     """
     _wide()
     size = z.shape[1]
-    chosen = np.empty(MOST_EXACT, np.int64)
-    exact = np.empty(MOST_EXACT)
+    chosen = np.empty(MAX_EXACT, np.int64)
+    exact = np.empty(MAX_EXACT)
     for row in range(len(z)):
         squares = 0.0
         for start in range(0, size, _CHUNK):
@@ -342,7 +343,7 @@ def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
         count = 0
         if math.sqrt(squares / size) > noise:
             count = _within(z[row], _F(highest - reach), chosen)
-        if 0 < count <= MOST_EXACT:
+        if 0 < count <= MAX_EXACT:
             highest = -np.inf
             for k in range(count):
                 token = chosen[k]
@@ -351,7 +352,7 @@ def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
         highest32 = _F(highest)
         for i in range(size):
             gap[row, i] = z[row, i] - highest32
-        is_exact = 0 < count <= MOST_EXACT
+        is_exact = 0 < count <= MAX_EXACT
         if is_exact:
             for k in range(count):
                 z[row, chosen[k]] = exact[k]
@@ -363,7 +364,7 @@ def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
 
 @_element
 def _within(values: _F, lowest: _F, chosen: int) -> int:
-    """Puts the places of all values above `lowest` into `chosen`; their number, or more than fit."""
+    """Write the indices of all values above `lowest` into `chosen`; return their number, or more than fit."""
     count = 0
     for start in range(0, len(values), _SCAN):
         block = values[start : start + _SCAN]
@@ -379,12 +380,12 @@ def _within(values: _F, lowest: _F, chosen: int) -> int:
 
 @_element
 def _cut(size: int, reach: float) -> float:
-    """Return how far below its side's largest a logit over T may lie on both sides so that the token is left out.
+    """Return the distance of logits/T from the largest of their side from which on, on both sides, a token is omitted.
 
-    A token of which neither side has a weight above exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to a sum in
-    p-space, its c = (Δz − mean)/T being within `reach`, the range of Δz/T: less than _NEGLIGIBLE for all of them. Two
-    exceptions: Σ p (z − max z), of entropies, may lack 87 times as much, and third and fourth moments more where the
-    range is beyond 10⁴, at which they are of the order of its powers.
+    A token whose weights on both sides are at most exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to a sum in
+    p-space, where c = (Δz − mean)/T is within `reach`, the range of Δz/T: less than _NEGLIGIBLE for all such tokens.
+    Two exceptions: Σ p (z − max z), in entropies, may lack 87 times as much, and third and fourth moments more where
+    the range is beyond 10⁴, at which they are of the order of its powers.
     """
     return min(math.log(size / _NEGLIGIBLE) + 4 * math.log(max(1.0, reach)), 87.0)
 
@@ -394,15 +395,15 @@ def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> 
     """Copy g, a − highest and dz of the tokens with g or a − highest above `lowest`, in order.
 
     Args:
-        sources: g, a and dz, float32 (n,) each; they are read from `first` on.
-        first: as above.
-        highest: taken off a.
+        sources: g, a and dz, float32 (n,) each.
+        first: first index to read.
+        highest: subtracted from a.
         lowest: the bound.
-        targets: g, a and dz of the tokens that are kept, float32 (at least n + _LANES,); may be the sources.
-        start: where they begin in the targets, at most `first` where these are the sources.
+        targets: g, a and dz of the copied tokens, float32 (at least n + _LANES,); may be the sources.
+        start: first index to write, at most `first` where the targets are the sources.
 
     Returns:
-        Where they end.
+        The index after the last one written.
     """
     _wide()
     g, a, dz = sources
@@ -425,20 +426,20 @@ def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> 
 
 @_sums
 def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
-    """The dense softmax of a block of rows.
+    """Compute the sums of the dense softmax of a block of rows.
 
     Args:
         gap: z − max z, float32 (n, V), from `gaps`.
         inverse: 1/T of every temperature, float32 (T,).
-        order: places of the temperatures from the highest to the lowest, int64 (T,).
+        order: indices of the temperatures from the highest to the lowest, int64 (T,).
         scratch: float32 (6, V + SLACK), of which three rows are used.
-        softmaxes: out, SOFTMAX (T, n): Σ exp((z − max z)/T) without the top token's 1, which would hide a small rest;
-            Σ p², and Σ p (z − max z).
+        softmaxes: out, SOFTMAX (T, n): Σ exp((z − max z)/T) without the top token's 1, whose rounding would hide a
+            small tail; Σ p², and Σ p (z − max z).
         ids: out, the most likely tokens in order, int64 (n, k).
     """
     _wide()
     best = np.empty(ids.shape[1], np.float32)
-    kept = scratch[0], scratch[1], scratch[2]
+    packed = scratch[0], scratch[1], scratch[2]
     for row in range(len(gap)):
         _top(gap[row], ids[row], best)
         top = ids[row, 0]
@@ -447,15 +448,15 @@ def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
         for k in range(len(order)):
             factor = inverse[order[k]]
             lowest = _F(-_cut(gap.shape[1], 1.0) / factor)
-            source = gap[row] if k == 0 else kept[0][:count]
-            count = _pack((source, source, source), 0, _F(0), lowest, kept, 0)
-            _softmax(kept[0][:count], factor, softmaxes[order[k], row])
+            source = gap[row] if k == 0 else packed[0][:count]
+            count = _pack((source, source, source), 0, _F(0), lowest, packed, 0)
+            _softmax(packed[0][:count], factor, softmaxes[order[k], row])
         gap[row, top] = 0
 
 
 @_part
 def _softmax(gap, factor, out) -> None:
-    """Sum up one softmax without its top token."""
+    """Compute the sums of one softmax without its top token."""
     _wide()
     tail = squares = gaps = 0.0
     for start in range(0, len(gap), _CHUNK):
@@ -492,7 +493,7 @@ def shift_rows(
     moves,
     moved_ids,
 ):
-    """One shift of a block of rows, whose dense side `gaps` and `dense_rows` have filled.
+    """Compute the sums of one shift of a block of rows, after `gaps` and `dense_rows` of the dense side.
 
     Args:
         z: dense logits, float32 (n, V).
@@ -500,7 +501,7 @@ def shift_rows(
         rows: DENSE (n,).
         softmaxes: SOFTMAX (T, n).
         ids: the dense side's most likely tokens (n, k).
-        dz: Δz, float32 (n, V); likely tokens of rows that `gaps` did again are done again too.
+        dz: Δz, float32 (n, V); recomputed in float64 for likely tokens of the rows that `gaps` recomputed.
         inverse: 1/T, float32 (T,).
         order: as in `dense_rows`.
         states: x and dx, float32 (n, d) each.
@@ -514,9 +515,9 @@ def shift_rows(
     """
     _wide()
     size = z.shape[1]
-    chosen = np.empty(MOST_EXACT, np.int64)
+    chosen = np.empty(MAX_EXACT, np.int64)
     best = np.empty(ids.shape[1], np.float32)
-    after, kept = scratch[0][:size], (scratch[1], scratch[2], scratch[3])
+    after, packed = scratch[0][:size], (scratch[1], scratch[2], scratch[3])
     for row in range(len(z)):
         for i in range(size):
             after[i] = gap[row, i] + dz[row, i]
@@ -532,36 +533,36 @@ def shift_rows(
         shifts[row].rank_of_pruned = 1 if is_same else _rank(gap[row], top)
         if shifts[row].dz_squares == 0:
             for t in range(len(inverse)):
-                _stay(softmaxes[t, row], moves[t, row])
+                _unchanged(softmaxes[t, row], moves[t, row])
             continue
         farthest = _largest(dz[row])
         spread = np.float64(farthest) - np.float64(_smallest(dz[row]))
-        # The pruned side's top token comes first; its place among the others is taken out while they are copied.
-        kept[0][0], kept[2][0] = gap[row, top], dz[row, top]
+        # The pruned side's top token comes first; −inf excludes it from the copy of the others.
+        packed[0][0], packed[2][0] = gap[row, top], dz[row, top]
         gap[row, top] = after[top] = -np.inf
         count = 0
         for k in range(len(order)):
             t = order[k]
             lowest = _F(-_cut(size, spread * inverse[t]) / inverse[t])
             if k == 0:
-                count = _pack((gap[row], after, dz[row]), 0, highest, lowest, kept, 1)
+                count = _pack((gap[row], after, dz[row]), 0, highest, lowest, packed, 1)
             else:
-                own = kept[0][:count], kept[1][:count], kept[2][:count]
-                count = _pack(own, 1, _F(0), lowest, kept, 1)
-            own = kept[0][:count], kept[1][:count], kept[2][:count], scratch[4][:count], scratch[5][:count]
+                own = packed[0][:count], packed[1][:count], packed[2][:count]
+                count = _pack(own, 1, _F(0), lowest, packed, 1)
+            own = packed[0][:count], packed[1][:count], packed[2][:count], scratch[4][:count], scratch[5][:count]
             _move(softmaxes[t, row], own, inverse[t], highest, farthest, moves[t, row])
-        gap[row, top] = kept[0][0]
+        gap[row, top] = packed[0][0]
 
 
 @_element
 def _refine(gap, dz, dense, x, dx, head, reach, chosen, after) -> None:
-    """Exact Δz of the tokens that are likely on the dense side, and exact z + Δz of those likely on the pruned side."""
+    """Recompute Δz of the tokens that are likely on the dense side, and z + Δz of those likely on the pruned side."""
     weight, bias = head
-    for k in range(min(_within(gap, _F(-reach), chosen), MOST_EXACT)):
+    for k in range(min(_within(gap, _F(-reach), chosen), MAX_EXACT)):
         token = chosen[k]
         dz[token] = _exact(weight[token], dx)
         after[token] = gap[token] + dz[token]
-    for k in range(min(_within(after, _largest(after) - _F(reach), chosen), MOST_EXACT)):
+    for k in range(min(_within(after, _largest(after) - _F(reach), chosen), MAX_EXACT)):
         token = chosen[k]
         moved = _exact(weight[token], dx)
         before = _exact(weight[token], x) + (bias[token] if len(bias) else _F(0))
@@ -570,8 +571,8 @@ def _refine(gap, dz, dense, x, dx, head, reach, chosen, after) -> None:
 
 
 @_part
-def _stay(dense, out) -> None:
-    """A row that does not move: the pruned side is the dense one, bit for bit."""
+def _unchanged(dense, out) -> None:
+    """Fill the sums of a row with a shift of zero: the pruned side equals the dense one, bit for bit."""
     out.mean = out.log_growth = out.log_growth_direct = 0
     out.c = out.c2 = out.c3 = out.c4 = out.c_size = out.r = out.r2 = out.r_size = 0
     out.kl_dense_pruned = out.kl_pruned_dense = out.js = out.variation = out.q_size = out.p_dp = out.dp_across = 0
@@ -580,14 +581,14 @@ def _stay(dense, out) -> None:
 
 @_part
 def _linear(z, dz, dense, out) -> None:
-    """Geometry of z and the plain variance of Δz; the orthogonal part and the variance element by element."""
+    """Compute the geometry of z and the plain variance of Δz; the orthogonal part and the variance element-wise."""
     _wide()
     size = len(z)
     total = squares = product = 0.0
     for start in range(0, size, _CHUNK):
         zs, moves = z[start : start + _CHUNK], dz[start : start + _CHUNK]
         s0 = s1 = _F(0)
-        # In float64: where the pruned side is far shorter than the dense one, 1 + along is all that is left of it.
+        # In float64, because where the pruned z is far shorter than the dense one, its length is about 1 + along.
         s2 = 0.0
         for i in range(len(zs)):
             s0 += moves[i]
@@ -612,19 +613,19 @@ def _linear(z, dz, dense, out) -> None:
         across += s1
     out.dz_squares = squares
     out.along = along
-    # What the rounding of the share itself leaves along z is taken off again.
+    # Subtract the part along z that the rounding of `along` to float32 leaves.
     out.across = max(across - (along - np.float64(along32)) ** 2 * dense.z_squares, 0.0)
     out.variance = max(variance / size - (mean - np.float64(mean32)) ** 2, 0.0)
 
 
 @_part
 def _move(dense, tokens, factor, highest, farthest, out) -> None:
-    """Sum up one row's shift in p-space at one temperature.
+    """Compute the sums of one row's shift in p-space at one temperature.
 
     Args:
         dense: SOFTMAX of the dense side.
-        tokens: g = z − max z, a = z + Δz − max(z + Δz) and Δz of the tokens that count, the pruned side's top token
-            first, whose a is not read; two more of their size for p and q and what follows from them.
+        tokens: g = z − max z, a = z + Δz − max(z + Δz) and Δz of the tokens that are not omitted, the pruned side's top
+            token first, whose a is not read; and two scratch arrays of their size.
         factor: 1/T.
         highest: max(z + Δz) − max z.
         farthest: max Δz.
@@ -646,7 +647,7 @@ def _move(dense, tokens, factor, highest, farthest, out) -> None:
             s1 += weight * weight * moves[i]
         p_dz += s0
         r_dz += s1
-    # q with its own normaliser, to which the top token's 1 is added at the end.
+    # q with its own normalizer, to which the top token's 1 is added at the end.
     a[0] = _F(-1e20)
     tail = q_gap = 0.0
     for start in range(0, len(g), _CHUNK):
@@ -663,8 +664,8 @@ def _move(dense, tokens, factor, highest, farthest, out) -> None:
     q[0] = 1
     mean, r_mean = p_dz / whole, r_dz / (whole * whole * dense.p_squares)
     mean32, r_mean32 = _F(mean), _F(r_mean)
-    is_near = (np.float64(farthest) - mean) * factor <= LARGEST_CENTRED
-    # exp(c) of a token is `grown` times its q/p, without their normalisers.
+    is_near = (np.float64(farthest) - mean) * factor <= MAX_CENTRED
+    # exp(c) of a token is `grown` times its q/p, without their normalizers.
     grown = _F(math.exp((np.float64(highest) - mean32) * factor)) if is_near else _F(0)
     # Moments of c = (Δz − mean)/T under p and under r, and E_p[exp(c) − 1].
     c1 = c2 = c3 = c4 = size_c = r1 = r2 = size_r = growth = 0.0
@@ -701,11 +702,11 @@ def _move(dense, tokens, factor, highest, farthest, out) -> None:
     out.mean = mean32
     out.c, out.c2, out.c3, out.c4, out.c_size = c1 / whole, c2 / whole, c3 / whole, c4 / whole, size_c / whole
     out.r, out.r2, out.r_size = r1 / r_whole, r2 / r_whole, size_r / r_whole
-    # log E_p exp(c): by the moments' own pass, and from the two normalisers (rougher, and never out of range).
+    # log E_p exp(c): from the pass above, and from the two normalizers (less accurate, but never out of range).
     direct = math.log1p(tail) - math.log1p(dense.tail) + (np.float64(highest) - mean32) * factor
-    log_growth = math.log1p(growth / whole) if is_near and growth / whole < LARGEST_GROWTH else direct
+    log_growth = math.log1p(growth / whole) if is_near and growth / whole < MAX_GROWTH else direct
     out.log_growth, out.log_growth_direct = log_growth, direct
-    # s = (Δz − centre)/T − rest with the centre near the Δz of the tokens that q consists of: their s are then exact.
+    # s = (Δz − centre)/T − rest with the centre near the Δz of the tokens with most of q, whose s are then exact.
     whole_centre = np.float64(mean32) + log_growth / factor
     centre = _F(whole_centre)
     rest = _F((whole_centre - np.float64(centre)) * factor)
@@ -750,7 +751,7 @@ def _move(dense, tokens, factor, highest, farthest, out) -> None:
 
 @_sums
 def precise_product(weight, states, out) -> None:
-    """Out = states · weightᵀ in float64: weight float32 (V, d), states float64 (n, d), out float64 (n, V)."""
+    """Compute out = states · weightᵀ in float64: weight float32 (V, d), states float64 (n, d), out float64 (n, V)."""
     for token in range(len(weight)):
         for row in range(len(states)):
             own, state = weight[token], states[row]

@@ -1,10 +1,7 @@
-"""How logits come from a state: the LM head and the final norm in front of it, as formulas.
-
-Which modules of a model these are is found in `prunescope.pipelines.models`.
-"""
+"""Formulas of the LM head and of the final norm before it; `prunescope.pipelines.models` finds their modules."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,11 +11,11 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.cpu_matmul import product
 
 _PROBE_ROWS = 5
-# Sizes of states at which the usual eps, 1e-5 to 1e-12, shows; and one far below any.
+# Sizes of states at which the usual eps, 1e-5 to 1e-12, matters; and one far below any eps.
 _EPS_ROOTS = (1e-2, 1e-4)
-_NOTHING = 1e-10
-_LARGEST_EPS = 0.1
-# A norm in bfloat16 rounds its output to 8 bits; a wrong kind is off by far more.
+_TINY = 1e-10
+_MAX_EPS = 0.1
+# A norm in bfloat16 rounds its output to 8 bits; the error of a wrong kind is far larger.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -27,7 +24,7 @@ NormKind = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """A final norm whose response to a shift can be written down.
+    """A final norm with a formula for its response to a shift.
 
     Args:
         kind: `rms` n = w·h/√v + b, `layer` the same on h − mean(h) (LayerNorm); `_plus_one` with w + 1 for w (Gemma,
@@ -43,22 +40,22 @@ class FinalNorm:
     bias: Float[Tensor, " d"] | None = None
 
     def __call__(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The norm itself: float64 inside, float32 out."""
+        """Return the norm in float32, computed in float64."""
         state = self.centred(h)
         normed = state / self._root(state) * self._gain(state)
         return (normed if self.bias is None else normed + self.bias.detach().double()).float()
 
     def shift(self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """norm(h + Δ) − norm(h) without subtracting the two.
+        """Return norm(h + Δ) − norm(h) without subtracting the two.
 
         With v = mean(h²) + eps, v' the same of h + Δ, ρ = 1/√v and ρ' = 1/√v':
         v' − v = (2⟨h, Δ⟩ + ‖Δ‖²)/d, ρ' − ρ = (v − v')/(√v √v' (√v + √v')) and
         norm(h + Δ) − norm(h) = w·(Δ ρ' + h (ρ' − ρ)). LayerNorm is the same on centred h and Δ.
 
-        All of it is float64 (u = 1.1e-16) on the input as given. By Cauchy and Schwarz |v − v'| is at most
-        ‖Δ‖(√v + √v')/√d, so ‖h (ρ' − ρ)‖ ≤ ‖Δ‖ρ' and both terms are at most ‖Δ‖ρ' long. Each carries a relative
-        error of at most about d·u, so the error of their sum is below 4·d·u·‖w‖∞‖Δ‖ρ' however small ‖Δ‖/‖h‖ is:
-        no digit of norm(h) enters. Rounding to float32 adds 6e-8 of each element.
+        Everything is float64 (u = 1.1e-16). By Cauchy and Schwarz |v − v'| is at most ‖Δ‖(√v + √v')/√d, so
+        ‖h (ρ' − ρ)‖ ≤ ‖Δ‖ρ' and both terms are at most ‖Δ‖ρ' long. Each has a relative error of at most about d·u, so
+        the error of their sum is below 4·d·u·‖w‖∞‖Δ‖ρ', even for the smallest ‖Δ‖/‖h‖: it does not depend on the size
+        of norm(h). Rounding to float32 adds 6e-8 of each element.
         """
         state, move = self.centred(h), self.centred(dh)
         root, root_after = self._root(state), self._root(state + move)
@@ -67,7 +64,7 @@ class FinalNorm:
         return ((move / root_after + state * change) * self._gain(state)).float()
 
     def centred(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The states whose mean square the norm divides by, in float64: less their mean for LayerNorm."""
+        """Return the states in float64, minus their mean for LayerNorm; the norm divides by their mean square."""
         state = h.double()
         return state - state.mean(-1, keepdim=True) if self.kind.startswith("layer") else state
 
@@ -82,39 +79,38 @@ class FinalNorm:
 
 
 def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
-    """The formula of a norm module, proved on random states from far below its eps to far above.
+    """Return the formula of a norm module, verified on random states from far below its eps to far above.
 
     Args:
-        module: with a gain, a bias, both or neither; eps may be an attribute or written into its code.
-        width: d of the states that it norms.
+        module: with a gain, a bias, both or neither; eps may be an attribute or a constant in its code.
+        width: d of the normed states.
 
     Raises:
-        InputError: none of the known formulas gives what the module gives.
+        InputError: no known formula reproduces the module's output.
     """
     parameters: dict[str, Tensor] = dict(module.named_parameters())
     weight, bias = parameters.pop("weight", None), parameters.pop("bias", None)
     refusal = f"final norm {type(module).__name__} is neither RMSNorm nor LayerNorm (gain w, 1 + w or none); refused"
-    if parameters or any(each is not None and each.shape != (width,) for each in (weight, bias)):
+    if parameters or any(vector is not None and vector.shape != (width,) for vector in (weight, bias)):
         raise InputError(refusal)
-    weight, bias = (None if each is None else each.detach() for each in (weight, bias))
-    any_tensor = next((each for each in (weight, bias) if each is not None), torch.empty(0))
+    weight, bias = (None if vector is None else vector.detach() for vector in (weight, bias))
+    any_tensor = next((vector for vector in (weight, bias) if vector is not None), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    # Off-centre; then two rows where eps shows, whatever it is, and one that is all eps.
+    # Two off-centre rows, two whose size is near the usual eps, and one far below it.
     unit = torch.randn(_PROBE_ROWS, width, generator=generator) + 0.5
-    scales = torch.tensor([1.0, 30.0, *_EPS_ROOTS, _NOTHING])[:, None]
-    unit[-1] = unit[0]  # all eps in the same direction: the gain cancels
+    scales = torch.tensor([1.0, 30.0, *_EPS_ROOTS, _TINY])[:, None]
+    unit[-1] = unit[0]  # the tiny row has the direction of the first, so that the gain cancels
     probe = (unit * scales).to(any_tensor.device, any_tensor.dtype)
     with torch.no_grad():
         truth = module(probe[None])[0].double()
-    attributes = [value for value in vars(module).values() if isinstance(value, float) and 0 <= value < _LARGEST_EPS]
-    kinds: tuple[NormKind, ...] = ("rms", "rms_plus_one", "layer", "layer_plus_one")
-    for kind in kinds:
+    attributes = [value for value in vars(module).values() if isinstance(value, float) and 0 <= value < _MAX_EPS]
+    for kind in get_args(NormKind):
         bare = FinalNorm(kind, 0.0, weight, bias)
         measured = _measured_eps(bare, probe, truth)
-        # An eps in the code is a short number; measured in float32 it is off in the seventh digit.
+        # An eps in code has few digits; measured in float32 it has an error in the seventh.
         for eps in (*attributes, float(f"{measured:.4g}"), measured):
             norm = replace(bare, eps=eps)
-            if weight is None:  # a gain may be one number: 1/√d makes an L2 norm
+            if weight is None:  # the gain may be one number: 1/√d for an L2 norm
                 norm = replace(norm, weight=_measured_gain(norm, probe, truth))
             error = (norm(probe).double() - truth).norm(dim=-1) / truth.norm(dim=-1).clamp_min(1e-30)
             if bool((error <= _TOLERANCE[probe.dtype]).all()):
@@ -123,16 +119,16 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
 
 
 def _measured_gain(norm: FinalNorm, probe: Tensor, truth: Tensor) -> Tensor | None:
-    """The number that takes the formula to the module's output on the first row; None where it is 1."""
-    formula, found = norm(probe[:1]).double(), truth[:1]
+    """Return the ratio of the module's output to the formula's on the first row; None where it is 1."""
+    formula, output = norm(probe[:1]).double(), truth[:1]
     if norm.bias is not None:
-        formula, found = formula - norm.bias.double(), found - norm.bias.double()
-    gain = (formula * found).sum() / formula.square().sum()
+        formula, output = formula - norm.bias.double(), output - norm.bias.double()
+    gain = (formula * output).sum() / formula.square().sum()
     return None if abs(float(gain) - 1) < _TOLERANCE[probe.dtype] else gain.float()
 
 
 def _measured_eps(norm: FinalNorm, probe: Tensor, truth: Tensor) -> float:
-    """The eps that fits the first row and the last, which has the same direction and is far below eps.
+    """Return the eps that fits the first row and the last, which has the same direction and is far below eps.
 
     With s = ‖n‖/‖h‖ = g/√(v + eps) on both, s²(v + eps) is g² twice: eps = (s₁²v₁ − s₅²v₅) / (s₅² − s₁²).
     """
@@ -141,19 +137,19 @@ def _measured_eps(norm: FinalNorm, probe: Tensor, truth: Tensor) -> float:
     slope = ((truth - shift).norm(dim=-1) / state.norm(dim=-1).clamp_min(1e-30)).square()
     mean = state.square().mean(dim=-1)
     eps = float((slope[0] * mean[0] - slope[-1] * mean[-1]) / (slope[-1] - slope[0]))
-    return eps if 0 < eps < _LARGEST_EPS else 0.0
+    return eps if 0 < eps < _MAX_EPS else 0.0
 
 
 @dataclass(frozen=True)
 class Head:
-    """The LM head, z = scale·W x (+ bias), capped to cap·tanh(z/cap), with the norm that the model puts before it.
+    """The LM head, z = scale·W x (+ bias), capped to cap·tanh(z/cap), with the final norm before it.
 
     Args:
         weight: W of shape (V, d).
-        bias: Added to every dense and pruned logit, shape (V,).
-        norm: The final norm; None where the model has none, and `normed` is then `raw`.
-        scale: Number by which W x is multiplied (Cohere, Granite).
-        cap: Largest logit in absolute value, reached softly (Gemma); None where there is no cap.
+        bias: Added to the logits, shape (V,).
+        norm: The final norm; None where the model has none: the lens `normed` then equals `raw`.
+        scale: Factor of W x (Cohere, Granite).
+        cap: Bound of the logits' absolute value (Gemma's soft-capping); None where there is no cap.
     """
 
     weight: Float[Tensor, "v d"]
@@ -165,15 +161,15 @@ class Head:
     def lens(
         self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"], lens: str
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """What the head reads of residual streams h, and the shift of it that a shift dh of h makes.
+        """Return the head's input for residual streams h, and its shift for a shift dh of h.
 
         Args:
             h: Dense residual streams.
             dh: Their shifts.
-            lens: `raw`, the stream as it is (2603.24652 §3), or `normed`, behind the final norm.
+            lens: `raw`, the stream itself (2603.24652 §3), or `normed`, after the final norm.
 
         Raises:
-            ValueError: another lens.
+            ValueError: an unknown lens.
         """
         if lens not in ("raw", "normed"):
             raise ValueError(f"lens {lens!r}: choose raw or normed")
@@ -182,47 +178,47 @@ class Head:
         return self.norm(h), self.norm.shift(h, dh)
 
     def logits(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """The model's logits, from residual streams."""
+        """Return the model's logits for residual streams."""
         return self.logits_of_state(h if self.norm is None else self.norm(h))
 
     def logits_of_state(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """The model's logits in float32, from what the head reads: scale, bias and cap included."""
+        """Return the model's logits in float32 for the head's input x: scale, bias and cap included."""
         return self.capped(self.raw(x))
 
     def linear(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """scale·W x in float32: of a state its logits before bias and cap, of a shift theirs before the cap."""
+        """Return scale·W x in float32: a state's logits before bias and cap, or a shift's before the cap."""
         weight, rows = self.weight.detach().float(), x.float()
         z = product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T
         return z if self.scale == 1 else z.mul_(self.scale)
 
     def raw(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Logits before the cap: scale·W x + bias, float32."""
+        """Return logits before the cap: scale·W x + bias, float32."""
         z = self.linear(x)
         return z if self.bias is None else z + self.bias.detach().float()
 
     def capped(self, z: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
-        """cap·tanh(z/cap) of raw logits; z itself where there is no cap."""
+        """Return cap·tanh(z/cap) for raw logits z; z itself where there is no cap."""
         return z if self.cap is None else (z / self.cap).tanh_().mul_(self.cap)
 
     def capped_shift(
         self, z: Float[Tensor, "n v"], dz: Float[Tensor, "n v"], out: Tensor | None = None
     ) -> Float[Tensor, "n v"]:
-        """capped(z + Δ) − capped(z) without subtracting the two; Δ itself where there is no cap.
+        """Return capped(z + Δ) − capped(z) without subtracting the two; Δ itself where there is no cap.
 
         With a = z/c and b = Δ/c, tanh(a + b) − tanh(a) = sinh(b) / (cosh(a)·cosh(a + b)). Written with
         cosh(t) = e^|t| (1 + e^(−2|t|))/2 and sinh|t| = −e^|t| expm1(−2|t|)/2, all exponents are at most 0, because
-        |b| ≤ |a| + |a + b|; nothing overflows:
+        |b| ≤ |a| + |a + b|, and no term overflows:
 
             Δ_capped = c·sign(b)·2·(−expm1(−2|b|))·e^(|b| − |a| − |a + b|) / ((1 + e^(−2|a|))(1 + e^(−2|a + b|))).
 
-        The exponent is off by at most about 4·u·(|a| + |b|), u = 6e-8 in float32, every other factor by a few u of
-        itself: a relative error below 4·u·(2 + |a| + |b|), however small Δ is and however close to the cap z is. It
-        is 0 only where both sides are beyond 50 caps, below float32's smallest number.
+        The exponent has an error of at most about 4·u·(|a| + |b|), u = 6e-8 in float32, every other factor a relative
+        one of a few u. The relative error is then below 4·u·(2 + |a| + |b|), also for tiny Δ and for z near the cap.
+        The result is 0 only where both sides are beyond 50 caps, below float32's smallest number.
 
         Args:
             z: Raw dense logits.
             dz: Their shifts.
-            out: Where the result goes; `dz` itself will do. Else new memory.
+            out: Tensor for the result, which may be `dz`; None allocates one.
         """
         if self.cap is None:
             return dz if out is None else out.copy_(dz)
@@ -236,10 +232,10 @@ class Head:
         return grown if out is None else out.copy_(grown)
 
     def shift(self, x: Float[Tensor, "n d"], dx: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Shift of the model's logits, float32, when what the head reads moves from x by dx.
+        """Return the shift of the model's logits, float32, for a shift dx of the head's input x.
 
-        Never a difference of logits: scale·W dx, in which the bias cancels, through `capped_shift` where there is a
-        cap. Without a cap x does not matter.
+        It is scale·W dx, in which the bias cancels, through `capped_shift` where there is a cap; never a difference of
+        logits. Without a cap it does not depend on x.
         """
         dz = self.linear(dx)
         return dz if self.cap is None else self.capped_shift(self.raw(x), dz, out=dz)

@@ -1,7 +1,4 @@
-"""Blocks of rows: logits by one matrix product, the sums over the vocabulary, and columns from them.
-
-Which kernel takes the sums depends on the device; formulas belong in `fused`, `eager` and `columns`.
-"""
+"""Blocks of rows: logits by one matrix product, sums over the vocabulary by a kernel, and the columns from them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,26 +24,26 @@ from prunescope.pipelines.metrics.divergence_columns import (
 )
 from prunescope.pipelines.metrics.heads import Head
 
-# Rows of one matrix product: enough for its full speed on a CPU, small beside a model.
+# Rows of one matrix product: enough for its full speed on a CPU; their logits are small compared to a model.
 BLOCK_ROWS = 144
-# Error of a float32 product of length d, relative to the root mean square of its row, is about this times √d:
+# The error of a float32 product of length d, relative to the root mean square of its row, is about this times √d:
 # measured 1e-7 to 2.3e-7 at d = 576 on residual streams and their shifts.
 _PRODUCT_NOISE = 1e-8
-# Logits are done again where that error would reach this share of T: the most likely tokens' may be ten times it.
-_LARGEST_ERROR = 1e-5
-# In units of T. Less likely tokens, each below exp(−15) of the top one, keep the error that they have.
+# Logits are recomputed where that error would exceed this share of T: the likely tokens' error may be ten times larger.
+_MAX_ERROR = 1e-5
+# In units of T. Less likely tokens, each below exp(−15) of the top one, are not recomputed.
 _REACH = 15.0
 
 
 @contextmanager
 def subnormals_flushed() -> Iterator[None]:
-    """Let the calling thread take subnormal numbers for 0, and put its mode back afterwards.
+    """Flush subnormal numbers to 0 in the calling thread, and restore its mode afterwards.
 
-    Squares of small probabilities are full of them, and Intel's cores need a hundred times as long for each. What is
-    lost lies below 1e-37, far under the 1e-13 that the sums leave out as well. Only the compiled kernels run inside:
-    a thread that a matrix product starts would keep the mode.
+    Squares of small probabilities are often subnormal, and Intel's cores take a hundred times as long for them. The
+    error is below 1e-37, far under the 1e-13 that the sums leave out as well. Only the compiled kernels may run
+    inside: threads that a matrix product starts would keep the mode.
     """
-    # torch sets the mode and does not tell it; a product does.
+    # torch can set the mode but not read it; a product shows it.
     was_flushed = bool(np.float32(1e-30) * np.float32(1e-10) == 0)
     torch.set_flush_denormal(True)
     try:
@@ -56,16 +53,16 @@ def subnormals_flushed() -> Iterator[None]:
 
 
 class Workspace:
-    """Buffers of one thread that every block uses again, so that the system need not hand out pages each time.
+    """Buffers of one thread, reused by every block to save page faults.
 
-    They grow to the largest block seen and hold (rows + 6) × V numbers in float32.
+    They grow to the largest block so far: (rows + 6) × V numbers in float32.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.float32]] = {}
 
     def buffer(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """A float32 array of this shape, with whatever it held before."""
+        """Return an uninitialized float32 array of this shape."""
         size = int(np.prod(shape))
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers[name] = np.empty(size, np.float32)
@@ -73,26 +70,26 @@ class Workspace:
 
 
 def block_sizes(rows: int) -> list[int]:
-    """Rows of every block: as few blocks as BLOCK_ROWS allows, as equal as can be."""
+    """Split rows into the fewest blocks of at most BLOCK_ROWS, of nearly equal size."""
     count = max(1, -(-rows // BLOCK_ROWS))
     return [rows // count + (index < rows % count) for index in range(count)]
 
 
 def product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float[Tensor, "n v"]:
-    """States times Wᵀ; on a CPU by `products`, measured on two Zen cores at 174 GFLOP/s against MKL's 151."""
+    """Return states times Wᵀ; on a CPU by `cpu_matmul`, on two Zen cores 174 GFLOP/s against MKL's 151."""
     return cpu_matmul.product(states, weight) if states.device.type == "cpu" else states @ weight.T
 
 
 @dataclass
 class Block:
-    """The dense side of a block of rows; `columns` lays one shift after the other beside it.
+    """The dense side of a block of rows; `columns` compares it with one shift at a time.
 
     Args:
-        x: what the head reads of the dense model, float32.
+        x: dense head input, float32.
         head: the LM head.
         temperatures: of the softmax.
-        workspace: buffers; one block at a time lives in them.
-        targets: tokens whose log-probabilities are wanted, or None.
+        workspace: buffers, for one block at a time.
+        targets: tokens for the log-probability columns, or None.
     """
 
     x: Float[Tensor, "n d"]
@@ -102,7 +99,7 @@ class Block:
     targets: Int[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
-        """Logits and sums of the dense side."""
+        """Compute logits and sums of the dense side."""
         self._read = self._scaled(self.x)
         raw = product(self._read, self.head.weight)
         if self.head.bias is not None:
@@ -110,7 +107,7 @@ class Block:
         self._raw, z = raw, self.head.capped(raw)
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
-        # The kernels' own 1/T, so that what is computed from their sums fits them to the last digit.
+        # The kernels' own 1/T in float32, so that later arithmetic matches their sums to the last digit.
         self._inverse32 = inverse.astype(np.float32)
         self._inverse = inverse[:, None]
         if self.x.device.type == "cpu":
@@ -120,9 +117,9 @@ class Block:
             self._dense = eager_dense(self._eager, self._inverse)
 
     def columns(self, dx: Float[Tensor, "n d"] | None) -> dict[str, Numbers]:
-        """Columns of z- and p-space of one shift of x; None moves nothing."""
+        """Return the columns of z- and p-space for one shift of x; None is a shift of zero."""
         if dx is None:
-            return self._named(self._dense, ShiftSums.zero(self._dense), slice(None))
+            return self._columns(self._dense, ShiftSums.zero(self._dense), slice(None))
         move = self._scaled(dx)
         dz = product(move, self.head.weight)
         if self.head.cap is not None:
@@ -131,21 +128,21 @@ class Block:
             shift = self._fused_shift(move, dz.numpy())
         else:
             shift = eager_shift(*eager_kernels.shift_rows(self._eager, dz, self.temperatures), dz)
-        found = self._named(self._dense, shift, slice(None))
+        columns = self._columns(self._dense, shift, slice(None))
         for row in needs_float64(self._dense, shift, self._noise).nonzero()[0]:
             for name, values in self._in_float64(int(row), dx).items():
-                found[name][..., row] = values[..., 0]
-        return found
+                columns[name][..., row] = values[..., 0]
+        return columns
 
     def _scaled(self, states: Tensor) -> Tensor:
-        """What W is multiplied with: a head's scale is as exact there as on the logits."""
+        """Apply the head's scale before the product with W, where it is as exact as on the logits."""
         return states.contiguous() if self.head.scale == 1 else states * self.head.scale
 
-    def _named(self, dense: DenseSums, shift: ShiftSums, rows: slice) -> dict[str, Numbers]:
-        found = dense_columns(dense) | shift_columns(dense, shift)
+    def _columns(self, dense: DenseSums, shift: ShiftSums, rows: slice) -> dict[str, Numbers]:
+        columns = dense_columns(dense) | shift_columns(dense, shift)
         if self.targets is not None:
-            found |= target_columns(dense, shift, self.targets[rows].cpu().numpy())
-        return found
+            columns |= target_columns(dense, shift, self.targets[rows].cpu().numpy())
+        return columns
 
     def _fused_dense(self, z: NDArray[np.float32]) -> None:
         rows, size = z.shape
@@ -154,18 +151,16 @@ class Block:
         self._z, self._reach = z, _REACH * max(self.temperatures)
         self._weight = self.head.weight.numpy(), np.empty(0, np.float32) if bias is None else bias.float().numpy()
         self._gap = self.workspace.buffer("gap", rows, size)
-        self._rows, self._softmaxes = (
-            np.empty(rows, fused_kernels.DENSE),
-            np.empty((count, rows), fused_kernels.SOFTMAX),
-        )
+        self._rows = np.empty(rows, fused_kernels.DENSE)
+        self._softmaxes = np.empty((count, rows), fused_kernels.SOFTMAX)
         self._ids = np.empty((rows, min(fused_kernels.TOP, size)), np.int64)
-        # A cap keeps all logits short.
-        enough = _LARGEST_ERROR * min(self.temperatures) / self._noise if self.head.cap is None else np.inf
-        # From the highest temperature to the lowest: what has no weight at one has none at the next.
+        # A cap keeps all logits small enough.
+        max_size = _MAX_ERROR * min(self.temperatures) / self._noise if self.head.cap is None else np.inf
+        # From the highest temperature to the lowest: a token without weight at one has none at the next.
         self._order = np.argsort(self._inverse32, kind="stable")
         scratch = self.workspace.buffer("scratch", 6, size + fused_kernels.SLACK)
         with subnormals_flushed():
-            fused_kernels.gaps(z, self._read.numpy(), *self._weight, enough, self._reach, self._gap, self._rows)
+            fused_kernels.gaps(z, self._read.numpy(), *self._weight, max_size, self._reach, self._gap, self._rows)
             fused_kernels.dense_rows(self._gap, self._inverse32, self._order, scratch, self._softmaxes, self._ids)
         gap = self._gap
         self._dense = DenseSums(
@@ -204,7 +199,7 @@ class Block:
         )
 
     def _in_float64(self, row: int, dx: Tensor) -> dict[str, Numbers]:
-        """One row anew, its logits too."""
+        """Compute one row again in float64, its logits included."""
         own = slice(row, row + 1)
         both = torch.cat([self.x[own], dx[own]]).double() * self.head.scale
         raw, dz = precise_product(both, self.head.weight).split(1)
@@ -213,11 +208,11 @@ class Block:
         z, dz = self.head.capped(raw), self.head.capped_shift(raw, dz)
         dense = eager_kernels.dense_rows(z, self.temperatures, fused_kernels.TOP)
         shift = eager_shift(*eager_kernels.shift_rows(dense, dz, self.temperatures), dz)
-        return self._named(eager_dense(dense, self._inverse), shift, own)
+        return self._columns(eager_dense(dense, self._inverse), shift, own)
 
 
 def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float[Tensor, "n v"]:
-    """States times Wᵀ in float64, without a float64 copy of W."""
+    """Return states times Wᵀ in float64, without a float64 copy of W."""
     if states.device.type == "cpu":
         result = np.empty((len(states), len(weight)))
         fused_kernels.precise_product(weight.numpy(), states.double().numpy(), result)
@@ -226,7 +221,7 @@ def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) 
 
 
 def run_kernels() -> None:
-    """Run every kernel on one row, so that it is compiled, or read from where it was kept."""
+    """Run every kernel on one row, so that numba compiles it or loads it from its cache."""
     head = Head(torch.eye(2, 16))
     block = Block(torch.ones(1, 16), head, [1.0], Workspace())
     block.columns(torch.ones(1, 16))
@@ -234,7 +229,7 @@ def run_kernels() -> None:
 
 
 def eager_dense(rows: eager_kernels.DenseRows, inverse: Numbers) -> DenseSums:
-    """The dense side as `columns` reads it, from torch's sums."""
+    """Convert torch's sums of the dense side for `divergence_columns`."""
     return DenseSums(
         inverse,
         rows.z.shape[1],
@@ -246,7 +241,7 @@ def eager_dense(rows: eager_kernels.DenseRows, inverse: Numbers) -> DenseSums:
 
 
 def eager_shift(rows: eager_kernels.Sums, moves: list[eager_kernels.Sums], ids: Tensor, dz: Tensor) -> ShiftSums:
-    """A shift as `columns` reads it, from torch's sums."""
+    """Convert torch's sums of a shift for `divergence_columns`."""
     return ShiftSums(
         {name: _numbers(values) for name, values in rows.items()},
         _stacked(moves),
@@ -264,4 +259,4 @@ def _numbers(values: Tensor) -> Numbers:
 
 
 def _stacked(sums: list[eager_kernels.Sums]) -> dict[str, Numbers]:
-    return {name: np.stack([_numbers(each[name]) for each in sums]) for name in sums[0]}
+    return {name: np.stack([_numbers(by_name[name]) for by_name in sums]) for name in sums[0]}

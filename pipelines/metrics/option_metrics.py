@@ -1,7 +1,4 @@
-"""A multiple-choice question seen on its option tokens alone, beside the whole vocabulary.
-
-Which tokens stand for the options is the prompt's business.
-"""
+"""Columns of a multiple-choice question on its option tokens alone, and on the whole vocabulary."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -20,10 +17,10 @@ from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 
 def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Agreement of two rankings, tau-b: (concordant − discordant)/√(untied in left × untied in right).
+    """Return Kendall's tau-b of two rankings: (concordant − discordant)/√(untied in left × untied in right).
 
     Returns:
-        A value in [−1, 1]; None where one side ties throughout and ranks nothing.
+        A value in [−1, 1]; None where all values of one side are equal.
     """
     agreement = untied_left = untied_right = 0
     for one, other in combinations(range(len(left)), 2):
@@ -46,16 +43,16 @@ def option_row(
     options: Sequence[str],
     temperature: float,
 ) -> dict[str, object]:
-    """Columns of one question in h-, z- and p-space, from what the head reads behind its last token.
+    """Return the columns of one question in h-, z- and p-space, from the head's input at its last token.
 
-    Logits are float32 products; everything on them is float64, and shifts are never differences of logits.
+    Logits are float32 products; all arithmetic on them is float64, and shifts are never differences of logits.
 
     Args:
-        x: What the head reads of the dense model.
+        x: The dense head input.
         dx: Its shift.
         head: The LM head.
         option_ids: Token of each option.
-        options: Label of each option, in the same order; on equal logits the earlier label is chosen.
+        options: Label of each option, in the same order; of equal logits the earlier label is chosen.
         temperature: T > 0.
 
     Returns:
@@ -74,14 +71,14 @@ def option_row(
     row: dict[str, object] = {}
     chosen: dict[str, str] = {}
     for side, logits in (("dense", dense), ("pruned", pruned)):
-        mine = logits[ids]
+        own = logits[ids]
         p_full = torch.log_softmax(logits / temperature, -1)[ids].exp()
-        chosen[side] = options[int(mine.argmax())]
+        chosen[side] = options[int(own.argmax())]
         row |= {
             f"argmax_{side}": chosen[side],
-            f"logits_{side}": mine.tolist(),
+            f"logits_{side}": own.tolist(),
             f"p_full_{side}": p_full.tolist(),
-            f"p_options_{side}": torch.softmax(mine / temperature, -1).tolist(),
+            f"p_options_{side}": torch.softmax(own / temperature, -1).tolist(),
             f"rank_{side}": [rank_of(logits, token) for token in option_ids],
             f"mass_{side}": float(p_full.sum()),
         }
@@ -101,7 +98,6 @@ def option_row(
 
 
 def _exact(z: Tensor, dz: Tensor, temperature: float) -> dict[str, Numbers]:
-    """Columns of one row of float64 logits and their shift."""
     dense = eager_kernels.dense_rows(z, [temperature], 2)
     shift = eager_shift(*eager_kernels.shift_rows(dense, dz, [temperature]), dz)
     return shift_columns(eager_dense(dense, np.array([[1 / temperature]])), shift)

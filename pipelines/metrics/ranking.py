@@ -1,7 +1,4 @@
-"""Top tokens and ranks with ties broken by the lowest token id, as argmax does.
-
-`torch.topk` leaves the order of ties open, so it is not used.
-"""
+"""Top tokens and ranks with ties broken by the lowest token id, as argmax does and `torch.topk` does not."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,20 +8,20 @@ _CHUNK = 128
 
 
 def _first_largest(values: Tensor, count: int) -> Tensor:
-    """Indices of the `count` largest of every row, in order, ties by lowest index; `values` is consumed."""
-    found = []
+    """Return the indices of the `count` largest of every row, ties by lowest index; overwrites `values`."""
+    indices = []
     for _ in range(count):
         index = values.argmax(-1, keepdim=True)  # argmax returns the first of equal values
-        found.append(index)
+        indices.append(index)
         values.scatter_(-1, index, -torch.inf)
-    return torch.cat(found, -1)
+    return torch.cat(indices, -1)
 
 
 def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
-    """Ids of the `count` most likely tokens of every row, first one first, ties by lowest id.
+    """Return the ids of the `count` most likely tokens of every row in order, ties by lowest id.
 
-    One pass takes the maximum of every chunk of tokens. A token of the top k lies in one of the k chunks
-    that come first by (maximum, lowest chunk): every chunk before its own holds a token that beats it.
+    One pass takes the maximum of every chunk of tokens. The top k tokens are in the first k chunks by
+    (maximum, lowest chunk), because every chunk before a token's own contains a token that precedes it.
     """
     rows, size = logits.shape
     whole = size - size % _CHUNK
@@ -39,7 +36,7 @@ def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
 
 
 def rank_of(logits: Float[Tensor, " v"], token: int) -> int:
-    """Place of a token: 1 + tokens above it + equal tokens with a lower id."""
+    """Return a token's rank: 1 + tokens above it + equal tokens with a lower id."""
     own = logits[token]
     before = torch.count_nonzero(logits[:token] >= own)
     return 1 + int(before) + int(torch.count_nonzero(logits[token + 1 :] > own))

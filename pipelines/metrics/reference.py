@@ -1,7 +1,4 @@
-"""The same measures, slow and obvious, in float64: what the fast path is tested against.
-
-Nothing here is used to fill a table.
-"""
+"""Slow float64 reference of the divergence columns, for tests only."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +8,7 @@ from prunescope.pipelines.metrics.heads import Head
 
 
 def norm_reference(h: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n d"]:
-    """The final norm in float64, as its definition reads."""
+    """Return the final norm in float64, by its definition."""
     norm = head.norm
     h = h.double()
     if norm is None:
@@ -26,14 +23,14 @@ def norm_reference(h: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n d"]:
 
 
 def logits_reference(x: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n v"]:
-    """Logits in float64 from what the head reads: scale, bias, then cap."""
+    """Return logits in float64 from the head's input: scale, bias, then cap."""
     z = head.scale * (x.double() @ head.weight.double().T)
     z = z if head.bias is None else z + head.bias.double()
     return z if head.cap is None else head.cap * torch.tanh(z / head.cap)
 
 
 def space_reference(v: Float[Tensor, "n m"], w: Float[Tensor, "n m"], space: str) -> dict[str, Tensor]:
-    """Geometry of a dense vector v and a pruned vector w."""
+    """Return the columns of one space for a dense vector v and a pruned vector w."""
     v, w = v.double(), w.double()
     norm, dv = v.norm(dim=-1), w - v
     along = (dv * v).sum(-1) / norm**2
@@ -51,10 +48,9 @@ def space_reference(v: Float[Tensor, "n m"], w: Float[Tensor, "n m"], space: str
 def divergence_reference(
     x: Float[Tensor, "n d"], dx: Float[Tensor, "n d"], head: Head, temperature: float
 ) -> dict[str, Tensor]:
-    """Every divergence column by its definition, from both sides' logits in float64.
+    """Return every divergence column by its definition, from both sides' logits in float64.
 
-    Differences of numbers near each other are taken as they come, so a cosine defect or a divergence is good to
-    about 1e-15 absolute, no better.
+    Close numbers are subtracted directly, so a cosine defect or a divergence has an absolute error of about 1e-15.
     """
     h, h_pruned = x.double(), x.double() + dx.double()
     z, z_pruned = logits_reference(x, head), logits_reference(h_pruned, head)
@@ -79,7 +75,7 @@ def divergence_reference(
     def overlap(count: int) -> Tensor:
         count = min(count, z.shape[1])
         both = [set(a[:count].tolist()) & set(b[:count].tolist()) for a, b in zip(order, order_pruned, strict=True)]
-        return torch.tensor([len(each) / count for each in both], dtype=torch.float64)
+        return torch.tensor([len(tokens) / count for tokens in both], dtype=torch.float64)
 
     def moment(power: int) -> Tensor:
         mean = (p * dz).sum(-1, keepdim=True)
@@ -120,5 +116,5 @@ def divergence_reference(
 
 
 def _order(logits: Tensor) -> Tensor:
-    """Token ids from the most likely down, equal logits by lowest id."""
+    """Return token ids from the most likely down, equal logits by lowest id."""
     return logits.sort(dim=-1, descending=True, stable=True).indices

@@ -1,20 +1,17 @@
-"""How a generation repeats itself and where it leaves another one, from token ids alone.
-
-Nothing here reads text or models.
-"""
+"""Measures of repetition in a generation and of where two generations part, from token ids alone."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LONGEST_LOOP = 8
-_LOOP_TIMES = 3
-_LOOP_TOKENS = 6
+_MAX_LOOP_LENGTH = 8
+_MIN_LOOP_REPEATS = 3
+_MIN_LOOP_TOKENS = 6
 
 
 def repeat_rates(tokens: Sequence[int], n: int = 3) -> NDArray[np.float32]:
-    """Share of repeated n-grams in the tokens up to each step, 1 − distinct/all; 0 before the first n-gram.
+    """Return the share of repeated n-grams up to each step, 1 − distinct/all; 0 before the first n-gram.
 
     The last value is the rate of the whole sequence.
     """
@@ -27,26 +24,32 @@ def repeat_rates(tokens: Sequence[int], n: int = 3) -> NDArray[np.float32]:
 
 
 def distinct_n(tokens: Sequence[int], n: int) -> float:
-    """Share of distinct n-grams among all n-grams; 1 where there is none."""
+    """Return the share of distinct n-grams among all n-grams; 1 where there is none."""
     grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def collapse_step(tokens: Sequence[int]) -> int | None:
-    """First step that completes a loop, None where none does.
+    """Return the first step that completes a loop; None where none does.
 
     A loop is one n-gram, n ≤ 8, at least three times in a row, over at least 6 tokens.
     """
     # matched[n]: how many tokens in a row equal the token n before them; the loop is n tokens longer.
-    matched = [0] * (_LONGEST_LOOP + 1)
+    matched = [0] * (_MAX_LOOP_LENGTH + 1)
     for step, token in enumerate(tokens):
-        for n in range(1, _LONGEST_LOOP + 1):
+        for n in range(1, _MAX_LOOP_LENGTH + 1):
             matched[n] = matched[n] + 1 if step >= n and tokens[step - n] == token else 0
-            if matched[n] + n >= max(_LOOP_TIMES * n, _LOOP_TOKENS):
+            if matched[n] + n >= max(_MIN_LOOP_REPEATS * n, _MIN_LOOP_TOKENS):
                 return step
     return None
 
 
 def first_flip(dense: Sequence[int], pruned: Sequence[int]) -> int | None:
-    """First step whose tokens differ, None where none does; both are read as far as the shorter one goes."""
+    """Return the first step whose tokens differ, up to the shorter length; None where none does."""
     return next((step for step, (a, b) in enumerate(zip(dense, pruned, strict=False)) if a != b), None)
+
+
+def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences share at their beginning."""
+    step = first_flip(one, other)
+    return min(len(one), len(other)) if step is None else step

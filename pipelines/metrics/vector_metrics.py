@@ -1,7 +1,4 @@
-"""Angles and lengths of vectors and their shifts, element by element in float64.
-
-For vectors that are short beside a vocabulary: head inputs and option subspaces.
-"""
+"""Angles and lengths of vectors and their shifts in float64, for head inputs and option subspaces."""
 
 import torch
 from jaxtyping import Float
@@ -11,12 +8,12 @@ from prunescope.pipelines.metrics.divergence_columns import Numbers, space
 
 
 def space_metrics(name: str, v: Float[Tensor, "n m"], dv: Float[Tensor, "n m"]) -> dict[str, Numbers]:
-    """Norms, cosine defect, parallel and orthogonal parts of a shift, and T1, in float64.
+    """Return norms, cosine defect, parallel and orthogonal part of a shift, and T1, in float64.
 
-    Δ⊥ is formed element by element, so a shift along v loses nothing.
+    Δ⊥ is computed element by element, so a shift along v loses no precision.
 
     Args:
-        name: of the space, as in the columns: `h`, `z` or `p`.
+        name: of the space in the columns: `h`, `z` or `p`.
         v: Dense vectors.
         dv: Their shifts Δ.
 

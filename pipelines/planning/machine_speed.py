@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.core.device import workers_on
-from prunescope.pipelines.metrics.divergence import divergence
+from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace, product
 from prunescope.pipelines.models.meta_model import Shape
@@ -84,7 +84,7 @@ def _vocabulary_rate(vocabulary: int, device: str, temperatures: int, workers: i
 
     def work() -> None:
         space = spaces.pop()
-        divergence(x, shifts, head, softmaxes, workspace=space)
+        divergences(x, shifts, head, softmaxes, workspace=space)
         spaces.append(space)
 
     return _rate(work, 3 * _ROWS * vocabulary * temperatures, workers)

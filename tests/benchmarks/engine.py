@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.thread_map import in_parallel
-from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _after, _local
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _local_shifts, _stream_after
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, product
@@ -222,8 +222,8 @@ def main() -> None:
         (dense_prompt,) = sessions[0]._prompts
         pairs = [
             (
-                _after(decoder, dense_prompt.capture, sublayer),
-                _local(sublayer, variant, [(dense_prompt.capture, dense_prompt.first)])[0],
+                _stream_after(decoder, dense_prompt.capture, sublayer),
+                _local_shifts(sublayer, variant, [(dense_prompt.capture, dense_prompt.first)])[0],
             )
             for sublayer in decoder.sublayers
         ]

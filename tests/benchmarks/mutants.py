@@ -152,8 +152,8 @@ FAULTS = (
     ),
     fault(
         TEXT,
-        "if matched[n] + n >= max(_LOOP_TIMES * n, _LOOP_TOKENS):",
-        "if matched[n] + n > max(_LOOP_TIMES * n, _LOOP_TOKENS):",
+        "if matched[n] + n >= max(_MIN_LOOP_REPEATS * n, _MIN_LOOP_TOKENS):",
+        "if matched[n] + n > max(_MIN_LOOP_REPEATS * n, _MIN_LOOP_TOKENS):",
         "pipelines/metrics/test_text_measures.py",
     ),
     fault(
@@ -172,8 +172,8 @@ FAULTS = (
     # pipelines: tasks, retrieval, advice, planning
     fault(
         "pipelines/evaluation/tasks/answer_extraction.py",
-        r'_MARKS = (",", r"\$", r"\.$")',
-        r'_MARKS = (",", r"\$")',
+        r'_IGNORED = (",", r"\$", r"\.$")',
+        r'_IGNORED = (",", r"\$")',
         "pipelines/evaluation/tasks/test_extraction.py",
     ),
     fault(
@@ -190,8 +190,8 @@ FAULTS = (
     ),
     fault(
         "pipelines/evaluation/retrieval/document_ranking.py",
-        "float(-place)",
-        "float(place)",
+        "float(-rank)",
+        "float(rank)",
         "pipelines/evaluation/retrieval/test_ranking.py",
     ),
     fault(

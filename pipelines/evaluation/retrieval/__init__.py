@@ -1,1 +1,1 @@
-"""Embeddings of queries and documents, and how well they find one another in the dense and in the pruned model."""
+"""Retrieval with embeddings of queries and documents by the dense and the pruned model."""

@@ -1,7 +1,4 @@
-"""Which documents each query finds first, and what that is worth by ir-measures, as TREC computes it.
-
-How texts become vectors is `embedding.py`'s.
-"""
+"""Ranking of documents for queries by their vectors, and TREC's retrieval measures of the ranking."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,69 +8,69 @@ from ir_measures import RR, R, nDCG
 from jaxtyping import Float
 from torch import Tensor
 
-# Documents that a query ranks: the deepest cutoff of a measure.
+# Number of ranked documents: the deepest cutoff of a measure.
 DEPTH = 100
 MEASURES = {"ndcg_at_10": nDCG @ 10, "recall_at_100": R @ 100, "mrr_at_10": RR @ 10}
 # Similarities of one block, in float64.
 _BLOCK = 2**25
 
 
-def best(
+def rank_documents(
     queries: Float[Tensor, "queries width"],
     documents: Float[Tensor, "documents width"],
     own: Sequence[int | None],
     depth: int = DEPTH,
 ) -> list[list[int]]:
-    """Indices of the documents that are most similar to each query by inner product, the best first.
+    """Return the indices of the documents most similar to each query by inner product, the best first.
 
-    Similarities are summed in float64 and rounded to float32, so that equal documents tie whatever the order of the
-    sums; of documents that tie the first in the corpus comes first.
+    Similarities are summed in float64 and rounded to float32, so that equal documents tie for any order of the sums;
+    of tied documents the first in the corpus comes first.
 
     Args:
         queries: one a row.
         documents: one a row.
-        own: for each query a document that it must not find: itself (ArguAna's queries are documents).
-        depth: how many are ranked.
+        own: index of the document that is the query itself (as in ArguAna) and must not be ranked, or None.
+        depth: number of ranked documents.
     """
-    found: list[list[int]] = []
-    wide = max(1, _BLOCK // max(1, documents.shape[1]))
-    for first in range(0, len(queries), high := max(1, _BLOCK // max(1, len(documents)))):
-        rows = queries[first : first + high].double()
-        parts = [(rows @ block.double().T).float() for block in documents.split(wide)]
-        similar = torch.cat(parts, dim=1)
-        for row, itself in zip(similar, own[first : first + high], strict=True):
+    rankings: list[list[int]] = []
+    block_documents = max(1, _BLOCK // max(1, documents.shape[1]))
+    block_queries = max(1, _BLOCK // max(1, len(documents)))
+    for first in range(0, len(queries), block_queries):
+        rows = queries[first : first + block_queries].double()
+        parts = [(rows @ block.double().T).float() for block in documents.split(block_documents)]
+        similarities = torch.cat(parts, dim=1)
+        for row, itself in zip(similarities, own[first : first + block_queries], strict=True):
             if itself is not None:
                 row[itself] = -torch.inf
-            # All that tie with the last one are looked at, then sorted in a way that keeps the corpus's order.
-            least = row.topk(min(depth, len(row))).values[-1]
-            candidates = (row >= least).nonzero()[:, 0]
+            # Select all documents that tie with the last one; the stable sort then keeps the corpus's order.
+            threshold = row.topk(min(depth, len(row))).values[-1]
+            candidates = (row >= threshold).nonzero()[:, 0]
             order = row[candidates].argsort(descending=True, stable=True)[:depth]
-            ranked = candidates[order].tolist()
-            found.append([index for index in ranked if index != itself])
-    return found
+            rankings.append([index for index in candidates[order].tolist() if index != itself])
+    return rankings
 
 
-def scores(
+def score_rankings(
     relevance: Mapping[str, Mapping[str, int]], ranked: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Each measure of each query.
+    """Return each measure of each query.
 
-    nDCG@10 with the judgements as gains and a discount of log₂(rank + 1) (Järvelin and Kekäläinen 2002, as trec_eval
-    has it), the share of relevant documents in the first 100, and one over the rank of the first relevant document in
-    the first 10.
+    nDCG@10 takes the judgements as gains with a discount of log₂(rank + 1) (Järvelin and Kekäläinen 2002, as in
+    trec_eval), recall@100 is the share of relevant documents in the first 100, and MRR@10 is one over the rank of the
+    first relevant document in the first 10.
 
     Args:
         relevance: judgements by query and document id.
         ranked: document ids by query, the best first.
 
     Returns:
-        By measure and query; 0 where a query has found nothing.
+        By measure and query; 0 where a query finds no relevant document.
     """
-    # trec_eval breaks ties on its own; falling whole numbers leave none.
-    run = {query: {name: float(-place) for place, name in enumerate(names)} for query, names in ranked.items()}
+    # trec_eval breaks ties in its own way; scores of −rank have none.
+    run = {query: {name: float(-rank) for rank, name in enumerate(names)} for query, names in ranked.items()}
     judged = {query: dict(names) for query, names in relevance.items()}
-    found = {name: dict.fromkeys(ranked, 0.0) for name in MEASURES}
+    values = {name: dict.fromkeys(ranked, 0.0) for name in MEASURES}
     names = {measure: name for name, measure in MEASURES.items()}
-    for each in ir_measures.iter_calc(list(MEASURES.values()), judged, run):
-        found[names[each.measure]][each.query_id] = float(each.value)
-    return found
+    for result in ir_measures.iter_calc(list(MEASURES.values()), judged, run):
+        values[names[result.measure]][result.query_id] = float(result.value)
+    return values

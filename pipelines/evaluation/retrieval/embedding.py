@@ -1,7 +1,4 @@
-"""Texts as vectors: tokens, last states of whatever the decoder wears, and one vector pooled from a text's states.
-
-Which texts, and what their vectors are compared with, is the caller's business.
-"""
+"""Embedding of texts: tokenization, batches, and vectors pooled from the decoder's last states."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,20 +7,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.retrieval.pooling import Pooling, pooled
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
-# A batch holds at most so many texts, and tokens with their padding; texts of a batch have about the same length.
+# Maximum texts, and tokens including padding, of a batch.
 BATCH_TEXTS, BATCH_TOKENS = 64, 4096
-# The tokenizer is given so many texts at once.
-_TOKENIZED = 1000
+# Texts of one call of the tokenizer.
+_TOKENIZER_TEXTS = 1000
 
 
 def require_fits(spec: RetrievalSpec, context_length: int) -> None:
-    """Refuses texts that are cut at more tokens than the model reads.
+    """Refuse a `max_length` over the model's context.
 
     Raises:
         InputError: names the key.
@@ -41,79 +39,71 @@ def tokens_of(
     max_length: int,
     pooling: Pooling,
 ) -> list[tuple[int, ...]]:
-    """Token ids of texts, cut at `max_length`, special tokens included.
+    """Return the token ids of texts, cut to `max_length`, special tokens included.
 
     Args:
         texts: with their prefixes.
         tokenizer: the model's own.
-        max_length: tokens of a text, at most.
-        pooling: with `last` every text ends with the tokenizer's end token, cut or not; so does, with `mean`, one
-            that has no token at all.
+        max_length: maximum tokens of a text.
+        pooling: with `last` every text ends with the tokenizer's end token, even a cut one; with `mean` only a text
+            without any token gets it.
 
     Raises:
         InputError: an end token is needed and the tokenizer has none.
     """
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    found: list[tuple[int, ...]] = []
-    for first in range(0, len(texts), _TOKENIZED):
-        part = list(texts[first : first + _TOKENIZED])
+    tokens: list[tuple[int, ...]] = []
+    for first in range(0, len(texts), _TOKENIZER_TEXTS):
+        part = list(texts[first : first + _TOKENIZER_TEXTS])
         for ids in tokenizer(part, truncation=True, max_length=max_length, return_attention_mask=False).input_ids:
             if pooling == "last" or not ids:
                 if end is None:
-                    raise InputError("retrieval: the tokenizer has no end token to read a text's meaning from")
+                    raise InputError("retrieval: the tokenizer has no end token, whose state would be the embedding")
                 ids = ids if ids and ids[-1] == end else [*ids[: max_length - 1], end]  # noqa: PLW2901
-            found.append(tuple(ids))
-    return found
+            tokens.append(tuple(ids))
+    return tokens
 
 
-def batches(lengths: Sequence[int], most_texts: int, most_tokens: int) -> Iterator[list[int]]:
-    """Indices of texts that run together, the shortest first: little padding, and always the same batches."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == most_texts or (len(batch) + 1) * lengths[index] > most_tokens):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def batches(lengths: Sequence[int], max_texts: int, max_tokens: int) -> Iterator[list[int]]:
+    """Yield batches of text indices in the order of length, which keeps padding small and batches reproducible."""
+    return batched(
+        sorted(range(len(lengths)), key=lengths.__getitem__),
+        lambda batch, index: len(batch) < max_texts and (len(batch) + 1) * lengths[index] <= max_tokens,
+    )
 
 
 @torch.inference_mode()
 def embed(
     decoder: Decoder, texts: Sequence[tuple[int, ...]], pooling: Pooling, progress: Progress = SILENT
 ) -> Float[Tensor, "texts width"]:
-    """Vectors of texts in float32, pooled in float64 from the states behind the final norm.
+    """Return vectors of texts in float32, pooled in float64 from the states after the final norm.
 
-    Texts that are alike share one, so that they tie.
+    Equal texts share one vector, so that they tie.
 
     Args:
-        decoder: the model, as whatever variant it computes now.
+        decoder: dense, or with a variant applied.
         texts: token ids, at least one each.
         pooling: `last` or `mean`.
         progress: one step a batch.
 
     Raises:
-        InputError: the model reads both ways and does not ignore padding.
+        InputError: the model is bidirectional and does not ignore padding.
         ComputationError: a state is NaN or infinite.
     """
-    different = list(dict.fromkeys(texts))
-    most_texts, most_tokens = decoder.at_once(BATCH_TEXTS), decoder.at_once(BATCH_TOKENS)
-    runs = list(batches([len(ids) for ids in different], most_texts, most_tokens))
-    vectors: list[Tensor] = [torch.empty(0)] * len(different)
+    distinct = list(dict.fromkeys(texts))
+    max_texts, max_tokens = decoder.at_once(BATCH_TEXTS), decoder.at_once(BATCH_TOKENS)
+    runs = list(batches([len(ids) for ids in distinct], max_texts, max_tokens))
+    vectors: dict[tuple[int, ...], Tensor] = {}
     progress.start("embed", len(runs))
     for run in runs:
-        lengths = torch.tensor([len(different[index]) for index in run], device=decoder.device)
-        tokens = torch.zeros(len(run), int(lengths.max()), dtype=torch.long)
-        tokens += decoder.padding
-        for row, index in enumerate(run):
-            tokens[row, : len(different[index])] = torch.tensor(different[index])
+        batch = [distinct[index] for index in run]
+        lengths = torch.tensor([len(ids) for ids in batch], device=decoder.device)
+        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch], True, decoder.padding)
         states = decoder.padded(tokens.to(decoder.device), lengths)
-        for index, vector in zip(run, pooled(states, lengths, pooling).float().cpu(), strict=True):
-            vectors[index] = vector
+        vectors |= zip(batch, pooled(states, lengths, pooling).float().cpu(), strict=True)
         progress.advance()
     progress.done()
-    place = {ids: index for index, ids in enumerate(different)}
-    found = torch.stack(vectors)[[place[ids] for ids in texts]]
-    if not bool(torch.isfinite(found).all()):
+    embeddings = torch.stack([vectors[ids] for ids in texts])
+    if not bool(torch.isfinite(embeddings).all()):
         raise ComputationError("an embedding is NaN or infinite")
-    return found
+    return embeddings

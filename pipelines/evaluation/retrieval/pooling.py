@@ -1,7 +1,4 @@
-"""One vector of a text's states.
-
-Where the states come from is `embedding.py`'s.
-"""
+"""Pooling of a text's states into one vector."""
 
 from typing import Literal
 
@@ -15,7 +12,7 @@ Pooling = Literal["last", "mean"]
 def pooled(
     states: Float[Tensor, "texts tokens width"], lengths: Int[Tensor, " texts"], pooling: Pooling
 ) -> Float[Tensor, "texts width"]:
-    """One vector a text, in float64: its last state, or the mean of its states; what pads on the right counts nothing.
+    """Return one vector a text, in float64: its last state, or the mean of its states, padding excluded.
 
     Args:
         states: of texts padded on the right.
@@ -25,6 +22,6 @@ def pooled(
     if pooling == "last":
         return states[torch.arange(len(states), device=states.device), lengths - 1].double()
     real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-    # Selected, not multiplied by zero: what stands in padding may be infinite.
+    # `where`, not a product with zero: states of padding may be infinite.
     whole = torch.where(real[..., None], states.double(), 0.0)
     return whole.sum(dim=1) / lengths[:, None]

@@ -1,7 +1,4 @@
-"""The dense side of a study's retrieval, embedded once and shared by every variant; each is then laid beside it.
-
-The tables leave here as polars frames; who stores them is not this module's business.
-"""
+"""Retrieval with the dense model's embeddings and those of variants, as rows of the retrieval tables."""
 
 import hashlib
 import json
@@ -17,7 +14,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import Collection, contents_hash, read_collection, texts_of
-from prunescope.pipelines.evaluation.retrieval.document_ranking import best, scores
+from prunescope.pipelines.evaluation.retrieval.document_ranking import rank_documents, score_rankings
 from prunescope.pipelines.evaluation.retrieval.embedding import embed, require_fits, tokens_of
 from prunescope.pipelines.evaluation.retrieval.pooling import Pooling
 from prunescope.pipelines.models.decoder import Decoder
@@ -47,12 +44,12 @@ class _Data:
     """One data set in the model's tokens, with the dense model's embeddings.
 
     Attributes:
-        spec: as the study names it.
+        spec: the study's entry.
         collection: its texts and judgements.
-        pooling: as it was resolved for the model.
+        pooling: resolved for the model.
         hash: of contents and settings.
         ids: tokens of the queries, then of the documents.
-        dense: embeddings of the same.
+        dense: their embeddings by the dense model.
     """
 
     spec: RetrievalSpec
@@ -64,16 +61,16 @@ class _Data:
 
 
 class RetrievalSession:
-    """Everything dense that the variants of one model share.
+    """The dense side of retrieval, embedded once and shared by the variants of a model.
 
     Args:
         decoder: the dense model.
         model: its name in the tables.
-        data_sets: what is searched.
+        data_sets: the study's data sets.
         progress: one step a batch of texts.
 
     Raises:
-        InputError: a data set is not as it should be, or its texts are cut at more tokens than the model reads.
+        InputError: a data set is malformed, or its `max_length` is over the model's context.
         ComputationError: an embedding is NaN, infinite or zero.
     """
 
@@ -84,7 +81,7 @@ class RetrievalSession:
         self._data = [self._read(spec, progress) for spec in data_sets]
 
     def measure(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> Tables:
-        """Embeds every text with a variant and scores what its queries find.
+        """Embed every text with a variant and score the ranked documents.
 
         Returns:
             Rows of `retrieval_scores`, `retrieval_queries` and `retrieval_embeddings`.
@@ -92,11 +89,11 @@ class RetrievalSession:
         Raises:
             ComputationError: an embedding is NaN, infinite or zero.
         """
-        found = [self._measure(data, recipe, variant, progress) for data in self._data]
-        empty = {"retrieval_scores": SCORES, "retrieval_queries": QUERIES, "retrieval_embeddings": EMBEDDINGS}
+        measured = [self._measure(data, recipe, variant, progress) for data in self._data]
+        schemas = {"retrieval_scores": SCORES, "retrieval_queries": QUERIES, "retrieval_embeddings": EMBEDDINGS}
         return {
-            table: pl.concat([schema.to_frame(), *(tables[table] for tables in found)])
-            for table, schema in empty.items()
+            table: pl.concat([schema.to_frame(), *(tables[table] for tables in measured)])
+            for table, schema in schemas.items()
         }
 
     def _read(self, spec: RetrievalSpec, progress: Progress) -> _Data:
@@ -114,12 +111,12 @@ class RetrievalSession:
         self, ids: Sequence[tuple[int, ...]], pooling: Pooling, spec: RetrievalSpec, recipe: str, progress: Progress
     ) -> Float[Tensor, "texts width"]:
         try:
-            found = embed(self.decoder, ids, pooling, progress)
+            embeddings = embed(self.decoder, ids, pooling, progress)
         except ComputationError as error:
             raise ComputationError(f"{self.model}@{recipe}: {spec.what}: {error}") from error
-        if not bool(found.any(dim=1).all()):
+        if not bool(embeddings.any(dim=1).all()):
             raise ComputationError(f"{self.model}@{recipe}: {spec.what}: an embedding is zero and has no direction")
-        return found
+        return embeddings
 
     def _measure(self, data: _Data, recipe: str, variant: Variant, progress: Progress) -> Tables:
         pruned = data.dense
@@ -128,52 +125,49 @@ class RetrievalSession:
                 pruned = self._embedded(data.ids, data.pooling, data.spec, recipe, progress)
         queries, documents = list(data.collection.queries), list(data.collection.documents)
         cosines = _cosines(data.dense, pruned)
-        values = {name: np.array(list(each.values())) for name, each in _scores(data, pruned).items()}
-        by_query = values | {COSINE: cosines[: len(queries)]}
-        about = {"model": self.model, "recipe": recipe, "data_set": data.spec.name}
-        tables = {
-            "retrieval_scores": [
-                about | {"metric": name, "value": each.mean(), "standard_error": _error(each), "n": len(each)}
-                for name, each in (values | {COSINE: cosines}).items()
-            ],
-            "retrieval_queries": [
-                about | {"metric": name, "query_id": query, "value": value}
-                for name, each in by_query.items()
-                for query, value in zip(queries, each, strict=True)
-            ],
-        }
-        schemas = {"retrieval_scores": SCORES, "retrieval_queries": QUERIES}
-        frames = {
-            name: pl.DataFrame([row | {"data_hash": data.hash} for row in rows], schema=schemas[name])
-            for name, rows in tables.items()
-        }
+        values = {name: np.array(list(scores.values())) for name, scores in _scores(data, pruned).items()}
+        labels = {"model": self.model, "recipe": recipe, "data_set": data.spec.name}
+        hashed = labels | {"data_hash": data.hash}
+        scores = [
+            hashed | {"metric": name, "value": own.mean(), "standard_error": _standard_error(own), "n": len(own)}
+            for name, own in (values | {COSINE: cosines}).items()
+        ]
+        by_query = [
+            hashed | {"metric": name, "query_id": query, "value": value}
+            for name, own in (values | {COSINE: cosines[: len(queries)]}).items()
+            for query, value in zip(queries, own, strict=True)
+        ]
         names = [("query", name) for name in queries] + [("document", name) for name in documents]
-        kept = _embedding_rows(about, names, data.ids, pruned) if data.spec.keep_embeddings else EMBEDDINGS.to_frame()
-        return frames | {"retrieval_embeddings": kept}
+        embeddings = _embedding_rows(labels, names, data.ids, pruned) if data.spec.keep_embeddings else None
+        return {
+            "retrieval_scores": pl.DataFrame(scores, schema=SCORES),
+            "retrieval_queries": pl.DataFrame(by_query, schema=QUERIES),
+            "retrieval_embeddings": EMBEDDINGS.to_frame() if embeddings is None else embeddings,
+        }
 
 
 def _scores(data: _Data, pruned: Float[Tensor, "texts width"]) -> dict[str, dict[str, float]]:
     queries, documents = list(data.collection.queries), list(data.collection.documents)
-    places = {name: place for place, name in enumerate(documents)}
+    indices = {name: index for index, name in enumerate(documents)}
     vectors = torch.nn.functional.normalize(pruned.double()) if data.spec.normalise else pruned
-    ranked = best(vectors[: len(queries)], vectors[len(queries) :], [places.get(name) for name in queries])
-    found = {query: [documents[place] for place in own] for query, own in zip(queries, ranked, strict=True)}
-    return scores(data.collection.relevance, found)
+    own = [indices.get(name) for name in queries]
+    rankings = rank_documents(vectors[: len(queries)], vectors[len(queries) :], own)
+    ranked = {query: [documents[index] for index in top] for query, top in zip(queries, rankings, strict=True)}
+    return score_rankings(data.collection.relevance, ranked)
 
 
 def _cosines(dense: Float[Tensor, "texts width"], pruned: Float[Tensor, "texts width"]) -> np.ndarray:
-    """Cosine of each text's two embeddings: 1 − ‖u − v‖²/2 of unit vectors, which no rounding puts above 1."""
-    one, other = (torch.nn.functional.normalize(each.double()) for each in (dense, pruned))
+    """Return the cosine of each text's two embeddings as 1 − ‖u − v‖²/2 of unit vectors, which is never above 1."""
+    one, other = (torch.nn.functional.normalize(vectors.double()) for vectors in (dense, pruned))
     return np.asarray((1 - (one - other).square().sum(dim=1) / 2).clamp(min=-1))
 
 
-def _error(values: np.ndarray) -> float | None:
-    """Standard error of a mean; None of one value."""
+def _standard_error(values: np.ndarray) -> float | None:
     return None if len(values) < 2 else float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _embedding_rows(
-    about: dict[str, str],
+    labels: dict[str, str],
     names: Sequence[tuple[str, str]],
     ids: Sequence[tuple[int, ...]],
     vectors: Float[Tensor, "texts width"],
@@ -183,10 +177,10 @@ def _embedding_rows(
         {
             "side": [side for side, _ in names],
             "text_id": [name for _, name in names],
-            "tokens": [len(each) for each in ids],
+            "tokens": [len(tokens) for tokens in ids],
             "norm": norms.numpy(),
             "embedding": pl.Series((vectors / norms[:, None]).half().numpy()),
         }
     )
-    constants = {name: pl.lit(value) for name, value in about.items()}
-    return frame.with_columns(**constants).select(pl.col(name).cast(of) for name, of in EMBEDDINGS.items())
+    constants = {name: pl.lit(value) for name, value in labels.items()}
+    return frame.with_columns(**constants).select(pl.col(name).cast(dtype) for name, dtype in EMBEDDINGS.items())

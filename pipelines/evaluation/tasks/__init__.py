@@ -1,1 +1,1 @@
-"""Tasks: what a variant scores, sample by sample."""
+"""Scores of variants on tasks, sample by sample."""

@@ -1,7 +1,4 @@
-"""What stands between lm-eval and answers as the shipped tasks write them: filters, and a score that lm-eval fetches.
-
-Where in a text an answer stands is the definitions' (their `filter_list`), whether it is right lm-eval's.
-"""
+"""Functions that the shipped task definitions name: an lm-eval filter, and a score that lm-eval would download."""
 
 import re
 import string
@@ -9,42 +6,41 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# What lm-eval's gsm8k leaves out of answers before it compares them, one behind the other: the comma of thousands,
-# currency, the point of a sentence.
-_MARKS = (",", r"\$", r"\.$")
+# Patterns that lm-eval's gsm8k removes from answers before it compares them, in this order: thousands separators,
+# the dollar sign, the final full stop.
+_IGNORED = (",", r"\$", r"\.$")
 
 
 def without_marks(responses: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:  # noqa: ARG001
-    """A filter of lm-eval's: 1,000. and $1000 become one answer, as they count as one.
+    """Return the answers without marks that the task's comparison ignores: 1,000. and $1000 become one answer.
 
-    It takes away only what the task's comparison ignores, so that no score moves; the dense model's answer and a
-    variant's are then the same text where they are the same number.
+    No score changes; but the dense model's answer and a variant's are then equal texts where they are equal numbers.
 
     Args:
-        responses: the answers found in each sample's texts.
+        responses: the answers extracted from each sample's texts.
         docs: the samples.
     """
-    return [[_without(answer) for answer in found] for found in responses]
+    return [[_without_marks(answer) for answer in answers] for answers in responses]
 
 
-def _without(answer: str) -> str:
-    for mark in _MARKS:
-        answer = re.sub(mark, "", answer)
+def _without_marks(answer: str) -> str:
+    for pattern in _IGNORED:
+        answer = re.sub(pattern, "", answer)
     return answer
 
 
 def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """SQuAD's F1 (arXiv 1606.05250 §6.1): harmonic mean of the shares of words that answer and truth have in common.
+    """Return SQuAD's F1 (arXiv 1606.05250 §6.1): harmonic mean of the words' precision and recall.
 
-    Small letters, without punctuation and articles; of several right answers the best one counts, as in SCROLLS
-    (2201.03533), which gives it in per cent.
+    Words are lower-cased and come without punctuation and articles; of several right answers the best one counts, as
+    in SCROLLS (2201.03533), which reports per cent.
 
     Args:
         doc: the sample, with its right `answers`.
-        results: the text that was written.
+        results: the generated text.
     """
-    found = _words(results[0])
-    return {"f1": max((_f1(found, _words(answer)) for answer in doc["answers"]), default=0.0)}
+    words = _words(results[0])
+    return {"f1": max((_f1(words, _words(answer)) for answer in doc["answers"]), default=0.0)}
 
 
 def _words(text: str) -> Counter[str]:
@@ -52,7 +48,7 @@ def _words(text: str) -> Counter[str]:
     return Counter(word for word in plain.split() if word not in {"a", "an", "the"})
 
 
-def _f1(found: Counter[str], truth: Counter[str]) -> float:
-    if not found or not truth:
-        return float(found == truth)
-    return 2 * (found & truth).total() / (found.total() + truth.total())
+def _f1(words: Counter[str], truth: Counter[str]) -> float:
+    if not words or not truth:
+        return float(words == truth)
+    return 2 * (words & truth).total() / (words.total() + truth.total())

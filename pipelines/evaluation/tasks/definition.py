@@ -1,13 +1,10 @@
-"""Finds what a study's task asks: a shipped definition, one of lm-eval's, or a YAML of the user's. No torch here.
-
-The definitions are lm-eval's own format; loading and asking them is `loading.py`'s.
-"""
+"""Task definitions in lm-eval's format: shipped ones, lm-eval's, and the user's YAML files. Imports no torch."""
 
 import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, lru_cache
@@ -25,7 +22,7 @@ from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 FOLDER = Path(__file__).parent / "definitions"
 DATA = Path(__file__).parent / "data"
 PREFIX = "lm_eval:"
-# Beside a definition that compares whole options may stand one that compares their letters, on the same samples.
+# Suffix of a definition that compares the letters of the options, on the same samples as the one without it.
 LETTER = "_letter"
 _NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'\[\]{}:#-][^\s\"'#]*)", re.MULTILINE)
 _PACKINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
@@ -33,12 +30,12 @@ _PACKINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 
 @dataclass(frozen=True)
 class Definition:
-    """Where a task stands.
+    """The files of a task.
 
     Attributes:
-        files: its YAML, and that of its letters where there is one; of a group of lm-eval's the one file.
+        files: its YAML, and that of its letters where there is one; for a group of lm-eval's the one file.
         is_harness: whether it is lm-eval's own.
-        is_group: whether it stands for several tasks, each under its own name.
+        is_group: whether it names several tasks.
     """
 
     files: tuple[Path, ...]
@@ -47,64 +44,63 @@ class Definition:
 
     @property
     def is_local(self) -> bool:
-        """Whether its samples lie in files here, and need not be fetched."""
-        return not self.is_group and bool({"custom_dataset"} & fields(self.files[0]).keys() or self.named_files)
+        """Whether its samples are in local files and need no download."""
+        return not self.is_group and ("custom_dataset" in fields(self.files[0]) or bool(self.named_files))
 
     @property
     def named_files(self) -> list[Path]:
-        """Files that a data set of `datasets`' own loaders names."""
+        """Existing files that `data_files` names for one of `datasets`' own loaders."""
         named = (fields(self.files[0]).get("dataset_kwargs") or {}).get("data_files")
-        values = list(named.values()) if isinstance(named, dict) else named
-        return [path for path in map(Path, _flat(values)) if path.is_file()]
+        return [path for path in map(Path, _strings(named)) if path.is_file()]
 
 
 @cache
 def harness() -> str:
-    """What asks and judges, with its version."""
+    """Return the name and version of the evaluation harness."""
     return f"lm_eval {version('lm_eval')}"
 
 
 def shipped() -> list[str]:
-    """Names of the tasks whose definitions travel with the package; where one is local, its samples do, too."""
+    """Return the names of the tasks whose definitions the package contains."""
     return sorted(
         path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_") and not path.stem.endswith(LETTER)
     )
 
 
 def find(spec: TaskSpec) -> Definition:
-    """The definition of a study's task.
+    """Return the definition of a study's task.
 
     Raises:
-        InputError: there is none of that name, with near matches; the file cannot be read; it is a group, whose
-            tasks' own files nobody would look at to see what changed and whether programs run; it names Python
-            functions that the study does not allow; or lm-eval would run in its own process what the model writes.
+        InputError: no task has that name; the file cannot be read; it is the user's group, whose tasks' files would
+            not be checked and hashed; it names Python functions that the study does not allow; or lm-eval would run
+            model-written code in its own process.
     """
-    found = _found(spec)
-    if any(fields(file).get("unsafe_code") for file in found.files):
-        raise InputError(unsafe(spec.name))
-    return found
+    definition = _find(spec)
+    if any(fields(file).get("unsafe_code") for file in definition.files):
+        raise InputError(unsafe_message(spec.name))
+    return definition
 
 
-def unsafe(name: str) -> str:
-    """Why a task is refused that runs programs outside of the jail."""
+def unsafe_message(name: str) -> str:
+    """Return the error for a task that runs model-written programs outside of the sandbox."""
     return (
-        f"task {name}: it runs code that the model writes unconfined; `humaneval` and `mbpp`, without {PREFIX}, lock "
-        "it up"
+        f"task {name}: it runs model-written code without a sandbox; use `humaneval` or `mbpp`, without {PREFIX}, "
+        "which run it in one"
     )
 
 
-def _found(spec: TaskSpec) -> Definition:
+def _find(spec: TaskSpec) -> Definition:
     asked = spec.source
     if Path(asked).suffix in {".yaml", ".yml"}:
         path = Path(asked).expanduser().absolute()
         if "group" in fields(path):
             raise InputError(f"task {spec.name}: {path} is a group; name its tasks in the study one by one")
         files = _with_letter(path)
-        # Every file is looked into by itself: lm-eval imports a function that another file then leaves out, too.
-        called = [name for file in files for each in _definitions(file) for name in _functions(_own_fields(each))]
+        # Each file is searched by itself, because lm-eval also imports functions that a later file overrides.
+        called = [name for file in files for part in _definitions(file) for name in _functions(_own_fields(part))]
         if called and not spec.allow_functions:
             raise InputError(
-                f"task {spec.name}: {path} runs Python code of its own ({called[0]}); write it in Jinja, or say "
+                f"task {spec.name}: {path} runs Python code of its own ({called[0]}); write it in Jinja, or set "
                 "`allow_functions: true` in the study if you trust it"
             )
         for file in files:
@@ -117,16 +113,16 @@ def _found(spec: TaskSpec) -> Definition:
     if name in known:
         return Definition((known[name],), is_harness=True, is_group="group" in fields(known[name]))
     near = get_close_matches(name, [*shipped(), *known], n=3)
-    hint = f"near it are {', '.join(near)}" if near else f"shipped are {', '.join(shipped())}"
+    hint = f"similar names are {', '.join(near)}" if near else f"shipped are {', '.join(shipped())}"
     raise InputError(f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}")
 
 
-def _require_samples(name: str, path: Path, found: dict[str, Any]) -> None:
-    """Refuses a definition over files that names none: `datasets` would take all below the working folder for them."""
-    given = found.get("dataset_kwargs") or {}
-    if "custom_dataset" in found or "data_files" in given or "data_dir" in given:
+def _require_samples(name: str, path: Path, keys: dict[str, Any]) -> None:
+    """Refuse a file loader without files: `datasets` would read every file below the working folder."""
+    arguments = keys.get("dataset_kwargs") or {}
+    if "custom_dataset" in keys or "data_files" in arguments or "data_dir" in arguments:
         return
-    loader = found.get("dataset_path")
+    loader = keys.get("dataset_path")
     if loader in _loaders():
         raise InputError(
             f"task {name}: {path} has `dataset_path: {loader}` and no files; add `dataset_kwargs: {{data_files: "
@@ -136,30 +132,29 @@ def _require_samples(name: str, path: Path, found: dict[str, Any]) -> None:
 
 @cache
 def _loaders() -> Container[str]:
-    """Names by which `datasets` calls its own readers of files."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     return frozenset(_PACKAGED_DATASETS_MODULES)
 
 
 def contents_hash(spec: TaskSpec) -> str:
-    """Hash of all that a task asks: settings, definition with what it includes, samples, version of the harness.
+    """Return a hash of a task's settings, definition files, local samples and harness version.
 
-    Data sets that lm-eval fetches are known by name only.
+    Data sets that lm-eval downloads count by name only.
 
     Raises:
         InputError: as `find`, or a file cannot be read.
     """
-    found = find(spec)
-    paths = sorted({path for file in found.files for path in _sources(file)})
+    definition = find(spec)
+    paths = sorted({path for file in definition.files for path in _sources(file)})
     digest = hashlib.sha256(f"{spec.hash}\n{harness()}\n".encode())
-    for path in [*paths, *_data_files(spec, found)]:
+    for path in [*paths, *_data_files(spec, definition)]:
         digest.update(_digest(path, *_stamp(path)))
     return digest.hexdigest()
 
 
 def data_file(name: str) -> Path:
-    """The file of a name that a definition gives: a shipped one, else a path."""
+    """Return the path of a definition's `file`: a shipped data set's name, else a path."""
     if name in CORPORA:
         return CORPORA[name]
     for ending in _PACKINGS:
@@ -169,81 +164,81 @@ def data_file(name: str) -> Path:
 
 
 def fields(path: Path) -> dict[str, Any]:
-    """The keys of a definition, those that it includes among them; functions by their names.
+    """Return the keys of a definition and of those that it includes; functions as names.
 
     Raises:
-        InputError: it cannot be read, or is no mapping.
+        InputError: a file cannot be read, or is not a mapping.
     """
-    whole: dict[str, Any] = {}
-    for each in _definitions(path):
-        whole |= _own_fields(each)
-    return whole
+    merged: dict[str, Any] = {}
+    for part in _definitions(path):
+        merged |= _own_fields(part)
+    return merged
 
 
 @cache
 def harness_names() -> dict[str, Path]:
-    """Files of lm-eval's tasks and groups by name, without importing it."""
+    """Return the files of lm-eval's tasks and groups by name, without importing lm-eval."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("lm-eval is not installed; install prunescope again")
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(Path(spec.submodule_search_locations[0], "tasks").rglob("*.yaml")):
         for name in _NAME.findall(path.read_text(encoding="utf-8", errors="replace")):
-            found.setdefault(name, path)
-    return found
+            files.setdefault(name, path)
+    return files
 
 
 class _Function(str):
-    """Name of a Python function, which lm-eval imports and calls."""
+    """Name of a Python function that lm-eval would import and call."""
 
     __slots__ = ()
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads lm-eval's `!function` as a name."""
+    """YAML loader that reads lm-eval's `!function` as a name."""
 
 
 _Loader.add_constructor("!function", lambda _, node: _Function(node.value))
 
 
-def _functions(value: Any) -> Iterator[str]:  # noqa: ANN401 (whatever stands in a YAML)
-    """Names of the functions that a definition calls, at any depth."""
+def _functions(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
+    """Yield the names of the functions in a value, at any depth."""
     if isinstance(value, _Function):
         yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _functions(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _functions(part)
+    for part in _parts(value):
+        yield from _functions(part)
+
+
+def _parts(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any YAML value)
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does."""
+    """Return modification time and size, the key of the caches below."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 def _own_fields(path: Path) -> dict[str, Any]:
-    """The keys that stand in the file itself."""
+    """Return the keys of the file itself, without its includes."""
     return _parsed(path, *_stamp(path))
 
 
 @lru_cache(maxsize=1024)
-def _parsed(path: Path, changed: int, size: int) -> dict[str, Any]:  # noqa: ARG001
-    """The same, read once as long as the file does not change."""
-    found = read_yaml(path, "task definition", _Loader)
-    if not isinstance(found, dict):
+def _parsed(path: Path, modified: int, size: int) -> dict[str, Any]:  # noqa: ARG001
+    keys = read_yaml(path, "task definition", _Loader)
+    if not isinstance(keys, dict):
         raise InputError(f"task definition {path}: a definition is a mapping of keys (task, output_type, ...)")
-    return found
+    return keys
 
 
 @lru_cache(maxsize=1024)
-def _digest(path: Path, changed: int, size: int) -> bytes:  # noqa: ARG001
-    """SHA-256 of the file; computed once as long as it does not change."""
+def _digest(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001
     return hashlib.sha256(_read(path)).digest()
 
 
@@ -252,46 +247,46 @@ def _with_letter(path: Path) -> tuple[Path, ...]:
     return (path, letter) if letter.is_file() else (path,)
 
 
-def _definitions(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """A definition behind those that it includes, at any depth: what comes later overrides.
+def _definitions(path: Path, including: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the included definitions, at any depth, then the definition itself: later ones override earlier ones.
 
     Raises:
-        InputError: it includes itself, or one of them cannot be read.
+        InputError: a definition includes itself, or one of them cannot be read.
     """
-    if path.resolve() in above:
+    if path.resolve() in including:
         raise InputError(f"task definition {path}: includes itself; take it out of `include`")
     includes = _own_fields(path).get("include", [])
     for name in [includes] if isinstance(includes, str) else includes:
-        yield from _definitions(path.parent / name, (*above, path.resolve()))
+        yield from _definitions(path.parent / name, (*including, path.resolve()))
     yield path
 
 
 def _sources(path: Path) -> Iterator[Path]:
-    """A definition, those that it includes, and Python files beside them whose functions they name."""
-    for each in _definitions(path):
-        yield each
-        for module in re.findall(r"!function\s+([\w.]+)\.\w+", _read(each).decode("utf-8", "replace")):
-            if (code := each.parent / f"{module.replace('.', '/')}.py").is_file():
+    """Yield a definition, its includes, and the Python files in their folders whose functions they name."""
+    for part in _definitions(path):
+        yield part
+        for module in re.findall(r"!function\s+([\w.]+)\.\w+", _read(part).decode("utf-8", "replace")):
+            if (code := part.parent / f"{module.replace('.', '/')}.py").is_file():
                 yield code
 
 
-def _data_files(spec: TaskSpec, found: Definition) -> list[Path]:
-    """Local files that hold the samples."""
-    given = fields(found.files[0]).get("dataset_kwargs") or {}
+def _data_files(spec: TaskSpec, definition: Definition) -> list[Path]:
+    arguments = fields(definition.files[0]).get("dataset_kwargs") or {}
     if spec.data is not None:
-        if "file" not in given:
-            raise InputError(f"task {spec.name}: `data` takes the place of a shipped task's samples; this is none")
+        if "file" not in arguments:
+            raise InputError(f"task {spec.name}: `data` replaces a shipped task's samples; this task has none")
         return [Path(spec.data).expanduser().absolute()]
-    if "file" in given:
-        return [data_file(given["file"])]
-    return found.named_files
+    if "file" in arguments:
+        return [data_file(arguments["file"])]
+    return definition.named_files
 
 
-def _flat(values: Any) -> Iterator[str]:  # noqa: ANN401 (a name, a list of them, or nothing)
-    if isinstance(values, str):
-        yield values
-    for value in values if isinstance(values, list) else ():
-        yield from _flat(value)
+def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
+    """Yield the strings in a value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    for part in _parts(value):
+        yield from _strings(part)
 
 
 def _read(path: Path) -> bytes:
@@ -306,7 +301,7 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 
 def runs_code(spec: TaskSpec) -> bool:
-    """Whether the programs that a variant writes for a task have to run to be judged.
+    """Return whether the programs that a variant writes for a task must run to be scored.
 
     Raises:
         InputError: as `find`.
@@ -315,5 +310,5 @@ def runs_code(spec: TaskSpec) -> bool:
 
 
 def described(spec: TaskSpec) -> str:
-    """A task's settings in one line, as provenance keeps them."""
+    """Return a task's settings as one line of JSON, for the provenance."""
     return json.dumps(spec.model_dump(exclude_none=True), sort_keys=True)

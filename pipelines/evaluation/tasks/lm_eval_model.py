@@ -1,13 +1,13 @@
-"""lm-eval's `hf` model with its arithmetic replaced: serves whatever the loaded decoder wears, shares work, no copies.
+"""lm-eval's `hf` model on a loaded decoder with its current weights: batched, with shared prefixes run once.
 
-Tokenization, windows and truncation are lm-eval's own code; only token ids come here. What is asked is `score.py`'s.
+Tokenization, windows and truncation are lm-eval's own code; only the arithmetic on token ids is replaced.
 """
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +15,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from torch import Tensor
 
+from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.tasks.batched_generation import Generation, can_reuse_prefix, write
+from prunescope.pipelines.evaluation.tasks.batched_generation import Generation, can_reuse_prefix, generate_greedy
 from prunescope.pipelines.evaluation.tasks.loading import quiet
 from prunescope.pipelines.metrics.cpu_matmul import quick_linears
+from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
 from prunescope.pipelines.models.forward_probe import is_close
 
@@ -30,31 +32,30 @@ BLOCK_ROWS = 256
 # A continuation's log-likelihood, and whether greedy decoding would write it.
 Likelihood = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]
-# Request, row and place of a state, and the token whose likelihood is read there.
+# Request, row and position of a state, and the token whose likelihood that state gives.
 Read = tuple[int, int, int, int]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Tokens that the model reads, and what is asked of it there.
+    """Tokens that the model reads, and the continuations scored there.
 
     Attributes:
         fed: the tokens.
-        asked: request, place of the state that predicts its first token, and its tokens.
+        scored: request, position of the state that predicts the first token of its continuation, and continuation.
     """
 
     fed: tuple[int, ...]
-    asked: tuple[tuple[int, int, tuple[int, ...]], ...]
+    scored: tuple[tuple[int, int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows that begin alike, so that their beginning passes once.
+    """Rows with a common prefix, which runs once.
 
     Attributes:
         rows: in the order of their tokens.
-        shared: tokens of the beginning; all of a row that is alone.
+        shared: tokens of the prefix; all tokens of a single row.
     """
 
     rows: tuple[_Row, ...]
@@ -67,54 +68,53 @@ class _Group:
 
     @property
     def requests(self) -> int:
-        """How many requests it answers."""
-        return sum(len(row.asked) for row in self.rows)
+        """Number of requests that the group answers."""
+        return sum(len(row.scored) for row in self.rows)
 
 
 class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
-    """Answers lm-eval's requests with a decoder that was loaded once, worn or dense.
+    """Model for lm-eval's requests that runs one loaded decoder, dense or with a variant applied.
 
-    What several requests begin with passes through the model once, a question with its options and with their letters;
-    they go on from its key-value cache, all of a batch together. Logits are formed only where something is asked.
-    Log-likelihoods equal those of lm-eval's
-    `hf` model in float32 up to the rounding of sums in another order.
+    A prefix that several requests share, such as a question before its options, runs once; their ends continue from
+    its key-value cache, all of a batch together. Logits are computed only at scored tokens. Log-likelihoods equal
+    those of lm-eval's `hf` model in float32 up to the order of sums.
 
     Args:
-        decoder: the dense model; nothing is worn yet.
+        decoder: the dense model, without a variant applied.
 
     Attributes:
-        progress: told one step a request, or a window of a text.
-        task: how progress calls what is asked.
-        written: what was written to each context, by context and arguments, until the caller clears it.
-        others: what another model wrote to a sample, by the sample's number, to guess by; it decides no token.
+        progress: one step a request, or a window of a text.
+        task: name of the current task in the progress.
+        written: generations by context and arguments, until the caller clears it.
+        others: another model's text by sample number, used as drafts; they decide no token.
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        # lm-eval gives its tokenizer a padding token; the decoder's own stays as it is.
-        # Windows of a text come in batches of lm-eval's: all of them together, they are batched here.
+        # lm-eval gives its tokenizer a padding token, so it gets a copy.
+        # lm-eval batches the windows of a text itself: this batch size passes them on all together.
         with quiet():
             super().__init__(pretrained=decoder.model, tokenizer=copy.deepcopy(decoder.tokenizer), batch_size=2**31)
         self.decoder = decoder
-        # Asked of the dense model: what a variant is asked must not depend on which one came first.
-        self._can_share, self._goes_on = _can_share(decoder), can_reuse_prefix(decoder)
+        # Probed on the dense model: results must not depend on the variant that comes first.
+        self._can_share, self._reuses_prefix = _can_share(decoder), can_reuse_prefix(decoder)
         self.progress: Progress = SILENT
         self.task = "task"
         self.written: dict[tuple[str, str], Generation] = {}
         self.others: Mapping[int, str] = {}
 
     def set_context(self, context: int | None) -> None:
-        """How many tokens a window of a text has; None is what the model holds."""
+        """Set the tokens of a text's window; None is the model's context."""
         self._max_length = context
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Likelihood]:  # noqa: ARG002
-        """Of every request's continuation behind its context; lm-eval's bars stay away, ours are told."""
-        found: list[Likelihood] = super().loglikelihood(requests, disable_tqdm=True)
-        return found
+        """Return the log-likelihood of each request's continuation, without lm-eval's progress bars."""
+        likelihoods: list[Likelihood] = super().loglikelihood(requests, disable_tqdm=True)
+        return likelihoods
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:  # noqa: ARG002
-        """Of every request's whole text, window by window."""
-        found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
-        return found
+        """Return the log-likelihood of each request's whole text, window by window."""
+        likelihoods: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return likelihoods
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
@@ -123,50 +123,56 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         disable_tqdm: bool = True,  # noqa: ARG002 (lm-eval's signature)
         override_bs: int | None = None,  # noqa: ARG002
     ) -> list[Likelihood]:
-        """Log-likelihoods of continuations behind contexts, in the order of the requests.
+        """Return the log-likelihoods of continuations after their contexts, in the order of the requests.
 
         Raises:
             InputError: a continuation is longer than the model's context.
             ComputationError: a logit is NaN or infinite.
         """
-        most = self.decoder.at_once(PASS_TOKENS)
-        groups = _groups(self._rows(requests), most, can_share=self._can_share)
+        max_tokens = self.decoder.at_once(PASS_TOKENS)
+        groups = _groups(self._rows(requests), max_tokens, can_share=self._can_share)
         alone = [group for group in groups if len(group.rows) == 1]
         shared = [group for group in groups if len(group.rows) > 1]
         likelihoods: dict[int, list[Likelihood]] = defaultdict(list)
         self.progress.start(self.task, len(requests))
         with quick_linears(self.decoder.model):
-            for batch in _batches(alone, most, is_alike=False):
-                self._answer(likelihoods, self._whole(batch))
-                self.progress.advance(sum(group.requests for group in batch))
-            for batch in _batches(shared, most, is_alike=not self.decoder.can_pad):
-                self._answer(likelihoods, self._sharing(batch))
-                self.progress.advance(sum(group.requests for group in batch))
+            for work, run, same_length in (
+                (alone, self._run_whole, False),
+                (shared, self._run_shared, not self.decoder.can_pad),
+            ):
+                for batch in _batches(work, max_tokens, same_length=same_length):
+                    for states, reads in run(batch):
+                        values = self._likelihoods(states, [read[1:] for read in reads])
+                        for (request, *_), value in zip(reads, values, strict=True):
+                            likelihoods[request].append(value)
+                    self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
         return [_summed(likelihoods[index]) for index in range(len(requests))]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
-        """Greedy answers up to the first stop string; kept whole in `written`.
+        """Return greedy answers up to the first stop string; `written` keeps the whole generations.
 
         Raises:
-            InputError: the task asks for samples instead of the likeliest tokens, or leaves a question no room.
+            InputError: the task samples tokens, or its limit leaves no room for a question.
         """
         by_limit: dict[int, list[tuple[int, tuple[int, ...], list[str]]]] = defaultdict(list)
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         for index, request in enumerate(requests):
-            context, asked = request.args
-            given = normalize_gen_kwargs(dict(asked), self.max_gen_toks)
-            if given.get("do_sample") and given.get("temperature", 1.0) > 0:
-                raise InputError(f"task {request.task_name}: it draws its answers; only greedy tasks can be paired")
-            until = handle_stop_sequences(given.get("until"), eos=eos)
+            context, arguments = request.args
+            settings = normalize_gen_kwargs(dict(arguments), self.max_gen_toks)
+            if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
+                raise InputError(f"task {request.task_name}: it samples its answers; only greedy tasks can be paired")
+            until = handle_stop_sequences(settings.get("until"), eos=eos)
             ids = tuple(int(token) for token in self.tok_batch_encode([context])[0][0])
-            by_limit[int(given["max_gen_toks"])].append((index, ids, until))
+            by_limit[int(settings["max_gen_toks"])].append((index, ids, until))
         texts: dict[int, str] = {}
         self.progress.start(self.task, len(requests))
         for limit, group in by_limit.items():
             others = [self._other(requests[index]) for index, *_ in group]
             contexts, stops = [ids for _, ids, _ in group], [until for *_, until in group]
-            answers = write(self.decoder, contexts, stops, limit, others=others, goes_on=self._goes_on)
+            answers = generate_greedy(
+                self.decoder, contexts, stops, limit, others=others, reuses_prefix=self._reuses_prefix
+            )
             for (index, *_), answer in zip(group, answers, strict=True):
                 texts[index] = answer.text
                 self.written[written_key(requests[index].args)] = answer
@@ -179,173 +185,148 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def _rows(self, requests: Sequence[Request]) -> list[_Row]:
-        """What has to be read, every row once, cut from the left as lm-eval cuts it."""
-        asked: dict[tuple[int, ...], list[tuple[int, int, tuple[int, ...]]]] = defaultdict(list)
-        for index, (_, before, continuation) in enumerate(requests):
+        """Return the distinct token rows of the requests, cut from the left as lm-eval does."""
+        scored: dict[tuple[int, ...], list[tuple[int, int, tuple[int, ...]]]] = defaultdict(list)
+        for index, (_, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise InputError(
-                    f"a task asks for an answer of {len(continuation)} tokens; the model's context holds "
-                    f"{self.max_length}, and one is the least"
+                    f"a task scores an answer of {len(continuation)} tokens; it must have 1 to {self.max_length}, the "
+                    "model's context"
                 )
-            fed = (*before, *continuation)[-(self.max_length + 1) : -1]
-            asked[fed].append((index, len(fed) - len(continuation), tuple(continuation)))
-        return [_Row(fed, tuple(each)) for fed, each in asked.items()]
+            fed = (*context, *continuation)[-(self.max_length + 1) : -1]
+            scored[fed].append((index, len(fed) - len(continuation), tuple(continuation)))
+        return [_Row(fed, tuple(own)) for fed, own in scored.items()]
 
-    def _whole(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
-        """Rows in one pass; padding on the right, which causal models never read."""
+    def _run_whole(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
+        """Run rows in one pass, padded on the right, which causal models never read."""
         rows = [row for group in groups for row in group.rows]
         states = self.decoder.hidden(_padded([row.fed for row in rows]).to(self.decoder.device))
         yield states, [read for index, row in enumerate(rows) for read in _reads(row, index)]
 
-    def _sharing(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
-        """Beginnings once, padded on the left; then what is left of all rows behind their caches."""
+    def _run_shared(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
+        """Run the prefixes once, padded on the left; then the ends of all rows from the prefixes' cache."""
         device, cache = self.decoder.device, self.decoder.new_cache()
-        begun, real = padded_left([group.rows[0].fed[: group.shared] for group in groups], device)
-        padding = [begun.shape[1] - group.shared for group in groups]
-        states = self.decoder.hidden(begun, cache, real)
-        rest = [(index, row) for index, group in enumerate(groups) for row in group.rows]
+        prefixes, mask = padded_left([group.rows[0].fed[: group.shared] for group in groups], device)
+        padding = [prefixes.shape[1] - group.shared for group in groups]
+        states = self.decoder.hidden(prefixes, cache, mask)
+        rows = [(index, row) for index, group in enumerate(groups) for row in group.rows]
         yield (
             states,
             [
-                (request, each, padding[index] + place, token)
-                for index, row in rest
-                for request, each, place, token in _reads(row, index)
-                if place < groups[index].shared
+                (request, number, padding[index] + position, token)
+                for index, row in rows
+                for request, number, position, token in _reads(row, index)
+                if position < groups[index].shared
             ],
         )
-        left = [(index, row) for index, row in rest if len(row.fed) > groups[index].shared]
-        # Long ends and short ones apart, each behind a cache of its own.
-        alike = list(_alike(left, lambda each: len(each[1].fed) - groups[each[0]].shared))
-        for number, ends in enumerate(alike, start=1):
-            own = cache if number == len(alike) else copy.deepcopy(cache)
-            kept = torch.tensor([index for index, _ in ends], device=device)
-            own.reorder_cache(cast(torch.LongTensor, kept))  # repeats rows, and is the one that recurrent states know
+        unfinished = [(index, row) for index, row in rows if len(row.fed) > groups[index].shared]
+
+        def length(end: tuple[int, _Row]) -> int:
+            return len(end[1].fed) - groups[end[0]].shared
+
+        # No end is padded to more than twice its length; each part has its own copy of the cache.
+        by_length = sorted(unfinished, key=length, reverse=True)
+        parts = list(batched(by_length, lambda part, end: 2 * length(end) >= length(part[0])))
+        for part, ends in enumerate(parts, start=1):
+            own = cache if part == len(parts) else copy.deepcopy(cache)
+            sources = torch.tensor([index for index, _ in ends], device=device)
+            # Of the cache's methods only this one repeats rows of recurrent states too.
+            own.reorder_cache(cast(torch.LongTensor, sources))
             tokens = _padded([row.fed[groups[index].shared :] for index, row in ends])
-            # What pads on the right comes last and is never read; but it must not be counted as a position either.
+            # Padding on the right is never read, but it must not count as a position either.
             lengths = torch.tensor([len(row.fed) - groups[index].shared for index, row in ends])
             is_real = torch.arange(tokens.shape[1]) < lengths[:, None]
             after = is_real if self.decoder.can_pad else torch.ones_like(tokens)
             yield (
-                self.decoder.hidden(tokens.to(device), own, torch.cat([real[kept], after.to(real)], dim=1)),
+                self.decoder.hidden(tokens.to(device), own, torch.cat([mask[sources], after.to(mask)], dim=1)),
                 [
-                    (request, each, place - groups[index].shared, token)
+                    (request, number, position - groups[index].shared, token)
                     for number, (index, row) in enumerate(ends)
-                    for request, each, place, token in _reads(row, number)
-                    if place >= groups[index].shared
+                    for request, _, position, token in _reads(row, number)
+                    if position >= groups[index].shared
                 ],
             )
-
-    def _answer(self, found: dict[int, list[Likelihood]], passes: Iterator[tuple[Tensor, list[Read]]]) -> None:
-        """Adds the likelihoods of tokens to their requests."""
-        for states, reads in passes:
-            for (request, *_), each in zip(reads, self._likelihoods(states, [read[1:] for read in reads]), strict=True):
-                found[request].append(each)
 
     def _likelihoods(
         self, states: Float[Tensor, "rows tokens width"], reads: Sequence[tuple[int, int, int]]
     ) -> list[Likelihood]:
-        """Log-likelihood of tokens, each read from the state at a row and place, and whether it is the likeliest."""
-        found, most = list[Likelihood](), self.decoder.at_once(BLOCK_ROWS)
-        for start in range(0, len(reads), most):
-            block: Int[Tensor, "reads three"] = torch.tensor(reads[start : start + most], device=states.device)
-            rows, places, tokens = block.unbind(dim=1)
-            logits = self.decoder.head.logits_of_state(states[rows, places])
+        """Return the log-likelihood of tokens after states (row, position), and whether each is the likeliest."""
+        likelihoods, size = list[Likelihood](), self.decoder.at_once(BLOCK_ROWS)
+        for start in range(0, len(reads), size):
+            block: Int[Tensor, "reads three"] = torch.tensor(reads[start : start + size], device=states.device)
+            rows, positions, tokens = block.unbind(dim=1)
+            logits = self.decoder.head.logits_of_state(states[rows, positions])
             own = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=1)
             if not bool(own.isfinite().all()):
                 raise ComputationError("NaN or infinite logits in a task; the variant's weights are damaged")
-            found += zip(own.tolist(), (logits.argmax(dim=1) == tokens).tolist(), strict=True)
-        return found
+            likelihoods += zip(own.tolist(), (logits.argmax(dim=1) == tokens).tolist(), strict=True)
+        return likelihoods
 
 
 @torch.inference_mode()
 def _can_share(decoder: Decoder) -> bool:
-    """Whether several continuations of many tokens go on from one cached context, found by running some."""
+    """Return whether several continuations of many tokens can continue one cached context, by running two."""
     tokens = probe_tokens(decoder, 24)
     split = tokens.shape[1] * 2 // 3
     try:
         cache = decoder.new_cache()
         decoder.hidden(tokens[:, :split], cache)
         cache.reorder_cache(cast(torch.LongTensor, torch.zeros(2, dtype=torch.long, device=decoder.device)))
-        found = decoder.hidden(tokens[:, split:].repeat(2, 1), cache)
+        states = decoder.hidden(tokens[:, split:].repeat(2, 1), cache)
     except (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-        return False  # whatever an architecture raises on a cache that it does not know
-    return is_close(found, decoder.hidden(tokens)[:, split:].expand_as(found))
+        return False  # errors of architectures that do not support such a cache
+    return is_close(states, decoder.hidden(tokens)[:, split:].expand_as(states))
 
 
 def written_key(arguments: tuple[Any, ...]) -> tuple[str, str]:
-    """By what an answer is found again: its context and how it was asked for."""
-    context, asked = arguments
-    return context, repr(asked)
+    """Return the key of a generation in `VariantLM.written`: its context and generation arguments."""
+    context, settings = arguments
+    return context, repr(settings)
 
 
 def _reads(row: _Row, index: int) -> list[Read]:
-    """Every token that is asked for in a row: request, row, place of the state that predicts it, token."""
     return [
         (request, index, first + step, token)
-        for request, first, tokens in row.asked
+        for request, first, tokens in row.scored
         for step, token in enumerate(tokens)
     ]
 
 
-def _alike(rows: Sequence[_T], length_of: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """Rows from the longest to the shortest, so that none is padded to more than twice its length."""
-    together: list[_T] = []
-    for row in sorted(rows, key=length_of, reverse=True):
-        if together and 2 * length_of(row) < length_of(together[0]):
-            yield together
-            together = []
-        together.append(row)
-    if together:
-        yield together
-
-
 def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "rows tokens"]:
-    """Rows with zeros on the right."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def _summed(likelihoods: Sequence[Likelihood]) -> Likelihood:
-    """Of an answer, from those of its tokens; summed in float64."""
     return sum(value for value, _ in likelihoods), all(is_greedy for _, is_greedy in likelihoods)
 
 
-def _groups(rows: Sequence[_Row], most: int, *, can_share: bool) -> list[_Group]:
-    """Neighbours in the order of their tokens join as long as fewer tokens pass together than apart."""
+def _groups(rows: Sequence[_Row], max_tokens: int, *, can_share: bool) -> list[_Group]:
+    """Group neighbours in the order of their tokens as long as that lowers the number of tokens to run."""
     groups: list[_Group] = []
     for row in sorted(rows, key=lambda row: row.fed):
         if groups and can_share:
             last = groups[-1]
-            common = min(last.shared, _common(last.rows[-1].fed, row.fed))
+            common = min(last.shared, common_prefix_length(last.rows[-1].fed, row.fed))
             is_worth_it = (last.shared - common) * len(last.rows) < common
-            if is_worth_it and (len(last.rows) + 1) * max(last.longest, len(row.fed)) <= most:
+            if is_worth_it and (len(last.rows) + 1) * max(last.longest, len(row.fed)) <= max_tokens:
                 groups[-1] = _Group((*last.rows, row), common)
                 continue
         groups.append(_Group((row,), len(row.fed)))
     return groups
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike."""
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _batches(groups: Sequence[_Group], most: int, *, is_alike: bool) -> Iterator[list[_Group]]:
-    """Groups that pass together, the longest beginnings first, so that what does not fit fails at once.
+def _batches(groups: Sequence[_Group], max_tokens: int, *, same_length: bool) -> Iterator[list[_Group]]:
+    """Divide groups into batches, the longest prefixes first, so that memory runs out at once or never.
 
     Args:
         groups: all of them.
-        most: tokens, padding included.
-        is_alike: whether only beginnings of one length may pass together.
+        max_tokens: of a batch, padding included.
+        same_length: whether all prefixes of a batch must have one length.
     """
-    together: list[_Group] = []
-    rows = longest = 0
-    for group in sorted(groups, key=lambda group: -group.shared):
-        width = max(longest, group.longest)
-        is_full = (rows + len(group.rows)) * width > most
-        if together and (is_full or (is_alike and group.shared != together[0].shared)):
-            yield together
-            together, rows, width = [], 0, group.longest
-        together.append(group)
-        rows, longest = rows + len(group.rows), width
-    if together:
-        yield together
+
+    def fits(batch: list[_Group], group: _Group) -> bool:
+        rows = sum(len(other.rows) for other in (*batch, group))
+        width = max(other.longest for other in (*batch, group))
+        return rows * width <= max_tokens and not (same_length and group.shared != batch[0].shared)
+
+    return batched(sorted(groups, key=lambda group: -group.shared), fits)

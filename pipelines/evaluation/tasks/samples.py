@@ -1,7 +1,4 @@
-"""Reads the samples of a task from a file, in the form in which lm-eval takes a data set of one's own.
-
-The definitions beside this file name these functions; what is asked of a sample stands there.
-"""
+"""Functions that the shipped task definitions name to read samples from files as `datasets` objects."""
 
 import gzip
 import json
@@ -18,93 +15,95 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.corpora.text_sources import CORPORA, read_text
 from prunescope.pipelines.evaluation.tasks.definition import data_file
 
-# Titles of articles in WikiText: one = on either side, sections have two and more.
+# Titles of articles in WikiText have one = on either side; those of sections have two or more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
-# Unpacked; a hundred kilobytes of zeros can be packed gigabytes.
-MOST_BYTES = 256_000_000
+# Unpacked size: a file of a hundred kilobytes can unpack to gigabytes.
+MAX_BYTES = 256_000_000
 
 
 def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
-    """The records of a JSONL file.
+    """Return the records of a JSONL file.
 
     Args:
         file: name of a shipped file, or a path; it may be packed (.gz, .xz).
-        keys: what every record must have. With `choices` and `gold` among them, options are two or more texts and
-            the right one's place is among them.
+        keys: required keys of a record. With `choices` and `gold` among them, `choices` must be two or more texts and
+            `gold` the index of one of them.
 
     Raises:
-        InputError: the file cannot be read, or a line is no such record; names file and line.
+        InputError: the file cannot be read, or a line is not such a record; names file and line.
     """
     path = data_file(file)
     opener = _OPENERS.get(path.suffix, open)
     try:
         with opener(path, "rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise InputError(f"task data {path}: more than {MOST_BYTES:,} bytes, unpacked; split it")
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise InputError(f"task data {path}: more than {MAX_BYTES:,} bytes, unpacked; split it")
         lines = content.decode().split("\n")  # a JSON string may hold other line separators
     except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8, or cut short"
         raise InputError(f"task data {path}: {reason}; give a readable JSONL file") from error
-    found = []
+    records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"task data {path}, line {number}: not valid JSON; one record a line") from error
+            raise InputError(
+                f"task data {path}, line {number}: not valid JSON; each line must be one record"
+            ) from error
         if problem := _problem(record, keys):
             raise InputError(f"task data {path}, line {number}: {problem}")
-        found.append({key: record[key] for key in keys} if keys else record)
-    if not found:
-        raise InputError(f"task data {path}: no record in it")
-    return DatasetDict({"test": Dataset.from_list(found)})
+        records.append({key: record[key] for key in keys} if keys else record)
+    if not records:
+        raise InputError(f"task data {path}: the file contains no record")
+    return DatasetDict({"test": Dataset.from_list(records)})
 
 
 def articles(file: str, **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
-    """A text in WikiText's form, one record an article; what stands before the first title is left out if blank.
+    """Return a text in WikiText's format as one record an article; a blank part before the first title is left out.
 
     Raises:
-        InputError: the text cannot be read, or holds nothing.
+        InputError: the text cannot be read, or is blank.
     """
     text = read_text(file if file in CORPORA else str(data_file(file)), "task data")
     starts = [match.start() for match in _TITLE.finditer(text)]
     cuts = sorted({0, *starts, len(text)})
-    pages = [text[start:end] for start, end in pairwise(cuts)]
-    found = [{"page": page} for page in pages if page.strip()]
-    if not found:
-        raise InputError(f"task data {file}: no text in it")
-    return DatasetDict({"test": Dataset.from_list(found)})
+    pages = [{"page": text[start:end]} for start, end in pairwise(cuts) if text[start:end].strip()]
+    if not pages:
+        raise InputError(f"task data {file}: the file contains no text")
+    return DatasetDict({"test": Dataset.from_list(pages)})
 
 
 def programs(docs: Dataset) -> Dataset:
-    """MBPP's problems with what judging needs: no `prompt` stands before the program, `entry_point` is its function.
+    """Return MBPP's problems with the columns that scoring needs: an empty `prompt`, and `entry_point`, the function.
 
-    That is the first name that the first test calls and the reference solution defines, or else the first it calls.
+    The function is the first name that the first test calls and the reference solution defines, else the first that
+    the test calls.
 
     Raises:
-        InputError: the first test calls nothing; names the problem.
+        InputError: the first test calls no function; names the problem.
     """
-    return docs.map(lambda doc: {"prompt": "", "entry_point": _tested(doc)})
+    return docs.map(lambda doc: {"prompt": "", "entry_point": _entry_point(doc)})
 
 
 def without_the_first(docs: Dataset) -> Dataset:
-    """All records but the first: MBPP's worked examples are problems 2 to 4."""
+    """Return all records but the first: MBPP's few-shot examples are problems 2 to 4."""
     return docs.select(range(1, len(docs)))
 
 
-def _tested(doc: dict[str, Any]) -> str:
+def _entry_point(doc: dict[str, Any]) -> str:
     called = re.findall(r"(\w+)\s*\(", doc["test_list"][0])
     if not called:
-        raise InputError(f"task data of mbpp, problem {doc.get('task_id')}: its first test calls nothing")
+        raise InputError(f"task data of mbpp, problem {doc.get('task_id')}: its first test calls no function")
     defined = set(re.findall(r"\bdef\s+(\w+)", doc["code"]))
     return str(next((name for name in called if name in defined), called[0]))
 
 
 def _problem(record: object, keys: Sequence[str]) -> str | None:
-    """What is wrong with a record; None where nothing is."""
+    """Return what is wrong with a record, or None."""
     if not isinstance(record, dict):
         return "not an object"
     if missing := [key for key in keys if key not in record]:
@@ -114,7 +113,7 @@ def _problem(record: object, keys: Sequence[str]) -> str | None:
         if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
             return "`choices` must be a list of texts, none of them empty"
         if not 2 <= len(choices) <= 26:
-            return f"{len(choices)} `choices`; two to 26 can be lettered"
+            return f"{len(choices)} `choices`; there must be 2 to 26"
         if type(gold) is not int or not 0 <= gold < len(choices):
-            return f"`gold` must be the place of the right one of {len(choices)} `choices`, from 0"
+            return f"`gold` must be the index of the right one of {len(choices)} `choices`, from 0"
     return None

@@ -1,7 +1,4 @@
-"""Tests code that a model wrote, shut in so that it reaches nothing: no network, no files, no other process, no end.
-
-What is asked of it is the task's; how it is shut in stands in `jail.py`, which runs as a script of its own.
-"""
+"""Client of the sandbox that tests model-written code; `sandbox.py`, run as a script, is the other side."""
 
 import json
 import os
@@ -20,16 +17,16 @@ Outcome = Literal["passed", "failed", "timed_out", "memory", "refused"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """Resource limits of a program.
 
     Attributes:
         seconds: until all its processes are killed, its tests included.
         cpu_seconds: of one process.
         memory_bytes: address space of one process.
-        processes: how many it may be at once, threads counted.
+        processes: maximum number at once, threads included.
         file_bytes: of one file, and of all files together.
         open_files: of one process.
-        result_bytes: of one result that is handed to the tests.
+        result_bytes: of one result that the program returns to the tests.
     """
 
     seconds: float = 15
@@ -43,39 +40,35 @@ class Limits:
 
 @dataclass(frozen=True)
 class ExecutionVerdict:
-    """How the tests of a program went, and why in a few words.
-
-    `refused` says that this machine cannot shut a program in; nothing of it ran.
-    """
+    """Outcome of a program's tests, with a short reason; `refused`: this machine has no sandbox, nothing ran."""
 
     outcome: Outcome
     reason: str = ""
 
 
-def passes(
+def run_tests(
     problem: str, completion: str, tests: str, entry_point: str, limits: Limits | None = None
 ) -> ExecutionVerdict:
-    """Whether a completed program passes tests, in a jail of its own.
+    """Run tests on a completed program in a new sandbox.
 
     The program runs in namespaces of users, mounts, processes, network, IPC and host name, without capabilities, under
     resource limits and a filter of system calls. It sees an empty folder of its own, the standard library and the
     system's shared libraries, read-only: no home, no /etc, no /proc, no installed packages, no environment. The tests
     run in another process, which calls the program's function through a pipe and reads plain values back: a program
-    that leaves early, patches what it finds or prints what a passing one would has not passed. Its output is dropped.
+    that exits early, patches objects or prints a verdict has not passed. Its output is discarded.
 
-    No library does it: the one that does, bubblewrap, is no part of the registry's trusted packages (there is only a
-    rarely updated copy of its binary), and limits, filter and verdict would remain.
+    Of the libraries only bubblewrap isolates as much; PyPI has just a rarely updated copy of its binary, and limits,
+    filter and verdict would still be needed.
 
     Args:
-        problem: code that can run as it is, such as a function with a docstring only; the tests may use what it
-            defines.
-        completion: what was written behind it.
+        problem: code that runs as it is, such as a function with a docstring only; the tests may use its definitions.
+        completion: the model's continuation of the problem.
         tests: code that calls the function by name and raises where a result is wrong.
         entry_point: the function's name.
-        limits: what it may use.
+        limits: resource limits; None takes the defaults.
 
     Raises:
-        ComputationError: the jail could not be built, for a reason that is no `refused`.
+        ComputationError: the sandbox failed for a reason other than `refused`.
     """
     limits = limits or Limits()
     if not sys.platform.startswith("linux"):
@@ -88,10 +81,10 @@ def passes(
             "limits": asdict(limits),
             "root": root,
         }
-        # The tests follow on their own: they are read where the program is not.
-        parts = [json.dumps(part).encode() for part in (task, {"tests": tests})]
-        asked = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
-        # Sets come in the same order every time; nothing of the caller's environment goes along.
+        # The tests are a second message, which the sandbox reads outside of the program's process.
+        messages = [json.dumps(message).encode() for message in (task, {"tests": tests})]
+        request = b"".join(len(message).to_bytes(8, "little") + message for message in messages)
+        # A fixed hash seed fixes the order of sets; the caller's environment is not passed on.
         environment = {"HOME": "/box", "TMPDIR": "/box", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
         process = subprocess.Popen(
             [sys.executable, "-P", "-s", "-S", "-B", str(Path(__file__).with_name("sandbox.py"))],
@@ -103,25 +96,21 @@ def passes(
             start_new_session=True,
         )
         try:
-            said, complaint = process.communicate(asked, limits.seconds)
+            verdict, errors = process.communicate(request, limits.seconds)
         except subprocess.TimeoutExpired:
             return ExecutionVerdict("timed_out", f"not done after {limits.seconds:g} s")
         finally:
-            _end(process)
-    if not said:
-        told = complaint.decode(errors="replace").strip().splitlines()
-        raise ComputationError(f"the jail for a program broke: {told[-1] if told else 'it said nothing'}")
-    return ExecutionVerdict(*json.loads(said))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills what is left: with the first process inside its namespace every other dies."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+            # The first process of the namespace dies with the outermost one, and the kernel then kills all others.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if not verdict:
+        lines = errors.decode(errors="replace").strip().splitlines()
+        raise ComputationError(f"the sandbox for a program failed: {lines[-1] if lines else 'no message'}")
+    return ExecutionVerdict(*json.loads(verdict))
 
 
 def refusal() -> str | None:
-    """Why no program can be shut in on this machine; None where one can."""
-    verdict = passes("def nothing():\n    pass\n", "", "nothing()", "nothing")
+    """Return why this machine has no sandbox; None where it has one."""
+    verdict = run_tests("def nothing():\n    pass\n", "", "nothing()", "nothing")
     return verdict.reason if verdict.outcome == "refused" else None

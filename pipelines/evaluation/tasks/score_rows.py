@@ -1,7 +1,4 @@
-"""Rows of `task_scores` and `task_samples`, made of what lm-eval's evaluator logged.
-
-Nothing is asked here; who asks is `score.py`.
-"""
+"""Rows of `task_scores` and `task_samples` from the output of lm-eval's evaluator."""
 
 import hashlib
 import json
@@ -48,7 +45,7 @@ _SAMPLE_TYPES: _Types = {
 }
 SCORE_SCHEMA, SAMPLE_SCHEMA = pl.Schema(_SCORE_TYPES), pl.Schema(_SAMPLE_TYPES)
 _KINDS = {"letter": "non_generative", "full_text": "non_generative", "greedy": "generative", "rolling": "perplexity"}
-# Our names of lm-eval's metrics, by scoring; what is not here keeps its name behind a prefix.
+# Our names of lm-eval's metrics, by scoring; all others keep their name after a prefix.
 _METRICS = {
     "letter": {"acc": "accuracy_letter"},
     "full_text": {"acc": "accuracy", "acc_bytes": "accuracy_per_byte"},
@@ -58,23 +55,23 @@ _METRICS = {
 _OTHER = "lm_eval/"
 # Derived from byte_perplexity.
 _LEFT_OUT = {"bits_per_byte"}
-# What lm-eval's filters write where they find no answer.
+# Output of lm-eval's filters that find no answer.
 _NO_ANSWER = {"", "[invalid]"}
-# How much of a text stands for it.
-_BEGINNING = 200
+# Characters of a text that are stored as its question.
+_EXCERPT_LENGTH = 200
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What lm-eval found of a task.
+class TaskOutput:
+    """Output of lm-eval's evaluator for one task.
 
     Attributes:
         results: aggregates by `metric,filter`.
-        samples: as it logs them, once a filter.
-        written: answers by context and arguments.
-        tokens: of each text that was read.
-        verdicts: on the programs that were written, by sample; empty where they did not run.
+        samples: lm-eval's log, one entry per sample and filter.
+        written: generations by context and arguments.
+        tokens: number of tokens of each text of a rolling task; empty for the others.
+        verdicts: of the generated programs, by sample; empty where they did not run.
     """
 
     results: Mapping[str, Any]
@@ -84,8 +81,8 @@ class Answered:
     verdicts: Mapping[int, ExecutionVerdict]
 
 
-def facts(loaded: LoadedTask, answered: Answered) -> Row:
-    """What all rows of a task say alike in `task_scores`, whatever the metric; known where nothing was judged too."""
+def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
+    """Return the columns of `task_scores` that do not depend on the metric."""
     return {
         "task": loaded.name,
         "task_group": loaded.group,
@@ -94,177 +91,160 @@ def facts(loaded: LoadedTask, answered: Answered) -> Row:
         "fewshot_seed": loaded.spec.seed if loaded.draws else None,
         "task_version": loaded.version,
         "harness": harness(),
-        "task_hash": _task_hash(loaded, answered),
+        "task_hash": _task_hash(loaded, output),
     }
 
 
-def score_rows(loaded: LoadedTask, answered: Answered) -> Iterator[Row]:
-    """Every metric that lm-eval aggregated."""
-    about = facts(loaded, answered)
-    filters = list(dict.fromkeys(str(sample["filter"]) for sample in answered.samples))
-    for key, value in answered.results.items():
-        metric, _, chosen = key.partition(",")
-        if not chosen or metric.endswith("_stderr") or metric in _LEFT_OUT:
+def score_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
+    """Yield a row for every metric that lm-eval aggregated, for pass@1 and for token perplexity."""
+    columns = common_columns(loaded, output)
+
+    def row(name: str, metric: str, values: Sequence[Any], value: float, is_higher_better: bool) -> Row:
+        error, n = _standard_error(metric, values, value)
+        scores = {"metric": name, "value": value, "standard_error": error, "n": n}
+        return columns | scores | {"is_higher_better": is_higher_better}
+
+    filters = list(dict.fromkeys(str(sample["filter"]) for sample in output.samples))
+    for key, value in output.results.items():
+        metric, _, by = key.partition(",")
+        if not by or metric.endswith("_stderr") or metric in _LEFT_OUT:
             continue
-        own = [sample[metric] for sample in answered.samples if sample["filter"] == chosen]
-        error, n = _standard_error(metric, own, float(value))
-        yield about | {
-            "metric": _metric_name(loaded, metric, chosen, filters),
-            "value": float(value),
-            "standard_error": error,
-            "n": n,
-            "is_higher_better": bool(loaded.task.higher_is_better().get(metric, True)),
-        }
-    judged = [float(each.outcome == "passed") for each in answered.verdicts.values() if each.outcome != "refused"]
-    if judged:
-        value = sum(judged) / len(judged)
-        error, n = _standard_error("pass_at_1", judged, value)
-        yield about | {
-            "metric": "pass_at_1",
-            "value": value,
-            "standard_error": error,
-            "n": n,
-            "is_higher_better": True,
-        }
+        values = [sample[metric] for sample in output.samples if sample["filter"] == by]
+        is_higher_better = bool(loaded.task.higher_is_better().get(metric, True))
+        yield row(_metric_name(loaded, metric, by, filters), metric, values, float(value), is_higher_better)
+    passed = [float(each.outcome == "passed") for each in output.verdicts.values() if each.outcome != "refused"]
+    if passed:
+        yield row("pass_at_1", "pass_at_1", passed, sum(passed) / len(passed), True)
     if loaded.scoring == "rolling":
-        totals = [float(sample["resps"][0][0]) for sample in answered.samples]
-        value = math.exp(-sum(totals) / sum(answered.tokens))
-        error, n = _standard_error("token_perplexity", list(zip(totals, answered.tokens, strict=True)), value)
-        yield about | {
-            "metric": "token_perplexity",
-            "value": value,
-            "standard_error": error,
-            "n": n,
-            "is_higher_better": False,
-        }
+        totals = [float(sample["resps"][0][0]) for sample in output.samples]
+        sizes = list(zip(totals, output.tokens, strict=True))
+        value = math.exp(-sum(totals) / sum(output.tokens))
+        yield row("token_perplexity", "token_perplexity", sizes, value, False)
 
 
-def _metric_name(loaded: LoadedTask, metric: str, chosen: str, filters: Sequence[str]) -> str:
+def _metric_name(loaded: LoadedTask, metric: str, by: str, filters: Sequence[str]) -> str:
     if loaded.task.OUTPUT_TYPE == "loglikelihood" or metric not in _METRICS[loaded.scoring]:
-        return _OTHER + (metric if len(filters) == 1 else f"{metric},{chosen}")
+        return _OTHER + (metric if len(filters) == 1 else f"{metric},{by}")
     name = _METRICS[loaded.scoring][metric]
     strict, lenient = _strict_and_lenient(filters)
-    if chosen == strict:
+    if by == strict:
         return name
-    return f"{name}_lenient" if chosen == lenient and name == "exact_match" else f"{_OTHER}{metric},{chosen}"
+    return f"{name}_lenient" if by == lenient and name == "exact_match" else f"{_OTHER}{metric},{by}"
 
 
 def _strict_and_lenient(filters: Sequence[str]) -> tuple[str, str]:
-    """Which of lm-eval's filters finds answers strictly and which leniently; the same one where there is but one."""
+    """Return the names of lm-eval's strict and lenient filter; the same name twice where there is only one."""
     strict = next((name for name in filters if "strict" in name), filters[0])
     lenient = next((name for name in filters if "flexible" in name or "lenient" in name), strict)
     return strict, lenient
 
 
-def _standard_error(metric: str, own: Sequence[Any], value: float) -> tuple[float | None, int]:
-    """Of a mean over samples, or of a perplexity over texts (delta method); and what was averaged over.
+def _standard_error(metric: str, samples: Sequence[Any], value: float) -> tuple[float | None, int]:
+    """Return the standard error of a mean or of a perplexity (delta method), and the number of averaged items.
 
     A perplexity exp(−Σ l/Σ w) of texts with log-likelihoods l and sizes w has the error of its ratio times itself.
+    The error is None for fewer than two samples, and where the aggregate is not the samples' mean.
     """
-    if metric.endswith("perplexity") and all(isinstance(each, (tuple, list)) for each in own):
-        likelihoods, sizes = (np.array(side, dtype=np.float64) for side in zip(*own, strict=True))
-        total, count = float(sizes.sum()), len(own)
+    if metric.endswith("perplexity") and all(isinstance(sample, (tuple, list)) for sample in samples):
+        likelihoods, sizes = (np.array(side, dtype=np.float64) for side in zip(*samples, strict=True))
+        total, count = float(sizes.sum()), len(samples)
         if count < 2:
             return None, round(total)
-        left = likelihoods - sizes * likelihoods.sum() / total
-        return value * math.sqrt(count / (count - 1) * float(left @ left)) / total, round(total)
-    if len(own) < 2 or not all(isinstance(each, (bool, int, float, np.number)) for each in own):
-        return None, len(own)
-    values = np.array(own, dtype=np.float64)
+        residuals = likelihoods - sizes * likelihoods.sum() / total
+        return value * math.sqrt(count / (count - 1) * float(residuals @ residuals)) / total, round(total)
+    if len(samples) < 2 or not all(isinstance(sample, (bool, int, float, np.number)) for sample in samples):
+        return None, len(samples)
+    values = np.array(samples, dtype=np.float64)
     mean = float(values.mean())
-    return (float(values.std(ddof=1)) / math.sqrt(len(own)) if math.isclose(mean, value) else None), len(own)
+    return (float(values.std(ddof=1)) / math.sqrt(len(samples)) if math.isclose(mean, value) else None), len(samples)
 
 
-def _task_hash(loaded: LoadedTask, answered: Answered) -> str:
-    """Of everything that was asked, the right answers and the metrics."""
-    asked = [(_sample_hash(loaded, sample), str(sample["target"])) for sample in answered.samples]
-    return _hashed([loaded.scoring, sorted(answered.results), asked])
+def _task_hash(loaded: LoadedTask, output: TaskOutput) -> str:
+    asked = [(_sample_hash(loaded, sample), str(sample["target"])) for sample in output.samples]
+    return _hashed([loaded.scoring, sorted(output.results), asked])
 
 
-# -- samples ----------------------------------------------------------------------------------------------------------
-
-
-def sample_rows(loaded: LoadedTask, answered: Answered) -> Iterator[Row]:
-    """Every sample, once however many filters judged it."""
-    rows = {"rolling": _read_row, "greedy": _written_row}.get(loaded.scoring, _chosen_row)
+def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
+    """Yield one row for every sample, whatever the number of filters."""
     by_sample: dict[int, list[Mapping[str, Any]]] = {}
-    for sample in answered.samples:
+    for sample in output.samples:
         by_sample.setdefault(int(sample["doc_id"]), []).append(sample)
-    for number, same in by_sample.items():
+    for number, entries in by_sample.items():
+        if loaded.scoring == "greedy":
+            columns = _generation_row(loaded, entries, output)
+        else:
+            (entry,) = entries
+            columns = _text_row(entry) if loaded.scoring == "rolling" else _choice_row(loaded, entry)
         yield {
             "task": loaded.name,
             "sample_id": str(number),
-            "sample_hash": _sample_hash(loaded, same[0]),
+            "sample_hash": _sample_hash(loaded, entries[0]),
             "scoring": loaded.scoring,
-        } | rows(loaded, same, answered)
+        } | columns
 
 
-def _chosen_row(loaded: LoadedTask, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:  # noqa: ARG001
-    """The likeliest of the options."""
-    (sample,) = same
+def _choice_row(loaded: LoadedTask, sample: Mapping[str, Any]) -> Row:
     task, doc = loaded.task, sample["doc"]
     target = sample["target"]
-    place: int | None = 0
+    target_index: int | None = 0
     if task.OUTPUT_TYPE == "loglikelihood":
         options, question = [str(target)], task.doc_to_text(doc)
     else:
         options = [str(option) for option in task.doc_to_choice(doc)]
         right = task.doc_to_text(doc) if task.multiple_input else target
         question = sample["arguments"][0][0] if task.multiple_input else task.doc_to_text(doc)
-        place = _place(right, options)
-    # Behind the options' own likelihoods may stand those without the question.
-    own = [float(response[0]) for response in sample["filtered_resps"][: len(options)]]
+        target_index = _option_index(right, options)
+    # The likelihoods without the question may follow the options' own.
+    likelihoods = [float(response[0]) for response in sample["filtered_resps"][: len(options)]]
     sizes = [max(1, len(option.encode())) for option in options]
-    best = int(np.argmax(own))
-    is_correct = sample.get("acc", best == place)
+    best = int(np.argmax(likelihoods))
+    is_correct = sample.get("acc", best == target_index)
     return {
         "question": str(question),
         "options": options,
-        "target": None if place is None else options[place],
+        "target": None if target_index is None else options[target_index],
         "answer": options[best],
-        "is_correct": None if is_correct is None or place is None else bool(is_correct),
-        "option_log_likelihoods": own,
-        "option_log_likelihoods_per_byte": [value / size for value, size in zip(own, sizes, strict=True)],
-        "target_index": place,
+        "is_correct": None if is_correct is None or target_index is None else bool(is_correct),
+        "option_log_likelihoods": likelihoods,
+        "option_log_likelihoods_per_byte": [value / size for value, size in zip(likelihoods, sizes, strict=True)],
+        "target_index": target_index,
     }
 
 
-def _place(right: Any, options: Sequence[str]) -> int | None:  # noqa: ANN401 (as the task gives it)
-    """Place of the right option; of several right ones the first."""
+def _option_index(right: Any, options: Sequence[str]) -> int | None:  # noqa: ANN401 (of the task's own type)
+    """Return the index of the right option; the first of several."""
     first = right[0] if isinstance(right, list) and right else right
     if isinstance(first, int):
         return first if 0 <= first < len(options) else None
     return options.index(first) if first in options else None
 
 
-def _read_row(loaded: LoadedTask, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:  # noqa: ARG001
-    """A text that was read."""
-    (sample,) = same
+def _text_row(sample: Mapping[str, Any]) -> Row:
     (text,) = sample["arguments"][0]
     total = float(sample["filtered_resps"][0])
     return {
-        "question": text.strip()[:_BEGINNING],
+        "question": text.strip()[:_EXCERPT_LENGTH],
         "option_log_likelihoods": [total],
         "option_log_likelihoods_per_byte": [total / max(1, len(text.encode()))],
         "target_index": 0,
     }
 
 
-def _written_row(loaded: LoadedTask, same: Sequence[Mapping[str, Any]], answered: Answered) -> Row:
-    """A text that was written, and the answers found in it."""
-    by_filter = {str(sample["filter"]): sample for sample in same}
+def _generation_row(loaded: LoadedTask, entries: Sequence[Mapping[str, Any]], output: TaskOutput) -> Row:
+    by_filter = {str(sample["filter"]): sample for sample in entries}
     strict, lenient = (by_filter[name] for name in _strict_and_lenient(list(by_filter)))
-    written = answered.written[written_key(strict["arguments"][0])]
+    written = output.written[written_key(strict["arguments"][0])]
     target = strict["target"]
-    judged = {
-        "answer": _found(strict),
-        "is_correct": _is_right(strict),
-        "answer_lenient": _found(lenient),
-        "is_correct_lenient": _is_right(lenient),
-    }
     if loaded.runs_code:
-        judged = _judged(written.text, answered.verdicts.get(int(strict["doc_id"])))
-    return judged | {
+        answers = _program_columns(written.text, output.verdicts.get(int(strict["doc_id"])))
+    else:
+        answers = {
+            "answer": _extracted(strict),
+            "is_correct": _is_right(strict),
+            "answer_lenient": _extracted(lenient),
+            "is_correct_lenient": _is_right(lenient),
+        }
+    return answers | {
         "question": str(loaded.task.doc_to_text(strict["doc"])),
         "target": None if target is None else str(target[0] if isinstance(target, list) and target else target),
         "text": written.text,
@@ -276,8 +256,8 @@ def _written_row(loaded: LoadedTask, same: Sequence[Mapping[str, Any]], answered
     }
 
 
-def _judged(program: str, verdict: ExecutionVerdict | None) -> Row:
-    """A program as the answer, right where its tests passed; nobody knows where it did not run."""
+def _program_columns(program: str, verdict: ExecutionVerdict | None) -> Row:
+    """Return the answer columns of a program: right if its tests passed, null if it did not run."""
     outcome = "not_run" if verdict is None else verdict.outcome
     is_right = None if outcome in {"not_run", "refused"} else outcome == "passed"
     return {
@@ -289,9 +269,9 @@ def _judged(program: str, verdict: ExecutionVerdict | None) -> Row:
     }
 
 
-def _found(sample: Mapping[str, Any]) -> str | None:
-    found = sample["filtered_resps"][0]
-    answer = str(found[0] if isinstance(found, list) and found else found).strip()
+def _extracted(sample: Mapping[str, Any]) -> str | None:
+    response = sample["filtered_resps"][0]
+    answer = str(response[0] if isinstance(response, list) and response else response).strip()
     return None if answer in _NO_ANSWER else answer
 
 
@@ -299,13 +279,8 @@ def _is_right(sample: Mapping[str, Any]) -> bool | None:
     return bool(sample["exact_match"]) if "exact_match" in sample else None
 
 
-def texts_of(loaded: LoadedTask, samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The texts that were read; none of a task that asks."""
-    return [sample["arguments"][0][0] for sample in samples] if loaded.scoring == "rolling" else []
-
-
 def _sample_hash(loaded: LoadedTask, sample: Mapping[str, Any]) -> str:
-    """Of the prompts with everything behind them."""
+    """Return a hash of the prompts with their continuations or generation arguments."""
     return _hashed([loaded.scoring, [list(arguments) for arguments in sample["arguments"]]])
 
 

@@ -1,47 +1,45 @@
-"""Which tokens a text probably goes on with, so that several of them pass through the model at once.
-
-Nothing here decides a token: a guess is read by the model and kept only where the model would have written it.
-"""
+"""Draft tokens for greedy decoding: guesses of a text's next tokens, so that one pass of the model checks several."""
 
 from collections.abc import Sequence
 
-# Behind the last so many tokens, the more first, is looked what followed them before.
-_LOOKED_AT = (3, 2)
-# Most tokens of a guess: from here on products take as long as their rows are many.
-MOST_GUESSED = 16
-# What a pass costs however few rows it has, in rows; from the table in `prunescope.pipelines.metrics.cpu_matmul`.
+# Lengths of the n-grams whose last occurrence predicts the next tokens; the longest comes first.
+_NGRAMS = (3, 2)
+# From about 16 rows on, a matrix product takes time in proportion to its rows.
+MAX_DRAFT = 16
+# Fixed cost of a pass, in rows; from the table in `prunescope.pipelines.metrics.cpu_matmul`.
 _PASS_IN_ROWS = 15
 
 
 class DraftProposer:
-    """Guesses how one text goes on: as another model's text does, or as it went on before behind the same tokens.
+    """Proposer of the next tokens of one text from another model's text, or from the text's own repetitions.
 
-    It costs nothing until it is trusted: as many tokens are guessed as the last ones were guessed right in a row.
-    Pruned models keep much of the dense model's text, and what has collapsed repeats itself.
-    Checking guesses in one pass is speculative decoding (arXiv 2211.17192) for greedy texts; guesses out of the text
+    A draft is as long as the run of tokens that were guessed right just before it, so wrong guesses cost little.
+    Pruned models keep much of the dense model's text, and a collapsed model repeats itself.
+    Checking a draft in one pass is speculative decoding (arXiv 2211.17192) for greedy texts; drafts from the text
     itself are prompt lookup.
 
     Args:
-        context: what the text stands behind.
-        other: a text that stood behind the same context; empty where none is known.
+        context: the tokens that the text follows.
+        other: another model's text after the same context; empty where none is known.
     """
 
     def __init__(self, context: Sequence[int], other: Sequence[int] = ()) -> None:
-        self._other = len(other)
+        self._other_length = len(other)
         self._seen: list[int] = []
-        self._behind: dict[tuple[int, ...], int] = {}
+        self._next_index: dict[tuple[int, ...], int] = {}
         self._written = 0
         self._right_in_a_row = 0
         self._guess: list[int] = []
         self._read([*other, *context])
 
-    def guess(self, most: int) -> list[int]:
-        """The next tokens, as many as deserve trust, at most so many."""
-        self._guess = self._next(min(self._right_in_a_row, MOST_GUESSED) + 1)
-        return self._guess[: min(self._right_in_a_row, MOST_GUESSED, max(0, most))]
+    def propose(self, limit: int) -> list[int]:
+        """Return at most `limit` draft tokens, as many as were last guessed right in a row."""
+        trusted = min(self._right_in_a_row, MAX_DRAFT)
+        self._guess = self._next(trusted + 1)
+        return self._guess[: min(trusted, max(0, limit))]
 
-    def saw(self, tokens: Sequence[int]) -> None:
-        """What the model wrote; how much of the last guess it is says what the next one deserves."""
+    def observe(self, tokens: Sequence[int]) -> None:
+        """Record the tokens that the model wrote and compare them with the last guess."""
         is_right = list(tokens) == self._guess[: len(tokens)]
         self._right_in_a_row = self._right_in_a_row + len(tokens) if is_right else 0
         self._written += len(tokens)
@@ -49,32 +47,32 @@ class DraftProposer:
 
     def _next(self, count: int) -> list[int]:
         seen, written = self._seen, self._written
-        behind = min(written, _LOOKED_AT[0])
-        if written < self._other and seen[len(seen) - behind :] == seen[written - behind : written]:
-            return seen[written : min(written + count, self._other)]
-        place = next((self._behind[key] for n in _LOOKED_AT if (key := tuple(seen[-n:])) in self._behind), None)
-        found: list[int] = []
-        while place is not None and len(found) < count:
-            at = place + len(found)
-            found.append(seen[at] if at < len(seen) else found[at - len(seen)])  # a loop goes round
-        return found
+        compared = min(written, _NGRAMS[0])
+        if written < self._other_length and seen[len(seen) - compared :] == seen[written - compared : written]:
+            return seen[written : min(written + count, self._other_length)]
+        keys = (tuple(seen[-n:]) for n in _NGRAMS)
+        start = next((self._next_index[key] for key in keys if key in self._next_index), None)
+        if start is None:
+            return []
+        repeated = seen[start : start + count]  # shorter than `count` where the text loops
+        return [repeated[index % len(repeated)] for index in range(count)]
 
     def _read(self, tokens: Sequence[int]) -> None:
         for token in tokens:
-            for n in _LOOKED_AT:
+            for n in _NGRAMS:
                 if len(self._seen) >= n:
-                    self._behind[tuple(self._seen[-n:])] = len(self._seen)
+                    self._next_index[tuple(self._seen[-n:])] = len(self._seen)
             self._seen.append(token)
 
 
-def worth(guesses: Sequence[Sequence[int]]) -> int:
-    """How many tokens of every guess should pass, so that the most tokens are written a second if all are right.
+def best_draft_length(drafts: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens of each draft to check, for the most tokens per second if every draft is right.
 
-    All texts of a batch pass as many, padding included.
+    All texts of a batch run with the same number, padding included.
     """
-    count = len(guesses)
 
     def speed(width: int) -> float:
-        return sum(1 + min(len(guess), width) for guess in guesses) / (_PASS_IN_ROWS + count * (width + 1))
+        written = sum(1 + min(len(draft), width) for draft in drafts)
+        return written / (_PASS_IN_ROWS + len(drafts) * (width + 1))
 
-    return max(range(max(map(len, guesses), default=0) + 1), key=speed)
+    return max(range(max(map(len, drafts), default=0) + 1), key=speed)

@@ -1,7 +1,4 @@
-"""Texts as the model sees them: token ids, windows, and which tokens of them are scored.
-
-Tokenizer only; no weights are needed, so that a study can be refused before anything runs.
-"""
+"""Tokenization of texts into windows with their scored tokens; needs no weights."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.corpora.text_sources import read_text
 from prunescope.pipelines.studies import Study, TextSpec
 
-# Only as much of a text is tokenized as is needed: characters a token at first, then twice as many.
+# Only the needed beginning of a text is tokenized: first so many characters a token, then twice as many, and so on.
 _CHARACTERS_A_TOKEN = 8
 
 
@@ -24,9 +21,9 @@ class TokenizedText:
     """The windows of a text.
 
     Attributes:
-        text: as the study names it.
-        windows: token ids; where the tokenizer begins a text with a token of its own, every window begins with it.
-        hash: SHA-256 of the whole text in UTF-8, however much of it is read.
+        text: the study's entry.
+        windows: token ids; every window begins with the tokenizer's beginning-of-text token, if it adds one.
+        hash: SHA-256 of the whole text in UTF-8.
     """
 
     text: TextSpec
@@ -40,13 +37,13 @@ class TokenizedText:
 
     @property
     def positions(self) -> Int[Tensor, "windows scored"]:
-        """Index of each scored token in the text's sequence of tokens; a first token of the tokenizer's own is 0."""
+        """Index of each scored token in the text's tokens; a beginning-of-text token has index 0."""
         first = self.text.context - self.text.scored + torch.arange(self.text.scored)
         return self.text.step * torch.arange(len(self.windows))[:, None] + first
 
 
 def tokenize_texts(study: Study, tokenizer: Any, context_length: int) -> list[TokenizedText]:  # noqa: ANN401
-    """Windows of every text of a study.
+    """Tokenize every text of a study.
 
     Raises:
         InputError: a text cannot be read, is shorter than one window, or its windows are longer than the context.
@@ -59,26 +56,26 @@ def _tokenized(text: TextSpec, tokenizer: Any, context_length: int) -> Tokenized
         raise InputError(
             f"text {text.id!r}: `context` {text.context} is over the model's of {context_length} tokens; lower it"
         )
-    most = text.max_tokens // text.scored
+    max_windows = text.max_tokens // text.scored
     contents = read_text(text.source, text.what)
-    ids = _first_tokens(contents, text.context + (most - 1) * text.step, tokenizer)
+    ids = _first_tokens(contents, text.context + (max_windows - 1) * text.step, tokenizer)
     if len(ids) < text.context:
         raise InputError(
             f"{text.what} {text.source}: {len(ids)} tokens, fewer than one window of {text.context}; "
             "lower `context` or give a longer text"
         )
-    windows = torch.tensor(ids).unfold(0, text.context, text.step)[:most].clone()
-    if _own_start(tokenizer):
+    windows = torch.tensor(ids).unfold(0, text.context, text.step)[:max_windows].clone()
+    if _start_token(tokenizer):
         windows[:, 0] = ids[0]
     return TokenizedText(text, windows, hashlib.sha256(contents.encode()).hexdigest())
 
 
 def _first_tokens(text: str, count: int, tokenizer: Any) -> list[int]:  # noqa: ANN401
-    """The first tokens of a text, behind the tokenizer's own first token; fewer where the text is shorter.
+    """Return the first tokens of a text after the beginning-of-text token, or all tokens of a shorter text.
 
-    Where a text is cut may change the tokens next to the cut, so twice as many as needed must come before it.
+    A cut may change the tokens next to it, so there must be twice as many tokens before it as needed.
     """
-    start = _own_start(tokenizer)
+    start = _start_token(tokenizer)
     length = count * _CHARACTERS_A_TOKEN
     while True:
         ids = tokenizer(text[:length], add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
@@ -87,7 +84,7 @@ def _first_tokens(text: str, count: int, tokenizer: Any) -> list[int]:  # noqa: 
         length *= 2
 
 
-def _own_start(tokenizer: Any) -> list[int]:  # noqa: ANN401
-    """The token that the tokenizer puts in front of a text by itself: its beginning of text, or none."""
+def _start_token(tokenizer: Any) -> list[int]:  # noqa: ANN401
+    """Return the beginning-of-text token if the tokenizer adds it to a text, else an empty list."""
     begins = tokenizer("a").input_ids[:1]
     return begins if begins == [tokenizer.bos_token_id] else []

@@ -1,1 +1,1 @@
-"""How a variant's representations leave the dense model's, layer by layer and token by token."""
+"""Shifts of a variant's representations from the dense model's, layer by layer and token by token."""

@@ -1,7 +1,4 @@
-"""Greedy decoding with the final stream of every step kept, and the tables that follow from two of them.
-
-What happens inside the layers is `session.py`'s.
-"""
+"""Greedy decoding that records the final stream of every step, and the table rows from a dense and a pruned one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n,
 from prunescope.pipelines.models.decoder import Decoder, padded_left
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, state_argument
 
-# Types of the tables that may have no row, or no value in a column, to take them from.
+# Explicit types, because these tables may have no row, or only nulls in a column.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
 _Types = dict[str, pl.DataType | type[pl.DataType]]
 _OPTION_TYPES: _Types = {
@@ -53,19 +50,17 @@ _GENERATION_TYPES: _Types = {
     "is_correct": pl.Boolean,
 }
 OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
-
-
 # Steps whose logits are in memory at once.
 STEPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class DecodingResult:
-    """Tokens that a model generated and the residual stream from which each was read.
+    """Generated tokens and the residual stream that predicted each.
 
-    The stream is rebuilt in float64 from the embedding and all contributions, because two float32 streams would
-    cancel when they are subtracted: they are much longer than their difference. Where a variant computes in bfloat16,
-    whose sums round by more than that, it is the stream that the head reads.
+    The stream is the float64 sum of the embedding and all contributions, because two float32 streams would cancel
+    when they are subtracted: they are much longer than their difference. Where a model computes in bfloat16, whose
+    sums round by more than that, it is the stream that the head reads.
     """
 
     tokens: tuple[int, ...]
@@ -74,65 +69,62 @@ class DecodingResult:
 
 @torch.inference_mode()
 def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int) -> list[DecodingResult]:
-    """Greedy decoding of all prompts together through one key-value cache, always `steps` tokens each.
+    """Decode all prompts greedily, together through one key-value cache, always `steps` tokens each.
 
-    Shorter prompts are padded on the left. The end of a text is marked later, not cut, so that steps pair up.
-    Equal logits go to the lower token id.
+    Shorter prompts are padded on the left. Decoding continues after an end token, so that the steps of two models
+    pair up. Equal logits go to the lower token id.
     """
     if not decoder.can_pad and len(prompts) > 1:
         return [decoded for prompt in prompts for decoded in decode_greedily(decoder, [prompt], steps)]
     cache = None if decoder.cache_refusal else decoder.new_cache()
-    last: dict[str, Tensor] = {}  # what the last position met in the current step
+    last: dict[str, Tensor] = {}  # embedding, contributions and final stream of the current step's last position
     streams: list[Tensor] = []
-    tokens: list[list[int]] = []
-    given, real = padded_left(prompts, decoder.device)
-    with hooks(*_watch(decoder, last)), quick_linears(decoder.model):
+    generated: list[list[int]] = []
+    tokens, mask = padded_left(prompts, decoder.device)
+    with hooks(*_record_last_position(decoder, last)), quick_linears(decoder.model):
         for _ in range(steps):
-            decoder.hidden(given, cache, real)
+            decoder.hidden(tokens, cache, mask)
             stream = last.pop("stream")
             best = decoder.head.logits(stream.float()).argmax(dim=-1)
             rebuilt = torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64)
             streams.append(stream.double() if decoder.is_rounded else rebuilt)
-            tokens.append(best.tolist())
-            real = torch.cat([real, torch.ones_like(best[:, None])], dim=1)
-            # Without a cache all tokens pass again.
-            given = best[:, None] if cache is not None else torch.cat([given, best[:, None]], dim=1)
+            generated.append(best.tolist())
+            mask = torch.cat([mask, torch.ones_like(best[:, None])], dim=1)
+            # Without a cache all tokens run again.
+            tokens = best[:, None] if cache is not None else torch.cat([tokens, best[:, None]], dim=1)
     return [
         DecodingResult(tuple(own), stream)
-        for own, stream in zip(zip(*tokens, strict=True), torch.stack(streams, 1), strict=True)
+        for own, stream in zip(zip(*generated, strict=True), torch.stack(streams, 1), strict=True)
     ]
 
 
-def _watch(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
-    """Keeps the embedding, every contribution and the final stream of the last position, (batch, width) each."""
+def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
+    """Register hooks for the embedding, every contribution and the final stream, (batch, width) each."""
 
-    def keep_state(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-            state = state_argument(args, kwargs)
-            if state is not None:
-                last[name] = state[:, -1]
+    def save_embedding(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        state = state_argument(args, kwargs)
+        if state is not None:
+            last["embedded"] = state[:, -1]
 
-        return hook
-
-    def keep_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
+    def save_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         last["stream"] = first_tensor(output)[:, -1]
 
-    def keep_added(name: str) -> Callable[[Tensor], None]:
+    def save_added(label: str) -> Callable[[Tensor], None]:
         def see(added: Tensor) -> None:
-            last[name] = added[:, -1].to(decoder.device)
+            last[label] = added[:, -1].to(decoder.device)
 
         return see
 
     return [
-        decoder.layers[0].module.register_forward_pre_hook(keep_state("embedded"), with_kwargs=True),
-        *(handle for s in decoder.sublayers for handle in s.watch(keep_added(s.label))),
-        decoder.layers[-1].module.register_forward_hook(keep_stream),
+        decoder.layers[0].module.register_forward_pre_hook(save_embedding, with_kwargs=True),
+        *(handle for s in decoder.sublayers for handle in s.watch(save_added(s.label))),
+        decoder.layers[-1].module.register_forward_hook(save_stream),
     ]
 
 
 @dataclass(frozen=True)
 class DensePrunedPair:
-    """Both sides of one prompt in one trajectory: the dense stream, its shift, and the tokens that each side emits."""
+    """Both sides of one prompt in one trajectory: the dense stream, its shift, and each side's tokens."""
 
     prompt: TokenizedPrompt
     trajectory: str
@@ -144,14 +136,14 @@ class DensePrunedPair:
 
 @torch.inference_mode()
 def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """True logits of both sides, (steps, vocabulary) each; the pruned one is dense + their shift."""
+    """Return both sides' logits at temperature 1, (steps, vocabulary) each; the pruned ones are dense + shift."""
     states, moves = decoder.head.lens(streams, shifts, "normed")
     dense = decoder.head.logits_of_state(states)
     return dense, dense + decoder.head.shift(states, moves)
 
 
 def step_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> pl.DataFrame:
-    """Rows of `decoding_steps` for one prompt and trajectory."""
+    """Return the rows of `decoding_steps` for one prompt and trajectory."""
     steps = len(pair.dense_tokens)
     states, moves = decoder.head.lens(pair.streams, pair.shifts, "normed")
     measured = divergence(states, moves, decoder.head, temperatures)
@@ -181,18 +173,18 @@ def step_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float
 
 
 def pruned_tokens(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[int, ...]:
-    """The tokens that the pruned side emits, some steps at a time."""
+    """Return the pruned side's most likely token of every step, computed block by block."""
     blocks = zip(streams.split(STEPS_AT_ONCE), shifts.split(STEPS_AT_ONCE), strict=True)
     return tuple(int(token) for block in blocks for token in logits_of(decoder, *block)[1].argmax(dim=-1))
 
 
 def top_rows(decoder: Decoder, pair: DensePrunedPair, count: int) -> pl.DataFrame:
-    """Rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' numbers."""
+    """Return the rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' values."""
     frames = []
     for first in range(0, len(pair.streams), STEPS_AT_ONCE):
         part = slice(first, first + STEPS_AT_ONCE)
         logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams[part], pair.shifts[part]), strict=True))
-        # In float64 one row at a time, because a whole matrix of it would double the memory.
+        # One row at a time, because a whole matrix in float64 would double the memory.
         totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
         for side, values in logits.items():
             best = top_ids(values, count)
@@ -219,12 +211,11 @@ def top_rows(decoder: Decoder, pair: DensePrunedPair, count: int) -> pl.DataFram
 
 
 def _texts(decoder: Decoder, tokens: Sequence[int]) -> list[str]:
-    """Every token as text, each on its own."""
     return [decoder.tokenizer.decode([token]) for token in tokens]
 
 
 def option_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:
-    """Rows of `option_subspace` of one prompt, behind its last token; none where it has no options."""
+    """Return the rows of `option_subspace` of one prompt, after its last token; none where it has no options."""
     prompt = pair.prompt
     if not prompt.option_ids:
         return []
@@ -245,7 +236,7 @@ def option_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[flo
 def generation_row(
     decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
 ) -> dict[str, object]:
-    """The row of `generations` of one prompt."""
+    """Return the row of `generations` of one prompt."""
     end = next((step for step, token in enumerate(tokens) if token in decoder.end_ids), None)
     written = tokens[:end]
     text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
@@ -274,7 +265,7 @@ def generation_row(
 def _answer_end(
     decoder: Decoder, prompt: TokenizedPrompt, written: tuple[int, ...], answer: str | None, end: int | None
 ) -> int | None:
-    """First step after which the text already holds the final answer; without a pattern, the end of the text."""
+    """Return the first step after which the text contains the final answer; without an answer, the end of the text."""
     if answer is None:
         return end
     for step in range(len(written)):

@@ -1,7 +1,4 @@
-"""One sublayer swapped, the dense rest of the model run on top: how far the final stream moves.
-
-The local shift comes from `capture.replay`; final norm, head and measures are the caller's.
-"""
+"""Shift of the final stream when a single sublayer is swapped and the dense layers run on top."""
 
 from collections.abc import Mapping
 
@@ -15,54 +12,53 @@ from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
 
 Batch = Float[Tensor, "entries positions width"]
-# Relative distance of two results that differ by rounding alone: 1e-5 in float32, 3e-2 in bfloat16.
+# eps to this power bounds the relative distance of results that differ by rounding: 1e-5 in float32, 3e-2 in bfloat16.
 _ROUNDING_POWER = 0.75
 
 
 class IsolatedEffect:
-    """Runs the dense layers above single swapped sublayers, many of them in one batch.
+    """Runner of the dense layers above single swapped sublayers, many of them in one batch.
 
-    The shift of the final stream is the local shift plus, for every later sublayer, what it adds on the moved stream
-    minus what it adds on the dense one, summed in float64. Two final streams are never subtracted: they are much
-    longer than their difference. The dense stream is one entry of every batch, so that both contributions come from
-    one call and a matrix product of another shape adds no noise (products of 16 rows and more were bit-equal in any
-    shape with MKL; those of fewer rows, on a GPU or in bfloat16 need not be). What is left is the rounding of the
-    model's own type on the moved stream and on what is added, about u(‖stream‖ + ‖contribution‖) a sublayer with
-    u = 6e-8 in float32 and 4e-3 in bfloat16: measured on SmolLM2-135M, local shifts as long as a tenth of the
-    contribution arrive with a relative error of 5e-5 (median) to 6e-3 (first token, whose stream is 1e4 times as
-    long as what is added), the same that a pruned model run whole in float32 has.
+    The shift of the final stream is the local shift plus, for every later sublayer, its contribution on the moved
+    stream minus that on the dense stream, summed in float64. Two final streams are never subtracted, because they are
+    much longer than their difference. The dense stream is one entry of every batch, so that both contributions come
+    from one call: matrix products of different shapes may round differently (with MKL only those of fewer than 16
+    rows did). What remains is the rounding of the model's own type, about u(‖stream‖ + ‖contribution‖) a sublayer
+    with u = 6e-8 in float32 and 4e-3 in bfloat16. Measured on SmolLM2-135M in float32: local shifts of a tenth of the
+    contribution arrive with a relative error of 5e-5 (median) to 6e-3 (first token, whose stream is 1e4 times as long
+    as a contribution), the same as in a run of the whole pruned model.
 
-    Where every sublayer is changed, a prompt costs about half as many whole passes as there are sublayers. Memory:
+    If every sublayer is changed, a prompt costs about half as many whole passes as there are sublayers. Memory:
     positions × width × changed sublayers × 8 bytes for the shifts, and one layer's activations of `rows` tokens.
 
-    Hooks are on the decoder's modules while it runs: one thread at a time.
+    Not thread-safe: the decoder's modules have hooks during a run.
 
     Args:
         decoder: the dense model.
-        rows: tokens of one call of a layer, dense entry included; fewer bound the memory, more are faster up to the
-            machine's best matrix product. At least one swapped entry runs, however long the sequence is.
+        rows: tokens of one call of a layer, dense entry included; fewer need less memory, more are faster up to the
+            machine's best matrix product. At least one swapped entry runs, even if the sequence is longer.
     """
 
     def __init__(self, decoder: Decoder, rows: int = 1024) -> None:
         self._decoder, self._rows = decoder, rows
-        # Whether a layer gives in a batch what it gives entry by entry; found at its first use.
-        self._batches: dict[int, bool] = {}
+        # By layer, whether a batch gives the same as its entries alone; tested at the first use.
+        self._can_batch: dict[int, bool] = {}
 
     @torch.inference_mode()
     def shifts(self, dense: Capture, moved: Mapping[str, States]) -> dict[str, States]:
-        """Shift of the final residual stream that each swapped sublayer makes on its own.
+        """Return the shift of the final residual stream that each swapped sublayer causes on its own.
 
         Args:
             dense: a pass over all tokens at once that kept its calls.
-            moved: local shift of each swapped sublayer at all positions, by label: what it adds in the dense context
-                minus what the dense one adds.
+            moved: local shift of each swapped sublayer at all positions, by label: its contribution in the dense
+                context minus the dense one.
 
         Returns:
             By label, at all positions, before the final norm, float32; exactly zero where the local shift is.
 
         Raises:
-            ValueError: the pass has no calls of layers, or a label is none of the decoder's.
-            ComputationError: a layer called again on the dense stream does not add what it added before.
+            ValueError: the pass has no calls of layers, or a label is not one of the decoder's.
+            ComputationError: a layer called again on the dense stream gives another contribution.
         """
         unknown = sorted(set(moved) - {sublayer.label for sublayer in self._decoder.sublayers})
         if unknown or not dense.layer_calls:
@@ -74,7 +70,7 @@ class IsolatedEffect:
                 for sublayer in layer.sublayers
                 if sublayer.label in moved and bool(moved[sublayer.label].any())
             }
-            # In a sequential layer the MLP runs on what a swapped attention moved; all else enters behind the layer.
+            # A swapped attention of a sequential layer changes the MLP's input; all other swaps act after the layer.
             inside = {} if layer.is_parallel else {k: v for k, v in swapped.items() if k == layer.attn.label}
             if shifts or inside:
                 shifts = self._through(index, dense, shifts | inside)
@@ -82,13 +78,13 @@ class IsolatedEffect:
         return {label: shifts.get(label, torch.zeros_like(local)).float() for label, local in moved.items()}
 
     def _through(self, index: int, dense: Capture, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Shifts behind a layer from those before it; that of the layer's own attention comes in behind it."""
+        """Return the shifts after a layer from those before it, and from that of the layer's own attention."""
         layer, call = self._decoder.layers[index], dense.layer_calls[index]
-        if index not in self._batches:
-            self._batches[index] = _proved(layer, call, dense)
+        if index not in self._can_batch:
+            self._can_batch[index] = _can_batch(layer, call, dense)
         stream = stream_of(*call)
         size = max(1, self._rows // stream.shape[1] - 1)
-        behind, labels = {}, list(shifts)
+        after, labels = {}, list(shifts)
         for start in range(0, len(labels), size):
             chunk = labels[start : start + size]
             swap = {
@@ -105,14 +101,14 @@ class IsolatedEffect:
             )
             attn, mlp = self._added(index, call, streams, swap)
             for entry, label in enumerate(chunk, start=1):
-                behind[label] = shifts[label] + (mlp[entry].double() - mlp[0].double())
+                after[label] = shifts[label] + (mlp[entry].double() - mlp[0].double())
                 if entry not in swap:
-                    behind[label] += attn[entry].double() - attn[0].double()
-        return behind
+                    after[label] += attn[entry].double() - attn[0].double()
+        return after
 
     def _added(self, index: int, call: Arguments, streams: Batch, swap: dict[int, Tensor]) -> tuple[Batch, Batch]:
         layer = self._decoder.layers[index]
-        if self._batches[index]:
+        if self._can_batch[index]:
             return _contributions(layer, call, streams, swap)
         alone = [
             _contributions(layer, call, stream, {0: swap[entry]} if entry in swap else {})
@@ -123,13 +119,13 @@ class IsolatedEffect:
 
 
 def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[int, Tensor]) -> tuple[Batch, Batch]:
-    """What attention and MLP of a layer add on each stream.
+    """Return the contributions of a layer's attention and MLP on each stream.
 
     Args:
         layer: the layer.
-        call: how it was called on the dense stream; only the state is another one now.
-        streams: what it reads.
-        swap: shift of what the attention adds, by entry; the MLP sees it.
+        call: its arguments on the dense stream, in which `streams` replaces the state.
+        streams: the new state.
+        swap: shift to add to the attention's contribution before the MLP reads it, by entry.
     """
     added: dict[str, Tensor] = {}
 
@@ -150,29 +146,29 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
     return added["attn"].to(streams.device), added["mlp"].to(streams.device)
 
 
-def _proved(layer: Layer, call: Arguments, dense: Capture) -> bool:
-    """Whether the layer takes a batch with the arguments of one sequence: two entries must give what each gives alone.
+def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
+    """Return whether a batch with the arguments of one sequence gives the same as its entries alone, tried on two.
 
     Most arguments are broadcast over the batch, some (ALiBi biases by entry and head) are not.
     """
     stream = stream_of(*call)
     again = _contributions(layer, call, stream, {})
-    for sublayer, found in zip(layer.sublayers, again, strict=True):
-        if not _is_close(found[0], dense.whole[sublayer.label]):
+    for sublayer, contribution in zip(layer.sublayers, again, strict=True):
+        if not _is_close(contribution[0], dense.whole[sublayer.label]):
             raise ComputationError(
-                f"{sublayer.name}: called again on the same stream it adds something else; leave out scope isolated"
+                f"{sublayer.name}: called again on the same stream, it gives another output; leave out scope isolated"
             )
     other = stream.flip(-1)
     try:
         together = _contributions(layer, call, torch.cat([stream, other]), {})
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError):  # whatever a module raises on shapes that do not match
+    except (RuntimeError, ValueError, IndexError):  # errors of modules on shapes that do not match
         return False
     alone = zip(again, _contributions(layer, call, other, {}), strict=True)
-    return all(_is_close(found, torch.cat(parts)) for found, parts in zip(together, alone, strict=True))
+    return all(_is_close(batched, torch.cat(parts)) for batched, parts in zip(together, alone, strict=True))
 
 
-def _is_close(found: Tensor, truth: Tensor) -> bool:
-    allowed = torch.finfo(found.dtype).eps ** _ROUNDING_POWER
-    return bool((found.double() - truth.double()).norm() <= allowed * truth.double().norm())
+def _is_close(result: Tensor, truth: Tensor) -> bool:
+    tolerance = torch.finfo(result.dtype).eps ** _ROUNDING_POWER
+    return bool((result.double() - truth.double()).norm() <= tolerance * truth.double().norm())

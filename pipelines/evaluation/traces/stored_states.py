@@ -1,7 +1,4 @@
-"""Residual streams and their shifts as rows of `hidden_states`, and back: float16 with one scale a row.
-
-Which streams there are belongs to `session.py`; what is measured on them to `prunescope.pipelines.metrics`.
-"""
+"""Conversion of residual streams and their shifts to rows of `hidden_states` and back: float16 with a scale a row."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +11,9 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 
 # The row's largest entry lands in [2^14, 2^15), the highest binade from which rounding never reaches infinity.
-_HIGHEST_EXPONENT = 15
-_LOWEST_FLOAT32_EXPONENT = -126
-_PLACE = ("model", "prompt_id", "position", "layer", "sublayer")
+_MAX_EXPONENT = 15
+_MIN_FLOAT32_EXPONENT = -126
+_KEY = ("model", "prompt_id", "position", "layer", "sublayer")
 _TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String,
     "position": pl.Int32,
@@ -36,7 +33,7 @@ def state_rows(
     sublayer: str,
     states: Mapping[str, Float[Tensor, "rows width"] | None],
 ) -> pl.DataFrame:
-    """Rows of `hidden_states` of one sublayer, without model and recipe.
+    """Return the rows of `hidden_states` of one sublayer, without model and recipe.
 
     value = scale × float16, scale a power of two, so that scaling is exact and the only error is float16's rounding:
     at most 2^-11 of every entry that is at least 2^-28 of its row's largest, 2^-39 of the largest for smaller ones.
@@ -46,7 +43,7 @@ def state_rows(
         positions: position of each.
         layer: index of the layer.
         sublayer: attn or mlp.
-        states: by scope: the stream for `dense`, its shift for the others; None has no rows.
+        states: by scope: the stream for `dense`, its shift for the others; None gives no rows.
     """
     frames = [STATE_SCHEMA.to_frame()]
     for scope, values in states.items():
@@ -67,14 +64,14 @@ def state_rows(
 
 
 def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
-    """Dense streams beside their shifts, float32, ready for `divergence` through any lens.
+    """Return dense streams and their shifts in float32, ready for `divergence` through any lens.
 
     Args:
-        frame: rows of `hidden_states` of one model, those of the recipe `dense` among them.
+        frame: rows of `hidden_states` of one model, including those of the recipe `dense`.
 
     Returns:
-        The rows of all other recipes without their vectors, the dense stream of each, and its shift. An isolated
-        shift stands beside the final stream, which it moves.
+        The rows of all other recipes without their vectors, the dense stream of each, and its shift. For an isolated
+        shift it is the final stream.
 
     Raises:
         InputError: a shift has no dense stream.
@@ -82,26 +79,26 @@ def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows 
     is_dense = frame["scope"] == "dense"
     dense, moved = frame.filter(is_dense), frame.filter(~is_dense)
     is_isolated = pl.col("scope") == "isolated"
-    wanted = moved.select(
+    streams = moved.select(
         *("model", "prompt_id", "position"),
         layer=pl.when(is_isolated).then(pl.lit(dense["layer"].max(), pl.Int16)).otherwise("layer"),
         sublayer=pl.when(is_isolated).then(pl.lit("mlp")).otherwise(pl.col("sublayer").cast(pl.String)),
     )
-    place = [pl.col(name).cast(pl.String) if name in {"model", "prompt_id", "sublayer"} else name for name in _PLACE]
-    rows = wanted.select(place).join(
-        dense.select(place).with_row_index("row"), on=list(_PLACE), how="left", maintain_order="left"
+    key = [pl.col(name).cast(pl.String) if name in {"model", "prompt_id", "sublayer"} else name for name in _KEY]
+    rows = streams.select(key).join(
+        dense.select(key).with_row_index("row"), on=list(_KEY), how="left", maintain_order="left"
     )["row"]
     if rows.null_count():
         first = moved.row(int(rows.is_null().arg_max() or 0), named=True)
-        lost = ", ".join(f"{name} {first[name]}" for name in _PLACE)
-        raise InputError(f"hidden_states: no dense stream at {lost}; read the recipe dense of the same study with it")
+        missing = ", ".join(f"{name} {first[name]}" for name in _KEY)
+        raise InputError(f"hidden_states: no dense stream at {missing}; also read the recipe dense of the same study")
     return moved.drop("scale", "state"), _values(dense)[rows.to_torch().long()], _values(moved)
 
 
 def _halves(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as float16 in units of their scales, and the scales."""
+    """Return rows as float16 in units of their scales, and the scales."""
     _, exponent = torch.frexp(values.float().abs().amax(dim=-1, keepdim=True))
-    exponent = (exponent - _HIGHEST_EXPONENT).clamp(min=_LOWEST_FLOAT32_EXPONENT)
+    exponent = (exponent - _MAX_EXPONENT).clamp(min=_MIN_FLOAT32_EXPONENT)
     scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
     return (values.float() / scale).half().cpu().numpy(), scale[:, 0].cpu().numpy()
 

@@ -1,7 +1,4 @@
-"""Texts, teacher forced: at every scored token how far a variant moves the output, and how likely the true token is.
-
-Which tokens those are is decided in `prunescope.pipelines.evaluation.tokenization.texts`; layers and generation belong in `session`.
-"""
+"""Teacher-forced measurement of texts: each token's shift of a variant's output and likelihood of the true token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,9 +26,9 @@ Columns = dict[str, np.ndarray[Any, Any]]
 
 # Tokens of one forward pass: enough to fill the matrix products, little memory.
 PASS_TOKENS = 2048
-# Rows that one core measures at a time.
+# Rows that one thread measures at a time.
 PIECE_ROWS = 256
-# Measures of the table, by their names in `divergence`.
+# Columns of `divergence` that the table has.
 MEASURES = (
     "one_minus_cos_h",
     "one_minus_cos_z",
@@ -68,10 +65,10 @@ SCHEMA = pl.Schema(
 
 @dataclass(frozen=True)
 class DenseTextStates:
-    """Final streams of the dense model in four bytes a number: whole multiples of one step a channel.
+    """Final streams of the dense model in four bytes a number: multiples of one step a channel.
 
-    The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32 is there. Both sides are
-    put on this grid before they are subtracted, so that equal streams differ by exactly zero.
+    The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32's there. Both sides are
+    rounded to these multiples before they are subtracted, so that equal streams differ by exactly zero.
 
     Args:
         counts: multiples of the step.
@@ -83,30 +80,30 @@ class DenseTextStates:
 
     @classmethod
     def of(cls, streams: Float64[Tensor, "rows width"]) -> "DenseTextStates":
-        """Puts streams on a grid of their own."""
+        """Return the streams as multiples of their own steps."""
         largest = streams.abs().amax(dim=0)
         step = torch.where(largest > 0, largest, 1) / torch.iinfo(torch.int32).max
         return cls((streams / step).round().int(), step)
 
-    def rows(self, chosen: slice) -> "DenseTextStates":
-        """Some of the rows."""
-        return DenseTextStates(self.counts[chosen], self.step)
+    def rows(self, selection: slice) -> "DenseTextStates":
+        """Return some of the rows."""
+        return DenseTextStates(self.counts[selection], self.step)
 
     def streams(self) -> Float64[Tensor, "rows width"]:
-        """The streams, to half a step."""
+        """Return the streams, to half a step."""
         return self.counts * self.step
 
     def shift_to(self, streams: Float64[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-        """How far other streams of the same rows are from these, in float32."""
+        """Return other streams of the same rows minus these, in float32."""
         return (((streams / self.step).round() - self.counts) * self.step).float()
 
 
 class TextSession:
-    """The dense side of a study's texts, computed once and shared by every variant of a model.
+    """The dense side of a study's texts, computed once and shared by the variants of a model.
 
-    Of every scored token only the final stream is kept: d numbers, from which logits come back block by block when a
-    variant is laid beside it. A variant then costs one pass of its own, half of what running both models side by side
-    would cost, and memory holds d numbers a token a side, never tokens × vocabulary.
+    Only the final stream of each scored token is stored, d numbers; logits are computed from it again, block by block,
+    for each variant. A variant then costs one pass of its own, half the cost of running both models, and memory holds
+    d numbers a token a side, never tokens × vocabulary.
 
     Args:
         decoder: the dense model.
@@ -123,7 +120,7 @@ class TextSession:
         self.decoder, self.model = decoder, model
         self._texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
         progress.start("dense model on every text", self._windows)
-        self._kept = [
+        self._dense = [
             [DenseTextStates.of(streams) for streams in self._streams(text, model, progress)] for text in self._texts
         ]
         progress.done()
@@ -131,14 +128,14 @@ class TextSession:
     @property
     def kept_bytes(self) -> int:
         """Bytes kept of the dense side."""
-        return sum(kept.counts.nbytes + kept.step.nbytes for batches in self._kept for kept in batches)
+        return sum(dense.counts.nbytes + dense.step.nbytes for batches in self._dense for dense in batches)
 
     @property
     def _windows(self) -> int:
         return sum(len(text.windows) for text in self._texts)
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> pl.DataFrame:
-        """Measures one variant.
+        """Measure one variant.
 
         Returns:
             Rows of `text_tokens`; none where the study has no texts.
@@ -149,42 +146,42 @@ class TextSession:
         progress.start(f"texts {recipe}", self._windows + len(self._texts))
         shifts = []
         with apply_variant(self.decoder, variant):
-            for text, batches in zip(self._texts, self._kept, strict=True):
+            for text, batches in zip(self._texts, self._dense, strict=True):
                 streams = self._streams(text, f"{self.model}@{recipe}", progress)
-                shifts.append([kept.shift_to(pruned) for kept, pruned in zip(batches, streams, strict=True)])
-        # Outside: a head that shares weights with the variant must be the dense one.
+                shifts.append([dense.shift_to(pruned) for dense, pruned in zip(batches, streams, strict=True)])
+        # After the variant is undone, because a head tied to changed weights must be the dense one.
         frames = [SCHEMA.to_frame()]
-        for text, batches, moves in zip(self._texts, self._kept, shifts, strict=True):
+        for text, batches, moves in zip(self._texts, self._dense, shifts, strict=True):
             frames.append(self._frame(text, recipe, self._measured(text, batches, moves)))
             progress.advance()
         progress.done()
         return pl.concat(frames)
 
-    def _streams(self, text: TokenizedText, who: str, progress: Progress) -> Iterator[Float64[Tensor, "rows width"]]:
-        """Final streams from which the scored tokens are predicted, some windows at a time."""
+    def _streams(self, text: TokenizedText, name: str, progress: Progress) -> Iterator[Float64[Tensor, "rows width"]]:
+        """Yield the final streams that predict the scored tokens, some windows at a time."""
         for windows in text.windows.split(max(1, self.decoder.at_once(PASS_TOKENS) // text.text.context)):
             streams = _final_streams(self.decoder, windows.to(self.decoder.device), text.text.scored)
             if not bool(torch.isfinite(streams).all()):
-                raise ComputationError(f"{who}: NaN or infinite states on text {text.text.id!r}")
+                raise ComputationError(f"{name}: NaN or infinite states on text {text.text.id!r}")
             yield streams
             progress.advance(len(windows))
 
     def _measured(self, text: TokenizedText, batches: list[DenseTextStates], moves: list[Tensor]) -> Columns:
-        """Columns of all rows of a text, piece by piece on all cores."""
+        """Return the columns of all rows of a text, computed piece by piece on all cores."""
         head, targets = self.decoder.head, text.targets.split([len(move) for move in moves])
 
-        def measured(piece: tuple[DenseTextStates, Tensor, Tensor]) -> Columns:
-            kept, move, true = piece
-            states, shift = head.lens(kept.streams(), move, "normed")
-            # What did not move costs the dense side only.
+        def measure(piece: tuple[DenseTextStates, Tensor, Tensor]) -> Columns:
+            dense, move, true = piece
+            states, shift = head.lens(dense.streams(), move, "normed")
+            # A zero shift needs the dense side only.
             return divergence(states, shift if bool(shift.any()) else None, head, (1.0,), targets=true)
 
         pieces = (
-            (kept.rows(rows), move[rows], true[rows])
-            for kept, move, true in zip(batches, moves, targets, strict=True)
+            (dense.rows(rows), move[rows], true[rows])
+            for dense, move, true in zip(batches, moves, targets, strict=True)
             for rows in (slice(first, first + PIECE_ROWS) for first in range(0, len(move), PIECE_ROWS))
         )
-        columns = list(in_parallel(measured, pieces, self.decoder.device))
+        columns = list(in_parallel(measure, pieces, self.decoder.device))
         return {name: np.concatenate([piece[name][0] for piece in columns]) for name in (*TARGET_NAMES, *MEASURES)}
 
     def _frame(self, text: TokenizedText, recipe: str, columns: Columns) -> pl.DataFrame:
@@ -210,11 +207,10 @@ class TextSession:
 def _final_streams(
     decoder: Decoder, windows: Int[Tensor, "windows context"], scored: int
 ) -> Float64[Tensor, "rows width"]:
-    """The residual stream from which each of a window's last `scored` tokens is predicted.
+    """Return the residual stream that predicts each of a window's last `scored` tokens.
 
-    Rebuilt in float64 from the embedding and all contributions, because two float32 streams would cancel when they
-    are subtracted: they are much longer than their difference. Where the model computes in fewer bits, whose sums
-    round by more than what is measured, it is the very stream that the head reads.
+    As in `DecodingResult`, it is the float64 sum of the embedding and all contributions, or the stream that the head
+    reads where the model computes in fewer bits.
     """
     reads = slice(-scored - 1, -1)
     total: list[Tensor] = []

@@ -1,7 +1,4 @@
-"""The dense side of a study, computed once and shared by every variant; each variant is then laid beside it.
-
-The five trace tables leave here as polars frames; who stores them is not this module's business.
-"""
+"""Measurement of variants against the dense model, layer by layer and step by step, as rows of the trace tables."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -33,7 +30,7 @@ from prunescope.pipelines.evaluation.traces.decoding import (
 )
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
-from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
+from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
@@ -46,14 +43,23 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class _DensePrompt:
-    """One prompt on the dense side: its greedy continuation, and a pass over both that kept every sublayer's call."""
+    """Dense side of one prompt.
+
+    Attributes:
+        prompt: the prompt.
+        decoded: its greedy continuation.
+        tokens: prompt and continuation, (1, length).
+        first: first measured position.
+        capture: the pass over the tokens, with every sublayer's calls.
+        full_pass: a pass over all tokens at once, for scope `isolated`; else the same as `capture`.
+    """
 
     prompt: TokenizedPrompt
     decoded: DecodingResult
     tokens: Tensor
     first: int
     capture: Capture
-    at_once: Capture
+    full_pass: Capture
 
     @property
     def positions(self) -> range:
@@ -62,14 +68,14 @@ class _DensePrompt:
 
 
 @dataclass(frozen=True)
-class _Moved:
-    """One variant beside the dense model.
+class _VariantShifts:
+    """Shifts of one variant from the dense model.
 
     Attributes:
-        shifts: of the stream behind every sublayer, by label, one a prompt.
-        isolated: of the final stream by each changed sublayer alone, by label, one a prompt; empty where that is not
+        shifts: of the stream after every sublayer, by label, one a prompt.
+        isolated: of the final stream by each changed sublayer alone, by label, one a prompt; empty where it is not
             measured.
-        free: what the variant wrote on its own; None where that is not measured.
+        free: the variant's own continuations; None where they are not measured.
     """
 
     shifts: list[dict[str, Tensor]]
@@ -78,7 +84,7 @@ class _Moved:
 
 
 class TraceSession:
-    """Everything dense that the variants of one model and study share.
+    """The dense side of a study's prompts, computed once and shared by the variants of a model.
 
     Args:
         decoder: the dense model.
@@ -97,9 +103,9 @@ class TraceSession:
         progress.start("dense model on every prompt", len(prompts) + 1)
         decoded = self._decode(prompts)
         progress.advance()
-        self._prompts = [self._dense(*each, progress) for each in zip(prompts, decoded, strict=True)]
+        self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
         progress.done()
-        self._of_thread = threading.local()
+        self._thread_local = threading.local()
         self._isolation = IsolatedEffect(decoder)
 
     def _decode(self, prompts: list[TokenizedPrompt]) -> list[DecodingResult]:
@@ -112,9 +118,10 @@ class TraceSession:
         if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
-        is_again = "isolated" in self.study.measure.scopes and self.study.measure.cache
-        at_once = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True) if is_again else capture
-        return _DensePrompt(prompt, decoded, tokens, first, capture, at_once)
+        full_pass = capture
+        if "isolated" in self.study.measure.scopes and self.study.measure.cache:
+            full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
+        return _DensePrompt(prompt, decoded, tokens, first, capture, full_pass)
 
     def _run(self, tokens: Tensor, prompt_length: int, first: int, *, keep_calls: bool) -> Capture:
         by_token_from = prompt_length if self.study.measure.cache else None
@@ -122,24 +129,24 @@ class TraceSession:
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes that one variant keeps waiting: rows of `layer_transitions`, kept states and masks."""
+        """Bytes that one variant needs until its tables are written: `layer_transitions`, states and masks."""
         measure = self.study.measure
         kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
-        places = sum(len(dense.positions) for dense in self._prompts) * 2 * len(self.decoder.layers)
-        states = places * len(measure.scopes) * 2 * self.decoder.head.weight.shape[1] if measure.keep_states else 0
+        points = sum(len(dense.positions) for dense in self._prompts) * 2 * len(self.decoder.layers)
+        states = points * len(measure.scopes) * 2 * self.decoder.head.weight.shape[1] if measure.keep_states else 0
         masks = sum(matrix.size for matrix in self.decoder.matrices.values()) // 8
-        return places * kinds * 5 * len(COLUMN_NAMES) + states + masks
+        return points * kinds * 5 * len(COLUMN_NAMES) + states + masks
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
-        """Measures one variant; as `trace_all`."""
+        """Measure one variant, as `trace_all` does."""
         return self.trace_all({recipe: variant}, progress)[recipe]
 
     def trace_all(
         self, variants: Mapping[str, Variant], progress: Progress = SILENT
     ) -> dict[str, dict[str, pl.DataFrame]]:
-        """Measures variants beside one another, so that they share the dense logits and softmax of every row.
+        """Measure several variants at once, so that they share the dense logits and softmax of every row.
 
-        A variant's rows are the same, bit for bit, whatever others stand beside it.
+        A variant's rows are bit-identical in every group of variants.
 
         Returns:
             By recipe: rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`,
@@ -150,148 +157,137 @@ class TraceSession:
         """
         sublayers = list(self.decoder.sublayers)
         progress.start(f"trace {', '.join(variants)}", len(sublayers) + len(variants) * (len(self._prompts) + 1))
-        moved = {recipe: self._moved(recipe, variant, progress) for recipe, variant in variants.items()}
+        moved = {recipe: self._shifts(recipe, variant, progress) for recipe, variant in variants.items()}
         layers: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         states: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         work = partial(self._transitions, variants=variants, moved=moved)
         for frames in in_parallel(work, sublayers, self.decoder.device):
-            for recipe, (own, kept) in frames.items():
-                layers[recipe] += own
-                states[recipe].append(kept)
+            for recipe, (transitions, hidden) in frames.items():
+                layers[recipe] += transitions
+                states[recipe].append(hidden)
             progress.advance()
-        tables = {
-            recipe: {"layer_transitions": pl.concat(layers.pop(recipe)), "hidden_states": pl.concat(states.pop(recipe))}
-            | self._decoding(moved[recipe])
-            for recipe in variants
-        }
+        tables = {}
+        for recipe in variants:
+            own = {"layer_transitions": pl.concat(layers.pop(recipe)), "hidden_states": pl.concat(states.pop(recipe))}
+            own |= self._decoding(moved[recipe])
+            names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
+            tables[recipe] = {name: frame.with_columns(**names) for name, frame in own.items()}
         progress.done()
-        return {
-            recipe: {
-                name: frame.with_columns(model=pl.lit(self.model), recipe=pl.lit(recipe)) for name, frame in own.items()
-            }
-            for recipe, own in tables.items()
-        }
+        return tables
 
-    def _moved(self, recipe: str, variant: Variant, progress: Progress) -> _Moved:
-        """Run the variant whole on the dense tokens, and let it write its own.
+    def _shifts(self, recipe: str, variant: Variant, progress: Progress) -> _VariantShifts:
+        """Run the whole variant on the dense tokens, and decode its own continuations.
 
-        The recipe `dense` runs like any other: that it comes out at exactly zero is a check of model and machine.
+        The recipe `dense` runs like any other: its exact zeros check the model and the machine.
         """
         shifts: list[dict[str, Tensor]] = []
         free = None
         with apply_variant(self.decoder, variant, skips=False):
             for dense in self._prompts:
                 captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
-                shifts.append(_propagated(self.decoder, dense.capture, captured))
+                shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
                 progress.advance()
             if "free_running" in self.study.measure.trajectories:
                 free = self._decode([dense.prompt for dense in self._prompts])
             progress.advance()
-        if not all(bool(torch.isfinite(shift).all()) for each in shifts for shift in each.values()):
+        if not all(bool(torch.isfinite(shift).all()) for by_label in shifts for shift in by_label.values()):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
-        return _Moved(shifts, self._isolated(variant), free)
+        return _VariantShifts(shifts, self._isolated(variant), free)
 
     def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
-        """Shift of the final stream by every changed sublayer alone, by label, one a prompt."""
+        """Return the shift of the final stream by every changed sublayer alone, by label, one a prompt."""
         if "isolated" not in self.study.measure.scopes:
             return []
-        passes = [(dense.at_once, 0) for dense in self._prompts]
+        passes = [(dense.full_pass, 0) for dense in self._prompts]
         changed = [sublayer for sublayer in self.decoder.sublayers if variant.changed(sublayer)]
-        local = {sublayer.label: _local(sublayer, variant, passes) for sublayer in changed}
-        found = []
+        local = {sublayer.label: _local_shifts(sublayer, variant, passes) for sublayer in changed}
+        isolated = []
         for index, dense in enumerate(self._prompts):
-            shifts = self._isolation.shifts(dense.at_once, {label: moved[index] for label, moved in local.items()})
-            found.append({label: shift[dense.first :] for label, shift in shifts.items()})
-        return found
-
-    # -- layers ---------------------------------------------------------------------------------------------------
+            shifts = self._isolation.shifts(dense.full_pass, {label: moved[index] for label, moved in local.items()})
+            isolated.append({label: shift[dense.first :] for label, shift in shifts.items()})
+        return isolated
 
     def _transitions(
-        self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _Moved]
+        self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _VariantShifts]
     ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
-        """Rows of one sublayer by recipe, at every position of every prompt.
-
-        Returns:
-            Rows of `layer_transitions`, all scopes, lenses and temperatures; rows of `hidden_states`.
-        """
+        """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, by recipe."""
         measure = self.study.measure
-        stream = torch.cat([_after(self.decoder, dense.capture, sublayer) for dense in self._prompts])
-        final = torch.cat([_after(self.decoder, dense.capture, self.decoder.layers[-1].mlp) for dense in self._prompts])
+        stream = torch.cat([_stream_after(self.decoder, dense.capture, sublayer) for dense in self._prompts])
+        final = torch.cat(
+            [_stream_after(self.decoder, dense.capture, self.decoder.layers[-1].mlp) for dense in self._prompts]
+        )
         moves: dict[str, dict[str, Tensor | None]] = {scope: {} for scope in measure.scopes}
         for recipe, variant in variants.items():
             is_changed = variant.changed(sublayer)
             if "local" in moves:
                 passes = [(dense.capture, dense.first) for dense in self._prompts]
-                moves["local"][recipe] = torch.cat(_local(sublayer, variant, passes)) if is_changed else None
+                moves["local"][recipe] = torch.cat(_local_shifts(sublayer, variant, passes)) if is_changed else None
             if "isolated" in moves:
                 alone = [shift[sublayer.label] for shift in moved[recipe].isolated if is_changed]
                 moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
             if "propagated" in moves:
                 moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
-        # An isolated swap is measured at the output, the other scopes behind the sublayer.
-        for read, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
-            here = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
-            for (recipe, scope), columns in self._measured(read, here).items():
+        # An isolated swap is measured at the output, the other scopes after the sublayer.
+        for states, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
+            shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
+            for (recipe, scope), by_lens in self._measured(states, shifts).items():
                 is_changed = variants[recipe].changed(sublayer)
-                for lens, own in zip(measure.lenses, columns, strict=True):
-                    frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, own))
-        states = {recipe: self._states(sublayer, recipe, stream, moves) for recipe in variants}
-        return {recipe: (own, states[recipe]) for recipe, own in frames.items()}
+                for lens, columns in zip(measure.lenses, by_lens, strict=True):
+                    frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
+        return {recipe: (own, self._states(sublayer, recipe, stream, moves)) for recipe, own in frames.items()}
 
     def _states(
         self, sublayer: Sublayer, recipe: str, stream: Tensor, moves: Mapping[str, Mapping[str, Tensor | None]]
     ) -> pl.DataFrame:
-        """Rows of `hidden_states`: the stream itself for the dense model, its shifts for a variant."""
+        """Return rows of `hidden_states`: the stream itself for the dense model, its shifts for a variant."""
         if not self.study.measure.keep_states:
             return STATE_SCHEMA.to_frame()
-        kept = {"dense": stream} if recipe == "dense" else {scope: own[recipe] for scope, own in moves.items()}
+        states = {"dense": stream} if recipe == "dense" else {scope: own[recipe] for scope, own in moves.items()}
         ids = [dense.prompt.prompt.id for dense in self._prompts for _ in dense.positions]
         positions = [position for dense in self._prompts for position in dense.positions]
-        return state_rows(ids, positions, sublayer.layer, sublayer.kind, kept)
+        return state_rows(ids, positions, sublayer.layer, sublayer.kind, states)
 
     def _workspace(self) -> Workspace:
-        """Buffers of the calling thread."""
-        if not hasattr(self._of_thread, "workspace"):
-            self._of_thread.workspace = Workspace()
-        return cast(Workspace, self._of_thread.workspace)
+        if not hasattr(self._thread_local, "workspace"):
+            self._thread_local.workspace = Workspace()
+        return cast(Workspace, self._thread_local.workspace)
 
     def _measured(
         self, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], list[Columns]]:
-        """Compute the columns of every shift, one set a lens; zero shifts share the dense side's own.
+        """Compute the columns of every shift, one set a lens.
 
-        What the head reads through all lenses is multiplied together where it fits into one block: a matrix product
-        is the faster the more rows it has.
+        Lenses share one matrix product if their rows fit into one block: more rows make a product faster.
         """
         if not moves:
             return {}
         lenses = self.study.measure.lenses
         is_one_block = len(lenses) * len(stream) <= BLOCK_ROWS
-        found: dict[tuple[str, str], list[Columns]] = {key: [] for key in moves}
+        measured: dict[tuple[str, str], list[Columns]] = {key: [] for key in moves}
         for together in [lenses] if is_one_block else [(lens,) for lens in lenses]:
             for key, columns in self._measured_together(together, stream, moves).items():
                 for start in range(0, len(together) * len(stream), len(stream)):
                     own = slice(start, start + len(stream))
-                    found[key].append({name: values[:, own] for name, values in columns.items()})
-        return found
+                    measured[key].append({name: values[:, own] for name, values in columns.items()})
+        return measured
 
     def _measured_together(
         self, lenses: Sequence[str], stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], Columns]:
-        """Compute the columns of every shift with the rows of one lens after the other."""
+        """Compute the columns of every shift, the rows of the lenses one after the other; zero shifts share a set."""
         head = self.decoder.head
 
-        def read(move: Tensor, side: int) -> Tensor:
+        def head_input(move: Tensor, side: int) -> Tensor:
             return torch.cat([head.lens(stream, move, lens)[side] for lens in lenses])
 
         shifts: dict[tuple[str, str] | None, Tensor | None] = {
-            key: read(move, 1) for key, move in moves.items() if move is not None and bool(move.any())
+            key: head_input(move, 1) for key, move in moves.items() if move is not None and bool(move.any())
         }
         if len(shifts) < len(moves):
             shifts[None] = None
-        columns = divergence(
-            read(torch.zeros_like(stream), 0),
+        columns = divergences(
+            head_input(torch.zeros_like(stream), 0),
             list(shifts.values()),
             head,
             self.study.measure.temperatures,
@@ -324,23 +320,20 @@ class TraceSession:
             for index, temperature in enumerate(self.study.measure.temperatures)
         ]
 
-    # -- decoding -------------------------------------------------------------------------------------------------
-
-    def _decoding(self, moved: _Moved) -> dict[str, pl.DataFrame]:
-        """The four tables of the output."""
+    def _decoding(self, moved: _VariantShifts) -> dict[str, pl.DataFrame]:
         measure, decoder = self.study.measure, self.decoder
         steps, tops, generations, options = [], [], [], []
         for index, (dense, shift) in enumerate(zip(self._prompts, moved.shifts, strict=True)):
             forced = self._forced_pair(dense, shift)
             options += option_rows(decoder, forced, measure.temperatures)
-            if "teacher_forced" in measure.trajectories:
-                steps.append(step_rows(decoder, forced, measure.temperatures))
-                tops.append(top_rows(decoder, forced, measure.top_k))
+            pairs = [forced] if "teacher_forced" in measure.trajectories else []
             if moved.free is not None:
-                pair = self._free_pair(dense, moved.free[index])
+                free = self._free_pair(dense, moved.free[index])
+                pairs.append(free)
+                generations.append(generation_row(decoder, dense.prompt, free.pruned_tokens, free.dense_tokens))
+            for pair in pairs:
                 steps.append(step_rows(decoder, pair, measure.temperatures))
                 tops.append(top_rows(decoder, pair, measure.top_k))
-                generations.append(generation_row(decoder, dense.prompt, pair.pruned_tokens, pair.dense_tokens))
         return {
             "decoding_steps": pl.concat(steps),
             "top_tokens": pl.concat(tops),
@@ -349,29 +342,29 @@ class TraceSession:
         }
 
     def _free_pair(self, dense: _DensePrompt, free: DecodingResult) -> DensePrunedPair:
-        """Step t of what the dense model wrote beside step t of what the variant wrote."""
+        """Pair step t of the dense continuation with step t of the variant's own."""
         own = dense.decoded
         move = (free.streams - own.streams).float()
         return DensePrunedPair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, free.tokens)
 
     def _forced_pair(self, dense: _DensePrompt, shift: dict[str, Tensor]) -> DensePrunedPair:
-        """The model's output on the dense tokens, at the positions that predict a generated token."""
+        """Pair both sides' output on the dense tokens, at the positions that predict a generated token."""
         count = self.study.generation.new_tokens
         start = len(dense.prompt.ids) - 1 - dense.first
         last = self.decoder.layers[-1].mlp
-        streams = _after(self.decoder, dense.capture, last)[start : start + count]
+        streams = _stream_after(self.decoder, dense.capture, last)[start : start + count]
         move = shift[last.label][start : start + count]
         tokens = pruned_tokens(self.decoder, streams, move)
         return DensePrunedPair(dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tokens)
 
 
-def _local(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
-    """What a changed sublayer adds in the dense context less what the dense one adds.
+def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
+    """Return the changed sublayer's contribution in the dense context minus the dense one, for each pass.
 
     Args:
-        sublayer: the sublayer.
-        variant: which changes it.
-        passes: dense passes, each with the first position that is wanted.
+        sublayer: a sublayer that the variant changes.
+        variant: the variant.
+        passes: dense passes, each with the first position to return.
     """
     if sublayer.label in variant.dropped:
         return [-dense.whole[sublayer.label][first:] for dense, first in passes]
@@ -382,8 +375,8 @@ def _local(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture,
     return [own.to(whole.device) - whole for own, whole in zip(added, wholes, strict=True)]
 
 
-def _after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:
-    """The dense residual stream behind a sublayer; a parallel layer has one point behind both."""
+def _stream_after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:
+    """Return the dense residual stream after a sublayer; in a parallel layer both sublayers share this point."""
     layer = decoder.layers[sublayer.layer]
     stream = capture.streams[sublayer.layer] + capture.added[layer.attn.label]
     if sublayer.kind == "mlp" or layer.is_parallel:
@@ -391,24 +384,23 @@ def _after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:
     return stream
 
 
-def _propagated(decoder: Decoder, dense: Capture, pruned: Capture) -> dict[str, Tensor]:
-    """Shift of the stream behind every sublayer when the pruned model runs whole on the same tokens.
+def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dict[str, Tensor]:
+    """Return the shift of the stream after every sublayer when the whole pruned model runs on the same tokens.
 
-    The embeddings are the same, so the shift is the sum of the differences of all contributions so far, kept in
-    float64: subtracting two residual streams would cancel, they are much longer than their difference.
+    The embeddings are equal, so the shift is the sum of the differences of all contributions so far, in float64:
+    subtracting two residual streams would cancel, because they are much longer than their difference.
     """
     shift = torch.zeros_like(next(iter(dense.added.values())), dtype=torch.float64)
     shifts = {}
     for layer in decoder.layers:
-        pair = [layer.attn, layer.mlp]
-        moves = [pruned.added[s.label].double() - dense.added[s.label].double() for s in pair]
-        shifts[layer.attn.label] = (shift + (moves[0] + moves[1] if layer.is_parallel else moves[0])).float()
-        shift = shift + moves[0] + moves[1]
+        attn, mlp = (pruned.added[s.label].double() - dense.added[s.label].double() for s in (layer.attn, layer.mlp))
+        shifts[layer.attn.label] = (shift + (attn + mlp if layer.is_parallel else attn)).float()
+        shift = shift + attn + mlp
         shifts[layer.mlp.label] = shift.float()
     return shifts
 
 
 def _step(dense: _DensePrompt, position: int, new_tokens: int) -> int | None:
-    """The generated token that a position predicts; None inside the prompt and behind the last generated token."""
+    """Return the step of the generated token that a position predicts; None where it predicts none."""
     step = position - (len(dense.prompt.ids) - 1)
     return step if 0 <= step < new_tokens else None

@@ -1,4 +1,4 @@
-"""What is timed, in which order, and what becomes of the times; the clock is the test's own."""
+"""Order of timed runs and the columns from their times, with a fake clock."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -33,9 +33,9 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 @dataclass
 class Ticking:
-    """A clock that goes on by what the side that is worn takes, and writes down which side that was.
+    """A clock that advances by the configured seconds of the current side, and records that side.
 
-    A run reads it four times: at its beginning, behind the prompts, behind the first token, behind the last.
+    A run reads it four times: at its start, after the prompts, after the first token, after the last.
     """
 
     decoder: Decoder
@@ -144,7 +144,7 @@ def test_without_runs_and_for_noise_there_are_no_rows_and_nothing_runs(decoder: 
 
 def test_a_model_that_writes_through_no_cache_is_refused(decoder: Decoder) -> None:
     refused = replace(decoder, cache_refusal="Llama does not run through a cache")
-    with pytest.raises(InputError, match="speed: Llama does not run through a cache; take `speed` out"):
+    with pytest.raises(InputError, match="speed: Llama does not run through a cache; remove `speed` from"):
         speed_rows(refused, "tiny", "dense", Variant(), [SPEC])
 
 

@@ -1,4 +1,4 @@
-"""How a text becomes windows and scored tokens, on texts of awkward length, and which texts are refused."""
+"""Windows and scored tokens of texts of awkward lengths, and refused texts."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ CONTEXT = 128
 
 
 class Words:
-    """A tokenizer whose tokens are the numbers that a text is made of; with `begins` it begins a text by itself."""
+    """A tokenizer whose tokens are the numbers in a text; with `begins` it adds a beginning-of-text token."""
 
     def __init__(self, begins: int | None = None) -> None:
         self.bos_token_id = begins

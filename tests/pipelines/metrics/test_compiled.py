@@ -1,4 +1,4 @@
-"""What numba compiled in this process and what another process reads from its cache are the same code."""
+"""Equality of freshly compiled kernels and those that another process reads from numba's cache."""
 
 import os
 import subprocess

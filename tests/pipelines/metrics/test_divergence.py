@@ -17,7 +17,7 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor
 
 from prunescope.pipelines.metrics import eager_kernels, fused_kernels, logit_blocks
-from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence
+from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence, divergences
 from prunescope.pipelines.metrics.divergence_columns import dense_columns, shift_columns
 from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import Workspace
@@ -58,7 +58,7 @@ TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
 
 @cache
 def identity_head(size: int, dtype: torch.dtype = torch.float32) -> Head:
-    """A head that hands its input on, so that a test chooses logits exactly; the reference need not convert float64."""
+    """Return an identity head, so that a test sets logits exactly; float64 saves the reference a conversion."""
     return Head(torch.eye(size, dtype=dtype))
 
 
@@ -69,7 +69,7 @@ def _large_heads_go() -> Iterator[None]:
 
 
 def on_grid(values: Tensor) -> Tensor:
-    """Multiples of 1/64, whose float32 sums are exact."""
+    """Round to multiples of 1/64, whose float32 sums are exact."""
     return (values * 64).round() / 64
 
 
@@ -289,7 +289,7 @@ def test_scaled_and_capped_heads_match_the_float64_reference(scale, cap, tempera
 
 def test_several_shifts_at_once_equal_one_at_a_time():
     head, x, near, far = model_like(40)
-    together = divergence(x, [near, far], head, [0.5, 1.0])
+    together = divergences(x, [near, far], head, [0.5, 1.0])
     for shift, measured in zip((near, far), together, strict=True):
         alone = divergence(x, shift, head, [0.5, 1.0])
         for name in COLUMN_NAMES:
@@ -310,7 +310,7 @@ def test_the_block_size_changes_nothing_but_rounding(block_rows, monkeypatch):
 
 def test_the_same_call_twice_gives_the_same_bits():
     head, x, near, far = model_like(40)
-    first, second = divergence(x, [near, far], head, [1.0]), divergence(x, [near, far], head, [1.0])
+    first, second = divergences(x, [near, far], head, [1.0]), divergences(x, [near, far], head, [1.0])
     for one, other in zip(first, second, strict=True):
         for name in COLUMN_NAMES:
             np.testing.assert_array_equal(one[name], other[name])
@@ -367,9 +367,9 @@ def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift
 
 def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):
     head, x, near, far = model_like(40)
-    usual = divergence(x, [near, far], head, [0.5, 1.0])
+    usual = divergences(x, [near, far], head, [0.5, 1.0])
     monkeypatch.setattr(logit_blocks, "_PRODUCT_NOISE", 1.0)  # every row goes to float64
-    for measured, exact in zip(usual, divergence(x, [near, far], head, [0.5, 1.0]), strict=True):
+    for measured, exact in zip(usual, divergences(x, [near, far], head, [0.5, 1.0]), strict=True):
         for name in COLUMN_NAMES:
             atol = 1e-4 if name == "identity_residual_nats" else 1e-6  # the rounding of the logits themselves
             np.testing.assert_allclose(measured[name], exact[name], rtol=5e-4, atol=atol, err_msg=name)
@@ -460,7 +460,7 @@ def test_a_shift_of_another_shape_is_refused():
 def test_columns_are_those_of_the_warehouse_in_name_order_type_and_range():
     assert tuple(column.name for column in DIVERGENCE) == COLUMN_NAMES
     head, x, near, far = model_like(20)
-    for measured in divergence(x, [near, far], head, [1.0]):
+    for measured in divergences(x, [near, far], head, [1.0]):
         assert tuple(measured) == COLUMN_NAMES
         for column in DIVERGENCE:
             values = measured[column.name]

@@ -68,7 +68,7 @@ def test_the_reference_norms_are_torchs_own_in_float64():
 
 
 class ScaledNorm(nn.Module):
-    """Divides by the longest entry: no norm that has a formula here."""
+    """A norm by the largest entry, which has no formula here."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The quick product equals torch's own to rounding, and a model that multiplies so is as it was afterwards."""
+"""Equality of the fast product and torch's, and restoration of a patched model."""
 
 from pathlib import Path
 

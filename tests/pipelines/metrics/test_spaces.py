@@ -1,4 +1,4 @@
-"""Angles and parts of a shift, where subtraction from one would lose everything."""
+"""Angles and parts of a shift where 1 − cos computed by subtraction would lose all digits."""
 
 import math
 

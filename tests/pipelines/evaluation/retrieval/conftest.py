@@ -11,7 +11,7 @@ from tests.tiny_encoders import save_embedder
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    """A post-norm model that reads both ways."""
+    """A bidirectional post-norm model."""
     return load_decoder(save_embedder(tmp_path_factory.mktemp("models") / "bert"), device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Data sets in BEIR's form are read whole or refused by file and line."""
+"""Reading of data sets in BEIR's format, and refusals that name file and line."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ QRELS = "query-id\tcorpus-id\tscore\na\td3\t2\na\td1\t0\nb\td1\t1\n"
 
 
 def beir(folder: Path, **files: str) -> RetrievalSpec:
-    """A data set on disk, with some files' contents replaced."""
+    """Write a data set with some files' contents replaced."""
     contents = {
         "corpus": "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in CORPUS),
         "queries": "".join(json.dumps(record) + "\n\n" for record in QUERIES),
@@ -75,7 +75,7 @@ def test_what_is_not_in_beirs_form_is_refused_by_its_line(tmp_path: Path, files:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     spec = beir(tmp_path)
-    with pytest.raises(InputError, match=r"qrels/dev.tsv is missing; a folder in BEIR's form holds"):
+    with pytest.raises(InputError, match=r"qrels/dev.tsv is missing; a folder in BEIR's format holds"):
         read_collection(spec.model_copy(update={"split": "dev"}))
 
 

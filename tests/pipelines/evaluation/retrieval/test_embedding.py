@@ -23,7 +23,7 @@ TEXTS = [
 
 
 def one_by_one(decoder: Decoder, ids: list[tuple[int, ...]], pooling: Pooling) -> torch.Tensor:
-    """Each text alone, without padding, its states summed in a loop."""
+    """Embed each text alone, without padding, with a loop over its states."""
     found = []
     for each in ids:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Measures against values worked out by hand and against formulas written out; ranks against sorting."""
+"""Measures against manual values and explicit formulas; ranks against sorting."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prunescope.pipelines.evaluation.retrieval import document_ranking
-from prunescope.pipelines.evaluation.retrieval.document_ranking import best, scores
+from prunescope.pipelines.evaluation.retrieval.document_ranking import rank_documents, score_rankings
 
 
 def by_hand(judged: dict[str, int], ranked: list[str]) -> tuple[float, float, float]:
@@ -30,7 +30,7 @@ def by_hand(judged: dict[str, int], ranked: list[str]) -> tuple[float, float, fl
 def test_measures_are_those_of_a_small_case_by_hand() -> None:
     relevance = {"q": {"x": 2, "y": 1, "z": 0}, "late": {"x": 1}, "never": {"x": 1}}
     others = [f"n{index}" for index in range(20)]
-    found = scores(relevance, {"q": ["y", "z", "x"], "late": [*others, "x"], "never": others})
+    found = score_rankings(relevance, {"q": ["y", "z", "x"], "late": [*others, "x"], "never": others})
     # DCG 1/log₂2 + 0 + 2/log₂4 = 2, ideal 2 + 1/log₂3.
     assert found["ndcg_at_10"]["q"] == pytest.approx(2 / (2 + 1 / math.log2(3)), rel=1e-12)
     assert found["recall_at_100"] == {"q": 1, "late": 1, "never": 0}
@@ -46,7 +46,7 @@ def test_measures_are_their_definitions_on_random_judgements() -> None:
         judged = chance.choice(names, size=chance.integers(1, 40), replace=False)
         relevance[f"q{query}"] = {str(name): int(chance.integers(-1, 4)) for name in judged}
         ranked[f"q{query}"] = [str(name) for name in chance.permutation(names)[: chance.integers(0, 101)]]
-    found = scores(relevance, ranked)
+    found = score_rankings(relevance, ranked)
     for query, judged in relevance.items():
         measured = [found[name][query] for name in ("ndcg_at_10", "recall_at_100", "mrr_at_10")]
         assert measured == pytest.approx(by_hand(judged, ranked[query]), abs=1e-9)
@@ -57,7 +57,7 @@ def test_ranks_are_those_of_sorting_whatever_the_blocks(monkeypatch: pytest.Monk
     monkeypatch.setattr(document_ranking, "_BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     queries, documents = torch.randn(7, 16, generator=generator), torch.randn(40, 16, generator=generator)
-    found = best(queries, documents, [None] * 7, depth=5)
+    found = rank_documents(queries, documents, [None] * 7, depth=5)
     similar = (queries.double() @ documents.double().T).tolist()
     assert found == [sorted(range(40), key=lambda place, row=row: -row[place])[:5] for row in similar]
 
@@ -67,12 +67,12 @@ def test_documents_that_tie_are_ranked_in_the_order_of_the_corpus() -> None:
     one, other = torch.randn(2, 33, generator=generator)
     # Twelve copies of two documents in turn: a rank within the copies is decided by their places alone.
     documents = torch.stack([one, other]).repeat(12, 1)
-    found = best(one[None], documents, [None], depth=18)
+    found = rank_documents(one[None], documents, [None], depth=18)
     assert found == [[*range(0, 24, 2), *range(1, 13, 2)]]
 
 
 def test_a_query_does_not_find_itself_and_a_small_corpus_is_ranked_whole() -> None:
     documents = torch.eye(3)
-    assert best(documents, documents, [0, None, 2]) == [[1, 2], [1, 0, 2], [0, 1]]
-    assert best(documents[:1], documents[:1], [0]) == [[]]
-    assert scores({"q": {"d": 1}}, {"q": []})["ndcg_at_10"] == {"q": 0.0}
+    assert rank_documents(documents, documents, [0, None, 2]) == [[1, 2], [1, 0, 2], [0, 1]]
+    assert rank_documents(documents[:1], documents[:1], [0]) == [[]]
+    assert score_rankings({"q": {"d": 1}}, {"q": []})["ndcg_at_10"] == {"q": 0.0}

@@ -1,4 +1,4 @@
-"""The tables of a retrieval session against one text at a time through a model that was changed by hand."""
+"""Tables of a retrieval session against a manually changed model, one text at a time."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ def session(encoder: Decoder) -> RetrievalSession:
 
 
 def embedded(decoder: Decoder, text: str) -> np.ndarray:
-    """Mean of the last states of one text, without layer 1."""
+    """Return the mean of the last states of one text, without layer 1."""
     ids = decoder.tokenizer(text, truncation=True, max_length=40).input_ids
     layers = decoder.model.get_submodule("encoder").layer
     kept = [layers[0], layers[2]]

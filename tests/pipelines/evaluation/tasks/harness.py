@@ -1,4 +1,4 @@
-"""Small tasks, and what lm-eval's evaluator makes of them with any of its models."""
+"""Small tasks and their output by lm-eval's evaluator with any of its models."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +40,7 @@ metadata: {{version: 3}}
 
 
 def specs(folder: Path) -> list[TaskSpec]:
-    """Every kind of non-generative task: options and letters, with and without examples, too long, and texts."""
+    """Return every kind of non-generative task: options and letters, with and without examples, too long, and texts."""
     (folder / "articles.txt").write_text(ARTICLES)
     return [
         TaskSpec(name="arc_challenge", samples=3),
@@ -51,7 +51,7 @@ def specs(folder: Path) -> list[TaskSpec]:
 
 
 def writing_spec(folder: Path) -> TaskSpec:
-    """A task of one's own that writes; no data set is fetched."""
+    """Return a user's generative task, without a download."""
     data = folder / "questions.jsonl"
     data.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n{"question": "Why?", "answer": "So"}\n')
     path = folder / "mine.yaml"
@@ -60,7 +60,7 @@ def writing_spec(folder: Path) -> TaskSpec:
 
 
 def answers(model: HFLM, loaded: LoadedTask) -> list[list[Any]]:
-    """Log-likelihoods or texts of every sample, as the evaluator logs them."""
+    """Return log-likelihoods or texts of every sample from the evaluator's log."""
     samples = evaluated(model, loaded)
     return [[_value(each) for each in s["resps"]] for s in samples if s["filter"] == samples[0]["filter"]]
 

@@ -73,7 +73,7 @@ def test_a_worn_variant_answers_as_a_checkpoint_of_it_does(
     decoder: Decoder, tasks: list[LoadedTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, masked, dropped = VariantLM(decoder), prune(decoder, parse_recipe("magnitude-50")), ("attn.0", "mlp.1")
-    monkeypatch.setattr(lm_eval_model, "can_go_on", None)  # the dense model was asked already
+    monkeypatch.setattr(lm_eval_model, "can_reuse_prefix", None)  # the dense model was asked already
     dense = harness.answers(ours, tasks[0])
     for variant in (masked, Variant(dropped=dropped)):
         twin = twin_of(decoder)
@@ -137,7 +137,7 @@ def test_the_decoders_own_tokenizer_is_left_alone(decoder: Decoder) -> None:
 
 def test_damaged_weights_and_answers_without_room_are_refused(decoder: Decoder, tasks: list[LoadedTask]) -> None:
     ours = VariantLM(decoder)
-    with pytest.raises(InputError, match=r"answer of 129 tokens; the model's context holds 128"):
+    with pytest.raises(InputError, match=r"answer of 129 tokens; it must have 1 to 128"):
         ours._loglikelihood_tokens([((None, None), [1], [2] * 129)])
     twin = twin_of(decoder)
     next(twin.model.parameters()).data.fill_(float("nan"))
@@ -150,5 +150,5 @@ def test_a_task_that_draws_its_answers_is_refused(decoder: Decoder, tmp_path: Pa
     path = Path(spec.source)
     path.write_text(path.read_text().replace("do_sample: false", "do_sample: true, temperature: 0.8"))
     (loaded,) = load_tasks([spec])
-    with pytest.raises(InputError, match="mine: it draws its answers"):
+    with pytest.raises(InputError, match="mine: it samples its answers"):
         harness.answers(VariantLM(decoder), loaded)

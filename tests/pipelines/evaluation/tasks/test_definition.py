@@ -1,4 +1,4 @@
-"""Which definition a task of a study finds, and what is refused before any model is loaded."""
+"""Resolution of a study's tasks to definitions, and refusals before any model is loaded."""
 
 import gzip
 import json
@@ -20,7 +20,8 @@ GOOD = {"query": "Which?", "choices": ["one", "two"], "gold": 1}
 
 def test_names_are_found_without_torch_and_without_lm_eval() -> None:
     code = (
-        "import sys; from prunescope.pipelines.studies.evaluation_specs import TaskSpec; from prunescope.pipelines.evaluation.tasks import definition as d;"
+        "import sys; from prunescope.pipelines.studies.evaluation_specs import TaskSpec;"
+        "from prunescope.pipelines.evaluation.tasks import definition as d;"
         "found = [d.find(TaskSpec(name=name)) for name in ('boolq', 'hellaswag', 'mmlu')];"
         "assert [len(each.files) for each in found] == [2, 1, 1], found;"
         "assert [each.is_harness for each in found] == [False, True, True];"
@@ -61,7 +62,7 @@ def test_every_task_whose_samples_travel_along_loads_and_only_programs_run() -> 
 
 @pytest.mark.parametrize("name", ["lm_eval:mbpp", "lm_eval:humaneval", "mbpp_instruct"])
 def test_a_task_that_runs_programs_unconfined_is_refused_before_its_code_is_imported(name: str) -> None:
-    with pytest.raises(InputError, match="runs code that the model writes unconfined; `humaneval` and `mbpp`"):
+    with pytest.raises(InputError, match="runs model-written code without a sandbox; use `humaneval` or `mbpp`"):
         load_tasks([TaskSpec(name="programs", definition=name)])
     assert not [each for each in sys.modules if each.startswith(("lm_eval.tasks.mbpp", "lm_eval.tasks.humaneval"))]
 
@@ -79,11 +80,11 @@ def test_a_file_of_ones_own_takes_the_place_of_the_samples(tmp_path: Path) -> No
         ('{"query": ', "line 1: not valid JSON"),
         ("[1]", "line 1: not an object"),
         (json.dumps(GOOD) + "\n" + json.dumps({"query": "Q", "gold": 0}), "line 2: has no `choices`"),
-        (json.dumps(GOOD | {"gold": 2}), "line 1: `gold` must be the place of the right one of 2 `choices`"),
-        (json.dumps(GOOD | {"gold": True}), "line 1: `gold` must be the place"),
-        (json.dumps(GOOD | {"choices": ["one"]}), "line 1: 1 `choices`; two to 26 can be lettered"),
+        (json.dumps(GOOD | {"gold": 2}), "line 1: `gold` must be the index of the right one of 2 `choices`"),
+        (json.dumps(GOOD | {"gold": True}), "line 1: `gold` must be the index"),
+        (json.dumps(GOOD | {"choices": ["one"]}), "line 1: 1 `choices`; there must be 2 to 26"),
         (json.dumps(GOOD | {"choices": ["", "b"]}), "line 1: `choices` must be a list of texts"),
-        ("\n\n", "no record in it"),
+        ("\n\n", "the file contains no record"),
         (b"\xff\xfe", "not a text file in UTF-8"),
     ],
 )
@@ -95,7 +96,7 @@ def test_samples_in_another_form_are_refused_by_line(tmp_path: Path, lines: str 
 
 
 def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.samples.MOST_BYTES", 1000)
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.samples.MAX_BYTES", 1000)
     for name, pack in (("bomb.jsonl.gz", gzip.compress), ("bomb.jsonl.xz", lzma.compress)):
         (tmp_path / name).write_bytes(pack(json.dumps(GOOD).encode() + b" " * 1000))
         with pytest.raises(InputError, match=rf"{name}: more than 1,000 bytes, unpacked"):
@@ -106,8 +107,8 @@ def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pyt
     ("keys", "message"),
     [
         ({"name": "arc_challenge", "samples": 101}, r"`samples` 101, but there are 100"),
-        ({"name": "arc_challenge", "max_new_tokens": 4}, r"`max_new_tokens` is for tasks that write"),
-        ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that read a text"),
+        ({"name": "arc_challenge", "max_new_tokens": 4}, r"`max_new_tokens` is for tasks that generate text"),
+        ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that score a whole text"),
         ({"name": "arc_challenge", "data": "/no/such.jsonl"}, r"/no/such.jsonl: No such file"),
         ({"name": "x", "definition": "/no/such.yaml"}, r"task file /no/such.yaml: No such file"),
     ],
@@ -118,12 +119,12 @@ def test_keys_that_do_not_fit_the_task_are_refused(keys: dict[str, object], mess
 
 
 def test_two_tasks_of_one_name_are_refused() -> None:
-    with pytest.raises(InputError, match="task boolq: two of the study's tasks bring it, scored by full_text"):
+    with pytest.raises(InputError, match="task boolq: two of the study's tasks contain it, scored by full_text"):
         load_tasks([TaskSpec(name="boolq"), TaskSpec(name="boolq")])
 
 
 def test_data_for_a_task_that_has_none_of_ours_is_refused() -> None:
-    with pytest.raises(InputError, match="`data` takes the place of a shipped task's samples; this is none"):
+    with pytest.raises(InputError, match="`data` replaces a shipped task's samples; this task has none"):
         contents_hash(TaskSpec(name="hellaswag", data="/some/file"))
 
 
@@ -229,7 +230,7 @@ def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None
 
 
 def test_a_metric_that_a_definitions_own_module_fetches_is_refused(tmp_path: Path) -> None:
-    """As modules of lm-eval's own tasks do; with `lm_eval:` nobody has allowed their functions."""
+    """Modules of lm-eval's own tasks do so; `lm_eval:` does not allow their functions."""
     spec = over_a_file(tmp_path)
     (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
     path = Path(spec.source)

@@ -1,4 +1,4 @@
-"""Programs that try to get out, to stay, to take everything or to pass without being right."""
+"""Sandboxed programs that try to escape, to survive, to exhaust resources or to pass without being right."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict, Limits, passes, refusal
+from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict, Limits, refusal, run_tests
 
 pytestmark = pytest.mark.namespaces
 PROBLEM = 'import math\n\n\ndef helper(x):\n    return x + 1\n\n\ndef double(x):\n    """Doubles."""\n'
@@ -27,15 +27,15 @@ SHORT = Limits(seconds=0.7)
 def _namespaces() -> None:
     reason = refusal()
     if reason:
-        pytest.skip(f"code cannot be shut in here: {reason}")
+        pytest.skip(f"this machine has no sandbox: {reason}")
 
 
 def verdict_of(completion: str, limits: Limits | None = None) -> ExecutionVerdict:
-    return passes(PROBLEM, completion, TESTS, "double", limits)
+    return run_tests(PROBLEM, completion, TESTS, "double", limits)
 
 
 def told(expression: str, before: str = "pass") -> object:
-    """What a program inside sees, carried out in the message of an exception."""
+    """Return a value that a sandboxed program computes, read from the message of an exception."""
     verdict = verdict_of(f"    import json, os, sys\n    {before}\n    raise ValueError(json.dumps({expression}))\n")
     assert verdict.reason.startswith("ValueError: "), verdict
     return json.loads(verdict.reason.removeprefix("ValueError: "))
@@ -80,7 +80,7 @@ def test_what_is_not_right_has_not_passed_whatever_it_does(completion: str, reas
 
 
 def sending(message: str) -> str:
-    """A program that, when called, answers this call and the next with bytes of its own making."""
+    """Return a program that answers this call and the next with arbitrary bytes."""
     return f"""    import os, pickle, struct, sys
     data = {message}
     answer = [file for file in range(3, 32) if is_open(os, file)][-1]
@@ -139,8 +139,8 @@ def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
 
 def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
     loud = "import os, sys\nprint('x' * 10_000, flush=True)\nos.write(1, b'y')\nprint('z' * 10_000, file=sys.stderr)\n"
-    assert passes(PROBLEM, RIGHT, loud + TESTS, "double") == ExecutionVerdict("passed")
-    assert passes(PROBLEM, RIGHT, loud + "raise ValueError", "double") == ExecutionVerdict(
+    assert run_tests(PROBLEM, RIGHT, loud + TESTS, "double") == ExecutionVerdict("passed")
+    assert run_tests(PROBLEM, RIGHT, loud + "raise ValueError", "double") == ExecutionVerdict(
         "failed", "ValueError: raise ValueError"
     )
 
@@ -148,7 +148,7 @@ def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
 @pytest.mark.parametrize("tests", ["raise SystemExit(0)", "raise KeyboardInterrupt", "import os\nos._exit(0)",
                                    "import ctypes\nctypes.string_at(0)"])  # fmt: skip
 def test_tests_that_end_themselves_have_failed(tests: str) -> None:
-    verdict = passes(PROBLEM, RIGHT, tests, "double")
+    verdict = run_tests(PROBLEM, RIGHT, tests, "double")
     assert verdict.outcome == "failed"
     assert verdict.reason
 
@@ -174,19 +174,19 @@ def test_a_program_finds_no_text_of_its_tests_in_its_process() -> None:
     return 2 * x
 """
     tests = TESTS + "# of the tests alone" + " " * 2**17  # longer than a pipe holds
-    verdict = passes(PROBLEM, completion, tests, "double", Limits(seconds=60))
+    verdict = run_tests(PROBLEM, completion, tests, "double", Limits(seconds=60))
     assert verdict.outcome == "passed", verdict.reason
 
 
 @pytest.mark.parametrize("value", ["[1, (2.5, None)]", "{1, 2}", "{'a': [b'x']}", "1e400", "2**200", "1j", "range(3)"])
 def test_values_reach_the_tests_as_they_are(value: str) -> None:
     tests = f"result = f({value})\nassert result == [{value}] * 2 and type(result[0]) is type({value})"
-    assert passes("def f(x):\n    pass\n", "    return [x, x]\n", tests, "f").outcome == "passed"
+    assert run_tests("def f(x):\n    pass\n", "    return [x, x]\n", tests, "f").outcome == "passed"
 
 
 def test_collections_of_the_standard_library_are_values_too() -> None:
     completion = "    from collections import Counter, defaultdict\n    return [Counter(x), defaultdict(int, a=1)]\n"
-    assert passes(
+    assert run_tests(
         "def f(x):\n    pass\n", completion, "assert f('aab') == [{'a': 2, 'b': 1}, {'a': 1}]", "f"
     ).outcome == ("passed")
 
@@ -213,7 +213,7 @@ def test_what_has_no_end_is_killed_and_nothing_of_it_is_left(
 
 
 def running(python: Path) -> list[str]:
-    """Processes under this name; those that were just killed get a while to go."""
+    """Return processes under this name, after some time for killed ones to end."""
     for _ in range(100):
         found = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -243,7 +243,7 @@ def test_processor_time_ends_before_the_deadline_does() -> None:
 
 
 def test_processor_time_of_the_tests_ends_too() -> None:
-    verdict = passes(PROBLEM, RIGHT, "while True: pass", "double", Limits(seconds=60, cpu_seconds=1))
+    verdict = run_tests(PROBLEM, RIGHT, "while True: pass", "double", Limits(seconds=60, cpu_seconds=1))
     assert verdict == ExecutionVerdict("timed_out", "the tests used up their processor time")
 
 
@@ -353,8 +353,8 @@ def test_sets_come_in_the_same_order_every_time() -> None:
 def test_a_machine_without_namespaces_runs_nothing_and_says_what_is_missing(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     script = (
-        "from prunescope.pipelines.evaluation.tasks.sandbox_client import passes, refusal\n"
-        f"print(passes('', {f'open({str(ran)!r}, mode=chr(119))'!r}, '', 'f').outcome, refusal())"
+        "from prunescope.pipelines.evaluation.tasks.sandbox_client import run_tests, refusal\n"
+        f"print(run_tests('', {f'open({str(ran)!r}, mode=chr(119))'!r}, '', 'f').outcome, refusal())"
     )
     unshare = shutil.which("unshare")
     assert unshare, "util-linux is missing"
@@ -370,6 +370,6 @@ def test_a_machine_without_namespaces_runs_nothing_and_says_what_is_missing(tmp_
     assert not ran.exists()
 
 
-def test_a_jail_that_breaks_is_an_error_and_no_verdict() -> None:
-    with pytest.raises(ComputationError, match="the jail for a program broke: TypeError"):
-        passes(PROBLEM, RIGHT, TESTS, "double", Limits(memory_bytes=None))  # type: ignore[arg-type]
+def test_a_sandbox_that_fails_is_an_error_and_no_verdict() -> None:
+    with pytest.raises(ComputationError, match="the sandbox for a program failed: TypeError"):
+        run_tests(PROBLEM, RIGHT, TESTS, "double", Limits(memory_bytes=None))  # type: ignore[arg-type]

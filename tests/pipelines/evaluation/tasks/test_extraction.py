@@ -1,4 +1,4 @@
-"""The tasks that write, as shipped: what is asked, what is found in a text, and what counts as right."""
+"""Shipped generative tasks: prompts, extracted answers, and which answers count as right."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from prunescope.pipelines.evaluation.tasks.answer_extraction import f1_of_words,
 from prunescope.pipelines.evaluation.tasks.definition import FOLDER, fields, runs_code
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks
 from prunescope.pipelines.evaluation.tasks.samples import rows
-from prunescope.pipelines.evaluation.tasks.sandbox_client import passes, refusal
+from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal, run_tests
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
@@ -139,13 +139,13 @@ def test_the_published_solution_of_every_shipped_problem_passes_and_an_empty_one
     published = rows("humaneval")["test"]
     for number, (doc, whole) in enumerate(zip(humaneval.eval_docs, published, strict=True)):
         asked = (humaneval.doc_to_target(doc), doc["entry_point"])
-        assert passes(doc["prompt"], whole["canonical_solution"], *asked).outcome == "passed", whole["task_id"]
+        assert run_tests(doc["prompt"], whole["canonical_solution"], *asked).outcome == "passed", whole["task_id"]
         if number < 4:
-            assert passes(doc["prompt"], "    pass\n", *asked).reason.startswith("AssertionError")
+            assert run_tests(doc["prompt"], "    pass\n", *asked).reason.startswith("AssertionError")
 
 
 def over_files(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **splits: list[dict[str, Any]]) -> LoadedTask:
-    """A shipped task whose samples would be fetched, over files in their place."""
+    """Load a shipped task with local files instead of a download."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "data sets")
     for split, docs in splits.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
@@ -186,7 +186,7 @@ def test_mbpp_is_asked_as_lm_eval_does_behind_problems_2_to_4_and_judged_in_the_
         pytest.skip(f"code cannot be shut in here: {reason}")
     doc = mbpp.docs[0]
     for written, outcome in ((code, "passed"), (code.replace("2 *", "3 *"), "failed"), ("", "failed")):
-        judged = passes(doc["prompt"], written, mbpp.task.doc_to_target(doc), doc["entry_point"])
+        judged = run_tests(doc["prompt"], written, mbpp.task.doc_to_target(doc), doc["entry_point"])
         assert judged.outcome == outcome, judged
 
 

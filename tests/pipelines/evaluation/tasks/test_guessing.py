@@ -1,4 +1,4 @@
-"""Guesses: what they are, when they are trusted, how many pass; and that no guess decides a token."""
+"""Drafts: their tokens, their length, and that they decide no token."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.tasks import batched_generation
-from prunescope.pipelines.evaluation.tasks.batched_generation import can_reuse_prefix, write
-from prunescope.pipelines.evaluation.tasks.speculative_decoding import MOST_GUESSED, DraftProposer, worth
+from prunescope.pipelines.evaluation.tasks.batched_generation import can_reuse_prefix, generate_greedy
+from prunescope.pipelines.evaluation.tasks.speculative_decoding import MAX_DRAFT, DraftProposer, best_draft_length
 from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
@@ -27,14 +27,14 @@ CONTEXTS = ((5, 77, 9, 120, 5, 33, 250, 8, 8, 61), (4, 9), (99, 180, 41), tuple(
 NEW = 40
 
 
-def passes_of(guesser: DraftProposer, text: Sequence[int], most: int = 100) -> list[int]:
-    """Writes a text by a guesser's guesses; tokens that each pass wrote."""
+def passes_of(proposer: DraftProposer, text: Sequence[int], most: int = 100) -> list[int]:
+    """Return the number of tokens that each pass writes when a proposer drafts the text."""
     found, written = [], 0
     while written < len(text):
-        guess = guesser.guess(min(most, len(text) - written - 1))
-        assert len(guess) <= MOST_GUESSED
+        guess = proposer.propose(min(most, len(text) - written - 1))
+        assert len(guess) <= MAX_DRAFT
         right = next((n for n, token in enumerate(guess) if token != text[written + n]), len(guess))
-        guesser.saw(text[written : written + right + 1])
+        proposer.observe(text[written : written + right + 1])
         found.append(right + 1)
         written += right + 1
     assert written == len(text)
@@ -51,12 +51,12 @@ def test_a_loop_goes_round_in_the_guess_whatever_its_length() -> None:
         text = (loop * 60)[:60]
         passes = passes_of(DraftProposer((1, 2, 3), ()), text)
         assert len(passes) <= len(loop) + 10, loop
-        assert max(passes) == MOST_GUESSED + 1
+        assert max(passes) == MAX_DRAFT + 1
 
 
 def test_a_text_without_repetition_is_never_guessed() -> None:
-    guesser = DraftProposer((), ())
-    assert guesser.guess(5) == []
+    proposer = DraftProposer((), ())
+    assert proposer.propose(5) == []
     assert passes_of(DraftProposer(range(50), ()), range(100, 160)) == [1] * 60
     assert passes_of(DraftProposer((1, 2, 3), range(500, 560)), range(100, 160)) == [1] * 60
 
@@ -73,21 +73,21 @@ def test_a_wrong_guess_costs_the_trust_and_the_other_text_is_found_again_behind_
 
 
 def test_no_more_is_guessed_than_the_limit_leaves() -> None:
-    guesser = DraftProposer((), list(range(30)))
-    guesser.guess(30)
-    guesser.saw([0])
-    guesser.guess(30)
-    guesser.saw([1, 2])
-    assert guesser.guess(2) == [3, 4]
-    assert guesser.guess(0) == guesser.guess(-1) == []
+    proposer = DraftProposer((), list(range(30)))
+    proposer.propose(30)
+    proposer.observe([0])
+    proposer.propose(30)
+    proposer.observe([1, 2])
+    assert proposer.propose(2) == [3, 4]
+    assert proposer.propose(0) == proposer.propose(-1) == []
 
 
 def test_guesses_pass_as_far_as_they_are_worth_the_padding_of_the_others() -> None:
-    assert worth([]) == worth([[]]) == worth([[], []]) == 0
-    assert worth([[1] * 16]) == 16
-    assert worth([[1] * 16] * 4) == 16
-    assert worth([[1] * 8, [1] * 2, [1] * 8]) == 8
-    assert worth([[1], *[[]] * 15]) == 0  # fifteen rows of padding for one token
+    assert best_draft_length([]) == best_draft_length([[]]) == best_draft_length([[], []]) == 0
+    assert best_draft_length([[1] * 16]) == 16
+    assert best_draft_length([[1] * 16] * 4) == 16
+    assert best_draft_length([[1] * 8, [1] * 2, [1] * 8]) == 8
+    assert best_draft_length([[1], *[[]] * 15]) == 0  # fifteen rows of padding for one token
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def counted(decoder: Decoder) -> Iterator[list[tuple[int, ...]]]:
 
 
 def alone(decoder: Decoder, context: Sequence[int]) -> list[int]:
-    """Token by token, without a cache."""
+    """Decode token by token, without a cache."""
     tokens = list(context)
     for _ in range(NEW):
         state = decoder.hidden(torch.tensor([tokens]))[0, -1:]
@@ -127,7 +127,7 @@ def test_right_wrong_and_half_right_guesses_leave_every_text_as_it_is(architectu
     mixed = [wanted[0], half[1], wrong[2], half[3][:12]]
     for others in (wanted, half, wrong, mixed, wanted[::-1], None):
         for batch in (4, 1):
-            found = write(decoder, CONTEXTS, [()] * 4, NEW, batch, others)
+            found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, batch, others)
             assert [list(each.tokens) for each in found] == wanted
 
 
@@ -135,14 +135,14 @@ def test_a_known_text_takes_few_passes_and_ends_where_it_would(decoder: Decoder)
     wanted = [alone(decoder, context) for context in CONTEXTS]
     assert can_reuse_prefix(decoder)
     with counted(decoder) as shapes:
-        write(decoder, CONTEXTS, [()] * 4, NEW, others=wanted, goes_on=True)
+        generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, others=wanted, reuses_prefix=True)
     assert len(shapes) <= 8
     text = decoder.tokenizer.decode(wanted[0])
     stop, end = text[len(text) // 2 :][:3], wanted[3][25]
     ending = replace(decoder, end_ids=frozenset({end}))
     arguments = (CONTEXTS, [(stop,), (), (), ()], NEW)
-    slow = write(ending, *arguments, goes_on=False)
-    assert write(ending, *arguments, others=wanted, goes_on=True) == slow
+    slow = generate_greedy(ending, *arguments, reuses_prefix=False)
+    assert generate_greedy(ending, *arguments, others=wanted, reuses_prefix=True) == slow
     assert 0 < len(slow[0].tokens) < NEW
     assert len({len(each.tokens) for each in slow}) > 1
 
@@ -151,7 +151,7 @@ def test_a_variant_writes_its_own_text_however_wrong_the_dense_models_is(decoder
     dense = [alone(decoder, context) for context in CONTEXTS]
     with apply_variant(decoder, prune(decoder, parse_recipe("magnitude-50"))):
         wanted = [alone(decoder, context) for context in CONTEXTS]
-        found = write(decoder, CONTEXTS, [()] * 4, NEW, others=dense)
+        found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, others=dense)
     assert [list(each.tokens) for each in found] == wanted != dense
 
 
@@ -167,11 +167,11 @@ def test_a_wrong_guess_that_breaks_the_numbers_changes_no_text(decoder: Decoder)
 
     model: Any = decoder.model
     with hooks(model.get_input_embeddings().register_forward_hook(damage)):
-        found = write(decoder, CONTEXTS, [()] * 4, NEW, others=others, goes_on=True)
+        found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, others=others, reuses_prefix=True)
         assert [list(each.tokens) for each in found] == wanted
         assert sum(bool(each.any()) for each in read) == 1, "it was read never, or guessed again"
         with pytest.raises(ComputationError, match="NaN or infinite logits"):
-            write(decoder, [(broken, 4)], [()], NEW, others=[wanted[0]], goes_on=True)
+            generate_greedy(decoder, [(broken, 4)], [()], NEW, others=[wanted[0]], reuses_prefix=True)
 
 
 def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeyp
 
     monkeypatch.setattr(batched_generation, "BLOCK_ROWS", 6)
     monkeypatch.setattr(Head, "logits_of_state", count)
-    found = write(decoder, CONTEXTS, [()] * 4, NEW, others=wanted)
+    found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, others=wanted)
     assert [list(each.tokens) for each in found] == wanted
     assert max(rows) == 6
 
@@ -194,7 +194,7 @@ def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tiny_decoder:
     decoder = replace(decoder, end_ids=frozenset())
     assert not can_reuse_prefix(decoder)
     with counted(decoder) as shapes:
-        write(decoder, CONTEXTS[:1], [()], 20, others=[alone(decoder, CONTEXTS[0])])
+        generate_greedy(decoder, CONTEXTS[:1], [()], 20, others=[alone(decoder, CONTEXTS[0])])
     assert {shape[1] for shape in shapes[-19:]} == {1}
 
 

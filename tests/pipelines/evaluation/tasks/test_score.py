@@ -1,4 +1,4 @@
-"""Scores and samples of variants: recomputed by hand from the log-likelihoods and texts that stand in the rows."""
+"""Scores and samples of variants: recomputed from the log-likelihoods and texts in the rows."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from prunescope.pipelines.evaluation.tasks import lm_eval_model, score_rows
-from prunescope.pipelines.evaluation.tasks.batched_generation import write
+from prunescope.pipelines.evaluation.tasks.batched_generation import generate_greedy
 from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
 from prunescope.pipelines.evaluation.tasks.score import TaskScores, TaskSession, flips
 from prunescope.pipelines.models.decoder import Decoder
@@ -182,9 +182,9 @@ def test_what_a_variant_writes_is_guessed_by_the_dense_models_texts(
 
     def spy(decoder: Decoder, *given: Any, others: list[list[int]], **named: Any) -> Any:
         known.append([decoder.tokenizer.decode(tokens) for tokens in others])
-        return write(decoder, *given, others=others, **named)
+        return generate_greedy(decoder, *given, others=others, **named)
 
-    monkeypatch.setattr(lm_eval_model, "write", spy)
+    monkeypatch.setattr(lm_eval_model, "generate_greedy", spy)
     texts = [row["text"] for row in samples(dense, "mine", "greedy")]
     assert session.score(RECIPE, pruned, dense.samples).samples.equals(scored.samples)
     assert known == [texts]

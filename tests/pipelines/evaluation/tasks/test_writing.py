@@ -1,4 +1,4 @@
-"""Answers written together against transformers' own `generate`, one context at a time and without a cache."""
+"""Batched generation against transformers' own `generate`, one context at a time and without a cache."""
 
 import copy
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks import batched_generation
-from prunescope.pipelines.evaluation.tasks.batched_generation import write
+from prunescope.pipelines.evaluation.tasks.batched_generation import generate_greedy
 from prunescope.pipelines.metrics.text_metrics import distinct_n, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
@@ -35,7 +35,7 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 @pytest.fixture(scope="module")
 def alone(decoder: Decoder) -> list[list[int]]:
-    """What the tiny Llama writes behind each context, never ending."""
+    """Return the tiny Llama's tokens after each context, without an end token."""
     return [generated(decoder, context) for context in CONTEXTS]
 
 
@@ -67,7 +67,7 @@ def test_answers_written_together_are_those_of_generate_one_by_one(architecture:
     expected = [generated(decoder, context) for context in CONTEXTS]
     ends = {expected[0][3], expected[3][6], expected[4][0]}
     decoder = replace(decoder, end_ids=frozenset(ends))
-    found = write(decoder, CONTEXTS, [()] * len(CONTEXTS), NEW, batch=4)
+    found = generate_greedy(decoder, CONTEXTS, [()] * len(CONTEXTS), NEW, batch=4)
     for tokens, written in zip(expected, found, strict=True):
         length = next((step + 1 for step, token in enumerate(tokens) if token in ends), NEW)
         assert list(written.tokens) == tokens[:length]
@@ -84,7 +84,7 @@ def test_a_beginning_that_all_contexts_share_changes_no_answer(
     model: Any = decoder.model
     if model.config._attn_implementation != "eager":
         model.double()
-    monkeypatch.setattr(batched_generation, "LEAST_SHARED", 8)
+    monkeypatch.setattr(batched_generation, "MIN_SHARED_PREFIX", 8)
     begin = tuple(range(30, 42))
     contexts = [begin + rest for rest in ((5, 77), (9, 120, 5, 33, 250), (8, 8, 61, 2, 4, 4, 7, 1), (99, 180, 41))]
     decoder = replace(decoder, end_ids=frozenset())
@@ -94,7 +94,7 @@ def test_a_beginning_that_all_contexts_share_changes_no_answer(
         passes.append(keywords["input_ids"].numel())
 
     with hooks(decoder.trunk.register_forward_pre_hook(count, with_kwargs=True)):
-        found = write(decoder, contexts, [()] * len(contexts), NEW)
+        found = generate_greedy(decoder, contexts, [()] * len(contexts), NEW)
     assert [list(written.tokens) for written in found] == [generated(decoder, context) for context in contexts]
     if architecture in {"llama", "gpt2", "opt", "bloom"}:
         assert 4 * 8 in passes, "the beginning passed with every context"
@@ -106,9 +106,9 @@ def test_a_worn_variant_writes_what_a_pruned_copy_writes(endless: Decoder, alone
     twin = twin_of(endless)
     write_masks(twin, variant, set(variant.masks))
     with apply_variant(endless, variant):
-        found = [list(written.tokens) for written in write(endless, CONTEXTS, [()] * 6, NEW)]
+        found = [list(written.tokens) for written in generate_greedy(endless, CONTEXTS, [()] * 6, NEW)]
     assert found == [generated(twin, context) for context in CONTEXTS] != alone
-    assert [list(written.tokens) for written in write(endless, CONTEXTS, [()] * 6, NEW)] == alone
+    assert [list(written.tokens) for written in generate_greedy(endless, CONTEXTS, [()] * 6, NEW)] == alone
 
 
 @pytest.mark.parametrize("length", [2, 4])
@@ -118,7 +118,7 @@ def test_a_stop_string_counts_wherever_tokens_end_and_the_text_stands_before_it(
     whole = read(endless, tokens)  # tokens of several letters, halves of characters, and special ones without a letter
     stops = [whole[start : start + length] for start in range(len(whole) - length)]
     stops = sorted({stop for stop in stops if "\ufffd" not in stop})
-    found = write(endless, [context] * len(stops), [("never", stop, "") for stop in stops], limit)
+    found = generate_greedy(endless, [context] * len(stops), [("never", stop, "") for stop in stops], limit)
     across = 0
     for stop, written in zip(stops, found, strict=True):
         text = whole[: whole.index(stop)]
@@ -137,7 +137,7 @@ def test_the_first_of_several_stop_strings_cuts_and_a_special_token_may_be_one(e
     tokens = generated(endless, context, 40)
     special = endless.tokenizer.convert_tokens_to_ids("<|pad|>")
     assert special in tokens
-    (written,) = write(endless, [context], [("<|pad|>",)], 40)
+    (written,) = generate_greedy(endless, [context], [("<|pad|>",)], 40)
     assert list(written.tokens) == tokens[: tokens.index(special) + 1]
     assert written.text == read(endless, written.tokens)
     assert written.ended
@@ -145,7 +145,7 @@ def test_the_first_of_several_stop_strings_cuts_and_a_special_token_may_be_one(e
     early, late = text[3:6], text[8:10]
     assert text.index(early) == 3 < text.index(late)
     for stops in ((early, late), (late, early)):
-        (written,) = write(endless, [context], [stops], 40)
+        (written,) = generate_greedy(endless, [context], [stops], 40)
         assert written.text == text[:3]
 
 
@@ -153,14 +153,14 @@ def test_collapse_is_measured_on_the_text_without_its_ending(decoder: Decoder, a
     tokens = alone[0]
     with_end = replace(decoder, end_ids=frozenset({tokens[6]}))
     assert tokens.index(tokens[6]) == 4  # the loop's token: 6, 6, 6
-    (written,) = write(with_end, CONTEXTS[:1], [()], NEW)
+    (written,) = generate_greedy(with_end, CONTEXTS[:1], [()], NEW)
     assert written.tokens == tuple(tokens[:5])
     assert written.kept == 4
     assert written.distinct_2 == distinct_n(tokens[:4], 2) == 1
-    (looping,) = write(replace(decoder, end_ids=frozenset()), CONTEXTS[:1], [()], NEW)
+    (looping,) = generate_greedy(replace(decoder, end_ids=frozenset()), CONTEXTS[:1], [()], NEW)
     assert looping.distinct_2 == pytest.approx(distinct_n(tokens, 2))
     assert looping.repeat_rate == repeat_rates(tokens)[-1] > 0
-    (nothing,) = write(replace(decoder, end_ids=frozenset({tokens[0]})), CONTEXTS[:1], [()], NEW)
+    (nothing,) = generate_greedy(replace(decoder, end_ids=frozenset({tokens[0]})), CONTEXTS[:1], [()], NEW)
     assert (nothing.text, nothing.kept, nothing.ended) == ("", 0, True)
     assert (nothing.distinct_2, nothing.repeat_rate) == (1, 0)
 
@@ -168,19 +168,19 @@ def test_collapse_is_measured_on_the_text_without_its_ending(decoder: Decoder, a
 def test_a_long_context_loses_its_beginning_and_an_empty_one_begins_with_the_end_of_a_text(endless: Decoder) -> None:
     room = endless.context_length - NEW
     long = tuple(range(3, 103)) * 2
-    found = write(endless, [long, (), long[-room:]], [()] * 3, NEW)
+    found = generate_greedy(endless, [long, (), long[-room:]], [()] * 3, NEW)
     assert list(found[0].tokens) == generated(endless, long[-room:]) == list(found[2].tokens)
     assert list(found[1].tokens) == generated(endless, (endless.tokenizer.eos_token_id,))
     with pytest.raises(InputError, match=f"max_new_tokens {endless.context_length}.*choose fewer"):
-        write(endless, [(4,)], [()], endless.context_length)
-    assert write(endless, [], [], NEW) == []
+        generate_greedy(endless, [(4,)], [()], endless.context_length)
+    assert generate_greedy(endless, [], [], NEW) == []
 
 
 def test_an_empty_context_is_refused_where_no_token_begins_a_text(endless: Decoder) -> None:
     tokenizer = copy.deepcopy(endless.tokenizer)
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="a context is empty"):
-        write(replace(endless, tokenizer=tokenizer), [(4,), ()], [()] * 2, NEW)
+        generate_greedy(replace(endless, tokenizer=tokenizer), [(4,), ()], [()] * 2, NEW)
 
 
 def test_rows_that_ended_leave_and_a_batch_takes_no_more_tokens_than_it_may(
@@ -195,7 +195,10 @@ def test_rows_that_ended_leave_and_a_batch_takes_no_more_tokens_than_it_may(
     def run(batch: int) -> list[tuple[int, ...]]:
         shapes.clear()
         with hooks(decoder.trunk.register_forward_pre_hook(watch, with_kwargs=True)):
-            return [written.tokens for written in write(decoder, CONTEXTS, [()] * 6, NEW, batch, goes_on=False)]
+            return [
+                written.tokens
+                for written in generate_greedy(decoder, CONTEXTS, [()] * 6, NEW, batch, reuses_prefix=False)
+            ]
 
     together = run(16)
     lengths = [len(tokens) for tokens in together]
@@ -203,10 +206,10 @@ def test_rows_that_ended_leave_and_a_batch_takes_no_more_tokens_than_it_may(
     assert min(lengths) < NEW
     assert run(2) == together
     assert max(shapes)[0] == 2
-    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MOST_TOKENS", 3 * (20 + NEW) - 1)
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MAX_TOKENS", 3 * (20 + NEW) - 1)
     assert run(16) == together
     assert shapes[0] == (2, 20)
-    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MOST_TOKENS", 1)
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MAX_TOKENS", 1)
     assert run(16) == together
     assert max(shapes)[0] == 1
 
@@ -215,4 +218,4 @@ def test_nan_logits_are_an_error_and_no_answer(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "damaged"))
     decoder.layers[1].mlp.matrices["model.layers.1.mlp.down_proj"].parameter.data[3, 5] = torch.nan
     with pytest.raises(ComputationError, match="NaN or infinite logits"):
-        write(decoder, CONTEXTS, [()] * 6, NEW)
+        generate_greedy(decoder, CONTEXTS, [()] * 6, NEW)

@@ -1,4 +1,4 @@
-"""The tables of the output against slow ones written row by row, ties included."""
+"""Tables of the output against slow computations row by row, ties included."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -93,7 +93,7 @@ def test_step_rows_repeat_the_tokens_at_every_temperature_and_place_them_behind_
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Several threads share out the rows of a product unevenly, and then equal rows differ by rounding."""
+    """Use one thread: several split the rows of a product unevenly, and equal rows then differ by rounding."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

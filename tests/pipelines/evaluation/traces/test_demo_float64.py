@@ -7,7 +7,12 @@ import polars as pl
 import pytest
 import torch
 
-from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _after, _local, _propagated
+from prunescope.pipelines.evaluation.traces.trace_session import (
+    TraceSession,
+    _local_shifts,
+    _propagated_shifts,
+    _stream_after,
+)
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
@@ -58,20 +63,20 @@ def test_every_row_of_the_demos_layer_table_agrees_with_float64(
 def compare_rows(
     table: pl.DataFrame, session: TraceSession, variant: Variant, model: Llama64, changed: dict[str, torch.Tensor]
 ) -> int:
-    """In two steps, without the states' rounding: states against the float64 model, measures on the same states."""
+    """Compare in two steps: states with the float64 model, then measures with float64 on the same states."""
     (dense,) = session._prompts
     tokens, at = dense.tokens[0].tolist(), list(dense.positions)
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))
     with apply_variant(session.decoder, variant, skips=False):
         capture = session._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
-    shifts = _propagated(session.decoder, dense.capture, capture)
+    shifts = _propagated_shifts(session.decoder, dense.capture, capture)
     compared = 0
     for sublayer in session.decoder.sublayers:
         label = sublayer.label
         before, after = truth[label]
-        state = _after(session.decoder, dense.capture, sublayer)
+        state = _stream_after(session.decoder, dense.capture, sublayer)
         local = (
-            _local(sublayer, variant, [(dense.capture, dense.first)])[0]
+            _local_shifts(sublayer, variant, [(dense.capture, dense.first)])[0]
             if variant.changed(sublayer)
             else torch.zeros_like(state)
         )

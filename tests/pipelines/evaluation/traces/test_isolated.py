@@ -28,7 +28,7 @@ def one_of_few(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Dec
 
 
 def masks_of(decoder: Decoder) -> Variant:
-    """Every matrix loses a random half."""
+    """Mask a random half of every matrix."""
     generator = torch.Generator().manual_seed(1)
     return Variant(
         masked(
@@ -54,7 +54,7 @@ def local_shifts(decoder: Decoder, dense: Capture, variant: Variant) -> dict[str
 
 
 def in_float64(decoder: Decoder) -> Decoder:
-    """A copy with modules of its own."""
+    """Return a copy with its own modules."""
     twin = twin_of(decoder)
     twin.model.double()
     return replace(twin, dtype=torch.float64)
@@ -69,7 +69,7 @@ def final_stream(decoder: Decoder, tokens: Tensor) -> Tensor:
 
 
 def truths(decoder: Decoder, tokens: Tensor, variant: Variant) -> dict[str, Tensor]:
-    """The final stream of a float64 model with one sublayer changed, minus the dense one's, sublayer by sublayer."""
+    """Return, by sublayer, the final stream of a float64 model with that sublayer changed, minus the dense one's."""
     before = final_stream(in_float64(decoder), tokens)
     found = {}
     for sublayer in decoder.sublayers:
@@ -165,11 +165,11 @@ def test_alibi_by_entry_and_head_is_found_to_take_no_batch(tiny_decoder: Callabl
     decoder = tiny_decoder("bloom")
     dense, isolation = dense_pass(decoder, TOKENS), IsolatedEffect(decoder)
     isolation.shifts(dense, local_shifts(decoder, dense, masks_of(decoder)))
-    assert isolation._batches == {0: False, 1: False, 2: False}
+    assert isolation._can_batch == {0: False, 1: False, 2: False}
 
 
 class OneByOne(torch.nn.Module):
-    """A layer that takes a batch wrongly: it refuses, or lets the entries see each other."""
+    """A layer that cannot run a batch: it raises, or mixes the entries."""
 
     def __init__(self, inner: torch.nn.Module, *, refuses: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The trace tables against an independent float64 model, and their promises: zero against itself, cache or not."""
+"""Trace tables against an independent float64 model; zero for the dense model itself, with and without cache."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +112,7 @@ def compare(
     temperatures: tuple[float, ...],
     logit_error: float = 0.0,
 ) -> int:
-    """Every row of `layer_transitions` of a lens against float64: relative error 1e-3 where the truth is over 1e-8.
+    """Compare every row of `layer_transitions` of a lens with float64: relative error 1e-3 above 1e-8.
 
     `logit_error` as in `assert_close`.
     """
@@ -157,7 +157,7 @@ def compare_scopes(
     where: str,
     logit_error: float = 0.0,
 ) -> int:
-    """The rows of one sublayer against the measures between its dense state and the moved one of each scope, by token.
+    """Compare the rows of one sublayer with the measures between its dense state and each scope's moved state.
 
     All scopes go through the head together: reading a head in float64 takes longer than the arithmetic.
     """

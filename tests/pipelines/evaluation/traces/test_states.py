@@ -1,4 +1,4 @@
-"""Stored hidden states against the live ones: the error of every entry, the measures, and the way through Parquet."""
+"""Stored hidden states against computed ones: the error of every entry, the measures, and a round trip in Parquet."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def kept(recipe: str, *frames: pl.DataFrame) -> pl.DataFrame:
 
 
 def one_row(values: Tensor) -> Tensor:
-    """The values as they come back as a shift."""
+    """Return the values after storage as a shift."""
     dense = kept("dense", state_rows(["p"], [0], 0, "attn", {"dense": torch.ones_like(values)[None]}))
     moved = kept("other", state_rows(["p"], [0], 0, "attn", {"local": values[None]}))
     return read_states(pl.concat([dense, moved]))[2][0]
@@ -37,7 +37,7 @@ def one_row(values: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def live(tiny_folder: Path) -> tuple[Decoder, dict[str, dict[str, Tensor]]]:
-    """Streams and shifts of a masked variant at every position, by sublayer and scope."""
+    """Return streams and shifts of a masked variant at every position, by sublayer and scope."""
     decoder = load_decoder(tiny_folder)
     dense = dense_pass(decoder, TOKENS)
     local = local_shifts(decoder, dense, masks_of(decoder))
@@ -55,7 +55,7 @@ def live(tiny_folder: Path) -> tuple[Decoder, dict[str, dict[str, Tensor]]]:
 
 @pytest.fixture(scope="module")
 def stored(live: tuple[Decoder, dict[str, dict[str, Tensor]]]) -> dict[str, pl.DataFrame]:
-    """Rows of the two recipes, as a study with keep_states has them."""
+    """Return the rows of the two recipes of a study with keep_states."""
     positions = range(TOKENS.shape[1])
     frames: dict[str, list[pl.DataFrame]] = {"dense": [], "random-50": []}
     for label, states in live[1].items():

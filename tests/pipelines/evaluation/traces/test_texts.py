@@ -1,4 +1,4 @@
-"""The table of texts against an independent float64 model, and its promises: zero against itself, any batch."""
+"""The table of texts against an independent float64 model; zero for the dense model itself, in any batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def session(decoder: Decoder) -> TextSession:
 
 
 def last_layer_variant(decoder: Decoder, share: float) -> Variant:
-    """A few weights of the last MLP masked, so that nothing moves but the very end."""
+    """Mask a few weights of the last MLP, so that only the final stream moves."""
     name, matrix = list(decoder.layers[-1].mlp.matrices.items())[-1]
     mask = torch.rand(matrix.weight.shape, generator=torch.Generator().manual_seed(0)) >= share
     return Variant(masked([(name, mask)]))
@@ -94,7 +94,7 @@ def compare(
 
 
 def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder: Path) -> None:
-    """One weight of the last MLP, made so small a part that two float32 streams would lose it."""
+    """Change one weight of the last MLP so little that two float32 streams would lose it."""
     broken = load_decoder(tiny_folder)
     name = list(broken.layers[-1].mlp.matrices)[-1]
     linear = broken.model.get_submodule(name)
@@ -106,7 +106,7 @@ def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder
     handle = linear.register_forward_pre_hook(lambda _, args: inner.append(args[0][:, -HALF.scored - 1 : -1]))
     session = TextSession(broken, "tiny", study_of(HALF))
     handle.remove()
-    streams = torch.cat([kept.streams() for kept in session._kept[0]])
+    streams = torch.cat([kept.streams() for kept in session._dense[0]])
     shift = torch.zeros_like(streams)
     shift[:, 0] = -1e-5 * torch.cat(inner).flatten(end_dim=1)[:, 0].double()
     moved = np.concatenate([session_shift(session, Variant(masked([(name, mask)])))])
@@ -122,7 +122,7 @@ def session_shift(session: TextSession, variant: Variant) -> np.ndarray:
 
     with apply_variant(session.decoder, variant):
         streams = list(session._streams(session._texts[0], "x", SILENT))
-    return np.concatenate([k.shift_to(s).numpy() for k, s in zip(session._kept[0], streams, strict=True)])
+    return np.concatenate([k.shift_to(s).numpy() for k, s in zip(session._dense[0], streams, strict=True)])
 
 
 def test_the_dense_model_against_itself_is_exactly_zero(session: TextSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_a_model_of_few_bits_is_measured_at_the_stream_that_its_head_reads(tiny_
     rows = session.trace("dense", Variant())
     (text,) = session._texts
     with torch.inference_mode():
-        states = decoder.head.norm(torch.cat([kept.streams() for kept in session._kept[0]]))
+        states = decoder.head.norm(torch.cat([kept.streams() for kept in session._dense[0]]))
         own = decoder.hidden(text.windows)[:, -HALF.scored - 1 : -1].flatten(end_dim=1).float()
     torch.testing.assert_close(states, own, rtol=1e-2, atol=1e-2)
     assert (rows["kl_dense_pruned_nats"] == 0).all()
@@ -203,7 +203,7 @@ def test_a_model_of_few_bits_is_measured_at_the_stream_that_its_head_reads(tiny_
 
 def test_what_is_kept_of_the_dense_side_is_the_stream_in_four_bytes_a_number(session: TextSession) -> None:
     tokens, width = sum(len(text.targets) for text in session._texts), 64
-    steps = 8 * width * sum(len(batches) for batches in session._kept)
+    steps = 8 * width * sum(len(batches) for batches in session._dense)
     assert session.kept_bytes == 4 * width * tokens + steps
 
 
