@@ -1,6 +1,6 @@
-"""What `prunescope plan` tells: what would be computed and what reused, and what it would cost on this machine.
+"""Estimates of `prunescope plan`: the partitions to compute or reuse, and their cost on this machine.
 
-The costs themselves are the business of `prunescope.pipelines.planning`; nothing is computed or written here.
+The cost model is `prunescope.pipelines.planning`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ from prunescope.warehouse.schema.size_estimate import expected_bytes
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
-# What needs torch is imported where something is to be computed.
+# Torch is imported only where partitions are to be computed.
 if TYPE_CHECKING:
     from prunescope.pipelines.models.meta_model import MetaModel
     from prunescope.pipelines.planning.evaluation_workload import TaskSize
@@ -60,64 +60,59 @@ _SCHEMA = pl.Schema(
 
 @dataclass(frozen=True)
 class ModelEstimate:
-    """What one model of a study would cost.
+    """Cost of one model of a study.
 
     Attributes:
         model: its name.
-        is_whole: whether all of its weights are there.
-        lacking: retrieval data sets whose files are not there; nothing of them is in the estimate.
-        tables: those of every variant.
+        is_whole: whether all of its weights are present.
+        missing_data: retrieval data sets whose files are missing; the estimate leaves them out.
+        tables: the tables of every variant.
         works: every partition, with the tables to compute, which may be none.
         shared: work that all variants share, and that of the model's own tables, by step.
         costs: work of each variant that has tables to compute, by step.
-        held: memory of each such variant.
-        rows: rows of each partition that would be written.
+        memory: memory of each such variant.
+        rows: rows of each partition that would be written; the model's own under None.
         machine: measured speeds; None where nothing is to be computed.
-        available: bytes that may be filled; None where the system does not tell, or nothing is to be computed.
-        uncounted: tasks whose samples a run would fetch.
-        movable: bytes of layers on the device that could rest on disk.
-        read: bytes of layers that every pass brings to it.
-        place: the device, as the study's `memory` calls it.
-        refused: recipes that a run would refuse once the layers are found, and why.
+        available: free bytes; None where the system does not report them, or nothing is to be computed.
+        uncounted: tasks whose samples a run would download.
+        movable: bytes of layers on the device that the study's `memory` could move to disk.
+        streamed: bytes of layers that every pass loads onto the device.
+        device: the device, as the study's `memory` calls it.
+        refused: recipes that a run would refuse once it has found the layers, and why.
     """
 
     model: str
     is_whole: bool
-    lacking: Sequence[str]
+    missing_data: Sequence[str]
     tables: Sequence[str]
     works: Sequence[PartitionWork]
     shared: Steps = field(default_factory=dict)
     costs: Mapping[str, Steps] = field(default_factory=dict)
-    held: Mapping[str, Sequence[MemoryItem]] = field(default_factory=dict)
+    memory: Mapping[str, Sequence[MemoryItem]] = field(default_factory=dict)
     rows: Mapping[str | None, Sequence[RowCount]] = field(default_factory=dict)
     machine: "Machine | None" = None
     available: int | None = None
     uncounted: Sequence[str] = ()
     movable: int = 0
-    read: int = 0
-    place: str = "cpu"
+    streamed: int = 0
+    device: str = "cpu"
     refused: Sequence[str] = ()
 
     @property
-    def seconds(self) -> float:
-        """All work at the machine's measured speed."""
-        return sum(cost.seconds(self.machine) for cost in self.every_cost)
-
-    @property
-    def every_cost(self) -> list[Cost]:
-        """All work, what is shared first."""
-        return [cost for each in (self.shared, *self.costs.values()) for costs in each.values() for cost in costs]
+    def all_costs(self) -> list[Cost]:
+        """All work, the shared work first."""
+        return [cost for steps in (self.shared, *self.costs.values()) for costs in steps.values() for cost in costs]
 
     @property
     def peaks(self) -> dict[str, int]:
-        """Bytes at the peak of each variant that is to be computed."""
-        return {recipe: peak(held) for recipe, held in self.held.items()}
+        """Peak memory in bytes of each variant that is to be computed."""
+        return {recipe: peak(items) for recipe, items in self.memory.items()}
 
 
 def estimate(
     study: Study, store: Store, cache: Path, progress: Progress, *, replace: bool = False
 ) -> list[ModelEstimate]:
-    """Everything that a run would do, model by model; with `replace` in place of what other studies computed.
+    """Estimate what a run would do, model by model; with `replace` it recomputes what other studies computed.
 
     Raises:
         InputError: a run would refuse the study, too.
@@ -127,238 +122,222 @@ def estimate(
 
 
 def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool) -> ModelEstimate:
-    lacking = [each.name for each in study.retrieval if not is_there(each)]
-    study = study.model_copy(update={"retrieval": tuple(each for each in study.retrieval if is_there(each))})
-    place, is_whole = locate_outline(study.model(name).source, cache, progress)
-    works = (
-        model_work(study, store, find_model(study, name, cache, progress), replace=replace)
-        if is_whole
-        else _all(study, name)
-    )
+    missing_data = [spec.name for spec in study.retrieval if not is_there(spec)]
+    study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if is_there(spec))})
+    folder, is_whole = locate_outline(study.model(name).source, cache, progress)
     tables = variant_tables(study)
-    if not any(work.tables for work in works):
-        return ModelEstimate(name, is_whole, lacking, tables, works)
+    if is_whole:
+        works = model_work(study, store, find_model(study, name, cache, progress), replace=replace)
+    else:  # without the weights no partition can be known to be current
+        works = [PartitionWork(name, recipe, tables if recipe else MODEL_TABLES) for recipe in (None, *study.recipes)]
+    to_compute = {table for work in works for table in work.tables}
+    if not to_compute:
+        return ModelEstimate(name, is_whole, missing_data, tables, works)
+    import torch
+
     from prunescope.assets.execution.model_cache import MOST_TOGETHER, MOST_WAITING
     from prunescope.pipelines.core.device import available_bytes, chosen_device, workers_on
     from prunescope.pipelines.models.meta_model import load_outline, shape_of
-    from prunescope.pipelines.planning.machine_speed import measured
+    from prunescope.pipelines.planning.machine_speed import measure_machine
     from prunescope.pipelines.planning.preflight import check_outline, unmatched
     from prunescope.pipelines.planning.workload import Workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
 
-    outline = load_outline(place)
-    prompts, texts, embedded = check_outline(study, outline)
-    shape = shape_of(outline)
+    outline = load_outline(folder)
+    prompts, texts, retrieval = check_outline(study, outline)
     device = chosen_device(study.device)
-    lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
+    device_key = "cuda:0" if device == "cuda" else device
     local = [task for task in study.tasks if find(task).is_local]
-    sizes = task_sizes(local, outline) if local else []
-    stays = None if study.memory is None else study.memory.get("cuda:0" if device == "cuda" else device, 0)
-    load = Workload(study, shape, lengths, windows, workers_on(device), sizes, embedded, stays)
-    process = 0 if device.startswith("cuda") else peak_memory_bytes()
-    machine = measured(
-        shape, load.dtype, device, max(load.lengths, default=study.calibration.length), len(study.measure.temperatures)
+    resident = None if study.memory is None else study.memory.get(device_key, 0)
+    load = Workload(
+        study,
+        shape_of(outline),
+        prompts=[len(prompt.ids) for prompt in prompts],
+        windows=[len(text.windows) for text in texts],
+        workers=workers_on(device),
+        tasks=_task_sizes(local, outline) if local else [],
+        retrieval=retrieval,
+        resident_bytes=resident,
     )
-    traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
+    process = 0 if device.startswith("cuda") else peak_memory_bytes()
+    dtype = getattr(torch, study.dtype)
+    longest = max(load.lengths, default=study.calibration.length)
+    machine = measure_machine(load.shape, dtype, device, longest, len(study.measure.temperatures))
+    variants = [(work.recipe, set(work.tables)) for work in works if work.recipe and work.tables]
+    traced = [recipe for recipe, todo in variants if todo & set(TRACE_TABLES)]
     groups = load.groups(traced, MOST_TOGETHER, MOST_WAITING)
     group_of = {recipe.name: group for group in groups for recipe in group}
-    read = [work.recipe for work in works if work.recipe and TEXT_TABLE in work.tables]
-    asked = [work.recipe for work in works if work.recipe and set(work.tables) & set(TASK_TABLES)]
-    timed = [work.recipe for work in works if work.recipe and SPEED_TABLE in work.tables]
-    searched = [work.recipe for work in works if work.recipe and set(work.tables) & set(RETRIEVAL_TABLES)]
-    pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables]
-    statistics = any(set(work.tables) & set(MODEL_TABLES[1:]) for work in works if work.recipe is None)
     return ModelEstimate(
         model=name,
         is_whole=is_whole,
-        lacking=lacking,
+        missing_data=missing_data,
         tables=tables,
         works=works,
         shared={
-            "calibration": load.calibration() if statistics else (),
+            "calibration": load.calibration() if to_compute & set(MODEL_TABLES[1:]) else (),
             "traces": load.dense(len(groups)) if groups else (),
-            "texts": load.text_dense() if read else (),
-            "retrieval": load.measured.retrieval_dense() if searched else (),
+            "texts": load.text_dense() if TEXT_TABLE in to_compute else (),
+            "retrieval": load.retrieval_dense() if to_compute & set(RETRIEVAL_TABLES) else (),
         },
         costs={
             recipe.name: {
-                "variants": load.pruning(recipe) if recipe in pruned else (),
-                "traces": load.variant(recipe) if recipe in traced else (),
-                "texts": load.text_variant() if recipe in read else (),
-                "tasks": load.measured.task_variant() if recipe in asked else (),
-                "retrieval": load.measured.retrieval_variant(recipe) if recipe in searched else (),
-                "speed": load.measured.speed_variant(recipe) if recipe in timed else (),
+                "variants": load.pruning(recipe) if "variants" in todo else (),
+                "traces": load.variant(recipe) if todo & set(TRACE_TABLES) else (),
+                "texts": load.text_variant() if TEXT_TABLE in todo else (),
+                "tasks": load.task_variant() if todo & set(TASK_TABLES) else (),
+                "retrieval": load.retrieval_variant(recipe) if todo & set(RETRIEVAL_TABLES) else (),
+                "speed": load.speed_variant(recipe) if SPEED_TABLE in todo else (),
             }
-            for recipe in study.recipes
-            if recipe in (*traced, *read, *asked, *searched, *timed, *pruned)
+            for recipe, todo in variants
         },
-        held={
-            work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)
-            for work in works
-            if work.recipe and work.tables
+        memory={
+            recipe.name: load.memory(recipe, group_of.get(recipe.name, [recipe]), process) for recipe, _ in variants
         },
         rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
         machine=machine,
         available=available_bytes(device),
-        movable=0 if study.speed else load.layers_bytes if stays is None else min(stays, load.layers_bytes),
-        read=0 if stays is None else max(0, load.layers_bytes - stays),
-        place="cuda:0" if device == "cuda" else device,
+        movable=0 if study.speed else load.layers_bytes if resident is None else min(resident, load.layers_bytes),
+        streamed=0 if resident is None else max(0, load.layers_bytes - resident),
+        device=device_key,
         uncounted=[task.name for task in study.tasks if task not in local],
         refused=unmatched(study, outline),
     )
 
 
-def task_sizes(tasks: Sequence[TaskSpec], outline: "MetaModel") -> "list[TaskSize]":
-    """What tasks ask, counted in the model's tokens.
-
-    Raises:
-        InputError: a task cannot be loaded, or leaves the model no room.
-    """
+def _task_sizes(tasks: Sequence[TaskSpec], outline: "MetaModel") -> "list[TaskSize]":
     from prunescope.pipelines.evaluation.tasks.loading import load_tasks
-    from prunescope.pipelines.planning.task_workload import check_lengths, size_of
+    from prunescope.pipelines.planning.task_workload import check_lengths, task_size
 
     loaded = load_tasks(tasks)
     check_lengths(loaded, outline.context_length)
-    return [size_of(each, outline.tokenizer) for each in loaded]
-
-
-def _all(study: Study, name: str) -> list[PartitionWork]:
-    """Of weights that are not there nothing can be current."""
-    return [
-        PartitionWork(name, None, MODEL_TABLES),
-        *(PartitionWork(name, recipe, variant_tables(study)) for recipe in study.recipes),
-    ]
+    return [task_size(task, outline.tokenizer) for task in loaded]
 
 
 def _rows(load: "Workload", work: PartitionWork) -> list[RowCount]:
-    rows = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
-    return [each for each in rows if each.table in work.tables]
+    counts = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
+    return [count for count in counts if count.table in work.tables]
 
 
-def bytes_of(written: Sequence[RowCount]) -> int:
-    """Bytes of Parquet."""
+def bytes_of(counts: Sequence[RowCount]) -> int:
+    """Return the bytes of Parquet that the rows take."""
     return sum(
-        expected_bytes(TABLES[each.table], each.rows, each.unmoved, each.listed, each.packed) for each in written
+        expected_bytes(TABLES[count.table], count.rows, count.unmoved, count.listed, count.packed) for count in counts
     )
 
 
 def table(estimates: Sequence[ModelEstimate]) -> pl.DataFrame:
-    """The estimates in long form: one row per partition and action, per item of work, per item of memory."""
-    rows = [row for each in estimates for row in (*_partitions(each), *_work(each), *_memory(each))]
+    """Return the estimates in long form: one row per partition and action, per item of work, per item of memory."""
+    rows = [row for found in estimates for row in (*_partitions(found), *_work(found), *_memory(found))]
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
 def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
-    """What is reused and what computed, with the rows and bytes of Parquet that would be written."""
+    """Yield the tables of each partition that are reused, and those computed with the rows and bytes to write."""
     for work in found.works:
         recipe = work.recipe.name if work.recipe else None
-        about = {"section": "partitions", "model": found.model, "recipe": recipe}
-        whole = MODEL_TABLES if recipe is None else found.tables
-        if reused := [name for name in whole if name not in work.tables]:
-            yield about | {"when": "reused", "item": ", ".join(reused)}
+        common = {"section": "partitions", "model": found.model, "recipe": recipe}
+        tables = MODEL_TABLES if recipe is None else found.tables
+        if reused := [name for name in tables if name not in work.tables]:
+            yield common | {"when": "reused", "item": ", ".join(reused)}
         if work.tables:
-            written = found.rows[recipe]
-            costs = [cost for each in found.costs.get(recipe or "", {}).values() for cost in each]
-            yield about | {
+            counts = found.rows[recipe]
+            costs = [cost for step in found.costs.get(recipe or "", {}).values() for cost in step]
+            yield common | {
                 "when": "computed",
                 "item": ", ".join(work.tables),
-                "rows": sum(each.rows for each in written),
-                "bytes": bytes_of(written),
+                "rows": sum(count.rows for count in counts),
+                "bytes": bytes_of(counts),
                 "seconds": sum(cost.seconds(found.machine) for cost in costs) if costs else None,
             }
 
 
 def _work(found: ModelEstimate) -> Iterator[dict[str, object]]:
-    """Every item of work, summed over the variants that need it."""
-    costs = found.every_cost
-    for item in dict.fromkeys(cost.item for cost in costs):
-        same = [cost for cost in costs if cost.item == item]
-        amount = sum(cost.amount for cost in same)
-        kind = same[0].kind
+    """Yield every item of work, summed over the variants that need it."""
+    by_item: dict[str, list[Cost]] = {}
+    for cost in found.all_costs:
+        by_item.setdefault(cost.item, []).append(cost)
+    for item, costs in by_item.items():
+        amount, kind = sum(cost.amount for cost in costs), costs[0].kind
         yield {
             "section": "work",
             "model": found.model,
             "item": item,
-            "when": "once" if len(same) == 1 else f"{len(same)} variants",
+            "when": "once" if len(costs) == 1 else f"{len(costs)} variants",
             "flop": amount if kind in {"head", "body"} else None,
             "bytes": round(amount) if kind == "memory" else None,
-            "seconds": sum(cost.seconds(found.machine) for cost in same),
+            "seconds": sum(cost.seconds(found.machine) for cost in costs),
         }
 
 
 def _memory(found: ModelEstimate) -> Iterator[dict[str, object]]:
-    """What the hungriest variant holds, item by item, and the peak of every variant."""
-    about = {"section": "memory", "model": found.model}
+    """Yield the memory of the variant with the highest peak, item by item, and the peak of every variant."""
+    common = {"section": "memory", "model": found.model}
     peaks = found.peaks
     if peaks:
-        hungriest = max(peaks, key=peaks.__getitem__)
-        for each in found.held[hungriest]:
-            if each.bytes:
-                yield about | {"recipe": hungriest, "item": each.item, "when": each.phase, "bytes": each.bytes}
+        largest = max(peaks, key=peaks.__getitem__)
+        for item in found.memory[largest]:
+            if item.bytes:
+                yield common | {"recipe": largest, "item": item.item, "when": item.phase, "bytes": item.bytes}
     for recipe, size in peaks.items():
-        yield about | {"recipe": recipe, "item": "peak", "when": "at once", "bytes": size}
+        yield common | {"recipe": recipe, "item": "peak", "when": "at once", "bytes": size}
     if found.available is not None:
-        yield about | {"item": "available on this machine", "bytes": found.available}
+        yield common | {"item": "available on this machine", "bytes": found.available}
 
 
 def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
-    """What a person should know, sentence by sentence, and whether each is a warning."""
-    told = []
-    if not found.is_whole:
-        told.append((f"{found.model}: its weights are not all there; `run` needs them whole, this plan does not", True))
-    told += [
-        (f"{found.model}: retrieval {name!r} is not there; `run` needs it, this plan leaves it out", True)
-        for name in found.lacking
+    """Return the sentences of the summary of a model, each with whether it is a warning."""
+    warnings = [] if found.is_whole else ["its weights are not all there; `run` needs them whole, this plan does not"]
+    warnings += [
+        f"retrieval {name!r} is not there; `run` needs it, this plan leaves it out" for name in found.missing_data
     ]
-    told += [(f"{found.model}: {reason}; `run` refuses it", True) for reason in found.refused]
-    if not found.held and not any(work.tables for work in found.works):
-        return [*told, (f"{found.model}: everything is current; nothing would be computed", False)]
+    warnings += [f"{reason}; `run` refuses it" for reason in found.refused]
+    lines = [(line, True) for line in warnings]
+    if found.machine is None:
+        lines.append(("everything is current; nothing would be computed", False))
+    else:
+        lines += _costs_in_words(found, found.machine)
+    return [(f"{found.model}: {line}", is_warning) for line, is_warning in lines]
+
+
+def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[str, bool]]:
     if found.uncounted:
-        names = ", ".join(found.uncounted)
-        told.append((f"{found.model}: not counted are tasks whose samples `run` fetches: {names}", False))
-    machine = found.machine
-    told.append(
-        (
-            f"{found.model}: about {minutes(found.seconds)} of work at this machine's measured speed "
-            f"(head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
-            f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
-            False,
-        )
+        yield f"not counted are tasks whose samples `run` fetches: {', '.join(found.uncounted)}", False
+    yield (
+        f"about {_minutes(sum(cost.seconds(machine) for cost in found.all_costs))} of work at this machine's measured "
+        f"speed (head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
+        f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
+        False,
     )
     peaks, available = found.peaks, found.available
     if peaks:
         recipe = max(peaks, key=peaks.__getitem__)
-        held = sorted(found.held[recipe], key=lambda each: -each.bytes)[:3]
-        largest = ", ".join(f"{each.item} {gib(each.bytes)}" for each in held)
-        most = f"{found.model}: at most {gib(peaks[recipe])} of memory ({recipe}; {largest})"
+        items = sorted(found.memory[recipe], key=lambda item: -item.bytes)[:3]
+        largest = ", ".join(f"{item.item} {gib(item.bytes)}" for item in items)
+        most = f"at most {gib(peaks[recipe])} of memory ({recipe}; {largest})"
         if available is None:
-            told.append((f"{most}; this system does not tell how much is free", False))
+            yield f"{most}; this system does not tell how much is free", False
         elif peaks[recipe] <= available:
-            told.append((f"{most}, {gib(available)} are free: it fits", False))
+            yield f"{most}, {gib(available)} are free: it fits", False
         else:
             small = [name for name, size in peaks.items() if size <= available]
             advice = f"these fit: {', '.join(small)}" if small else "none of its variants does"
-            stays = found.movable - (peaks[recipe] - available)
-            if stays > 0:
-                limit = f"`memory: {{{found.place}: {stays // 2**20}MiB}}`"
+            resident = found.movable - (peaks[recipe] - available)
+            if resident > 0:
+                limit = f"`memory: {{{found.device}: {resident // 2**20}MiB}}`"
                 advice += f"; {limit} lets all fit: layers beyond it rest on disk until they run"
-            told.append((f"{most}, but {gib(available)} are free: IT DOES NOT FIT; {advice}", True))
-    if found.read:
-        told.append(
-            (
-                f"{found.model}: every pass over the layers, and every token that is written, brings "
-                f"{gib(found.read)} of them from where they rest, which is not in the time",
-                False,
-            )
+            yield f"{most}, but {gib(available)} are free: IT DOES NOT FIT; {advice}", True
+    if found.streamed:
+        yield (
+            "every pass over the layers, and every token that is written, brings "
+            f"{gib(found.streamed)} of them from where they rest, which is not in the time",
+            False,
         )
-    return told
 
 
-def minutes(seconds: float) -> str:
-    """Seconds in words."""
+def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def gib(size: int) -> str:
-    """Bytes in GiB."""
+    """Format bytes in GiB."""
     return f"{size / 2**30:.1f} GiB"

@@ -57,8 +57,8 @@ def test_every_row_with_a_value_is_one_mark_with_its_interval():
 def test_methods_have_the_colours_that_they_have_in_every_figure():
     rows = pl.DataFrame({"layer": [0, 1, 0], "method": ["wanda", "wanda", "flap"], "auc": [0.1, 0.2, 0.3]})
     scale = drawn(rows, key=("layer", "method"))["layer"][0]["encoding"]["color"]["scale"]
-    places = method_encoding.places(["wanda", "flap"])
-    assert scale == {"domain": list(places), "range": [theme.CATEGORIES[place % 8] for place in places.values()]}
+    slots = method_encoding.slots(["wanda", "flap"])
+    assert scale == {"domain": list(slots), "range": [theme.CATEGORIES[slot % 8] for slot in slots.values()]}
 
 
 def test_an_interval_that_no_row_has_is_not_claimed_and_its_reason_is_told():

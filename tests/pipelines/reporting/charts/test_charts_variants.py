@@ -258,7 +258,7 @@ def test_known_methods_are_those_of_the_recipes_and_all_look_different():
     spelled = {each for kind in (*recipes.KINDS, recipes.ComposedRecipe)
                for each in get_args(kind.model_fields["method"].annotation)}  # fmt: skip
     assert set(method_encoding.KNOWN) == spelled - never_alone
-    assert [method_encoding.places([name])[name] for name in method_encoding.KNOWN] == list(
+    assert [method_encoding.slots([name])[name] for name in method_encoding.KNOWN] == list(
         range(len(method_encoding.KNOWN))
     )
     colours, shapes = (
@@ -269,13 +269,13 @@ def test_known_methods_are_those_of_the_recipes_and_all_look_different():
 
 
 def test_a_foreign_method_keeps_its_place_beside_known_ones_and_is_told_from_another_of_its_kind():
-    own = method_encoding.places(["slicegpt"])["slicegpt"]
+    own = method_encoding.slots(["slicegpt"])["slicegpt"]
     assert own >= len(method_encoding.KNOWN)
-    assert method_encoding.places(["wanda", "slicegpt", "dense"])["slicegpt"] == own
+    assert method_encoding.slots(["wanda", "slicegpt", "dense"])["slicegpt"] == own
     # As many as there are places, whatever their checksums: all differ. One more shares one, and is drawn.
     names = [*method_encoding.KNOWN, *(f"foreign {number}" for number in range(56 - len(method_encoding.KNOWN)))]
-    assert sorted(method_encoding.places(names).values()) == list(range(56))
-    assert len(method_encoding.places([*names, "one more"])) == 57
+    assert sorted(method_encoding.slots(names).values()) == list(range(56))
+    assert len(method_encoding.slots([*names, "one more"])) == 57
 
 
 def test_the_frontier_is_what_nothing_else_beats_in_both_ties_included():
