@@ -5,7 +5,7 @@ import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import method_encoding, theme
-from prunescope.pipelines.reporting.charts.auto_chart import MOST_MARKS, draw
+from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, draw
 
 KEY = ("model", "recipe", "layer")
 
@@ -135,7 +135,7 @@ def test_an_answer_without_rows_or_values_says_so():
 
 
 def test_more_rows_than_a_picture_shows_are_refused_and_not_sampled():
-    rows = pl.DataFrame({"layer": range(MOST_MARKS + 1), "kl": [1.0] * (MOST_MARKS + 1)})
+    rows = pl.DataFrame({"layer": range(MAX_MARKS + 1), "kl": [1.0] * (MAX_MARKS + 1)})
     with pytest.raises(InputError, match=r"5,001 rows are more than a picture shows \(5,000\); ask for less"):
         draw("q00", rows, ("layer",), "?")
 

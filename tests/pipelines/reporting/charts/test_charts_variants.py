@@ -13,7 +13,7 @@ import vl_convert
 from prunescope.pipelines import recipes
 from prunescope.pipelines.reporting.charts import layer_map, method_encoding, quantization, theme
 from prunescope.pipelines.reporting.charts.pareto import frontier, labels
-from prunescope.pipelines.reporting.charts.publication_size import SMALLEST_TYPE, fitted
+from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames, variant_frames
 from tests.pipelines.reporting.charts.test_charts_figures import rows_with
@@ -224,7 +224,7 @@ def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_colu
     frame = frames.ask(FIGURES["flip_matrix"].query, task_turns=turns.with_columns(n_samples=60 - pl.col("lost")))
     chart = next(FIGURES["flip_matrix"].draw_all(frame)).chart
     found = fitted(chart.to_dict(), 1)
-    assert found.type_points >= SMALLEST_TYPE
+    assert found.type_points >= MIN_TYPE
     assert ">a  b  c<" in found.svg
     assert "<script>" not in found.svg
     least, most = (60 - turns.filter(metric="accuracy")["lost"].max(), 60 - turns["lost"].min())
