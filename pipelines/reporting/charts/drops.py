@@ -98,7 +98,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     named = method_encoding.labelled(named, "series")
     named, order = method_encoding.panel_titles(named, "kind", KINDS)
-    curves = method_encoding.with_interval(_from_dense(named), "score", "score_se").with_columns(
+    curves = method_encoding.with_interval(_from_dense(named)).with_columns(
         pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve")
     )
     marks = method_encoding.encodings(curves["method"])

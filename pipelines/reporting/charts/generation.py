@@ -121,7 +121,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         )
         for event, height in zip(EVENTS.values(), (-5, -13), strict=True)
     ]
-    names = theme.row_names("quantity", next(iter(QUANTITIES.values())), above=19)
+    names = theme.row_names(next(iter(QUANTITIES.values())), above=19)
     return theme.themed(
         alt.layer(band, line, *marks, names, data=theme.rows(data))
         .properties(width=165, height=85)

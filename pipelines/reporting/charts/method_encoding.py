@@ -82,10 +82,10 @@ def labelled(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     )
 
 
-def with_interval(frame: pl.DataFrame, value: str, error: str) -> pl.DataFrame:
-    """Add `low` and `high`, the 95 % interval of a share; null without a standard error."""
+def with_interval(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add `low` and `high`, the 95 % interval of `score` by `score_se`; null without a standard error."""
     return frame.with_columns(
-        (pl.col(value) + sign * 1.96 * pl.col(error)).clip(0, 1).alias(name)
+        (pl.col("score") + sign * 1.96 * pl.col("score_se")).clip(0, 1).alias(name)
         for name, sign in (("low", -1), ("high", 1))
     )
 

@@ -21,7 +21,7 @@ qualify dense_rank() over (partition by model order by prompt_id) <= 6
 order by model, prompt_id, recipe, option_index"""
 
 SIDES = ["dense", "pruned"]
-STEP = alt.Step(20)
+_STEP = alt.Step(20)
 
 
 def _dumbbell(data: pl.DataFrame, x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> theme.AnyChart:
@@ -56,12 +56,11 @@ def _shares(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         axis=alt.Axis(values=[0, 0.5, 1], format="~g"),
     )
     order = theme.names(named.sort("option_index"), "panel")
-    chart: theme.AnyChart = (
+    return (
         _dumbbell(data, x, y, theme.tooltip("variant:N", "panel:N", "side:N", "probability:Q", "rank:Q"))
-        .properties(width=130, height=STEP)
+        .properties(width=130, height=_STEP)
         .facet(facet=alt.Facet("panel:N", title=None, sort=order), columns=4, spacing=12)
     )
-    return chart
 
 
 def _masses(masses: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
@@ -69,7 +68,7 @@ def _masses(masses: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     scale, axis = theme.decades(*theme.extent(masses["mass"], masses["dense"]), ticks=4)
     x = alt.X("mass:Q", title="p in the whole vocabulary", scale=scale, axis=axis)
     return _dumbbell(masses, x, y, theme.tooltip("variant:N", "side:N", "mass:Q")).properties(
-        width=180, height=STEP, title=alt.TitleParams("all options together", fontSize=12, anchor="middle")
+        width=180, height=_STEP, title=alt.TitleParams("all options together", fontSize=12, anchor="middle")
     )
 
 

@@ -66,7 +66,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         return theme.no_data(TITLE, "no variant removes parameters and was measured")
     named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
     named, order = method_encoding.panel_titles(
-        method_encoding.with_interval(named, "score", "score_se"), "measure", method_encoding.SCORE_TITLES
+        method_encoding.with_interval(named), "measure", method_encoding.SCORE_TITLES
     )
     points = pl.concat([named, labels(named)], how="diagonal_relaxed")
     marks = method_encoding.encodings(named["method"])

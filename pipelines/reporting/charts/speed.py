@@ -46,7 +46,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         pl.col("work").cast(pl.String).replace(WORK)
     )
     named, order = method_encoding.panel_titles(
-        method_encoding.with_interval(named, "score", "score_se"), "measure", method_encoding.SCORE_TITLES
+        method_encoding.with_interval(named), "measure", method_encoding.SCORE_TITLES
     )
     marks = method_encoding.encodings(named["method"])
     equal = named["equal_sides"].fill_null(0.0)

@@ -41,8 +41,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     keep = ["variant", "trajectory", "temperature", "tokens"]
     data = theme.stacked(named, keep, "quantity", QUANTITIES, ("median", "p10", "p90"))
-    has_one = data["temperature"].n_unique() == 1
-    return theme.themed(_dots(data, frame) if has_one else _curves(data, frame))
+    return _dots(data, frame) if data["temperature"].n_unique() == 1 else _curves(data, frame)
 
 
 def _column(padding: int = 2) -> alt.Column:
@@ -66,8 +65,8 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=26)).encode(
         y=alt.Y("median:Q", scale=scale, axis=axis), strokeDash=generation.trajectory_dash(), tooltip=_TOOLTIP
     )
-    names = theme.row_names("quantity", next(iter(QUANTITIES.values())), above=3)
-    chart: theme.AnyChart = (
+    names = theme.row_names(next(iter(QUANTITIES.values())), above=3)
+    return theme.themed(
         alt.layer(spread, line, names, data=theme.rows(data))
         .properties(width=250, height=95)
         .facet(
@@ -78,7 +77,6 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
             title=theme.title(TITLE, theme.models(frame)),
         )
     )
-    return chart
 
 
 def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
@@ -96,9 +94,8 @@ def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         x=alt.X("median:Q", scale=scale, axis=axis), tooltip=_TOOLTIP
     )
     subtitle = f"{theme.models(frame)} · one temperature was measured: {theme.temperatures(frame)}"
-    chart: theme.AnyChart = (
+    return theme.themed(
         alt.layer(spread, point, data=theme.rows(data))
         .properties(width=300, height=alt.Step(11))
         .facet(column=_column(), spacing=14, title=theme.title(TITLE, subtitle))
     )
-    return chart

@@ -205,22 +205,21 @@ def variant_row(frame: pl.DataFrame) -> alt.Row:
     return alt.Row("variant:N", title=None, sort=names(frame, "variant"), header=alt.Header(labels=False))
 
 
-def row_names(column: str, first: str, above: int) -> alt.Chart:
+def row_names(first: str, above: int) -> alt.Chart:
     """Return a layer that writes the variant's name above the first panel of its row, where a long name fits.
 
     Args:
-        column: field of the facet's columns.
-        first: its value in the first column.
+        first: `quantity` of the first column of panels.
         above: pixels between the name and the panel.
     """
-    names_layer: alt.Chart = (
+    layer: alt.Chart = (
         Chart()
-        .transform_filter(alt.datum[column] == first)
-        .transform_aggregate(groupby=["variant", column])
+        .transform_filter(alt.datum["quantity"] == first)
+        .transform_aggregate(groupby=["variant", "quantity"])
         .mark_text(align="left", baseline="bottom", fontSize=12, fontWeight="bold")
         .encode(x=alt.value(0), y=alt.value(-above), text=alt.Text("variant:N"))
     )
-    return names_layer
+    return layer
 
 
 def tooltip(*fields: str) -> list[alt.Tooltip]:

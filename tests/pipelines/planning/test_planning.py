@@ -62,7 +62,7 @@ def load(prompts: tuple[int, ...] = (5, 7), **keys: object) -> Workload:
 
 
 def alone(name: str) -> tuple[Recipe, list[Recipe]]:
-    """A recipe that is traced with no other."""
+    """Return a recipe as the only one of its trace group."""
     recipe = parse_recipe(name)
     return recipe, [recipe]
 
@@ -72,7 +72,7 @@ def amounts(costs: list[Cost], kind: str, word: str = "") -> float:
 
 
 def llama(folder: Path, **changes: object) -> Path:
-    """A config with a tokenizer and a header of weights that are not there."""
+    """Write a config, a tokenizer and a weight file that has only a header."""
     sizes = {
         "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "vocab_size": 50, "tie_word_embeddings": False, "max_position_embeddings": 512,

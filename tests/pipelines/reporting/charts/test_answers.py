@@ -1,4 +1,4 @@
-"""A chart of any answer shows every row once, says what it leaves out, and joins no strangers by a line."""
+"""A chart of any answer shows every row once, says what it leaves out, and joins no unrelated points by a line."""
 
 import polars as pl
 import pytest
