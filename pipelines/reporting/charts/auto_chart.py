@@ -73,7 +73,7 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
     varying = [column for column in key if frame[column].n_unique() > 1]
     constant = [f"{column} {label(str(frame[column][0]))}" for column in key if column not in varying]
     along = next((column for column in _ORDERED if column in varying and frame[column].dtype.is_numeric()), None)
-    along = along or ("recipe" if "recipe" in varying or not varying else varying[0])
+    along = along or ("recipe" if "recipe" in (varying or key) else (varying or key)[0])
     others = [column for column in varying if column != along]
     # Colours go to recipes first, because answers are compared by recipe.
     by_recipe = sorted(others, key=lambda column: column != "recipe")

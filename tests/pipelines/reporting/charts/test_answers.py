@@ -128,6 +128,11 @@ def test_panels_stand_for_what_neither_axis_nor_colour_shows():
     assert len(data(spec)) == 8
 
 
+def test_one_row_is_drawn_over_its_key_also_without_a_recipe():
+    rows = pl.DataFrame({"theorem": ["T1 h"], "ratio_median": [0.9]})
+    assert drawn(rows, ("theorem",))["layer"][-1]["encoding"]["x"]["field"] == "theorem"
+
+
 def test_an_answer_without_rows_or_values_says_so():
     assert "no data: the answer has no rows" in str(drawn(frame().clear()))
     empty = pl.DataFrame({"layer": [0, 1], "kl": [None, None]}, schema={"layer": pl.Int64, "kl": pl.Float64})
