@@ -35,8 +35,8 @@ from prunescope.warehouse.tables import TABLES
 # Torch is imported only where partitions are to be computed.
 if TYPE_CHECKING:
     from prunescope.pipelines.models.meta_model import MetaModel
-    from prunescope.pipelines.planning.evaluation_workload import TaskSize
     from prunescope.pipelines.planning.machine_speed import Machine
+    from prunescope.pipelines.planning.task_workload import TaskSize
     from prunescope.pipelines.planning.workload import Workload
 
 # Work by step.

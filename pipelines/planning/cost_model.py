@@ -1,17 +1,13 @@
-"""Units of a plan (work, memory, rows) and the work of one forward pass of a model."""
+"""Units of a plan: work, memory and rows."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from prunescope.pipelines.studies import Study
-
-if TYPE_CHECKING:  # Shape and Machine need torch, which `assets.runs.estimate` imports late
-    from prunescope.pipelines.models.meta_model import Shape
+if TYPE_CHECKING:  # needs torch, which `assets.runs.estimate` imports late
     from prunescope.pipelines.planning.machine_speed import Machine
 
-FLOAT_BYTES = 4
 Phase = Literal["always", "calibrated", "worn", "measured"]
 
 
@@ -75,46 +71,3 @@ def peak(items: Sequence[MemoryItem]) -> int:
     for item in items:
         totals[item.phase] += item.bytes
     return totals.pop("always", 0) + max(totals.values(), default=0)
-
-
-@dataclass(frozen=True)
-class ForwardCost:
-    """Work and memory of a forward pass of one model in a study.
-
-    Attributes:
-        study: the study.
-        shape: sizes of the model.
-    """
-
-    study: Study
-    shape: "Shape"
-
-    @property
-    def item_size(self) -> int:
-        """Bytes of a number in the study's dtype."""
-        return 4 if self.study.dtype == "float32" else 2
-
-    def forward(self, tokens: int, sequences: int = 1) -> float:
-        """Return the floating-point operations below the head: 2 per weight and token, and attention over tokens²."""
-        attention = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
-        return sequences * float(2 * tokens * self.shape.active + attention)
-
-    @property
-    def head_size(self) -> int:
-        """Weights of the LM head."""
-        return self.shape.vocabulary * self.shape.width
-
-    @property
-    def layers_bytes(self) -> int:
-        """Bytes of the layers' weights, counting learned positions and norms outside the layers with them."""
-        return (self.shape.body - self.head_size) * self.item_size
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of weights that decoding reads for each generated token."""
-        return self.shape.active * self.item_size + self.head_size * FLOAT_BYTES
-
-    @property
-    def activation_width(self) -> int:
-        """Approximate numbers per token alive at once inside a layer: the inner states of its MLP and a few streams."""
-        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width

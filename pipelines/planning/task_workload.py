@@ -4,14 +4,37 @@ Special tokens and contexts that questions share by chance are not counted, whic
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
-from prunescope.pipelines.planning.evaluation_workload import TaskSize
 
 # lm-eval's limit where a task definition sets none.
-DEFAULT_NEW_TOKENS = 256
+_DEFAULT_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """Tokens of a task under one way of scoring.
+
+    Attributes:
+        name: its name in the tables.
+        scoring: the way of scoring.
+        samples: number of samples.
+        contexts: tokens of every context; each runs once.
+        options: tokens of all continuations of the contexts, or of a text scored as a whole.
+        options_a_sample: mean number of continuations per sample.
+        new_tokens: most tokens generated per context.
+    """
+
+    name: str
+    scoring: str
+    samples: int
+    contexts: tuple[int, ...]
+    options: int
+    options_a_sample: float
+    new_tokens: int = 0
 
 
 def task_size(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
@@ -39,7 +62,7 @@ def new_tokens(loaded: LoadedTask) -> int:
     """Return the most tokens that a model may generate for one question of a task."""
     options = loaded.task.config.generation_kwargs or {}
     limits = (options.get(key) for key in ("max_gen_toks", "max_new_tokens", "max_tokens"))
-    return int(next((limit for limit in limits if limit), DEFAULT_NEW_TOKENS))
+    return int(next((limit for limit in limits if limit), _DEFAULT_NEW_TOKENS))
 
 
 def check_lengths(tasks: Sequence[LoadedTask], context_length: int) -> None:

@@ -2,34 +2,85 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
-from prunescope.pipelines.planning.cost_model import FLOAT_BYTES, Cost, MemoryItem, Phase, RowCount
-from prunescope.pipelines.planning.evaluation_workload import EvaluationWorkload
+from prunescope.pipelines.models.meta_model import Shape
+from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, Phase, RowCount
+from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.sampled_masks import MOST_SAMPLED
 from prunescope.pipelines.pruning.variant_patching import MOST_HELD
 from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, NoiseRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
 
+if TYPE_CHECKING:  # imports lm-eval, which takes seconds
+    from prunescope.pipelines.planning.task_workload import TaskSize
+
+_FLOAT_BYTES = 4
+# Answers that a task generates in one batch.
+_GENERATION_BATCH = 16
+# Rows of `task_scores` per shipped task.
+_METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
+# A variant's embedding: as computed, as a unit vector in float64, and rounded.
+_EMBEDDING_BYTES = 4 + 8 + 2
+
 
 @dataclass(frozen=True)
-class Workload(EvaluationWorkload):
+class Workload:
     """One study on one model.
 
     Attributes:
+        study: the study.
+        shape: sizes of the model.
         prompts: tokens of each prompt, answer not included.
         windows: number of windows of each text of the study.
         workers: sublayers measured in parallel.
         resident_bytes: layer weights that stay on the device while the others are loaded for their turn; None where
             all stay.
+        tasks: sizes of the tasks, one per way of scoring.
+        retrieval: sizes of the retrieval data sets.
     """
 
+    study: Study
+    shape: Shape
     prompts: Sequence[int]
     windows: Sequence[int]
     workers: int
     resident_bytes: int | None = None
+    tasks: "Sequence[TaskSize]" = ()
+    retrieval: Sequence[RetrievalSize] = ()
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of a number in the study's dtype."""
+        return 4 if self.study.dtype == "float32" else 2
+
+    def forward(self, tokens: int, sequences: int = 1) -> float:
+        """Return the floating-point operations below the head: 2 per weight and token, and attention over tokens²."""
+        attention = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
+        return sequences * float(2 * tokens * self.shape.active + attention)
+
+    @property
+    def head_size(self) -> int:
+        """Weights of the LM head."""
+        return self.shape.vocabulary * self.shape.width
+
+    @property
+    def layers_bytes(self) -> int:
+        """Bytes of the layers' weights, counting learned positions and norms outside the layers with them."""
+        return (self.shape.body - self.head_size) * self.item_size
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that decoding reads for each generated token."""
+        return self.shape.active * self.item_size + self.head_size * _FLOAT_BYTES
+
+    @property
+    def activation_width(self) -> int:
+        """Approximate numbers per token alive at once inside a layer: the inner states of its MLP and a few streams."""
+        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width
 
     @property
     def lengths(self) -> list[int]:
@@ -142,6 +193,45 @@ class Workload(EvaluationWorkload):
             Cost("measures at T = 1, texts", "vocabulary", logits),
         ]
 
+    def task_variant(self) -> list[Cost]:
+        """Return the work of the tasks of one variant: contexts, continuations, and a head product for each of them."""
+        costs = []
+        for task in self.tasks:
+            read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
+            scored = task.options or len(task.contexts)
+            costs += [
+                Cost(f"task {task.name}", "body", read),
+                Cost(f"head product, task {task.name}", "head", 2.0 * scored * self.head_size),
+            ]
+            if task.new_tokens:
+                rounds = -(-len(task.contexts) // _GENERATION_BATCH) * task.new_tokens
+                costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))
+        return costs
+
+    def retrieval_dense(self) -> list[Cost]:
+        """Return the retrieval work that all variants share."""
+        return [self._embed("dense")]
+
+    def retrieval_variant(self, recipe: Recipe) -> list[Cost]:
+        """Return the work of one variant's embeddings and of the similarities of all queries and documents."""
+        products = sum(2.0 * size.queries * size.documents * self.shape.width for size in self.retrieval)
+        similarities = Cost("similarities of queries and documents", "body", products)
+        # The dense embeddings are counted in `retrieval_dense`.
+        return [similarities] if recipe.method == "dense" else [self._embed("variant"), similarities]
+
+    def _embed(self, side: str) -> Cost:
+        amount = sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval)
+        return Cost(f"retrieval, {side} pass", "body", amount)
+
+    def speed_variant(self, recipe: Recipe) -> list[Cost]:
+        """Return the work of timing one variant and the dense model in turn, as if dropped sublayers ran."""
+        if recipe.method == "noise" or not self.study.speed:
+            return []
+        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed]
+        read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
+        written = sum(count * (spec.new_tokens - 1) * self.bytes_per_token for count, spec in runs)
+        return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)]
+
     @property
     def _prompt_pass(self) -> float:
         """Floating-point operations of one pass over all prompts with their answers."""
@@ -183,7 +273,7 @@ class Workload(EvaluationWorkload):
         settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
         states = rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
         # The keys of a row take a quarter of its numbers.
-        return rows * settings * len(COLUMN_NAMES) * FLOAT_BYTES * 5 // 4 + states + self.shape.prunable // 8
+        return rows * settings * len(COLUMN_NAMES) * _FLOAT_BYTES * 5 // 4 + states + self.shape.prunable // 8
 
     def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
         """Split recipes, in order, into the groups whose variants are traced together.
@@ -207,8 +297,8 @@ class Workload(EvaluationWorkload):
         shape, measure, size = self.shape, self.study.measure, self.item_size
         tokens, longest, sublayers = sum(self.lengths), max(self.lengths, default=0), self._sublayers
         # A kept state in float32 is a view of the whole sequence; in another type, a copy of the measured positions.
-        state_positions = tokens if size == FLOAT_BYTES else self.positions
-        states = state_positions * shape.width * (shape.layers + sublayers) * FLOAT_BYTES
+        state_positions = tokens if size == _FLOAT_BYTES else self.positions
+        states = state_positions * shape.width * (shape.layers + sublayers) * _FLOAT_BYTES
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
         pruned = shape.prunable * size
         is_whole = self.resident_bytes is None or self.resident_bytes >= self.layers_bytes
@@ -218,18 +308,19 @@ class Workload(EvaluationWorkload):
         noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
         reverses = noise == "batch" and is_whole and self.layers_bytes <= MOST_HELD
         # Logits of both sides, z − max z, and a copy that a product may make.
-        block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * FLOAT_BYTES
-        cached_tokens = max(len(self.prompts) * longest, self.timed_cache_tokens)
+        block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * _FLOAT_BYTES
+        timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
+        cached_tokens = max([len(self.prompts) * longest, *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
         reads_gram = any(isinstance(step, MatrixRecipe) and step.reads == "gram" for step in steps(recipe))
         # Totals in float64, and those of one batch in float32.
         gram = round(12 * self._gram_size / shape.layers) if reads_gram else 0
-        text_states = self.scored_tokens * shape.width * FLOAT_BYTES
+        text_states = self.scored_tokens * shape.width * _FLOAT_BYTES
         phases: dict[Phase, dict[str, int]] = {
             "always": {
                 "process and libraries": process,
                 **self._weights(),
-                "head in float32": 0 if size == FLOAT_BYTES else self.head_size * FLOAT_BYTES,
+                "head in float32": 0 if size == _FLOAT_BYTES else self.head_size * _FLOAT_BYTES,
                 "dense states of the prompts": states,
                 "dense calls of every sublayer": tokens * shape.width * sublayers * size,
                 "final streams of the texts": text_states,
@@ -249,7 +340,7 @@ class Workload(EvaluationWorkload):
             },
             "measured": {
                 "masks, a bit a weight": masks,
-                "shifts of the stream": len(group) * self.positions * shape.width * sublayers * FLOAT_BYTES,
+                "shifts of the stream": len(group) * self.positions * shape.width * sublayers * _FLOAT_BYTES,
                 "pruned weights": self.workers * shape.largest_sublayer * size if recipe.changes_matrices else 0,
                 "shifts of the texts": text_states,
                 "shifts of single swaps, in float64": longest * shape.width * self._single_swaps(recipe) * 8,
@@ -258,7 +349,19 @@ class Workload(EvaluationWorkload):
             },
         }
         items = [MemoryItem(item, size, phase) for phase, sizes in phases.items() for item, size in sizes.items()]
-        return [*items, *self.evaluation_memory()]
+        return [*items, *self._evaluation_memory()]
+
+    def _evaluation_memory(self) -> list[MemoryItem]:
+        """Return the memory of retrieval and speed; data sets are embedded by the variant one after the other."""
+        prompts = max((spec.batch * spec.length for spec in self.study.speed), default=0)
+        embedded = [size.texts * self.shape.width for size in self.retrieval]
+        return [
+            MemoryItem("embeddings of the dense model", sum(embedded) * _FLOAT_BYTES),
+            MemoryItem("embeddings of the variant", max(embedded, default=0) * _EMBEDDING_BYTES, "worn"),
+            MemoryItem(
+                "activations of the prompts of `speed`", prompts * self.activation_width * self.item_size, "worn"
+            ),
+        ]
 
     def _weights(self) -> dict[str, int]:
         """Return the bytes of the dense weights on the device."""
@@ -311,5 +414,19 @@ class Workload(EvaluationWorkload):
             RowCount("generations", len(self.prompts) if "free_running" in measure.trajectories else 0),
             *([RowCount("hidden_states", states, listed=states * shape.width)] if measure.keep_states else []),
             RowCount("text_tokens", self.scored_tokens, unmoved=self.scored_tokens if is_dense else 0),
-            *self.evaluation_rows(recipe),
+            *self._evaluation_rows(recipe),
+        ]
+
+    def _evaluation_rows(self, recipe: Recipe) -> list[RowCount]:
+        """Return the rows of a variant in the tables of tasks, retrieval and speed."""
+        options = sum(task.samples * task.options_a_sample for task in self.tasks)
+        stored = sum(size.texts for size in self.retrieval if size.keeps_embeddings)
+        return [
+            RowCount("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
+            RowCount("task_samples", sum(task.samples for task in self.tasks), listed=round(2 * options)),
+            RowCount("retrieval_scores", 4 * len(self.retrieval)),
+            RowCount("retrieval_queries", 4 * sum(size.queries for size in self.retrieval)),
+            # A float16 takes half of a listed float32.
+            RowCount("retrieval_embeddings", stored, listed=stored * self.shape.width // 2),
+            RowCount("speed", len(self.study.speed) if recipe.method != "noise" else 0),
         ]
