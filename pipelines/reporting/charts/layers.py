@@ -3,22 +3,7 @@
 import altair as alt
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.theme import (
-    SPACE_COLORS,
-    SPACE_SHAPES,
-    SPACE_TITLES,
-    SUBLAYER_TITLES,
-    AnyChart,
-    Chart,
-    names,
-    nominal,
-    rows,
-    stacked,
-    themed,
-    tooltip,
-    whole_axis,
-    with_variant,
-)
+from prunescope.pipelines.reporting.charts import theme
 
 PARTS = ("mean", "p10", "p90")
 _QUERY = """\
@@ -35,7 +20,7 @@ _LEGEND = alt.Legend(symbolOpacity=1, symbolSize=70)
 
 def query(quantity: str) -> str:
     """Return the query of a quantity of `layer_summary`, `cos` or `one_minus_cos`."""
-    spaces = (", ".join(f"{quantity}_{space}_{part}" for part in PARTS) for space in SPACE_TITLES)
+    spaces = (", ".join(f"{quantity}_{space}_{part}" for part in PARTS) for space in theme.SPACE_TITLES)
     return _QUERY.format(columns=",\n       ".join(spaces))
 
 
@@ -51,20 +36,21 @@ def by_space(frame: pl.DataFrame, quantity: str) -> pl.DataFrame:
         so that no line crosses layers that the recipe left unchanged; `is_alone` marks a series of one layer.
     """
     key = ["model", "recipe", "sublayer", "lens"]
+    sublayer = pl.col("sublayer").cast(pl.String).replace(theme.SUBLAYER_TITLES)
     named = (
-        with_variant(frame)
+        theme.with_variant(frame)
         .sort(*key, "layer", maintain_order=True)
         .with_columns(
-            (pl.col("sublayer").cast(pl.String).replace(SUBLAYER_TITLES) + " · " + pl.col("variant")).alias("panel"),
+            pl.concat_str(sublayer, "variant", separator=" · ").alias("panel"),
             (pl.col("layer").cast(pl.Int32).diff().over(key).fill_null(1) != 1).cum_sum().over(key).alias("run"),
         )
         .with_columns((pl.len().over([*key, "run"]) == 1).alias("is_alone"))
     )
-    titles = {f"{quantity}_{space}": title for space, title in SPACE_TITLES.items()}
-    return stacked(named, ["panel", "layer", "run", "is_alone", "positions"], "space", titles, PARTS)
+    titles = {f"{quantity}_{space}": title for space, title in theme.SPACE_TITLES.items()}
+    return theme.stacked(named, ["panel", "layer", "run", "is_alone", "positions"], "space", titles, PARTS)
 
 
-def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
+def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> theme.AnyChart:
     """Draw the mean of each space as a line and p10 to p90 as a band, one panel per variant and sublayer.
 
     Args:
@@ -73,10 +59,10 @@ def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
         title: title of the chart.
     """
     axis = {name: y[name] for name in ("scale", "axis", "title")}
-    titles = SPACE_TITLES.values()
-    base = Chart().encode(
-        x=whole_axis("layer", "layer", long["layer"]),
-        color=nominal(alt.Color, "space", titles, SPACE_COLORS, legend=_LEGEND),
+    titles = theme.SPACE_TITLES.values()
+    base = theme.Chart().encode(
+        x=theme.whole_axis("layer", "layer", long["layer"]),
+        color=theme.nominal(alt.Color, "space", titles, theme.SPACE_COLORS, legend=_LEGEND),
         detail=alt.Detail("run:N"),
     )
     spread = {"y": alt.Y("p10:Q", **axis), "y2": alt.Y2("p90:Q")}
@@ -85,17 +71,17 @@ def draw(long: pl.DataFrame, y: alt.Y, title: alt.TitleParams) -> AnyChart:
     alone = base.transform_filter("datum.is_alone").mark_rule(opacity=0.4, strokeWidth=2).encode(**spread)
     mean = alt.Y("mean:Q", **axis)
     # z often coincides with h, which the gaps between the dashes show.
-    dashes = nominal(alt.StrokeDash, "space", titles, [[1, 0], [5, 4], [1, 0]], legend=_LEGEND)
+    dashes = theme.nominal(alt.StrokeDash, "space", titles, [[1, 0], [5, 4], [1, 0]], legend=_LEGEND)
     line = base.mark_line(strokeWidth=1.8).encode(y=mean, strokeDash=dashes)
     # Shapes tell the spaces apart without colour.
     point = base.mark_point(size=16, filled=True, opacity=1).encode(
         y=mean,
-        shape=nominal(alt.Shape, "space", titles, SPACE_SHAPES, legend=_LEGEND),
-        tooltip=tooltip("panel:N", "layer:Q", "space:N", "mean:Q", "p10:Q", "p90:Q", "positions:Q"),
+        shape=theme.nominal(alt.Shape, "space", titles, theme.SPACE_SHAPES, legend=_LEGEND),
+        tooltip=theme.tooltip("panel:N", "layer:Q", "space:N", "mean:Q", "p10:Q", "p90:Q", "positions:Q"),
     )
-    order = sorted(names(long, "panel"), key=lambda panel: panel.startswith(SUBLAYER_TITLES["mlp"]))
-    return themed(
-        alt.layer(band, alone, line, point, data=rows(long))
+    order = sorted(theme.names(long, "panel"), key=lambda panel: panel.startswith(theme.SUBLAYER_TITLES["mlp"]))
+    return theme.themed(
+        alt.layer(band, alone, line, point, data=theme.rows(long))
         .properties(width=255, height=130)
         .facet(facet=alt.Facet("panel:N", title=None, sort=order), columns=min(3, len(order)), title=title)
         .resolve_axis(x="independent")  # below an incomplete row a shared axis would be far from its panels
