@@ -99,7 +99,7 @@ def advise(
     advice = judge(variants, predictions, tolerance)
     told = [column.name for column in advice.rows if shown != "table" or column.null_count() < len(column)]
     emit(advice.rows.select(told).to_arrow(), format_, output)
-    for line in advice.told:
+    for line in advice.notes:
         log(line)
     end(context, outcome.failures)
 

@@ -1,4 +1,7 @@
-"""The estimate of `prunescope plan`: partitions to compute or reuse, and their cost on this machine."""
+"""Estimates of `prunescope plan`: the partitions to compute or reuse, and their cost on this machine.
+
+The cost model is `prunescope.pipelines.planning`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +10,19 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from prunescope.assets.planning.fingerprints import find_model
-from prunescope.assets.planning.steps import MODEL_TABLES, STEPS, partition_tables, variant_tables
+from prunescope.assets.planning.fingerprints import (
+    MODEL_TABLES,
+    RETRIEVAL_TABLES,
+    SPEED_TABLE,
+    TASK_TABLES,
+    TEXT_TABLE,
+    TRACE_TABLES,
+    find_model,
+    variant_tables,
+)
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.pipelines.core.progress import Progress
-from prunescope.pipelines.evaluation.retrieval.beir_data import is_there as has_files
+from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, RowCount, peak
@@ -21,15 +32,15 @@ from prunescope.warehouse.schema.size_estimate import expected_bytes
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
-# Modules that need torch are imported only if there is something to compute.
+# Torch is imported only where partitions are to be computed.
 if TYPE_CHECKING:
     from prunescope.pipelines.models.meta_model import MetaModel
-    from prunescope.pipelines.planning.evaluation_workload import TaskSize
     from prunescope.pipelines.planning.machine_speed import Machine
+    from prunescope.pipelines.planning.task_workload import TaskSize
     from prunescope.pipelines.planning.workload import Workload
 
-# By name of the step.
-StepCosts = dict[str, Sequence[Cost]]
+# Work by step.
+Steps = dict[str, Sequence[Cost]]
 
 SECTIONS = ("partitions", "work", "memory")
 _SCHEMA = pl.Schema(
@@ -49,24 +60,25 @@ _SCHEMA = pl.Schema(
 
 @dataclass(frozen=True)
 class ModelEstimate:
-    """The cost of one model of a study.
+    """Cost of one model of a study.
 
     Attributes:
-        is_whole: whether all of its weights are on disk.
-        missing_data: retrieval data sets without files; the estimate leaves them out.
+        model: its name.
+        is_whole: whether all of its weights are present.
+        missing_data: retrieval data sets whose files are missing; the estimate leaves them out.
         tables: the tables of every variant.
-        works: every partition with its tables to compute, which may be none.
-        shared: by step, work that all variants share, and work for the model's own tables.
-        costs: by recipe and step, work of each variant that has tables to compute.
-        memory: by recipe, memory of each such variant.
-        rows: by recipe, rows that would be written.
-        machine: measured speeds; None if there is nothing to compute.
-        available: free bytes; None if the system does not report them, or there is nothing to compute.
-        uncounted: tasks whose samples only a run would fetch.
-        offloadable: bytes of layers on the device that could be offloaded.
-        offloaded: bytes of layers that every pass loads onto the device.
-        device: the device, as the study's `memory` names it.
-        refused: recipes that a run would refuse, with the reason.
+        works: every partition, with the tables to compute, which may be none.
+        shared: work that all variants share, and that of the model's own tables, by step.
+        costs: work of each variant that has tables to compute, by step.
+        memory: memory of each such variant.
+        rows: rows of each partition that would be written; the model's own under None.
+        machine: measured speeds; None where nothing is to be computed.
+        available: free bytes; None where the system does not report them, or nothing is to be computed.
+        uncounted: tasks whose samples a run would download.
+        movable: bytes of layers on the device that the study's `memory` could move to disk.
+        streamed: bytes of layers that every pass loads onto the device.
+        device: the device, as the study's `memory` calls it.
+        refused: recipes that a run would refuse once it has found the layers, and why.
     """
 
     model: str
@@ -74,38 +86,33 @@ class ModelEstimate:
     missing_data: Sequence[str]
     tables: Sequence[str]
     works: Sequence[PartitionWork]
-    shared: StepCosts = field(default_factory=dict)
-    costs: Mapping[str, StepCosts] = field(default_factory=dict)
+    shared: Steps = field(default_factory=dict)
+    costs: Mapping[str, Steps] = field(default_factory=dict)
     memory: Mapping[str, Sequence[MemoryItem]] = field(default_factory=dict)
     rows: Mapping[str | None, Sequence[RowCount]] = field(default_factory=dict)
     machine: "Machine | None" = None
     available: int | None = None
     uncounted: Sequence[str] = ()
-    offloadable: int = 0
-    offloaded: int = 0
+    movable: int = 0
+    streamed: int = 0
     device: str = "cpu"
     refused: Sequence[str] = ()
 
     @property
-    def seconds(self) -> float:
-        """Return the time of all work at the machine's measured speed."""
-        return sum(cost.seconds(self.machine) for cost in self.all_costs)
-
-    @property
     def all_costs(self) -> list[Cost]:
-        """Return all work, shared work first."""
+        """All work, the shared work first."""
         return [cost for steps in (self.shared, *self.costs.values()) for costs in steps.values() for cost in costs]
 
     @property
     def peaks(self) -> dict[str, int]:
-        """Return the peak memory in bytes of each variant to compute."""
+        """Peak memory in bytes of each variant that is to be computed."""
         return {recipe: peak(items) for recipe, items in self.memory.items()}
 
 
 def estimate(
     study: Study, store: Store, cache: Path, progress: Progress, *, replace: bool = False
 ) -> list[ModelEstimate]:
-    """Estimate all work of a run, model by model; `replace` includes partitions of other studies, as in a run.
+    """Estimate what a run would do, model by model; with `replace` it recomputes what other studies computed.
 
     Raises:
         InputError: a run would refuse the study, too.
@@ -115,54 +122,51 @@ def estimate(
 
 
 def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool) -> ModelEstimate:
-    missing_data = [spec.name for spec in study.retrieval if not has_files(spec)]
-    study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if has_files(spec))})
+    missing_data = [spec.name for spec in study.retrieval if not is_there(spec)]
+    study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if is_there(spec))})
     folder, is_whole = locate_config(study.model(name).source, cache, progress)
+    tables = variant_tables(study)
     if is_whole:
         works = model_work(study, store, find_model(study, name, cache, progress), replace=replace)
-    else:  # without its weights no partition can be current
-        works = [PartitionWork(name, recipe, partition_tables(study, recipe)) for recipe in (None, *study.recipes)]
-    tables = variant_tables(study)
-    if not any(work.tables for work in works):
+    else:  # without the weights no partition can be known to be current
+        works = [PartitionWork(name, recipe, tables if recipe else MODEL_TABLES) for recipe in (None, *study.recipes)]
+    to_compute = {table for work in works for table in work.tables}
+    if not to_compute:
         return ModelEstimate(name, is_whole, missing_data, tables, works)
+    import torch
+
     from prunescope.assets.execution.model_cache import MAX_BATCH, MAX_RESULT_BYTES
     from prunescope.pipelines.core.device import available_bytes, resolve_device, workers_on
     from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
-    from prunescope.pipelines.planning.machine_speed import measured
+    from prunescope.pipelines.planning.machine_speed import measure_machine
     from prunescope.pipelines.planning.preflight import check_outline, unmatched
     from prunescope.pipelines.planning.workload import Workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
 
     outline = load_meta_model(folder)
-    prompts, texts, embedded = check_outline(study, outline)
-    shape = shape_of(outline)
+    prompts, texts, retrieval = check_outline(study, outline)
     device = resolve_device(study.device)
-    lengths, windows = [len(prompt.ids) for prompt in prompts], [len(text.windows) for text in texts]
+    device_key = "cuda:0" if device == "cuda" else device
     local = [task for task in study.tasks if find(task).is_local]
-    sizes = task_sizes(local, outline) if local else []
-    limit = None if study.memory is None else study.memory.get("cuda:0" if device == "cuda" else device, 0)
-    load = Workload(study, shape, lengths, windows, workers_on(device), sizes, embedded, limit)
-    process = 0 if device.startswith("cuda") else peak_memory_bytes()
-    machine = measured(
-        shape, load.dtype, device, max(load.lengths, default=study.calibration.length), len(study.measure.temperatures)
+    resident = None if study.memory is None else study.memory.get(device_key, 0)
+    load = Workload(
+        study,
+        shape_of(outline),
+        prompts=[len(prompt.ids) for prompt in prompts],
+        windows=[len(text.windows) for text in texts],
+        workers=workers_on(device),
+        tasks=_task_sizes(local, outline) if local else [],
+        retrieval=retrieval,
+        resident_bytes=resident,
     )
-    variants = [work for work in works if work.recipe]
-    # By step, the recipes that still need it.
-    stale = {
-        name: [work.recipe for work in variants if work.recipe and set(work.tables) & set(step.tables)]
-        for name, step in STEPS.items()
-    }
-    groups = load.groups(stale["traces"], MAX_BATCH, MAX_RESULT_BYTES)
+    process = 0 if device.startswith("cuda") else peak_memory_bytes()
+    dtype = getattr(torch, study.dtype)
+    longest = max(load.lengths, default=study.calibration.length)
+    machine = measure_machine(load.shape, dtype, device, longest, len(study.measure.temperatures))
+    variants = [(work.recipe, set(work.tables)) for work in works if work.recipe and work.tables]
+    traced = [recipe for recipe, todo in variants if todo & set(TRACE_TABLES)]
+    groups = load.groups(traced, MAX_BATCH, MAX_RESULT_BYTES)
     group_of = {recipe.name: group for group in groups for recipe in group}
-    calibrates = any(set(work.tables) & set(STEPS["calibration"].tables) for work in works if work.recipe is None)
-    step_costs = {
-        "variants": load.pruning,
-        "traces": load.variant,
-        "texts": lambda _: load.text_variant(),
-        "tasks": lambda _: load.measured.task_variant(),
-        "retrieval": load.measured.retrieval_variant,
-        "speed": load.measured.speed_variant,
-    }
     return ModelEstimate(
         model=name,
         is_whole=is_whole,
@@ -170,53 +174,52 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
         tables=tables,
         works=works,
         shared={
-            "calibration": load.calibration() if calibrates else (),
+            "calibration": load.calibration() if to_compute & set(MODEL_TABLES[1:]) else (),
             "traces": load.dense(len(groups)) if groups else (),
-            "texts": load.text_dense() if stale["texts"] else (),
-            "retrieval": load.measured.retrieval_dense() if stale["retrieval"] else (),
+            "texts": load.text_dense() if TEXT_TABLE in to_compute else (),
+            "retrieval": load.retrieval_dense() if to_compute & set(RETRIEVAL_TABLES) else (),
         },
         costs={
-            recipe.name: {step: cost(recipe) if recipe in stale[step] else () for step, cost in step_costs.items()}
-            for recipe in study.recipes
-            if any(recipe in stale[step] for step in step_costs)
+            recipe.name: {
+                "variants": load.pruning(recipe) if "variants" in todo else (),
+                "traces": load.variant(recipe) if todo & set(TRACE_TABLES) else (),
+                "texts": load.text_variant() if TEXT_TABLE in todo else (),
+                "tasks": load.task_variant() if todo & set(TASK_TABLES) else (),
+                "retrieval": load.retrieval_variant(recipe) if todo & set(RETRIEVAL_TABLES) else (),
+                "speed": load.speed_variant(recipe) if SPEED_TABLE in todo else (),
+            }
+            for recipe, todo in variants
         },
         memory={
-            work.recipe.name: load.held(work.recipe, group_of.get(work.recipe.name, [work.recipe]), process)
-            for work in works
-            if work.recipe and work.tables
+            recipe.name: load.memory(recipe, group_of.get(recipe.name, [recipe]), process) for recipe, _ in variants
         },
         rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
         machine=machine,
         available=available_bytes(device),
-        offloadable=0 if study.speed else load.layers_bytes if limit is None else min(limit, load.layers_bytes),
-        offloaded=0 if limit is None else max(0, load.layers_bytes - limit),
-        device="cuda:0" if device == "cuda" else device,
+        movable=0 if study.speed else load.layers_bytes if resident is None else min(resident, load.layers_bytes),
+        streamed=0 if resident is None else max(0, load.layers_bytes - resident),
+        device=device_key,
         uncounted=[task.name for task in study.tasks if task not in local],
         refused=unmatched(study, outline),
     )
 
 
-def task_sizes(tasks: Sequence[TaskSpec], outline: "MetaModel") -> "list[TaskSize]":
-    """Return the sizes of tasks, counted in the model's tokens.
-
-    Raises:
-        InputError: a task cannot be loaded, or does not fit into the model's context.
-    """
+def _task_sizes(tasks: Sequence[TaskSpec], outline: "MetaModel") -> "list[TaskSize]":
     from prunescope.pipelines.evaluation.tasks.loading import load_tasks
-    from prunescope.pipelines.planning.task_workload import check_lengths, size_of
+    from prunescope.pipelines.planning.task_workload import check_lengths, task_size
 
     loaded = load_tasks(tasks)
     check_lengths(loaded, outline.context_length)
-    return [size_of(task, outline.tokenizer) for task in loaded]
+    return [task_size(task, outline.tokenizer) for task in loaded]
 
 
 def _rows(load: "Workload", work: PartitionWork) -> list[RowCount]:
-    rows = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
-    return [count for count in rows if count.table in work.tables]
+    counts = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
+    return [count for count in counts if count.table in work.tables]
 
 
 def bytes_of(counts: Sequence[RowCount]) -> int:
-    """Return the size of rows as Parquet in bytes."""
+    """Return the bytes of Parquet that the rows take."""
     return sum(
         expected_bytes(TABLES[count.table], count.rows, count.unmoved, count.listed, count.packed) for count in counts
     )
@@ -229,17 +232,17 @@ def table(estimates: Sequence[ModelEstimate]) -> pl.DataFrame:
 
 
 def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
-    """Yield reused and computed partitions, with the rows and bytes of Parquet that would be written."""
+    """Yield the tables of each partition that are reused, and those computed with the rows and bytes to write."""
     for work in found.works:
         recipe = work.recipe.name if work.recipe else None
-        base = {"section": "partitions", "model": found.model, "recipe": recipe}
+        common = {"section": "partitions", "model": found.model, "recipe": recipe}
         tables = MODEL_TABLES if recipe is None else found.tables
         if reused := [name for name in tables if name not in work.tables]:
-            yield base | {"when": "reused", "item": ", ".join(reused)}
+            yield common | {"when": "reused", "item": ", ".join(reused)}
         if work.tables:
             counts = found.rows[recipe]
             costs = [cost for step in found.costs.get(recipe or "", {}).values() for cost in step]
-            yield base | {
+            yield common | {
                 "when": "computed",
                 "item": ", ".join(work.tables),
                 "rows": sum(count.rows for count in counts),
@@ -250,92 +253,88 @@ def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
 
 def _work(found: ModelEstimate) -> Iterator[dict[str, object]]:
     """Yield every item of work, summed over the variants that need it."""
-    costs = found.all_costs
-    for item in dict.fromkeys(cost.item for cost in costs):
-        same = [cost for cost in costs if cost.item == item]
-        amount = sum(cost.amount for cost in same)
-        kind = same[0].kind
+    by_item: dict[str, list[Cost]] = {}
+    for cost in found.all_costs:
+        by_item.setdefault(cost.item, []).append(cost)
+    for item, costs in by_item.items():
+        amount, kind = sum(cost.amount for cost in costs), costs[0].kind
         yield {
             "section": "work",
             "model": found.model,
             "item": item,
-            "when": "once" if len(same) == 1 else f"{len(same)} variants",
+            "when": "once" if len(costs) == 1 else f"{len(costs)} variants",
             "flop": amount if kind in {"head", "body"} else None,
             "bytes": round(amount) if kind == "memory" else None,
-            "seconds": sum(cost.seconds(found.machine) for cost in same),
+            "seconds": sum(cost.seconds(found.machine) for cost in costs),
         }
 
 
 def _memory(found: ModelEstimate) -> Iterator[dict[str, object]]:
-    """Yield the memory items of the largest variant, and the peak of every variant."""
-    base = {"section": "memory", "model": found.model}
+    """Yield the memory of the variant with the highest peak, item by item, and the peak of every variant."""
+    common = {"section": "memory", "model": found.model}
     peaks = found.peaks
     if peaks:
         largest = max(peaks, key=peaks.__getitem__)
         for item in found.memory[largest]:
             if item.bytes:
-                yield base | {"recipe": largest, "item": item.item, "when": item.phase, "bytes": item.bytes}
+                yield common | {"recipe": largest, "item": item.item, "when": item.phase, "bytes": item.bytes}
     for recipe, size in peaks.items():
-        yield base | {"recipe": recipe, "item": "peak", "when": "at once", "bytes": size}
+        yield common | {"recipe": recipe, "item": "peak", "when": "at once", "bytes": size}
     if found.available is not None:
-        yield base | {"item": "available on this machine", "bytes": found.available}
+        yield common | {"item": "available on this machine", "bytes": found.available}
 
 
 def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
-    """Return the estimate in sentences, each with whether it is a warning."""
-    lines = []
-    if not found.is_whole:
-        lines.append((f"{found.model}: its weights are not all there; `run` needs them, this plan does not", True))
-    lines += [
-        (f"{found.model}: retrieval {name!r} has no files; this plan leaves it out, but `run` needs it", True)
-        for name in found.missing_data
+    """Return the sentences of the summary of a model, each with whether it is a warning."""
+    warnings = [] if found.is_whole else ["its weights are not all there; `run` needs them whole, this plan does not"]
+    warnings += [
+        f"retrieval {name!r} is not there; `run` needs it, this plan leaves it out" for name in found.missing_data
     ]
-    lines += [(f"{found.model}: {reason}; `run` refuses it", True) for reason in found.refused]
-    if not found.memory and not any(work.tables for work in found.works):
-        return [*lines, (f"{found.model}: everything is current; nothing would be computed", False)]
+    warnings += [f"{reason}; `run` refuses it" for reason in found.refused]
+    lines = [(line, True) for line in warnings]
+    if found.machine is None:
+        lines.append(("everything is current; nothing would be computed", False))
+    else:
+        lines += _costs_in_words(found, found.machine)
+    return [(f"{found.model}: {line}", is_warning) for line, is_warning in lines]
+
+
+def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[str, bool]]:
     if found.uncounted:
-        names = ", ".join(found.uncounted)
-        lines.append((f"{found.model}: tasks whose samples `run` fetches are not counted: {names}", False))
-    machine = found.machine
-    lines.append(
-        (
-            f"{found.model}: about {minutes(found.seconds)} of work at this machine's measured speed "
-            f"(head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
-            f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
-            False,
-        )
+        yield f"not counted are tasks whose samples `run` fetches: {', '.join(found.uncounted)}", False
+    yield (
+        f"about {_minutes(sum(cost.seconds(machine) for cost in found.all_costs))} of work at this machine's measured "
+        f"speed (head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
+        f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
+        False,
     )
     peaks, available = found.peaks, found.available
     if peaks:
         recipe = max(peaks, key=peaks.__getitem__)
         items = sorted(found.memory[recipe], key=lambda item: -item.bytes)[:3]
         largest = ", ".join(f"{item.item} {gib(item.bytes)}" for item in items)
-        most = f"{found.model}: at most {gib(peaks[recipe])} of memory ({recipe}; {largest})"
+        most = f"at most {gib(peaks[recipe])} of memory ({recipe}; {largest})"
         if available is None:
-            lines.append((f"{most}; this system does not report its free memory", False))
+            yield f"{most}; this system does not tell how much is free", False
         elif peaks[recipe] <= available:
-            lines.append((f"{most}, {gib(available)} are free: it fits", False))
+            yield f"{most}, {gib(available)} are free: it fits", False
         else:
             small = [name for name, size in peaks.items() if size <= available]
             advice = f"these fit: {', '.join(small)}" if small else "none of its variants does"
-            limit = found.offloadable - (peaks[recipe] - available)
-            if limit > 0:
-                setting = f"`memory: {{{found.device}: {limit // 2**20}MiB}}`"
-                advice += f"; with {setting} all fit: other layers stay on disk until they run"
-            lines.append((f"{most}, but {gib(available)} are free: IT DOES NOT FIT; {advice}", True))
-    if found.offloaded:
-        lines.append(
-            (
-                f"{found.model}: every pass over the layers, and every generated token, loads "
-                f"{gib(found.offloaded)} of offloaded layers; the time does not include that",
-                False,
-            )
+            resident = found.movable - (peaks[recipe] - available)
+            if resident > 0:
+                limit = f"`memory: {{{found.device}: {resident // 2**20}MiB}}`"
+                advice += f"; {limit} lets all fit: layers beyond it rest on disk until they run"
+            yield f"{most}, but {gib(available)} are free: IT DOES NOT FIT; {advice}", True
+    if found.streamed:
+        yield (
+            "every pass over the layers, and every token that is written, brings "
+            f"{gib(found.streamed)} of them from where they rest, which is not in the time",
+            False,
         )
-    return lines
 
 
-def minutes(seconds: float) -> str:
-    """Format a duration."""
+def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

@@ -147,10 +147,10 @@ def scale(study: Study, store: Store, cache: Path, progress: Progress, workers: 
         model=of(_MODEL) - of(_MODEL, "Dagster"),
         dense=of(_ONCE) - of(_ONCE, "model load"),
         variant=of(_VARIANT) - of(_VARIANT, *serial),
-        model_told=of(_MODEL, "Dagster"),
-        variant_told=of(_VARIANT, "Dagster"),
-        planned=of(_VARIANT, "reading footers"),
-        written=of(_VARIANT, "writing"),
+        model_bookkeeping=of(_MODEL, "Dagster"),
+        variant_bookkeeping=of(_VARIANT, "Dagster"),
+        planning=of(_VARIANT, "reading footers"),
+        writing=of(_VARIANT, "writing"),
     )
     return Scale(steps, pace, size, round(records), workers)
 
@@ -165,7 +165,7 @@ def table(found: Scale, study: Study) -> pl.DataFrame:
 def verdict(found: Scale) -> str:
     """Return the result in a sentence."""
     pace = found.pace
-    seconds = pace.variant + pace.variant_told + pace.written
+    busy = pace.variant + pace.variant_bookkeeping + pace.writing
     name, workers = found.simulated(MODELS_OF_SCALE[-1], RECIPES_OF_SCALE).first_limit
     return (
         f"one worker computes {3600 / seconds:,.0f} variants an hour, a thousand of them take "

@@ -122,7 +122,7 @@ def speed_rows(
     # Two turns of one side in a row share one change of weights.
     for side, group in groupby(order, key=lambda turn: cast(Side, turn[0])):
         # `maxsize`: all changed weights are computed before the clock starts.
-        patch = nullcontext() if side == "dense" else apply_variant(decoder, variant, most_held=maxsize)
+        patch = nullcontext() if side == "dense" else apply_variant(decoder, variant, max_bytes=maxsize)
         with patch:
             for _, repeat in group:
                 for spec, tokens in zip(specs, prompts, strict=True):

@@ -1,1 +1,1 @@
-"""What a study will cost on one model, from sizes alone: nothing is loaded and nothing computed."""
+"""Prediction of what a study costs on a model, from sizes alone: no weights are loaded and nothing is computed."""

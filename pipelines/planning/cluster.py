@@ -1,7 +1,4 @@
-"""How long many workers take for many models, by the events of a simulated run; and what stops them first.
-
-Pure numbers: where they are measured is the caller's business.
-"""
+"""Discrete-event simulation of a study on many workers, and the step that limits it first."""
 
 import heapq
 from collections import deque
@@ -12,40 +9,40 @@ PLANNING, BOOKKEEPING, WRITING, ANSWERS = "planning", "Dagster", "writing", "ans
 
 @dataclass(frozen=True)
 class StageTimes:
-    """What one model and one variant of a study take, in seconds.
+    """Seconds that the stages of a study take.
 
     Attributes:
-        load: a model into a worker's memory; each worker that takes up a model pays it.
-        model: the model's own tables; paid once, before any of its variants.
-        dense: the dense side of what is measured; each worker that takes up a model pays it.
-        variant: everything that a worker computes for one variant.
-        model_told: what Dagster's bookkeeping of a model takes; one process does it, for one partition after the other.
-        variant_told: the same for a variant.
-        planned: of that process, for each variant, before anything starts: which partitions are current.
-        written: of the store that all workers share, for each variant, one after the other.
-        answers: at the end, once: questions, figures and report.
+        load: loading a model, for each worker that takes up a model.
+        model: the model's own tables, once and before any of its variants.
+        dense: the dense side of the measurements, for each worker that takes up a model.
+        variant: all computation of one variant.
+        model_bookkeeping: Dagster's bookkeeping of a model; one process does it for all partitions in turn.
+        variant_bookkeeping: the same of a variant.
+        planning: the same process decides, before the run, whether a variant is current; per variant.
+        writing: one write into the shared store, in turn for all workers; per variant.
+        answers: questions, figures and report, once at the end.
     """
 
     load: float
     model: float
     dense: float
     variant: float
-    model_told: float = 0.0
-    variant_told: float = 0.0
-    planned: float = 0.0
-    written: float = 0.0
+    model_bookkeeping: float = 0.0
+    variant_bookkeeping: float = 0.0
+    planning: float = 0.0
+    writing: float = 0.0
     answers: float = 0.0
 
 
 @dataclass(frozen=True)
 class SimulatedRun:
-    """What a run comes to.
+    """Outcome of a simulated run.
 
     Attributes:
-        seconds: from its start to its end.
-        computing: of all workers together, with the loads and dense sides that they repeated.
-        repeated: the part of it that one worker alone would not have spent.
-        serial: what does not get faster with workers, by name.
+        seconds: from start to end.
+        computing: seconds of all workers together, including repeated loads and dense sides.
+        repeated: the part of `computing` that a single worker would not need.
+        serial: seconds of each step that more workers do not speed up, by name.
     """
 
     seconds: float
@@ -55,97 +52,90 @@ class SimulatedRun:
 
     @property
     def first_limit(self) -> tuple[str, float]:
-        """What saturates first, and how many workers it keeps busy: its seconds against those of all computing."""
+        """The longest serial step, and the number of workers from which it limits the run."""
         name = max(self.serial, key=self.serial.__getitem__)
         return name, (self.computing - self.repeated) / max(self.serial[name], 1e-9)
 
 
-class _Queue:
-    """What serves one at a time, in the order of asking."""
+def simulate(times: StageTimes, models: int, variants: int, workers: int) -> SimulatedRun:
+    """Simulate a study: a free worker stays with its model, else starts a new one, else helps the slowest.
 
-    def __init__(self) -> None:
-        self._free = 0.0
-
-    def until(self, now: float, seconds: float) -> float:
-        """When so much work that is asked for now is done."""
-        self._free = max(now, self._free) + seconds
-        return self._free
-
-
-def simulate(pace: StageTimes, models: int, variants: int, workers: int) -> SimulatedRun:
-    """Runs a study in numbers: a free worker stays with its model, else begins a new one, else helps the slowest.
-
-    A partition passes through its worker, the store and the process that keeps Dagster's books. One worker is that
-    process itself; several leave the books to it and go on, but variants wait for the books of their model.
+    A partition passes through its worker, the store and the bookkeeping process. A single worker waits for the
+    bookkeeping of each variant; several do not, but variants wait for the bookkeeping of their model's own tables.
 
     Args:
-        pace: seconds of everything.
-        models: how many.
-        variants: of each model.
-        workers: how many compute at once.
+        times: seconds of each stage.
+        models: number of models.
+        variants: number of variants per model.
+        workers: number of workers.
     """
-    begun = pace.planned * models * variants
-    fresh, left, ready = deque(range(models)), [variants] * models, [False] * models
-    books, store = _Queue(), _Queue()
-    # What each worker holds, and whether it is at work on that model's own tables.
-    held, is_model_part = [-1] * workers, [False] * workers
-    # When, which of two at once comes first, who, and what: it is free, has computed or written, its model is told.
-    events = [(begun, index, index, "free") for index in range(workers)]
+    start = times.planning * models * variants
+    unstarted, left, is_ready = deque(range(models)), [variants] * models, [False] * models
+    # The bookkeeping process and the store serve one request at a time, in order of arrival.
+    free_at = {BOOKKEEPING: 0.0, WRITING: 0.0}
+    # For each worker the model that it has loaded, and whether it computes that model's own tables.
+    loaded, computes_model = [-1] * workers, [False] * workers
+    # (time, tie-break, worker, kind); kinds: a worker is free, has computed, has written, or its model is recorded.
+    events = [(start, index, index, "free") for index in range(workers)]
     idle: list[int] = []
-    computing, order, now, loads = 0.0, workers, begun, 0
+    computing, order, now, loads = 0.0, workers, start, 0
 
-    def push(when: float, who: int, what: str) -> None:
+    def push(when: float, worker: int, kind: str) -> None:
         nonlocal order
         order += 1
-        heapq.heappush(events, (when, order, who, what))
+        heapq.heappush(events, (when, order, worker, kind))
+
+    def served(stage: str, seconds: float) -> float:
+        free_at[stage] = max(now, free_at[stage]) + seconds
+        return free_at[stage]
 
     while events:
-        now, _, who, what = heapq.heappop(events)
-        if what == "free":
-            chosen = _chosen(held[who], fresh, left, ready)
-            if chosen is None:
-                if any(left):  # of models whose own tables are still being made
-                    idle.append(who)
+        now, _, worker, kind = heapq.heappop(events)
+        if kind == "free":
+            model = _next_model(loaded[worker], unstarted, left, is_ready)
+            if model is None:
+                if any(left):  # wait for models whose own tables are in progress
+                    idle.append(worker)
                 continue
-            is_model_part[who] = not ready[chosen] and chosen != held[who]
-            if is_model_part[who]:
-                fresh.popleft()
+            computes_model[worker] = not is_ready[model] and model != loaded[worker]
+            if computes_model[worker]:
+                unstarted.popleft()
             else:
-                left[chosen] -= 1
-            is_loading, held[who] = held[who] != chosen, chosen
-            loads += is_loading
-            seconds = (pace.load + pace.dense) * is_loading + (pace.model if is_model_part[who] else pace.variant)
+                left[model] -= 1
+            must_load, loaded[worker] = loaded[worker] != model, model
+            loads += must_load
+            seconds = (times.load + times.dense) * must_load
+            seconds += times.model if computes_model[worker] else times.variant
             computing += seconds
-            push(now + seconds, who, "computed")
-        elif what == "computed":
-            if is_model_part[who]:
-                push(books.until(now, pace.model_told), who, "told")
+            push(now + seconds, worker, "computed")
+        elif kind == "computed":
+            if computes_model[worker]:
+                push(served(BOOKKEEPING, times.model_bookkeeping), worker, "recorded")
             else:
-                push(store.until(now, pace.written), who, "written")
-        elif what == "written":
-            told = books.until(now, pace.variant_told)
-            push(told if workers == 1 else now, who, "free")
+                push(served(WRITING, times.writing), worker, "written")
+        elif kind == "written":
+            recorded = served(BOOKKEEPING, times.variant_bookkeeping)
+            push(recorded if workers == 1 else now, worker, "free")
         else:
-            ready[held[who]] = True
-            for waiting in [who, *idle]:
+            is_ready[loaded[worker]] = True
+            for waiting in (worker, *idle):
                 push(now, waiting, "free")
             idle.clear()
-    amount = models * variants
+    partitions = models * variants
     serial = {
-        PLANNING: pace.planned * amount,
-        BOOKKEEPING: pace.model_told * models + pace.variant_told * amount,
-        WRITING: pace.written * amount,
-        ANSWERS: pace.answers,
+        PLANNING: times.planning * partitions,
+        BOOKKEEPING: times.model_bookkeeping * models + times.variant_bookkeeping * partitions,
+        WRITING: times.writing * partitions,
+        ANSWERS: times.answers,
     }
-    repeated = (loads - models) * (pace.load + pace.dense)
-    return SimulatedRun(books.until(now, 0.0) + pace.answers, computing, repeated, serial)
+    repeated = (loads - models) * (times.load + times.dense)
+    return SimulatedRun(served(BOOKKEEPING, 0.0) + times.answers, computing, repeated, serial)
 
 
-def _chosen(held: int, fresh: deque[int], left: list[int], ready: list[bool]) -> int | None:
-    """The model of which a worker takes the next part."""
-    if held >= 0 and left[held]:
-        return held
-    if fresh:
-        return fresh[0]
-    open_ = [model for model, is_ready in enumerate(ready) if is_ready and left[model]]
+def _next_model(loaded: int, unstarted: deque[int], left: list[int], is_ready: list[bool]) -> int | None:
+    if loaded >= 0 and left[loaded]:
+        return loaded
+    if unstarted:
+        return unstarted[0]
+    open_ = [model for model, ready in enumerate(is_ready) if ready and left[model]]
     return max(open_, key=left.__getitem__, default=None)

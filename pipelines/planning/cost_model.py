@@ -1,22 +1,14 @@
-"""What a plan is made of: work, bytes and rows, and the size of one pass of a model.
+"""Units of a plan: work, memory and rows."""
 
-`workload.py` and `measured.py` count the work of a study. This module imports torch only to read a model.
-"""
-
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-from prunescope.pipelines.studies import Study
-
-if TYPE_CHECKING:
-    import torch
-
-    from prunescope.pipelines.models.meta_model import Shape
+if TYPE_CHECKING:  # needs torch, which `assets.runs.estimate` imports late
     from prunescope.pipelines.planning.machine_speed import Machine
 
-Kind = Literal["head", "body", "memory", "vocabulary"]
-FLOAT = 4
+Phase = Literal["always", "calibrated", "worn", "measured"]
 
 
 @dataclass(frozen=True)
@@ -24,24 +16,18 @@ class Cost:
     """One piece of work.
 
     Attributes:
-        item: what it is.
-        kind: which of the machine's speeds bounds it.
-        amount: floating-point operations of `head` and `body`, bytes of `memory`, logits of `vocabulary`.
+        item: its name in the plan.
+        kind: the speed of `Machine` that limits it.
+        amount: floating-point operations for `head` and `body`, bytes for `memory`, logits for `vocabulary`.
     """
 
     item: str
-    kind: Kind
+    kind: Literal["head", "body", "memory", "vocabulary"]
     amount: float
 
     def seconds(self, machine: "Machine") -> float:
-        """On a machine that is kept at its measured speed."""
-        speeds = {
-            "head": machine.head,
-            "body": machine.body,
-            "memory": machine.memory,
-            "vocabulary": machine.vocabulary,
-        }
-        return self.amount / speeds[self.kind]
+        """Return the time at the machine's measured speed."""
+        return self.amount / float(getattr(machine, self.kind))
 
 
 @dataclass(frozen=True)
@@ -49,14 +35,15 @@ class MemoryItem:
     """Bytes in memory.
 
     Attributes:
-        item: what they hold.
+        item: their content.
         bytes: how many.
-        phase: `always`, or while the model is `calibrated`, a variant is `worn`, or layers are `measured`.
+        phase: `always`, during calibration (`calibrated`), while a variant is applied to the model (`worn`), or while
+            its traces are measured (`measured`).
     """
 
     item: str
     bytes: int
-    phase: Literal["always", "calibrated", "worn", "measured"] = "always"
+    phase: Phase = "always"
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ class RowCount:
     Attributes:
         table: its table.
         rows: how many.
-        unmoved: those among them whose shift is exactly zero, which are stored in few bytes.
+        unmoved: rows whose shift is exactly zero, which Parquet stores in few bytes.
         listed: numbers in its list columns.
         packed: bytes of masks, which do not compress.
     """
@@ -78,59 +65,9 @@ class RowCount:
     packed: int = 0
 
 
-def peak(held: Sequence[MemoryItem]) -> int:
-    """The most that is in memory at once: what always is, and the largest of the phases."""
-    totals: dict[str, int] = {}
-    for each in held:
-        totals[each.phase] = totals.get(each.phase, 0) + each.bytes
+def peak(items: Sequence[MemoryItem]) -> int:
+    """Return the bytes of the items of phase `always` and of the largest other phase."""
+    totals: Counter[str] = Counter()
+    for item in items:
+        totals[item.phase] += item.bytes
     return totals.pop("always", 0) + max(totals.values(), default=0)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """What a model of a study does for a token.
-
-    Attributes:
-        study: the study.
-        shape: sizes of the model.
-    """
-
-    study: Study
-    shape: "Shape"
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        """The type in which the model runs."""
-        import torch
-
-        return cast("torch.dtype", getattr(torch, self.study.dtype))
-
-    @property
-    def item_size(self) -> int:
-        """Bytes of a number in it."""
-        return self.dtype.itemsize
-
-    def forward(self, tokens: int, sequences: int = 1) -> float:
-        """Floating-point operations of a pass below the head: 2 a weight and token, and attention over the square."""
-        squares = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
-        return sequences * float(2 * tokens * self.shape.active + squares)
-
-    @property
-    def head_size(self) -> int:
-        """Weights of the LM head."""
-        return self.shape.vocabulary * self.shape.width
-
-    @property
-    def layers_bytes(self) -> int:
-        """Bytes of the layers' weights; learned positions and norms outside them count as theirs."""
-        return (self.shape.body - self.head_size) * self.item_size
-
-    @property
-    def read_a_token(self) -> int:
-        """Bytes of weights that are read for every token that is written."""
-        return self.shape.active * self.item_size + self.head_size * FLOAT
-
-    @property
-    def widest(self) -> int:
-        """Numbers a token that are alive at once inside a layer, about: an MLP's inner states and a few streams."""
-        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width

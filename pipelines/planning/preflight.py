@@ -1,6 +1,6 @@
-"""Refuses what cannot work before anything is computed: prompts, texts, data sets, calibration, recipes, device.
+"""Checks of a study against a model before anything is computed.
 
-Tokenizer, config and empty modules are enough; no weights are read.
+They need the tokenizer, the config and modules without weights; no weights are read.
 """
 
 from fnmatch import fnmatchcase
@@ -16,69 +16,78 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
 from prunescope.pipelines.models.load import check_device
 from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model
-from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, size_of
+from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, retrieval_size
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, steps
 from prunescope.pipelines.studies import Study
 
 
 def check_study(study: Study, folder: Path) -> None:
-    """Refuses a study that one of its models cannot run.
+    """Refuse a study that a model cannot run.
 
     Args:
         study: the study.
-        folder: a model's folder of safetensors.
+        folder: the model's folder of safetensors.
 
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
     outline = load_meta_model(folder)
     check_outline(study, outline)
-    # Their samples may have to be fetched, which planning leaves to the run.
+    # Loading tasks may download their samples, so `check_outline`, which `plan` uses, does not.
     if study.tasks:
         from prunescope.pipelines.evaluation.tasks.loading import load_tasks
         from prunescope.pipelines.planning.task_workload import check_lengths
 
         tasks = load_tasks(study.tasks)
         check_lengths(tasks, outline.context_length)
-        if study.allow_code_execution and any(each.runs_code for each in tasks):
-            _require_a_jail()
+        if study.allow_code_execution and any(task.runs_code for task in tasks):
+            from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
+
+            if reason := refusal():
+                raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
 
 
 def check_outline(
     study: Study, outline: MetaModel
 ) -> tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]:
-    """The same of a model whose outline is known; the study's prompts and texts in its tokens, and what is embedded.
+    """Refuse a study that a model cannot run, tasks apart.
+
+    Returns:
+        The study's prompts and texts in the model's tokens, and the sizes of its retrieval data sets.
 
     Raises:
         InputError: names the prompt, key or recipe, and the fix.
     """
     check_device(study.device, study.memory)
     tokenizer, context = outline.tokenizer, outline.context_length
-    headed = [key for key in ("prompts", "texts", "tasks", "speed") if getattr(study, key)]
-    if outline.head is None and headed:
+    needs_head = [key for key in ("prompts", "texts", "tasks", "speed") if getattr(study, key)]
+    if outline.head is None and needs_head:
         raise InputError(
-            f"study {study.name}: {type(outline.module).__name__} has no LM head; `{headed[0]}` cannot be measured on "
-            "it, `retrieval` can"
+            f"study {study.name}: {type(outline.module).__name__} has no LM head; `{needs_head[0]}` cannot be measured "
+            "on it, `retrieval` can"
         )
     prompts = tokenize_prompts(study, tokenizer, context)
     texts = tokenize_texts(study, tokenizer, context)
     check_speed(study, context)
-    own = {f"recipe {recipe.name}: `calibration.length`": recipe.calibration for recipe in study.recipes}
-    for key, spec in {"`calibration.length`": study.calibration, **own}.items():
+    recipe_specs = {f"recipe {recipe.name}: `calibration.length`": recipe.calibration for recipe in study.recipes}
+    for key, spec in {"`calibration.length`": study.calibration, **recipe_specs}.items():
         if spec is not None:
             require_context(spec, context, key)
             calibration_tokens(tokenizer, spec)
     _check_recipes(study, outline)
-    for each in study.retrieval:
-        require_fits(each, context)
-    return prompts, texts, [size_of(each, tokenizer) for each in study.retrieval]
+    for data_set in study.retrieval:
+        require_fits(data_set, context)
+    return prompts, texts, [retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
 
 
 def unmatched(study: Study, outline: MetaModel) -> list[str]:
-    """Recipes whose `modules` match no matrix, as far as empty modules show; a run refuses each when its turn comes."""
+    """Return a message for each pattern in a recipe's `modules` that matches no matrix, as far as the outline shows.
+
+    A run refuses such a recipe when it comes to it.
+    """
     names = [name for name, module in outline.module.named_modules() if isinstance(module, (nn.Linear, Conv1D))] + [
-        # Experts may lie in one parameter.
+        # One parameter may hold all experts.
         f"{name}[{index}]"
         for name, parameter in outline.module.named_parameters()
         if parameter.dim() == 3
@@ -94,14 +103,6 @@ def unmatched(study: Study, outline: MetaModel) -> list[str]:
     ]
 
 
-def _require_a_jail() -> None:
-    """Refuses to run programs on a machine that cannot shut them in."""
-    from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
-
-    if reason := refusal():
-        raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unjudged")
-
-
 def _check_recipes(study: Study, outline: MetaModel) -> None:
     layers = int(outline.config.num_hidden_layers)
     inputs = {
@@ -114,7 +115,7 @@ def _check_recipes(study: Study, outline: MetaModel) -> None:
             recipe.units(layers)
         if isinstance(recipe, MaskingRecipe) and isinstance(recipe.ratios, tuple) and len(recipe.ratios) != layers:
             raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {layers} layers")
-        # Which matrices `modules` matches is known when the layers have been found.
+        # A recipe with `modules` is checked later, when the layers are known and its matrices with them.
         if isinstance(recipe, MaskingRecipe) and recipe.block is not None and not recipe.modules:
             uneven = sorted(size for size in inputs if size % recipe.block)
             if uneven:

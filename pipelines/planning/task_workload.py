@@ -1,49 +1,72 @@
-"""How much a study's tasks ask of a model, counted from their requests and a tokenizer alone: for planning.
+"""Sizes of a study's tasks, counted from their requests with a tokenizer.
 
-Special tokens and what several questions share by chance are not counted; a few per cent.
+Special tokens and contexts that questions share by chance are not counted, which is off by a few per cent.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
-from prunescope.pipelines.planning.evaluation_workload import TaskSize
 
-# What lm-eval takes where a definition does not say how much is written at most.
-DEFAULT_NEW_TOKENS = 256
+# lm-eval's limit where a task definition sets none.
+_DEFAULT_NEW_TOKENS = 256
 
 
-def size_of(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
-    """Counts what a task asks."""
+@dataclass(frozen=True)
+class TaskSize:
+    """Tokens of a task under one way of scoring.
+
+    Attributes:
+        name: its name in the tables.
+        scoring: the way of scoring.
+        samples: number of samples.
+        contexts: tokens of every context; each runs once.
+        options: tokens of all continuations of the contexts, or of a text scored as a whole.
+        options_a_sample: mean number of continuations per sample.
+        new_tokens: most tokens generated per context.
+    """
+
+    name: str
+    scoring: str
+    samples: int
+    contexts: tuple[int, ...]
+    options: int
+    options_a_sample: float
+    new_tokens: int = 0
+
+
+def task_size(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
+    """Count the tokens of a task's requests."""
     task = loaded.task
     with quiet():
         task.set_fewshot_seed(loaded.spec.seed)
         task.build_all_requests(limit=loaded.spec.samples)
-    asked = [instance.args for instance in task.instances]
+    requests = [instance.args for instance in task.instances]
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     samples = len(loaded.docs)
     if loaded.scoring == "rolling":
-        return TaskSize(loaded.name, loaded.scoring, samples, (), sum(count(text) for (text,) in asked), 1.0)
-    contexts = tuple(count(context) for context in dict.fromkeys(str(arguments[0]) for arguments in asked))
+        return TaskSize(loaded.name, loaded.scoring, samples, (), sum(count(text) for (text,) in requests), 1.0)
+    contexts = tuple(count(context) for context in dict.fromkeys(str(arguments[0]) for arguments in requests))
     if loaded.scoring == "greedy":
         return TaskSize(loaded.name, loaded.scoring, samples, contexts, 0, 0.0, new_tokens(loaded))
-    options = sum(count(str(arguments[1])) for arguments in asked)
-    return TaskSize(loaded.name, loaded.scoring, samples, contexts, options, len(asked) / samples)
+    options = sum(count(str(arguments[1])) for arguments in requests)
+    return TaskSize(loaded.name, loaded.scoring, samples, contexts, options, len(requests) / samples)
 
 
 def new_tokens(loaded: LoadedTask) -> int:
-    """Tokens that a task lets a model write at most."""
-    asked = loaded.task.config.generation_kwargs or {}
-    limits = (asked.get(key) for key in ("max_gen_toks", "max_new_tokens", "max_tokens"))
-    return int(next((limit for limit in limits if limit), DEFAULT_NEW_TOKENS))
+    """Return the most tokens that a model may generate for one question of a task."""
+    options = loaded.task.config.generation_kwargs or {}
+    limits = (options.get(key) for key in ("max_gen_toks", "max_new_tokens", "max_tokens"))
+    return int(next((limit for limit in limits if limit), _DEFAULT_NEW_TOKENS))
 
 
 def check_lengths(tasks: Sequence[LoadedTask], context_length: int) -> None:
-    """Refuses a task that leaves a model no room.
+    """Refuse a task that does not fit into the model's context.
 
     Raises:
         InputError: names the task, its key and the model's context.

@@ -1,15 +1,13 @@
-"""What a study will cost on one model, from sizes alone: memory, work, and rows of every table.
-
-Pure numbers; what a machine gives is measured in `machine.py`, what is current already is known to the caller.
-"""
+"""Predicted work, memory and table rows of a study on one model, computed from sizes alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
-from prunescope.pipelines.planning.cost_model import FLOAT, Cost, MemoryItem, Passes, RowCount
-from prunescope.pipelines.planning.evaluation_workload import EvaluationWorkload, TaskSize
+from prunescope.pipelines.models.meta_model import Shape
+from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, Phase, RowCount
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
@@ -17,26 +15,72 @@ from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
 from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, NoiseRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
 
+if TYPE_CHECKING:  # imports lm-eval, which takes seconds
+    from prunescope.pipelines.planning.task_workload import TaskSize
+
+_FLOAT_BYTES = 4
+# Answers that a task generates in one batch.
+_GENERATION_BATCH = 16
+# Rows of `task_scores` per shipped task.
+_METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
+# A variant's embedding: as computed, as a unit vector in float64, and rounded.
+_EMBEDDING_BYTES = 4 + 8 + 2
+
 
 @dataclass(frozen=True)
-class Workload(Passes):
+class Workload:
     """One study on one model.
 
     Attributes:
+        study: the study.
+        shape: sizes of the model.
         prompts: tokens of each prompt, answer not included.
-        windows: windows of each text of the study.
-        workers: sublayers that are measured at once.
-        tasks: what each task asks, every way of scoring on its own.
-        embedded: what is embedded of each retrieval data set.
-        stays: bytes of layers that stay on the device, while the others come for their turn; None where all do.
+        windows: number of windows of each text of the study.
+        workers: sublayers measured in parallel.
+        resident_bytes: layer weights that stay on the device while the others are loaded for their turn; None where
+            all stay.
+        tasks: sizes of the tasks, one per way of scoring.
+        retrieval: sizes of the retrieval data sets.
     """
 
+    study: Study
+    shape: Shape
     prompts: Sequence[int]
     windows: Sequence[int]
     workers: int
-    tasks: Sequence[TaskSize] = ()
-    embedded: Sequence[RetrievalSize] = ()
-    stays: int | None = None
+    resident_bytes: int | None = None
+    tasks: "Sequence[TaskSize]" = ()
+    retrieval: Sequence[RetrievalSize] = ()
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of a number in the study's dtype."""
+        return 4 if self.study.dtype == "float32" else 2
+
+    def forward(self, tokens: int, sequences: int = 1) -> float:
+        """Return the floating-point operations below the head: 2 per weight and token, and attention over tokens²."""
+        attention = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
+        return sequences * float(2 * tokens * self.shape.active + attention)
+
+    @property
+    def head_size(self) -> int:
+        """Weights of the LM head."""
+        return self.shape.vocabulary * self.shape.width
+
+    @property
+    def layers_bytes(self) -> int:
+        """Bytes of the layers' weights, counting learned positions and norms outside the layers with them."""
+        return (self.shape.body - self.head_size) * self.item_size
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that decoding reads for each generated token."""
+        return self.shape.active * self.item_size + self.head_size * _FLOAT_BYTES
+
+    @property
+    def activation_width(self) -> int:
+        """Approximate numbers per token alive at once inside a layer: the inner states of its MLP and a few streams."""
+        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width
 
     @property
     def lengths(self) -> list[int]:
@@ -51,271 +95,338 @@ class Workload(Passes):
         return len(self.prompts) * (self.study.generation.new_tokens + 1)
 
     @property
-    def measured(self) -> EvaluationWorkload:
-        """Tasks, retrieval and speed."""
-        return EvaluationWorkload(self.study, self.shape, self.tasks, self.embedded)
+    def scored_tokens(self) -> int:
+        """Scored tokens of all texts."""
+        return sum(text.scored * count for text, count in zip(self.study.texts, self.windows, strict=True))
+
+    @property
+    def _sublayers(self) -> int:
+        return 2 * self.shape.layers
+
+    def changed_sublayers(self, recipe: Recipe) -> int:
+        """Return how many sublayers a recipe drops or changes the weights of."""
+        if recipe.changes_matrices:
+            return self._sublayers
+        return sum(
+            step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, DepthRecipe)
+        )
+
+    def shifted_sublayers(self, recipe: Recipe, scope: str) -> int:
+        """Return after how many sublayers a recipe can shift the residual stream."""
+        if recipe.method == "dense":
+            return 0
+        return self._sublayers if scope == "propagated" else self.changed_sublayers(recipe)
 
     # -- work -----------------------------------------------------------------------------------------------------
 
     def calibration(self) -> list[Cost]:
-        """The dense model over the calibration tokens."""
+        """Return the work of the dense model on the calibration tokens."""
         return [Cost("calibration pass", "body", self._calibration_pass(self.study))]
 
     def _calibration_pass(self, study: Study) -> float:
         return self.forward(study.calibration.length, study.calibration.sequences)
 
     def pruning(self, recipe: Recipe) -> list[Cost]:
-        """What a recipe runs on the calibration tokens; scores, masks and updates of weights apart."""
+        """Return a recipe's work on the calibration tokens, without scores, masks and weight updates."""
         study = self.study.calibrated_for(recipe)
-        tokens, one = study.calibration.sequences * study.calibration.length, self._calibration_pass(study)
-        # The model's tables are of the study's calibration; of its own it measures what it needs.
+        tokens = study.calibration.sequences * study.calibration.length
+        # The model's tables hold statistics of the study's calibration; a recipe with its own measures what it needs.
         passes, gram = float(bool(recipe.calibration and recipe.needs)), 0.0
         for step in steps(recipe):
             if isinstance(step, MatrixRecipe) and step.reads != "nothing":
                 passes += 2 if step.predecessors == "pruned" else 0 if step.needs else 1
-                gram += tokens * self._gram if step.reads == "gram" else 0
+                gram += tokens * self._gram_size if step.reads == "gram" else 0
             elif isinstance(step, DepthRecipe) and step.by in {"iterative", "greedy"}:
-                # One pass a removal; the greedy choice runs what lies above each candidate, half of all on average.
+                # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
-        costs = [Cost("calibration tokens through variants", "body", passes * one)] if passes else []
-        return [*costs, Cost("Gram matrices", "body", gram)] if gram else costs
+        costs = [
+            Cost("calibration tokens through variants", "body", passes * self._calibration_pass(study)),
+            Cost("Gram matrices", "body", gram),
+        ]
+        return [cost for cost in costs if cost.amount]
 
     @property
-    def _gram(self) -> float:
-        """Numbers of the Gram matrices of all layers: three inputs of the stream's width, one of the largest."""
+    def _gram_size(self) -> float:
+        """Numbers in the Gram matrices of all layers: three inputs as wide as the stream, one as the largest matrix."""
         return float(self.shape.layers * (3 * self.shape.width**2 + max(self.shape.largest_matrix) ** 2))
 
     def dense(self, groups: int) -> list[Cost]:
-        """What the traces of all variants share; the dense logits once for each group that is traced together."""
-        costs = [*self._decode("dense model"), Cost("dense pass", "body", self._pass)]
+        """Return the trace work that all variants share; each group of variants computes the dense logits once."""
+        costs = [*self._decode("dense model"), Cost("dense pass", "body", self._prompt_pass)]
         for lens in self.study.measure.lenses:
-            costs += self._head(f"lens {lens}, dense side", groups * self._rows)
+            costs += self._head(f"lens {lens}, dense side", groups * self.positions * self._sublayers)
         return costs
 
     def variant(self, recipe: Recipe) -> list[Cost]:
-        """Pruning apart, everything that the traces of one variant need; drops are counted as if all layers moved."""
-        costs = []
+        """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
+        measure, costs = self.study.measure, []
         if recipe.method != "dense":
-            costs.append(Cost("variant pass", "body", self._pass))
-        if recipe.changes_matrices and "local" in self.study.measure.scopes:
-            costs.append(Cost("sublayers in the dense context", "body", self._pass))
-        if swapped := self.changed(recipe) * ("isolated" in self.study.measure.scopes):
-            # Each swap runs through the layers above it: half of them on average, all of them at most.
-            share = 0.5 if swapped == 2 * self.shape.layers else 1.0
-            costs.append(Cost("single swaps through the layers above", "body", swapped * share * self._pass))
-        if "free_running" in self.study.measure.trajectories:
+            costs.append(Cost("variant pass", "body", self._prompt_pass))
+        if recipe.changes_matrices and "local" in measure.scopes:
+            costs.append(Cost("sublayers in the dense context", "body", self._prompt_pass))
+        if swaps := self._single_swaps(recipe):
+            # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
+            share = 0.5 if swaps == self._sublayers else 1.0
+            costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._prompt_pass))
+        if "free_running" in measure.trajectories:
             costs += self._decode("variant")
-        for lens in self.study.measure.lenses:
-            for scope in self.study.measure.scopes:
-                if sublayers := self.moved(recipe, scope):
+        for lens in measure.lenses:
+            for scope in measure.scopes:
+                if sublayers := self.shifted_sublayers(recipe, scope):
                     costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
-        steps = len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
-        # Both sides for the table of steps and once more for the top tokens.
-        return [*costs, *self._head("decoding steps", 4 * steps)]
+        # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
+        return [*costs, *self._head("decoding steps", 4 * self._decoded_steps)]
 
     def text_dense(self) -> list[Cost]:
-        """What the texts of all variants share."""
-        return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored else []
+        """Return the work on texts that all variants share."""
+        return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored_tokens else []
 
     def text_variant(self) -> list[Cost]:
-        """The texts of one variant: a pass, and both sides of every scored token at T = 1."""
-        if not self.scored:
+        """Return the work on texts of one variant: a pass, and the logits of both sides of every scored token."""
+        if not self.scored_tokens:
             return []
-        logits = 2.0 * self.scored * self.shape.vocabulary
+        logits = 2.0 * self.scored_tokens * self.shape.vocabulary
         return [
             Cost("texts, variant pass", "body", self._text_pass),
             Cost("head product, texts", "head", 2 * logits * self.shape.width),
             Cost("measures at T = 1, texts", "vocabulary", logits),
         ]
 
+    def task_variant(self) -> list[Cost]:
+        """Return the work of the tasks of one variant: contexts, continuations, and a head product for each of them."""
+        costs = []
+        for task in self.tasks:
+            read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
+            scored = task.options or len(task.contexts)
+            costs += [
+                Cost(f"task {task.name}", "body", read),
+                Cost(f"head product, task {task.name}", "head", 2.0 * scored * self.head_size),
+            ]
+            if task.new_tokens:
+                rounds = -(-len(task.contexts) // _GENERATION_BATCH) * task.new_tokens
+                costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))
+        return costs
+
+    def retrieval_dense(self) -> list[Cost]:
+        """Return the retrieval work that all variants share."""
+        return [self._embed("dense")]
+
+    def retrieval_variant(self, recipe: Recipe) -> list[Cost]:
+        """Return the work of one variant's embeddings and of the similarities of all queries and documents."""
+        products = sum(2.0 * size.queries * size.documents * self.shape.width for size in self.retrieval)
+        similarities = Cost("similarities of queries and documents", "body", products)
+        # The dense embeddings are counted in `retrieval_dense`.
+        return [similarities] if recipe.method == "dense" else [self._embed("variant"), similarities]
+
+    def _embed(self, side: str) -> Cost:
+        amount = sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval)
+        return Cost(f"retrieval, {side} pass", "body", amount)
+
+    def speed_variant(self, recipe: Recipe) -> list[Cost]:
+        """Return the work of timing one variant and the dense model in turn, as if dropped sublayers ran."""
+        if recipe.method == "noise" or not self.study.speed:
+            return []
+        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed]
+        read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
+        written = sum(count * (spec.new_tokens - 1) * self.bytes_per_token for count, spec in runs)
+        return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)]
+
     @property
-    def scored(self) -> int:
-        """Scored tokens of all texts."""
-        return sum(text.scored * count for text, count in zip(self.study.texts, self.windows, strict=True))
+    def _prompt_pass(self) -> float:
+        """Floating-point operations of one pass over all prompts with their answers."""
+        return sum(self.forward(length) for length in self.lengths)
 
     @property
     def _text_pass(self) -> float:
         pairs = zip(self.study.texts, self.windows, strict=True)
         return sum(self.forward(text.context, count) for text, count in pairs)
 
-    def changed(self, recipe: Recipe) -> int:
-        """Sublayers whose weights a recipe changes or that it drops."""
-        if recipe.changes_matrices:
-            return 2 * self.shape.layers
-        return sum(
-            step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, DepthRecipe)
-        )
-
-    def moved(self, recipe: Recipe, scope: str) -> int:
-        """Sublayers behind which a recipe moves the stream, at most."""
-        if recipe.method == "dense":
-            return 0
-        return 2 * self.shape.layers if scope == "propagated" else self.changed(recipe)
-
     @property
-    def _pass(self) -> float:
-        """Floating-point operations of one forward pass over all prompts with their answers."""
-        return sum(self.forward(length) for length in self.lengths)
+    def _decoded_steps(self) -> int:
+        return len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
 
-    @property
-    def _rows(self) -> int:
-        """Rows of one lens, scope and temperature."""
-        return self.positions * 2 * self.shape.layers
+    def _single_swaps(self, recipe: Recipe) -> int:
+        return self.changed_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
 
     def _head(self, item: str, rows: int) -> Iterator[Cost]:
-        """Rows through the LM head, and each of their logits measured at every temperature."""
-        measure, logits = self.study.measure, float(rows * self.shape.vocabulary)
+        """Yield the head product of the rows, and the measurement of their logits at every temperature."""
+        logits = float(rows * self.shape.vocabulary)
         yield Cost(f"head product, {item}", "head", 2 * logits * self.shape.width)
-        for temperature in measure.temperatures:
+        for temperature in self.study.measure.temperatures:
             yield Cost(f"measures at T = {temperature:g}, {item}", "vocabulary", logits)
 
-    def _decode(self, who: str) -> list[Cost]:
-        """All prompts together through one cache: the prompts at once, then token by token at memory speed."""
-        steps = self.study.generation.new_tokens
+    def _decode(self, model: str) -> list[Cost]:
+        """Return the work of decoding all prompts as one batch: one pass over the prompts, then token by token."""
+        new_tokens = self.study.generation.new_tokens
         return [
-            Cost(f"{who} decodes: prompts", "body", self.forward(max(self.prompts), len(self.prompts))),
-            Cost(f"{who} decodes: {steps} tokens", "memory", float(steps * self.read_a_token)),
+            Cost(f"{model} decodes: prompts", "body", self.forward(max(self.prompts), len(self.prompts))),
+            Cost(f"{model} decodes: {new_tokens} tokens", "memory", float(new_tokens * self.bytes_per_token)),
         ]
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes that one variant keeps waiting: rows of `layer_transitions`, kept states and masks.
+        """Bytes that a traced variant keeps until it is written: `layer_transitions`, kept states and masks."""
+        measure, rows = self.study.measure, self.positions * self._sublayers
+        settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
+        states = rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
+        # The keys of a row take a quarter of its numbers.
+        return rows * settings * len(COLUMN_NAMES) * _FLOAT_BYTES * 5 // 4 + states + self.shape.prunable // 8
 
-        A row is its numbers, and a quarter as much for the keys.
-        """
-        measure = self.study.measure
-        kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
-        states = self._rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
-        return self._rows * kinds * len(COLUMN_NAMES) * FLOAT * 5 // 4 + states + self.shape.prunable // 8
-
-    def groups(self, recipes: Sequence[Recipe], most: int, waiting: int) -> list[Sequence[Recipe]]:
-        """The variants that are traced together.
+    def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
+        """Split recipes, in order, into the groups whose variants are traced together.
 
         Args:
-            recipes: all that are to be traced, in order.
-            most: variants of a group.
-            waiting: bytes of rows that may wait in memory.
+            recipes: all recipes to trace.
+            max_size: most variants in a group.
+            max_bytes: most bytes of results that a group keeps in memory.
         """
-        size = max(1, min(most, waiting // self.bytes_a_variant))
+        size = max(1, min(max_size, max_bytes // self.bytes_a_variant))
         return [recipes[start : start + size] for start in range(0, len(recipes), size)]
 
-    def held(self, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[MemoryItem]:
-        """What lies in memory for one variant, the largest holders; the peak is `peak` of them.
+    def memory(self, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[MemoryItem]:
+        """Return the largest users of memory while one variant is computed; `peak` of them is the most at once.
 
         Args:
-            recipe: the variant's.
-            group: those that are traced together with it, itself among them; their masks are loaded together.
+            recipe: the variant's recipe.
+            group: all recipes traced together with it, including it; their masks are loaded together.
             process: bytes of the process with its libraries, before it loads anything.
         """
         shape, measure, size = self.shape, self.study.measure, self.item_size
-        tokens, sublayers = sum(self.lengths), 2 * shape.layers
-        head = 0 if size == FLOAT else self.head_size * FLOAT
-        # In float32 a kept state is a view that holds the whole sequence, else a copy of what is measured.
-        kept = tokens if size == FLOAT else self.positions
-        states = kept * shape.width * (shape.layers + sublayers) * FLOAT
+        tokens, longest, sublayers = sum(self.lengths), max(self.lengths, default=0), self._sublayers
+        # A kept state in float32 is a view of the whole sequence; in another type, a copy of the measured positions.
+        state_positions = tokens if size == _FLOAT_BYTES else self.positions
+        states = state_positions * shape.width * (shape.layers + sublayers) * _FLOAT_BYTES
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
-        masked = recipe.changes_matrices
-        # More than that is made layer by layer, except where nothing may be made while the clock runs.
         pruned = shape.prunable * size
-        is_whole = self.stays is None or self.stays >= self.layers_bytes
-        worn = pruned if (is_whole and pruned <= MAX_CHANGED_BYTES) or self.study.speed else -(-pruned // shape.layers)
-        moves = len(group) * self.positions * shape.width * sublayers * FLOAT
-        swaps = self.changed(recipe) if "isolated" in measure.scopes else 0
-        turns = (
-            isinstance(recipe, NoiseRecipe)
-            and recipe.kind == "batch"
-            and is_whole
-            and self.layers_bytes <= MAX_CHANGED_BYTES
-        )
-        rounds = isinstance(recipe, NoiseRecipe) and recipe.kind == "bfloat16"
+        is_whole = self.resident_bytes is None or self.resident_bytes >= self.layers_bytes
+        # More than MAX_CHANGED_BYTES is made layer by layer, except for `speed`, which makes nothing while it measures time.
+        if not self.study.speed and not (is_whole and pruned <= MAX_CHANGED_BYTES):
+            pruned = -(-pruned // shape.layers)
+        noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
+        reverses = noise == "batch" and is_whole and self.layers_bytes <= MAX_CHANGED_BYTES
         # Logits of both sides, z − max z, and a copy that a product may make.
-        block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * FLOAT
-        cached_tokens = max(len(self.prompts) * max(self.lengths, default=0), self.measured.tokens_cached)
-        cached = cached_tokens * shape.cache_width * shape.layers * size
+        block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * _FLOAT_BYTES
+        timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
+        cached_tokens = max([len(self.prompts) * longest, *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
-        longest = BATCH * calibration.length
-        streams = calibration.sequences * calibration.length * shape.width
         reads_gram = any(isinstance(step, MatrixRecipe) and step.reads == "gram" for step in steps(recipe))
-        # Totals in float64, and one batch's in float32.
-        gram = 12 * self._gram / shape.layers if reads_gram else 0
+        # Totals in float64, and those of one batch in float32.
+        gram = round(12 * self._gram_size / shape.layers) if reads_gram else 0
+        text_states = self.scored_tokens * shape.width * _FLOAT_BYTES
+        phases: dict[Phase, dict[str, int]] = {
+            "always": {
+                "process and libraries": process,
+                **self._weights(),
+                "head in float32": 0 if size == _FLOAT_BYTES else self.head_size * _FLOAT_BYTES,
+                "dense states of the prompts": states,
+                "dense calls of every sublayer": tokens * shape.width * sublayers * size,
+                "final streams of the texts": text_states,
+            },
+            "calibrated": {
+                "activations of a calibration batch": BATCH * calibration.length * self.activation_width * size,
+                "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
+                "Gram matrices of a layer": gram,
+            },
+            "worn": {
+                "masks, a bit a weight": masks,
+                "pruned weights": pruned if recipe.changes_matrices else 0,
+                "weights in reverse order": self.layers_bytes if reverses else 0,
+                "weights rounded to bfloat16": shape.body * 2 if noise == "bfloat16" else 0,
+                "states of the variant": states,
+                "key-value cache": cached_tokens * shape.cache_width * shape.layers * size,
+            },
+            "measured": {
+                "masks, a bit a weight": masks,
+                "shifts of the stream": len(group) * self.positions * shape.width * sublayers * _FLOAT_BYTES,
+                "pruned weights": self.workers * shape.largest_sublayer * size if recipe.changes_matrices else 0,
+                "shifts of the texts": text_states,
+                "shifts of single swaps, in float64": longest * shape.width * self._single_swaps(recipe) * 8,
+                "logits of a block": self.workers * block,
+                "rows of the variants": len(group) * self.bytes_a_variant,
+            },
+        }
+        items = [MemoryItem(item, size, phase) for phase, sizes in phases.items() for item, size in sizes.items()]
+        return [*items, *self._evaluation_memory()]
+
+    def _evaluation_memory(self) -> list[MemoryItem]:
+        """Return the memory of retrieval and speed; data sets are embedded by the variant one after the other."""
+        prompts = max((spec.batch * spec.length for spec in self.study.speed), default=0)
+        embedded = [size.texts * self.shape.width for size in self.retrieval]
         return [
-            MemoryItem("process and libraries", process),
-            *self._weights(),
-            MemoryItem("head in float32", head),
-            MemoryItem("dense states of the prompts", states),
-            MemoryItem("dense calls of every sublayer", tokens * shape.width * sublayers * size),
-            MemoryItem("final streams of the texts", self.scored * shape.width * FLOAT),
-            MemoryItem("activations of a calibration batch", longest * self.widest * size, "calibrated"),
-            MemoryItem("streams of the calibration tokens", streams * size, "calibrated"),
-            MemoryItem("Gram matrices of a layer", round(gram), "calibrated"),
-            MemoryItem("masks, a bit a weight", masks, "worn"),
-            MemoryItem("pruned weights", worn if masked else 0, "worn"),
-            MemoryItem("weights in reverse order", self.layers_bytes if turns else 0, "worn"),
-            MemoryItem("weights rounded to bfloat16", shape.body * 2 if rounds else 0, "worn"),
-            MemoryItem("states of the variant", states, "worn"),
-            MemoryItem("key-value cache", cached, "worn"),
-            MemoryItem("masks, a bit a weight", masks, "measured"),
-            MemoryItem("shifts of the stream", moves, "measured"),
-            MemoryItem("pruned weights", self.workers * shape.largest_sublayer * size if masked else 0, "measured"),
-            MemoryItem("shifts of the texts", self.scored * shape.width * FLOAT, "measured"),
+            MemoryItem("embeddings of the dense model", sum(embedded) * _FLOAT_BYTES),
+            MemoryItem("embeddings of the variant", max(embedded, default=0) * _EMBEDDING_BYTES, "worn"),
             MemoryItem(
-                "shifts of single swaps, in float64", max(self.lengths, default=0) * shape.width * swaps * 8, "measured"
+                "activations of the prompts of `speed`", prompts * self.activation_width * self.item_size, "worn"
             ),
-            MemoryItem("logits of a block", self.workers * block, "measured"),
-            MemoryItem("rows of the variants", len(group) * self.bytes_a_variant, "measured"),
-            *self.measured.held(),
         ]
 
-    def _weights(self) -> Iterator[MemoryItem]:
-        """The dense model's own, as far as they lie on the device."""
-        name, size, layers = f"weights in {self.study.dtype}", self.item_size, self.layers_bytes
-        if self.stays is None or self.stays >= layers:
-            yield MemoryItem(name, self.shape.parameters * size)
-            return
-        yield MemoryItem(f"{name} outside the layers", self.shape.parameters * size - layers)
-        yield MemoryItem("layers that stay", self.stays)
-        # A whole one in a pass, one sublayer a core where they are measured.
-        turn = max(layers // self.shape.layers, self.workers * self.shape.largest_sublayer * size)
-        yield MemoryItem("layers on their turn", turn)
+    def _weights(self) -> dict[str, int]:
+        """Return the bytes of the dense weights on the device."""
+        name, total, layers = (
+            f"weights in {self.study.dtype}",
+            self.shape.parameters * self.item_size,
+            self.layers_bytes,
+        )
+        if self.resident_bytes is None or self.resident_bytes >= layers:
+            return {name: total}
+        # A pass loads one whole layer; the measurement loads one sublayer per worker.
+        turn = max(layers // self.shape.layers, self.workers * self.shape.largest_sublayer * self.item_size)
+        return {
+            f"{name} outside the layers": total - layers,
+            "layers that stay": self.resident_bytes,
+            "layers on their turn": turn,
+        }
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
     def model_rows(self) -> list[RowCount]:
-        """Rows of the tables of a model."""
-        shape = self.shape
+        """Return the rows of a model in the tables of models."""
         return [
             RowCount("models", 1),
-            RowCount("activation_stats", shape.modules, listed=shape.inputs),
-            RowCount("block_influence", 3 * shape.layers),
+            RowCount("activation_stats", self.shape.modules, listed=self.shape.inputs),
+            RowCount("block_influence", 3 * self.shape.layers),
         ]
 
     def variant_rows(self, recipe: Recipe) -> list[RowCount]:
-        """Rows of the tables of a variant."""
-        measure, prompts = self.study.measure, len(self.prompts)
-        each = len(measure.lenses) * len(measure.temperatures) * self.positions
-        scopes = measure.scopes
-        moved = sum(self.moved(recipe, scope) for scope in scopes)
-        transitions = each * 2 * self.shape.layers * len(scopes)
-        written = prompts * self.study.generation.new_tokens * len(measure.trajectories)
-        listed = min(measure.top_k, self.shape.vocabulary)
-        decoded = written * len(measure.temperatures)
-        # Of the dense model its stream; of a variant the shifts that there are, local ones of changed sublayers alone.
-        kept = self.positions * (2 * self.shape.layers if recipe.method == "dense" else moved)
+        """Return the rows of a variant in the tables of variants."""
+        shape, measure, temperatures = self.shape, self.study.measure, len(self.study.measure.temperatures)
+        is_dense = recipe.method == "dense"
+        # Rows per sublayer and scope.
+        rows = len(measure.lenses) * temperatures * self.positions
+        shifted = sum(self.shifted_sublayers(recipe, scope) for scope in measure.scopes)
+        transitions = rows * self._sublayers * len(measure.scopes)
+        decoded = self._decoded_steps * temperatures
+        # Kept are the stream of the dense model, and of a variant the shifts after shifted sublayers.
+        states = self.positions * (self._sublayers if is_dense else shifted)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
-        masks = any(isinstance(part, MatrixRecipe) for part in steps(recipe))
-        sampled = min(self.shape.prunable, self.shape.modules * MAX_SAMPLED) // 8
+        masks = any(isinstance(step, MatrixRecipe) for step in steps(recipe))
+        sampled = min(shape.prunable, shape.modules * MOST_SAMPLED) // 8
         return [
             RowCount("variants", 1),
-            RowCount("mask_samples", self.shape.modules, packed=sampled if masks else 0),
-            RowCount("layer_transitions", transitions, unmoved=transitions - each * moved),
-            RowCount("decoding_steps", decoded, unmoved=decoded if recipe.method == "dense" else 0),
-            RowCount("top_tokens", written * 2 * listed),
-            RowCount("option_subspace", choices * len(measure.temperatures)),
-            RowCount("generations", prompts if "free_running" in measure.trajectories else 0),
-            *([RowCount("hidden_states", kept, listed=kept * self.shape.width)] if measure.keep_states else []),
-            RowCount("text_tokens", self.scored, unmoved=self.scored if recipe.method == "dense" else 0),
-            *self.measured.rows(recipe),
+            RowCount("mask_samples", shape.modules, packed=sampled if masks else 0),
+            RowCount("layer_transitions", transitions, unmoved=transitions - rows * shifted),
+            RowCount("decoding_steps", decoded, unmoved=decoded if is_dense else 0),
+            RowCount("top_tokens", self._decoded_steps * 2 * min(measure.top_k, shape.vocabulary)),
+            RowCount("option_subspace", choices * temperatures),
+            RowCount("generations", len(self.prompts) if "free_running" in measure.trajectories else 0),
+            *([RowCount("hidden_states", states, listed=states * shape.width)] if measure.keep_states else []),
+            RowCount("text_tokens", self.scored_tokens, unmoved=self.scored_tokens if is_dense else 0),
+            *self._evaluation_rows(recipe),
+        ]
+
+    def _evaluation_rows(self, recipe: Recipe) -> list[RowCount]:
+        """Return the rows of a variant in the tables of tasks, retrieval and speed."""
+        options = sum(task.samples * task.options_a_sample for task in self.tasks)
+        stored = sum(size.texts for size in self.retrieval if size.keeps_embeddings)
+        return [
+            RowCount("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
+            RowCount("task_samples", sum(task.samples for task in self.tasks), listed=round(2 * options)),
+            RowCount("retrieval_scores", 4 * len(self.retrieval)),
+            RowCount("retrieval_queries", 4 * sum(size.queries for size in self.retrieval)),
+            # A float16 takes half of a listed float32.
+            RowCount("retrieval_embeddings", stored, listed=stored * self.shape.width // 2),
+            RowCount("speed", len(self.study.speed) if recipe.method != "noise" else 0),
         ]

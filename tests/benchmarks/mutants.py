@@ -196,8 +196,8 @@ FAULTS = (
     ),
     fault(
         ADVICE,
-        "return SAFE if max(choosing, writing) <= tolerance",
-        "return SAFE if min(choosing, writing) <= tolerance",
+        "return SAFE if max(choice, generation) <= tolerance",
+        "return SAFE if min(choice, generation) <= tolerance",
         "pipelines/reporting/test_advice.py",
     ),
     fault(

@@ -1,4 +1,1 @@
-"""Charts, findings and the report: frames of the SQL marts in, pictures and one HTML page out.
-
-No SQL is run and no path is read or written here; `registry.FIGURES` lists the figures.
-"""
+"""Charts of the SQL marts: a figure holds its query, and draws the query's rows; `registry.FIGURES` lists them."""

@@ -1,7 +1,4 @@
-"""A chart of any question's answer, its form chosen from the key and the columns; every row is one mark.
-
-Which rows there are, and where the picture goes, is the caller's business.
-"""
+"""A chart of any question's answer, with one mark per row and a form that follows from the key and the columns."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,15 +11,15 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import method_encoding, theme
 from prunescope.pipelines.reporting.charts.display_text import label
 
-# More marks than a picture shows apart, or a browser draws at once.
-MOST_MARKS = 5000
-MOST_PANELS = 24
-MOST_COLORS = len(theme.CATEGORIES)
-# What has an order goes along the x axis, the first that varies.
-_ALONG = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
-# A median or estimate is drawn with its interval where the answer has one.
+# More marks are indistinguishable and slow in a browser.
+MAX_MARKS = 5000
+MAX_PANELS = 24
+MAX_COLORS = len(theme.CATEGORIES)
+# Ordered columns for the x axis; the first that varies is used.
+_ORDERED = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
+# Suffixes of the columns that bound an interval.
 _BOUNDS = (("_low", "_high"), ("_p10", "_p90"))
-# The figure that the question asks for, where it is not the one with an interval or the first.
+# The column to draw, where it is neither the one with an interval nor the first float.
 _VALUES = {
     "q11_first_flip": "first_flip_step",
     "q12_flip_to_collapse": "steps_to_collapse",
@@ -33,39 +30,39 @@ _VALUES = {
     "q24_attention_mlp_block": "kl_ratio",
     "q25_pattern_cost": "kl_ratio",
 }
-# A second figure of the question's, drawn as the size of the points.
+# A second column, drawn as the size of the points.
 _SIZES = {"q11_first_flip": "margin_dense"}
-# Fewer prompts carry no interval, as the headers of the questions say.
-_FEWEST_PROMPTS = 5
+# Questions give no interval for fewer prompts, as their headers say.
+_MIN_PROMPTS = 5
 
 
 def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme.AnyChart:
-    """The answer as points over its key, with intervals where it has them and lines where rows follow each other.
+    """Draw one column of an answer as points over its key, with its intervals, and lines along an ordered x axis.
 
     Args:
         name: the question.
-        frame: its rows, all of them.
+        frame: all rows of the answer.
         key: columns that identify a row.
         asks: the question in words, for the title.
 
     Returns:
-        A chart of one column; it says which, and what it leaves out.
+        A chart whose subtitle names the column, and what the chart leaves out.
 
     Raises:
-        InputError: there are more rows than a picture shows, or none of its columns is a number.
+        InputError: the answer has more than MAX_MARKS rows, or no column of numbers.
     """
     title = textwrap.wrap(asks, 90)
     if frame.is_empty():
         return theme.no_data("\n".join(title), "the answer has no rows")
-    if frame.height > MOST_MARKS:
+    if frame.height > MAX_MARKS:
         raise InputError(
-            f"--chart: {frame.height:,} rows are more than a picture shows ({MOST_MARKS:,}); ask for less with "
+            f"--chart: {frame.height:,} rows are more than a picture shows ({MAX_MARKS:,}); ask for less with "
             "--model, --recipe, --variant or --prompt"
         )
     value, low, high = _value(name, frame, key)
-    unbounded = ""
+    no_interval = ""
     if low and high and frame[low].null_count() == frame.height:
-        unbounded = f"no interval: {low} and {high} are NULL in every row{_reason(frame)}"
+        no_interval = f"no interval: {low} and {high} are NULL in every row{_reason(frame)}"
         low = high = None
     size = _SIZES.get(name)
     shown = frame.with_columns(pl.col(column).cast(pl.Float64) for column in (value, low, high) if column)
@@ -75,53 +72,48 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
         return theme.no_data("\n".join(title), f"{value} is NULL in every row")
     varying = [column for column in key if frame[column].n_unique() > 1]
     constant = [f"{column} {label(str(frame[column][0]))}" for column in key if column not in varying]
-    along = next((column for column in _ALONG if column in varying and frame[column].dtype.is_numeric()), None)
-    along = along or ("recipe" if "recipe" in varying or not varying else varying[0])
-    rest = [column for column in varying if column != along]
-    color = next((column for column in _by_series(rest) if frame[column].n_unique() <= MOST_COLORS), None)
-    panels = [column for column in rest if column != color]
-    while panels and frame.select(panels).n_unique() > MOST_PANELS:
+    along = next((column for column in _ORDERED if column in varying and frame[column].dtype.is_numeric()), None)
+    along = along or ("recipe" if "recipe" in (varying or key) else (varying or key)[0])
+    others = [column for column in varying if column != along]
+    # Colours go to recipes first, because answers are compared by recipe.
+    by_recipe = sorted(others, key=lambda column: column != "recipe")
+    color = next((column for column in by_recipe if frame[column].n_unique() <= MAX_COLORS), None)
+    panels = [column for column in others if column != color]
+    while panels and frame.select(panels).n_unique() > MAX_PANELS:
         panels.pop()
-    told = {along, color, *panels}
-    untold = [column for column in varying if column not in told]
+    hidden = [column for column in others if column not in {color, *panels}]
     subtitle = [
         value + (f", with {low} to {high}" if low else "") + (f"; larger points: larger {size}" if size else ""),
-        unbounded,
+        no_interval,
         ", ".join(constant),
-        f"points of one place differ in {', '.join(untold)}" if untold else "",
+        f"points of one place differ in {', '.join(hidden)}" if hidden else "",
         f"without {int(missing.sum())} rows in which it is NULL" if missing.any() else "",
     ]
-    return _chart(shown, (along, value, low, high, size), color, panels, not untold, theme.title(title, *subtitle))  # type: ignore[arg-type]
+    return _chart(shown, (along, value, low, high, size), color, panels, not hidden, theme.title(title, *subtitle))  # type: ignore[arg-type]
 
 
 def _reason(frame: pl.DataFrame) -> str:
-    """Why an answer has no interval, where its number of prompts says it."""
-    most = frame["n_prompts"].max() if "n_prompts" in frame.columns else None
-    if not isinstance(most, int) or most >= _FEWEST_PROMPTS:
+    """Return the reason why an answer has no interval, if it is its number of prompts."""
+    prompts = frame["n_prompts"].max() if "n_prompts" in frame.columns else None
+    if not isinstance(prompts, int) or prompts >= _MIN_PROMPTS:
         return ""
-    return f", because {most} prompts carry none ({_FEWEST_PROMPTS} would)"
-
-
-def _by_series(columns: Sequence[str]) -> list[str]:
-    """Recipes are what one compares, so they get the colours before anything else."""
-    return sorted(columns, key=lambda column: column != "recipe")
+    return f", because {prompts} prompts carry none ({_MIN_PROMPTS} would)"
 
 
 def _value(name: str, frame: pl.DataFrame, key: Sequence[str]) -> tuple[str, str | None, str | None]:
-    """The column to draw and the two that bound it."""
+    """Return the column to draw and the two that bound its interval."""
     others = [column for column in frame.columns if column not in key and frame[column].dtype.is_numeric()]
-    for column in others:
+    if not others:
+        raise InputError(f"--chart: {name} has no column of numbers to draw")
+    for column in others if name not in _VALUES else ():
         for below, above in _BOUNDS:
             stem = column.removesuffix("_median")
-            if name not in _VALUES and {stem + below, stem + above} <= set(others) and column != stem + below:
+            if {stem + below, stem + above} <= set(others) and column != stem + below:
                 return column, stem + below, stem + above
-    chosen = _VALUES.get(name, "")
-    figures = [column for column in others if frame[column].dtype.is_float()]
-    if chosen not in others:
-        if not others:
-            raise InputError(f"--chart: {name} has no column of numbers to draw")
-        chosen = (figures or others)[0]
-    return chosen, None, None
+    if (chosen := _VALUES.get(name)) in others:
+        return chosen, None, None
+    floats = [column for column in others if frame[column].dtype.is_float()]
+    return (floats or others)[0], None, None
 
 
 def _chart(
@@ -134,17 +126,13 @@ def _chart(
 ) -> theme.AnyChart:
     along, value, low, high, size = columns
     bounds = [column for column in (low, high) if column]
-    named = shown.with_columns(
-        pl.concat_str([pl.col(column).cast(pl.String) for column in panels], separator=" · ").alias("panel")
-        if panels
-        else pl.lit("").alias("panel")
-    )
     series = [*([color] if color else []), *panels]
-    named = named.sort(*series, along).with_columns(_runs(named.sort(*series, along), along, series))
+    named = shown.sort(*series, along)
+    panel = pl.concat_str(pl.col(panels).cast(pl.String), separator=" · ") if panels else pl.lit("")
+    named = named.with_columns(panel.alias("panel"), _runs(named, along, series).alias("run"))
     sizes = [size] if size else []
     named = named.select(*dict.fromkeys([along, value, *bounds, *sizes, *series, "panel", "run"]))
     is_ordered = shown[along].dtype.is_numeric()
-    # A line joins what one key leads through in order; where points of one place differ it would join strangers.
     x = alt.X(f"{along}:Q" if is_ordered else f"{along}:N", title=along)
     if is_ordered and shown[along].dtype.is_integer():
         x = theme.whole_axis(along, along, shown[along])
@@ -157,15 +145,14 @@ def _chart(
     ]
     base = theme.Chart().encode(x=x, tooltip=tooltip)
     if color:
-        is_method = color.endswith("method")
-        scale_of: dict[str, Any] = (
-            {"scale": method_encoding.color_scale(shown[color].cast(pl.String))} if is_method else {}
-        )
-        base = base.encode(color=alt.Color(f"{color}:N", sort=theme.names(shown, color), **scale_of))
-        if not is_ordered:  # equal values of one place stand side by side
+        colors: dict[str, Any] = {}
+        if color.endswith("method"):
+            colors["scale"] = method_encoding.color_scale(shown[color].cast(pl.String))
+        base = base.encode(color=alt.Color(f"{color}:N", sort=theme.names(shown, color), **colors))
+        if not is_ordered:  # so that equal values do not overlap
             base = base.encode(xOffset=alt.XOffset(f"{color}:N", sort=theme.names(shown, color)))
     layers = [base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))] if bounds else []
-    if is_ordered and is_whole:
+    if is_ordered and is_whole:  # where hidden columns vary, a line would join unrelated points
         layers.append(base.mark_line(strokeWidth=1.2, opacity=0.6).encode(y=y, detail=alt.Detail("run:N")))
     points = base.mark_point(filled=True, size=35, opacity=0.85).encode(y=y)
     if size:
@@ -180,7 +167,7 @@ def _chart(
 
 
 def _scale(values: pl.DataFrame) -> tuple[alt.Scale, alt.Axis]:
-    """A logarithmic axis for positive values that span more than two powers of ten, else an ordinary one."""
+    """Return a logarithmic axis for positive values that span more than two powers of ten, else a linear one."""
     finite = [column.drop_nulls().filter(column.drop_nulls().is_finite()) for column in values.iter_columns()]
     low, high = theme.extent(*finite)
     if low > 0 and high / low > 100:
@@ -189,8 +176,8 @@ def _scale(values: pl.DataFrame) -> tuple[alt.Scale, alt.Axis]:
 
 
 def _runs(frame: pl.DataFrame, along: str, others: Sequence[str]) -> pl.Expr:
-    """Numbers the stretches without a gap, so that no line crosses a layer of which there is no row."""
+    """Number the series of consecutive values, so that no line crosses a gap such as a layer without a row."""
     if not frame[along].dtype.is_integer():
-        return pl.lit(0).alias("run")
+        return pl.lit(0)
     gap = pl.col(along).cast(pl.Int64).diff() != 1
-    return (gap.over(others) if others else gap).fill_null(value=True).cum_sum().alias("run")
+    return (gap.over(others) if others else gap).fill_null(value=True).cum_sum()

@@ -1,7 +1,4 @@
-"""How far a variant depends on its calibration: the change of KL and the overlap of the masks, pair by pair.
-
-Finding the pairs is the query's business.
-"""
+"""Sensitivity of variants to their calibration: change of KL and overlap of the masks of pairs."""
 
 import altair as alt
 import polars as pl
@@ -10,13 +7,13 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "What another calibration changes"
 CAPTION = (
-    "Each row is a pair of variants whose recipes are the same but for the calibration tokens or the seed. Left, the "
-    "mean teacher-forced KL of the second less that of the first, paired by prompt and step, with its 95 % interval "
-    "over prompts where there are at least five. Right, the weights that both remove over those that one of them "
-    "removes, beside the same of two masks that know nothing of each other; its bar is the 95 % interval that sampling "
-    "the masks can cause at most (1.96 standard errors), mostly narrower than the point."
+    "Each row is a pair of variants whose recipes differ only in the calibration tokens or the seed. Left, the mean "
+    "teacher-forced KL of the second minus that of the first, paired by prompt and step, with its 95 % interval over "
+    "prompts where there are at least five. Right, the number of weights that both remove over the number that at "
+    "least one of them removes, and the expected value for two independent masks; the bar is the widest 95 % interval "
+    "that sampling the masks can cause (1.96 standard errors), mostly narrower than the point."
 )
-# Matrix by matrix |A ∪ B| = (|A| + |B|)/(1 + j), which weighs the errors of its samples.
+# A matrix's sampling error is weighted by its union, |A ∪ B| = (|A| + |B|)/(1 + j).
 QUERY = """\
 with matrices as (
     select model, recipe, other_recipe, coalesce(jaccard_removed_se, 0) as se,
@@ -41,18 +38,24 @@ order by model, method, recipe, other_recipe"""
 
 MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}
 
+_DIVERGENCES = (
+    "n_prompts",
+    "kl_nats",
+    "other_kl_nats",
+    "kl_difference_nats",
+    "kl_difference_low_nats",
+    "kl_difference_high_nats",
+)
+
 
 def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     shown = named.filter(pl.col("kl_difference_nats").is_not_null())
-    x = alt.X("kl_difference_nats:Q", title="KL of the second − KL of the first, nats", scale=alt.Scale(zero=True))
+    title = "KL of the second − KL of the first, nats"
     base = theme.Chart().encode(y=y)
     interval = (
         base.transform_filter("isValid(datum.kl_difference_low_nats)")
         .mark_rule(strokeWidth=2, color=theme.BLUE)
-        .encode(
-            x=alt.X("kl_difference_low_nats:Q", title="KL of the second − KL of the first, nats"),
-            x2=alt.X2("kl_difference_high_nats:Q"),
-        )
+        .encode(x=alt.X("kl_difference_low_nats:Q", title=title), x2=alt.X2("kl_difference_high_nats:Q"))
     )
     return alt.layer(
         theme.Chart()
@@ -61,30 +64,10 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         .encode(x=alt.datum(0)),
         *([interval] if shown["kl_difference_low_nats"].count() else []),
         base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
-            x=x,
-            tooltip=theme.tooltip(
-                "pair:N",
-                "differs_in:N",
-                "n_prompts:Q",
-                "kl_nats:Q",
-                "other_kl_nats:Q",
-                "kl_difference_nats:Q",
-                "kl_difference_low_nats:Q",
-                "kl_difference_high_nats:Q",
-            ),
+            x=alt.X("kl_difference_nats:Q", title=title, scale=alt.Scale(zero=True)),
+            tooltip=theme.tooltip("pair:N", "differs_in:N", *(f"{column}:Q" for column in _DIVERGENCES)),
         ),
-        data=theme.rows(
-            shown.select(
-                "pair",
-                "differs_in",
-                "n_prompts",
-                "kl_nats",
-                "other_kl_nats",
-                "kl_difference_nats",
-                "kl_difference_low_nats",
-                "kl_difference_high_nats",
-            )
-        ),
+        data=theme.rows(shown.select("pair", "differs_in", *_DIVERGENCES)),
     ).properties(width=260, height=alt.Step(22))
 
 
@@ -102,12 +85,9 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     title, scale = "overlap of the removed weights (Jaccard)", alt.Scale(domain=[0, 1])
     base = theme.Chart().encode(
         y=y,
-        color=alt.Color(
-            "masks:N",
-            title=None,
-            scale=alt.Scale(domain=list(MASKS.values()), range=[theme.VERMILLION, theme.GREY]),
-            # Below its own panel, so that both panels' rows stay level and no legend stands over the other.
-            legend=alt.Legend(orient="bottom"),
+        # The legend is below its panel, so that the rows of both panels stay level.
+        color=theme.nominal(
+            alt.Color, "masks", MASKS.values(), [theme.VERMILLION, theme.GREY], legend=alt.Legend(orient="bottom")
         ),
     )
     interval = (
@@ -117,31 +97,29 @@ def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     )
     point = base.mark_point(size=60, opacity=1, filled=True).encode(
         x=alt.X("overlap:Q", title=title, scale=scale),
-        shape=alt.Shape(
-            "masks:N", title=None, scale=alt.Scale(domain=list(MASKS.values()), range=["circle", "diamond"])
-        ),
+        shape=theme.nominal(alt.Shape, "masks", MASKS.values(), ["circle", "diamond"]),
         tooltip=theme.tooltip("pair:N", "masks:N", "overlap:Q", "jaccard_low:Q", "jaccard_high:Q"),
     )
     return alt.layer(interval, point, data=theme.rows(data)).properties(width=200, height=alt.Step(22))
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of `q28_sensitivity_to_calibration` of one model."""
+    """Draw rows of `q28_sensitivity_to_calibration` of one model."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no recipe was calibrated twice, on other tokens or with another seed")
     named = method_encoding.labelled(frame, "recipe", "other_recipe").with_columns(
         pl.format("{} → {} ({})", "recipe", "other_recipe", "differs_in").alias("pair")
     )
     order = theme.names(named, "pair")
-    axis = alt.Axis(labelLimit=330)
-    y = alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=axis)
-    bare = alt.Y(
-        "pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(labels=False, labelLimit=330)
-    )
+
+    def y(*, labels: bool) -> alt.Y:
+        axis = alt.Axis(labelLimit=330) if labels else alt.Axis(labelLimit=330, labels=False)
+        return alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=axis)
+
     parts = []
     if named["kl_difference_nats"].count():
-        parts.append(_divergences(named, y))
+        parts.append(_divergences(named, y(labels=True)))
     if named["jaccard_removed"].count():
-        parts.append(_masks(named, bare if parts else y))
+        parts.append(_masks(named, y(labels=not parts)))
     chart = alt.hconcat(*parts, title=theme.title(TITLE, theme.models(frame)))
     return theme.themed(chart.resolve_legend(color="independent", shape="independent"))

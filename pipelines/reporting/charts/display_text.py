@@ -1,6 +1,6 @@
-"""Makes model text safe to look at: what is invisible becomes visible, what is long is cut.
+"""Safe display of text from models: invisible characters become visible, long texts are cut.
 
-Escaping for HTML and JSON does not belong here; the report does it where it writes.
+Escaping for HTML and JSON is left to the code that writes them.
 """
 
 import unicodedata
@@ -22,22 +22,22 @@ def _show(character: str) -> str:
 
 
 def _show_space(character: str) -> str:
-    """As `_show`, and a space other than the plain one as its number: alone in a cell it would look like nothing."""
+    """Like `_show`, but show spaces other than U+0020 as their number too, because a cell of one would look empty."""
     return f"⟨{ord(character):X}⟩" if unicodedata.category(character) == "Zs" else _show(character)
 
 
 def visible(token: str, limit: int) -> str:
-    """One token or name on one line: white space as symbols, other invisible characters as their number.
+    """Format a token or name on one line: white space as symbols, other invisible characters as their number.
 
     Args:
         token: any text, of any length.
-        limit: most columns of a fixed-width font that the result takes; a longer text ends in an ellipsis.
+        limit: most columns of a fixed-width font; a longer text ends in an ellipsis.
     """
-    # A token of 10,000 characters is cut before it is walked, and kept.
+    # Cut before the cached call, so that the cache holds no long texts.
     return _visible(token[: limit + 1], limit)
 
 
-@lru_cache(maxsize=1 << 14)  # a report shows the same few thousand tokens again and again
+@lru_cache(maxsize=1 << 14)  # a report repeats the same few thousand tokens
 def _visible(token: str, limit: int) -> str:
     shown, used = "", 0
     for character in token:
@@ -56,11 +56,11 @@ def _visible(token: str, limit: int) -> str:
 
 
 def label(name: str, limit: int = 40) -> str:
-    """A model, recipe or prompt name for an axis: as `visible`, but a space stays a space."""
+    """Format a model, recipe or prompt name: like `visible`, but a space stays a space."""
     return visible(name, limit).replace(_SYMBOLS[" "], " ")
 
 
 def prose(text: str, limit: int = 4000) -> str:
-    """Running text: line breaks kept, direction marks and control characters shown as their number, cut at `limit`."""
+    """Format running text: keep line breaks, show direction and control characters as numbers, cut at `limit`."""
     shown = "".join(character if character in _KEPT_IN_PROSE else _show(character) for character in text[:limit])
     return shown if len(text) <= limit else f"{shown}… (cut: {limit:,} of {len(text):,} characters shown)"

@@ -1,7 +1,4 @@
-"""Score against the number of dropped sublayers or blocks, by kind of task, with the published curves behind.
-
-Averaging over tasks is the query's business.
-"""
+"""Score against the number of dropped sublayers or blocks, by kind of task, with published curves behind it."""
 
 import altair as alt
 import polars as pl
@@ -11,12 +8,12 @@ from prunescope.pipelines.reporting.charts.display_text import label
 
 TITLE = "Score against how much was dropped"
 CAPTION = (
-    "Mean score over the tasks of a kind, and how often the answer written is the dense model's, right or not, after "
-    "dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (1.96 standard errors over "
-    "samples, within 0 to 1; an error of 0, as where all samples fail, shows none). Where several variants drop as "
-    "many by the same rule, the line runs through their mean. Dashed and small: published curves (means over the tasks "
-    "of that kind, of any publication with at least three values of k), which are of another model and other tasks, so "
-    "compare the shape and not the height; the box below the chart hides them."
+    "Mean score over the tasks of a kind, and the share of written answers that equal the dense model's, right or "
+    "wrong, after dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (1.96 "
+    "standard errors over samples, within 0 to 1; an error of 0, as where all samples fail, shows none). Where several "
+    "variants drop the same number by the same rule, the line runs through their mean. Dashed and small: published "
+    "curves (means over the tasks of that kind, of any publication with at least three values of k), which are of "
+    "another model and other tasks, so compare the shape and not the height; the box below the chart hides them."
 )
 QUERY = """\
 with drops as (
@@ -44,7 +41,7 @@ scored as (
     where metric = 'ndcg_at_10'
     group by model, recipe
 ),
--- A dense model alone is no curve.
+-- Only models with a pruned variant: a dense model alone makes no curve.
 measured as (
     select *
     from scored
@@ -83,59 +80,50 @@ KINDS = {
 
 
 def _from_dense(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows with the dense model, which has dropped nothing, as the first point of every curve."""
-    curve = ["method", "chosen_by"]
-    start = ["kind", "series"]
-    dense = frame.filter(pl.col("method") == "dense").drop(curve)
+    """Return the rows with the dense model, which has dropped nothing, as the first point of every curve."""
     pruned = frame.filter(pl.col("method") != "dense")
     if pruned.is_empty():
         return frame
-    curves = pruned.select(*start, *curve).unique(maintain_order=True)
-    return pl.concat([curves.join(dense, on=start), pruned], how="diagonal_relaxed")
+    dense = frame.filter(pl.col("method") == "dense").drop("method", "chosen_by")
+    curves = pruned.select("kind", "series", "method", "chosen_by").unique(maintain_order=True)
+    return pl.concat([curves.join(dense, on=["kind", "series"]), pruned], how="diagonal_relaxed")
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of one model, one panel per kind of task."""
+    """Draw rows of one model, one panel per kind of task."""
     if frame.is_empty():
         return theme.no_data(TITLE, "the study scores no task for variants that drop sublayers or blocks")
     named = method_encoding.labelled(frame, "recipe", "method", "chosen_by").with_columns(
-        (pl.col("publication").cast(pl.String) + ", published").fill_null("measured").alias("series"),
-        (pl.col("model").cast(pl.String)),
+        (pl.col("publication").cast(pl.String) + ", published").fill_null("measured").alias("series")
     )
     named = method_encoding.labelled(named, "series")
     named, order = method_encoding.panel_titles(named, "kind", KINDS)
-    curves = method_encoding.with_interval(_from_dense(named), "score", "score_se").with_columns(
+    curves = method_encoding.with_interval(_from_dense(named)).with_columns(
         pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve")
     )
     marks = method_encoding.encodings(curves["method"])
-    is_shown = alt.param(
-        name="published",
-        value=True,
-        bind=alt.binding_checkbox(name="published curves "),
-    )
+    is_shown = alt.param(name="published", value=True, bind=alt.binding_checkbox(name="published curves "))
     x = theme.whole_axis("dropped", "dropped sublayers or blocks, k", curves["dropped"])
     y = alt.Y(
         "score:Q",
         title="mean score",
-        scale=method_encoding.padded(curves["score"], curves["low"].drop_nulls(), curves["high"].drop_nulls())
-        if curves["low"].count()
-        else method_encoding.padded(curves["score"]),
+        scale=method_encoding.padded(curves["score"], curves["low"], curves["high"]),
     )
     base = theme.Chart().encode(x=x, color=marks["color"], detail=alt.Detail("curve:N"))
-    ours = base.transform_filter("datum.series == 'measured'")
-    theirs = base.transform_filter("datum.series != 'measured'")
-    seen = alt.condition(is_shown, alt.value(0.55), alt.value(0))
+    measured = base.transform_filter("datum.series == 'measured'")
+    published = base.transform_filter("datum.series != 'measured'")
+    opacity = alt.condition(is_shown, alt.value(0.55), alt.value(0))
     tooltip = theme.tooltip(
         "series:N", "recipe:N", "method:N", "chosen_by:N", "dropped:Q", "score:Q", "low:Q", "high:Q"
     )
     chart = alt.layer(
-        theirs.mark_line(strokeDash=[4, 3], strokeWidth=1.2).encode(y=y, opacity=seen),
-        theirs.mark_point(filled=True, size=14).encode(y=y, opacity=seen, shape=marks["shape"], tooltip=tooltip),
-        ours.transform_filter("isValid(datum.low)")
+        published.mark_line(strokeDash=[4, 3], strokeWidth=1.2).encode(y=y, opacity=opacity),
+        published.mark_point(filled=True, size=14).encode(y=y, opacity=opacity, shape=marks["shape"], tooltip=tooltip),
+        measured.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.2)
         .encode(y=alt.Y("low:Q", title="mean score"), y2=alt.Y2("high:Q")),
-        ours.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score")),
-        ours.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=marks["shape"], tooltip=tooltip),
+        measured.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score")),
+        measured.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=marks["shape"], tooltip=tooltip),
         data=theme.rows(curves.drop("model", "kind", "score_se", "publication")),
     ).add_params(is_shown)
     dashed = [name for name in theme.names(curves, "series") if name != "measured"]

@@ -1,7 +1,4 @@
-"""Estimate against truth for the paper's three theorems, and the bias by decile of the truth.
-
-The sample is drawn by the query, not here.
-"""
+"""Estimate against truth for the paper's three theorems, and the bias by decile of the truth."""
 
 import altair as alt
 import polars as pl
@@ -11,12 +8,12 @@ from prunescope.pipelines.reporting.charts import hierarchy, method_encoding, th
 TITLE = "Second-order estimates against the truth"
 CAPTION = (
     "Above, each point is one layer at one position: on the diagonal the estimate is exact, above it the estimate is "
-    "too large. A fixed sample of at most 500 points a theorem (the smallest MD5 values of the row's key); rows in "
-    "which estimate or truth is exactly 0 have no place on logarithmic axes and are left out; points below 1e-9 lie on "
-    "the edge. Below, the bias by decile of the truth, over all points and not the sample (of a model with a "
-    "million or more over every second position, with more every third, and so on): the median of estimate over "
-    "truth at the middle of the decile, with bars from the 10th to the 90th percentile; what is off by more than 30 "
-    "times lies on the edge."
+    "too large. A fixed sample of at most 500 points per theorem (the smallest MD5 values of the row's key); rows in "
+    "which estimate or truth is exactly 0 are left out, because logarithmic axes cannot show them; points below 1e-9 "
+    "are drawn on the edge. Below, the bias by decile of the truth, over all points and not the sample (of a model "
+    "with a million points or more over every second position, from 1.5 million over every third, and so on): the "
+    "median of estimate over truth at the middle of the decile, with bars from the 10th to the 90th percentile; ratios "
+    "beyond a factor of 30 are drawn on the edge."
 )
 QUERY = """\
 with temperatures as (
@@ -46,8 +43,10 @@ deciles as (
 select * from points union all by name select * from deciles
 order by model, lens desc, theorem, decile, scope, truth, estimate, recipe, prompt_id, position, layer, sublayer"""
 
-# A softmax of two logits hundreds apart gives shifts of 1e-40, which nobody can see in a text.
+# A softmax of two logits hundreds apart gives shifts of 1e-40, which no generated text shows.
 FLOOR = 1e-9
+# Ratios beyond this factor are drawn on the edge.
+MAX_BIAS = 30
 
 PANELS = {
     "T1 h": "T1, hidden state: 1 − cos(h)",
@@ -56,26 +55,12 @@ PANELS = {
     "T3 KL": "T3, KL(dense ‖ pruned) in nats",
 }
 SCOPES = {"local": "local, one sublayer swapped", "propagated": "propagated, the pruned model run whole"}
-
-
-# Ratios beyond this are drawn on the edge: that an estimate is useless needs no more room.
-MOST_BIAS = 30
-
-
-def _color() -> alt.Color:
-    return alt.Color(
-        "scope:N", title=None, scale=alt.Scale(domain=list(SCOPES.values()), range=[theme.BLUE, theme.VERMILLION])
-    )
-
-
-def _shape() -> alt.Shape:
-    return alt.Shape(
-        "scope:N", title=None, scale=alt.Scale(domain=list(SCOPES.values()), range=["circle", "triangle-up"])
-    )
+_COLOR = theme.nominal(alt.Color, "scope", SCOPES.values(), [theme.BLUE, theme.VERMILLION])
+_SHAPE = theme.nominal(alt.Shape, "scope", SCOPES.values(), ["circle", "triangle-up"])
 
 
 def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]) -> theme.AnyChart:
-    """Estimate against truth, with the diagonal."""
+    """Draw estimate against truth, with the diagonal."""
     x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
     y = alt.Y("estimate:Q", title="estimate", scale=scale, axis=axis)
     line = theme.inline([{"truth": end, "estimate": end} for end in ends])
@@ -84,36 +69,36 @@ def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     cloud = (
         theme.Chart(theme.rows(points))
         .mark_point(filled=True, size=14, opacity=0.5)
-        .encode(x=x, y=y, tooltip=tooltip, color=_color(), shape=_shape())
+        .encode(x=x, y=y, tooltip=tooltip, color=_COLOR, shape=_SHAPE)
     )
     return alt.layer(diagonal, cloud).properties(width=330, height=210)
 
 
 def _bias(deciles: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]) -> theme.AnyChart:
-    """Estimate over truth by decile of the truth."""
+    """Draw estimate over truth by decile of the truth."""
     x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
-    ratios = alt.Scale(type="log", domain=[1 / MOST_BIAS, MOST_BIAS], nice=False, clamp=True)
+    ratios = alt.Scale(type="log", domain=[1 / MAX_BIAS, MAX_BIAS], nice=False, clamp=True)
     ticks = alt.Axis(values=[0.1, 1, 10], format="~r")
     y = alt.Y("ratio_median:Q", title="estimate / truth", scale=ratios, axis=ticks)
     line = theme.inline([{"truth": end, "ratio_median": 1} for end in ends])
     exact = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
-    # The shape is the points' alone: a rule that has it is drawn with a symbol at its end.
-    base = theme.Chart(theme.rows(deciles)).encode(x=x, color=_color())
+    # Only the points have a shape: a rule with one is drawn with a symbol at its end.
+    base = theme.Chart(theme.rows(deciles)).encode(x=x, color=_COLOR)
     spread = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(
         y=alt.Y("ratio_p10:Q", scale=ratios, title="estimate / truth"), y2=alt.Y2("ratio_p90:Q")
     )
     tooltip = theme.tooltip("scope:N", "decile:Q", "n:Q", "truth:Q", "ratio_median:Q", "ratio_p10:Q", "ratio_p90:Q")
-    point = base.mark_point(filled=True, size=36, opacity=1).encode(y=y, shape=_shape(), tooltip=tooltip)
+    point = base.mark_point(filled=True, size=36, opacity=1).encode(y=y, shape=_SHAPE, tooltip=tooltip)
     return alt.layer(exact, spread, point).properties(width=330, height=80)
 
 
 def _panel(part: pl.DataFrame, panel: str) -> theme.AnyChart:
-    """One theorem: the cloud above, the bias below, on one axis of the truth."""
+    """Draw one theorem: the cloud above, the bias below, with the same axis for the truth."""
     points, deciles = part.filter(pl.col("decile").is_null()), part.filter(pl.col("decile").is_not_null())
     low, high = theme.extent(part["truth"], points["estimate"])
     ends = max(low, FLOOR), max(high, 10 * FLOOR)
     scale, axis = theme.decades(*ends)
-    scale.clamp = True  # what lies below the floor is drawn on the edge
+    scale.clamp = True  # values below the floor are drawn on the edge
     charts = []
     if not points.is_empty():
         own = ["variant", "layer", "sublayer", "prompt_id", "position", "scope", "estimate", "truth"]
@@ -128,7 +113,7 @@ def _panel(part: pl.DataFrame, panel: str) -> theme.AnyChart:
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws points of `estimate_points` and deciles of `q05_bias_by_deviation` of one lens, one panel per theorem."""
+    """Draw points of `estimate_points` and deciles of `q05_bias_by_deviation` of one lens, one panel per theorem."""
     positive = frame.filter(
         theme.has_logarithm("truth"), theme.has_logarithm("estimate") | theme.has_logarithm("ratio_median")
     )
@@ -136,16 +121,10 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         return theme.no_data(TITLE, "no layer moved, so that there is nothing to estimate")
     named = method_encoding.labelled(positive.with_columns(pl.col("recipe").cast(pl.String).fill_null("")), "prompt_id")
     points = theme.with_variant(named).with_columns(pl.col("scope").cast(pl.String).replace(SCOPES))
-    shown = []
-    for theorem, panel in PANELS.items():
-        part = points.filter(pl.col("theorem") == theorem)
-        if not part.is_empty():
-            shown.append(_panel(part, panel))
-    sample, behind = positive["decile"].null_count(), positive["n"].sum()
-    told = [
-        theme.models(frame),
-        theme.temperatures(frame),
-        *(hierarchy.LENSES[lens] for lens in theme.names(frame, "lens")),
+    panels = [
+        _panel(part, panel)
+        for theorem, panel in PANELS.items()
+        if not (part := points.filter(pl.col("theorem") == theorem)).is_empty()
     ]
-    subtitle = [" · ".join(told), f"{sample:,} points above, deciles of {behind:,} below"]
-    return theme.themed(alt.concat(*shown, columns=2, title=theme.title(TITLE, *subtitle)))
+    counts = f"{positive['decile'].null_count():,} points above, deciles of {positive['n'].sum():,} below"
+    return theme.themed(alt.concat(*panels, columns=2, title=theme.title(TITLE, hierarchy.subtitle(frame), counts)))

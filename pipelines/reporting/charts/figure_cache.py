@@ -1,7 +1,4 @@
-"""Figures over one state of the tables: each is asked for and drawn once, whoever wants it first.
-
-What becomes of the drawings belongs to the caller.
-"""
+"""Cache of figures over one state of the tables."""
 
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -14,36 +11,36 @@ from prunescope.pipelines.reporting.charts.registry import Figure
 
 
 class FigureCache:
-    """Figures as they are wanted, kept until nobody holds this any more."""
+    """Figures that are queried and drawn once, on first use."""
 
     def __init__(self, ask: Callable[[str], pl.DataFrame]) -> None:
-        """Keeps who answers; nothing is asked yet.
+        """Store the query function; run nothing.
 
         Args:
-            ask: the rows of a SELECT, always of the same state.
+            ask: function that returns the rows of a SELECT, always over the same state of the tables.
         """
         self._ask = ask
         self._answers: dict[str, pl.DataFrame] = {}
         self._drawings: dict[str, Iterator[tuple[str, Specification]]] = {}
 
     def answer(self, query: str) -> pl.DataFrame:
-        """The rows of a figure's query."""
+        """Return the rows of a figure's query."""
         if query not in self._answers:
             self._answers[query] = self._ask(query)
         return self._answers[query]
 
     def drawings(self, figure: Figure) -> Iterator[tuple[str, Specification]]:
-        """Title and specification of each drawing, drawn when it is reached; not to be changed, for others read it."""
+        """Yield title and specification of each drawing, drawn on demand; callers must not modify what they share."""
         if figure.name not in self._drawings:
-            (self._drawings[figure.name],) = tee(self._made(figure), 1)
-        # A copy of one that nobody reads from begins at the first drawing and shares those that were made.
+            (self._drawings[figure.name],) = tee(self._draw(figure), 1)
+        # The stored iterator is never advanced, so a copy starts at the first drawing and shares finished ones.
         return copy(self._drawings[figure.name])
 
-    def _made(self, figure: Figure) -> Iterator[tuple[str, Specification]]:
+    def _draw(self, figure: Figure) -> Iterator[tuple[str, Specification]]:
         try:
             for drawing in figure.draw_all(self.answer(figure.query)):
                 yield drawing.title, drawing.specification
         except Exception:
-            # What was made before would pass for all of it.
+            # The finished drawings alone would look like the whole figure.
             del self._drawings[figure.name]
             raise

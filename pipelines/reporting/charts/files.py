@@ -1,7 +1,4 @@
-"""A chart as files for a paper: Vega-Lite JSON, SVG, PDF and PNG, the same bytes every time.
-
-Where the files go belongs to the caller.
-"""
+"""A chart as files for a paper: Vega-Lite JSON, SVG, PDF and PNG, the same bytes every time."""
 
 import re
 from typing import Literal
@@ -9,24 +6,21 @@ from typing import Literal
 import vl_convert
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.reporting.charts.publication_size import SMALLEST_TYPE, Specification, fitted
+from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, Specification, fitted
 from prunescope.pipelines.reporting.charts.theme import vega_lite
 
-# Dots a point: sharp on every screen; print takes the PDF.
-_PNG_SCALE = 2.0
-# Three hundred dots an inch.
-_PRINT_SCALE = 300 / 72
+# Dots per pixel of a PNG for screens, and per point of one at the width of a paper's columns (300 dpi).
+_PNG_SCALE, _PRINT_SCALE = 2.0, 300 / 72
 _REFERENCE = re.compile(rb"(\d+) 0 R\b")
-# Names in a dictionary of resources, one a line, in the order of a hash table.
+# Entries of a resource dictionary, one per line, which vl-convert writes in the order of a hash table.
 _ENTRIES = re.compile(rb"(?:^ *(?:/[\w+-]+ \d+ 0 R)\n){2,}", re.MULTILINE)
 
 
 def chart_files(specification: Specification) -> dict[str, bytes]:
-    """The chart's files by suffix: the specification, pictures for screens, and a PDF for two columns and one for one.
+    """Return a chart's files by suffix: the specification, pictures for screens, PDFs for one and two columns.
 
-    A chart too wide for one column of a paper has no `-column.pdf`.
-
-    Fonts are embedded in the PDFs; the SVG names them, with families that every system has.
+    A chart too wide for one column of a paper has no `-column.pdf`. The PDFs embed their fonts; the SVG only names
+    them, with fallbacks that every system has.
 
     Args:
         specification: a chart with its config.
@@ -39,24 +33,24 @@ def chart_files(specification: Specification) -> dict[str, bytes]:
         ".png": vl_convert.svg_to_png(svg, scale=_PNG_SCALE),
     }
     narrow = fitted(specification, 1, svg)
-    if narrow.type_points >= SMALLEST_TYPE:
+    if narrow.type_points >= MIN_TYPE:
         files["-column.pdf"] = canonical_pdf(vl_convert.svg_to_pdf(narrow.svg))
     return files
 
 
-def preview(specification: Specification, most_bytes: int) -> bytes:
-    """A chart as a PNG for a small place, with half as many dots each way at the least.
+def preview(specification: Specification, max_bytes: int) -> bytes:
+    """Return a chart as a small PNG, scaled down to half its size at most.
 
     Args:
         specification: a chart of any size with its config.
-        most_bytes: beyond which it is made smaller.
+        max_bytes: size above which the PNG is scaled down.
     """
-    # Drawn once; only the dots are made again.
+    # Draw once and only rasterize again.
     svg = vl_convert.vegalite_to_svg(specification)
     picture = vl_convert.svg_to_png(svg)
-    # Three quarters as many dots each way save less than a third of the bytes.
-    for scale in (0.75, 0.5) if len(picture) <= 1.5 * most_bytes else (0.5,):
-        if len(picture) > most_bytes:
+    # A scale of 0.75 saves less than a third of the bytes.
+    for scale in (0.75, 0.5) if len(picture) <= 1.5 * max_bytes else (0.5,):
+        if len(picture) > max_bytes:
             picture = vl_convert.svg_to_png(svg, scale=scale)
     return picture
 
@@ -64,70 +58,69 @@ def preview(specification: Specification, most_bytes: int) -> bytes:
 def chart_file(
     specification: Specification, format_: Literal["pdf", "png", "svg"], columns: int | None = None
 ) -> bytes:
-    """One picture of a chart.
+    """Return one picture of a chart.
 
     Args:
         specification: a chart with its config.
-        format_: of the file.
-        columns: 1 or 2, for the width of so many columns of a paper; None: as large as it was drawn.
+        format_: format of the file.
+        columns: 1 or 2 for the width of that many columns of a paper; None for the size as drawn.
 
     Raises:
-        InputError: the chart is so wide that its type could not be read in one column.
+        InputError: the chart is so wide that its type would be unreadable in the columns.
     """
     if columns is None:
         svg = vl_convert.vegalite_to_svg(specification)
     else:
-        printed = fitted(specification, columns)
-        if printed.type_points < SMALLEST_TYPE:
+        fitted_chart = fitted(specification, columns)
+        if fitted_chart.type_points < MIN_TYPE:
             raise InputError(
-                f"--columns {columns}: the type would be {printed.type_points:.1f} points high, too small to read"
+                f"--columns {columns}: the type would be {fitted_chart.type_points:.1f} points high, too small to read"
                 + ("; use --columns 2" if columns == 1 else "; draw fewer variants, or without --columns")
             )
-        svg = printed.svg
+        svg = fitted_chart.svg
     if format_ == "pdf":
         return canonical_pdf(vl_convert.svg_to_pdf(svg))
     if format_ == "png":
-        # A width in points needs more dots than one in pixels.
         return vl_convert.svg_to_png(svg, scale=_PNG_SCALE if columns is None else _PRINT_SCALE)
     return svg.encode()
 
 
 def canonical_pdf(pdf: bytes) -> bytes:
-    """The same document with its objects in one order, whatever order the converter's hash tables had.
+    """Return a PDF with resources sorted by name and objects numbered in the order of their first reference.
 
-    Resources are sorted by name and objects numbered in the order in which they are first referred to.
+    vl-convert writes both in the order of its hash tables, which differs between runs.
 
     Raises:
-        ValueError: it is not the plain kind of PDF that vl-convert writes.
+        ValueError: the PDF is not as simple as those that vl-convert writes.
     """
     objects, trailer = _parsed(pdf)
     heads = {number: _sorted_entries(content.partition(b"\nstream\n")[0]) for number, content in objects.items()}
     order: list[int] = []
-    rest = _references(trailer)[::-1]
-    while rest:
-        number = rest.pop()
+    unvisited = _references(trailer)[::-1]
+    while unvisited:
+        number = unvisited.pop()
         if number in heads and number not in order:
             order.append(number)
-            rest.extend(_references(heads[number])[::-1])
-    renumbered = {number: place for place, number in enumerate(order, start=1)}
+            unvisited.extend(_references(heads[number])[::-1])
+    new_number = {number: new for new, number in enumerate(order, start=1)}
 
-    def renamed(text: bytes) -> bytes:
-        return _REFERENCE.sub(lambda match: b"%d 0 R" % renumbered[int(match[1])], text)
+    def renumbered(text: bytes) -> bytes:
+        return _REFERENCE.sub(lambda match: b"%d 0 R" % new_number[int(match[1])], text)
 
     body, offsets = bytearray(pdf[: pdf.index(b"\n") + 1] + b"%\x80\x80\x80\x80\n"), []
     for number in order:
         offsets.append(len(body))
         _, mark, stream = objects[number].partition(b"\nstream\n")
-        body += b"%d 0 obj\n%s%s%s\nendobj\n" % (renumbered[number], renamed(heads[number]), mark, stream)
+        body += b"%d 0 obj\n%s%s%s\nendobj\n" % (new_number[number], renumbered(heads[number]), mark, stream)
     start = len(body)
     body += b"xref\n0 %d\n0000000000 65535 f\r\n" % (len(order) + 1)
     body += b"".join(b"%010d 00000 n\r\n" % offset for offset in offsets)
-    size = re.sub(rb"/Size \d+", b"/Size %d" % (len(order) + 1), renamed(trailer))
+    size = re.sub(rb"/Size \d+", b"/Size %d" % (len(order) + 1), renumbered(trailer))
     return bytes(body) + b"trailer\n%s\nstartxref\n%d\n%%%%EOF\n" % (size, start)
 
 
 def _parsed(pdf: bytes) -> tuple[dict[int, bytes], bytes]:
-    """The objects by number, without `obj` and `endobj`, and the trailer's dictionary."""
+    """Return the objects by number, without `obj` and `endobj`, and the trailer's dictionary."""
     end = re.search(rb"trailer\s*(<<.*?>>)\s*startxref\s*(\d+)\s*%%EOF\s*\Z", pdf, re.DOTALL)
     table = re.compile(rb"xref\s+0 (\d+)\s+").match(pdf, int(end[2])) if end else None
     if end is None or table is None:

@@ -1,7 +1,4 @@
-"""How many right answers every two variants do not share, both ways, as a matrix.
-
-Pairing and testing the answers is the query's business.
-"""
+"""Number of right answers that one variant has and another lacks, for every two variants, as a matrix."""
 
 from typing import Any
 
@@ -11,17 +8,17 @@ import polars as pl
 from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.display_text import label
 
-# More variants than this get cells without numbers, so that 34 still fit one column of a paper.
-MOST_NUMBERED = 16
+# With more variants cells have no numbers, so that 34 variants still fit one column of a paper.
+MAX_NUMBERED = 16
 TITLE = "Right answers that one variant has and another has not"
 CAPTION = (
     "Each cell counts the samples that the variant of its row answers right and the variant of its column wrong, of "
     "those that both answered, over all tasks of the metric; the cell across the diagonal is the other way round, and "
-    "where both are dark the two are right on different questions. The dense model comes first, then by right answers "
-    "(per cent behind the name). A dot marks pairs that differ: an exact McNemar test of the two cells with Holm's "
-    "correction over all pairs, p < 0.05. No dot does not say that two variants are alike. Of more than 50 variants "
-    "those with the most right answers and the dense model are shown; the tests are over all. Of up to "
-    f"{MOST_NUMBERED} variants the counts stand in the cells. One chart a metric."
+    "where both are dark the two are right on different questions. The dense model comes first, the others follow by "
+    "right answers (in per cent after the name). A dot marks pairs that differ: an exact McNemar test of the two cells "
+    "with Holm's correction over all pairs, p < 0.05. A pair without a dot is not proven to be equal. Of more than 50 "
+    "variants those with the most right answers and the dense model are shown; the tests are over all. With up to "
+    f"{MAX_NUMBERED} variants the cells show the counts. One chart per metric."
 )
 QUERY = """\
 with shown as (
@@ -43,15 +40,15 @@ order by model, metric, recipe, other_recipe"""
 
 LEVEL = 0.05
 # Between a variant's name and its share of right answers.
-_BEHIND = "  "
+_SEPARATOR = "  "
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of `task_turns` of one model and one metric."""
+    """Draw rows of `task_turns` of one model and one metric."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no task with right answers was asked of two variants")
     cells, order = _cells(frame)
-    is_numbered = len(order) <= MOST_NUMBERED
+    is_numbered = len(order) <= MAX_NUMBERED
     size = 30 if is_numbered else 10
     axis = alt.Axis(domain=False, ticks=False, labelLimit=190, labelFontSize=11 if is_numbered else 10)
     base = theme.Chart(theme.rows(cells)).encode(
@@ -59,22 +56,22 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             "without:N",
             title="… and wrong in",
             scale=alt.Scale(domain=order),
-            # What stands behind the name in a row is not told again.
+            # The share of right answers follows the name in the rows only.
             axis=alt.Axis(
                 **axis.to_dict(),
                 labelAngle=-45 if is_numbered else -90,
-                labelExpr=f"slice(datum.label, 0, lastindexof(datum.label, '{_BEHIND}'))",
+                labelExpr=f"slice(datum.label, 0, lastindexof(datum.label, '{_SEPARATOR}'))",
             ),
         ),
         y=alt.Y("with:N", title="right in …", scale=alt.Scale(domain=order), axis=axis),
     )
-    most = float(cells["lost_share"].max() or 0)  # type: ignore[arg-type]
+    max_share = float(cells["lost_share"].max() or 0)  # type: ignore[arg-type]
     layers = [
         base.mark_rect().encode(
             color=alt.Color(
                 "lost_share:Q",
                 title="share of the samples",
-                scale=alt.Scale(scheme="blues", domain=[0, most or 1]),
+                scale=alt.Scale(scheme="blues", domain=[0, max_share or 1]),
                 legend=alt.Legend(gradientLength=160, format="~%", tickCount=4),
             ),
             tooltip=theme.tooltip(
@@ -82,7 +79,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             ),
         )
     ]
-    ink = alt.condition(f"datum.lost_share > {0.55 * most}", alt.value("white"), alt.value(theme.INK))
+    ink = alt.condition(f"datum.lost_share > {0.55 * max_share}", alt.value("white"), alt.value(theme.INK))
     if is_numbered:
         layers.append(base.mark_text(fontSize=11).encode(text=alt.Text("lost:Q"), color=ink))
     corner: dict[str, Any] = {"xOffset": 0.34 * size, "yOffset": -0.34 * size} if is_numbered else {}
@@ -93,13 +90,15 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     return theme.themed(
         alt.layer(*layers).properties(
-            width=alt.Step(size), height=alt.Step(size), title=theme.title(TITLE, theme.models(frame), *_told(frame))
+            width=alt.Step(size),
+            height=alt.Step(size),
+            title=theme.title(TITLE, theme.models(frame), *_subtitles(frame)),
         )
     )
 
 
 def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The cells with the variants' labels, and the labels in the order of rows and columns."""
+    """Return the cells with the variants' labels, and the labels in the order of rows and columns."""
     named = frame.with_columns(pl.col("recipe", "other_recipe").cast(pl.String))
     sides = (
         named.select(pl.col(f"{side}recipe", f"{side}right_share").name.map(lambda name: name.removeprefix("other_")))
@@ -112,7 +111,7 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         .sort(pl.col("recipe") != "dense", -pl.col("right_share"), "recipe")
     )
     shown = theme.distinct_labels(variants["recipe"])
-    labels = {recipe: f"{shown[recipe]}{_BEHIND}{100 * share:.0f} %" for recipe, share in variants.iter_rows()}
+    labels = {recipe: f"{shown[recipe]}{_SEPARATOR}{100 * share:.0f} %" for recipe, share in variants.iter_rows()}
     cells = named.select(
         pl.col("recipe").replace_strict(labels).alias("with"),
         pl.col("other_recipe").replace_strict(labels).alias("without"),
@@ -126,8 +125,8 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return cells, list(labels.values())
 
 
-def _told(frame: pl.DataFrame) -> list[str]:
-    """What the subtitle says of the metric, the samples and the tests."""
+def _subtitles(frame: pl.DataFrame) -> list[str]:
+    """Return the subtitles about the metric, the samples and the tests."""
     fewest, most = theme.extent(frame["n_samples"])
     tasks, tests = (max(frame[column].to_list()) for column in ("n_tasks", "n_tests"))
     samples = f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"

@@ -1,7 +1,4 @@
-"""How many answers each variant changes, and which way: lost, gained, or otherwise different.
-
-Pairing the answers is the query's business.
-"""
+"""Share of answers that each variant changes, split into lost, gained and otherwise different."""
 
 import altair as alt
 import polars as pl
@@ -11,9 +8,9 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 TITLE = "Answers that pruning changed"
 CAPTION = (
     "Each bar splits the share of samples whose answer differs from the dense model's: right answers lost, gained, and "
-    "one wrong answer for another. The accuracy moves only by the difference of the first two; the rest of the bar is "
-    "change that it hides. The line across its end is the 95 % Wilson interval of the whole share. One panel a task "
-    "and metric."
+    "one wrong answer for another. The accuracy changes only by the difference of the first two and hides the rest of "
+    "the bar. The line across the end of a bar is the 95 % Wilson interval of the whole share. One panel per task and "
+    "metric."
 )
 QUERY = """\
 select model, recipe, task, metric, n_samples, lost, gained, flipped,
@@ -31,7 +28,7 @@ COLORS = [theme.VERMILLION, theme.BLUE, theme.GREY]
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of `q20_answers_flipped` of one model, one panel per task and metric."""
+    """Draw rows of `q20_answers_flipped` of one model, one panel per task and metric."""
     if frame.is_empty():
         return theme.no_data(TITLE, "the study asks no task")
     named = method_encoding.labelled(theme.with_variant(frame), "task", "metric").with_columns(
@@ -53,7 +50,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         )
         for number, (column, title) in enumerate(DIRECTIONS.items())
     )
-    # A bar's end and its interval, once a bar.
+    # The end of each bar and its interval.
     ends = named.select("panel", "variant", "flip_share", "flip_share_low", "flip_share_high")
     x = alt.X(
         "share:Q",
@@ -62,14 +59,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         axis=alt.Axis(format="~%", values=[0, 0.5, 1]),
         scale=alt.Scale(domain=[0, 1]),
     )
-    y = alt.Y("variant:N", title=None, sort=variants)
-    base = theme.Chart().encode(y=y)
+    base = theme.Chart().encode(y=alt.Y("variant:N", title=None, sort=variants))
     bars = (
         base.transform_filter("isValid(datum.share)")
         .mark_bar(height={"band": 0.75})
         .encode(
             x=x,
-            color=alt.Color("direction:N", title=None, scale=alt.Scale(domain=list(DIRECTIONS.values()), range=COLORS)),
+            color=theme.nominal(alt.Color, "direction", DIRECTIONS.values(), COLORS),
             order=alt.Order("place:Q"),
             tooltip=theme.tooltip(
                 "variant:N", "direction:N", "samples:Q", "share:Q", "accuracy_change:Q", "hidden_flips:Q", "mcnemar_p:Q"

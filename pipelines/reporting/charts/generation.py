@@ -1,7 +1,4 @@
-"""h, z, p and KL along the generation, teacher-forced beside free-running: the paper's Figure 5, for every recipe.
-
-Medians over prompts, and over neighbouring steps of long generations, are formed by the query, not here.
-"""
+"""h, z, p and KL along the generation, teacher-forced beside free-running: the paper's Figure 5, for every recipe."""
 
 import altair as alt
 import polars as pl
@@ -61,63 +58,45 @@ _Y_TITLE = "1 − cos, or nats"
 
 
 def trajectory_color() -> alt.Color:
-    """Colour by trajectory, the same in every figure."""
-    return alt.Color(
-        "trajectory:N",
-        title=None,
-        scale=alt.Scale(domain=list(TRAJECTORIES.values()), range=[theme.BLUE, theme.VERMILLION]),
-        legend=alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200),
-    )
+    """Return the colour by trajectory, the same in every figure."""
+    legend = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200)
+    colors = [theme.BLUE, theme.VERMILLION]
+    return theme.nominal(alt.Color, "trajectory", TRAJECTORIES.values(), colors, legend=legend)
 
 
 def trajectory_dash() -> alt.StrokeDash:
-    """Dashes for teacher forcing, so that colour is not the only sign."""
-    return alt.StrokeDash(
-        "trajectory:N", title=None, scale=alt.Scale(domain=list(TRAJECTORIES.values()), range=[[4, 2], [1, 0]])
-    )
+    """Return dashes for teacher forcing, which tell the trajectories apart without colour."""
+    return theme.nominal(alt.StrokeDash, "trajectory", TRAJECTORIES.values(), [[4, 2], [1, 0]])
 
 
 def distance_axis() -> tuple[alt.Scale, alt.Axis]:
-    """One axis for 1 − cos and nats: linear below 0.001, logarithmic above."""
+    """Return one scale and axis for 1 − cos and nats: linear below 0.001, logarithmic above."""
     return (
         alt.Scale(type="symlog", constant=0.001, domainMin=0, nice=False),
         alt.Axis(values=[0, 0.001, 0.01, 0.1, 1, 10, 100], format="~r"),
     )
 
 
-def _long(curves: pl.DataFrame) -> pl.DataFrame:
-    """One row per point and quantity."""
-    return pl.concat(
-        curves.select(
-            "variant",
-            "trajectory",
-            "step",
-            "prompts",
-            pl.lit(heading).alias("quantity"),
-            *(pl.col(f"{column}_{part}").cast(pl.Float64).alias(part) for part in ("median", "p10", "p90")),
-        )
-        for column, heading in QUANTITIES.items()
-    )
-
-
 def _events(curves: pl.DataFrame) -> pl.DataFrame:
-    found = (
+    return (
         curves.unpivot(on=list(EVENTS), index=["variant", "step"], variable_name="event", value_name="events")
         .filter(pl.col("events") > 0)
         .with_columns(pl.col("event").replace(EVENTS))
+        .join(pl.DataFrame({"quantity": list(QUANTITIES.values())}), how="cross")
     )
-    return found.join(pl.DataFrame({"quantity": list(QUANTITIES.values())}), how="cross")
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws one row per model × recipe × trajectory × step: a row of panels per variant, a column per quantity."""
+    """Draw one row per model × recipe × trajectory × step: a row of panels per variant, a column per quantity."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant generated a token")
     curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
-    data = pl.concat([_long(curves), _events(curves)], how="diagonal_relaxed")
+    keep = ["variant", "trajectory", "step", "prompts"]
+    points = theme.stacked(curves, keep, "quantity", QUANTITIES, ("median", "p10", "p90"))
+    data = pl.concat([points, _events(curves)], how="diagonal_relaxed")
     x = theme.whole_axis("step", "step", curves["step"])
     scale, axis = distance_axis()
-    # Vega draws a missing value of a line as a gap, but of a band or point as 0: each layer takes its own rows.
+    # Vega draws a missing value of a line as a gap but that of a band or point as 0, so each layer filters its rows.
     base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())
     band = base.mark_area(opacity=0.18).encode(
         y=alt.Y("p10:Q", scale=scale, axis=axis, title=_Y_TITLE), y2=alt.Y2("p90:Q")
@@ -129,8 +108,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             "variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"
         ),
     )
-    shapes = alt.Scale(domain=list(EVENTS.values()), range=["triangle-down", "square"])
-    # Above the panel, a row for each event: both can fall on one step.
+    # One row above the panel per event, because both can occur at one step.
     marks = [
         theme.Chart()
         .transform_filter(alt.datum.event == event)
@@ -138,12 +116,12 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         .encode(
             x=x,
             y=alt.value(height),
-            shape=alt.Shape("event:N", title=None, scale=shapes),
+            shape=theme.nominal(alt.Shape, "event", EVENTS.values(), ["triangle-down", "square"]),
             tooltip=[*theme.tooltip("variant:N", "event:N", "step:Q"), alt.Tooltip("events:Q", title="prompts")],
         )
         for event, height in zip(EVENTS.values(), (-5, -13), strict=True)
     ]
-    names = theme.row_names("quantity", next(iter(QUANTITIES.values())), above=19)
+    names = theme.row_names(next(iter(QUANTITIES.values())), above=19)
     return theme.themed(
         alt.layer(band, line, *marks, names, data=theme.rows(data))
         .properties(width=165, height=85)
@@ -152,7 +130,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             column=alt.Column(
                 "quantity:N", title=None, sort=list(QUANTITIES.values()), header=alt.Header(labelPadding=40)
             ),
-            bounds="flush",  # a long name above a panel moves nothing
+            bounds="flush",  # so that a long name above a panel does not move the panels
             spacing=alt.RowColnumber(row=42, column=12),
             title=theme.title(TITLE, _subtitle(frame)),
         )
@@ -161,6 +139,5 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
 
 def _subtitle(frame: pl.DataFrame) -> str:
     prompts, stride = (int(frame[column].max()) for column in ("prompts", "stride"))  # type: ignore[arg-type]
-    together = f"{stride} steps a point" if stride > 1 else ""
-    told = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame)]
-    return " · ".join([*told, *([together] if together else [])])
+    parts = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame)]
+    return " · ".join([*parts, f"{stride} steps a point"] if stride > 1 else parts)

@@ -1,7 +1,4 @@
-"""A chart as a page, and what any page with charts needs: Vega as one script, JSON inside HTML, a policy's hashes.
-
-Which charts and documents a page has belongs to the caller.
-"""
+"""A chart as an HTML page, and the parts of any page with charts: the Vega script, JSON inside HTML, CSP hashes."""
 
 import base64
 import functools
@@ -19,8 +16,8 @@ const specification = JSON.parse(document.getElementById("specification").textCo
 vegaEmbed("#chart", specification, {
   renderer: "svg",
   actions: {export: true, source: false, compiled: false, editor: false},
-  ast: true, // expressions are interpreted, not compiled: the policy forbids eval
-  defaultStyle: false, // of this page alone
+  ast: true, // interpret expressions: the policy forbids eval
+  defaultStyle: false, // only this page's style applies
   tooltip: {disableDefaultStyle: true},
 });
 """
@@ -35,28 +32,28 @@ body { margin: 12px; background: %s; font: 14px system-ui, sans-serif; color: #8
 
 @functools.cache
 def vega_script() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script, a copy of the one that vl-convert takes seconds to make."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script, stored because vl-convert takes seconds to bundle it."""
     return (resources.files("prunescope.pipelines.reporting.charts") / "vendor" / "vega.js").read_text(encoding="utf-8")
 
 
 def embedded(document: object) -> Markup:
-    """JSON that no text inside it can close or reopen: `<`, `>` and `&` only occur in strings and are escaped."""
+    """Return a document as JSON for a script element; escaping `<`, `>` and `&` keeps any text from closing it."""
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
 
 
 def hashes(texts: Sequence[str]) -> str:
-    """Sources for a content security policy that are these very scripts or styles and nothing else."""
+    """Return content security policy sources that allow exactly these scripts or styles."""
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def chart_page(specification: Specification, title: str) -> bytes:
-    """One chart as a page that loads nothing from anywhere, and runs nothing that stands in a text of the chart.
+    """Return a chart as a page that loads nothing from elsewhere and runs no code from the chart's texts.
 
     Args:
         specification: a chart with its config.
-        title: of the page.
+        title: title of the page.
     """
     style = _STYLE % specification["config"]["background"]
     policy = (

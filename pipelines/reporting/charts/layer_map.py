@@ -1,7 +1,4 @@
-"""Layer × step: where a shift arises and where it has grown, as two heat maps a variant.
-
-The medians over prompts and the width of the steps are the query's business.
-"""
+"""Where a shift arises and where it has grown, by layer and step, as two heat maps per variant."""
 
 import math
 
@@ -13,32 +10,32 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 TITLE = "Where a shift arises and where it shows: layer × step"
 CAPTION = (
     "Left, Var_p(Δz) of each sublayer alone, in the dense context; right, KL(dense ‖ pruned) of the pruned model run "
-    "whole, read behind each sublayer with the final norm where that lens was measured. Each layer is two rows, "
-    "attention below its MLP, the first layer at the bottom. A cell is the median over prompts of the generated steps "
-    "of a column, at most 24 columns, teacher forced. Blank: exactly 0, so a sublayer that was left alone, or no shift "
-    "yet; darkest: 0.001 and less. Of each method the variants of the "
-    "smallest and the largest mean KL, at most twelve in all, the mildest on top."
+    "whole, read behind each sublayer, with the final norm where that lens was measured. Each layer is two rows, "
+    "attention below its MLP, the first layer at the bottom. A cell is the median over the prompts and generated steps "
+    "of its column, of which there are at most 24; teacher forced. Blank: exactly 0, because the sublayer is unchanged "
+    "or nothing has shifted yet; darkest: 0.001 and less. Of each method the variants with the smallest and the "
+    "largest mean KL are shown, at most twelve in all, sorted by KL."
 )
 QUERY = """\
 with ranked as (
     select model, recipe, kl_teacher_forced_mean_nats as kl_nats,
-           row_number() over (partition by model, method order by kl_teacher_forced_mean_nats, recipe) as place,
+           row_number() over (partition by model, method order by kl_teacher_forced_mean_nats, recipe) as kl_rank,
            row_number() over (partition by model, method order by kl_teacher_forced_mean_nats desc, recipe desc)
-               as place_from_last
+               as kl_rank_from_last
     from variant_summary
     where recipe <> 'dense' and kl_teacher_forced_mean_nats is not null
 ),
 shown as (
     select model, recipe, kl_nats
     from ranked
-    where place = 1 or place_from_last = 1
-    qualify row_number() over (partition by model order by place > 1, kl_nats, recipe) <= 12
+    where kl_rank = 1 or kl_rank_from_last = 1
+    qualify row_number() over (partition by model order by kl_rank > 1, kl_nats, recipe) <= 12
 ),
 cells as (
     select model, recipe, prompt_id, kl_nats, lens, temperature, layer, sublayer, scope, step, kl_dense_pruned_nats,
            var_p_dz,
            cast(ceil((1 + max(step) over (partition by model)) / 24.0) as integer) as width,
-           -- 'normed' stands before 'raw'.
+           -- 'normed' sorts before 'raw'.
            min(lens) over (partition by model) as chosen_lens
     from stg_layer_transitions
     inner join shown using (model, recipe)
@@ -58,15 +55,15 @@ QUANTITIES = {
     "var_p_dz": ("this sublayer alone: Var_p(Δz), logit²", "Var_p(Δz), logit²"),
     "kl_nats": ("the pruned model up to here: KL, nats", "KL, nats"),
 }
-# Below this nothing is seen in a text; a map of smaller differences would hide the rest.
+# Smaller values change no generated text; a scale down to them would hide the differences above.
 FLOOR = 1e-3
 _WIDTH, _HEIGHT = 250, 180
 
 
 def _lines(frame: pl.DataFrame, quantity: str) -> pl.DataFrame:
-    """One row a sublayer, its values by step in lists: a cell then takes seven bytes and not seventy."""
+    """Return one row per sublayer with lists of steps and values, so that a cell takes 7 bytes of JSON and not 70."""
     return (
-        # What is no number has no colour, and inside a list JSON would refuse it.
+        # `theme.rows` does not look for NaN inside lists, and JSON has none.
         frame.filter(pl.col(quantity).is_finite())
         .sort("bin")
         .group_by("variant", "layer", "sublayer", maintain_order=True)
@@ -86,7 +83,7 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
     low = FLOOR
     high = max(float(values.max() or 0.0), 10 * low)  # type: ignore[arg-type]
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    shown = [float(f"1e{power}") for power in powers[:: 1 + len(powers) // 5]]
+    ticks_of_color = [float(f"1e{power}") for power in powers[:: 1 + len(powers) // 5]]
     every = max(1, rows // 2 // 6)
     ticks = [2 * layer for layer in range(0, rows // 2, every)]
     scale = alt.Scale(type="log", scheme="viridis", domain=[low, high], clamp=True, nice=False)
@@ -94,7 +91,7 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
         theme.Chart(theme.rows(lines.select("variant", "layer", "sublayer", "row", "step", "value")))
         .transform_flatten(["step", "value"])
         .transform_filter("datum.value > 0")
-        # A little too large: on a screen of broken pixel ratio neighbours would leave seams.
+        # Slightly too large, because fractional pixel ratios leave seams between exact cells.
         .mark_rect(width={"band": 1.05}, height={"band": 1.15})
         .encode(
             x=alt.X(
@@ -113,7 +110,7 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
                 "value:Q",
                 title=legend,
                 scale=scale,
-                legend=alt.Legend(gradientLength=200, format="~r", values=shown),
+                legend=alt.Legend(gradientLength=200, format="~r", values=ticks_of_color),
             ),
             tooltip=[
                 *theme.tooltip("variant:N", "layer:Q", "sublayer:N", "step:O"),
@@ -132,10 +129,10 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of one model: a row of two maps for each variant, mildest first."""
+    """Draw rows of one model: a row of two maps for each variant, in order of KL."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant was measured layer by layer at generated tokens")
-    named = theme.with_variant(frame).with_columns(pl.col("sublayer").cast(pl.String))
+    named = method_encoding.labelled(theme.with_variant(frame), "lens").with_columns(pl.col("sublayer").cast(pl.String))
     order = theme.names(named, "variant")
     rows = 2 * (int(named["layer"].max()) + 1)  # type: ignore[arg-type]
     steps = (named["bin"] * named["width"]).unique().sort().to_list()
@@ -145,10 +142,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         if not (lines := _lines(named, quantity)).is_empty()
     ]
     width = int(named["width"].max())  # type: ignore[arg-type]
-    wide = f" · {width} steps a column" if width > 1 else ""
-    lens = theme.names(method_encoding.labelled(frame, "lens"), "lens")[0]
     prompts = int(named["prompts"].max())  # type: ignore[arg-type]
-    told = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame), f"lens {lens}{wide}"]
-    return theme.themed(
-        alt.hconcat(*maps, title=theme.title(TITLE, " · ".join(told))).resolve_scale(color="independent")
-    )
+    parts = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame), f"lens {named['lens'][0]}"]
+    subtitle = " · ".join([*parts, f"{width} steps a column"] if width > 1 else parts)
+    return theme.themed(alt.hconcat(*maps, title=theme.title(TITLE, subtitle)).resolve_scale(color="independent"))

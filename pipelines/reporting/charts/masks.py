@@ -1,28 +1,24 @@
-"""How far every two variants remove the same weights, as a matrix.
-
-Counting the weights is the query's business.
-"""
+"""Overlap of the masks of every two variants, as a matrix."""
 
 import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
 
-# Cells of more variants than this have room for one number alone.
-MOST_TOLD = 16
-_HALF_WIDTH = 1.96
-# Less than this does not reach the digits that a cell shows.
-_LEAST = 0.005
+# With more variants, a cell has room for one number only.
+MAX_NUMBERED = 16
+# Smaller margins round to 0 in the two decimals of a cell.
+_MIN_MARGIN = 0.005
 TITLE = "Which variants remove the same weights"
 CAPTION = (
-    "Weights that both variants remove over weights that at least one removes (Jaccard), summed over all matrices, "
-    "each sample of a matrix weighted with the weights that it stands for: 1 is the same mask, 0 a disjoint one. The "
-    "last number of a cell is the overlap of two masks of these sizes that know nothing of each other. Between them, "
-    "where it reaches the second decimal, stands half the width of the 95 % interval that sampling can cause at most "
-    "(1.96 standard errors); the heading has the largest. More than 16 variants get small cells without either, of "
-    "more than 50 the first by name are shown. Variants that remove nothing are left out."
+    "Number of weights that both variants remove over the number that at least one removes (Jaccard), over all "
+    "matrices, each sample of a matrix weighted by the weights that it represents: 1 is the same mask, 0 a disjoint "
+    "one. The last number of a cell is the expected overlap of two independent masks of these sizes. Between them, "
+    "where it reaches the second decimal, is half the width of the widest 95 % interval that sampling can cause (1.96 "
+    "standard errors); the heading gives the largest. With more than 16 variants cells are small and show the overlap "
+    "alone; of more than 50 the first by name are shown. Variants that remove nothing are left out."
 )
-# |A ∪ B| = (|A| + |B|)/(1 + j) in each matrix, and the sums over matrices give one j.
+# In each matrix |A ∪ B| = (|A| + |B|)/(1 + j); the sums over matrices give one j.
 QUERY = """\
 with counts as (
     select model, recipe, other_recipe, weights, removed_share, other_removed_share,
@@ -52,32 +48,21 @@ order by model, recipe, other_recipe"""
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws the pairs of one model's variants, the lower triangle of the matrix."""
+    """Draw the pairs of one model's variants, the lower triangle of the matrix."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no two variants with masks were sampled")
     recipes = sorted(set(frame["recipe"].cast(pl.String)) | set(frame["other_recipe"].cast(pl.String)))
     names = theme.distinct_labels(recipes)
     named = frame.with_columns(
         *(pl.col(column).cast(pl.String).replace_strict(names) for column in ("recipe", "other_recipe")),
-        margin=_HALF_WIDTH * pl.col("jaccard_removed_se"),
+        margin=1.96 * pl.col("jaccard_removed_se"),
     ).drop("model", "jaccard_removed_se")
     order = list(names.values())
-    is_told = len(order) <= MOST_TOLD
+    is_numbered = len(order) <= MAX_NUMBERED
+    x_axis, y_axis = alt.Axis(labelAngle=-40, domain=False, ticks=False), alt.Axis(domain=False, ticks=False)
     base = theme.Chart(theme.rows(named)).encode(
-        x=alt.X(
-            "recipe:N",
-            title=None,
-            sort=order,
-            scale=alt.Scale(domain=order[:-1]),
-            axis=alt.Axis(labelAngle=-40, domain=False, ticks=False),
-        ),
-        y=alt.Y(
-            "other_recipe:N",
-            title=None,
-            sort=order,
-            scale=alt.Scale(domain=order[1:]),
-            axis=alt.Axis(domain=False, ticks=False),
-        ),
+        x=alt.X("recipe:N", title=None, sort=order, scale=alt.Scale(domain=order[:-1]), axis=x_axis),
+        y=alt.Y("other_recipe:N", title=None, sort=order, scale=alt.Scale(domain=order[1:]), axis=y_axis),
     )
     layers = [
         base.mark_rect().encode(
@@ -93,31 +78,31 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
                 *theme.tooltip("jaccard_removed_expected:Q", "matrices:Q"),
             ],
         ),
-        *_numbers(base, is_told=is_told, has_margins=(named["margin"] >= _LEAST).any()),
+        *_numbers(base, is_numbered=is_numbered, has_margins=(named["margin"] >= _MIN_MARGIN).any()),
     ]
-    cell = alt.Step(44 if is_told else 26)
+    cell = alt.Step(44 if is_numbered else 26)
     chart = alt.layer(*layers).properties(
         width=cell,
         height=cell,
         view=alt.ViewBackground(stroke=None),
-        title=theme.title(TITLE, theme.models(frame), _surety(named["margin"].drop_nulls())),
+        title=theme.title(TITLE, theme.models(frame), _sampling(named["margin"].drop_nulls())),
     )
     return theme.themed(chart)
 
 
-def _surety(margins: pl.Series) -> str:
-    """What the heading says of the sampling."""
+def _sampling(margins: pl.Series) -> str:
+    """Return the subtitle about the sampling error."""
     if margins.is_empty():
         return ""
     _, largest = theme.extent(margins)
     return f"95 % interval by sampling: ± {largest:.2g} at most" if largest else "every weight was looked at"
 
 
-def _numbers(base: alt.Chart, *, is_told: bool, has_margins: bool) -> list[alt.Chart]:
-    """What stands in a cell, from top to bottom."""
+def _numbers(base: alt.Chart, *, is_numbered: bool, has_margins: bool) -> list[alt.Chart]:
+    """Return the numbers of a cell, from top to bottom."""
     ink = alt.condition("datum.jaccard_removed > 0.55", alt.value("white"), alt.value(theme.INK))
     overlap = alt.Text("jaccard_removed:Q", format=".2f")
-    if not is_told:
+    if not is_numbered:
         return [base.mark_text(fontSize=9).encode(text=overlap, color=ink)]
     small = base.encode(color=ink, opacity=alt.value(0.8))
     lines = [
@@ -127,7 +112,7 @@ def _numbers(base: alt.Chart, *, is_told: bool, has_margins: bool) -> list[alt.C
         ),
     ]
     if has_margins:
-        margins = small.transform_filter(f"datum.margin >= {_LEAST}").transform_calculate(
+        margins = small.transform_filter(f"datum.margin >= {_MIN_MARGIN}").transform_calculate(
             margin_told="'± ' + format(datum.margin, '.2f')"
         )
         lines.append(margins.mark_text(fontSize=9, dy=2).encode(text=alt.Text("margin_told:N")))

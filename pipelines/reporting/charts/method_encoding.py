@@ -1,7 +1,4 @@
-"""What the charts that compare whole variants share: a mark for each method, scores of all kinds, intervals.
-
-Which variants are compared belongs to the charts.
-"""
+"""Encodings shared by the charts that compare whole variants: marks of methods, scores, intervals, panels."""
 
 import zlib
 from collections.abc import Iterable
@@ -13,7 +10,7 @@ import polars as pl
 from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.display_text import label
 
-# How good a variant is, dense model included: by tasks, and by the tokens that it would write.
+# Scores of every variant and the dense model, from tasks and from the most likely tokens.
 SCORES = """\
 select model, recipe, measure, score, score_se, n_tasks
 from score_means
@@ -28,15 +25,15 @@ SCORE_TITLES = {
     "top1": "same top token, teacher forced",
 }
 SCORE_CAPTION = (
-    "Scores are means over tasks, each task's the mean of its metrics but agreement with the dense model, which has a "
-    "panel of its own; the last panel is the share of teacher-forced steps with the dense model's most likely token. "
-    "Bars are 95 % intervals (1.96 standard errors, over samples or "
-    "prompts) within 0 to 1; where there is no bar no error is known or it is 0, as where all samples fail."
+    "Scores are means over tasks; a task's score is the mean of its metrics without agreement with the dense model, "
+    "which has a panel of its own; the last panel is the share of teacher-forced steps with the dense model's most "
+    "likely token. Bars are 95 % intervals (1.96 standard errors, over samples or prompts) within 0 to 1; without a "
+    "bar, the error is unknown or 0, as where all samples fail."
 )
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
-# Place i has colour i mod 8 and shape i mod 7, so that fifty-six places differ in one or both. What stands beside each
-# other most often comes first, each with a colour of its own; a method that is new goes to the end.
+# Slot i has colour i mod 8 and shape i mod 7, so that 56 slots differ in one or both. Methods that are compared most
+# often come first, each with a colour of its own. Append new methods at the end, so that the others keep their slots.
 KNOWN = (
     "attn-drop", "mlp-drop", "block-drop", "wanda", "magnitude", "sparsegpt", "attn+mlp-drop", "dense",
     "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed",
@@ -44,27 +41,27 @@ KNOWN = (
 _FREE = range(len(KNOWN), len(theme.CATEGORIES) * len(_SHAPES))
 
 
-def places(methods: Iterable[str]) -> dict[str, int]:
-    """Method → the place of its colour and shape, which is the same in every figure; in the order of the places.
+def slots(methods: Iterable[str]) -> dict[str, int]:
+    """Map each method to the slot of its colour and shape, which is the same in every figure; sorted by slot.
 
-    A method that is not known has one of the free places, by the checksum of its name; where two of one figure fall on
-    the same, the later name moves to the next one that is free.
+    An unknown method has one of the free slots, chosen by the checksum of its name; if two in one figure have the
+    same, the later name takes the next free slot.
     """
-    found = {method: KNOWN.index(method) for method in set(methods) & set(KNOWN)}
+    taken = {method: KNOWN.index(method) for method in set(methods) & set(KNOWN)}
     for method in sorted(set(methods) - set(KNOWN)):
         first = zlib.crc32(method.encode()) % len(_FREE)
         candidates = [*_FREE[first:], *_FREE[:first]]
-        found[method] = next((place for place in candidates if place not in found.values()), candidates[0])
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+        taken[method] = next((slot for slot in candidates if slot not in taken.values()), candidates[0])
+    return dict(sorted(taken.items(), key=lambda item: item[1]))
 
 
 def color_scale(methods: Iterable[str]) -> alt.Scale:
-    """The colours of the methods; the legend shows no others."""
+    """Return the colours of the methods; the legend shows no others."""
     return _scale(methods, theme.CATEGORIES)
 
 
 def encodings(methods: Iterable[str]) -> dict[str, Any]:
-    """Colour and shape of the field `method`."""
+    """Return colour and shape of the field `method`."""
     legend = alt.Legend(symbolOpacity=1, symbolSize=70)
     return {
         "color": alt.Color("method:N", title=None, scale=color_scale(methods), legend=legend),
@@ -72,29 +69,29 @@ def encodings(methods: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _scale(methods: Iterable[str], kinds: list[str]) -> alt.Scale:
-    found = places(methods)
-    return alt.Scale(domain=list(found), range=[kinds[place % len(kinds)] for place in found.values()])
+def _scale(methods: Iterable[str], values: list[str]) -> alt.Scale:
+    taken = slots(methods)
+    return alt.Scale(domain=list(taken), range=[values[slot % len(values)] for slot in taken.values()])
 
 
 def labelled(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
-    """The frame with names from outside made safe to look at, those that look the same kept apart."""
+    """Replace names in columns, which may be any text, by distinct labels that are safe to display."""
     return frame.with_columns(
         pl.col(column).cast(pl.String).replace_strict(theme.distinct_labels(frame[column].drop_nulls()), default=None)
         for column in columns
     )
 
 
-def with_interval(frame: pl.DataFrame, value: str, error: str) -> pl.DataFrame:
-    """The frame with `low` and `high`, the 95 % interval of a share with a standard error; null without one."""
+def with_interval(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add `low` and `high`, the 95 % interval of `score` by `score_se`; null without a standard error."""
     return frame.with_columns(
-        (pl.col(value) + sign * 1.96 * pl.col(error)).clip(0, 1).alias(name)
+        (pl.col("score") + sign * 1.96 * pl.col("score_se")).clip(0, 1).alias(name)
         for name, sign in (("low", -1), ("high", 1))
     )
 
 
 def panel_titles(frame: pl.DataFrame, column: str, titles: dict[str, str]) -> tuple[pl.DataFrame, list[str]]:
-    """The frame with a `panel` for each value of the column, and the panels in the order of the titles."""
+    """Add the column `panel`, the title of each value of a column, and return the panels in the order of the titles."""
     named = frame.with_columns(pl.col(column).cast(pl.String).replace(titles).alias("panel"))
     present = set(named["panel"])
     known = [title for title in titles.values() if title in present]
@@ -102,7 +99,7 @@ def panel_titles(frame: pl.DataFrame, column: str, titles: dict[str, str]) -> tu
 
 
 def padded(*columns: pl.Series, share: float = 0.06) -> alt.Scale:
-    """A linear scale over the columns' values with a margin, which does not reach for zero."""
-    low, high = theme.extent(*columns)
+    """Return a linear scale over the values of columns that are not null, with a margin and without zero."""
+    low, high = theme.extent(*(column for column in columns if column.count()))
     margin = share * ((high - low) or abs(high) or 1.0)
     return alt.Scale(domain=[low - margin, high + margin], nice=False, zero=False)

@@ -1,7 +1,4 @@
-"""Score against the share of parameters removed, with the best of each size joined.
-
-What a score is stands in `method_encoding.SCORES`.
-"""
+"""Score against the share of parameters removed, with the Pareto front."""
 
 import altair as alt
 import polars as pl
@@ -10,11 +7,10 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "What is left for what was removed"
 CAPTION = (
-    "One point a variant that removes parameters; the stepped line joins those that no other beats in both "
-    "(the dense model too, unless a smaller one scores more) and names them where there is room (+1: so many more "
-    "stand at the same place). Masked weights "
-    "count as removed, quantization removes nothing and is left out. "
-    f"{method_encoding.SCORE_CAPTION}"
+    "One point per variant that removes parameters. The stepped line joins the variants that no other beats in both "
+    "size and score (the dense model too, unless a smaller one scores more); they are named where there is room (+1: "
+    "one more variant at the same point). Masked weights count as removed; quantization removes nothing and is left "
+    f"out. {method_encoding.SCORE_CAPTION}"
 )
 QUERY = f"""\
 with scores as (
@@ -27,12 +23,12 @@ where parameters_removed_share > 0 or recipe = 'dense'
 qualify max(parameters_removed_share) over (partition by model) > 0
 order by model, measure, parameters_removed_share, score desc, recipe"""  # noqa: S608 - a constant
 
-# Of the panel's width and height; labels nearer than both would lie on each other.
-_ROOM = (0.3, 0.07)
+# Labels closer than both shares of the panel's width and height would overlap.
+_MIN_DISTANCE = (0.3, 0.07)
 
 
 def frontier(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows with `is_best`: no other of the measure removes as much and scores more, or more and as much."""
+    """Add `is_best`: no other row of the measure removes at least as much, scores at least as much and differs."""
     other = frame.select("measure", removed="parameters_removed_share", other="score")
     beaten = (
         frame.with_row_index("row")
@@ -46,31 +42,31 @@ def frontier(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def labels(frame: pl.DataFrame) -> pl.DataFrame:
-    """Panel, place and `label` of the best variants, from the smallest on, where there is room."""
+    """Return panel, point and `label` of the best variants, from the smallest on, where there is room."""
     width = float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
-    place = ["panel", "parameters_removed_share", "score"]
-    found = []
+    point = ["panel", "parameters_removed_share", "score"]
+    rows = []
     for (panel, *_), part in frame.group_by("panel", maintain_order=True):
         low, high = theme.extent(part["score"])
         height = (high - low) or 1.0
-        named = part.filter("is_best").group_by(place, maintain_order=True).agg("variant")
+        named = part.filter("is_best").group_by(point, maintain_order=True).agg("variant")
         taken: list[tuple[float, float]] = []
-        # Who removes most is named first.
+        # The variants that remove most get their labels first.
         for _, x, y, variants in named.sort("parameters_removed_share", descending=True).iter_rows():
-            if all(abs(x - a) / width > _ROOM[0] or abs(y - b) / height > _ROOM[1] for a, b in taken):
+            if all(abs(x - a) / width > _MIN_DISTANCE[0] or abs(y - b) / height > _MIN_DISTANCE[1] for a, b in taken):
                 taken.append((x, y))
                 label = variants[0] + (f" +{len(variants) - 1}" if len(variants) > 1 else "")
-                found.append({"panel": panel, "parameters_removed_share": x, "score": y, "label": label})
-    return pl.DataFrame(found)
+                rows.append({"panel": panel, "parameters_removed_share": x, "score": y, "label": label})
+    return pl.DataFrame(rows)
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of one model, one panel per measure."""
+    """Draw rows of one model, one panel per measure."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant removes parameters and was measured")
     named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
     named, order = method_encoding.panel_titles(
-        method_encoding.with_interval(named, "score", "score_se"), "measure", method_encoding.SCORE_TITLES
+        method_encoding.with_interval(named), "measure", method_encoding.SCORE_TITLES
     )
     points = pl.concat([named, labels(named)], how="diagonal_relaxed")
     marks = method_encoding.encodings(named["method"])
@@ -78,13 +74,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         "parameters_removed_share:Q",
         title="parameters removed",
         scale=alt.Scale(domain=[0, 1.35 * float(named["parameters_removed_share"].max())], nice=False, padding=6),  # type: ignore[arg-type]
-        # Names need room behind the last point; there is nothing beyond all parameters.
+        # The scale ends beyond 1, so that names fit beside the last point, but has no ticks there.
         axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=5),
     )
     y = alt.Y(
         "score:Q",
         title=None,
-        # Neither a tick nor a name sticks out above and lifts the heading of its panel.
+        # No tick label reaches above the panel, where it would move the heading.
         scale=alt.Scale(zero=False, nice=False, padding=12),
         axis=alt.Axis(format="~%", tickCount=6, labelBound=True),
     )
@@ -94,7 +90,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         variants.transform_filter("datum.is_best")
         .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
         .encode(y=y, order=alt.Order("parameters_removed_share:Q")),
-        # What has no interval has a bar of no length: Vega warns of a panel in which a mark has no row.
+        # Points without an interval get a bar of length 0, because Vega warns about a panel in which a mark has no row.
         variants.transform_calculate(
             bar_low="isValid(datum.low) ? datum.low : datum.score",
             bar_high="isValid(datum.high) ? datum.high : datum.score",
@@ -118,7 +114,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         .facet(
             facet=alt.Facet("panel:N", title=None, sort=order),
             columns=3,
-            bounds="flush",  # axes of different widths would move panels apart
+            bounds="flush",  # so that axes of different widths do not move the panels
             spacing=alt.RowColnumber(row=84, column=44),
             title=theme.title(TITLE, theme.models(frame)),
         )

@@ -1,7 +1,4 @@
-"""What pruning breaks beside what quantization breaks at the same KL.
-
-Interpolating between the quantized variants is the query's business.
-"""
+"""Damage by pruning against damage by quantization at the same KL."""
 
 from typing import Any
 
@@ -12,13 +9,13 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "Pruning against quantization at equal KL"
 CAPTION = (
-    "Each coloured point is a pruned variant, at its mean teacher-forced KL(dense ‖ pruned). The grey line joins what "
-    "quantization does at the same KL, interpolated between the dense model and the quantized variants (grey points). "
-    "The thin rule from it to the point is the damage that pruning adds or spares, solid where the 95 % interval of "
-    "that difference, paired by prompt or question, leaves out 0, dotted where it does not or where fewer than five "
-    "give none. Pale bars are 95 % intervals of a point alone: Wilson's for shares of prompts and questions, Student's "
-    "t over prompts for the rest. Points without a rule lie beyond the largest quantized KL, where nothing is "
-    "extrapolated. Higher is worse. KL of exactly 0 has no place on the axis."
+    "Each coloured point is a pruned variant, at its mean teacher-forced KL(dense ‖ pruned). The grey line is the "
+    "damage by quantization at the same KL, interpolated between the dense model and the quantized variants (grey "
+    "points). The thin rule from it to the point is the damage that pruning adds or saves: solid where the 95 % "
+    "interval of that difference, paired by prompt or question, excludes 0, dotted where it includes 0 or where fewer "
+    "than five prompts or questions give no interval. Pale bars are 95 % intervals of a point alone: Wilson's for "
+    "shares of prompts and questions, Student's t over prompts for the rest. Points without a rule are beyond the "
+    "largest quantized KL, because nothing is extrapolated. Higher is worse. The axis cannot show a KL of exactly 0."
 )
 QUERY = """\
 with answers as materialized (
@@ -52,31 +49,26 @@ MEASURES = {
     "collapsed_share": "prompts whose text loops",
     "options_changed_share": "questions with another choice",
 }
-
-
-_OWN = [
-    "variant",
-    "method",
+_NUMBERS = (
     "kl_nats",
     "value_pruned",
-    "value_quantized",
     "low",
     "high",
+    "value_quantized",
     "difference",
     "difference_low",
     "difference_high",
-    "recipe_below",
-    "recipe_above",
-]
+)
+_NAMES = ("recipe_below", "recipe_above")
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of `q27_pruning_against_quantization` of one model and one method of quantization."""
+    """Draw rows of `q27_pruning_against_quantization` of one model and one method of quantization."""
     if frame.is_empty():
         return theme.no_data(TITLE, "the study has no quantized variant (rtn, gptq, awq) beside the pruned ones")
-    named = method_encoding.labelled(theme.with_variant(frame), "method", "recipe_below", "recipe_above")
+    named = method_encoding.labelled(theme.with_variant(frame), "method", *_NAMES)
     named, order = method_encoding.panel_titles(named, "measure", MEASURES)
-    # A point of quantization has no pruned value.
+    # Quantized variants have no pruned value and are drawn in grey.
     marks = method_encoding.encodings(named.drop_nulls("value_pruned")["method"])
     scale, axis = theme.decades(*theme.extent(named["kl_nats"]))
     x = alt.X("kl_nats:Q", title="mean KL(dense ‖ pruned), nats", scale=scale, axis=axis)
@@ -87,10 +79,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
 
 
 def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> theme.AnyChart:
-    """One measure."""
-    shown = [part[column].drop_nulls() for column in ("value_pruned", "value_quantized", "low", "high")]
-    # Its own extent, not Vega's, which warns where a mark of a panel has no row.
-    scale = method_encoding.padded(*(column for column in shown if len(column)))
+    """Draw one measure."""
+    # An explicit domain, because Vega warns about a panel in which a mark has no row.
+    scale = method_encoding.padded(*(part[column] for column in ("value_pruned", "value_quantized", "low", "high")))
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6))
@@ -123,20 +114,8 @@ def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> t
         pruned.mark_point(filled=True, size=45, opacity=0.9).encode(
             y=y("value_pruned"),
             **marks,
-            tooltip=theme.tooltip(
-                "variant:N",
-                "kl_nats:Q",
-                "value_pruned:Q",
-                "low:Q",
-                "high:Q",
-                "value_quantized:Q",
-                "difference:Q",
-                "difference_low:Q",
-                "difference_high:Q",
-                "recipe_below:N",
-                "recipe_above:N",
-            ),
+            tooltip=theme.tooltip("variant:N", *(f"{name}:Q" for name in _NUMBERS), *(f"{name}:N" for name in _NAMES)),
         ),
-        data=theme.rows(part.select(_OWN)),
+        data=theme.rows(part.select("variant", "method", *_NUMBERS, *_NAMES)),
     ).properties(width=240, height=150, title=alt.TitleParams(panel, fontSize=12, anchor="middle", frame="group"))
     return chart

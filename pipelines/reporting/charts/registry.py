@@ -1,7 +1,4 @@
-"""All figures by name: title, caption, the SQL that feeds each, and the function that draws it.
-
-Running the SQL and saving the pictures belongs to the caller.
-"""
+"""All figures by name, each with title, caption, query and drawing function."""
 
 import math
 import re
@@ -38,13 +35,17 @@ from prunescope.pipelines.reporting.charts import (
 )
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.publication_size import Specification
-from prunescope.pipelines.reporting.charts.theme import AnyChart, no_data, vega_lite
+from prunescope.pipelines.reporting.charts.theme import AnyChart, names, no_data, vega_lite
 
-# Of a chart's JSON as it is written to a file: more than this makes a browser slow.
-MOST_BYTES = 2_000_000
+# Larger charts (in bytes of JSON) slow a browser down.
+MAX_BYTES = 2_000_000
 
-
+# Altair's debug mode is global to the process.
 _DRAWING = Lock()
+# Names of the parts of a figure in headings, by column of `per`.
+_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}", "metric": "{}"}
+# Names of the panels of a page in captions, by `page_by`.
+_PAGED = {"recipe": "variants", "task": "tasks", "measure": "measures", "kind": "kinds of task"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Drawing:
     """One chart of a figure.
 
     Attributes:
-        name: for a file name: figure and the part shown, only letters, digits, `.`, `_` and `-`.
-        title: for a heading.
+        name: figure and the part shown, for a file name: only letters, digits, `.`, `_` and `-`.
+        title: title and the part shown, for a heading.
         chart: the chart.
-        specification: the chart as Vega-Lite, not to be changed.
+        specification: the chart as Vega-Lite; must not be modified.
     """
 
     name: str
@@ -70,14 +71,14 @@ class Figure:
 
     Attributes:
         name: short name.
-        title: what it shows, in a few words.
-        caption: how to read it, in a few sentences.
-        query: SELECT over the marts; its sample or aggregation is deterministic.
-        draw: frame of the query's rows to one chart.
-        per: columns of the frame; each combination of their values gets a chart of its own in `draw_all`.
-        page_by: the column whose values `draw_all` spreads over pages; None where the query bounds the chart.
-        most: values of `page_by` a page, so that it stays a page long; None: as many as `most_bytes` let.
-        most_bytes: of a chart's JSON.
+        title: a few words on what it shows.
+        caption: a few sentences on how to read it.
+        query: SELECT over the marts, with deterministic samples and aggregates.
+        draw: function from the query's rows to one chart.
+        per: columns of which `draw_all` draws each combination of values as a chart of its own.
+        page_by: column whose values `draw_all` spreads over pages; None where the query limits the size of the chart.
+        page_size: most values of `page_by` on a page; None: as many as `max_bytes` allows.
+        max_bytes: most bytes of a chart's JSON.
     """
 
     name: str
@@ -87,116 +88,94 @@ class Figure:
     draw: Callable[[pl.DataFrame], AnyChart]
     per: tuple[str, ...]
     page_by: str | None = "recipe"
-    most: int | None = None
-    most_bytes: int = MOST_BYTES
+    page_size: int | None = None
+    max_bytes: int = MAX_BYTES
 
     def draw_all(self, frame: pl.DataFrame) -> Iterator[Drawing]:
-        """Draws one chart per combination of `per`, in the order of the rows; one that says so for no rows.
+        """Draw one chart per combination of `per`, in the order of the rows; without rows, one chart that says so.
 
-        No chart is larger than `most_bytes`: its values of `page_by` come on more pages, and what cannot be split gives
-        a chart that says so.
+        A chart larger than `max_bytes` is split into pages by `page_by`; if it cannot be split, a chart that says so
+        replaces it.
         """
         if frame.is_empty():
-            chart = self._chart(frame)
-            yield Drawing(self.name, self.title, chart, _specified(chart))
+            chart, specification = self._chart(frame)
+            yield Drawing(self.name, self.title, chart, specification)
             return
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
-        # Only what tells the charts apart goes into their names.
-        told = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
-        pages = [(key, *page) for key, part in parts.items() for page in self._pages(part, self.most)]
-        drawn = ((key, *page) for key, part, values in pages for page in self._drawn(part, values))
+        # Names and titles hold only the columns in which the charts differ.
+        varying = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
+        pages = [(key, *page) for key, part in parts.items() for page in self._pages(part, self.page_size)]
+        drawn = ((key, *page) for key, part, values in pages for page in self._draw_pages(part, values))
         for number, (key, chart, specification, values) in enumerate(drawn, start=1):
-            words = [str(key[index]) for index in told]
-            told_by = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in told] + values
-            # The number keeps names apart that differ only in characters that a file name cannot have.
+            words = [re.sub(r"[^A-Za-z0-9._-]+", "_", str(key[index]))[:60] for index in varying]
+            labels = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in varying] + values
+            # Numbers tell apart names that differ only in characters that a file name cannot have.
             numbers = [f"{number:02d}"] if len(pages) > 1 or values else []
-            slug = "-".join([self.name, *numbers, *map(_slug, words)])
-            title = ": ".join([self.title, *([", ".join(told_by)] if told_by else [])])
-            yield Drawing(slug, title, chart, specification)
+            title = f"{self.title}: {', '.join(labels)}" if labels else self.title
+            yield Drawing("-".join([self.name, *numbers, *words]), title, chart, specification)
 
-    def _chart(self, part: pl.DataFrame) -> AnyChart:
-        # Valid by the tests of each figure; checking every part of it again takes as long as drawing. The mode is the
-        # whole process's.
+    def _chart(self, part: pl.DataFrame) -> tuple[AnyChart, Specification]:
+        # Without validation, which takes as long as drawing; the tests validate each figure.
         with _DRAWING, debug_mode(False):
-            return self.draw(part)
+            chart = self.draw(part)
+        return chart, chart.to_dict(validate=False)
 
-    def _pages(self, part: pl.DataFrame, most: int | None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-        """The rows of at most `most` values at a time, and which values they are where there are several pages."""
-        values = part[self.page_by].unique(maintain_order=True).to_list() if self.page_by else []
-        if most is None or len(values) <= most:
+    def _pages(self, part: pl.DataFrame, page_size: int | None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+        """Yield the rows of each page, and the label of its values of `page_by`, which a single page has not."""
+        values = names(part, self.page_by) if self.page_by else []
+        if page_size is None or len(values) <= page_size:
             yield part, []
             return
         # Pages of equal length, so that the last one is not a single panel.
-        length = math.ceil(len(values) / math.ceil(len(values) / most))
+        length = math.ceil(len(values) / math.ceil(len(values) / page_size))
         for start in range(0, len(values), length):
             chosen = values[start : start + length]
             ends = dict.fromkeys(label(str(value)) for value in (chosen[0], chosen[-1]))
             yield part.filter(pl.col(str(self.page_by)).is_in(chosen)), [" to ".join(ends)]
 
-    def _drawn(self, part: pl.DataFrame, values: list[str]) -> Iterator[tuple[AnyChart, Specification, list[str]]]:
-        """One page, or as many as keep each below `most_bytes`."""
-        chart = self._chart(part)
-        specification = _specified(chart)
+    def _draw_pages(self, part: pl.DataFrame, values: list[str]) -> Iterator[tuple[AnyChart, Specification, list[str]]]:
+        """Draw one page, or as many as keep each below `max_bytes`."""
+        chart, specification = self._chart(part)
         size = len(vega_lite(specification))
-        if size <= self.most_bytes:
-            yield chart, specification, values
-            return
         count = part[self.page_by].n_unique() if self.page_by else 1
-        if count == 1:
-            chart = no_data(self.title, f"this part alone takes more than {self.most_bytes / 1e6:g} MB")
-            yield chart, _specified(chart), values
-            return
-        # Of pages that are a little larger than their share none is to be split again.
-        most = max(1, int(0.9 * count * self.most_bytes / size))
-        for fewer, its_values in self._pages(part, most):
-            yield from self._drawn(fewer, its_values)
-
-
-# How a heading names the part of a figure that it shows.
-_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}", "metric": "{}"}
-
-
-def _specified(chart: AnyChart) -> Specification:
-    specification: Specification = chart.to_dict(validate=False)
-    return specification
-
-
-def _slug(word: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", word)[:60]
-
-
-# What a page holds several of, by `page_by`.
-_PAGED = {"recipe": "variants", "task": "tasks", "measure": "measures", "kind": "kinds of task"}
+        if size <= self.max_bytes:
+            yield chart, specification, values
+        elif count == 1:
+            chart = no_data(self.title, f"this part alone takes more than {self.max_bytes / 1e6:g} MB")
+            yield chart, chart.to_dict(validate=False), values
+        else:
+            # A margin of a tenth, so that a page above the mean size needs no second split.
+            for page, page_values in self._pages(part, max(1, int(0.9 * count * self.max_bytes / size))):
+                yield from self._draw_pages(page, page_values)
 
 
 def _figure(
-    name: str, module: ModuleType, *per: str, page_by: str | None = "recipe", most: int | None = None
+    name: str, module: ModuleType, *per: str, page_by: str | None = "recipe", page_size: int | None = None
 ) -> Figure:
     caption = module.CAPTION
     if page_by:
-        pages = (
-            f"A page holds at most {most} {_PAGED[page_by]}, or" if most else f"A page holds all {_PAGED[page_by]}, or"
-        )
-        caption += f" {pages} as many as stay below {MOST_BYTES / 1e6:g} MB."
-    return Figure(name, module.TITLE, caption, module.QUERY, module.draw, per, page_by, most)
+        count = f"at most {page_size}" if page_size else "all"
+        limit = f"{MAX_BYTES / 1e6:g} MB"
+        caption += f" A page holds {count} {_PAGED[page_by]}, or as many as stay below {limit}."
+    return Figure(name, module.TITLE, caption, module.QUERY, module.draw, per, page_by, page_size)
 
 
 FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         _figure("spaces", spaces, "model", "prompt_id"),
-        _figure("hierarchy", hierarchy, "model", "lens", most=12),
-        _figure("amplification", amplification, "model", "lens", most=12),
+        _figure("hierarchy", hierarchy, "model", "lens", page_size=12),
+        _figure("amplification", amplification, "model", "lens", page_size=12),
         _figure("estimates", estimates, "model", "lens", page_by=None),
-        _figure("generation", generation, "model", most=12),
-        _figure("temperature", temperature, "model", most=12),
-        _figure("tokens", tokens, "model", "prompt_id", most=12),
-        _figure("top_tokens", top_tokens, "model", "prompt_id", most=12),
+        _figure("generation", generation, "model", page_size=12),
+        _figure("temperature", temperature, "model", page_size=12),
+        _figure("tokens", tokens, "model", "prompt_id", page_size=12),
+        _figure("top_tokens", top_tokens, "model", "prompt_id", page_size=12),
         _figure("options", options, "model", "prompt_id"),
         _figure("drops", drops, "model", page_by="kind"),
-        _figure("layer_map", layer_map, "model", most=6),
-        _figure("spikes", spikes, "model", "lens", most=12),
-        _figure("flips", flips, "model", page_by="task", most=9),
+        _figure("layer_map", layer_map, "model", page_size=6),
+        _figure("spikes", spikes, "model", "lens", page_size=12),
+        _figure("flips", flips, "model", page_by="task", page_size=9),
         _figure("flip_matrix", flip_matrix, "model", "metric", page_by=None),
         _figure("pareto", pareto, "model", page_by="measure"),
         _figure("quantization", quantization, "model", "quantization", page_by="measure"),
@@ -208,7 +187,7 @@ FIGURES: dict[str, Figure] = {
 
 
 def find_figure(name: str) -> Figure:
-    """Find a figure by its name.
+    """Return the figure of that name.
 
     Raises:
         InputError: there is none of that name.

@@ -1,13 +1,9 @@
-"""One prompt in h, z and p side by side: the paper's Figure 2, for every recipe.
-
-Which rows enter is the query's business.
-"""
+"""One prompt in h, z and p side by side: the paper's Figure 2, for every recipe."""
 
 import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
-from prunescope.pipelines.reporting.charts.display_text import label
 
 TITLE = "The same tokens in hidden states, logits and probabilities"
 CAPTION = (
@@ -39,24 +35,16 @@ FLOOR = 1e-6
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws one row per variant of one model and one prompt."""
+    """Draw one row per variant of one model and one prompt."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant read the dense model's tokens")
     named = theme.with_variant(frame)
     parts = ("median", "p10", "p90", "first")
-    data = pl.concat(
-        named.select(
-            "variant",
-            "tokens",
-            pl.lit(theme.SPACE_TITLES[space]).alias("space"),
-            *(pl.col(f"{space}_{part}").cast(pl.Float64).alias(part) for part in parts),
-        )
-        for space in theme.SPACES
-    )
+    data = theme.stacked(named, ["variant", "tokens"], "space", theme.SPACE_TITLES, parts)
     low, high = theme.extent(data["p10"], data["p90"], data["median"], data["first"])
     scale, axis = theme.decades(max(low, FLOOR), max(high, 10 * FLOOR), ticks=4)
     scale.clamp = True
-    titles = [theme.SPACE_TITLES[space] for space in theme.SPACES]
+    titles = list(theme.SPACE_TITLES.values())
     base = theme.Chart().encode(
         y=alt.Y("variant:N", title=None, sort=theme.names(named, "variant")),
         color=alt.Color("space:N", scale=alt.Scale(domain=titles, range=theme.SPACE_COLORS), legend=None),
@@ -67,14 +55,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     point = base.mark_point(filled=True, size=45, opacity=1).encode(
         x=x, tooltip=theme.tooltip("variant:N", "space:N", "median:Q", "p10:Q", "p90:Q", "first:Q", "tokens:Q")
     )
-    prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
-    told = [theme.models(frame), f"prompt {prompts}", theme.temperatures(frame)]
+    subtitle = f"{theme.models(frame)} · prompt {theme.labels(frame, 'prompt_id')} · {theme.temperatures(frame)}"
     return theme.themed(
         alt.layer(spread, first, point, data=theme.rows(data))
         .properties(width=210, height=alt.Step(18))
         .facet(
             column=alt.Column("space:N", title=None, sort=titles),
             spacing=14,
-            title=theme.title(TITLE, " · ".join(told)),
+            title=theme.title(TITLE, subtitle),
         )
     )

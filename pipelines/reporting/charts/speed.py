@@ -1,7 +1,4 @@
-"""Score against how much faster than the dense model a variant is.
-
-Timing belongs to the pipeline, not here.
-"""
+"""Score against speed, relative to the dense model."""
 
 import altair as alt
 import polars as pl
@@ -10,10 +7,10 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "What is left for the speed that was won"
 CAPTION = (
-    "One point a variant: how many times as fast as the dense model, timed in turn with it on one machine, at the "
-    "smallest batch and, there, the longest prompt that were timed. The band is how far the dense model timed against "
-    "itself is from 1: a speedup within it is none. Masks and quantized weights are multiplied as dense ones here and "
-    f"win no time. {method_encoding.SCORE_CAPTION}"
+    "One point per variant: its speed as a multiple of the dense model's, timed in turn with it on one machine, at the "
+    "smallest batch that was timed and the longest prompt timed with it. The band shows how far the dense model timed "
+    "against itself is from 1: a speedup within it is noise. Masked and quantized weights are multiplied as dense ones "
+    f"here and save no time. {method_encoding.SCORE_CAPTION}"
 )
 QUERY = f"""\
 with scores as (
@@ -37,27 +34,25 @@ where speedup is not null
 order by model, work desc, measure, recipe"""  # noqa: S608 - a constant
 
 WORK = {"prefill": "reading a prompt", "decode": "writing"}
-# On two lines, so that it fits below a panel of half a column.
+# Two lines, so that the title fits below a panel of half a column.
 _X_TITLE = ["times as fast as", "the dense model"]
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of one model: a row of panels for each measure, reading beside writing."""
+    """Draw rows of one model: a row of panels per measure, reading beside writing."""
     if frame.is_empty():
         return theme.no_data(TITLE, "the study times no variant (key `speed`)")
     named = method_encoding.labelled(theme.with_variant(frame), "method").with_columns(
         pl.col("work").cast(pl.String).replace(WORK)
     )
     named, order = method_encoding.panel_titles(
-        method_encoding.with_interval(named, "score", "score_se"), "measure", method_encoding.SCORE_TITLES
+        method_encoding.with_interval(named), "measure", method_encoding.SCORE_TITLES
     )
     marks = method_encoding.encodings(named["method"])
     equal = named["equal_sides"].fill_null(0.0)
     named = named.with_columns((1 - equal).alias("equal_low"), (1 + equal).alias("equal_high"))
     x_scale = method_encoding.padded(named["speedup"], named["equal_low"], named["equal_high"], share=0.08)
-    y_scale = method_encoding.padded(
-        named["score"], *(named[c].drop_nulls() for c in ("low", "high") if named[c].count())
-    )
+    y_scale = method_encoding.padded(named["score"], named["low"], named["high"])
     y = alt.Y("score:Q", title=None, scale=y_scale, axis=alt.Axis(format="~%", tickCount=6))
     x = alt.X("speedup:Q", title=_X_TITLE, scale=x_scale, axis=alt.Axis(grid=False))
     base = theme.Chart().encode(x=x)

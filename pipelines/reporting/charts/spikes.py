@@ -1,7 +1,4 @@
-"""The lead question as ROC curves: does a sublayer's local Var_p(Δz) tell where the output's KL spikes?
-
-The areas and their intervals are those of `q01_spike_predictors`.
-"""
+"""ROC curves of a sublayer's local Var_p(Δz) as a predictor of KL spikes at the output (q01_spike_predictors)."""
 
 import altair as alt
 import polars as pl
@@ -11,10 +8,10 @@ from prunescope.pipelines.reporting.charts import theme
 TITLE = "Which layers' logit shifts foretell a KL spike at the output"
 CAPTION = (
     "A spike is a position whose teacher-forced output KL is above the variant's own 90th percentile. Above, how well "
-    "each sublayer's Var_p(Δz), measured alone, ranks spikes before the rest (area under its ROC curve; 0.5, the grey "
-    "line, is no use), with the 95 % interval over prompts where at least five prompts, three of them with spikes, "
-    "allow one. Below, the ROC curves of the attention and the MLP sublayer with the largest area: picked as the best "
-    "of all, they flatter. A curve is drawn through at most about 60 of its thresholds."
+    "each sublayer's Var_p(Δz), measured alone, ranks spikes before other positions (area under its ROC curve; 0.5, "
+    "the grey line, is chance), with the 95 % interval over prompts where there are at least five, three of them with "
+    "spikes. Below, the ROC curves of the attention and the MLP sublayer with the largest area; selected as the best, "
+    "they look better than they are. A curve is drawn through at most about 60 of its thresholds."
 )
 QUERY = """\
 with answers as (
@@ -29,7 +26,7 @@ outputs as (
     from reference_steps
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 ),
--- One row a threshold: equal variances are passed at once.
+-- One row per threshold: `passed` counts ties together.
 thresholds as (
     select model, recipe, lens, layer, sublayer, var_p_dz,
            count_if(is_spike) over above / count_if(is_spike) over everything as true_positive_rate,
@@ -59,14 +56,10 @@ from curves
 order by model, lens desc, recipe, sublayer, layer, false_positive_rate nulls first, true_positive_rate"""
 
 _TITLES = list(theme.SUBLAYER_TITLES.values())
-_COLOR = alt.Color(
-    "sublayer:N",
-    title=None,
-    scale=alt.Scale(domain=_TITLES, range=[theme.BLUE, theme.VERMILLION]),
-    legend=alt.Legend(symbolOpacity=1, symbolSize=70),
-)
-_SHAPE = alt.Shape("sublayer:N", title=None, scale=alt.Scale(domain=_TITLES, range=["circle", "triangle-up"]))
-_COLUMNS = 5
+_LEGEND = alt.Legend(symbolOpacity=1, symbolSize=70)
+_COLOR = theme.nominal(alt.Color, "sublayer", _TITLES, [theme.BLUE, theme.VERMILLION], legend=_LEGEND)
+_SHAPE = theme.nominal(alt.Shape, "sublayer", _TITLES, ["circle", "triangle-up"])
+_NUMBERS = ("auc", "auc_low", "auc_high", "n_spikes", "n_prompts")
 
 
 def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
@@ -84,20 +77,11 @@ def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         base.mark_point(filled=True, size=22, opacity=0.9).encode(
             y=y,
             shape=_SHAPE,
-            tooltip=theme.tooltip(
-                "variant:N", "layer:Q", "sublayer:N", "auc:Q", "auc_low:Q", "auc_high:Q", "n_spikes:Q", "n_prompts:Q"
-            ),
+            tooltip=theme.tooltip("variant:N", "layer:Q", "sublayer:N", *(f"{name}:Q" for name in _NUMBERS)),
         ),
-        data=theme.rows(
-            areas.select("variant", "layer", "sublayer", "auc", "auc_low", "auc_high", "n_spikes", "n_prompts")
-        ),
+        data=theme.rows(areas.select("variant", "layer", "sublayer", *_NUMBERS)),
     )
-    faceted: theme.AnyChart = (
-        chart.properties(width=150, height=95)
-        .facet(facet=alt.Facet("variant:N", title=None, sort=order), columns=min(_COLUMNS, len(order)))
-        .resolve_axis(x="independent")
-    )
-    return faceted
+    return _by_variant(chart.properties(width=150, height=95), order)
 
 
 def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
@@ -129,16 +113,17 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         .encode(x=alt.datum(0.98), y=alt.Y("at:Q", title="true positive rate"), text=alt.Text("text:N")),
         data=theme.rows(curves),
     )
-    faceted: theme.AnyChart = (
-        chart.properties(width=150, height=120)
-        .facet(facet=alt.Facet("variant:N", title=None, sort=order), columns=min(_COLUMNS, len(order)))
-        .resolve_axis(x="independent")
-    )
+    return _by_variant(chart.properties(width=150, height=120), order)
+
+
+def _by_variant(chart: alt.LayerChart | alt.FacetChart, order: list[str]) -> theme.AnyChart:
+    facet = alt.Facet("variant:N", title=None, sort=order)
+    faceted: theme.AnyChart = chart.facet(facet=facet, columns=min(5, len(order))).resolve_axis(x="independent")
     return faceted
 
 
 def _with_ends(named: pl.DataFrame) -> pl.DataFrame:
-    """The curves from the origin on, each with its name where it is drawn, and the diagonal's two ends."""
+    """Return the curves with the origin added, a row with each curve's name, and the two ends of the diagonal."""
     key = ["variant", "sublayer", "layer"]
     points = named.filter(pl.col("true_positive_rate").is_not_null())
     starts = (
@@ -167,7 +152,7 @@ def _with_ends(named: pl.DataFrame) -> pl.DataFrame:
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of one model and lens: the area of every sublayer, then the curves of the best two of each variant."""
+    """Draw rows of one model and lens: the area of every sublayer, then the best two curves of each variant."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant has three KL spikes and a sublayer measured alone")
     named = theme.with_variant(frame).with_columns(pl.col("sublayer").cast(pl.String).replace(theme.SUBLAYER_TITLES))

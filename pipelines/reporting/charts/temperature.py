@@ -1,7 +1,4 @@
-"""How far p moves at each temperature of the softmax: the paper's Figure 6, for every recipe.
-
-Medians over prompts and tokens are formed by the query, not here.
-"""
+"""How far p moves at each temperature of the softmax: the paper's Figure 6, for every recipe."""
 
 import altair as alt
 import polars as pl
@@ -12,8 +9,8 @@ TITLE = "Divergence against the temperature of the softmax"
 CAPTION = (
     "1 − cos between the dense and the pruned distribution, and KL(dense ‖ pruned), at each temperature T that was "
     "measured: medians over all prompts and generated tokens, the bars from the 10th to the 90th percentile; q26 has "
-    "the means, which a few large values lift. A hotter softmax flattens both distributions, so that every divergence "
-    "vanishes in the end. h and z do not depend on T. A study with one temperature shows its variants below each other."
+    "the means, which a few large values raise. A higher T flattens both distributions, so that every divergence "
+    "tends to 0. h and z do not depend on T. A study with one temperature shows its variants below each other."
 )
 QUERY = """\
 select model, recipe, trajectory, temperature,
@@ -36,25 +33,15 @@ _TOOLTIP = theme.tooltip(
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws one row per model × recipe × trajectory × temperature."""
+    """Draw one row per model × recipe × trajectory × temperature."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant generated a token")
     named = theme.with_variant(frame).with_columns(
         pl.col("trajectory").cast(pl.String).replace(generation.TRAJECTORIES)
     )
-    data = pl.concat(
-        named.select(
-            "variant",
-            "trajectory",
-            "temperature",
-            "tokens",
-            pl.lit(heading).alias("quantity"),
-            *(pl.col(f"{column}_{part}").alias(part) for part in ("median", "p10", "p90")),
-        )
-        for column, heading in QUANTITIES.items()
-    )
-    has_one = data["temperature"].n_unique() == 1
-    return theme.themed(_dots(data, frame) if has_one else _curves(data, frame))
+    keep = ["variant", "trajectory", "temperature", "tokens"]
+    data = theme.stacked(named, keep, "quantity", QUANTITIES, ("median", "p10", "p90"))
+    return _dots(data, frame) if data["temperature"].n_unique() == 1 else _curves(data, frame)
 
 
 def _column(padding: int = 2) -> alt.Column:
@@ -68,7 +55,7 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         "temperature:Q",
         title="temperature T",
         scale=alt.Scale(zero=False, nice=False, padding=10),
-        # A format of the axis would round 1.5 to 2 where there is room for few ticks.
+        # The axis's own format rounds 1.5 to 2 where only few ticks fit.
         axis=alt.Axis(values=sorted(data["temperature"].unique()), labelExpr="format(datum.value, '~g')", grid=False),
     )
     base = theme.Chart().encode(x=x, color=generation.trajectory_color())
@@ -78,19 +65,18 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=26)).encode(
         y=alt.Y("median:Q", scale=scale, axis=axis), strokeDash=generation.trajectory_dash(), tooltip=_TOOLTIP
     )
-    names = theme.row_names("quantity", next(iter(QUANTITIES.values())), above=3)
-    chart: theme.AnyChart = (
+    names = theme.row_names(next(iter(QUANTITIES.values())), above=3)
+    return theme.themed(
         alt.layer(spread, line, names, data=theme.rows(data))
         .properties(width=250, height=95)
         .facet(
             row=theme.variant_row(data),
             column=_column(24),
-            bounds="flush",  # a long name above a panel moves nothing
+            bounds="flush",  # so that a long name above a panel does not move the panels
             spacing=alt.RowColnumber(row=24, column=14),
             title=theme.title(TITLE, theme.models(frame)),
         )
     )
-    return chart
 
 
 def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
@@ -108,9 +94,8 @@ def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         x=alt.X("median:Q", scale=scale, axis=axis), tooltip=_TOOLTIP
     )
     subtitle = f"{theme.models(frame)} · one temperature was measured: {theme.temperatures(frame)}"
-    chart: theme.AnyChart = (
+    return theme.themed(
         alt.layer(spread, point, data=theme.rows(data))
         .properties(width=300, height=alt.Step(11))
         .facet(column=_column(), spacing=14, title=theme.title(TITLE, subtitle))
     )
-    return chart

@@ -1,13 +1,10 @@
-"""How every chart looks: colours, sizes, axis titles, the empty chart.
-
-What a chart shows does not belong here.
-"""
+"""The common look of all charts: colours, scales, axes, titles, the empty chart."""
 
 import itertools
 import json
 import math
-from collections.abc import Iterable
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeAlias, TypeVar
 
 import altair as alt
 import polars as pl
@@ -15,30 +12,28 @@ import polars as pl
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.publication_size import Specification
 
-# Okabe and Ito's palette, told apart with every common colour blindness.
-# Light enough for a dark screen and dark enough for paper; text on a coloured cell chooses for itself.
+# Okabe and Ito's palette, safe for all common kinds of colour blindness, and readable on dark screens and on paper.
 BLUE, GREEN, VERMILLION, ORANGE = "#0072B2", "#009E73", "#D55E00", "#E69F00"
 PURPLE, SKY, OLIVE, GREY, INK = "#CC79A7", "#56B4E9", "#8F8F2E", "#7F7F7F", "#222222"
 CATEGORIES = [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, OLIVE, GREY]
 
-SPACES = ("h", "z", "p")
 SPACE_TITLES = {"h": "h, hidden state", "z": "z, logits", "p": "p, probabilities"}
 SPACE_COLORS = [BLUE, GREEN, VERMILLION]
 SPACE_SHAPES = ["circle", "square", "triangle-up"]
 SUBLAYER_TITLES = {"attn": "attention", "mlp": "MLP"}
 
-# Where a chart without data keeps its reason; Vega ignores it.
+# Key of `usermeta`, which Vega ignores, with the reason why a chart has no data.
 _MISSING = "no data"
 _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
+MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 AnyChart: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
 )
+_Channel = TypeVar("_Channel", alt.Color, alt.Shape, alt.StrokeDash)
 
-MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
-
-class _Rows(alt.InlineData):
-    """Rows that all copies of a chart share; Altair copies a chart some ten times while it is put together."""
+class _SharedRows(alt.InlineData):
+    """Data that all copies of a chart share, because Altair copies a chart some ten times while composing it."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
@@ -47,44 +42,61 @@ class _Rows(alt.InlineData):
 class Chart(alt.Chart):
     """A chart whose copies share its data, mark and encoding.
 
-    Layering, facets and concatenation copy each chart inside them, some sixty times in all; of a copy they replace
-    properties and change nothing inside them.
+    Layering, facets and concatenation make some sixty copies of each chart inside them. They replace properties of a
+    copy but never modify the values of properties, so that a shallow copy is safe.
     """
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Copy the chart alone."""
+        """Return a shallow copy."""
         return self.copy(deep=False)
 
 
 def inline(values: list[dict[str, Any]]) -> alt.InlineData:
-    """Rows as data inside the chart."""
-    data = _Rows(values=[])
-    # Filled afterwards: the constructor checks value by value, which takes longer than drawing.
+    """Return rows as inline data of a chart."""
+    data = _SharedRows(values=[])
+    # Set after construction: the constructor validates every value, which takes longer than drawing.
     data["values"] = values
     return data
 
 
-_floats = pl.selectors.float()
-_finite = pl.when(_floats.is_finite()).then(_floats).name.keep()
-
-
 def rows(frame: pl.DataFrame) -> alt.InlineData:
-    """The frame as data inside the chart, every value as it is; null, and what JSON lacks, NaN and ∞, are left out."""
+    """Return the frame as inline data of a chart, without null, NaN and ∞, of which JSON lacks the latter two."""
+    floats = pl.selectors.float()
+    finite = frame.with_columns(pl.when(floats.is_finite()).then(floats).name.keep())
     return inline(
-        [
-            {name: value for name, value in row.items() if value is not None}
-            for row in frame.with_columns(_finite).iter_rows(named=True)
-        ]
+        [{name: value for name, value in row.items() if value is not None} for row in finite.iter_rows(named=True)]
+    )
+
+
+def stacked(
+    frame: pl.DataFrame, keep: Sequence[str], name: str, titles: Mapping[str, str], parts: Sequence[str]
+) -> pl.DataFrame:
+    """Return one row per row and quantity, from columns `<quantity>_<part>`.
+
+    Args:
+        frame: the rows.
+        keep: columns to keep as they are.
+        name: new column with the quantity's title.
+        titles: quantity → title.
+        parts: new columns with the quantity's values.
+    """
+    return pl.concat(
+        frame.select(
+            *keep,
+            pl.lit(title).alias(name),
+            *(pl.col(f"{quantity}_{part}").cast(pl.Float64).alias(part) for part in parts),
+        )
+        for quantity, title in titles.items()
     )
 
 
 def names(frame: pl.DataFrame, column: str) -> list[str]:
-    """The column's labels in the order in which the query gave them."""
+    """Return the distinct values of a column in the order of the rows."""
     return frame[column].unique(maintain_order=True).to_list()
 
 
 def distinct_labels(texts: Iterable[str], limit: int = 40) -> dict[str, str]:
-    """Text → its label; texts that look the same once they are cut get a number, so that they stay apart."""
+    """Map each text to its label, numbering texts whose labels would be equal after shortening."""
     labels: dict[str, str] = {}
     for text in texts:
         if text not in labels:
@@ -95,7 +107,7 @@ def distinct_labels(texts: Iterable[str], limit: int = 40) -> dict[str, str]:
 
 
 def with_variant(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with `variant`: the recipe's name, with the model's before it where the frame has several models."""
+    """Add the column `variant`: the recipe's label, after the model's where the frame has several models."""
     named = frame.with_columns(pl.col("model", "recipe").cast(pl.String))
     variant = pl.col("recipe").replace_strict(distinct_labels(named["recipe"]), return_dtype=pl.String)
     if named["model"].n_unique() > 1:
@@ -103,28 +115,33 @@ def with_variant(frame: pl.DataFrame) -> pl.DataFrame:
     return named.with_columns(variant.alias("variant"))
 
 
+def labels(frame: pl.DataFrame, column: str) -> str:
+    """Return the labels of a column's distinct values, for a subtitle."""
+    return ", ".join(label(name) for name in names(frame, column))
+
+
 def models(frame: pl.DataFrame) -> str:
-    """The model names for a subtitle."""
-    return ", ".join(label(name) for name in names(frame, "model"))
+    """Return the models' labels, for a subtitle."""
+    return labels(frame, "model")
 
 
 def temperatures(frame: pl.DataFrame) -> str:
-    """The temperatures for a subtitle."""
+    """Return the temperatures, for a subtitle."""
     return "T = " + ", ".join(f"{temperature:g}" for temperature in sorted(frame["temperature"].unique()))
 
 
 def prompts(count: int) -> str:
-    """How many prompts a figure stands on, for a subtitle."""
+    """Return the number of prompts, for a subtitle."""
     return f"{count} prompts" if count != 1 else "1 prompt"
 
 
 def title(text: str, *subtitles: str) -> alt.TitleParams:
-    """A chart's title; the subtitles say which model, scope, lens and temperature."""
+    """Return a chart's title with those subtitles that are not empty."""
     return alt.TitleParams(text=text, subtitle=[line for line in subtitles if line])
 
 
 def without_zeros(zeros: int) -> str:
-    """What a subtitle says about values that a logarithmic axis cannot show; nothing where it shows all."""
+    """Return the subtitle about values that a logarithmic axis leaves out; empty where there are none."""
     if not zeros:
         return ""
     values = "1 value" if zeros == 1 else f"{zeros:,} values"
@@ -132,18 +149,24 @@ def without_zeros(zeros: int) -> str:
 
 
 def has_logarithm(column: str) -> pl.Expr:
-    """Whether a value has a place on a logarithmic axis; zero, null and NaN have none."""
+    """Return whether a logarithmic axis can show a value, which excludes zero, null and NaN."""
     return (pl.col(column) > 0) & pl.col(column).is_finite()
 
 
 def extent(*columns: pl.Series) -> tuple[float, float]:
-    """Smallest and largest value of columns that hold at least one."""
+    """Return the smallest and the largest value of columns that are not all empty."""
     both = pl.concat([column.cast(pl.Float64).alias("value") for column in columns])
     return float(both.min()), float(both.max())  # type: ignore[arg-type]
 
 
 def decades(low: float, high: float, ticks: int = 5) -> tuple[alt.Scale, alt.Axis]:
-    """A logarithmic scale and axis over whole powers of ten around positive values, ticked at powers of ten only."""
+    """Return a logarithmic scale and axis that begin, end and have their ticks at powers of ten.
+
+    Args:
+        low: smallest value to show, positive.
+        high: largest value to show.
+        ticks: most ticks, about.
+    """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     last = max(last, first + 1)
     every = math.ceil((last - first) / ticks)
@@ -155,7 +178,7 @@ def decades(low: float, high: float, ticks: int = 5) -> tuple[alt.Scale, alt.Axi
 
 
 def whole_axis(column: str, text: str, values: pl.Series) -> alt.X:
-    """An x axis of whole numbers, at most eight of them ticked, also where there are only two."""
+    """Return an x axis of integers with at most eight ticks, all at integers."""
     first, last = int(values.min()), int(values.max())  # type: ignore[arg-type]
     every = next(
         size
@@ -172,39 +195,43 @@ def whole_axis(column: str, text: str, values: pl.Series) -> alt.X:
     )
 
 
+def nominal(channel: type[_Channel], field: str, domain: Iterable[str], values: Iterable[Any], **keys: Any) -> _Channel:  # noqa: ANN401
+    """Return a channel without a title that maps the values of a nominal field to fixed colours, shapes or dashes."""
+    return channel(f"{field}:N", title=None, scale=alt.Scale(domain=[*domain], range=[*values]), **keys)
+
+
 def variant_row(frame: pl.DataFrame) -> alt.Row:
-    """A row of panels for each `variant`, in the order of the frame; `row_names` writes their names."""
+    """Return a row of panels per `variant`, in the order of the frame; `row_names` writes their headings."""
     return alt.Row("variant:N", title=None, sort=names(frame, "variant"), header=alt.Header(labels=False))
 
 
-def row_names(column: str, first: str, above: int) -> alt.Chart:
-    """A layer that writes the variant's name above the first panel of its row, where a long one has room.
+def row_names(first: str, above: int) -> alt.Chart:
+    """Return a layer that writes the variant's name above the first panel of its row, where a long name fits.
 
     Args:
-        column: field of the facet's columns.
-        first: its value in the first column.
+        first: `quantity` of the first column of panels.
         above: pixels between the name and the panel.
     """
-    once: alt.Chart = (
+    layer: alt.Chart = (
         Chart()
-        .transform_filter(alt.datum[column] == first)
-        .transform_aggregate(groupby=["variant", column])
+        .transform_filter(alt.datum["quantity"] == first)
+        .transform_aggregate(groupby=["variant", "quantity"])
         .mark_text(align="left", baseline="bottom", fontSize=12, fontWeight="bold")
         .encode(x=alt.value(0), y=alt.value(-above), text=alt.Text("variant:N"))
     )
-    return once
+    return layer
 
 
 def tooltip(*fields: str) -> list[alt.Tooltip]:
-    """Fields under their own names.
+    """Return tooltip channels of fields such as `layer:Q`.
 
-    Altair searches all its classes for a channel that is named by a string alone; so every encoding names its class.
+    Charts name every channel by its class, because Altair searches all its classes for a channel given as a string.
     """
     return [alt.Tooltip(field) for field in fields]
 
 
 def no_data(text: str, needs: str) -> AnyChart:
-    """The chart of an empty frame, which says what would fill it; `missing` tells it from others."""
+    """Return the chart of an empty frame, which names what is missing; `missing` returns that reason."""
     return themed(
         Chart(inline([{"message": f"no data: {needs}"}]), width=480, height=60, title=title(text))
         .properties(usermeta={_MISSING: needs})
@@ -214,16 +241,16 @@ def no_data(text: str, needs: str) -> AnyChart:
 
 
 def missing(specification: Specification) -> str | None:
-    """Why a chart shows nothing; None where it shows data."""
+    """Return the reason why a chart has no data; None where it has data."""
     reason: str | None = specification.get("usermeta", {}).get(_MISSING)
     return reason
 
 
 def config(dark: bool = False) -> dict[str, Any]:
-    """The common look as a plain Vega-Lite config: on white for paper, or on near black for screens.
+    """Return the common look as a Vega-Lite config: on white for paper, or on near black for screens.
 
-    Marks that must stand out from either ground take `style="ink"`, gaps between cells `style="gap"`, and quiet lines
-    `style="quiet"`, so that one specification serves both.
+    One specification serves both backgrounds, because marks whose colour depends on it have a style: `ink` for strong
+    contrast, `quiet` for faint lines, `gap` for the space between cells.
     """
     ink, quiet, grid, ground = ("#e6e6e6", "#9a9a9a", "#33363b", "#1b1d21") if dark else (INK, GREY, "#ececec", "white")
     faint = "#b4b4b4" if dark else "#555555"
@@ -281,17 +308,17 @@ def config(dark: bool = False) -> dict[str, Any]:
 
 
 def themed(chart: AnyChart) -> AnyChart:
-    """The chart with the common look, which stands in its JSON so that it looks the same everywhere."""
-    # In place, because a copy of a chart copies every chart inside it several times.
+    """Set the common look in a chart's own JSON, so that it looks the same everywhere, and return the chart."""
+    # In place, because copying a chart copies every chart inside it several times.
     chart.config = alt.Config(**config())
     return chart
 
 
 def dressed(specification: Specification, *, dark: bool = False) -> Specification:
-    """A chart with the light or the dark look instead of its own."""
+    """Return a specification with the light or the dark look instead of its own."""
     return {**specification, "config": config(dark=dark)}
 
 
 def vega_lite(specification: Specification) -> bytes:
-    """A specification as a file of Vega-Lite JSON, the same bytes every time."""
+    """Return a specification as a Vega-Lite JSON file, the same bytes every time."""
     return (json.dumps(specification, allow_nan=False, sort_keys=True) + "\n").encode()

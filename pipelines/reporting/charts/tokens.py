@@ -1,7 +1,4 @@
-"""A generation as a reader sees it: one cell a token, in reading order, coloured by KL.
-
-Token texts come from strangers' models; `text.visible` makes each of them one short line.
-"""
+"""Generated tokens in reading order, one cell per token, coloured by KL."""
 
 from typing import Literal
 
@@ -9,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
-from prunescope.pipelines.reporting.charts.display_text import label, visible
+from prunescope.pipelines.reporting.charts.display_text import visible
 
 TITLE = "What each variant writes, token by token"
 CAPTION = (
@@ -26,10 +23,10 @@ where recipe <> 'dense' and step < 64
 qualify dense_rank() over (partition by model order by prompt_id) <= 4
 order by model, prompt_id, recipe, step"""
 
-CELLS = 12  # a line: fits a page beside the row names
+CELLS = 12  # per line, so that a line fits a page beside the row names
 BOUNDS = [0.01, 0.1, 1, 5, 20]
 CLASSES = ["dense model", "below 0.01", "0.01 to 0.1", "0.1 to 1", "1 to 5", "5 to 20", "20 and more"]
-# From white to dark blue; the dense row, which has no divergence, is grey.
+# The dense row, which has no divergence, is grey; the others run from white to dark blue.
 COLORS = ["#e6e6e6", "#f7fbff", "#d6e6f4", "#abcfe6", "#6aaed6", "#3787c0", "#0b4a90"]
 
 
@@ -79,7 +76,7 @@ def _words(base: alt.Chart, test: str, weight: Literal["normal", "bold"]) -> alt
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws rows of `token_trace` of one model and one prompt."""
+    """Draw rows of `token_trace` of one model and one prompt."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant generated a token")
     cells = _cells(frame)
@@ -98,8 +95,6 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     outline = base.transform_filter("datum.is_first_flip").mark_rect(
         fill=None, stroke=theme.VERMILLION, strokeWidth=2.5
     )
-    lines = theme.names(cells, "line")
-    prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
     return theme.themed(
         alt.layer(
             box,
@@ -113,13 +108,13 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             facet=alt.Facet(
                 "line:O",
                 title=None,
-                sort=lines,
+                sort=theme.names(cells, "line"),
                 header=alt.Header(
                     labelExpr="'from step ' + datum.value", labelAnchor="start", labelFontWeight="normal"
                 ),
             ),
             columns=1,
             spacing=6,
-            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {prompts}"),
+            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {theme.labels(frame, 'prompt_id')}"),
         )
     )

@@ -1,15 +1,10 @@
-"""The most likely tokens of both models at one step, the first flip: the paper's Figure 8, for every recipe.
-
-Token texts come from strangers' models; `text.visible` makes each of them one short line.
-"""
-
-from collections.abc import Iterable
+"""The most likely tokens of both models at one step, the first flip: the paper's Figure 8, for every recipe."""
 
 import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
-from prunescope.pipelines.reporting.charts.display_text import label, visible
+from prunescope.pipelines.reporting.charts.display_text import visible
 
 TITLE = "Top tokens of both models at the first flip"
 CAPTION = (
@@ -43,11 +38,11 @@ order by tokens.model, tokens.prompt_id, tokens.recipe, probability_dense desc, 
 SIDES = {"dense": theme.BLUE, "pruned": theme.VERMILLION}
 COLUMNS = 3
 _LIMIT = 14  # columns of a token's text
-_TOKEN_WIDTH = 105  # pixels, of so long a text beside its panel
+_TOKEN_WIDTH = 105  # pixels of a text of that length beside its panel
 
 
 def _tokens(named: pl.DataFrame) -> pl.DataFrame:
-    """A row per variant and token; `panel` says variant and step."""
+    """Return a row per variant and token; `panel` names variant and step."""
     sides = [
         column
         for side in SIDES
@@ -60,7 +55,7 @@ def _tokens(named: pl.DataFrame) -> pl.DataFrame:
     no_flip = pl.when(pl.col("first_flip_step").is_null()).then(pl.lit(", no flip")).otherwise(pl.lit(""))
     return named.select(
         pl.format("step {}{} · {}", "step", no_flip, "variant").alias("panel"),
-        # Two tokens can look alike, so that the place orders them and the text only labels them.
+        # The order is that of `place`, because the texts of two tokens can look alike.
         pl.int_range(pl.len()).over("variant").alias("place"),
         pl.col("token_text").map_elements(lambda text: visible(text, _LIMIT), return_dtype=pl.String).alias("token"),
         "token_id",
@@ -69,7 +64,7 @@ def _tokens(named: pl.DataFrame) -> pl.DataFrame:
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draws one row per variant and token, of one model and one prompt."""
+    """Draw one row per variant and token, of one model and one prompt."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant has its most likely tokens kept")
     data = _tokens(theme.with_variant(frame))
@@ -83,22 +78,21 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     ends = [
         base.mark_point(filled=True, size=50, opacity=0.9).encode(
             x=_probability(side),
-            color=alt.Color(f"name_{side}:N", title=None, scale=_scale(SIDES.values())),
-            shape=alt.Shape(f"name_{side}:N", title=None, scale=_scale(["square", "circle"])),
+            color=theme.nominal(alt.Color, f"name_{side}", SIDES, SIDES.values()),
+            shape=theme.nominal(alt.Shape, f"name_{side}", SIDES, ["square", "circle"]),
             tooltip=fields,
         )
         for side in SIDES
     ]
-    prompts = ", ".join(label(prompt) for prompt in theme.names(frame, "prompt_id"))
     return theme.themed(
         alt.layer(link, words, *ends, data=theme.rows(data))
         .properties(width=150, height=alt.Step(16))
         .facet(
             facet=alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelLimit=150 + _TOKEN_WIDTH - 10)),
             columns=min(COLUMNS, len(panels)),
-            bounds="flush",  # panels below each other stay so, however long their tokens are
+            bounds="flush",  # so that long tokens do not move the panels
             spacing=alt.RowColnumber(row=75, column=_TOKEN_WIDTH),
-            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {prompts}"),
+            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {theme.labels(frame, 'prompt_id')}"),
         )
         .resolve_axis(x="independent")
     )
@@ -107,7 +101,3 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
 def _probability(side: str) -> alt.X:
     axis = alt.Axis(values=[0, 0.5, 1], format="~g")
     return alt.X(f"{side}:Q", title="probability", scale=alt.Scale(domain=[0, 1]), axis=axis)
-
-
-def _scale(looks: Iterable[str]) -> alt.Scale:
-    return alt.Scale(domain=list(SIDES), range=list(looks))

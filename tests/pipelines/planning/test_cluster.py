@@ -1,11 +1,19 @@
-"""The simulated run of many workers: closed forms where there are some, and what it says stops them first."""
+"""Tests of the simulated run of many workers: closed forms where they exist, and the step that limits it first."""
 
 import pytest
 
 from prunescope.pipelines.planning.cluster import ANSWERS, BOOKKEEPING, WRITING, StageTimes, simulate
 
 PACE = StageTimes(
-    load=8, model=4, dense=2, variant=10, model_told=1, variant_told=0.5, planned=0.25, written=0.125, answers=5
+    load=8,
+    model=4,
+    dense=2,
+    variant=10,
+    model_bookkeeping=1,
+    variant_bookkeeping=0.5,
+    planning=0.25,
+    writing=0.125,
+    answers=5,
 )
 
 
@@ -32,14 +40,14 @@ def test_a_worker_that_helps_with_a_model_loads_it_again_when_its_own_tables_are
 
 @pytest.mark.parametrize(
     ("serial", "name", "each"),
-    [("variant_told", BOOKKEEPING, 2.0), ("written", WRITING, 2.0), ("answers", ANSWERS, 800)],
+    [("variant_bookkeeping", BOOKKEEPING, 2.0), ("writing", WRITING, 2.0), ("answers", ANSWERS, 800)],
 )
 def test_what_one_does_for_all_bounds_the_run_from_the_number_of_workers_that_is_told(
     serial: str, name: str, each: float
 ) -> None:
     pace = StageTimes(load=0, model=0, dense=0, variant=20, **{serial: each})
-    told, at = simulate(pace, models=40, variants=10, workers=1).first_limit
-    assert (told, at) == (name, pytest.approx(10))
+    limit, at = simulate(pace, models=40, variants=10, workers=1).first_limit
+    assert (limit, at) == (name, pytest.approx(10))
     total = each if serial == "answers" else 400 * each
     few, many = (simulate(pace, models=40, variants=10, workers=workers).seconds for workers in (2, 40))
     assert few > 4 * total, "computing takes longest"

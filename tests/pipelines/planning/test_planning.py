@@ -16,7 +16,7 @@ from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, peak
-from prunescope.pipelines.planning.machine_speed import Machine, measured
+from prunescope.pipelines.planning.machine_speed import Machine, measure_machine
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
@@ -62,7 +62,7 @@ def load(prompts: tuple[int, ...] = (5, 7), **keys: object) -> Workload:
 
 
 def alone(name: str) -> tuple[Recipe, list[Recipe]]:
-    """A recipe that is traced with no other."""
+    """Return a recipe as the only one of its trace group."""
     recipe = parse_recipe(name)
     return recipe, [recipe]
 
@@ -72,7 +72,7 @@ def amounts(costs: list[Cost], kind: str, word: str = "") -> float:
 
 
 def llama(folder: Path, **changes: object) -> Path:
-    """A config with a tokenizer and a header of weights that are not there."""
+    """Write a config, a tokenizer and a weight file that has only a header."""
     sizes = {
         "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "vocab_size": 50, "tie_word_embeddings": False, "max_position_embeddings": 512,
@@ -143,8 +143,8 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
     assert len(load().groups(recipes, 8, rows // 2)) == 20
     assert amounts(load().dense(3), "head") == 3 * 2 * 32 * 2 * 50 * 8
     assert amounts(load().variant(parse_recipe("dense")), "head", "lens") == 0
-    one = load().held(recipes[0], recipes[:1], 0)
-    five = load().held(recipes[0], recipes[:5], 0)
+    one = load().memory(recipes[0], recipes[:1], 0)
+    five = load().memory(recipes[0], recipes[:5], 0)
     for item in ("masks, a bit a weight", "shifts of the stream", "rows of the variants"):
         sizes = [sum(each.bytes for each in held if each.item == item) for held in (one, five)]
         assert sizes[1] == 5 * sizes[0] > 0, item
@@ -177,14 +177,14 @@ def test_texts_cost_a_pass_a_side_and_every_scored_token_twice_through_the_head(
 def test_what_is_timed_runs_two_and_its_repeats_on_both_sides_and_holds_its_cache() -> None:
     timed = study().model_copy(update={"speed": (SpeedSpec(batch=4, length=30, new_tokens=10, repeats=3),)})
     work, (recipe, group) = Workload(timed, SHAPE, (5, 7), [3], workers=2), alone("magnitude-50")
-    costs = work.measured.speed_variant(recipe)
+    costs = work.speed_variant(recipe)
     assert amounts(costs, "body") == 2 * 5 * work.forward(30, sequences=4)
     assert amounts(costs, "memory") == 2 * 5 * 9 * (960 * 4 + 50 * 8 * 4)
-    held = {each.item: each.bytes for each in work.held(recipe, group, 0) if each.phase == "worn"}
+    held = {each.item: each.bytes for each in work.memory(recipe, group, 0) if each.phase == "worn"}
     assert held["key-value cache"] == 4 * (30 + 10) * 8 * 2 * 4
     assert [rows.rows for rows in work.variant_rows(recipe) if rows.table == "speed"] == [1]
-    assert not work.measured.speed_variant(parse_recipe("noise-batch"))
-    assert not load().measured.speed_variant(recipe)
+    assert not work.speed_variant(parse_recipe("noise-batch"))
+    assert not load().speed_variant(recipe)
 
 
 def test_decoding_reads_all_weights_for_every_token() -> None:
@@ -211,29 +211,29 @@ def test_the_peak_is_what_always_is_and_the_largest_phase() -> None:
 
 
 def test_memory_of_weights_masks_and_head_by_hand() -> None:
-    in_bfloat16 = {each.item: each.bytes for each in load(dtype="bfloat16").held(*alone("wanda-50"), 1000)}
+    in_bfloat16 = {each.item: each.bytes for each in load(dtype="bfloat16").memory(*alone("wanda-50"), 1000)}
     assert in_bfloat16["process and libraries"] == 1000
     assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
-    worn = {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0) if each.phase == "worn"}
+    worn = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "worn"}
     assert (worn["pruned weights"], worn["masks, a bit a weight"]) == (4 * 960, 120)
     assert worn["key-value cache"] == 2 * 10 * 8 * 2 * 4
-    assert {each.item: each.bytes for each in load().held(*alone("wanda-50"), 0)}["head in float32"] == 0
+    assert {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
-    traced = {each.item: each.bytes for each in load().held(*alone("dense"), 0) if each.phase == "measured"}
+    traced = {each.item: each.bytes for each in load().memory(*alone("dense"), 0) if each.phase == "measured"}
     assert traced["logits of a block"] == 2 * 4 * (2 * 8) * 50 * 4
-    noise = {each.item: each.bytes for each in load().held(*alone("noise-bfloat16"), 0)}
+    noise = {each.item: each.bytes for each in load().memory(*alone("noise-bfloat16"), 0)}
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
 
 
 def test_of_layers_on_disk_one_at_a_time_is_in_memory() -> None:
     layers = 4 * (2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8)
-    streamed = replace(load(), stays=1000)
-    held = {each.item: each.bytes for each in streamed.held(*alone("wanda-50"), 0) if each.phase == "always"}
+    streamed = replace(load(), resident_bytes=1000)
+    held = {each.item: each.bytes for each in streamed.memory(*alone("wanda-50"), 0) if each.phase == "always"}
     assert (held["weights in float32 outside the layers"], held["layers that stay"]) == (4 * 2 * 400, 1000)
     assert held["layers on their turn"] == max(layers // 2, 2 * 4 * 3 * 96)
-    whole = replace(load(), stays=layers).held(*alone("wanda-50"), 0)
-    assert whole == load().held(*alone("wanda-50"), 0)
+    whole = replace(load(), resident_bytes=layers).memory(*alone("wanda-50"), 0)
+    assert whole == load().memory(*alone("wanda-50"), 0)
 
 
 def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -
     decoder, outline = load_decoder(folder), load_meta_model(folder)
     session = TraceSession(decoder, "tiny", study())
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
-    held = Workload(study(), shape_of(outline), lengths, [3], workers=1).held(*alone("dense"), 0)
+    held = Workload(study(), shape_of(outline), lengths, [3], workers=1).memory(*alone("dense"), 0)
     expected = {each.item: each.bytes for each in held}
     captures = [dense.capture for dense in session._prompts]
     kept = [t for capture in captures for t in (*capture.streams.values(), *capture.added.values())]
@@ -264,7 +264,7 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
     shape = shape_of(load_meta_model(folder))
     assert shape.parameters == 8_030_261_248  # what Llama 3 8B publishes
     whole = Workload(study("bfloat16"), shape, [40, 60], [3], workers=8)
-    peaks = {name: peak(whole.held(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
+    peaks = {name: peak(whole.memory(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
     # 15 GiB of weights and 2 of a float32 head; a masked variant makes its weights layer by layer and keeps bits.
     assert 17 < peaks["attn-drop-8"] < 20
     assert 18 < peaks["wanda-50"] < 24
@@ -283,7 +283,7 @@ def test_what_is_no_decoder_is_refused(tmp_path: Path) -> None:
 
 def test_a_machine_is_measured_in_positive_numbers_and_its_threads_are_left_alone() -> None:
     threads = torch.get_num_threads()
-    machine = measured(SHAPE, torch.float32, "cpu", tokens=8, temperatures=2)
+    machine = measure_machine(SHAPE, torch.float32, "cpu", tokens=8, temperatures=2)
     assert min(machine.head, machine.body, machine.memory, machine.vocabulary) > 0
     assert torch.get_num_threads() == threads
     free = available_bytes("cpu")
@@ -328,6 +328,6 @@ def test_pruning_runs_the_calibration_tokens_as_often_as_its_recipes_need() -> N
         own = recipe.model_copy(update={"calibration": twice})
         assert amounts(load().pruning(own), "body", "through") == passes * 2 * one, name
     assert amounts(load().pruning(parse_recipe("gptq-4bit")), "body", "Gram") == tokens * 2 * (3 * 8**2 + 12**2)
-    held = {each.item: each.bytes for each in load().held(parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)}
+    held = {each.item: each.bytes for each in load().memory(parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)}
     assert held["streams of the calibration tokens"] == 4 * 8 * tokens
     assert held["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)

@@ -71,7 +71,7 @@ def test_where_losses_follow_the_probe_verdicts_are_right_and_certain(of_tables:
         assert row["predicted_loss_low_generative"] <= writing <= row["predicted_loss_high_generative"]
         assert row["predicted_loss_low_non_generative"] <= choosing <= row["predicted_loss_high_non_generative"]
         assert row["loss_generative"] is None
-    assert "3 other models" in " ".join(of_tables.told)
+    assert "3 other models" in " ".join(of_tables.notes)
 
 
 def test_safe_recipes_come_first_and_each_names_the_probe_that_says_so(of_tables: Advice) -> None:
@@ -87,7 +87,7 @@ def test_a_probe_beyond_all_that_were_seen_is_judged_by_the_rule(of_tables: Advi
     row = by_recipe(of_tables)["r5"]
     # top1_change is a share and hardly ever beyond, but it says nothing about the rest: its interval is wide.
     if row["basis"] == "rule":
-        assert "r5" in " ".join(of_tables.told)
+        assert "r5" in " ".join(of_tables.notes)
     else:
         assert row["probe"] == "top1_change"
     assert row["verdict"] == BROKEN
@@ -106,9 +106,9 @@ def test_only_what_lies_above_all_that_was_seen_is_called_beyond(catalogue: duck
     variants = pl.concat(
         [summary(NEW), summary([None]).with_columns(recipe=pl.lit("unprobed"))], how="vertical_relaxed"
     )
-    told = advise(variants, predictions(catalogue), 0.1).told
+    told = advise(variants, predictions(catalogue), 0.1).notes
 
-    assert "beyond every probe that was seen, so by the rule: r5" in told
+    assert "more damage than any model had before, so by the rule: r5" in told
     assert "without a probe that predicts both losses, so by the rule: unprobed" in told
 
 
@@ -117,7 +117,7 @@ def test_with_too_few_models_the_rule_of_the_paper_decides_and_claims_nothing(
     catalogue: duckdb.DuckDBPyConnection, models: int
 ) -> None:
     advice = advised(catalogue, models, cliff)
-    told, is_known = " ".join(advice.told), models >= 2
+    told, is_known = " ".join(advice.notes), models >= 2
 
     assert (f"too little data to predict losses: {models} other model" in told) is not is_known
     assert "claims no calibration" in told
@@ -174,7 +174,7 @@ def test_the_rule_takes_each_of_its_three_conditions_and_says_what_their_interva
             changes["options_changed_low"],
             changes["options_changed_high"],
         ]
-    assert any("not judged" in line for line in advice.told) == (verdict == NOT_JUDGED)
+    assert any("not judged" in line for line in advice.notes) == (verdict == NOT_JUDGED)
 
 
 def test_a_greater_tolerance_bears_more(catalogue: duckdb.DuckDBPyConnection) -> None:
@@ -195,7 +195,7 @@ def test_choosing_that_loses_less_than_half_is_not_broken(
     rows = by_recipe(advised(catalogue, 3, dulled))
 
     assert [rows[f"r{index}"]["verdict"] for index in range(5)] == [SAFE, SAFE, CHOOSING_ONLY, BROKEN, BROKEN]
-    assert "between them, non-generative only" in " ".join(advised(catalogue, 0, dulled).told)
+    assert "between them, non-generative only" in " ".join(advised(catalogue, 0, dulled).notes)
 
 
 def test_measured_losses_stand_beside_the_predicted_ones(catalogue: duckdb.DuckDBPyConnection) -> None:
@@ -216,7 +216,7 @@ def test_where_measured_losses_lead_elsewhere_the_advice_says_so(catalogue: duck
     right = found.filter(pl.col("kind") == "non_generative").with_columns(measure=pl.lit("score"), loss=pl.lit(2.25))
     own = found.with_columns(measure=pl.lit("agreement"))
     advice = advise(summary([0.02, 0.1, 0.2]), pl.concat([right, own]), 0.1)
-    rows, told = by_recipe(advice), " ".join(advice.told)
+    rows, told = by_recipe(advice), " ".join(advice.notes)
     assert [rows[f"r{at}"]["verdict"] for at in range(3)] == [SAFE] * 3
     assert [rows[f"r{at}"]["loss_generative"] for at in range(3)] == [0.0, 0.0, 1.0]
     assert "another verdict, which counts more: r2;" in told

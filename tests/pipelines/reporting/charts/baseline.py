@@ -1,7 +1,7 @@
-"""What every figure looked like when a person last looked at it; the tests compare with these small pictures.
+"""Small reference pictures of every figure, which the tests compare with.
 
-`python -m tests.pipelines.reporting.charts.baseline [FIGURE ...]` draws them anew on the synthetic frames (all, where none is
-named). Look at what changed before you commit it.
+`python -m tests.pipelines.reporting.charts.baseline [FIGURE ...]` redraws those named, or all, on the synthetic frames.
+Look at the changes before you commit them.
 """
 
 import io

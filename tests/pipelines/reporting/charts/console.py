@@ -1,4 +1,4 @@
-"""What a browser says in its console while it draws charts. What is tested does not belong here."""
+"""Helper that collects a browser's console messages while it draws charts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +24,14 @@ class Console:
         self._driver = driver
 
     def of(self, specification: dict[str, Any]) -> list[str]:
-        """Warnings and errors of drawing this one."""
+        """Return the warnings and errors of drawing a chart."""
         failed = self._driver.execute_async_script(DRAW, specification)
         return [*([failed] if failed else []), *(entry["message"] for entry in self._driver.get_log("browser"))]
 
 
 @contextmanager
 def console(folder: Path) -> Iterator[Console]:
-    """Opens the page; the test is skipped where there is no browser."""
+    """Open the page; skip the test where there is no browser."""
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     (folder / "bundle.js").write_text(script, encoding="utf-8")
     page = '<!doctype html><meta charset="utf-8"><body><script type="module" src="bundle.js"></script>'

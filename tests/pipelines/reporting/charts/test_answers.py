@@ -1,11 +1,11 @@
-"""A chart of any answer shows every row once, says what it leaves out, and joins no strangers by a line."""
+"""A chart of any answer shows every row once, says what it leaves out, and joins no unrelated points by a line."""
 
 import polars as pl
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import method_encoding, theme
-from prunescope.pipelines.reporting.charts.auto_chart import MOST_MARKS, draw
+from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, draw
 
 KEY = ("model", "recipe", "layer")
 
@@ -57,8 +57,8 @@ def test_every_row_with_a_value_is_one_mark_with_its_interval():
 def test_methods_have_the_colours_that_they_have_in_every_figure():
     rows = pl.DataFrame({"layer": [0, 1, 0], "method": ["wanda", "wanda", "flap"], "auc": [0.1, 0.2, 0.3]})
     scale = drawn(rows, key=("layer", "method"))["layer"][0]["encoding"]["color"]["scale"]
-    places = method_encoding.places(["wanda", "flap"])
-    assert scale == {"domain": list(places), "range": [theme.CATEGORIES[place % 8] for place in places.values()]}
+    slots = method_encoding.slots(["wanda", "flap"])
+    assert scale == {"domain": list(slots), "range": [theme.CATEGORIES[slot % 8] for slot in slots.values()]}
 
 
 def test_an_interval_that_no_row_has_is_not_claimed_and_its_reason_is_told():
@@ -128,6 +128,11 @@ def test_panels_stand_for_what_neither_axis_nor_colour_shows():
     assert len(data(spec)) == 8
 
 
+def test_one_row_is_drawn_over_its_key_also_without_a_recipe():
+    rows = pl.DataFrame({"theorem": ["T1 h"], "ratio_median": [0.9]})
+    assert drawn(rows, ("theorem",))["layer"][-1]["encoding"]["x"]["field"] == "theorem"
+
+
 def test_an_answer_without_rows_or_values_says_so():
     assert "no data: the answer has no rows" in str(drawn(frame().clear()))
     empty = pl.DataFrame({"layer": [0, 1], "kl": [None, None]}, schema={"layer": pl.Int64, "kl": pl.Float64})
@@ -135,7 +140,7 @@ def test_an_answer_without_rows_or_values_says_so():
 
 
 def test_more_rows_than_a_picture_shows_are_refused_and_not_sampled():
-    rows = pl.DataFrame({"layer": range(MOST_MARKS + 1), "kl": [1.0] * (MOST_MARKS + 1)})
+    rows = pl.DataFrame({"layer": range(MAX_MARKS + 1), "kl": [1.0] * (MAX_MARKS + 1)})
     with pytest.raises(InputError, match=r"5,001 rows are more than a picture shows \(5,000\); ask for less"):
         draw("q00", rows, ("layer",), "?")
 

@@ -1,4 +1,4 @@
-"""Figures that are asked and drawn once, whoever wants them first."""
+"""The cache queries and draws each figure once, for all its readers."""
 
 from collections.abc import Iterator
 
@@ -50,7 +50,7 @@ def test_a_preview_draws_the_first_page_and_a_report_after_it_only_the_others() 
     assert counted.asked == ["select 1"]
 
 
-def test_two_who_read_at_the_same_time_each_see_every_page_once() -> None:
+def test_two_readers_at_the_same_time_each_see_every_page_once() -> None:
     counted = Counted()
     drawn = FigureCache(counted.ask)
     one, other = drawn.drawings(counted.figure), drawn.drawings(counted.figure)
@@ -58,7 +58,7 @@ def test_two_who_read_at_the_same_time_each_see_every_page_once() -> None:
     assert counted.drawn == ["a", "b"]
 
 
-def test_what_failed_is_drawn_anew_and_never_passes_for_all_there_is() -> None:
+def test_a_failed_figure_is_drawn_again_from_its_first_page() -> None:
     counted = Counted(broken="b")
     drawn = FigureCache(counted.ask)
     with pytest.raises(ValueError, match="b"):

@@ -15,7 +15,7 @@ import pytest
 
 from prunescope.pipelines.reporting.charts import generation, spaces, temperature, theme, tokens, top_tokens
 from prunescope.pipelines.reporting.charts.publication_size import fitted
-from prunescope.pipelines.reporting.charts.registry import FIGURES, MOST_BYTES, Figure
+from prunescope.pipelines.reporting.charts.registry import FIGURES, MAX_BYTES, Figure
 from tests.pipelines.reporting.charts import frames, variant_frames
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -82,7 +82,7 @@ def large_marts() -> dict[str, pl.DataFrame]:
 @EVERY
 def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
     drawing = next(figure.draw_all(frames.ask(figure.query, **large_marts())))
-    assert 3_000 < len(drawing.chart.to_json()) < MOST_BYTES
+    assert 3_000 < len(drawing.chart.to_json()) < MAX_BYTES
 
 
 def test_flips_of_a_whole_benchmark_come_in_pages_that_stay_small():
@@ -93,7 +93,7 @@ def test_flips_of_a_whole_benchmark_come_in_pages_that_stay_small():
     many = pl.concat(one.with_columns(task=pl.lit(task), metric=pl.lit(metric)) for task in tasks for metric in metrics)
     drawings = list(FIGURES["flips"].draw_all(frames.ask(FIGURES["flips"].query, q20_answers_flipped=many)))
     assert len(drawings) == 7
-    assert max(len(drawing.chart.to_json()) for drawing in drawings) < MOST_BYTES
+    assert max(len(drawing.chart.to_json()) for drawing in drawings) < MAX_BYTES
     assert drawings[0].title.endswith("mmlu_subject_00 to mmlu_subject_08")
 
 
@@ -455,7 +455,7 @@ def largest_marts() -> dict[str, pl.DataFrame]:
 
 @EVERY
 def test_no_drawing_of_a_large_study_is_larger_than_2_mb(figure: Figure):
-    assert 3_000 < max(vega_lite_sizes(figure, largest_marts())) <= MOST_BYTES
+    assert 3_000 < max(vega_lite_sizes(figure, largest_marts())) <= MAX_BYTES
 
 
 @EVERY
@@ -475,7 +475,7 @@ def test_a_drawing_above_the_limit_is_split_into_pages_that_hold_all_of_it_once(
         drawn.append(part)
         return figure.draw(part)
 
-    small = replace(figure, draw=draw, most_bytes=whole - 1)
+    small = replace(figure, draw=draw, max_bytes=whole - 1)
     drawings = list(small.draw_all(frame))
     pages = [part for part in drawn if part.height < frame.height]
     assert len(drawings) == len(pages) > 1
@@ -487,7 +487,7 @@ def test_a_drawing_above_the_limit_is_split_into_pages_that_hold_all_of_it_once(
 
 def test_what_cannot_be_split_says_so_instead_of_a_drawing_above_the_limit():
     for name in ("estimates", "flips"):
-        figure = replace(FIGURES[name], most_bytes=2_900)
+        figure = replace(FIGURES[name], max_bytes=2_900)
         for drawing in figure.draw_all(frames.ask(figure.query)):
             assert theme.missing(drawing.specification) == "this part alone takes more than 0.0029 MB"
             assert len(theme.vega_lite(drawing.chart.to_dict())) < 2_900

@@ -1,4 +1,4 @@
-"""A chart's own page in a browser: it draws, asks nobody, and runs nothing that stands in the text of a model."""
+"""A chart's own page in a browser: it draws, sends no request, and runs no code from the text of a model."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""Every figure looks as it did when a person last looked at it; `baseline` makes the pictures anew."""
+"""Every figure looks like its reference picture; `baseline` redraws those pictures."""
 
 import polars as pl
 import pytest

@@ -8,7 +8,7 @@ import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import files, theme
-from prunescope.pipelines.reporting.charts.publication_size import SMALLEST_TYPE, WIDTHS, fitted
+from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, WIDTHS, fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames
 
@@ -32,7 +32,7 @@ def test_a_chart_fits_its_columns_with_type_that_can_be_read(name):
     for columns in (1, 2):
         found = fitted(drawn, columns)
         assert width(found.svg) <= WIDTHS[columns] + 0.01
-        assert (found.type_points < SMALLEST_TYPE) == (columns == 1 and name in TOO_WIDE)
+        assert (found.type_points < MIN_TYPE) == (columns == 1 and name in TOO_WIDE)
         assert found.type_points <= 7.7
     assert drawn == before
 

@@ -13,7 +13,7 @@ import vl_convert
 from prunescope.pipelines import recipes
 from prunescope.pipelines.reporting.charts import layer_map, method_encoding, quantization, theme
 from prunescope.pipelines.reporting.charts.pareto import frontier, labels
-from prunescope.pipelines.reporting.charts.publication_size import SMALLEST_TYPE, fitted
+from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames, variant_frames
 from tests.pipelines.reporting.charts.test_charts_figures import rows_with
@@ -224,7 +224,7 @@ def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_colu
     frame = frames.ask(FIGURES["flip_matrix"].query, task_turns=turns.with_columns(n_samples=60 - pl.col("lost")))
     chart = next(FIGURES["flip_matrix"].draw_all(frame)).chart
     found = fitted(chart.to_dict(), 1)
-    assert found.type_points >= SMALLEST_TYPE
+    assert found.type_points >= MIN_TYPE
     assert ">a  b  c<" in found.svg
     assert "<script>" not in found.svg
     least, most = (60 - turns.filter(metric="accuracy")["lost"].max(), 60 - turns["lost"].min())
@@ -258,7 +258,7 @@ def test_known_methods_are_those_of_the_recipes_and_all_look_different():
     spelled = {each for kind in (*recipes.KINDS, recipes.ComposedRecipe)
                for each in get_args(kind.model_fields["method"].annotation)}  # fmt: skip
     assert set(method_encoding.KNOWN) == spelled - never_alone
-    assert [method_encoding.places([name])[name] for name in method_encoding.KNOWN] == list(
+    assert [method_encoding.slots([name])[name] for name in method_encoding.KNOWN] == list(
         range(len(method_encoding.KNOWN))
     )
     colours, shapes = (
@@ -269,13 +269,13 @@ def test_known_methods_are_those_of_the_recipes_and_all_look_different():
 
 
 def test_a_foreign_method_keeps_its_place_beside_known_ones_and_is_told_from_another_of_its_kind():
-    own = method_encoding.places(["slicegpt"])["slicegpt"]
+    own = method_encoding.slots(["slicegpt"])["slicegpt"]
     assert own >= len(method_encoding.KNOWN)
-    assert method_encoding.places(["wanda", "slicegpt", "dense"])["slicegpt"] == own
+    assert method_encoding.slots(["wanda", "slicegpt", "dense"])["slicegpt"] == own
     # As many as there are places, whatever their checksums: all differ. One more shares one, and is drawn.
     names = [*method_encoding.KNOWN, *(f"foreign {number}" for number in range(56 - len(method_encoding.KNOWN)))]
-    assert sorted(method_encoding.places(names).values()) == list(range(56))
-    assert len(method_encoding.places([*names, "one more"])) == 57
+    assert sorted(method_encoding.slots(names).values()) == list(range(56))
+    assert len(method_encoding.slots([*names, "one more"])) == 57
 
 
 def test_the_frontier_is_what_nothing_else_beats_in_both_ties_included():

@@ -1,4 +1,4 @@
-"""The page of the gallery says what the registry says and shows pictures that are there."""
+"""The page of the gallery has the titles and captions of the registry, and shows pictures that exist."""
 
 import re
 

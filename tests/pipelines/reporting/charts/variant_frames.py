@@ -19,7 +19,7 @@ LAYERS, STEPS = 6, 10
 
 
 def _chance(*words: object) -> float:
-    """A number from 0 to 1 that depends on nothing but the words."""
+    """Return a number from 0 to 1 that depends only on the words."""
     return hashlib.sha256("|".join(map(str, words)).encode()).digest()[0] / 255
 
 
@@ -28,7 +28,7 @@ def _method(recipe: str) -> str:
 
 
 def _dropped(recipe: str) -> int:
-    """How many sublayers or blocks the recipe's name says that it drops."""
+    """Return the number of dropped sublayers or blocks in a recipe's name."""
     return int(recipe[-1]) if "drop-" in recipe and recipe[-1] in "0123456789" else 0
 
 
@@ -170,7 +170,7 @@ def q27_pruning_against_quantization(models=(MODEL,), recipes=RECIPES) -> pl.Dat
 
 
 def variant_damage(models=(MODEL,), recipes=(*RECIPES, "rtn-3bit", "rtn-4bit")) -> pl.DataFrame:
-    """The same measures of the same size as q27 has them; what is quantized does less."""
+    """Return the measures of q27 with the same values; quantized variants have less damage."""
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "measure": measure, "amount": amount, "amount_low": 0.8 * amount,
           "amount_high": 1.1 * amount, "n_units": 6}
@@ -261,5 +261,5 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
 
 @cache
 def of(models: tuple[str, ...], recipes: tuple[str, ...]) -> dict[str, pl.DataFrame]:
-    """All of them for other models and recipes."""
+    """Return all frames for other models and recipes."""
     return {mart.__name__: mart(models, recipes) for mart in MARTS}
