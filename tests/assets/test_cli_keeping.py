@@ -50,7 +50,7 @@ def test_a_warehouse_as_it_was_written_is_verified(ask, warehouse):
     code, out, said = ask("verify")
     files = len(list(warehouse.rglob("part.parquet"))) + len(RECIPES)
     assert (code, out) == (0, "")
-    assert f"{files} files are as they were written, 0 are not" in said
+    assert f"{files} files are unchanged, 0 have changed" in said
 
 
 def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
@@ -67,8 +67,8 @@ def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
     assert code == 1
     assert {row["path"] for row in json.loads(out)} == {str(path) for path in (table, footer, masks, about)}
     assert all(row["reason"] for row in json.loads(out))
-    assert "4 are not" in said
-    assert "delete what changed and run its study again" in said
+    assert "4 have changed" in said
+    assert "delete the changed files and run their studies again" in said
 
 
 def test_variant_files_that_cannot_be_read_are_told_and_do_not_hide_what_changed(tmp_path, capsys, monkeypatch):

@@ -195,7 +195,7 @@ def test_whoever_stops_the_last_study_is_told_what_demo_measures_from_now_on(
     assert prunescope(store, "watch", study.path) == 0
     assert "demo" not in capsys.readouterr().err
     assert prunescope(store, "watch", "--stop", "tiny") == 0
-    assert "no study is watched, so demo measures what came without one: new;" in capsys.readouterr().err
+    assert "no study is watched, so demo measures these models: new;" in capsys.readouterr().err
 
 
 def test_add_model_looks_at_the_model_at_once(
@@ -233,7 +233,7 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
     assert names(store) == {"tiny": {"tiny-a", "mine", "dropped"}}
     for name, reason in (
         ("dropped", "delete it there"),
-        ("tiny-a", "take it out of its file"),
+        ("tiny-a", "remove it from the study's file"),
         ("no", "added were mine"),
     ):
         assert prunescope(store, "remove-model", name) == 2
