@@ -1,4 +1,4 @@
-"""A small study's documents, made by hand in the shapes of `prunescope.pipelines.reporting.explorer.document_types`, for tests of the page.
+"""Handmade documents of a small study, as `document_types` has them, for tests of the page.
 
 Texts go through `prunescope.pipelines.reporting.charts.display_text` as they do in the real documents; ids stay raw.
 """
