@@ -80,15 +80,15 @@ def advise(
     from prunescope.warehouse.storage.partition_store import Store
 
     format_name = chosen_format(format_, output)
-    place = root(context)
-    request, reason = _request(model, study, recipe or [], Store(place))
-    home = settings.cache_folder() / "advise" if reason else place
+    location = root(context)
+    request, reason = _request(model, study, recipe or [], Store(location))
+    home = settings.cache_folder() / "advise" if reason else location
     if reason:
         log(f"{reason}; the prompts of study {STUDY} are probed instead, with results in {home}")
     with RichProgress() as bars:
         outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
     variants = _rows("variant_verdict", outcome.study, home)
-    advice = judge(variants, _rows("loss_predictions", outcome.study, place), tolerance)
+    advice = judge(variants, _rows("loss_predictions", outcome.study, location), tolerance)
     columns = [column.name for column in advice.rows if format_name != "table" or column.null_count() < len(column)]
     emit(advice.rows.select(columns).to_arrow(), format_, output)
     for line in advice.told:
@@ -131,13 +131,13 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
     return request_of(chosen, [model], recipes), reason
 
 
-def _rows(view: str, study: "Study", place: "Place") -> "pl.DataFrame":
+def _rows(view: str, study: "Study", location: "Place") -> "pl.DataFrame":
     import polars as pl
 
     from prunescope.warehouse.catalogue.database import connect
 
     recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
-    with connect(place) as connection:
+    with connect(location) as connection:
         relation = connection.sql(
             f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
             params=[study.models[0].name, recipes],

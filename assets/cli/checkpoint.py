@@ -96,11 +96,11 @@ def checkpoint(
     source = model_source or store.read(TABLES["models"], model, None)["source"][0].as_py()
     with RichProgress() as bars:
         try:
-            place = locate(source, settings.cache_folder(), bars)
+            dense_folder = locate(source, settings.cache_folder(), bars)
         except InputError as error:
             raise InputError(f"{error}; give the dense model's current location with --model-source") from error
         weight_hash = provenance.inputs["weight_hash"]
-        if identify(place, settings.cache_folder()).weight_hash != weight_hash:
+        if identify(dense_folder, settings.cache_folder()).weight_hash != weight_hash:
             raise InputError(
                 f"{source}: these are not the weights of {variant}; give their location with --model-source"
             )
@@ -123,7 +123,7 @@ def checkpoint(
             {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
             _scores(store.root, model, name),
         )
-        decoder = load_decoder(place, provenance.dtype, memory=limits)
+        decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)
         result = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
     _log_result(result)
 
@@ -203,8 +203,8 @@ def prune(
     limits = _limits(memory)
     with unfinished_beside(output) as scratch, RichProgress() as bars:
         cache = settings.cache_folder()
-        place = locate(model, cache, bars)
-        identity = identify(place, cache)
+        model_folder = locate(model, cache, bars)
+        identity = identify(model_folder, cache)
         from prunescope.pipelines.models.load import load_decoder
         from prunescope.pipelines.pruning import apply
         from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens, require_context
@@ -213,12 +213,12 @@ def prune(
         from prunescope.pipelines.pruning.checkpoints.model_card import About, public_source
         from prunescope.pipelines.pruning.pruning_inputs import Unfinished
 
-        decoder = load_decoder(place, dtype, device, limits)
+        decoder = load_decoder(model_folder, dtype, device, limits)
         if parsed.is_calibrated:
             require_context(spec, decoder.context_length, "`calibration.length`" if "length" in own else "--length")
         statistics: dict[str, Any] = {}
         if parsed.needs:
-            measured = calibrate(decoder, spec, place.name, bars)
+            measured = calibrate(decoder, spec, model_folder.name, bars)
             statistics = {need: getattr(measured, need) for need in parsed.needs}
         tokens = calibration_tokens(decoder.tokenizer, spec) if parsed.is_calibrated else None
         with refusals_told(output):
@@ -265,12 +265,12 @@ def _limits(memory: list[str] | None) -> dict[str, int] | None:
         raise InputError(f"--memory: {error}") from error
 
 
-def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
+def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
     """Return the measured scores of a variant, as name and text."""
     from prunescope.warehouse.catalogue.database import connect
 
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
-    with connect(place) as connection:
+    with connect(location) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
         rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
         texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608

@@ -37,20 +37,20 @@ def ui(
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    place = writable(context)
+    location = writable(context)
     _require_free(port)
-    make_models_folder(Store(place))
-    local = Store(place).local(settings.cache_folder())
+    make_models_folder(Store(location))
+    local = Store(location).local(settings.cache_folder())
     home = prepare_home(local)
     recover_launched(local)
-    log(f"http://{HOST}:{port}/asset-groups shows the lineage of {place}; Ctrl-C stops it")
+    log(f"http://{HOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
     checkout = str(settings.package_parent())
     command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", checkout]
     command += ["--host", HOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
     # The current folder changes below, and a checkout need not be installed.
     paths = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(place), "DAGSTER_HOME": str(home), "PYTHONPATH": paths}
+    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": paths}
     # In the current folder of a checkout, Dagster would take dagster.yaml for a second configuration.
     os.chdir(home)
     # Dagster replaces this process, so that it receives the signals and stops its servers in order.
@@ -88,15 +88,15 @@ def doctor(
     - `prunescope doctor --model ./my-model`
     - `prunescope doctor --model ./my-model --format json`
     """
-    place = root(context)
-    log(f"warehouse: {place}\ncache: {settings.cache_folder()}")
+    location = root(context)
+    log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
     if model is not None:
         chosen_format(format_, output)
         emit(_examine(model), format_, output)
         return
     from prunescope.warehouse.maintenance.diagnostics import diagnose
 
-    diagnoses = diagnose(place)
+    diagnoses = diagnose(location)
     if diagnoses:
         import pyarrow as pa
 

@@ -24,8 +24,7 @@ from prunescope.warehouse.core.errors import WarehouseError
 
 if TYPE_CHECKING:
     from prunescope.assets.watching.watch_list import WatchState
-    from prunescope.pipelines.studies import Study
-    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile, StudyScope
+    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
     from prunescope.warehouse.maintenance.verification import VerificationResult
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -125,9 +124,9 @@ def gc(
     A file is kept if a shipped study, a watched study or a --study names it. The column `study` names the study that
     computed a result, `removed_by` the options that remove it. Plain --yes removes only leftovers, unfinished layers
     and variant files without a row; leftovers include those in the folder for temporary files (TMPDIR).
-    Only --computed-by with the name of their study removes results, even if that study is unknown here: they may belong
-    to another person, or come from `run STUDY --model X` or `--recipe Y`. While a watched study or model cannot be read
-    or is still being copied, nothing is removed.
+    Results need --computed-by with the name of their study, because they may belong to another person, or come from
+    `run STUDY --model X` or `--recipe Y`. While a watched study or model cannot be read or is still being copied,
+    nothing is removed.
 
     For example:
 
@@ -139,7 +138,7 @@ def gc(
 
     from prunescope.assets.watching.watch_list import load_watch_state
     from prunescope.pipelines.studies import load_study, study_names
-    from prunescope.warehouse.maintenance.garbage_collection import removable, waste
+    from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, waste
     from prunescope.warehouse.storage.partition_store import Store
 
     chosen_format(format_, output)
@@ -155,7 +154,10 @@ def gc(
         watch = load_watch_state(store)
         if yes:
             _require_known(watch)
-        scopes = [_scope(study) for study in (*loaded, *(watched.study for watched in watch.studies))]
+        scopes = [
+            StudyScope(study.name, frozenset(m.name for m in study.models), frozenset(r.name for r in study.recipes))
+            for study in (*loaded, *(watched.study for watched in watch.studies))
+        ]
         orphans = [*waste(store, scopes, local), *_offloaded_layers()]
         if orphans or format_ or output:
             text = pa.string()
@@ -198,13 +200,6 @@ def _require_known(watch: "WatchState") -> None:
             f"nothing was removed, because the watch list cannot be read in full: {'; '.join(unknown)}; repair it, "
             "wait for the copy, or stop watching it"
         )
-
-
-def _scope(study: "Study") -> "StudyScope":
-    from prunescope.warehouse.maintenance.garbage_collection import StudyScope
-
-    models, recipes = (frozenset(entry.name for entry in entries) for entries in (study.models, study.recipes))
-    return StudyScope(study.name, models, recipes)
 
 
 def _row(orphan: "OrphanFile", store: "Store") -> dict[str, object]:

@@ -67,14 +67,14 @@ def root(context: typer.Context) -> "Place":
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse))
-    place = store.root
-    if not isinstance(place, Path):
+    location = store.root
+    if not isinstance(location, Path):
         store.require()
-        return place
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+        return location
+    existing = next(folder for folder in (location, *location.parents) if folder.exists())
     if not existing.is_dir():
         raise InputError(f"{existing} is a file, not a folder; choose another place with --warehouse")
-    return place
+    return location
 
 
 def existing(context: typer.Context) -> "Place":
@@ -83,10 +83,10 @@ def existing(context: typer.Context) -> "Place":
     Raises:
         InputError, WarehouseError: as `root`.
     """
-    place = root(context)
-    if isinstance(place, Path) and not place.exists():
-        log(f"there is no warehouse at {place} yet; a run creates one, such as `prunescope run demo`", "yellow")
-    return place
+    location = root(context)
+    if isinstance(location, Path) and not location.exists():
+        log(f"there is no warehouse at {location} yet; a run creates one, such as `prunescope run demo`", "yellow")
+    return location
 
 
 def writable(context: typer.Context) -> "Place":
@@ -98,11 +98,11 @@ def writable(context: typer.Context) -> "Place":
     """
     from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
-    place = root(context)
-    if isinstance(place, Path):
-        with translate_os_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-    return place
+    location = root(context)
+    if isinstance(location, Path):
+        with translate_os_errors(location):
+            location.mkdir(parents=True, exist_ok=True)
+    return location
 
 
 def variant_names(variant: str) -> tuple[str, str]:

@@ -81,12 +81,12 @@ def _names(host: str) -> set[str]:
         address = ipaddress.ip_address(host)
     except ValueError:
         return set() if host == "localhost" else {host.lower()}
-    if address.is_unspecified and not settings.hosts():
-        raise InputError(
-            f"--host {host}: give the names that browsers use for this machine, such as PRUNESCOPE_HOSTS=my.machine"
-        )
-    shown = f"[{address}]" if address.version == 6 else str(address)
-    return set() if shown == _LOCALHOST else {*settings.hosts()} if address.is_unspecified else {shown}
+    if address.is_unspecified:
+        if not (names := {*settings.hosts()}):
+            raise InputError(f"--host {host}: set PRUNESCOPE_HOSTS to this machine's names, such as my.machine")
+        return names
+    name = f"[{address}]" if address.version == 6 else str(address)
+    return set() if name == _LOCALHOST else {name}
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:

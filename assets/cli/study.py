@@ -138,17 +138,17 @@ def run(
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task apply to a Ray cluster; name it with --ray")
     cluster = None if ray is None else RayClusterConfig(ray, gpus_per_task, cpus_per_task)
-    place = root(context)
+    location = root(context)
     if study is None:
-        requests = _watched_requests(Store(place), model, recipe, allow_code_execution)
+        requests = _watched_requests(Store(location), model, recipe, allow_code_execution)
     else:
         requests = [
-            _with_added_models(Store(place), request_of(study, model or [], recipe or [], allow_code_execution))
+            _with_added_models(Store(location), request_of(study, model or [], recipe or [], allow_code_execution))
         ]
     failures: list[Failure] = []
     for request in requests:
         try:
-            failures += _run_study(request, place, cluster, replace=replace)
+            failures += _run_study(request, location, cluster, replace=replace)
         except (InputError, WarehouseError) as error:
             if study is not None:
                 raise
@@ -187,11 +187,11 @@ def plan(
     - `prunescope plan demo --workers 8`
     """
     chosen_format(format_, output)
-    place = root(context)
+    location = root(context)
     with RichProgress() as bars:
         from prunescope.warehouse.storage.partition_store import Store
 
-        store = Store(place)
+        store = Store(location)
         chosen = _with_added_models(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
         if workers is None:
             from prunescope.assets.runs import estimate
@@ -240,7 +240,7 @@ def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
 
 
 def _run_study(
-    request: "StudyRequest", place: "Place", cluster: RayClusterConfig | None, *, replace: bool
+    request: "StudyRequest", location: "Place", cluster: RayClusterConfig | None, *, replace: bool
 ) -> "Sequence[Failure]":
     """Run one study, print its summary, and return its failures."""
     from prunescope.assets.runs.study_run import run_study
@@ -253,10 +253,10 @@ def _run_study(
             "yellow",
         )
     with RichProgress() as bars:
-        outcome = run_study(request, place, settings.cache_folder(), bars, replace=replace, place=cluster)
+        outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, place=cluster)
     if not outcome.computed and not outcome.failures:
         log("everything is current; nothing was computed")
-    _print_summary(outcome, place)
+    _print_summary(outcome, location)
     return outcome.failures
 
 
@@ -286,7 +286,7 @@ def _with_added_models(store: "Store", request: "StudyRequest") -> "StudyRequest
     return dataclasses.replace(request, added=added)
 
 
-def _print_summary(outcome: "RunResult", place: "Place") -> None:
+def _print_summary(outcome: "RunResult", location: "Place") -> None:
     """Print the main numbers of each variant, and log the path of the report."""
     from prunescope.assets.planning.work_plan import report_file
     from prunescope.warehouse.catalogue.database import connected
@@ -313,11 +313,11 @@ def _print_summary(outcome: "RunResult", place: "Place") -> None:
     """  # noqa: S608 - literals are quoted
     queries = [summary] if outcome.study.prompts or outcome.study.texts else []
     queries += [retrieval] if sets else []
-    with connected(place) as connection:
+    with connected(location) as connection:
         tables = [connection.sql(query).to_arrow_table() for query in queries]
     for rows in tables:
         if rows.num_rows:
             emit(rows.drop_columns(["model"]) if len(outcome.study.models) == 1 else rows)
-    report = place / report_file(outcome.study)
+    report = location / report_file(outcome.study)
     if report.exists():
         log(f"report: {report}")

@@ -1,4 +1,4 @@
-"""Commands that read the warehouse: clean data on standard output, all else on standard error."""
+"""Commands that read the warehouse: only data on standard output, messages on standard error."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from tests.warehouse.conftest import provenance_of, rows_of
 
 
 class Shell:
-    """Runs a command line in this process on a computed warehouse."""
+    """Command lines in this process on a computed warehouse."""
 
     def __init__(self, warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.warehouse, self._capsys = warehouse, capsys
@@ -33,7 +33,7 @@ class Shell:
         return shown.out
 
     def told(self) -> str:
-        """What was said on standard error since it was read last."""
+        """Return the messages on standard error since the last read."""
         return self._capsys.readouterr().err
 
     def records(self, *arguments: object) -> list[dict[str, object]]:

@@ -81,7 +81,7 @@ ranked as (
            row_number() over (
                partition by model order by collapse_step, variants.kl_step0_nats, recipe, prompt_id
            ) as by_step
-    -- Who has not written anything cannot be seen to loop.
+    -- Only a variant with a text can loop.
     from (select * from variant_verdict semi join stg_generations using (model, recipe)) as variants
     left join loops using (model, recipe)
 )
@@ -104,7 +104,7 @@ order by model""",  # noqa: S608 - our own text
     "answers/sublayers": Query(
         "The three sublayers that are most often among the three with the largest KL of a variant",
         """\
--- Of variants that changed three sublayers or fewer all are among the three costliest: these say nothing here.
+-- A variant with at most three changed sublayers has all of them among its top three, so that it is left out.
 with counted as (
     select *
     from layer_carriers

@@ -77,7 +77,7 @@ def number(value: object, digits: int = 6) -> float | None:
     return numbers(pl.Series([value]), digits)[0] if isinstance(value, int | float) else None
 
 
-def place(layer: object, sublayer: object) -> str | None:
+def sublayer_name(layer: object, sublayer: object) -> str | None:
     """Return the name of a sublayer, as "12 mlp", or None."""
     return None if layer is None else f"{layer} {sublayer}"
 

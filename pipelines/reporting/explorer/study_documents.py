@@ -68,11 +68,11 @@ class Documents:
             is_live: whether each document queries the current rows that it needs; else every statement runs once for
                 all documents.
         """
-        self._order = order or DisplayOrder()
+        self._summary = StudySummary(study, title, facts, order or DisplayOrder())
+        self._order = self._summary.order
         self._cache = None if is_live else QueryCache(ask, is_whole=True)
         self._drawn = drawn or (FigureCache(self._cache.answer) if self._cache else None)
         self._ask = ask
-        self._study, self._title, self._facts = study, title, facts
         self._views, self._pairs = dict(views or {}), pairs
         self._is_live = is_live
 
@@ -188,8 +188,7 @@ class Documents:
         prompts: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
             prompts.setdefault(names[n], []).append(m)
-        summary = StudySummary(self._study, self._title, self._facts, self._order)
-        return index(frames, summary, prompts, without_data, is_live=self._is_live)
+        return index(frames, self._summary, prompts, without_data, is_live=self._is_live)
 
     def _traces(self, frames: QueryCache) -> list[tuple[int, int]]:
         """Return the positions of prompt and variant of every text by a pruned variant."""

@@ -6,7 +6,7 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Layers, Options, Steps, TopStep, Trace
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, place
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, sublayer_name
 
 # Maximum display width of a token; most have a few characters, but a hostile vocabulary may have very long ones.
 TOKEN_COLUMNS = 60
@@ -47,8 +47,8 @@ def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:
         },
         "top": _top(frames.of("top", **where)),
         "layers": _layers(frames.of("layers", **where)),
-        "parts_at": place(divergent.get("layer"), divergent.get("sublayer")),
-        "parts_for_good_at": place(divergent.get("from_layer"), divergent.get("from_sublayer")),
+        "parts_at": sublayer_name(divergent.get("layer"), divergent.get("sublayer")),
+        "parts_for_good_at": sublayer_name(divergent.get("from_layer"), divergent.get("from_sublayer")),
         "options": _options(frames.of("options", **where)),
         "sql": {name: name for name in ("texts", "steps", "top", "layers", "options", "parts")},
     }
@@ -128,7 +128,7 @@ def _layers(frame: pl.DataFrame) -> dict[str, Layers]:
         scopes[scope] = cast(
             "Layers",
             {
-                "places": [place(*names) for names in first.select("layer", "sublayer").iter_rows()],
+                "places": [sublayer_name(*names) for names in first.select("layer", "sublayer").iter_rows()],
                 "is_changed": first["is_changed"].to_list(),
                 "steps": steps,
                 **{space: matrix(list(numbers(filled[f"one_minus_cos_{space}"]))) for space in "hzp"},

@@ -15,7 +15,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     VariantDocument,
 )
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, place, table_rows
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, sublayer_name, table_rows
 
 # Statement → displayed columns.
 TABLES: dict[str, tuple[str, ...]] = {
@@ -116,8 +116,8 @@ def _prompts(frames: QueryCache, where: Mapping[str, str], positions: Mapping[st
                 "text_pruned": prose(pruned[same:]),
                 "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
                 "kl_free_mean": number(mean.get("kl_free_mean_nats")),
-                "parts_at": place(part.get("layer"), part.get("sublayer")),
-                "parts_for_good_at": place(part.get("from_layer"), part.get("from_sublayer")),
+                "parts_at": sublayer_name(part.get("layer"), part.get("sublayer")),
+                "parts_for_good_at": sublayer_name(part.get("from_layer"), part.get("from_sublayer")),
             }
         )
     return summaries

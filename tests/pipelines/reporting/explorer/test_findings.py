@@ -1,4 +1,4 @@
-"""The sentences: their numbers are the frames', and they say where a claim of the paper fails.
+"""The findings: their numbers are those of the frames, and they say where a claim of the paper fails.
 
 The frames come from the stated SQL, run on synthetic marts.
 """

@@ -1,4 +1,4 @@
-"""The three answers in words: what they name, how sure they say to be, and where their links lead."""
+"""The answers in words: their variants, their certainty and their links."""
 
 import duckdb
 import polars as pl
@@ -33,7 +33,7 @@ SCHEMAS = {
 
 
 def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
-    """The three answers, by what they are about; their SQL runs over the rows that are given."""
+    """Return the answers by topic, from SQL over the given rows."""
     with duckdb.connect() as connection:
         judged = [VERDICT | row for row in verdicts]
         connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
