@@ -172,10 +172,9 @@ class Statement(TypedDict):
     narrow: list[str]
 
 
-class PromptSummary(TypedDict):
-    """One prompt of one variant."""
+class TextOutcome(TypedDict):
+    """The text of one variant to one prompt, against the dense text."""
 
-    prompt: int  # position m
     first_flip_step: int | None
     collapse_step: int | None
     collapse_step_dense: int | None
@@ -183,13 +182,19 @@ class PromptSummary(TypedDict):
     answer_dense: str | None
     is_correct: bool | None
     is_correct_dense: bool | None
+    parts_at: str | None  # sublayer whose output first changes the most likely token at the first flip, as "12 mlp"
+    parts_for_good_at: str | None  # sublayer from which on that token stays different
+
+
+class PromptSummary(TextOutcome):
+    """One prompt of one variant."""
+
+    prompt: int  # position m
     text_same: str  # common prefix of both texts
     text_dense: str  # continuation of the dense text
     text_pruned: str  # continuation of the pruned text
     kl_forced_mean: Number
     kl_free_mean: Number
-    parts_at: str | None  # sublayer whose output first changes the most likely token at the first flip, as "12 mlp"
-    parts_for_good_at: str | None
 
 
 class LayerCurves(TypedDict):
@@ -311,27 +316,18 @@ class Options(TypedDict):
     is_argmax_same: bool | None
 
 
-class Trace(TypedDict):
+class Trace(TextOutcome):
     """Document `trace/<n>/<m>`: one answer token by token. Numbers have 4 significant digits."""
 
     id: str
     prompt_id: str
     text_dense: str
     text_pruned: str
-    first_flip_step: int | None
-    collapse_step: int | None
-    collapse_step_dense: int | None
     answer_end_step: int | None
     answer_end_step_dense: int | None
-    answer: str | None
-    answer_dense: str | None
-    is_correct: bool | None
-    is_correct_dense: bool | None
     forced: NotRequired[Steps]
     free: NotRequired[Steps]
     top: dict[str, list[TopStep]]  # forced, free → one entry per step
     layers: dict[str, Layers]  # by scope: local, propagated, isolated
-    parts_at: str | None
-    parts_for_good_at: str | None
     options: Options | None
     sql: dict[str, str]  # texts, steps, top, layers, options, parts → key

@@ -1,11 +1,13 @@
 """Results of the statements, for a whole report or for one variant of a live page; and rows as JSON."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
+from prunescope.pipelines.reporting.charts.display_text import prose
+from prunescope.pipelines.reporting.explorer.document_types import TextOutcome
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
 from prunescope.pipelines.reporting.explorer.query import narrowed
 
@@ -75,6 +77,21 @@ def numbers(column: pl.Series, digits: int = DIGITS) -> list[float | None]:
 def number(value: object, digits: int = 6) -> float | None:
     """Return one number as `numbers` does."""
     return numbers(pl.Series([value]), digits)[0] if isinstance(value, int | float) else None
+
+
+def text_outcome(text: Mapping[str, Any], parts: Mapping[str, Any], width: int) -> TextOutcome:
+    """Return the outcome of a row of statement `texts` and its row of `parts`, if any; cut answers to `width`."""
+    return {
+        "first_flip_step": text["first_flip_step"],
+        "collapse_step": text["collapse_step"],
+        "collapse_step_dense": text["collapse_step_dense"],
+        "answer": None if text["answer"] is None else prose(text["answer"], width),
+        "answer_dense": None if text["answer_dense"] is None else prose(text["answer_dense"], width),
+        "is_correct": text["is_correct"],
+        "is_correct_dense": text["is_correct_dense"],
+        "parts_at": sublayer_name(parts.get("layer"), parts.get("sublayer")),
+        "parts_for_good_at": sublayer_name(parts.get("from_layer"), parts.get("from_sublayer")),
+    }
 
 
 def sublayer_name(layer: object, sublayer: object) -> str | None:

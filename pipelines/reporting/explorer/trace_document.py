@@ -6,7 +6,7 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Layers, Options, Steps, TopStep, Trace
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, sublayer_name
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, sublayer_name, text_outcome
 
 # Maximum display width of a token; most have a few characters, but a hostile vocabulary may have very long ones.
 TOKEN_COLUMNS = 60
@@ -25,40 +25,22 @@ def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:
         raise KeyError(f"{model}@{recipe} has no text for prompt {prompt_id}")
     text = texts.row(0, named=True)
     parts = frames.of("parts", **where)
-    divergent = parts.row(0, named=True) if parts.height else {}
     document: dict[str, object] = {
+        **text_outcome(text, parts.row(0, named=True) if parts.height else {}, 400),
         "id": f"{model}@{recipe}",
         "prompt_id": prompt_id,
         "text_dense": prose(text["text_dense"] or ""),
         "text_pruned": prose(text["text"] or ""),
-        "answer": _answer(text["answer"]),
-        "answer_dense": _answer(text["answer_dense"]),
-        **{
-            name: text[name]
-            for name in (
-                "first_flip_step",
-                "collapse_step",
-                "collapse_step_dense",
-                "answer_end_step",
-                "answer_end_step_dense",
-                "is_correct",
-                "is_correct_dense",
-            )
-        },
+        "answer_end_step": text["answer_end_step"],
+        "answer_end_step_dense": text["answer_end_step_dense"],
         "top": _top(frames.of("top", **where)),
         "layers": _layers(frames.of("layers", **where)),
-        "parts_at": sublayer_name(divergent.get("layer"), divergent.get("sublayer")),
-        "parts_for_good_at": sublayer_name(divergent.get("from_layer"), divergent.get("from_sublayer")),
         "options": _options(frames.of("options", **where)),
         "sql": {name: name for name in ("texts", "steps", "top", "layers", "options", "parts")},
     }
     for trajectory, part in _by(frames.of("steps", **where), "trajectory").items():
         document[TRAJECTORIES[trajectory]] = _steps(part)
     return cast("Trace", document)
-
-
-def _answer(answer: str | None) -> str | None:
-    return None if answer is None else prose(answer, 400)
 
 
 def _by(frame: pl.DataFrame, column: str) -> dict[str, pl.DataFrame]:

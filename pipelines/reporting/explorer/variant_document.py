@@ -15,7 +15,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     VariantDocument,
 )
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, sublayer_name, table_rows
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, table_rows, text_outcome
 
 # Statement → displayed columns.
 TABLES: dict[str, tuple[str, ...]] = {
@@ -98,26 +98,18 @@ def _prompts(frames: QueryCache, where: Mapping[str, str], positions: Mapping[st
     summaries: list[PromptSummary] = []
     for text in frames.of("texts", **where).iter_rows(named=True):
         prompt = text["prompt_id"]
-        mean, part = means.get(prompt, {}), parts.get(prompt, {})
+        mean = means.get(prompt, {})
         dense, pruned = text["text_dense"] or "", text["text"] or ""
         same = len(commonprefix([dense, pruned]))  # noqa: RUF071 - characters are intended
         summaries.append(
             {
+                **text_outcome(text, parts.get(prompt, {}), CELL),
                 "prompt": positions[prompt],
-                "first_flip_step": text["first_flip_step"],
-                "collapse_step": text["collapse_step"],
-                "collapse_step_dense": text["collapse_step_dense"],
-                "answer": None if text["answer"] is None else prose(text["answer"], CELL),
-                "answer_dense": None if text["answer_dense"] is None else prose(text["answer_dense"], CELL),
-                "is_correct": text["is_correct"],
-                "is_correct_dense": text["is_correct_dense"],
                 "text_same": prose(dense[:same]),
                 "text_dense": prose(dense[same:]),
                 "text_pruned": prose(pruned[same:]),
                 "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
                 "kl_free_mean": number(mean.get("kl_free_mean_nats")),
-                "parts_at": sublayer_name(part.get("layer"), part.get("sublayer")),
-                "parts_for_good_at": sublayer_name(part.get("from_layer"), part.get("from_sublayer")),
             }
         )
     return summaries
