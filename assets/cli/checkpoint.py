@@ -71,7 +71,7 @@ def checkpoint(
     """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
 
     The folder has config, safetensors, tokenizer, generation config and a model card with the recipe and its measured
-    scores. It is loaded with plain transformers, and deleted unless that gives the variant's logits. Dropped blocks
+    scores. It is loaded with plain transformers, and deleted unless its logits equal the variant's. Dropped blocks
     are removed.
 
     For example:

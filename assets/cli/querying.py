@@ -129,7 +129,7 @@ def question(
     model: OnlyModels = None,
     recipe: OnlyRecipes = None,
     prompt: OnlyPrompts = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the whole documentation of the question.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the question's full documentation.")] = False,
     chart: Annotated[
         bool,
         typer.Option("--chart", help="Draw the answer: open it, or write it to -o as png, svg, pdf, html or json."),

@@ -32,7 +32,7 @@ def serve(
     ] = None,
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 chooses a free one.")] = 3001,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. Others than 127.0.0.1 give other machines access.")
+        str, typer.Option("--host", help="Address to listen on. Any but 127.0.0.1 gives other machines access.")
     ] = _LOCALHOST,
     seconds: Seconds = SECONDS,
     memory: Memory = GIBIBYTES,

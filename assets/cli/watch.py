@@ -111,7 +111,7 @@ def add_model(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Add a model to the watched studies, or to `demo` where none is watched.
+    """Add a model to the watched studies, or to `demo` if none is watched.
 
     Checks its config, tokenizer and weight headers, and whether prompts and recipes fit it, so that errors show before
     the first run, which reads the weights.
