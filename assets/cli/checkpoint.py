@@ -56,7 +56,7 @@ def checkpoint(
         str,
         typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.", autocompletion=completion.variants),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory; must not exist.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory; must be new or empty.")],
     shrink: Shrink = False,
     model_source: Annotated[
         str | None,
@@ -140,7 +140,9 @@ def prune(
             autocompletion=completion.recipes,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory; must not exist.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory; must be new or empty.")
+    ],
     calibration: Annotated[
         str,
         typer.Option(
