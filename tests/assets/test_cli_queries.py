@@ -196,7 +196,7 @@ def test_a_chart_is_written_in_the_format_of_its_name_or_said_where_it_lies(
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     assert shell("question", "q11", "--chart") == ""
-    page = Path(shell.messages.split("the chart is ")[1].split(";")[0])
+    page = Path(shell.messages.split("the chart is in ")[1].split(";")[0])
     assert page.name == "q11_first_flip.html"
     assert "https://" not in page.read_text().split("<script", 1)[0]
 

@@ -212,7 +212,7 @@ def test_add_model_looks_at_the_model_at_once(
     for arguments, reason in (
         ((broken,), "cut short"),
         ((tmp_path / "nowhere",), "no such folder or file"),
-        ((tiny_folder, "--name", "tiny-a"), "has a model 'tiny-a' of its own"),
+        ((tiny_folder, "--name", "tiny-a"), "has its own model 'tiny-a'"),
         ((tiny_folder, "--name", "mine"), "was added before"),
         ((tiny_folder, "--name", "../x"), "is no name"),
     ):
@@ -234,7 +234,7 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
     for name, reason in (
         ("dropped", "delete it there"),
         ("tiny-a", "remove it from the study's file"),
-        ("no", "added were mine"),
+        ("no", "added models: mine"),
     ):
         assert prunescope(store, "remove-model", name) == 2
         assert reason in capsys.readouterr().err
